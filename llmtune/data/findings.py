@@ -1,0 +1,68 @@
+"""What is wrong with a dataset, where, and how to mend it. The codes are listed in docs/data.md and do not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from llmtune.errors import InvalidData
+
+Severity = Literal["error", "warning"]
+
+
+class Finding(NamedTuple):
+    """One fault. `code` is a stable identifier; an error refuses the file, a warning does not.
+
+    `line` is the 1-based line (or row number where rows are not lines); None where the fault is the whole file's.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    remedy: str
+    file: str | None = None
+    line: int | None = None
+
+    def at(self, file: str | None, line: int | None) -> Finding:
+        """The same finding at a place."""
+        return self._replace(file=file, line=line)
+
+    @property
+    def is_error(self) -> bool:
+        return self.severity == "error"
+
+    @property
+    def where(self) -> str:
+        """`file:line`, `file`, or an empty string."""
+        if self.file is None:
+            return f"line {self.line}" if self.line is not None else ""
+        return f"{self.file}:{self.line}" if self.line is not None else self.file
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f" ({self.remedy})" if self.remedy else ""
+        return f"{place}{self.severity}[{self.code}] {self.message}{remedy}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON output."""
+        return self._asdict()
+
+
+def error(code: str, message: str, remedy: str) -> Finding:
+    """A finding that refuses the file; the place is added by whoever knows it."""
+    return Finding(code, "error", message, remedy)
+
+
+def warning(code: str, message: str, remedy: str) -> Finding:
+    """A finding that refuses nothing."""
+    return Finding(code, "warning", message, remedy)
+
+
+def refuse(findings: Iterable[Finding]) -> InvalidData:
+    """The exception for findings with at least one error: the first one's place and remedy, and how many more."""
+    found = list(findings)
+    errors = [finding for finding in found if finding.is_error]
+    first = errors[0] if errors else found[0]
+    place = f"{first.where}: " if first.where else ""
+    more = f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
+    return InvalidData(f"{place}{first.message}{more}", findings=found, hint=first.remedy or None)
