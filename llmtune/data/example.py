@@ -1,7 +1,7 @@
 """The one canonical form every row format is read into and written from.
 
-The nouns are named tuples: immutable, comparable, cheap to pickle, and made about three times faster than frozen
-dataclasses, which decides how long a large file takes to check.
+The nouns are named tuples: immutable, comparable, cheap to pickle, and made about three times faster than
+frozen dataclasses, which decides how long a large file takes to check.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class TextPart(NamedTuple):
 class ImagePart(NamedTuple):
     """An image inside a message, named and never opened.
 
-    `url` is http(s)://, gs://, s3://, a data: URL or a path, as the row gave it. `media_type` is such as "image/png"
-    where the row said so; `detail` is the resolution hint some formats carry.
+    `url` is http(s)://, gs://, s3://, a data: URL or a path, as the row gave it. `media_type` is such as
+    "image/png" where the row said so; `detail` is the resolution hint some formats carry.
     """
 
     url: str
@@ -53,8 +53,8 @@ class ToolCall(NamedTuple):
 class Message(NamedTuple):
     """One turn.
 
-    `role` is system, user, assistant or tool. `weight` is 1 (learn from it), 0 (do not) or None (the default: learn
-    from assistant turns only). `raw_role` keeps another name the row used for the role ("developer", "function");
+    `role` is system, user, assistant or tool. `weight` is 1 (learn from it), 0 (do not) or None (the default:
+    learn from assistant turns only). `raw_role` keeps another name the row used for the role ("developer");
     `extra` keeps the keys that have no place here.
     """
 
@@ -93,7 +93,7 @@ class Message(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """Two answers to one prompt: learn to give the first rather than the second. Each ends in an assistant turn."""
+    """Two answers to one prompt: learn to give the first rather than the second."""
 
     preferred: tuple[Message, ...]
     rejected: tuple[Message, ...]
@@ -103,9 +103,10 @@ class Example(NamedTuple):
     """One training row in canonical form.
 
     A chat row has `messages`; a plain-text row has `text` and no messages; a preference row has the prompt in
-    `messages` and the two answers in `preference`; a classification row has `label` (or several labels), and its
-    answer turn says the same. `line` is the 1-based line of the file, or the row number where rows are not lines.
-    `group` is the value of the spec's `group_by` key. `extra` keeps every key of the row that has no place here.
+    `messages` and the two answers in `preference`; a classification row has `label` (or several labels), and
+    its answer turn says the same. `line` is the 1-based line of the file, or the row number where rows are
+    not lines. `group` is the value of the spec's `group_by` key. `extra` keeps every key of the row that has
+    no place here.
     """
 
     messages: tuple[Message, ...] = ()
@@ -118,7 +119,7 @@ class Example(NamedTuple):
     extra: Mapping[str, Any] | None = None
 
     def prompt(self) -> tuple[Message, ...]:
-        """The turns up to the last assistant turn: what a model is asked. All turns of a preference row's prompt."""
+        """The turns up to the last assistant turn: what a model is asked."""
         if self.preference is not None:
             return self.messages
         messages = self.messages
@@ -128,7 +129,7 @@ class Example(NamedTuple):
         return messages
 
     def completion(self) -> str:
-        """The text a model should answer: of the last assistant turn, of the preferred answer, or the plain text.
+        """The text a model should answer: the last assistant turn, the preferred answer, or the plain text.
 
         Empty when there is no such turn, or when it only calls tools.
         """
@@ -139,10 +140,10 @@ class Example(NamedTuple):
 
     def answer(self) -> Message | None:
         """The last assistant turn (of the preferred answer in a preference row), or None."""
-        turns = self.preference.preferred if self.preference is not None else self.messages
-        for message in reversed(turns):
-            if message.role == "assistant":
-                return message
+        turns = self.messages if self.preference is None else self.preference.preferred
+        for index in range(len(turns) - 1, -1, -1):
+            if turns[index].role == "assistant":
+                return turns[index]
         return None
 
     def replace(self, **changes: Any) -> Example:

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, where, and how to mend it. The codes are listed in docs/data.md and do not change."""
+"""What is wrong with a dataset, where, and how to mend it. The codes are listed in docs/data.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Severity = Literal["error", "warning"]
 class Finding(NamedTuple):
     """One fault. `code` is a stable identifier; an error refuses the file, a warning does not.
 
-    `line` is the 1-based line (or row number where rows are not lines); None where the fault is the whole file's.
+    `line` is the 1-based line (or row number where rows are not lines); None where the fault is the file's.
     """
 
     code: str
@@ -59,7 +59,7 @@ def warning(code: str, message: str, remedy: str) -> Finding:
 
 
 def refuse(findings: Iterable[Finding]) -> InvalidData:
-    """The exception for findings with at least one error: the first one's place and remedy, and how many more."""
+    """The exception for findings: the first error's place and remedy, and how many more there are."""
     found = list(findings)
     errors = [finding for finding in found if finding.is_error]
     first = errors[0] if errors else found[0]
