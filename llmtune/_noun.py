@@ -23,7 +23,11 @@ class Noun(BaseModel):
     """A frozen model that refuses unknown fields and raises `InvalidJob` instead of a pydantic error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=False, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=False,
+        allow_inf_nan=False,
     )
 
     def _check_rules(self) -> None:

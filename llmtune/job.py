@@ -223,7 +223,7 @@ class DatasetSpec(Noun):
     def relative_to(self, folder: Path) -> DatasetSpec:
         """The same spec with relative paths read from `folder` (where the job file lies)."""
         moved = {
-            role: path if "://" in path or os.path.isabs(path) else str(folder / path)
+            role: path if "://" in path or Path(path).is_absolute() else str(folder / path)
             for role, path in self.paths.items()
         }
         return self.model_copy(update=moved)

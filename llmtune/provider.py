@@ -7,7 +7,7 @@ from which the run is found again. A provider never retries `submit` itself and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol, Self, runtime_checkable
@@ -365,6 +365,9 @@ class Provider(Protocol):
     hosted: bool
     """Whether jobs leave this machine and may cost money."""
 
+    listed: bool
+    """Whether it is named as an alternative when another vendor has closed (a fake is not)."""
+
     submit_safety: SubmitSafety
     Options: type[BaseModel]
     Settings: type[BaseModel]
@@ -465,12 +468,3 @@ class Pausable(Protocol):
 
     def pause(self, job: JobRef) -> None: ...
     def resume(self, job: JobRef) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProviderInfo:
-    """What the registry knows of an adapter before it is loaded."""
-
-    kind: str
-    target: str
-    distribution: str | None = field(default=None)

@@ -1,0 +1,145 @@
+"""Account facts: which project, region, bucket, base URL. Never secrets, and never part of a job file.
+
+Each value comes from the first place that has it:
+
+1. what Python code passes (`get_provider("openai", base_url=...)`),
+2. the environment (`LLMTUNE_OPENAI_BASE_URL`; for an instance named azure-eu, `LLMTUNE_AZURE_EU_REGION`),
+3. `./llmtune.toml`,
+4. the user's `config.toml` (`llmtune config show` prints where).
+
+Credentials come only through each vendor SDK's usual chain.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import InvalidSettings
+
+_SECRET = re.compile(r"(api[-_]?key|token|secret|password|passwd|credential)(?!.*_env$)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)[^/\s@]+@", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """The settings of one configured provider instance. `origins` says where each value came from."""
+
+    name: str
+    kind: str
+    values: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for llmtune as a whole, and the configured provider instances."""
+
+    home: Path
+    """Where runs, encoded datasets and the store live (`LLMTUNE_HOME`, else the user's data folder)."""
+
+    store: str
+    """SQLAlchemy URL of the run store (`LLMTUNE_STORE`, else a SQLite file in `home`)."""
+
+    providers: dict[str, Instance]
+    files: tuple[Path, ...]
+    """The configuration files that were read, nearest first."""
+
+
+def config_files() -> tuple[Path, ...]:
+    """The configuration files looked for, nearest first: ./llmtune.toml and the user's config.toml."""
+    if user := os.environ.get("LLMTUNE_CONFIG"):
+        return (Path("llmtune.toml"), Path(user))
+    from platformdirs import user_config_path
+
+    return (Path("llmtune.toml"), user_config_path("llmtune", appauthor=False) / "config.toml")
+
+
+def home() -> Path:
+    """The folder of runs and store: `LLMTUNE_HOME`, else the user's data folder."""
+    if path := os.environ.get("LLMTUNE_HOME"):
+        return Path(path).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("llmtune", appauthor=False)
+
+
+def store_url() -> str:
+    """The URL of the run store: `LLMTUNE_STORE`, else `store.db` in the home folder."""
+    return os.environ.get("LLMTUNE_STORE") or f"sqlite:///{home() / 'store.db'}"
+
+
+def settings() -> Settings:
+    """Everything the configuration files and the environment say now. Raises `InvalidSettings` for a broken file."""
+    read = [(path, _read(path)) for path in config_files() if path.is_file()]
+    names = {name for _, data in read for name in data.get("providers", {})}
+    return Settings(
+        home=home(),
+        store=store_url(),
+        providers={name: instance(name) for name in sorted(names)},
+        files=tuple(path for path, _ in read),
+    )
+
+
+def instance(name: str, fields: tuple[str, ...] = (), **passed: Any) -> Instance:
+    """Resolve the settings of one provider instance.
+
+    Args:
+        name: the instance ("openai", "azure-eu").
+        fields: the setting names its adapter knows, which are also looked for in the environment.
+        passed: what Python code gave; wins over everything else.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    kind = name
+    for path in reversed(config_files()):
+        if not path.is_file():
+            continue
+        section = _read(path).get("providers", {}).get(name, {})
+        if not isinstance(section, dict):
+            raise InvalidSettings(f"{path}: [providers.{name}] must be a table")
+        for key, value in section.items():
+            if key == "kind":
+                kind = str(value)
+            else:
+                values[key], origins[key] = value, str(path)
+    prefix = f"LLMTUNE_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_"
+    for key in fields:
+        if (value := os.environ.get(prefix + key.upper())) is not None:
+            values[key], origins[key] = value, prefix + key.upper()
+    for key, value in passed.items():
+        values[key], origins[key] = value, "python"
+    return Instance(name=name, kind=kind, values=values, origins=origins)
+
+
+def redact(key: str, value: Any) -> Any:
+    """The value as it may be shown: secrets by name, and passwords inside URLs, become `***`."""
+    if isinstance(value, dict):
+        return {inner: redact(inner, each) for inner, each in value.items()}
+    if _SECRET.search(key):
+        return "***"
+    return redact_url(value) if isinstance(value, str) else value
+
+
+def redact_url(text: str) -> str:
+    """Text with the password of every URL in it replaced by `***`."""
+    return _URL_PASSWORD.sub(r"\g<head>***@", text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(f"{path}: broken TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{path}: cannot be read: {error}") from None
+    unknown = set(data) - {"providers"}
+    if unknown:
+        from llmtune.errors import UnknownName
+
+        raise InvalidSettings(UnknownName("section", sorted(unknown)[0], ["providers"], where=str(path)).message)
+    return data
