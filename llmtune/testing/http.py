@@ -1,0 +1,314 @@
+"""The loopback HTTP server under every fake vendor: routes, calls, replies, and faults on the wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from llmtune.testing.faults import Fault, Role
+from llmtune.testing.fields import complaints
+
+if TYPE_CHECKING:
+    from llmtune.testing.vendor import FakeVendor
+
+
+class Refusal(Exception):
+    """Raised in a route to answer with an error; the vendor's `error_body` gives it the vendor's shape."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.field = field
+        self.headers = headers or {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a multipart form."""
+
+    name: str
+    content: bytes
+    filename: str | None = None
+    content_type: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as UTF-8 text."""
+        return self.content.decode()
+
+
+@dataclass
+class Call:
+    """One request as a route sees it."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    """Names in lower case."""
+
+    body: bytes
+    route: str = ""
+    role: Role = "other"
+    params: dict[str, str] = field(default_factory=dict)
+    """What the placeholders of the route's pattern matched, percent-decoded."""
+
+    time: float = 0.0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """What was wrong with the fields of this request: (path, fault)."""
+
+    status: int | None = None
+    """The answer's status; None when there was no answer."""
+
+    @property
+    def data(self) -> Any:
+        """The JSON body, None when there is none."""
+        return json.loads(self.body) if self.body else None
+
+    def json(self, shape: Any) -> Any:
+        """The JSON body, refused with 400 unless it has that shape (see `llmtune.testing.fields`)."""
+        try:
+            value = self.data
+        except ValueError:
+            self.refused.append(("", "is not JSON"))
+            raise Refusal(400, "We could not parse the JSON body of your request.") from None
+        self.hold_to(value if value is not None else {}, shape)
+        return value
+
+    def fields(self, shape: Any) -> dict[str, str]:
+        """The query parameters, refused with 400 unless they have that shape; values are text."""
+        self.hold_to(self.query, shape, "query")
+        return self.query
+
+    def form(self, shape: Any) -> dict[str, Part]:
+        """The parts of a multipart form by name, refused with 400 unless exactly these names are sent.
+
+        `shape` is {name: str} (or Required(str)); what a part holds is the route's to check.
+        """
+        parts = {part.name: part for part in multipart(self.headers.get("content-type", ""), self.body)}
+        self.hold_to(dict.fromkeys(parts, ""), shape)
+        return parts
+
+    def hold_to(self, value: Any, shape: Any, path: str = "") -> None:
+        """Refuse with 400 unless `value` has that shape; the vendor remembers it as a complaint."""
+        faults = complaints(value, shape, path)
+        if faults:
+            self.refused += faults
+            where, fault = faults[0]
+            raise Refusal(400, f"Invalid request: {where or 'body'} {fault}.", code="invalid_request", field=where)
+
+
+@dataclass
+class Reply:
+    """An answer: a body (JSON data, text or bytes), a status and headers."""
+
+    body: Any = None
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def encode(self) -> tuple[bytes, str]:
+        """The bytes and their content type."""
+        if self.body is None:
+            return b"", "application/json"
+        if isinstance(self.body, bytes):
+            return self.body, "application/octet-stream"
+        if isinstance(self.body, str):
+            return self.body.encode(), "text/plain; charset=utf-8"
+        return json.dumps(self.body).encode(), "application/json"
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method of a fake vendor that answers one kind of request."""
+
+    method: str
+    pattern: str
+    role: Role
+    name: str
+    regex: re.Pattern[str]
+
+
+def route(method: str, pattern: str, *, role: Role = "other") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a method of a `FakeVendor` answer `METHOD pattern`; it takes a `Call`, returns a `Reply` or JSON data.
+
+    In the pattern `{name}` matches one path segment and `{name*}` any number of them: "/v1/jobs/{job}/cancel",
+    "/v1/{name*}:cancel". The role says what the request is for, so that faults and tests need not know the path.
+    """
+    escaped = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}").replace(r"\*}", "*}")
+    regex = re.compile(re.sub(r"\{(\w+)(\*?)\}", lambda m: f"(?P<{m[1]}>{'.+' if m[2] else '[^/]+'})", escaped))
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        routes = [*getattr(function, "_routes", []), Route(method, pattern, role, function.__name__, regex)]
+        function._routes = routes  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def multipart(content_type: str, body: bytes) -> list[Part]:
+    """The parts of a multipart body."""
+    found = re.search(r'boundary="?([^";]+)"?', content_type)
+    if not content_type.startswith("multipart/") or not found:
+        raise Refusal(400, "Expected a multipart form.")
+    parts = []
+    for piece in body.split(b"--" + found[1].encode())[1:-1]:
+        head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        headers = dict(re.findall(r"(?im)^([\w-]+):\s*(.+?)\s*$", head.decode("utf-8", "replace")))
+        lowered = {name.lower(): value for name, value in headers.items()}
+        disposition = dict(re.findall(r'(\w+)="([^"]*)"', lowered.get("content-disposition", "")))
+        parts.append(
+            Part(
+                name=disposition.get("name", ""),
+                content=content.removesuffix(b"\r\n"),
+                filename=disposition.get("filename"),
+                content_type=lowered.get("content-type"),
+            )
+        )
+    return parts
+
+
+class Server(ThreadingHTTPServer):
+    """One fake vendor's listening socket."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 1024
+    vendor: FakeVendor
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is part of the game; say nothing."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Reads a request, lets the vendor answer, and lets faults strike."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # buffer the answer: headers and body leave in one packet
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing on stderr."""
+
+    def _any(self) -> None:
+        split = urlsplit(self.path)
+        call = Call(
+            method=self.command,
+            path=split.path,
+            query=dict(parse_qsl(split.query, keep_blank_values=True)),
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=self._body(),
+            time=time.time(),
+        )
+        vendor = self.server.vendor
+        fault = vendor.receive(call)
+        if fault is not None and not self._before(fault):
+            return
+        reply = vendor.answer_call(call, fault)
+        if fault is not None and fault.handled and not self._after(fault, call, reply):
+            return
+        self._send(call, reply)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _any
+
+    def _body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return body
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _before(self, fault: Fault) -> bool:
+        """Strike before the vendor acts; False when the exchange is over."""
+        if fault.handled:
+            return True
+        if fault.kind == "reset":
+            self._reset()
+            return False
+        if fault.kind == "hold":
+            time.sleep(fault.seconds)
+        elif fault.kind == "call" and fault.action is not None:
+            fault.action()
+        return True
+
+    def _after(self, fault: Fault, call: Call, reply: Reply) -> bool:
+        """Strike after the vendor acted; False when the exchange is over."""
+        if fault.kind == "reset":
+            self._reset()
+            return False
+        if fault.kind == "hold":
+            time.sleep(fault.seconds)
+        elif fault.kind == "call" and fault.action is not None:
+            fault.action()
+        elif fault.kind == "garble":
+            reply.body, reply.status = "<html><body>502 upstream unavailable</body></html>", 200
+        elif fault.kind == "truncate":
+            body, kind = reply.encode()
+            self._head(call, reply, len(body) + 64, kind)
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self._reset(linger=False)
+            return False
+        return True
+
+    def _send(self, call: Call, reply: Reply) -> None:
+        body, kind = reply.encode()
+        self._head(call, reply, len(body), kind)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.wfile.flush()
+
+    def _head(self, call: Call, reply: Reply, length: int, kind: str) -> None:
+        call.status = reply.status
+        self.send_response(reply.status)
+        headers = {"Content-Type": kind, "Content-Length": str(length)} | reply.headers
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _reset(self, *, linger: bool = True) -> None:
+        self.close_connection = True
+        if linger:  # an RST instead of an orderly end
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # Closed by its descriptor: the reader and writer above it would keep the socket open.
+        os.close(self.connection.detach())
+
+
+def serve(vendor: FakeVendor, host: str = "127.0.0.1", port: int = 0) -> tuple[Server, str]:
+    """Start answering for `vendor` in threads of its own; returns the server and its base URL."""
+    server = Server((host, port), Handler)
+    server.vendor = vendor
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, name=f"fake-{vendor.name}", daemon=True
+    ).start()
+    return server, f"http://{host}:{server.server_address[1]}"
+
+
+def matched(regex: re.Pattern[str], path: str) -> dict[str, str] | None:
+    """The placeholders of a route's pattern, percent-decoded; None when the path is another."""
+    found = regex.fullmatch(path)
+    return {name: unquote(value) for name, value in found.groupdict().items()} if found else None
