@@ -1,0 +1,69 @@
+"""The `llmtune` command: thin. It parses, calls the library, and prints; one file a group of commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; every mistake of the user's ends in one sentence and the exit code of its class."""
+    from llmtune.cli.app import app
+
+    warnings.showwarning = _show_warning
+    try:
+        app(prog_name="llmtune", standalone_mode=True)
+    except LlmtuneError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our pipe went away: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        fail(LlmtuneError(_os_sentence(error)))
+
+
+def fail(error: LlmtuneError) -> None:
+    """Print the sentence and leave with the error's exit code; the traceback only under LLMTUNE_DEBUG."""
+    if os.environ.get("LLMTUNE_DEBUG"):
+        logging.getLogger("llmtune").exception("failed")
+        import traceback
+
+        traceback.print_exc()
+    from llmtune.cli.output import err
+
+    err.print(f"[bold red]error:[/] {_escaped(error.message)}", soft_wrap=True)
+    if error.hint:
+        err.print(f"[dim]{_escaped(error.hint)}[/]", soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+def _os_sentence(error: OSError) -> str:
+    import errno
+
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space and try again (nothing was lost)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}no permission to write there; choose another place with LLMTUNE_HOME"
+    return f"{where}{error.strerror or error}"
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    from llmtune.cli.output import err
+
+    err.print(f"[yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

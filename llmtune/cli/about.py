@@ -1,0 +1,99 @@
+"""`llmtune providers`, `llmtune config show` and `llmtune schema`: what there is, without touching any of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+config = typer.Typer(no_args_is_help=True)
+
+
+def schema(
+    what: Annotated[str, typer.Argument(help="job (the job file), report, or plan.")] = "job",
+) -> None:
+    """Print the JSON schema of a job file (for editors), of a report, or of a plan."""
+    from llmtune.cli.output import print_json
+    from llmtune.errors import UnknownName
+
+    if what == "job":
+        from llmtune.job import TuningJob
+
+        document = TuningJob.model_json_schema()
+        document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+        document["title"] = "llmtune job"
+        # A dataset may be given as a bare path, which the model turns into a DatasetSpec before validation.
+        document["properties"]["dataset"] = {"anyOf": [{"type": "string"}, document["properties"]["dataset"]]}
+    elif what == "report":
+        from llmtune.report import schema as report_schema
+
+        document = report_schema()
+    elif what == "plan":
+        from llmtune.translation import Receipt
+
+        document = Receipt.model_json_schema(mode="serialization")
+    else:
+        raise UnknownName("schema", what, ["job", "report", "plan"])
+    print_json(document)
+
+
+@config.command("show")
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """Show every setting and where it comes from; secrets are never shown."""
+    from rich.markup import escape
+
+    from llmtune.cli.output import out, print_json
+    from llmtune.settings import config_files, redact, redact_url, settings
+
+    now = settings()
+    if as_json:
+        print_json(
+            {
+                "home": str(now.home),
+                "store": redact_url(now.store),
+                "files": [{"path": str(path), "read": path in now.files} for path in config_files()],
+                "providers": {
+                    name: {
+                        "kind": each.kind,
+                        "values": redact("", each.values),
+                        "origins": each.origins,
+                    }
+                    for name, each in now.providers.items()
+                },
+            }
+        )
+        return
+    out.print(f"home    {escape(str(now.home))}", soft_wrap=True)
+    out.print(f"store   {escape(redact_url(now.store))}", soft_wrap=True)
+    for path in config_files():
+        out.print(f"config  {escape(str(path))} [dim]{'read' if path in now.files else 'not there'}[/]", soft_wrap=True)
+    for name, each in now.providers.items():
+        out.print(f"\n[bold]{escape(name)}[/] [dim]kind {escape(each.kind)}[/]")
+        for key, value in each.values.items():
+            out.print(f"  {escape(key)} = {escape(str(redact(key, value)))}  [dim]{escape(each.origins[key])}[/]")
+
+
+def providers(
+    name: Annotated[str | None, typer.Argument(help="One provider: its whole reference page.")] = None,
+    model: Annotated[str, typer.Option(help="The model the page is about.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """List the backends, or show what one of them takes, field by field."""
+    from llmtune import matrix
+    from llmtune.cli.output import out, print_json
+    from llmtune.registry import get_provider, provider_names
+
+    if name is None:
+        rows = [matrix.summary(each) for each in provider_names()]
+        if as_json:
+            print_json({"schema": 1, "providers": rows})
+        else:
+            out.print(matrix.summary_table(rows))
+        return
+    page = matrix.page(get_provider(name), model)
+    if as_json:
+        print_json(page)
+    else:
+        matrix.print_page(out, page)

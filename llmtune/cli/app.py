@@ -1,0 +1,44 @@
+"""The commands, put together. Imports here are paid by every `llmtune --help`: keep them light."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmtune import __version__
+from llmtune.cli import about, data, evaluate, plan, runs, tune
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One typed fine-tuning job, any backend, one report.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llmtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """One typed fine-tuning job, any backend, one report."""
+
+
+app.command("tune")(tune.tune)
+app.command("plan")(plan.plan)
+app.command("init")(plan.init)
+evaluate.mount(app)
+app.add_typer(runs.app, name="runs", help="List, follow, come back to, cancel and clean up runs.")
+app.add_typer(data.app, name="data", help="Check, split, convert and look at datasets.")
+app.command("providers")(about.providers)
+app.add_typer(about.config, name="config", help="What llmtune's settings are and where they come from.")
+app.command("schema")(about.schema)
