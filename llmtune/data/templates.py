@@ -1,0 +1,264 @@
+"""Conversations into text by a model's own chat template, with every turn's prompt and end checked.
+
+The rule, and the only one: a completion is everything from the end of the prompt that inference would send, up to
+and including the token that ends the turn. So two texts are rendered for every trained assistant turn, the prompt
+(with the template's generation prompt) and the conversation through that turn; the first must be the beginning of
+the second, and the second must end in a token that ends a turn. Nothing is searched for and nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from llmtune.data.example import Example, ImagePart, Message, OtherPart
+from llmtune.data.findings import error, refuse
+
+_PROBE = "llmtune probes the end of a turn"
+
+
+class Turn(NamedTuple):
+    """One trained turn: the prompt inference would send, the text through the turn, and where its answer ends."""
+
+    prompt: str
+    through: str
+    end: int
+
+    @property
+    def answer(self) -> str:
+        """What the model has to produce, its end-of-turn token included."""
+        return self.through[len(self.prompt) : self.end]
+
+
+class Conversation(NamedTuple):
+    """One rendered row: all of it, and its trained turns (none for plain text)."""
+
+    example: Example
+    text: str
+    turns: tuple[Turn, ...]
+
+
+class ChatTemplate:
+    """A tokenizer's chat template. `options` are extra variables for it (`enable_thinking`).
+
+    `file` is named in errors. Raises `InvalidData` with file, line and remedy.
+    """
+
+    def __init__(self, tokenizer: Any, *, file: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.file = file
+        self.options = dict(options or {})
+        self.turn_end = self._probe_end()
+        """The token the template closes an assistant turn with, read off a probe; None where it shows none."""
+        special = {str(token) for token in tokenizer.all_special_tokens}
+        special |= {str(added) for added in tokenizer.added_tokens_decoder.values() if added.special}
+        self.ends = special | ({self.turn_end} if self.turn_end else set())
+        """Every token that may end a turn."""
+
+    def render(self, example: Example) -> Conversation:
+        """The row as text, with the prompt and the end of each trained turn."""
+        if example.preference is not None:
+            self.refuse(
+                example,
+                "preference_row",
+                "this row holds a pair of answers, which only method 'dpo' trains on",
+                "set method to dpo, or give rows with one answer",
+            )
+        if example.text is not None:
+            return self._plain(example)
+        trained = [index for index, turn in enumerate(example.messages) if turn.trained]
+        if not trained:
+            self.refuse(
+                example,
+                "no_trained_turn",
+                "nothing to learn: no assistant turn with a weight other than 0",
+                "add an assistant turn, or give one weight 1",
+            )
+        if trained[0] == 0:
+            self.refuse(
+                example,
+                "no_prompt",
+                "the row begins with a trained assistant turn, so there is no prompt for it",
+                "put a user turn before it, or give it weight 0",
+            )
+        payloads = self._payloads(example)
+        text = self._apply(example, payloads)
+        turns = []
+        for index in trained:
+            last = index == len(payloads) - 1
+            through = text if last else self._apply(example, payloads[: index + 1])
+            prompt = self._apply(example, payloads[:index], add_generation_prompt=True)
+            turns.append(self._turn(example, payloads, index, prompt, through))
+        self._demand_all_there(example, text, dict(zip(trained, turns, strict=True)))
+        return Conversation(example, text, tuple(turns))
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The text inference sends: the conversation, and the start of the assistant's turn."""
+        example = Example(messages=tuple(messages), tools=tuple(tools))
+        return self._apply(example, self._payloads(example), add_generation_prompt=True)
+
+    def refuse(self, example: Example, code: str, message: str, remedy: str) -> NoReturn:
+        """Raise `InvalidData` that names the row."""
+        raise refuse([error(code, message, remedy).at(self.file, example.line)])
+
+    def _plain(self, example: Example) -> Conversation:
+        text = example.text or ""
+        if not text.strip():
+            self.refuse(example, "empty_text", "nothing to learn: the text is empty", "remove the row")
+        eos = self.tokenizer.eos_token or ""
+        return Conversation(example, text if text.endswith(eos) else text + eos, ())
+
+    def _turn(self, example: Example, payloads: list[dict[str, Any]], index: int, prompt: str, through: str) -> Turn:
+        if not through.startswith(prompt):
+            pairs = enumerate(zip(prompt, through, strict=False))
+            at = next((place for place, (asked, given) in pairs if asked != given), len(through))
+            self.refuse(
+                example,
+                "template_prompt_differs",
+                f"the chat template's prompt for turn {index + 1} is not the beginning of the conversation it renders"
+                f" (they part at {prompt[at : at + 30]!r} and {through[at : at + 30]!r}), so the model would be"
+                " trained on another text than it is asked",
+                "use a chat template whose generation prompt also begins each assistant turn",
+            )
+        body = through[len(prompt) :]
+        closed = body.rstrip()
+        if not any(closed.endswith(end) for end in self.ends):
+            self.refuse(
+                example,
+                "template_no_end",
+                f"the chat template does not end turn {index + 1} with an end-of-turn token (it ends in"
+                f" {body[-20:]!r}), so the model would never learn to stop",
+                "use a chat template that writes the end-of-text or end-of-turn token after each assistant turn",
+            )
+        lead = body[: max(0, body.find(example.messages[index].words.strip()))]
+        if any(end in lead for end in self.ends) and prompt == self._apply(example, payloads[:index]):
+            self.refuse(
+                example,
+                "template_no_generation_prompt",
+                "the chat template ignores add_generation_prompt, so inference would not begin the assistant's turn",
+                "use a chat template that writes the assistant's header when add_generation_prompt is set",
+            )
+        return Turn(prompt, through, len(prompt) + len(closed))
+
+    def _demand_all_there(self, example: Example, text: str, turns: Mapping[int, Turn]) -> None:
+        """Refuse the row where the template silently leaves out something of it."""
+        rendered = _squeeze(text)
+        for index, message in enumerate(example.messages):
+            trained = index in turns
+            where = _squeeze(turns[index].answer) if trained else rendered
+            missing = None
+            # Tool results are often re-encoded, and untrained answers may lose their reasoning: not checked.
+            if (trained or message.role in ("system", "user")) and _squeeze(message.words) not in where:
+                missing = "text"
+            elif trained and _squeeze(_reasoning(message)) not in where:
+                missing = "reasoning"
+            elif any(call.name not in where for call in message.tool_calls):
+                missing = "tool calls"
+            if missing:
+                self.refuse(
+                    example,
+                    "template_leaves_out",
+                    f"the chat template leaves out the {missing} of turn {index + 1} (role {message.role})",
+                    "use a model whose template renders it, or take it out of the rows",
+                )
+        for tool in example.tools:
+            if str(tool.get("function", tool).get("name", "")) not in rendered:
+                self.refuse(
+                    example,
+                    "template_leaves_out",
+                    "the chat template leaves out the tools of this row",
+                    "use a model whose template renders tools, or take them out of the rows",
+                )
+
+    def _payloads(self, example: Example) -> list[dict[str, Any]]:
+        for message in example.messages:
+            parts = message.content if isinstance(message.content, tuple) else ()
+            if any(isinstance(part, ImagePart | OtherPart) for part in parts):
+                self.refuse(
+                    example,
+                    "not_text",
+                    "a turn holds an image or another part that is not text",
+                    "this trains on text: take such rows out",
+                )
+        return [_payload(message) for message in example.messages]
+
+    def _apply(self, example: Example, payloads: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        if not self.tokenizer.chat_template:
+            name = getattr(self.tokenizer, "name_or_path", "") or "this model"
+            self.refuse(
+                example,
+                "template_missing",
+                f"{name} has no chat template, so chat rows cannot be rendered",
+                "choose an instruction-tuned model, give it a chat template, or use plain text rows",
+            )
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    payloads,
+                    tools=[dict(tool) for tool in example.tools] or None,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                    **self.options,
+                )
+            )
+        except Exception as problem:  # noqa: BLE001  the template is the model's own program: it may raise anything
+            self.refuse(
+                example,
+                "template_refuses",
+                f"the model's chat template refuses this row: {problem}",
+                "change the row to what the model's template takes (roles, their order, system turns)",
+            )
+
+    def _probe_end(self) -> str | None:
+        if not self.tokenizer.chat_template:
+            return None
+        probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            text = self.tokenizer.apply_chat_template(probe, tokenize=False, **self.options)
+        except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
+            return None
+        tail = str(text).rpartition(_PROBE)[2].strip()
+        added = (str(token) for token in self.tokenizer.added_tokens_decoder.values())
+        return max((token for token in added if tail.startswith(token)), key=len, default=None)
+
+
+def _payload(message: Message) -> dict[str, Any]:
+    """The turn as templates expect it."""
+    payload: dict[str, Any] = {"role": message.role, "content": message.words}
+    if message.tool_calls:
+        payload["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        payload["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        payload["name"] = message.name
+    if reasoning := _reasoning(message):
+        payload["reasoning_content"] = reasoning
+    return payload
+
+
+def _reasoning(message: Message) -> str:
+    """What the assistant thought before it answered, under the names that rows use for it."""
+    extra = message.extra or {}
+    found = next((extra[key] for key in ("reasoning_content", "reasoning", "thinking") if extra.get(key)), "")
+    return found if isinstance(found, str) else ""
+
+
+def _arguments(arguments: str) -> Any:
+    """Templates write the arguments as JSON themselves, so they get data, not JSON text."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def _squeeze(text: str) -> str:
+    """Without white space, which templates trim as they please."""
+    return "".join(text.split())

@@ -1,0 +1,201 @@
+"""Small tokenizers with the chat templates of well-known families, and random-weight models of their shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, again and again and again.",
+    "user assistant system tool model question answer the a of to and in is it that for",
+    "Weather in Paris: sunny. Weather in Berlin: rain. get_weather city temperature",
+    "naïve café über straße 你好 世界 🎉🚀 привет",
+    "\n\n\n  \n one two three four five six seven eight nine ten 1 2 3 4 5 6 7 8 9 10",
+]
+
+NEWLINE_RUNS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# The shapes of these templates are the families'; the words are ours.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CHATML_TOOLS = (
+    "{% if tools %}<|im_start|>system\n# Tools\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n"
+    "{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ '\n' if m.content or not loop.first }}{{ '<tool_call>\n' }}"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "{{ '\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+HEADERS = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+MODEL_ROLE = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate user/assistant') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content | trim }}"
+    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+THINKING = (
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% set parts = m.content.split('</think>') %}{% set answer = parts[-1].lstrip('\n') %}"
+    "{% set thought = m.reasoning_content or (parts[0].replace('<think>', '').strip('\n') if parts | length > 1"
+    " else '') %}"
+    "{{ '<|im_start|>assistant\n' }}{% if loop.index0 > ns.last and (loop.last or thought) %}"
+    "{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ answer + '<|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}"
+    "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+MARKED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
+    "{% generation %}{{ m.content + '<|im_end|>\n' }}{% endgeneration %}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CHANNELS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+
+IM = ("<|im_start|>", "<|im_end|>")
+#: name -> (template, special tokens, bos, eos, the token that ends a turn)
+FAMILIES: dict[str, tuple[str, tuple[str, ...], str | None, str, str]] = {
+    "chatml": (CHATML, IM, None, "<|im_end|>", "<|im_end|>"),
+    "chatml_tools": (CHATML_TOOLS, IM, None, "<|im_end|>", "<|im_end|>"),
+    "headers": (
+        HEADERS,
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+    ),
+    "model_role": (MODEL_ROLE, ("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", "<end_of_turn>"),
+    "thinking": (THINKING, IM, None, "<|im_end|>", "<|im_end|>"),
+    "inst": (INST, (), "<s>", "</s>", "</s>"),
+    "marked": (MARKED, IM, None, "<|im_end|>", "<|im_end|>"),
+    "channels": (
+        CHANNELS,
+        ("<|start|>", "<|message|>", "<|channel|>", "<|end|>"),
+        None,
+        "<|return|>",
+        "<|end|>",
+    ),
+}
+
+
+def build_tokenizer(
+    template: str | None,
+    specials: tuple[str, ...] = (),
+    bos: str | None = None,
+    eos: str | None = "</s>",
+    *,
+    sentencepiece: bool = False,
+    add_bos: bool = False,
+    newline_runs: bool = True,
+) -> Any:
+    """A tokenizer with real merges, byte-complete, trained on a few lines.
+
+    With `newline_runs` a run of newlines is a piece of its own, as in today's tokenizers; without, it is cut before
+    the next word, as in GPT-2's.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    named = [token for token in (bos, eos) if token]
+    if sentencepiece:
+        core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        core.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+        trainer = trainers.BpeTrainer(
+            vocab_size=700, special_tokens=["<unk>", *alphabet], show_progress=False, max_token_length=8
+        )
+    else:
+        core = Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if newline_runs:
+            core.pre_tokenizer = pre_tokenizers.Sequence(
+                [
+                    pre_tokenizers.Split(Regex(NEWLINE_RUNS), "isolated"),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+                ]
+            )
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+    core.train_from_iterator(CORPUS, trainer)
+    core.add_special_tokens([AddedToken(token, special=True) for token in (*named, *specials)])
+    if add_bos and bos:
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=eos,
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=list(specials),
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+_built: dict[str, Any] = {}
+
+
+def family(name: str) -> Any:
+    """The tokenizer of a family, built once."""
+    if name not in _built:
+        template, specials, bos, eos, _ = FAMILIES[name]
+        _built[name] = build_tokenizer(template, specials, bos, eos)
+    return _built[name]
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> Callable[[str], Any]:
+    return family
+
+
+@pytest.fixture(scope="session")
+def turn_ends() -> dict[str, str]:
+    return {name: values[4] for name, values in FAMILIES.items()}
+
+
+@pytest.fixture(scope="session")
+def new_tokenizer() -> Callable[..., Any]:
+    return build_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
