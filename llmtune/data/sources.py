@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
@@ -148,12 +148,12 @@ def _spans_lines(text: bytes) -> bool:
         return True
 
 
-def rows(path: Path, sniffed: Sniffed) -> Iterator[Raw | Finding]:
-    """The raw rows of a file, with findings about what is not a row."""
+def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
+    """The raw rows of a file, with findings about what is not a row. `names` are columns known to be there."""
     if sniffed.container in ("parquet", "arrow", "folder", "hub", "csv", "tsv"):
         from llmtune.data import tables
 
-        yield from tables.rows(path, sniffed)
+        yield from tables.rows(path, sniffed, names)
         return
     fault = head_fault(sniffed.head)
     if fault is not None:

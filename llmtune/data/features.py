@@ -1,0 +1,167 @@
+"""What an example uses, as bits, so that each format can say what it carries and what it would lose."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llmtune.data.example import Example, ImagePart, Message, OtherPart
+from llmtune.data.findings import Finding
+
+SYSTEM = 1
+"""A system turn."""
+TURNS = 1 << 1
+"""More than one assistant turn."""
+TOOLS = 1 << 2
+"""Tool definitions, tool calls or tool answers."""
+IMAGES = 1 << 3
+"""Images."""
+WEIGHT_ZERO = 1 << 4
+"""An assistant turn that must not be learned from."""
+NAMES = 1 << 5
+"""Names of speakers."""
+PREFERENCE = 1 << 6
+"""A preferred and a rejected answer."""
+TEXT = 1 << 7
+"""Plain text without turns."""
+CHAT = 1 << 8
+"""Turns."""
+OTHER_PARTS = 1 << 9
+"""Sound, video, documents, reasoning."""
+EXTRA = 1 << 10
+"""Keys of the row that have no place in the canonical form."""
+LATE_SYSTEM = 1 << 11
+"""A system turn after the first turn."""
+PROMPT_WEIGHT = 1 << 12
+"""A weight on a turn that is not the assistant's."""
+MESSAGE_EXTRA = 1 << 13
+"""Keys of a message that have no place in the canonical form."""
+LABELS = 1 << 14
+"""Several labels on one row."""
+PARTS = 1 << 15
+"""Text in several parts."""
+UNANSWERED = 1 << 16
+"""No assistant turn at all, or a last turn that is not the assistant's."""
+RAW_ROLE = 1 << 17
+"""A role under another name (developer)."""
+
+TOOL_IDS = 1 << 18
+"""Ids of tool calls other than call_1, call_2, ..., which is how calls without an id are numbered."""
+
+BASIC = CHAT | SYSTEM | TURNS
+"""What every chat format carries."""
+
+#: A plain message has nothing but role and text: what follows those two fields equals this.
+PLAIN: tuple[object, ...] = Message("", "")[2:]
+
+
+class _Loss(NamedTuple):
+    code: str
+    what: str
+    remedy: str
+    refuses: bool = True
+
+
+_LOSSES: dict[int, _Loss] = {
+    SYSTEM: _Loss("lost-system", "a system turn", "put it into the first user turn"),
+    TURNS: _Loss("lost-turns", "a conversation of several answers", "cut it into one row an answer"),
+    TOOLS: _Loss("lost-tools", "tools or tool calls", "leave such rows out, or choose a format with tools"),
+    IMAGES: _Loss("lost-images", "images", "leave such rows out, or choose a format with images"),
+    WEIGHT_ZERO: _Loss(
+        "lost-weight", "weight 0 on an assistant turn, which would be learned from", "cut the row before that turn"
+    ),
+    PREFERENCE: _Loss("lost-preference", "a preference pair: only the preferred answer would stay", "tune with dpo"),
+    OTHER_PARTS: _Loss("lost-part", "parts that are neither text nor image", "leave such rows out"),
+    LATE_SYSTEM: _Loss("lost-system-order", "a system turn after the first turn", "move it to the front"),
+    TEXT: _Loss("cannot-text", "plain text without turns", "write such rows as text, or give them a prompt"),
+    CHAT: _Loss("cannot-chat", "turns", "choose a chat format"),
+    LABELS: _Loss("lost-labels", "several labels on one row", "write one label a row"),
+    NAMES: _Loss("changed-name", "names of speakers", "", refuses=False),
+    EXTRA: _Loss("changed-extra", "keys beside the known ones", "", refuses=False),
+    MESSAGE_EXTRA: _Loss("changed-extra", "keys of a message beside the known ones", "", refuses=False),
+    PROMPT_WEIGHT: _Loss("changed-weight", "a weight on a turn that is not the assistant's", "", refuses=False),
+    RAW_ROLE: _Loss("changed-role", "the role name the row used", "", refuses=False),
+    TOOL_IDS: _Loss("changed-tool-ids", "the ids of tool calls", "", refuses=False),
+    PARTS: _Loss("changed-parts", "where one text part ends and the next begins", "", refuses=False),
+}
+
+
+def features(example: Example) -> int:
+    """The bits of what the example uses."""
+    bits = 0
+    messages = example.messages
+    if example.preference is not None:
+        bits = PREFERENCE
+        messages = messages + example.preference.preferred + example.preference.rejected
+    if example.text is not None:
+        bits |= TEXT
+    if example.tools:
+        bits |= TOOLS
+    if example.extra:
+        bits |= EXTRA
+    if example.label.__class__ is tuple:
+        bits |= LABELS
+    if not messages:
+        return bits
+    bits |= CHAT
+    answers = calls = 0
+    for message in messages:
+        if message[2:] != PLAIN or message[1].__class__ is not str:
+            bits |= _message_features(message)
+            for call in message.tool_calls:
+                calls += 1
+                if call.id != f"call_{calls}":
+                    bits |= TOOL_IDS
+        role = message[0]
+        if role == "assistant":
+            answers += 1
+        elif role == "system":
+            bits |= SYSTEM if message is messages[0] else SYSTEM | LATE_SYSTEM
+    if example.preference is not None:
+        answers -= 1
+    if answers > 1:
+        bits |= TURNS
+    if role != "assistant":
+        bits |= UNANSWERED
+    return bits
+
+
+def _message_features(message: Message) -> int:
+    bits = 0
+    if message.tool_calls or message.role == "tool" or message.tool_call_id is not None:
+        bits |= TOOLS
+    if message.name is not None and message.role != "tool":
+        bits |= NAMES
+    if message.weight is not None:
+        if message.role != "assistant":
+            bits |= PROMPT_WEIGHT if message.weight else 0
+        elif message.weight == 0:
+            bits |= WEIGHT_ZERO
+    if message.raw_role is not None:
+        bits |= RAW_ROLE
+    if message.extra:
+        bits |= MESSAGE_EXTRA
+    if message.content.__class__ is tuple:
+        parts = message.content or ()
+        bits |= PARTS if len(parts) > 1 else 0
+        for part in parts:
+            if isinstance(part, ImagePart):
+                bits |= IMAGES
+            elif isinstance(part, OtherPart):
+                bits |= OTHER_PARTS
+    return bits
+
+
+def losses(example: Example, carries: int, folds: int, name: str) -> list[Finding]:
+    """What a format that carries these bits would lose of the example; what it folds is a warning."""
+    missing = features(example) & ~carries & ~UNANSWERED
+    if not missing:
+        return []
+    return [_finding(loss, name, folded=bool(bit & folds)) for bit, loss in _LOSSES.items() if missing & bit]
+
+
+def _finding(loss: _Loss, name: str, *, folded: bool) -> Finding:
+    if folded:
+        code = loss.code.replace("lost-", "changed-")
+        return Finding(code, "warning", f"{name} rows hold {loss.what} in another place", "ask the model alike")
+    severity = "error" if loss.refuses else "warning"
+    return Finding(loss.code, severity, f"{name} rows cannot carry {loss.what}", loss.remedy)  # type: ignore[arg-type]

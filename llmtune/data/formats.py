@@ -1,0 +1,190 @@
+"""Row formats: what a row looks like, read into `Example` and written from it; and who knows which ones.
+
+General formats are in this package. A vendor's formats and dataset rules live in that vendor's own room and are
+found through the entry-point group `llmtune.formats`; each entry names a `VendorRows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from llmtune.data.example import Example
+from llmtune.data.features import losses
+from llmtune.data.findings import Finding
+from llmtune.errors import LlmtuneError, UnknownName
+
+GROUP = "llmtune.formats"
+
+
+class RowFormat:
+    """One shape of a row. Subclass it, set the four names, and write `detect`, `read` and `write`.
+
+    `carries` is a sum of the bits in `llmtune.data.features`: what a row of this format can hold. What it cannot
+    is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are bits
+    that reach the row in another place (a system prompt put before the question): a warning, not a refusal.
+    """
+
+    name: str = ""
+    title: str = ""
+    carries: int = 0
+    folds: int = 0
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row is meant to be of this format, sound or not; true for no other format's rows."""
+        raise NotImplementedError
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        """The row in canonical form. Faults go to the list; with an error among them the result is not used."""
+        raise NotImplementedError
+
+    def write(self, example: Example) -> dict[str, Any]:
+        """The example as a row of this format; what `problems` lists is left out."""
+        raise NotImplementedError
+
+    def problems(self, example: Example) -> list[Finding]:
+        """What this format cannot carry of the example: errors refuse, warnings tell of a change of place."""
+        return losses(example, self.carries, self.folds, self.name)
+
+
+class FileFacts(NamedTuple):
+    """What is known of one whole file when a vendor's file rules are asked.
+
+    `role` is train, validation or test; `rows` counts sound rows; `size` is in bytes; `tokens` is the sum over
+    rows, an estimate where `exact_tokens` is False; `features` is the union of the rows' feature bits; `labels`
+    counts rows by label. `train_rows` is the size of the training file, for rules on the others.
+    """
+
+    role: str
+    path: str
+    rows: int
+    size: int
+    tokens: int
+    exact_tokens: bool
+    format: str
+    method: str
+    model: str | None
+    features: int
+    labels: Mapping[str, int]
+    train_rows: int | None
+
+
+def _no_file_rules(facts: FileFacts) -> Iterable[Finding]:
+    return ()
+
+
+def _no_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    return ()
+
+
+def _no_limit(method: str, model: str | None) -> TokenLimit | None:
+    return None
+
+
+class TokenLimit(NamedTuple):
+    """The most tokens a row may have. `refuses` says whether the backend rejects longer rows; otherwise it cuts
+    them. `per` is "row" or "turn"."""
+
+    tokens: int
+    refuses: bool
+    source: str
+    per: str = "row"
+
+
+@dataclass(frozen=True)
+class VendorRows:
+    """A vendor's row formats and dataset rules.
+
+    `formats` are its own formats (general ones need no entry). `defaults` names the format that each method's
+    rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
+    whole file, `token_limit` says how long a row may be. `accepts` are the names of the formats that the vendor
+    takes as they are.
+    """
+
+    provider: str
+    formats: tuple[RowFormat, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    accepts: tuple[str, ...] = ()
+    row_rules: Callable[[Example, str, str | None], Iterable[Finding]] = _no_row_rules
+    file_rules: Callable[[FileFacts], Iterable[Finding]] = _no_file_rules
+    token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
+    choose: Callable[[str, str | None], str] | None = None
+
+    def format_for(self, method: str = "sft", model: str | None = None) -> str:
+        """The name of the format that rows for this method and model are written in."""
+        if self.choose is not None:
+            return self.choose(method, model)
+        if method not in self.defaults:
+            raise LlmtuneError(f"{self.provider} takes no {method!r} rows; it takes {', '.join(self.defaults)}")
+        return self.defaults[method]
+
+
+_registered: list[VendorRows] = []
+
+
+def register(rows: VendorRows) -> None:
+    """Make a vendor's rows known to this process, as its entry point would. Later ones replace earlier ones."""
+    _registered[:] = [known for known in _registered if known.provider != rows.provider] + [rows]
+    vendors.cache_clear()
+    _all_formats.cache_clear()
+
+
+@cache
+def vendors() -> Mapping[str, VendorRows]:
+    """Every vendor's rows by provider name: from entry points, and what was registered by hand."""
+    found: dict[str, VendorRows] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        rows = point.load()
+        found[rows.provider] = rows
+    for rows in _registered:
+        found[rows.provider] = rows
+    return found
+
+
+def vendor(provider: str) -> VendorRows:
+    """One vendor's rows. Raises `UnknownName`."""
+    known = vendors()
+    if provider not in known:
+        raise UnknownName("provider of row formats", provider, known)
+    return known[provider]
+
+
+@cache
+def general_formats() -> tuple[RowFormat, ...]:
+    """The formats of this package, in the order in which they are asked whether a row is theirs."""
+    from llmtune.data import instruct, preference
+    from llmtune.data.chatrows import CHAT
+
+    return (*preference.FORMATS, *instruct.FORMATS[:1], CHAT, *instruct.FORMATS[1:])
+
+
+@cache
+def _all_formats() -> Mapping[str, RowFormat]:
+    # Vendors' formats are narrower than the general ones and share keys with them, so they are asked first.
+    formats = [*(fmt for rows in vendors().values() for fmt in rows.formats), *general_formats()]
+    return {fmt.name: fmt for fmt in formats}
+
+
+def formats() -> Mapping[str, RowFormat]:
+    """Every known row format by name, in the order of detection."""
+    return _all_formats()
+
+
+def get_format(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
+    """A row format by its name, or the format a provider of that name takes. Raises `UnknownName`."""
+    known = _all_formats()
+    if name in known:
+        return known[name]
+    if name in vendors():
+        return known[vendors()[name].format_for(method, model)]
+    raise UnknownName("row format", name, [*known, *vendors()])
+
+
+def detect(row: Any, among: Sequence[RowFormat] | None = None) -> RowFormat | None:
+    """The format whose row this is meant to be, or None."""
+    if not isinstance(row, dict):
+        return None
+    return next((fmt for fmt in (among or _all_formats().values()) if fmt.detect(row)), None)
