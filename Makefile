@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Compiled installs halve every start, so the installer must be allowed to write bytecode.
+INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c constraints.txt
+
+.PHONY: demo test check format docs bench lock services clean
+
+demo: $(VENV)/demo.stamp ## train, evaluate and report the ticket router, offline
+	$(BIN)/llmtune tune examples/tickets/job.yaml --provider local
+
+test: $(VENV)/dev.stamp services ## all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+check: $(VENV)/dev.stamp ## everything a machine can see without running the product
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/deptry .
+	$(BIN)/typos
+	$(BIN)/python scripts/generate_docs.py --check
+	$(BIN)/python scripts/check_lock.py
+
+format: $(VENV)/dev.stamp ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/dev.stamp ## rewrite the generated parts of the docs
+	$(BIN)/python scripts/generate_docs.py
+
+bench: $(VENV)/dev.stamp ## all benchmarks (about an hour; each can be run alone)
+	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+
+lock: $(VENV)/dev.stamp ## rewrite constraints.txt
+	$(BIN)/python scripts/check_lock.py --write
+
+services: ## what some tests want from the system; they are skipped where it cannot be had
+	@sh scripts/install_services.sh
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .coverage*
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[local]'
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[all,dev]'
+	touch $(VENV)/demo.stamp $@

@@ -1,0 +1,97 @@
+"""`llmtune tune`: from a job file to a report, with the progress in sight and the way back always known."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmtune.errors import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from llmtune.runs import Run
+    from llmtune.translation import Receipt
+
+
+def tune(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
+    provider: Annotated[str, typer.Option("--provider", "-p", help="The backend to train at.")] = "local",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
+    budget: Annotated[float | None, typer.Option(help="Refuse above this many USD.")] = None,
+    allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
+    strict: Annotated[bool, typer.Option(help="Refuse when any field that is set would not be used.")] = False,
+    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what the row format cannot carry.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Start another run although the same one is unfinished.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Return a finished run of the same content.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it and leave; come back with runs attach.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
+) -> None:
+    """Train, evaluate and report."""
+    from llmtune.cli.output import err
+    from llmtune.cli.progress import follow
+    from llmtune.job import TuningJob
+    from llmtune.planning import plan
+    from llmtune.registry import get_provider
+    from llmtune.runs import start
+
+    loaded = TuningJob.load(job)
+    backend = get_provider(provider)
+    if backend.hosted and budget is None and not yes:
+        _confirm(plan(loaded, backend))
+        yes = True
+    run = start(
+        loaded,
+        backend,
+        yes=yes,
+        budget=budget,
+        allow_unknown_cost=allow_unknown_cost,
+        strict=strict,
+        allow_lossy_data=allow_lossy_data,
+        new=new,
+        reuse=reuse,
+    )
+    err.print(f"run [bold]{run.id}[/] at {provider}", soft_wrap=True)
+    if detach:
+        err.print(f"come back with: llmtune runs attach {run.id}", soft_wrap=True)
+        return
+    show(run, follow, as_json=as_json)
+
+
+def show(run: Run, follow: Any, *, as_json: bool) -> None:
+    """Follow a run to its end and print its report; Ctrl-C leaves it running and says how to come back."""
+    from llmtune.cli.output import err, out, print_json
+    from llmtune.report.terminal import print_report
+
+    try:
+        report = follow(run)
+    except KeyboardInterrupt:
+        err.print(
+            f"\nthe run goes on; come back with: llmtune runs attach {run.id}\n"
+            f"stop it with:                    llmtune runs cancel {run.id}",
+            soft_wrap=True,
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print_report(report, out)
+
+
+def _confirm(receipt: Receipt) -> None:
+    """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead."""
+    from llmtune.cli.output import err
+    from llmtune.cli.plan import print_plans
+    from llmtune.errors import OverBudget
+
+    if receipt.refusals or not receipt.lifecycle.open:
+        return  # `start` refuses with the full sentence
+    if not (err.is_terminal and sys.stdin.isatty()):
+        raise OverBudget(
+            f"{receipt.target.provider} bills this run (estimate: {receipt.cost.sentence()}) and nobody can confirm it here",
+            hint="pass --budget USD or --yes",
+        )
+    print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)
+    if not typer.confirm(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?", err=True):
+        raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimate again")

@@ -1,0 +1,99 @@
+"""What every test stands on: a home of its own, no way out of this machine, and no credentials of the developer's."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Third-party material beside the checkout; tests that use it skip where it is absent.
+SHARED = ROOT.parent / "shared"
+
+_CREDENTIALS = (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_ENDPOINT",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_PROFILE",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_PROJECT",
+    "CO_API_KEY",
+    "COHERE_API_KEY",
+    "TOGETHER_API_KEY",
+    "NEBIUS_API_KEY",
+)
+
+
+def _loopback(host: Any) -> bool:
+    if host in ("localhost", "", None, "0.0.0.0", "::"):  # noqa: S104
+        return True
+    try:
+        return ipaddress.ip_address(str(host).split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every connection and look-up that would leave this machine."""
+    connect, connect_ex, lookup = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def refuse(address: Any) -> None:
+        if isinstance(address, tuple) and not _loopback(address[0]):
+            raise PermissionError(f"a test tried to reach {address[0]}:{address[1]}; tests stay on this machine")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        refuse(address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        refuse(address)
+        return connect_ex(self, address)
+
+    def guarded_lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(host, bytes):
+            host = host.decode()
+        if not _loopback(host):
+            raise PermissionError(f"a test tried to look up {host}; tests stay on this machine")
+        return lookup(host, *args, **kwargs)
+
+    socket.socket.connect = guarded_connect  # type: ignore[method-assign, assignment]
+    socket.socket.connect_ex = guarded_connect_ex  # type: ignore[method-assign, assignment]
+    socket.getaddrinfo = guarded_lookup
+    yield
+    socket.socket.connect = connect  # type: ignore[method-assign]
+    socket.socket.connect_ex = connect_ex  # type: ignore[method-assign]
+    socket.getaddrinfo = lookup
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a home folder of its own, and take the developer's settings and credentials away."""
+    home = tmp_path / "llmtune-home"
+    for name in list(os.environ):
+        if name.startswith("LLMTUNE_") or name in _CREDENTIALS:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LLMTUNE_HOME", str(home))
+    monkeypatch.setenv("LLMTUNE_CONFIG", str(tmp_path / "no-config.toml"))
+    monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "no-catalog.toml"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of third-party material; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the third-party material beside the checkout is not here")
+    return SHARED
