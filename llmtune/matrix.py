@@ -161,7 +161,7 @@ def print_page(console: Console, page: dict[str, Any]) -> None:
     table.add_column("support", no_wrap=True)
     table.add_column("what happens", overflow="fold")
     for name, entry in page["fields"].items():
-        table.add_row(name, entry["support"], escape(_cell(entry)))
+        table.add_row(name, entry["support"], escape(cell(entry)))
     console.print(table)
     for title in ("methods", "adapters", "abilities"):
         refused = {key: value for key, value in page[title].items() if isinstance(value, str) and value != "none"}
@@ -173,7 +173,8 @@ def print_page(console: Console, page: dict[str, Any]) -> None:
         console.print(f"[bold]{title}[/]: {escape(', '.join(f'{key} {value}' for key, value in page[title].items()))}")
 
 
-def _cell(entry: dict[str, Any]) -> str:
+def cell(entry: dict[str, Any]) -> str:
+    """What happens to a field, in one line."""
     if entry["support"] in ("sent", "converted"):
         text = f"{entry['wire']}: {entry['takes']}; default {entry['default']}"
         if "rule" in entry:
