@@ -19,7 +19,6 @@ from llmtune.data.example import (
     TextPart,
     ToolCall,
 )
-from llmtune.data.features import PLAIN
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import RowFormat
 
@@ -27,7 +26,6 @@ from llmtune.data.formats import RowFormat
 _ALIASES = {"developer": "system", "function": "tool"}
 _KNOWN = frozenset(("role", "content", "tool_calls", "tool_call_id", "name", "weight", "loss_weight", "function_call"))
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))
-_NO_EXTRA = Message("", "")[3:]
 _new = tuple.__new__
 
 
@@ -82,7 +80,7 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
                 role = item.get("role")
                 content = item.get("content")
                 if content.__class__ is str and role in ROLES:
-                    out.append(_new(Message, (role, content, *PLAIN)))
+                    out.append(_new(Message, (role, content, (), None, None, None, None, None)))
                     continue
             calls = calls or Calls()
             out.append(_read_message(item, f"{where}[{len(out)}]", faults, calls))
@@ -319,12 +317,15 @@ def _read_tools(tools: Any, functions: Any, faults: list[Finding]) -> tuple[Mapp
 
 def write_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Canonical turns as chat messages."""
-    return [
-        {"role": message[0], "content": message[1]}
-        if message[2:] == PLAIN and message[1].__class__ is str
-        else write_message(message)
-        for message in messages
-    ]
+    out: list[dict[str, Any]] = []
+    for message in messages:
+        role, content, calls, call_id, name, weight, raw_role, extra = message
+        plain = content.__class__ is str and not calls and raw_role is None and not extra
+        if plain and call_id is None and name is None and weight is None:
+            out.append({"role": role, "content": content})
+        else:
+            out.append(write_message(message))
+    return out
 
 
 def write_message(message: Message) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 
 from llmtune.data.example import Example, Message
-from llmtune.data.features import PLAIN
 from llmtune.data.findings import Finding, error, warning
 
 _NOTHING: tuple[Finding, ...] = ()
@@ -23,10 +22,10 @@ def check_example(example: Example, method: str | None = None) -> Sequence[Findi
     if example.preference is not None or example.text is not None or not messages or method == "dpo":
         return _closely(example, method)
     before = ""
-    for message in messages:
-        role = message[0]
-        content = message[1]
-        if message[2:] != PLAIN or content.__class__ is not str or not content or content.isspace():
+    for role, content, calls, call_id, _, weight, _, _ in messages:
+        if content.__class__ is not str or calls or call_id is not None or weight is not None:
+            return _closely(example, method)
+        if not content or content.isspace():
             return _closely(example, method)
         if role == "user":
             if before == "user":
@@ -69,9 +68,8 @@ def _check_preference(example: Example, found: list[Finding]) -> None:
     if preferred == rejected:
         found.append(warning("same-answers", "both answers are the same: nothing is learned", "remove the row"))
     for name, turns in (("preferred", preferred), ("rejected", rejected)):
-        for message in turns:
-            if message.role == "assistant" and _is_empty(message):
-                found.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
+        if any(message.role == "assistant" and _is_empty(message) for message in turns):
+            found.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
     if example.messages and example.messages[-1].role == "assistant":
         found.append(warning("role-order", "the prompt ends in an assistant turn", "end it in the user's"))
 

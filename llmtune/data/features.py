@@ -50,9 +50,6 @@ TOOL_IDS = 1 << 18
 BASIC = CHAT | SYSTEM | TURNS
 """What every chat format carries."""
 
-#: A plain message has nothing but role and text: what follows those two fields equals this.
-PLAIN: tuple[object, ...] = Message("", "")[2:]
-
 
 class _Loss(NamedTuple):
     code: str
@@ -103,19 +100,25 @@ def features(example: Example) -> int:
     if not messages:
         return bits
     bits |= CHAT
+    role = ""
     answers = calls = 0
     for message in messages:
-        if message[2:] != PLAIN or message[1].__class__ is not str:
+        before = role
+        role, content, made, call_id, name, weight, raw_role, extra = message
+        if content.__class__ is not str or made or call_id is not None or weight is not None:
             bits |= _message_features(message)
-            for call in message.tool_calls:
+            for call in made:
                 calls += 1
                 if call.id != f"call_{calls}":
                     bits |= TOOL_IDS
-        role = message[0]
+        elif name is not None or raw_role is not None or extra:
+            bits |= _message_features(message)
         if role == "assistant":
             answers += 1
         elif role == "system":
-            bits |= SYSTEM if message is messages[0] else SYSTEM | LATE_SYSTEM
+            bits |= SYSTEM if before == "" else SYSTEM | LATE_SYSTEM
+        elif role == "tool":
+            bits |= TOOLS
     if example.preference is not None:
         answers -= 1
     if answers > 1:

@@ -43,25 +43,16 @@ class Reading:
             self.format = get_format(format)
 
     def __iter__(self) -> Iterator[Example | Finding]:
-        for item in self._items():
-            yield item if item.__class__ is Example else item.at(self.path, item.line)  # type: ignore[union-attr]
-
-    def _items(self) -> Iterator[Example | Finding]:
         raw = self._raw()
         if self.format is None:
             held, fault = self._recognise(raw)
             raw = chain(held, raw)
             if self.format is None:  # what is broken is still told, line by line
-                yield from (item for item in raw if isinstance(item, Finding))
+                yield from (item.at(self.path, item.line) for item in raw if isinstance(item, Finding))
                 if fault is not None:
-                    yield fault
+                    yield fault.at(self.path, fault.line)
                 return
-        empty = True
-        for item in read_rows(raw, self.format, self._group_by):
-            empty = False
-            yield item
-        if empty:
-            yield error("empty-file", "the file holds no rows", "give a file with at least one row")
+        yield from read_rows(raw, self.format, self._group_by, self.path)
 
     def _raw(self) -> Iterator[sources.Raw | Finding]:
         if self.path.startswith(sources.HUB):
@@ -138,25 +129,25 @@ def load(
 
 
 def read_rows(
-    raw: Iterable[sources.Raw | Finding], fmt: RowFormat, group_by: str | None = None
+    raw: Iterable[sources.Raw | Finding], fmt: RowFormat, group_by: str | None = None, file: str | None = None
 ) -> Iterator[Example | Finding]:
     """Raw rows read by one format; what is not of that format is told by what it is instead."""
     faults: list[Finding] = []
     read_row = fmt.read
     for item in raw:
         if item.__class__ is Finding:
-            yield item
+            yield item.at(file, item.line)
             continue
         line, row = item  # type: ignore[misc]
         if row.__class__ is not dict:
             yield error(
                 "row-shape", f"the row is {kind(row)}; expected an object such as {fmt.title}", "write one object a row"
-            ).at(None, line)
+            ).at(file, line)
             continue
         example = read_row(row, line, faults)
         if faults:
             wrong = other_format(row, fmt, faults)
-            yield from (fault.at(None, line) for fault in (wrong or faults))
+            yield from [fault.at(file, line) for fault in (wrong or faults)]
             broken = any(fault.is_error for fault in faults)
             faults.clear()
             if broken:
@@ -165,7 +156,7 @@ def read_rows(
             value = row.get(group_by)
             if value is None:
                 yield error("group", f"the row has no {group_by!r}, by which rows are grouped", "give it one").at(
-                    None, line
+                    file, line
                 )
                 continue
             example = example.replace(group=str(value))

@@ -159,18 +159,11 @@ def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[
     if fault is not None:
         yield fault.at(None, 1)
         return
-    last = 0
     try:
         with open_bytes(path, sniffed.compression) as stream:
-            reader = _json_rows(stream) if sniffed.container == "json" else jsonl_rows(stream)
-            for item in reader:
-                if item.__class__ is tuple:
-                    last = item[0]  # type: ignore[assignment]
-                yield item
-    except _BROKEN as fault_:
-        yield error("unreadable", f"the file breaks off: {fault_}", "it is damaged or not whole: fetch it again").at(
-            None, last + 1
-        )
+            yield from _json_rows(stream) if sniffed.container == "json" else jsonl_rows(stream)
+    except _BROKEN as broken:
+        yield error("unreadable", f"the file breaks off: {broken}", "it is damaged or not whole: fetch it again")
 
 
 class Notes:
