@@ -18,7 +18,6 @@ _HOME = {
     "DatasetSpec": "llmtune.job",
     "EvaluationSpec": "llmtune.job",
     "Settings": "llmtune.settings",
-    "settings": "llmtune.settings",
     "plan": "llmtune.planning",
     "plan_all": "llmtune.planning",
     "Receipt": "llmtune.translation",
@@ -37,7 +36,7 @@ _HOME = {
     "UnsupportedHyperparameterWarning": "llmtune.errors",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 logging.getLogger("llmtune").addHandler(logging.NullHandler())
 
@@ -62,7 +61,6 @@ if TYPE_CHECKING:
     from llmtune.runs import start as start
     from llmtune.runs import tune as tune
     from llmtune.settings import Settings as Settings
-    from llmtune.settings import settings as settings
     from llmtune.translation import Receipt as Receipt
 
 

@@ -138,8 +138,8 @@ def _check_field(
         row = receipt[name]
         if row.support == "invalid":
             continue
-        moved = moved_paths(without, provider.build(receipt, _FILES).body)
         expected = frozenset({row.wire, *row.also} if row.moves and row.where == "training" and row.wire else ())
+        moved = _folded(moved_paths(without, provider.build(receipt, _FILES).body), expected)
         if moved - expected:
             yield Violation(name, value, expected, moved)
         if row.wire in moved:
@@ -147,6 +147,11 @@ def _check_field(
     applies = _receipt(target, capabilities, beside)[name].support != "not_applicable"
     if isinstance(declared, (Sent, Converted)) and knob and applies and not went_out:
         yield Violation(name, f"any of {CANDIDATES[name]}", frozenset({declared.wire}), frozenset())
+
+
+def _folded(moved: frozenset[str], declared: frozenset[str]) -> frozenset[str]:
+    """Leaves inside a declared mapping (tags) count as that mapping."""
+    return frozenset(next((path for path in declared if leaf.startswith(f"{path}.")), leaf) for leaf in moved)
 
 
 _FILES = {

@@ -1,0 +1,433 @@
+"""The local trainer as a backend like any other: submit starts a worker process, poll reads its folder.
+
+The folder is named by the run key, so a repeated submit finds the first one: the worker's lock makes sure that no
+two processes ever train in it. A worker that died without a word is started again from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmtune import settings
+from llmtune.capability import Capabilities, Converted, Sent
+from llmtune.encode import encode_dataset
+from llmtune.errors import LlmtuneError, MissingExtra, VendorError
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider import (
+    Account,
+    AnyRef,
+    Cursor,
+    DeploymentRef,
+    EncodedDataset,
+    EncodedFile,
+    Event,
+    Files,
+    Generator,
+    JobRef,
+    ModelRef,
+    Options,
+    Progress,
+    Readiness,
+    RemoteJob,
+    RemoteModel,
+    Request,
+    Requirement,
+    RunKey,
+    RunState,
+    Snapshot,
+    SubmitSafety,
+    Target,
+    Unavailable,
+    UploadRef,
+)
+from llmtune.translation import Receipt, place
+from llmtune_local import parameters, process
+from llmtune_local.rundir import Cursor as FileCursor
+from llmtune_local.rundir import RunDir, RunRequest, Status
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+
+    from llmtune.data.findings import Finding
+
+#: A worker that dies this often without finishing is not started again.
+ATTEMPTS = 3
+
+_STATES: dict[str, RunState] = {
+    "starting": RunState.QUEUED,
+    "running": RunState.RUNNING,
+    "finalizing": RunState.FINALIZING,
+    "succeeded": RunState.SUCCEEDED,
+    "failed": RunState.FAILED,
+    "cancelled": RunState.CANCELLED,
+}
+
+
+class LocalOptions(Options):
+    """What only the local trainer knows. Nothing here changes what is learned, except that bfloat16 rounds."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda, else mps, else cpu. Another one is used only when it is there, never silently replaced."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on CUDA devices that have it, float32 elsewhere."""
+
+    num_threads: int | None = None
+    """CPU threads; None: all physical cores this process may use."""
+
+    token_budget: int | None = None
+    """Tokens in a micro-batch at most; None: 4096 on CPU, 16384 elsewhere."""
+
+    gradient_checkpointing: bool = False
+    """Trade speed for memory."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+    chat_template: str | None = None
+    """A Jinja chat template instead of the model's own."""
+
+    template_options: dict[str, Any] = {}
+    """Variables for the chat template (enable_thinking), the same for training and answering."""
+
+
+class LocalSettings(Account):
+    """Where local runs live."""
+
+    runs: str | None = None
+    """Folder of the run folders; None: `local` in llmtune's home."""
+
+
+class LocalProvider:
+    """Trains on this machine, in a process of its own."""
+
+    kind = "local"
+    hosted = False
+    listed = True
+    submit_safety = SubmitSafety(kind="token")
+    Options = LocalOptions
+    Settings = LocalSettings
+    requirements = (Requirement(extra="local", module="peft", distribution="peft"),)
+
+    def __init__(self, name: str, settings: LocalSettings) -> None:
+        self.name = name
+        self.settings = settings
+
+    # offline
+
+    def capabilities(self, target: Target) -> Capabilities:
+        """Everything the trainer can express with this adapter."""
+        return parameters.capabilities(target.adapter)
+
+    def ready(self) -> Readiness:
+        """Whether the trainer's libraries are installed; it needs no credentials."""
+        if importlib.util.find_spec("torch") and importlib.util.find_spec("peft"):
+            return Readiness(extra="installed", credentials="not needed")
+        return Readiness(extra="missing", credentials="not needed", hint="pip install 'llmtune-sdk[local]'")
+
+    def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
+        """Canonical chat rows. Every row is rendered once with the model's own template, so that one that is too
+        long or has nothing to learn is found before anything starts."""
+        self._need_libraries()
+        from llmtune_local.model import check_rows
+
+        options = LocalOptions.model_validate(receipt.target.options)
+        check_rows(
+            receipt.target.model,
+            {"train": data.train, "validation": data.validation},
+            source=data.source,
+            revision=options.revision,
+            chat_template=options.chat_template,
+            template_options=options.template_options,
+            max_sequence_length=receipt.effective("max_sequence_length"),
+            on_too_long=receipt.effective("dataset.on_too_long", "error"),
+        )
+        return encode_dataset(data, parameters.LIMITS.format, into)
+
+    def build(self, receipt: Receipt, files: Files) -> Request:
+        """What the worker reads: the receipt's values, with our own defaults where the job left a field open."""
+        options = dict(receipt.target.options)
+        body: dict[str, Any] = {
+            "schema": 1,
+            "model": receipt.target.model,
+            "method": receipt.target.method,
+            "adapter": receipt.target.adapter,
+            "files": {role: str(ref.data.get("path", ref.id)) for role, ref in files.items()},
+            "on_too_long": receipt.effective("dataset.on_too_long", "error"),
+            "hyperparameters": {},
+        }
+        if revision := options.pop("revision", None):
+            body["revision"] = revision
+        body["options"] = options
+        declared = parameters.capabilities(receipt.target.adapter).parameters
+        for name, entry in declared.items():
+            unset = receipt[name].support == "default"
+            if isinstance(entry, Sent) and entry.where == "training" and unset and entry.default is not None:
+                place(body, entry.wire, entry.default)
+        for row in receipt.fields:
+            entry_ = declared.get(row.field)
+            if isinstance(entry_, (Sent, Converted)) and row.moves and row.where == "training" and row.wire:
+                place(body, row.wire, row.encoded)
+        return Request(operation="start a worker process on this machine", body=body)
+
+    # the run
+
+    def preflight(self, request: Request) -> list[Finding]:
+        """Whether model and device are there, before a folder is made."""
+        self._need_libraries()
+        from llmtune_local.model import check_device, check_model
+
+        check_model(request.body["model"], request.body.get("revision"))
+        check_device(request.body["options"].get("device", "auto"))
+        return []
+
+    def find_upload(self, digest: str) -> UploadRef | None:
+        """Files stay where they are; nothing is ever uploaded."""
+        return None
+
+    def upload(self, file: EncodedFile) -> UploadRef:
+        """The encoded file itself, named by its content."""
+        return UploadRef(id=str(file.path), digest=file.sha256, role=file.role, data={"path": str(file.path)})
+
+    def submit(self, request: Request, key: RunKey) -> JobRef:
+        """Write the request and start the worker; with a key that is known, the run that is there goes on."""
+        folder = self._folder(key)
+        if not (folder.path / "request.json").exists():
+            folder.write_request(RunRequest.model_validate(request.body))
+        self._keep_alive(folder)
+        return self._job(key, folder)
+
+    def find(self, key: RunKey) -> JobRef | None:
+        """The run folder of that key."""
+        folder = self._folder(key)
+        return self._job(key, folder) if (folder.path / "request.json").exists() else None
+
+    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
+        """What the folder says; a worker that died is started again, up to `ATTEMPTS` times in all."""
+        folder = RunDir(job.data["folder"])
+        if not (folder.path / "request.json").exists():
+            raise VendorError(f"the run folder {folder.path} is gone")
+        # The order matters: what was written before the final status is read after it, so nothing is missed.
+        status = folder.read_status()
+        seen = since or {}
+        metrics, metrics_at = folder.read_metrics(FileCursor.model_validate(seen.get("metrics", {})))
+        events, events_at = folder.read_events(FileCursor.model_validate(seen.get("events", {})))
+        state, error, warnings = self._judge(folder, status)
+        validated = folder.read_request().files.validation is not None
+        return Snapshot(
+            state=state,
+            raw_state=status.state if status else "starting",
+            progress=_progress(status),
+            points=tuple(
+                MetricPoint(
+                    step=line.step,
+                    series=line.series,
+                    value=line.value,
+                    epoch=line.epoch,
+                    time=line.time,
+                    source="computed",
+                    raw_name=line.series,
+                )
+                for line in metrics
+            ),
+            events=tuple(Event(id=line.id, time=line.time, level=line.level, message=line.message) for line in events),
+            model=self._tuned(folder) if state is RunState.SUCCEEDED else None,
+            error=error,
+            warnings=warnings,
+            resolved=dict(status.resolved) if status else {},
+            not_reported={} if validated else {"validation/loss": "the dataset has no validation rows"},
+            cursor={"metrics": metrics_at.model_dump(), "events": events_at.model_dump()},
+        )
+
+    def cancel(self, job: JobRef) -> None:
+        """The worker stops after the step it is in and keeps a checkpoint."""
+        RunDir(job.data["folder"]).cancel()
+
+    # the model
+
+    def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
+        """A local model needs no deployment."""
+        return None
+
+    def find_deployment(self, key: RunKey) -> DeploymentRef | None:
+        """A local model needs no deployment."""
+        return None
+
+    def undeploy(self, ref: DeploymentRef) -> None:
+        """A local model needs no deployment."""
+
+    def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
+        """The model, loaded when it is first asked."""
+        self._need_libraries()
+        from llmtune_local.generate import LocalGenerator
+
+        if ref.data.get("tuned") and not Path(ref.id).exists():
+            return Unavailable(f"the folder {ref.id} is gone")
+        return LocalGenerator(
+            model=ref.data["model"],
+            artefact=Path(ref.id) if ref.data.get("tuned") else None,
+            revision=ref.data.get("revision"),
+            options=ref.data.get("options", {}),
+        )
+
+    def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
+        """The untuned base model, loaded with the same options."""
+        options = dict(receipt.target.options)
+        revision = options.pop("revision", None)
+        data = {"tuned": False, "model": receipt.target.model, "revision": revision, "options": options}
+        return ModelRef(id=receipt.target.model, tuned=False, data=data)
+
+    def snippet(self, ref: ModelRef | DeploymentRef) -> str:
+        """The model through transformers and PEFT, without llmtune."""
+        if (Path(ref.id) / "adapter_config.json").exists():
+            load = (
+                "from peft import AutoPeftModelForCausalLM\n\n"
+                f"model = AutoPeftModelForCausalLM.from_pretrained({ref.id!r})\n"
+            )
+        else:
+            load = (
+                "from transformers import AutoModelForCausalLM\n\n"
+                f"model = AutoModelForCausalLM.from_pretrained({ref.id!r})\n"
+            )
+        return (
+            "from transformers import AutoTokenizer\n"
+            + load
+            + f"tokenizer = AutoTokenizer.from_pretrained({ref.id!r})\n"
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    [{"role": "user", "content": "..."}], add_generation_prompt=True, return_tensors="pt"\n'
+            ")\n"
+            "answer = model.generate(**inputs, max_new_tokens=64)\n"
+            'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
+        )
+
+    # what is there
+
+    def inventory(self) -> Iterator[RemoteModel]:
+        """Every finished run folder."""
+        root = self._root()
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            folder = RunDir(path)
+            status = folder.read_status()
+            if status and status.state == "succeeded":
+                request = folder.read_request()
+                yield RemoteModel(
+                    id=str(folder.artefact),
+                    base=request.model,
+                    job=path.name,
+                    created=status.heartbeat,
+                    data={"folder": str(path)},
+                )
+
+    def fetch(self, remote: RemoteModel) -> RemoteJob:
+        """The request of a run folder, by our own names."""
+        request = RunDir(remote.data["folder"]).read_request()
+        values = request.hyperparameters.model_dump(exclude_none=True)
+        files = request.files.model_dump(exclude_none=True)
+        return RemoteJob(
+            id=remote.job or remote.id,
+            model=remote.id,
+            base=request.model,
+            method=request.method,
+            hyperparameters=values,
+            seed=request.seed,
+            files=files,
+        )
+
+    def download(self, file_id: str, into: Path) -> Path:
+        """Copy a dataset file of a run."""
+        into.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(file_id, into))
+
+    def delete(self, ref: AnyRef) -> None:
+        """Remove a run folder, or an encoded dataset file of ours."""
+        if isinstance(ref, UploadRef):
+            Path(ref.id).unlink(missing_ok=True)
+            return
+        folder = Path(ref.data.get("folder", ref.id))
+        if RunDir(folder).alive():
+            raise LlmtuneError(f"{folder}: a worker is at work there; cancel the run first")
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # inside
+
+    def _root(self) -> Path:
+        return Path(self.settings.runs) if self.settings.runs else settings.home() / "local"
+
+    def _folder(self, key: str) -> RunDir:
+        return RunDir(self._root() / key)
+
+    def _job(self, key: str, folder: RunDir) -> JobRef:
+        return JobRef(id=key, url=None, data={"folder": str(folder.path.absolute())})
+
+    def _tuned(self, folder: RunDir) -> ModelRef:
+        request = folder.read_request()
+        return ModelRef(
+            id=str(folder.artefact.absolute()),
+            base=request.model,
+            data={
+                "tuned": True,
+                "model": request.model,
+                "revision": request.revision,
+                "options": request.options.model_dump(exclude_defaults=True),
+                "folder": str(folder.path.absolute()),
+            },
+        )
+
+    def _judge(self, folder: RunDir, status: Status | None) -> tuple[RunState, str | None, tuple[str, ...]]:
+        """The state, why it failed, and what should be known; starts a dead worker again."""
+        if status is not None and _STATES[status.state].final:
+            return _STATES[status.state], status.error, ()
+        alive = folder.alive()
+        if alive is None and status is not None:
+            host = status.host or "another machine"
+            return _STATES[status.state], None, (f"the worker is on {host}, which cannot be asked from here",)
+        if alive:
+            cancelling = folder.cancelling
+            return (RunState.CANCELLING if cancelling else _STATES[status.state if status else "starting"]), None, ()
+        if folder.cancelling:
+            return RunState.CANCELLED, None, ()
+        if status is not None and status.attempt >= ATTEMPTS:
+            said = f"its last word was: {status.message}" if status.message else "see worker.log"
+            return RunState.FAILED, f"the worker died {status.attempt} times without a word ({said})", ()
+        if self._keep_alive(folder) and status is not None:
+            return RunState.RUNNING, None, ("the worker died and was started again from its last checkpoint",)
+        return RunState.QUEUED, None, ()
+
+    def _keep_alive(self, folder: RunDir) -> bool:
+        """Start a worker unless one runs or the run is over; whether one was started. Two starts do no harm: the
+        folder's lock lets one of them work."""
+        status = folder.read_status()
+        if status is not None and _STATES[status.state].final:
+            return False
+        if folder.alive() or self._just_started(folder):
+            return False
+        process.launch(folder.path, resume=status is not None)
+        return True
+
+    @staticmethod
+    def _just_started(folder: RunDir) -> bool:
+        """Whether a worker holds the folder's lock but has not spoken yet."""
+        holder = process.FolderLock(folder.lock).holder()
+        return holder is not None and process.alive(holder) is True
+
+    @staticmethod
+    def _need_libraries() -> None:
+        for module in ("torch", "transformers", "peft"):
+            if importlib.util.find_spec(module) is None:
+                raise MissingExtra("local", module, purpose="training on this machine")
+
+
+def _progress(status: Status | None) -> Progress:
+    if status is None:
+        return Progress()
+    return Progress(
+        step=status.step,
+        total_steps=status.total_steps,
+        epoch=status.epoch,
+        seconds_left=status.eta_seconds,
+        tokens_per_second=status.tokens_per_second,
+    )
