@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
+
 from llmtune.testing import (
     Call,
     FakeVendor,

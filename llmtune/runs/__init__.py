@@ -1,0 +1,1 @@
+"""Runs: started once, followed from anywhere, never paid for twice."""

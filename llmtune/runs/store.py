@@ -1,0 +1,396 @@
+"""The run store: what was planned, what was sent, what exists, what was seen. Each method is one transaction.
+
+Several processes may write at once: nothing is lost, and no method returns before what it wrote is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from llmtune.errors import RunNotFound, did_you_mean
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider import Event, RunState, Snapshot
+from llmtune.runs.ledger import Ledger
+from llmtune.runs.records import COLUMNS, LIVE, PLANNED, RunRecord
+from llmtune.settings import store_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+UNFINISHED = tuple(state for state in RunState if not state.final)
+
+# A run only moves onward: a late answer to an early poll must not call it back from finalizing.
+_ORDER = {
+    RunState.PLANNED: 0,
+    RunState.UPLOADING: 1,
+    RunState.SUBMITTING: 2,
+    RunState.QUEUED: 3,
+    RunState.RUNNING: 3,
+    RunState.PAUSED: 3,
+    RunState.CANCELLING: 4,
+    RunState.FINALIZING: 5,
+    RunState.SUCCEEDED: 6,
+    RunState.FAILED: 6,
+    RunState.CANCELLED: 6,
+    RunState.LOST: 6,
+}
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One change of state. `time` is in Unix seconds."""
+
+    time: float
+    state: RunState
+    reason: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a snapshot brought that was not known before."""
+
+    record: RunRecord
+    points: tuple[MetricPoint, ...]
+    events: tuple[Event, ...]
+    moved: bool
+
+
+class Store(Ledger):
+    """The runs of one user, or of one team. Open it with `open_store()`."""
+
+    # --- runs ------------------------------------------------------------------------------------------------------
+    def begin(
+        self, planned: RunRecord, *, join: bool = True, reuse: bool = False
+    ) -> tuple[RunRecord, Literal["new", "joined", "reused"]]:
+        """Write the intent, unless a run of the same fingerprint is unfinished (or finished, with `reuse`).
+
+        One transaction: of two processes that start the same job at once, one makes the run and one joins it.
+        """
+        from llmtune.runs import schema
+
+        with self.write() as connection:
+            if join or reuse:
+                wanted = [*(UNFINISHED if join else ()), *((RunState.SUCCEEDED,) if reuse else ())]
+                found = connection.execute(
+                    schema.runs.select()
+                    .where(schema.runs.c.fingerprint == planned.fingerprint)
+                    .where(schema.runs.c.state.in_(wanted))
+                    .order_by(schema.runs.c.created.desc())
+                ).first()
+                if found is not None:
+                    record = _record(found)
+                    return record, "reused" if record.state.final else "joined"
+            connection.execute(schema.runs.insert().values(_row(planned)))
+            self._transition(connection, planned.id, planned.state, "planned", planned.created)
+        return planned, "new"
+
+    def get(self, run_id: str) -> RunRecord:
+        """The run of exactly that id. Raises `RunNotFound`."""
+        from llmtune.runs import schema
+
+        with self.read() as connection:
+            row = connection.execute(schema.runs.select().where(schema.runs.c.id == run_id)).first()
+        if row is None:
+            raise self._not_found(run_id)
+        return _record(row)
+
+    def resolve(self, text: str) -> str:
+        """The id that starts with `text`, or the key, or the run's name when only one run has it."""
+        from sqlalchemy import select
+
+        from llmtune.runs import schema
+
+        table = schema.runs
+        with self.read() as connection:
+            rows = connection.execute(select(table.c.id, table.c.name, table.c.run_key)).all()
+        exact = [str(row.id) for row in rows if text in (row.id, row.run_key)]
+        named = sorted(str(row.id) for row in rows if row.name == text)
+        found = [str(row.id) for row in rows if text and (row.id.startswith(text) or row.run_key.startswith(text))]
+        for only in (exact, named, found):
+            if len(only) == 1:
+                return only[0]
+        if len(found) > 1:
+            raise RunNotFound(
+                f"{text!r} could be any of {len(found)} runs: {', '.join(sorted(found)[:5])}",
+                hint="give more of the id",
+            )
+        if named:
+            raise RunNotFound(
+                f"{len(named)} runs are named {text!r}: {', '.join(named[:5])}", hint="give one of these ids"
+            )
+        raise self._not_found(text)
+
+    def runs(
+        self,
+        *,
+        states: Collection[RunState] | None = None,
+        provider: str | None = None,
+        group: str | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        """Runs, newest first."""
+        from llmtune.runs import schema
+
+        query = schema.runs.select().order_by(schema.runs.c.created.desc(), schema.runs.c.id)
+        if states is not None:
+            query = query.where(schema.runs.c.state.in_([state.value for state in states]))
+        if provider is not None:
+            query = query.where(schema.runs.c.provider == provider)
+        if limit is not None and group is None:
+            query = query.limit(limit)
+        with self.read() as connection:
+            records = [_record(row) for row in connection.execute(query)]
+        return [record for record in records if group is None or record.group == group][:limit]
+
+    def change(self, run_id: str, *, durable: bool = True, **fields: Any) -> RunRecord:
+        """Set fields of a run (not its state: `move` does that)."""
+        with self.write(durable=durable) as connection:
+            record = self._locked(connection, run_id).model_copy(update={**fields, "updated": time.time()})
+            self._save(connection, record)
+        return record
+
+    def warn(self, run_id: str, *sentences: str) -> None:
+        """Add warnings to a run, each once."""
+        with self.write(durable=False) as connection:
+            record = self._locked(connection, run_id)
+            fresh = tuple(each for each in dict.fromkeys(sentences) if each not in record.warnings)
+            if fresh:
+                self._save(connection, record.model_copy(update={"warnings": record.warnings + fresh}))
+
+    def move(
+        self,
+        run_id: str,
+        to: RunState,
+        reason: str = "",
+        *,
+        only_from: Collection[RunState] | None = None,
+        back: bool = False,
+        **fields: Any,
+    ) -> RunRecord:
+        """Change the state, and fields with it, in one transaction. Returns the run as it stands afterwards.
+
+        A run only moves onward; `back` allows the other direction. With `only_from`, nothing happens from any other
+        state. Compare the returned state to know whether it moved.
+        """
+        with self.write() as connection:
+            record = self._locked(connection, run_id)
+            allowed = only_from is None or record.state in only_from
+            onward = back or _ORDER[to] > _ORDER[record.state] or _ORDER[to] == _ORDER[record.state] == 3
+            if allowed and onward:
+                record = record.model_copy(update={**fields, "state": to, "updated": time.time()})
+                self._save(connection, record)
+                self._transition(connection, run_id, to, reason, record.updated)
+        return record
+
+    def transitions(self, run_id: str) -> Sequence[Transition]:
+        """Every change of state, oldest first."""
+        from llmtune.runs import schema
+
+        table = schema.transitions
+        with self.read() as connection:
+            rows = connection.execute(table.select().where(table.c.run_id == run_id).order_by(table.c.seq)).all()
+        return [Transition(row.time, RunState(row.state), row.reason) for row in rows]
+
+    # --- what was seen ---------------------------------------------------------------------------------------------
+    def record(self, run_id: str, snapshot: Snapshot) -> Seen:
+        """Keep what a poll saw, in one transaction: the cursor never runs ahead of the points it stands behind."""
+        with self.write(durable=snapshot.state.final) as connection:
+            before = self._locked(connection, run_id)
+            points = self._add_points(connection, run_id, snapshot.points)
+            events = self._add_events(connection, run_id, snapshot.events)
+            after = _updated(before, snapshot)
+            reason = f"the vendor says {snapshot.raw_state!r}"
+            to = RunState.FINALIZING if snapshot.state.final else snapshot.state
+            same_rank = _ORDER[to] == _ORDER[before.state] == 3 and to is not before.state
+            moved = _ORDER[to] > _ORDER[before.state] or same_rank
+            if moved:
+                after = after.model_copy(update={"state": to})
+                self._transition(connection, run_id, to, reason, time.time())
+            for checkpoint in snapshot.checkpoints:
+                self._set_ref(connection, run_id, f"checkpoint:{checkpoint.id}", checkpoint)
+            if snapshot.model is not None:
+                self._set_ref(connection, run_id, "model", snapshot.model)
+                self._own(connection, before, "model", snapshot.model)
+            if after != before:
+                self._save(connection, after.model_copy(update={"updated": time.time()}))
+        return Seen(after, points, events, moved)
+
+    def add_events(self, run_id: str, events: Iterable[Event]) -> tuple[Event, ...]:
+        """Keep events; returns those that were not known."""
+        with self.write(durable=False) as connection:
+            return self._add_events(connection, run_id, events)
+
+    def add_points(self, run_id: str, points: Iterable[MetricPoint]) -> tuple[MetricPoint, ...]:
+        """Keep metric points; returns those that were not known."""
+        with self.write(durable=False) as connection:
+            return self._add_points(connection, run_id, points)
+
+    def note(self, run_id: str, message: str, level: Literal["info", "warning", "error"] = "info") -> None:
+        """Keep an event of our own."""
+        event = Event(id=f"llmtune-{uuid.uuid4().hex}", time=time.time(), level=level, message=message)
+        self.add_events(run_id, [event])
+
+    def events(self, run_id: str, *, after: int = 0) -> list[tuple[int, Event]]:
+        """Events with their running number, oldest first; those with a number above `after`."""
+        from llmtune.runs import schema
+
+        table = schema.events
+        query = table.select().where(table.c.run_id == run_id, table.c.seq > after).order_by(table.c.seq)
+        with self.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            (int(row.seq), Event(id=row.event_id, time=row.time, level=row.level, message=row.message)) for row in rows
+        ]
+
+    def points(self, run_id: str) -> list[MetricPoint]:
+        """Every metric point, in the order they were seen."""
+        from llmtune.runs import schema
+
+        table = schema.metrics
+        with self.read() as connection:
+            rows = connection.execute(table.select().where(table.c.run_id == run_id).order_by(table.c.seq)).all()
+        return [MetricPoint.model_validate_json(row.point) for row in rows]
+
+    # --- inside a transaction --------------------------------------------------------------------------------------
+    def _locked(self, connection: Connection, run_id: str) -> RunRecord:
+        from llmtune.runs import schema
+
+        row = connection.execute(schema.runs.select().where(schema.runs.c.id == run_id)).first()
+        if row is None:
+            raise self._not_found(run_id)
+        return _record(row)
+
+    def _save(self, connection: Connection, record: RunRecord) -> None:
+        from llmtune.runs import schema
+
+        connection.execute(schema.runs.update().where(schema.runs.c.id == record.id).values(_row(record)))
+
+    def _transition(self, connection: Connection, run_id: str, state: RunState, reason: str, when: float) -> None:
+        from llmtune.runs import schema
+
+        connection.execute(
+            schema.transitions.insert().values(run_id=run_id, time=when, state=state.value, reason=reason)
+        )
+
+    def _add_points(
+        self, connection: Connection, run_id: str, points: Iterable[MetricPoint]
+    ) -> tuple[MetricPoint, ...]:
+        from llmtune.runs import schema
+
+        named = {_identity(point): point for point in points}
+        fresh = self._unknown(connection, schema.metrics.c.run_id, schema.metrics.c.identity, run_id, list(named))
+        if fresh:
+            connection.execute(
+                schema.metrics.insert(),
+                [
+                    {"run_id": run_id, "identity": name, "point": named[name].model_dump_json(exclude_none=True)}
+                    for name in fresh
+                ],
+            )
+        return tuple(named[name] for name in fresh)
+
+    def _add_events(self, connection: Connection, run_id: str, events: Iterable[Event]) -> tuple[Event, ...]:
+        from llmtune.runs import schema
+
+        named = {event.id: event for event in events}
+        fresh = self._unknown(connection, schema.events.c.run_id, schema.events.c.event_id, run_id, list(named))
+        if fresh:
+            connection.execute(
+                schema.events.insert(),
+                [
+                    {
+                        "run_id": run_id,
+                        "event_id": name,
+                        "time": named[name].time,
+                        "level": named[name].level,
+                        "message": named[name].message,
+                    }
+                    for name in fresh
+                ],
+            )
+        return tuple(named[name] for name in fresh)
+
+    def _unknown(
+        self, connection: Connection, owner: Any, column: Any, run_id: str, names: Sequence[str]
+    ) -> Sequence[str]:
+        """Those of `names` that the run does not have yet, in order. The write lock is held: nobody adds meanwhile."""
+        from sqlalchemy import select
+
+        known: set[str] = set()
+        for at in range(0, len(names), 500):  # SQLite bounds the number of parameters
+            some = names[at : at + 500]
+            known.update(connection.execute(select(column).where(owner == run_id, column.in_(some))).scalars())
+        return [name for name in names if name not in known]
+
+    def _not_found(self, text: str) -> RunNotFound:
+        from sqlalchemy import select
+
+        from llmtune.runs import schema
+
+        with self.read() as connection:
+            ids = [str(each) for each in connection.execute(select(schema.runs.c.id)).scalars()]
+        near = did_you_mean(text, ids)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        return RunNotFound(f"there is no run {text!r} in {self.shown}{meant}", hint="llmtune runs list")
+
+
+def _record(row: Row[Any]) -> RunRecord:
+    columns = row._mapping
+    data = orjson.loads(columns["document"]) | orjson.loads(columns["live"])
+    data |= {name: columns["run_key" if name == "key" else name] for name in COLUMNS}
+    return RunRecord.model_validate(data)
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_key" if name == "key" else name: getattr(record, name) for name in COLUMNS}
+    row["state"] = record.state.value
+    row["document"] = record.model_dump_json(include=set(PLANNED))
+    row["live"] = record.model_dump_json(include=set(LIVE))
+    return row
+
+
+def _identity(point: MetricPoint) -> str:
+    return f"{point.series}@{point.step}@{point.epoch}@{point.source}"
+
+
+def _updated(record: RunRecord, snapshot: Snapshot) -> RunRecord:
+    """The record with what the snapshot says of it."""
+    fields: dict[str, Any] = {"raw_state": snapshot.raw_state}
+    if snapshot.progress != type(snapshot.progress)():
+        told = snapshot.progress.model_dump(exclude_none=True)
+        fields["progress"] = record.progress.model_copy(update=told)
+    if snapshot.cursor is not None:
+        fields["cursor"] = snapshot.cursor
+    if snapshot.error is not None:
+        fields["error"] = snapshot.error
+    if snapshot.billed is not None:
+        fields["billed"] = snapshot.billed
+    if snapshot.resolved:
+        fields["resolved"] = record.resolved | snapshot.resolved
+    if snapshot.not_reported:
+        fields["not_reported"] = record.not_reported | snapshot.not_reported
+    if fresh := tuple(each for each in dict.fromkeys(snapshot.warnings) if each not in record.warnings):
+        fields["warnings"] = record.warnings + fresh
+    if snapshot.state.final and record.outcome is None:
+        fields["outcome"] = snapshot.state
+    return record.model_copy(update=fields)
+
+
+_stores: dict[str, Store] = {}
+_opening = threading.Lock()
+
+
+def open_store(url: str | None = None) -> Store:
+    """The store of `LLMTUNE_STORE` or of the home folder; the same object for the same place, within one process."""
+    url = url or store_url()
+    with _opening:
+        if url not in _stores:
+            _stores[url] = Store(url)
+        return _stores[url]

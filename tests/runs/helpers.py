@@ -1,0 +1,31 @@
+"""Records to put into a store."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from llmtune.provider import RunState
+from llmtune.runs.keys import new_run_id, run_key
+from llmtune.runs.records import RunRecord
+
+
+def a_record(**changed: Any) -> RunRecord:
+    """A planned run; anything can be changed."""
+    run_id = changed.pop("id", None) or new_run_id()
+    now = time.time()
+    fields: dict[str, Any] = {
+        "id": run_id,
+        "key": run_key(run_id),
+        "name": "job",
+        "provider": "acme",
+        "kind": "acme",
+        "model": "m-1",
+        "fingerprint": f"f-{run_id}",
+        "state": RunState.PLANNED,
+        "created": now,
+        "updated": now,
+        "job": {"name": "job", "model": "m-1", "dataset": "x.jsonl"},
+        "receipt": {},
+    }
+    return RunRecord(**{**fields, **changed})
