@@ -150,6 +150,7 @@ def test_every_canonical_series_says_what_it_measures() -> None:
 
 
 def test_importing_points_brings_no_heavy_package() -> None:
-    code = "import sys, llmtune.metrics.points; print([m for m in ('numpy','sklearn','scipy','pandas','rich') if m in sys.modules])"
+    heavy = "('numpy', 'sklearn', 'scipy', 'pandas', 'rich')"
+    code = f"import sys, llmtune.metrics.points; print([name for name in {heavy} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -1,0 +1,275 @@
+"""Classification figures, through scikit-learn: what people ask for instead of a loss number.
+
+Answers outside the label set are wrong answers: they count in accuracy and recall, have a column of their own in the
+confusion matrix, and are listed. They take no part in the precision of any label, exactly as scikit-learn's
+`classification_report(labels=...)` has it (scikit-learn 1.x, checked against it in the tests).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmtune.errors import InvalidData, InvalidJob, did_you_mean
+from llmtune.metrics.labels import LabelRule, check_labels, label_rule
+
+#: Distinct outside answers a result lists; the rest are counted.
+OUTSIDE_LISTED = 20
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ClassMetrics(_Value):
+    """The figures of one label. A figure without a denominator is 0, as in scikit-learn; the counts tell."""
+
+    label: str
+    precision: Share
+    """Of the answers that say this label, the share that is right; 0 where no answer says it (`predicted` 0)."""
+
+    recall: Share
+    """Of the rows with this true label, the share answered with it; 0 where there is no such row (`support` 0)."""
+
+    f1: Share
+    """Harmonic mean of precision and recall."""
+
+    f_beta: Share
+    """Weighted harmonic mean in which recall weighs `beta` times as much as precision."""
+
+    support: int
+    """Rows with this true label."""
+
+    predicted: int
+    """Answers that say this label."""
+
+
+class Average(_Value):
+    """One way of averaging over the labels."""
+
+    precision: Share
+    recall: Share
+    f1: Share
+    f_beta: Share
+
+
+class OutsideAnswer(_Value):
+    """An answer that is no label of the set, and how often it came; None is "no answer at all"."""
+
+    answer: str | None
+    count: int
+
+
+class ClassificationResult(_Value):
+    """Everything about one set of answers; `rule` says when an answer counted as a label."""
+
+    rows: int
+    correct: int
+    accuracy: Share
+    """`correct / rows`: an answer outside the label set is a wrong answer."""
+
+    rule: str
+    """Name of the label-matching rule."""
+
+    rule_says: str
+    """The rule in words."""
+
+    beta: float
+    labels: tuple[str, ...]
+    classes: tuple[ClassMetrics, ...]
+    macro: Average
+    """Mean over the labels, each the same."""
+
+    micro: Average
+    """Over all decisions together; equals accuracy when no answer is outside the set."""
+
+    weighted: Average
+    """Mean over the labels by their support."""
+
+    confusion: tuple[tuple[int, ...], ...]
+    """True label by row, answered label by column; the last column counts answers outside the set."""
+
+    outside: int
+    """Answers outside the label set, "no answer" included."""
+
+    outside_answers: tuple[OutsideAnswer, ...] = ()
+    """The most frequent of them, at most 20, normalised by nothing."""
+
+    def __getitem__(self, label: str) -> ClassMetrics:
+        for row in self.classes:
+            if row.label == label:
+                return row
+        raise KeyError(label)
+
+    @property
+    def majority(self) -> tuple[str, float]:
+        """The most frequent true label, and the accuracy of always answering it."""
+        row = max(self.classes, key=lambda each: each.support)
+        return row.label, row.support / self.rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same shape and names as scikit-learn's `classification_report(output_dict=True, labels=...)`."""
+        report: dict[str, Any] = {
+            row.label: {"precision": row.precision, "recall": row.recall, "f1-score": row.f1, "support": row.support}
+            for row in self.classes
+        }
+        if self._micro_is_accuracy:
+            report["accuracy"] = self.accuracy
+        else:
+            report["micro avg"] = self._average_row(self.micro)
+        report["macro avg"] = self._average_row(self.macro)
+        report["weighted avg"] = self._average_row(self.weighted)
+        return report
+
+    def to_text(self, digits: int = 2) -> str:
+        """The table scikit-learn's `classification_report(labels=...)` prints, to the character."""
+        width = max([*(len(label) for label in self.labels), len("weighted avg"), digits])
+        total = sum(row.support for row in self.classes)
+
+        def line(name: str, figures: Sequence[float | None], support: int) -> str:
+            cells = [f"{'':>9}" if figure is None else f"{figure:>9.{digits}f}" for figure in figures]
+            return " ".join([f"{name:>{width}s} ", *cells, f"{support:>9}"])
+
+        heads = " ".join(f"{head:>9}" for head in ("precision", "recall", "f1-score", "support"))
+        lines = [f"{'':>{width}s}  {heads}", ""]
+        lines += [line(row.label, (row.precision, row.recall, row.f1), row.support) for row in self.classes]
+        lines.append("")
+        if self._micro_is_accuracy:
+            lines.append(line("accuracy", (None, None, self.accuracy), total))
+        else:
+            lines.append(line("micro avg", (self.micro.precision, self.micro.recall, self.micro.f1), total))
+        for name, each in (("macro avg", self.macro), ("weighted avg", self.weighted)):
+            lines.append(line(name, (each.precision, each.recall, each.f1), total))
+        return "\n".join(lines) + "\n"
+
+    @property
+    def _micro_is_accuracy(self) -> bool:
+        return self.outside == 0
+
+    def _average_row(self, average: Average) -> dict[str, float]:
+        support = sum(row.support for row in self.classes)
+        return {
+            "precision": average.precision,
+            "recall": average.recall,
+            "f1-score": average.f1,
+            "support": support,
+        }
+
+
+def classify(
+    true: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str] | None = None,
+    *,
+    rule: str | LabelRule = "normalised",
+    beta: float = 1.0,
+) -> ClassificationResult:
+    """Score answers against true labels.
+
+    Args:
+        true: the true label of each row, one of `labels` (read by the same rule).
+        predicted: the answer of each row as the model gave it; None is no answer.
+        labels: the label set, in the order it is shown; None is the sorted set of true labels.
+        rule: when an answer counts as a label: "exact", "normalised", "mentioned", or a `LabelRule`.
+        beta: weight of recall against precision in F-beta. > 0; 1 is F1.
+
+    Raises:
+        InvalidData: no rows, unequal lengths, or a true label that is not in the set.
+        InvalidJob: two labels that the rule cannot tell apart, an empty set, or beta <= 0.
+    """
+    if len(true) != len(predicted):
+        raise InvalidData(f"there are {len(true)} true labels and {len(predicted)} answers; each row needs both")
+    if not true:
+        raise InvalidData("there are no rows to score")
+    if not beta > 0:
+        raise InvalidJob(f"beta must be above 0, not {beta:g}")
+    chosen = label_rule(rule)
+    label_set = check_labels(sorted(set(true)) if labels is None else labels, chosen)
+    read = chosen.reader(label_set)
+    place = {label: index for index, label in enumerate(label_set)}
+    truth = [place[_true_label(label, row, place, label_set, chosen)] for row, label in enumerate(true, start=1)]
+    read_labels = [read(answer) for answer in predicted]
+    outside_mark = len(label_set)
+    answered = [outside_mark if label is None else place[label] for label in read_labels]
+    outside = Counter(answer for answer, label in zip(predicted, read_labels, strict=True) if label is None)
+    return _score(truth, answered, label_set, chosen, beta, outside)
+
+
+def _true_label(label: str, row: int, place: dict[str, int], labels: Sequence[str], rule: LabelRule) -> str:
+    if label in place:
+        return label
+    # A true label must be one: it is never searched for inside a longer text.
+    found = label_rule("normalised").match(label, labels) if rule.name in ("normalised", "mentioned") else None
+    if found is not None:
+        return found
+    near = did_you_mean(label, labels)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    raise InvalidData(
+        f"row {row}: the true label {label!r} is not in the label set{meant}",
+        hint="add it to evaluation.labels, or leave evaluation.labels out to take the labels found in the dataset",
+    )
+
+
+def _score(
+    truth: list[int],
+    answered: list[int],
+    labels: tuple[str, ...],
+    rule: LabelRule,
+    beta: float,
+    outside: Counter[str | None],
+) -> ClassificationResult:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    indices = list(range(len(labels)))
+
+    def figures(average: str | None, weight: float) -> Any:
+        return precision_recall_fscore_support(
+            truth, answered, labels=indices, average=average, beta=weight, zero_division=0.0
+        )
+
+    def averaged(average: str) -> Average:
+        precision, recall, f1, _ = figures(average, 1.0)
+        return Average(
+            precision=float(precision), recall=float(recall), f1=float(f1), f_beta=float(figures(average, beta)[2])
+        )
+
+    precision, recall, f1, support = figures(None, 1.0)
+    f_beta = figures(None, beta)[2]
+    confusion = confusion_matrix(truth, answered, labels=[*indices, len(labels)])[: len(labels)]
+    predicted = confusion.sum(axis=0)
+    correct = sum(right == said for right, said in zip(truth, answered, strict=True))
+    return ClassificationResult(
+        rows=len(truth),
+        correct=correct,
+        accuracy=correct / len(truth),
+        rule=rule.name,
+        rule_says=rule.says,
+        beta=beta,
+        labels=labels,
+        classes=tuple(
+            ClassMetrics(
+                label=label,
+                precision=float(precision[index]),
+                recall=float(recall[index]),
+                f1=float(f1[index]),
+                f_beta=float(f_beta[index]),
+                support=int(support[index]),
+                predicted=int(predicted[index]),
+            )
+            for index, label in enumerate(labels)
+        ),
+        macro=averaged("macro"),
+        micro=averaged("micro"),
+        weighted=averaged("weighted"),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        outside=sum(outside.values()),
+        outside_answers=tuple(
+            OutsideAnswer(answer=answer, count=count)
+            for answer, count in sorted(outside.items(), key=lambda item: (-item[1], item[0] or ""))[:OUTSIDE_LISTED]
+        ),
+    )
