@@ -52,18 +52,21 @@ def estimate(
     `training_tokens` are the tokens of one pass; `epochs` None means the vendor chooses, which leaves the total open.
     """
     price = capabilities.price
-    age = {"source": price.source, "checked": price.checked, "currency": price.currency}
+    blank = CostEstimate(source=price.source, checked=price.checked, currency=price.currency)
+
+    def say(**parts: object) -> CostEstimate:
+        return blank.model_copy(update=parts)
+
     if price.training is None:
-        return CostEstimate(unknown=price.note or "the vendor's training price is not published", **age)
+        return say(unknown=price.note or "the vendor's training price is not published")
     if training_tokens is None:
-        return CostEstimate(unknown="the dataset could not be read, so its tokens are not known", **age)
+        return say(unknown="the dataset could not be read, so its tokens are not known")
     about = "about " if tokens_estimated else ""
     once = training_tokens / 1e6 * price.training
     if epochs is None:
-        return CostEstimate(
+        return say(
             unknown=f"the vendor chooses the number of epochs; one epoch is {about}{once:,.2f} {price.currency}",
             formula=f"{about}{training_tokens:,} tokens x epochs x {price.training:g} {price.currency} per million",
-            **age,
         )
     training = once * epochs
     formula = (
@@ -73,26 +76,24 @@ def estimate(
     evaluation = 0.0
     if evaluation_tokens:
         if price.input is None:
-            return CostEstimate(training=training, formula=formula, unknown="the inference price is not known", **age)
+            return say(training=training, formula=formula, unknown="the inference price is not known")
         evaluation = evaluation_tokens / 1e6 * price.input
         formula += f"; evaluation {evaluation_tokens:,} tokens x {price.input:g} = {evaluation:,.2f}"
     hosting = 0.0
     if hosting_hours:
         if price.hosting is None:
-            return CostEstimate(
+            return say(
                 training=training,
                 evaluation=evaluation,
                 formula=formula,
                 unknown="the hosting price is not known",
-                **age,
             )
         hosting = hosting_hours * price.hosting
         formula += f"; hosting {hosting_hours:g} h x {price.hosting:g} = {hosting:,.2f}"
-    return CostEstimate(
+    return say(
         training=training,
         evaluation=evaluation,
         hosting=hosting,
         total=training + evaluation + hosting,
         formula=formula,
-        **age,
     )

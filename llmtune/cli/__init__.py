@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import TextIO
 
 from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
 
@@ -57,7 +58,14 @@ def _os_sentence(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     from llmtune.cli.output import err
 
     err.print(f"[yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
