@@ -6,9 +6,10 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
 from llmtune.errors import InvalidSettings, MissingCredentials, MissingExtra
 from llmtune.provider import Account, Options, Readiness
-from pydantic import Field
 
 if TYPE_CHECKING:
     from together import Together

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from llmtune import catalog
 from llmtune.capability import Capabilities
 from llmtune.provider import Files, Readiness, Request, Requirement, SubmitSafety, Target
-
 from llmtune_together import account, body, parameters
 from llmtune_together.account import TogetherOptions, TogetherSettings
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
+
     from llmtune.provider import EncodedDataset
     from llmtune.translation import Receipt
 
@@ -30,8 +32,8 @@ class TogetherProvider:
     hosted = True
     listed = True
     submit_safety = SubmitSafety(kind="searchable", window=60.0)
-    Options = TogetherOptions
-    Settings = TogetherSettings
+    Options: type[BaseModel] = TogetherOptions
+    Settings: type[BaseModel] = TogetherSettings
     requirements = (Requirement(extra="together", module="together", distribution="together"),)
 
     def __init__(self, name: str = "together", settings: TogetherSettings | None = None) -> None:

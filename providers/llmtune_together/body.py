@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmtune.translation import place
-
 from llmtune_together.account import given
 from llmtune_together.parameters import DEFAULT_RATE
 

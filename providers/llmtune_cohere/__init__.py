@@ -1,0 +1,10 @@
+"""Cohere: the managed service retired on 2025-09-15, endpoints that still serve its API, and its open trainer.
+
+The `cohere` package is imported only when a call is made.
+"""
+
+from __future__ import annotations
+
+from llmtune_cohere.adapter import CohereProvider
+
+__all__ = ["CohereProvider"]

@@ -1,0 +1,64 @@
+"""The request bodies of the two transports. Pure; no key of any kind is in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmtune.translation import place
+from llmtune_cohere.parameters import BASE_TYPES
+
+if TYPE_CHECKING:
+    from llmtune.provider import Files
+    from llmtune.translation import Receipt
+
+
+def managed(receipt: Receipt, files: Files) -> dict[str, Any]:
+    """The body of POST /v1/finetuning/finetuned-models: a FinetunedModel with its settings."""
+    target, options = receipt.target, receipt.target.options
+    base: dict[str, Any] = {"base_type": BASE_TYPES[target.method]}
+    if target.method == "sft":  # a classifier's base has no name (archived docs)
+        base["name"] = target.model
+    settings: dict[str, Any] = {"base_model": base, "dataset_id": files["train"].id}
+    body: dict[str, Any] = {"settings": settings}
+    _merge(body, receipt.knobs())
+    if "wandb_project" in options:
+        settings["wandb"] = {"project": options["wandb_project"]}
+        if "wandb_entity" in options:
+            settings["wandb"]["entity"] = options["wandb_entity"]
+    return body
+
+
+def self_hosted(receipt: Receipt, files: Files) -> dict[str, Any]:
+    """The body of POST /finetune of cohere-finetune; yes and no are words there."""
+    target, options = receipt.target, receipt.target.options
+    body: dict[str, Any] = {"base_model_name_or_path": target.model, "finetune_strategy": "lora"}
+    if target.adapter == "qlora":
+        body["use_4bit_quantization"] = "true"
+    _merge(body, receipt.knobs())
+    for name in ("parallel_strategy", "validation_batch_size", "eval_percentage"):
+        if name in options:
+            body[name] = options[name]
+    if "gradient_checkpointing" in options:
+        body["gradient_checkpointing"] = _word(options["gradient_checkpointing"])
+    if "rslora" in options:
+        body.setdefault("lora_config", {})["rslora"] = _word(options["rslora"])
+    wandb = {
+        key: options[option]
+        for key, option in (("project", "wandb_project"), ("entity", "wandb_entity"), ("run_id", "wandb_run_id"))
+        if option in options
+    }
+    if wandb:
+        body["wandb_config"] = wandb
+    return body
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _merge(body: dict[str, Any], knobs: dict[str, Any], prefix: str = "") -> None:
+    for key, value in knobs.items():
+        if isinstance(value, dict):
+            _merge(body, value, f"{prefix}{key}.")
+        else:
+            place(body, f"{prefix}{key}", value)
