@@ -35,7 +35,7 @@ _CREDENTIALS = (
 
 
 def _loopback(host: Any) -> bool:
-    if host in ("localhost", "", None, "0.0.0.0", "::"):  # noqa: S104
+    if host in ("localhost", "", None, "0.0.0.0", "::"):
         return True
     try:
         return ipaddress.ip_address(str(host).split("%")[0]).is_loopback
