@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmtune.data.dataset import Dataset
 from llmtune.data.example import (
     Content,
     Example,
@@ -16,9 +17,13 @@ from llmtune.data.example import (
     chat,
 )
 from llmtune.data.findings import Finding
+from llmtune.data.formats import RowFormat, VendorRows, formats, get_format, register
+from llmtune.data.reading import load, read
+from llmtune.data.split import Split, split
 
 __all__ = [
     "Content",
+    "Dataset",
     "Example",
     "Finding",
     "ImagePart",
@@ -27,7 +32,16 @@ __all__ = [
     "Part",
     "Preference",
     "Role",
+    "RowFormat",
+    "Split",
     "TextPart",
     "ToolCall",
+    "VendorRows",
     "chat",
+    "formats",
+    "get_format",
+    "load",
+    "read",
+    "register",
+    "split",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -56,6 +57,36 @@ def error(code: str, message: str, remedy: str) -> Finding:
 def warning(code: str, message: str, remedy: str) -> Finding:
     """A finding that refuses nothing."""
     return Finding(code, "warning", message, remedy)
+
+
+class FindingLog:
+    """Findings, counted all and kept up to `keep` of each code, so that a file of faults stays in bounded memory."""
+
+    def __init__(self, keep: int | None = 1000) -> None:
+        self.keep = keep
+        self.kept: list[Finding] = []
+        self.counts: Counter[str] = Counter()
+        self.errors = 0
+        self.warnings = 0
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding, and keep it while there is room for its code."""
+        self.counts[finding.code] += 1
+        if finding.severity == "error":
+            self.errors += 1
+        else:
+            self.warnings += 1
+        if self.keep is None or self.counts[finding.code] <= self.keep:
+            self.kept.append(finding)
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Add each."""
+        for finding in findings:
+            self.add(finding)
+
+    def in_order(self) -> list[Finding]:
+        """What was kept, by file and line; what concerns whole files comes last."""
+        return sorted(self.kept, key=lambda finding: (finding.line is None, finding.file or "", finding.line or 0))
 
 
 def refuse(findings: Iterable[Finding]) -> InvalidData:
