@@ -49,7 +49,7 @@ def plan(
     capabilities = backend.capabilities(target)
     if dataset is None:
         dataset = read_dataset(job)
-    verdict = judge_data(dataset, capabilities)
+    verdict = judge_data(dataset, capabilities, target)
     receipt = translate(job, target, capabilities, rows=verdict.rows.get("train"))
     lifecycle = judge_lifecycle(capabilities.lifecycle, today or clock.today())
     receipt = receipt.model_copy(
@@ -106,7 +106,7 @@ def read_dataset(job: TuningJob) -> Dataset | InvalidData:
     from llmtune.data.dataset import Dataset
 
     try:
-        return Dataset.from_spec(job.dataset)
+        return Dataset.from_spec(job.dataset, method=job.method)
     except InvalidData as error:
         return error
 
@@ -139,15 +139,16 @@ def alternatives(today: date) -> tuple[str, ...]:
     return tuple(living)
 
 
-def judge_data(dataset: Dataset | InvalidData, capabilities: Capabilities) -> DataVerdict:
-    """What the backend would say of the dataset: its limits, its row format, and the faults of the rows themselves."""
-    limits = capabilities.limits
+def judge_data(dataset: Dataset | InvalidData, capabilities: Capabilities, target: Target) -> DataVerdict:
+    """What the backend would say of the dataset; one that could not be read is answered with its findings."""
     if isinstance(dataset, InvalidData):
         lines = tuple(str(finding) for finding in dataset.findings[:5]) or (dataset.message,)
-        return DataVerdict(errors=max(1, len(dataset.findings)), findings=lines, format=limits.format, checked=False)
-    from llmtune.data.verdict import judge
+        return DataVerdict(
+            errors=max(1, len(dataset.findings)), findings=lines, format=capabilities.limits.format, checked=False
+        )
+    from llmtune.verdict import judge
 
-    return judge(dataset, limits)
+    return judge(dataset, capabilities.limits, target)
 
 
 def estimate_cost(

@@ -33,7 +33,7 @@ def provider_class(kind: str) -> type[Provider]:
         raise UnknownName("provider", kind, provider_names())
     try:
         loaded: type[Provider] = kinds[kind].load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         entry = kinds[kind]
         raise LlmtuneError(
             f"the adapter {kind!r} ({entry.value}) cannot be loaded: {error}",

@@ -62,6 +62,11 @@ def print_plans(
 
     receipts = {name: answer for name, answer in answers.items() if isinstance(answer, Receipt)}
     console.print(f"[bold]{escape(title)}[/]  nothing is sent by a plan\n")
+    common = _common_findings(list(receipts.values()))
+    for line in common:
+        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+    if common:
+        console.print()
     fields = _fields_worth_showing(list(receipts.values()), every_field)
     for chunk in _chunks(list(receipts), max(1, (console.width - 24) // 14)):
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
@@ -74,11 +79,19 @@ def print_plans(
         console.print()
     for name, answer in answers.items():
         if isinstance(answer, Receipt):
-            _print_verdict(console, name, answer, request=request)
+            _print_verdict(console, name, answer, common, request=request)
         else:
             console.print(f"[bold]{escape(name)}[/]  [red]{escape(answer.message)}[/]", soft_wrap=True)
             if answer.hint:
                 console.print(f"  [dim]{escape(answer.hint)}[/]", soft_wrap=True)
+
+
+def _common_findings(receipts: list[Receipt]) -> list[str]:
+    """What every backend says of the dataset, told once."""
+    if not receipts:
+        return []
+    first, *others = receipts
+    return [line for line in first.data.findings if all(line in other.data.findings for other in others)]
 
 
 def _fields_worth_showing(receipts: list[Receipt], every_field: bool) -> list[str]:
@@ -118,7 +131,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 20 else f"{text[:19]}…"
 
 
-def _print_verdict(console: Any, name: str, receipt: Receipt, *, request: bool) -> None:
+def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str], *, request: bool) -> None:
     from rich.markup import escape
 
     def say(label: str, text: str, style: str = "") -> None:
@@ -140,7 +153,7 @@ def _print_verdict(console: Any, name: str, receipt: Receipt, *, request: bool) 
             say("converted", f"{row.field}: {row.rule}", "cyan")
         if row.asked and row.support == "unsupported":
             say("not used", f"{row.field}={row.requested!r}: {row.reason}", "yellow")
-    _print_data(say, receipt)
+    _print_data(say, receipt, common)
     cost = receipt.cost
     dated = f" [{cost.source}, {cost.checked}]" if cost.checked else ""
     say("cost", f"{cost.sentence()}{f' = {cost.formula}' if cost.formula and cost.total else ''}{dated}")
@@ -158,7 +171,7 @@ def _print_verdict(console: Any, name: str, receipt: Receipt, *, request: bool) 
         console.print(escape(orjson.dumps(receipt.request.body, option=orjson.OPT_INDENT_2).decode()), soft_wrap=True)
 
 
-def _print_data(say: Any, receipt: Receipt) -> None:
+def _print_data(say: Any, receipt: Receipt, common: list[str]) -> None:
     data = receipt.data
     if data.checked:
         rows = ", ".join(f"{count:,} {role}" for role, count in data.rows.items())
@@ -167,7 +180,7 @@ def _print_data(say: Any, receipt: Receipt) -> None:
         say("data", f"{rows} rows{tokens}, sent as {data.format}")
     if data.errors or data.warnings:
         say("", f"{data.errors} errors, {data.warnings} warnings (llmtune data check shows all)", "yellow")
-    for line in data.findings[:3]:
+    for line in [line for line in data.findings if line not in common][:3]:
         say("", line, "red" if data.errors else "yellow")
     for line in data.lossy[:3]:
         say("lossy", line, "yellow")

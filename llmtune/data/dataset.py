@@ -59,6 +59,19 @@ class Dataset:
         first = self.train[0] if self.train else Example()
         return "preference" if first.preference is not None else "text" if first.text is not None else "chat"
 
+    @cached_property
+    def estimated_tokens(self) -> dict[str, int]:
+        """Tokens by part, and of the longest row, by the rule of `llmtune.data.tokens` (an estimate)."""
+        from llmtune.data.tokens import Counter as TokenCounter
+
+        count = TokenCounter().row
+        totals = {"longest": 0}
+        for part, rows in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            sizes = [count(row).total for row in rows]
+            totals[part] = sum(sizes)
+            totals["longest"] = max([totals["longest"], *sizes])
+        return totals
+
     @classmethod
     def from_spec(cls, spec: DatasetSpec, base: Path | None = None, *, method: str | None = None) -> Dataset:
         """Read, check and split what a spec names; relative paths are read from `base` (the working folder).
