@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from llmtune.data.example import Example
@@ -135,6 +134,8 @@ def register(rows: VendorRows) -> None:
 @cache
 def vendors() -> Mapping[str, VendorRows]:
     """Every vendor's rows by provider name: from entry points, and what was registered by hand."""
+    from importlib.metadata import entry_points  # not at the top: it costs 25 ms
+
     found: dict[str, VendorRows] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         rows = point.load()
