@@ -1,0 +1,240 @@
+"""Whether two systems can be told apart, in the words "better", "worse" and "not separable".
+
+Systems that answered the same rows are compared in pairs: a bootstrap of the difference and, where each row is simply
+right or wrong, McNemar's exact test as well. "better" and "worse" need both to agree. Systems that answered different
+rows are compared by their intervals alone, which needs a larger difference to say the same.
+
+Sources: McNemar 1947 (Psychometrika 12:153), exact by the binomial distribution; Newcombe 1998 (Stat. Med. 17:873),
+method 10, for two independent proportions; Zou and Donner 2008 (Stat. Med. 27:1693) for any two intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmtune.errors import InvalidData
+from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval, bootstrap, mean_of, wilson
+from llmtune.metrics.points import Better, Number
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmtune.metrics.intervals import Statistic
+
+Verdict = Literal["better", "worse", "not separable"]
+
+
+class Comparison(BaseModel):
+    """Two systems judged by one metric. The verdict is about the second, `name_b`, relative to the first, `name_a`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    metric: str
+    name_a: str
+    name_b: str
+    a: Number
+    b: Number
+    difference: Number
+    """b - a, in the metric's own unit."""
+
+    interval: Interval
+    """Of the difference; its method says whether rows were paired."""
+
+    p_value: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Two-sided, of the exact McNemar test; None where rows are not simply right or wrong."""
+
+    discordant: tuple[int, int] | None = None
+    """Rows that only a has right, and rows that only b has right."""
+
+    rows: int
+    better: Better = "higher"
+    """Which direction is good."""
+
+    verdict: Verdict
+
+    @property
+    def separable(self) -> bool:
+        """Whether the data can tell the two apart."""
+        return self.verdict != "not separable"
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided p-value of McNemar's exact test: rows that only a has right against rows that only b has right.
+
+    The smaller count under Binomial(only_a + only_b, 1/2), doubled, at most 1; 1 when there is no such row.
+    """
+    if only_a < 0 or only_b < 0:
+        raise InvalidData("counts of discordant rows cannot be negative")
+    rows = only_a + only_b
+    term = total = 1
+    for count in range(1, min(only_a, only_b) + 1):
+        term = term * (rows - count + 1) // count
+        total += term
+    return min(1.0, 2 * total / (1 << rows))
+
+
+def paired_bootstrap(
+    statistic_a: Statistic,
+    statistic_b: Statistic,
+    rows: int,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """BCa interval of b - a; each resample draws the same rows for both, so what is hard for both cancels out."""
+
+    def difference(indices: NDArray[np.intp]) -> NDArray[np.float64]:
+        return statistic_b(indices) - statistic_a(indices)
+
+    return bootstrap(difference, rows, level=level, resamples=resamples, seed=seed)
+
+
+def compare_means(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    metric: str,
+    name_a: str = "base",
+    name_b: str = "tuned",
+    better: Better = "higher",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two systems by one value a row (right or wrong, an overlap score); row i of both is the same question.
+
+    Raises:
+        InvalidData: no rows, or unequal numbers of rows.
+    """
+    _check_pairs(len(a), len(b))
+    binary = all(value in (0.0, 1.0) for value in (*a, *b))
+    return compare_statistics(
+        mean_of(a),
+        mean_of(b),
+        len(a),
+        metric=metric,
+        name_a=name_a,
+        name_b=name_b,
+        better=better,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+        right=(a, b) if binary else None,
+    )
+
+
+def compare_statistics(
+    statistic_a: Statistic,
+    statistic_b: Statistic,
+    rows: int,
+    *,
+    metric: str,
+    name_a: str = "base",
+    name_b: str = "tuned",
+    better: Better = "higher",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    right: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Comparison:
+    """Compare two systems by any statistic over the same rows.
+
+    `right` are the rows' 0/1 scores of a and b, where there are such: McNemar's exact test must then agree.
+    """
+    import numpy as np
+
+    everything = np.arange(rows)[None, :]
+    value_a, value_b = float(statistic_a(everything)[0]), float(statistic_b(everything)[0])
+    interval = paired_bootstrap(statistic_a, statistic_b, rows, level=level, resamples=resamples, seed=seed)
+    p_value, discordant = None, None
+    if right is not None:
+        only_a = sum(one > other for one, other in zip(*right, strict=True))
+        only_b = sum(one < other for one, other in zip(*right, strict=True))
+        p_value, discordant = mcnemar(only_a, only_b), (only_a, only_b)
+        if interval.low == interval.high:  # every row moved alike: as many rows still leave this much open
+            open_by = wilson(0, rows, level).high
+            interval = Interval(
+                low=max(-1.0, interval.low - open_by),
+                high=min(1.0, interval.high + open_by),
+                level=level,
+                method="Wilson (all rows agree)",
+            )
+    return Comparison(
+        metric=metric,
+        name_a=name_a,
+        name_b=name_b,
+        a=value_a,
+        b=value_b,
+        difference=value_b - value_a,
+        interval=interval,
+        p_value=p_value,
+        discordant=discordant,
+        rows=rows,
+        better=better,
+        verdict=_verdict(interval, p_value, better, rows),
+    )
+
+
+def compare_unpaired(
+    a: float,
+    interval_a: Interval,
+    b: float,
+    interval_b: Interval,
+    *,
+    rows: int,
+    metric: str,
+    name_a: str = "base",
+    name_b: str = "tuned",
+    better: Better = "higher",
+) -> Comparison:
+    """Compare two systems that answered different rows, from their values and intervals alone.
+
+    Both intervals must be at one level. `rows` is the smaller number of rows.
+    """
+    if interval_a.level != interval_b.level:
+        raise InvalidData(f"intervals of level {interval_a.level:g} and {interval_b.level:g} cannot be compared")
+    difference = b - a
+    interval = Interval(
+        low=difference - math.hypot(b - interval_b.low, interval_a.high - a),
+        high=difference + math.hypot(interval_b.high - b, a - interval_a.low),
+        level=interval_a.level,
+        method="unpaired (from both intervals)",
+    )
+    return Comparison(
+        metric=metric,
+        name_a=name_a,
+        name_b=name_b,
+        a=a,
+        b=b,
+        difference=difference,
+        interval=interval,
+        rows=rows,
+        better=better,
+        verdict=_verdict(interval, None, better, rows),
+    )
+
+
+def _verdict(interval: Interval, p_value: float | None, better: Better, rows: int) -> Verdict:
+    certain = interval.low > 0 or interval.high < 0
+    if p_value is not None:
+        certain = certain and p_value <= 1 - interval.level
+    elif interval.low == interval.high:
+        # No spread at all: the same shift in every row. A sign test with that many rows must support it.
+        certain = certain and mcnemar(0, rows) <= 1 - interval.level
+    if not certain:
+        return "not separable"
+    up = interval.low > 0
+    return "better" if up == (better == "higher") else "worse"
+
+
+def _check_pairs(rows_a: int, rows_b: int) -> None:
+    if rows_a != rows_b:
+        raise InvalidData(f"a paired comparison needs the same rows on both sides, not {rows_a} and {rows_b}")
+    if rows_a < 1:
+        raise InvalidData("a comparison needs at least one row")
