@@ -48,12 +48,11 @@ def packed_attention(
         if extras.get(name) is not None:
             raise CannotPack(f"attention uses {name}")
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
+    native = groups > 1 and query.device.type != "mps"
+    if groups > 1 and not native:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
-    rows = zip(
-        query.split(row_lengths, dim=2), key.split(row_lengths, dim=2), value.split(row_lengths, dim=2), strict=True
-    )
+    rows = zip(*(torch.split(tensor, row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = [
         functional.scaled_dot_product_attention(
             q,
@@ -63,6 +62,7 @@ def packed_attention(
             dropout_p=dropout,
             is_causal=sliding_window is None or q.shape[2] <= sliding_window,
             scale=scaling,
+            enable_gqa=native,
         )
         for q, k, v in rows
     ]

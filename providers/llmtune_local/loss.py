@@ -113,7 +113,9 @@ def linear_cross_entropy(
     `hidden` [positions, width], `weight` [vocabulary, width], `targets` [positions] token ids, `weights` [positions]
     of the loss, `completion` [positions] bool.
     """
-    total, nll, correct = _LinearCrossEntropy.apply(hidden, weight, bias, targets, weights, smoothing)
+    total, nll, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, weights, smoothing
+    )
     return _sums(total, nll, correct, completion)
 
 
@@ -129,6 +131,4 @@ def logits_cross_entropy(
 
 
 def _sums(objective: Tensor, nll: Tensor, correct: Tensor, completion: Tensor) -> LossSums:
-    return LossSums(
-        objective, (nll * completion).sum(), (correct & completion).sum(), int(completion.sum().item())
-    )
+    return LossSums(objective, (nll * completion).sum(), (correct & completion).sum(), int(completion.sum().item()))

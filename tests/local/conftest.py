@@ -199,3 +199,59 @@ def new_tokenizer() -> Callable[..., Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+def build_model(family_name: str, seed: int = 0, **settings: Any) -> Any:
+    """A random-weight model of a family's shape: two layers, 32 wide."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.3,
+    }
+    if family_name == "gpt2":
+        shape |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+            del shape[name]
+        shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if family_name in ("gemma2", "qwen3"):
+        shape["head_dim"] = 8
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family_name, **(shape | settings))
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="session")
+def random_model() -> Callable[..., Any]:
+    return build_model
+
+
+@pytest.fixture(scope="session")
+def lora_model() -> Callable[..., Any]:
+    """A random model with a LoRA adapter whose both halves are random, so that every gradient is alive."""
+
+    def build(family_name: str, **settings: Any) -> Any:
+        import peft
+        import torch
+
+        base = build_model(family_name, **settings).requires_grad_(False)
+        model = peft.get_peft_model(
+            base, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+        return model
+
+    return build

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from llmtune.data import Example, ImagePart, Message, Preference, TextPart, ToolCall, chat
 from llmtune.data.rendering import RenderedRow, Renderer, render_prompt
 from llmtune.errors import InvalidData

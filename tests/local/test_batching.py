@@ -1,0 +1,252 @@
+"""One step gives one gradient, however its rows are put together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmtune_local import attention, batching, loss
+from llmtune_local.batching import MicroBatch, make_step
+from llmtune_local.network import Network
+from llmtune_local.rows import TokenRow
+
+VOCABULARY = 97
+#: float32: the same sums in another order.
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "phi3", "gpt_neox"]
+PACKED = {"llama", "qwen2", "qwen3", "mistral", "gpt2", "phi3", "gpt_neox"}
+
+
+def make_row(length: int, seed: int, completion: tuple[int, int] | None = None) -> TokenRow:
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(length, dtype=np.bool_)
+    first, last = completion or (max(1, length // 2), length)
+    mask[first:last] = True
+    return TokenRow(generator.integers(0, VOCABULARY, length).astype(np.int32), mask)
+
+
+ROWS = [make_row(length, seed) for seed, length in enumerate((5, 17, 2, 9, 30, 9, 3))]
+
+
+def gradients(network: Network, batches: list[MicroBatch], weight: float, smoothing: float = 0.0) -> dict[str, Any]:
+    network.model.zero_grad(set_to_none=True)
+    total = 0.0
+    for batch in batches:
+        sums = network.losses(batch, smoothing=smoothing)
+        (sums.objective / weight).backward()
+        total += sums.objective.item()
+    found = {
+        name: parameter.grad.clone()
+        for name, parameter in network.model.named_parameters()
+        if parameter.grad is not None
+    }
+    return {"loss": torch.tensor(total / weight), **found}
+
+
+def reference(network: Network, rows: list[TokenRow], prompt_weight: float) -> dict[str, Any]:
+    """Row by row through the plain model, full logits, torch's own cross-entropy."""
+    network.model.zero_grad(set_to_none=True)
+    total, weights = torch.zeros(()), 0.0
+    with network.unpacked():
+        for row in rows:
+            ids = torch.from_numpy(row.ids.astype(np.int64)).unsqueeze(0)
+            logits = network.causal(input_ids=ids).logits[0, :-1]
+            nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            weight = torch.where(torch.from_numpy(row.completion[1:]), 1.0, prompt_weight)
+            total = total + (nll * weight).sum()
+            weights += float(weight.sum())
+    (total / weights).backward()
+    found = {
+        name: parameter.grad.clone()
+        for name, parameter in network.model.named_parameters()
+        if parameter.grad is not None
+    }
+    return {"loss": (total / weights).detach(), **found}
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    assert len(one) > 2
+    for name, gradient in one.items():
+        torch.testing.assert_close(gradient, other[name], **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_padded_and_one_by_one_give_the_same_gradient(
+    family: str, prompt_weight: float, lora_model: Callable[..., Any]
+) -> None:
+    network = Network(lora_model(family), device="cpu", dtype=torch.float32)
+    assert network.packed == (family in PACKED)
+    expected = reference(network, ROWS, prompt_weight)
+    for packed in (True, False):
+        way = Network(network.model, device="cpu", dtype=torch.float32, pack=packed)
+        if packed and not way.packed:
+            continue
+        for budget, count in ((10_000, None), (24, None), (1, None), (24, 1), (24, 3)):
+            step = make_step(
+                ROWS, prompt_weight=prompt_weight, packed=way.packed, token_budget=budget, micro_batches=count
+            )
+            assert sum(len(batch.targets) for batch in step.batches) == sum(
+                int(row.completion[1:].sum()) if prompt_weight == 0 else len(row.ids) - 1 for row in ROWS
+            )
+            assert_same(gradients(way, step.batches, step.weight), expected)
+
+
+def test_full_tuning_and_the_head_get_the_same_gradient(random_model: Callable[..., Any]) -> None:
+    for tied in (True, False):
+        model = random_model("llama", tie_word_embeddings=tied).requires_grad_(True)
+        network = Network(model, device="cpu", dtype=torch.float32)
+        step = make_step(ROWS, prompt_weight=0.3, packed=True, token_budget=40)
+        assert_same(gradients(network, step.batches, step.weight), reference(network, ROWS, 0.3))
+
+
+def test_a_model_whose_head_is_more_than_linear_uses_its_own(lora_model: Callable[..., Any]) -> None:
+    network = Network(lora_model("gemma2"), device="cpu", dtype=torch.float32)
+    assert not network.linear_head  # it caps its logits
+    assert "the model's own head" in " ".join(network.features)
+
+
+def test_the_window_of_sliding_attention_holds_in_packed_rows(lora_model: Callable[..., Any]) -> None:
+    narrow = Network(lora_model("mistral", sliding_window=4), device="cpu", dtype=torch.float32)
+    assert narrow.packed
+    step = make_step(ROWS, prompt_weight=0.2, packed=True, token_budget=64)
+    expected = reference(narrow, ROWS, 0.2)
+    assert_same(gradients(narrow, step.batches, step.weight), expected)
+    wide = Network(lora_model("mistral"), device="cpu", dtype=torch.float32)
+    assert not torch.allclose(reference(wide, ROWS, 0.2)["loss"], expected["loss"], rtol=1e-4)
+
+
+def test_a_model_that_mixes_rows_is_not_packed(lora_model: Callable[..., Any], monkeypatch: Any) -> None:
+    """An attention that forgets the borders is found out when the model is loaded."""
+
+    def leaky(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return out.transpose(1, 2).contiguous(), None
+
+    monkeypatch.setattr(attention, "packed_attention", leaky)
+    assert not Network(lora_model("llama"), device="cpu", dtype=torch.float32).packed
+    monkeypatch.undo()
+    assert Network(lora_model("llama"), device="cpu", dtype=torch.float32).packed
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.DataObject) -> None:
+    family = data.draw(st.sampled_from(["llama", "qwen3"]))
+    rows = []
+    for seed in range(data.draw(st.integers(1, 6))):
+        length = data.draw(st.integers(2, 40))
+        first = data.draw(st.integers(1, length - 1))
+        rows.append(make_row(length, seed, (first, data.draw(st.integers(first + 1, length)))))
+    weight = data.draw(st.sampled_from([0.0, 0.01, 0.5, 1.0]))
+    network = Network(lora_model(family), device="cpu", dtype=torch.float32)
+    packed = data.draw(st.booleans())
+    way = Network(network.model, device="cpu", dtype=torch.float32, pack=packed)
+    step = make_step(
+        rows,
+        prompt_weight=weight,
+        packed=packed,
+        token_budget=data.draw(st.integers(1, 120)),
+        micro_batches=data.draw(st.none() | st.integers(1, 8)),
+    )
+    assert_same(gradients(way, step.batches, step.weight), reference(network, rows, weight))
+
+
+def test_label_smoothing_is_torchs(lora_model: Callable[..., Any]) -> None:
+    network = Network(lora_model("llama"), device="cpu", dtype=torch.float32)
+    step = make_step(ROWS, prompt_weight=0.0, packed=True, token_budget=1000)
+    (batch,) = step.batches
+    ours = gradients(network, step.batches, step.weight, smoothing=0.2)
+    network.model.zero_grad(set_to_none=True)
+    hidden = network._hidden(batch).flatten(0, 1)[batch.select]
+    logits = network.causal.get_output_embeddings()(hidden)
+    plain = torch.nn.functional.cross_entropy(logits, batch.targets, label_smoothing=0.2, reduction="sum")
+    (plain / step.weight).backward()
+    torch.testing.assert_close(ours["loss"], (plain / step.weight).detach(), **TOLERANCE)
+    for name, parameter in network.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(ours[name], parameter.grad, **TOLERANCE)
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 1 << 20])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(loss, "_CHUNK_ROWS", 3)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(20, 8, generator=generator, dtype=torch.float64).float().requires_grad_(True)
+    weight = torch.randn(11, 8, generator=generator).requires_grad_(True)
+    bias = torch.randn(11, generator=generator).requires_grad_(True)
+    targets = torch.randint(0, 11, (20,), generator=generator)
+    weights = torch.rand(20, generator=generator)
+    completion = weights > 0.5
+    sums = loss.linear_cross_entropy(hidden, weight, bias, targets, weights, completion, smoothing=smoothing)
+    (2.0 * sums.objective).backward()
+    found = [hidden.grad, weight.grad, bias.grad]
+    for tensor in (hidden, weight, bias):
+        tensor.grad = None
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    plain = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (2.0 * (each * weights).sum()).backward()
+    torch.testing.assert_close(sums.objective, (each * weights).sum())
+    torch.testing.assert_close(sums.nll, plain[completion].sum())
+    assert sums.tokens == int(completion.sum())
+    assert int(sums.correct) == int((logits.argmax(1) == targets)[completion].sum())
+    for ours, tensor in zip(found, (hidden, weight, bias), strict=True):
+        torch.testing.assert_close(ours, tensor.grad)
+    again = loss.logits_cross_entropy(logits, targets, weights, completion, smoothing=smoothing)
+    torch.testing.assert_close(again.objective, sums.objective)
+    assert int(again.correct) == int(sums.correct)
+
+
+def test_an_epoch_takes_every_row_once_and_a_step_is_known_by_its_number() -> None:
+    rows, batch_size, seed = 23, 4, 7
+    per_epoch = batching.steps_per_epoch(rows, batch_size)
+    assert per_epoch == 6
+    epochs = [
+        [
+            row
+            for within in range(per_epoch)
+            for row in batching.rows_of_step(rows, batch_size, seed, e * per_epoch + within)
+        ]
+        for e in range(3)
+    ]
+    assert all(sorted(epoch) == list(range(rows)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert batching.order(rows, seed, 0) != batching.order(rows, seed + 1, 0)
+    assert len(batching.rows_of_step(rows, batch_size, seed, per_epoch - 1)) == 3
+
+
+def test_budget_bounds_the_micro_batches() -> None:
+    step = make_step(ROWS, prompt_weight=0.5, packed=True, token_budget=32)
+    assert all(batch.ids.shape[1] <= 32 for batch in step.batches)
+    assert len(step.batches) < len(ROWS)
+    padded = make_step(ROWS, prompt_weight=0.5, packed=False, token_budget=32)
+    assert all(batch.ids.numel() <= 32 for batch in padded.batches)
+    assert step.tokens == padded.tokens == sum(len(row.ids) for row in ROWS)
+    assert step.weight == pytest.approx(padded.weight)
+    assert len(make_step(ROWS, prompt_weight=0, packed=True, token_budget=1, micro_batches=3).batches) == 3
+
+
+def test_what_follows_the_last_trained_token_is_not_computed() -> None:
+    row = make_row(50, 0, (10, 20))
+    step = make_step([row], prompt_weight=0.0, packed=True, token_budget=100)
+    assert step.batches[0].ids.shape == (1, 19)
+    assert make_step([row], prompt_weight=0.1, packed=True, token_budget=100).batches[0].ids.shape == (1, 49)
+
+
+def test_deep_copies_do_not_share_attention(lora_model: Callable[..., Any]) -> None:
+    model = lora_model("llama")
+    network = Network(model, device="cpu", dtype=torch.float32)
+    with network.unpacked():
+        assert copy.deepcopy(network.causal.config)._attn_implementation == network.native
+    assert network.causal.config._attn_implementation == attention.NAME
