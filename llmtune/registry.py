@@ -71,4 +71,4 @@ def check_options(provider: Provider, given: Mapping[str, Any]) -> dict[str, Any
         fault.message = f"provider_options.{provider.name}: {fault.message}"
         fault.args = (fault.message,)
         raise fault from None
-    return options.model_dump(mode="json", exclude_none=True)
+    return options.model_dump(mode="json", exclude_unset=True)
