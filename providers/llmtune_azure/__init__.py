@@ -1,0 +1,7 @@
+"""Azure OpenAI: OpenAI's wire on the v1 endpoint, and deployments through Azure's control plane."""
+
+from __future__ import annotations
+
+from llmtune_azure.adapter import AzureProvider
+
+__all__ = ["AzureProvider"]

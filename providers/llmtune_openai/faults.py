@@ -1,0 +1,118 @@
+"""The service's refusals as llmtune's errors: pure functions over status, body and headers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from llmtune.errors import LlmtuneError, MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
+
+#: The organisation, or everybody, may not tune this model (any more).
+CLOSED = frozenset({"training_not_available", "model_not_available"})
+
+#: A limit of the account that waiting seconds does not lift.
+EXHAUSTED = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "quota_exceeded",
+        "quotaexceeded",
+        "daily_rate_limit_exceeded",
+        "max_active_jobs_exceeded",
+        "toomanyactivejobs",
+    }
+)
+
+
+def body_of(payload: Any) -> dict[str, Any]:
+    """The error inside an answer: `{"error": {...}}`, the inner object, problem+json, or text."""
+    if isinstance(payload, Mapping):
+        inner = payload.get("error", payload)
+        if isinstance(inner, Mapping):
+            return dict(inner)
+        return {"message": str(inner)}
+    return {"message": str(payload)} if payload else {}
+
+
+def wait_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the service asks us to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = lowered.get(name)
+        if value is None:
+            continue
+        try:
+            return max(0.0, float(value) * scale)
+        except ValueError:
+            pass
+        try:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        except (TypeError, ValueError):
+            continue
+    return None
+
+
+def refusal(
+    status: int,
+    payload: Any,
+    headers: Mapping[str, str],
+    *,
+    title: str,
+    name: str,
+    key_env: str,
+    alternatives: Callable[[], Sequence[str]] = tuple,
+) -> LlmtuneError:
+    """The error for an answer that is a refusal.
+
+    Args:
+        status: the HTTP status.
+        payload: its body, parsed where it was JSON.
+        headers: its headers.
+        title: the service's name for people.
+        name: the configured instance.
+        key_env: where the key was looked for.
+        alternatives: names the backends that still take jobs; asked only when the service is closed.
+    """
+    body = body_of(payload)
+    words = str(body.get("message") or f"status {status} without a word")
+    code = str(body["code"]) if body.get("code") else None
+    param = f" (field {body['param']})" if body.get("param") else ""
+    raw = str(payload)[:2000]
+    if code in CLOSED:
+        living = [other for other in alternatives() if other != name]
+        hint = "check the model's id"
+        if living:
+            hint += (
+                f", or tune elsewhere: {', '.join(living)} take jobs (llmtune plan JOB --provider {','.join(living)})"
+            )
+        return ProviderClosed(
+            f"{title} does not let this organisation tune this model: {words}",
+            provider=name,
+            alternatives=living,
+            hint=hint,
+        )
+    if (code or "").lower() in EXHAUSTED or (status == 429 and "maximum" in words and "active" in words):
+        return QuotaExceeded(f"{title}: {words}", hint="wait until running jobs have ended, or raise the limit there")
+    if status == 429:
+        return TransientError(
+            f"{title} asks us to slow down: {words}",
+            retry_after=wait_of(headers),
+            sent=False,
+            code=code,
+            status=status,
+            raw=raw,
+        )
+    if status == 401:
+        return MissingCredentials(f"{title} does not accept the credentials in {key_env}: {words}")
+    if status in (408, 409) or status >= 500:
+        return TransientError(
+            f"{title} could not answer ({status}): {words}",
+            retry_after=wait_of(headers),
+            code=code,
+            status=status,
+            raw=raw,
+        )
+    return VendorError(f"{title} refused ({status}): {words}{param}", code=code, status=status, raw=raw)

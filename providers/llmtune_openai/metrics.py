@@ -1,0 +1,129 @@
+"""One series by step out of the three places where OpenAI tells metrics: events, checkpoints and the result file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmtune.metrics.points import MetricPoint, merge
+
+#: The vendor's names in all their spellings -> ours. `valid_*` is one small batch at that step; `full_valid_*` is
+#: the whole validation file, once an epoch.
+SERIES = {
+    "train_loss": "train/loss",
+    "training_loss": "train/loss",
+    "train_accuracy": "train/token_accuracy",
+    "train_mean_token_accuracy": "train/token_accuracy",
+    "valid_loss": "validation/loss",
+    "valid_mean_token_accuracy": "validation/token_accuracy",
+    "validation_mean_token_accuracy": "validation/token_accuracy",
+    "full_valid_loss": "validation/full_loss",
+    "full_valid_mean_token_accuracy": "validation/full_token_accuracy",
+}
+
+VALIDATION_SERIES = tuple(dict.fromkeys(name for name in SERIES.values() if name.startswith("validation/")))
+
+#: What stands beside the numbers and is none of them.
+_NOT_METRICS = frozenset({"step", "total_steps", "type", "step_number"})
+
+_LINE = re.compile(r"^Step (?P<step>\d+)(?:/\d+)?: (?P<losses>.*loss=.*)$")
+_LOSS = re.compile(r"(?P<name>training loss|full validation loss|validation loss)=(?P<value>[0-9.eE+-]+)")
+_SPOKEN = {
+    "training loss": "train_loss",
+    "validation loss": "valid_loss",
+    "full validation loss": "full_valid_loss",
+}
+
+
+def from_events(events: Iterable[Mapping[str, Any]]) -> list[MetricPoint]:
+    """Points out of events: from their data, or from the sentence where an old event has no data."""
+    points: list[MetricPoint] = []
+    for event in events:
+        data = event.get("data")
+        time = float(event["created_at"]) if event.get("created_at") else None
+        if isinstance(data, Mapping) and "step" in data:
+            points += _points(data["step"], data, "vendor_api", time)
+        elif found := _LINE.match(str(event.get("message") or "")):
+            spoken = {_SPOKEN[match["name"]]: match["value"] for match in _LOSS.finditer(found["losses"])}
+            points += _points(found["step"], spoken, "vendor_api", time)
+    return points
+
+
+def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]]) -> list[MetricPoint]:
+    """Points out of checkpoints; some services tell metrics nowhere else."""
+    points: list[MetricPoint] = []
+    for checkpoint in checkpoints:
+        told = checkpoint.get("metrics")
+        if isinstance(told, Mapping):
+            step = checkpoint.get("step_number", told.get("step"))
+            created = checkpoint.get("created_at")
+            points += _points(step, told, "vendor_api", float(created) if created else None)
+    return points
+
+
+def from_result_file(content: bytes) -> tuple[list[MetricPoint], str | None]:
+    """Points out of a result file, and what is wrong with it if nothing can be read.
+
+    The file is CSV, plain (old jobs, Azure) or as base64 text (OpenAI now).
+    """
+    text = decoded(content)
+    if text is None:
+        return [], "neither CSV nor CSV in base64, so its metrics are left out"
+    points: list[MetricPoint] = []
+    for row in csv.DictReader(io.StringIO(text)):
+        points += _points(row.get("step"), row, "vendor_file", None)
+    return points, None
+
+
+def decoded(content: bytes) -> str | None:
+    """The text of a result file, or None when it is none."""
+    plain = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if plain.startswith(b"step,"):
+        return plain.decode("utf-8", "replace")
+    try:
+        inner = base64.b64decode(b"".join(plain.split()), validate=True).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except (binascii.Error, ValueError):
+        return None
+    return inner.decode("utf-8", "replace") if inner.startswith(b"step,") else None
+
+
+def merged(points: Iterable[MetricPoint]) -> tuple[MetricPoint, ...]:
+    """One point per series and step, by step: of two readings the better source's (files are exact, events rounded)."""
+    kept = [point for series in merge(points).values() for point in series.points]
+    return tuple(sorted(kept, key=lambda point: point.step))
+
+
+def _points(step: Any, told: Mapping[Any, Any], source: Any, time: float | None) -> list[MetricPoint]:
+    at = _number(step)
+    if at is None or not math.isfinite(at) or at < 0:
+        return []
+    points = []
+    for name, value in told.items():
+        number = _number(value)
+        if name is None or name in _NOT_METRICS or number is None:
+            continue
+        raw = str(name)
+        points.append(
+            MetricPoint(step=int(at), series=series_of(raw), value=number, time=time, source=source, raw_name=raw)
+        )
+    return points
+
+
+def series_of(raw: str) -> str:
+    """Our name of a metric; one that has none keeps the vendor's, beside the training or the validation series."""
+    return SERIES.get(raw) or f"{'validation' if raw.startswith(('valid', 'full_valid')) else 'train'}/{raw}"
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

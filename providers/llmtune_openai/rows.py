@@ -1,0 +1,235 @@
+"""The row formats of OpenAI's fine-tuning, and what it and Azure demand of a dataset.
+
+Sources, with the date on which they were read: the row schemas of openai-openapi (revision of 2025-05-20; later ones
+no longer hold them), the guides "Supervised fine-tuning", "Direct preference optimization" and "Fine-tuning best
+practices" (copies, 2026-11), and Microsoft's fine-tuning how-to and quotas (2026-02 and 2026-10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmtune.data import features as f
+from llmtune.data.chatrows import answered, write_messages
+from llmtune.data.example import Example, Message
+from llmtune.data.findings import Finding, error, warning
+from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.preference import cannot_prefer
+
+GUIDE = "OpenAI, Supervised fine-tuning guide, 2026-11"
+PRACTICE = "OpenAI, Fine-tuning best practices, 2026-11"
+AZURE = "Microsoft, Customize a model with fine-tuning, 2026-10"
+
+MIN_ROWS = 10
+#: Longest row in tokens of the models still listed; what is longer is cut at its end.
+MAX_TOKENS = 65_536
+MAX_TOKENS_OLD = 16_385
+MAX_IMAGES = 10
+MAX_IMAGES_AZURE = 64
+MAX_IMAGE_BYTES = 10_000_000
+#: A file of one request; larger ones go up in parts, to 8 GB.
+MAX_BYTES = 8 * 1024**3
+MAX_BYTES_AZURE = 512 * 1024**2
+
+_ROW_KEYS = ("parallel_tool_calls",)
+_CARRIES = f.BASIC | f.TOOLS | f.IMAGES | f.WEIGHT_ZERO | f.NAMES | f.PARTS | f.TOOL_IDS | f.LATE_SYSTEM
+
+
+def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Chat messages with the keys the schema knows: a weight on assistant turns only, no other names of roles."""
+    kept = [
+        message
+        if message.raw_role is None and not message.extra and (message.weight is None or message.role == "assistant")
+        else message.replace(raw_role=None, extra=None, weight=message.weight if message.role == "assistant" else None)
+        for message in messages
+    ]
+    return write_messages(kept)
+
+
+def _beside(row: dict[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    for key in _ROW_KEYS:
+        if extra and key in extra:
+            row[key] = extra[key]
+    return row
+
+
+def _known_extra(example: Example) -> Example:
+    """The example without the extra keys that this format does carry, so that they count as no loss."""
+    if not example.extra or not any(key in example.extra for key in _ROW_KEYS):
+        return example
+    return example.replace(extra={key: value for key, value in example.extra.items() if key not in _ROW_KEYS} or None)
+
+
+class OpenAIRows(RowFormat):
+    """Chat rows with the keys OpenAI's schema knows and no others."""
+
+    name = "openai"
+    title = '{"messages": [...], "tools": [...], "parallel_tool_calls": ...}'
+    carries = _CARRIES
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are told by the general chat format
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        from llmtune.data.chatrows import CHAT
+
+        return CHAT.read(row, line, faults)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        row: dict[str, Any] = {"messages": _turns(answered(example))}
+        if example.tools:
+            row["tools"] = list(example.tools)
+        return _beside(row, example.extra)
+
+    def problems(self, example: Example) -> list[Finding]:
+        return super().problems(_known_extra(example))
+
+
+class OpenAIPreferenceRows(RowFormat):
+    """Preference rows: one prompt, exactly one preferred and one rejected answer, text only."""
+
+    name = "openai_preference"
+    title = '{"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}'
+    carries = (_CARRIES | f.PREFERENCE) & ~f.IMAGES
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        from llmtune.data.preference import FORMATS
+
+        example = FORMATS[0].read(row, line, faults)
+        beside = (example.extra or {}).get("input")
+        if isinstance(beside, dict):  # the keys of `input` stand on the example itself, as in chat rows
+            extra = {key: value for key, value in (example.extra or {}).items() if key != "input"}
+            example = example.replace(extra={**extra, **beside})
+        return example
+
+    def write(self, example: Example) -> dict[str, Any]:
+        given: dict[str, Any] = {"messages": _turns(example.messages)}
+        if example.tools:
+            given["tools"] = list(example.tools)
+        beside = (example.extra or {}).get("input")
+        _beside(given, beside if isinstance(beside, dict) else example.extra)
+        answers = example.preference.preferred, example.preference.rejected
+        return (
+            {
+                "input": given,
+                "preferred_output": _turns(answers[0]),
+                "non_preferred_output": _turns(answers[1]),
+            }
+            if example.preference is not None
+            else {"input": given}
+        )
+
+    def problems(self, example: Example) -> list[Finding]:
+        beside = (example.extra or {}).get("input")
+        if isinstance(beside, dict) and all(key in _ROW_KEYS for key in beside):
+            example = example.replace(extra={k: v for k, v in (example.extra or {}).items() if k != "input"} or None)
+        found = super().problems(_known_extra(example))
+        if example.preference is None:
+            found.insert(0, cannot_prefer(self.name))
+        return found
+
+
+def _image_rules(example: Example, most: int) -> Iterable[Finding]:
+    count = 0
+    for index, message in enumerate(example.messages):
+        for image in message.images:
+            count += 1
+            if message.role != "user":
+                yield error(
+                    "vendor-image", f"messages[{index}]: images stand in user turns only ({GUIDE})", "move the image"
+                )
+            if not image.url.startswith(("http://", "https://", "data:image/")):
+                yield error(
+                    "vendor-image",
+                    f"messages[{index}]: {image.url[:60]!r} is neither an http address nor a data URL ({GUIDE})",
+                    "upload it, or write it as data:image/png;base64,...",
+                )
+            elif image.url.startswith("data:") and len(image.url) * 3 // 4 > MAX_IMAGE_BYTES:
+                yield error("vendor-image", f"messages[{index}]: the image is above 10 MB ({GUIDE})", "make it smaller")
+    if count > most:
+        yield error("vendor-image", f"{count} images in the row; {most} are allowed ({GUIDE})", "cut the row")
+
+
+def _answer_rules(example: Example, method: str) -> Iterable[Finding]:
+    if example.preference is None:
+        return
+    for name, turns in (
+        ("preferred_output", example.preference.preferred),
+        ("non_preferred_output", example.preference.rejected),
+    ):
+        if len(turns) != 1:
+            yield error("vendor-preference", f"{name} holds {len(turns)} messages; exactly one is allowed", "keep one")
+
+
+def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """What OpenAI demands of a row beyond its schema (guides of 2026-11)."""
+    yield from _image_rules(example, MAX_IMAGES)
+    yield from _answer_rules(example, method)
+
+
+def azure_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """What Azure demands of a row: the last message is the assistant's, 64 images at most (2026-08)."""
+    yield from _image_rules(example, MAX_IMAGES_AZURE)
+    if example.preference is None and example.messages and example.messages[-1].role != "assistant":
+        yield error("vendor-last-turn", f"the last turn must be the assistant's ({AZURE})", "end the row in the answer")
+
+
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Rows and bytes of a file: ten rows at least, 8 GB at most (guides of 2026-11)."""
+    yield from _size_rules(facts, GUIDE, MAX_BYTES)
+
+
+def azure_file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Rows and bytes of a file on Azure: ten rows at least, below 512 MB (quotas of 2026-02-17)."""
+    yield from _size_rules(facts, AZURE, MAX_BYTES_AZURE)
+
+
+def _size_rules(facts: FileFacts, source: str, most: int) -> Iterable[Finding]:
+    if facts.role == "train" and facts.rows < MIN_ROWS:
+        yield error("vendor-rows", f"{facts.rows} training rows; at least {MIN_ROWS} are needed ({source})", "add rows")
+    if facts.size > most:
+        yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB ({source})", "cut it")
+
+
+def token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """The longest row in tokens: 65,536, and 16,385 for gpt-3.5-turbo. Longer rows are cut at their end."""
+    tokens = MAX_TOKENS_OLD if model is not None and "gpt-3.5" in model else MAX_TOKENS
+    return TokenLimit(tokens, refuses=False, source=PRACTICE)
+
+
+def azure_token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """Depends on the model, and no page says how (2026-11): warned of at OpenAI's own limit."""
+    return token_limit(method, model)
+
+
+def nebius_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """Nothing beyond the chat shape is published (2026)."""
+    return ()
+
+
+_DEFAULTS = {"sft": "openai", "dpo": "openai_preference", "classification": "openai"}
+_ACCEPTS = ("chat", "preference")
+
+OPENAI_ROWS = VendorRows(
+    provider="openai",
+    formats=(OpenAIRows(), OpenAIPreferenceRows()),
+    defaults=_DEFAULTS,
+    accepts=_ACCEPTS,
+    row_rules=row_rules,
+    file_rules=file_rules,
+    token_limit=token_limit,
+)
+AZURE_ROWS = VendorRows(
+    provider="azure",
+    defaults=_DEFAULTS,
+    accepts=_ACCEPTS,
+    row_rules=azure_row_rules,
+    file_rules=azure_file_rules,
+    token_limit=azure_token_limit,
+)
+NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, accepts=("chat",), row_rules=nebius_row_rules)
+__all__ = ["AZURE_ROWS", "NEBIUS_ROWS", "OPENAI_ROWS", "OpenAIPreferenceRows", "OpenAIRows", "warning"]

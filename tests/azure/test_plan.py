@@ -1,0 +1,120 @@
+"""What a plan for Azure OpenAI says, without a network or an SDK."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from llmtune.errors import InvalidJob
+from llmtune.job import TuningJob
+from llmtune.planning import judge_lifecycle
+from llmtune.provider import Target, UploadRef
+from llmtune.registry import check_options
+from llmtune.testing.wire import check_wire_truth
+from llmtune.translation import Receipt, translate
+from llmtune_azure import AzureProvider
+from llmtune_azure.account import AzureSettings
+
+FILES = {"train": UploadRef(id="file-train")}
+MODEL = "gpt-4.1-mini-2025-04-14"
+
+
+def receipt(provider: Any, model: str = MODEL, **job: Any) -> Receipt:
+    whole = TuningJob.model_validate({"name": "router", "dataset": "rows.jsonl", "model": model, **job})
+    options = check_options(provider, whole.provider_options.get(provider.name, {}))
+    target = Target(
+        provider=provider.name, kind="azure", model=model, method=whole.method, adapter=whole.adapter, options=options
+    )
+    return translate(whole, target, provider.capabilities(target))
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_wire_truth(method: str) -> None:
+    found = check_wire_truth(AzureProvider(), MODEL, method=method, options={"training_type": "GlobalStandard"})
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("word", ["Standard", "GlobalStandard", "developerTier"])
+def test_the_training_type_goes_out_under_azures_name(word: str) -> None:
+    azure = AzureProvider()
+    made = receipt(azure, provider_options={"azure": {"training_type": word}})
+    assert azure.build(made, FILES).body["trainingType"] == word
+    assert "trainingType" not in azure.build(receipt(azure), FILES).body
+
+
+def test_a_training_type_that_azure_would_stumble_over_is_refused() -> None:
+    with pytest.raises(InvalidJob, match="training_type"):
+        check_options(AzureProvider(), {"training_type": "Developer"})
+
+
+def test_the_suffix_leaves_room_for_the_run_key_and_has_no_dots() -> None:
+    made = receipt(AzureProvider(), name="a.very.long.name.that.goes.on.and.on.for.ever")
+    suffix = made["name"].effective
+    assert len(suffix) <= 27
+    assert "." not in suffix
+
+
+def test_hosting_has_its_price_unless_the_deployment_is_a_developers() -> None:
+    target = Target(provider="azure", kind="azure", model=MODEL)
+    assert AzureProvider().capabilities(target).price.hosting == 1.70
+    developer = AzureProvider("azure", AzureSettings(deployment_sku="DeveloperTier"))
+    assert developer.capabilities(target).price.hosting == 0.0
+    assert AzureProvider().capabilities(target).abilities.deployment == "required"
+
+
+def test_the_training_price_is_not_invented() -> None:
+    price = AzureProvider().capabilities(Target(provider="azure", kind="azure", model=MODEL)).price
+    assert price.training is None
+    assert "region" in price.note
+
+
+def test_lifecycle_is_azures_own() -> None:
+    lifecycle = AzureProvider().capabilities(Target(provider="azure", kind="azure", model=MODEL)).lifecycle
+    assert judge_lifecycle(lifecycle, date(2027, 1, 7)).open
+    verdict = judge_lifecycle(lifecycle, date(2027, 4, 14))
+    assert not verdict.open
+    assert "2027-04-14" in verdict.sentence
+    assert "2027-10-14" in verdict.sentence
+
+
+def test_a_model_tuned_on_azure_has_its_bases_facts() -> None:
+    capabilities = AzureProvider().capabilities(Target(provider="azure", kind="azure", model=f"{MODEL}.ft-{'0' * 32}"))
+    assert capabilities.known_model
+    assert capabilities.lifecycle.closes == date(2027, 4, 14)
+
+
+def test_an_open_model_wants_global_training() -> None:
+    azure = AzureProvider()
+    plain = azure.capabilities(Target(provider="azure", kind="azure", model="gpt-oss-20b"))
+    assert "GlobalStandard" in plain.warnings[0]
+    chosen = Target(provider="azure", kind="azure", model="gpt-oss-20b", options={"training_type": "GlobalStandard"})
+    assert not azure.capabilities(chosen).warnings
+
+
+def test_gpt_4o_mini_takes_no_preferences() -> None:
+    assert receipt(AzureProvider(), "gpt-4o-mini-2024-07-18", method="dpo").refusals
+
+
+def test_ready_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = AzureProvider().ready()
+    assert ready.missing_settings == ("endpoint",)
+    assert "[providers.azure]" in str(ready.hint)
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://mine.openai.azure.com")
+    assert AzureProvider().ready().credentials == "not checked"
+    assert AzureProvider().ready().hint == "az login"
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "k")
+    assert AzureProvider().ready().credentials == "found"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("https://mine.openai.azure.com", "https://mine.openai.azure.com/openai/v1/"),
+        ("https://mine.openai.azure.com/", "https://mine.openai.azure.com/openai/v1/"),
+        ("https://x.ai.azure.com/api/projects/p/openai/v1/", "https://x.ai.azure.com/api/projects/p/openai/v1/"),
+    ],
+)
+def test_the_v1_endpoint(endpoint: str, url: str) -> None:
+    assert AzureProvider("azure", AzureSettings(endpoint=endpoint)).base_url == url
