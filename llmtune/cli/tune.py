@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmtune.errors import EXIT_INTERRUPTED
+from llmtune.errors import EXIT_INTERRUPTED, RunFailed
 
 if TYPE_CHECKING:
+    from llmtune.report import Report
     from llmtune.runs import Run
     from llmtune.translation import Receipt
 
@@ -61,11 +62,14 @@ def tune(
 
 def show(run: Run, follow: Any, *, as_json: bool) -> None:
     """Follow a run to its end and print its report; Ctrl-C leaves it running and says how to come back."""
-    from llmtune.cli.output import err, out, print_json
-    from llmtune.report.terminal import print_report
+    from llmtune.cli.output import err
 
     try:
         report = follow(run)
+    except RunFailed as error:
+        if error.report is not None:
+            _print(error.report, as_json=as_json)
+        raise
     except KeyboardInterrupt:
         err.print(
             f"\nthe run goes on; come back with: llmtune runs attach {run.id}\n"
@@ -73,6 +77,13 @@ def show(run: Run, follow: Any, *, as_json: bool) -> None:
             soft_wrap=True,
         )
         sys.exit(EXIT_INTERRUPTED)
+    _print(report, as_json=as_json)
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    from llmtune.cli.output import out, print_json
+    from llmtune.report.terminal import print_report
+
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
