@@ -100,7 +100,7 @@ def _confirm(receipt: Receipt) -> None:
         return  # `start` refuses with the full sentence
     if not (err.is_terminal and sys.stdin.isatty()):
         raise OverBudget(
-            f"{receipt.target.provider} bills this run (estimate: {receipt.cost.sentence()}) and nobody can confirm it here",
+            f"{receipt.target.provider} bills this run (estimate: {receipt.cost.sentence()}); nobody can confirm here",
             hint="pass --budget USD or --yes",
         )
     print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)

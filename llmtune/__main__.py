@@ -1,0 +1,5 @@
+"""`python -m llmtune` is the `llmtune` command."""
+
+from llmtune.cli import main
+
+main()
