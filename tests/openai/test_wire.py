@@ -1,0 +1,236 @@
+"""States, metrics and refusals, without any recorded material."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtune.errors import MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
+from llmtune.provider import RunState
+from llmtune_openai import body as bodies
+from llmtune_openai import faults, metrics, wire
+from llmtune_openai.parameters import KEY_TAG
+from llmtune_openai.services import COMPATIBLE, NEBIUS, OPENAI
+
+
+def job(**changed: Any) -> dict[str, Any]:
+    return {"id": "ftjob-1", "object": "fine_tuning.job", "status": "running", "model": "m", **changed}
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("validating_files", RunState.QUEUED),
+        ("queued", RunState.QUEUED),
+        ("created", RunState.QUEUED),
+        ("pending", RunState.QUEUED),
+        ("running", RunState.RUNNING),
+        ("pausing", RunState.RUNNING),
+        ("resuming", RunState.RUNNING),
+        ("paused", RunState.PAUSED),
+        ("cancelling", RunState.CANCELLING),
+        ("succeeded", RunState.SUCCEEDED),
+        ("failed", RunState.FAILED),
+        ("cancelled", RunState.CANCELLED),
+        ("canceled", RunState.CANCELLED),
+    ],
+)
+def test_every_state_word_seen(word: str, state: RunState) -> None:
+    seen = wire.snapshot(job(status=word, fine_tuned_model="ft:m"))
+    assert (seen.state, seen.raw_state, seen.warnings) == (state, word, ())
+
+
+def test_the_table_holds_nothing_untested() -> None:
+    assert len(wire.STATES) == 13
+
+
+def test_a_new_word_is_kept_and_taken_for_running() -> None:
+    seen = wire.snapshot(job(status="recalibrating"))
+    assert seen.state is RunState.RUNNING
+    assert seen.raw_state == "recalibrating"
+    assert "recalibrating" in seen.warnings[0]
+
+
+@pytest.mark.parametrize("error", [None, {}, {"code": None, "message": None, "param": None}])
+def test_a_job_that_is_well_has_no_error(error: Any) -> None:
+    assert wire.snapshot(job(error=error)).error is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{"object": "fine-tune", "id": "ft-AF1WoRqd3aJAHsqc9NY7iL8F", "status": "pending"}, {"id": "ft-x", "status": "y"}],
+)
+def test_jobs_of_the_removed_api_are_refused_by_name(payload: dict[str, Any]) -> None:
+    with pytest.raises(VendorError, match="removed /v1/fine-tunes API") as caught:
+        wire.snapshot(payload)
+    assert caught.value.code == "removed_api"
+
+
+@pytest.mark.parametrize("payload", [{}, {"object": "list", "data": []}, [], "html", None])
+def test_what_is_no_job_is_refused(payload: Any) -> None:
+    with pytest.raises(VendorError, match="not a fine-tuning job"):
+        wire.check_is_job(payload)
+
+
+def test_metrics_of_events_checkpoints_and_file_are_one_series() -> None:
+    events = [
+        {
+            "id": "e1",
+            "type": "metrics",
+            "created_at": 10,
+            "message": "Step 1/2",
+            "data": {"step": 1, "total_steps": 2, "train_loss": 0.15, "valid_loss": 0.3},
+        },
+        {
+            "id": "e2",
+            "type": "metrics",
+            "created_at": 20,
+            "message": "Step 2/2",
+            "data": {"step": 2, "total_steps": 2, "train_loss": 0.1, "full_valid_loss": 0.4},
+        },
+    ]
+    checkpoint = {
+        "id": "ftckpt_1",
+        "step_number": 2,
+        "created_at": 20,
+        "fine_tuned_model_checkpoint": "ft:m::ckpt-step-2",
+        "metrics": {"type": "supervised", "step": 2, "train_mean_token_accuracy": 0.9, "full_valid_loss": 0.41},
+    }
+    csv = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,0.15213,0.5,,\n2,0.10498,1.0,0.2,\n"
+    seen = wire.snapshot(
+        job(validation_file="file-v"), events=events, checkpoints=[checkpoint], results={"file-r": csv}
+    )
+    values = {(point.series, point.step): (point.value, point.source) for point in seen.points}
+    assert values == {
+        ("train/loss", 1): (0.15213, "vendor_file"),
+        ("train/loss", 2): (0.10498, "vendor_file"),
+        ("train/token_accuracy", 1): (0.5, "vendor_file"),
+        ("train/token_accuracy", 2): (1.0, "vendor_file"),
+        ("validation/loss", 1): (0.3, "vendor_api"),
+        ("validation/loss", 2): (0.2, "vendor_file"),
+        ("validation/full_loss", 2): (0.41, "vendor_api"),
+    }
+    assert (seen.progress.step, seen.progress.total_steps) == (2, 2)
+    assert seen.events == ()
+    assert [ref.id for ref in seen.checkpoints] == ["ft:m::ckpt-step-2"]
+    assert seen.not_reported == {}
+
+
+def test_without_a_validation_file_its_series_say_why_they_are_missing() -> None:
+    assert wire.snapshot(job()).not_reported["validation/full_loss"] == "no validation file was sent"
+
+
+def test_a_metric_without_a_name_of_ours_keeps_the_vendors() -> None:
+    points = metrics.from_events(
+        [{"id": "e", "type": "metrics", "data": {"step": 3, "train_reward_mean": 1.5, "valid_reward_mean": 0.5}}]
+    )
+    assert {point.series for point in points} == {"train/train_reward_mean", "validation/valid_reward_mean"}
+
+
+def test_a_diverged_loss_is_kept() -> None:
+    points, _ = metrics.from_result_file(b"step,train_loss\n1,nan\n")
+    assert str(points[0].value) == "nan"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"bm90IGNzdg==", b"\xff\xfe"])
+def test_a_result_file_that_is_none_warns(content: bytes) -> None:
+    seen = wire.snapshot(job(status="succeeded", fine_tuned_model="ft:m"), results={"file-1": content})
+    assert not seen.points
+    assert "file-1" in seen.warnings[0]
+
+
+def test_nebius_tells_steps_in_the_job_and_shape_in_its_hyperparameters() -> None:
+    seen = wire.snapshot(
+        job(
+            trained_steps=5,
+            total_steps=9,
+            hyperparameters={"lora": True, "lora_r": 16, "learning_rate": 2e-5, "packing": True, "n_epochs": 3},
+        )
+    )
+    assert (seen.progress.step, seen.progress.total_steps) == (5, 9)
+    assert seen.resolved == {"lora_rank": 16, "learning_rate": 2e-5, "packing": True, "epochs": 3}
+
+
+def refused(status: int, body: Any, headers: dict[str, str] | None = None) -> Any:
+    return faults.refusal(
+        status,
+        body,
+        headers or {},
+        title="OpenAI",
+        name="openai",
+        key_env="OPENAI_API_KEY",
+        alternatives=lambda: ("local",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "training_not_available", ProviderClosed),
+        (400, "model_not_available", ProviderClosed),
+        (429, "insufficient_quota", QuotaExceeded),
+        (400, "quotaExceeded", QuotaExceeded),
+        (401, "invalid_api_key", MissingCredentials),
+        (403, "forbidden", VendorError),
+        (400, None, VendorError),
+        (404, None, VendorError),
+        (408, None, TransientError),
+        (409, None, TransientError),
+        (500, "server_error", TransientError),
+        (503, None, TransientError),
+    ],
+)
+def test_refusals(status: int, code: str | None, kind: type[Exception]) -> None:
+    error = refused(status, {"error": {"message": "words", "code": code}})
+    assert type(error) is kind
+    assert "words" in error.message
+
+
+def test_a_full_house_is_a_quota_and_a_hurry_is_not() -> None:
+    full = refused(429, {"message": "Your organization has reached the maximum of 3 active requests"})
+    assert isinstance(full, QuotaExceeded)
+    hurry = refused(429, {"error": {"message": "slow down"}}, {"Retry-After": "7"})
+    assert isinstance(hurry, TransientError)
+    assert (hurry.retry_after, hurry.sent) == (7.0, False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"retry-after-ms": "250"}, 0.25), ({"Retry-After": "2"}, 2.0), ({}, None), ({"retry-after": "soon"}, None)],
+)
+def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert faults.wait_of(headers) == seconds
+
+
+def test_a_date_to_wait_for_lies_ahead() -> None:
+    assert faults.wait_of({"retry-after": "Fri, 01 Jan 2038 00:00:00 GMT"}) > 1e6  # type: ignore[operator]
+    assert faults.wait_of({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}) == 0.0
+
+
+@pytest.mark.parametrize("payload", ["<html>gone</html>", None, {"title": "problem", "validation": []}, {"error": "x"}])
+def test_odd_bodies_are_read_without_falling_over(payload: Any) -> None:
+    assert "OpenAI refused (418)" in refused(418, payload).message
+
+
+def test_the_key_travels_where_each_service_shows_it() -> None:
+    key: Any = "lt0123456789"
+    body = {"model": "m", "suffix": "x" * 64, "metadata": {"team": "a"}}
+    at_openai = bodies.keyed(OPENAI, body, key)
+    assert at_openai["metadata"] == {"team": "a", KEY_TAG: key}
+    assert at_openai["suffix"] == "x" * 64
+    at_nebius = bodies.keyed(NEBIUS, body, key)
+    assert at_nebius["suffix"] == "x" * 51 + "-" + key
+    assert bodies.keyed(COMPATIBLE, {"model": "m"}, key)["metadata"] == {KEY_TAG: key}
+    assert body == {"model": "m", "suffix": "x" * 64, "metadata": {"team": "a"}}, "the request itself stays clean"
+    assert bodies.carries({"metadata": {KEY_TAG: key}}, key)
+    assert bodies.carries({"suffix": f"router-{key}"}, key)
+    assert bodies.carries({"user_provided_suffix": f"router-{key}"}, key)
+    assert not bodies.carries({"metadata": {KEY_TAG: "lt9999999999"}, "suffix": None}, key)
+
+
+def test_what_the_sdk_has_no_name_for_goes_through_extra_body() -> None:
+    assert bodies.for_sdk({"model": "m", "trainingType": "Standard", "tags": "a"}) == {
+        "model": "m",
+        "extra_body": {"trainingType": "Standard", "tags": "a"},
+    }
