@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -302,6 +302,24 @@ class TuningJob(Noun):
 
     provider_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Vendor-only options by provider; checked against that provider's `Options`."""
+
+    if TYPE_CHECKING:
+        # What may be written, where that is more than what is kept: a bare path stands for a DatasetSpec.
+        def __init__(
+            self,
+            *,
+            name: str,
+            dataset: DatasetSpec | str | os.PathLike[str],
+            model: str | dict[str, str],
+            method: Method = "sft",
+            adapter: Adapter = "lora",
+            hyperparameters: Hyperparameters = ...,
+            overrides: dict[str, Hyperparameters] = ...,
+            evaluation: EvaluationSpec = ...,
+            seed: int | None = None,
+            tags: dict[str, str] = ...,
+            provider_options: dict[str, dict[str, Any]] = ...,
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod
