@@ -39,6 +39,9 @@ SPIKE_FACTOR = 1.5
 SPIKE_WINDOW = 20
 SPIKE_MINIMUM = 8
 
+#: A curve with more spikes than this share of its steps is jumpy by nature.
+SPIKE_SHARE = 0.02
+
 Verdict = Literal["underfit", "good fit", "overfit", "diverged", "unclear"]
 
 ADVICE: dict[str, tuple[str, ...]] = {
@@ -148,27 +151,36 @@ def diagnose(
 
 
 def find_spikes(curve: Series, most: int = 10) -> list[Spike]:
-    """Steps whose value jumped far above the ones before, the largest first kept, then by step. At most `most`.
+    """Steps at which the value jumped far above the ones before: the `most` largest, by step.
 
-    The yardstick is the median and the median absolute deviation of up to 20 steps before, which one spike cannot move.
-    A value that is no finite number is always one.
+    The yardstick is the median and the median absolute deviation of up to 20 steps before, which one spike cannot
+    move. Neighbouring steps are one spike, told at its first step with its highest value. A curve that jumps at more
+    than one step in fifty is jumpy by nature (tiny batches) and has none. What is no finite number is always one.
     """
-    found: list[tuple[float, Spike]] = []
+    broken: list[Spike] = []
+    found: list[Spike] = []
     recent: list[float] = []
-    for point in curve.points:
+    previous: float | None = None
+    for place, point in enumerate(curve.points):
         middle = median(recent) if recent else math.nan
         if not math.isfinite(point.value):
-            found.append((math.inf, Spike(series=curve.name, step=point.step, value=point.value, before=middle)))
+            broken.append(Spike(series=curve.name, step=point.step, value=point.value, before=middle))
             continue
         if len(recent) >= SPIKE_MINIMUM:
             # 1.4826 makes the median absolute deviation a standard deviation for normal noise.
             spread = 1.4826 * median(abs(value - middle) for value in recent)
             if point.value > SPIKE_FACTOR * middle + SPIKE_DEVIATIONS * spread:
-                excess = point.value - middle
-                found.append((excess, Spike(series=curve.name, step=point.step, value=point.value, before=middle)))
+                if previous == place - 1:
+                    highest = max(found[-1].value, point.value)
+                    found[-1] = found[-1].model_copy(update={"value": highest})
+                else:
+                    found.append(Spike(series=curve.name, step=point.step, value=point.value, before=middle))
+                previous = place
         recent = [*recent, point.value][-SPIKE_WINDOW:]
-    largest = sorted(found, key=lambda each: -each[0])[:most]
-    return sorted((spike for _, spike in largest), key=lambda spike: spike.step)
+    if len(found) > max(3, len(curve) * SPIKE_SHARE):
+        found = []
+    largest = sorted(found, key=lambda spike: spike.before - spike.value)
+    return sorted([*broken, *largest][:most], key=lambda spike: spike.step)
 
 
 def _from_scores(

@@ -135,12 +135,15 @@ def test_ordinary_noise_is_no_spike() -> None:
     assert sum(len(find_spikes(curve("train/loss", noisy(seed)))) for seed in range(20)) <= 2
 
 
-def test_a_level_change_is_told_once_not_for_ever() -> None:
+def test_a_level_change_is_one_spike_at_its_first_step() -> None:
     values = [0.5 + 0.01 * (i % 3) for i in range(50)] + [2.0 + 0.01 * (i % 3) for i in range(50)]
     found = find_spikes(curve("train/loss", values))
-    assert 1 <= len(found) <= 10
-    assert found[0].step == 51
-    assert found[-1].step <= 51 + 10
+    assert [(spike.step, spike.value) for spike in found] == [(51, 2.02)]
+
+
+def test_a_curve_that_jumps_all_the_time_has_no_spikes() -> None:
+    values = [4.0 if i % 7 == 3 else 0.1 + 0.001 * (i % 5) for i in range(300)]
+    assert find_spikes(curve("train/loss", values)) == []
 
 
 def test_a_flat_curve_has_none_and_short_ones_neither() -> None:
@@ -150,7 +153,7 @@ def test_a_flat_curve_has_none_and_short_ones_neither() -> None:
 
 def test_the_largest_are_kept() -> None:
     values = [0.5 + 0.001 * (i % 5) for i in range(600)]
-    for place, height in zip(range(20, 600, 30), range(2, 22), strict=False):
+    for place, height in zip(range(20, 600, 60), range(2, 12), strict=True):
         values[place] = float(height)
     found = find_spikes(curve("train/loss", values), most=3)
     assert len(found) == 3
@@ -169,4 +172,4 @@ def test_a_real_curve_of_a_hosted_run(shared: Path) -> None:
     diagnosis = diagnose(series={"train/loss": Series(name="train/loss", points=points)})
     assert len(points) >= 1490
     assert diagnosis.verdict != "diverged"
-    assert len(diagnosis.spikes) <= 10
+    assert diagnosis.spikes == ()  # three rows a step: it jumps at one step in ten
