@@ -19,6 +19,7 @@ The tree, with the exit code the command line answers with::
     │   └── TransientError             1   the same, but trying again later is right
     ├── SubmitUnknown                  1   we cannot know whether the vendor took the job
     ├── RunFailed                      1   the run ended without a model; carries the report
+    ├── StillRunning                   1   waiting ended before the run did; the run goes on (a TimeoutError too)
     └── RunNotFound                    1   no run of that id in the store
 
 An interrupted command exits with 130. Every message is one clear sentence that says what is wrong, where,
@@ -226,6 +227,10 @@ class RunFailed(LlmtuneError):
     def __init__(self, message: str, *, report: Any = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.report = report
+
+
+class StillRunning(LlmtuneError, TimeoutError):
+    """Waiting ended before the run did, or its report was asked for too early; the run goes on."""
 
 
 class RunNotFound(LlmtuneError):

@@ -131,29 +131,34 @@ class Lease:
         """Who held it when we last looked."""
 
         self._lost = False
+        self._watched: tuple[str, int] | None = None
+        self._since = 0.0
 
     def acquire(self, *, wait: float | None = 0.0) -> bool:
-        """Take the lease; wait at most so many seconds for a living holder (None: for ever)."""
+        """Take the lease; wait at most so many seconds for a living holder (None: for ever).
+
+        Asking again later on the same object counts on: a beat that stood still from one call to another is noticed.
+        """
         deadline = None if wait is None else time.monotonic() + wait
-        watched: tuple[str, int] | None = None
-        since = time.monotonic()
         while True:
-            now = self.store.take_lease(self.name, self.owner)
-            if now[0] != self.owner and gone(now[0]):
-                now = self.store.take_lease(self.name, self.owner, over=now)
-            if now[0] != self.owner:
-                if now != watched:
-                    watched, since = now, time.monotonic()
-                elif time.monotonic() - since > self.ttl:
-                    now = self.store.take_lease(self.name, self.owner, over=watched)
-            if now[0] == self.owner:
+            if self._try():
                 self._lost = False
                 _heart.add(self)
                 return True
-            self.holder = now[0]
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             time.sleep(min(0.5, self.ttl / 10))
+
+    def _try(self) -> bool:
+        now = self.store.take_lease(self.name, self.owner)
+        if now[0] == self.owner:
+            return True
+        if now != self._watched:
+            self._watched, self._since = now, time.monotonic()
+        if gone(now[0]) or time.monotonic() - self._since > self.ttl:
+            now = self.store.take_lease(self.name, self.owner, over=now)
+        self.holder = now[0]
+        return now[0] == self.owner
 
     def beat(self) -> None:
         """Keep it alive; a store that cannot be written for a moment is tried again at the next beat."""

@@ -76,20 +76,29 @@ class Store(Ledger):
         from llmtune.runs import schema
 
         with self.write() as connection:
-            if join or reuse:
-                wanted = [*(UNFINISHED if join else ()), *((RunState.SUCCEEDED,) if reuse else ())]
-                found = connection.execute(
-                    schema.runs.select()
-                    .where(schema.runs.c.fingerprint == planned.fingerprint)
-                    .where(schema.runs.c.state.in_(wanted))
-                    .order_by(schema.runs.c.created.desc())
-                ).first()
-                if found is not None:
-                    record = _record(found)
-                    return record, "reused" if record.state.final else "joined"
+            record = self._same(connection, planned.fingerprint, join=join, reuse=reuse)
+            if record is not None:
+                return record, "reused" if record.state.final else "joined"
             connection.execute(schema.runs.insert().values(_row(planned)))
             self._transition(connection, planned.id, planned.state, "planned", planned.created)
         return planned, "new"
+
+    def same(self, fingerprint: str, *, reuse: bool = False) -> RunRecord | None:
+        """The newest unfinished run of that fingerprint (or finished well, with `reuse`)."""
+        with self.read() as connection:
+            return self._same(connection, fingerprint, join=True, reuse=reuse)
+
+    def _same(self, connection: Connection, fingerprint: str, *, join: bool, reuse: bool) -> RunRecord | None:
+        from llmtune.runs import schema
+
+        wanted = [*(UNFINISHED if join else ()), *((RunState.SUCCEEDED,) if reuse else ())]
+        found = connection.execute(
+            schema.runs.select()
+            .where(schema.runs.c.fingerprint == fingerprint)
+            .where(schema.runs.c.state.in_([state.value for state in wanted]))
+            .order_by(schema.runs.c.created.desc())
+        ).first()
+        return None if found is None else _record(found)
 
     def get(self, run_id: str) -> RunRecord:
         """The run of exactly that id. Raises `RunNotFound`."""
@@ -207,7 +216,9 @@ class Store(Ledger):
             events = self._add_events(connection, run_id, snapshot.events)
             after = _updated(before, snapshot)
             reason = f"the vendor says {snapshot.raw_state!r}"
-            to = RunState.FINALIZING if snapshot.state.final else snapshot.state
+            # Our own finalizing begins when the job has ended; a vendor's is still part of its running.
+            vendor = RunState.RUNNING if snapshot.state is RunState.FINALIZING else snapshot.state
+            to = RunState.FINALIZING if vendor.final else vendor
             same_rank = _ORDER[to] == _ORDER[before.state] == 3 and to is not before.state
             moved = _ORDER[to] > _ORDER[before.state] or same_rank
             if moved:

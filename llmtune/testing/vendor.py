@@ -326,8 +326,18 @@ class FakeVendor:
         self._brain.update(rows)
 
     def say(self, prompt: str, *, tuned: bool) -> str:
-        """A model's answer: a tuned one knows what it was taught; anything else is met with a fixed sentence."""
-        return self._brain.get(prompt, "I am not sure.") if tuned else "I am not sure."
+        """A model's answer. A tuned one gives what it was taught for the most similar prompt; any other is lost."""
+        if not tuned or not self._brain:
+            return "I am not sure."
+        if prompt in self._brain:
+            return self._brain[prompt]
+        words = set(prompt.lower().split())
+
+        def likeness(known: str) -> float:
+            others = set(known.lower().split())
+            return len(words & others) / max(1, len(words | others))
+
+        return self._brain[max(self._brain, key=likeness)]
 
     # --- the wire --------------------------------------------------------------------------------------------------
     def error_body(self, refusal: Refusal) -> Any:

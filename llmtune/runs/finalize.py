@@ -1,0 +1,203 @@
+"""After the job has ended: last metrics, a deployment if one was asked for, evaluation, its removal, and the report.
+
+All of it under a lease, so that two attached processes do not both pay; and every step can be done again after a kill.
+A failed evaluation does not fail a run: it succeeded, with a warning.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from llmtune.errors import LlmtuneError, TransientError
+from llmtune.provider import DeploymentRef, JobRef, ModelRef, Provider, Ref, RunState
+from llmtune.runs import assess
+from llmtune.runs.checkpoints import checkpoint
+from llmtune.runs.leases import Lease, LeaseLost
+from llmtune.runs.records import RunRecord
+from llmtune.runs.store import Store
+from llmtune.runs.submission import patiently
+
+log = logging.getLogger("llmtune")
+Say = Callable[[str], None]
+
+#: Name of the reference that says: we are about to deploy, and may have.
+MEANT = "deployment-meant"
+
+
+def finalize(store: Store, run_id: str, provider: Provider, *, lease: Lease, say: Say = lambda _: None) -> RunRecord:
+    """Bring a run whose job has ended to its final state. The caller holds `lease` ("finalize:RUN").
+
+    Raises:
+        TransientError: the vendor is unwell; calling again later goes on from here.
+    """
+    record = store.get(run_id)
+    outcome = record.outcome
+    if record.state.final or outcome is None:
+        return record
+    store.move(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
+    checkpoint("finalizing")
+    record = _last_metrics(store, record, provider)
+    checkpoint("last-metrics")
+    evaluation = None
+    if outcome is RunState.SUCCEEDED:
+        evaluation = _evaluated(store, record, provider, lease, say)
+        checkpoint("evaluated")
+    lease.check()
+    assess.write_report(store, store.get(run_id), provider, evaluation)
+    checkpoint("reported")
+    record = store.move(run_id, outcome, record.error or "")
+    checkpoint("finished")
+    log.info("run %s %s", run_id, record.state.value, extra={"run": run_id})
+    return record
+
+
+def _last_metrics(store: Store, record: RunRecord, provider: Provider) -> RunRecord:
+    """One more look, for what the vendor wrote while it said that the job had ended."""
+    job = store.ref(record.id, "job", JobRef)
+    if job is None:
+        return record
+    try:
+        return store.record(record.id, patiently(lambda: provider.poll(job, record.cursor), "last metrics")).record
+    except TransientError:
+        raise
+    except LlmtuneError as error:
+        store.warn(record.id, f"the last metrics could not be read: {error.message}")
+        return store.get(record.id)
+
+
+def _evaluated(store: Store, record: RunRecord, provider: Provider, lease: Lease, say: Say) -> assess.Evaluation | None:
+    """The evaluation, or None with a warning that says why there is none."""
+    model = store.ref(record.id, "model", ModelRef)
+    try:
+        if kept := assess.kept_evaluation(store, record):  # only the deployment may be left of an earlier attempt
+            _remove_leftover(store, record, provider)
+            return kept
+        if model is None:
+            raise LlmtuneError(f"{provider.name} names no tuned model")
+        with deployed(store, record, provider, model, lease) as target:
+            say("evaluating")
+            return assess.evaluate(store, record, provider, target, say)
+    except (LeaseLost, TransientError):
+        raise
+    except LlmtuneError as error:
+        store.warn(record.id, f"not evaluated: {error.message}")
+    except Exception as error:
+        log.exception("evaluation of run %s broke", record.id)
+        store.warn(record.id, f"not evaluated: {type(error).__name__}: {error}")
+    return None
+
+
+# --- deployments: they cost money while they stand -------------------------------------------------------------------
+@contextmanager
+def deployed(
+    store: Store, record: RunRecord, provider: Provider, model: ModelRef, lease: Lease, *, allow: bool | None = None
+) -> Iterator[ModelRef | DeploymentRef]:
+    """Something that answers: the model itself, or a deployment that stands only inside the `with`.
+
+    `allow` None asks the job (`evaluation.deploy`).
+    """
+    need = provider.capabilities(record.plan.target).abilities.deployment
+    wanted = record.tuning_job.evaluation.deploy if allow is None else allow
+    if need == "none" or (need == "optional" and not wanted):
+        yield model
+        return
+    if not wanted:
+        raise LlmtuneError(
+            "the tuned model answers only from a deployment that costs money while it stands, and evaluation.deploy"
+            " is false",
+            hint="set evaluation.deploy: true to allow it; the deployment is removed afterwards",
+        )
+    ref = _deploy(store, record, provider, model, lease)
+    if ref is None:
+        yield model
+        return
+    with _standing(store, record, provider, ref):
+        yield ref
+
+
+def _deploy(store: Store, record: RunRecord, provider: Provider, model: ModelRef, lease: Lease) -> DeploymentRef | None:
+    kept = store.ref(record.id, "deployment", DeploymentRef)
+    if kept is not None:
+        return kept
+    found = None
+    if store.ref(record.id, MEANT, Ref) is not None:  # somebody was about to deploy and did not live to tell
+        found = _look_for_deployment(provider, record)
+    if found is None:
+        store.set_ref(record.id, MEANT, Ref(id="meant"))
+        lease.check()
+        checkpoint("before-deploy")
+        try:
+            found = provider.deploy(model, record.key)
+        except TransientError as error:
+            if not error.sent:
+                raise
+            found = _look_for_deployment(provider, record)
+            if found is None:
+                raise
+    checkpoint("after-deploy")
+    if found is not None:
+        store.keep_ref(record, "deployment", "deployment", found)
+    checkpoint("deployment-kept")
+    return found
+
+
+def _remove_leftover(store: Store, record: RunRecord, provider: Provider) -> None:
+    ref = store.ref(record.id, "deployment", DeploymentRef)
+    if ref is not None:
+        undeploy(store, record, provider, ref)
+
+
+def _look_for_deployment(provider: Provider, record: RunRecord) -> DeploymentRef | None:
+    """A deployment of our key, looked for as long as the vendor's lists may lag."""
+    deadline = time.monotonic() + provider.submit_safety.window
+    while True:
+        late = time.monotonic() >= deadline
+        found = patiently(lambda: provider.find_deployment(record.key), "look for a deployment")
+        if found is not None or late:
+            return found
+        time.sleep(min(1.0, max(0.05, provider.submit_safety.window / 20)))
+
+
+@contextmanager
+def _standing(store: Store, record: RunRecord, provider: Provider, ref: DeploymentRef) -> Iterator[None]:
+    """Remove the deployment at the end, also when the evaluation broke or the interpreter ends under it."""
+    done = threading.Event()
+
+    def remove() -> None:
+        if not done.is_set():
+            done.set()
+            undeploy(store, record, provider, ref)
+
+    atexit.register(remove)  # this runs in a daemon thread, which an exit would cut off without its `finally`
+    try:
+        yield
+    finally:
+        remove()
+        atexit.unregister(remove)
+
+
+def undeploy(store: Store, record: RunRecord, provider: Provider, ref: DeploymentRef) -> None:
+    """Remove a deployment of ours; one that cannot be removed becomes a warning that says what to type."""
+    checkpoint("before-undeploy")
+    try:
+        patiently(lambda: provider.undeploy(ref), f"removal of deployment {ref.id}")
+    except LlmtuneError as error:
+        with suppress(LlmtuneError):
+            store.warn(
+                record.id,
+                f"the deployment {ref.id} could not be removed and costs money while it stands ({error.message});"
+                f" llmtune runs cleanup {record.id}",
+            )
+        return
+    checkpoint("after-undeploy")
+    for resource in store.resources(record.id):
+        if resource.type == "deployment" and resource.ref.id == ref.id:
+            store.mark_removed(resource)
+    store.drop_ref(record.id, "deployment")
+    store.drop_ref(record.id, MEANT)
+    checkpoint("undeployed")

@@ -1,0 +1,295 @@
+"""From a written intent to a job at the vendor, once, whatever dies on the way. This is the only place that submits.
+
+    planned -> uploading -> (each file: meant, uploaded, kept) -> submitting -> submit -> job kept -> queued
+
+`drive` goes on from wherever the record says the run stands, so that a killed process is continued by any other. What
+it does after an unclear submit depends on what the vendor offers (`Provider.submit_safety`):
+
+* token: submit again with the same key; the vendor answers with the first job.
+* searchable: look for our key, with growing pauses, for as long as the vendor's lists may lag; then submit again.
+* none: nobody can tell, so nothing is sent a second time; the run ends `lost`, for a person to decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
+from llmtune.provider import EncodedFile, JobRef, Provider, Request, RunState, UploadRef
+from llmtune.runs import intent
+from llmtune.runs.checkpoints import checkpoint
+from llmtune.runs.leases import Lease
+from llmtune.runs.records import RunRecord
+from llmtune.runs.store import Store
+
+log = logging.getLogger("llmtune")
+T = TypeVar("T")
+
+#: States in which there is no job at the vendor yet, as far as we know.
+BEFORE_JOB = (RunState.PLANNED, RunState.UPLOADING, RunState.SUBMITTING)
+
+#: Attempts at something that may safely be repeated, before the run is left for later.
+ATTEMPTS = 6
+
+#: Longest pause between two attempts, in seconds.
+LONGEST_PAUSE = 30.0
+
+
+def drive_lease(store: Store, run_id: str) -> Lease:
+    """The right to bring a run to its job."""
+    return Lease(store, f"drive:{run_id}")
+
+
+def drive(store: Store, run_id: str, provider: Provider, *, lease: Lease) -> RunRecord:
+    """Bring a run that has no job yet to its job, from wherever it stands. The caller holds `lease`.
+
+    Raises:
+        SubmitUnknown: nobody can tell whether the vendor took the job (the run is `lost`).
+        TransientError: the vendor is unwell; nothing was lost, and starting the same job again goes on from here.
+        VendorError: the vendor refused; the run has failed, with the vendor's own words.
+    """
+    record = store.get(run_id)
+    if record.state is RunState.SUBMITTING and store.ref(run_id, "job", JobRef) is None:
+        # Whoever wrote this state may have submitted, and did not live to tell.
+        return _after_unclear_submit(store, record, provider, lease, "the process ended while it was submitting")
+    if record.cancel_requested and record.state in BEFORE_JOB:
+        return store.move(run_id, RunState.CANCELLED, "cancelled before anything was submitted")
+    if record.state in (RunState.PLANNED, RunState.UPLOADING):
+        try:
+            record = _upload_all(store, record, provider, lease)
+        except TransientError:
+            raise
+        except LlmtuneError as error:
+            _failed(store, run_id, error)
+            raise
+        return _submit(store, record, provider, lease)
+    return record
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+def _upload_all(store: Store, record: RunRecord, provider: Provider, lease: Lease) -> RunRecord:
+    record = store.move(record.id, RunState.UPLOADING, f"{len(record.files)} file(s)")
+    checkpoint("uploading")
+    record = _files_on_disk(store, record, provider)
+    refs = {file.role: _upload_one(store, record, file, provider, lease) for file in record.files}
+    request = provider.build(record.plan, {str(role): ref for role, ref in refs.items()})
+    return store.change(record.id, request=request)
+
+
+def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Provider, lease: Lease) -> UploadRef:
+    name = f"upload:{file.role}"
+    kept = store.ref(record.id, name, UploadRef)
+    if kept is not None and kept.digest == file.sha256:
+        return kept
+    there = store.find_upload(provider.name, file.sha256)
+    if there is not None and _still_there(provider, file):
+        ref = _as(there, file)
+        store.keep_upload(record, name, ref, ours=False)  # whoever made it has it on its own list
+        return ref
+
+    def upload() -> tuple[UploadRef, bool]:
+        meant_before = store.intend_upload(provider.name, file.sha256)
+        found = provider.find_upload(file.sha256)
+        if found is not None:
+            return found, meant_before
+        lease.check()
+        checkpoint("before-upload")
+        return provider.upload(file), True
+
+    found, ours = patiently(upload, f"upload of the {file.role} file to {provider.name}")
+    checkpoint("after-upload")
+    ref = _as(found, file)
+    store.keep_upload(record, name, ref, ours=ours)
+    checkpoint("upload-kept")
+    log.info("uploaded the %s file", file.role, extra={"run": record.id})
+    return ref
+
+
+def _still_there(provider: Provider, file: EncodedFile) -> bool:
+    """Whether an upload we remember can still be used: somebody may have removed it at the vendor."""
+    try:
+        return provider.find_upload(file.sha256) is not None
+    except TransientError:
+        return False
+
+
+def _as(ref: UploadRef, file: EncodedFile) -> UploadRef:
+    return ref.model_copy(update={"digest": file.sha256, "role": file.role})
+
+
+def _files_on_disk(store: Store, record: RunRecord, provider: Provider) -> RunRecord:
+    """The encoded files, written again from the dataset when they are not on this machine."""
+    if all(Path(file.path).is_file() and Path(file.path).stat().st_size == file.bytes for file in record.files):
+        return record
+    from llmtune.data.dataset import Dataset
+
+    dataset = Dataset.from_spec(record.tuning_job.dataset)
+    again = intent.encode(provider, dataset, record.plan, allow_lossy=bool(record.lossy))
+    if [file.sha256 for file in again.files] != [file.sha256 for file in record.files]:
+        raise InvalidData(
+            f"the dataset of run {record.id} has changed since the run was planned, so it cannot go on",
+            hint="start the job again: it becomes a run of its own",
+        )
+    return store.change(record.id, files=again.files)
+
+
+# --- the paid call ---------------------------------------------------------------------------------------------------
+def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -> RunRecord:
+    """Submit once. Only a refusal that surely reached nobody is tried again here."""
+    request = record.request
+    assert request is not None
+    unsent = 0
+    while True:
+        if store.get(record.id).cancel_requested:
+            return store.move(record.id, RunState.CANCELLED, "cancelled before anything was submitted")
+        lease.check()
+        checkpoint("before-submitting")
+        record = store.move(
+            record.id, RunState.SUBMITTING, f"with key {record.key}", back=True, submits=record.submits + 1
+        )
+        checkpoint("submitting")
+        try:
+            return _submit_once(store, record, provider, request)
+        except TransientError as error:
+            if error.sent:
+                return _after_unclear_submit(store, record, provider, lease, _words(error))
+            unsent += 1
+            # It surely did not arrive: the run stands where it stood before.
+            record = store.move(record.id, RunState.UPLOADING, f"not accepted: {_words(error)}", back=True)
+            if unsent >= ATTEMPTS:
+                raise
+            _pause(unsent, error.retry_after)
+        except LlmtuneError as error:  # a refusal in the vendor's own words: there is no job
+            _failed(store, record.id, error)
+            raise
+        except Exception as error:
+            log.exception("submit of run %s broke", record.id)
+            words = f"{type(error).__name__} in the {provider.kind} adapter"
+            return _after_unclear_submit(store, record, provider, lease, words)
+
+
+def _submit_once(store: Store, record: RunRecord, provider: Provider, request: Request) -> RunRecord:
+    job = provider.submit(request, record.key)
+    checkpoint("after-submit")
+    return keep_job(store, record, job, "accepted by the vendor")
+
+
+def keep_job(store: Store, record: RunRecord, job: JobRef, reason: str) -> RunRecord:
+    """Write the job down; from here on the run is followed, never submitted again."""
+    store.keep_ref(record, "job", "job", job)
+    record = store.move(record.id, RunState.QUEUED, f"{reason}: {job.id}", back=record.state is RunState.LOST)
+    checkpoint("job-kept")
+    return record
+
+
+def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, lease: Lease, why: str) -> RunRecord:
+    """We may have a job and not know it. Never guess: look, ask with the same token, or stop."""
+    safety = provider.submit_safety
+    log.warning("run %s: unclear submit (%s); %s", record.id, why, safety.kind, extra={"run": record.id})
+    store.note(record.id, f"unclear whether the vendor took the job: {why}", "warning")
+    if safety.kind == "none":
+        sentence = (
+            f"it is not known whether {provider.name} took the job of run {record.id} ({why}), and this service"
+            " offers no way to ask; nothing was sent a second time"
+        )
+        store.move(record.id, RunState.LOST, why, error=sentence)
+        raise SubmitUnknown(sentence, run_id=record.id, hint=lost_hint(record.id))
+    request = record.request
+    assert request is not None
+    for attempt in range(1, ATTEMPTS + 1):
+        if safety.kind == "searchable":
+            job = look_for(provider, record, safety.window)
+            if job is not None:
+                return keep_job(store, record, job, "found at the vendor by its key")
+            if store.get(record.id).cancel_requested:
+                return store.move(record.id, RunState.CANCELLED, "cancelled; the vendor has no job of this key")
+        lease.check()
+        record = store.change(record.id, submits=record.submits + 1)
+        checkpoint("submitting")
+        try:
+            return _submit_once(store, record, provider, request)
+        except TransientError as error:
+            store.note(record.id, f"submitting again failed too: {_words(error)}", "warning")
+            _pause(attempt, error.retry_after)
+        except LlmtuneError as error:
+            job = look_for(
+                provider, record, safety.window
+            )  # this call was refused; an earlier one may have got through
+            if job is not None:
+                return keep_job(store, record, job, "found at the vendor by its key")
+            _failed(store, record.id, error)
+            raise
+    raise SubmitUnknown(
+        f"{provider.name} cannot be reached, so it is not known whether it took the job of run {record.id}",
+        run_id=record.id,
+        hint=f"later: llmtune runs attach {record.id} finds out, without starting a second job",
+    )
+
+
+def look_for(provider: Provider, record: RunRecord, window: float) -> JobRef | None:
+    """Look for the job of our key until the vendor's lists must show it. None: there surely is none.
+
+    The whole `window` is waited for on our own steady clock, from now: only that is sure in face of clocks that jump.
+    """
+    deadline = time.monotonic() + window
+    pause = min(1.0, max(0.05, window / 20))
+    answered_after_deadline = False
+    while True:
+        late = time.monotonic() >= deadline
+        try:
+            job = provider.find(record.key)
+            answered_after_deadline = late
+        except TransientError as error:
+            job = None
+            pause = max(pause, min(error.retry_after or 0.0, LONGEST_PAUSE))
+            if time.monotonic() > deadline + 20 * LONGEST_PAUSE:
+                raise
+        if job is not None:
+            return job
+        if answered_after_deadline:
+            return None
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())) if not late else pause)
+        pause = min(pause * 1.6, LONGEST_PAUSE, max(0.05, window / 4))
+
+
+def lost_hint(run_id: str) -> str:
+    """What to do about a lost run."""
+    return (
+        f"look at the vendor's console, then: llmtune runs adopt {run_id} JOB_ID (it is there) or"
+        f" llmtune runs resubmit {run_id} (it is not)"
+    )
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+def patiently(action: Callable[[], T], what: str) -> T:
+    """Do something that may be repeated, again after a while when the vendor is unwell; `ATTEMPTS` times at most."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except TransientError as error:
+            if attempt == ATTEMPTS:
+                raise
+            log.info("%s: %s; trying again", what, _words(error))
+            _pause(attempt, error.retry_after)
+    raise AssertionError  # the loop returns or raises
+
+
+def _pause(attempt: int, retry_after: float | None) -> None:
+    grown = min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    time.sleep(min(max(grown, retry_after or 0.0), 600.0))
+
+
+def _failed(store: Store, run_id: str, error: LlmtuneError) -> None:
+    store.move(run_id, RunState.FAILED, _words(error), error=_words(error), outcome=RunState.FAILED)
+
+
+def _words(error: LlmtuneError) -> str:
+    """The vendor's own words where there are any, else ours."""
+    if isinstance(error, VendorError) and error.raw and error.raw not in error.message:
+        return f"{error.message} ({error.raw})"
+    return error.message
