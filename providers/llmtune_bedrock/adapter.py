@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmtune import catalog
-from llmtune.provider import Files, Readiness, Request, Requirement, SubmitSafety, Target
-from llmtune_bedrock import account, body, targets
+from llmtune.data.findings import Finding, error, warning
+from llmtune.errors import LlmtuneError, TransientError
+from llmtune.provider import (
+    AnyRef,
+    Cursor,
+    DeploymentRef,
+    EncodedFile,
+    Files,
+    Generator,
+    JobRef,
+    ModelRef,
+    Readiness,
+    RemoteJob,
+    RemoteModel,
+    Request,
+    Requirement,
+    RunKey,
+    Snapshot,
+    SubmitSafety,
+    Target,
+    Unavailable,
+    UploadRef,
+)
+from llmtune_bedrock import account, body, contract, targets, wire
 from llmtune_bedrock.account import BedrockOptions, BedrockSettings
 
 if TYPE_CHECKING:
-    from llmtune.data.dataset import Dataset
-
     from llmtune.capability import Capabilities
+    from llmtune.data.dataset import Dataset
     from llmtune.provider import EncodedDataset
     from llmtune.translation import Receipt
+    from llmtune_bedrock.sdk import Sdk
+    from llmtune_bedrock.storage import Storage
 
 CATALOG = Path(__file__).with_name("catalog.toml")
+
+#: A key of the right shape, to judge a request before it has one of its own.
+_SAMPLE_KEY = "lt0000000000"
 
 
 class BedrockProvider:
@@ -35,6 +63,18 @@ class BedrockProvider:
     def __init__(self, name: str = "bedrock", settings: BedrockSettings | None = None) -> None:
         self.name = name
         self.settings = settings or BedrockSettings()
+
+    @cached_property
+    def _sdk(self) -> Sdk:
+        from llmtune_bedrock.sdk import Sdk
+
+        return Sdk(self.name, self.settings)
+
+    @cached_property
+    def _storage(self) -> Storage:
+        from llmtune_bedrock.storage import Storage
+
+        return Storage(self._sdk)
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
@@ -71,3 +111,240 @@ class BedrockProvider:
             operation="bedrock CreateModelCustomizationJob (POST /model-customization-jobs)",
             body=body.build(receipt, files, self.settings, validation=used),
         )
+
+    # --- online ------------------------------------------------------------------------------------------------------
+    def preflight(self, request: Request) -> list[Finding]:
+        """Everything that AWS's service model says of the request, the bucket and its region, the files, the role.
+
+        botocore itself checks no maximum, no pattern and no enum, and AWS may say so only when the job has failed.
+        """
+        unset = account.missing(self.settings)
+        if unset:
+            return [error("setting", account.needs(self.name, unset), "llmtune doctor shows what is set")]
+        keyed = body.with_key(request.body, _SAMPLE_KEY)
+        findings = [
+            error("request", f"{path} {fault}", "AWS would refuse the job")
+            for path, fault in contract.faults("bedrock", "CreateModelCustomizationJob", keyed)
+        ]
+        from llmtune_bedrock.storage import check_region, parse
+
+        if wrong := check_region(self._storage, self._sdk.region):
+            findings.append(error("region", wrong, "use a bucket in the job's region"))
+        for uri in _inputs(request.body):
+            bucket, key = parse(uri)
+            if self._storage.size(bucket, key) is None:
+                findings.append(error("file", f"{uri} is not there", "upload it again"))
+        base = request.body.get("baseModelIdentifier", "")
+        regions = catalog.load(self.kind, CATALOG).model(base)[0].facts.get("regions", ())
+        if regions and self._sdk.region not in regions:
+            findings.append(
+                warning(
+                    "region",
+                    f"{base} is tuned in {' or '.join(regions)}; the region is {self._sdk.region}",
+                    "set region under [providers." + self.name + "]",
+                )
+            )
+        return findings
+
+    def find_upload(self, digest: str) -> UploadRef | None:
+        """The object with this content in our folder of the bucket."""
+        return self._storage.find(digest)
+
+    def upload(self, file: EncodedFile) -> UploadRef:
+        """Upload one file, named by its content."""
+        return self._storage.upload(file)
+
+    def submit(self, request: Request, key: RunKey) -> JobRef:
+        """Start the job: one call. The key is AWS's idempotency token, so that the same call never makes two jobs."""
+        account.require(self.name, self.settings, "bucket", "role_arn")
+        keyed = body.with_key(request.body, key)
+        from botocore.exceptions import ClientError
+
+        with self._sdk.calling("starting the job"):
+            try:
+                answer = self._sdk.bedrock.create_model_customization_job(**keyed)
+            except ClientError as refused:
+                if refused.response.get("Error", {}).get("Code") == "ConflictException":
+                    mine = self.find(key)  # the name ends in our key: a job of that name is ours
+                    if mine is not None:
+                        return mine
+                raise
+        if "jobArn" not in answer:
+            raise TransientError("AWS's answer to the new job could not be read", sent=True, raw=str(answer))
+        return self._job(answer["jobArn"], keyed["jobName"])
+
+    def find(self, key: RunKey) -> JobRef | None:
+        """The job whose name ends in this key."""
+        with self._sdk.calling("looking for the run's job"):
+            pages = self._sdk.bedrock.get_paginator("list_model_customization_jobs").paginate(nameContains=key)
+            for page in pages:
+                for entry in page.get("modelCustomizationJobSummaries", []):
+                    if entry["jobName"].endswith(f"-{key}"):
+                        return self._job(entry["jobArn"], entry["jobName"])
+        return None
+
+    def _job(self, arn: str, name: str) -> JobRef:
+        region = arn.split(":")[3] if arn.count(":") > 3 else ""
+        console = f"https://{region}.console.aws.amazon.com/bedrock/home?region={region}#/custom-models"
+        return JobRef(id=arn, data={"name": name}, url=console if region else None)
+
+    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
+        """The job's state and, once it has ended, its final losses and the curves from S3."""
+        with self._sdk.calling(f"looking at the job {job.id}"):
+            answer = self._sdk.bedrock.get_model_customization_job(jobIdentifier=job.id)
+        if "jobArn" not in answer:
+            raise TransientError("AWS's answer about the job could not be read", sent=True, raw=str(answer)[:200])
+        points: list[Any] = []
+        unreadable: tuple[str, ...] = ()
+        if wire.state(str(answer.get("status")))[0].final:
+            try:
+                output = answer["outputDataConfig"]["s3Uri"]
+                points = list(self._storage.curves(output, wire.job_id(answer["jobArn"])))
+            except TransientError:
+                raise
+            except LlmtuneError as fault:  # the losses of the API still stand: say what is missing, and go on
+                unreadable = (f"the curves could not be read: {fault.message}",)
+        unused = ""
+        base = wire.base_id(str(answer.get("baseModelArn", "")))
+        if self.capabilities(self._target(base)).limits.validation == "unused":
+            unused = "this family does not use validation rows"
+        seen = wire.snapshot(answer, points, validation_unused=unused)
+        return seen.model_copy(update={"warnings": (*seen.warnings, *unreadable)}) if unreadable else seen
+
+    def _target(self, model: str) -> Target:
+        return Target(provider=self.name, kind=self.kind, model=model)
+
+    def cancel(self, job: JobRef) -> None:
+        """Ask AWS to stop the job; it is Stopping first, then Stopped."""
+        from botocore.exceptions import ClientError
+
+        with self._sdk.calling(f"stopping the job {job.id}"):
+            try:
+                self._sdk.bedrock.stop_model_customization_job(jobIdentifier=job.id)
+            except ClientError as refused:
+                if refused.response.get("Error", {}).get("Code") != "ConflictException":  # it has ended already
+                    raise
+
+    # --- serving -----------------------------------------------------------------------------------------------------
+    def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
+        """Make a custom model answer: on demand where its base allows it, else on throughput you allowed to buy."""
+        from llmtune_bedrock import serving
+
+        return serving.deploy(self._sdk, model, key, on_demand=self._on_demand(model))
+
+    def _on_demand(self, model: ModelRef) -> bool:
+        entry, _ = catalog.load(self.kind, CATALOG).model(model.base or "")
+        return targets.on_demand(entry)
+
+    def find_deployment(self, key: RunKey) -> DeploymentRef | None:
+        """The deployment that is named after this key."""
+        from llmtune_bedrock import serving
+
+        return serving.find(self._sdk, key)
+
+    def undeploy(self, ref: DeploymentRef) -> None:
+        """Remove a deployment; quietly done when it is gone already."""
+        from llmtune_bedrock import serving
+
+        serving.undeploy(self._sdk, ref)
+
+    def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
+        """A base model or a deployment in hand; a custom model answers only through a deployment."""
+        from llmtune_bedrock.serving import ConverseGenerator
+
+        if isinstance(ref, DeploymentRef):
+            return ConverseGenerator(self._sdk, ref.id, ref)
+        if not ref.tuned:
+            return ConverseGenerator(self._sdk, ref.id)
+        if self._on_demand(ref):
+            return Unavailable("a custom model answers only through a deployment (evaluation.deploy: true)")
+        return Unavailable(
+            f"models tuned from {ref.base} answer only on provisioned throughput, which is bought by the hour:"
+            f" set provisioned_units under [providers.{self.name}] and evaluation.deploy: true to allow it"
+        )
+
+    def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
+        """The base model under its inference id, which is not its tuning id."""
+        model = receipt.target.model
+        if model.startswith("arn:"):
+            return Unavailable("the base is a custom model, which answers only through a deployment")
+        chosen = receipt.target.options.get("base_inference_id") or targets.inference_id(model)
+        return ModelRef(id=chosen, base=model, tuned=False)
+
+    def snippet(self, ref: ModelRef | DeploymentRef) -> str:
+        """Python that asks this model through boto3."""
+        region = account.region(self.settings) or "us-east-1"
+        note = ""
+        if isinstance(ref, ModelRef) and ref.tuned:
+            note = "# deploy the model first; modelId is then the deployment's ARN\n"
+        return (
+            "import boto3\n\n"
+            f'client = boto3.client("bedrock-runtime", region_name="{region}")\n'
+            f"{note}answer = client.converse(\n"
+            f'    modelId="{ref.id}",\n'
+            '    messages=[{"role": "user", "content": [{"text": "Hello"}]}],\n'
+            ")\n"
+            'print(answer["output"]["message"]["content"][0]["text"])\n'
+        )
+
+    # --- what the account owns ---------------------------------------------------------------------------------------
+    def inventory(self) -> Iterator[RemoteModel]:
+        """Every custom model the account owns in this region."""
+        with self._sdk.calling("listing the custom models"):
+            for page in self._sdk.bedrock.get_paginator("list_custom_models").paginate(isOwned=True):
+                for entry in page.get("modelSummaries", []):
+                    yield RemoteModel(
+                        id=entry["modelArn"],
+                        base=wire.base_id(entry["baseModelArn"]),
+                        created=wire.seconds(entry["creationTime"]),
+                        data={"name": entry["modelName"], "status": entry.get("modelStatus")},
+                    )
+
+    def fetch(self, remote: RemoteModel) -> RemoteJob:
+        """The job behind a custom model: its base, hyperparameters and files."""
+        with self._sdk.calling(f"reading the model {remote.id}"):
+            model = self._sdk.bedrock.get_custom_model(modelIdentifier=remote.id)
+        known, others = wire.hyperparameters(model.get("hyperParameters") or {})
+        files = {}
+        if train := (model.get("trainingDataConfig") or {}).get("s3Uri"):
+            files["train"] = train
+        validators = (model.get("validationDataConfig") or {}).get("validators") or []
+        if validators:
+            files["validation"] = validators[0]["s3Uri"]
+        return RemoteJob(
+            id=model.get("jobArn") or remote.id,
+            model=model["modelArn"],
+            base=wire.base_id(model.get("baseModelArn") or remote.base or ""),
+            hyperparameters=known,
+            unmapped=others,
+            files=files,
+            data={"name": model["modelName"], "customization": model.get("customizationType")},
+        )
+
+    def download(self, file_id: str, into: Path) -> Path:
+        """Bring an S3 object here."""
+        return self._storage.download(file_id, into)
+
+    def delete(self, ref: AnyRef) -> None:
+        """Remove an upload of ours, a deployment or a custom model. Jobs stay: AWS cannot delete them."""
+        if isinstance(ref, UploadRef):
+            self._storage.delete(ref.id)
+        elif isinstance(ref, DeploymentRef):
+            self.undeploy(ref)
+        elif isinstance(ref, ModelRef):
+            from botocore.exceptions import ClientError
+
+            with self._sdk.calling(f"deleting the model {ref.id}"):
+                try:
+                    self._sdk.bedrock.delete_custom_model(modelIdentifier=ref.id)
+                except ClientError as refused:
+                    if refused.response.get("Error", {}).get("Code") != "ResourceNotFoundException":
+                        raise
+
+
+def _inputs(sent: dict[str, Any]) -> Iterator[str]:
+    """The S3 addresses that a body reads from."""
+    if uri := (sent.get("trainingDataConfig") or {}).get("s3Uri"):
+        yield uri
+    for validator in (sent.get("validationDataConfig") or {}).get("validators", []):
+        yield validator["s3Uri"]

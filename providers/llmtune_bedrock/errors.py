@@ -1,0 +1,134 @@
+"""What boto3 raises, as what llmtune raises: one clear sentence each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtune.errors import (
+    InvalidSettings,
+    LlmtuneError,
+    MissingCredentials,
+    QuotaExceeded,
+    TransientError,
+    VendorError,
+)
+
+_THROTTLED = {"ThrottlingException", "TooManyRequestsException", "Throttling", "RequestLimitExceeded", "SlowDown"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_UNKNOWN_KEY = {
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "IncompleteSignature",
+}
+_DENIED = {"AccessDeniedException", "AccessDenied", "403"}
+_GONE = {"ResourceNotFoundException", "NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+
+
+def from_answer(
+    code: str, message: str, status: int | None, *, doing: str, retry_after: float | None = None, profile: str = ""
+) -> LlmtuneError:
+    """An error answer of AWS. `doing` is what was being done ("starting the job"), for the sentence."""
+    raw = f"{code}: {message}"
+    said = f"AWS said {message.rstrip('.')!r}" if message else f"AWS said {code}"
+    facts: dict[str, Any] = {"code": code, "status": status, "raw": raw}
+    if code in _THROTTLED or status == 429:
+        # Refused before anything was done: even the paid call may be repeated.
+        return TransientError(f"AWS is throttling {doing}: {said}", sent=False, retry_after=retry_after, **facts)
+    if code in _EXPIRED:
+        return MissingCredentials(f"the AWS credentials have expired ({doing}: {said})", hint=_log_in(profile))
+    if code in _UNKNOWN_KEY or status == 401:
+        return MissingCredentials(f"AWS does not accept the credentials ({doing}: {said})", hint=_log_in(profile))
+    if code in _DENIED:
+        return VendorError(
+            f"AWS does not allow {doing}: {said}",
+            hint="give your user or role the permission named there (llmtune doctor checks what it can)",
+            **facts,
+        )
+    if code in ("ServiceQuotaExceededException", "LimitExceededException"):
+        return QuotaExceeded(
+            f"the account's quota is reached ({doing}: {said})",
+            hint="wait for running jobs to end, or ask for more in the Service Quotas console",
+        )
+    if code == "ConflictException":
+        return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)
+    if code in _GONE:
+        return VendorError(f"not found ({doing}: {said})", **facts)
+    if status is not None and status >= 500:
+        return TransientError(f"AWS is unwell for now ({doing}: {said})", sent=True, retry_after=retry_after, **facts)
+    hint = None
+    if "s3" in message.lower() or "object" in message.lower():
+        hint = "look whether the file is there, in the job's region, and readable by the role (role_arn)"
+    return VendorError(f"AWS refused {doing}: {said}", hint=hint, **facts)
+
+
+def from_exception(error: Exception, *, doing: str, name: str, profile: str = "") -> LlmtuneError | None:
+    """A boto3 or botocore exception as ours; None for anything else."""
+    from botocore import exceptions as aws
+
+    if isinstance(error, aws.ClientError):
+        answer = error.response.get("Error", {})
+        meta = error.response.get("ResponseMetadata", {})
+        return from_answer(
+            str(answer.get("Code", "")),
+            str(answer.get("Message", "")),
+            meta.get("HTTPStatusCode"),
+            doing=doing,
+            retry_after=_retry_after(meta.get("HTTPHeaders", {})),
+            profile=profile,
+        )
+    if isinstance(error, (aws.SSOError, aws.TokenRetrievalError, aws.LoginError)):
+        return MissingCredentials(f"the AWS single sign-on has expired ({doing}: {error})", hint=_log_in(profile))
+    if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):
+        return MissingCredentials(
+            f"AWS's credential chain found nothing usable for {name} ({doing}: {error})", hint=_log_in(profile)
+        )
+    if isinstance(error, aws.NoAuthTokenError):
+        return MissingCredentials(f"no bearer token was found for {name} ({doing}: {error})", hint=_log_in(profile))
+    return _unsent(error, doing=doing, name=name) or _broken(error, doing=doing)
+
+
+def _unsent(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
+    """What went wrong before anything could be sent."""
+    from botocore import exceptions as aws
+
+    if isinstance(error, aws.ProfileNotFound):
+        return InvalidSettings(f"{error}: mend profile under [providers.{name}], or run aws configure")
+    if isinstance(error, aws.NoRegionError):
+        return InvalidSettings(f"{name} needs region: set it under [providers.{name}] in llmtune.toml, or AWS_REGION")
+    if isinstance(error, aws.InvalidEndpointConfigurationError):
+        return InvalidSettings(
+            f"AWS_BEARER_TOKEN_BEDROCK is set and base_url is plain http, where a bearer token is never sent ({error}):"
+            " unset it, or use https"
+        )
+    if isinstance(error, aws.ParamValidationError):
+        return VendorError(f"botocore would not send the request ({doing}): {error}", raw=str(error))
+    if isinstance(error, (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.ProxyConnectionError)):
+        return TransientError(f"AWS cannot be reached ({doing}): {error}", sent=False, raw=str(error))
+    return None
+
+
+def _broken(error: Exception, *, doing: str) -> LlmtuneError | None:
+    """What went wrong on the way: the request may have arrived."""
+    from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, (aws.HTTPClientError, aws.ConnectionError, ResponseParserError, aws.ChecksumError)):
+        return TransientError(f"the connection to AWS broke ({doing}): {error}", sent=True, raw=str(error))
+    if isinstance(error, aws.BotoCoreError):
+        return VendorError(f"boto3 could not go on ({doing}): {error}", raw=str(error))
+    return None
+
+
+def _log_in(profile: str) -> str:
+    return f"aws sso login{f' --profile {profile}' if profile else ''} (or: aws configure)"
+
+
+def _retry_after(headers: Any) -> float | None:
+    try:
+        return float(headers.get("retry-after"))
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,452 @@
+"""Bedrock's rows (Converse, and Claude 3 Haiku's own) and what each family demands of a dataset.
+
+Sources, read 2026-11: AWS, "Prepare data for fine-tuning your models" and the Nova customization guide (2026);
+Anthropic's fine-tuning cookbook for the rules on Claude's rows. Titan Text, Cohere and Llama 3.1 take the general
+prompt/completion rows.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from llmtune.data import features as f
+from llmtune.data.chatrows import answered, arguments_text, kind
+from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
+from llmtune.data.findings import Finding, error, warning
+from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.instruct import rest
+
+PREPARE = "AWS, Prepare data for fine-tuning your models, 2026"
+NOVA = "AWS, Nova customization guide, 2026"
+CLAUDE = "Anthropic, fine-tuning Claude 3 Haiku on Bedrock (cookbook), 2024"
+
+SCHEMA = "bedrock-conversation-2024"
+#: Words a Nova job fails on, wherever they stand in a row.
+RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EOS]")
+_BLOCKS = frozenset(
+    ("text", "image", "video", "document", "audio", "toolUse", "toolResult", "reasoningContent", "cachePoint")
+)
+
+
+def _blocks(content: Any) -> bool:
+    """Whether a message's content is a list of Converse blocks, which name their kind by key and not by `type`."""
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and isinstance(content[0], dict)
+        and "type" not in content[0]
+        and not _BLOCKS.isdisjoint(content[0])
+    )
+
+
+class ConverseRows(RowFormat):
+    """`{"schemaVersion": ..., "system": [{"text": ...}], "messages": [{"role": ..., "content": [{"text": ...}]}]}`."""
+
+    name = "bedrock_converse"
+    title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
+    carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        turns = row.get("messages")
+        if not isinstance(turns, list):
+            return False
+        if "schemaVersion" in row or isinstance(row.get("system"), list):
+            return True
+        return bool(turns) and isinstance(turns[0], dict) and _blocks(turns[0].get("content"))
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        messages: list[Message] = []
+        system = row.get("system")
+        if isinstance(system, list):
+            texts = [block.get("text") for block in system if isinstance(block, dict)]
+            if system and (len(texts) != len(system) or not all(isinstance(text, str) for text in texts)):
+                faults.append(error("row-shape", "system holds more than texts", 'write [{"text": "..."}]'))
+            elif len(texts) == 1:
+                messages.append(Message("system", texts[0]))
+            elif texts:
+                messages.append(Message("system", tuple(TextPart(str(text)) for text in texts)))
+        elif system is not None:
+            faults.append(error("row-shape", f"system is {kind(system)}; expected a list", 'write [{"text": "..."}]'))
+        turns = row.get("messages")
+        if not isinstance(turns, list) or not turns:
+            what = "an empty list" if turns == [] else kind(turns)
+            faults.append(error("row-shape", f"messages is {what}; expected a list of messages", "give it turns"))
+            turns = []
+        for index, turn in enumerate(turns):
+            messages += self._read_turn(turn, f"messages[{index}]", faults)
+        version = row.get("schemaVersion")
+        known = ["system", "messages", "toolConfig"]
+        if version is None or version == SCHEMA:
+            known.append("schemaVersion")
+        if version is not None and version != SCHEMA:
+            faults.append(
+                warning("vendor-schema", f"schemaVersion is {version!r}; the documents say {SCHEMA!r} ({PREPARE})", "")
+            )
+        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=rest(row, *known))
+
+    def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
+        if not isinstance(turn, dict):
+            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
+            return []
+        role = turn.get("role")
+        if role not in ("user", "assistant"):
+            faults.append(error("role", f"{where}.role is {role!r}; expected user or assistant", "rename the role"))
+            role = "user"
+        content = turn.get("content")
+        if not isinstance(content, list) or not content:
+            what = "an empty list" if content == [] else kind(content)
+            faults.append(error("content", f"{where}.content is {what}; expected a list", 'write [{"text": "..."}]'))
+            return [Message(role, "")]
+        parts: list[Part] = []
+        calls: list[ToolCall] = []
+        answers: list[Message] = []
+        for index, block in enumerate(content):
+            self._read_block(block, f"{where}.content[{index}]", faults, parts, calls, answers)
+        if answers and not parts and not calls:
+            return answers
+        body: Content = tuple(parts)
+        if len(parts) == 1 and isinstance(parts[0], TextPart):
+            body = parts[0].text
+        elif not parts:
+            body = None if calls else ""
+        return [*answers, Message(role, body, tuple(calls), extra=rest(turn, "role", "content"))]
+
+    def _read_block(
+        self,
+        block: Any,
+        where: str,
+        faults: list[Finding],
+        parts: list[Part],
+        calls: list[ToolCall],
+        answers: list[Message],
+    ) -> None:
+        if not isinstance(block, dict):
+            faults.append(error("content", f"{where} is {kind(block)}; expected a block", 'write {"text": "..."}'))
+            return
+        if "text" in block:
+            if isinstance(block["text"], str):
+                parts.append(TextPart(block["text"]))
+            else:
+                faults.append(error("content", f"{where}.text is {kind(block['text'])}; expected a string", "quote it"))
+        elif isinstance(block.get("image"), dict):
+            parts.append(_read_image(block))
+        elif isinstance(block.get("toolUse"), dict):
+            use = block["toolUse"]
+            if isinstance(use.get("name"), str) and isinstance(use.get("toolUseId"), str):
+                calls.append(ToolCall(use["toolUseId"], use["name"], arguments_text(use.get("input"), where, faults)))
+            else:
+                faults.append(error("tool-call", f"{where}.toolUse needs a name and a toolUseId", "add them"))
+        elif isinstance(block.get("toolResult"), dict):
+            result = block["toolResult"]
+            content = result.get("content")
+            texts = [_result_text(one) for one in content] if isinstance(content, list) else []
+            extra = rest(result, "toolUseId", "content")
+            answers.append(Message("tool", "\n".join(texts), (), result.get("toolUseId"), extra=extra))
+        else:
+            parts.append(OtherPart(next(iter(block), "empty"), block))
+
+    def _read_tools(self, row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
+        config = row.get("toolConfig")
+        if config is None:
+            return ()
+        tools = config.get("tools") if isinstance(config, dict) else None
+        out: list[Mapping[str, Any]] = []
+        for index, tool in enumerate(tools if isinstance(tools, list) else [None]):
+            spec = tool.get("toolSpec") if isinstance(tool, dict) else None
+            if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "mend it"))
+                continue
+            function = {key: value for key, value in spec.items() if key != "inputSchema"}
+            schema = spec.get("inputSchema")
+            if isinstance(schema, dict) and isinstance(schema.get("json"), dict):
+                function["parameters"] = schema["json"]
+            out.append({"type": "function", "function": function})
+        return tuple(out)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        extra = example.extra or {}
+        row: dict[str, Any] = {"schemaVersion": extra.get("schemaVersion", SCHEMA)}
+        messages = list(answered(example))
+        if messages and messages[0].role == "system":
+            system = messages.pop(0)
+            parts = system.content if isinstance(system.content, tuple) else (TextPart(system.words),)
+            row["system"] = [{"text": part.text} for part in parts if isinstance(part, TextPart)]
+        row["messages"] = self._write_turns(messages)
+        if example.tools:
+            row["toolConfig"] = {"tools": [_write_tool(tool) for tool in example.tools]}
+        return row
+
+    def _write_turns(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
+        turns: list[dict[str, Any]] = []
+        answering = False
+        for message in messages:
+            if message.role == "tool":
+                block = _write_result(message)
+                if answering:
+                    turns[-1]["content"].append(block)
+                else:
+                    turns.append({"role": "user", "content": [block]})
+                answering = True
+            elif message.role != "system":
+                answering = False
+                turns.append({"role": message.role, "content": _write_blocks(message)})
+        return turns
+
+    def problems(self, example: Example) -> list[Finding]:
+        if example.extra and "schemaVersion" in example.extra:
+            kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
+            example = example.replace(extra=kept or None)
+        return super().problems(example)
+
+
+def _result_text(block: Any) -> str:
+    if isinstance(block, dict) and isinstance(block.get("text"), str):
+        return str(block["text"])
+    return orjson.dumps(block.get("json", block) if isinstance(block, dict) else block).decode()
+
+
+def _read_image(block: Mapping[str, Any]) -> Part:
+    image = block["image"]
+    source = image.get("source")
+    format_ = image.get("format")
+    type_ = f"image/{format_}" if isinstance(format_, str) else None
+    if isinstance(source, dict):
+        place = source.get("s3Location")
+        if isinstance(place, dict) and set(place) == {"uri"} and isinstance(place["uri"], str):
+            return ImagePart(place["uri"], type_)
+        if isinstance(source.get("bytes"), str) and type_ is not None:
+            return ImagePart(f"data:{type_};base64,{source['bytes']}", type_)
+    return OtherPart("image", block)  # with an owner of the bucket, or in a way not known here: kept as it is
+
+
+def _write_blocks(message: Message) -> list[dict[str, Any]]:
+    content = message.content
+    if isinstance(content, str):
+        blocks: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
+    else:
+        blocks = [_write_part(part) for part in content or ()]
+    for call in message.tool_calls:
+        use = {"toolUseId": call.id, "name": call.name, "input": orjson.loads(call.arguments)}
+        blocks.append({"toolUse": use})
+    return blocks
+
+
+def _write_part(part: Part) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"text": part.text}
+    if isinstance(part, ImagePart):
+        type_ = part.media_type or mimetypes.guess_type(part.url)[0] or "image/jpeg"
+        source: dict[str, Any] = {"s3Location": {"uri": part.url}}
+        if part.url.startswith("data:") and ";base64," in part.url:
+            head, data = part.url.split(";base64,", 1)
+            type_, source = head.removeprefix("data:"), {"bytes": data}
+        return {"image": {"format": type_.removeprefix("image/"), "source": source}}
+    return dict(part.raw)
+
+
+def _write_result(message: Message) -> dict[str, Any]:
+    return {
+        "toolResult": {
+            "toolUseId": message.tool_call_id or "",
+            "content": [{"text": message.words}],
+            **(message.extra or {}),
+        }
+    }
+
+
+def _write_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool["function"]
+    spec = {key: value for key, value in function.items() if key != "parameters"}
+    spec["inputSchema"] = {"json": function.get("parameters") or {"type": "object", "properties": {}}}
+    return {"toolSpec": spec}
+
+
+class ClaudeRows(RowFormat):
+    """`{"system": "...", "messages": [{"role": "user" | "assistant", "content": "..."}]}`, text only."""
+
+    name = "claude"
+    title = '{"system": "...", "messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}'
+    carries = f.BASIC
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return isinstance(row.get("system"), str) and set(row) == {"system", "messages"}
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        from llmtune.data.chatrows import CHAT
+
+        return CHAT.read(row, line, faults)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        messages = list(answered(example))
+        row: dict[str, Any] = {}
+        if messages and messages[0].role == "system":
+            row["system"] = messages.pop(0).words
+        row["messages"] = [
+            {"role": message.role, "content": message.words}
+            for message in messages
+            if message.role in ("user", "assistant")
+        ]
+        return row
+
+
+#: Parts of a model id that tell the family; the first that fits.
+_FAMILIES = (
+    ("nova-2", "nova-2"),
+    ("nova", "nova"),
+    ("claude", "claude"),
+    ("llama3-1", "llama-3.1"),
+    ("llama", "llama"),
+    ("titan", "titan"),
+    ("cohere", "cohere"),
+)
+
+
+def family_of(model: str | None) -> str | None:
+    """The family of a model id; None when no model, or one of an unknown family, is given."""
+    return next((family for part, family in _FAMILIES if part in (model or "")), None)
+
+
+def choose(method: str, model: str | None) -> str:
+    """The row format a model takes: Converse for Nova and Llama 3.2 and later, which is also the default."""
+    family = family_of(model)
+    if family == "claude":
+        return ClaudeRows.name
+    return "prompt_completion" if family in ("llama-3.1", "titan", "cohere") else ConverseRows.name
+
+
+def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
+    family = family_of(model)
+    if example.preference is not None:
+        yield error(
+            "vendor-method", "Bedrock has no preference tuning (API of 2026-11)", "tune on the preferred answers"
+        )
+        return
+    if example.text is not None or family in ("llama-3.1", "titan", "cohere"):
+        return
+    turns = [(index, message) for index, message in enumerate(example.messages) if message.role != "system"]
+    before = "assistant"
+    for index, message in turns:
+        role = "user" if message.role == "tool" else message.role
+        if role == before and not (message.role == "tool" and example.messages[index - 1].role == "tool"):
+            what = "the first turn must be the user's" if index == turns[0][0] else f"two {role} turns in a row"
+            yield error("vendor-role-order", f"messages[{index}]: {what} ({PREPARE})", "user and assistant in turn")
+        before = role
+    if turns and turns[-1][1].role != "assistant":
+        yield error("vendor-last-turn", f"the last turn must be the assistant's ({PREPARE})", "end in the answer")
+    if family in (None, "nova", "nova-2"):
+        yield from _reserved_words(example, sure=family is not None)
+
+
+def _reserved_words(example: Example, *, sure: bool) -> Iterable[Finding]:
+    for index, message in enumerate(example.messages):
+        text = message.words
+        for word in RESERVED:
+            if word in text:
+                say = error if sure else warning
+                yield say(
+                    "vendor-reserved-word",
+                    f"messages[{index}]: {word!r} is a reserved word of Nova, on which the job fails ({NOVA})",
+                    "write it another way",
+                )
+
+
+class _Counts:
+    """Rows and bytes a family takes; None where nothing is published."""
+
+    def __init__(
+        self,
+        *,
+        least: int | None = None,
+        most: int | None = None,
+        most_validation: int | None = None,
+        least_total: int | None = None,
+        most_total: int | None = None,
+        size: int | None = None,
+        validation_size: int | None = None,
+    ) -> None:
+        self.least, self.most, self.most_validation = least, most, most_validation
+        self.least_total, self.most_total = least_total, most_total
+        self.size, self.validation_size = size, validation_size
+
+
+_COUNTS: Mapping[str, _Counts] = {
+    "nova-2": _Counts(least=200),
+    "claude": _Counts(
+        least=32,
+        most=10_000,
+        most_validation=1_000,
+        most_total=10_000,
+        size=10_000_000_000,
+        validation_size=1_000_000_000,
+    ),
+    "llama-3.1": _Counts(least_total=100, most_total=10_000),
+    "llama": _Counts(least_total=100, most_total=10_000),
+    "titan": _Counts(size=1_000_000_000, validation_size=100_000_000),
+    "cohere": _Counts(least=32, most=10_000, most_validation=1_000),
+}
+
+
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Rows and bytes of a file by the model's family; none are told when the model is not named."""
+    counts = _COUNTS.get(family_of(facts.model) or "")
+    if counts is None:
+        return
+    rows, role = facts.rows, facts.role
+    if role == "train":
+        if counts.least is not None and rows < counts.least:
+            yield error("vendor-rows", f"{rows} rows; at least {counts.least} are needed ({PREPARE})", "add rows")
+        if counts.most is not None and rows > counts.most:
+            yield error("vendor-rows", f"{rows:,} rows; at most {counts.most:,} ({PREPARE})", "give fewer")
+        if counts.least_total is not None and facts.total_rows < counts.least_total:
+            yield error(
+                "vendor-rows",
+                f"{facts.total_rows} training and validation rows; at least {counts.least_total} are needed ({PREPARE})",
+                "add rows",
+            )
+        if counts.most_total is not None and facts.total_rows > counts.most_total:
+            yield error(
+                "vendor-rows",
+                f"{facts.total_rows:,} training and validation rows; at most {counts.most_total:,} ({PREPARE})",
+                "give fewer",
+            )
+        if counts.size is not None and facts.size > counts.size:
+            yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {counts.size / 1e6:,.0f} MB", "give fewer")
+    elif role == "validation":
+        if counts.most_validation is not None and rows > counts.most_validation:
+            yield error(
+                "vendor-rows", f"{rows:,} validation rows; at most {counts.most_validation:,} ({PREPARE})", "give fewer"
+            )
+        if counts.validation_size is not None and facts.size > counts.validation_size:
+            yield error(
+                "vendor-size",
+                f"{facts.size / 1e6:,.0f} MB; at most {counts.validation_size / 1e6:,.0f} MB",
+                "give fewer",
+            )
+
+
+_TOKENS = {"claude": 32_000, "llama-3.1": 16_000, "llama": 16_000, "titan": 4_096, "cohere": 6_144}
+
+
+def token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """Tokens of prompt and answer together, by family (10,000 for Llama 3.2 90B; 4,096 + 2,048 for Cohere)."""
+    tokens = _TOKENS.get(family_of(model) or "")
+    if model is not None and "llama3-2-90b" in model:
+        tokens = 10_000
+    return TokenLimit(tokens, refuses=True, source=PREPARE) if tokens is not None else None
+
+
+BEDROCK_ROWS = VendorRows(
+    provider="bedrock",
+    formats=(ConverseRows(), ClaudeRows()),
+    defaults={"sft": ConverseRows.name},
+    accepts=("prompt_completion",),
+    row_rules=row_rules,
+    file_rules=file_rules,
+    token_limit=token_limit,
+    choose=choose,
+)

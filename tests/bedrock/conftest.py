@@ -1,0 +1,69 @@
+"""A fake Bedrock for each test, and the provider that talks to it through the real boto3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.provider import EncodedFile, Target
+from llmtune.testing.wire import job_with
+from llmtune.translation import Receipt, translate
+from llmtune_bedrock import BedrockProvider
+from llmtune_bedrock.account import BedrockSettings
+from llmtune_bedrock.fake import FakeBedrock
+
+ROLE = "arn:aws:iam::123456789012:role/llmtune"
+NOVA = "amazon.nova-micro-v1:0:128k"
+
+
+@pytest.fixture(autouse=True)
+def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_BEARER_TOKEN_BEDROCK", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAFAKE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "fake")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+
+
+@pytest.fixture
+def vendor() -> Iterator[FakeBedrock]:
+    with FakeBedrock() as fake:
+        yield fake
+
+
+@pytest.fixture
+def provider(vendor: FakeBedrock) -> BedrockProvider:
+    return provider_at(vendor)
+
+
+def provider_at(vendor: FakeBedrock, **more: Any) -> BedrockProvider:
+    values: dict[str, Any] = {
+        "region": "us-east-1",
+        "bucket": "my-bucket",
+        "role_arn": ROLE,
+        "base_url": vendor.url,
+        "storage_url": vendor.storage_url,
+        "timeout": 5.0,
+    }
+    return BedrockProvider(settings=BedrockSettings(**(values | more)))
+
+
+def encoded(
+    tmp_path: Path, role: Any = "train", content: bytes = b'{"prompt": "a", "completion": "b"}\n'
+) -> EncodedFile:
+    import hashlib
+
+    digest = hashlib.sha256(content).hexdigest()
+    path = tmp_path / f"{role}-{digest[:16]}.jsonl"
+    path.write_bytes(content)
+    return EncodedFile(role=role, path=path, sha256=digest, rows=1, bytes=len(content), format="test")
+
+
+def receipt_for(provider: BedrockProvider, model: str = NOVA, **fields: Any) -> Receipt:
+    target = Target(provider=provider.name, kind="bedrock", model=model, options=fields.pop("options", {}))
+    return translate(job_with(target, fields), target, provider.capabilities(target), rows=1000)
