@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     #: A metric over resampled rows: row indices, shape [resamples, rows], to its value in each, shape [resamples].
     Statistic = Callable[[NDArray[np.intp]], NDArray[np.float64]]
 
+LabelAverage = Literal["macro", "micro", "weighted"]
+LabelFigure = Literal["precision", "recall", "f"]
+
 LEVEL = 0.95
 RESAMPLES = 2000
 
@@ -95,16 +98,34 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float]) -> Stat
     return statistic
 
 
-def macro_f_of(truth: Sequence[int], answered: Sequence[int], labels: int, beta: float = 1.0) -> Statistic:
-    """The statistic "mean F-beta over the labels that have a row".
+def label_average_of(
+    truth: Sequence[int],
+    answered: Sequence[int],
+    labels: int,
+    *,
+    average: LabelAverage = "macro",
+    figure: LabelFigure = "f",
+    beta: float = 1.0,
+) -> Statistic:
+    """The statistic "precision, recall or F-beta, averaged over labels".
 
-    `truth` are label indices 0..labels-1; `answered` likewise, with `labels` for an answer outside the set.
+    "macro" and "weighted" are over the labels that have a row: with few rows and many labels the others would only
+    say that they were not drawn. A figure without a denominator is 0.
+
+    Args:
+        truth: label index of each row, 0..labels-1.
+        answered: likewise, with `labels` for an answer outside the set.
+        labels: how many labels there are.
+        average: "macro" (each label the same), "weighted" (by its rows) or "micro" (all decisions together).
+        figure: "precision", "recall" or "f".
+        beta: weight of recall against precision in F.
     """
     import numpy as np
 
     true, said = np.asarray(truth, dtype=np.intp), np.asarray(answered, dtype=np.intp)
     right = np.where(true == said, true, labels)
     columns = labels + 1
+    weight = beta * beta
 
     def statistic(rows: NDArray[np.intp]) -> NDArray[np.float64]:
         base = np.arange(len(rows))[:, None] * columns
@@ -112,14 +133,17 @@ def macro_f_of(truth: Sequence[int], answered: Sequence[int], labels: int, beta:
         def counted(column: NDArray[np.intp]) -> NDArray[np.float64]:
             flat = np.bincount((base + column[rows]).ravel(), minlength=len(rows) * columns)
             table: NDArray[np.float64] = flat.reshape(len(rows), columns)[:, :labels].astype(np.float64)
-            return table
+            return table.sum(axis=1, keepdims=True) if average == "micro" else table
 
         hits, support, predicted = counted(right), counted(true), counted(said)
-        weight = beta * beta
-        below = weight * support + predicted
-        scores = np.divide((1 + weight) * hits, below, out=np.zeros_like(hits), where=below > 0)
-        present = support > 0
-        means: NDArray[np.float64] = (scores * present).sum(axis=1) / present.sum(axis=1)
+        above, below = {
+            "precision": (hits, predicted),
+            "recall": (hits, support),
+            "f": ((1 + weight) * hits, weight * support + predicted),
+        }[figure]
+        scores = np.divide(above, below, out=np.zeros_like(hits), where=below > 0)
+        weights = support if average == "weighted" else (support > 0).astype(np.float64)
+        means: NDArray[np.float64] = (scores * weights).sum(axis=1) / weights.sum(axis=1)
         return means
 
     return statistic
@@ -151,7 +175,7 @@ def bootstrap(
     proof of certainty.
 
     Args:
-        statistic: index matrix to values; see `mean_of`, `ratio_of`, `macro_f_of`, `looped`.
+        statistic: index matrix to values; see `mean_of`, `ratio_of`, `label_average_of`, `looped`.
         rows: how many rows there are. >= 1.
         level: confidence, 0..1.
         resamples: bootstrap samples. Thousands; 2,000 leaves the ends uncertain by about 2 % of the width.

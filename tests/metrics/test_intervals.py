@@ -25,8 +25,8 @@ from llmtune.metrics.intervals import (
     Interval,
     bootstrap,
     interval_of_mean,
+    label_average_of,
     looped,
-    macro_f_of,
     mean_of,
     ratio_of,
     widened,
@@ -143,26 +143,34 @@ def test_the_ratio_bootstrap_covers_at_the_nominal_rate() -> None:
     assert 0.91 <= hits / 400 <= 0.98
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=50), st.sampled_from([0.5, 1.0, 2.0])
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=50),
+    st.sampled_from(["macro", "micro", "weighted"]),
+    st.sampled_from(["precision", "recall", "f"]),
+    st.sampled_from([0.5, 1.0, 2.0]),
 )
-def test_the_vectorised_macro_f_is_scikit_learns(rows: list[tuple[int, int]], beta: float) -> None:
-    from sklearn.metrics import fbeta_score
+def test_the_vectorised_label_averages_are_scikit_learns(
+    rows: list[tuple[int, int]], average: str, figure: str, beta: float
+) -> None:
+    from sklearn.metrics import precision_recall_fscore_support
 
     truth, said = [t for t, _ in rows], [s for _, s in rows]
     indices = np.random.default_rng(0).integers(0, len(rows), size=(5, len(rows)))
-    values = macro_f_of(truth, said, 4, beta)(indices)
-    for value, picked in zip(values, indices, strict=True):
+    statistic = label_average_of(truth, said, 4, average=average, figure=figure, beta=beta)  # type: ignore[arg-type]
+    for value, picked in zip(statistic(indices), indices, strict=True):
         true, answered = [truth[i] for i in picked], [said[i] for i in picked]
-        expected = fbeta_score(true, answered, beta=beta, labels=sorted(set(true)), average="macro", zero_division=0.0)
-        assert value == pytest.approx(expected)
+        labels = sorted(set(true)) if average != "micro" else [0, 1, 2, 3]
+        figures = precision_recall_fscore_support(
+            true, answered, beta=beta, labels=labels, average=average, zero_division=0.0
+        )
+        assert value == pytest.approx(figures[["precision", "recall", "f"].index(figure)])
 
 
 def test_macro_f1_of_a_result_equals_the_statistic() -> None:
     true, said = list("aabbbccc"), list("abbbzccc")
     place = {"a": 0, "b": 1, "c": 2, "z": 3}
-    value = macro_f_of([place[t] for t in true], [place[s] for s in said], 3)(np.arange(8)[None, :])[0]
+    value = label_average_of([place[t] for t in true], [place[s] for s in said], 3)(np.arange(8)[None, :])[0]
     assert value == pytest.approx(classify(true, said).macro.f1)
 
 
@@ -343,7 +351,7 @@ def test_macro_f1_of_two_systems_is_compared_in_pairs() -> None:
     weak = np.where(generator.random(300) < 0.5, truth, generator.integers(0, 6, 300)).tolist()
     strong = np.where(generator.random(300) < 0.9, truth, generator.integers(0, 6, 300)).tolist()
     comparison = compare_statistics(
-        macro_f_of(truth.tolist(), weak, 5), macro_f_of(truth.tolist(), strong, 5), 300, metric="macro F1"
+        label_average_of(truth.tolist(), weak, 5), label_average_of(truth.tolist(), strong, 5), 300, metric="macro F1"
     )
     assert comparison.verdict == "better"
     assert comparison.p_value is None
