@@ -369,10 +369,13 @@ class ChatRows(RowFormat):
 
     name = "chat"
     title = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-    carries = (1 << 20) - 1 & ~(f.PREFERENCE | f.TEXT | f.LABELS)
+    carries = (1 << 20) - 1 & ~(f.PREFERENCE | f.TEXT | f.LABELS | f.OTHER_PARTS)
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "messages" in row
+
+    def takes_part(self, part: OtherPart) -> bool:
+        return "type" in part.raw
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
         messages = read_messages(row.get("messages"), faults)

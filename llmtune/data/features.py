@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
@@ -154,12 +155,24 @@ def _message_features(message: Message) -> int:
     return bits
 
 
-def losses(example: Example, carries: int, folds: int, name: str) -> list[Finding]:
-    """What a format that carries these bits would lose of the example; what it folds is a warning."""
+def losses(example: Example, carries: int, folds: int, name: str, takes: Callable[[OtherPart], bool]) -> list[Finding]:
+    """What a format that carries these bits would lose of the example; what it folds is a warning.
+
+    `takes` says of a part that is neither text nor image whether it is one of the format's own.
+    """
     missing = features(example) & ~carries & ~UNANSWERED
     if not missing:
         return []
+    if missing & OTHER_PARTS and all(takes(part) for part in _other_parts(example)):
+        missing &= ~OTHER_PARTS
     return [_finding(loss, name, folded=bool(bit & folds)) for bit, loss in _LOSSES.items() if missing & bit]
+
+
+def _other_parts(example: Example) -> Iterator[OtherPart]:
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for message in (*example.messages, *answers):
+        if isinstance(message.content, tuple):
+            yield from (part for part in message.content if isinstance(part, OtherPart))
 
 
 def _finding(loss: _Loss, name: str, *, folded: bool) -> Finding:

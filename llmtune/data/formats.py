@@ -6,12 +6,13 @@ found through the entry-point group `llmtune.formats`; each entry names a `Vendo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from llmtune.data.example import Example
+from llmtune.data.example import Example, OtherPart
 from llmtune.data.features import losses
 from llmtune.data.findings import Finding
 from llmtune.errors import LlmtuneError, UnknownName
@@ -46,7 +47,11 @@ class RowFormat:
 
     def problems(self, example: Example) -> list[Finding]:
         """What this format cannot carry of the example: errors refuse, warnings tell of a change of place."""
-        return losses(example, self.carries, self.folds, self.name)
+        return losses(example, self.carries, self.folds, self.name, self.takes_part)
+
+    def takes_part(self, part: OtherPart) -> bool:
+        """Whether a part that is neither text nor image, kept as it was read, is one of this format's own."""
+        return False
 
 
 class FileFacts(NamedTuple):
@@ -54,7 +59,7 @@ class FileFacts(NamedTuple):
 
     `role` is train, validation or test; `rows` counts sound rows; `size` is in bytes; `tokens` is the sum over
     rows, an estimate where `exact_tokens` is False; `features` is the union of the rows' feature bits; `labels`
-    counts rows by label. `train_rows` is the size of the training file, for rules on the others.
+    counts rows by label. `train_rows` are those of the training file, `total_rows` those of training and validation.
     """
 
     role: str
@@ -69,6 +74,7 @@ class FileFacts(NamedTuple):
     features: int
     labels: Mapping[str, int]
     train_rows: int | None
+    total_rows: int
 
 
 def _no_file_rules(facts: FileFacts) -> Iterable[Finding]:
@@ -138,7 +144,11 @@ def vendors() -> Mapping[str, VendorRows]:
 
     found: dict[str, VendorRows] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        rows = point.load()
+        try:
+            rows = point.load()
+        except (ImportError, AttributeError) as fault:  # one broken plug-in must not take the others away
+            logging.getLogger("llmtune").warning("the row formats of %s could not be loaded: %s", point.value, fault)
+            continue
         found[rows.provider] = rows
     for rows in _registered:
         found[rows.provider] = rows

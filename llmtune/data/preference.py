@@ -7,16 +7,19 @@ from typing import Any
 
 from llmtune.data import features as f
 from llmtune.data.chatrows import kind, read_messages, read_tools, shape, write_messages
-from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, TextPart
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import RowFormat
 from llmtune.data.instruct import rest
 
-_CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS)
+_CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)
 
 
 class _PreferenceRows(RowFormat):
     carries = _CARRIES
+
+    def takes_part(self, part: OtherPart) -> bool:
+        return "type" in part.raw
 
     def problems(self, example: Example) -> list[Finding]:
         found = super().problems(example)

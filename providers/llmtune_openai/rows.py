@@ -12,8 +12,8 @@ from typing import Any
 
 from llmtune.data import features as f
 from llmtune.data.chatrows import answered, write_messages
-from llmtune.data.example import Example, Message
-from llmtune.data.findings import Finding, error, warning
+from llmtune.data.example import Example, Message, Preference
+from llmtune.data.findings import Finding, error
 from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.preference import cannot_prefer
 
@@ -112,16 +112,12 @@ class OpenAIPreferenceRows(RowFormat):
             given["tools"] = list(example.tools)
         beside = (example.extra or {}).get("input")
         _beside(given, beside if isinstance(beside, dict) else example.extra)
-        answers = example.preference.preferred, example.preference.rejected
-        return (
-            {
-                "input": given,
-                "preferred_output": _turns(answers[0]),
-                "non_preferred_output": _turns(answers[1]),
-            }
-            if example.preference is not None
-            else {"input": given}
-        )
+        preferred, rejected = example.preference or Preference((), ())
+        return {
+            "input": given,
+            "preferred_output": _turns(preferred),
+            "non_preferred_output": _turns(rejected),
+        }
 
     def problems(self, example: Example) -> list[Finding]:
         beside = (example.extra or {}).get("input")
@@ -232,4 +228,3 @@ AZURE_ROWS = VendorRows(
     token_limit=azure_token_limit,
 )
 NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, accepts=("chat",), row_rules=nebius_row_rules)
-__all__ = ["AZURE_ROWS", "NEBIUS_ROWS", "OPENAI_ROWS", "OpenAIPreferenceRows", "OpenAIRows", "warning"]

@@ -1,0 +1,169 @@
+"""Cohere's rows, and what its fine-tuning demanded of a dataset.
+
+The service was retired on 2025-09-15; the facts are those of its archived documentation ("Preparing the chat
+fine-tuning data", "Preparing the classify fine-tuning data", 2024 to 2025). The formats stay of use: files written for
+Cohere are read, and the open cohere-finetune trainer takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from llmtune.data import features as f
+from llmtune.data.chatrows import answered, kind
+from llmtune.data.digests import label_of
+from llmtune.data.example import Example, Message
+from llmtune.data.findings import Finding, error
+from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.instruct import question_of, rest
+
+CHAT_DATA = "Cohere, Preparing the chat fine-tuning data, archived 2025"
+CLASSIFY_DATA = "Cohere, Preparing the classify fine-tuning data, archived 2025"
+
+MIN_CHAT_ROWS = 2
+MIN_CLASSIFICATION_ROWS = 40
+MIN_ROWS_A_LABEL = 5
+MIN_LABELS = 2
+MAX_TURN_TOKENS = 16_384
+MAX_PREAMBLE_TOKENS = 2_048
+
+
+class CohereChatRows(RowFormat):
+    """`{"messages": [{"role": "System" | "User" | "Chatbot", "content": ...}]}`."""
+
+    name = "cohere_chat"
+    title = '{"messages": [{"role": "User", "content": "..."}, {"role": "Chatbot", "content": "..."}]}'
+    carries = f.BASIC
+
+    ROLES: ClassVar[dict[str, str]] = {"System": "system", "User": "user", "Chatbot": "assistant"}
+    NAMES: ClassVar[dict[str, str]] = {"system": "System", "user": "User", "assistant": "Chatbot"}
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        turns = row.get("messages")
+        return (
+            isinstance(turns, list)
+            and bool(turns)
+            and isinstance(turns[0], dict)
+            and turns[0].get("role") in self.ROLES
+        )
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        turns = row.get("messages")
+        if not isinstance(turns, list) or not turns:
+            faults.append(error("row-shape", f"messages is {kind(turns)}; expected a list of turns", "mend it"))
+            turns = []
+        messages = []
+        for index, turn in enumerate(turns):
+            where = f"messages[{index}]"
+            if not isinstance(turn, dict):
+                faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
+                continue
+            role = self.ROLES.get(str(turn.get("role")))
+            if role is None:
+                faults.append(
+                    error(
+                        "role", f"{where}.role is {turn.get('role')!r}; expected System, User or Chatbot", "rename it"
+                    )
+                )
+                role = "user"
+            content = turn.get("content")
+            if not isinstance(content, str):
+                faults.append(error("content", f"{where}.content is {kind(content)}; expected a string", "quote it"))
+                content = ""
+            messages.append(Message(role, content, extra=rest(turn, "role", "content")))
+        return Example(tuple(messages), line=line, extra=rest(row, "messages"))
+
+    def write(self, example: Example) -> dict[str, Any]:
+        return {
+            "messages": [
+                {"role": self.NAMES[message.role], "content": message.words}
+                for message in answered(example)
+                if message.role in self.NAMES
+            ]
+        }
+
+
+class CohereClassificationRows(RowFormat):
+    """`{"text": ..., "label": ...}`; a list of labels for multi-label sets."""
+
+    name = "cohere_classification"
+    title = '{"text": "...", "label": "..."}'
+    carries = f.CHAT | f.LABELS
+    folds = f.SYSTEM
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # the general labelled format tells such rows
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        from llmtune.data.formats import get_format
+
+        return get_format("labelled").read(row, line, faults)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        label: Any = example.label if example.label is not None else example.completion()
+        return {"text": question_of(example), "label": list(label) if isinstance(label, tuple) else label}
+
+    def problems(self, example: Example) -> list[Finding]:
+        found = super().problems(example)
+        if label_of(example) is None:
+            found.append(
+                error("cannot-label", "the answer is no label (64 characters on one line at most)", "use chat")
+            )
+        return found
+
+
+def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """The system turn comes first, and there is a question and an answer."""
+    if method == "classification" or example.text is not None or example.preference is not None:
+        return
+    roles = [message.role for message in example.messages]
+    if "user" not in roles or "assistant" not in roles:
+        yield error("vendor-turns", f"at least one User and one Chatbot turn are needed ({CHAT_DATA})", "add it")
+    if "system" in roles[1:]:
+        yield error("vendor-role-order", f"the System turn must come first ({CHAT_DATA})", "move it")
+
+
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Rows a file, and rows a label."""
+    if facts.role != "train":
+        return
+    if facts.method != "classification":
+        if facts.rows < MIN_CHAT_ROWS:
+            yield error(
+                "vendor-rows", f"{facts.rows} rows; at least {MIN_CHAT_ROWS} are needed ({CHAT_DATA})", "add rows"
+            )
+        return
+    if facts.rows < MIN_CLASSIFICATION_ROWS:
+        yield error(
+            "vendor-rows",
+            f"{facts.rows} rows; at least {MIN_CLASSIFICATION_ROWS} are needed ({CLASSIFY_DATA})",
+            "add rows",
+        )
+    if len(facts.labels) < MIN_LABELS:
+        yield error("vendor-labels", f"{len(facts.labels)} labels; at least 2 are needed ({CLASSIFY_DATA})", "add one")
+    for label, count in sorted(facts.labels.items()):
+        if count < MIN_ROWS_A_LABEL:
+            yield error(
+                "vendor-labels",
+                f"label {label!r} has {count} rows; at least {MIN_ROWS_A_LABEL} are needed ({CLASSIFY_DATA})",
+                "add rows of it, or leave it out",
+            )
+
+
+def token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """16,384 tokens a turn."""
+    if method == "classification":
+        return None
+    return TokenLimit(MAX_TURN_TOKENS, refuses=True, source=CHAT_DATA, per="turn")
+
+
+COHERE_ROWS = VendorRows(
+    provider="cohere",
+    formats=(CohereChatRows(), CohereClassificationRows()),
+    defaults={"sft": "cohere_chat", "classification": "cohere_classification"},
+    accepts=("labelled",),
+    row_rules=row_rules,
+    file_rules=file_rules,
+    token_limit=token_limit,
+)

@@ -1,0 +1,131 @@
+"""Together's rows and what it demands of a dataset.
+
+Sources, read 2026-11: together SDK 3.1.1 (lib/constants.py, lib/utils/files.py), which leaves the rules on turns to
+the server since 3.0; the rules themselves as its predecessor together-python checked them (2025); and the page
+"Fine-tuning data preparation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmtune.data import features as f
+from llmtune.data.chatrows import CHAT, write_messages
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding, error
+from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
+
+DOCS = "Together, Fine-tuning data preparation, 2026"
+VALIDATOR = "together-python's file check, 2025"
+
+MIN_ROWS = 1
+MAX_BYTES = int(50.1 * 2**30)
+MAX_IMAGES = 10
+MAX_IMAGE_BYTES = 10 * 2**20
+
+
+class TogetherRows(RowFormat):
+    """One of four shapes by what the row is: text, messages (with weights on any turn), or a preference pair."""
+
+    name = "together"
+    title = '{"messages": [...], "tools": [...]} or {"text": ...} or {"input": ..., "preferred_output": ...}'
+    carries = (
+        f.BASIC
+        | f.TOOLS
+        | f.IMAGES
+        | f.WEIGHT_ZERO
+        | f.PROMPT_WEIGHT
+        | f.PREFERENCE
+        | f.TEXT
+        | f.PARTS
+        | f.TOOL_IDS
+        | f.NAMES
+        | f.LATE_SYSTEM
+    )
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are told by the general formats of the same shapes
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        from llmtune.data.formats import detect, general_formats
+
+        fmt = detect(row, general_formats()) or CHAT
+        return fmt.read(row, line, faults)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        if example.text is not None:
+            return {"text": example.text}
+        # nothing is lost by leaving out the keys of messages this service does not know: `problems` has told them
+        turns = tuple(
+            turn.replace(extra=None, raw_role=None) if turn.extra or turn.raw_role else turn
+            for turn in example.messages
+        )
+        if example.preference is not None:
+            given: dict[str, Any] = {"messages": write_messages(turns)}
+            if example.tools:
+                given["tools"] = list(example.tools)
+            return {
+                "input": given,
+                "preferred_output": write_messages(example.preference.preferred),
+                "non_preferred_output": write_messages(example.preference.rejected),
+            }
+        row: dict[str, Any] = {"messages": write_messages(turns)}
+        if example.tools:
+            row["tools"] = list(example.tools)
+        return row
+
+
+def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """Turns alternate, an answer is there, one answer a side, few and small images."""
+    if example.preference is not None:
+        for name, turns in (
+            ("preferred_output", example.preference.preferred),
+            ("non_preferred_output", example.preference.rejected),
+        ):
+            if len(turns) != 1:
+                yield error(
+                    "vendor-preference",
+                    f"{name} holds {len(turns)} messages; exactly one is allowed ({DOCS})",
+                    "keep one",
+                )
+    before = None
+    images = 0
+    for index, message in enumerate(example.messages):
+        if message.role == before and message.role in ("user", "assistant"):
+            yield error(
+                "vendor-role-order",
+                f"messages[{index}]: two {message.role} turns in a row; they must alternate ({VALIDATOR})",
+                "join them",
+            )
+        before = message.role
+        for image in message.images:
+            images += 1
+            if image.url.startswith("data:") and len(image.url) * 3 // 4 > MAX_IMAGE_BYTES:
+                yield error("vendor-image", f"messages[{index}]: the image is above 10 MB ({DOCS})", "make it smaller")
+    if images > MAX_IMAGES:
+        yield error("vendor-image", f"{images} images in the row; {MAX_IMAGES} are allowed (SDK 3.1.1)", "cut the row")
+
+
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """One row at least, 50.1 GB at most (SDK 3.1.1, lib/constants.py)."""
+    if facts.rows < MIN_ROWS:
+        yield error("vendor-rows", f"{facts.rows} rows; at least {MIN_ROWS} is needed (SDK 3.1.1)", "add rows")
+    if facts.size > MAX_BYTES:
+        yield error("vendor-size", f"{facts.size / 2**30:,.1f} GB; at most 50.1 GB (SDK 3.1.1)", "cut the file")
+
+
+def token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """Each model's own, which only the live service tells (model_limits); nothing is assumed here."""
+    return None
+
+
+TOGETHER_ROWS = VendorRows(
+    provider="together",
+    formats=(TogetherRows(),),
+    defaults={"sft": "together", "dpo": "together"},
+    accepts=("chat", "prompt_completion", "text", "preference"),
+    row_rules=row_rules,
+    file_rules=file_rules,
+    token_limit=token_limit,
+)

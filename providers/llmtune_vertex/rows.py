@@ -1,0 +1,392 @@
+"""Gemini's rows (`contents` of `parts`) and what Vertex demands of a dataset.
+
+Sources, read 2026-11: Google Cloud, "About supervised fine-tuning for Gemini models", "Preference tuning", "Tune open
+models"; the samples in GoogleCloudPlatform/generative-ai; and google-genai 2.34 and 3.4 for the parts.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from llmtune.data import features as f
+from llmtune.data.chatrows import Calls, answered, kind
+from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, Preference, TextPart, ToolCall
+from llmtune.data.findings import Finding, error, warning
+from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.instruct import rest
+from llmtune.data.preference import cannot_prefer
+
+ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
+PREFERENCE = "Google Cloud, Preference tuning, 2026"
+
+MAX_TOKENS = 131_072
+MAX_ROWS = 10_000_000
+MAX_IMAGE_ROWS = 300_000
+MAX_BYTES = 1_000_000_000
+MAX_VALIDATION_ROWS = 5_000
+MAX_VALIDATION_SHARE = 0.3
+
+_ROLES = {"user": "user", "model": "assistant", "assistant": "assistant", "function": "tool", "tool": "tool"}
+_SYSTEM = ("systemInstruction", "system_instruction")
+_FUNCTION_KEYS = frozenset(("name", "description", "parameters"))
+
+
+def _either(value: Mapping[str, Any], camel: str, snake: str) -> Any:
+    return value.get(camel, value.get(snake))
+
+
+def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
+    """A list of contents as canonical turns; answers to calls become turns of their own."""
+    if not isinstance(contents, list) or not contents:
+        what = "an empty list" if contents == [] else kind(contents)
+        faults.append(error("row-shape", f"{where} is {what}; expected a list of contents", "give it turns"))
+        return []
+    messages: list[Message] = []
+    for index, content in enumerate(contents):
+        messages += _read_content(content, f"{where}[{index}]", faults, calls)
+    return messages
+
+
+def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
+    if not isinstance(content, dict):
+        faults.append(
+            error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "mend it")
+        )
+        return []
+    role = _ROLES.get(str(content.get("role", "user")))
+    if role is None:
+        faults.append(error("role", f"{where}.role is {content.get('role')!r}; expected user or model", "rename it"))
+        role = "user"
+    parts = content.get("parts")
+    if isinstance(parts, dict):
+        parts = [parts]
+    if not isinstance(parts, list) or not parts:
+        what = "an empty list" if parts == [] else kind(parts)
+        faults.append(error("content", f"{where}.parts is {what}; expected a list of parts", 'write [{"text": "..."}]'))
+        parts = []
+    read: list[Part] = []
+    made: list[ToolCall] = []
+    answers: list[Message] = []
+    for index, part in enumerate(parts):
+        _read_part(part, f"{where}.parts[{index}]", faults, calls, read, made, answers)
+    extra = rest(content, "role", "parts")
+    if answers and not read and not made:
+        return answers
+    body: Content = tuple(read)
+    if len(read) == 1 and isinstance(read[0], TextPart):
+        body = read[0].text
+    elif not read:
+        body = None if made else ""
+    return [*answers, Message(role, body, tuple(made), extra=extra)]
+
+
+def _read_part(
+    part: Any,
+    where: str,
+    faults: list[Finding],
+    calls: Calls,
+    read: list[Part],
+    made: list[ToolCall],
+    answers: list[Message],
+) -> None:
+    if not isinstance(part, dict):
+        faults.append(error("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "mend it"))
+        return
+    if "text" in part:
+        text = part["text"]
+        if not isinstance(text, str):
+            faults.append(error("content", f"{where}.text is {kind(text)}; expected a string", "quote it"))
+        elif part.get("thought"):
+            read.append(OtherPart("thought", part))
+        else:
+            read.append(TextPart(text))
+        return
+    file = _either(part, "fileData", "file_data")
+    if isinstance(file, dict):
+        type_, uri = _either(file, "mimeType", "mime_type"), _either(file, "fileUri", "file_uri")
+        if not isinstance(uri, str):
+            faults.append(error("content", f"{where}.fileData names no file", 'add "fileUri": "gs://..."'))
+        elif str(type_).startswith("image/"):
+            read.append(ImagePart(uri, type_))
+        else:
+            read.append(OtherPart("fileData", part))
+        return
+    inline = _either(part, "inlineData", "inline_data")
+    if isinstance(inline, dict):
+        type_, data = str(_either(inline, "mimeType", "mime_type")), inline.get("data")
+        if type_.startswith("image/") and isinstance(data, str):
+            read.append(ImagePart(f"data:{type_};base64,{data}", type_))
+        else:
+            read.append(OtherPart("inlineData", part))
+        return
+    call = _either(part, "functionCall", "function_call")
+    if isinstance(call, dict) and isinstance(call.get("name"), str):
+        name, given = call["name"], call.get("args") or {}
+        made.append(ToolCall(calls.new(name), name, orjson.dumps(given).decode()))
+        return
+    answer = _either(part, "functionResponse", "function_response")
+    if isinstance(answer, dict) and isinstance(answer.get("name"), str):
+        response = answer.get("response")
+        plain = response.get("content") if isinstance(response, dict) and len(response) == 1 else None
+        text = plain if isinstance(plain, str) else orjson.dumps(response).decode()
+        answers.append(Message("tool", text, (), calls.answered(answer["name"]), answer["name"]))
+        return
+    read.append(OtherPart(next(iter(part), "empty"), part))
+
+
+def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Canonical turns without the system's as contents; answers to calls made in one turn stand in one content."""
+    contents: list[dict[str, Any]] = []
+    called: dict[str, str] = {}
+    answering = False
+    for message in messages:
+        called.update({call.id: call.name for call in message.tool_calls})
+        if message.role == "tool":
+            name = message.name or called.get(message.tool_call_id or "", "")
+            part = {"functionResponse": {"name": name, "response": _response(message.words)}}
+            if answering:
+                contents[-1]["parts"].append(part)
+            else:
+                contents.append({"role": "user", "parts": [part]})
+            answering = True
+            continue
+        answering = False
+        if message.role != "system":
+            role = "model" if message.role == "assistant" else "user"
+            contents.append({"role": role, "parts": _write_parts(message)})
+    return contents
+
+
+def _response(text: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {"content": text}
+    return value if isinstance(value, dict) else {"content": text}
+
+
+def _write_parts(message: Message) -> list[dict[str, Any]]:
+    content = message.content
+    if isinstance(content, str):
+        # an empty text beside a call says nothing, and a part without text is not allowed
+        parts: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
+    else:
+        parts = [_write_part(part) for part in content or ()]
+    for call in message.tool_calls:
+        parts.append({"functionCall": {"name": call.name, "args": orjson.loads(call.arguments)}})
+    return parts
+
+
+def _write_part(part: Part) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"text": part.text}
+    if isinstance(part, ImagePart):
+        if part.url.startswith("data:") and ";base64," in part.url:
+            head, data = part.url.split(";base64,", 1)
+            return {"inlineData": {"mimeType": head.removeprefix("data:"), "data": data}}
+        guessed = part.media_type or mimetypes.guess_type(part.url)[0] or "image/jpeg"
+        return {"fileData": {"mimeType": guessed, "fileUri": part.url}}
+    return dict(part.raw)
+
+
+def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None:
+    """The system instruction as a turn."""
+    system = _either(row, *_SYSTEM)
+    if system is None:
+        return None
+    if isinstance(system, str):
+        return Message("system", system)
+    parts = system.get("parts") if isinstance(system, dict) else None
+    if isinstance(parts, dict):
+        parts = [parts]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        faults.append(error("row-shape", "systemInstruction holds no text", 'write {"parts": [{"text": "..."}]}'))
+        return None
+    if len(texts) == 1:
+        return Message("system", texts[0])
+    return Message("system", tuple(TextPart(str(text)) for text in texts))
+
+
+def read_tools(row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
+    """Function declarations as tool definitions."""
+    tools = row.get("tools")
+    if tools is None:
+        return ()
+    out: list[Mapping[str, Any]] = []
+    for index, tool in enumerate(tools if isinstance(tools, list) else [tools]):
+        declared = _either(tool, "functionDeclarations", "function_declarations") if isinstance(tool, dict) else None
+        if not isinstance(declared, list):
+            faults.append(error("tools", f"tools[{index}] holds no functionDeclarations", "add the list"))
+            continue
+        for function in declared:
+            if isinstance(function, dict) and isinstance(function.get("name"), str):
+                out.append({"type": "function", "function": function})
+            else:
+                faults.append(error("tools", f"tools[{index}] declares a function without a name", "name it"))
+    return tuple(out)
+
+
+def write_tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tool definitions as one list of function declarations."""
+    functions = [{key: value for key, value in tool["function"].items() if key in _FUNCTION_KEYS} for tool in tools]
+    return [{"functionDeclarations": functions}]
+
+
+def tool_problems(example: Example, name: str) -> list[Finding]:
+    """What a function declaration has no place for."""
+    for tool in example.tools:
+        beside = [key for key in tool.get("function", {}) if key not in _FUNCTION_KEYS]
+        if beside:
+            return [warning("changed-tools", f"{name} rows cannot carry {beside[0]!r} of a tool", "")]
+    return []
+
+
+#: Kinds of parts that are kept as they were read.
+_OWN_PARTS = frozenset(("thought", "fileData", "inlineData", "executableCode", "codeExecutionResult", "videoMetadata"))
+
+
+class GeminiRows(RowFormat):
+    """`{"systemInstruction": ..., "contents": [{"role": "user" | "model", "parts": [...]}], "tools": ...}`."""
+
+    name = "gemini"
+    title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
+    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return "contents" in row and "completions" not in row
+
+    def takes_part(self, part: OtherPart) -> bool:
+        return part.kind in _OWN_PARTS and "type" not in part.raw
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        messages = read_contents(row.get("contents"), "contents", faults, Calls())
+        system = read_system(row, faults)
+        if system is not None:
+            messages.insert(0, system)
+        extra = rest(row, "contents", "tools", *_SYSTEM)
+        return Example(tuple(messages), read_tools(row, faults), line=line, extra=extra)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        return self._row(example, answered(example), "systemInstruction")
+
+    def _row(self, example: Example, messages: Sequence[Message], system_key: str) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        if messages and messages[0].role == "system":
+            row[system_key] = {"parts": _write_parts(messages[0])}
+        row["contents"] = write_contents(messages)
+        if example.tools:
+            row["tools"] = write_tools(example.tools)
+        return row
+
+    def problems(self, example: Example) -> list[Finding]:
+        found = super().problems(example)
+        if example.tools:
+            found += tool_problems(example, self.name)
+        return found
+
+
+class GeminiPreferenceRows(GeminiRows):
+    """`{"contents": [...], "completions": [{"score": 1, "completion": ...}, {"score": 0, "completion": ...}]}`."""
+
+    name = "gemini_preference"
+    title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
+    carries = f.BASIC | f.PREFERENCE | f.PARTS
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return "contents" in row and "completions" in row
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        calls = Calls()
+        messages = read_contents(row.get("contents"), "contents", faults, calls)
+        system = read_system(row, faults)
+        if system is not None:
+            messages.insert(0, system)
+        scored: dict[float, tuple[Message, ...]] = {}
+        completions = row.get("completions")
+        for index, one in enumerate(completions if isinstance(completions, list) else []):
+            where = f"completions[{index}]"
+            score = one.get("score") if isinstance(one, dict) else None
+            if score not in (0, 1) or isinstance(score, bool):
+                faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "mend it"))
+                continue
+            scored[float(score)] = tuple(_read_content(one.get("completion"), f"{where}.completion", faults, calls))
+        if set(scored) != {0.0, 1.0} or not isinstance(completions, list) or len(completions) != 2:
+            faults.append(
+                error(
+                    "row-shape", "completions must hold one with score 1 and one with score 0, and no more", "mend it"
+                )
+            )
+        pair = Preference(scored.get(1.0, ()), scored.get(0.0, ()))
+        extra = rest(row, "contents", "completions", "tools", *_SYSTEM)
+        return Example(tuple(messages), read_tools(row, faults), preference=pair, line=line, extra=extra)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        row = self._row(example, example.messages, "system_instruction")
+        preferred, rejected = example.preference or Preference((), ())
+        row["completions"] = [
+            {"score": score, "completion": (write_contents(turns) or [{}])[0]}
+            for score, turns in ((1.0, preferred), (0.0, rejected))
+        ]
+        return row
+
+    def problems(self, example: Example) -> list[Finding]:
+        found = super().problems(example)
+        if example.preference is None:
+            found.insert(0, cannot_prefer(self.name))
+        elif any(len(answer) != 1 for answer in example.preference):
+            found.append(error("lost-turns", f"{self.name} rows hold answers of one turn", "cut the answer"))
+        return found
+
+
+def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """Images lie in Cloud Storage; a preference prompt ends in the user's turn (pages of 2026)."""
+    for index, message in enumerate(example.messages):
+        for image in message.images:
+            if not image.url.startswith(("gs://", "data:image/")):
+                yield error(
+                    "vendor-image",
+                    f"messages[{index}]: {image.url[:60]!r} is not in Cloud Storage ({ABOUT})",
+                    "copy it to a bucket, and name it gs://...",
+                )
+    if example.preference is not None and example.messages and example.messages[-1].role != "user":
+        yield error("vendor-last-turn", f"the prompt must end in the user's turn ({PREFERENCE})", "cut it there")
+
+
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Rows and bytes of a file (pages of 2026)."""
+    most = MAX_IMAGE_ROWS if facts.features & f.IMAGES else MAX_ROWS
+    if facts.role == "train" and facts.rows > most:
+        yield error("vendor-rows", f"{facts.rows:,} rows; at most {most:,} ({ABOUT})", "give fewer")
+    if facts.size > MAX_BYTES:
+        yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most 1,000 MB ({ABOUT})", "give fewer rows")
+    if facts.role == "validation":
+        if facts.rows > MAX_VALIDATION_ROWS:
+            yield error("vendor-rows", f"{facts.rows:,} validation rows; at most 5,000 ({ABOUT})", "give fewer")
+        elif facts.train_rows and facts.rows > 1000 and facts.rows > MAX_VALIDATION_SHARE * facts.train_rows:
+            yield error(
+                "vendor-rows",
+                f"{facts.rows:,} validation rows are above 30 % of the training rows ({ABOUT})",
+                "give fewer",
+            )
+
+
+def token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """131,072 tokens a row for Gemini; open models have their own, which the catalogue lists."""
+    if model is not None and "@" in model:
+        return None
+    return TokenLimit(MAX_TOKENS, refuses=False, source=ABOUT)
+
+
+VERTEX_ROWS = VendorRows(
+    provider="vertex",
+    formats=(GeminiPreferenceRows(), GeminiRows()),
+    defaults={"sft": "gemini", "dpo": "gemini_preference"},
+    row_rules=row_rules,
+    file_rules=file_rules,
+    token_limit=token_limit,
+)
