@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,16 @@ from tests.bedrock.conftest import NOVA, encoded, provider_at, receipt_for
 KEY = RunKey("lt0123456789")
 
 
-def run_to_end(provider: BedrockProvider, tmp_path: Path, model: str = NOVA, **fields: object) -> Snapshot:
+def run_to_end(
+    provider: BedrockProvider, tmp_path: Path, model: str = NOVA, key: RunKey = KEY, **fields: object
+) -> Snapshot:
     files = {
         "train": provider.upload(encoded(tmp_path)),
         "validation": provider.upload(encoded(tmp_path, "validation", b'{"prompt": "c", "completion": "d"}\n')),
     }
     request = provider.build(receipt_for(provider, model, **fields), files)
     assert provider.preflight(request) == []
-    job = provider.submit(request, KEY)
+    job = provider.submit(request, key)
     seen = provider.poll(job, None)
     for _ in range(20):
         if seen.state.final:
@@ -31,17 +34,23 @@ def run_to_end(provider: BedrockProvider, tmp_path: Path, model: str = NOVA, **f
     return seen
 
 
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("perplexity", [True, False])
-@pytest.mark.parametrize("nested", [True, False])
 def test_a_job_ends_with_its_model_and_its_curves(
-    vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path, newline: str, perplexity: bool, nested: bool
+    vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path
 ) -> None:
-    vendor.csv_newline, vendor.csv_perplexity, vendor.csv_nested = newline, perplexity, nested
     seen = run_to_end(provider, tmp_path, epochs=3, learning_rate=2e-5)
     assert seen.state is RunState.SUCCEEDED
     assert seen.model is not None
     assert seen.model.base == NOVA
+    check_curves(seen, perplexity=True)
+    assert seen.resolved == {"epochs": 3, "learning_rate": 2e-5}
+    assert seen.warnings == ()
+    assert "train/token_accuracy" in seen.not_reported
+    assert "validation/loss" not in seen.not_reported
+    assert {event.message for event in seen.events} >= {"training: Completed"}
+    assert vendor.complaints == []
+
+
+def check_curves(seen: Snapshot, *, perplexity: bool) -> None:
     train = [point for point in seen.points if point.series == "train/loss" and point.source == "vendor_file"]
     assert [point.step for point in train] == list(range(10))
     assert (train[0].epoch, train[-1].epoch) == (0.0, 2.0)
@@ -50,12 +59,18 @@ def test_a_job_ends_with_its_model_and_its_curves(
     assert final.step == curve[-1].step == 9
     assert final.value == pytest.approx(curve[-1].value, abs=1e-3)
     assert any(p.series == "train/perplexity" for p in seen.points) is perplexity
-    assert seen.resolved == {"epochs": 3, "learning_rate": 2e-5}
-    assert seen.warnings == ()
-    assert "train/token_accuracy" in seen.not_reported
-    assert "validation/loss" not in seen.not_reported
-    assert {event.message for event in seen.events} >= {"training: Completed"}
-    assert vendor.complaints == []
+
+
+def test_curves_are_read_in_every_shape_they_come_in(
+    vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path
+) -> None:
+    shapes = itertools.product(("\n", "\r\n"), (True, False), (True, False))
+    for number, (newline, perplexity, nested) in enumerate(shapes):
+        vendor.csv_newline, vendor.csv_perplexity, vendor.csv_nested = newline, perplexity, nested
+        seen = run_to_end(provider, tmp_path, key=RunKey(f"lt00000000{number:02}"), epochs=3)
+        check_curves(seen, perplexity=perplexity)
+        assert any(path.endswith("/validation/validation_metrics.csv") for _, path in vendor.objects) is nested
+        vendor.objects = {name: value for name, value in vendor.objects.items() if not name[1].endswith(".csv")}
 
 
 def test_the_run_key_is_token_name_and_tag(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Recorded payloads and files in every shape they come in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmtune.provider import RunState
+from llmtune_bedrock import wire
+from tests.conftest import SHARED
+
+PAYLOADS = SHARED / "data" / "payloads" / "bedrock"
+material = pytest.mark.skipif(not PAYLOADS.is_dir(), reason="the material folder beside the checkout is absent")
+
+
+@material
+def test_the_recorded_answer_to_a_new_job() -> None:
+    from llmtune_bedrock import BedrockProvider
+
+    answer = json.loads((PAYLOADS / "nb_create_job_haiku.derived.json").read_text())
+    job = BedrockProvider()._job(answer["jobArn"], "name")
+    assert wire.job_id(job.id) == "1npdg9tmj2m9"
+    assert job.url is not None
+    assert job.url.startswith("https://us-west-2.console.aws.amazon.com/")
+
+
+@material
+def test_the_recorded_state_change_event() -> None:
+    event = json.loads((PAYLOADS / "eventbridge_state_change_event.json").read_text())
+    seen = wire.snapshot(wire.from_event(event))
+    assert seen.state is RunState.FAILED
+    assert seen.error == "Failure Message here."
+    assert seen.resolved == {"batch_size": 1, "epochs": 5, "learning_rate": 0.05, "warmup_steps": 10}
+    assert seen.model is None
+    (failure,) = seen.events
+    assert failure.time == 1691757296.0
+    assert "validation/loss" not in seen.not_reported
+    with pytest.raises(ValueError, match="not a state change"):
+        wire.from_event({"detail-type": "Something else"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("step_number,epoch_number,training_loss,perplexity\n0,0,2.5,12.18\n1,0,1.5,4.48\n", [(0, 2.5), (1, 1.5)]),
+        ("step_number,epoch_number,training_loss\r\n0,0,2.5\r\n1,0,1.5\r\n", [(0, 2.5), (1, 1.5)]),
+        ("\ufeffstep_number,epoch_number,training_loss\n0,0,2.5", [(0, 2.5)]),
+        ("epoch_number, step_number , training_loss\n0, 7, 2.5\n", [(7, 2.5)]),
+        ("step_number,epoch_number,training_loss\n0,0,\n,,\nnot,a,number\n1,0,1.5\n", [(1, 1.5)]),
+        ("step_number,epoch_number,training_loss\n", []),
+        ("", []),
+    ],
+)
+def test_a_curve_in_every_shape(text: str, expected: list[tuple[int, float]]) -> None:
+    points = [point for point in wire.curve(text, "train") if point.series == "train/loss"]
+    assert [(point.step, point.value) for point in points] == expected
+    assert all(point.source == "vendor_file" for point in points)
+
+
+def test_a_diverged_loss_is_kept() -> None:
+    (point,) = wire.curve("step_number,epoch_number,validation_loss\n3,1,NaN\n", "validation")
+    assert point.series == "validation/loss"
+    assert point.value != point.value
+    assert point.epoch == 1.0
+
+
+@pytest.mark.parametrize(("word", "state"), wire.STATES.items())
+def test_every_state_is_mapped(word: str, state: RunState) -> None:
+    assert wire.snapshot({"status": word, "jobArn": "a"}).state is state
+
+
+def test_a_finished_job_without_curves_keeps_its_losses_and_says_so() -> None:
+    job: dict[str, Any] = {
+        "status": "Completed",
+        "jobArn": "arn:x/y",
+        "outputModelArn": "arn:m",
+        "baseModelArn": "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0:300k",
+        "trainingMetrics": {"trainingLoss": 0.5},
+        "validationMetrics": [{"validationLoss": 0.7}, {"validationLoss": 0.8}],
+        "validationDataConfig": {"validators": [{"s3Uri": "a"}, {"s3Uri": "b"}]},
+    }
+    seen = wire.snapshot(job)
+    assert [(point.series, point.value) for point in seen.points] == [
+        ("train/loss", 0.5),
+        ("validation/loss", 0.7),
+        ("validation/loss_2", 0.8),
+    ]
+    assert all(point.source == "vendor_api" for point in seen.points)
+    assert "could not be found" in seen.warnings[0]
+    assert seen.model is not None
+    assert seen.model.base == "amazon.nova-lite-v1:0:300k"
+
+
+def test_hyperparameters_without_a_name_of_ours_are_kept() -> None:
+    known, others = wire.hyperparameters({"epochCount": "3", "learningRate": "1e-05", "evalPercentage": "20"})
+    assert known == {"epochs": 3, "learning_rate": 1e-5}
+    assert others == {"evalPercentage": "20"}
