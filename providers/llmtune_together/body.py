@@ -64,6 +64,9 @@ def _envelope(receipt: Receipt, files: Files) -> dict[str, Any]:
     }
     if "train_vision" in options:
         body["multimodal_params"] = {"train_vision": options["train_vision"]}
+    for field, option in SECRETS.items():  # only the name of the variable; submit puts its value in
+        if option in options:
+            body[field] = f"${{{options[option]}}}"
     return body | given(
         options,
         "from_hf_model",
@@ -102,6 +105,9 @@ def _leaves(knobs: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+#: Body fields that hold a secret, and the option that names its environment variable.
+SECRETS = {"wandb_key": "wandb_api_key_env", "hf_api_token": "hf_token_env"}
+
 #: Body fields that are arguments of the SDK's `create` under the same name.
 _SAME = (
     "training_file",
@@ -138,6 +144,10 @@ def arguments(body: dict[str, Any]) -> dict[str, Any]:
     """The body as arguments of `client.fine_tuning.create`, which sends this body again."""
     found = {name: body[name] for name in _SAME if name in body}
     found["validation_file"] = body.get("validation_file")
+    if "wandb_key" in body:
+        found["wandb_api_key"] = body["wandb_key"]
+    if "hf_api_token" in body:
+        found["hf_api_token"] = body["hf_api_token"]
     schedule = body["lr_scheduler"]
     found["lr_scheduler_type"] = schedule["lr_scheduler_type"]
     found["min_lr_ratio"] = schedule["lr_scheduler_args"]["min_lr_ratio"]

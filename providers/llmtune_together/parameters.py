@@ -333,7 +333,7 @@ ADAPTERS: dict[str, Ability] = {
 
 ABILITIES = Abilities(
     pause=No("the service has no pause; continue later with provider_options.from_checkpoint"),
-    billed_cost=True,
+    billed_cost=No("the job tells the tokens it bills, and a total_price whose unit is not published"),
     deployment="required",
 )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from llmtune.testing.wire import check_wire_truth
 
+from llmtune.testing.wire import check_wire_truth
 from llmtune_together import TogetherProvider
 
 COMPANIONS = {

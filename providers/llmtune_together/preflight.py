@@ -1,0 +1,143 @@
+"""Questions before money is spent: the model's live limits, and the service's own estimate of the price.
+
+Live limits override the catalogue: what they refuse is an error here, whatever our tables say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from llmtune.costs import CostEstimate
+from llmtune.data.findings import Finding, error, warning
+from llmtune_together.parameters import PATIENCE, WARMUP_EVALS
+
+_SOURCE = "Together live limits (GET /v1/fine-tunes/models/limits)"
+
+
+def against_limits(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
+    """What the model's live limits say of a request body."""
+    return [*_ranges(body, limits), *_training(body, limits)]
+
+
+def _ranges(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
+    dpo = body["training_method"]["method"] == "dpo"
+    longest = limits.get("max_seq_length_dpo" if dpo else "max_seq_length_sft")
+    checks = (
+        ("epochs", body["n_epochs"], 1, limits.get("max_num_epochs")),
+        ("eval_every", body["n_evals"], 0, limits.get("max_num_evals")),
+        ("checkpoint_every", body["n_checkpoints"], 1, limits.get("max_num_checkpoints")),
+        ("learning_rate", body["learning_rate"], limits.get("min_learning_rate"), limits.get("max_learning_rate")),
+        ("max_sequence_length", body.get("max_seq_length"), limits.get("min_max_seq_length"), longest),
+    )
+    return [fault for name, value, low, high in checks if (fault := _outside(name, value, low, high))]
+
+
+def _training(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
+    kind = body["training_type"]
+    dpo = body["training_method"]["method"] == "dpo"
+    found: list[Finding | None] = []
+    if kind["type"] == "Full":
+        if limits.get("supports_full_training") is False or not limits.get("full_training"):
+            return [error("no_full_training", "this model cannot be tuned in full", "use adapter lora")]
+        room = limits["full_training"]
+    else:
+        room = limits.get("lora_training") or {}
+        found.append(_outside("lora_rank", kind.get("lora_r"), 1, room.get("max_rank")))
+        found += _modules(kind.get("lora_trainable_modules"), room.get("target_modules"))
+    if body["batch_size"] != "max":
+        most = room.get("max_batch_size_dpo" if dpo else "max_batch_size")
+        found.append(_outside("batch_size", body["batch_size"], room.get("min_batch_size"), most))
+    if body.get("multimodal_params", {}).get("train_vision") and not limits.get("supports_vision"):
+        found.append(error("no_vision", "this model has no vision encoder to train", "leave train_vision unset"))
+    return [each for each in found if each is not None]
+
+
+def _modules(asked: str | None, offered: list[str] | None) -> list[Finding | None]:
+    if not asked or asked == "all-linear" or not offered:
+        return []
+    unknown = [name for name in asked.split(",") if name not in offered]
+    if not unknown:
+        return []
+    return [
+        error(
+            "unknown_module",
+            f"lora_target_modules: this model has no {', '.join(unknown)}",
+            f"it has {', '.join(offered)}, or all-linear ({_SOURCE})",
+        )
+    ]
+
+
+def _outside(name: str, value: Any, low: Any, high: Any) -> Finding | None:
+    if value is None or ((low is None or value >= low) and (high is None or value <= high)):
+        return None
+    bounds = f"from {low} to {high}" if low is not None and high is not None else f"at most {high}"
+    return error("outside_live_limits", f"{name}: {value} is sent, and this model takes {bounds} today", _SOURCE)
+
+
+def evaluations(body: Mapping[str, Any]) -> list[Finding]:
+    """What does not go together: evaluations without rows for them, rows that are never evaluated."""
+    found = []
+    rows = bool(body.get("validation_file"))
+    if body["n_evals"] and not rows:
+        found.append(
+            error("no_validation_rows", "evaluations are asked for, and there are no validation rows", "add some")
+        )
+    if rows and not body["n_evals"]:
+        found.append(
+            warning(
+                "never_evaluated",
+                "validation rows are sent and never evaluated on: the service evaluates only when told to",
+                "set eval_every, or n_evals in provider_options",
+            )
+        )
+    if body["early_stopping_enabled"]:
+        patience = body.get("early_stopping_patience", PATIENCE)
+        needed = patience + body.get("early_stopping_warmup_evals", WARMUP_EVALS) + 1
+        if body["n_evals"] < needed:
+            found.append(
+                error(
+                    "too_few_evaluations",
+                    f"early stopping wants {needed} evaluations, and {body['n_evals']} are asked for",
+                    "evaluate more often, or lower early_stopping_patience",
+                )
+            )
+    return found
+
+
+def estimate(answer: Mapping[str, Any], today: date) -> CostEstimate:
+    """The service's own estimate as ours; what it could not estimate is said."""
+    source = "Together price estimate (POST /v1/fine-tunes/estimate-price)"
+    price = answer.get("estimated_total_price")
+    if answer.get("estimation_available") is False or price is None:
+        reason = str(answer.get("unavailable_reason") or "no reason given").replace("_", " ")
+        return CostEstimate(unknown=f"the service gives no estimate: {reason}", source=source, checked=today)
+    train = answer.get("estimated_train_token_count") or 0
+    evals = answer.get("estimated_eval_token_count") or 0
+    return CostEstimate(
+        training=float(price),
+        evaluation=0.0,
+        hosting=0.0,
+        total=float(price),
+        formula=f"the service's estimate for {train:,.0f} training and {evals:,.0f} evaluation tokens",
+        source=source,
+        checked=today,
+    )
+
+
+def over_limit(answer: Mapping[str, Any]) -> list[Finding]:
+    """An account that would not be allowed to start the job."""
+    if answer.get("allowed_to_proceed") is not False:
+        return []
+    limit = answer.get("user_limit")
+    room = f", above the account's limit of {limit:,.2f} USD" if isinstance(limit, (int, float)) else ""
+    price = answer.get("estimated_total_price")
+    cost = f"{price:,.2f} USD" if isinstance(price, (int, float)) else "more than the account may spend"
+    return [
+        error(
+            "over_account_limit",
+            f"the service estimates {cost}{room}: the job would be cancelled for lack of funds",
+            "raise the limit under Settings, Billing on api.together.ai",
+        )
+    ]
