@@ -42,8 +42,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         smoothing: float,
+        learning: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        wants_hidden, wants_weight, wants_bias = (learning and wanted for wanted in ctx.needs_input_grad[:3])
         count, vocabulary = hidden.shape[0], weight.shape[0]
         nll = torch.empty(count, dtype=torch.float32, device=hidden.device)
         correct = torch.empty(count, dtype=torch.bool, device=hidden.device)
@@ -95,6 +96,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -114,7 +116,7 @@ def linear_cross_entropy(
     of the loss, `completion` [positions] bool.
     """
     total, nll, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, weights, smoothing
+        hidden, weight, bias, targets, weights, smoothing, torch.is_grad_enabled()
     )
     return _sums(total, nll, correct, completion)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,10 @@ def load_base(
     hidden = _set_dropouts(config, recipe) if recipe is not None else None
     network: Any
     try:
-        network = AutoModelForCausalLM.from_pretrained(
-            locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False
-        )
+        with _no_progress_bars():
+            network = AutoModelForCausalLM.from_pretrained(
+                locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False
+            )
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the model {base!r} cannot be loaded: {_first_line(problem)}", where="model") from None
     network.requires_grad_(False)
@@ -244,9 +246,11 @@ def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = Fals
         # A model that was published in half precision is given back in it.
         state = {name: tensor.bfloat16() for name, tensor in tuned.state_dict().items()} if half else None
         tuned.config.dtype = torch.bfloat16 if half else torch.float32
-        tuned.save_pretrained(folder, state_dict=state)
+        with _no_progress_bars():
+            tuned.save_pretrained(folder, state_dict=state)
     else:
         tuned.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
     tokenizer.save_pretrained(folder)
 
 
@@ -364,6 +368,21 @@ def _set_lora_dropout(tuned: Any, rate: float) -> None:
         if name.endswith("lora_dropout") and isinstance(module, nn.ModuleDict):
             for key in list(module.keys()):
                 module[key] = nn.Dropout(rate) if rate else nn.Identity()
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws bars on the terminal while it reads and writes weights; that is not ours to print."""
+    from transformers.utils import logging as theirs
+
+    bars: Any = theirs
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _first_line(problem: BaseException) -> str:

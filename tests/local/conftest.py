@@ -255,3 +255,81 @@ def lora_model() -> Callable[..., Any]:
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight Llama with a ChatML tokenizer, as a folder."""
+    folder = tmp_path_factory.mktemp("base") / "random-llama"
+    tokenizer = family("chatml")
+    vocabulary = len(tokenizer)
+    build_model(
+        "llama", vocab_size=vocabulary, eos_token_id=tokenizer.eos_token_id, initializer_range=0.05
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int, seed: int = 0) -> Path:
+    """Little questions with short answers, so that a random model can learn something in a few steps."""
+    import json
+    import random
+
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            words = [draw.choice(["one", "two", "three", "four"]) for _ in range(draw.randint(1, 6))]
+            messages = [
+                {"role": "user", "content": " ".join(words)},
+                {"role": "assistant", "content": "odd" if len(words) % 2 else "even"},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "train": str(write_rows(folder / "train.jsonl", 40)),
+        "validation": str(write_rows(folder / "validation.jsonl", 12, seed=1)),
+    }
+
+
+@pytest.fixture
+def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
+    """A request over the random base; keywords are hyperparameters, `request` holds the other fields."""
+    from llmtune_local.rundir import RunRequest
+
+    def make(request: dict[str, Any] | None = None, **hyperparameters: Any) -> RunRequest:
+        body: dict[str, Any] = {
+            "model": str(base_folder),
+            "files": dict(data),
+            "seed": 0,
+            "options": {"device": "cpu", "num_threads": 1},
+            "hyperparameters": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "lora_rank": 4} | hyperparameters,
+        }
+        return RunRequest.model_validate(body | (request or {}))
+
+    return make
+
+
+@pytest.fixture
+def train(tmp_path: Path, make_request: Callable[..., Any]) -> Callable[..., Any]:
+    """Train in this process; returns the trainer, whose folder and result can be looked at."""
+    from llmtune_local.journal import Journal
+    from llmtune_local.rundir import RunDir
+    from llmtune_local.trainer import Trainer
+
+    numbers = iter(range(1000))
+
+    def run(request: dict[str, Any] | None = None, **hyperparameters: Any) -> Trainer:
+        folder = RunDir(tmp_path / f"run{next(numbers)}")
+        asked = make_request(request, **hyperparameters)
+        folder.write_request(asked)
+        with Journal(folder) as journal:
+            trainer = Trainer(folder, asked, journal, lambda: False)
+            trainer.run()
+        return trainer
+
+    return run

@@ -1,0 +1,394 @@
+"""The training loop. One optimizer step is: loss = sum(w * nll) / sum(w) over all its rows, then one update.
+
+What happens at a step depends on the request and the step's number alone: rows, dropout and rate are functions of
+them. That is why a run that was killed ends where an uninterrupted one ends.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
+from llmtune_local import batching, checkpoints, schedule
+from llmtune_local import model as models
+from llmtune_local.batching import Step
+from llmtune_local.checkpoints import Progress
+from llmtune_local.machine import out_of_memory, peak_memory, versions
+from llmtune_local.network import Network
+from llmtune_local.optim import make_optimizer, set_rates
+from llmtune_local.rows import TokenRows, read_rows
+from llmtune_local.rundir import EarlyStopping, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmtune_local.journal import Journal
+    from llmtune_local.rundir import RunDir, RunRequest
+
+_BUDGET = {"cpu": 4096}
+_BUDGET_ELSEWHERE = 16384
+
+
+class Diverged(LlmtuneError):
+    """The loss or its gradient is no longer a number."""
+
+
+class Stopped(Exception):
+    """The worker was asked to stop; a checkpoint has been written."""
+
+
+class Trainer:
+    """Runs one request in its folder. `stop` says whether the worker was asked to end after the step it is in."""
+
+    def __init__(self, folder: RunDir, request: RunRequest, journal: Journal, stop: Callable[[], bool]) -> None:
+        self.folder = folder
+        self.request = request
+        self.recipe = request.hyperparameters
+        self.journal = journal
+        self.stop = stop
+        self.began = time.monotonic()
+        self.progress = Progress()
+
+    def run(self, *, resume: bool = False) -> Result:
+        """Train to the end. Raises `Stopped`, and `LlmtuneError` for everything a user can mend."""
+        self.prepare()
+        if resume:
+            self.resume()
+        self.journal.update(state="running", message="training")
+        self.loop()
+        return self.finish()
+
+    # preparing
+
+    def prepare(self) -> None:
+        """Load rows and model, and settle what was left open."""
+        request, options = self.request, self.request.options
+        threads = models.set_threads(options)
+        self.device = models.check_device(options.device)
+        self.dtype = models.choose_dtype(options.dtype, self.device)
+        self.budget = options.token_budget or _BUDGET.get(self.device, _BUDGET_ELSEWHERE)
+        self.journal.update(
+            message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")
+        )
+        config = models.check_model(request.model, request.revision)
+        self.tokenizer = models.load_tokenizer(request.model, request.revision, options.chat_template)
+        self.limit = models.context_length(config, self.tokenizer, self.recipe.max_sequence_length)
+        if self.limit is not None and self.limit < 2:
+            raise InvalidJob("max_sequence_length must be at least 2", where="hyperparameters.max_sequence_length")
+        self.train = self._rows(request.files.train)
+        self.validation = self._rows(request.files.validation) if request.files.validation else TokenRows()
+        self._settle(threads)
+        self.journal.update(message="loading the model")
+        self._load(getattr(config, "dtype", None))
+
+    def _rows(self, path: str) -> TokenRows:
+        rows = read_rows(
+            self.tokenizer,
+            path,
+            limit=self.limit,
+            on_too_long=self.request.on_too_long,
+            template_options=self.request.options.template_options,
+        )
+        if not rows:
+            raise InvalidData(f"{path}: every row is longer than {self.limit} tokens and was dropped")
+        for count, verb in ((rows.dropped, "dropped"), (rows.truncated, "truncated")):
+            if count:
+                self.journal.event(f"{path}: {count} rows longer than {self.limit} tokens were {verb}", "warning")
+        return rows
+
+    def _settle(self, threads: int) -> None:
+        recipe = self.recipe
+        if recipe.early_stopping_patience is not None and not self.validation:
+            raise InvalidJob(
+                "early stopping needs validation rows, and there are none",
+                where="hyperparameters.early_stopping_patience",
+            )
+        self.per_epoch = batching.steps_per_epoch(len(self.train), recipe.batch_size)
+        self.total = min(recipe.max_steps or sys.maxsize, recipe.epochs * self.per_epoch)
+        self.warmup = schedule.warmup_steps(self.total, recipe.warmup_ratio, recipe.warmup_steps)
+        self.eval_every = recipe.eval_every or math.ceil(self.total / 10)
+        self.checkpoint_every = recipe.checkpoint_every or self.per_epoch
+        self.resolved: dict[str, Any] = {
+            "total_steps": self.total,
+            "warmup_steps": self.warmup,
+            "max_sequence_length": self.limit,
+            "checkpoint_every": self.checkpoint_every,
+            "token_budget": self.budget,
+            "num_threads": threads,
+        }
+        if self.validation:
+            self.resolved["eval_every"] = self.eval_every
+        if self.request.adapter != "full":
+            self.resolved["lora_alpha"] = recipe.lora_alpha or 2.0 * recipe.lora_rank
+
+    def _load(self, published: torch.dtype | None) -> None:
+        request = self.request
+        whole = request.adapter == "full"
+        base = models.load_base(
+            request.model,
+            request.revision,
+            dtype=torch.float32 if whole else self.dtype,
+            device=self.device,
+            recipe=self.recipe,
+        )
+        torch.manual_seed(request.seed)
+        self.model = models.add_adapter(base, request)
+        self.half = whole and published in (torch.float16, torch.bfloat16)
+        if request.options.gradient_checkpointing:
+            # transformers renames it in version 6
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        self.network = Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
+        self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        held = [row for rows in self.validation.rows for row in rows]
+        self.held_out = (
+            batching.make_step(
+                held,
+                prompt_weight=0.0,
+                packed=self.network.packed,
+                token_budget=self.budget,
+                pad=self.tokenizer.pad_token_id or 0,
+            ).batches
+            if held
+            else []
+        )
+        self.journal.update(features=self.network.features, resolved=self.resolved, total_steps=self.total)
+        self.journal.event(
+            f"training {sum(p.numel() for p in self.trained):,} parameters on {len(self.train):,} rows for"
+            f" {self.total:,} steps on {self.device} ({'; '.join(self.network.features)})"
+        )
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, or from the start where there is none."""
+        found = checkpoints.load(self.folder, self.model, self.optimizer)
+        if found is not None:
+            self.progress = found
+        self.folder.truncate_metrics(self.progress.step if found else -1)
+        self.journal.update(step=self.progress.step, epoch=self.progress.step / self.per_epoch)
+        where = f"step {self.progress.step}" if found else "the beginning: there is no checkpoint yet"
+        self.journal.event(f"resumed from {where}")
+
+    # training
+
+    def loop(self) -> None:
+        """Step by step until the end, an early stop, or a request to stop."""
+        progress = self.progress
+        if progress.step == 0 and self.held_out:
+            self._evaluate()
+        recent: deque[tuple[int, float]] = deque(maxlen=20)
+        while progress.step < self.total and not progress.stopped_early:
+            if self.stop():
+                self._checkpoint()
+                raise Stopped
+            began = time.monotonic()
+            values, step = self.step(progress.step)
+            progress.step += 1
+            progress.tokens += step.tokens
+            progress.trained_tokens += step.completion_tokens
+            seconds = time.monotonic() - began
+            progress.training_seconds += seconds
+            recent.append((step.tokens, seconds))
+            self._tell(values, recent)
+            done = progress.step == self.total
+            if self.held_out and (done or progress.step % self.eval_every == 0):
+                self._evaluate()
+            if progress.step % self.checkpoint_every == 0:
+                self._checkpoint()
+
+    def step(self, number: int) -> tuple[dict[str, float], Step]:
+        """One optimizer step (counted from 0). Returns its points and what it was made of."""
+        recipe = self.recipe
+        rate = recipe.learning_rate * schedule.lr_factor(
+            recipe.lr_schedule,
+            number,
+            self.total,
+            self.warmup,
+            floor=recipe.min_lr_ratio,
+            cycles=recipe.lr_num_cycles,
+        )
+        step, loss, nll, correct = self._gradient(number)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, recipe.max_grad_norm or math.inf)
+        values = {
+            "train/loss": loss,
+            "train/learning_rate": rate,
+            "train/grad_norm": float(norm),
+            "train/token_accuracy": correct / max(1, step.completion_tokens),
+        }
+        if not all(math.isfinite(value) for value in (loss, nll, values["train/grad_norm"])):
+            raise Diverged(
+                f"the loss is no longer a number at step {number + 1} (learning rate {rate:g}): lower learning_rate,"
+                " or set max_grad_norm or warmup_steps"
+            )
+        set_rates(self.optimizer, rate)
+        self.optimizer.step()
+        return values, step
+
+    def _gradient(self, number: int) -> tuple[Step, float, float, int]:
+        """The gradient of one step, with smaller micro-batches where memory does not suffice."""
+        indices = batching.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
+        rows = [piece for index in indices for piece in self.train.rows[index]]
+        while True:
+            step = batching.make_step(
+                rows,
+                prompt_weight=self.recipe.prompt_loss_weight,
+                packed=self.network.packed,
+                token_budget=self.budget,
+                micro_batches=self.recipe.gradient_accumulation_steps,
+                pad=self.tokenizer.pad_token_id or 0,
+            )
+            try:
+                return (step, *self._backward(step, number))
+            except RuntimeError as problem:
+                smaller = max(len(row.ids) for row in rows) < self.budget
+                if not out_of_memory(problem) or self.recipe.gradient_accumulation_steps is not None or not smaller:
+                    raise
+            self.budget //= 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+            self.resolved["token_budget"] = self.budget
+            self.journal.update(resolved=self.resolved)
+            self.journal.event(
+                f"out of memory at step {number + 1}: going on with micro-batches of {self.budget} tokens, which"
+                " changes speed and not the gradient",
+                "warning",
+            )
+
+    def _backward(self, step: Step, number: int) -> tuple[float, float, int]:
+        self.model.train()
+        torch.manual_seed(self.request.seed * 1_000_003 + number)
+        self.optimizer.zero_grad(set_to_none=True)
+        objective = torch.zeros((), device=self.device)
+        nll = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for batch in step.batches:
+            sums = self.network.losses(batch.to(self.device), smoothing=self.recipe.label_smoothing)
+            share: Any = sums.objective / step.weight
+            share.backward()
+            objective += sums.objective.detach()
+            nll += sums.nll
+            correct += sums.correct
+        return float(objective) / step.weight, float(nll), int(correct)
+
+    def _evaluate(self) -> None:
+        """Loss and accuracy on the completion tokens of the validation rows, dropout off."""
+        progress = self.progress
+        self.model.eval()
+        nll, correct, tokens = 0.0, 0, 0
+        with torch.no_grad():
+            for batch in self.held_out:
+                sums = self.network.losses(batch.to(self.device))
+                nll += float(sums.nll)
+                correct += int(sums.correct)
+                tokens += sums.tokens
+        progress.validation_loss, progress.validation_accuracy = nll / tokens, correct / tokens
+        if progress.step == 0:
+            progress.base_loss = progress.validation_loss
+        self.journal.points(
+            progress.step,
+            progress.step / self.per_epoch,
+            {"validation/loss": progress.validation_loss, "validation/token_accuracy": progress.validation_accuracy},
+        )
+        if self.recipe.early_stopping_patience is not None:
+            self._judge(progress.validation_loss, self.recipe.early_stopping_patience)
+
+    def _judge(self, loss: float, patience: int) -> None:
+        progress = self.progress
+        if progress.best_loss is None or loss < progress.best_loss - self.recipe.early_stopping_threshold:
+            progress.best_loss, progress.best_accuracy = loss, progress.validation_accuracy
+            progress.best_step, progress.without_improvement = progress.step, 0
+            best = self.folder.path / "checkpoints" / "best"
+            weights = checkpoints.trained_weights(self.model)
+            needs = models.artefact_bytes(self.model)
+            checkpoints.write_folder(best, lambda path: torch.save(weights, path / "weights.pt"), needs=needs)
+            return
+        progress.without_improvement += 1
+        if progress.without_improvement >= patience:
+            progress.stopped_early = True
+            self.journal.event(
+                f"stopped early at step {progress.step}: no evaluation has been better than step {progress.best_step}'s"
+                f" {progress.best_loss:.4f} for {patience} evaluations"
+            )
+
+    def _tell(self, values: dict[str, float], recent: deque[tuple[int, float]]) -> None:
+        progress = self.progress
+        seconds = sum(spent for _, spent in recent)
+        speed = sum(tokens for tokens, _ in recent) / seconds
+        left = (self.total - progress.step) * seconds / len(recent)
+        epoch = progress.step / self.per_epoch
+        self.journal.points(progress.step, epoch, values | {"train/tokens_per_second": speed})
+        self.journal.update(step=progress.step, epoch=epoch, tokens_per_second=speed, eta_seconds=left)
+
+    def _checkpoint(self) -> None:
+        if self.progress.step == 0:
+            return
+        self.progress.seconds += time.monotonic() - self.began
+        self.began = time.monotonic()
+        checkpoints.save(
+            self.folder,
+            self.model,
+            self.tokenizer,
+            self.optimizer,
+            self.progress,
+            keep=self.recipe.keep_checkpoints,
+        )
+
+    # finishing
+
+    def finish(self) -> Result:
+        """Write the result: the best weights with early stopping, else the last."""
+        progress, patience = self.progress, self.recipe.early_stopping_patience
+        self.journal.update(state="finalizing", message="writing the result", eta_seconds=None)
+        if patience is not None:
+            best = self.folder.path / "checkpoints" / "best" / "weights.pt"
+            checkpoints.restore_weights(self.model, torch.load(best, map_location="cpu", weights_only=True))
+        whole = not hasattr(self.model, "peft_config")
+        target = self.folder.model if whole else self.folder.adapter
+        checkpoints.write_folder(
+            target,
+            lambda path: models.save_artefact(self.model, self.tokenizer, path, half=self.half),
+            needs=models.artefact_bytes(self.model),
+        )
+        shutil.rmtree(self.folder.path / "checkpoints" / "best", ignore_errors=True)
+        progress.seconds += time.monotonic() - self.began
+        losses = [line.value for line in self.folder.read_metrics()[0] if line.series == "train/loss"]
+        last = losses[-min(self.per_epoch, len(losses)) :]
+        result = Result(
+            train_loss=sum(last) / len(last),
+            validation_loss=progress.best_loss if patience is not None else progress.validation_loss,
+            validation_token_accuracy=progress.best_accuracy if patience is not None else progress.validation_accuracy,
+            base_validation_loss=progress.base_loss,
+            steps=progress.step,
+            epochs=progress.step / self.per_epoch,
+            rows=len(self.train),
+            dropped_rows=self.train.dropped,
+            truncated_rows=self.train.truncated,
+            tokens=progress.tokens,
+            trained_tokens=progress.trained_tokens,
+            trainable_parameters=sum(parameter.numel() for parameter in self.trained),
+            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            peak_memory_bytes=peak_memory(self.device),
+            seconds=progress.seconds,
+            training_seconds=progress.training_seconds,
+            early_stopping=EarlyStopping(
+                stopped=progress.stopped_early, best_step=progress.best_step, best_loss=progress.best_loss or math.nan
+            )
+            if patience is not None
+            else None,
+            artefact="model" if whole else "adapter",
+            device=self.device,
+            dtype=str(self.dtype).removeprefix("torch."),
+            features=self.network.features,
+            resolved=self.resolved,
+            versions=versions(),
+        )
+        self.folder.write_result(result)
+        return result

@@ -1,0 +1,153 @@
+"""The worker process: `python -m llmtune_local.worker RUN_DIR [--resume]`.
+
+Exit status: 0 when the run succeeded or was cancelled, 1 when it failed, 2 when it was not started (wrong folder,
+another worker is at work, or the run is over).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
+from llmtune_local.journal import Journal
+from llmtune_local.process import FolderBusy, FolderLock
+from llmtune_local.rundir import FINAL, RunDir
+
+if TYPE_CHECKING:
+    from llmtune_local.rundir import RunRequest
+
+logger = logging.getLogger("llmtune")
+
+SUCCEEDED, FAILED, NOT_STARTED = 0, 1, 2
+
+
+class _Signals:
+    """SIGTERM and Ctrl-C end the run after the step it is in, with a checkpoint; a closed terminal does nothing."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _stop(self, *_: object) -> None:
+        self.stopped = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one folder to its end."""
+    parser = argparse.ArgumentParser(prog="python -m llmtune_local.worker", description="Train one run folder.")
+    parser.add_argument("run_dir")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    folder = RunDir(asked.run_dir)
+    signals = _Signals()
+    if not (folder.path / "request.json").is_file():
+        logger.error("%s holds no request.json", folder.path)
+        return NOT_STARTED
+    try:
+        with FolderLock(folder.lock):
+            return _work(folder, signals, resume=asked.resume)
+    except FolderBusy as busy:
+        logger.error("%s", busy)
+        return NOT_STARTED
+
+
+def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
+    before = folder.read_status()
+    if before is not None and before.state == "succeeded":
+        logger.info("%s: this run has succeeded already", folder.path)
+        return SUCCEEDED if resume else NOT_STARTED
+    if before is not None and not resume:
+        state = before.state if before.state in FINAL else "interrupted"
+        logger.error("%s: this run was started before (%s); use --resume to go on", folder.path, state)
+        return NOT_STARTED
+    # Training libraries report progress bars and telemetry nobody reads here.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    with Journal(folder) as journal:
+        try:
+            if folder.cancelling:
+                return _cancelled(folder, journal)
+            request = _request(folder)
+            from llmtune_local.trainer import Stopped, Trainer
+
+            trainer = Trainer(folder, request, journal, lambda: signals.stopped or folder.cancelling)
+            try:
+                result = trainer.run(resume=resume)
+            except Stopped:
+                return _cancelled(folder, journal)
+            journal.event(f"finished after {result.steps:,} steps, training loss {result.train_loss:.4f}")
+            journal.update(state="succeeded", message="finished", step=result.steps)
+            return SUCCEEDED
+        except BaseException as problem:
+            # The last chance to say why: nothing may die silently.
+            code, sentence = explain(problem)
+            logger.error("the run failed: %s", sentence, exc_info=problem)
+            # The status is what others read; the event repeats it, where there is room.
+            journal.update(state="failed", error=sentence, error_code=code, message=sentence)
+            try:
+                journal.event(sentence, "error")
+            except OSError:
+                logger.warning("the event could not be written")
+            return FAILED
+
+
+def _request(folder: RunDir) -> RunRequest:
+    try:
+        return folder.read_request()
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise InvalidJob(f"{fault['msg']}", where=f"request.json: {where}") from None
+
+
+def _cancelled(folder: RunDir, journal: Journal) -> int:
+    steps = folder.checkpoints()
+    kept = f"the checkpoint of step {max(steps)} is kept" if steps else "no step was done"
+    journal.event(f"cancelled: {kept}")
+    journal.update(state="cancelled", message=f"cancelled: {kept}", eta_seconds=None)
+    return SUCCEEDED
+
+
+def explain(problem: BaseException) -> tuple[str, str]:
+    """A code and one sentence for whatever ended the run."""
+    from llmtune_local.checkpoints import DiskFull, is_full
+
+    sentence = str(problem).replace("\n", " ").strip()[:1500]
+    if isinstance(problem, InvalidData):
+        return "data", sentence
+    if isinstance(problem, DeviceUnavailable):
+        return "device", sentence
+    if isinstance(problem, InvalidJob):
+        return ("model" if problem.where == "model" else "request"), sentence
+    if isinstance(problem, DiskFull):
+        return "disk", sentence
+    if is_full(problem):
+        return "disk", "no space left on the device: make room and resume the run"
+    if isinstance(problem, PermissionError):
+        return "disk", f"no permission to write {problem.filename}"
+    if isinstance(problem, LlmtuneError):
+        return ("diverged" if type(problem).__name__ == "Diverged" else "internal"), sentence
+    if isinstance(problem, MemoryError) or "out of memory" in sentence or "can't allocate memory" in sentence:
+        return "memory", (
+            "out of memory: lower max_sequence_length or token_budget, set gradient_checkpointing, or take a smaller"
+            " model"
+        )
+    if isinstance(problem, KeyboardInterrupt | SystemExit):
+        return "internal", "the worker was interrupted"
+    return "internal", f"{type(problem).__name__}: {sentence or 'no message'} (the traceback is in worker.log)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,515 @@
+"""Every field of a request moves a gradient, a schedule or an artefact; and a run ends where it should."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmtune.errors import InvalidData, InvalidJob
+from llmtune_local import model as models
+from llmtune_local import schedule
+from llmtune_local.checkpoints import trained_weights
+from llmtune_local.journal import Journal
+from llmtune_local.rundir import Recipe, RunDir
+from llmtune_local.trainer import Diverged, Stopped, Trainer
+
+Train = Callable[..., Trainer]
+
+
+def series(trainer: Trainer, name: str) -> dict[int, float]:
+    return {line.step: line.value for line in trainer.folder.read_metrics()[0] if line.series == name}
+
+
+def adapter(trainer: Trainer) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(trainer.folder.adapter / "adapter_model.safetensors")
+
+
+def far(one: Trainer, other: Trainer) -> bool:
+    first, second = adapter(one), adapter(other)
+    return first.keys() != second.keys() or any(
+        first[name].shape != second[name].shape or (first[name] - second[name]).abs().max() > 1e-5 for name in first
+    )
+
+
+def same(one: Trainer, other: Trainer) -> None:
+    first, second = adapter(one), adapter(other)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5)
+
+
+def test_learns_and_reports(train: Train) -> None:
+    trainer = train(epochs=4, eval_every=5)
+    result, status = trainer.folder.read_result(), trainer.folder.read_status()
+    assert result is not None
+    assert status is not None
+    assert result.steps == 20
+    assert result.rows == 40
+    assert result.validation_loss < 0.85 * result.base_validation_loss  # type: ignore[operator]
+    assert result.validation_token_accuracy > 0.5  # type: ignore[operator]
+    losses = series(trainer, "train/loss")
+    assert list(losses) == list(range(1, 21))
+    assert result.train_loss == pytest.approx(sum(list(losses.values())[-5:]) / 5)
+    assert list(series(trainer, "validation/loss")) == [0, 5, 10, 15, 20]
+    assert list(series(trainer, "validation/token_accuracy")) == [0, 5, 10, 15, 20]
+    assert series(trainer, "validation/loss")[20] == result.validation_loss
+    assert result.trained_tokens < result.tokens
+    assert result.trainable_parameters == sum(tensor.numel() for tensor in adapter(trainer).values())
+    assert result.versions["torch"] == torch.__version__
+    assert result.peak_memory_bytes > 1e7
+    assert "packing without padding" in result.features
+    assert set(series(trainer, "train/tokens_per_second")) == set(losses)
+
+
+def test_the_saved_adapter_gives_the_same_logits_in_plain_peft(train: Train, base_folder: Path) -> None:
+    from peft import AutoPeftModelForCausalLM, PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trainer = train()
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), trainer.folder.adapter)
+    auto = AutoPeftModelForCausalLM.from_pretrained(trainer.folder.adapter)
+    tokenizer = AutoTokenizer.from_pretrained(trainer.folder.adapter)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "one two three"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    trainer.model.eval()
+    with torch.no_grad(), trainer.network.unpacked():
+        ours = trainer.model(input_ids=ids).logits
+        torch.testing.assert_close(plain.eval()(input_ids=ids).logits, ours)
+        torch.testing.assert_close(auto.eval()(input_ids=ids).logits, ours)
+        base = AutoModelForCausalLM.from_pretrained(base_folder).eval()(input_ids=ids).logits
+    assert (ours - base).abs().max() > 0.1
+
+
+def test_the_same_request_gives_the_same_run_and_another_seed_another(train: Train) -> None:
+    one, two, other = train(), train(), train({"seed": 1})
+    assert series(one, "train/loss") == series(two, "train/loss")
+    same(one, two)
+    assert series(one, "train/loss")[1] != series(other, "train/loss")[1]  # other rows first
+    assert far(one, other)
+
+
+# Each field
+
+
+def test_epochs_and_max_steps_whichever_ends_first(train: Train) -> None:
+    def steps(**hyper: Any) -> int:
+        return train(**hyper).progress.step
+
+    assert steps(epochs=1) == 5
+    assert steps(epochs=2) == 10
+    assert steps(epochs=2, max_steps=3) == 3
+    assert steps(epochs=1, max_steps=50) == 5
+
+
+def test_batch_size_is_rows_per_step(train: Train) -> None:
+    trainer = train(batch_size=7)
+    assert trainer.progress.step == 6  # 40 rows: five of 7 and one of 5
+    assert trainer.resolved["total_steps"] == 6
+
+
+def test_accumulation_and_packing_change_the_batches_and_not_the_result(train: Train) -> None:
+    base = train()
+    for change in ({"gradient_accumulation_steps": 3}, {"gradient_accumulation_steps": 8}, {"packing": False}):
+        trainer = train(**change)
+        same(base, trainer)
+        assert series(trainer, "train/loss") == pytest.approx(series(base, "train/loss"), rel=1e-4)
+    assert "packing without padding" in base.network.features
+    assert "padded batches" in trainer.network.features
+    assert len(train(gradient_accumulation_steps=3).step(0)[1].batches) == 3
+    assert len(train({"options": {"device": "cpu", "num_threads": 1, "token_budget": 40}}).step(0)[1].batches) > 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 1e-3},
+        {"lr_schedule": "constant"},
+        {"lr_schedule": "cosine"},
+        {"lr_schedule": "cosine", "lr_num_cycles": 1.5},
+        {"lr_schedule": "warmup_stable_decay", "warmup_steps": 2},
+        {"min_lr_ratio": 0.5},
+        {"warmup_steps": 3},
+        {"warmup_ratio": 0.4},
+    ],
+)
+def test_the_rate_follows_the_schedule(change: dict[str, Any], train: Train) -> None:
+    trainer = train(epochs=2, **change)
+    recipe = trainer.recipe
+    rates = series(trainer, "train/learning_rate")
+    assert rates == pytest.approx(
+        {
+            step + 1: recipe.learning_rate
+            * schedule.lr_factor(
+                recipe.lr_schedule,
+                step,
+                10,
+                recipe.warmup_steps if recipe.warmup_steps is not None else math.ceil(10 * (recipe.warmup_ratio or 0)),
+                floor=recipe.min_lr_ratio,
+                cycles=recipe.lr_num_cycles,
+            )
+            for step in range(10)
+        }
+    )
+    assert rates != series(train(epochs=2), "train/learning_rate")
+    if "warmup_steps" in change or "warmup_ratio" in change:
+        first = adapter(train(epochs=2, max_steps=1, warmup_steps=1))
+        assert all(not tensor.any() for name, tensor in first.items() if "lora_B" in name)  # rate 0: nothing moved
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "adafactor"},
+        {"optimizer": "rmsprop"},
+        {"optimizer": "adagrad"},
+        {"adam_beta1": 0.5},
+        {"adam_beta2": 0.9},
+        {"adam_epsilon": 1e-2},
+        {"weight_decay": 0.5},
+        {"max_grad_norm": 0.01, "optimizer": "sgd"},
+        {"lora_alpha": 1.0},
+        {"lora_dropout": 0.5},
+        {"dropout": 0.5},
+        {"attention_dropout": 0.5},
+        {"label_smoothing": 0.3},
+        {"prompt_loss_weight": 0.3},
+        {"layer_lr_multipliers": {"0": 0.1}},
+        {"gradient_accumulation_steps": 2, "lora_dropout": 0.5},
+    ],
+    ids=str,
+)
+def test_each_setting_changes_what_is_learned(change: dict[str, Any], train: Train) -> None:
+    plain = {"optimizer": "sgd"} if change.get("optimizer") == "sgd" and len(change) > 1 else {}
+    assert far(train(**plain), train(**change))
+
+
+def test_clipping_bounds_the_update_exactly(train: Train) -> None:
+    """With plain gradient descent, one step moves all weights together by rate times the clipped norm."""
+
+    def moved(limit: float) -> tuple[float, float]:
+        trainer = train(optimizer="sgd", max_steps=1, max_grad_norm=limit)
+        total = sum(float(tensor.square().sum()) for name, tensor in adapter(trainer).items() if "lora_B" in name)
+        return math.sqrt(total), series(trainer, "train/grad_norm")[1]
+
+    distance, norm = moved(0.01)
+    assert norm > 0.1  # the norm before clipping is what is reported
+    assert distance == pytest.approx(0.01 * 1e-2, rel=1e-3)
+    assert moved(0.0)[0] == pytest.approx(norm * 1e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.01, 0.37, 1.0])
+def test_the_prompt_loss_weight_is_exact(weight: float, train: Train, base_folder: Path) -> None:
+    """The first step's loss against the base model's own log-probabilities, token by token."""
+    from transformers import AutoModelForCausalLM
+
+    trainer = train(prompt_loss_weight=weight, batch_size=40)
+    base = AutoModelForCausalLM.from_pretrained(base_folder).eval()
+    total, weights = 0.0, 0.0
+    for (row,) in trainer.train.rows:
+        ids = torch.from_numpy(row.ids.astype("int64"))
+        with torch.no_grad():
+            logits = base(input_ids=ids.unsqueeze(0)).logits[0, :-1].double()
+        nll = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        share = torch.where(torch.from_numpy(row.completion[1:]), 1.0, weight).double()
+        total += float((nll * share).sum())
+        weights += float(share.sum())
+    assert series(trainer, "train/loss")[1] == pytest.approx(total / weights, rel=1e-5)
+
+
+def test_the_smoothed_loss_is_reported_and_the_validation_loss_is_plain(train: Train) -> None:
+    plain, smooth = train(), train(label_smoothing=0.3)
+    assert series(plain, "train/loss")[1] != pytest.approx(series(smooth, "train/loss")[1], rel=1e-3)
+    assert series(plain, "validation/loss")[0] == pytest.approx(series(smooth, "validation/loss")[0])
+    weighted = train(prompt_loss_weight=1.0)
+    assert series(plain, "validation/loss")[0] == pytest.approx(series(weighted, "validation/loss")[0])
+
+
+@pytest.mark.parametrize("change", [{"dropout": 0.5}, {"attention_dropout": 0.5}, {"lora_dropout": 0.5}])
+def test_dropout_is_off_when_judging(change: dict[str, float], train: Train) -> None:
+    plain, noisy = train(max_steps=1), train(max_steps=1, **change)
+    assert series(plain, "validation/loss")[0] == pytest.approx(series(noisy, "validation/loss")[0])
+    if "lora_dropout" not in change:  # a fresh adapter adds nothing yet, whatever is dropped
+        assert series(plain, "train/loss")[1] != pytest.approx(series(noisy, "train/loss")[1], rel=1e-3)
+    assert series(plain, "train/grad_norm")[1] != pytest.approx(series(noisy, "train/grad_norm")[1], rel=1e-3)
+
+
+def test_dropout_through_the_configuration_where_it_has_one(random_model: Callable[..., Any], tmp_path: Path) -> None:
+    random_model("gpt2").save_pretrained(tmp_path)
+    recipe = Recipe(epochs=1, batch_size=1, learning_rate=1, dropout=0.25, attention_dropout=0.125)
+    model = models.load_base(str(tmp_path), None, dtype=torch.float32, device="cpu", recipe=recipe)
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.25, 0.125}
+
+
+def test_lora_shape(train: Train) -> None:
+    trainer = train(lora_rank=6, lora_alpha=3.0, lora_dropout=0.1)
+    settings = json.loads((trainer.folder.adapter / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["lora_dropout"]) == (6, 3, 0.1)
+    assert all(6 in tensor.shape for tensor in adapter(trainer).values())
+    assert json.loads((train().folder.adapter / "adapter_config.json").read_text())["lora_alpha"] == 8
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("mlp", {"gate_proj", "up_proj", "down_proj"}),
+        ("v_proj", {"v_proj"}),
+        (("q_proj", "down_proj"), {"q_proj", "down_proj"}),
+        (("q_proj", "lm_head"), {"q_proj", "lm_head"}),
+    ],
+)
+def test_target_modules(targets: Any, expected: set[str], train: Train) -> None:
+    trainer = train(lora_target_modules=targets)
+    assert {name.split(".")[-3] for name in adapter(trainer)} == expected
+    assert trainer.network.linear_head == ("lm_head" not in expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox", "gemma2"])
+def test_presets_on_other_families(family: str, random_model: Callable[..., Any]) -> None:
+    model = random_model(family)
+    attention = set(models.target_modules(model, "attention"))
+    mlp = set(models.target_modules(model, "mlp"))
+    everything = set(models.target_modules(model, "all-linear"))
+    assert attention
+    assert mlp
+    assert not attention & mlp
+    leaves = {name.split(".")[-1] for name in attention | mlp}
+    assert {name.split(".")[-1] for name in everything} == leaves
+    assert "lm_head" not in everything
+
+
+def test_an_unknown_module_is_refused_with_the_nearest(random_model: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidJob, match=r"no module 'q_prj'; there are q_proj"):
+        models.target_modules(random_model("llama"), ("v_proj", "q_prj"))
+
+
+def test_layer_multipliers_freeze_a_layer(train: Train) -> None:
+    weights = adapter(train(layer_lr_multipliers={"0": 0.0}))
+    first = [tensor for name, tensor in weights.items() if "lora_B" in name and ".layers.0." in name]
+    second = [tensor for name, tensor in weights.items() if "lora_B" in name and ".layers.1." in name]
+    assert first
+    assert all(not tensor.any() for tensor in first)
+    assert all(tensor.any() for tensor in second)
+
+
+def test_sequence_length(train: Train, tmp_path: Path, data: dict[str, str]) -> None:
+    files = tmp_path / "long.jsonl"
+    row = {"messages": [{"role": "user", "content": "one " * 60}, {"role": "assistant", "content": "odd"}]}
+    files.write_text(Path(data["train"]).read_text() + json.dumps(row) + "\n")
+    request = {"files": {"train": str(files)}}
+    with pytest.raises(InvalidData, match=r"long.jsonl:41: this row has \d+ tokens and the limit is 48"):
+        train(request, max_sequence_length=48)
+    dropped = train(request | {"on_too_long": "drop"}, max_sequence_length=48)
+    assert (len(dropped.train), dropped.train.dropped) == (40, 1)
+    cut = train(request | {"on_too_long": "truncate"}, max_sequence_length=48)
+    assert (len(cut.train), cut.train.truncated) == (41, 1)
+    assert max(len(row.ids) for (row,) in cut.train.rows) == 48
+    assert any("truncated" in event.message for event in cut.folder.read_events()[0])
+    with pytest.raises(InvalidJob, match="more than the model's context of 128 tokens"):
+        train(max_sequence_length=1000)
+    assert train().resolved["max_sequence_length"] == 128
+
+
+def test_evaluation_and_checkpoints_come_when_asked(train: Train) -> None:
+    trainer = train(epochs=3, eval_every=4, checkpoint_every=3, keep_checkpoints=2)
+    assert list(series(trainer, "validation/loss")) == [0, 4, 8, 12, 15]
+    assert list(trainer.folder.checkpoints()) == [12, 15]
+    for path in trainer.folder.checkpoints().values():
+        assert (path / "adapter" / "adapter_model.safetensors").exists()
+    default = train(epochs=3)
+    assert list(default.folder.checkpoints()) == [10, 15]  # each epoch, two kept
+    assert list(series(default, "validation/loss")) == [0, 2, 4, 6, 8, 10, 12, 14, 15]
+    assert list(train(epochs=3, keep_checkpoints=3).folder.checkpoints()) == [5, 10, 15]
+    without = train({"files": {"train": trainer.request.files.train}})
+    assert series(without, "validation/loss") == {}
+    assert without.folder.read_result().validation_loss is None  # type: ignore[union-attr]
+
+
+def test_early_stopping_keeps_the_best_weights(train: Train) -> None:
+    trainer = train(epochs=30, learning_rate=0.2, eval_every=1, early_stopping_patience=2, lr_schedule="constant")
+    losses = series(trainer, "validation/loss")
+    result = trainer.folder.read_result()
+    assert result is not None
+    assert result.early_stopping is not None
+    assert result.early_stopping.stopped
+    assert result.steps < 150
+    best = min(losses, key=lambda step: (losses[step], step))
+    assert result.early_stopping.best_step == best == result.steps - 2
+    assert result.validation_loss == losses[best] == result.early_stopping.best_loss
+    trainer.progress.step = 1
+    trainer._evaluate()  # the weights in hand are those of the best step
+    assert trainer.progress.validation_loss == pytest.approx(losses[best], rel=1e-5)
+    strict = train(epochs=30, learning_rate=1e-4, eval_every=1, early_stopping_patience=2, early_stopping_threshold=5)
+    assert strict.progress.step == 2
+    patient = train(epochs=30, learning_rate=0.2, eval_every=1, early_stopping_patience=4, lr_schedule="constant")
+    assert patient.progress.step > trainer.folder.read_result().steps  # type: ignore[union-attr]
+    with pytest.raises(InvalidJob, match="needs validation rows"):
+        train({"files": {"train": trainer.request.files.train}}, early_stopping_patience=1)
+
+
+def test_dora_and_full(train: Train, base_folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    dora = train({"adapter": "dora"})
+    assert any("magnitude" in name for name in adapter(dora))
+    full = train({"adapter": "full"}, learning_rate=1e-3)
+    result = full.folder.read_result()
+    assert result is not None
+    assert result.artefact == "model"
+    assert result.trainable_parameters == result.total_parameters
+    assert full.folder.artefact == full.folder.model
+    tuned = AutoModelForCausalLM.from_pretrained(full.folder.model)
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    ids = torch.arange(10).unsqueeze(0)
+    with torch.no_grad(), full.network.unpacked():
+        logits = tuned(input_ids=ids).logits
+        torch.testing.assert_close(full.model.eval()(input_ids=ids).logits, logits)
+        assert (base(input_ids=ids).logits - logits).abs().max() > 1e-3
+
+
+def test_goes_on_from_an_adapter(train: Train) -> None:
+    first = train(epochs=2)
+    folder = str(first.folder.adapter)
+    second = train({"model": folder})
+    before, after = series(first, "validation/loss"), series(second, "validation/loss")
+    assert after[0] == pytest.approx(before[10], rel=1e-4)
+    with pytest.raises(InvalidJob, match="has rank 4"):
+        train({"model": folder}, lora_rank=8)
+    whole = train({"model": folder, "adapter": "full"}, learning_rate=1e-4)
+    assert series(whole, "validation/loss")[0] == pytest.approx(before[10], rel=1e-4)
+
+
+def test_options(train: Train) -> None:
+    plain = train()
+    for option in ({"gradient_checkpointing": True}, {"token_budget": 16}, {"num_threads": 2}):
+        same(plain, train({"options": {"device": "cpu", "num_threads": 1} | option}))
+    half = train({"options": {"device": "cpu", "num_threads": 1, "dtype": "bfloat16"}})
+    assert half.folder.read_result().dtype == "bfloat16"  # type: ignore[union-attr]
+    assert all(tensor.dtype == torch.float32 for tensor in adapter(half).values())
+    assert series(half, "train/loss")[5] == pytest.approx(series(plain, "train/loss")[5], rel=2e-2)
+    assert series(half, "train/loss") != series(plain, "train/loss")
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_no_number_stops_the_run(train: Train) -> None:
+    with pytest.raises(Diverged, match=r"no longer a number at step \d+ \(learning rate 1e\+12\)"):
+        train(epochs=5, optimizer="sgd", learning_rate=1e12, max_grad_norm=0, lr_schedule="constant")
+
+
+def test_out_of_memory_halves_the_micro_batches(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = train()
+    from llmtune_local.network import Network
+
+    original = Network.losses
+
+    def scarce(self: Network, batch: Any, **kwargs: Any) -> Any:
+        if self.model.training and batch.ids.numel() > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, batch, **kwargs)
+
+    monkeypatch.setattr(Network, "losses", scarce)
+    trainer = train()
+    assert trainer.budget < 4096
+    same(plain, trainer)
+    assert any("out of memory at step 1" in event.message for event in trainer.folder.read_events()[0])
+    with pytest.raises(torch.OutOfMemoryError):
+        train(gradient_accumulation_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "sentence"),
+    [
+        ("", InvalidData, "the file is empty"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', InvalidData, "bad.jsonl:1: nothing to learn"),
+        ('{"messages": [\n', InvalidData, "bad.jsonl:1"),
+    ],
+)
+def test_bad_rows_are_named(text: str, error: type[Exception], sentence: str, train: Train, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text(text)
+    with pytest.raises(error, match=sentence):
+        train({"files": {"train": str(tmp_path / "bad.jsonl")}})
+
+
+def test_unknown_models_are_named(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(InvalidJob, match="holds no model"):
+        train({"model": str(tmp_path)})
+    with pytest.raises(InvalidJob, match="there is no model"):
+        train({"model": "nobody/nothing"})
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(InvalidJob, match="does not generate text"):
+        train({"model": str(tmp_path)})
+
+
+# Resuming
+
+
+def test_a_run_stopped_and_resumed_ends_like_one_that_was_not(
+    make_request: Callable[..., Any], train: Train, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "epochs": 3,
+        "eval_every": 2,
+        "checkpoint_every": 4,
+        "lora_dropout": 0.2,
+        "warmup_steps": 3,
+        "early_stopping_patience": 9,
+    }
+    straight = train(**settings)
+    folder = RunDir(tmp_path / "stopped")
+    request = make_request(**settings)
+    folder.write_request(request)
+
+    def until(limit: int) -> Trainer:
+        with Journal(folder) as journal:
+            trainer = Trainer(folder, request, journal, lambda: trainer.progress.step >= limit)
+            trainer.run(resume=folder.read_status().attempt > 1)  # type: ignore[union-attr]
+            return trainer
+
+    for limit in (3, 9):
+        with pytest.raises(Stopped):
+            until(limit)
+        assert max(folder.checkpoints()) == limit
+    # Points written after the last checkpoint, as by a worker that was killed, and half a line.
+    with folder.metrics.open("a") as file:
+        file.write('{"step":10,"series":"train/loss","value":9.0,"epoch":2.0,"time":0.0}\n{"step":11,"ser')
+    resumed = until(10**9)
+    for name in ("train/loss", "train/learning_rate", "validation/loss", "validation/token_accuracy"):
+        assert series(resumed, name) == pytest.approx(series(straight, name), rel=1e-6)
+    lines = [(line.step, line.series) for line in folder.read_metrics()[0]]
+    assert len(lines) == len(set(lines))
+    same(straight, resumed)
+    one, other = straight.folder.read_result(), folder.read_result()
+    assert one is not None
+    assert other is not None
+    assert (one.tokens, one.trained_tokens, one.steps) == (other.tokens, other.trained_tokens, other.steps)
+    assert one.early_stopping == other.early_stopping
+
+
+def test_full_tuning_resumes_too(make_request: Callable[..., Any], train: Train, tmp_path: Path) -> None:
+    straight = train({"adapter": "full"}, epochs=2, learning_rate=1e-3)
+    folder = RunDir(tmp_path / "stopped")
+    request = make_request({"adapter": "full"}, epochs=2, learning_rate=1e-3)
+    folder.write_request(request)
+    with Journal(folder) as journal:
+        trainer = Trainer(folder, request, journal, lambda: trainer.progress.step >= 3)
+        with pytest.raises(Stopped):
+            trainer.run()
+    with Journal(folder) as journal:
+        again = Trainer(folder, request, journal, lambda: False)
+        again.run(resume=True)
+    first, second = trained_weights(straight.model), trained_weights(again.model)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-6)
