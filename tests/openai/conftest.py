@@ -1,0 +1,78 @@
+"""Fakes of OpenAI and Nebius on a loopback port, and the real adapters pointed at them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.job import TuningJob
+from llmtune.provider import EncodedFile, Target
+from llmtune.registry import check_options
+from llmtune.translation import Receipt, translate
+from llmtune_openai import NebiusProvider, OpenAIProvider
+from llmtune_openai.account import NebiusSettings, OpenAISettings
+from llmtune_openai.fake import FakeOpenAI
+from llmtune_openai.fake_nebius import FakeNebius
+
+MODEL = "gpt-4.1-mini-2025-04-14"
+LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
+ROWS = [(f"Where is order {at}?", f"Order {at} is under way.") for at in range(12)]
+
+
+@pytest.fixture
+def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with FakeOpenAI(api_key="sk-test") as fake:
+        yield fake
+        assert not fake.complaints, "\n".join(fake.complaints)
+
+
+@pytest.fixture
+def openai(vendor: FakeOpenAI) -> OpenAIProvider:
+    return OpenAIProvider("openai", OpenAISettings(base_url=f"{vendor.url}/v1", timeout=2))
+
+
+@pytest.fixture
+def nebius_vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNebius]:
+    monkeypatch.setenv("NEBIUS_API_KEY", "nb-test")
+    with FakeNebius(api_key="nb-test") as fake:
+        yield fake
+        assert not fake.complaints, "\n".join(fake.complaints)
+
+
+@pytest.fixture
+def nebius(nebius_vendor: FakeNebius) -> NebiusProvider:
+    return NebiusProvider("nebius", NebiusSettings(base_url=f"{nebius_vendor.url}/v1", timeout=2))
+
+
+def encoded(folder: Path, role: Any = "train", rows: int = 12) -> EncodedFile:
+    """A file of chat rows on disk."""
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]})
+        for ask, answer in (ROWS * (rows // len(ROWS) + 1))[:rows]
+    ]
+    content = ("\n".join(lines) + "\n").encode()
+    path = folder / f"{role}.jsonl"
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return EncodedFile(role=role, path=path, sha256=digest, rows=rows, bytes=len(content), format="chat")
+
+
+def receipt(provider: Any, model: str, **job: Any) -> Receipt:
+    """The receipt of a job at a provider."""
+    whole = TuningJob.model_validate({"name": "router", "dataset": "rows.jsonl", "model": model, **job})
+    options = check_options(provider, whole.provider_options.get(provider.name, {}))
+    target = Target(
+        provider=provider.name,
+        kind=provider.kind,
+        model=model,
+        method=whole.method,
+        adapter=whole.adapter,
+        options=options,
+    )
+    return translate(whole, target, provider.capabilities(target), rows=1000)
