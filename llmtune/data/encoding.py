@@ -17,7 +17,7 @@ def head_fault(head: bytes) -> Finding | None:
     """The fault of a file whose first bytes show an encoding that is not UTF-8 at all (UTF-16, UTF-32)."""
     if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         return _wrong("UTF-32", 0, head[0], "UTF-32")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and len(head) % 2 == 0:  # an odd length is no UTF-16
         return _wrong("UTF-16 (it begins with its byte order mark)", 0, head[0], "UTF-16")
     sample = head[:256]
     if sample.count(0) * 4 >= len(sample) > 1:  # every second byte of Latin text in UTF-16 is zero

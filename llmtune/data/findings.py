@@ -84,6 +84,16 @@ class FindingLog:
         for finding in findings:
             self.add(finding)
 
+    def merge(self, other: FindingLog) -> None:
+        """Add what another log has counted and kept; what that one let go is counted only."""
+        for finding in other.kept:
+            self.add(finding)
+        for code, count in other.counts.items():
+            let_go = count - sum(finding.code == code for finding in other.kept) if other.keep is not None else 0
+            self.counts[code] += let_go
+        self.errors += other.errors - sum(finding.is_error for finding in other.kept)
+        self.warnings += other.warnings - sum(not finding.is_error for finding in other.kept)
+
     def in_order(self) -> list[Finding]:
         """What was kept, by file and line; what concerns whole files comes last."""
         return sorted(self.kept, key=lambda finding: (finding.line is None, finding.file or "", finding.line or 0))

@@ -37,7 +37,7 @@ class Reading:
         self.format: RowFormat | None = None
         self.container: str | None = None
         self._wanted = format
-        self._rename = renaming(columns, label_column)
+        self.renames = renaming(columns, label_column)
         self._group_by = group_by
         if format != "auto" and format not in sources.CONTAINERS:
             self.format = get_format(format)
@@ -54,6 +54,12 @@ class Reading:
                 return
         yield from read_rows(raw, self.format, self._group_by, self.path)
 
+    def recognise(self) -> RowFormat | None:
+        """The row format, told by the first rows; None when none of them is known."""
+        if self.format is None:
+            self._recognise(self._raw())
+        return self.format
+
     def _raw(self) -> Iterator[sources.Raw | Finding]:
         if self.path.startswith(sources.HUB):
             self.container = "hub"
@@ -65,8 +71,8 @@ class Reading:
             if isinstance(sniffed, Finding):
                 return iter((sniffed,))
             self.container = sniffed.container
-            raw = sources.rows(path, sniffed, self._rename)
-        return rename(raw, self._rename) if self._rename else raw
+            raw = sources.rows(path, sniffed, self.renames)
+        return rename(raw, self.renames) if self.renames else raw
 
     def _recognise(self, raw: Iterator[sources.Raw | Finding]) -> tuple[list[sources.Raw | Finding], Finding | None]:
         """Hold rows back until one is recognised; the fault says why none was, unless the findings held do."""

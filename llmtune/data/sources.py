@@ -30,7 +30,7 @@ TOO_LONG = b"...\x00 the row is too long"
 
 Raw = tuple[int, Any]
 
-_BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -97,7 +97,7 @@ def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:
             head = stream.read(1 << 16)
     except FileNotFoundError:
         return error("unreadable", "the file does not exist", "check the path")
-    except _BROKEN as fault:
+    except BROKEN as fault:
         return error("unreadable", f"the file cannot be read: {fault}", "check its permissions and that it is whole")
     if not head:
         return error("empty-file", "the file is empty", "give a file with at least one row")
@@ -162,7 +162,7 @@ def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[
     try:
         with open_bytes(path, sniffed.compression) as stream:
             yield from _json_rows(stream) if sniffed.container == "json" else jsonl_rows(stream)
-    except _BROKEN as broken:
+    except BROKEN as broken:
         yield error("unreadable", f"the file breaks off: {broken}", "it is damaged or not whole: fetch it again")
 
 
