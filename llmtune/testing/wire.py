@@ -71,7 +71,9 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "warmup_steps": {"batch_size": 8, "epochs": 2},
     "eval_every": {"batch_size": 8, "epochs": 2},
     "checkpoint_every": {"batch_size": 8, "epochs": 2},
+    "gradient_accumulation_steps": {"batch_size": 8},
     "early_stopping_patience": {"batch_size": 8, "epochs": 2, "eval_every": 50},
+    "early_stopping_threshold": {"batch_size": 8, "epochs": 2, "eval_every": 50, "early_stopping_patience": 2},
 }
 
 

@@ -29,7 +29,7 @@ class CohereProvider:
     kind = "cohere"
     Options: type[BaseModel] = CohereOptions
     Settings: type[BaseModel] = CohereSettings
-    requirements = (Requirement(extra="cohere", module="cohere", distribution="cohere"),)
+    requirements: tuple[Requirement, ...] = (Requirement(extra="cohere", module="cohere", distribution="cohere"),)
 
     def __init__(self, name: str = "cohere", settings: CohereSettings | None = None) -> None:
         self.name = name

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from llmtune_retired.adapter import (
-    DatabricksProvider,
-    GoogleAIStudioProvider,
-    GroqProvider,
-    MistralProvider,
+    Databricks,
+    GoogleAIStudio,
+    Groq,
+    Mistral,
     RetiredProvider,
 )
 
-__all__ = ["DatabricksProvider", "GoogleAIStudioProvider", "GroqProvider", "MistralProvider", "RetiredProvider"]
+__all__ = ["Databricks", "GoogleAIStudio", "Groq", "Mistral", "RetiredProvider"]

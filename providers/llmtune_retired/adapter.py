@@ -28,7 +28,6 @@ from llmtune.provider import Account, Options, Readiness, Requirement, SubmitSaf
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
-
     from llmtune.data.findings import Finding
     from llmtune.provider import (
         AnyRef,
@@ -205,25 +204,25 @@ class RetiredProvider:
         self.refuse()
 
 
-class GoogleAIStudioProvider(RetiredProvider):
+class GoogleAIStudio(RetiredProvider):
     """Google AI Studio; tune on Vertex AI instead."""
 
     kind = "google-ai-studio"
 
 
-class MistralProvider(RetiredProvider):
+class Mistral(RetiredProvider):
     """Mistral's API."""
 
     kind = "mistral"
 
 
-class DatabricksProvider(RetiredProvider):
+class Databricks(RetiredProvider):
     """Databricks Foundation Model Fine-tuning."""
 
     kind = "databricks"
 
 
-class GroqProvider(RetiredProvider):
+class Groq(RetiredProvider):
     """Groq, which serves adapters and tunes none."""
 
     kind = "groq"

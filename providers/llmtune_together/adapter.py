@@ -89,7 +89,7 @@ class TogetherProvider:
         return Capabilities(
             parameters=parameters.declarations(target.options),
             family=entry.family,
-            limits=parameters.limits(target.method, entry.max_tokens_per_row),
+            limits=parameters.limits(entry.max_tokens_per_row),
             lifecycle=entry.lifecycle or known.lifecycle,
             price=entry.price,
             abilities=parameters.ABILITIES,
@@ -198,13 +198,17 @@ class TogetherProvider:
     # --- online: the job ---------------------------------------------------------------------------------------------
     def submit(self, request: Request, key: RunKey) -> JobRef:
         """Start the job: one paid call, after the SDK's two questions (limits, price); nothing is retried."""
-        client = self._client()
+        # A connection kept open may be dead by now; on a fresh one a failure says more about what arrived.
+        client = account.client(self.name, self.settings)
         action = "create the fine-tuning job"
-        sent = self._with_key(request.body, key)
+        try:
+            given = body.arguments(self._with_key(request.body, key))
+        except ValueError as error:
+            raise NotTranslatable(f"{self.name} cannot run this job: {error}", provider=self.name) from error
         limits = self._limits(client, request.body)
         try:
             with speaking(self.name, action), contextlib.redirect_stdout(io.StringIO()):  # the SDK prints for SimPO
-                answer = client.fine_tuning.create(**body.arguments(sent), model_limits=limits)
+                answer = client.fine_tuning.create(**given, model_limits=limits)
         except ValueError as error:  # the SDK's own checks, before anything was sent
             raise NotTranslatable(f"{self.name} cannot run this job: {error}", provider=self.name) from error
         except (AttributeError, TypeError) as error:  # an estimate that is no JSON breaks the SDK

@@ -139,9 +139,19 @@ _SAME = (
     "wandb_base_url",
 )
 
+#: Body fields that are taken apart.
+_NESTED = ("validation_file", "lr_scheduler", "training_type", "training_method", "multimodal_params")
+
 
 def arguments(body: dict[str, Any]) -> dict[str, Any]:
-    """The body as arguments of `client.fine_tuning.create`, which sends this body again."""
+    """The body as arguments of `client.fine_tuning.create`, which sends this body again.
+
+    Raises:
+        ValueError: the SDK has no argument for a field of the body.
+    """
+    unknown = sorted(set(body) - {*_SAME, *_NESTED, *SECRETS})
+    if unknown:
+        raise ValueError(f"the together SDK sends no field {unknown[0]!r}")
     found = {name: body[name] for name in _SAME if name in body}
     found["validation_file"] = body.get("validation_file")
     if "wandb_key" in body:

@@ -275,9 +275,8 @@ class FakeTogether(FakeVendor):
             raise Refusal(400, "The suffix may have at most 40 characters.", field="suffix")
         key = body.get("suffix", "").rpartition("-")[2] or None
         job = self.new_job({name: value for name, value in body.items() if name not in _SECRETS}, key=key, prefix="ft-")
+        self.teach(_lesson(self.files[body["training_file"]].content))
         job.data["secrets"] = {name: body[name] for name in _SECRETS if name in body}
-        if self.steps:
-            job.data["steps"] = self.steps
         return self._truncated(job)
 
     @route("GET", "/v1/fine-tunes", role="find")
@@ -575,6 +574,19 @@ class FakeTogether(FakeVendor):
                 "code": refusal.code,
             }
         }
+
+
+def _lesson(content: bytes) -> list[tuple[str, str]]:
+    """What a model learns from a file: the last question of each row and its answer."""
+    pairs = []
+    for line in content.splitlines():
+        row = json.loads(line)
+        turns = [*row.get("messages", ()), *row.get("input", {}).get("messages", ()), *row.get("preferred_output", ())]
+        asked = [turn["content"] for turn in turns if turn["role"] == "user"]
+        said = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        if asked and said:
+            pairs.append((asked[-1], said[-1]))
+    return pairs
 
 
 def _iso(seconds: float) -> str:

@@ -341,10 +341,10 @@ ABILITIES = Abilities(
 MAX_BYTES = int(50.1 * 2**30)
 
 
-def limits(method: str, max_tokens: int | None) -> Limits:
+def limits(max_tokens: int | None) -> Limits:
     """What it takes as a dataset."""
     return Limits(
-        format="preference" if method == "dpo" else "chat",
+        format="together",
         min_rows=1,
         max_bytes=MAX_BYTES,
         max_tokens_per_row=max_tokens,

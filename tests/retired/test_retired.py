@@ -15,15 +15,15 @@ from llmtune.job import TuningJob
 from llmtune.planning import plan, plan_all
 from llmtune.provider import Provider, Target
 from llmtune_retired import (
-    DatabricksProvider,
-    GoogleAIStudioProvider,
-    GroqProvider,
-    MistralProvider,
+    Databricks,
+    GoogleAIStudio,
+    Groq,
+    Mistral,
     RetiredProvider,
 )
 from llmtune_retired.adapter import table
 
-ALL = [GoogleAIStudioProvider, MistralProvider, DatabricksProvider, GroqProvider]
+ALL = [GoogleAIStudio, Mistral, Databricks, Groq]
 SINCE = {
     "google-ai-studio": (None, "May 2025", "vertex"),
     "mistral": (date(2026, 7, 15), "2026-07-15", "local"),
@@ -92,7 +92,7 @@ def test_they_are_never_named_as_alternatives() -> None:
     assert not any(cls().listed for cls in ALL)
     assert sorted(llmtune_retired.__all__) == sorted([*(cls.__name__ for cls in ALL), "RetiredProvider"])
     assert (
-        MistralProvider()
+        Mistral()
         .capabilities(Target(provider="mistral", kind="mistral", model=""))
         .lifecycle.closed_on(date(2026, 11, 21))
     )

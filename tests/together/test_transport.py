@@ -17,12 +17,6 @@ from llmtune_together import TogetherProvider
 from llmtune_together.fake import FakeTogether
 
 KEY = RunKey("ltabcde12345")
-BESIDE: dict[str, dict[str, Any]] = {
-    **COMPANIONS,
-    "gradient_accumulation_steps": {"batch_size": 8},
-    "early_stopping_threshold": {"early_stopping_patience": 2, "batch_size": 8, "epochs": 2, "eval_every": 50},
-}
-
 #: What the SDK fills in by itself from the model's live limits (rank) and from the rank (alpha).
 FILLED = {"training_type.lora_r", "training_type.lora_alpha"}
 
@@ -62,7 +56,7 @@ def test_every_declared_field_moves_on_the_wire_and_nothing_else_does(
     method: str,
 ) -> None:
     for name in DECLARED_FIELDS:
-        beside = BESIDE.get(name, {})
+        beside = COMPANIONS.get(name, {})
         without = sent(vendor, provider, request_for(beside, method=method))
         went_out = False
         for value in CANDIDATES[name]:
