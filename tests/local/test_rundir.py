@@ -1,0 +1,249 @@
+"""The run folder: whole lines, whole files, one worker at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llmtune_local import process, rundir
+from llmtune_local.journal import Journal
+from llmtune_local.process import FolderBusy, FolderLock, ProcessId
+from llmtune_local.rundir import Cursor, EventLine, MetricLine, RunDir, RunRequest, Status, write_atomically
+
+
+def point(step: int, series: str = "train/loss", value: float = 1.0) -> MetricLine:
+    return MetricLine(step=step, series=series, value=value, epoch=0.0, time=0.0)
+
+
+def test_importing_the_contract_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, llmtune_local.rundir, llmtune_local.process, llmtune_local.schedule;"
+        "print([n for n in ('torch', 'transformers', 'peft', 'numpy', 'sqlalchemy') if n in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_requests_round_trip_and_refuse_what_they_do_not_know(tmp_path: Path, make_request: Callable[..., Any]) -> None:
+    folder = RunDir(tmp_path / "a" / "b")
+    request = make_request({"tags": {"team": "x"}}, lora_target_modules=("q_proj",))
+    folder.write_request(request)
+    assert folder.read_request() == request
+    assert json.loads((folder.path / "request.json").read_text())["schema"] == 1
+    body = request.model_dump(by_alias=True)
+    for path in ((), ("hyperparameters",), ("options",), ("files",)):
+        wrong = json.loads(json.dumps(body))
+        target = wrong
+        for key in path:
+            target = target[key]
+        target["surprise"] = 1
+        with pytest.raises(ValidationError, match="surprise"):
+            RunRequest.model_validate(wrong)
+
+
+def test_recipe_has_every_hyperparameter_there_is() -> None:
+    from llmtune.job import Hyperparameters
+
+    # The multiplier arrives as a rate.
+    assert set(rundir.Recipe.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
+
+
+def test_metrics_are_read_in_order_behind_a_cursor(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    assert folder.read_metrics() == ([], Cursor())
+    folder.write_status(Status(attempt=1))
+    folder.append_metrics([point(1), point(1, "validation/loss")])
+    found, cursor = folder.read_metrics()
+    assert [(line.step, line.series) for line in found] == [(1, "train/loss"), (1, "validation/loss")]
+    assert folder.read_metrics(cursor) == ([], cursor)
+    with folder.metrics.open("a") as file:
+        file.write(point(2).model_dump_json()[:20])  # a line that is still being written
+    assert folder.read_metrics(cursor) == ([], cursor)
+    with folder.metrics.open("a") as file:
+        file.write(point(2).model_dump_json()[20:] + "\n")
+    found, later = folder.read_metrics(Cursor.model_validate(cursor.model_dump()))
+    assert [line.step for line in found] == [2]
+    assert later.offset > cursor.offset
+
+
+def test_a_resume_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.write_status(Status(attempt=1))
+    folder.append_metrics([point(step) for step in range(1, 8)])
+    _, cursor = folder.read_metrics()
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 8, "ser')
+    folder.write_status(Status(attempt=2))
+    folder.truncate_metrics(5)
+    folder.append_metrics([point(6, value=2.0)])
+    found, _ = folder.read_metrics(cursor)  # the cursor is of the attempt before: everything comes again
+    assert [line.step for line in found] == [1, 2, 3, 4, 5, 6]
+    assert found[-1].value == 2.0
+    folder.truncate_metrics(-1)
+    assert folder.read_metrics() == ([], Cursor(attempt=2))
+    RunDir(tmp_path / "new").truncate_metrics(3)
+
+
+def test_a_reader_never_sees_half_a_status(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    assert folder.read_status() is None
+    writer = (
+        "import sys; from llmtune_local.rundir import *\n"
+        "folder = RunDir(sys.argv[1])\n"
+        "for step in range(400): folder.write_status(Status(step=step, message='x' * (step % 50) * 20))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)])
+    seen = set()
+    while child.poll() is None:
+        status = folder.read_status()
+        if status is not None:
+            assert status.message == "x" * (status.step % 50) * 20
+            seen.add(status.step)
+    assert child.returncode == 0
+    assert len(seen) > 5
+    assert folder.read_status().step == 399  # type: ignore[union-attr]
+
+
+def test_a_full_disk_leaves_room_for_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunDir(tmp_path)
+    folder.write_status(Status(state="running"))
+    before = (tmp_path / "status.json").stat()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rundir, "write_atomically", full)
+    folder.write_status(Status(state="failed", error="no space left on the device"))
+    assert folder.read_status().error == "no space left on the device"  # type: ignore[union-attr]
+    after = (tmp_path / "status.json").stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)  # in place, not a byte more
+
+
+def test_a_failed_replacement_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def fails(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_half_an_append_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunDir(tmp_path)
+    folder.append_metrics([point(1)])
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:10]))
+    with pytest.raises(OSError, match="No space"):
+        folder.append_metrics([point(2)])
+    monkeypatch.undo()
+    folder.append_metrics([point(3)])
+    assert [line.step for line in folder.read_metrics()[0]] == [1, 3]
+
+
+def test_checkpoints_are_those_that_are_complete(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    assert folder.checkpoints() == {}
+    for name in ("step-100", "step-20", ".step-30.tmp", "best"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert list(folder.checkpoints()) == [20, 100]
+
+
+def test_cancel_is_a_marker(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    assert not folder.cancelling
+    folder.cancel()
+    folder.cancel()
+    assert folder.cancelling
+    folder.uncancel()
+    assert not folder.cancelling
+
+
+# Processes
+
+
+def test_a_process_is_known_by_its_start_too() -> None:
+    me = process.current()
+    assert process.alive(me) is True
+    assert process.alive(me._replace(started="another")) is False
+    assert process.alive(me._replace(host="elsewhere")) is None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    other = ProcessId(child.pid, process.start_time(child.pid) or "", me.host)
+    assert process.alive(other) is True
+    child.kill()
+    time.sleep(0.2)
+    assert process.alive(other) is False  # dead, though nobody has asked for its exit status yet
+    child.wait()
+    assert process.alive(other) is False
+
+
+def test_one_worker_a_folder(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib\nfrom llmtune_local.process import FolderLock\n"
+            "with FolderLock(pathlib.Path(sys.argv[1])): print('held', flush=True); input()",
+            str(lock),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert FolderLock(lock).holder().pid == holder.pid  # type: ignore[union-attr]
+    with pytest.raises(FolderBusy, match=f"process {holder.pid} on "), FolderLock(lock):
+        pass
+    holder.kill()
+    holder.wait()
+    with FolderLock(lock) as mine:  # left by a dead process
+        assert mine.holder() == process.current()
+    assert mine.holder() is None
+
+
+def test_usable_cores_are_at_least_one_and_at_most_all() -> None:
+    assert 1 <= process.usable_cores() <= (os.cpu_count() or 1)
+
+
+# Journal
+
+
+def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmtune_local.journal.HEARTBEAT", 0.05)
+    folder = RunDir(tmp_path)
+    with Journal(folder) as journal:
+        first = folder.read_status()
+        assert first is not None
+        assert first.process == process.current()
+        assert folder.alive() is True
+        journal.update(step=3)
+        journal.event("hello")
+        time.sleep(0.3)
+        later = folder.read_status()
+        assert later is not None
+        assert later.heartbeat > first.heartbeat
+        assert later.step == 3
+        journal.update(state="running")  # a change of state is written at once
+        assert folder.read_status().state == "running"  # type: ignore[union-attr]
+    with Journal(folder) as journal:
+        journal.event("again")
+    assert folder.read_status().attempt == 2  # type: ignore[union-attr]
+    assert [(event.id, event.message) for event in folder.read_events()[0]] == [("1-1", "hello"), ("2-1", "again")]
+    assert isinstance(folder.read_events()[0][0], EventLine)
