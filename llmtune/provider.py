@@ -366,7 +366,7 @@ class Provider(Protocol):
     """Whether jobs leave this machine and may cost money."""
 
     listed: bool
-    """Whether it is named as an alternative when another vendor has closed (a fake is not)."""
+    """Whether it stands in the matrix and, while it takes jobs, among the alternatives (a fake does not)."""
 
     submit_safety: SubmitSafety
     Options: type[BaseModel]
