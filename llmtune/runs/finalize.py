@@ -25,6 +25,9 @@ from llmtune.runs.submission import patiently
 log = logging.getLogger("llmtune")
 Say = Callable[[str], None]
 
+#: Seconds after which a vendor's list surely shows a new deployment. Only a killed process makes anybody wait for it.
+DEPLOYMENT_LAG = 30.0
+
 #: Name of the reference that says: we are about to deploy, and may have.
 MEANT = "deployment-meant"
 
@@ -154,13 +157,14 @@ def _remove_leftover(store: Store, record: RunRecord, provider: Provider) -> Non
 
 def _look_for_deployment(provider: Provider, record: RunRecord) -> DeploymentRef | None:
     """A deployment of our key, looked for as long as the vendor's lists may lag."""
-    deadline = time.monotonic() + provider.submit_safety.window
+    window = max(provider.submit_safety.window, DEPLOYMENT_LAG)
+    deadline = time.monotonic() + window
     while True:
         late = time.monotonic() >= deadline
         found = patiently(lambda: provider.find_deployment(record.key), "look for a deployment")
         if found is not None or late:
             return found
-        time.sleep(min(1.0, max(0.05, provider.submit_safety.window / 20)))
+        time.sleep(min(1.0, max(0.05, window / 20)))
 
 
 @contextmanager

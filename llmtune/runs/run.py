@@ -15,6 +15,7 @@ from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, JobRef, ModelRef, Provider, RunState
 from llmtune.registry import get_provider, provider_class
 from llmtune.runs import submission, waiting
+from llmtune.runs.checkpoints import checkpoint
 from llmtune.runs.intent import StartOptions, intend
 from llmtune.runs.records import RunRecord
 from llmtune.runs.store import Store, Transition, open_store
@@ -322,6 +323,7 @@ def start(
         group=group,
     )
     record, how = intend(store, job, backend, options)
+    checkpoint("planned")
     run = Run(record.id, store=store, provider=backend)
     if how != "new":
         log.info("%s run %s of the same content", how, record.id, extra={"run": record.id})

@@ -1,0 +1,55 @@
+"""The process that a kill trial kills: it starts (or comes back to) one run and follows it to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+# Loaded here once, so that each trial's process is forked with everything in place.
+import sqlalchemy.dialects.sqlite  # noqa: F401
+
+from llmtune.errors import RunFailed, SubmitUnknown
+from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.runs import Pace, Run, checkpoints, finalize, start
+from llmtune.runs.store import open_store
+from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+
+
+def main(settings: dict[str, Any], folder: str, arrow: str, nth: int, start_again: bool) -> None:
+    """Run, and die at the `nth` passing of `arrow`. Exits 0 when the run has ended, whatever its state."""
+    place = Path(folder)
+    os.environ["LLMTUNE_HOME"] = str(place / "home")
+    os.environ.pop("LLMTUNE_STORE", None)
+    warnings.simplefilter("ignore")
+    passed = 0
+
+    def die(name: str) -> None:
+        nonlocal passed
+        passed += name == arrow
+        if name == arrow and passed == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.hook = die
+    finalize.DEPLOYMENT_LAG = settings["window"]
+    provider = FakeProvider("fake", FakeSettings.model_validate(settings))
+    job = TuningJob(
+        name="crash",
+        dataset=str(place / "rows.jsonl"),
+        model="m-1",
+        evaluation=EvaluationSpec(deploy=True, max_rows=4),
+    )
+    known = open_store().runs()
+    try:
+        if (start_again and not any(record.state.final for record in known)) or not known:
+            run = start(job, provider)
+        else:
+            run = Run(known[0].id, provider=provider)
+        run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))
+    except (SubmitUnknown, RunFailed):
+        pass
+    sys.stdout.flush()
+    os._exit(0)
