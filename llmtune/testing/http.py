@@ -74,6 +74,9 @@ class Call:
     """What the placeholders of the route's pattern matched, percent-decoded."""
 
     time: float = 0.0
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    """The query parameters in order, repeated ones too."""
+
     refused: list[tuple[str, str]] = field(default_factory=list)
     """What was wrong with the fields of this request: (path, fault)."""
 
@@ -216,6 +219,7 @@ class Handler(BaseHTTPRequestHandler):
             method=self.command,
             path=split.path,
             query=dict(parse_qsl(split.query, keep_blank_values=True)),
+            pairs=parse_qsl(split.query, keep_blank_values=True),
             headers={name.lower(): value for name, value in self.headers.items()},
             body=self._body(),
             time=time.time(),
