@@ -121,6 +121,16 @@ def linear_cross_entropy(
     return _sums(total, nll, correct, completion)
 
 
+def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of each target, [positions]; without a gradient."""
+    ones = torch.ones(targets.shape, dtype=torch.float32, device=targets.device)
+    nll: Tensor
+    _, nll, _ = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, ones, 0.0, False
+    )
+    return nll
+
+
 def logits_cross_entropy(
     logits: Tensor, targets: Tensor, weights: Tensor, completion: Tensor, *, smoothing: float = 0.0
 ) -> LossSums:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llmtune_local import attention
-from llmtune_local.loss import LossSums, linear_cross_entropy, logits_cross_entropy
+from llmtune_local.loss import LossSums, linear_cross_entropy, logits_cross_entropy, token_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,26 +82,38 @@ class Network:
         parts = (batch.targets, batch.weights, batch.completion)
         with self.arithmetic():
             if self.linear_head:
-                hidden = self._hidden(batch).flatten(0, 1)[batch.select]
+                hidden = self._hidden(self._inputs(batch), batch.select)
                 head = self.causal.get_output_embeddings()
                 return linear_cross_entropy(hidden, head.weight, head.bias, *parts, smoothing=smoothing)
-            return logits_cross_entropy(self._logits(batch), *parts, smoothing=smoothing)
+            return logits_cross_entropy(self._logits(self._inputs(batch), batch.select), *parts, smoothing=smoothing)
 
-    def _hidden(self, batch: MicroBatch) -> Tensor:
-        output: Tensor = self.decoder(**self._inputs(batch)).last_hidden_state
-        return output
+    @torch.no_grad()
+    def nll(self, inputs: dict[str, Any], select: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of each target at its flat position; positions may repeat."""
+        with self.arithmetic():
+            if self.linear_head:
+                head = self.causal.get_output_embeddings()
+                return token_nll(self._hidden(inputs, select), head.weight, head.bias, targets)
+            once, back = torch.unique(select, return_inverse=True)
+            logits = self._logits(inputs, once).float()[back]
+            return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
-    def _logits(self, batch: MicroBatch) -> Tensor:
-        keep = torch.zeros(batch.ids.shape, dtype=torch.bool, device=batch.ids.device)
-        keep.view(-1)[batch.select] = True
-        inputs = self._inputs(batch)
+    def _hidden(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
+        output: Tensor = self.decoder(**inputs).last_hidden_state
+        return output.flatten(0, 1)[select]
+
+    def _logits(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
+        """The model's own logits at these positions, which must ascend."""
+        ids = inputs["input_ids"]
+        keep = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+        keep.view(-1)[select] = True
         logits: Tensor
         try:
             logits = self.causal(**inputs, logits_to_keep=keep).logits
         except TypeError:
             logits = self.causal(**inputs).logits
         if logits.ndim == 3:
-            return torch.index_select(logits.flatten(0, 1), 0, batch.select)
+            return torch.index_select(logits.flatten(0, 1), 0, select)
         return logits
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:

@@ -279,9 +279,10 @@ def write_rows(path: Path, count: int, seed: int = 0) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for _ in range(count):
             words = [draw.choice(["one", "two", "three", "four"]) for _ in range(draw.randint(1, 6))]
+            odd = words[-1] in ("one", "three")
             messages = [
                 {"role": "user", "content": " ".join(words)},
-                {"role": "assistant", "content": "odd" if len(words) % 2 else "even"},
+                {"role": "assistant", "content": "odd" if odd else "even"},
             ]
             file.write(json.dumps({"messages": messages}) + "\n")
     return path

@@ -166,7 +166,7 @@ def test_label_smoothing_is_torchs(lora_model: Callable[..., Any]) -> None:
     (batch,) = step.batches
     ours = gradients(network, step.batches, step.weight, smoothing=0.2)
     network.model.zero_grad(set_to_none=True)
-    hidden = network._hidden(batch).flatten(0, 1)[batch.select]
+    hidden = network._hidden(network._inputs(batch), batch.select)
     logits = network.causal.get_output_embeddings()(hidden)
     plain = torch.nn.functional.cross_entropy(logits, batch.targets, label_smoothing=0.2, reduction="sum")
     (plain / step.weight).backward()
