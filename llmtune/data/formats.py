@@ -106,7 +106,8 @@ class VendorRows:
     `formats` are its own formats (general ones need no entry). `defaults` names the format that each method's
     rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
     whole file, `token_limit` says how long a row may be. `accepts` are the names of the formats that the vendor
-    takes as they are.
+    takes as they are. `billing` says in words that the tokens of the training file times the epochs are billed,
+    and where that is written; empty where it is not known.
     """
 
     provider: str
@@ -117,6 +118,7 @@ class VendorRows:
     file_rules: Callable[[FileFacts], Iterable[Finding]] = _no_file_rules
     token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
     choose: Callable[[str, str | None], str] | None = None
+    billing: str = ""
 
     def format_for(self, method: str = "sft", model: str | None = None) -> str:
         """The name of the format that rows for this method and model are written in."""

@@ -28,7 +28,7 @@ _TABLE_BITS = 22
 _COMMON_SHARE = 0.05
 _COMMON_LEAST = 5
 #: Bytes that are sketched at once; decides how much memory a batch takes (about 40 times this).
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 18
 
 
 def _runs(texts: Sequence[bytes]) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from llmtune.data.digests import turn_text
 from llmtune.data.example import Example, ImagePart, Message
+from llmtune.errors import MissingExtra
 
 #: The rule behind an estimate: four UTF-8 bytes a token, and four tokens a turn for the chat template.
 BYTES_PER_TOKEN = 4
@@ -21,6 +22,29 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Any:
         """The tokens of a text."""
         ...
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer by a model's name or folder, or by the path of a tokenizer.json (which counts, but knows no chat).
+
+    Models are opened by whoever registered in the entry-point group `llmtune.tokenizers`: the local backend does.
+    """
+    from importlib.metadata import entry_points
+    from pathlib import Path
+
+    if name.endswith(".json") and Path(name).is_file():
+        try:
+            from tokenizers import Tokenizer as FileTokenizer
+        except ImportError as fault:
+            raise MissingExtra("local", "tokenizers", purpose="counting tokens") from fault
+        return FileTokenizer.from_file(name)
+    for point in entry_points(group="llmtune.tokenizers"):
+        try:
+            load = point.load()
+        except ImportError as fault:
+            raise MissingExtra("local", fault.name or "transformers", purpose="opening a model's tokenizer") from fault
+        return load(name)
+    raise MissingExtra("local", "transformers", purpose="opening a model's tokenizer")
 
 
 class RowTokens(NamedTuple):

@@ -218,6 +218,7 @@ OPENAI_ROWS = VendorRows(
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
+    billing="tokens of the training file x epochs; validation is not counted (OpenAI's cookbook, 2024)",
 )
 AZURE_ROWS = VendorRows(
     provider="azure",

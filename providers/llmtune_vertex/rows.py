@@ -389,4 +389,5 @@ VERTEX_ROWS = VendorRows(
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
+    billing="tokens of the training file x epochs (Google Cloud, pricing; copies of 2026)",
 )
