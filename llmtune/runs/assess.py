@@ -30,11 +30,14 @@ def write_report(store: Store, record: RunRecord, provider: Provider, evaluation
     store.keep_report(record.id, record.model_dump_json())
 
 
-def read_report(store: Store, record: RunRecord) -> Any:
-    """The report that was kept."""
+def read_report(store: Store, record: RunRecord, provider: Provider) -> Any:
+    """The report that was kept; one that ended before it came to finishing gets its report now."""
     from llmtune.errors import StillRunning
 
     kept = store.report(record.id)
+    if kept is None and record.state.final:
+        write_report(store, record, provider, None)
+        kept = store.report(record.id)
     if kept is None:
         raise StillRunning(f"run {record.id} has no report yet: it is {record.state}", hint=None)
     return kept

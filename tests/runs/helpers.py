@@ -6,8 +6,12 @@ import time
 from typing import Any
 
 from llmtune.provider import RunState
+from llmtune.runs import Pace
 from llmtune.runs.keys import new_run_id, run_key
 from llmtune.runs.records import RunRecord
+
+#: Polls as fast as a test wants them.
+QUICK = Pace(first=0.005, most=0.02)
 
 
 def a_record(**changed: Any) -> RunRecord:
