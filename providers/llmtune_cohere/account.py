@@ -34,12 +34,6 @@ Transport = Literal["closed", "api", "self-hosted"]
 class CohereOptions(Options):
     """What Cohere can do beyond the common fields."""
 
-    multi_label: bool = False
-    """Classification: rows may carry several labels."""
-
-    skip_malformed_input: bool = False
-    """API: rows that Cohere cannot read are dropped instead of failing the dataset."""
-
     wandb_project: str | None = None
     """Weights & Biases project."""
 

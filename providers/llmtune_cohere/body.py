@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.translation import place
 from llmtune_cohere.parameters import BASE_TYPES
+from llmtune_cohere.selfhosted import FILES
 
 if TYPE_CHECKING:
     from llmtune.provider import Files
@@ -25,13 +26,19 @@ def managed(receipt: Receipt, files: Files) -> dict[str, Any]:
         settings["wandb"] = {"project": options["wandb_project"]}
         if "wandb_entity" in options:
             settings["wandb"]["entity"] = options["wandb_entity"]
+        if "wandb_api_key_env" in options:  # only the name of the variable; submit puts its value in
+            settings["wandb"]["api_key"] = f"${{{options['wandb_api_key_env']}}}"
     return body
 
 
 def self_hosted(receipt: Receipt, files: Files) -> dict[str, Any]:
-    """The body of POST /finetune of cohere-finetune; yes and no are words there."""
+    """The body of POST /finetune of cohere-finetune; yes and no are words there.
+
+    `files` is no field of the service: it reads a shared folder, into which `submit` lays them.
+    """
     target, options = receipt.target, receipt.target.options
-    body: dict[str, Any] = {"base_model_name_or_path": target.model, "finetune_strategy": "lora"}
+    body: dict[str, Any] = {FILES: {role: file.id for role, file in files.items()}}
+    body |= {"base_model_name_or_path": target.model, "finetune_strategy": "lora"}
     if target.adapter == "qlora":
         body["use_4bit_quantization"] = "true"
     _merge(body, receipt.knobs())
