@@ -1,8 +1,8 @@
-"""Finding rows that are nearly the same, in bounded memory: MinHash sketches, 32 numbers a row.
+"""Finding rows that are nearly the same, in bounded memory: MinHash sketches, 33 numbers a row.
 
-A prompt is cut into all its runs of five bytes; what stands in one row of twenty or more (a system prompt, a
+A prompt is cut into all its runs of five bytes; what stands in one row of ten or more (a system prompt, a
 template) is left out, so that rows are compared by what sets them apart. Two sketches agree in about as many places
-as the rows share runs (Jaccard; Broder 1997). Candidates come from eight bands of four numbers.
+as the rows share runs (Jaccard; Broder 1997). Candidates come from eleven bands of three numbers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     Ints = NDArray[np.uint32]
     Longs = NDArray[np.uint64]
 
-SIZE = 32
-BANDS = 8
-#: Places of 32 that must agree: about 80 % of the runs are shared.
-ALIKE = 26
+SIZE = 33
+BANDS = 11
+#: Places of 33 that must agree: about 80 % of the runs are shared.
+ALIKE = 27
 _RUN = 5
 _PAD = b"\x00" * _RUN
 _TABLE_BITS = 22
+#: When rows are to be kept together, somewhat less likeness is enough: a later look with another sample of the rows,
+#: and so other common runs, then finds nothing that was parted.
+ALIKE_ENOUGH = 24
 #: A run is common when it stands in this share of the rows, and in at least this many.
-_COMMON_SHARE = 0.05
+_COMMON_SHARE = 0.1
 _COMMON_LEAST = 5
 #: Bytes that are sketched at once; decides how much memory a batch takes (about 40 times this).
 BATCH_BYTES = 1 << 18
@@ -81,7 +84,7 @@ class Sketcher:
         self._has_common = bool(self._common.any())
 
     def sketch(self, texts: Sequence[str]) -> tuple[Ints, NDArray[np.bool_]]:
-        """Sketches, one row of 32 numbers a text, and which texts have one (those with any run of their own)."""
+        """Sketches, one row of 33 numbers a text, and which texts have one (those with any run of their own)."""
         import numpy as np
 
         out = np.empty((len(texts), SIZE), dtype=np.uint32)
@@ -121,7 +124,7 @@ def _batches(texts: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 def band_keys(sketches: Ints) -> Longs:
-    """Eight keys a sketch; two sketches with an equal key in the same place are candidates."""
+    """Eleven keys a sketch; two sketches with an equal key in the same place are candidates."""
     import numpy as np
 
     width = SIZE // BANDS
@@ -136,7 +139,7 @@ def band_keys(sketches: Ints) -> Longs:
 
 
 def agreement(first: Ints, second: Ints) -> Any:
-    """In how many of the 32 places the sketches of each pair agree."""
+    """In how many of the 33 places the sketches of each pair agree."""
     return (first == second).sum(axis=1)
 
 
@@ -155,7 +158,7 @@ class NearIndex:
             order = np.argsort(column, kind="stable")
             self._bands.append((column[order], rows[order]))
 
-    def matches(self, sketches: Ints, has: Any, most: int = 16) -> list[tuple[int, int, int]]:
+    def matches(self, sketches: Ints, has: Any, *, alike: int = ALIKE, most: int = 16) -> list[tuple[int, int, int]]:
         """(row asked, held-out row, places that agree) for each pair that is alike; at most `most` tried a band."""
         import numpy as np
 
@@ -174,10 +177,10 @@ class NearIndex:
             return []
         pairs = np.unique(np.stack([np.concatenate(left), np.concatenate(right)], axis=1), axis=0)
         agree = agreement(sketches[pairs[:, 0]], self.sketches[pairs[:, 1]])
-        return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= ALIKE]
+        return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= alike]
 
 
-def linked(sketches: Ints, has: Any, order: Any, reach: int = 3) -> list[tuple[int, int, int]]:
+def linked(sketches: Ints, has: Any, order: Any, *, alike: int = ALIKE, reach: int = 3) -> list[tuple[int, int, int]]:
     """Pairs of rows of one set that are alike, enough of them to join what belongs together.
 
     Rows of a band are compared with the next few of it, in the given order, so that large bands cost no more than
@@ -200,4 +203,4 @@ def linked(sketches: Ints, has: Any, order: Any, reach: int = 3) -> list[tuple[i
     if not len(pairs):
         return []
     agree = agreement(sketches[pairs[:, 0]], sketches[pairs[:, 1]])
-    return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= ALIKE]
+    return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= alike]

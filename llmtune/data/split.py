@@ -223,7 +223,7 @@ def _assign_apart(
     findings: list[Finding],
 ) -> list[int]:
     """Assign with nearly equal rows joined; look for pairs that were still parted, join those too, and repeat."""
-    from llmtune.data.near import Sketcher, linked
+    from llmtune.data.near import ALIKE_ENOUGH, Sketcher, linked
 
     firsts = list({key: row for row, key in reversed(list(enumerate(keys)))}.items())
     firsts.sort()  # by key, so that nothing below depends on the order of the rows
@@ -232,7 +232,7 @@ def _assign_apart(
     sketcher = Sketcher([texts[row] for row in spread])
     sketches, has = sketcher.sketch([texts[row] for row in rows])
     largest = max(_LARGEST_LEAST, int(_LARGEST_SHARE * len(texts)))
-    pairs = linked(sketches, has, range(len(rows)))
+    pairs = linked(sketches, has, range(len(rows)), alike=ALIKE_ENOUGH)
     sides: list[int] = []
     for _ in range(_ROUNDS):
         pairs.sort(key=lambda pair: (-pair[2], keys[rows[pair[0]]], keys[rows[pair[1]]]))
@@ -259,14 +259,16 @@ def _parted(sides: Sequence[int], sketches: Ints, has: Any) -> list[tuple[int, i
     """Pairs of nearly equal rows on two sides: held-out rows against training rows, test against validation."""
     import numpy as np
 
-    from llmtune.data.near import NearIndex
+    from llmtune.data.near import ALIKE_ENOUGH, NearIndex
 
     side = np.asarray(sides)
     found: list[tuple[int, int, int]] = []
     for held, others in ((side != 0, side == 0), (side == 2, side == 1)):
         inside, outside = np.flatnonzero(held), np.flatnonzero(others)
         if len(inside) and len(outside):
-            matches = NearIndex(sketches[inside], has[inside]).matches(sketches[outside], has[outside])
+            matches = NearIndex(sketches[inside], has[inside]).matches(
+                sketches[outside], has[outside], alike=ALIKE_ENOUGH
+            )
             found += [(int(outside[first]), int(inside[second]), agree) for first, second, agree in matches]
     return found
 

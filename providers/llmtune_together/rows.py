@@ -128,5 +128,6 @@ TOGETHER_ROWS = VendorRows(
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
-    billing="tokens of the training file x epochs, and validation tokens x evaluations; without packing each row counts as max_seq_length (Together, pricing, 2026)",
+    billing="tokens of the training file x epochs, and validation tokens x evaluations; without packing each row counts"
+    " as max_seq_length (Together, pricing, 2026)",
 )
