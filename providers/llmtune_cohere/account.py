@@ -17,6 +17,7 @@ from llmtune.provider import Account, Options, Readiness
 
 if TYPE_CHECKING:
     import cohere
+    import httpx
 
     from llmtune.catalog import Catalog, ModelEntry
 
@@ -168,7 +169,21 @@ def client(name: str, settings: CohereSettings) -> cohere.ClientV2:
             f"provider {name}: no API key: the environment variable {wanted} is not set",
             hint=f"export {wanted}=...  (the key of the endpoint at {settings.base_url})",
         )
-    return cohere.ClientV2(api_key=found, base_url=settings.base_url, timeout=settings.timeout, max_retries=0)
+    return cohere.ClientV2(
+        api_key=found,
+        base_url=settings.base_url,
+        timeout=settings.timeout,
+        max_retries=0,
+        httpx_client=http(settings),
+    )
+
+
+def http(settings: CohereSettings) -> httpx.Client:
+    """An HTTP client that keeps no connection open: on a fresh one a failure says more about what has arrived."""
+    import httpx
+
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(timeout=settings.timeout, follow_redirects=True, limits=limits)
 
 
 def data_root(name: str, settings: CohereSettings) -> Path:

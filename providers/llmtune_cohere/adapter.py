@@ -59,7 +59,7 @@ class CohereProvider:
         self.name = name
         self.settings = settings or CohereSettings()
         self.transport = account.transport(self.settings)
-        self._managed: managed.Managed | None = None
+        self._made: managed.Managed | selfhosted.SelfHosted | None = None
         self.listed = True
         self.hosted = self.transport != "self-hosted"
         # The open trainer shows no list of jobs: an unclear start must not be repeated.
@@ -217,14 +217,13 @@ class CohereProvider:
             self._service().delete(ref)
 
     def _service(self) -> managed.Managed | selfhosted.SelfHosted:
-        if self.transport == "self-hosted":
-            return selfhosted.SelfHosted(self.name, self.settings)
         if self.transport == "closed":
             known = catalog.load(self.kind, CATALOG)
             raise account.closed(self.name, known, known.default)
-        if self._managed is None:
-            self._managed = managed.Managed(self.name, self.settings)
-        return self._managed
+        if self._made is None:
+            kind = selfhosted.SelfHosted if self.transport == "self-hosted" else managed.Managed
+            self._made = kind(self.name, self.settings)
+        return self._made
 
 
 if TYPE_CHECKING:

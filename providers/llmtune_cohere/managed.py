@@ -143,7 +143,7 @@ class Managed:
 
     # --- the job -----------------------------------------------------------------------------------------------------
     def submit(self, request: Request, key: RunKey) -> JobRef:
-        """Start the job: one paid call on a fresh connection, nothing retried."""
+        """Start the job: one paid call, nothing retried."""
         from cohere.finetuning import FinetunedModel
 
         action = "create the fine-tuned model"
@@ -151,9 +151,8 @@ class Managed:
         wandb = body["settings"].get("wandb")
         if wandb is not None:
             body["settings"] = body["settings"] | {"wandb": wandb | {"api_key": self._secret(wandb.get("api_key"))}}
-        client = account.client(self._name, self._settings)
         with speaking(self._name, action):
-            answer = client.finetuning.create_finetuned_model(request=FinetunedModel(**body))
+            answer = self._client.finetuning.create_finetuned_model(request=FinetunedModel(**body))
         made = answer.finetuned_model
         if made is None or not made.id:
             raise TransientError(f"{self._name}: {action}: an answer without an id")
@@ -220,8 +219,6 @@ class Managed:
 
     def download(self, file_id: str, into: Path) -> Path:
         """The files of a dataset, joined in their order; `into` is a folder, or the file to write."""
-        import httpx
-
         action = f"download the dataset {file_id}"
         with speaking(self._name, action):
             told = plain(self._client.datasets.get(file_id)).get("dataset") or {}
@@ -229,12 +226,12 @@ class Managed:
             if not parts:
                 raise VendorError(f"{self._name}: the dataset {file_id} lists no files")
             path = into / Path(str(parts[0].get("name") or file_id)).name if into.is_dir() else into
-            with path.open("wb") as file:
+            with path.open("wb") as file, account.http(self._settings) as http:
                 for part in parts:
                     address = part.get("original_url") or part.get("url")
                     if not address:
                         raise VendorError(f"{self._name}: the dataset {file_id} gives no address for its files")
-                    answer = httpx.get(address, timeout=self._settings.timeout, follow_redirects=True)
+                    answer = http.get(address)
                     if answer.status_code != 200:
                         raise wire.refusal(self._name, action, answer.status_code, answer.content, dict(answer.headers))
                     file.write(answer.content)

@@ -84,6 +84,7 @@ class SelfHosted:
     def __init__(self, name: str, settings: CohereSettings) -> None:
         self._name = name
         self._settings = settings
+        self._made: httpx.Client | None = None
 
     def preflight(self, request: Request) -> list[Finding]:
         """Whether the shared folder is there and the service is free."""
@@ -282,8 +283,10 @@ class SelfHosted:
         except ImportError:
             raise MissingExtra("cohere", "httpx", purpose=f"provider {self._name}") from None
         address = (base or self._settings.service_url or "").rstrip("/") + path
+        if self._made is None:
+            self._made = account.http(self._settings)
         try:
-            return httpx.request(method, address, json=json, timeout=self._settings.timeout)
+            return self._made.request(method, address, json=json)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as problem:
             raise TransientError(
                 f"{self._name}: {action}: no connection to {address} ({problem})", sent=False, raw=repr(problem)
