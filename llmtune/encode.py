@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmtune.errors import InvalidData
 from llmtune.provider import EncodedDataset, EncodedFile
 
 if TYPE_CHECKING:
@@ -18,39 +17,34 @@ if TYPE_CHECKING:
     from llmtune.data.formats import RowFormat
 
 
-def encode_dataset(
-    dataset: Dataset, format: str, into: Path, *, validation: bool = True, allow_lossy: bool = False
-) -> EncodedDataset:
+def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: bool = True) -> EncodedDataset:
     """Write the training (and validation) rows in a registered row format to content-named files in `into`.
+
+    What the format cannot carry is left out and listed in `lossy`, row by row: whether that is allowed is for the
+    caller to decide, and a run refuses it unless it was asked to go on.
 
     Args:
         dataset: the split dataset.
         format: a name registered under `llmtune.formats`.
         into: the folder; made when it is not there.
         validation: whether the vendor takes a validation file.
-        allow_lossy: write rows although the format cannot carry all of them; else that raises `InvalidData`.
     """
     from llmtune.data.formats import get_format
 
     writer = get_format(format)
-    lossy: list[str] = []
-    files = []
     into.mkdir(parents=True, exist_ok=True)
-    roles: list[tuple[Literal["train", "validation"], Sequence[Example]]] = [("train", dataset.train)]
+    parts: list[tuple[Literal["train", "validation"], Sequence[Example]]] = [("train", dataset.train)]
     if validation and dataset.validation:
-        roles.append(("validation", dataset.validation))
-    for role, rows in roles:
-        lost = [str(each) for row in rows for each in writer.problems(row) if each.severity == "error"]
-        lossy += lost
-        if allow_lossy or not lost:
-            files.append(_write(role, rows, writer, format, into))
-    if lossy and not allow_lossy:
-        things = "one thing" if len(lossy) == 1 else f"{len(lossy)} things"
-        raise InvalidData(
-            f"the row format {format!r} cannot carry {things}; the first: {lossy[0]}",
-            hint="mend those rows, or allow the loss with allow_lossy_data=True (--allow-lossy-data)",
-        )
-    return EncodedDataset(files=tuple(files), lossy=tuple(lossy))
+        parts.append(("validation", dataset.validation))
+    lossy = tuple(
+        str(each.at(dataset.source, row.line))
+        for _, rows in parts
+        for row in rows
+        for each in writer.problems(row)
+        if each.is_error
+    )
+    files = tuple(_write(role, rows, writer, format, into) for role, rows in parts)
+    return EncodedDataset(files=files, lossy=lossy)
 
 
 def _write(

@@ -30,7 +30,7 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     rules = vendors().get(target.kind)
     for _, rows in sent:
         for row in rows:
-            lossy += [str(each) for each in writer.problems(row) if each.is_error]
+            lossy += [str(each.at(dataset.source, row.line)) for each in writer.problems(row) if each.is_error]
             if rules is not None:
                 found += [
                     each.at(dataset.source, row.line) for each in rules.row_rules(row, target.method, target.model)

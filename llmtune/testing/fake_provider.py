@@ -176,7 +176,7 @@ class FakeProvider:
         """Chat rows."""
         from llmtune.encode import encode_dataset
 
-        return encode_dataset(data, "chat", into, allow_lossy=True)
+        return encode_dataset(data, "chat", into)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """The body of POST /v1/jobs."""
