@@ -165,13 +165,15 @@ class Database:
         from sqlalchemy.exc import NoSuchModuleError
 
         try:
+            # No bound on connections but that of our threads: waiting for a free one is timed by the wall clock, and
+            # would fail when that jumps.
             if not self.sqlite:
                 # A server may drop an idle connection; asking first costs a round trip and saves an error.
-                return create_engine(self._url, pool_size=4, max_overflow=4, pool_pre_ping=True, hide_parameters=True)
+                return create_engine(self._url, pool_size=4, max_overflow=-1, pool_pre_ping=True, hide_parameters=True)
             engine = create_engine(
                 self._url,
                 pool_size=4,
-                max_overflow=8,
+                max_overflow=-1,
                 hide_parameters=True,
                 connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
             )

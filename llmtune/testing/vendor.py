@@ -158,6 +158,8 @@ class FakeVendor:
         """Training steps of the jobs made from now on."""
 
         self.before_route: Callable[[Call], None] | None = None
+        # A clock of its own: a test that makes the client's wall clock jump must not make the vendor's lists lag.
+        self._began, self._steady = time.time(), time.monotonic()
         self._shift = 0.0
         self._numbers = itertools.count(1)
         self._brain: dict[str, str] = {}
@@ -206,7 +208,7 @@ class FakeVendor:
     # --- time ------------------------------------------------------------------------------------------------------
     def now(self) -> float:
         """The vendor's clock, in Unix seconds."""
-        return time.time() + self._shift
+        return self._began + (time.monotonic() - self._steady) + self._shift
 
     def advance(self, seconds: float) -> None:
         """Put the vendor's clock forward, for lags and states that last."""
