@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
@@ -81,6 +81,10 @@ _LOSSES: dict[int, _Loss] = {
     TOOL_IDS: _Loss("changed-tool-ids", "the ids of tool calls", "", refuses=False),
     PARTS: _Loss("changed-parts", "where one text part ends and the next begins", "", refuses=False),
 }
+
+
+#: Bits that one message or another brings in.
+_BY_MESSAGE = frozenset((TOOLS, IMAGES, WEIGHT_ZERO, NAMES, OTHER_PARTS, PROMPT_WEIGHT, MESSAGE_EXTRA, PARTS, RAW_ROLE))
 
 
 def features(example: Example) -> int:
@@ -163,9 +167,32 @@ def losses(example: Example, carries: int, folds: int, name: str, takes: Callabl
     missing = features(example) & ~carries & ~UNANSWERED
     if not missing:
         return []
+    if missing & TOOLS:
+        missing &= ~TOOL_IDS  # the ids go with the calls
     if missing & OTHER_PARTS and all(takes(part) for part in _other_parts(example)):
         missing &= ~OTHER_PARTS
-    return [_finding(loss, name, folded=bool(bit & folds)) for bit, loss in _LOSSES.items() if missing & bit]
+    return [
+        _finding(loss, name, _where(example, bit), folded=bool(bit & folds))
+        for bit, loss in _LOSSES.items()
+        if missing & bit
+    ]
+
+
+def _where(example: Example, bit: int) -> str:
+    """Which of it, for the finding: the turn, or the keys."""
+    if bit == EXTRA:
+        return f": {_listed(example.extra or ())}"
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for index, message in enumerate((*example.messages, *answers)):
+        if bit in _BY_MESSAGE and _message_features(message) & bit:
+            keys = f": {_listed(message.extra or ())}" if bit == MESSAGE_EXTRA else ""
+            return f" (messages[{index}]){keys}"
+    return ""
+
+
+def _listed(keys: Iterable[str]) -> str:
+    names = [repr(key) for key in keys]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _other_parts(example: Example) -> Iterator[OtherPart]:
@@ -175,9 +202,9 @@ def _other_parts(example: Example) -> Iterator[OtherPart]:
             yield from (part for part in message.content if isinstance(part, OtherPart))
 
 
-def _finding(loss: _Loss, name: str, *, folded: bool) -> Finding:
+def _finding(loss: _Loss, name: str, where: str, *, folded: bool) -> Finding:
     if folded:
         code = loss.code.replace("lost-", "changed-")
-        return Finding(code, "warning", f"{name} rows hold {loss.what} in another place", "ask the model alike")
+        return Finding(code, "warning", f"{name} rows hold {loss.what} in another place{where}", "ask the model alike")
     severity = "error" if loss.refuses else "warning"
-    return Finding(loss.code, severity, f"{name} rows cannot carry {loss.what}", loss.remedy)  # type: ignore[arg-type]
+    return Finding(loss.code, severity, f"{name} rows cannot carry {loss.what}{where}", loss.remedy)  # type: ignore[arg-type]
