@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -71,7 +70,7 @@ def points(rows: Iterable[Mapping[str, float]]) -> list[MetricPoint]:
         epoch = _number_named(row, ("epoch",))
         for raw, value in row.items():
             split, _, name = raw.rpartition("/")
-            if name in (*_STEP_NAMES, "epoch") or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if name in (*_STEP_NAMES, "epoch") or not isinstance(value, (int, float)):
                 continue
             series = f"{_SPLITS.get(split, split or 'train')}/{name}"
             found.append(
