@@ -121,7 +121,7 @@ class BedrockProvider:
         unset = account.missing(self.settings)
         if unset:
             return [error("setting", account.needs(self.name, unset), "llmtune doctor shows what is set")]
-        keyed = body.with_key(request.body, _SAMPLE_KEY)
+        keyed = body.with_key(body.with_sample_files(request.body), _SAMPLE_KEY)
         findings = [
             error("request", f"{path} {fault}", "AWS would refuse the job")
             for path, fault in contract.faults("bedrock", "CreateModelCustomizationJob", keyed)
@@ -209,7 +209,15 @@ class BedrockProvider:
         if self.capabilities(self._target(base)).limits.validation == "unused":
             unused = "this family does not use validation rows"
         seen = wire.snapshot(answer, points, validation_unused=unused)
-        return seen.model_copy(update={"warnings": (*seen.warnings, *unreadable)}) if unreadable else seen
+        told = (since or {}).get("events", [])
+        fresh = tuple(event for event in seen.events if event.id not in told)
+        return seen.model_copy(
+            update={
+                "events": fresh,
+                "warnings": (*seen.warnings, *unreadable),
+                "cursor": {"events": [*told, *(event.id for event in fresh)]},
+            }
+        )
 
     def _target(self, model: str) -> Target:
         return Target(provider=self.name, kind=self.kind, model=model)
@@ -343,8 +351,8 @@ class BedrockProvider:
 
 
 def _inputs(sent: dict[str, Any]) -> Iterator[str]:
-    """The S3 addresses that a body reads from."""
-    if uri := (sent.get("trainingDataConfig") or {}).get("s3Uri"):
-        yield uri
-    for validator in (sent.get("validationDataConfig") or {}).get("validators", []):
-        yield validator["s3Uri"]
+    """The S3 addresses that a body reads from; placeholders of files that are not uploaded yet are left out."""
+    validators = (sent.get("validationDataConfig") or {}).get("validators", [])
+    for config in (sent.get("trainingDataConfig") or {}, *validators):
+        if not str(config.get("s3Uri", "<")).startswith("<"):
+            yield config["s3Uri"]

@@ -60,3 +60,13 @@ def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
     keyed["jobTags"] = [*keyed.get("jobTags", []), tag]
     keyed["customModelTags"] = [tag]
     return keyed
+
+
+def with_sample_files(body: dict[str, Any]) -> dict[str, Any]:
+    """The body with an address of the right shape wherever a file is only a placeholder ("<train file>")."""
+    filled = copy.deepcopy(body)
+    validators = (filled.get("validationDataConfig") or {}).get("validators", [])
+    for config in (filled.get("trainingDataConfig") or {}, *validators):
+        if str(config.get("s3Uri", "")).startswith("<"):
+            config["s3Uri"] = "s3://bucket/file.jsonl"
+    return filled

@@ -135,11 +135,12 @@ class VertexProvider:
         from llmtune_vertex.storage import parse
 
         spec = request.body.get(body.PREFERENCE) or request.body.get(body.SUPERVISED) or {}
-        uris = [spec[key] for key in ("trainingDatasetUri", "validationDatasetUri") if key in spec]
+        uris = [spec.get(key, "<") for key in ("trainingDatasetUri", "validationDatasetUri")]
         findings += [
             error("file", f"{uri} is not there", "upload it again")
             for uri in uris
-            if self._storage.size(*parse(uri)) is None
+            if not uri.startswith("<")  # a placeholder: the file is not uploaded yet
+            and self._storage.size(*parse(uri)) is None
         ]
         base = request.body.get("baseModel", "")
         entry = catalog.load(self.kind, CATALOG).model(base)[0]
@@ -216,7 +217,10 @@ class VertexProvider:
             except LlmtuneError as fault:  # a job without curves is still a job
                 unreadable = (f"the curves could not be read: {fault.message}",) if now.final else ()
         seen = wire.snapshot(answer, points)
-        return seen.model_copy(update={"cursor": cursor, "warnings": (*seen.warnings, *unreadable)})
+        told = cursor.get("events", [])
+        fresh = tuple(event for event in seen.events if event.id not in told)
+        cursor["events"] = [*told, *(event.id for event in fresh)]
+        return seen.model_copy(update={"events": fresh, "cursor": cursor, "warnings": (*seen.warnings, *unreadable)})
 
     def _get(self, name: str) -> dict[str, Any]:
         with self._sdk.calling(f"looking at the job {name}"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from llmtune.errors import VendorError
 from llmtune.provider import Files
 from llmtune.translation import Receipt
 from llmtune_vertex.account import VertexSettings
@@ -97,7 +98,7 @@ def sdk_arguments(body: dict[str, Any]) -> tuple[str, str, dict[str, Any], dict[
     The service account has no place in the SDK's config and travels as its `extra_body`.
 
     Raises:
-        ValueError: the body holds a key that the SDK could not carry (a fault of ours, never sent without it).
+        VendorError: the body holds a key that the SDK could not carry; it is never sent without it.
     """
     rest = copy.deepcopy(body)
     pre_tuned = rest.pop("preTunedModel", None)
@@ -117,5 +118,5 @@ def sdk_arguments(body: dict[str, Any]) -> tuple[str, str, dict[str, Any], dict[
                 config[name] = source.pop(wire)
     extra = {"serviceAccount": rest.pop("serviceAccount")} if "serviceAccount" in rest else {}
     if left := [*knobs, *spec, *rest]:
-        raise ValueError(f"google-genai has no argument for {', '.join(left)}")
+        raise VendorError(f"google-genai has no argument for {', '.join(left)}")
     return base, train, config, extra

@@ -118,6 +118,10 @@ def _on_the_way(error: Exception, kinds: set[str], doing: str) -> LlmtuneError |
 
 def _message(error: Exception) -> str:
     """The service's own words inside a GoogleAPICallError, without the request line before them."""
+    try:  # uploads put the whole answer into their message; its own message is inside
+        return str(error.response.json()["error"]["message"])  # type: ignore[attr-defined]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
     listed = getattr(error, "errors", None)
     if listed and isinstance(listed[0], dict) and listed[0].get("message"):
         return str(listed[0]["message"])

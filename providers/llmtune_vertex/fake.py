@@ -150,7 +150,7 @@ class FakeVertex(FakeVendor):
 
     def describe(self, job: FakeJob, word: str) -> dict[str, Any]:
         """A job as the REST API answers it: whole numbers are text."""
-        answer = json.loads(json.dumps(job.body))
+        answer: dict[str, Any] = json.loads(json.dumps(job.body))
         for spec in ("supervisedTuningSpec", "preferenceOptimizationSpec"):
             knobs = answer.get(spec, {}).get("hyperParameters", {})
             if answer.get(spec) is not None and "epochCount" not in knobs:

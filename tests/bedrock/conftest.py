@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 
 from llmtune.provider import EncodedFile, Target
@@ -19,10 +22,15 @@ ROLE = "arn:aws:iam::123456789012:role/llmtune"
 NOVA = "amazon.nova-micro-v1:0:128k"
 
 
+#: botocore's service models, read once: every client reads megabytes of them otherwise.
+_LOADER = botocore.loaders.Loader(extra_search_paths=[str(Path(boto3.__file__).parent / "data")])
+
+
 @pytest.fixture(autouse=True)
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_BEARER_TOKEN_BEDROCK", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(botocore.session, "create_loader", lambda data_path=None: _LOADER)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAFAKE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "fake")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

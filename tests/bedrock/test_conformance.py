@@ -1,0 +1,26 @@
+"""The suite that every provider passes, through the real boto3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from llmtune.testing.conformance import ConformanceSuite
+from llmtune_bedrock import BedrockProvider, serving
+from llmtune_bedrock.fake import FakeBedrock
+from tests.bedrock.conftest import NOVA, provider_at
+
+
+class TestNova(ConformanceSuite):
+    model = NOVA
+
+    @pytest.fixture
+    def provider(self, vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch) -> BedrockProvider:
+        monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
+        return provider_at(vendor)
+
+    @pytest.fixture
+    def vendor(self) -> Iterator[FakeBedrock]:
+        with FakeBedrock() as fake:
+            yield fake

@@ -1,0 +1,163 @@
+"""Recorded payloads, the failed job, and Google's own misleading sample."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from llmtune.provider import RunState
+from llmtune_vertex import wire
+from tests.conftest import SHARED
+
+PAYLOADS = SHARED / "data" / "payloads" / "vertex"
+material = pytest.mark.skipif(not PAYLOADS.is_dir(), reason="the material folder beside the checkout is absent")
+
+NAME = "projects/713601331534/locations/us-central1/tuningJobs/8356726629560483840"
+
+
+def failed(**more: Any) -> dict[str, Any]:
+    """A failed job as the REST API has it: int64 as text, error as google.rpc.Status."""
+    return {
+        "name": NAME,
+        "baseModel": "gemini-2.5-flash",
+        "supervisedTuningSpec": {
+            "trainingDatasetUri": "gs://b/train.jsonl",
+            "hyperParameters": {"epochCount": "4", "adapterSize": "ADAPTER_SIZE_SIXTEEN"},
+        },
+        "state": "JOB_STATE_FAILED",
+        "createTime": "2026-11-20T06:20:11.698883Z",
+        "updateTime": "2026-11-20T06:32:38.867719Z",
+        "error": {"code": 9, "message": "Row 17 does not end with a model turn."},
+        "tuningDataStats": {
+            "supervisedTuningDataStats": {
+                "tuningDatasetExampleCount": "500",
+                "totalBillableTokenCount": "1000",
+                "tuningStepCount": "40",
+                "totalTruncatedExampleCount": "12",
+                "truncatedExampleIndices": [str(each) for each in range(12)],
+                "droppedExampleReasons": ["empty contents", "empty contents", "no model turn"],
+            }
+        },
+    } | more
+
+
+@material
+def test_the_recorded_job() -> None:
+    seen = wire.snapshot(json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text()))
+    assert seen.state is RunState.SUCCEEDED
+    assert seen.model is not None
+    assert seen.model.id == "projects/713601331534/locations/us-central1/endpoints/5693131570647400448"
+    assert seen.model.base == "gemini-1.5-flash-002"
+    assert seen.resolved == {"epochs": 10, "learning_rate_multiplier": 1.0, "lora_rank": 8}
+    assert seen.billed is not None
+    assert seen.billed.tokens == 968_940  # 96,894 billable tokens a pass (94,474 in and 2,420 out), ten passes
+    assert "96,894" in seen.billed.source
+    assert seen.not_reported == {}
+    assert seen.warnings == ()
+    assert seen.error is None
+
+
+@material
+def test_the_recorded_job_survives_the_sdks_own_types() -> None:
+    from google.genai import tunings, types
+
+    raw = json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text())
+    job = types.TuningJob._from_response(response=tunings._TuningJob_from_vertex(raw), kwargs={})
+    assert wire.snapshot(job.model_dump(mode="json", by_alias=True, exclude_none=True)) == wire.snapshot(raw)
+
+
+@material
+def test_googles_own_sample_does_not_fool_the_parser() -> None:
+    """The page shows `status`, `tuning_data_statistics` and misspelt keys, beside a tuned model."""
+    text = (PAYLOADS / "doc_sample_get_response_template.txt").read_text()
+    sample = json.loads(re.sub(r": ([A-Z_]+)(,?)\n", r': "1"\2\n', text))
+    sample["status"] = "JOB_STATE_SUCCEEDED"
+    seen = wire.snapshot(sample)
+    assert seen.state is RunState.RUNNING
+    assert "names no state" in seen.warnings[0]
+    assert seen.model is None
+    assert seen.billed is None
+    assert seen.progress.total_steps is None
+    assert "validation/loss" in seen.not_reported  # validationDataset_uri is no key of the API
+
+
+def test_a_failed_job_says_why() -> None:
+    seen = wire.snapshot(failed())
+    assert seen.state is RunState.FAILED
+    assert seen.error == "Row 17 does not end with a model turn."
+    assert seen.model is None
+    assert seen.progress.total_steps == 40
+    assert seen.billed is not None
+    assert seen.billed.tokens == 4000
+    assert seen.warnings == (
+        "12 rows were longer than the limit and were truncated (indices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)",
+        "3 rows were dropped: empty contents; no model turn",
+    )
+    (event,) = seen.events
+    assert (event.level, event.time) == ("error", pytest.approx(1795156358.87, abs=0.1))
+
+
+def test_a_failed_job_may_leave_a_usable_model() -> None:
+    endpoint = "projects/1/locations/us-central1/endpoints/2"
+    seen = wire.snapshot(
+        failed(tunedModel={"model": "projects/1/locations/us-central1/models/3@1", "endpoint": endpoint})
+    )
+    assert seen.state is RunState.FAILED
+    assert seen.model is not None
+    assert seen.model.id == endpoint
+    assert "left a usable model" in seen.warnings[0]
+
+
+@pytest.mark.parametrize(("word", "expected"), wire.STATES.items())
+def test_all_twelve_states(word: str, expected: RunState) -> None:
+    from google.genai.types import JobState
+
+    assert wire.snapshot(failed(state=word)).state is expected
+    assert {each.value for each in JobState} == set(wire.STATES)
+
+
+def test_sub_states_are_events_once_each() -> None:
+    from google.genai.types import TuningJobState
+
+    known = {each.value for each in TuningJobState if not each.value.endswith("UNSPECIFIED")}
+    assert known == set(wire.SUB_STATES)
+    running = failed(state="JOB_STATE_RUNNING", tuningJobState="TUNING_JOB_STATE_WAITING_FOR_QUOTA", error=None)
+    assert [event.message for event in wire.snapshot(running).events] == ["waiting for quota"]
+    assert wire.snapshot(running).events == wire.snapshot(running).events
+
+
+@pytest.mark.parametrize(
+    ("raw", "ours"),
+    [
+        ("/train_total_loss", "train/loss"),
+        ("/eval_fraction_of_correct_next_step_preds", "validation/token_accuracy"),
+        ("/preference_optimization_train_loss", "train/loss"),
+        ("/eval_something_new", "validation/something_new"),
+        ("/train_reward", "train/train_reward"),
+    ],
+)
+def test_names_of_curves(raw: str, ours: str) -> None:
+    assert wire.series(raw) == ours
+
+
+def test_billed_tokens_need_the_epochs() -> None:
+    job = failed()
+    del job["supervisedTuningSpec"]["hyperParameters"]["epochCount"]
+    assert wire.snapshot(job).billed is None
+
+
+def test_preference_statistics_are_read_too() -> None:
+    stats = {"totalBillableTokenCount": "10", "droppedExampleIndices": ["4", "9"], "droppedExampleReasons": ["same"]}
+    job = failed(
+        supervisedTuningSpec=None,
+        preferenceOptimizationSpec={"hyperParameters": {"epochCount": "2", "beta": 0.1}},
+        tuningDataStats={"preferenceOptimizationDataStats": stats},
+    )
+    seen = wire.snapshot(job)
+    assert seen.billed is not None
+    assert seen.billed.tokens == 20
+    assert seen.warnings == ("2 rows were dropped (indices 4, 9): same",)
+    assert wire.remote_job(job).method == "dpo"
