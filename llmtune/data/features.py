@@ -48,7 +48,7 @@ RAW_ROLE = 1 << 17
 TOOL_IDS = 1 << 18
 """Ids of tool calls other than call_1, call_2, ..., which is how calls without an id are numbered."""
 
-BASIC = CHAT | SYSTEM | TURNS
+BASIC = CHAT | SYSTEM | TURNS | UNANSWERED
 """What every chat format carries."""
 
 
@@ -71,6 +71,7 @@ _LOSSES: dict[int, _Loss] = {
     OTHER_PARTS: _Loss("lost-part", "parts that are neither text nor image", "leave such rows out"),
     LATE_SYSTEM: _Loss("lost-system-order", "a system turn after the first turn", "move it to the front"),
     TEXT: _Loss("cannot-text", "plain text without turns", "write such rows as text, or give them a prompt"),
+    UNANSWERED: _Loss("cannot-unanswered", "a row that does not end in an answer", "add the answer"),
     CHAT: _Loss("cannot-chat", "turns", "choose a chat format"),
     LABELS: _Loss("lost-labels", "several labels on one row", "write one label a row"),
     NAMES: _Loss("changed-name", "names of speakers", "", refuses=False),
@@ -164,7 +165,7 @@ def losses(example: Example, carries: int, folds: int, name: str, takes: Callabl
 
     `takes` says of a part that is neither text nor image whether it is one of the format's own.
     """
-    missing = features(example) & ~carries & ~UNANSWERED
+    missing = features(example) & ~carries
     if not missing:
         return []
     if missing & TOOLS:

@@ -105,7 +105,7 @@ class Alpaca(RowFormat):
 
     name = "alpaca"
     title = '{"instruction": "...", "input": "...", "output": "..."}'
-    carries = f.BASIC | f.EXTRA
+    carries = (f.BASIC | f.EXTRA) & ~f.UNANSWERED
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "instruction" in row and ("output" in row or "input" in row)

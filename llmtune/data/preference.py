@@ -12,6 +12,7 @@ from llmtune.data.findings import Finding, error
 from llmtune.data.formats import RowFormat
 from llmtune.data.instruct import rest
 
+_PLAIN = Message("user", "")[2:]
 _CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)
 
 
@@ -133,8 +134,9 @@ class PromptChosen(_PreferenceRows):
 
     def write(self, example: Example) -> dict[str, Any]:
         preferred, rejected = example.preference or Preference((), ())
+        images, prompt = self._beside(example.messages)
         row: dict[str, Any] = {
-            "prompt": self._write(example.messages, "user"),
+            "prompt": self._write(prompt, "user"),
             "chosen": self._write(preferred, "assistant"),
             "rejected": self._write(rejected, "assistant"),
         }
@@ -144,11 +146,23 @@ class PromptChosen(_PreferenceRows):
                 "chosen": write_messages(preferred),
                 "rejected": write_messages(rejected),
             }
+        elif images:
+            row["images"] = images
         if example.tools:
             row["tools"] = list(example.tools)
         if example.extra:
             row.update(example.extra)
         return row
+
+    def _beside(self, turns: tuple[Message, ...]) -> tuple[list[str], tuple[Message, ...]]:
+        """A lone question with its images before it, as images and a question of text alone."""
+        if len(turns) != 1 or not isinstance(turns[0].content, tuple) or turns[0][2:] != _PLAIN:
+            return [], turns
+        *images, last = turns[0].content
+        if not isinstance(last, TextPart) or not images or turns[0].role != "user":
+            return [], turns
+        urls = [image.url for image in images if isinstance(image, ImagePart) and image == ImagePart(image.url)]
+        return (urls, (Message("user", last.text),)) if len(urls) == len(images) else ([], turns)
 
     def _write(self, turns: tuple[Message, ...], role: str) -> str | list[dict[str, Any]]:
         if len(turns) == 1 and turns[0] == Message(role, turns[0].content) and isinstance(turns[0].content, str):
