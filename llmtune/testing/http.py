@@ -232,6 +232,12 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # buffer the answer: headers and body leave in one packet
     server: Server
 
+    def handle_expect_100(self) -> bool:
+        """Let the client go on at once: the answer must not wait in the buffer until the body has come."""
+        going_on = super().handle_expect_100()
+        self.wfile.flush()
+        return going_on
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing on stderr."""
 
