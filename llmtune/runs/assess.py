@@ -2,42 +2,233 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import shlex
+import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmtune.provider import DeploymentRef, ModelRef, Provider, Ref
+from llmtune.errors import LlmtuneError, StillRunning
+from llmtune.provider import DeploymentRef, Generator, JobRef, ModelRef, Provider, Ref, RunState, Unavailable
 from llmtune.runs.records import RunRecord
 from llmtune.runs.store import Store
+from llmtune.settings import home
 
-Evaluation = Any
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.evaluation import EvaluationResult
+    from llmtune.metrics.points import NotReported
+    from llmtune.report import Environment, Identity, Report
+
+log = logging.getLogger("llmtune")
+
+#: How the warning begins that says why a run was not evaluated.
+NOT_EVALUATED = "not evaluated: "
+
+#: Training and validation rows that a local model is asked too, to tell underfit from overfit. At a vendor they cost.
+FIT_ROWS = 50
+
+#: Seconds between two words about how far an evaluation is.
+SAY_EVERY = 2.0
 
 
-def kept_evaluation(store: Store, record: RunRecord) -> Evaluation | None:
+def kept_evaluation(store: Store, record: RunRecord) -> EvaluationResult | None:
     """The evaluation of an earlier attempt at finishing this run."""
     kept = store.ref(record.id, "evaluation", Ref)
-    return None if kept is None else kept.data
+    if kept is None:
+        return None
+    from llmtune.evaluation import EvaluationResult
+
+    return EvaluationResult.model_validate(kept.data["result"])
 
 
 def evaluate(
     store: Store, record: RunRecord, provider: Provider, target: ModelRef | DeploymentRef, say: Callable[[str], None]
-) -> Evaluation | None:
-    """Ask base and tuned model the test rows, and keep what came out."""
-    return None
+) -> EvaluationResult | None:
+    """Ask base and tuned model the test rows, and keep what came out. None: there are no test rows.
+
+    Answers are cached one by one, by model and question, and shared by all runs of one base model.
+    """
+    from llmtune.evaluation import FileCache, model_identity
+    from llmtune.evaluation import evaluate as judge
+
+    dataset = the_same_dataset(record)
+    if not dataset.test:
+        store.warn(record.id, NOT_EVALUATED + "the dataset has no test rows")
+        return None
+    job = record.tuning_job
+    generators: dict[str, Generator | Unavailable] = {}
+    models: dict[str, str] = {}
+    if job.evaluation.baseline:
+        base = provider.base_model(record.plan)
+        generators["base"] = base if isinstance(base, Unavailable) else provider.generator(base)
+        if isinstance(base, ModelRef):
+            models["base"] = model_identity(record.provider, base)
+    generators["tuned"] = provider.generator(target)
+    tuned = store.ref(record.id, "model", ModelRef) or target
+    models["tuned"] = model_identity(record.provider, tuned)  # a deployment comes and goes; the model stays
+
+    began = time.monotonic()
+    result = judge(
+        dataset.test,
+        generators,
+        job.evaluation,
+        labels=dataset.labels,
+        train=dataset.train,
+        validation=dataset.validation,
+        fit_rows=0 if provider.hosted else FIT_ROWS,
+        models=models,
+        cache=FileCache(_answers_folder(record)),
+        seed=job.seed or 0,
+        on_progress=_Progress(say),
+    )
+    data = {"result": result.model_dump(mode="json"), "seconds": time.monotonic() - began}
+    store.set_ref(record.id, "evaluation", Ref(id="done", data=data))
+    return result
 
 
-def write_report(store: Store, record: RunRecord, provider: Provider, evaluation: Evaluation | None) -> None:
+def the_same_dataset(record: RunRecord) -> Dataset:
+    """The dataset the run was planned with. Raises when it has changed: its test rows may have been trained on."""
+    from llmtune.data.dataset import Dataset
+
+    dataset = Dataset.from_spec(record.tuning_job.dataset)
+    planned = record.receipt.get("data", {}).get("sha256")
+    if planned and dataset.sha256 != planned:
+        raise LlmtuneError("the dataset has changed since the run was planned, so its test rows are not the same")
+    return dataset
+
+
+def _answers_folder(record: RunRecord) -> Path:
+    name = hashlib.sha256(f"{record.provider} {record.model}".encode()).hexdigest()[:16]
+    return home() / "answers" / name
+
+
+class _Progress:
+    """Says how far an evaluation is, now and then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._at = 0.0
+
+    def __call__(self, title: str, done: int, wanted: int) -> None:
+        now = time.monotonic()
+        if done == wanted or now - self._at >= SAY_EVERY:
+            self._at = now
+            self._say(f"evaluating {title}: {done}/{wanted}")
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
     """Build the report from everything the store knows, and keep it."""
-    store.keep_report(record.id, record.model_dump_json())
+    from llmtune.report import build_report
+
+    model = store.ref(record.id, "model", ModelRef)
+    kept = store.ref(record.id, "evaluation", Ref)
+    ended = record.state if record.state.final else record.outcome or record.state
+    transitions = [(each.state, each.time) for each in store.transitions(record.id)]
+    if not record.state.final:
+        transitions.append((ended, time.time()))
+    report = build_report(
+        identity=_identity(store, record, ended, model, transitions[-1][1]),
+        receipt=record.plan,
+        job=record.job,
+        points=store.points(record.id),
+        not_reported=record.not_reported,
+        transitions=transitions,
+        evaluation=kept_evaluation(store, record) or _why_not_evaluated(record),
+        billed=record.billed,
+        tokens_per_second=record.progress.tokens_per_second,
+        evaluation_seconds=kept.data["seconds"] if kept is not None else None,
+        resolved=record.resolved,
+        lossy=record.lossy,
+        warnings=record.warnings,
+        error=record.error,
+        environment=_environment(record),
+        reproduce=_reproduce(record),
+        snippet=_snippet(provider, model),
+        artifacts=_artifacts(store, record, model),
+    )
+    store.keep_report(record.id, report.to_json())
+    return report
 
 
-def read_report(store: Store, record: RunRecord, provider: Provider) -> Any:
-    """The report that was kept; one that ended before it came to finishing gets its report now."""
-    from llmtune.errors import StillRunning
+def read_report(store: Store, record: RunRecord, provider: Callable[[], Provider]) -> Report:
+    """The report that was kept; a run that ended before it came to finishing gets its report now."""
+    from llmtune.report import Report
 
     kept = store.report(record.id)
-    if kept is None and record.state.final:
-        write_report(store, record, provider, None)
-        kept = store.report(record.id)
-    if kept is None:
-        raise StillRunning(f"run {record.id} has no report yet: it is {record.state}", hint=None)
-    return kept
+    if kept is not None and record.state.final:
+        return Report.from_json(kept)
+    if record.state.final:
+        return write_report(store, record, provider())
+    raise StillRunning(
+        f"run {record.id} has no report yet: it is {record.state}", hint=f"llmtune runs attach {record.id}"
+    )
+
+
+def _identity(store: Store, record: RunRecord, ended: RunState, model: ModelRef | None, finished: float) -> Identity:
+    from llmtune.metrics.points import NotReported
+    from llmtune.report import Identity
+
+    job = store.ref(record.id, "job", JobRef)
+    target = record.plan.target
+    return Identity(
+        run_id=record.id,
+        job_name=record.name,
+        provider=record.provider,
+        kind=record.kind,
+        model=record.model,
+        tuned_model=model.id if model is not None else NotReported("the run made no tuned model"),
+        method=target.method,
+        adapter=target.adapter,
+        state=ended,
+        key=record.key,
+        url=job.url if job is not None else None,
+        created=record.created,
+        finished=finished if ended.final else None,
+    )
+
+
+def _why_not_evaluated(record: RunRecord) -> NotReported:
+    from llmtune.metrics.points import NotReported
+
+    said = [each.removeprefix(NOT_EVALUATED) for each in record.warnings if each.startswith(NOT_EVALUATED)]
+    return NotReported(said[-1] if said else "the run was not evaluated")
+
+
+def _environment(record: RunRecord) -> Environment:
+    from llmtune.report import Environment
+
+    told = {name: each for name, each in record.host.items() if name in ("llmtune", "python", "platform", "host")}
+    if device := record.resolved.get("device"):
+        told["device"] = str(device)
+    return Environment.model_validate(told)
+
+
+def _reproduce(record: RunRecord) -> str:
+    """The command that runs the same job again, with the job kept as a file."""
+    path = home() / "runs" / record.id / "job.yaml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        record.tuning_job.save(path)
+    except OSError as error:
+        log.warning("the job file %s could not be written: %s", path, error)
+    return f"llmtune tune {shlex.quote(str(path))} --provider {shlex.quote(record.provider)} --new"
+
+
+def _snippet(provider: Provider, model: ModelRef | None) -> str | None:
+    if model is None:
+        return None
+    try:
+        return provider.snippet(model)
+    except Exception:
+        log.exception("the snippet for %s could not be made", model.id)
+        return None
+
+
+def _artifacts(store: Store, record: RunRecord, model: ModelRef | None) -> dict[str, str]:
+    refs = store.refs(record.id)
+    found = {name: str(ref["id"]) for name, ref in refs.items() if name == "job" or name.startswith("checkpoint:")}
+    return found | ({"model": model.id} if model is not None else {})

@@ -32,8 +32,18 @@ DEPLOYMENT_LAG = 30.0
 MEANT = "deployment-meant"
 
 
-def finalize(store: Store, run_id: str, provider: Provider, *, lease: Lease, say: Say = lambda _: None) -> RunRecord:
+def finalize(
+    store: Store,
+    run_id: str,
+    provider: Provider,
+    *,
+    lease: Lease,
+    say: Say = lambda _: None,
+    last_try: bool = False,
+) -> RunRecord:
     """Bring a run whose job has ended to its final state. The caller holds `lease` ("finalize:RUN").
+
+    With `last_try` a vendor that is unwell costs the run its evaluation (with a warning), and nothing is raised.
 
     Raises:
         TransientError: the vendor is unwell; calling again later goes on from here.
@@ -44,14 +54,13 @@ def finalize(store: Store, run_id: str, provider: Provider, *, lease: Lease, say
         return record
     store.move(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
     checkpoint("finalizing")
-    record = _last_metrics(store, record, provider)
+    record = _last_metrics(store, record, provider, last_try)
     checkpoint("last-metrics")
-    evaluation = None
     if outcome is RunState.SUCCEEDED:
-        evaluation = _evaluated(store, record, provider, lease, say)
+        _evaluate(store, record, provider, lease, say, last_try)
         checkpoint("evaluated")
     lease.check()
-    assess.write_report(store, store.get(run_id), provider, evaluation)
+    assess.write_report(store, store.get(run_id), provider)
     checkpoint("reported")
     record = store.move(run_id, outcome, record.error or "")
     checkpoint("finished")
@@ -59,40 +68,39 @@ def finalize(store: Store, run_id: str, provider: Provider, *, lease: Lease, say
     return record
 
 
-def _last_metrics(store: Store, record: RunRecord, provider: Provider) -> RunRecord:
+def _last_metrics(store: Store, record: RunRecord, provider: Provider, last_try: bool) -> RunRecord:
     """One more look, for what the vendor wrote while it said that the job had ended."""
     job = store.ref(record.id, "job", JobRef)
     if job is None:
         return record
     try:
         return store.record(record.id, patiently(lambda: provider.poll(job, record.cursor), "last metrics")).record
-    except TransientError:
-        raise
     except LlmtuneError as error:
+        if isinstance(error, TransientError) and not last_try:
+            raise
         store.warn(record.id, f"the last metrics could not be read: {error.message}")
         return store.get(record.id)
 
 
-def _evaluated(store: Store, record: RunRecord, provider: Provider, lease: Lease, say: Say) -> assess.Evaluation | None:
-    """The evaluation, or None with a warning that says why there is none."""
+def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease, say: Say, last_try: bool) -> None:
+    """Evaluate, or warn why not. What came out is kept in the store."""
     model = store.ref(record.id, "model", ModelRef)
     try:
-        if kept := assess.kept_evaluation(store, record):  # only the deployment may be left of an earlier attempt
+        if assess.kept_evaluation(store, record):  # only the deployment may be left of an earlier attempt
             _remove_leftover(store, record, provider)
-            return kept
+            return
         if model is None:
             raise LlmtuneError(f"{provider.name} names no tuned model")
         with deployed(store, record, provider, model, lease) as target:
             say("evaluating")
-            return assess.evaluate(store, record, provider, target, say)
-    except (LeaseLost, TransientError):
-        raise
+            assess.evaluate(store, record, provider, target, say)
     except LlmtuneError as error:
-        store.warn(record.id, f"not evaluated: {error.message}")
+        if isinstance(error, LeaseLost) or (isinstance(error, TransientError) and not last_try):
+            raise
+        store.warn(record.id, f"{assess.NOT_EVALUATED}{error.message}")
     except Exception as error:
         log.exception("evaluation of run %s broke", record.id)
-        store.warn(record.id, f"not evaluated: {type(error).__name__}: {error}")
-    return None
+        store.warn(record.id, f"{assess.NOT_EVALUATED}{type(error).__name__}: {error}")
 
 
 # --- deployments: they cost money while they stand -------------------------------------------------------------------

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,12 +85,15 @@ def intend(
 def refuse_what_cannot_run(receipt: Receipt, options: StartOptions, *, listed: str) -> None:
     """Everything the plan knows against this job, as the closest error."""
     if not receipt.lifecycle.open:
-        others = receipt.lifecycle.alternatives
+        closed = receipt.lifecycle
+        others = f"these still take jobs: {', '.join(closed.alternatives)}" if closed.alternatives else ""
+        source = f" ({closed.source})" if closed.source else ""
         raise ProviderClosed(
-            f"{listed} takes no such job: {receipt.lifecycle.sentence}",
+            f"{listed} takes no such job: {closed.sentence}{source}",
             provider=listed,
-            alternatives=others,
-            hint=f"these still take jobs: {', '.join(others)}" if others else None,
+            since=date.fromisoformat(closed.closes) if closed.closes else None,
+            alternatives=closed.alternatives,
+            hint="\n".join(filter(None, (closed.note, others))) or None,
         )
     enforce(receipt, strict=options.strict)
     ready = receipt.ready

@@ -95,7 +95,7 @@ class Run:
         """The report of a finished run. Raises `StillRunning` when there is none yet."""
         from llmtune.runs import assess
 
-        return assess.read_report(self._store, self.record, self.provider)
+        return assess.read_report(self._store, self.record, lambda: self.provider)
 
     # --- waiting ---------------------------------------------------------------------------------------------------
     def wait(

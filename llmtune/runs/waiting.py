@@ -34,6 +34,9 @@ FINISH_THREADS = 4
 #: Polls per second of one provider, over all runs of this process.
 POLLS_PER_SECOND = 25.0
 
+#: Attempts at finishing a run at a vendor that is unwell, before it ends without its evaluation.
+FINISH_ATTEMPTS = 5
+
 #: An adapter that breaks (not: a vendor that is down) so often in a row stops the wait.
 BROKEN_LIMIT = 5
 
@@ -336,7 +339,14 @@ class Poller:
         update: Update | None = None
         try:
             with lease:
-                record = finalize.finalize(following.store, following.run_id, following.provider, lease=lease, say=say)
+                record = finalize.finalize(
+                    following.store,
+                    following.run_id,
+                    following.provider,
+                    lease=lease,
+                    say=say,
+                    last_try=following.errors >= FINISH_ATTEMPTS - 1,
+                )
             update = Update(record, moved=True)
         except TransientError as error:
             following.errors += 1
