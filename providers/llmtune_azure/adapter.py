@@ -152,8 +152,7 @@ class AzureProvider(OpenAIProvider):
         found = self._control.get(_name(key))
         if found is None:
             return None
-        model = ((found.get("properties") or {}).get("model") or {}).get("name")
-        return DeploymentRef(id=_name(key), data={"model": model, "sku": (found.get("sku") or {}).get("name")})
+        return DeploymentRef(id=_name(key), data={"model": found["model"], "sku": found["sku"]})
 
     def undeploy(self, ref: DeploymentRef) -> None:
         """Remove a deployment; quietly done when it is gone."""

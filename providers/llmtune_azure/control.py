@@ -6,7 +6,7 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -110,8 +110,8 @@ class ControlPlane:
             waited += delay
             delay = min(delay * 2, 10.0)
 
-    def get(self, deployment: str) -> Mapping[str, Any] | None:
-        """A deployment as the control plane describes it, or None."""
+    def get(self, deployment: str) -> dict[str, str | None] | None:
+        """A deployment's model, kind and state as the control plane tells them, or None."""
         operations, where = self._operations()
         try:
             with told():
@@ -120,15 +120,20 @@ class ControlPlane:
             if error.status == 404:
                 return None
             raise
-        described: Mapping[str, Any] = found.as_dict()
-        return described
+        inside = found.properties
+        state = inside.provisioning_state if inside else None
+        return {
+            "model": inside.model.name if inside and inside.model else None,
+            "sku": found.sku.name if found.sku else None,
+            "state": str(getattr(state, "value", state)) if state else None,
+        }
 
     def state(self, deployment: str) -> str | None:
         """Its provisioning state; None when there is no such deployment."""
         found = self.get(deployment)
         if found is None:
             return None
-        return str((found.get("properties") or {}).get("provisioningState") or "")
+        return found["state"] or "without a state"
 
     def delete(self, deployment: str, *, pause: Callable[[float], None] = time.sleep) -> None:
         """Remove a deployment and wait until it is gone, for it costs money until then."""

@@ -141,9 +141,10 @@ class FakeOpenAI(FakeFiles):
         """One job; each look moves its state on."""
         self.at_home(call)
         job = self.job(call.params["job"])
+        told = self.describe_job(job)
         if job.override != "paused":
             self.look(job)
-        return self.describe_job(job)
+        return told
 
     @route("POST", "/{prefix*}/fine_tuning/jobs/{job}/cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
@@ -450,3 +451,9 @@ def hyperparameters_in(body: Mapping[str, Any]) -> dict[str, Any]:
 def epoch_ends(steps: int, epochs: int) -> list[int]:
     """The steps at which an epoch ends."""
     return sorted({max(1, round(steps * epoch / epochs)) for epoch in range(1, epochs + 1)})
+
+
+# `python -m llmtune.testing.serve nebius` looks for its fake here too; it is built on the class above.
+from llmtune_openai.fake_nebius import FakeNebius  # noqa: E402
+
+__all__ = ["FakeNebius", "FakeOpenAI"]

@@ -16,6 +16,7 @@ CLOSED = frozenset({"training_not_available", "model_not_available"})
 EXHAUSTED = frozenset(
     {
         "insufficient_quota",
+        "insufficientquota",
         "billing_hard_limit_reached",
         "billing_not_active",
         "quota_exceeded",

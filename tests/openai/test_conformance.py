@@ -1,0 +1,43 @@
+"""OpenAI and Nebius pass the suite that every provider passes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+
+from llmtune.testing.conformance import ConformanceSuite
+from llmtune_openai import NebiusProvider, OpenAIProvider
+from llmtune_openai.account import OpenAISettings
+from llmtune_openai.fake import FakeNebius, FakeOpenAI
+
+
+class TestOpenAI(ConformanceSuite):
+    model = "gpt-4.1-mini-2025-04-14"
+    hyperparameters: ClassVar[dict[str, Any]] = {"epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    provider_options: ClassVar[dict[str, Any]] = {"wandb": {"project": "tickets"}}
+
+    @pytest.fixture
+    def provider(self, vendor: FakeOpenAI) -> OpenAIProvider:
+        return OpenAIProvider("openai", OpenAISettings(base_url=f"{vendor.url}/v1", timeout=5))
+
+    @pytest.fixture
+    def vendor(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        with FakeOpenAI(api_key="sk-test") as fake:
+            yield fake
+
+
+class TestNebius(ConformanceSuite):
+    model = "meta-llama/Llama-3.3-70B-Instruct"
+    hyperparameters: ClassVar[dict[str, Any]] = {"epochs": 2, "lora_rank": 16, "learning_rate": 2e-5}
+
+    @pytest.fixture
+    def vendor(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setenv("NEBIUS_API_KEY", "nb-test")
+        with FakeNebius(api_key="nb-test") as fake:
+            yield fake
+
+    @pytest.fixture
+    def provider(self, vendor: FakeNebius) -> NebiusProvider:
+        return NebiusProvider("nebius", NebiusProvider.Settings(base_url=f"{vendor.url}/v1", timeout=5))
