@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune import clock, costs
 from llmtune.capability import Capabilities, Lifecycle
-from llmtune.errors import InvalidData, LlmtuneError
+from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job import TuningJob
 from llmtune.provider import Provider, Request, Target, UploadRef
 from llmtune.registry import check_options, get_provider, known_kinds
@@ -91,10 +91,18 @@ def to_json(answers: dict[str, Receipt | LlmtuneError]) -> dict[str, Any]:
 
 def target_of(job: TuningJob, provider: Provider) -> Target:
     """The capability question that this job asks of this provider."""
+    try:
+        model = job.model_for(provider.name)
+    except InvalidJob:
+        # Of a service that is gone this is the lesser news: it says so itself, and needs no model for that.
+        nothing = Target(provider=provider.name, kind=provider.kind, model="")
+        if not provider.capabilities(nothing).lifecycle.closed_on(clock.today()):
+            raise
+        model = ""
     return Target(
         provider=provider.name,
         kind=provider.kind,
-        model=job.model_for(provider.name),
+        model=model,
         method=job.method,
         adapter=job.adapter,
         options=check_options(provider, job.provider_options.get(provider.name, {})),

@@ -111,3 +111,20 @@ def test_a_trainer_of_ones_own_costs_nothing_and_wants_a_shared_folder() -> None
         own.find_upload("0" * 64)
     with pytest.raises(InvalidSettings, match="exclude each other"):
         CohereProvider(settings=CohereSettings(service_url="http://a", base_url="http://b"))
+
+
+@pytest.mark.parametrize("model", ["command-r-08-2024", {"local": "tiny"}])
+def test_starting_a_job_there_is_refused_with_the_command_that_continues(tmp_path: Path, model: object) -> None:
+    from llmtune.runs import start
+
+    turn = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}'
+    (tmp_path / "rows.jsonl").write_text("\n".join(turn % at for at in range(20)))
+    job = TuningJob(name="moving-on", dataset=str(tmp_path / "rows.jsonl"), model=model)  # type: ignore[arg-type]
+    with pytest.raises(ProviderClosed) as caught:
+        start(job, "cohere")
+    told = str(caught.value)
+    assert "retired 2025-09-15" in told
+    assert "Cohere changelog" in told
+    assert "llmtune tune JOB --provider local" in told
+    assert caught.value.since == date(2025, 9, 15)
+    assert "local" in caught.value.alternatives

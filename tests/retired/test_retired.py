@@ -96,3 +96,16 @@ def test_they_are_never_named_as_alternatives() -> None:
         .capabilities(Target(provider="mistral", kind="mistral", model=""))
         .lifecycle.closed_on(date(2026, 11, 21))
     )
+
+
+@pytest.mark.parametrize("kind", sorted(SINCE))
+def test_asked_for_by_name_they_answer_instead_of_being_unknown(kind: str, job: TuningJob) -> None:
+    from llmtune.runs import start
+
+    elsewhere = job.model_copy(update={"model": {"local": "tiny"}})
+    for each in (job, elsewhere):
+        with pytest.raises(ProviderClosed) as caught:
+            start(each, kind)
+        assert table()[kind].way_on in str(caught.value)
+        assert table()[kind].source in str(caught.value)
+        assert not plan(each, kind, today=date(2026, 11, 21)).lifecycle.open
