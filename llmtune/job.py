@@ -324,7 +324,8 @@ class TuningJob(Noun):
     @model_validator(mode="before")
     @classmethod
     def _not_yet(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("method") in NOT_YET:
+        method = data.get("method") if isinstance(data, dict) else None
+        if isinstance(method, str) and method in NOT_YET:
             raise ValueError(f"method {data['method']!r} is not there yet: {NOT_YET[data['method']]}")
         return data
 
