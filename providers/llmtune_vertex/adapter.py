@@ -14,6 +14,7 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError
 from llmtune.provider import (
     AnyRef,
+    Billed,
     Cursor,
     DeploymentRef,
     EncodedFile,
@@ -220,7 +221,27 @@ class VertexProvider:
         told = cursor.get("events", [])
         fresh = tuple(event for event in seen.events if event.id not in told)
         cursor["events"] = [*told, *(event.id for event in fresh)]
-        return seen.model_copy(update={"events": fresh, "cursor": cursor, "warnings": (*seen.warnings, *unreadable)})
+        return seen.model_copy(
+            update={
+                "events": fresh,
+                "cursor": cursor,
+                "warnings": (*seen.warnings, *unreadable),
+                "billed": self._priced(seen.billed, str(answer.get("baseModel") or "")),
+            }
+        )
+
+    def _priced(self, billed: Billed | None, base: str) -> Billed | None:
+        """The billed tokens in money, where the catalogue has a price; Google tells tokens only."""
+        price = catalog.load(self.kind, CATALOG).model(base)[0].price
+        if billed is None or billed.tokens is None or price.training is None:
+            return billed
+        return billed.model_copy(
+            update={
+                "amount": billed.tokens / 1e6 * price.training,
+                "currency": price.currency,
+                "source": f"{billed.source} x {price.training:g} {price.currency} per million ({price.source})",
+            }
+        )
 
     def _get(self, name: str) -> dict[str, Any]:
         with self._sdk.calling(f"looking at the job {name}"):

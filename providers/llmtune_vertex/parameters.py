@@ -44,6 +44,9 @@ GENERATE = "google-genai 2.34 GenerateContentConfig, 2026-11-21"
 #: Row formats, as registered by this package's rows.
 GEMINI_ROWS = "gemini"
 PREFERENCE_ROWS = "gemini_preference"
+#: Open models take rows of the Gemini kind too, but Google's example gives their answers another role than its text
+#: says ("assistant", "model"); chat rows are unambiguous (Google Cloud, Tune an open model, 2026-09-25).
+OPEN_ROWS = "chat"
 
 #: Enum words of the sizes. The enum's numbers are not sizes, so only words are ever sent.
 ADAPTER_SIZES = {
@@ -203,7 +206,7 @@ def _preference(sizes: tuple[int, ...]) -> Declarations:
 GEMINI = _supervised(GEMINI_SIZES)
 GEMINI_PRO = _supervised(PRO_SIZES)
 GEMINI_PREFERENCE = _preference(GEMINI_SIZES)
-_SERVED = Unsupported("open models are not served by llmtune here: their weights land in your bucket", source=OPEN)
+_SERVED = NotApplicable("open models are not asked here: their weights land in your bucket", source=OPEN)
 OPEN_MODELS = GEMINI.but(
     epochs=Sent(_OPEN_KNOBS + "epochCount", Int(1), source=OPEN),
     max_steps=Converted(
@@ -274,7 +277,7 @@ def capabilities(target: Target, catalog: Catalog, location: str | None = None) 
     dpo = target.method == "dpo"
     if family == "open":
         parameters, abilities = OPEN_MODELS, OPEN_ABILITIES
-        limits = Limits(format=GEMINI_ROWS, max_tokens_per_row=entry.max_tokens_per_row, source=OPEN)
+        limits = Limits(format=OPEN_ROWS, max_tokens_per_row=entry.max_tokens_per_row, source=OPEN)
     else:
         parameters = _preference(sizes) if dpo else _supervised(sizes)
         abilities = GEMINI_ABILITIES

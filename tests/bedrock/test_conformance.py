@@ -24,3 +24,14 @@ class TestNova(ConformanceSuite):
     def vendor(self) -> Iterator[FakeBedrock]:
         with FakeBedrock() as fake:
             yield fake
+
+
+class TestHaikuOnBoughtThroughput(TestNova):
+    """A base that cannot be served on demand: the deployment is bought, found and given back."""
+
+    model = "anthropic.claude-3-haiku-20240307-v1:0:200k"
+
+    @pytest.fixture
+    def provider(self, vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch) -> BedrockProvider:
+        monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
+        return provider_at(vendor, provisioned_units=1)

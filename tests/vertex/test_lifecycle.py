@@ -59,6 +59,8 @@ def test_a_gemini_job_ends_with_its_endpoint_and_its_curves(
     assert {"validation/loss", "validation/token_accuracy", "train/tokens"} <= {point.series for point in seen.points}
     assert seen.billed is not None
     assert seen.billed.tokens == 2 * 96894
+    assert seen.billed.amount == pytest.approx(2 * 96894 / 1e6 * 5)
+    assert "not from Google's own page" in seen.billed.source
     assert seen.resolved == {"epochs": 2, "lora_rank": 8}
     assert seen.not_reported == {}
     assert seen.events == ()  # told at an earlier look, once
