@@ -8,6 +8,7 @@ trained, their targets and weights; the sum of weights over the whole step divid
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,12 @@ class Step:
     completion_tokens: int
 
 
-def order(rows: int, seed: int, epoch: int) -> list[int]:
+@functools.lru_cache(maxsize=2)
+def order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
     """The permutation of an epoch (counted from 0)."""
     indices = list(range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(indices)
-    return indices
+    return tuple(indices)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -75,7 +77,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
-def rows_of_step(rows: int, batch_size: int, seed: int, step: int) -> list[int]:
+def rows_of_step(rows: int, batch_size: int, seed: int, step: int) -> tuple[int, ...]:
     """The rows of a step (counted from 0) of a run."""
     epoch, within = divmod(step, steps_per_epoch(rows, batch_size))
     return order(rows, seed, epoch)[within * batch_size : (within + 1) * batch_size]

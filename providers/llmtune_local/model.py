@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import DeviceUnavailable, InvalidJob
+from llmtune_local.process import share_cores, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ def locate(model: str) -> str:
 
 def check_model(model: str, revision: str | None = None) -> Any:
     """The model's configuration. Raises `InvalidJob` when there is no such model, or not one that generates text."""
+    share_cores()
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -69,6 +71,7 @@ def adapter_of(model: str) -> tuple[str, Path | None]:
 
 def check_device(name: str = "auto") -> str:
     """cpu, cuda or mps. Raises `DeviceUnavailable` when one is asked for that is not here."""
+    share_cores()
     import torch
 
     if name in ("auto", "cuda") and torch.cuda.is_available():
@@ -97,6 +100,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
 
 def load_tokenizer(model: str, revision: str | None = None, chat_template: str | None = None) -> Any:
     """The model's fast tokenizer. Raises `InvalidJob` where there is none."""
+    share_cores()
     from transformers import AutoTokenizer
 
     base, adapter = adapter_of(model)
@@ -202,7 +206,10 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
         use_dora=request.adapter == "dora",
         task_type="CAUSAL_LM",
     )
-    tuned = peft.get_peft_model(network, fresh)
+    try:
+        tuned = peft.get_peft_model(network, fresh)
+    except ValueError as problem:
+        raise InvalidJob(_first_line(problem), where="hyperparameters.lora_target_modules") from None
     base, _ = adapter_of(request.model)
     tuned.peft_config["default"].base_model_name_or_path = locate(base)
     tuned.peft_config["default"].revision = request.revision
@@ -289,8 +296,6 @@ def set_threads(options: WorkerOptions) -> int:
     import os
 
     import torch
-
-    from llmtune_local.process import usable_cores
 
     count = options.num_threads
     if count is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():

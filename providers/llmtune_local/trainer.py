@@ -289,6 +289,8 @@ class Trainer:
                 nll += float(sums.nll)
                 correct += int(sums.correct)
                 tokens += sums.tokens
+        if not math.isfinite(nll):
+            raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
         progress.validation_loss, progress.validation_accuracy = nll / tokens, correct / tokens
         if progress.step == 0:
             progress.base_loss = progress.validation_loss
@@ -357,7 +359,6 @@ class Trainer:
             lambda path: models.save_artefact(self.model, self.tokenizer, path, half=self.half),
             needs=models.artefact_bytes(self.model),
         )
-        shutil.rmtree(self.folder.path / "checkpoints" / "best", ignore_errors=True)
         progress.seconds += time.monotonic() - self.began
         losses = [line.value for line in self.folder.read_metrics()[0] if line.series == "train/loss"]
         last = losses[-min(self.per_epoch, len(losses)) :]
@@ -392,3 +393,7 @@ class Trainer:
         )
         self.folder.write_result(result)
         return result
+
+    def tidy(self) -> None:
+        """Remove what only an unfinished run needs; to be called when the run is known to have succeeded."""
+        shutil.rmtree(self.folder.path / "checkpoints" / "best", ignore_errors=True)

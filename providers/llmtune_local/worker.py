@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.journal import Journal
-from llmtune_local.process import FolderBusy, FolderLock
+from llmtune_local.process import FolderBusy, FolderLock, share_cores
 from llmtune_local.rundir import FINAL, RunDir
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
         state = before.state if before.state in FINAL else "interrupted"
         logger.error("%s: this run was started before (%s); use --resume to go on", folder.path, state)
         return NOT_STARTED
+    share_cores()
     # Training libraries report progress bars and telemetry nobody reads here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -89,6 +90,7 @@ def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
                 return _cancelled(folder, journal)
             journal.event(f"finished after {result.steps:,} steps, training loss {result.train_loss:.4f}")
             journal.update(state="succeeded", message="finished", step=result.steps)
+            trainer.tidy()
             return SUCCEEDED
         except BaseException as problem:
             # The last chance to say why: nothing may die silently.

@@ -224,6 +224,8 @@ def build_model(family_name: str, seed: int = 0, **settings: Any) -> Any:
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
             del shape[name]
         shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if family_name == "mamba":
+        shape = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "initializer_range": 0.3}
     if family_name in ("gemma2", "qwen3"):
         shape["head_dim"] = 8
     torch.manual_seed(seed)
@@ -245,8 +247,9 @@ def lora_model() -> Callable[..., Any]:
         import torch
 
         base = build_model(family_name, **settings).requires_grad_(False)
+        targets = ["in_proj", "x_proj"] if family_name == "mamba" else "all-linear"
         model = peft.get_peft_model(
-            base, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+            base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
         )
         generator = torch.Generator().manual_seed(1)
         for name, parameter in model.named_parameters():

@@ -20,7 +20,7 @@ from llmtune_local.rows import TokenRow
 VOCABULARY = 97
 #: float32: the same sums in another order.
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
-FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "phi3", "gpt_neox"]
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "phi3", "gpt_neox", "mamba"]
 PACKED = {"llama", "qwen2", "qwen3", "mistral", "gpt2", "phi3", "gpt_neox"}
 
 

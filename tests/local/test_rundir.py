@@ -247,3 +247,17 @@ def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypat
     assert folder.read_status().attempt == 2  # type: ignore[union-attr]
     assert [(event.id, event.message) for event in folder.read_events()[0]] == [("1-1", "hello"), ("2-1", "again")]
     assert isinstance(folder.read_events()[0][0], EventLine)
+
+
+def test_what_is_declared_is_what_the_trainer_knows() -> None:
+    from llmtune.capability import Sent
+    from llmtune_local import optim, parameters, schedule
+
+    assert set(parameters.OPTIMIZERS) == set(optim.OPTIMIZERS)
+    assert set(parameters.SCHEDULES) == set(schedule.SCHEDULES)
+    declared = parameters.capabilities("lora").parameters
+    for name, field in rundir.Recipe.model_fields.items():
+        entry = declared[name]
+        assert isinstance(entry, Sent)
+        if not field.is_required() and entry.default is not None and name != "dpo_beta":
+            assert field.default == entry.default, name

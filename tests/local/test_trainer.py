@@ -294,6 +294,13 @@ def test_an_unknown_module_is_refused_with_the_nearest(random_model: Callable[..
         models.target_modules(random_model("llama"), ("v_proj", "q_prj"))
 
 
+def test_what_peft_cannot_do_is_one_sentence(
+    random_model: Callable[..., Any], make_request: Callable[..., Any]
+) -> None:
+    with pytest.raises(InvalidJob, match="incompatible with Mamba"):
+        models.add_adapter(random_model("mamba"), make_request())
+
+
 def test_layer_multipliers_freeze_a_layer(train: Train) -> None:
     weights = adapter(train(layer_lr_multipliers={"0": 0.0}))
     first = [tensor for name, tensor in weights.items() if "lora_B" in name and ".layers.0." in name]
