@@ -86,11 +86,13 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
     kept = store.ref(record.id, name, UploadRef)
     if kept is not None and kept.digest == file.sha256:
         return kept
-    there = store.find_upload(provider.name, file.sha256)
-    if there is not None and _still_there(provider, file):
-        ref = _as(there, file)
-        store.keep_upload(record, name, ref, ours=False)  # whoever made it has it on its own list
-        return ref
+    if store.find_upload(provider.name, file.sha256) is not None:
+        # We know of it; the vendor is asked all the same, because somebody may have removed it there.
+        there = patiently(lambda: provider.find_upload(file.sha256), f"look for the {file.role} file")
+        if there is not None:
+            ref = _as(there, file)
+            store.keep_upload(record, name, ref, ours=False)  # whoever made it has it on its own list
+            return ref
 
     def upload() -> tuple[UploadRef, bool]:
         meant_before = store.intend_upload(provider.name, file.sha256)
@@ -108,14 +110,6 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
     checkpoint("upload-kept")
     log.info("uploaded the %s file", file.role, extra={"run": record.id})
     return ref
-
-
-def _still_there(provider: Provider, file: EncodedFile) -> bool:
-    """Whether an upload we remember can still be used: somebody may have removed it at the vendor."""
-    try:
-        return provider.find_upload(file.sha256) is not None
-    except TransientError:
-        return False
 
 
 def _as(ref: UploadRef, file: EncodedFile) -> UploadRef:

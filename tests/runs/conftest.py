@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.job import Hyperparameters, TuningJob
+from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.runs import finalize, submission
 from llmtune.runs.store import Store, open_store
 from llmtune.testing.fake import Fake
@@ -149,4 +149,10 @@ def job(tmp_path: Path) -> TuningJob:
         for n in range(30)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TuningJob(name="tickets", dataset=str(path), model="m-1", hyperparameters=Hyperparameters(epochs=2))
+    return TuningJob(
+        name="tickets",
+        dataset=str(path),
+        model="m-1",
+        hyperparameters=Hyperparameters(epochs=2),
+        evaluation=EvaluationSpec(baseline=False, max_rows=2),
+    )
