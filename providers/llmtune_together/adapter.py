@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -18,6 +20,7 @@ from llmtune.provider import (
     AnyRef,
     Cursor,
     DeploymentRef,
+    EncodedFile,
     Files,
     JobRef,
     ModelRef,
@@ -42,8 +45,10 @@ if TYPE_CHECKING:
 
     from llmtune.costs import CostEstimate
     from llmtune.data.dataset import Dataset
+    from llmtune.data.example import Example
     from llmtune.data.findings import Finding
-    from llmtune.provider import EncodedDataset, EncodedFile, Provider
+    from llmtune.data.peek import Peek
+    from llmtune.provider import EncodedDataset, Provider
     from llmtune.translation import Receipt
 
 CATALOG = Path(__file__).with_name("catalog.toml")
@@ -51,15 +56,6 @@ CATALOG = Path(__file__).with_name("catalog.toml")
 
 #: Where a person can look at a job.
 JOB_PAGE = "https://api.together.ai/fine-tuning/{id}"
-
-
-class PreviewRow(NamedTuple):
-    """One row as the service will train on it: its tokens, which of them are trained, whether it was cut."""
-
-    tokens: tuple[str, ...]
-    ids: tuple[int, ...]
-    trained: tuple[bool, ...]
-    truncated: bool
 
 
 class TogetherProvider:
@@ -128,7 +124,7 @@ class TogetherProvider:
         """The service's own estimate of the price, once the files are uploaded."""
         return preflight.estimate(self._estimate(self._client(), request.body), clock.today())
 
-    def preview(self, model: str, file_id: str, *, rows: int = 5, prompts_too: bool | None = None) -> list[PreviewRow]:
+    def preview(self, model: str, file_id: str, *, rows: int = 5, prompts_too: bool | None = None) -> list[Peek]:
         """The first rows of an uploaded file as this model will be trained on them, token by token.
 
         Args:
@@ -141,16 +137,30 @@ class TogetherProvider:
         asked: dict[str, Any] = {} if prompts_too is None else {"train_on_inputs": prompts_too}
         with speaking(self.name, "preview the training rows"):
             answer = client.fine_tuning.preview(model=model, training_file=file_id, top_k=rows, **asked)
-        told = plain(answer, self.name, "preview the training rows")
-        return [
-            PreviewRow(
-                tokens=tuple(row["tokens"]),
-                ids=tuple(row["input_ids"]),
-                trained=tuple(label != -100 for label in row["labels"]),
-                truncated=bool(row["truncated"]),
+        return wire.peeks(plain(answer, self.name, "preview the training rows"), self.name)
+
+    def peek(self, model: str, examples: Sequence[Example]) -> list[Peek]:
+        """The service's own view of these rows, to stand beside ours: they are uploaded, previewed and deleted."""
+        from llmtune.data.writing import write
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "llmtune-preview.jsonl"
+            write(examples, path, parameters.ROW_FORMAT)
+            content = path.read_bytes()
+            file = EncodedFile(
+                role="train",
+                path=path,
+                sha256=hashlib.sha256(content).hexdigest(),
+                rows=len(examples),
+                bytes=len(content),
+                format=parameters.ROW_FORMAT,
             )
-            for row in told["rows"]
-        ]
+            ref = self.upload(file)
+        try:
+            shown = self.preview(model, ref.id, rows=len(examples))
+        finally:
+            self.delete(ref)
+        return [each._replace(line=row.line) for each, row in zip(shown, examples, strict=False)]
 
     # --- online: files -----------------------------------------------------------------------------------------------
     def find_upload(self, digest: str) -> UploadRef | None:

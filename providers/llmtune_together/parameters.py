@@ -52,6 +52,9 @@ DEFAULT_RATE = 1e-5
 SUFFIX = 40
 NAME_LENGTH = SUFFIX - 13
 
+#: The row format, as registered.
+ROW_FORMAT = "together"
+
 #: Evaluations that early stopping skips before it counts, when `early_stopping_warmup_evals` is not set.
 WARMUP_EVALS = 1
 PATIENCE = 2
@@ -344,7 +347,7 @@ MAX_BYTES = int(50.1 * 2**30)
 def limits(max_tokens: int | None) -> Limits:
     """What it takes as a dataset."""
     return Limits(
-        format="together",
+        format=ROW_FORMAT,
         min_rows=1,
         max_bytes=MAX_BYTES,
         max_tokens_per_row=max_tokens,

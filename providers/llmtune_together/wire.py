@@ -9,11 +9,14 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Billed, Cursor, Event, ModelRef, Progress, RunState, Snapshot
+
+if TYPE_CHECKING:
+    from llmtune.data.peek import Peek
 
 STATES: dict[str, RunState] = {
     "pending": RunState.QUEUED,
@@ -223,6 +226,21 @@ def _not_reported(job: Mapping[str, Any]) -> dict[str, str]:
     if not job.get("n_evals"):
         return {"validation/loss": "no evaluation was asked for; set eval_every or provider_options n_evals"}
     return {}
+
+
+def peeks(answer: Mapping[str, Any], name: str) -> list[Peek]:
+    """The service's preview of training rows in the form of our own: each token, and whether it is trained."""
+    from llmtune.data.peek import Peek, Piece
+
+    found = []
+    for at, row in enumerate(answer.get("rows") or (), start=1):
+        pieces = tuple(
+            Piece(text, (id,), label != -100)
+            for text, id, label in zip(row["tokens"], row["input_ids"], row["labels"], strict=True)
+        )
+        cut = ", cut" if row.get("truncated") else ""
+        found.append(Peek(at, f"{name}{cut}", 0, pieces, row["num_tokens"], row["num_trained_tokens"]))
+    return found
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

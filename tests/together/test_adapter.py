@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.data.example import Message
+from llmtune.data.example import Message, chat
 from llmtune.errors import (
     InvalidData,
     LlmtuneError,
@@ -350,10 +350,22 @@ def test_the_services_estimate(
 def test_the_preview_marks_the_trained_tokens(provider: TogetherProvider, uploaded: dict[str, UploadRef]) -> None:
     shown = provider.preview("Qwen/Qwen3-8B", uploaded["train"].id, rows=2)
     assert len(shown) == 2
-    trained = [token for token, learns in zip(shown[0].tokens, shown[0].trained, strict=True) if learns]
-    assert trained == ["yes", "it", "is", "</s>"]
+    assert [piece.text for piece in shown[0].tokens if piece.trained] == ["yes", "it", "is", "</s>"]
+    assert shown[0].trained == 4
+    assert shown[0].total == len(shown[0].tokens)
     with_prompts = provider.preview("Qwen/Qwen3-8B", uploaded["train"].id, rows=1, prompts_too=True)[0]
-    assert sum(with_prompts.trained) > sum(shown[0].trained)
+    assert with_prompts.trained > shown[0].trained
+
+
+def test_the_services_view_stands_beside_ours(
+    vendor: FakeTogether, provider: TogetherProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = chat(("user", "which team?"), ("assistant", "network"))._replace(line=7)
+    (theirs,) = provider.peek("Qwen/Qwen3-8B", [example])
+    assert theirs.name == "together"
+    assert theirs.line == 7
+    assert [piece.text for piece in theirs.tokens if piece.trained] == ["network", "</s>"]
+    assert not vendor.files  # what was uploaded for the look is gone again
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
