@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example, Message
     from llmtune.data.findings import Finding
+    from llmtune.data.peek import Peek
     from llmtune.translation import Receipt
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -468,3 +469,12 @@ class Pausable(Protocol):
 
     def pause(self, job: JobRef) -> None: ...
     def resume(self, job: JobRef) -> None: ...
+
+
+@runtime_checkable
+class Peeking(Protocol):
+    """A provider that shows which tokens of a row it would train on, to stand beside llmtune's own view."""
+
+    def peek(self, model: str, examples: Sequence[Example]) -> list[Peek]:
+        """These rows as this base model is trained on them. May upload them for the look, and takes them away."""
+        ...

@@ -11,6 +11,7 @@ from llmtune.cli.datashow import SHOWN, print_findings, print_report, print_stat
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example
+    from llmtune.data.peek import Peek
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -233,6 +234,8 @@ def peek(
     rows: Annotated[str, typer.Option(help="Lines to show, such as 1,5-7.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", help="Rows shown when none are named.", min=1)] = 3,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page instead.")] = None,
+    beside: Annotated[str, typer.Option("--beside", help="A backend that shows its own view of the rows.")] = "",
+    model: Annotated[str, typer.Option("--model", help="Its base model; else the tokenizer's name.")] = "",
     format: _Format = "auto",
     column: _Columns = None,
     label_column: _Label = None,
@@ -256,6 +259,8 @@ def peek(
 
         raise InvalidData(f"{file}: there is no sound row in line {missing[0]}")
     shown = list(run(chosen, _tokenizer(tokenizer), file=file))
+    if beside:
+        shown = _with_theirs(shown, beside, model or tokenizer, chosen)
     if as_json:
         print_json({"schema": 1, "tokenizer": tokenizer, "rows": [each.as_dict() for each in shown]})
     elif page is not None:
@@ -268,6 +273,19 @@ def peek(
             out.print(f"[bold]line {each.line}{name}{part}[/]  {each.total:,} tokens, {each.trained:,} learned")
             out.print(as_text(each), soft_wrap=True)
             out.print()
+
+
+def _with_theirs(ours: list[Peek], name: str, model: str, rows: list[Example]) -> list[Peek]:
+    """Each row as we see it, followed by how the backend sees it."""
+    from llmtune.errors import InvalidJob
+    from llmtune.provider import Peeking
+    from llmtune.registry import get_provider
+
+    backend = get_provider(name)
+    if not isinstance(backend, Peeking):
+        raise InvalidJob(f"{name} does not show which tokens it trains on")
+    theirs = backend.peek(model, rows)
+    return sorted([*ours, *theirs], key=lambda each: each.line or 0)
 
 
 @app.command()
