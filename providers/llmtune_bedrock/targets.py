@@ -90,7 +90,7 @@ _TITLES = {
 }
 
 #: Parts of an id that tell the family of a model which the catalogue does not list.
-_HINTS = (
+HINTS = (
     ("amazon.nova-2", "nova-2"),
     ("amazon.nova", "nova"),
     ("anthropic.claude", "claude-3-haiku"),
@@ -132,7 +132,7 @@ def family_of(entry: ModelEntry, known: bool) -> str:
     """The family of a model; an id that is not listed is judged by its name."""
     if known:
         return entry.family
-    return next((family for hint, family in _HINTS if hint in entry.id), entry.family)
+    return next((family for hint, family in HINTS if hint in entry.id), entry.family)
 
 
 def inference_id(tuning_id: str) -> str:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from base64 import b64encode
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from llmtune.testing import Call, FakeJob, FakeVendor, Phase, Refusal, Reply, Required, route
+from llmtune.testing import Call, FakeJob, Phase, Refusal, Required, route
+from llmtune_vertex.fake_storage import FakeCloudStorage, iso
 from llmtune_vertex.parameters import ADAPTER_SIZES, RUN_LABEL, TUNING_MODES
 
 _STATUS = {
@@ -76,7 +74,7 @@ _GENERATE: dict[str, Any] = {
 CURVES = ("total_loss", "fraction_of_correct_next_step_preds", "num_predictions")
 
 
-class FakeVertex(FakeVendor):
+class FakeVertex(FakeCloudStorage):
     """Vertex AI and Cloud Storage, both at `url`."""
 
     name = "vertex"
@@ -95,14 +93,11 @@ class FakeVertex(FakeVendor):
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         super().__init__(lag=lag, api_key=api_key)
-        self.buckets = {"my-bucket"}
-        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.endpoints: dict[str, dict[str, Any]] = {}
         """Tuned endpoints that stand: name -> {model}."""
 
         self.base_models = {"gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro", "gemini-3.1-flash-lite"}
         self.locations = {"us-central1", "europe-west4", "global"}
-        self._sessions: dict[str, tuple[str, dict[str, Any], bytes]] = {}
 
     def error_body(self, refusal: Refusal) -> Any:
         """An error as Google's REST APIs have it."""
@@ -166,8 +161,8 @@ class FakeVertex(FakeVendor):
         answer |= {
             "name": job.data["name"],
             "state": word,
-            "createTime": _iso(job.created),
-            "updateTime": _iso(job.since),
+            "createTime": iso(job.created),
+            "updateTime": iso(job.since),
         }
         if word not in ("JOB_STATE_PENDING", "JOB_STATE_QUEUED"):
             root = job.data["name"].rsplit("/tuningJobs/", 1)[0]
@@ -176,7 +171,7 @@ class FakeVertex(FakeVendor):
             done = self.steps_done(job)
             answer["tuningJobMetadata"] = {"completedStepCount": str(done), "completedEpochCount": "1"}
         if word.endswith(("SUCCEEDED", "FAILED", "EXPIRED", "CANCELLED")):
-            answer["endTime"] = _iso(job.since)
+            answer["endTime"] = iso(job.since)
         if word == "JOB_STATE_FAILED":
             answer["error"] = {"code": 3, "message": self.failure_message}
         if word.endswith("SUCCEEDED"):
@@ -276,7 +271,7 @@ class FakeVertex(FakeVendor):
             job = self._behind(name.split("/experiments/")[1].split("/")[0])
             raw = _raw_names(job)[int(name.rsplit("/", 1)[-1])]
             values = [
-                {"wallTime": _iso(job.created + step), "step": str(step), "scalar": {"value": _value(raw, step)}}
+                {"wallTime": iso(job.created + step), "step": str(step), "scalar": {"value": _value(raw, step)}}
                 for step in range(1, self.steps_done(job) + 1)
             ]
             id = name.rsplit("/", 1)[-1]
@@ -345,95 +340,6 @@ class FakeVertex(FakeVendor):
         empty = {"@type": f"type.googleapis.com/{kind}"}
         return {"name": f"{root}/operations/{self.new_id('9')}", "done": True, "response": empty}
 
-    # --- Cloud Storage -----------------------------------------------------------------------------------------------
-    def put(self, bucket: str, name: str, content: bytes, meta: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Keep an object."""
-        self.objects[bucket, name] = {"content": content, "meta": dict(meta or {}), "created": self.now()}
-        return self._resource(bucket, name)
-
-    def _resource(self, bucket: str, name: str) -> dict[str, Any]:
-        found = self.objects[bucket, name]
-        return {
-            "kind": "storage#object",
-            "bucket": bucket,
-            "name": name,
-            "size": str(len(found["content"])),
-            "generation": "1",
-            "crc32c": b64encode(struct.pack(">I", _crc32c(found["content"]))).decode(),
-            "metadata": found["meta"],
-            "timeCreated": _iso(found["created"]),
-        }
-
-    def _bucket(self, call: Call) -> str:
-        if call.params["bucket"] not in self.buckets:
-            raise Refusal(404, "The specified bucket does not exist.")
-        return call.params["bucket"]
-
-    @route("GET", "/storage/v1/b/{bucket}")
-    def get_bucket(self, call: Call) -> Any:
-        return {"kind": "storage#bucket", "name": self._bucket(call), "location": "US-CENTRAL1"}
-
-    @route("GET", "/storage/v1/b/{bucket}/o/{name}", role="find")
-    def get_object(self, call: Call) -> Any:
-        bucket = self._bucket(call)
-        if (bucket, call.params["name"]) not in self.objects:
-            raise Refusal(404, f"No such object: {bucket}/{call.params['name']}")
-        return self._resource(bucket, call.params["name"])
-
-    @route("GET", "/download/storage/v1/b/{bucket}/o/{name}")
-    def download(self, call: Call) -> Any:
-        bucket = self._bucket(call)
-        found = self.objects.get((bucket, call.params["name"]))
-        if found is None:
-            raise Refusal(404, f"No such object: {bucket}/{call.params['name']}")
-        digest = b64encode(struct.pack(">I", _crc32c(found["content"]))).decode()
-        return Reply(found["content"], headers={"X-Goog-Hash": f"crc32c={digest}"})
-
-    @route("DELETE", "/storage/v1/b/{bucket}/o/{name}", role="delete")
-    def delete_object(self, call: Call) -> Any:
-        bucket = self._bucket(call)
-        if self.objects.pop((bucket, call.params["name"]), None) is None:
-            raise Refusal(404, f"No such object: {bucket}/{call.params['name']}")
-        return Reply(None, 204)
-
-    @route("POST", "/upload/storage/v1/b/{bucket}/o", role="upload")
-    def upload(self, call: Call) -> Any:
-        bucket = self._bucket(call)
-        if call.query.get("uploadType") == "resumable":
-            meta = json.loads(call.body or b"{}")
-            name = meta.get("name") or call.query["name"]
-            self._precondition(call, bucket, name)
-            session = self.new_id("session")
-            self._sessions[session] = (bucket, {**meta, "name": name}, b"")
-            where = f"{self.url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={session}"
-            return Reply({}, headers={"Location": where})
-        meta, content = _related(call)
-        self._precondition(call, bucket, meta["name"])
-        self._verify(meta, content)
-        self.new_file(content, name=meta["name"])
-        return self.put(bucket, meta["name"], content, meta.get("metadata"))
-
-    @route("PUT", "/upload/storage/v1/b/{bucket}/o", role="upload")
-    def upload_piece(self, call: Call) -> Any:
-        session = call.query["upload_id"]
-        bucket, meta, content = self._sessions[session]
-        content += call.body
-        self._sessions[session] = (bucket, meta, content)
-        total = call.headers.get("content-range", "").rsplit("/", 1)[-1]
-        if not total.isdigit() or len(content) < int(total):
-            return Reply(b"", 308, {"Range": f"bytes=0-{len(content) - 1}"})
-        self.new_file(content, name=meta["name"])
-        return self.put(bucket, meta["name"], content, meta.get("metadata"))
-
-    def _precondition(self, call: Call, bucket: str, name: str) -> None:
-        if call.query.get("ifGenerationMatch") == "0" and (bucket, name) in self.objects:
-            raise Refusal(412, "At least one of the pre-conditions you specified did not hold.")
-
-    def _verify(self, meta: Mapping[str, Any], content: bytes) -> None:
-        sent = meta.get("crc32c")
-        if sent and sent != b64encode(struct.pack(">I", _crc32c(content))).decode():
-            raise Refusal(400, "The CRC32C does not match the content.")
-
 
 def _raw_names(job: FakeJob) -> list[str]:
     spec = job.body.get("supervisedTuningSpec") or job.body["preferenceOptimizationSpec"]
@@ -447,23 +353,3 @@ def _value(raw: str, step: int) -> float:
     if "num_predictions" in raw:
         return 128.0
     return 1 - 1 / (1 + step) if "fraction" in raw else 2 / (1 + step) + 0.1
-
-
-def _related(call: Call) -> tuple[dict[str, Any], bytes]:
-    """The two parts of a multipart/related upload: what the object is called, and its content."""
-    found = re.search(rb'boundary="?([^";]+)"?', call.headers.get("content-type", "").encode())
-    if not found:
-        raise Refusal(400, "Expected a multipart/related body.")
-    _, first, second, *_ = call.body.split(b"--" + found[1])
-    meta = json.loads(first.partition(b"\r\n\r\n")[2])
-    return meta, second.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-
-
-def _crc32c(content: bytes) -> int:
-    import google_crc32c
-
-    return int(google_crc32c.value(content))
-
-
-def _iso(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
