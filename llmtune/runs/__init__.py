@@ -1,17 +1,20 @@
 """Runs: started once, followed from anywhere, never paid for twice. See docs/runs.md.
 
-run = start(job, "openai", budget=20)
+run = start(job, "local")
 report = run.wait(timeout=3600, stall_timeout=900, on_update=print)
 run = attach("k3f9")            # from any other process
 """
 
 from __future__ import annotations
 
+from llmtune.runs import secrets as _secrets
 from llmtune.runs.acting import Cleanup, cleanup
 from llmtune.runs.records import RunRecord
 from llmtune.runs.run import Run, attach, provider_of, runs, start, start_async, tune, tune_async
 from llmtune.runs.store import Store, open_store
 from llmtune.runs.waiting import Pace, Update
+
+_secrets.guard_logs()
 
 __all__ = [
     "Cleanup",
