@@ -93,7 +93,8 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
 def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls: Calls) -> Message:
     role, raw_role = _read_role(item, where, faults)
     made = _read_calls(item, where, faults, calls)
-    content = _read_content(item, role, bool(made), where, faults)
+    calling = bool(made or item.get("tool_calls") or item.get("function_call"))
+    content = _read_content(item, role, calling, where, faults)
     name = item.get("name")
     if name is not None and not isinstance(name, str):
         faults.append(shape(name, "a string", f"{where}.name"))

@@ -314,7 +314,7 @@ class Labelled(RowFormat):
             faults.append(error("label", f"the row has no {label_key!r}", "add the label"))
         else:
             faults.append(error("label", f"{label_key!r} is {kind(found)}; expected a string or a whole number", ""))
-        if not label and found is not None and found != []:
+        if found == "":
             faults.append(error("label", f"{label_key!r} is empty", "give every row a label"))
         answer = label if isinstance(label, str) else ", ".join(label)
         turns = (Message("user", text), Message("assistant", answer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -129,8 +130,18 @@ def _as_row(names: list[str], line: int, cells: list[str]) -> Raw | Finding:
 
 
 def _delimiter(head: bytes) -> str:
-    first = head.removeprefix(BOM).split(b"\n", 1)[0]
-    return max((",", ";", "\t", "|"), key=lambda mark: (first.count(mark.encode()), mark == ","))
+    """The mark that cuts most of the first records into the same number of cells; a comma when several do."""
+    text = head.removeprefix(BOM).decode("utf-8", "replace")
+    lines = text.splitlines(keepends=True)[:200]
+    if len(head) >= 1 << 16 and len(lines) > 1:
+        lines.pop()  # the last line may be cut
+
+    def evenness(mark: str) -> float:
+        counts = Counter(len(cells) for cells in csv.reader(lines, delimiter=mark) if cells)
+        cells, records = counts.most_common(1)[0] if counts else (0, 0)
+        return records / counts.total() if cells > 1 else 0.0
+
+    return max((",", ";", "\t", "|"), key=lambda mark: (round(evenness(mark), 2), mark == ","))
 
 
 def _header(cells: list[str], known: frozenset[str]) -> list[str] | None:
