@@ -11,6 +11,7 @@ from llmtune.provider import JobRef, Provider, RunState, UploadRef
 from llmtune.runs import submission
 from llmtune.runs.ledger import Resource
 from llmtune.runs.records import RunRecord
+from llmtune.runs.secrets import scrub
 from llmtune.runs.store import UNFINISHED, Store
 
 log = logging.getLogger("llmtune")
@@ -125,7 +126,7 @@ def cleanup(
                 f"removal of {resource.type} {resource.ref.id}",
             )
         except LlmtuneError as error:
-            done.failed.append((resource, error.message))
+            done.failed.append((resource, scrub(error.message)))
             continue
         store.mark_removed(resource)
         done.removed.append(resource)

@@ -19,6 +19,7 @@ from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, Missin
 from llmtune.provider import EncodedDataset, Provider, RunState
 from llmtune.runs import keys, money
 from llmtune.runs.records import RunRecord, dump_receipt
+from llmtune.runs.secrets import scrub_error
 from llmtune.runs.store import Store
 from llmtune.settings import home, redact
 from llmtune.translation import Receipt, enforce
@@ -78,7 +79,11 @@ def intend(
         allow_unknown_cost=options.allow_unknown_cost,
     )
     if receipt.request is not None:
-        refuse_findings(provider, provider.preflight(receipt.request))
+        try:
+            refuse_findings(provider, provider.preflight(receipt.request))
+        except LlmtuneError as error:
+            scrub_error(error)
+            raise
     return store.begin(record, join=not options.new, reuse=options.reuse and not options.new)
 
 

@@ -11,6 +11,7 @@ import orjson
 
 from llmtune.provider import AnyRef, DeploymentRef, JobRef, ModelRef, Ref, UploadRef
 from llmtune.runs.database import Database
+from llmtune.runs.secrets import scrub
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -108,7 +109,7 @@ class Ledger(Database):
             connection.execute(table.delete().where(table.c.provider == record.provider, table.c.digest == ref.digest))
             connection.execute(
                 table.insert().values(
-                    provider=record.provider, digest=ref.digest, ref=ref.model_dump_json(), time=time.time()
+                    provider=record.provider, digest=ref.digest, ref=scrub(ref.model_dump_json()), time=time.time()
                 )
             )
             if ours:
@@ -184,7 +185,7 @@ class Ledger(Database):
         table = schema.reports
         with self.write() as connection:
             connection.execute(table.delete().where(table.c.run_id == run_id))
-            connection.execute(table.insert().values(run_id=run_id, report=report, time=time.time()))
+            connection.execute(table.insert().values(run_id=run_id, report=scrub(report), time=time.time()))
 
     def report(self, run_id: str) -> str | None:
         """A run's report (JSON), None when there is none."""
@@ -234,7 +235,9 @@ class Ledger(Database):
 
         table = schema.references
         connection.execute(table.delete().where(table.c.run_id == run_id, table.c.name == name))
-        connection.execute(table.insert().values(run_id=run_id, name=name, ref=ref.model_dump_json(), time=time.time()))
+        connection.execute(
+            table.insert().values(run_id=run_id, name=name, ref=scrub(ref.model_dump_json()), time=time.time())
+        )
 
     def _own(self, connection: Connection, record: RunRecord, type: ResourceType, ref: Ref) -> None:
         from llmtune.runs import schema
@@ -250,7 +253,7 @@ class Ledger(Database):
                 provider=record.provider,
                 type=type,
                 ref_id=ref.id,
-                ref=ref.model_dump_json(),
+                ref=scrub(ref.model_dump_json()),
                 run_id=record.id,
                 created=time.time(),
             )

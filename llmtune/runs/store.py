@@ -19,6 +19,7 @@ from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, RunState, Snapshot
 from llmtune.runs.ledger import Ledger
 from llmtune.runs.records import COLUMNS, LIVE, PLANNED, RunRecord
+from llmtune.runs.secrets import scrub
 from llmtune.settings import store_url
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ class Store(Ledger):
         from llmtune.runs import schema
 
         connection.execute(
-            schema.transitions.insert().values(run_id=run_id, time=when, state=state.value, reason=reason)
+            schema.transitions.insert().values(run_id=run_id, time=when, state=state.value, reason=scrub(reason))
         )
 
     def _add_points(
@@ -321,7 +322,7 @@ class Store(Ledger):
                         "event_id": name,
                         "time": named[name].time,
                         "level": named[name].level,
-                        "message": named[name].message,
+                        "message": scrub(named[name].message),
                     }
                     for name in fresh
                 ],
@@ -362,8 +363,8 @@ def _record(row: Row[Any]) -> RunRecord:
 def _row(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"run_key" if name == "key" else name: getattr(record, name) for name in COLUMNS}
     row["state"] = record.state.value
-    row["document"] = record.model_dump_json(include=set(PLANNED))
-    row["live"] = record.model_dump_json(include=set(LIVE))
+    row["document"] = scrub(record.model_dump_json(include=set(PLANNED)))
+    row["live"] = scrub(record.model_dump_json(include=set(LIVE)))
     return row
 
 

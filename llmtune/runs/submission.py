@@ -25,6 +25,7 @@ from llmtune.runs import intent
 from llmtune.runs.checkpoints import checkpoint
 from llmtune.runs.leases import Lease
 from llmtune.runs.records import RunRecord
+from llmtune.runs.secrets import scrub_error
 from llmtune.runs.store import Store
 
 log = logging.getLogger("llmtune")
@@ -53,6 +54,14 @@ def drive(store: Store, run_id: str, provider: Provider, *, lease: Lease) -> Run
         TransientError: the vendor is unwell; nothing was lost, and starting the same job again goes on from here.
         VendorError: the vendor refused; the run has failed, with the vendor's own words.
     """
+    try:
+        return _drive(store, run_id, provider, lease)
+    except Exception as error:
+        scrub_error(error)
+        raise
+
+
+def _drive(store: Store, run_id: str, provider: Provider, lease: Lease) -> RunRecord:
     record = store.get(run_id)
     if record.state is RunState.SUBMITTING and store.ref(run_id, "job", JobRef) is None:
         # Whoever wrote this state may have submitted, and did not live to tell.

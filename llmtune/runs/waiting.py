@@ -23,6 +23,7 @@ from llmtune.runs import finalize, submission
 from llmtune.runs.checkpoints import checkpoint
 from llmtune.runs.leases import Lease, who
 from llmtune.runs.records import RunRecord
+from llmtune.runs.secrets import scrub, scrub_error
 from llmtune.runs.store import Store
 
 log = logging.getLogger("llmtune")
@@ -235,6 +236,7 @@ class Poller:
                 self._schedule(following, seconds * random.uniform(0.8, 1.2))
 
     def _gave_up(self, following: _Following, error: BaseException) -> Update:
+        scrub_error(error)
         return Update(following.store.get(following.run_id), error=error)
 
     def _tell(self, following: _Following, update: Update) -> None:
@@ -311,7 +313,7 @@ class Poller:
         message = None
         if following.down_since is None:
             following.down_since = time.monotonic()
-            message = f"{following.provider.name} does not answer ({error.message}); trying again"
+            message = f"{following.provider.name} does not answer ({scrub(error.message)}); trying again"
             log.info("run %s: %s", record.id, message, extra={"run": record.id})
         return (Update(record, message=message) if message else None), seconds
 
