@@ -250,6 +250,11 @@ class _Judge:
         present = {metric.name for each in answered for metric in each.metrics}
         names = [name_of(metric) for metric in questions.metrics]
         majority, always = self._majority(train)
+        clashes = contradictions({"train": train, "test": part.rows}) if questions.labels else []
+        if clashes:
+            many = "a prompt stands" if len(clashes) == 1 else f"{len(clashes)} prompts stand"
+            places = " and ".join(where for _, where in clashes[0].answers[:2])
+            self.warn(f"{many} with different labels (such as {places}): no model can get all of them right")
         by_text = questions.scored_by == "text"
         spec = questions.spec
         return EvaluationResult(
@@ -265,7 +270,7 @@ class _Judge:
             majority=majority,
             comparisons=tuple(self._compared(answered, tuned, always)),
             fit=fit,
-            contradictions=tuple(contradictions({"train": train, "test": part.rows})) if questions.labels else (),
+            contradictions=tuple(clashes),
             warnings=tuple(self.warnings),
             resamples=self.resamples,
             seed=questions.seed,

@@ -1,0 +1,32 @@
+"""The report of a run, and how it is shown: terminal, Markdown, JSON, pandas."""
+
+from __future__ import annotations
+
+from llmtune.report.build import build_report, receipt_rows
+from llmtune.report.model import (
+    SCHEMA_VERSION,
+    Check,
+    Cost,
+    DataSection,
+    Environment,
+    Identity,
+    ReceiptRow,
+    Report,
+    Timing,
+    schema,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Check",
+    "Cost",
+    "DataSection",
+    "Environment",
+    "Identity",
+    "ReceiptRow",
+    "Report",
+    "Timing",
+    "build_report",
+    "receipt_rows",
+    "schema",
+]

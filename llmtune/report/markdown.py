@@ -1,0 +1,292 @@
+"""The report as GitHub-flavoured Markdown: for a pull request, a wiki, or the mail to whoever pays.
+
+Every text that comes from a job, a dataset or a model is escaped: it can neither break a table nor become a link, an
+image or a mention.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from llmtune.evaluation.model import EvaluationResult, SystemResult, WorstRow
+from llmtune.metrics.points import NotReported, Series
+from llmtune.provider import RunState
+from llmtune.report import chart
+from llmtune.report.facts import facts
+from llmtune.report.words import count, difference, metric_name, number, one_line, seen, spread
+
+if TYPE_CHECKING:
+    from llmtune.report.model import Report
+
+_MARKS = {RunState.SUCCEEDED: "\u2705", RunState.FAILED: "\u274c", RunState.CANCELLED: "\u23f9\ufe0f"}
+
+WORST_SHOWN = 5
+LABELS_SHOWN = 30
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])|^([-+]|\d+(?=[.)]))")
+
+
+def plain(text: str, most: int = 300) -> str:
+    """Text on one line in which nothing is Markdown any more: no table, link, image, tag, formula or mention."""
+    flat = _SPECIAL.sub(_escaped, one_line(text, most))
+    flat = re.sub(r"(?i)\b(https?|www)(?=[:.])", lambda found: f"{found.group()}\u200b", flat)
+    return flat.replace("@", "@\u200b").replace("\n", " ")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
+
+
+def code(text: str, most: int = 200) -> str:
+    """Text as inline code, whatever backticks it holds; it can stand in a table."""
+    flat = one_line(text, most).replace("|", "\u2502")
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", flat)), default=0) + 1)
+    pad = " " if flat.startswith("`") or flat.endswith("`") or not flat else ""
+    return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def block(text: str, language: str = "") -> str:
+    """Text as a fenced block that no backtick in it can close."""
+    fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
+    return f"{fence}{language}\n{seen(text).rstrip()}\n{fence}"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A table; `right` are the columns with numbers. Cells must be escaped already."""
+    rule = ["---:" if place in right else "---" for place in range(len(headings))]
+    lines = [headings, rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def render(report: Report) -> str:
+    """The whole report."""
+    return "\n\n".join(part for part in _parts(report) if part) + "\n"
+
+
+def _parts(report: Report) -> Iterator[str]:
+    identity = report.identity
+    yield f"# {plain(identity.job_name)}"
+    mark = {RunState.SUCCEEDED: "\u2705", RunState.FAILED: "\u274c", RunState.LOST: "\u2753"}.get(
+        identity.state, "\u23f8\ufe0f"
+    )
+    yield f"{mark} **{plain(report.headline, 1000)}**"
+    tuned = identity.tuned_model
+    yield table(
+        ["", ""],
+        [
+            ["run", code(identity.run_id)],
+            ["state", identity.state.value],
+            ["backend", plain(identity.provider)],
+            ["base model", code(identity.model)],
+            ["tuned model", plain(str(tuned)) if isinstance(tuned, NotReported) else code(tuned)],
+            ["method", f"{plain(identity.method)}, {plain(identity.adapter)}"],
+        ],
+    )
+    if isinstance(report.evaluation, EvaluationResult):
+        yield from evaluation_parts(report.evaluation)
+    else:
+        yield f"## Evaluation\n\n{plain(str(report.evaluation))}"
+    yield from _training(report)
+    yield from _diagnosis(report)
+    yield from _receipt(report)
+    yield "## Facts"
+    yield table(["", ""], [[plain(name), plain(value, 600)] for name, value in facts(report)])
+    if report.warnings:
+        yield "## Warnings"
+        yield "\n".join(f"- {plain(warning, 600)}" for warning in report.warnings)
+    yield "## Again, and onwards"
+    if report.reproduce:
+        yield "Run the same job again:"
+        yield block(report.reproduce, "sh")
+    if isinstance(report.snippet, str) and report.snippet:
+        yield "Call the tuned model:"
+        yield block(report.snippet, "python")
+
+
+def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
+    """The evaluation: metrics, the confusing labels, the worst rows."""
+    yield "## Held-out rows"
+    how = {
+        "likelihood": "labels scored by their likelihood",
+        "text": "answers generated",
+        "loss": "rows scored by their loss",
+    }[result.scored_by]
+    some = f" of {result.available:,}" if result.rows < result.available else ""
+    rule = f" Labels are read by the rule {plain(result.rule)}." if result.rule else ""
+    yield f"{count(result.rows, 'row')}{some}, {how}; intervals at {result.level:.0%}.{rule}"
+    yield _metrics(result)
+    for name, system in result.systems.items():
+        if isinstance(system, NotReported):
+            yield f"The {plain(name)} model was not asked: {plain(system.reason)}"
+    tuned = result.system("tuned")
+    if tuned is not None:
+        yield from _classes(tuned)
+        yield from _rows(f"Where the {plain(tuned.name)} model goes wrong", tuned.worst)
+    if result.fit is not None:
+        yield from _rows("Training rows that stayed hardest", result.fit.hardest)
+    if result.contradictions:
+        rows = [
+            [
+                plain(each.prompt, 160),
+                "<br>".join(f"{plain(label, 60)} ({plain(where)})" for label, where in each.answers),
+            ]
+            for each in result.contradictions[:WORST_SHOWN]
+        ]
+        body = table(["prompt", "labels"], rows)
+        yield f"<details><summary>Contradicting labels</summary>\n\n{body}\n\n</details>"
+
+
+def _metrics(result: EvaluationResult) -> str:
+    answered = [each for each in result.systems.values() if isinstance(each, SystemResult)]
+    names = list(dict.fromkeys(metric.name for each in answered for metric in each.metrics))
+    majority = result.majority
+    headings = ["metric", *(plain(each.name) for each in answered)]
+    headings += ["majority class"] if majority else []
+    headings += ["difference", "verdict"]
+    rows = []
+    for name in names:
+        unit, cells = "", [plain(metric_name(name))]
+        for each in answered:
+            metric = each.get(name)
+            if metric is None:
+                cells.append("\u2013")
+                continue
+            unit = metric.unit
+            cells.append(f"**{number(metric.value, unit)}**<br>{spread(metric.interval, unit)}")
+        if majority:
+            accuracy = majority.accuracy
+            cells.append(
+                f"{number(accuracy.value, 'share')}<br>{spread(accuracy.interval, 'share')}"
+                if name == "accuracy"
+                else ""
+            )
+        comparison = result.comparison(name)
+        if comparison is None:
+            cells += ["", ""]
+        else:
+            cells.append(f"{difference(comparison.difference, unit)}<br>{spread(comparison.interval, unit)}")
+            cells.append(comparison.verdict)
+        rows.append(cells)
+    return table(headings, rows, right=range(1, len(headings) - 1))
+
+
+def _classes(system: SystemResult) -> Iterator[str]:
+    found = system.classification
+    if found is None:
+        return
+    shown = [row for row in found.classes if row.support or row.predicted][:LABELS_SHOWN]
+    rows = [
+        [
+            plain(row.label, 60),
+            number(row.precision, "share"),
+            number(row.recall, "share"),
+            number(row.f1, "share"),
+            f"{row.support:,}",
+        ]
+        for row in shown
+    ]
+    more = len([row for row in found.classes if row.support or row.predicted]) - len(shown)
+    tail = f"\n\n{more} more labels stand in the JSON report." if more else ""
+    outside = f"\n\n{found.outside} answers were outside the label set." if found.outside else ""
+    body = table(["label", "precision", "recall", "F1", "rows"], rows, right=(1, 2, 3, 4))
+    yield f"<details><summary>The {plain(system.name)} model by label</summary>\n\n{body}{tail}{outside}\n\n</details>"
+
+
+def _rows(title: str, worst: Sequence[WorstRow]) -> Iterator[str]:
+    if not worst:
+        return
+    rows = [
+        [
+            f"line {row.line}" if row.line is not None else f"row {row.row}",
+            plain(row.prompt, 160),
+            plain(row.expected, 120),
+            "*no answer*" if row.got is None else plain(row.got, 120),
+            plain(row.note, 120),
+        ]
+        for row in worst[:WORST_SHOWN]
+    ]
+    body = table(["", "prompt", "expected", "got", ""], rows)
+    yield f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def _training(report: Report) -> Iterator[str]:
+    yield "## Training"
+    drawn = curve_text(report)
+    if drawn:
+        yield block(drawn)
+    rows = []
+    for name, series in report.series.items():
+        if isinstance(series, NotReported):
+            rows.append([plain(name), "", "", "", plain(str(series))])
+            continue
+        first, last, best = series.first, series.last, series.best
+        unit = series.unit if series.unit == "share" else ""
+        rows.append(
+            [
+                plain(name),
+                number(first.value, unit) if first else "",
+                number(last.value, unit) if last else "",
+                f"{number(best.value, unit)} at step {best.step}" if best else "",
+                ", ".join(source.replace("_", " ") for source in series.sources),
+            ]
+        )
+    yield table(["series", "first", "last", "best", "source"], rows, right=(1, 2, 3))
+
+
+def curve_text(report: Report, width: int = 72, height: int = 8, *, ascii_only: bool = False) -> str:
+    """Training loss as a line and validation loss as marks, drawn in characters; empty when there is no curve."""
+    curves = []
+    for names in (("train/loss",), ("validation/loss", "validation/full_loss")):
+        found = next((each for name in names if isinstance(each := report.series.get(name), Series)), None)
+        curves.append([(float(point.step), point.value) for point in found.points] if found is not None else [])
+    if len(curves[0]) + len(curves[1]) < 3:
+        return ""
+    drawn = chart.draw(curves[0], curves[1], width=width, height=height, ascii_only=ascii_only)
+    if drawn is None:
+        return ""
+    labels = {0: number(drawn.top), len(drawn.rows) - 1: number(drawn.bottom)}
+    edge, corner, floor = ("|", "+", "-") if ascii_only else ("\u2502", "\u2514", "\u2500")
+    lines = [
+        f"{labels.get(place, ''):>7} {edge}{''.join(cell.char for cell in row)}".rstrip()
+        for place, row in enumerate(drawn.rows)
+    ]
+    left, right = f"step {drawn.left:g}", f"{drawn.right:g}"
+    mark = "o" if ascii_only else "\u25cf"
+    legend = f"line: training loss{f', {mark}: validation loss' if curves[1] else ''}" if curves[0] else ""
+    lines.append(f"{'':>8}{corner}{floor * width}")
+    lines.append(f"{'':>9}{left}{legend.center(width - len(left) - len(right))}{right}")
+    return "\n".join(lines)
+
+
+def _diagnosis(report: Report) -> Iterator[str]:
+    found = report.diagnosis
+    if found.verdict == "unclear" and not report.succeeded:
+        return
+    yield "## Diagnosis"
+    yield plain(found.sentence, 600)
+    lines = [*found.evidence, *(spike.sentence() for spike in found.spikes), *(f"Try: {each}" for each in found.advice)]
+    lines += [f"{'ok' if each.passed else 'FAILED'}: {each.name}: {each.says}" for each in report.checks]
+    if lines:
+        yield "\n".join(f"- {plain(line, 600)}" for line in lines)
+
+
+def _receipt(report: Report) -> Iterator[str]:
+    asked = [row for row in report.receipt if row.requested is not None and row.support != "inherent"]
+    if not asked:
+        return
+    yield "## What became of the settings"
+    yield table(
+        ["field", "asked", "became", "used", "why"],
+        [
+            [
+                code(row.field),
+                code(str(row.requested), 60),
+                row.support.replace("_", " "),
+                "" if row.effective is None else code(str(row.effective), 60),
+                plain(row.rule or row.reason or ""),
+            ]
+            for row in asked
+        ],
+    )
