@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def tune(
     job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
     provider: Annotated[str, typer.Option("--provider", "-p", help="The backend to train at.")] = "local",
+    model: Annotated[str | None, typer.Option("--model", help="Another base model than the job's.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="Refuse above this many USD.")] = None,
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
@@ -38,6 +39,8 @@ def tune(
     from llmtune.runs import start
 
     loaded = TuningJob.load(job)
+    if model is not None:
+        loaded = loaded.model_copy(update={"model": model})
     backend = get_provider(provider)
     if backend.hosted and budget is None and not yes:
         _confirm(plan(loaded, backend))

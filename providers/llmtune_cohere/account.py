@@ -121,14 +121,13 @@ def lifecycle(settings: CohereSettings, known: Catalog, entry: ModelEntry) -> Li
 
 
 def way_on(entry: ModelEntry) -> str:
-    """How to go on, as a model line for the job and the command that runs it."""
+    """How to go on: the command that runs the same job elsewhere."""
     weights = entry.facts.get("open_weights")
     what = f"the open weights of {entry.id}" if weights else "open weights"
     return (
-        f"Continue with {what}: put 'model: {{local: {weights or FALLBACK_WEIGHTS}}}' into the job and run"
-        " 'llmtune tune JOB --provider local' (see the weights' own licence first), or name another living backend;"
-        " or set base_url (an endpoint that still serves the API) or service_url (your own cohere-finetune)"
-        " under [providers.cohere]"
+        f"Continue with {what}: llmtune tune JOB --provider local --model {weights or FALLBACK_WEIGHTS}"
+        " (see the weights' own licence first); or name another living backend, or set base_url (an endpoint that"
+        " still serves the API) or service_url (your own cohere-finetune) under [providers.cohere]"
     )
 
 

@@ -32,8 +32,8 @@ def test_the_plan_says_it_plainly_and_asks_for_no_key(base_url: str | None) -> N
     assert "retired 2025-09-15" in receipt.lifecycle.sentence
     assert "stopped answering on 2025-09-15" in receipt.lifecycle.sentence
     assert "Cohere changelog 2025-09-16" in receipt.lifecycle.source
-    assert "llmtune tune JOB --provider local" in receipt.lifecycle.note
-    assert "model: {local: CohereForAI/c4ai-command-r-08-2024}" in receipt.lifecycle.note
+    command = "llmtune tune JOB --provider local --model CohereForAI/c4ai-command-r-08-2024"
+    assert command in receipt.lifecycle.note
     assert receipt.ready.credentials == "not needed"
     assert receipt.ready.extra == "not needed"
     assert receipt.request is not None  # what would have been sent can still be seen
@@ -45,7 +45,7 @@ def test_the_plan_says_it_plainly_and_asks_for_no_key(base_url: str | None) -> N
 
 def test_a_model_without_published_weights_is_led_to_one_that_has_them() -> None:
     receipt = plan(job("command-light"), CohereProvider(), dataset=InvalidData("not read"), today=TODAY)
-    assert "model: {local: CohereForAI/aya-expanse-8b}" in receipt.lifecycle.note
+    assert "--model CohereForAI/aya-expanse-8b" in receipt.lifecycle.note
 
 
 def test_before_the_date_it_was_open() -> None:
