@@ -103,7 +103,8 @@ def needs(name: str, fields: Sequence[str]) -> str:
         "bucket": 'bucket (an S3 bucket, without "s3://")',
         "role_arn": "role_arn (the role that Bedrock assumes)",
     }
-    listed = " and ".join(words[field] for field in fields)
+    named = [words[field] for field in fields]
+    listed = " and ".join([*([", ".join(named[:-1])] if named[:-1] else []), named[-1]])
     variables = ", ".join(f"LLMTUNE_{name.upper().replace('-', '_')}_{field.upper()}" for field in fields)
     return f"{name} needs {listed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"
 

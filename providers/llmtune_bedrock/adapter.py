@@ -241,7 +241,9 @@ class BedrockProvider:
         return serving.deploy(self._sdk, model, key, on_demand=self._on_demand(model))
 
     def _on_demand(self, model: ModelRef) -> bool:
-        entry, _ = catalog.load(self.kind, CATALOG).model(model.base or "")
+        known = catalog.load(self.kind, CATALOG)
+        base = model.base or ""
+        entry, _ = known.model(base if base in known.models else targets.tuning_id_of(base, known) or base)
         return targets.on_demand(entry)
 
     def find_deployment(self, key: RunKey) -> DeploymentRef | None:

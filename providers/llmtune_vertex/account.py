@@ -92,7 +92,8 @@ def require(name: str, settings: VertexSettings, *fields: str) -> None:
 def needs(name: str, fields: Sequence[str]) -> str:
     """One sentence that says which settings are missing and where they go."""
     words = {"bucket": 'bucket (a Cloud Storage bucket, without "gs://")', "location": 'location ("us-central1")'}
-    listed = " and ".join(words.get(field, field) for field in fields)
+    named = [words.get(field, field) for field in fields]
+    listed = " and ".join([*([", ".join(named[:-1])] if named[:-1] else []), named[-1]])
     variables = ", ".join(f"LLMTUNE_{name.upper().replace('-', '_')}_{field.upper()}" for field in fields)
     return f"{name} needs {listed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"
 

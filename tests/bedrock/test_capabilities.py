@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.capability import Capabilities
-from llmtune.provider import Target
+from llmtune.provider import ModelRef, Target
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.account import BedrockSettings
 
@@ -87,3 +87,14 @@ def test_readiness_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_importing_the_adapter_loads_no_sdk() -> None:
     code = "import sys, llmtune_bedrock; assert not {'boto3', 'botocore'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_named_by_its_inference_id_is_served_like_its_tuning_id() -> None:
+    provider = BedrockProvider()
+    for base, on_demand in (
+        ("amazon.nova-micro-v1:0", True),
+        ("meta.llama3-3-70b-instruct-v1:0:128k", True),
+        ("meta.llama3-1-8b-instruct-v1:0", False),
+        ("somebody.new-model-v1:0", False),
+    ):
+        assert provider._on_demand(ModelRef(id="arn:custom", base=base)) is on_demand
