@@ -1,0 +1,152 @@
+"""Runs at OpenAI, Azure and Nebius from start to report, through llmtune's own lifecycle and the real SDKs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.errors import NotTranslatable, ProviderClosed, RunFailed, UnsupportedHyperparameterWarning
+from llmtune.job import TuningJob
+from llmtune.provider import RunState
+from llmtune.runs import Pace, attach, start
+from llmtune.testing import FakeVendor, accept_then_drop, accept_then_hold, rate_limit, reset, server_error
+from llmtune_azure.fake import FakeAzure
+from llmtune_openai.fake import FakeNebius, FakeOpenAI
+
+PACE = Pace(first=0.01, most=0.05)
+GPT = "gpt-4.1-mini-2025-04-14"
+LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
+
+
+@pytest.fixture
+def vendors(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, FakeVendor]]:
+    """All three services, configured as a user would: by environment variables."""
+    with FakeOpenAI(api_key="key") as openai, FakeAzure(api_key="key") as azure, FakeNebius(api_key="key") as nebius:
+        values = {
+            "OPENAI_API_KEY": "key",
+            "NEBIUS_API_KEY": "key",
+            "AZURE_OPENAI_API_KEY": "key",
+            "AZURE_OPENAI_ENDPOINT": azure.url,
+            "LLMTUNE_OPENAI_BASE_URL": f"{openai.url}/v1",
+            "LLMTUNE_NEBIUS_BASE_URL": f"{nebius.url}/v1",
+            "LLMTUNE_AZURE_MANAGEMENT_URL": azure.url,
+            "LLMTUNE_AZURE_MANAGEMENT_TOKEN_ENV": "AZURE_OPENAI_API_KEY",
+            "LLMTUNE_AZURE_SUBSCRIPTION_ID": "sub",
+            "LLMTUNE_AZURE_RESOURCE_GROUP": "tuning",
+            "LLMTUNE_AZURE_ACCOUNT_NAME": "mine",
+            **{f"LLMTUNE_{name}_TIMEOUT": "1.5" for name in ("OPENAI", "AZURE", "NEBIUS")},
+        }
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        yield {"openai": openai, "azure": azure, "nebius": nebius}
+        for vendor in (openai, azure, nebius):
+            assert not vendor.complaints, "\n".join(vendor.complaints)
+            assert not vendor.standing
+
+
+def job(folder: Path, **more: Any) -> TuningJob:
+    rows = (
+        {
+            "messages": [
+                {"role": "user", "content": f"ticket {at}: the {'invoice' if at % 2 else 'router'} is wrong"},
+                {"role": "assistant", "content": "billing" if at % 2 else "network"},
+            ]
+        }
+        for at in range(120)
+    )
+    path = folder / "tickets.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = {"openai": GPT, "azure": GPT, "nebius": LLAMA}
+    fields: dict[str, Any] = {"name": "tickets", "dataset": str(path), "model": model}
+    return TuningJob.model_validate({**fields, "hyperparameters": {"epochs": 2}, **more})
+
+
+@pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
+def test_from_start_to_report(vendors: dict[str, FakeVendor], tmp_path: Path, name: str) -> None:
+    run = start(job(tmp_path, evaluation={"deploy": True}), name)
+    report = run.wait(timeout=60, pace=PACE)
+    assert run.state is RunState.SUCCEEDED
+    assert report.identity.tuned_model
+    assert report.identity.key in json.dumps([each.body for each in vendors[name].jobs.values()])
+    assert {"train/loss", "validation/loss"} <= set(report.series)
+    assert report.evaluation is not None
+    assert report.receipt[0].field == "epochs"
+    assert report.receipt[0].effective == 2
+    assert len(vendors[name].jobs) == 1
+
+
+@pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
+@pytest.mark.parametrize("fault", [accept_then_hold(3.0), accept_then_drop(), server_error(handled=True)])
+def test_an_answer_that_never_comes_is_one_job_found_again(
+    vendors: dict[str, FakeVendor], tmp_path: Path, name: str, fault: Any
+) -> None:
+    vendors[name].faults.add(fault, role="submit")
+    run = start(job(tmp_path), name)
+    assert run.job_ref is not None
+    assert len(vendors[name].jobs) == 1
+    run.wait(timeout=60, pace=PACE)
+    assert run.state is RunState.SUCCEEDED
+    assert vendors[name].counts["submit"] == 1
+
+
+def test_a_rough_day(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
+    openai = vendors["openai"]
+    roles = {"upload", "poll", "find", "generate", "other"}
+    openai.faults.sprinkle([server_error(), reset(), rate_limit(0.01)], rate=0.15, seed=5, roles=roles)
+    run = start(job(tmp_path), "openai")
+    attach(run.id).wait(timeout=60, pace=PACE)
+    assert run.state is RunState.SUCCEEDED
+    assert len(openai.jobs) == 1
+    assert openai.faults.total() > 0
+
+
+def test_a_closed_organisation_ends_the_run_with_the_way_on(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
+    openai = vendors["openai"]
+    assert isinstance(openai, FakeOpenAI)
+    openai.closed = True
+    with pytest.raises(ProviderClosed) as caught:
+        start(job(tmp_path), "openai")
+    assert "azure" in caught.value.alternatives
+    assert not openai.jobs
+
+
+def test_a_failed_job_is_a_failed_run_in_the_vendors_words(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
+    vendors["openai"].outcome = "failure"
+    run = start(job(tmp_path), "openai")
+    with pytest.raises(RunFailed, match="could not be processed"):
+        run.wait(timeout=60, pace=PACE)
+
+
+def test_what_will_not_be_used_is_warned_of_once_and_refused_when_strict(
+    vendors: dict[str, FakeVendor], tmp_path: Path
+) -> None:
+    asked = job(tmp_path, hyperparameters={"epochs": 1, "lora_rank": 8, "weight_decay": 0.1})
+    with pytest.raises(NotTranslatable, match="lora_rank"):
+        start(asked, "openai", strict=True)
+    assert not vendors["openai"].requests
+    with pytest.warns(UnsupportedHyperparameterWarning) as warned:
+        start(asked, "openai")
+    assert len(warned) == 1
+    assert "lora_rank" in str(warned[0].message)
+    assert "weight_decay" in str(warned[0].message)
+
+
+def test_the_same_content_is_uploaded_once(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
+    openai = vendors["openai"]
+    start(job(tmp_path), "openai").wait(timeout=60, pace=PACE)
+    start(job(tmp_path, hyperparameters={"epochs": 3}), "openai").wait(timeout=60, pace=PACE)
+    assert len(openai.jobs) == 2
+    assert openai.counts["create_file"] == 2, "one training and one validation file for both jobs"
+
+
+def test_a_deployment_is_made_for_the_evaluation_alone(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
+    azure = vendors["azure"]
+    start(job(tmp_path), "azure").wait(timeout=60, pace=PACE)
+    assert azure.counts["deploy"] == 0
+    start(job(tmp_path, evaluation={"deploy": True}), "azure", new=True).wait(timeout=60, pace=PACE)
+    assert azure.counts["deploy"] == 1
+    assert not azure.standing
