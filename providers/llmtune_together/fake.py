@@ -10,10 +10,11 @@ import io
 import json
 import math
 import tarfile
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from llmtune.testing import Call, FakeJob, FakeVendor, Phase, Refusal, Reply, Required, route
+from llmtune.testing import Call, FakeJob, Phase, Refusal, Reply, Required, route
+from llmtune_together.fake_endpoints import FakeEndpoints, iso
+from llmtune_together.fake_files import FakeFiles, lesson
 
 #: What every model takes, unless `FakeTogether.limits` says otherwise.
 LIMITS: dict[str, Any] = {
@@ -110,7 +111,7 @@ JOB_SHAPE: dict[str, Any] = {
 _SECRETS = ("wandb_key", "hf_api_token")
 
 
-class FakeTogether(FakeVendor):
+class FakeTogether(FakeFiles, FakeEndpoints):
     """Together's files, fine-tuning, chat and dedicated endpoints."""
 
     name = "together"
@@ -134,76 +135,8 @@ class FakeTogether(FakeVendor):
         self.allowed = True
         self.estimable = True
         self.price_per_token = 4e-7
-        self.checks = 1
-        """Looks at a file until it counts as checked."""
 
-        self.refuse_files = ""
-        """What the file check finds wrong with every file; empty: nothing."""
-
-        self.deployment_looks = 1
-
-    # --- files -------------------------------------------------------------------------------------------------------
-    @route("POST", "/v1/files", role="upload")
-    def start_upload(self, call: Call) -> Any:
-        parts = call.form(
-            {"purpose": Required(str), "file_name": Required(str), "file_type": Required(str), "checksum": str}
-        )
-        purpose, name = parts["purpose"].text, parts["file_name"].text
-        call.hold_to(purpose, {"fine-tune"}, "purpose")
-        file = self.new_file(b"", name=name, looks=0, ready=False)
-        return Reply(None, 302, {"Location": f"{self.url}/storage/{file.id}", "X-Together-File-Id": file.id})
-
-    @route("PUT", "/storage/{file}", role="upload")
-    def put_content(self, call: Call) -> Any:
-        self.file(call.params["file"]).content = call.body
-        return Reply(b"", 200)
-
-    @route("POST", "/v1/files/{file}/preprocess", role="upload")
-    def finish_upload(self, call: Call) -> Any:
-        file = self.file(call.params["file"])
-        file.data["ready"] = True
-        return self._file(file.id)
-
-    @route("GET", "/v1/files", role="find")
-    def list_files(self, call: Call) -> Any:
-        return {"data": [self._file(file.id) for file in self.listed(self.files.values()) if file.data["ready"]]}
-
-    @route("GET", "/v1/files/{file}", role="upload")
-    def get_file(self, call: Call) -> Any:
-        self.file(call.params["file"]).data["looks"] += 1
-        return self._file(call.params["file"])
-
-    @route("GET", "/v1/files/{file}/content")
-    def get_content(self, call: Call) -> Any:
-        return Reply(self.file(call.params["file"]).content)
-
-    @route("DELETE", "/v1/files/{file}", role="delete")
-    def delete_file(self, call: Call) -> Any:
-        del self.files[self.file(call.params["file"]).id]
-        return {"id": call.params["file"], "deleted": True}
-
-    def _file(self, id: str) -> dict[str, Any]:
-        file = self.files[id]
-        status = "COMPLETED"
-        report: dict[str, Any] = {"valid": True, "nlines": file.content.count(b"\n")}
-        if self.refuse_files:
-            status, report = "INVALID_FORMAT", {"valid": False, "error": self.refuse_files}
-        elif file.data["looks"] < self.checks:
-            status, report = "QUEUED", {}
-        return {
-            "id": id,
-            "object": "file",
-            "created_at": int(file.created),
-            "filename": file.name,
-            "bytes": len(file.content),
-            "purpose": "fine-tune",
-            "FileType": "jsonl",
-            "Processed": status == "COMPLETED",
-            "processing_status": status,
-            **({"validation_report": report} if report else {}),
-        }
-
-    # --- limits, price, preview --------------------------------------------------------------------------------------
+    # --- limits, price --------------------------------------------------------------------------------------
     @route("GET", "/v1/fine-tunes/models/limits")
     def model_limits(self, call: Call) -> Any:
         asked = call.fields({"model_name": Required(str)})
@@ -239,27 +172,6 @@ class FakeTogether(FakeVendor):
     def _tokens(self, file: str | None) -> int:
         return math.ceil(len(self.files[file].content) / 4) if file in self.files else 0
 
-    @route("POST", "/v1/fine-tunes/preview")
-    def preview(self, call: Call) -> Any:
-        body = call.json(
-            {
-                "model": Required(str),
-                "training_file": Required(str),
-                "top_k": int,
-                "train_on_inputs": bool,
-                "training_method": {"sft"},
-            }
-        )
-        lines = self.file(body["training_file"]).content.splitlines()[: body.get("top_k", 5)]
-        prompts_too = body.get("train_on_inputs", False)
-        return {
-            "dataset_format": "conversation",
-            "max_seq_length": self.limits["max_seq_length_sft"],
-            "model": body["model"],
-            "rows": [_preview_row(json.loads(line), prompts_too) for line in lines],
-            "train_on_inputs": prompts_too,
-        }
-
     # --- jobs --------------------------------------------------------------------------------------------------------
     @route("POST", "/v1/fine-tunes", role="submit")
     def create_job(self, call: Call) -> Any:
@@ -275,7 +187,7 @@ class FakeTogether(FakeVendor):
             raise Refusal(400, "The suffix may have at most 40 characters.", field="suffix")
         key = body.get("suffix", "").rpartition("-")[2] or None
         job = self.new_job({name: value for name, value in body.items() if name not in _SECRETS}, key=key, prefix="ft-")
-        self.teach(_lesson(self.files[body["training_file"]].content))
+        self.teach(lesson(self.files[body["training_file"]].content))
         job.data["secrets"] = {name: body[name] for name in _SECRETS if name in body}
         return self._truncated(job)
 
@@ -308,7 +220,7 @@ class FakeTogether(FakeVendor):
             "data": [
                 {
                     "step": round(each * (at + 1)),
-                    "created_at": _iso(job.created),
+                    "created_at": iso(job.created),
                     "path": f"s3://models/{job.id}/{at}",
                     "checkpoint_type": "Final" if at + 1 == made else "Intermediate",
                     "checkpoint": "adapter",
@@ -357,8 +269,8 @@ class FakeTogether(FakeVendor):
             "id": job.id,
             "status": word,
             "user_id": "user-1",
-            "created_at": _iso(job.created),
-            "updated_at": _iso(self.now()),
+            "created_at": iso(job.created),
+            "updated_at": iso(self.now()),
             "batch_size": job.body["batch_size"] if isinstance(job.body.get("batch_size"), int) else 16,
             "random_seed": job.body.get("random_seed", 42),
             **({"model_output_name": self._output(job)} if done else {}),
@@ -403,7 +315,7 @@ class FakeTogether(FakeVendor):
         return [
             {
                 "object": "fine-tune-event",
-                "created_at": _iso(job.created + at),
+                "created_at": iso(job.created + at),
                 "type": kind,
                 "level": level,
                 "message": message,
@@ -411,159 +323,6 @@ class FakeTogether(FakeVendor):
             }
             for at, (kind, level, message) in enumerate(rows)
         ]
-
-    # --- endpoints and chat ------------------------------------------------------------------------------------------
-    @route("GET", "/v2/projects/{project}/configs", role="deploy")
-    def list_configs(self, call: Call) -> Any:
-        asked = call.fields({"referenceModel": Required(str), "after": str, "limit": str})
-        return {
-            "data": [
-                {
-                    "id": "cr_1",
-                    "projectId": "public",
-                    "certifications": [],
-                    "referenceModel": asked["referenceModel"],
-                    "referenceModelId": "ml_1",
-                    "selectors": [],
-                }
-            ]
-        }
-
-    @route("POST", "/v2/projects/{project}/endpoints", role="deploy")
-    def create_endpoint(self, call: Call) -> Any:
-        body = call.json({"name": Required(str)})
-        self.models[f"endpoint:{body['name']}"] = {"id": f"ep_{len(self.models)}", "created": self.now()}
-        return self._endpoint(body["name"])
-
-    @route("GET", "/v2/projects/{project}/endpoints", role="find")
-    def list_endpoints(self, call: Call) -> Any:
-        names = [name.removeprefix("endpoint:") for name in self.models if name.startswith("endpoint:")]
-        return {"data": [self._endpoint(name) for name in names]}
-
-    @route("DELETE", "/v2/projects/{project}/endpoints/{endpoint}", role="undeploy")
-    def delete_endpoint(self, call: Call) -> Any:
-        for name, entry in list(self.models.items()):
-            if name.startswith("endpoint:") and entry["id"] == call.params["endpoint"]:
-                if any(each.data["endpoint"] == entry["id"] for each in self.standing):
-                    raise Refusal(409, "Delete the deployments of the endpoint first.")
-                del self.models[name]
-                return {}
-        raise Refusal(404, "No such endpoint.")
-
-    @route("POST", "/v2/projects/{project}/endpoints/{endpoint}/deployments", role="deploy")
-    def create_deployment(self, call: Call) -> Any:
-        body = call.json(
-            {
-                "name": Required(str),
-                "model": Required(str),
-                "config": Required(str),
-                "autoscaling": Required({"minReplicas": int, "maxReplicas": int}),
-                "inactiveTimeout": int,
-            }
-        )
-        made = self.new_deployment(
-            body["model"], key=body["name"], prefix="dep_", endpoint=call.params["endpoint"], looks=0
-        )
-        return self._deployment(made.id)
-
-    @route("GET", "/v2/projects/{project}/endpoints/{endpoint}/deployments/{deployment}", role="deploy")
-    def get_deployment(self, call: Call) -> Any:
-        found = self.deployments.get(call.params["deployment"])
-        if found is None or found.removed is not None:
-            raise Refusal(404, "No such deployment.")
-        found.data["looks"] += 1
-        return self._deployment(found.id)
-
-    @route("PATCH", "/v2/projects/{project}/endpoints/{endpoint}/deployments/{deployment}", role="undeploy")
-    def scale_deployment(self, call: Call) -> Any:
-        call.json({"autoscaling": {"minReplicas": int, "maxReplicas": int}})
-        if self.deployments.get(call.params["deployment"]) not in self.standing:
-            raise Refusal(404, "No such deployment.")
-        return self._deployment(call.params["deployment"])
-
-    @route("DELETE", "/v2/projects/{project}/endpoints/{endpoint}/deployments/{deployment}", role="undeploy")
-    def delete_deployment(self, call: Call) -> Any:
-        self.remove_deployment(call.params["deployment"])
-        return {}
-
-    def _endpoint(self, name: str) -> dict[str, Any]:
-        entry = self.models[f"endpoint:{name}"]
-        return {
-            "id": entry["id"],
-            "name": f"acme/{name}",
-            "projectId": "proj-1",
-            "createdAt": _iso(entry["created"]),
-            "updatedAt": _iso(self.now()),
-            "endpointType": "ENDPOINT_TYPE_DEDICATED",
-            "visibility": "VISIBILITY_PRIVATE",
-            "etag": "1",
-            "trafficSplit": [],
-            "deployments": [
-                {"id": each.id, "name": each.key, "state": "DEPLOYMENT_STATE_READY"}
-                for each in self.standing
-                if each.data["endpoint"] == entry["id"]
-            ],
-        }
-
-    def _deployment(self, id: str) -> dict[str, Any]:
-        made = self.deployments[id]
-        endpoint = next(
-            name.removeprefix("endpoint:")
-            for name, entry in self.models.items()
-            if name.startswith("endpoint:") and entry["id"] == made.data["endpoint"]
-        )
-        word = "READY" if made.data["looks"] >= self.deployment_looks else "PROVISIONING"
-        return {
-            "id": id,
-            "name": f"acme/{endpoint}/{made.key}",
-            "endpointId": made.data["endpoint"],
-            "projectId": "proj-1",
-            "model": made.model,
-            "modelId": "ml",
-            "modelRevisionId": "rv",
-            "config": "projects/public/configs/cr_1",
-            "configId": "cr_1",
-            "hardware": "1x_nvidia_h100_80gb_sxm",
-            "autoscaling": {"minReplicas": 1, "maxReplicas": 1},
-            "trafficMode": "TRAFFIC_MODE_LIVE",
-            "createdAt": _iso(made.created),
-            "updatedAt": _iso(self.now()),
-            "etag": "1",
-            "status": {"state": f"DEPLOYMENT_STATE_{word}", "message": word.lower()},
-        }
-
-    @route("POST", "/v1/chat/completions", role="generate")
-    def chat(self, call: Call) -> Any:
-        body = call.json(
-            {
-                "model": Required(str),
-                "messages": Required([dict]),
-                "temperature": float,
-                "top_p": float,
-                "top_k": int,
-                "max_tokens": int,
-                "seed": int,
-                "tools": [dict],
-            }
-        )
-        deployed = {f"/{each.key}" for each in self.standing}
-        tuned = any(body["model"].endswith(name) for name in deployed)
-        if not tuned and body["model"] in self.models:
-            raise Refusal(400, f"Unable to access non-serverless model {body['model']}.", code="model_not_available")
-        asked = next((turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user"), "")
-        text = self.say(asked, tuned=tuned)
-        return {
-            "id": "chat-1",
-            "object": "chat.completion",
-            "created": int(self.now()),
-            "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": 9, "completion_tokens": len(text.split()), "total_tokens": 9},
-        }
-
-    def authorised(self, call: Call) -> bool:
-        # Contents go to a presigned address, which needs no key.
-        return call.path.startswith("/storage/") or super().authorised(call)
 
     def error_body(self, refusal: Refusal) -> Any:
         return {
@@ -574,43 +333,6 @@ class FakeTogether(FakeVendor):
                 "code": refusal.code,
             }
         }
-
-
-def _lesson(content: bytes) -> list[tuple[str, str]]:
-    """What a model learns from a file: the last question of each row and its answer."""
-    pairs = []
-    for line in content.splitlines():
-        row = json.loads(line)
-        turns = [*row.get("messages", ()), *row.get("input", {}).get("messages", ()), *row.get("preferred_output", ())]
-        asked = [turn["content"] for turn in turns if turn["role"] == "user"]
-        said = [turn["content"] for turn in turns if turn["role"] == "assistant"]
-        if asked and said:
-            pairs.append((asked[-1], said[-1]))
-    return pairs
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _preview_row(row: dict[str, Any], prompts_too: bool) -> dict[str, Any]:
-    tokens: list[str] = []
-    trained: list[bool] = []
-    for turn in row["messages"]:
-        said = [f"<{turn['role']}>", *str(turn["content"]).split(), "</s>"]
-        tokens += said
-        learns = prompts_too or turn["role"] == "assistant"
-        trained += [False if at == 0 else learns for at in range(len(said))]
-    ids = list(range(100, 100 + len(tokens)))
-    return {
-        "input_ids": ids,
-        "labels": [id if learns else -100 for id, learns in zip(ids, trained, strict=True)],
-        "num_tokens": len(tokens),
-        "num_trained_tokens": sum(trained),
-        "tokens": tokens,
-        "trained_spans": [],
-        "truncated": False,
-    }
 
 
 def _archive(files: dict[str, bytes]) -> bytes:
