@@ -1,0 +1,225 @@
+"""`llmtune report`, `gate`, `diff` and `chat`: what a run is worth, against another one, and in conversation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmtune.data.example import Message
+    from llmtune.provider import Generation
+    from llmtune.report import Report
+    from llmtune.runs.model import TunedModel
+
+RunOrFile = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run (id, its beginning, or name), or a report.json.", show_default=False),
+]
+
+
+class Format(StrEnum):
+    """How a result is shown."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+AsFormat = Annotated[Format, typer.Option("--format", "-f", help="How it is shown.")]
+
+
+def mount(app: typer.Typer) -> None:
+    """Put the commands of this file into the command line."""
+    app.command("report")(report)
+    app.command("gate")(gate)
+    app.command("diff")(diff)
+    app.command("chat")(chat)
+
+
+def report(
+    run: RunOrFile,
+    shape: AsFormat = Format.TERMINAL,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it to a file (.json, .md or .txt) instead.")
+    ] = None,
+) -> None:
+    """Show the report of a finished run."""
+    from llmtune.cli.output import err, out
+    from llmtune.report.terminal import print_report
+
+    found = _report(run)
+    if output is not None:
+        found.save(output)
+        err.print(f"wrote {output}", markup=False, soft_wrap=True)
+    elif shape is Format.TERMINAL:
+        print_report(found, out)
+    else:
+        _write(found.to_json() + "\n" if shape is Format.JSON else found.to_markdown())
+
+
+def gate(
+    run: RunOrFile,
+    baseline: Annotated[str, typer.Option(help="The run (or report.json) to beat.", show_default=False)],
+    min_delta: Annotated[
+        float,
+        typer.Option(
+            help="Least improvement: points for a metric in per cent, its own unit otherwise. 0 or less asks that no"
+            " harm be shown."
+        ),
+    ] = 0.0,
+    metric: Annotated[str | None, typer.Option(help="Which metric; by default the run's first.")] = None,
+    comment: Annotated[
+        Path | None, typer.Option(help="Also write the Markdown comment to this file (for a pull request).")
+    ] = None,
+    shape: AsFormat = Format.TERMINAL,
+) -> None:
+    """Let a run pass (exit 0) only if it beats another one and that is not chance; else exit 1."""
+    from llmtune.cli.output import out, print_json
+    from llmtune.report.gate import gate as decide
+
+    result = decide(_report(run), _report(baseline), min_delta=min_delta, metric=metric)
+    if comment is not None:
+        comment.write_text(result.to_markdown(), encoding="utf-8")
+    if shape is Format.JSON:
+        print_json(result.model_dump(mode="json"))
+    elif shape is Format.MARKDOWN:
+        _write(result.to_markdown())
+    else:
+        mark, colour = ("passed", "green") if result.passed else ("not passed", "red")
+        out.print(mark, style=f"bold {colour}", markup=False)
+        for line in (result.reason, *result.notes):
+            out.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(result.exit_code)
+
+
+def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL) -> None:
+    """Show in what the second run differs from the first: settings, data, time, results."""
+    from llmtune.cli.output import out, print_json
+    from llmtune.report.differences import render, to_markdown
+    from llmtune.report.gate import diff as compare
+
+    result = compare(_report(run_a), _report(run_b))
+    if shape is Format.JSON:
+        print_json(result.model_dump(mode="json"))
+    elif shape is Format.MARKDOWN:
+        _write(to_markdown(result))
+    else:
+        for part in render(result):
+            out.print(part)
+
+
+def chat(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run (id, its beginning, or name).")],
+    question: Annotated[str | None, typer.Argument(help="Ask this and leave; else a conversation begins.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system turn in front of every question.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint instead of the final model.")] = None,
+    deploy: Annotated[
+        bool | None,
+        typer.Option("--deploy/--no-deploy", help="Allow a deployment that costs money while the chat lasts."),
+    ] = None,
+) -> None:
+    """Talk to the tuned model. /new begins anew, /quit or Ctrl-D leaves; from a pipe, each line is a question."""
+    from llmtune.runs import attach
+
+    with attach(run).model(checkpoint=checkpoint, deploy=deploy) as model:
+        talk = _Conversation(model, system, temperature=temperature, max_tokens=max_tokens)
+        if question is not None:
+            _say(talk.ask(question))
+        elif sys.stdin.isatty():
+            _converse(talk)
+        else:
+            for line in sys.stdin:
+                if line.strip():
+                    talk.begin_anew()
+                    _say(talk.ask(line.strip()))
+
+
+class _Conversation:
+    """The turns so far, and what answers them."""
+
+    def __init__(self, model: TunedModel, system: str | None, **settings: Any) -> None:
+        self._model = model
+        self._system = system
+        self._settings = settings
+        self._turns: list[Message] = []
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was said."""
+        from llmtune.data.example import Message
+
+        self._turns = [Message("system", self._system)] if self._system else []
+
+    def ask(self, question: str) -> Generation:
+        """One more question; it and its answer are remembered once there is one."""
+        from llmtune.data.example import Message
+
+        asked = [*self._turns, Message("user", question)]
+        answer = self._model.generate(asked, **self._settings)
+        self._turns = [*asked, Message("assistant", answer.text)]
+        return answer
+
+
+def _converse(talk: _Conversation) -> None:
+    from llmtune.cli.output import err
+    from llmtune.errors import TransientError
+
+    err.print("/new begins anew, /quit leaves", style="dim", markup=False)
+    read = _reader()
+    while True:
+        try:
+            line = read("> ").strip()
+        except EOFError:
+            err.print()
+            return
+        if line in ("/quit", "/exit"):
+            return
+        if line == "/new":
+            talk.begin_anew()
+        elif line:
+            try:
+                _say(talk.ask(line))
+            except TransientError as error:
+                err.print(f"{error.message}; ask again in a while", markup=False, soft_wrap=True)
+
+
+def _reader() -> Callable[[str], str]:
+    """`input`, with line editing and history where the platform has them."""
+    with suppress(ImportError):
+        import readline  # noqa: F401
+    return input
+
+
+def _say(answer: Generation) -> None:
+    from llmtune.cli.output import err, out
+    from llmtune.report.words import seen
+
+    out.print(seen(answer.text), markup=False, soft_wrap=True)
+    if answer.finish_reason == "length":
+        err.print("(cut off at --max-tokens)", style="dim", markup=False)
+
+
+def _report(run: str) -> Report:
+    """The report of a run, or from a file."""
+    from llmtune.report import Report
+
+    path = Path(run)
+    if path.suffix == ".json" and (path.exists() or path.parent != Path()):
+        return Report.load(path)
+    from llmtune.runs import attach
+
+    return attach(run).report()
+
+
+def _write(text: str) -> None:
+    """Text as it is on standard output: never wrapped, never coloured, always UTF-8."""
+    sys.stdout.buffer.write(text.encode("utf-8"))
+    sys.stdout.buffer.flush()
