@@ -116,7 +116,7 @@ def check(
     unknown = [name for name in checks if name not in CHECKS]
     if unknown:
         raise UnknownName("check", unknown[0], CHECKS)
-    given = {"validation": validation, "test": test, "train": train}
+    given = {"train": train, "validation": validation, "test": test}
     paths = {role: os.fspath(path) for role, path in given.items() if path is not None}
     checker = _Checker(
         paths,
@@ -174,7 +174,9 @@ class _Checker:
     def run(self) -> CheckReport:
         if self._leaks is not None:
             self._leaks.learn(islice(self._sample(), _SAMPLE))
-        reports = [self._file(role, path, part) for part, (role, path) in enumerate(self._paths.items())]
+        # held-out files first: training rows are compared with them as they stream by
+        order = sorted(enumerate(self._paths.items()), key=lambda item: item[1][0] == "train")
+        reports = [self._file(role, path, part) for part, (role, path) in order]
         if "duplicates" in self._checks:
             self._log.extend(self._index.findings())
         if self._leaks is not None:
