@@ -82,7 +82,7 @@ class CohereProvider:
             family="cohere-finetune" if own else entry.family,
             limits=parameters.limits(target.method, self_hosted=own),
             lifecycle=account.lifecycle(self.settings, known, entry),
-            price=entry.price,
+            price=known.default.price,
             abilities=parameters.SELF_HOSTED_ABILITIES if own else parameters.MANAGED_ABILITIES,
             methods=parameters.SELF_HOSTED_METHODS if own else parameters.MANAGED_METHODS,
             adapters=parameters.SELF_HOSTED_ADAPTERS if own else parameters.MANAGED_ADAPTERS,

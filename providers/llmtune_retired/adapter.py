@@ -20,8 +20,8 @@ from llmtune.capability import (
     Lifecycle,
     Limits,
     No,
+    NotApplicable,
     Price,
-    Unsupported,
 )
 from llmtune.errors import ProviderClosed
 from llmtune.provider import Account, Options, Readiness, Requirement, SubmitSafety, Target
@@ -108,10 +108,12 @@ class RetiredProvider:
     def capabilities(self, target: Target) -> Capabilities:
         """Nothing, with the reason, the date and the source. Pure."""
         gone = self.gone
-        reason = f"{gone.sentence}; {gone.way_on}"
+        reason = f"{gone.vendor} tunes no models"
         told = f"retired {gone.since}" if gone.since else "no fine-tuning: inference only"
         return Capabilities(
-            parameters=Declarations(**{name: Unsupported(gone.sentence, gone.source) for name in DECLARED_FIELDS}),
+            parameters=Declarations(
+                **{name: NotApplicable("no service is there to take it", gone.source) for name in DECLARED_FIELDS}
+            ),
             family=gone.vendor,
             limits=Limits(source=gone.source),
             lifecycle=_Told(
@@ -126,8 +128,8 @@ class RetiredProvider:
             abilities=Abilities(
                 cancel=No(reason), metrics=No(reason), validation_metrics=No(reason), checkpoints=No(reason)
             ),
-            methods=dict.fromkeys(METHODS, No(gone.sentence)),
-            adapters=dict.fromkeys(("lora", "qlora", "dora", "full"), No(gone.sentence)),
+            methods=dict.fromkeys(METHODS, No(reason)),
+            adapters=dict.fromkeys(("lora", "qlora", "dora", "full"), True),
         )
 
     def ready(self) -> Readiness:

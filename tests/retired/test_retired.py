@@ -62,7 +62,8 @@ def test_the_plan_says_since_when_who_says_so_and_what_to_do(cls: type[RetiredPr
     assert receipt.refusals
     assert receipt.request is None
     assert receipt.ready.credentials == "not needed"
-    assert receipt["epochs"].support == "unsupported"
+    assert receipt["epochs"].support == "not_applicable"
+    assert len(receipt.refusals) == 1
 
 
 @pytest.mark.parametrize("cls", ALL)
