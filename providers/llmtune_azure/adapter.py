@@ -37,7 +37,7 @@ class AzureProvider(OpenAIProvider):
     kind = "azure"
     Options: type[BaseModel] = AzureOptions
     Settings: type[BaseModel] = AzureSettings
-    requirements = (
+    requirements: tuple[Requirement, ...] = (
         Requirement(extra="azure", module="openai", distribution="openai"),
         Requirement(extra="azure", module="azure.identity", distribution="azure-identity"),
         Requirement(extra="azure", module="azure.mgmt.cognitiveservices", distribution="azure-mgmt-cognitiveservices"),

@@ -124,7 +124,10 @@ def capabilities(target: Target, settings: AzureSettings) -> Capabilities:
     """What a target can express, with what the account's settings change: hosting price, base model, concurrency."""
     known = AZURE.capabilities(target)
     if settings.deployment_sku == "DeveloperTier":
-        note = "a developer deployment has no hourly price and is removed after 24 hours"
+        note = (
+            "the training price depends on region and training type, and the price page shows none without a region;"
+            " a developer deployment has no hourly price and is removed after 24 hours"
+        )
         known = replace(known, price=replace(known.price, hosting=0.0, note=note))
     if settings.base_deployment:
         known = replace(known, abilities=replace(known.abilities, base_serving=True))

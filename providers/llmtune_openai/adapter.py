@@ -71,6 +71,7 @@ class OpenAIProvider:
         self.name = name
         self.settings: Any = settings if settings is not None else self.Settings()
         self.service: Service = self._service()
+        self.submit_safety: SubmitSafety = self.service.safety
         self._connection = Connection(name, self.service.title, self.extra, self.key_env, self._client_arguments)
 
     # --- what another service changes --------------------------------------------------------------------------------
@@ -104,11 +105,6 @@ class OpenAIProvider:
         return {name: value for name, value in arguments.items() if value is not None}
 
     # --- offline -----------------------------------------------------------------------------------------------------
-    @property
-    def submit_safety(self) -> SubmitSafety:
-        """Jobs are found again by their run key, where the service is known to show it."""
-        return self.service.safety
-
     def capabilities(self, target: Target) -> Capabilities:
         """What this target can express. Pure."""
         return self.service.capabilities(target)

@@ -97,7 +97,7 @@ def test_a_rough_day(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
     openai = vendors["openai"]
     roles = {"upload", "poll", "find", "generate", "other"}
     openai.faults.sprinkle([server_error(), reset(), rate_limit(0.01)], rate=0.15, seed=5, roles=roles)
-    run = start(job(tmp_path), "openai")
+    run = start(job(tmp_path, evaluation={"max_rows": 3, "baseline": False}), "openai")
     attach(run.id).wait(timeout=60, pace=PACE)
     assert run.state is RunState.SUCCEEDED
     assert len(openai.jobs) == 1
