@@ -1,0 +1,212 @@
+"""`llmtune report`, `gate`, `diff` and `chat`, on runs at a fake vendor and on report files."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from llmtune.cli import evaluate
+from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, TransientError
+from llmtune.evaluation import EvaluationResult
+from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.report import Report
+from llmtune.runs import Pace, Run, start
+from llmtune.testing.fake import Fake
+from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+
+APP = typer.Typer()
+evaluate.mount(APP)
+
+QUICK = Pace(first=0.005, most=0.02)
+
+
+@pytest.fixture
+def vendor() -> Iterator[Fake]:
+    with Fake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def run(vendor: Fake, tmp_path: Path) -> Run:
+    """A finished run whose base model always says "shipping" and whose tuned model is nearly always right."""
+    rows = tmp_path / "rows.jsonl"
+    labels = ("billing", "shipping", "returns")
+    rows.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"case {n} of {labels[n % 3]}"},
+                        {"role": "assistant", "content": labels[n % 3]},
+                    ]
+                }
+            )
+            + "\n"
+            for n in range(300)
+        )
+    )
+    vendor.say = lambda prompt, *, tuned: prompt.split()[-1] if tuned and "7" not in prompt else "shipping"  # type: ignore[method-assign, assignment]
+    job = TuningJob(
+        name="tickets",
+        dataset={"path": str(rows), "split": (0.5, 0.1, 0.4)},  # type: ignore[arg-type]
+        model="m-1",
+        hyperparameters=Hyperparameters(epochs=2),
+        evaluation=EvaluationSpec(max_rows=100),
+    )
+    provider = FakeProvider("fake", FakeSettings.model_validate({"base_url": vendor.url, "window": 0.2, "timeout": 5}))
+    started = start(job, provider)
+    started.wait(pace=QUICK)
+    return started
+
+
+def llmtune(*arguments: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(APP, [str(each) for each in arguments], input=stdin, catch_exceptions=False)
+
+
+# --- report ---------------------------------------------------------------------
+def test_a_report_is_shown_in_three_shapes(run: Run) -> None:
+    shown = llmtune("report", run.id[:6])
+    assert shown.exit_code == 0
+    assert "Tuning helped: accuracy rose" in " ".join(shown.stdout.replace("\u2502", " ").split())
+    data = json.loads(llmtune("report", run.id, "--format", "json").stdout)
+    assert Report.model_validate(data) == run.report()
+    assert llmtune("report", "tickets", "-f", "markdown").stdout == run.report().to_markdown()
+
+
+def test_a_report_is_written_to_a_file_and_read_from_it(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "report.json"
+    assert llmtune("report", run.id, "--output", place).exit_code == 0
+    assert Report.load(place) == run.report()
+    assert llmtune("report", place, "-f", "markdown").stdout == run.report().to_markdown()
+
+
+def test_a_report_that_is_not_there_is_a_sentence(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(RunNotFound):
+        llmtune("report", "nope")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    with pytest.raises(InvalidData, match="no llmtune report"):
+        llmtune("report", broken)
+
+
+# --- gate and diff ---------------------------------------------------------------------
+@pytest.fixture
+def weaker(run: Run, tmp_path: Path) -> Path:
+    """The report of the base model, as if it were a run of its own."""
+    report = run.report()
+    result = report.evaluation
+    assert isinstance(result, EvaluationResult)
+    base = result.system("base")
+    assert base is not None
+    swapped = result.model_copy(update={"systems": {"tuned": base.model_copy(update={"name": "tuned"})}})
+    other = report.model_copy(
+        update={"evaluation": swapped, "identity": report.identity.model_copy(update={"run_id": "ltweaker0001"})}
+    )
+    place = tmp_path / "weaker.json"
+    other.save(place)
+    return place
+
+
+def test_the_gate_tells_by_its_exit_code_and_writes_the_comment(run: Run, weaker: Path, tmp_path: Path) -> None:
+    comment = tmp_path / "comment.md"
+    better = llmtune("gate", run.id, "--baseline", weaker, "--min-delta", "1.0", "--comment", comment)
+    assert better.exit_code == 0
+    assert better.stdout.startswith("passed\nThe run is better than the baseline, by 1 points or more: accuracy")
+    assert comment.read_text(encoding="utf-8").startswith("### \u2705 llmtune gate: passed")
+    worse = llmtune("gate", weaker, "--baseline", run.id)
+    assert worse.exit_code == 1
+    assert "not passed" in worse.stdout
+    itself = llmtune("gate", run.id, "--baseline", run.id, "--min-delta", "1")
+    assert itself.exit_code == 1
+    assert llmtune("gate", run.id, "--baseline", run.id).exit_code == 0  # no harm
+    data = json.loads(llmtune("gate", run.id, "--baseline", weaker, "--metric", "macro_f1", "-f", "json").stdout)
+    assert (data["metric"], data["passed"], data["paired"]) == ("macro_f1", True, True)
+    assert "llmtune gate: passed" in llmtune("gate", run.id, "--baseline", weaker, "-f", "markdown").stdout
+
+
+def test_the_gate_does_not_guess_without_an_evaluation(run: Run, tmp_path: Path) -> None:
+    bare = run.report().model_copy(update={"evaluation": Report.model_fields["evaluation"].default})
+    bare.save(tmp_path / "bare.json")
+    with pytest.raises(LlmtuneError, match="has no evaluation to compare"):
+        llmtune("gate", run.id, "--baseline", tmp_path / "bare.json")
+
+
+def test_a_diff_in_three_shapes(run: Run, weaker: Path) -> None:
+    shown = llmtune("diff", weaker, run.id)
+    assert shown.exit_code == 0
+    assert "accuracy" in shown.stdout
+    assert "better" in shown.stdout
+    assert json.loads(llmtune("diff", weaker, run.id, "-f", "json").stdout)["run_b"] == run.id
+    assert "| accuracy |" in llmtune("diff", weaker, run.id, "-f", "markdown").stdout
+    itself = json.loads(llmtune("diff", run.id, run.id, "-f", "json").stdout)
+    assert itself["settings"] == itself["facts"] == []
+    assert {each["verdict"] for each in itself["comparisons"]} == {"not separable"}
+
+
+# --- chat ---------------------------------------------------------------------
+def test_one_question(run: Run) -> None:
+    assert llmtune("chat", run.id, "case 1 of returns").stdout == "returns\n"
+
+
+def test_each_line_of_a_pipe_is_a_question(run: Run, vendor: Fake) -> None:
+    asked: list[str] = []
+
+    def say(prompt: str, *, tuned: bool) -> str:
+        asked.append(prompt)
+        return f"[bold]{prompt}[/]\x1b[31m"
+
+    vendor.say = say  # type: ignore[method-assign, assignment]
+    told = llmtune("chat", run.id, stdin="one\n\ntwo\n")
+    assert asked == ["one", "two"]
+    assert told.stdout == "[bold]one[/]\\x1b[31m\n[bold]two[/]\\x1b[31m\n"
+
+
+class Parrot:
+    """A tuned model that says what it was asked, and how many turns it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+
+    def generate(self, turns: list, **settings: object):  # type: ignore[no-untyped-def, type-arg]
+        from llmtune.provider import Generation
+
+        self.seen.append([f"{turn.role}: {turn.words}" for turn in turns])
+        if turns[-1].words == "fail":
+            raise TransientError("too many requests")
+        return Generation(text=f"you said {turns[-1].words}", finish_reason="stop")
+
+
+def test_a_conversation_remembers_until_told_to_forget(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["hello", "fail", "again", "/new", "  ", "afresh", "/quit", "never asked"])
+    monkeypatch.setattr(builtins, "input", lambda prompt: next(lines))
+    parrot = Parrot()
+    talk = evaluate._Conversation(parrot, "be brief", temperature=0.0, max_tokens=9)  # type: ignore[arg-type]
+    evaluate._converse(talk)
+    assert parrot.seen == [
+        ["system: be brief", "user: hello"],
+        ["system: be brief", "user: hello", "assistant: you said hello", "user: fail"],
+        ["system: be brief", "user: hello", "assistant: you said hello", "user: again"],
+        ["system: be brief", "user: afresh"],
+    ]
+    assert capsys.readouterr().out == "you said hello\nyou said again\nyou said afresh\n"
+
+
+def test_the_end_of_input_ends_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(builtins, "input", end)
+    evaluate._converse(evaluate._Conversation(Parrot(), None))  # type: ignore[arg-type]
+
+
+def test_a_run_without_a_model_is_a_sentence(vendor: Fake, tmp_path: Path, run: Run) -> None:
+    with pytest.raises(RunNotFound):
+        llmtune("chat", "nope", "hello")
