@@ -189,10 +189,10 @@ def formats() -> Mapping[str, RowFormat]:
 def get_format(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
     """A row format by its name, or the format a provider of that name takes. Raises `UnknownName`."""
     known = _all_formats()
+    if name in vendors():  # a provider may have a format of its own name, which is that of one method
+        return known[vendors()[name].format_for(method, model)]
     if name in known:
         return known[name]
-    if name in vendors():
-        return known[vendors()[name].format_for(method, model)]
     raise UnknownName("row format", name, [*known, *vendors()])
 
 

@@ -18,6 +18,7 @@ from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.preference import cannot_prefer
 
 GUIDE = "OpenAI, Supervised fine-tuning guide, 2026-11"
+DPO = "OpenAI, Direct preference optimization guide, 2026-11"
 PRACTICE = "OpenAI, Fine-tuning best practices, 2026-11"
 AZURE = "Microsoft, Customize a model with fine-tuning, 2026-10"
 
@@ -158,7 +159,9 @@ def _answer_rules(example: Example, method: str) -> Iterable[Finding]:
         ("non_preferred_output", example.preference.rejected),
     ):
         if len(turns) != 1:
-            yield error("vendor-preference", f"{name} holds {len(turns)} messages; exactly one is allowed", "keep one")
+            yield error(
+                "vendor-preference", f"{name} holds {len(turns)} messages; exactly one is allowed ({DPO})", "keep one"
+            )
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
