@@ -158,11 +158,12 @@ class BedrockProvider:
         """Start the job: one call. The key is AWS's idempotency token, so that the same call never makes two jobs."""
         account.require(self.name, self.settings, "bucket", "role_arn")
         keyed = body.with_key(request.body, key)
+        client = self._sdk.bedrock
         from botocore.exceptions import ClientError
 
         with self._sdk.calling("starting the job"):
             try:
-                answer = self._sdk.bedrock.create_model_customization_job(**keyed)
+                answer = client.create_model_customization_job(**keyed)
             except ClientError as refused:
                 if refused.response.get("Error", {}).get("Code") == "ConflictException":
                     mine = self.find(key)  # the name ends in our key: a job of that name is ours
@@ -224,11 +225,12 @@ class BedrockProvider:
 
     def cancel(self, job: JobRef) -> None:
         """Ask AWS to stop the job; it is Stopping first, then Stopped."""
+        client = self._sdk.bedrock
         from botocore.exceptions import ClientError
 
         with self._sdk.calling(f"stopping the job {job.id}"):
             try:
-                self._sdk.bedrock.stop_model_customization_job(jobIdentifier=job.id)
+                client.stop_model_customization_job(jobIdentifier=job.id)
             except ClientError as refused:
                 if refused.response.get("Error", {}).get("Code") != "ConflictException":  # it has ended already
                     raise
@@ -342,11 +344,12 @@ class BedrockProvider:
         elif isinstance(ref, DeploymentRef):
             self.undeploy(ref)
         elif isinstance(ref, ModelRef):
+            client = self._sdk.bedrock
             from botocore.exceptions import ClientError
 
             with self._sdk.calling(f"deleting the model {ref.id}"):
                 try:
-                    self._sdk.bedrock.delete_custom_model(modelIdentifier=ref.id)
+                    client.delete_custom_model(modelIdentifier=ref.id)
                 except ClientError as refused:
                     if refused.response.get("Error", {}).get("Code") != "ResourceNotFoundException":
                         raise

@@ -59,7 +59,8 @@ def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Tags:
-    """AWS tags: keys of 1 to 128 and values of at most 256 characters out of letters, digits, space and _.:/=+-@."""
+    """AWS tags: keys of 1 to 128 and values of at most 256 characters out of a-z, A-Z, 0-9, space and
+    _.:/=+-@ (botocore's pattern)."""
 
     def fault(self, value: Any) -> str | None:
         if not isinstance(value, Mapping) or len(value) > MOST_TAGS:
@@ -67,14 +68,16 @@ class Tags:
         for key, text in value.items():
             if key == RUN_TAG or key.lower().startswith("aws:"):
                 return f"must leave the tag {key!r} alone: it is not yours to set"
-            if not re.fullmatch(r"[\w\s.:/=+@-]{1,128}", key) or not re.fullmatch(r"[\w\s.:/=+@-]{0,256}", text):
+            if not re.fullmatch(r"[a-zA-Z0-9\s._:/=+@-]{1,128}", key) or not re.fullmatch(
+                r"[a-zA-Z0-9\s._:/=+@-]{0,256}", text
+            ):
                 return f"must be {self.describe()}, not {key}={text}"
         return None
 
     def describe(self) -> str:
         return (
             f"at most {MOST_TAGS} tags with keys of at most 128 and values of at most 256 characters"
-            " (letters, digits, spaces and _.:/=+-@)"
+            " (a-z, A-Z, 0-9, spaces and _.:/=+-@)"
         )
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from llmtune.errors import InvalidSettings, MissingExtra
+from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
 from llmtune_bedrock import account, errors
 from llmtune_bedrock.account import BedrockSettings
 
@@ -77,6 +77,8 @@ class Sdk:
         """Turn whatever boto3 raises inside into one clear sentence; `doing` is what it says we were doing."""
         try:
             yield
+        except LlmtuneError:
+            raise
         except Exception as error:
             ours = errors.from_exception(error, doing=doing, name=self.name, profile=self.settings.profile or "")
             if ours is None:

@@ -213,14 +213,15 @@ def wait(sdk: Sdk, ref: DeploymentRef, *, look_seconds: float = LOOK_SECONDS) ->
 
 def undeploy(sdk: Sdk, ref: DeploymentRef) -> None:
     """Remove a deployment; quietly done when it is gone already."""
+    client = sdk.bedrock
     from botocore.exceptions import ClientError
 
     with sdk.calling(f"removing the deployment {ref.id}"):
         try:
             if is_provisioned(ref):
-                sdk.bedrock.delete_provisioned_model_throughput(provisionedModelId=ref.id)
+                client.delete_provisioned_model_throughput(provisionedModelId=ref.id)
             else:
-                sdk.bedrock.delete_custom_model_deployment(customModelDeploymentIdentifier=ref.id)
+                client.delete_custom_model_deployment(customModelDeploymentIdentifier=ref.id)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code")
             if code == "ConflictException":  # it is still being made: the same call is right a little later

@@ -50,11 +50,12 @@ class Storage:
 
     def size(self, bucket: str, key: str) -> int | None:
         """Bytes of an object; None when it is not there."""
+        client = self._sdk.s3
         from botocore.exceptions import ClientError
 
         with self._sdk.calling(f"looking at s3://{bucket}/{key}"):
             try:
-                return int(self._sdk.s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
+                return int(client.head_object(Bucket=bucket, Key=key)["ContentLength"])
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NotFound"):
                     return None

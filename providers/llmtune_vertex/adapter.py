@@ -6,6 +6,7 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,9 @@ class VertexProvider:
         if request.body.get("encryptionSpec") and entry.facts.get("cmek") is False:
             said = f"{base} does not support customer-managed keys (kms_key_name)"
             findings.append(error("encryption", said, "leave kms_key_name unset for this model"))
-        running = [job["name"] for job in self._jobs() if not wire.state(str(job.get("state") or ""))[0].final]
+        running = [
+            job["name"] for job in islice(self._jobs(), 100) if not wire.state(str(job.get("state") or ""))[0].final
+        ]
         if running:
             said = f"{len(running)} tuning job(s) are not finished; a project may run 1 at once by default"
             findings.append(warning("quota", said, "wait for them, or ask for more quota"))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from llmtune.errors import MissingCredentials, MissingExtra
+from llmtune.errors import LlmtuneError, MissingCredentials, MissingExtra
 from llmtune_vertex import account, errors
 from llmtune_vertex.account import VertexSettings
 
@@ -124,6 +124,8 @@ class Sdk:
         """Turn whatever Google's libraries raise inside into one clear sentence."""
         try:
             yield
+        except LlmtuneError:
+            raise
         except Exception as error:
             ours = errors.from_exception(error, doing=doing, name=self.name)
             if ours is None:

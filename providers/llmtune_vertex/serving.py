@@ -110,6 +110,7 @@ def remove(sdk: Sdk, ref: ModelRef) -> None:
     """Remove a tuned model with its endpoint; quietly done when they are gone. Base models are left alone."""
     if not ref.tuned:
         return
+    sdk.gapic("ModelServiceClient", wire.location_of(ref.id) or sdk.location)  # says what is missing, if it is
     from google.api_core.exceptions import NotFound
 
     with sdk.calling(f"removing {ref.id}"):

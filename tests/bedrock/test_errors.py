@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,12 @@ from llmtune.errors import (
     InvalidSettings,
     LlmtuneError,
     MissingCredentials,
+    MissingExtra,
     QuotaExceeded,
     TransientError,
     VendorError,
 )
-from llmtune.provider import JobRef, Request, RunKey
+from llmtune.provider import DeploymentRef, JobRef, ModelRef, Request, RunKey, UploadRef
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error, truncated
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.fake import FakeBedrock
@@ -196,3 +199,28 @@ def test_a_missing_role_stops_before_anything_is_sent(vendor: FakeBedrock, tmp_p
         provider.submit(asked, KEY)
     assert "role_arn" in provider.preflight(asked)[0].message
     assert vendor.counts["submit"] == 0
+
+
+def test_without_boto3_every_call_says_what_to_install(
+    vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    provider = provider_at(vendor)
+    asked = provider.build(receipt_for(provider), {"train": UploadRef(id="s3://my-bucket/a.jsonl")})
+    for name in [name for name in sys.modules if name.split(".")[0] in ("boto3", "botocore")] + ["boto3", "botocore"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    model = ModelRef(id="arn:m")
+    calls: list[Callable[[], object]] = [
+        lambda: provider.submit(asked, KEY),
+        lambda: provider.find(KEY),
+        lambda: provider.poll(JobRef(id="x"), None),
+        lambda: provider.cancel(JobRef(id="x")),
+        lambda: provider.find_upload("0" * 64),
+        lambda: provider.upload(encoded(tmp_path)),
+        lambda: provider.undeploy(DeploymentRef(id="arn:d")),
+        lambda: provider.delete(model),
+        lambda: list(provider.inventory()),
+    ]
+    for call in calls:
+        with pytest.raises(MissingExtra) as caught:
+            call()
+        assert caught.value.hint == "pip install 'llmtune-sdk[bedrock]'"

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmtune_bedrock import contract
-from llmtune_bedrock.body import with_key
+from llmtune_bedrock.body import with_key, with_sample_files
 from llmtune_bedrock.fake import FakeBedrock
-from tests.bedrock.conftest import encoded, provider_at, receipt_for
+from tests.bedrock import conftest
+from tests.bedrock.conftest import encoded, provider_at
+from tests.bedrock.test_wire_truth import body_for, receipt_for
 
 GOOD: dict[str, Any] = {
     "jobName": "job-1",
@@ -76,7 +80,7 @@ def test_the_linear_pattern_takes_the_same_names(name: str) -> None:
 
 def test_bucket_and_region_are_looked_at(vendor: FakeBedrock, tmp_path: Path) -> None:
     provider = provider_at(vendor)
-    asked = provider.build(receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
+    asked = provider.build(conftest.receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
     assert provider.preflight(asked) == []
     vendor.buckets["my-bucket"] = "eu-west-1"
     (finding,) = provider.preflight(asked)
@@ -91,7 +95,7 @@ def test_bucket_and_region_are_looked_at(vendor: FakeBedrock, tmp_path: Path) ->
 
 def test_a_role_of_the_wrong_shape_is_an_error(vendor: FakeBedrock, tmp_path: Path) -> None:
     provider = provider_at(vendor, role_arn="llmtune-role")
-    asked = provider.build(receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
+    asked = provider.build(conftest.receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
     (finding,) = provider.preflight(asked)
     assert finding.message.startswith("roleArn must match arn:aws")
 
@@ -100,3 +104,19 @@ def test_names_of_any_job_pass_once_the_key_is_in_them() -> None:
     for name in ("x" * 50, "a", "a-b-c"):
         keyed = with_key(GOOD | {"customModelName": name}, "lt0123456789")
         assert contract.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
+
+
+@given(name=st.text(min_size=1, max_size=128))
+def test_any_name_of_a_job_becomes_names_that_aws_takes(name: str) -> None:
+    sent = body_for("amazon.nova-micro-v1:0:128k", name=name)
+    keyed = with_key(with_sample_files(sent), "lt0123456789")
+    assert contract.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
+    assert keyed["jobName"].endswith("-lt0123456789")
+
+
+@given(tags=st.dictionaries(st.text(min_size=1, max_size=130), st.text(max_size=260), max_size=3))
+def test_tags_are_refused_or_ones_that_aws_takes(tags: dict[str, str]) -> None:
+    row = receipt_for("amazon.nova-micro-v1:0:128k", tags=tags)["tags"]
+    assert row.support in ("sent", "invalid", "default")
+    if row.support == "sent":
+        assert faults(jobTags=row.encoded) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,12 @@ from llmtune.errors import (
     InvalidSettings,
     LlmtuneError,
     MissingCredentials,
+    MissingExtra,
     QuotaExceeded,
     TransientError,
     VendorError,
 )
-from llmtune.provider import JobRef, Request, RunKey
+from llmtune.provider import JobRef, ModelRef, Request, RunKey, UploadRef
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error, truncated
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake import FakeVertex
@@ -226,3 +229,27 @@ def test_two_uploads_at_once_do_no_harm(vendor: FakeVertex, provider: VertexProv
         else None
     )
     assert provider.upload(file).data["bytes"] == file.bytes
+
+
+def test_without_googles_libraries_every_call_says_what_to_install(
+    vendor: FakeVertex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    provider = provider_at(vendor)
+    asked = provider.build(receipt_for(provider), {"train": UploadRef(id="gs://my-bucket/a.jsonl")})
+    for name in [name for name in sys.modules if name.startswith("google.")] + ["google.genai", "google.cloud"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    job = JobRef(id="projects/p/locations/us-central1/tuningJobs/1")
+    calls: list[Callable[[], object]] = [
+        lambda: provider.submit(asked, KEY),
+        lambda: provider.find(KEY),
+        lambda: provider.poll(job, None),
+        lambda: provider.cancel(job),
+        lambda: provider.find_upload("0" * 64),
+        lambda: provider.upload(encoded(tmp_path)),
+        lambda: provider.delete(ModelRef(id="projects/p/locations/us-central1/endpoints/1")),
+        lambda: list(provider.inventory()),
+    ]
+    for call in calls:
+        with pytest.raises(MissingExtra) as caught:
+            call()
+        assert caught.value.hint == "pip install 'llmtune-sdk[vertex]'"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmtune.provider import Target, UploadRef
 from llmtune.testing.wire import check_wire_truth, job_with
@@ -150,3 +153,14 @@ def test_two_checkpoints_cannot_be_asked_for() -> None:
     row = receipt_for(FLASH, keep_checkpoints=2)["keep_checkpoints"]
     assert row.support == "unsupported"
     assert "only the last" in (row.reason or "")
+
+
+@given(tags=st.dictionaries(st.text(min_size=1, max_size=70), st.text(max_size=70), max_size=3))
+def test_tags_are_refused_or_become_labels_that_google_takes(tags: dict[str, str]) -> None:
+    row = receipt_for(FLASH, tags=tags)["tags"]
+    assert row.support in ("sent", "converted", "invalid", "default")
+    if row.moves:
+        assert len(row.encoded) == len(tags)
+        for key, value in row.encoded.items():
+            assert re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", key)
+            assert re.fullmatch(r"[a-z0-9_-]{0,64}", value)
