@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _TOKENS = 8192
 _SIDE_BY_SIDE = 64
 #: Longest sequence of prompt and labels: attention over it is one dense mask.
-_DENSE = 1536
+_DENSE = 768
 _LONGEST_SHARED = 4096
 MAX_TOKENS = 256
 

@@ -28,7 +28,12 @@ _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
 
 
 def locate(model: str) -> str:
-    """What transformers loads for a model id: `tiny` is the folder inside this package, anything else itself."""
+    """What transformers loads for a model id: `tiny` is the folder inside this package, anything else itself.
+
+    Saved adapters name their base this way, so that `AutoPeftModelForCausalLM.from_pretrained(adapter)` loads one of
+    `tiny` on every machine where llmtune lies in the same place; elsewhere give the base by hand:
+    `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llmtune_local.model.locate("tiny")), adapter)`.
+    """
     if model != "tiny":
         return model
     return str(Path(__file__).parent / "tiny")
