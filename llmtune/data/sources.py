@@ -6,6 +6,7 @@ business of the row formats.
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
 import zlib
@@ -83,7 +84,8 @@ def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
             import zstandard
         except ImportError as fault:
             raise MissingExtra("data", "zstandard", purpose="zstd-compressed files") from fault
-        return cast("IO[bytes]", zstandard.open(path, "rb"))
+        # buffered, because its own reader knows no lines
+        return cast("IO[bytes]", io.BufferedReader(cast("io.RawIOBase", zstandard.open(path, "rb")), BLOCK))
     return path.open("rb")
 
 
