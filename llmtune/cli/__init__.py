@@ -67,7 +67,12 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     from llmtune.cli.output import err
+    from llmtune.errors import LlmtuneWarning, UnsupportedHyperparameterWarning
 
+    if not issubclass(category, LlmtuneWarning | UnsupportedHyperparameterWarning):
+        # A library's own deprecations are for developers, who can ask for them.
+        logging.getLogger("llmtune").debug("%s:%s: %s: %s", filename, lineno, category.__name__, message)
+        return
     err.print(f"[yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
 
 

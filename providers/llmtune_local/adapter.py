@@ -238,7 +238,7 @@ class LocalProvider:
             model=self._tuned(folder) if state is RunState.SUCCEEDED else None,
             error=error,
             warnings=warnings,
-            resolved=dict(status.resolved) if status else {},
+            resolved=_resolved(status),
             not_reported={} if validated else {"validation/loss": "the dataset has no validation rows"},
             cursor={"metrics": metrics_at.model_dump(), "events": events_at.model_dump()},
         )
@@ -419,6 +419,14 @@ class LocalProvider:
         for module in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra("local", module, purpose="training on this machine")
+
+
+def _resolved(status: Status | None) -> dict[str, Any]:
+    """What was left to the worker and it has told since, the device among it."""
+    if status is None:
+        return {}
+    device = {"device": f"{status.device} ({status.dtype})"} if status.device else {}
+    return {**status.resolved, **device}
 
 
 def _progress(status: Status | None) -> Progress:
