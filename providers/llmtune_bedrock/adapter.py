@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune import catalog
 from llmtune.data.findings import Finding, error, warning
-from llmtune.errors import LlmtuneError, TransientError
+from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
 from llmtune.provider import (
     AnyRef,
     Cursor,
@@ -128,12 +128,19 @@ class BedrockProvider:
         ]
         from llmtune_bedrock.storage import check_region, parse
 
-        if wrong := check_region(self._storage, self._sdk.region):
-            findings.append(error("region", wrong, "use a bucket in the job's region"))
+        try:
+            if wrong := check_region(self._storage, self._sdk.region):
+                findings.append(error("region", wrong, "use a bucket in the job's region"))
+        except InvalidSettings as fault:
+            return [*findings, error("bucket", fault.message, "mend it, or create the bucket")]
+        except VendorError as fault:
+            if fault.status != 403:
+                raise
+            findings.append(warning("bucket", fault.message, "s3:ListBucket would let its region be checked"))
         for uri in _inputs(request.body):
             bucket, key = parse(uri)
             if self._storage.size(bucket, key) is None:
-                findings.append(error("file", f"{uri} is not there", "upload it again"))
+                findings.append(error("file", f"{uri} is not there, or may not be read", "upload it again"))
         base = request.body.get("baseModelIdentifier", "")
         regions = catalog.load(self.kind, CATALOG).model(base)[0].facts.get("regions", ())
         if regions and self._sdk.region not in regions:

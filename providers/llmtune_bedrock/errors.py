@@ -55,6 +55,8 @@ def from_answer(
         )
     if code == "ConflictException":
         return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)
+    if code == "NoSuchBucket" or (code in _GONE and doing.startswith("looking at the bucket")):
+        return InvalidSettings(f"the bucket does not exist ({doing}): mend bucket in llmtune.toml, or create it")
     if code in _GONE:
         return VendorError(f"not found ({doing}: {said})", **facts)
     if status is not None and status >= 500:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmtune.errors import InvalidSettings, VendorError
+from llmtune.errors import VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import EncodedFile, UploadRef
 from llmtune_bedrock import account, wire
@@ -49,7 +49,10 @@ class Storage:
         return None if size is None else UploadRef(id=f"s3://{bucket}/{key}", digest=digest, data={"bytes": size})
 
     def size(self, bucket: str, key: str) -> int | None:
-        """Bytes of an object; None when it is not there."""
+        """Bytes of an object; None when it is not there, or when that may not be asked.
+
+        Without the permission to list a bucket, S3 answers 403 for objects that are not there.
+        """
         client = self._sdk.s3
         from botocore.exceptions import ClientError
 
@@ -57,7 +60,7 @@ class Storage:
             try:
                 return int(client.head_object(Bucket=bucket, Key=key)["ContentLength"])
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NotFound"):
+                if error.response.get("Error", {}).get("Code") in ("404", "403", "NoSuchKey", "NotFound"):
                     return None
                 raise
 
@@ -86,7 +89,7 @@ class Storage:
                     raise cause from None
                 raise VendorError(f"S3 did not take the file ({doing}): {error}", raw=str(error)) from None
         arrived = self.size(bucket, key)
-        if arrived != file.bytes:
+        if arrived is not None and arrived != file.bytes:
             raise VendorError(f"s3://{bucket}/{key} has {arrived} bytes instead of {file.bytes}: upload it again")
         return UploadRef(id=f"s3://{bucket}/{key}", digest=file.sha256, role=file.role, data={"bytes": file.bytes})
 
@@ -142,10 +145,7 @@ def _kind(key: str) -> str | None:
 
 def check_region(storage: Storage, region: str) -> str | None:
     """Why the bucket cannot be used from this region, or None."""
-    try:
-        where = storage.bucket_region()
-    except InvalidSettings as error:
-        return error.message
+    where = storage.bucket_region()
     if where and where != region:
         return f"the bucket {storage.bucket} is in {where}, but jobs run in {region}: both must be in one region"
     return None

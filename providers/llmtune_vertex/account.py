@@ -34,7 +34,7 @@ class VertexSettings(Account):
     """E-mail of the service account that the tuning job runs as; unset: Google's own agent."""
 
     kms_key_name: str | None = None
-    """Customer-managed encryption key: projects/P/locations/L/keyRings/R/cryptoKeys/K."""
+    """Customer-managed encryption key of job and model: projects/P/locations/L/keyRings/R/cryptoKeys/K."""
 
     serving_location: str | None = None
     """Where tuned models answer; unset: the tuning location ("us" or "eu" for Gemini 3 models)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune import catalog
 from llmtune.data.findings import Finding, error, warning
-from llmtune.errors import InvalidSettings, LlmtuneError, TransientError
+from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
 from llmtune.provider import (
     AnyRef,
     Billed,
@@ -59,6 +59,7 @@ class VertexProvider:
     kind = "vertex"
     hosted = True
     listed = True
+    #: Google does not say how far its lists lag; two minutes are generous.
     submit_safety = SubmitSafety(kind="searchable", window=120.0)
     Options = VertexOptions
     Settings = VertexSettings
@@ -197,10 +198,18 @@ class VertexProvider:
 
     def find(self, key: RunKey) -> JobRef | None:
         """The job that carries this key as a label."""
-        for job in self._jobs(f'labels.{parameters.RUN_LABEL}="{key}"'):
-            if (job.get("labels") or {}).get(parameters.RUN_LABEL) == key:
-                return wire.job_ref(job)
-        return None
+
+        def mine(jobs: Iterator[dict[str, Any]]) -> JobRef | None:
+            found = (job for job in jobs if (job.get("labels") or {}).get(parameters.RUN_LABEL) == key)
+            job = next(found, None)
+            return wire.job_ref(job) if job else None
+
+        try:
+            return mine(self._jobs(f'labels.{parameters.RUN_LABEL}="{key}"'))
+        except VendorError as refused:
+            if refused.status != 400:
+                raise
+            return mine(self._jobs())  # a filter that the service does not take: look at every job
 
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
         """The job's state; curves once a minute while it runs, and once more when it has ended."""

@@ -61,8 +61,9 @@ GEMINI_SIZES = (1, 2, 4, 8, 16)
 PRO_SIZES = (1, 2, 4, 8)
 TUNING_MODES = {"lora": "TUNING_MODE_PEFT_ADAPTER", "full": "TUNING_MODE_FULL"}
 
-#: The label that carries the run key, and how many labels are left for the user (64 a resource).
-RUN_LABEL = "llmtune-run"
+#: The label that carries the run key (no hyphen: list filters then need no quoting), and how many labels are left for
+#: the user (64 a resource).
+RUN_LABEL = "llmtune_run"
 MOST_LABELS = 63
 
 

@@ -71,8 +71,6 @@ class Storage:
         with self._sdk.calling(f"uploading {file.path.name} to gs://{bucket}/{name}"):
             blob = self._sdk.storage.bucket(bucket).blob(name, chunk_size=PIECE if file.bytes > PIECE else None)
             blob.metadata = {"sha256": file.sha256, "rows": str(file.rows)}
-            if key := self._sdk.settings.kms_key_name:
-                blob._properties["kmsKeyName"] = key
             with suppress(PreconditionFailed):  # somebody else was faster: same name, same content
                 blob.upload_from_filename(
                     str(file.path),

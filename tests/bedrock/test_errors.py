@@ -151,9 +151,27 @@ def test_a_missing_file_is_found_before_the_job(vendor: FakeBedrock, provider: B
 def test_a_missing_bucket_is_one_sentence(vendor: FakeBedrock, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"bedrock needs bucket .* LLMTUNE_BEDROCK_BUCKET"):
         provider_at(vendor, bucket=None).upload(encoded(tmp_path))
-    with pytest.raises(VendorError) as caught:
-        provider_at(vendor, bucket="another-bucket").upload(encoded(tmp_path))
+    nowhere = provider_at(vendor, bucket="another-bucket")
+    with pytest.raises(InvalidSettings, match="the bucket does not exist") as caught:
+        nowhere.upload(encoded(tmp_path))
     one_sentence(caught.value)
+    asked = nowhere.build(receipt_for(nowhere), {"train": provider_at(vendor).upload(encoded(tmp_path))})
+    (finding,) = nowhere.preflight(asked)
+    assert finding.is_error
+    assert "does not exist" in finding.message
+
+
+def test_a_bucket_that_may_not_be_listed_still_takes_the_file(
+    vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path
+) -> None:
+    """Without s3:ListBucket S3 answers 403 for a bucket, and for every object that is not there."""
+    vendor.faults.add(refusal(403, "Forbidden"), route="head_object", times=2)
+    ref = provider.upload(encoded(tmp_path))
+    asked = provider.build(receipt_for(provider), {"train": ref})
+    vendor.faults.add(refusal(403, "Forbidden"), route="head_bucket")
+    (finding,) = provider.preflight(asked)
+    assert not finding.is_error
+    assert "does not allow looking at the bucket" in finding.message
 
 
 def test_a_bearer_token_is_never_sent_over_plain_http(vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_a_gemini_body_is_a_tuning_job() -> None:
     assert spec.hyper_parameters.adapter_size.name == "ADAPTER_SIZE_FOUR"
     assert spec.export_last_checkpoint_only is True
     assert job.tuned_model_display_name == "wire-truth"
-    assert dict(job.labels) == {"team": "search", "llmtune-run": "lt0123456789"}
+    assert dict(job.labels) == {"team": "search", "llmtune_run": "lt0123456789"}
     assert job.service_account == "a@b.iam.gserviceaccount.com"
     assert job.encryption_spec.kms_key_name == "k"
 
@@ -123,7 +123,7 @@ def test_what_is_declared_is_what_google_genai_sends(
         provider.submit(request, key)
         arrived: dict[str, Any] = [call.data for call in vendor.requests if call.role == "submit"][-1]
         assert arrived == body.with_key(request.body, key)
-        arrived["labels"].pop("llmtune-run")
+        arrived["labels"].pop("llmtune_run")
         if "outputUri" in arrived:
             arrived["outputUri"] = arrived["outputUri"].removesuffix(f"/{key}")
         return arrived if arrived["labels"] else {k: v for k, v in arrived.items() if k != "labels"}

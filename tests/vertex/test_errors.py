@@ -125,6 +125,14 @@ def test_lists_lag_and_then_show_the_job(tmp_path: Path) -> None:
         assert provider.find(KEY) is not None
 
 
+def test_a_filter_that_is_refused_does_not_hide_the_job(
+    vendor: FakeVertex, provider: VertexProvider, tmp_path: Path
+) -> None:
+    ref = provider.submit(request(provider, tmp_path), KEY)
+    vendor.faults.add(refusal(400, "Invalid filter."), route="list_jobs")
+    assert provider.find(KEY) == ref
+
+
 def test_a_dropped_poll_may_be_asked_again(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
     job = provider.submit(request(provider, tmp_path), KEY)
     for fault in (reset(), garbled(), truncated(), server_error(503), rate_limit()):

@@ -99,7 +99,7 @@ def test_the_run_key_is_a_label_that_finds_the_job(
     run_to_end(provider, tmp_path, tags={"team": "search"})
     run_to_end(provider, tmp_path, key=RunKey("lt1111111111"))
     (job,) = vendor.jobs_with(KEY)
-    assert job.body["labels"] == {"team": "search", "llmtune-run": KEY}
+    assert job.body["labels"] == {"team": "search", "llmtune_run": KEY}
     found = provider.find(KEY)
     assert found is not None
     assert found.id == job.data["name"]

@@ -144,7 +144,7 @@ def test_rates_are_never_invented() -> None:
 
 def test_labels_keep_to_google_and_leave_ours_alone() -> None:
     assert receipt_for(FLASH, tags={"Team": "a", "team": "b"})["tags"].support == "invalid"
-    assert receipt_for(FLASH, tags={"llmtune-run": "a"})["tags"].support == "invalid"
+    assert receipt_for(FLASH, tags={"llmtune_run": "a"})["tags"].support == "invalid"
     assert receipt_for(FLASH, tags={"team": "x" * 65})["tags"].support == "invalid"
     assert receipt_for(FLASH, tags={"1team": "x"})["tags"].support == "invalid"
 
