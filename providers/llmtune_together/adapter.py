@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from llmtune import catalog, clock
 from llmtune.capability import Capabilities
-from llmtune.errors import InvalidData, NotTranslatable, TransientError, VendorError
+from llmtune.errors import InvalidData, NotTranslatable, QuotaExceeded, TransientError, VendorError
 from llmtune.provider import (
     AnyRef,
     Cursor,
@@ -216,6 +216,7 @@ class TogetherProvider:
         except ValueError as error:
             raise NotTranslatable(f"{self.name} cannot run this job: {error}", provider=self.name) from error
         limits = self._limits(client, request.body)
+        self._watch_price(client)
         try:
             with speaking(self.name, action), contextlib.redirect_stdout(io.StringIO()):  # the SDK prints for SimPO
                 answer = client.fine_tuning.create(**given, model_limits=limits)
@@ -224,6 +225,20 @@ class TogetherProvider:
         except (AttributeError, TypeError) as error:  # an estimate that is no JSON breaks the SDK
             raise TransientError(f"{self.name}: {action}: an answer that cannot be read ({error})") from error
         return self._job(plain(answer, self.name, action))
+
+    def _watch_price(self, client: Together) -> None:
+        """Let the SDK's own question for the price refuse a job that the account could not pay; it ignores that."""
+        tuning = client.fine_tuning
+        ask = tuning.estimate_price
+
+        def watched(**given: Any) -> Any:
+            answer = ask(**given)
+            refused = preflight.over_limit(plain(answer, self.name, "ask for the price", question=True))
+            if refused:
+                raise QuotaExceeded(f"{self.name}: {refused[0].message}", hint=refused[0].remedy)
+            return answer
+
+        setattr(tuning, "estimate_price", watched)  # noqa: B010 - this client serves this one submit
 
     def _with_key(self, asked: dict[str, Any], key: RunKey) -> dict[str, Any]:
         """The body with the run key in its suffix and the secrets that it names by variable."""
@@ -376,7 +391,7 @@ class TogetherProvider:
         model = asked.get("model") or str(asked["from_checkpoint"]).split(":")[0]
         with speaking(self.name, f"ask for the limits of {model}"):
             found = client.fine_tuning.model_limits(model_name=model)
-        plain(found, self.name, f"ask for the limits of {model}")
+        plain(found, self.name, f"ask for the limits of {model}", question=True)
         return found
 
     def _estimate(self, client: Together, asked: dict[str, Any]) -> dict[str, Any]:

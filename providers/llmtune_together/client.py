@@ -58,11 +58,14 @@ def cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def plain(answer: Any, name: str, action: str) -> dict[str, Any]:
-    """An SDK object as plain data under the API's own names; anything unreadable is a `TransientError`."""
+def plain(answer: Any, name: str, action: str, *, question: bool = False) -> dict[str, Any]:
+    """An SDK object as plain data under the API's own names; anything unreadable is a `TransientError`.
+
+    `question` says that the call can have started nothing, whatever became of its answer.
+    """
     if isinstance(answer, dict):
         return answer
     if not hasattr(answer, "to_dict"):
-        raise TransientError(f"{name}: {action}: an answer that cannot be read: {str(answer)[:200]}")
+        raise TransientError(f"{name}: {action}: an answer that cannot be read: {str(answer)[:200]}", sent=not question)
     found: dict[str, Any] = answer.to_dict(mode="json", use_api_names=True, exclude_unset=True)
     return found

@@ -189,7 +189,8 @@ def test_an_unknown_state_is_running_with_a_warning(
         (server_error(), "estimate_price", False, 0),
         (reset(), "estimate_price", False, 0),
         (server_error(), "model_limits", False, 0),
-        (garbled(), "model_limits", True, 0),
+        (garbled(), "estimate_price", False, 0),
+        (garbled(), "model_limits", False, 0),
     ],
 )
 def test_an_unclear_submit_is_one_call_and_says_whether_it_may_have_arrived(
@@ -331,6 +332,10 @@ def test_an_account_that_cannot_pay_is_told_before_the_job(
     vendor.allowed = False
     found = [finding for finding in provider.preflight(request_for(validation=False)) if finding.is_error]
     assert [finding.code for finding in found] == ["over_account_limit"]
+    before = len(vendor.requests)
+    with pytest.raises(QuotaExceeded, match="lack of funds"):
+        provider.submit(request_for(validation=False), KEY)
+    assert [call.route for call in list(vendor.requests)[before:]] == ["model_limits", "estimate_price"]
     assert not vendor.jobs
 
 
