@@ -39,9 +39,3 @@ def both() -> Callable[..., tuple[list[Example], list[Finding]]]:
         )
 
     return read_both
-
-
-def turns(*texts: str) -> dict[str, Any]:
-    """A chat row: user and assistant in turn."""
-    roles = ("user", "assistant")
-    return {"messages": [{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)]}
