@@ -153,7 +153,7 @@ def capabilities(target: Target, catalog: Catalog, region: str | None = None) ->
     """Everything this target can express. `region` is where the account tunes, for warnings."""
     known = target.model in catalog.models
     entry, warnings = catalog.model(target.model)
-    if ":custom-model/" in target.model:  # a custom model of the user's own, to go on from
+    if not target.model or ":custom-model/" in target.model:  # no model, or a custom one of the user's own
         warnings = ()
     elif not known and (tuned := tuning_id_of(target.model, catalog)):
         warnings = (f"{target.model!r} is the id for inference; the one for tuning is {tuned!r}",)

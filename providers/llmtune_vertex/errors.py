@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+from llmtune import catalog
 from llmtune.errors import (
     InvalidSettings,
     LlmtuneError,
@@ -54,18 +56,23 @@ def from_answer(
     if "base model" in low or "basemodel" in low or ("model" in low and "not supported" in low):
         return VendorError(
             f"the base model cannot be tuned here ({doing}: {said})",
-            hint="llmtune providers vertex lists the models that can be tuned, and where",
+            hint=f"known to be tunable: {', '.join(_gemini())}; and open models (publisher/model@version)",
             **facts,
         )
     if re.search(r"\b(region|location)\b", low):
         return VendorError(
             f"that does not work in this location ({doing}: {said})",
-            hint=f"mend location under [providers.{name}]; llmtune providers vertex says where each model is tuned",
+            hint=f"mend location under [providers.{name}]; llmtune plan warns of models that are tuned elsewhere",
             **facts,
         )
     if status == 404:
         return VendorError(f"not found ({doing}: {said})", **facts)
     return VendorError(f"Google refused {doing}: {said}", **facts)
+
+
+def _gemini() -> list[str]:
+    known = catalog.load("vertex", Path(__file__).with_name("catalog.toml"))
+    return [id for id, entry in known.models.items() if entry.family != "open"]
 
 
 def from_exception(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:

@@ -271,7 +271,7 @@ def family_of(entry: ModelEntry, known: bool) -> str:
 def capabilities(target: Target, catalog: Catalog, location: str | None = None) -> Capabilities:
     """Everything this target can express. `location` is where the account tunes, for warnings about regions."""
     entry, warnings = catalog.model(target.model)
-    if target.model.startswith("projects/"):  # a tuned model of the user's own, to go on from
+    if not target.model or target.model.startswith("projects/"):  # no model, or a tuned one of the user's own
         warnings = ()
     family = family_of(entry, target.model in catalog.models)
     sizes = PRO_SIZES if family == "gemini-pro" else GEMINI_SIZES

@@ -98,3 +98,7 @@ def test_a_model_named_by_its_inference_id_is_served_like_its_tuning_id() -> Non
         ("somebody.new-model-v1:0", False),
     ):
         assert provider._on_demand(ModelRef(id="arn:custom", base=base)) is on_demand
+
+
+def test_asking_about_no_model_in_particular_warns_of_nothing() -> None:
+    assert ask("").warnings == ()

@@ -86,3 +86,7 @@ def test_importing_the_adapter_loads_no_sdk() -> None:
         "assert not [m for m in sys.modules if m.startswith(('google.genai', 'google.cloud.', 'google.auth'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_asking_about_no_model_in_particular_warns_of_nothing() -> None:
+    assert ask("").warnings == ()

@@ -61,7 +61,7 @@ def one_sentence(error: LlmtuneError) -> None:
             "Base model gemini-0 is not supported.",
             VendorError,
             "the base model cannot be tuned here",
-            "llmtune providers",
+            "known to be tunable: gemini-3.5-flash",
         ),
         (400, "Tuning is not supported in location x.", VendorError, "does not work in this location", "mend location"),
         (400, "Invalid dataset row", VendorError, "Google refused starting the job", ""),
