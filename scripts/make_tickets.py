@@ -13,6 +13,8 @@ same arguments always give the same bytes. What makes the task a task:
 No two tickets are the same wording with other slots filled in, so that held-out rows are really unseen.
 """
 
+# The phrases read best one to a line, however long.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import argparse
@@ -24,20 +26,25 @@ from pathlib import Path
 ROUTES = ("account", "billing", "feedback", "product", "returns", "shipping", "subscription", "technical")
 SYSTEM = "Route the ticket to one team. Answer with its name only: " + ", ".join(ROUTES) + "."
 
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 SLOTS: dict[str, tuple[str, ...]] = {
-    "item": tuple(
+    "item": _list(
         "kettle,desk lamp,toaster,fan heater,blender,speaker,headset,keyboard,air purifier,vacuum,coffee grinder,"
-        "bathroom scale,alarm clock,camera,doorbell,power bank,rice cooker,humidifier,projector,router".split(",")
+        "bathroom scale,alarm clock,camera,doorbell,power bank,rice cooker,humidifier,projector,router"
     ),
-    "colour": tuple("black,white,grey,blue,green,red,silver".split(",")),
-    "plan": tuple("Basic,Plus,Family,Premium,Student".split(",")),
-    "day": tuple("Monday,Tuesday,Wednesday,Thursday,Friday,Saturday,Sunday".split(",")),
-    "month": tuple("January,February,March,April,May,June,July,August,September,October,November,December".split(",")),
-    "person": tuple("Ana,Bram,Chloe,Dev,Elif,Farid,Gwen,Hiro,Inga,Jonas,Kemi,Luis,Mira,Nils,Oona,Priya".split(",")),
-    "city": tuple("Leeds,Cork,Graz,Malmo,Porto,Ghent,Lodz,Brno,Turku,Bilbao,Dresden,Nantes,Parma,Basel".split(",")),
-    "who": tuple("wife,husband,son,daughter,mother,father,flatmate,neighbour,boss,colleague".split(",")),
-    "few": tuple("two,three,four,five,six,ten".split(",")),
-    "unit": tuple("days,weeks,months".split(",")),
+    "colour": _list("black,white,grey,blue,green,red,silver"),
+    "plan": _list("Basic,Plus,Family,Premium,Student"),
+    "day": _list("Monday,Tuesday,Wednesday,Thursday,Friday,Saturday,Sunday"),
+    "month": _list("January,February,March,April,May,June,July,August,September,October,November,December"),
+    "person": _list("Ana,Bram,Chloe,Dev,Elif,Farid,Gwen,Hiro,Inga,Jonas,Kemi,Luis,Mira,Nils,Oona,Priya"),
+    "city": _list("Leeds,Cork,Graz,Malmo,Porto,Ghent,Lodz,Brno,Turku,Bilbao,Dresden,Nantes,Parma,Basel"),
+    "who": _list("wife,husband,son,daughter,mother,father,flatmate,neighbour,boss,colleague"),
+    "few": _list("two,three,four,five,six,ten"),
+    "unit": _list("days,weeks,months"),
 }
 
 #: route -> ways to say the matter. [a|b] picks one; {slot} is filled in.
