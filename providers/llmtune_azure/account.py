@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmtune.provider import Account, Options
+from llmtune_openai.account import Wandb
 
 #: The three words the service takes. Any other makes it drop the whole body: "The fineTuningJob field is required".
 TrainingType = Literal["Standard", "GlobalStandard", "developerTier"]
@@ -32,7 +33,7 @@ class AzureSettings(Account):
     AZURE_OPENAI_AD_TOKEN."""
 
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that one call may take; unset: the SDK's 600."""
+    """Seconds that one call may take; unset: 120, and 600 for files."""
 
     subscription_id: str | None = None
     """Subscription of the resource, needed to deploy; unset: AZURE_SUBSCRIPTION_ID."""
@@ -66,3 +67,6 @@ class AzureOptions(Options):
     training_type: TrainingType | None = None
     """Where it is trained: Standard (in the region), GlobalStandard (cheaper, weights are copied) or developerTier
     (spot: cheapest, may be interrupted, no residency). Unset: the service's default, Standard."""
+
+    wandb: Wandb | None = None
+    """Send the job's metrics to Weights & Biases."""

@@ -15,7 +15,7 @@ from llmtune_azure.account import AzureOptions, AzureSettings
 from llmtune_azure.parameters import AZURE, capabilities
 from llmtune_openai.adapter import OpenAIProvider
 from llmtune_openai.answers import ChatGenerator
-from llmtune_openai.connection import key_of
+from llmtune_openai.connection import PATIENCE, key_of
 
 if TYPE_CHECKING:
     from llmtune.capability import Capabilities
@@ -68,10 +68,8 @@ class AzureProvider(OpenAIProvider):
                 f"the endpoint of {self.name} is not set",
                 hint=f"set endpoint under [providers.{self.name}] in llmtune.toml, or AZURE_OPENAI_ENDPOINT",
             )
-        arguments: dict[str, Any] = {"base_url": self.base_url, "api_key": self._sign_in()}
-        if self.settings.timeout is not None:
-            arguments["timeout"] = self.settings.timeout
-        return arguments
+        timeout = self.settings.timeout or PATIENCE
+        return {"base_url": self.base_url, "api_key": self._sign_in(), "timeout": timeout}
 
     def _sign_in(self) -> str | Callable[[], str] | None:
         key = key_of(self.key_env)

@@ -45,6 +45,7 @@ class FakeAzure(FakeOpenAI):
         },
         "suffix": str,
         "seed": int,
+        "integrations": FakeOpenAI.job_shape["integrations"],
         "metadata": {...: str},
         "trainingType": str,
     }

@@ -30,7 +30,7 @@ class OpenAISettings(Account):
     """Project id; unset: OPENAI_PROJECT_ID."""
 
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that one call may take; unset: the SDK's 600."""
+    """Seconds that one call may take; unset: 120, and 600 for files."""
 
 
 class NebiusSettings(Account):
@@ -43,7 +43,7 @@ class NebiusSettings(Account):
     """Name of the environment variable that holds the key; unset: NEBIUS_API_KEY."""
 
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that one call may take; unset: the SDK's 600."""
+    """Seconds that one call may take; unset: 120, and 600 for files."""
 
 
 class Wandb(BaseModel):

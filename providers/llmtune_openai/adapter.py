@@ -29,7 +29,7 @@ from llmtune_openai import body as bodies
 from llmtune_openai import transfer, wire
 from llmtune_openai.account import OpenAIOptions, OpenAISettings
 from llmtune_openai.answers import ChatGenerator
-from llmtune_openai.connection import Connection, key_of
+from llmtune_openai.connection import PATIENCE, Connection, key_of
 from llmtune_openai.parameters import KEY_TAG
 from llmtune_openai.services import SERVICES, Service, profile_of
 
@@ -72,7 +72,14 @@ class OpenAIProvider:
         self.settings: Any = settings if settings is not None else self.Settings()
         self.service: Service = self._service()
         self.submit_safety: SubmitSafety = self.service.safety
-        self._connection = Connection(name, self.service.title, self.extra, self.key_env, self._client_arguments)
+        self._connection = Connection(
+            name,
+            self.service.title,
+            self.extra,
+            self.key_env,
+            self._client_arguments,
+            getattr(self.settings, "timeout", None),
+        )
 
     # --- what another service changes --------------------------------------------------------------------------------
     def _service(self) -> Service:
@@ -99,9 +106,8 @@ class OpenAIProvider:
             "base_url": self.base_url or self.service.base_url,
             "organization": getattr(self.settings, "organization", None),
             "project": getattr(self.settings, "project", None),
+            "timeout": self.settings.timeout or PATIENCE,
         }
-        if self.settings.timeout is not None:
-            arguments["timeout"] = self.settings.timeout
         return {name: value for name, value in arguments.items() if value is not None}
 
     # --- offline -----------------------------------------------------------------------------------------------------
@@ -200,7 +206,7 @@ class OpenAIProvider:
         begun = state.final or state in (RunState.RUNNING, RunState.PAUSED)
         checkpoints = self._checkpoints(job.id, untold) if begun else []
         results = {
-            str(id): self._connection.content(lambda sdk, id=id: sdk.files.with_raw_response.content(str(id)))  # type: ignore[misc]
+            str(id): self._result_file(str(id))
             for id in payload.get("result_files") or ()
             if id not in cursor.get("results", ())
         }
@@ -209,6 +215,14 @@ class OpenAIProvider:
         if events:
             cursor["event"] = events[-1]["id"]
         return seen.model_copy(update={"cursor": cursor})
+
+    def _result_file(self, id: str) -> bytes | None:
+        try:
+            return self._connection.content(lambda sdk: sdk.files.with_raw_response.content(id))
+        except VendorError as error:
+            if error.status != 404:
+                raise
+            return None  # somebody has deleted it; that is no reason to lose sight of the run
 
     def _job(self, id: str) -> dict[str, Any]:
         return wire.check_is_job(self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.retrieve(id)))

@@ -22,6 +22,9 @@ _NEVER_LEFT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 
 PAGE = 100
 
+#: Seconds that one call may take when nothing is configured: the SDK's own 600 would leave a lost poll hanging.
+PATIENCE = 120.0
+
 
 class Connection:
     """One configured instance's client. Safe for several threads; opened at first use.
@@ -32,15 +35,23 @@ class Connection:
         extra: the extra that installs the SDK.
         key_env: the environment variable that holds the key, for sentences.
         arguments: what the client is made with, found when it is needed.
+        patience: seconds that any call may take, where that is configured.
     """
 
     def __init__(
-        self, name: str, title: str, extra: str, key_env: str, arguments: Callable[[], dict[str, Any]]
+        self,
+        name: str,
+        title: str,
+        extra: str,
+        key_env: str,
+        arguments: Callable[[], dict[str, Any]],
+        patience: float | None = None,
     ) -> None:
         self.name = name
         self.title = title
         self.extra = extra
         self.key_env = key_env
+        self.patience = patience
         self._arguments = arguments
         self._lock = threading.Lock()
         self._client: OpenAI | None = None
@@ -85,12 +96,12 @@ class Connection:
         with self.told():
             return bytes(call(self.sdk).content)
 
-    def pages(self, call: Callable[[OpenAI, dict[str, Any]], Any]) -> Iterator[dict[str, Any]]:
+    def pages(self, call: Callable[[OpenAI, dict[str, Any]], Any], *, size: int = PAGE) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page. `call` is given the client and the paging arguments."""
         after: str | None = None
         seen: set[str] = set()
         while True:
-            paging: dict[str, Any] = {"limit": PAGE} | ({"after": after} if after else {})
+            paging: dict[str, Any] = {"limit": size} | ({"after": after} if after else {})
             page = self.ask(lambda sdk, paging=paging: call(sdk, paging))  # type: ignore[misc]
             items = [item for item in page.get("data") or () if isinstance(item, Mapping)]
             yield from (dict(item) for item in items)

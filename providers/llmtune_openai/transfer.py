@@ -17,6 +17,12 @@ PURPOSE: Literal["fine-tune"] = "fine-tune"
 PART = 64 * 1024**2
 LONGEST_WAIT = 1800.0
 
+#: Seconds that sending or fetching one file (or part) may take: 512 MB want more than a poll.
+PATIENCE = 600.0
+
+#: Files a page, where looking for one of ours; accounts hold thousands.
+PAGE = 1000
+
 _READY = frozenset({"processed"})
 _BROKEN = frozenset({"error", "deleted", "deleting"})
 
@@ -28,7 +34,7 @@ def name_of(digest: str) -> str:
 
 def find_upload(connection: Connection, service: Service, digest: str) -> UploadRef | None:
     """A file of that content which is there and usable."""
-    files = connection.pages(lambda sdk, paging: sdk.files.with_raw_response.list(purpose=PURPOSE, **paging))
+    files = connection.pages(lambda sdk, paging: sdk.files.with_raw_response.list(purpose=PURPOSE, **paging), size=PAGE)
     for file in files:
         if file.get("filename") == name_of(digest) and file.get("status") not in _BROKEN:
             wait(connection, service, file, name_of(digest))
@@ -38,6 +44,7 @@ def find_upload(connection: Connection, service: Service, digest: str) -> Upload
 
 def upload(connection: Connection, service: Service, file: EncodedFile) -> UploadRef:
     """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not."""
+    patience = connection.patience or PATIENCE
     most = service.upload_in_parts_above
     if most is not None and file.bytes > most:
         sent = _in_parts(connection, file)
@@ -45,7 +52,7 @@ def upload(connection: Connection, service: Service, file: EncodedFile) -> Uploa
         with file.path.open("rb") as stream:
             sent = connection.ask(
                 lambda sdk: sdk.files.with_raw_response.create(
-                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE
+                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=patience
                 )
             )
     wait(connection, service, sent, file.path.name)
@@ -64,7 +71,9 @@ def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
         with file.path.open("rb") as stream:
             while piece := stream.read(PART):
                 part = connection.ask(
-                    lambda sdk, piece=piece: sdk.uploads.parts.with_raw_response.create(id, data=piece)  # type: ignore[misc]
+                    lambda sdk, piece=piece: sdk.uploads.parts.with_raw_response.create(  # type: ignore[misc]
+                        id, data=piece, timeout=connection.patience or PATIENCE
+                    )
                 )
                 parts.append(str(part["id"]))
         done = connection.ask(lambda sdk: sdk.uploads.with_raw_response.complete(id, part_ids=parts))
@@ -99,7 +108,7 @@ def wait(
         TransientError: it is still not ready after half an hour.
     """
     ready = _READY | ({"uploaded"} if service.uploaded_is_ready else set())
-    id, delay, waited = str(file["id"]), 0.1, 0.0
+    id, delay, waited = str(file["id"]), 0.05, 0.0
     while True:
         status = file.get("status")
         if status is None or status in ready:
@@ -118,7 +127,9 @@ def wait(
 def download(connection: Connection, id: str, into: Path) -> Path:
     """Bring a file here under its own name; a result file is written as plain CSV."""
     facts = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
-    content = connection.content(lambda sdk: sdk.files.with_raw_response.content(id))
+    content = connection.content(
+        lambda sdk: sdk.files.with_raw_response.content(id, timeout=connection.patience or PATIENCE)
+    )
     if facts.get("purpose") == "fine-tune-results" and (text := metrics.decoded(content)) is not None:
         content = text.encode()
     into.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def snapshot(
     *,
     events: Sequence[Mapping[str, Any]] = (),
     checkpoints: Sequence[Mapping[str, Any]] = (),
-    results: Mapping[str, bytes] | None = None,
+    results: Mapping[str, bytes | None] | None = None,
     not_reported: Mapping[str, str] | None = None,
     now: float | None = None,
 ) -> Snapshot:
@@ -90,6 +90,9 @@ def snapshot(
     state, warnings = state_of(job)
     points = metrics.from_events(events) + metrics.from_checkpoints(checkpoints)
     for id, content in (results or {}).items():
+        if content is None:
+            warnings += (f"result file {id} is gone, so the metrics are those of the events",)
+            continue
         found, complaint = metrics.from_result_file(content)
         points += found
         if complaint:

@@ -153,6 +153,14 @@ def test_an_unknown_state_is_running_with_a_warning(openai: OpenAIProvider, vend
     assert seen.warnings
 
 
+def test_a_result_file_that_is_gone_is_a_warning(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
+    job = started(openai, tmp_path)
+    vendor.faults.add(refusal(404, "No such File object"), route="get_content")
+    last = followed(openai, job)[-1]
+    assert last.state is RunState.SUCCEEDED
+    assert "is gone" in last.warnings[0]
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 def test_an_upload_is_found_again_by_its_content(openai: OpenAIProvider, tmp_path: Path) -> None:
     file = encoded(tmp_path)
