@@ -267,7 +267,8 @@ def _write_table(lines: Iterator[bytes], raw: IO[bytes], path: Path) -> int:
     for line in lines:
         row = _flat(line)
         if writer is None:
-            writer = csv.DictWriter(text, list(row), delimiter=delimiter, lineterminator="\n")
+            # as RFC 4180 has it; with another line end the module would leave a bare CR unquoted
+            writer = csv.DictWriter(text, list(row), delimiter=delimiter, lineterminator="\r\n")
             writer.writeheader()
         if unknown := [key for key in row if key not in writer.fieldnames]:
             raise refuse(
