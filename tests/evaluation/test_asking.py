@@ -85,9 +85,10 @@ def test_when_one_call_is_limited_all_wait() -> None:
 
 def test_a_rate_limit_does_not_use_up_tries_while_others_get_through() -> None:
     model = Scripted(lambda prompt: prompt, max_concurrency=2)
-    model.pause = 0.002
-    model.faults = {"q 0": [limited(0.001) for _ in range(12)]}
-    answers = asked(model, [request(f"q {n}") for n in range(60)])
+    model.pause = 0.001
+    model.faults = {"q 0": [limited(0.03) for _ in range(14)]}  # more refusals than tries
+    patience = Patience(tries=6, first=0.0, most=0.0)
+    answers = asked(model, [request(f"q {n}") for n in range(60)], patience=patience)
     assert all(answer.generation is not None for answer in answers)
 
 
