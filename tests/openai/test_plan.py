@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from llmtune.errors import UnknownName
+from llmtune.errors import InvalidSettings, UnknownName
 from llmtune.job import TuningJob
-from llmtune.planning import judge_lifecycle
+from llmtune.planning import judge_lifecycle, plan
 from llmtune.provider import Target, UploadRef
-from llmtune.registry import check_options
+from llmtune.registry import check_options, get_provider
 from llmtune.translation import Receipt, translate
 from llmtune_openai import NebiusProvider, OpenAIProvider
 from llmtune_openai.account import OpenAISettings
@@ -250,3 +250,48 @@ def test_the_sdk_is_not_imported_for_a_plan() -> None:
     )
     path = str(Path(__file__).resolve().parents[2] / "providers")
     subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"], check=True)
+
+
+def small_job(folder: Path) -> TuningJob:
+    row = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
+    (folder / "rows.jsonl").write_text("".join(row.replace("Hi", f"Hi {at}") for at in range(40)))
+    return TuningJob(name="x", dataset=str(folder / "rows.jsonl"), model="gpt-4.1-mini-2025-04-14")
+
+
+def test_after_the_end_a_plan_says_since_when_and_where_to_go(tmp_path: Path) -> None:
+    made = plan(small_job(tmp_path), "openai", today=date(2027, 1, 7))
+    assert not made.lifecycle.open
+    assert "since 2027-01-06" in made.lifecycle.sentence
+    assert {"azure", "local", "nebius"} <= set(made.lifecycle.alternatives)
+    assert "openai" not in made.lifecycle.alternatives
+
+
+def test_the_plan_has_price_source_and_day(tmp_path: Path) -> None:
+    cost = plan(small_job(tmp_path), "openai", today=date(2026, 11, 21)).cost
+    assert cost.checked == date(2026, 11, 21)
+    assert "pricing page" in cost.source
+    assert "the vendor chooses the number of epochs" in str(cost.unknown)
+
+
+def test_an_instance_of_ones_own_is_a_section_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[providers.mine]\nkind = "openai"\nbase_url = "https://llm.example.com/v1"\napi_key_env = "MINE"\n'
+        '[providers.eu]\nkind = "openai"\nbase_url = "https://api.tokenfactory.nebius.com/v1/"\n'
+    )
+    monkeypatch.setenv("LLMTUNE_CONFIG", str(config))
+    mine, nebius = get_provider("mine"), get_provider("eu")
+    assert (mine.name, mine.kind) == ("mine", "openai")
+    assert mine.submit_safety.kind == "none"
+    assert nebius.capabilities(Target(provider="eu", kind="openai", model="m")).adapter("full") is True
+    config.write_text('[providers.mine]\nkind = "openai"\nbase_urll = "x"\n')
+    with pytest.raises(InvalidSettings, match="base_urll"):
+        get_provider("mine")
+
+
+def test_a_catalogue_of_ones_own_mends_a_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = tmp_path / "catalog.toml"
+    overlay.write_text('[openai.models."gpt-4.1-mini-2025-04-14".price]\ntraining = 9.5\n')
+    monkeypatch.setenv("LLMTUNE_CATALOG", str(overlay))
+    target = Target(provider="openai", kind="openai", model="gpt-4.1-mini")
+    assert OpenAIProvider().capabilities(target).price.training == 9.5
