@@ -200,7 +200,9 @@ def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
 
 
 def base_id(arn: str) -> str:
-    """The model id inside a foundation-model ARN; anything else as it is."""
+    """The base model's id inside the ARN of a foundation model or of a custom model; anything else as it is."""
+    if ":custom-model/" in arn:
+        return arn.rsplit(":custom-model/", 1)[-1].rpartition("/")[0]
     return arn.rsplit(":foundation-model/", 1)[-1]
 
 

@@ -264,9 +264,13 @@ class VertexProvider:
         return told
 
     def cancel(self, job: JobRef) -> None:
-        """Ask Google to stop the job; it is CANCELLING first, then CANCELLED."""
-        with self._sdk.calling(f"cancelling the job {job.id}"):
-            self._sdk.genai(wire.location_of(job.id)).tunings.cancel(name=job.id)
+        """Ask Google to stop the job; it is CANCELLING first, then CANCELLED. One that has ended is left alone."""
+        try:
+            with self._sdk.calling(f"cancelling the job {job.id}"):
+                self._sdk.genai(wire.location_of(job.id)).tunings.cancel(name=job.id)
+        except VendorError as refused:
+            if refused.status != 400 or not wire.state(str(self._get(job.id).get("state") or ""))[0].final:
+                raise
 
     # --- serving -----------------------------------------------------------------------------------------------------
     def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:

@@ -220,7 +220,10 @@ class FakeVertex(FakeCloudStorage):
 
     @route("POST", "/v1beta1/projects/{project}/locations/{location}/tuningJobs/{job}:cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
-        self.cancel_job(self._named(call))
+        job = self._named(call)
+        if job.ended:
+            raise Refusal(400, f"The job is in state {job.word}.", code="FAILED_PRECONDITION")
+        self.cancel_job(job)
         return {}
 
     @route("GET", "/v1beta1/projects/{project}/locations/{location}/tuningJobs", role="find")

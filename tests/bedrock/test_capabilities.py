@@ -13,6 +13,7 @@ from llmtune.capability import Capabilities
 from llmtune.provider import ModelRef, Target
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.account import BedrockSettings
+from llmtune_bedrock.wire import base_id
 
 TODAY = date(2026, 11, 21)
 
@@ -102,3 +103,20 @@ def test_a_model_named_by_its_inference_id_is_served_like_its_tuning_id() -> Non
 
 def test_asking_about_no_model_in_particular_warns_of_nothing() -> None:
     assert ask("").warnings == ()
+
+
+def test_a_custom_model_of_ones_own_is_judged_by_its_base() -> None:
+    own = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-micro-v1:0:128k/abcdefghijkl"
+    found = ask(own)
+    assert found.family == "Amazon Nova"
+    assert found.warnings == ()
+    assert base_id(own) == "amazon.nova-micro-v1:0:128k"
+    assert base_id("arn:aws:bedrock:us-east-1::foundation-model/a.b:0") == "a.b:0"
+
+
+def test_prices_that_are_not_known_stay_unknown() -> None:
+    price = ask("amazon.nova-micro-v1:0:128k").price
+    assert price.training is None
+    assert "not found in a dated primary source" in price.note
+    assert price.storage == 1.95
+    assert "storage alone" in price.source

@@ -18,7 +18,16 @@ from llmtune.errors import (
     VendorError,
 )
 from llmtune.provider import DeploymentRef, JobRef, ModelRef, Request, RunKey, UploadRef
-from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error, truncated
+from llmtune.testing import (
+    accept_then_drop,
+    accept_then_hold,
+    garbled,
+    rate_limit,
+    refusal,
+    reset,
+    server_error,
+    truncated,
+)
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.fake import FakeBedrock
 from tests.bedrock.conftest import encoded, provider_at, receipt_for
@@ -242,3 +251,15 @@ def test_without_boto3_every_call_says_what_to_install(
         with pytest.raises(MissingExtra) as caught:
             call()
         assert caught.value.hint == "pip install 'llmtune-sdk[bedrock]'"
+
+
+def test_an_answer_that_takes_too_long_is_not_asked_for_twice(vendor: FakeBedrock, tmp_path: Path) -> None:
+    provider = provider_at(vendor, timeout=0.4)
+    asked = request(provider, tmp_path)
+    vendor.faults.add(accept_then_hold(1.5), role="submit", times=5)
+    with pytest.raises(TransientError) as caught:
+        provider.submit(asked, KEY)
+    assert caught.value.sent
+    one_sentence(caught.value)
+    assert vendor.counts["submit"] == 1
+    assert len(vendor.jobs) == 1
