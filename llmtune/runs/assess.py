@@ -51,13 +51,14 @@ def evaluate(
 
     Answers are cached one by one, by model and question, and shared by all runs of one base model.
     """
+    planned = record.plan.data
+    dataset = the_same_dataset(record) if not planned.checked or planned.rows.get("test") else None
+    if dataset is None or not dataset.test:
+        store.warn(record.id, NOT_EVALUATED + "the dataset has no test rows")
+        return None
     from llmtune.evaluation import FileCache, model_identity
     from llmtune.evaluation import evaluate as judge
 
-    dataset = the_same_dataset(record)
-    if not dataset.test:
-        store.warn(record.id, NOT_EVALUATED + "the dataset has no test rows")
-        return None
     job = record.tuning_job
     generators: dict[str, Generator | Unavailable] = {}
     models: dict[str, str] = {}
@@ -209,7 +210,7 @@ def _environment(record: RunRecord) -> Environment:
 
 def _reproduce(record: RunRecord) -> str:
     """The command that runs the same job again, with the job kept as a file."""
-    path = home() / "runs" / record.id / "job.yaml"
+    path = home() / "runs" / record.id / "job.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         record.tuning_job.save(path)

@@ -52,7 +52,8 @@ def finalize(
     outcome = record.outcome
     if record.state.final or outcome is None:
         return record
-    store.move(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
+    if record.state is not RunState.FINALIZING:
+        store.move(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
     checkpoint("finalizing")
     record = _last_metrics(store, record, provider, last_try)
     checkpoint("last-metrics")
@@ -74,7 +75,8 @@ def _last_metrics(store: Store, record: RunRecord, provider: Provider, last_try:
     if job is None:
         return record
     try:
-        return store.record(record.id, patiently(lambda: provider.poll(job, record.cursor), "last metrics")).record
+        snapshot = patiently(lambda: provider.poll(job, record.cursor), "last metrics")
+        return store.record(record.id, snapshot).record
     except LlmtuneError as error:
         if isinstance(error, TransientError) and not last_try:
             raise

@@ -80,34 +80,41 @@ class _Heart:
     """One thread that keeps every lease of this process alive."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: set[Lease] = set()
+        self._condition = threading.Condition()
+        self._held: dict[Lease, float] = {}
+        """Each lease, and when its next beat is due on our steady clock."""
+
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
 
     def add(self, lease: Lease) -> None:
-        with self._lock:
-            self._held.add(lease)
-            if self._thread is None or not self._thread.is_alive():
+        with self._condition:
+            self._held[lease] = time.monotonic() + lease.ttl / 5
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="llmtune-heart", daemon=True)
                 self._thread.start()
-            self._wake.set()
+            self._condition.notify()
 
     def remove(self, lease: Lease) -> None:
-        with self._lock:
-            self._held.discard(lease)
+        with self._condition:
+            self._held.pop(lease, None)
 
     def _beat(self) -> None:
         while True:
-            with self._lock:
-                held = list(self._held)
-                if not held:
+            with self._condition:
+                if not self._held and not self._condition.wait(timeout=10) and not self._held:
                     self._thread = None
                     return
-            for lease in held:
+                now = time.monotonic()
+                due = [lease for lease, at in self._held.items() if at <= now]
+                if not due:
+                    self._condition.wait(timeout=min(self._held.values(), default=now) - now)
+                    continue
+            for lease in due:
                 lease.beat()
-            self._wake.wait(min(lease.ttl for lease in held) / 5)
-            self._wake.clear()
+            with self._condition:
+                for lease in due:
+                    if lease in self._held:
+                        self._held[lease] = time.monotonic() + lease.ttl / 5
 
 
 _heart = _Heart()

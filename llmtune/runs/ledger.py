@@ -61,9 +61,8 @@ class Ledger(Database):
         """A reference of a run, None when there is none."""
         from llmtune.runs import schema
 
-        table = schema.references
         with self.read() as connection:
-            row = connection.execute(table.select().where(table.c.run_id == run_id, table.c.name == name)).first()
+            row = connection.execute(schema.reference_by_name, {"wanted_run": run_id, "wanted_name": name}).first()
         return None if row is None else kind.model_validate_json(row.ref)
 
     def refs(self, run_id: str) -> dict[str, dict[str, Any]]:
@@ -203,7 +202,7 @@ class Ledger(Database):
 
         table = schema.leases
         with self.write() as connection:
-            row = connection.execute(table.select().where(table.c.name == name)).first()
+            row = connection.execute(schema.lease_by_name, {"wanted": name}).first()
             if row is not None and (row.owner, row.beat) != over:
                 return str(row.owner), int(row.beat)
             beat = 0 if row is None else int(row.beat) + 1
@@ -233,11 +232,9 @@ class Ledger(Database):
     def _set_ref(self, connection: Connection, run_id: str, name: str, ref: Ref) -> None:
         from llmtune.runs import schema
 
-        table = schema.references
-        connection.execute(table.delete().where(table.c.run_id == run_id, table.c.name == name))
-        connection.execute(
-            table.insert().values(run_id=run_id, name=name, ref=scrub(ref.model_dump_json()), time=time.time())
-        )
+        connection.execute(schema.forget_reference, {"old_run": run_id, "old_name": name})
+        row = {"run_id": run_id, "name": name, "ref": scrub(ref.model_dump_json()), "time": time.time()}
+        connection.execute(schema.add_reference, row)
 
     def _own(self, connection: Connection, record: RunRecord, type: ResourceType, ref: Ref) -> None:
         from llmtune.runs import schema

@@ -12,10 +12,29 @@ from llmtune.provider import Billed, Cursor, EncodedFile, Progress, Request, Run
 from llmtune.translation import Receipt
 
 
-class RunRecord(BaseModel):
-    """One run as it stands in the store. A value: asking the store again is the way to see it change."""
+class LiveRecord(BaseModel):
+    """What happens to a run: written by polls and by the steps of finishing. Kept apart, because it changes often."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a column of an older version may be left over
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a field of an older version may be left over
+
+    raw_state: str = ""
+    outcome: RunState | None = None
+    """How the job ended at the vendor; the run itself may still be finalizing."""
+
+    progress: Progress = Progress()
+    cursor: Cursor | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    billed: Billed | None = None
+    resolved: dict[str, Any] = {}
+    not_reported: dict[str, str] = {}
+    cancel_requested: bool = False
+    submits: int = 0
+    """How many times the paid call was made (or about to be made)."""
+
+
+class RunRecord(LiveRecord):
+    """One run as it stands in the store. A value: asking the store again is the way to see it change."""
 
     id: str
     key: RunKey
@@ -47,22 +66,6 @@ class RunRecord(BaseModel):
     request: Request | None = None
     """The exact request, once every file is there."""
 
-    # What happened since; written by polls and the steps of finishing.
-    raw_state: str = ""
-    outcome: RunState | None = None
-    """How the job ended at the vendor; the run itself may still be finalizing."""
-
-    progress: Progress = Progress()
-    cursor: Cursor | None = None
-    error: str | None = None
-    warnings: tuple[str, ...] = ()
-    billed: Billed | None = None
-    resolved: dict[str, Any] = {}
-    not_reported: dict[str, str] = {}
-    cancel_requested: bool = False
-    submits: int = 0
-    """How many times the paid call was made (or about to be made)."""
-
     @property
     def tuning_job(self) -> TuningJob:
         """The job, as it was given."""
@@ -74,33 +77,11 @@ class RunRecord(BaseModel):
         return load_receipt(self.receipt)
 
 
-#: Fields that have a column of their own, and those that change with every poll.
-COLUMNS = (
-    "id",
-    "key",
-    "name",
-    "provider",
-    "kind",
-    "model",
-    "fingerprint",
-    "state",
-    "created",
-    "updated",
-)
-LIVE = (
-    "raw_state",
-    "outcome",
-    "progress",
-    "cursor",
-    "error",
-    "warnings",
-    "billed",
-    "resolved",
-    "not_reported",
-    "cancel_requested",
-    "submits",
-)
-PLANNED = tuple(name for name in RunRecord.model_fields if name not in COLUMNS and name not in LIVE)
+#: Fields that have a column of their own and never change; state and updated have one too. Then those that change
+#: with every poll, and those that are planned.
+FIXED = ("id", "key", "name", "provider", "kind", "model", "fingerprint", "created")
+LIVE = tuple(LiveRecord.model_fields)
+PLANNED = tuple(set(RunRecord.model_fields) - {*FIXED, *LIVE, "state", "updated"})
 
 
 def dump_receipt(receipt: Receipt) -> dict[str, Any]:

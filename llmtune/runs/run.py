@@ -154,7 +154,7 @@ class Run:
             if on_update is not None:
                 on_update(update)
             if update.last:
-                return await asyncio.to_thread(self._ended, update)
+                return self._ended(update)
         raise AssertionError  # the last update returns or raises
 
     async def updates(
@@ -167,8 +167,7 @@ class Run:
         def heard(update: Update) -> None:
             loop.call_soon_threadsafe(updates.put_nowait, update)
 
-        provider = await asyncio.to_thread(lambda: self.provider)
-        leave = waiting.poller().follow(self._store, self.id, provider, heard, pace=pace)
+        leave = waiting.poller().follow(self._store, self.id, self.provider, heard, pace=pace)
         watch = _Watch(self.id, timeout, stall_timeout)
         try:
             while True:
@@ -278,7 +277,7 @@ class _Watch:
 # --- the front door --------------------------------------------------------------------------------------------------
 def start(
     job: TuningJob,
-    provider: str | Provider = "local",
+    provider: str | Provider | Sequence[str | Provider] = "local",
     *,
     budget: float | None = None,
     yes: bool = True,
@@ -296,7 +295,8 @@ def start(
 
     Args:
         job: the job.
-        provider: a provider's name, a configured instance's name, or a provider.
+        provider: a provider's name, a configured instance's name, or a provider; of a list, the first that takes the
+            job (see `llmtune.fallback`).
         budget: the most that may be spent, in USD; an unknown cost counts as over it.
         yes: whether spending money is agreed to; calling from Python is, the command line asks first.
         allow_unknown_cost: let an unknown cost pass under a budget.
@@ -310,6 +310,21 @@ def start(
         LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
             ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
     """
+    if isinstance(provider, Sequence) and not isinstance(provider, str):
+        from llmtune.fallback import start_first
+
+        return start_first(
+            job,
+            provider,
+            budget=budget,
+            yes=yes,
+            allow_unknown_cost=allow_unknown_cost,
+            strict=strict,
+            allow_lossy_data=allow_lossy_data,
+            new=new,
+            reuse=reuse,
+            group=group,
+        )
     backend = get_provider(provider)
     store = open_store()
     options = StartOptions(
@@ -336,7 +351,7 @@ def start(
     return run
 
 
-def tune(job: TuningJob, provider: str | Provider = "local", **options: Any) -> Report:
+def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any) -> Report:
     """`start` and `wait`: blocks until there is a report. Takes the options of both.
 
     Raises:
@@ -346,12 +361,16 @@ def tune(job: TuningJob, provider: str | Provider = "local", **options: Any) -> 
     return start(job, provider, **options).wait(**waits)
 
 
-async def start_async(job: TuningJob, provider: str | Provider = "local", **options: Any) -> Run:
+async def start_async(
+    job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
+) -> Run:
     """`start` for asyncio."""
     return await asyncio.to_thread(lambda: start(job, provider, **options))
 
 
-async def tune_async(job: TuningJob, provider: str | Provider = "local", **options: Any) -> Report:
+async def tune_async(
+    job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
+) -> Report:
     """`tune` for asyncio."""
     waits = {name: options.pop(name) for name in ("timeout", "stall_timeout", "on_update", "pace") if name in options}
     run = await start_async(job, provider, **options)

@@ -13,6 +13,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
+    select,
 )
 
 metadata = MetaData()
@@ -124,3 +126,23 @@ reports = Table(
     Column("report", Text, nullable=False),
     Column("time", Float, nullable=False),
 )
+
+# Statements that every poll runs, put together once: that costs more than running them.
+run_by_id = runs.select().where(runs.c.id == bindparam("wanted"))
+reference_by_name = references.select().where(
+    references.c.run_id == bindparam("wanted_run"), references.c.name == bindparam("wanted_name")
+)
+forget_reference = references.delete().where(
+    references.c.run_id == bindparam("old_run"), references.c.name == bindparam("old_name")
+)
+add_reference = references.insert()
+add_transition = transitions.insert()
+known_points = select(metrics.c.identity).where(
+    metrics.c.run_id == bindparam("owner"), metrics.c.identity.in_(bindparam("names", expanding=True))
+)
+known_events = select(events.c.event_id).where(
+    events.c.run_id == bindparam("owner"), events.c.event_id.in_(bindparam("names", expanding=True))
+)
+add_points = metrics.insert()
+add_events = events.insert()
+lease_by_name = leases.select().where(leases.c.name == bindparam("wanted"))

@@ -6,6 +6,7 @@ name is taken out of every text that is stored, logged or raised.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -21,20 +22,25 @@ _NAMES = re.compile(r"(key|token|secret|password|passwd|credential)", re.IGNOREC
 _SHORTEST = 12
 
 
-def _known() -> list[str]:
+def _known() -> tuple[str, ...]:
     """The secrets of this process's environment, longest first."""
+    return _among(tuple(os.environ.items()))
+
+
+@functools.lru_cache(maxsize=4)
+def _among(environment: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     found = set()
-    for name, value in os.environ.items():
+    for name, value in environment:
         if _NAMES.search(name) and len(value) >= _SHORTEST and any(map(str.isdigit, value)) and os.sep not in value:
             found.add(value)
-    if "@" in (store := os.environ.get("LLMTUNE_STORE", "")):
+    if "@" in (store := dict(environment).get("LLMTUNE_STORE", "")):
         try:
             password = urlsplit(store).password
         except ValueError:
             password = None
         if password:
             found |= {password, unquote(password)}
-    return sorted(found, key=len, reverse=True)
+    return tuple(sorted(found, key=len, reverse=True))
 
 
 def scrub(text: str) -> str:
@@ -42,7 +48,7 @@ def scrub(text: str) -> str:
     for secret in _known():
         if secret in text:
             text = text.replace(secret, "***")
-    return redact_url(text) if "://" in text else text
+    return redact_url(text) if "@" in text and "://" in text else text
 
 
 def scrub_error(error: BaseException) -> None:

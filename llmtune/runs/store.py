@@ -5,6 +5,7 @@ Several processes may write at once: nothing is lost, and no method returns befo
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import uuid
@@ -18,7 +19,7 @@ from llmtune.errors import RunNotFound, did_you_mean
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, RunState, Snapshot
 from llmtune.runs.ledger import Ledger
-from llmtune.runs.records import COLUMNS, LIVE, PLANNED, RunRecord
+from llmtune.runs.records import FIXED, LIVE, PLANNED, LiveRecord, RunRecord
 from llmtune.runs.secrets import scrub
 from llmtune.settings import store_url
 
@@ -106,7 +107,7 @@ class Store(Ledger):
         from llmtune.runs import schema
 
         with self.read() as connection:
-            row = connection.execute(schema.runs.select().where(schema.runs.c.id == run_id)).first()
+            row = connection.execute(schema.run_by_id, {"wanted": run_id}).first()
         if row is None:
             raise self._not_found(run_id)
         return _record(row)
@@ -162,8 +163,9 @@ class Store(Ledger):
     def change(self, run_id: str, *, durable: bool = True, **fields: Any) -> RunRecord:
         """Set fields of a run (not its state: `move` does that)."""
         with self.write(durable=durable) as connection:
-            record = self._locked(connection, run_id).model_copy(update={**fields, "updated": time.time()})
-            self._save(connection, record)
+            before = self._locked(connection, run_id)
+            record = before.model_copy(update={**fields, "updated": time.time()})
+            self._save(connection, record, before)
         return record
 
     def warn(self, run_id: str, *sentences: str) -> None:
@@ -172,7 +174,7 @@ class Store(Ledger):
             record = self._locked(connection, run_id)
             fresh = tuple(each for each in dict.fromkeys(sentences) if each not in record.warnings)
             if fresh:
-                self._save(connection, record.model_copy(update={"warnings": record.warnings + fresh}))
+                self._save(connection, record.model_copy(update={"warnings": record.warnings + fresh}), record)
 
     def move(
         self,
@@ -194,8 +196,9 @@ class Store(Ledger):
             allowed = only_from is None or record.state in only_from
             onward = back or _ORDER[to] > _ORDER[record.state] or _ORDER[to] == _ORDER[record.state] == 3
             if allowed and onward:
+                before = record
                 record = record.model_copy(update={**fields, "state": to, "updated": time.time()})
-                self._save(connection, record)
+                self._save(connection, record, before)
                 self._transition(connection, run_id, to, reason, record.updated)
         return record
 
@@ -209,8 +212,13 @@ class Store(Ledger):
         return [Transition(row.time, RunState(row.state), row.reason) for row in rows]
 
     # --- what was seen ---------------------------------------------------------------------------------------------
-    def record(self, run_id: str, snapshot: Snapshot) -> Seen:
-        """Keep what a poll saw, in one transaction: the cursor never runs ahead of the points it stands behind."""
+    def record(self, run_id: str, snapshot: Snapshot, *, known: RunRecord | None = None) -> Seen:
+        """Keep what a poll saw, in one transaction: the cursor never runs ahead of the points it stands behind.
+
+        `known` is the run as it was just read: a snapshot with nothing new in it then writes nothing.
+        """
+        if known is not None and _nothing_new(known, snapshot):
+            return Seen(known, (), (), False)
         with self.write(durable=snapshot.state.final) as connection:
             before = self._locked(connection, run_id)
             points = self._add_points(connection, run_id, snapshot.points)
@@ -231,7 +239,7 @@ class Store(Ledger):
                 self._set_ref(connection, run_id, "model", snapshot.model)
                 self._own(connection, before, "model", snapshot.model)
             if after != before:
-                self._save(connection, after.model_copy(update={"updated": time.time()}))
+                self._save(connection, after.model_copy(update={"updated": time.time()}), before)
         return Seen(after, points, events, moved)
 
     def add_events(self, run_id: str, events: Iterable[Event]) -> tuple[Event, ...]:
@@ -274,22 +282,21 @@ class Store(Ledger):
     def _locked(self, connection: Connection, run_id: str) -> RunRecord:
         from llmtune.runs import schema
 
-        row = connection.execute(schema.runs.select().where(schema.runs.c.id == run_id)).first()
+        row = connection.execute(schema.run_by_id, {"wanted": run_id}).first()
         if row is None:
             raise self._not_found(run_id)
         return _record(row)
 
-    def _save(self, connection: Connection, record: RunRecord) -> None:
+    def _save(self, connection: Connection, record: RunRecord, before: RunRecord) -> None:
         from llmtune.runs import schema
 
-        connection.execute(schema.runs.update().where(schema.runs.c.id == record.id).values(_row(record)))
+        connection.execute(schema.runs.update().where(schema.runs.c.id == record.id).values(_row(record, before)))
 
     def _transition(self, connection: Connection, run_id: str, state: RunState, reason: str, when: float) -> None:
         from llmtune.runs import schema
 
-        connection.execute(
-            schema.transitions.insert().values(run_id=run_id, time=when, state=state.value, reason=scrub(reason))
-        )
+        row = {"run_id": run_id, "time": when, "state": state.value, "reason": scrub(reason)}
+        connection.execute(schema.add_transition, row)
 
     def _add_points(
         self, connection: Connection, run_id: str, points: Iterable[MetricPoint]
@@ -297,10 +304,10 @@ class Store(Ledger):
         from llmtune.runs import schema
 
         named = {_identity(point): point for point in points}
-        fresh = self._unknown(connection, schema.metrics.c.run_id, schema.metrics.c.identity, run_id, list(named))
+        fresh = self._unknown(connection, schema.known_points, run_id, list(named))
         if fresh:
             connection.execute(
-                schema.metrics.insert(),
+                schema.add_points,
                 [
                     {"run_id": run_id, "identity": name, "point": named[name].model_dump_json(exclude_none=True)}
                     for name in fresh
@@ -312,10 +319,10 @@ class Store(Ledger):
         from llmtune.runs import schema
 
         named = {event.id: event for event in events}
-        fresh = self._unknown(connection, schema.events.c.run_id, schema.events.c.event_id, run_id, list(named))
+        fresh = self._unknown(connection, schema.known_events, run_id, list(named))
         if fresh:
             connection.execute(
-                schema.events.insert(),
+                schema.add_events,
                 [
                     {
                         "run_id": run_id,
@@ -329,16 +336,11 @@ class Store(Ledger):
             )
         return tuple(named[name] for name in fresh)
 
-    def _unknown(
-        self, connection: Connection, owner: Any, column: Any, run_id: str, names: Sequence[str]
-    ) -> Sequence[str]:
+    def _unknown(self, connection: Connection, query: Any, run_id: str, names: Sequence[str]) -> Sequence[str]:
         """Those of `names` that the run does not have yet, in order. The write lock is held: nobody adds meanwhile."""
-        from sqlalchemy import select
-
         known: set[str] = set()
         for at in range(0, len(names), 500):  # SQLite bounds the number of parameters
-            some = names[at : at + 500]
-            known.update(connection.execute(select(column).where(owner == run_id, column.in_(some))).scalars())
+            known.update(connection.execute(query, {"owner": run_id, "names": names[at : at + 500]}).scalars())
         return [name for name in names if name not in known]
 
     def _not_found(self, text: str) -> RunNotFound:
@@ -355,21 +357,38 @@ class Store(Ledger):
 
 def _record(row: Row[Any]) -> RunRecord:
     columns = row._mapping
-    data = orjson.loads(columns["document"]) | orjson.loads(columns["live"])
-    data |= {name: columns["run_key" if name == "key" else name] for name in COLUMNS}
-    return RunRecord.model_validate(data)
+    live = LiveRecord.model_validate_json(columns["live"])
+    changing: dict[str, Any] = {name: getattr(live, name) for name in LIVE}
+    changing |= {"state": RunState(columns["state"]), "updated": columns["updated"]}
+    fixed = tuple(columns["run_key" if name == "key" else name] for name in FIXED)
+    return _planned(columns["document"], fixed).model_copy(update=changing)
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {"run_key" if name == "key" else name: getattr(record, name) for name in COLUMNS}
-    row["state"] = record.state.value
-    row["document"] = scrub(record.model_dump_json(include=set(PLANNED)))
+@functools.lru_cache(maxsize=2048)
+def _planned(document: str, fixed: tuple[Any, ...]) -> RunRecord:
+    """The part of a record that hardly ever changes, read once for many polls. Nobody changes what is in it."""
+    data = orjson.loads(document) | dict(zip(FIXED, fixed, strict=True))
+    return RunRecord.model_validate(data | {"state": RunState.PLANNED, "updated": 0.0})
+
+
+def _row(record: RunRecord, before: RunRecord | None = None) -> dict[str, Any]:
+    """The columns of a record; with `before`, only those that may have changed since."""
+    row: dict[str, Any] = {"state": record.state.value, "updated": record.updated}
     row["live"] = scrub(record.model_dump_json(include=set(LIVE)))
+    if before is None:
+        row |= {"run_key" if name == "key" else name: getattr(record, name) for name in FIXED}
+    if before is None or any(getattr(record, name) is not getattr(before, name) for name in PLANNED):
+        row["document"] = scrub(record.model_dump_json(include=set(PLANNED)))
     return row
 
 
 def _identity(point: MetricPoint) -> str:
     return f"{point.series}@{point.step}@{point.epoch}@{point.source}"
+
+
+def _nothing_new(record: RunRecord, snapshot: Snapshot) -> bool:
+    told = snapshot.points or snapshot.events or snapshot.checkpoints or snapshot.model is not None
+    return not told and snapshot.state is record.state and _updated(record, snapshot) == record
 
 
 def _updated(record: RunRecord, snapshot: Snapshot) -> RunRecord:

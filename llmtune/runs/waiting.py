@@ -91,6 +91,7 @@ class _Following:
     provider: Provider
     pace: Pace
     listeners: list[Listener] = field(default_factory=list)
+    job: JobRef | None = None
     pause: float = 0.0
     errors: int = 0
     broken: int = 0
@@ -254,10 +255,11 @@ class Poller:
             return Update(record, moved=True), None
         if record.outcome is not None:
             return self._finish(following, record)
-        job = store.ref(record.id, "job", JobRef)
-        if job is None:
+        if following.job is None:
+            following.job = store.ref(record.id, "job", JobRef)
+        if following.job is None:
             return self._drive(following)
-        return self._poll(following, record, job)
+        return self._poll(following, record, following.job)
 
     def _drive(self, following: _Following) -> tuple[Update | None, float | None]:
         """A run without a job: go on where whoever drove it stopped, unless they still do."""
@@ -289,7 +291,7 @@ class Poller:
             log.warning("poll of run %s broke: %r", record.id, error, extra={"run": record.id})
             return None, following.pace.after(max(following.pause, following.pace.first))
         checkpoint("polled")
-        seen = store.record(record.id, snapshot)
+        seen = store.record(record.id, snapshot, known=record)
         checkpoint("snapshot-kept")
         message = None
         if following.down_since is not None:
