@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def tune(
     job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
-    provider: Annotated[str, typer.Option("--provider", "-p", help="The backend to train at.")] = "local",
+    provider: Annotated[
+        str, typer.Option("--provider", "-p", help="The backend to train at; of several (a,b,c) the first that can.")
+    ] = "local",
     model: Annotated[str | None, typer.Option("--model", help="Another base model than the job's.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="Refuse above this many USD.")] = None,
@@ -31,6 +33,8 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Train, evaluate and report."""
+    from rich.markup import escape
+
     from llmtune.cli.output import err
     from llmtune.cli.progress import follow
     from llmtune.job import TuningJob
@@ -41,13 +45,20 @@ def tune(
     loaded = TuningJob.load(job)
     if model is not None:
         loaded = loaded.model_copy(update={"model": model})
-    backend = get_provider(provider)
-    if backend.hosted and budget is None and not yes:
-        _confirm(plan(loaded, backend))
-        yes = True
+    backends = [get_provider(name.strip()) for name in provider.split(",") if name.strip()]
+    if budget is None and not yes:
+        # Of several, the first that takes jobs and would bill is the one to be asked about.
+        for backend in backends:
+            receipt = plan(loaded, backend)
+            if receipt.refusals or not receipt.lifecycle.open:
+                continue
+            if backend.hosted:
+                _confirm(receipt)
+                yes = True
+            break
     run = start(
         loaded,
-        backend,
+        backends if len(backends) > 1 else backends[0],
         yes=yes,
         budget=budget,
         allow_unknown_cost=allow_unknown_cost,
@@ -56,7 +67,9 @@ def tune(
         new=new,
         reuse=reuse,
     )
-    err.print(f"run [bold]{run.id}[/] at {provider}", soft_wrap=True)
+    err.print(f"run [bold]{run.id}[/] at {run.record.provider}", soft_wrap=True)
+    for warning in run.record.warnings:
+        err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     if detach:
         err.print(f"come back with: llmtune runs attach {run.id}", soft_wrap=True)
         return
