@@ -10,7 +10,7 @@ import pytest
 from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.provider import RunState
 from llmtune.runs import Pace, start
-from llmtune.testing import refusal, server_error
+from llmtune.testing import Fault, accept_then_drop, garbled, rate_limit, refusal, server_error
 from llmtune_bedrock import BedrockProvider, serving
 from llmtune_bedrock.fake import FakeBedrock
 from tests.bedrock.conftest import NOVA, provider_at
@@ -91,3 +91,14 @@ def test_a_teardown_that_is_refused_at_first_is_tried_again(
     run.wait(timeout=60, pace=PACE)
     assert vendor.counts["undeploy"] == 2
     assert vendor.standing == []
+
+
+@pytest.mark.parametrize("fault", [accept_then_drop(), garbled(), rate_limit(0.05), server_error(503, handled=True)])
+def test_whatever_happens_to_the_submit_there_is_one_job(
+    vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path, fault: Fault
+) -> None:
+    vendor.faults.add(fault, role="submit", times=2)
+    run = start(job(tmp_path, NOVA, deploy=False), provider)
+    run.wait(timeout=60, pace=PACE)
+    assert run.state is RunState.SUCCEEDED
+    assert len(vendor.jobs) == 1
