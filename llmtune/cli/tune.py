@@ -47,15 +47,15 @@ def tune(
         loaded = loaded.model_copy(update={"model": model})
     backends = [get_provider(name.strip()) for name in provider.split(",") if name.strip()]
     if budget is None and not yes:
-        # Of several, the first that takes jobs and would bill is the one to be asked about.
+        # Of several, the first that takes jobs is the one to be asked about, if it bills.
         for backend in backends:
+            if not backend.hosted:
+                break
             receipt = plan(loaded, backend)
-            if receipt.refusals or not receipt.lifecycle.open:
-                continue
-            if backend.hosted:
+            if receipt.lifecycle.open and not receipt.refusals:
                 _confirm(receipt)
                 yes = True
-            break
+                break
     run = start(
         loaded,
         backends if len(backends) > 1 else backends[0],
