@@ -120,3 +120,14 @@ def test_prices_that_are_not_known_stay_unknown() -> None:
     assert "not found in a dated primary source" in price.note
     assert price.storage == 1.95
     assert "storage alone" in price.source
+
+
+def test_a_price_of_ones_own_is_used_as_the_page_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The overlay that docs/providers/bedrock.md shows."""
+    page = (Path(__file__).parents[2] / "docs" / "providers" / "bedrock.md").read_text(encoding="utf-8")
+    shown = page.split("```toml\n# catalog.toml", 1)[1].split("```", 1)[0]
+    (tmp_path / "catalog.toml").write_text("#" + shown)
+    monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "catalog.toml"))
+    price = ask("amazon.nova-micro-v1:0:128k").price
+    assert (price.training, price.source) == (1.0, "our agreement, 2026-11")
+    assert ask("amazon.nova-pro-v1:0:300k").price.training is None
