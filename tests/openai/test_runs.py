@@ -150,3 +150,34 @@ def test_a_deployment_is_made_for_the_evaluation_alone(vendors: dict[str, FakeVe
     start(job(tmp_path, evaluation={"deploy": True}), "azure", new=True).wait(timeout=60, pace=PACE)
     assert azure.counts["deploy"] == 1
     assert not azure.standing
+
+
+def test_preferences_are_written_in_the_vendors_rows_and_tuned_on(
+    vendors: dict[str, FakeVendor], tmp_path: Path
+) -> None:
+    rows = (
+        {
+            "input": {"messages": [{"role": "user", "content": f"Question {at}?"}]},
+            "preferred_output": [{"role": "assistant", "content": "A short answer."}],
+            "non_preferred_output": [{"role": "assistant", "content": "A long-winded answer, and more of it."}],
+        }
+        for at in range(60)
+    )
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = TuningJob.model_validate(
+        {
+            "name": "pairs",
+            "dataset": str(path),
+            "model": GPT,
+            "method": "dpo",
+            "hyperparameters": {"epochs": 1, "dpo_beta": 0.2},
+            "evaluation": {"max_rows": 2},
+        }
+    )
+    run = start(asked, "openai")
+    run.wait(timeout=60, pace=PACE)
+    (made,) = vendors["openai"].jobs.values()
+    assert made.body["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}}
+    sent = vendors["openai"].files[made.body["training_file"]].content.splitlines()
+    assert set(json.loads(sent[0])) == {"input", "preferred_output", "non_preferred_output"}
