@@ -463,6 +463,23 @@ class Provider(Protocol):
         ...
 
 
+class CheckResult(_Value):
+    """Something that was looked at once a model was there: that templates agree, that the model ends its turn."""
+
+    name: str
+    passed: bool
+    says: str
+
+
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A provider that can look at its own results more closely than their scores do."""
+
+    def check(self, model: ModelRef, examples: Sequence[Example]) -> Sequence[CheckResult]:
+        """Look at a tuned model with some held-out rows."""
+        ...
+
+
 @runtime_checkable
 class Pausable(Protocol):
     """A provider whose jobs can be paused and resumed."""

@@ -8,10 +8,20 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, StillRunning
-from llmtune.provider import DeploymentRef, Generator, JobRef, ModelRef, Provider, Ref, RunState, Unavailable
+from llmtune.provider import (
+    DeploymentRef,
+    Generator,
+    JobRef,
+    ModelRef,
+    Provider,
+    Ref,
+    RunState,
+    SelfChecking,
+    Unavailable,
+)
 from llmtune.runs.records import RunRecord
 from llmtune.runs.store import Store
 from llmtune.settings import home
@@ -29,6 +39,9 @@ NOT_EVALUATED = "not evaluated: "
 
 #: Training and validation rows that a local model is asked too, to tell underfit from overfit. At a vendor they cost.
 FIT_ROWS = 50
+
+#: Held-out rows with which a provider looks at its own model.
+CHECKED_ROWS = 20
 
 #: Seconds between two words about how far an evaluation is.
 SAY_EVERY = 2.0
@@ -85,9 +98,24 @@ def evaluate(
         seed=job.seed or 0,
         on_progress=_Progress(say),
     )
-    data = {"result": result.model_dump(mode="json"), "seconds": time.monotonic() - began}
+    data = {
+        "result": result.model_dump(mode="json"),
+        "seconds": time.monotonic() - began,
+        "checks": _checks(store, record, provider, tuned, dataset),
+    }
     store.set_ref(record.id, "evaluation", Ref(id="done", data=data))
     return result
+
+
+def _checks(store: Store, record: RunRecord, provider: Provider, model: Ref, dataset: Dataset) -> list[dict[str, Any]]:
+    """What the provider finds when it looks at its own model; what it cannot look at is a warning."""
+    if not (isinstance(provider, SelfChecking) and isinstance(model, ModelRef)):
+        return []
+    try:
+        return [each.model_dump() for each in provider.check(model, dataset.test[:CHECKED_ROWS])]
+    except LlmtuneError as error:
+        store.warn(record.id, f"not checked: {error.message}")
+        return []
 
 
 def the_same_dataset(record: RunRecord) -> Dataset:
@@ -123,7 +151,7 @@ class _Progress:
 # --- the report ------------------------------------------------------------------------------------------------------
 def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
     """Build the report from everything the store knows, and keep it."""
-    from llmtune.report import build_report
+    from llmtune.report import Check, build_report
 
     model = store.ref(record.id, "model", ModelRef)
     kept = store.ref(record.id, "evaluation", Ref)
@@ -146,6 +174,7 @@ def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
         lossy=record.lossy,
         warnings=record.warnings,
         error=record.error,
+        checks=[Check.model_validate(each) for each in (kept.data.get("checks", ()) if kept is not None else ())],
         environment=_environment(record),
         reproduce=_reproduce(record),
         snippet=_snippet(provider, model),

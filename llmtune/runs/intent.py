@@ -58,6 +58,10 @@ def intend(
     """
     from llmtune.planning import plan, read_dataset
 
+    if job.evaluation.metrics is not None:
+        from llmtune.evaluation import check_metrics
+
+        check_metrics(job.evaluation.metrics)  # a misspelt metric is found before the training, not after it
     dataset = read_dataset(job)
     receipt = plan(job, provider, dataset=dataset)
     refuse_what_cannot_run(receipt, options, listed=provider.name)

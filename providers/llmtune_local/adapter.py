@@ -6,9 +6,10 @@ two processes ever train in it. A worker that died without a word is started aga
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from llmtune.metrics.points import MetricPoint
 from llmtune.provider import (
     Account,
     AnyRef,
+    CheckResult,
     Cursor,
     DeploymentRef,
     EncodedDataset,
@@ -51,7 +53,7 @@ from llmtune_local.rundir import RunDir, RunRequest, Status
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
-
+    from llmtune.data.example import Example
     from llmtune.data.findings import Finding
 
 #: A worker that dies this often without finishing is not started again.
@@ -278,7 +280,13 @@ class LocalProvider:
         """The untuned base model, loaded with the same options."""
         options = dict(receipt.target.options)
         revision = options.pop("revision", None)
-        data = {"tuned": False, "model": receipt.target.model, "revision": revision, "options": options}
+        data = {
+            "tuned": False,
+            "model": receipt.target.model,
+            "revision": revision,
+            "options": options,
+            "weights": _stamp(receipt.target.model),
+        }
         return ModelRef(id=receipt.target.model, tuned=False, data=data)
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
@@ -303,6 +311,18 @@ class LocalProvider:
             "answer = model.generate(**inputs, max_new_tokens=64)\n"
             'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
         )
+
+    def check(self, model: ModelRef, examples: Sequence[Example]) -> list[CheckResult]:
+        """Whether training rendered what inference renders, and whether the model ends its turn."""
+        self._need_libraries()
+        from llmtune_local.checks import answers_end, templates_agree
+
+        generator = self.generator(model)
+        if isinstance(generator, Unavailable):
+            return []
+        asked = [example for example in examples if example.messages and example.preference is None]
+        with generator:
+            return [templates_agree(model.data, asked), answers_end(generator, asked)] if asked else []
 
     # what is there
 
@@ -374,6 +394,7 @@ class LocalProvider:
                 "revision": request.revision,
                 "options": request.options.model_dump(exclude_defaults=True),
                 "folder": str(folder.path.absolute()),
+                "weights": _stamp(request.model),
             },
         )
 
@@ -419,6 +440,15 @@ class LocalProvider:
         for module in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra("local", module, purpose="training on this machine")
+
+
+def _stamp(model: str) -> str | None:
+    """What tells one state of a model in a folder from another, so that answers of a replaced one are not reused."""
+    from llmtune_local.model import locate
+
+    files = sorted(Path(locate(model)).glob("*.safetensors")) if Path(locate(model)).is_dir() else []
+    facts = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16] if facts else None
 
 
 def _resolved(status: Status | None) -> dict[str, Any]:
