@@ -76,9 +76,9 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
     calls: Calls | None = None
     for item in value:
         if item.__class__ is dict:
-            if len(item) == 2:
-                role = item.get("role")
-                content = item.get("content")
+            if len(item) == 2 and "role" in item and "content" in item:
+                role = item["role"]
+                content = item["content"]
                 if content.__class__ is str and role in ROLES:
                     out.append(_new(Message, (role, content, (), None, None, None, None, None)))
                     continue

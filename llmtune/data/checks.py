@@ -14,29 +14,36 @@ _NOTHING: tuple[Finding, ...] = ()
 
 
 def check_example(example: Example, method: str | None = None) -> Sequence[Finding]:
-    """The faults of one row, without its place. `method` (sft, dpo, classification) adds what that one needs.
+    """The faults of one row, without its place. `method` (sft, dpo, classification) adds what that one needs."""
+    return _NOTHING if method != "dpo" and is_simple(example) else _closely(example, method)
 
-    Sound plain rows, which are nearly all rows, are passed by one short loop; the rest is looked at closely.
+
+def is_simple(example: Example) -> bool:
+    """Whether a row is a plain conversation without fault: user and assistant in turn, words alone, the answer last.
+
+    Nearly all rows are, and one short loop tells; only the others need a close look.
     """
-    messages = example.messages
-    if example.preference is not None or example.text is not None or not messages or method == "dpo":
-        return _closely(example, method)
+    messages, _, _, preference, text, _, _, _ = example
+    if preference is not None or text is not None:
+        return False
     before = ""
-    for role, content, calls, call_id, _, weight, _, _ in messages:
+    for role, content, calls, call_id, name, weight, raw_role, extra in messages:
         if content.__class__ is not str or calls or call_id is not None or weight is not None:
-            return _closely(example, method)
+            return False
+        if name is not None or raw_role is not None or extra:
+            return False
         if not content or content.isspace():
-            return _closely(example, method)
+            return False
         if role == "user":
             if before == "user":
-                return _closely(example, method)
+                return False
         elif role == "assistant":
             if before != "user":
-                return _closely(example, method)
-        elif before:
-            return _closely(example, method)
+                return False
+        elif before or role != "system":
+            return False
         before = role
-    return _NOTHING if before == "assistant" else _closely(example, method)
+    return before == "assistant"
 
 
 def _closely(example: Example, method: str | None) -> Sequence[Finding]:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from llmtune.data.example import Example, OtherPart
-from llmtune.data.features import losses
+from llmtune.data.features import CHAT, SYSTEM, TURNS, losses
 from llmtune.data.findings import Finding
 from llmtune.errors import LlmtuneError, UnknownName
 
@@ -32,6 +32,26 @@ class RowFormat:
     title: str = ""
     carries: int = 0
     folds: int = 0
+    plain_by_bits: bool = False
+    """Set it where `problems` is overridden but for a plain conversation still follows from `carries` alone, which
+    spares it the call."""
+
+    def takes_plain(self) -> Callable[[Example], bool]:
+        """A quick answer for plain conversations (`checks.is_simple`): whether nothing is lost of one, surely."""
+        if type(self).problems is not RowFormat.problems and not self.plain_by_bits:
+            return _never
+        system, several = bool(self.carries & SYSTEM), bool(self.carries & TURNS)
+        if not self.carries & CHAT:
+            return _never
+
+        def takes(example: Example) -> bool:
+            messages, tools, label, _, _, _, _, extra = example
+            if tools or extra or label.__class__ is tuple:
+                return False
+            leading = messages[0][0] == "system"
+            return (system or not leading) and (several or len(messages) <= 2 + leading)
+
+        return takes
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is meant to be of this format, sound or not; true for no other format's rows."""
@@ -75,6 +95,10 @@ class FileFacts(NamedTuple):
     labels: Mapping[str, int]
     train_rows: int | None
     total_rows: int
+
+
+def _never(_: Example) -> bool:
+    return False
 
 
 def _no_file_rules(facts: FileFacts) -> Iterable[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
-from llmtune.data.checks import check_example
+from llmtune.data.checks import check_example, is_simple
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, refuse
 from llmtune.data.formats import RowFormat, get_format
@@ -49,13 +50,20 @@ def encode(
     the format cannot express at all. Without a log, the first such row raises `InvalidData`.
     """
     fmt = get_format(format) if isinstance(format, str) else format
-    problems, write, dumps = fmt.problems, fmt.write, orjson.dumps
+    pairs = ((example, is_simple(example)) for example in examples)
+    return _encode(pairs, fmt, allow_lossy=allow_lossy, log=log)
+
+
+def _encode(
+    examples: Iterable[tuple[Example, bool]], fmt: RowFormat, *, allow_lossy: bool, log: FindingLog | None
+) -> Iterator[bytes]:
+    """`encode`, for examples of which it is known whether they are plain conversations."""
+    takes, problems, write, dumps = fmt.takes_plain(), fmt.problems, fmt.write, orjson.dumps
     option = orjson.OPT_APPEND_NEWLINE
-    for example in examples:
-        found = problems(example)
-        if found:
+    for example, simple in examples:
+        if not (simple and takes(example)):
             stops = False
-            for finding in found:
+            for finding in problems(example):
                 stopped = refuses(finding, allow_lossy=allow_lossy)
                 stops = stops or stopped
                 placed = finding.at(None, example.line)
@@ -109,19 +117,19 @@ def convert(
     log = FindingLog()
     reading = Reading(source, format, columns=columns, label_column=label_column)
 
-    def sound() -> Iterator[Example]:
+    def sound() -> Iterator[tuple[Example, bool]]:
         for item in reading:
-            if isinstance(item, Finding):
-                log.add(item)
+            if item.__class__ is not Example:
+                log.add(item)  # type: ignore[arg-type]
                 continue
-            faults = check_example(item)
-            if faults:
-                for fault in faults:
+            simple = is_simple(item)
+            if not simple:
+                for fault in check_example(item):
                     log.add(fault.at(reading.path, item.line))
-            yield item
+            yield item, simple
 
     lossy = _Placed(log, reading.path)
-    lines = encode(sound(), fmt, allow_lossy=allow_lossy, log=lossy)
+    lines = _encode(sound(), fmt, allow_lossy=allow_lossy, log=lossy)
     return _write_file(lines, Path(target), fmt, log, overwrite)
 
 
@@ -144,18 +152,19 @@ def _write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: Finding
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as raw:
-            rows = _container(path)(lines, raw, path)
+            hashed = _Hashed(raw)
+            rows = _container(path)(lines, cast("IO[bytes]", hashed), path)
         if log.errors:
             raise refuse(log.in_order())
         if rows == 0:
             raise InvalidData(f"{path}: there are no rows to write")
-        digest, size = _facts(Path(name))
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
             Path(name).unlink()
         raise
+    digest, size = hashed.digest.hexdigest(), hashed.size
     return Written(str(path), rows, size, digest, fmt.name, tuple(log.in_order()))
 
 
@@ -165,14 +174,27 @@ def _umask() -> int:
     return mask
 
 
-def _facts(path: Path) -> tuple[str, int]:
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size
+class _Hashed(io.RawIOBase):
+    """A stream that counts and hashes what is written through it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__()
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def write(self, data: Any) -> int:
+        self._stream.write(data)
+        self.digest.update(data)
+        size = len(data)
+        self.size += size
+        return size
 
 
 _Sink = Callable[[Iterator[bytes], IO[bytes], Path], int]
@@ -258,7 +280,6 @@ def _flat(line: bytes) -> dict[str, Any]:
 
 def _write_table(lines: Iterator[bytes], raw: IO[bytes], path: Path) -> int:
     import csv
-    import io
 
     text = io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True)
     delimiter = "\t" if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ","

@@ -43,6 +43,7 @@ class ConverseRows(RowFormat):
     name = "bedrock_converse"
     title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
     carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
+    plain_by_bits = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         turns = row.get("messages")
@@ -178,16 +179,20 @@ class ConverseRows(RowFormat):
         turns: list[dict[str, Any]] = []
         answering = False
         for message in messages:
-            if message.role == "tool":
+            role, content, calls, *_ = message
+            if content.__class__ is str and not calls and role in ("user", "assistant"):
+                answering = False
+                turns.append({"role": role, "content": [{"text": content}]})
+            elif role == "tool":
                 block = _write_result(message)
                 if answering:
                     turns[-1]["content"].append(block)
                 else:
                     turns.append({"role": "user", "content": [block]})
                 answering = True
-            elif message.role != "system":
+            elif role != "system":
                 answering = False
-                turns.append({"role": message.role, "content": _write_blocks(message)})
+                turns.append({"role": role, "content": _write_blocks(message)})
         return turns
 
     def takes_part(self, part: OtherPart) -> bool:

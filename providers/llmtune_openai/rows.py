@@ -68,6 +68,7 @@ class OpenAIRows(RowFormat):
     name = "openai"
     title = '{"messages": [...], "tools": [...], "parallel_tool_calls": ...}'
     carries = _CARRIES
+    plain_by_bits = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # rows read from files are told by the general chat format

@@ -31,6 +31,7 @@ MAX_VALIDATION_ROWS = 5_000
 MAX_VALIDATION_SHARE = 0.3
 
 _ROLES = {"user": "user", "model": "assistant", "assistant": "assistant", "function": "tool", "tool": "tool"}
+_NAMES = {"user": "user", "assistant": "model"}
 _SYSTEM = ("systemInstruction", "system_instruction")
 _FUNCTION_KEYS = frozenset(("name", "description", "parameters"))
 
@@ -144,8 +145,13 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     called: dict[str, str] = {}
     answering = False
     for message in messages:
-        called.update({call.id: call.name for call in message.tool_calls})
-        if message.role == "tool":
+        role, content, calls, *_ = message
+        if content.__class__ is str and not calls and role in _NAMES:
+            answering = False
+            contents.append({"role": _NAMES[role], "parts": [{"text": content}]})
+            continue
+        called.update({call.id: call.name for call in calls})
+        if role == "tool":
             name = message.name or called.get(message.tool_call_id or "", "")
             part = {"functionResponse": {"name": name, "response": _response(message.words)}}
             if answering:
@@ -155,9 +161,8 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
             answering = True
             continue
         answering = False
-        if message.role != "system":
-            role = "model" if message.role == "assistant" else "user"
-            contents.append({"role": role, "parts": _write_parts(message)})
+        if role != "system":
+            contents.append({"role": _NAMES[role], "parts": _write_parts(message)})
     return contents
 
 
@@ -256,6 +261,7 @@ class GeminiRows(RowFormat):
     name = "gemini"
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
     carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
+    plain_by_bits = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "contents" in row and "completions" not in row
@@ -296,6 +302,7 @@ class GeminiPreferenceRows(GeminiRows):
     name = "gemini_preference"
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
     carries = f.BASIC | f.PREFERENCE | f.PARTS
+    plain_by_bits = False
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "contents" in row and "completions" in row
