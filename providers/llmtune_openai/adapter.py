@@ -251,11 +251,15 @@ class OpenAIProvider:
     def _where_there_is_one(
         self, pages: Iterator[dict[str, Any]], what: str, untold: dict[str, str]
     ) -> Iterator[dict[str, Any]]:
-        """The items of a list that compatible services may lack; at OpenAI a missing list is an error."""
+        """The items of a list that compatible services may lack; elsewhere a missing list is an error."""
         try:
             yield from pages
         except VendorError as error:
-            if isinstance(error, TransientError) or error.status not in (404, 405, 501) or self.service.job_page:
+            if (
+                not self.service.may_lack_lists
+                or isinstance(error, TransientError)
+                or error.status not in (404, 405, 501)
+            ):
                 raise
             untold[what] = f"{self.service.title} has no list of {what}"
 

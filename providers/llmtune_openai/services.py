@@ -57,6 +57,9 @@ class Service:
     upload_in_parts_above: int | None = None
     """Files larger than this many bytes go up in parts; None: there is no such way."""
 
+    may_lack_lists: bool = False
+    """Whether its jobs may have no list of events or checkpoints; else a missing list is an error."""
+
     concurrency: int | None = None
     concurrency_source: str = ""
     job_page: str | None = None
@@ -162,6 +165,7 @@ NEBIUS = Service(
     max_tokens_word="max_tokens",
     lora_flag=True,
     uploaded_is_ready=True,
+    may_lack_lists=True,
 )
 
 #: Where the key comes back is not known, so an unclear submit is never repeated.
@@ -178,6 +182,7 @@ COMPATIBLE = Service(
     safety=SubmitSafety(kind="none"),
     max_tokens_word="max_tokens",
     uploaded_is_ready=True,
+    may_lack_lists=True,
     assumed="this is not OpenAI: what its API takes is assumed to be what OpenAI's takes, and nothing is known of"
     " its models, prices and dates",
 )
