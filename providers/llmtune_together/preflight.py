@@ -40,7 +40,7 @@ def _training(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Findin
     found: list[Finding | None] = []
     if kind["type"] == "Full":
         if limits.get("supports_full_training") is False or not limits.get("full_training"):
-            return [error("no_full_training", "this model cannot be tuned in full", "use adapter lora")]
+            return [error("no-full-training", "this model cannot be tuned in full", "use adapter lora")]
         room = limits["full_training"]
     else:
         room = limits.get("lora_training") or {}
@@ -50,7 +50,7 @@ def _training(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Findin
         most = room.get("max_batch_size_dpo" if dpo else "max_batch_size")
         found.append(_outside("batch_size", body["batch_size"], room.get("min_batch_size"), most))
     if body.get("multimodal_params", {}).get("train_vision") and not limits.get("supports_vision"):
-        found.append(error("no_vision", "this model has no vision encoder to train", "leave train_vision unset"))
+        found.append(error("no-vision", "this model has no vision encoder to train", "leave train_vision unset"))
     return [each for each in found if each is not None]
 
 
@@ -62,7 +62,7 @@ def _modules(asked: str | None, offered: list[str] | None) -> list[Finding | Non
         return []
     return [
         error(
-            "unknown_module",
+            "unknown-module",
             f"lora_target_modules: this model has no {', '.join(unknown)}",
             f"it has {', '.join(offered)}, or all-linear ({_SOURCE})",
         )
@@ -73,7 +73,7 @@ def _outside(name: str, value: Any, low: Any, high: Any) -> Finding | None:
     if value is None or ((low is None or value >= low) and (high is None or value <= high)):
         return None
     bounds = f"from {low} to {high}" if low is not None and high is not None else f"at most {high}"
-    return error("outside_live_limits", f"{name}: {value} is sent, and this model takes {bounds} today", _SOURCE)
+    return error("outside-live-limits", f"{name}: {value} is sent, and this model takes {bounds} today", _SOURCE)
 
 
 def evaluations(body: Mapping[str, Any]) -> list[Finding]:
@@ -82,12 +82,12 @@ def evaluations(body: Mapping[str, Any]) -> list[Finding]:
     rows = bool(body.get("validation_file"))
     if body["n_evals"] and not rows:
         found.append(
-            error("no_validation_rows", "evaluations are asked for, and there are no validation rows", "add some")
+            error("no-validation-rows", "evaluations are asked for, and there are no validation rows", "add some")
         )
     if rows and not body["n_evals"]:
         found.append(
             warning(
-                "never_evaluated",
+                "never-evaluated",
                 "validation rows are sent and never evaluated on: the service evaluates only when told to",
                 "set eval_every, or n_evals in provider_options",
             )
@@ -98,7 +98,7 @@ def evaluations(body: Mapping[str, Any]) -> list[Finding]:
         if body["n_evals"] < needed:
             found.append(
                 error(
-                    "too_few_evaluations",
+                    "too-few-evaluations",
                     f"early stopping wants {needed} evaluations, and {body['n_evals']} are asked for",
                     "evaluate more often, or lower early_stopping_patience",
                 )
@@ -136,7 +136,7 @@ def over_limit(answer: Mapping[str, Any]) -> list[Finding]:
     cost = f"{price:,.2f} USD" if isinstance(price, (int, float)) else "more than the account may spend"
     return [
         error(
-            "over_account_limit",
+            "over-account-limit",
             f"the service estimates {cost}{room}: the job would be cancelled for lack of funds",
             "raise the limit under Settings, Billing on api.together.ai",
         )

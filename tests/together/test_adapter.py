@@ -312,7 +312,7 @@ def test_a_model_without_full_training(
 ) -> None:
     vendor.limits["supports_full_training"] = False
     assert [finding.code for finding in provider.preflight(request_for(adapter="full")) if finding.is_error] == [
-        "no_full_training"
+        "no-full-training"
     ]
 
 
@@ -320,10 +320,10 @@ def test_rows_that_are_never_evaluated_are_told(
     provider: TogetherProvider, request_for: Callable[..., Request]
 ) -> None:
     assert [(finding.code, finding.severity) for finding in provider.preflight(request_for())] == [
-        ("never_evaluated", "warning")
+        ("never-evaluated", "warning")
     ]
     without = request_for({"batch_size": 8, "eval_every": 50}, validation=False)
-    assert "no_validation_rows" in [finding.code for finding in provider.preflight(without)]
+    assert "no-validation-rows" in [finding.code for finding in provider.preflight(without)]
 
 
 def test_an_account_that_cannot_pay_is_told_before_the_job(
@@ -331,7 +331,7 @@ def test_an_account_that_cannot_pay_is_told_before_the_job(
 ) -> None:
     vendor.allowed = False
     found = [finding for finding in provider.preflight(request_for(validation=False)) if finding.is_error]
-    assert [finding.code for finding in found] == ["over_account_limit"]
+    assert [finding.code for finding in found] == ["over-account-limit"]
     before = len(vendor.requests)
     with pytest.raises(QuotaExceeded, match="lack of funds"):
         provider.submit(request_for(validation=False), KEY)
