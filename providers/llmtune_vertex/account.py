@@ -31,7 +31,7 @@ class VertexSettings(Account):
     """Folder in the bucket."""
 
     service_account: str | None = None
-    """E-mail of the service account that the tuning job runs as; unset: Google's own agent."""
+    """E-mail of the service account that the tuning job runs as; unset: Google's own service identity."""
 
     kms_key_name: str | None = None
     """Customer-managed encryption key of job and model: projects/P/locations/L/keyRings/R/cryptoKeys/K."""
