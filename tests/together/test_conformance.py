@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmtune.evaluation import EvaluationResult
+from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.runs import Pace, tune
 from llmtune.testing.conformance import ConformanceSuite
 from llmtune_together import TogetherProvider
 from llmtune_together.account import TogetherSettings
@@ -25,3 +28,15 @@ class TestTogether(ConformanceSuite):
     def provider(self, vendor: FakeTogether) -> TogetherProvider:
         settings = TogetherSettings(base_url=vendor.url, project_id="proj-1", poll_interval=0.01, timeout=5)
         return TogetherProvider(settings=settings)
+
+    def test_an_evaluation_deploys_when_it_is_allowed_to_and_leaves_nothing(
+        self, vendor: FakeTogether, provider: TogetherProvider, job: TuningJob
+    ) -> None:
+        asked = job.model_copy(update={"evaluation": EvaluationSpec(deploy=True, max_rows=4)})
+        report = tune(asked, provider, pace=Pace(first=0.01, most=0.05))
+        assert report.succeeded
+        assert isinstance(report.evaluation, EvaluationResult)
+        assert vendor.counts["create_deployment"] == 1
+        assert vendor.standing == []
+        assert not [name for name in vendor.models if name.startswith("endpoint:")]
+        assert vendor.complaints == []
