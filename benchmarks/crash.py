@@ -36,7 +36,7 @@ def main() -> int:
         if number % 50 == 0:
             print(f"{number} of {asked.count} after {time.monotonic() - began:.0f} s", flush=True)
     if asked.local:
-        from llmtune.testing.crash_local import run_local_trials
+        from crash_local import run_local_trials
 
         outcomes += run_local_trials(asked.local, say=lambda text: print(text, flush=True))
 

@@ -344,6 +344,11 @@ class RunDir:
         offset = since.offset if since is not None and since.attempt == attempt else 0
         try:
             with path.open("rb") as file:
+                # A worker that resumes cuts the file back to its checkpoint, perhaps after its new attempt was seen:
+                # an offset from before then lies behind the end or inside a line, and all is read again.
+                if offset:
+                    file.seek(offset - 1)
+                    offset = offset if file.read(1) == b"\n" else 0
                 file.seek(offset)
                 data = file.read()
         except FileNotFoundError:
