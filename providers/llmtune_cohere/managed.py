@@ -252,7 +252,7 @@ class Managed:
             return ClassifyGenerator(self._name, client, model.id)
         return ChatGenerator(self._name, client, model.id)
 
-    # --- helpers -----------------------------------------------------------------------------------------------------
+    # --- pieces ------------------------------------------------------------------------------------------------------
     def _job(self, model: dict[str, Any]) -> JobRef:
         return JobRef(id=str(model["id"]), data={"name": model.get("name")})
 

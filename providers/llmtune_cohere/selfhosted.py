@@ -268,7 +268,7 @@ class SelfHosted:
         if name and (root / name / NOTE).is_file():
             shutil.rmtree(root / name)
 
-    # --- helpers -----------------------------------------------------------------------------------------------------
+    # --- pieces ------------------------------------------------------------------------------------------------------
     def _status(self) -> dict[str, Any]:
         told = self._read(self._call("GET", "/status", "look at the trainer"), "look at the trainer")
         if "status" not in told:

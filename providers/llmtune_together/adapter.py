@@ -381,7 +381,7 @@ class TogetherProvider:
             if error.status != 404:
                 raise
 
-    # --- helpers -----------------------------------------------------------------------------------------------------
+    # --- pieces ------------------------------------------------------------------------------------------------------
     def _client(self) -> Together:
         if self._made is None:  # making one costs 0.1 s, and a poll makes four calls
             self._made = account.client(self.name, self.settings)
