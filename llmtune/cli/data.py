@@ -339,10 +339,10 @@ def list_formats(as_json: _Json = False) -> None:
     from rich.markup import escape
 
     from llmtune.cli.output import out, print_json
-    from llmtune.data.formats import formats, vendors
+    from llmtune.data.formats import all_formats, vendors
     from llmtune.data.sources import CONTAINERS
 
-    known = formats()
+    known = all_formats()
     if as_json:
         print_json(
             {

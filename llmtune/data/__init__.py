@@ -17,9 +17,8 @@ from llmtune.data.example import (
     chat,
 )
 from llmtune.data.findings import Finding
-from llmtune.data.formats import RowFormat, VendorRows, formats, get_format, register
+from llmtune.data.formats import RowFormat, VendorRows, all_formats, get_format, register
 from llmtune.data.reading import load, read
-from llmtune.data.split import Split, split
 
 __all__ = [
     "Content",
@@ -33,15 +32,13 @@ __all__ = [
     "Preference",
     "Role",
     "RowFormat",
-    "Split",
     "TextPart",
     "ToolCall",
     "VendorRows",
+    "all_formats",
     "chat",
-    "formats",
     "get_format",
     "load",
     "read",
     "register",
-    "split",
 ]

@@ -35,8 +35,7 @@ class Work(NamedTuple):
     file: str
     part: int
     method: str | None
-    model: str | None
-    rules: Callable[[Example, str, str | None], Iterable[Finding]] | None
+    rules: Callable[[Example], Iterable[Finding]] | None
     writer: RowFormat | None
     checks: frozenset[str]
     counter: Counter
@@ -106,7 +105,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
             if work.writer is not None:
                 found += work.writer.problems(item)
             if work.rules is not None:
-                found += work.rules(item, work.method or "sft", work.model)
+                found += work.rules(item)
         tokens = count(item) if count is not None else None
         if tokens is not None and (work.limit is not None or work.max_tokens is not None):
             found += _too_long(work, tokens)

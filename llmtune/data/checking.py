@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from llmtune.data import blockwork, sources
 from llmtune.data.blockwork import CHECKS, Block, Work
 from llmtune.data.example import Example
+from llmtune.data.features import PREFERENCE
 from llmtune.data.findings import Finding, FindingLog, error
 from llmtune.data.formats import FileFacts, RowFormat, VendorRows, get_format, vendor
 from llmtune.data.leaks import NearLeaks
@@ -218,24 +220,30 @@ class _Checker:
 
     def _work(self, fmt: RowFormat | None, path: str, part: int) -> Work:
         rows = self._rows
+        method = self._method or ("dpo" if fmt is not None and fmt.pairs else "sft")
         writer = None
-        if rows is not None:
-            method = self._method or "sft"
-            if fmt is None or fmt.name not in rows.accepts:
-                known = rows.choose is not None or method in rows.defaults
-                writer = get_format(rows.format_for(method, self._model)) if known else None
-        limit = rows.token_limit(self._method or "sft", self._model) if rows is not None else None
+        if rows is not None and (fmt is None or fmt.name not in rows.accepts):
+            if rows.choose is not None or method in rows.defaults:
+                writer = get_format(rows.format_for(method, self._model))
+            else:
+                takes = ", ".join(rows.defaults)
+                self._log.add(
+                    error(
+                        "vendor-method",
+                        f"{rows.provider} takes no rows for method {method}; it takes {takes}",
+                        "choose another backend or method",
+                    ).at(path, None)
+                )
         return Work(
             fmt=fmt,
             file=path,
             part=part,
             method=self._method,
-            model=self._model,
-            rules=rows.row_rules if rows is not None else None,
+            rules=None if rows is None else partial(_row_rules, rows, method, self._model),
             writer=writer,
             checks=self._checks,
             counter=self._counter,
-            limit=limit,
+            limit=rows.token_limit(method, self._model) if rows is not None else None,
             max_tokens=self._max_tokens,
             sketcher=self._leaks.sketcher if self._leaks is not None else None,
             keep=self._keep,
@@ -294,7 +302,7 @@ class _Checker:
                 tokens=stats.total_tokens,
                 exact_tokens=stats.exact,
                 format=report.format or "",
-                method=self._method or "sft",
+                method=self._method or ("dpo" if stats.features & PREFERENCE else "sft"),
                 model=self._model,
                 features=stats.features,
                 labels=stats.label_counts,
@@ -302,6 +310,10 @@ class _Checker:
                 total_rows=total,
             )
             self._log.extend(finding.at(report.path, None) for finding in self._rows.file_rules(facts))
+
+
+def _row_rules(rows: VendorRows, method: str, model: str | None, example: Example) -> Iterable[Finding]:
+    return rows.row_rules(example, method, model)
 
 
 def _done(result: tuple[Block, sources.Notes], notes: sources.Notes) -> Block:

@@ -32,6 +32,9 @@ class RowFormat:
     title: str = ""
     carries: int = 0
     folds: int = 0
+    pairs: bool = False
+    """Whether its rows are preference pairs, so that the method they are for is dpo."""
+
     plain_by_bits: bool = False
     """Set it where `problems` is overridden but for a plain conversation still follows from `carries` alone, which
     spares it the call."""
@@ -160,7 +163,7 @@ def register(rows: VendorRows) -> None:
     """Make a vendor's rows known to this process, as its entry point would. Later ones replace earlier ones."""
     _registered[:] = [known for known in _registered if known.provider != rows.provider] + [rows]
     vendors.cache_clear()
-    _all_formats.cache_clear()
+    _known.cache_clear()
 
 
 @cache
@@ -199,20 +202,20 @@ def general_formats() -> tuple[RowFormat, ...]:
 
 
 @cache
-def _all_formats() -> Mapping[str, RowFormat]:
+def _known() -> Mapping[str, RowFormat]:
     # Vendors' formats are narrower than the general ones and share keys with them, so they are asked first.
     formats = [*(fmt for rows in vendors().values() for fmt in rows.formats), *general_formats()]
     return {fmt.name: fmt for fmt in formats}
 
 
-def formats() -> Mapping[str, RowFormat]:
+def all_formats() -> Mapping[str, RowFormat]:
     """Every known row format by name, in the order of detection."""
-    return _all_formats()
+    return _known()
 
 
 def get_format(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
     """A row format by its name, or the format a provider of that name takes. Raises `UnknownName`."""
-    known = _all_formats()
+    known = _known()
     if name in vendors():  # a provider may have a format of its own name, which is that of one method
         return known[vendors()[name].format_for(method, model)]
     if name in known:
@@ -224,4 +227,4 @@ def detect(row: Any, among: Sequence[RowFormat] | None = None) -> RowFormat | No
     """The format whose row this is meant to be, or None."""
     if not isinstance(row, dict):
         return None
-    return next((fmt for fmt in (among or _all_formats().values()) if fmt.detect(row)), None)
+    return next((fmt for fmt in (among or _known().values()) if fmt.detect(row)), None)

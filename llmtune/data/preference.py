@@ -18,6 +18,7 @@ _CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)
 
 class _PreferenceRows(RowFormat):
     carries = _CARRIES
+    pairs = True
 
     def takes_part(self, part: OtherPart) -> bool:
         return "type" in part.raw

@@ -12,7 +12,7 @@ from llmtune.data import sources, tables
 from llmtune.data.chatrows import kind
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error, refuse
-from llmtune.data.formats import RowFormat, detect, formats, get_format
+from llmtune.data.formats import RowFormat, all_formats, detect, get_format
 from llmtune.data.instruct import Labelled
 from llmtune.errors import UnknownName
 
@@ -245,12 +245,12 @@ def unknown_format(row: Any) -> Finding:
     return error(
         "unknown-format",
         f"rows with {keys} are of no known format",
-        'name the keys, such as columns={"prompt": ..., "completion": ...}; known: ' + ", ".join(formats()),
+        'name the keys, such as columns={"prompt": ..., "completion": ...}; known: ' + ", ".join(all_formats()),
     )
 
 
 def check_format_name(name: str) -> None:
     """Raises `UnknownName` for a format nobody knows."""
-    known = ["auto", *sources.CONTAINERS, *formats()]
+    known = ["auto", *sources.CONTAINERS, *all_formats()]
     if name not in known:
         raise UnknownName("row format", name, known)

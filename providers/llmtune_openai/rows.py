@@ -94,6 +94,7 @@ class OpenAIPreferenceRows(RowFormat):
     name = "openai_preference"
     title = '{"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}'
     carries = (_CARRIES | f.PREFERENCE) & ~f.IMAGES
+    pairs = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False

@@ -303,6 +303,7 @@ class GeminiPreferenceRows(GeminiRows):
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
     carries = f.BASIC | f.PREFERENCE | f.PARTS
     plain_by_bits = False
+    pairs = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "contents" in row and "completions" in row

@@ -319,3 +319,14 @@ def test_secrets_and_personal_data_are_told_and_masked(text: str, kind: str) -> 
 )
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert list(scan(text)) == []
+
+
+def test_a_backend_is_asked_about_the_method_the_rows_are_for(rows_file: Any) -> None:
+    said = {"role": "assistant", "content": "a"}
+    pairs = rows_file(
+        [{"prompt": f"q{number}", "chosen": "a", "rejected": [said | {"content": "b"}]} for number in range(12)]
+    )
+    assert check(pairs, provider="openai").counts == {}
+    assert check(pairs, provider="cohere").counts == {"vendor-method": 1}
+    assert check(pairs, provider="bedrock").counts["vendor-method"] == 12
+    assert set(check(pairs, provider="openai", method="sft").counts) == {"lost-preference", "preference-in-sft"}

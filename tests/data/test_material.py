@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Finding, formats, get_format, load, read
+from llmtune.data import Example, Finding, all_formats, get_format, load, read
 from llmtune.data.checking import check
 from llmtune.data.formats import vendors
 from llmtune.data.reading import Reading
@@ -126,7 +126,7 @@ def _tool(tool: Any) -> Any:
     return function["name"], function.get("description"), schema
 
 
-@pytest.mark.parametrize("to", sorted(formats()))
+@pytest.mark.parametrize("to", sorted(all_formats()))
 @pytest.mark.parametrize("name", [name for name in VENDOR_FILES if "grader" not in name and "medmcq" not in name])
 def test_every_file_converts_to_every_format_and_back_where_that_can_carry_it(name: str, to: str) -> None:
     target = get_format(to)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data import Example, Finding, Message, Preference, ToolCall, formats, get_format, read, split
+from llmtune.data import Example, Finding, Message, Preference, ToolCall, all_formats, get_format, read
+from llmtune.data.split import split
 from llmtune.data.writing import refuses, write
 
 #: Text with what breaks readers: line separators that are no line ends, quotes, control characters, empty ends.
@@ -100,7 +101,7 @@ def test_questions_and_answers_come_back_from_tables(rows: list[Example], suffix
 
 
 @settings(max_examples=300, deadline=None)
-@given(example=ANY, name=st.sampled_from(sorted(formats())))
+@given(example=ANY, name=st.sampled_from(sorted(all_formats())))
 def test_what_a_format_can_carry_comes_back(example: Example, name: str) -> None:
     fmt = get_format(name)
     problems = fmt.problems(example)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Dataset, Example, Message, chat, load, split
+from llmtune.data import Dataset, Example, Message, chat, load
 from llmtune.data.checking import check
 from llmtune.data.digests import label_of, label_set, prompt_text
+from llmtune.data.split import split
 from llmtune.data.writing import write
 from llmtune.errors import InvalidData
 from llmtune.job import DatasetSpec
