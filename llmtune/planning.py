@@ -99,13 +99,19 @@ def target_of(job: TuningJob, provider: Provider) -> Target:
         if not provider.capabilities(nothing).lifecycle.closed_on(clock.today()):
             raise
         model = ""
+    options = dict(job.provider_options.get(provider.name, {}))
+    if model.startswith("run:"):
+        from llmtune.runs.continuing import earlier_model
+
+        model, needed = earlier_model(model, provider)
+        options = needed | options
     return Target(
         provider=provider.name,
         kind=provider.kind,
         model=model,
         method=job.method,
         adapter=job.adapter,
-        options=check_options(provider, job.provider_options.get(provider.name, {})),
+        options=check_options(provider, options),
     )
 
 

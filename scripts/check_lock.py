@@ -47,7 +47,9 @@ def main() -> int:
         return 0
     if text == LOCK.read_text():
         return 0
-    sys.stdout.writelines(difflib.unified_diff(LOCK.read_text().splitlines(True), text.splitlines(True), "now", "wanted"))
+    sys.stdout.writelines(
+        difflib.unified_diff(LOCK.read_text().splitlines(True), text.splitlines(True), "now", "wanted")
+    )
     print("constraints.txt is out of date: run `make lock`")
     return 1
 

@@ -130,7 +130,7 @@ from llmtune import TuningJob, plan_all
 from llmtune.translation import Receipt
 answers = plan_all(TuningJob.load({str(rows.parent / "job.yaml")!r}), {list(NAMED)!r})
 assert all(isinstance(answer, Receipt) for answer in answers.values()), answers
-heavy = {{"torch", "transformers", "peft", "openai", "boto3", "botocore", "cohere", "google.genai", "together", "sqlalchemy"}}
+heavy = {{"torch", "transformers", "peft", "openai", "boto3", "cohere", "google.genai", "together", "sqlalchemy"}}
 print(*sorted(heavy & set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

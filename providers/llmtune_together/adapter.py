@@ -323,6 +323,12 @@ class TogetherProvider:
             return Unavailable(f"{model} can be tuned and is not served (a -Reference model)")
         return ModelRef(id=model, tuned=False)
 
+    def continue_from(self, model: ModelRef) -> tuple[str, dict[str, Any]]:
+        """The base model, with the job (or one of its steps) as the checkpoint to go on from."""
+        step = model.data.get("step")
+        job = str(model.data["job"])
+        return str(model.base or model.id), {"from_checkpoint": f"{job}:{step}" if step is not None else job}
+
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """A few lines that call this model through the SDK."""
         note = ""

@@ -317,6 +317,12 @@ class VertexProvider:
             return Unavailable("the base is a tuned model, which answers through its own endpoint")
         return ModelRef(id=model, base=model, tuned=False)
 
+    def continue_from(self, model: ModelRef) -> tuple[str, dict[str, Any]]:
+        """The tuned model's resource name; a checkpoint goes along as an option."""
+        checkpoint = model.data.get("checkpoint_id")
+        options = {"pre_tuned_model_checkpoint_id": checkpoint} if checkpoint else {}
+        return str(model.data.get("model") or model.id), options
+
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """Python that asks this model through google-genai."""
         project = account.project(self.settings) or "YOUR_PROJECT"

@@ -1,0 +1,83 @@
+"""A model in hand: what it is asked, what it answers, and what some models can tell beyond that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    from llmtune.data.example import Example, Message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """One question. `None` leaves a setting to the backend; temperature 0 is greedy."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One answer. Token counts and seconds are None where the backend does not tell."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "unknown"] = "unknown"
+    tool_calls: tuple[Any, ...] = ()
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStats:
+    """Loss over the trained tokens of some rows: summed nats, how many tokens, how many of them were predicted."""
+
+    loss_sum: float
+    tokens: int
+    correct: int
+
+
+class Generator(Protocol):
+    """A model in hand: base, tuned or checkpoint. Use as a context manager; closing frees what it holds."""
+
+    max_concurrency: int
+    """How many `generate` calls may run at once from several threads; 1 means: give all requests in one call."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        """One answer per request, in order. Raises `TransientError` when trying again later is right."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
+class LabelScorer(Protocol):
+    """A generator that also knows how likely it finds given answers."""
+
+    def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
+        """Log-likelihood in nats of each label as the whole answer, shape [requests][labels]."""
+        ...
+
+
+@runtime_checkable
+class TokenScorer(Protocol):
+    """A generator that also knows the loss of given rows."""
+
+    def token_stats(self, examples: Sequence[Example]) -> TokenStats:
+        """Loss and accuracy over the trained tokens of these rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Why a model cannot be asked here ("the base model needs a paid deployment")."""
+
+    reason: str
