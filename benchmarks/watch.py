@@ -57,8 +57,7 @@ def vendor(kind: str, runs: int, seconds: float) -> None:
     fake = fake_class(kind)()
     success = fake.walks["success"]
     training = next(at for at, phase in enumerate(success) if phase.training)
-    walk = (*(Phase(each.word) for each in success[:training]),)
-    walk += (Phase(success[training].word, seconds=seconds, training=True), success[-1])
+    walk = (Phase(success[training].word, looks=0, seconds=seconds, training=True), success[-1])
     fake.walks = {**fake.walks, "success": walk}  # type: ignore[misc]
     file = fake.new_file(b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}\n')
     fake.start()

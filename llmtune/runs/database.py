@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,7 @@ class Database:
         self._url = url
         self._engine: Engine | None = None
         self._pid = 0
+        self._writing = threading.Lock()
         self.sqlite = url.startswith("sqlite")
         self._prepare()
 
@@ -65,12 +67,22 @@ class Database:
         What it wrote survives the death of this process in any case, and a power cut when `durable`: metrics and
         events can be asked for again, and do not pay for the disk's flush.
         """
-        with self._speaking("written"), self._opened().connect() as connection:
+        with self._speaking("written"), self._turn(), self._opened().connect() as connection:
             writing = connection.execution_options(llmtune_write="FULL" if durable else "NORMAL")
             with writing.begin():
                 if not self.sqlite:
                     writing.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
                 yield writing
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One writer of this process at a time: SQLite lets the others sleep in growing naps, a lock wakes them."""
+        if not self.sqlite:
+            yield
+            return
+        self._opened()  # a forked child makes a lock of its own, with its engine
+        with self._writing:
+            yield
 
     def close(self) -> None:
         """Close every connection."""
@@ -157,7 +169,7 @@ class Database:
 
     def _opened(self) -> Engine:
         if self._engine is None or self._pid != os.getpid():  # a forked child must not share our connections
-            self._engine, self._pid = self._make_engine(), os.getpid()
+            self._engine, self._pid, self._writing = self._make_engine(), os.getpid(), threading.Lock()
         return self._engine
 
     def _make_engine(self) -> Engine:

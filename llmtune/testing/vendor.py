@@ -251,11 +251,18 @@ class FakeVendor:
     def look(self, job: FakeJob) -> str:
         """A poll of the job: its state moves on when its phase is over. Returns the vendor's word."""
         job.looks += 1
+        while not job.ended and self._time_is_over(job):  # it went on while nobody looked
+            job.since += job.walk[job.at].seconds
+            job.at, job.looks = job.at + 1, 1
         word = job.word
         phase = job.walk[job.at]
         if not job.ended and job.looks >= phase.looks and self.now() - job.since >= phase.seconds:
             job.at, job.looks, job.since = job.at + 1, 0, self.now()
         return word
+
+    def _time_is_over(self, job: FakeJob) -> bool:
+        phase = job.walk[job.at]
+        return phase.seconds > 0 and job.looks > phase.looks and self.now() - job.since >= phase.seconds
 
     def training_share(self, job: FakeJob) -> float:
         """How much of its training is done: 0 before, 1 after."""
