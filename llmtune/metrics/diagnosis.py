@@ -123,7 +123,9 @@ def diagnose(
     """
     curves = {name: each for name, each in (series or {}).items() if isinstance(each, Series) and each.points}
     train_loss = curves.get("train/loss")
-    validation_loss = curves.get("validation/full_loss") or curves.get("validation/loss")
+    # The loss over all validation rows is the better witness, where there is enough of it: it comes once an epoch.
+    whole, sampled = curves.get("validation/full_loss"), curves.get("validation/loss")
+    validation_loss = whole if whole is not None and (sampled is None or len(whole.points) >= 3) else sampled
     spikes = tuple(spike for curve in (train_loss, validation_loss) if curve for spike in find_spikes(curve))
 
     broken = _diverged(train_loss)

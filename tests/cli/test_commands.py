@@ -139,7 +139,7 @@ def test_providers_lists_and_explains(tmp_path: Path) -> None:
     [
         ("name: t\ndataset: tickets.jsonl\nmodel: tiny\nhyperparameters: {lora_rnk: 3}\n", ("lora_rnk", "'lora_rank'")),
         ("name: t\ndataset: tickets.jsonl\nmodel: tiny\nhyperparameters: {epochs: -1}\n", ("epochs", "not -1")),
-        ("name: t\ndataset: none.jsonl\nmodel: tiny\n", ("none.jsonl", "no such file")),
+        ("name: t\ndataset: none.jsonl\nmodel: tiny\n", ("none.jsonl", "does not exist")),
         ("name: t\ndataset: empty.jsonl\nmodel: tiny\n", ("empty.jsonl",)),
         ("name: t\ndataset: broken.jsonl\nmodel: tiny\n", ("broken.jsonl:2", "JSON")),
         ("name: t\ndataset: roles.jsonl\nmodel: tiny\n", ("roles.jsonl:1", "role")),

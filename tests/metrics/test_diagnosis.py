@@ -173,3 +173,22 @@ def test_a_real_curve_of_a_hosted_run(shared: Path) -> None:
     assert len(points) >= 1490
     assert diagnosis.verdict != "diverged"
     assert diagnosis.spikes == ()  # three rows a step: it jumps at one step in ten
+
+
+def test_two_full_validation_losses_are_too_few_when_there_is_a_longer_curve() -> None:
+    def curve(name: str, *values: float) -> Series:
+        return Series(
+            name=name, points=tuple(MetricPoint(step=10 * n, series=name, value=v) for n, v in enumerate(values))
+        )
+
+    falling = (2.0, 1.5, 1.2, 1.0, 0.9, 0.85)
+    series = {
+        "train/loss": curve("train/loss", *falling),
+        "validation/loss": curve("validation/loss", *falling),
+        "validation/full_loss": curve("validation/full_loss", 1.2, 0.9),
+    }
+    assert (
+        diagnose(series=series).verdict
+        == diagnose(series={k: series[k] for k in ("train/loss", "validation/loss")}).verdict
+    )
+    assert "no validation loss" not in diagnose(series=series).sentence
