@@ -240,6 +240,7 @@ class _Watch:
         self._timeout, self._stall = timeout, stall_timeout
         self._began = self._new = time.monotonic()
         self._told = False
+        self._step: int | None = None
 
     def patience(self) -> float | None:
         """Seconds until one of the clocks runs out; None when neither is set."""
@@ -253,8 +254,9 @@ class _Watch:
 
     def saw(self, update: Update) -> Update:
         """Something came; a new step or state starts the stall clock again."""
-        if update.points or update.moved or (update.record.progress.step is not None and update.message is None):
-            self._new, self._told = time.monotonic(), False
+        step = update.record.progress.step
+        if update.points or update.moved or step != self._step:
+            self._new, self._told, self._step = time.monotonic(), False, step
         return update
 
     def idle(self, store: Store) -> Update | None:
