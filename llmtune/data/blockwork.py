@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmtune.data.checks import check_example
+from llmtune.data.checks import check_example, is_simple
 from llmtune.data.digests import answer_text, digest, label_of, prompt_text
 from llmtune.data.example import Example
-from llmtune.data.features import features
+from llmtune.data.features import features, plain_features
 from llmtune.data.findings import Finding, FindingLog, error, warning
 from llmtune.data.formats import RowFormat, TokenLimit
 from llmtune.data.privacy import check_privacy
@@ -90,6 +90,8 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     count = work.counter.row if "tokens" in work.checks else None
     private = "privacy" in work.checks
     sketching = work.sketcher is not None
+    writer = work.writer
+    takes = writer.takes_plain() if writer is not None else is_simple
     keys: list[tuple[int, int, int, bool]] = []
     texts: list[str] = []
     lines: list[int] = []
@@ -100,10 +102,14 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
             continue
         line = item.line
         found: list[Finding] = []
+        bits = 0
         if structure:
-            found += check_example(item, work.method)
-            if work.writer is not None:
-                found += work.writer.problems(item)
+            simple = is_simple(item)
+            bits = plain_features(item) if simple else features(item)
+            if not simple or work.method == "dpo":
+                found += check_example(item, work.method)
+            if writer is not None and not (simple and takes(item)):
+                found += writer.problems(item)
             if work.rules is not None:
                 found += work.rules(item)
         tokens = count(item) if count is not None else None
@@ -114,7 +120,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
         for finding in found:
             log.add(finding.at(work.file, line))
         label = label_of(item)
-        stats.add(tokens, label, features(item) if structure else 0, len(item.messages))
+        stats.add(tokens, label, bits, len(item.messages))
         if duplicates or sketching:
             text = prompt_text(item)
             prompt = digest(text)

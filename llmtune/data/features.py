@@ -134,6 +134,20 @@ def features(example: Example) -> int:
     return bits
 
 
+def plain_features(example: Example) -> int:
+    """`features` of a plain conversation (`checks.is_simple`), told by its first turn and its length."""
+    messages = example.messages
+    leading = messages[0][0] == "system"
+    bits = CHAT | SYSTEM if leading else CHAT
+    if len(messages) > 2 + leading:
+        bits |= TURNS
+    if example.tools:
+        bits |= TOOLS
+    if example.extra:
+        bits |= EXTRA
+    return bits | LABELS if example.label.__class__ is tuple else bits
+
+
 def _message_features(message: Message) -> int:
     bits = 0
     if message.tool_calls or message.role == "tool" or message.tool_call_id is not None:

@@ -262,3 +262,20 @@ def test_a_million_rows_stream_through_in_bounded_memory(tmp_path: Path) -> None
         assert item.line == count
     assert (count, total) == (1_000_000, 499_999_500_000)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kilobytes
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    example=st.one_of(ANY, st.tuples(ANY, TEXTS).map(lambda pair: pair[0].replace(extra={"key": pair[1]}))),
+    name=st.sampled_from(sorted(all_formats())),
+)
+def test_the_short_ways_for_plain_conversations_say_what_the_long_ones_do(example: Example, name: str) -> None:
+    from llmtune.data.checks import _closely, is_simple
+    from llmtune.data.features import features, plain_features
+
+    if is_simple(example):
+        assert list(_closely(example, None)) == []
+        assert plain_features(example) == features(example)
+        fmt = get_format(name)
+        if fmt.takes_plain()(example):
+            assert fmt.problems(example) == []
