@@ -14,12 +14,12 @@ from llmtune.errors import LlmtuneError, StillRunning
 from llmtune.provider import (
     DeploymentRef,
     Generator,
-    JobRef,
     ModelRef,
     Provider,
     Ref,
     RunState,
     SelfChecking,
+    Target,
     Unavailable,
 )
 from llmtune.runs.records import RunRecord
@@ -64,8 +64,8 @@ def evaluate(
 
     Answers are cached one by one, by model and question, and shared by all runs of one base model.
     """
-    planned = record.plan.data
-    dataset = the_same_dataset(record) if not planned.checked or planned.rows.get("test") else None
+    planned = record.receipt.get("data", {})
+    dataset = the_same_dataset(record) if not planned.get("checked") or planned.get("rows", {}).get("test") else None
     if dataset is None or not dataset.test:
         store.warn(record.id, NOT_EVALUATED + "the dataset has no test rows")
         return None
@@ -159,9 +159,11 @@ def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
     transitions = [(each.state, each.time) for each in store.transitions(record.id)]
     if not record.state.final:
         transitions.append((ended, time.time()))
+    plan = record.plan
+    refs = store.refs(record.id)
     report = build_report(
-        identity=_identity(store, record, ended, model, transitions[-1][1]),
-        receipt=record.plan,
+        identity=_identity(record, plan.target, refs, ended, model, transitions[-1][1]),
+        receipt=plan,
         job=record.job,
         points=store.points(record.id),
         not_reported=record.not_reported,
@@ -178,7 +180,7 @@ def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
         environment=_environment(record),
         reproduce=_reproduce(record),
         snippet=_snippet(provider, model),
-        artifacts=_artifacts(store, record, model),
+        artifacts=_artifacts(refs, model),
     )
     store.keep_report(record.id, report.to_json())
     return report
@@ -198,12 +200,17 @@ def read_report(store: Store, record: RunRecord, provider: Callable[[], Provider
     )
 
 
-def _identity(store: Store, record: RunRecord, ended: RunState, model: ModelRef | None, finished: float) -> Identity:
+def _identity(
+    record: RunRecord,
+    target: Target,
+    refs: dict[str, dict[str, Any]],
+    ended: RunState,
+    model: ModelRef | None,
+    finished: float,
+) -> Identity:
     from llmtune.metrics.points import NotReported
     from llmtune.report import Identity
 
-    job = store.ref(record.id, "job", JobRef)
-    target = record.plan.target
     return Identity(
         run_id=record.id,
         job_name=record.name,
@@ -215,7 +222,7 @@ def _identity(store: Store, record: RunRecord, ended: RunState, model: ModelRef 
         adapter=target.adapter,
         state=ended,
         key=record.key,
-        url=job.url if job is not None else None,
+        url=refs.get("job", {}).get("url"),
         created=record.created,
         finished=finished if ended.final else None,
     )
@@ -258,7 +265,6 @@ def _snippet(provider: Provider, model: ModelRef | None) -> str | None:
         return None
 
 
-def _artifacts(store: Store, record: RunRecord, model: ModelRef | None) -> dict[str, str]:
-    refs = store.refs(record.id)
+def _artifacts(refs: dict[str, dict[str, Any]], model: ModelRef | None) -> dict[str, str]:
     found = {name: str(ref["id"]) for name, ref in refs.items() if name == "job" or name.startswith("checkpoint:")}
     return found | ({"model": model.id} if model is not None else {})

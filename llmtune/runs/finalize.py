@@ -60,7 +60,6 @@ def finalize(
     if outcome is RunState.SUCCEEDED:
         _evaluate(store, record, provider, lease, say, last_try)
         checkpoint("evaluated")
-    lease.check()
     assess.write_report(store, store.get(run_id), provider)
     checkpoint("reported")
     record = store.move(run_id, outcome, record.error or "")
@@ -76,7 +75,7 @@ def _last_metrics(store: Store, record: RunRecord, provider: Provider, last_try:
         return record
     try:
         snapshot = patiently(lambda: provider.poll(job, record.cursor), "last metrics")
-        return store.record(record.id, snapshot).record
+        return store.record(record.id, snapshot, known=record).record
     except LlmtuneError as error:
         if isinstance(error, TransientError) and not last_try:
             raise

@@ -33,7 +33,7 @@ POLL_THREADS = 12
 FINISH_THREADS = 4
 
 #: Polls per second of one provider, over all runs of this process.
-POLLS_PER_SECOND = 25.0
+POLLS_PER_SECOND = 20.0
 
 #: Attempts at finishing a run at a vendor that is unwell, before it ends without its evaluation.
 FINISH_ATTEMPTS = 5
@@ -92,6 +92,7 @@ class _Following:
     pace: Pace
     listeners: list[Listener] = field(default_factory=list)
     job: JobRef | None = None
+    known: RunRecord | None = None
     pause: float = 0.0
     errors: int = 0
     broken: int = 0
@@ -250,7 +251,8 @@ class Poller:
     def _look(self, following: _Following) -> tuple[Update | None, float | None]:
         """What is new, and the seconds until the next look (None: somebody else schedules it)."""
         store = following.store
-        record = store.get(following.run_id)
+        record = following.known or store.get(following.run_id)
+        following.known = None
         if record.state.final:
             return Update(record, moved=True), None
         if record.outcome is not None:
@@ -292,6 +294,8 @@ class Poller:
             return None, following.pace.after(max(following.pause, following.pace.first))
         checkpoint("polled")
         seen = store.record(record.id, snapshot, known=record)
+        # What was just written was read in the same transaction; what was not may have changed in another process.
+        following.known = seen.record if seen.record is not record else None
         checkpoint("snapshot-kept")
         message = None
         if following.down_since is not None:

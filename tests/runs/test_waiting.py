@@ -101,6 +101,7 @@ def test_a_stall_is_reported_once_and_not_failed(vendor: Fake, at: At, job: Tuni
     from llmtune.testing import Phase
 
     vendor.walks = {**vendor.walks, "success": (Phase("training", looks=60), Phase("succeeded"))}  # type: ignore[misc]
+    vendor.steps = 0
     run = start(job, at())
     stalls: list[Update] = []
     run.wait(stall_timeout=0.25, pace=QUICK, on_update=lambda u: stalls.append(u) if u.stalled else None)
