@@ -69,10 +69,18 @@ def label_of(example: Example) -> str | None:
         return example.label if isinstance(example.label, str) else " + ".join(sorted(example.label))
     if example.preference is not None or example.text is not None:
         return None
-    assistants = [message for message in example.messages if message.role == "assistant"]
-    if len(assistants) != 1 or assistants[0].tool_calls:
+    found: Message | None = None
+    for message in example.messages:
+        if message[0] == "assistant":
+            if found is not None:
+                return None
+            found = message
+    if found is None or found.tool_calls:
         return None
-    answer = assistants[0].words.strip()
+    answer = found.words if found.content.__class__ is not str else found.content
+    if len(answer) > 4 * MAX_LABEL_LENGTH:
+        return None
+    answer = answer.strip()
     return answer if 0 < len(answer) <= MAX_LABEL_LENGTH and "\n" not in answer else None
 
 
