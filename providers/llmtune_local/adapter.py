@@ -414,6 +414,12 @@ class LocalProvider:
         if status is not None and status.attempt >= ATTEMPTS:
             said = f"its last word was: {status.message}" if status.message else "see worker.log"
             return RunState.FAILED, f"the worker died {status.attempt} times without a word ({said})", ()
+        if (
+            status is None
+            and len(started := process.launches(folder.path)) >= ATTEMPTS
+            and not process.alive(started[-1])
+        ):
+            return RunState.FAILED, f"the worker could not be started ({folder.last_words()})", ()
         if self._keep_alive(folder) and status is not None:
             return RunState.RUNNING, None, ("the worker died and was started again from its last checkpoint",)
         return RunState.QUEUED, None, ()
@@ -424,16 +430,11 @@ class LocalProvider:
         status = folder.read_status()
         if status is not None and _STATES[status.state].final:
             return False
-        if folder.alive() or self._just_started(folder):
+        started = process.launches(folder.path)
+        if folder.alive() or (started and process.alive(started[-1])):
             return False
         process.launch(folder.path, resume=status is not None)
         return True
-
-    @staticmethod
-    def _just_started(folder: RunDir) -> bool:
-        """Whether a worker holds the folder's lock but has not spoken yet."""
-        holder = process.FolderLock(folder.lock).holder()
-        return holder is not None and process.alive(holder) is True
 
     @staticmethod
     def _need_libraries() -> None:

@@ -20,6 +20,10 @@ class ProcessId(NamedTuple):
     host: str
 
 
+#: Names the workers that were started, a line each, from the moment they were started.
+_LAUNCHED = "launched"
+
+
 class FolderBusy(LlmtuneError):
     """Another worker is at work in this run folder."""
 
@@ -96,9 +100,8 @@ class FolderLock:
     def holder(self) -> ProcessId | None:
         """Who the file names; None when nobody."""
         try:
-            pid, started, host = self.path.read_text(encoding="utf-8").split()
-            return ProcessId(int(pid), started, host)
-        except (OSError, ValueError):
+            return _named(self.path.read_text(encoding="utf-8"))
+        except OSError:
             return None
 
 
@@ -155,4 +158,25 @@ def launch(run_dir: Path, *, resume: bool = False) -> ProcessId:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
         )
-    return ProcessId(child.pid, start_time(child.pid) or "unknown", socket.gethostname())
+    started = ProcessId(child.pid, start_time(child.pid) or "unknown", socket.gethostname())
+    # A worker needs seconds before it takes the folder's lock and speaks; until then this says that it is coming.
+    with (run_dir / _LAUNCHED).open("a", encoding="utf-8") as list_:
+        list_.write(" ".join(map(str, started)) + "\n")
+    return started
+
+
+def launches(run_dir: Path) -> list[ProcessId]:
+    """The workers that were started for the folder, oldest first."""
+    try:
+        lines = (run_dir / _LAUNCHED).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [named for line in lines if (named := _named(line)) is not None]
+
+
+def _named(line: str) -> ProcessId | None:
+    try:
+        pid, started, host = line.split()
+        return ProcessId(int(pid), started, host)
+    except ValueError:
+        return None

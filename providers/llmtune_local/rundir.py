@@ -10,6 +10,7 @@ adapter/         the result in PEFT's layout (method full: model/, a whole model
 result.json      final figures
 cancel           marker: the worker stops after the step it is in
 lock             which process is at work here
+launched         the worker processes that were started, a line each
 """
 
 from __future__ import annotations
@@ -362,6 +363,14 @@ class RunDir:
         if status is None or status.process is None:
             return False
         return alive(status.process)
+
+    def last_words(self) -> str:
+        """The last line of the worker's log."""
+        try:
+            lines = (self.path / "worker.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        return next((line for line in reversed(lines) if line.strip()), "it left no word")
 
     def cancel(self) -> None:
         """Ask the worker to stop after the step it is in."""

@@ -1,0 +1,83 @@
+"""The local backend through its protocol: one worker a run, however often it is asked; an end when none starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.provider import RunKey, RunState
+from llmtune.registry import get_provider
+from llmtune_local import process
+from llmtune_local.adapter import ATTEMPTS
+from llmtune_local.rundir import RunDir
+
+KEY = RunKey("lt0123456789")
+
+
+@pytest.fixture
+def request_body(tmp_path: Path) -> dict[str, Any]:
+    rows = tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    rows.write_text(json.dumps(row) + "\n")
+    return {
+        "schema": 1,
+        "model": "tiny",
+        "method": "sft",
+        "adapter": "lora",
+        "files": {"train": str(rows)},
+        "hyperparameters": {"epochs": 1, "batch_size": 1, "learning_rate": 1e-3},
+    }
+
+
+class Launches:
+    """Stands in for starting a process: sleeps like a worker that is still importing, or dies at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+        import subprocess
+
+        real = subprocess.Popen
+
+        def popen(command: list[str], **options: Any) -> Any:
+            return real([sys.executable, "-c", code], **options)
+
+        monkeypatch.setattr(process.subprocess, "Popen", popen)
+
+
+def submit(body: dict[str, Any]) -> tuple[Any, Any, RunDir]:
+    from llmtune.provider import Request
+
+    provider = get_provider("local")
+    job = provider.submit(Request(operation="start", body=body), KEY)
+    return provider, job, RunDir(job.data["folder"])
+
+
+def test_polling_a_worker_that_has_not_spoken_yet_starts_no_second_one(
+    request_body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Launches(monkeypatch, "import time; time.sleep(20)")
+    provider, job, folder = submit(request_body)
+    for _ in range(5):
+        assert provider.poll(job, None).state is RunState.QUEUED
+    from llmtune.provider import Request
+
+    assert provider.submit(Request(operation="start", body=request_body), KEY) == job
+    assert provider.find(KEY) == job
+    assert len(process.launches(folder.path)) == 1
+
+
+def test_a_worker_that_never_starts_ends_the_run_with_its_last_words(
+    request_body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Launches(monkeypatch, "raise SystemExit('no module named nothing')")
+    provider, job, folder = submit(request_body)
+    deadline = time.monotonic() + 60
+    while (seen := provider.poll(job, None)).state is RunState.QUEUED and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert seen.state is RunState.FAILED
+    assert "no module named nothing" in (seen.error or "")
+    assert len(process.launches(folder.path)) == ATTEMPTS
