@@ -202,7 +202,8 @@ def table(results: dict[str, dict[str, float]], megabytes: int, rows: int) -> It
         memory = max(run["memory"] for run in results.values())
         yield (
             f"Goals: structure check and conversion at most {MOST_RATIO:.0f} x (b): {max(conversions):.1f} x;"
-            f" every check at most {MOST_SECONDS:.0f} s: {max(checks):.1f} s; peak memory under {MOST_MEMORY} MB: {memory:.0f} MB."
+            f" every check at most {MOST_SECONDS:.0f} s: {max(checks):.1f} s;"
+            f" peak memory under {MOST_MEMORY} MB: {memory:.0f} MB."
         )
         yield ""
 
