@@ -79,7 +79,7 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
             if len(item) == 2 and "role" in item and "content" in item:
                 role = item["role"]
                 content = item["content"]
-                if content.__class__ is str and role in ROLES:
+                if content.__class__ is str and role.__class__ is str and role in ROLES:
                     out.append(_new(Message, (role, content, (), None, None, None, None, None)))
                     continue
             calls = calls or Calls()
@@ -112,7 +112,7 @@ def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls
 
 def _read_role(item: dict[str, Any], where: str, faults: list[Finding]) -> tuple[str, str | None]:
     role = item.get("role")
-    if role in ROLES:
+    if isinstance(role, str) and role in ROLES:
         return role, None
     if role is None:
         faults.append(error("role", f"{where} has no role", "add one of: system, user, assistant, tool"))

@@ -13,7 +13,7 @@ from llmtune.data.near import SIZE, NearIndex, Sketcher
 if TYPE_CHECKING:
     from llmtune.data.blockwork import Sketches
 
-#: Held-out rows that are kept (about 330 bytes each); of more, the first ones are looked for, and that is told.
+#: Held-out rows that are kept (about 400 bytes each); of more, the first ones are looked for, and that is told.
 MOST_HELD = 200_000
 
 

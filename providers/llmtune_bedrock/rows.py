@@ -139,8 +139,13 @@ class ConverseRows(RowFormat):
             result = block["toolResult"]
             content = result.get("content")
             texts = [_result_text(one) for one in content] if isinstance(content, list) else []
-            extra = rest(result, "toolUseId", "content")
-            answers.append(Message("tool", "\n".join(texts), (), result.get("toolUseId"), extra=extra))
+            called = result.get("toolUseId")
+            if not isinstance(called, str):
+                faults.append(
+                    error("tool-call-id", f"{where}.toolResult names no toolUseId", "name the call it answers")
+                )
+                called = None
+            answers.append(Message("tool", "\n".join(texts), (), called, extra=rest(result, "toolUseId", "content")))
         else:
             parts.append(OtherPart(next(iter(block), "empty"), block))
 

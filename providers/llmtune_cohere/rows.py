@@ -41,12 +41,9 @@ class CohereChatRows(RowFormat):
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         turns = row.get("messages")
-        return (
-            isinstance(turns, list)
-            and bool(turns)
-            and isinstance(turns[0], dict)
-            and turns[0].get("role") in self.ROLES
-        )
+        first = turns[0] if isinstance(turns, list) and turns else None
+        role = first.get("role") if isinstance(first, dict) else None
+        return isinstance(role, str) and role in self.ROLES
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
         turns = row.get("messages")
