@@ -1,6 +1,6 @@
 """Follow 1,000 jobs from one process: llmtune's poller against a thread for each job over a vendor's SDK.
 
-    python benchmarks/watch.py                          # 1,000 jobs of 120 seconds
+    python benchmarks/watch.py                          # 1,000 jobs of 240 seconds, about ten minutes
     python benchmarks/watch.py --runs 200 --seconds 20  # a quick look
 
 Three processes: the vendor (a fake, on loopback), the naive loop, and llmtune; CPU seconds are those of the watching
@@ -201,7 +201,7 @@ def measure(side: str, kind: str, asked: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=120.0, help="how long each job takes")
+    parser.add_argument("--seconds", type=float, default=240.0, help="how long each job takes")
     parser.add_argument("--interval", type=float, default=1.0, help="the naive loop's sleep")
     parser.add_argument("--side", choices=["vendor", "naive", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--kind", default="fake", help=argparse.SUPPRESS)

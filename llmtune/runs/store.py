@@ -5,7 +5,6 @@ Several processes may write at once: nothing is lost, and no method returns befo
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 import uuid
@@ -13,18 +12,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import orjson
-
 from llmtune.errors import RunNotFound, did_you_mean
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, RunState, Snapshot
 from llmtune.runs.ledger import Ledger
-from llmtune.runs.records import FIXED, LIVE, PLANNED, LiveRecord, RunRecord
+from llmtune.runs.records import RunRecord
+from llmtune.runs.rows import columns_of, identity, nothing_new, record_of, updated
 from llmtune.runs.secrets import scrub
 from llmtune.settings import store_url
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
 UNFINISHED = tuple(state for state in RunState if not state.final)
 
@@ -81,7 +79,7 @@ class Store(Ledger):
             record = self._same(connection, planned.fingerprint, join=join, reuse=reuse)
             if record is not None:
                 return record, "reused" if record.state.final else "joined"
-            connection.execute(schema.runs.insert().values(_row(planned)))
+            connection.execute(schema.runs.insert().values(columns_of(planned)))
             self._transition(connection, planned.id, planned.state, "planned", planned.created)
         return planned, "new"
 
@@ -100,7 +98,7 @@ class Store(Ledger):
             .where(schema.runs.c.state.in_([state.value for state in wanted]))
             .order_by(schema.runs.c.created.desc())
         ).first()
-        return None if found is None else _record(found)
+        return None if found is None else record_of(found)
 
     def get(self, run_id: str) -> RunRecord:
         """The run of exactly that id. Raises `RunNotFound`."""
@@ -110,7 +108,7 @@ class Store(Ledger):
             row = connection.execute(schema.run_by_id, {"wanted": run_id}).first()
         if row is None:
             raise self._not_found(run_id)
-        return _record(row)
+        return record_of(row)
 
     def resolve(self, text: str) -> str:
         """The id that starts with `text`, or the key, or the run's name when only one run has it."""
@@ -157,7 +155,7 @@ class Store(Ledger):
         if limit is not None and group is None:
             query = query.limit(limit)
         with self.read() as connection:
-            records = [_record(row) for row in connection.execute(query)]
+            records = [record_of(row) for row in connection.execute(query)]
         return [record for record in records if group is None or record.group == group][:limit]
 
     def change(self, run_id: str, *, durable: bool = True, **fields: Any) -> RunRecord:
@@ -217,13 +215,13 @@ class Store(Ledger):
 
         `known` is the run as it was just read: a snapshot with nothing new in it then writes nothing.
         """
-        if known is not None and _nothing_new(known, snapshot):
+        if known is not None and nothing_new(known, snapshot):
             return Seen(known, (), (), False)
         with self.write(durable=snapshot.state.final) as connection:
             before = self._locked(connection, run_id)
             points = self._add_points(connection, run_id, snapshot.points)
             events = self._add_events(connection, run_id, snapshot.events)
-            after = _updated(before, snapshot)
+            after = updated(before, snapshot)
             reason = f"the vendor says {snapshot.raw_state!r}"
             # Our own finalizing begins when the job has ended; a vendor's is still part of its running.
             vendor = RunState.RUNNING if snapshot.state is RunState.FINALIZING else snapshot.state
@@ -285,12 +283,12 @@ class Store(Ledger):
         row = connection.execute(schema.run_by_id, {"wanted": run_id}).first()
         if row is None:
             raise self._not_found(run_id)
-        return _record(row)
+        return record_of(row)
 
     def _save(self, connection: Connection, record: RunRecord, before: RunRecord) -> None:
         from llmtune.runs import schema
 
-        connection.execute(schema.runs.update().where(schema.runs.c.id == record.id).values(_row(record, before)))
+        connection.execute(schema.runs.update().where(schema.runs.c.id == record.id).values(columns_of(record, before)))
 
     def _transition(self, connection: Connection, run_id: str, state: RunState, reason: str, when: float) -> None:
         from llmtune.runs import schema
@@ -303,7 +301,7 @@ class Store(Ledger):
     ) -> tuple[MetricPoint, ...]:
         from llmtune.runs import schema
 
-        named = {_identity(point): point for point in points}
+        named = {identity(point): point for point in points}
         fresh = self._unknown(connection, schema.known_points, run_id, list(named))
         if fresh:
             connection.execute(
@@ -353,65 +351,6 @@ class Store(Ledger):
         near = did_you_mean(text, ids)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
         return RunNotFound(f"there is no run {text!r} in {self.shown}{meant}", hint="llmtune runs list")
-
-
-def _record(row: Row[Any]) -> RunRecord:
-    columns = row._mapping
-    live = LiveRecord.model_validate_json(columns["live"])
-    changing: dict[str, Any] = {name: getattr(live, name) for name in LIVE}
-    changing |= {"state": RunState(columns["state"]), "updated": columns["updated"]}
-    fixed = tuple(columns["run_key" if name == "key" else name] for name in FIXED)
-    return _planned(columns["document"], fixed).model_copy(update=changing)
-
-
-@functools.lru_cache(maxsize=2048)
-def _planned(document: str, fixed: tuple[Any, ...]) -> RunRecord:
-    """The part of a record that hardly ever changes, read once for many polls. Nobody changes what is in it."""
-    data = orjson.loads(document) | dict(zip(FIXED, fixed, strict=True))
-    return RunRecord.model_validate(data | {"state": RunState.PLANNED, "updated": 0.0})
-
-
-def _row(record: RunRecord, before: RunRecord | None = None) -> dict[str, Any]:
-    """The columns of a record; with `before`, only those that may have changed since."""
-    row: dict[str, Any] = {"state": record.state.value, "updated": record.updated}
-    row["live"] = scrub(record.model_dump_json(include=set(LIVE)))
-    if before is None:
-        row |= {"run_key" if name == "key" else name: getattr(record, name) for name in FIXED}
-    if before is None or any(getattr(record, name) is not getattr(before, name) for name in PLANNED):
-        row["document"] = scrub(record.model_dump_json(include=set(PLANNED)))
-    return row
-
-
-def _identity(point: MetricPoint) -> str:
-    return f"{point.series}@{point.step}@{point.epoch}@{point.source}"
-
-
-def _nothing_new(record: RunRecord, snapshot: Snapshot) -> bool:
-    told = snapshot.points or snapshot.events or snapshot.checkpoints or snapshot.model is not None
-    return not told and snapshot.state is record.state and _updated(record, snapshot) == record
-
-
-def _updated(record: RunRecord, snapshot: Snapshot) -> RunRecord:
-    """The record with what the snapshot says of it."""
-    fields: dict[str, Any] = {"raw_state": snapshot.raw_state}
-    if snapshot.progress != type(snapshot.progress)():
-        told = snapshot.progress.model_dump(exclude_none=True)
-        fields["progress"] = record.progress.model_copy(update=told)
-    if snapshot.cursor is not None:
-        fields["cursor"] = snapshot.cursor
-    if snapshot.error is not None:
-        fields["error"] = snapshot.error
-    if snapshot.billed is not None:
-        fields["billed"] = snapshot.billed
-    if snapshot.resolved:
-        fields["resolved"] = record.resolved | snapshot.resolved
-    if snapshot.not_reported:
-        fields["not_reported"] = record.not_reported | snapshot.not_reported
-    if fresh := tuple(each for each in dict.fromkeys(snapshot.warnings) if each not in record.warnings):
-        fields["warnings"] = record.warnings + fresh
-    if snapshot.state.final and record.outcome is None:
-        fields["outcome"] = snapshot.state
-    return record.model_copy(update=fields)
 
 
 _stores: dict[str, Store] = {}

@@ -32,8 +32,9 @@ log = logging.getLogger("llmtune")
 POLL_THREADS = 12
 FINISH_THREADS = 4
 
-#: Polls per second of one provider, over all runs of this process.
-POLLS_PER_SECOND = 20.0
+#: Polls per second of one provider, over all runs of this process. Vendors bound their control planes; a hundred runs
+#: are still looked at every ten seconds.
+POLLS_PER_SECOND = 10.0
 
 #: Attempts at finishing a run at a vendor that is unwell, before it ends without its evaluation.
 FINISH_ATTEMPTS = 5

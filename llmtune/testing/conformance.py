@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -53,37 +53,17 @@ from llmtune.provider import (
 )
 from llmtune.runs.keys import new_run_id, run_key
 from llmtune.testing import faults
+from llmtune.testing.marks import Mark, marked, never, notimpl, notyet
 from llmtune.testing.vendor import FakeVendor
 from llmtune.translation import Receipt
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
 
+__all__ = ["ConformanceSuite", "Mark", "Ready", "never", "notimpl", "notyet"]
+
 #: Polls after which a job that has not ended is taken for one that never will.
 MOST_POLLS = 60
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Why a test of the suite cannot pass for a provider. The test must then fail, and is reported as expected."""
-
-    kind: Literal["notimpl", "notyet", "never"]
-    reason: str
-
-
-def notimpl(reason: str) -> Mark:
-    """The vendor can do it; our adapter does not yet."""
-    return Mark("notimpl", reason)
-
-
-def notyet(reason: str) -> Mark:
-    """The vendor cannot do it yet."""
-    return Mark("notyet", reason)
-
-
-def never(reason: str) -> Mark:
-    """It makes no sense for this vendor."""
-    return Mark("never", reason)
 
 
 @dataclass
@@ -125,7 +105,7 @@ class ConformanceSuite:
         if unknown:
             raise TypeError(f"marks name no test of the suite: {unknown}")
         for name, mark in cls.marks.items():
-            setattr(cls, name, _marked(getattr(cls, name), mark))
+            setattr(cls, name, marked(getattr(cls, name), mark))
 
     # --- what the subclass gives -----------------------------------------------------------------------------------
     @pytest.fixture
@@ -494,16 +474,3 @@ def _row(number: int) -> dict[str, Any]:
             {"role": "assistant", "content": team},
         ]
     }
-
-
-def _marked(test: Callable[..., Any], mark: Mark) -> Callable[..., Any]:
-    """The same test, expected to fail; xfail is strict, so that a mark that has become wrong fails."""
-    import functools
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return test(*args, **kwargs)
-
-    decorate = pytest.mark.xfail(strict=True, reason=f"{mark.kind}: {mark.reason}")
-    marked: Callable[..., Any] = decorate(run)
-    return marked

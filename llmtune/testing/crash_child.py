@@ -14,7 +14,7 @@ import sqlalchemy.dialects.sqlite  # noqa: F401
 
 from llmtune.errors import RunFailed, SubmitUnknown
 from llmtune.job import EvaluationSpec, TuningJob
-from llmtune.runs import Pace, Run, checkpoints, finalize, start
+from llmtune.runs import Pace, Run, checkpoints, finalize, start, waiting
 from llmtune.runs.store import open_store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 
@@ -35,6 +35,7 @@ def main(settings: dict[str, Any], folder: str, arrow: str, nth: int, start_agai
 
     checkpoints.hook = die
     finalize.DEPLOYMENT_LAG = settings["window"]
+    waiting._poller = waiting.Poller(polls_per_second=500)
     provider = FakeProvider("fake", FakeSettings.model_validate(settings))
     job = TuningJob(
         name="crash",
