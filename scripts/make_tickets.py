@@ -7,7 +7,7 @@ same arguments always give the same bytes. What makes the task a task:
 
 * each route has many ways to say its matter, and neighbouring routes share their words (a charge for a membership, a
   parcel on its way back, an app that forgets the password);
-* half of the tickets also mention another route's matter, in passing or told in full, as settled or beside the point;
+* some tickets also mention another route's matter, in passing or told in full, as settled or beside the point;
 * lengths, greetings, capitals and typing mistakes vary as they do in a mailbox.
 
 No two tickets are the same wording with other slots filled in, so that held-out rows are really unseen.
@@ -24,6 +24,9 @@ import re
 from pathlib import Path
 
 ROUTES = ("account", "billing", "feedback", "product", "returns", "shipping", "subscription", "technical")
+#: Share of the tickets that also mention another route's matter.
+OTHER_MATTERS = 0.15
+
 SYSTEM = "Route the ticket to one team. Answer with its name only: " + ", ".join(ROUTES) + "."
 
 
@@ -292,11 +295,11 @@ def compose(rng: random.Random, route: str) -> tuple[str, str]:
     matter = pick(rng, rng.choice(MATTERS[route]))
     body = [join(bridge, sentence(matter))]
     other, chance = rng.choice([r for r in ROUTES if r != route]), rng.random()
-    if chance < 0.25:
+    if chance < OTHER_MATTERS / 2:
         body.insert(rng.randrange(2), rng.choice(IN_PASSING[other]))
-    elif chance < 0.50:
+    elif chance < OTHER_MATTERS:
         body.insert(rng.randrange(2), rng.choice(SETTLED).replace("{matter}", pick(rng, rng.choice(MATTERS[other]))))
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1))):
         body.insert(rng.randrange(len(body)), rng.choice(CONTEXTS))
     if rng.random() < 0.5:
         body.insert(0, rng.choice(GREETINGS))
