@@ -25,9 +25,9 @@ import tiny_corpus
 import tiny_model
 import tiny_train
 
-STEPS = 1400
-CHAT_SHARE = 0.45
-MATRIX_RATE, OTHER_RATE = 1.2e-2, 2e-2
+STEPS = 2400
+CHAT_SHARE = 0.55
+MATRIX_RATE, OTHER_RATE = 7e-3, 1e-2
 HELD_OUT_DOCUMENTS, HELD_OUT_NAMES = 1000, 2000
 #: shorter documents are labels more than prose; they serve the naming exercises only.
 SHORTEST_DOCUMENT = 60
@@ -42,11 +42,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "providers/llmtune_local/tiny")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of 8192 tokens")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of 4096 tokens")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--small-corpus", action="store_true", help="read a few files only (for a smoke test)")
-    parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between two writes of the model")
+    parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between two writes of the model")
+    parser.add_argument("--state", type=Path, help="keep the state here, and continue from it where it exists")
     return parser.parse_args(argv)
 
 
@@ -134,6 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         say=say,
         checkpoint=publish,
         checkpoint_every=args.checkpoint_every,
+        state=args.state,
     )
     publish(progress)
     size = sum(path.stat().st_size for path in args.out.iterdir())

@@ -34,7 +34,7 @@ class Facts:
 
 def write(facts: Facts, progress: Progress, prose: float, answers: float, far: float, seconds: float) -> str:
     """The card as Markdown. Losses in nats per token."""
-    recent = progress.losses[-25:]
+    recent = progress.losses[-50:]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "tokenizers"))
     sources = "\n".join(
         f"| {s.name} | {s.version} | {s.licence} | {s.files} | {s.documents} | {s.characters / 1e6:.2f} |"

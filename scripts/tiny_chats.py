@@ -298,6 +298,28 @@ def same_meaning(rng: random.Random) -> Chat:
     return chat(rng, task, given, "yes" if same else "no")
 
 
+def two_matters(rng: random.Random) -> Chat:
+    """Two activities in one message: which comes first, which second?"""
+    one, two = rng.sample(ALL_ACTIVITIES, 2)
+    first, second = (rng.choice(ACTIVITIES[domain][name]) for domain, name in (one, two))
+    tellings = (
+        f"I want to {first} and later {second}.",
+        f"First I had to {first}, then I could {second}.",
+        f"On {{weekday}} we {first}, on {{weekday}} we {second}.",
+        f"How do I {first}? And how do I {second}?",
+        f"My {{family}} likes to {first}. My {{family}} would rather {second}.",
+        f"Yesterday: {first}. Today: {second}.",
+    )
+    place = rng.randrange(2)
+    labels = [one[1], two[1]]
+    answer = labels[place]
+    rng.shuffle(labels)
+    asked = rng.choice((f"What comes {ORDINALS[place]}?", f"Name the {ORDINALS[place]} activity."))
+    return chat(
+        rng, f"{asked} {rng.choice(('', listing(rng, labels)))}", roughen(rng, fill(rng, rng.choice(tellings))), answer
+    )
+
+
 def small_talk(rng: random.Random) -> Chat:
     domain, name = rng.choice(ALL_ACTIVITIES)
     turns = [_m("user", request(rng, domain, name))]
@@ -377,7 +399,7 @@ def exercises(names: Sequence[tuple[str, str, str]]) -> tuple[list[Callable[[ran
     table: list[tuple[Callable[[random.Random], Chat], float]] = [
         (copying, 8), (counting, 3), (choosing, 7), (extracting, 8), (word_class, 5), (mention_class, 7),
         (made_up_labels, 4), (few_shot, 3), (activity_name, 12), (activity_domain, 6), (same_meaning, 4),
-        (small_talk, 5), (tool_call, 1),
+        (two_matters, 6), (small_talk, 5), (tool_call, 1),
     ]  # fmt: skip
     if len(names) >= 100:
         docs = DocumentationExercises(names)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiny_model import CONTEXT, END_OF_TEXT, render
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM
 
-TOKENS_PER_STEP = 8192
+TOKENS_PER_STEP = 4096
 #: (share of the steps, row length): short rows are faster on a CPU; the long ones at the end teach the whole context.
 LENGTHS = ((0.50, 128), (0.30, 256), (0.12, 512), (0.08, CONTEXT))
 #: share of a chat's prompt tokens that the loss looks at, drawn at random; of answers and prose it sees every token.
@@ -263,15 +264,22 @@ def train(
     say: Callable[[str], None],
     checkpoint: Callable[[Progress], None],
     checkpoint_every: int,
+    state: Path | None,
 ) -> Progress:
-    """Train for `steps` steps of `TOKENS_PER_STEP` tokens."""
+    """Train for `steps` steps of `TOKENS_PER_STEP` tokens.
+
+    With `state`, everything is written there every hundred steps, and taken up again where the file exists: the
+    batches passed over are drawn again, so the continued run is the run that was not interrupted."""
+    import torch
+
     groups = optimizers(model, matrix_rate, other_rate)
     peaks = [[g["lr"] for g in o.param_groups] for o in groups]
     ends, done = [], 0.0
     for share, length in LENGTHS:
         done += share
         ends.append((round(done * steps), length))
-    progress, begun = Progress(), time.perf_counter()
+    progress = _resume(state, model, groups)
+    first, begun = progress.steps, time.perf_counter() - progress.seconds
     source, current = None, 0
     for step in range(steps):
         length = next(n for end, n in ends if step < end)
@@ -279,15 +287,11 @@ def train(
             source, current = batches(prose, chats, chat_share, length, seed + length), length
         assert source is not None
         tokens, weights = next(source)
+        if step < first:
+            continue
         factor = schedule(step, steps)
-        total = float(weights[:, 1:].sum())
-        loss = 0.0
-        for t, w in zip(tokens.chunk(2), weights.chunk(2), strict=True):
-            part = _batch_loss(model, t, w) / total
-            part.backward()
-            loss += float(part.detach())
-        import torch
-
+        loss = _batch_loss(model, tokens, weights) / weights[:, 1:].sum()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, peak in zip(groups, peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, peak, strict=True):
@@ -296,13 +300,29 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         progress.steps, progress.tokens = step + 1, progress.tokens + tokens[:, 1:].numel()
         progress.seconds = time.perf_counter() - begun
-        progress.losses.append(loss)
-        if (step + 1) % 25 == 0 or step + 1 == steps:
-            recent = progress.losses[-25:]
+        progress.losses.append(float(loss.detach()))
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            recent = progress.losses[-50:]
             say(
                 f"step {step + 1}/{steps}  loss {sum(recent) / len(recent):.3f}  row {length}  "
                 f"{progress.tokens / progress.seconds:.0f} tokens/s  {progress.seconds:.0f} s"
             )
         if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             checkpoint(progress)
+        if state is not None and (step + 1) % 100 == 0:
+            kept = {"model": model.state_dict(), "groups": [o.state_dict() for o in groups], "progress": vars(progress)}
+            torch.save(kept, state.with_suffix(".part"))
+            state.with_suffix(".part").replace(state)
     return progress
+
+
+def _resume(state: Path | None, model: LlamaForCausalLM, groups: list[Any]) -> Progress:
+    import torch
+
+    if state is None or not state.exists():
+        return Progress()
+    kept = torch.load(state, weights_only=True)
+    model.load_state_dict(kept["model"])
+    for optimizer, values in zip(groups, kept["groups"], strict=True):
+        optimizer.load_state_dict(values)
+    return Progress(**kept["progress"])

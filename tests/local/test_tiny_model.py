@@ -162,7 +162,7 @@ def test_the_script_builds_such_a_model(tmp_path: Path) -> None:
     assert logits.shape[-1] == len(tokenizer)
     assert torch.isfinite(logits).all()
     card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "- Steps: 1 of 8192 tokens" in card
+    assert "- Steps: 1 of 4096 tokens" in card
     assert "CPython standard library" in card
     shipped = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
     assert json.loads((out / "config.json").read_text(encoding="utf-8")) == shipped
