@@ -28,21 +28,25 @@ def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: boo
         format: a name registered under `llmtune.formats`.
         into: the folder; made when it is not there.
         validation: whether the vendor takes a validation file.
+
+    Raises:
+        InvalidData: a row of another kind, which the format cannot hold at all.
     """
+    from llmtune.data.findings import refuse
     from llmtune.data.formats import get_format
+    from llmtune.data.writing import refuses
 
     writer = get_format(format)
     into.mkdir(parents=True, exist_ok=True)
     parts: list[tuple[Literal["train", "validation"], Sequence[Example]]] = [("train", dataset.train)]
     if validation and dataset.validation:
         parts.append(("validation", dataset.validation))
-    lossy = tuple(
-        str(each.at(dataset.source, row.line))
-        for _, rows in parts
-        for row in rows
-        for each in writer.problems(row)
-        if each.is_error
-    )
+    lost = [each.at(dataset.source, row.line) for _, rows in parts for row in rows for each in writer.problems(row)]
+    lost = [each for each in lost if each.is_error]
+    impossible = [each for each in lost if refuses(each, allow_lossy=True)]
+    if impossible:
+        raise refuse(impossible)  # nothing would be left of such a row: no permission to lose things covers that
+    lossy = tuple(str(each) for each in lost)
     files = tuple(_write(role, rows, writer, format, into) for role, rows in parts)
     return EncodedDataset(files=files, lossy=lossy)
 

@@ -33,9 +33,13 @@ class Chart:
     right: float
 
 
+#: Beyond this a difference of two values may be infinite; no loss worth drawing is.
+_LARGEST = 1e150
+
+
 def finite(points: Points) -> list[tuple[float, float]]:
-    """The points that can be drawn."""
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    """The points that can be drawn, held within what can be subtracted without an overflow."""
+    return [(x, max(-_LARGEST, min(_LARGEST, y))) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 def draw(line: Points, marks: Points, *, width: int, height: int, ascii_only: bool = False) -> Chart | None:
