@@ -28,9 +28,10 @@ from llmtune.runs.store import Store
 
 log = logging.getLogger("llmtune")
 
-#: Threads that poll, and threads that finish runs (evaluate, report), at most, in one process.
-POLL_THREADS = 12
-FINISH_THREADS = 4
+#: Threads that poll, and threads that finish runs (evaluate, report), at most, in one process. An evaluation asks a
+#: vendor from up to eight threads of its own: all together stay under 32.
+POLL_THREADS = 8
+FINISH_THREADS = 2
 
 #: Polls per second of one provider, over all runs of this process. Vendors bound their control planes; a hundred runs
 #: are still looked at every ten seconds.
@@ -304,11 +305,11 @@ class Poller:
         following.errors, following.broken, following.down_since = 0, 0, None
         new = bool(seen.points or seen.events or seen.moved or seen.record.progress != record.progress)
         following.pause = following.pace.first if new else following.pace.after(following.pause)
+        update = Update(seen.record, seen.points, seen.events, seen.moved, message)
         if seen.record.outcome is not None:
-            following.pause = 0.0
-        if not new and message is None and seen.record == record:
-            return None, following.pause
-        return Update(seen.record, seen.points, seen.events, seen.moved, message), following.pause
+            self._tell(following, update)
+            return self._finish(following, seen.record)
+        return (update if new or message or seen.record != record else None), following.pause
 
     def _unwell(
         self, following: _Following, record: RunRecord, error: TransientError
