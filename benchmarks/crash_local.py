@@ -20,7 +20,7 @@ from typing import Any
 #: Largest difference of a loss at a step from the undisturbed run's, in nats. Nothing but rounding is allowed.
 TOLERANCE = 1e-6
 
-STEPS = 6
+STEPS = 150
 
 #: What is killed: the process that started the run, at an arrow of its flow; the worker, once it has made so many
 #: steps; or both.
@@ -162,7 +162,7 @@ def child(victim: str) -> None:
         dataset=str(home / "rows.jsonl"),
         model="tiny",
         seed=7,
-        hyperparameters=Hyperparameters(max_steps=STEPS, batch_size=2, checkpoint_every=2, lora_rank=4),
+        hyperparameters=Hyperparameters(epochs=100, max_steps=STEPS, batch_size=2, checkpoint_every=10, lora_rank=4),
         evaluation=EvaluationSpec(max_rows=1, max_tokens=1, baseline=False),
     )
     known = open_store().runs()
