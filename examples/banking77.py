@@ -6,7 +6,7 @@ The dataset (Casanueva et al., arXiv:2003.04807, CC BY 4.0) is not part of llmtu
     python examples/banking77.py FOLDER [--report banking77.md]
 
 It trains on this machine through the Python API and prints accuracy and macro-F1 of the base and of the tuned model
-with 95 % intervals. docs/results.md holds what it printed.
+with 95 % intervals. The report goes where --report says.
 """
 
 from __future__ import annotations
