@@ -49,7 +49,7 @@ def test_the_demo_beats_base_and_majority_beyond_doubt(own_home: Path) -> None:
     assert losses[-1] < losses[0] / 2
     assert report["diagnosis"]["verdict"]
     assert report["receipt"]
-    adapter = Path(report["artifacts"]["adapter"])
+    adapter = Path(report["artifacts"]["model"])
     assert (adapter / "adapter_model.safetensors").is_file()
     # The progress went to standard error in plain lines, the way back was told, and nothing else was printed.
     assert "run " in result.stderr
