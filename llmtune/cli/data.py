@@ -292,7 +292,9 @@ def _with_theirs(ours: list[Peek], name: str, model: str, rows: list[Example]) -
 def prepare(
     file: _File,
     tokenizer: Annotated[str, typer.Option("--tokenizer", "-t", help="A model's name or folder.")],
-    into: Annotated[Path, typer.Option("--into", "-o", help="The folder it is written below.")],
+    into: Annotated[
+        Path | None, typer.Option("--into", "-o", help="The folder it is written below; else where training looks.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest sequence, in tokens.", min=2)] = None,
     on_too_long: Annotated[str, typer.Option(help="error, truncate or drop.")] = "error",
     prompt_loss_weight: Annotated[float, typer.Option(help="Weight of prompt tokens, 0..1.", min=0, max=1)] = 0.0,
@@ -305,6 +307,7 @@ def prepare(
     """Write rows as tokens, weights and positions, named by their content; made once, then found again."""
     from llmtune.cli.output import out, print_json
     from llmtune.data.prepare import prepare as run
+    from llmtune.data.prepare import prepared_home
     from llmtune.errors import UnknownName
 
     if on_too_long not in ("error", "truncate", "drop"):
@@ -315,7 +318,7 @@ def prepare(
     done = run(
         examples,
         _tokenizer(tokenizer),
-        into,
+        into or prepared_home(),
         limit=max_tokens,
         on_too_long=on_too_long,  # type: ignore[arg-type]
         prompt_loss_weight=prompt_loss_weight,

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -77,6 +77,7 @@ def prepare(
     limit: int | None = None,
     on_too_long: OnTooLong = "error",
     prompt_loss_weight: float = 0.0,
+    template_options: Mapping[str, Any] | None = None,
     container: Literal["safetensors", "arrow"] = "safetensors",
     file: str | None = None,
 ) -> Prepared:
@@ -87,6 +88,7 @@ def prepare(
         tokenizer: a transformers fast tokenizer with a chat template.
         limit: longest sequence in tokens; `on_too_long` says what becomes of longer ones.
         prompt_loss_weight: weight of prompt tokens, 0..1.
+        template_options: extra variables for the chat template, as in training.
         file: named in errors.
     """
     settings = {
@@ -95,6 +97,7 @@ def prepare(
         "limit": limit,
         "on_too_long": on_too_long if limit is not None else None,
         "prompt_loss_weight": prompt_loss_weight,
+        "template_options": dict(template_options or {}),
         "container": container,
         "rows": _rows_hash(examples),
     }
@@ -106,7 +109,8 @@ def prepare(
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".preparing-"))
     try:
         writer = _Writer(working, container, prompt_loss_weight)
-        for row, side in _rendered(examples, Renderer(tokenizer, file=file), limit, on_too_long, writer):
+        renderer = Renderer(tokenizer, file=file, template_options=template_options)
+        for row, side in _rendered(examples, renderer, limit, on_too_long, writer):
             writer.add(row, side)
         writer.finish(settings)
         try:
@@ -281,10 +285,24 @@ def _opened(folder: Path, *, made: bool) -> Prepared:
     )
 
 
+def prepared_home() -> Path:
+    """Where tokens are kept when no folder is named; local training looks here. It may be deleted at any time."""
+    from llmtune.settings import home
+
+    return home() / "prepared"
+
+
 def load_prepared(folder: str | os.PathLike[str]) -> Iterator[PreparedRow]:
-    """The rows of a prepared folder, one shard in memory at a time."""
+    """The rows of a prepared folder, one shard in memory at a time.
+
+    Raises `InvalidData` for a folder that is not whole, before any of that shard's rows is given.
+    """
     place = Path(folder)
-    for name in _opened(place, made=False).shards:
+    _opened(place, made=False)
+    for shard in orjson.loads((place / "manifest.json").read_bytes())["shards"]:
+        name = shard["name"]
+        if not (place / name).is_file() or _sha256(place / name) != shard["sha256"]:
+            raise InvalidData(f"{place / name}: not what was prepared", hint=f"delete {place}; it is made again")
         arrays = _read_arrow(place / name) if name.endswith(".arrow") else _safetensors().load_file(str(place / name))
         offsets = arrays["offsets"].tolist()
         for row, (begin, end) in enumerate(pairwise(offsets)):

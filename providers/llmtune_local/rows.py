@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmtune.data.rendering import Renderer
+from llmtune.errors import InvalidData
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from llmtune.data.example import Example
+    from llmtune.data.prepare import Prepared, PreparedRow
     from llmtune.data.rendering import OnTooLong, RenderedRow
 
 
@@ -79,14 +82,37 @@ def read_rows(
     on_too_long: OnTooLong,
     template_options: Mapping[str, Any] | None = None,
 ) -> TokenRows:
-    """A canonical dataset file as token rows. Raises `InvalidData`."""
+    """A canonical dataset file as token rows, tokenised once and then found on disk. Raises `InvalidData`.
+
+    They are the rows of `llmtune data prepare`, in the same form and place; the prompt's weight is no part of them,
+    since the loss weighs at each step. Where nothing can be kept on disk the rows are tokenised all the same.
+    """
+    from llmtune.data.prepare import load_prepared, prepare, prepared_home
     from llmtune.data.reading import load
 
-    return tokenise(
-        tokenizer,
-        load(path),
-        file=path,
-        limit=limit,
-        on_too_long=on_too_long,
-        template_options=template_options,
-    )
+    examples = load(path)
+    settings: dict[str, Any] = {"limit": limit, "on_too_long": on_too_long, "template_options": template_options}
+    try:
+        kept = prepare(examples, tokenizer, prepared_home(), file=path, **settings)
+    except OSError:
+        return tokenise(tokenizer, examples, file=path, **settings)
+    try:
+        return _gathered(load_prepared(kept.path), kept)
+    except InvalidData:  # damaged since it was made
+        shutil.rmtree(kept.path, ignore_errors=True)
+        return tokenise(tokenizer, examples, file=path, **settings)
+
+
+def _gathered(rows: Iterable[PreparedRow], kept: Prepared) -> TokenRows:
+    from llmtune.data.prepare import IGNORED
+
+    found = TokenRows(dropped=kept.dropped, truncated=kept.truncated)
+    line: int | None = None
+    for row in rows:
+        piece = TokenRow(row.ids, row.labels != IGNORED)
+        if row.piece and row.line == line:
+            found.rows[-1] += (piece,)
+        else:  # a row's first piece, or the first that was not too long
+            found.rows.append((piece,))
+        line = row.line
+    return found

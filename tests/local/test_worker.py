@@ -193,7 +193,7 @@ def test_divergence_and_bugs_say_so(
     make_request: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunDir(tmp_path / "one")
-    folder.write_request(make_request(epochs=9, optimizer="sgd", learning_rate=1e12, max_grad_norm=0))
+    folder.write_request(make_request(epochs=9, optimizer="sgd", learning_rate=1e30, max_grad_norm=0))
     assert run(folder) == worker.FAILED
     assert folder.read_status().error_code == "diverged"  # type: ignore[union-attr]
 

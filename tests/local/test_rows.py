@@ -1,0 +1,98 @@
+"""Training reads prepared rows: tokenised once, found again, and the very rows that tokenising gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from llmtune.data.prepare import prepared_home
+from llmtune.data.reading import load
+from llmtune_local import rows as local_rows
+from llmtune_local.model import load_tokenizer
+from llmtune_local.rows import TokenRows, read_rows, tokenise
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer("tiny")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        [("user", "hello"), ("assistant", "good day")],
+        [("system", "be brief"), ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")],
+        [("user", "long " * 60), ("assistant", "yes")],
+    ]
+    lines = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in rows]
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)) + b"\n")
+    return path
+
+
+def same(one: TokenRows, other: TokenRows) -> bool:
+    return (one.dropped, one.truncated, len(one)) == (other.dropped, other.truncated, len(other)) and all(
+        len(a) == len(b)
+        and all(
+            np.array_equal(x.ids, y.ids) and np.array_equal(x.completion, y.completion)
+            for x, y in zip(a, b, strict=True)
+        )
+        for a, b in zip(one.rows, other.rows, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("limit", "on_too_long"), [(None, "error"), (64, "drop"), (64, "truncate")])
+def test_rows_from_disk_are_the_rows_tokenised(limit: Any, on_too_long: Any, file: Path, tokenizer: Any) -> None:
+    plain = tokenise(tokenizer, load(file), limit=limit, on_too_long=on_too_long)
+    assert same(read_rows(tokenizer, str(file), limit=limit, on_too_long=on_too_long), plain)
+    assert same(read_rows(tokenizer, str(file), limit=limit, on_too_long=on_too_long), plain)
+    assert (plain.dropped, plain.truncated) == (on_too_long == "drop", on_too_long == "truncate")
+
+
+def test_the_second_reading_tokenises_nothing(file: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_rows(tokenizer, str(file), limit=None, on_too_long="error")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("rendered again")
+
+    monkeypatch.setattr("llmtune.data.prepare.Renderer", refuse)
+    monkeypatch.setattr(local_rows, "Renderer", refuse)
+    assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
+    with pytest.raises(AssertionError, match="rendered again"):  # other settings are other rows
+        read_rows(tokenizer, str(file), limit=50, on_too_long="drop")
+
+
+def test_what_the_command_prepared_is_what_training_reads(file: Path, tokenizer: Any) -> None:
+    from llmtune.cli.app import app
+
+    done = CliRunner().invoke(app, ["data", "prepare", str(file), "--tokenizer", "tiny"])
+    assert done.exit_code == 0, done.output
+    before = sorted(prepared_home().iterdir())
+    assert len(before) == 1
+    read_rows(tokenizer, str(file), limit=None, on_too_long="error")
+    assert sorted(prepared_home().iterdir()) == before
+
+
+def test_damaged_rows_are_made_again(file: Path, tokenizer: Any) -> None:
+    first = read_rows(tokenizer, str(file), limit=None, on_too_long="error")
+    (shard,) = prepared_home().glob("*/*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-8] + b"\xff" * 8)
+    assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
+    assert not shard.exists()
+    read_rows(tokenizer, str(file), limit=None, on_too_long="error")
+    assert shard.read_bytes() == whole
+
+
+def test_a_home_that_cannot_be_written_costs_only_the_tokenising(
+    file: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = read_rows(tokenizer, str(file), limit=None, on_too_long="error")
+    (tmp_path / "taken").write_text("a file, no folder")
+    monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "taken"))
+    assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
