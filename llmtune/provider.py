@@ -438,3 +438,12 @@ class Peeking(Protocol):
     def peek(self, model: str, examples: Sequence[Example]) -> list[Peek]:
         """These rows as this base model is trained on them. May upload them for the look, and takes them away."""
         ...
+
+
+@runtime_checkable
+class Equipped(Protocol):
+    """A provider that trains on this machine, and can say what it finds here."""
+
+    def machine(self) -> Mapping[str, str]:
+        """Device, cores and memory it would use, in words. May import its libraries; sends nothing."""
+        ...

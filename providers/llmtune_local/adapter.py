@@ -131,6 +131,12 @@ class LocalProvider:
             return Readiness(extra="installed", credentials="not needed")
         return Readiness(extra="missing", credentials="not needed", hint="pip install 'llmtune-sdk[local]'")
 
+    def machine(self) -> dict[str, str]:
+        """Device, cores and memory that a run would find here."""
+        from llmtune_local.machine import equipment
+
+        return equipment()
+
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Canonical chat rows. Every row is rendered once with the model's own template, so that one that is too
         long or has nothing to learn is found before anything starts."""

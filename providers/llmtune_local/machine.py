@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import resource
 import sys
@@ -35,4 +36,19 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def equipment() -> dict[str, str]:
+    """What a run would find here: the device it would take, cores, memory, and each GPU with its memory."""
+    from llmtune_local.model import check_device
+    from llmtune_local.process import usable_cores
+
+    found = {"device": check_device(), "cores": str(usable_cores())}
+    if sys.platform != "win32":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found["memory"] = f"{total / 2**30:.1f} GiB"
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        gpu = torch.cuda.get_device_properties(number)
+        found[f"gpu {number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB"
     return found

@@ -1,0 +1,113 @@
+"""`llmtune doctor`: what stands ready here, and which tuned models are running out of time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llmtune.doctor import Backend, OwnedModel, StoreHealth, Unseen
+
+
+def doctor(
+    provider: Annotated[
+        str | None, typer.Option("--provider", "-p", help="Look at these backends alone (a,b,c).")
+    ] = None,
+    online: Annotated[bool, typer.Option("--online", help="Read one list from each backend that is ready.")] = False,
+    lifecycle: Annotated[
+        bool, typer.Option("--lifecycle", help="List every tuned model of the accounts and the store, with days left.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """Tell which backends are ready, whether the run store is sound, and how long tuned models will answer."""
+    from llmtune import doctor as look
+    from llmtune.cli.output import print_json
+    from llmtune.errors import StoreError
+
+    names = [name.strip() for name in provider.split(",") if name.strip()] if provider else None
+    if lifecycle:
+        models, unseen = look.owned_models(names)
+        if as_json:
+            print_json({"schema": 1, "models": _plain(models), "not_seen": _plain(unseen)})
+        else:
+            _print_models(models, unseen)
+        return
+    found = look.backends(names, online=online)
+    store = look.store_health()
+    if as_json:
+        print_json({"schema": 1, "backends": _plain(found), "store": store.model_dump(mode="json")})
+    else:
+        _print_backends(found)
+        _print_store(store)
+    if not store.sound:
+        raise StoreError(store.error or "the run store is not sound") if as_json else typer.Exit(1)
+
+
+def _plain(values: list[Backend] | list[OwnedModel] | list[Unseen]) -> list[dict[str, object]]:
+    return [value.model_dump(mode="json") for value in values]
+
+
+def _print_backends(found: list[Backend]) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import out
+
+    for each in found:
+        mark = "[green]✓[/]" if each.ready else "[red]✗[/]"
+        out.print(f"{mark} [bold]{escape(each.name)}[/]  {escape(each.error or each.service)}", soft_wrap=True)
+        if each.error:
+            continue
+        packages = ", ".join(f"{name} {version}" for name, version in each.versions.items())
+        lines = [("extra", f"{each.extra}; {packages}" if packages else each.extra), ("keys", each.credentials)]
+        if each.missing_settings:
+            lines.append(("lacks", "settings " + ", ".join(each.missing_settings)))
+        lines += [("runs on", ", ".join(f"{key} {value}" for key, value in each.machine.items()))]
+        if each.online != "not asked":
+            lines.append(("online", each.online))
+        if not each.ready and each.hint:
+            lines.append(("next", each.hint))
+        for name, text in lines:
+            if text:
+                out.print(f"  [dim]{name:8}[/]{escape(text)}", soft_wrap=True)
+
+
+def _print_store(store: StoreHealth) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import out
+
+    if not store.sound:
+        out.print(f"[red]✗[/] [bold]run store[/]  {escape(store.error or '')}", soft_wrap=True)
+        return
+    size = "" if store.bytes is None else f", {store.bytes / 1e6:.1f} MB"
+    out.print(
+        f"[green]✓[/] [bold]run store[/]  {escape(store.url)}: {store.runs} runs, {store.unfinished} unfinished{size}",
+        soft_wrap=True,
+    )
+
+
+def _print_models(models: list[OwnedModel], unseen: list[Unseen]) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import out
+
+    for each in models:
+        if each.days_left is None:
+            left = "[dim]no end is known[/]"
+        elif each.days_left > 0:
+            left = f"[yellow]stops answering on {each.answers_until}, {each.days_left} days left[/]"
+        else:
+            left = f"[red]stopped answering on {each.answers_until}[/]"
+        out.print(f"[bold]{escape(each.model)}[/]", soft_wrap=True)
+        made = " · ".join(
+            part
+            for part in (each.provider, each.base and f"from {each.base}", each.job, each.run and f"run {each.run}")
+            if part
+        )
+        out.print(f"  {escape(made)}", soft_wrap=True)
+        out.print(f"  {left}")
+    if not models:
+        out.print("no tuned model was found")
+    for blind in unseen:
+        out.print(f"[dim]{escape(blind.provider)}: {escape(blind.reason)}[/]", soft_wrap=True)

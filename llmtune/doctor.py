@@ -1,0 +1,246 @@
+"""What stands ready here, and which tuned models are running out of time. Looks only: nothing is sent but lists read.
+
+Each backend is asked by itself: one that cannot answer is a line with its reason, never the end of the look.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterable, Iterator
+from datetime import date
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from llmtune import clock, matrix
+from llmtune.errors import LlmtuneError, StoreError, UnknownName
+from llmtune.provider import Equipped, ModelRef, Provider, Readiness, RunState
+from llmtune.registry import get_provider, known_kinds, provider_names
+from llmtune.runs.database import Database
+from llmtune.runs.records import RunRecord
+from llmtune.runs.store import UNFINISHED, open_store
+from llmtune.settings import redact_url, store_url
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backend(_Value):
+    """Whether one backend could be used from here."""
+
+    name: str
+    service: str = ""
+    """Whether it takes jobs, and until when, in words."""
+
+    ready: bool = False
+    extra: str = ""
+    versions: dict[str, str] = {}
+    """The installed distributions its extra asks for."""
+
+    credentials: str = ""
+    missing_settings: tuple[str, ...] = ()
+    machine: dict[str, str] = {}
+    """What it would run on, where that is this machine."""
+
+    online: str = "not asked"
+    """`answers`, `not asked`, or why it did not answer."""
+
+    hint: str | None = None
+    error: str | None = None
+
+
+class StoreHealth(_Value):
+    """Whether the run store can be trusted."""
+
+    url: str
+    """Without its password."""
+
+    sound: bool
+    runs: int = 0
+    unfinished: int = 0
+    bytes: int | None = None
+    """Size of the file, where it is one."""
+
+    error: str | None = None
+
+
+class OwnedModel(_Value):
+    """A tuned model, and how long it will answer."""
+
+    model: str
+    provider: str
+    base: str | None = None
+    job: str | None = None
+    run: str | None = None
+    """The run that made it, where the store knows it."""
+
+    answers_until: date | None = None
+    """The day on which it stops answering; None: no such day is known."""
+
+    days_left: int | None = None
+    """Days from today to that day; 0 or less: it has stopped."""
+
+
+class Unseen(_Value):
+    """A backend whose tuned models could not be listed."""
+
+    provider: str
+    reason: str
+
+
+def backends(names: Iterable[str] | None = None, *, online: bool = False) -> list[Backend]:
+    """Every backend (or those named), ready or not. `online` reads one list from each that has credentials.
+
+    Raises `UnknownName` for a name that is none.
+    """
+    return [_backend(name, online=online) for name in _asked(names)]
+
+
+def _asked(names: Iterable[str] | None) -> list[str]:
+    known = provider_names()
+    asked = list(names) if names else known
+    for name in asked:
+        if name not in known:
+            raise UnknownName("provider", name, known)
+    return asked
+
+
+def _backend(name: str, *, online: bool) -> Backend:
+    found = matrix.summary(name)
+    if "error" in found:
+        return Backend(name=name, error=found["error"])
+    provider = get_provider(name)
+    ready = provider.ready()
+    lacking = _lacking(ready)
+    said = _reach(provider) if online and lacking is None else "not asked"
+    return Backend(
+        name=name,
+        service=found["status"],
+        ready=found["open"] and lacking is None and said in ("not asked", "answers"),
+        extra=ready.extra,
+        versions=versions(provider.kind),
+        credentials=ready.credentials,
+        missing_settings=ready.missing_settings,
+        machine=dict(provider.machine()) if isinstance(provider, Equipped) and ready.extra != "missing" else {},
+        online=said,
+        hint=ready.hint,
+    )
+
+
+def _reach(provider: Provider) -> str:
+    try:
+        next(iter(provider.inventory()), None)
+    except LlmtuneError as error:
+        return error.message
+    return "answers"
+
+
+def versions(kind: str) -> dict[str, str]:
+    """The distributions that an adapter's extra names and that are installed, with their versions."""
+    entry = known_kinds().get(kind)
+    if entry is None or entry.dist is None:
+        return {}
+    found: dict[str, str] = {entry.dist.name: entry.dist.version}
+    for requirement in entry.dist.requires or ():
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
+        if extra is None or extra[1] != kind:
+            continue
+        name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def store_health() -> StoreHealth:
+    """Open the store as any command would, and have the database look through itself."""
+    url = store_url()
+    shown = redact_url(url)
+    try:
+        store = open_store(url)
+        _look_through(store)
+        records = store.runs()
+    except LlmtuneError as error:
+        return StoreHealth(url=shown, sound=False, error=error.message)
+    path = Path(url.removeprefix("sqlite:///")) if store.sqlite else None
+    return StoreHealth(
+        url=shown,
+        sound=True,
+        runs=len(records),
+        unfinished=sum(record.state in UNFINISHED for record in records),
+        bytes=path.stat().st_size if path and path.is_file() else None,
+    )
+
+
+def _look_through(store: Database) -> None:
+    if not store.sqlite:
+        return
+    with store.read() as connection:
+        said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check")]
+    if said != ["ok"]:
+        raise StoreError(
+            f"the store {store.shown} is damaged: {said[0]}", hint="restore it from a backup, or move it away"
+        )
+
+
+def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], list[Unseen]]:
+    """Every tuned model that the configured accounts own or the store knows, those with the least time first.
+
+    Second, the backends that could not be asked, each with its reason. Raises `StoreError` when the store is broken.
+    """
+    asked = _asked(names)
+    store = open_store()
+    runs: dict[tuple[str, str], RunRecord] = {}
+    for record in store.runs(states=[RunState.SUCCEEDED]):
+        ref = store.ref(record.id, "model", ModelRef)
+        if ref is not None and record.provider in asked:
+            runs[record.provider, ref.id] = record
+    models: dict[tuple[str, str], OwnedModel] = {}
+    unseen: list[Unseen] = []
+    for name in asked:
+        try:
+            models |= {(each.provider, each.model): each for each in _owned(name, runs)}
+        except LlmtuneError as error:
+            unseen.append(Unseen(provider=name, reason=error.message.removeprefix(f"{name}: ")))
+    for (name, model), record in runs.items():
+        if (name, model) not in models:
+            models[name, model] = _dated(name, model, record.model, None, None, record.id)
+    never = date.max
+    return sorted(models.values(), key=lambda each: (each.answers_until or never, each.provider, each.model)), unseen
+
+
+def _owned(name: str, runs: dict[tuple[str, str], RunRecord]) -> Iterator[OwnedModel]:
+    provider = get_provider(name)
+    if lacking := _lacking(provider.ready()):
+        raise LlmtuneError(f"not asked: {lacking}")
+    for each in provider.inventory():
+        run = runs.get((name, each.id))
+        yield _dated(name, each.id, each.base, each.job, each.shutdown, run.id if run else None)
+
+
+def _lacking(ready: Readiness) -> str | None:
+    if ready.extra == "missing":
+        return "its extra is not installed"
+    if ready.credentials == "not found":
+        return "no credentials found"
+    if ready.missing_settings:
+        return f"settings missing: {', '.join(ready.missing_settings)}"
+    return None
+
+
+def _dated(
+    provider: str, model: str, base: str | None, job: str | None, shutdown: str | None, run: str | None
+) -> OwnedModel:
+    until = date.fromisoformat(shutdown[:10]) if shutdown else _until(provider, base or model)
+    left = None if until is None else (until - clock.today()).days
+    return OwnedModel(model=model, provider=provider, base=base, job=job, run=run, answers_until=until, days_left=left)
+
+
+def _until(provider: str, base: str) -> date | None:
+    try:
+        return matrix.ask(get_provider(provider), base).lifecycle.answers_until
+    except LlmtuneError:  # configured no longer: no day is known
+        return None
