@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from llmtune.testing.crash import Outcome, run_trial, trials
 
@@ -24,17 +25,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="?", default=120, help="trials on fakes of each submit_safety class")
     parser.add_argument("--local", type=int, default=0, help="trials on the local provider (needs the local extra)")
+    parser.add_argument("--at-once", type=int, default=2, help="trials side by side, each with a vendor of its own")
     asked = parser.parse_args()
 
     began = time.monotonic()
     outcomes: list[Outcome] = []
-    for number, trial in enumerate(trials(asked.count), start=1):
-        outcome = run_trial(trial)
-        outcomes.append(outcome)
-        if outcome.fault:
-            print(f"FAULT in trial {number}: {outcome.fault}: {trial}", flush=True)
-        if number % 50 == 0:
-            print(f"{number} of {asked.count} after {time.monotonic() - began:.0f} s", flush=True)
+    with ThreadPoolExecutor(asked.at_once) as pool:
+        for number, outcome in enumerate(pool.map(run_trial, trials(asked.count)), start=1):
+            outcomes.append(outcome)
+            if outcome.fault:
+                print(f"FAULT in trial {number}: {outcome.fault}: {outcome.trial}", flush=True)
+            if number % 50 == 0:
+                print(f"{number} of {asked.count} after {time.monotonic() - began:.0f} s", flush=True)
     if asked.local:
         from crash_local import run_local_trials
 
