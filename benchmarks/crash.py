@@ -40,7 +40,7 @@ def main() -> int:
     if asked.local:
         from crash_local import run_local_trials
 
-        outcomes += run_local_trials(asked.local, say=lambda text: print(text, flush=True))
+        outcomes += run_local_trials(asked.local, at_once=asked.at_once, say=lambda text: print(text, flush=True))
 
     ended = Counter((outcome.trial.safety, outcome.state) for outcome in outcomes)
     arrows = Counter(outcome.trial.arrow for outcome in outcomes)

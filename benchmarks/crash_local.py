@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,20 @@ class LocalOutcome:
     losses: dict[int, float]
 
 
-def run_local_trials(count: int, *, say: Callable[[str], None]) -> list[LocalOutcome]:
+def run_local_trials(count: int, *, at_once: int, say: Callable[[str], None]) -> list[LocalOutcome]:
     """Run so many trials, after one undisturbed run that says what the losses are."""
     calm = run_local_trial("none:0")
     if calm.fault:
         raise SystemExit(f"the undisturbed run failed: {calm.fault}")
     outcomes = []
-    for number in range(count):
-        outcome = run_local_trial(VICTIMS[number % len(VICTIMS)], calm.losses)
-        outcomes.append(outcome)
-        if outcome.fault:
-            say(f"FAULT in local trial {number + 1}: {outcome.fault}: {outcome.trial}")
-        if (number + 1) % 10 == 0:
-            say(f"{number + 1} of {count} local trials")
+    victims = [VICTIMS[number % len(VICTIMS)] for number in range(count)]
+    with ThreadPoolExecutor(at_once) as pool:
+        for number, outcome in enumerate(pool.map(lambda victim: run_local_trial(victim, calm.losses), victims), 1):
+            outcomes.append(outcome)
+            if outcome.fault:
+                say(f"FAULT in local trial {number}: {outcome.fault}: {outcome.trial}")
+            if number % 10 == 0:
+                say(f"{number} of {count} local trials")
     return outcomes
 
 

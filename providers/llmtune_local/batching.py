@@ -2,8 +2,9 @@
 
 A step is `batch_size` rows of a permutation that is a pure function of seed and epoch, so that any step can be taken
 up again by its number. Its rows are packed into micro-batches under a token budget (longest first, first fit), as one
-sequence without padding, or padded where the model cannot be packed. Every micro-batch knows which positions are
-trained, their targets and weights; the sum of weights over the whole step divides the loss.
+sequence without padding, or padded where the model cannot be packed. Rows that begin alike (a system prompt) may stand
+behind one copy of their beginning. Every micro-batch knows which positions are trained, their targets and weights; the
+sum of weights over the whole step divides the loss.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,18 +25,41 @@ if TYPE_CHECKING:
     from llmtune_local.rows import TokenRow
 
 
+#: Families are looked for among so many neighbours at a time.
+_NEIGHBOURS = 256
+#: Rows share their beginning from this many tokens on: a chat template's first few are not worth a split.
+SHARED_TOKENS = 32
+
+
+class Family(NamedTuple):
+    """Rows of one packed sequence that stand behind one copy of their common beginning.
+
+    In the sequence: `shared` tokens, then `own` tokens of each row. A row that shares nothing is a family of one with
+    `shared` 0.
+    """
+
+    shared: int
+    own: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How long it is in the sequence."""
+        return self.shared + sum(self.own)
+
+
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Rows that go through the model at once.
 
-    Packed: `ids` and `positions` [1, tokens] and `row_lengths`. Padded on the right: `ids` and `attention_mask`
-    [rows, longest]. `select` are flat positions whose next token is trained; `targets`, `weights` and `completion`
-    [selected] belong to them.
+    Packed: `ids` and `positions` [1, tokens] and `families`. Padded on the right: `ids` and `attention_mask`
+    [rows, longest]. `select` are flat positions whose next token is trained, ascending; `targets`, `weights` and
+    `completion` [selected] belong to them. A position whose rows go on differently is there once for each target;
+    `completion` counts the completion tokens that stand there.
     """
 
     ids: Tensor
     positions: Tensor | None
-    row_lengths: list[int] | None
+    families: tuple[Family, ...] | None
     attention_mask: Tensor | None
     select: Tensor
     targets: Tensor
@@ -51,7 +75,7 @@ class MicroBatch:
         for name in ("ids", "positions", "attention_mask", "select", "targets", "weights", "completion"):
             tensor = getattr(self, name)
             moved[name] = None if tensor is None else tensor.to(device, non_blocking=True)
-        return MicroBatch(**moved, row_lengths=self.row_lengths, tokens=self.tokens)
+        return MicroBatch(**moved, families=self.families, tokens=self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +114,28 @@ def make_step(
     packed: bool,
     token_budget: int,
     micro_batches: int | None = None,
+    share: bool = False,
     pad: int = 0,
 ) -> Step:
-    """The micro-batches of one step's rows: `micro_batches` of them, or as many as the token budget asks for."""
+    """The micro-batches of one step's rows: `micro_batches` of them, or as many as the token budget asks for.
+
+    With `share`, rows of a micro-batch that begin alike are packed behind one copy of their beginning.
+    """
     trimmed = [_trim(row, prompt_weight) for row in rows]
-    lengths = [len(row.ids) for row in trimmed]
-    if micro_batches is not None:
-        groups = _balance(lengths, micro_batches)
-    elif packed:
-        groups = _first_fit(lengths, token_budget)
+    if not packed:
+        lengths = [len(row.ids) for row in trimmed]
+        groups = _by_length(lengths, token_budget) if micro_batches is None else _balance(lengths, micro_batches)
+        batches = [_pad([trimmed[index] for index in group], prompt_weight, pad) for group in groups]
+    elif micro_batches is None:
+        kin = _kin(trimmed, token_budget) if share else [(0, [row]) for row in trimmed]
+        sizes = [_family(*each).tokens for each in kin]
+        batches = [_pack([kin[index] for index in group], prompt_weight) for group in _first_fit(sizes, token_budget)]
     else:
-        groups = _by_length(lengths, token_budget)
-    make = _pack if packed else _pad
-    batches = [make([trimmed[index] for index in group], prompt_weight, pad) for group in groups]
+        groups = _balance([len(row.ids) for row in trimmed], micro_batches)
+        together = [[trimmed[index] for index in group] for group in groups]
+        batches = [
+            _pack(_kin(some, None) if share else [(0, [row]) for row in some], prompt_weight) for some in together
+        ]
     return Step(
         batches,
         weight=sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
@@ -117,6 +150,54 @@ def _trim(row: TokenRow, prompt_weight: float) -> TokenRow:
         return row
     stop = int(np.flatnonzero(row.completion)[-1]) + 1
     return row if stop == len(row.ids) else type(row)(row.ids[:stop], row.completion[:stop])
+
+
+def _kin(rows: Sequence[TokenRow], budget: int | None) -> list[tuple[int, list[TokenRow]]]:
+    """Families of rows: how many tokens they share, and the rows; each fits the budget unless it is a single row.
+
+    Sorted by their tokens, rows that begin alike are neighbours. A stretch of them is one family where that saves more
+    than to cut it where neighbours have least in common.
+    """
+    ordered = sorted(rows, key=lambda row: row.ids.tolist())
+    common = [_common(one.ids, other.ids) for one, other in zip(ordered, ordered[1:], strict=False)]
+
+    def best(first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """What the rows first..last save at best, and the stretches (first, last, shared) that save it."""
+        if first == last:
+            return 0, [(first, last, 0)]
+        cut = min(range(first, last), key=common.__getitem__)
+        left, right = best(first, cut), best(cut + 1, last)
+        apart = left[0] + right[0]
+        whole = common[cut] * (last - first)
+        if common[cut] >= SHARED_TOKENS and whole >= apart:
+            return whole, [(first, last, common[cut])]
+        return apart, left[1] + right[1]
+
+    found = []
+    for start in range(0, len(ordered), _NEIGHBOURS):
+        for first, last, shared in best(start, min(start + _NEIGHBOURS, len(ordered)) - 1)[1]:
+            part: list[TokenRow] = []
+            for row in ordered[first : last + 1]:
+                if part and budget is not None and _family(shared, [*part, row]).tokens > budget:
+                    found.append((shared, part))
+                    part = []
+                part.append(row)
+            found.append((shared, part))
+    return [(shared if len(part) > 1 else 0, part) for shared, part in found]
+
+
+def _common(one: Any, other: Any) -> int:
+    """How many first tokens two rows share; at least one token that the model sees stays each row's own."""
+    length = min(len(one), len(other)) - 2
+    if length <= 0:
+        return 0
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _family(shared: int, rows: Sequence[TokenRow]) -> Family:
+    # The last token of a row is only ever a target.
+    return Family(shared, tuple(len(row.ids) - 1 - shared for row in rows))
 
 
 def _first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -156,37 +237,59 @@ def _balance(lengths: Sequence[int], count: int) -> list[list[int]]:
     return [group for group in groups if group]
 
 
-def _trained(rows: Sequence[TokenRow], prompt_weight: float, starts: Sequence[int]) -> dict[str, Tensor]:
-    """Position t is trained to produce token t + 1, with that token's weight."""
-    select, targets, weights, completion = [], [], [], []
-    for row, start in zip(rows, starts, strict=True):
-        produced = row.completion[1:]
-        at = np.arange(len(produced)) if prompt_weight > 0 else np.flatnonzero(produced)
-        select.append(at + start)
-        targets.append(row.ids[1:][at])
-        completion.append(produced[at])
-        weights.append(np.where(produced[at], 1.0, prompt_weight))
+def _trained(row: TokenRow, prompt_weight: float) -> tuple[Any, Any, Any, Any]:
+    """Position t is trained to produce token t + 1: positions in the row, targets, weights, and what is completion."""
+    produced = row.completion[1:]
+    at = np.arange(len(produced)) if prompt_weight > 0 else np.flatnonzero(produced)
+    return at, row.ids[1:][at].astype(np.int64), np.where(produced[at], 1.0, prompt_weight), produced[at]
+
+
+def _tensors(select: Any, targets: Any, weights: Any, completion: Any) -> dict[str, Tensor]:
     return {
         "select": torch.from_numpy(np.concatenate(select).astype(np.int64)),
-        "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        "targets": torch.from_numpy(np.concatenate(targets)),
         "weights": torch.from_numpy(np.concatenate(weights).astype(np.float32)),
-        "completion": torch.from_numpy(np.concatenate(completion)),
+        "completion": torch.from_numpy(np.concatenate(completion).astype(np.int64)),
     }
 
 
-def _pack(rows: Sequence[TokenRow], prompt_weight: float, _pad: int) -> MicroBatch:
-    # The last token of a row is only ever a target.
-    lengths = [len(row.ids) - 1 for row in rows]
-    starts = [sum(lengths[:index]) for index in range(len(rows))]
-    ids = np.concatenate([row.ids[:-1] for row in rows]).astype(np.int64)
-    positions = np.concatenate([np.arange(length) for length in lengths])
+def _pack(kin: Sequence[tuple[int, Sequence[TokenRow]]], prompt_weight: float) -> MicroBatch:
+    families = tuple(_family(shared, rows) for shared, rows in kin)
+    ids, positions, trained, start = [], [], [], 0
+    for family, (shared, rows) in zip(families, kin, strict=True):
+        ids.append(rows[0].ids[:shared])
+        positions.append(np.arange(shared))
+        begins = start
+        start += shared
+        parts = []
+        for row, own in zip(rows, family.own, strict=True):
+            ids.append(row.ids[shared:-1])
+            positions.append(np.arange(shared, shared + own))
+            at, *rest = _trained(row, prompt_weight)
+            parts.append((np.where(at < shared, at + begins, at - shared + start), *rest))
+            start += own
+        trained.append(_merged(parts) if shared else parts[0])
     return MicroBatch(
-        ids=torch.from_numpy(ids).unsqueeze(0),
-        positions=torch.from_numpy(positions).unsqueeze(0),
-        row_lengths=lengths,
+        ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)).unsqueeze(0),
+        positions=torch.from_numpy(np.concatenate(positions)).unsqueeze(0),
+        families=families,
         attention_mask=None,
-        tokens=sum(len(row.ids) for row in rows),
-        **_trained(rows, prompt_weight, starts),
+        tokens=sum(len(row.ids) for _, rows in kin for row in rows),
+        **_tensors(*zip(*trained, strict=True)),
+    )
+
+
+def _merged(parts: Sequence[tuple[Any, Any, Any, Any]]) -> tuple[Any, Any, Any, Any]:
+    """What rows train at positions they share: the same target once, its weights and completion tokens added up."""
+    select, targets, weights, completion = (np.concatenate(each) for each in zip(*parts, strict=True))
+    pairs, place = np.unique(np.stack([select, targets]), axis=1, return_inverse=True)
+    place = place.reshape(-1)
+    count = pairs.shape[1]
+    return (
+        pairs[0],
+        pairs[1],
+        np.bincount(place, weights, minlength=count),
+        np.bincount(place, completion, minlength=count),
     )
 
 
@@ -194,14 +297,17 @@ def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch
     longest = max(len(row.ids) - 1 for row in rows)
     ids = np.full((len(rows), longest), pad, dtype=np.int64)
     mask = np.zeros((len(rows), longest), dtype=np.int64)
+    trained = []
     for index, row in enumerate(rows):
         ids[index, : len(row.ids) - 1] = row.ids[:-1]
         mask[index, : len(row.ids) - 1] = 1
+        at, *rest = _trained(row, prompt_weight)
+        trained.append((at + index * longest, *rest))
     return MicroBatch(
         ids=torch.from_numpy(ids),
         positions=None,
-        row_lengths=None,
+        families=None,
         attention_mask=torch.from_numpy(mask),
         tokens=sum(len(row.ids) for row in rows),
-        **_trained(rows, prompt_weight, [index * longest for index in range(len(rows))]),
+        **_tensors(*zip(*trained, strict=True)),
     )

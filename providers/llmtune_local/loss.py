@@ -113,7 +113,7 @@ def linear_cross_entropy(
     """Loss of a linear head over `hidden`.
 
     `hidden` [positions, width], `weight` [vocabulary, width], `targets` [positions] token ids, `weights` [positions]
-    of the loss, `completion` [positions] bool.
+    of the loss, `completion` [positions] how many completion tokens stand there.
     """
     total, nll, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, targets, weights, smoothing, torch.is_grad_enabled()
@@ -143,4 +143,4 @@ def logits_cross_entropy(
 
 
 def _sums(objective: Tensor, nll: Tensor, correct: Tensor, completion: Tensor) -> LossSums:
-    return LossSums(objective, (nll * completion).sum(), (correct & completion).sum(), int(completion.sum().item()))
+    return LossSums(objective, (nll * completion).sum(), (correct * completion).sum(), int(completion.sum().item()))

@@ -174,6 +174,10 @@ def load_base(
             if parameter.ndim == 1:
                 parameter.data = parameter.data.float()
         network.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.float())
+        # What a norm gives goes into matrix products: rounded once here, not once for each of them.
+        for module in network.modules():
+            if type(module).__name__.endswith("Norm"):
+                module.register_forward_hook(lambda _m, _i, output: output.to(dtype))
     if hidden is not None:
         _add_dropout(network, hidden)
     return network.to(device).eval()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from llmtune_local import attention
+from llmtune_local import attention, lora
+from llmtune_local.batching import Family
 from llmtune_local.loss import LossSums, linear_cross_entropy, logits_cross_entropy, token_nll
 
 if TYPE_CHECKING:
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
 #: Relative difference up to which two ways to compute the same count as the same.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.04}
 
+#: Layouts on which packing is tried: rows that share nothing, and rows that share their beginning.
+_APART = (Family(0, (5,)), Family(0, (9,)), Family(0, (1,)))
+_ALIKE = (Family(6, (4, 1, 7)), Family(0, (5,)))
+
 
 class Network:
     """A causal language model (with its adapter) on a device.
 
-    `model` is what is saved and trained, `causal` the transformers model inside it. `packed` and `linear_head` say
-    which of the fast ways are used.
+    `model` is what is saved and trained, `causal` the transformers model inside it. `packed`, `shares` (rows stand
+    behind one copy of their common beginning), `linear_head` and `fused` (adapters) say which of the fast ways are
+    used.
     """
 
     def __init__(self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True) -> None:
@@ -41,13 +47,16 @@ class Network:
         self.dtype = dtype
         implementation = str(getattr(self.causal.config, "_attn_implementation", None) or "sdpa")
         self.native = "sdpa" if implementation == attention.NAME else implementation
-        self.packed = False
+        self.packed = self.shares = False
         self._attend(self.native)
         was_training = self.causal.training
         self.causal.eval()
         with torch.no_grad(), self.arithmetic():
             self.linear_head = self._try_linear_head()
-            self.packed = pack and self._try_packing()
+            self.fused = self._try_fusing()
+            self.packed = pack and self._try_packing(_APART)
+            # Dropout would be drawn once for all rows of a family.
+            self.shares = self.packed and not self._drops() and self._try_packing(_ALIKE)
         self._attend(attention.NAME if self.packed else self.native)
         self.causal.train(was_training)
 
@@ -55,7 +64,11 @@ class Network:
     def features(self) -> tuple[str, ...]:
         """What is on, for people."""
         found = ["packing without padding" if self.packed else "padded batches"]
+        if self.shares:
+            found.append("one copy of a beginning that rows share")
         found.append("logits at trained positions only" if self.linear_head else "logits by the model's own head")
+        if self.fused:
+            found.append("fused adapters")
         if self.dtype == torch.bfloat16:
             found.append("bfloat16")
         if any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules()):
@@ -85,7 +98,8 @@ class Network:
                 hidden = self._hidden(self._inputs(batch), batch.select)
                 head = self.causal.get_output_embeddings()
                 return linear_cross_entropy(hidden, head.weight, head.bias, *parts, smoothing=smoothing)
-            return logits_cross_entropy(self._logits(self._inputs(batch), batch.select), *parts, smoothing=smoothing)
+            once, back = torch.unique(batch.select, return_inverse=True)
+            return logits_cross_entropy(self._logits(self._inputs(batch), once)[back], *parts, smoothing=smoothing)
 
     @torch.no_grad()
     def nll(self, inputs: dict[str, Any], select: Tensor, targets: Tensor) -> Tensor:
@@ -118,8 +132,8 @@ class Network:
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.ids, "use_cache": False}
-        if batch.row_lengths is not None:
-            inputs |= {"position_ids": batch.positions, "row_lengths": batch.row_lengths}
+        if batch.families is not None:
+            inputs |= {"position_ids": batch.positions, "families": batch.families}
         else:
             inputs["attention_mask"] = batch.attention_mask
         return inputs
@@ -146,22 +160,58 @@ class Network:
         logits = self.causal(input_ids=ids, use_cache=False).logits
         return logits.shape[:2] == hidden.shape[:2] and self._same(head(hidden.to(head.weight.dtype)), logits)
 
-    def _try_packing(self) -> bool:
-        rows = [self._tokens(5, 3), self._tokens(9, 11), self._tokens(1, 2)]
+    def _try_fusing(self) -> bool:
+        """Fuse the adapters where that gives the same numbers; the adapter is not yet (or no longer) zero for it."""
+        ids = self._tokens(7, 5)
+        with lora.woken(self.causal):
+            plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            if not lora.fuse(self.causal):
+                return False
+            if self._same(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, plain):
+                return True
+        lora.unfuse(self.causal)
+        return False
+
+    def _drops(self) -> bool:
+        """Whether anything is dropped out in training."""
+        names = ("attention_dropout", "attn_pdrop")
+        config = self.causal.config.get_text_config()
+        return any(getattr(config, name, 0) for name in names) or any(
+            isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()
+        )
+
+    def _try_packing(self, families: tuple[Family, ...]) -> bool:
+        """Whether rows laid out like this give what each gives alone."""
+        rows, ids, positions = [], [], []
+        for number, family in enumerate(families):
+            first = self._tokens(family.shared, 3 + number)
+            ids.append(first)
+            positions.append(torch.arange(family.shared))
+            for place, own in enumerate(family.own):
+                rest = self._tokens(own, 11 + 5 * place + number)
+                rows.append((torch.cat([first, rest], dim=1), own))
+                ids.append(rest)
+                positions.append(torch.arange(family.shared, family.shared + own))
         decoder = self.decoder
-        apart = [decoder(input_ids=row, use_cache=False).last_hidden_state for row in rows]
-        lengths = [row.shape[1] for row in rows]
-        positions = torch.cat([torch.arange(length, device=self.device) for length in lengths]).unsqueeze(0)
+        apart = [decoder(input_ids=row, use_cache=False).last_hidden_state[:, -own:] for row, own in rows]
         try:
             self._attend(attention.register())
             together = decoder(
-                input_ids=torch.cat(rows, dim=1), position_ids=positions, row_lengths=lengths, use_cache=False
+                input_ids=torch.cat(ids, dim=1),
+                position_ids=torch.cat(positions).unsqueeze(0).to(self.device),
+                families=families,
+                use_cache=False,
             ).last_hidden_state
         except (attention.CannotPack, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
             return False
         finally:
             self._attend(self.native)
-        return self._same(together, torch.cat(apart, dim=1))
+        start, seen = 0, []
+        for family in families:
+            start += family.shared
+            seen.append(together[:, start : start + sum(family.own)])
+            start += sum(family.own)
+        return self._same(torch.cat(seen, dim=1), torch.cat(apart, dim=1))
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
         one, other = one.float(), other.float()

@@ -154,6 +154,7 @@ class Trainer:
                 held,
                 prompt_weight=0.0,
                 packed=self.network.packed,
+                share=self.network.shares,
                 token_budget=self.budget,
                 pad=self.tokenizer.pad_token_id or 0,
             ).batches
@@ -240,6 +241,7 @@ class Trainer:
                 rows,
                 prompt_weight=self.recipe.prompt_loss_weight,
                 packed=self.network.packed,
+                share=self.network.shares,
                 token_budget=self.budget,
                 micro_batches=self.recipe.gradient_accumulation_steps,
                 pad=self.tokenizer.pad_token_id or 0,

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune_local import attention, batching, loss
+from llmtune_local import attention, batching, lora, loss
 from llmtune_local.batching import MicroBatch, make_step
 from llmtune_local.network import Network
 from llmtune_local.rows import TokenRow
@@ -100,6 +100,116 @@ def test_packed_padded_and_one_by_one_give_the_same_gradient(
             assert_same(gradients(way, step.batches, step.weight), expected)
 
 
+def begin_alike(shared: int, *rows: TokenRow, seed: int = 99) -> list[TokenRow]:
+    """The rows with the same tokens in front, none of them completion."""
+    first = make_row(shared, seed)
+    prompt = np.zeros(shared, dtype=np.bool_)
+    return [
+        TokenRow(np.concatenate([first.ids, row.ids]), np.concatenate([prompt, row.completion])) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "phi3", "mamba"])
+def test_rows_that_begin_alike_give_the_same_gradient(
+    family: str, prompt_weight: float, lora_model: Callable[..., Any]
+) -> None:
+    network = Network(lora_model(family), device="cpu", dtype=torch.float32)
+    assert network.shares == (family in PACKED)
+    rows = [*begin_alike(40, *ROWS[:4]), *begin_alike(33, *ROWS[2:], seed=98), ROWS[0]]
+    expected = reference(network, rows, prompt_weight)
+    for budget, count in ((10_000, None), (90, None), (1, None), (24, 1), (24, 3)):
+        step = make_step(
+            rows,
+            prompt_weight=prompt_weight,
+            packed=network.packed,
+            share=network.shares,
+            token_budget=budget,
+            micro_batches=count,
+        )
+        assert_same(gradients(network, step.batches, step.weight), expected)
+        assert step.completion_tokens == sum(int(row.completion[1:].sum()) for row in rows)
+        assert step.tokens == sum(len(row.ids) for row in rows)
+
+
+def test_a_beginning_that_rows_share_is_computed_once() -> None:
+    rows = begin_alike(40, *ROWS)
+    step = make_step(rows, prompt_weight=0.0, packed=True, share=True, token_budget=10_000)
+    (batch,) = step.batches
+    assert batch.ids.shape[1] == 40 + sum(len(row.ids) - 1 for row in ROWS)
+    assert [family.shared for family in batch.families or ()] == [40]
+    plain = make_step(rows, prompt_weight=0.0, packed=True, token_budget=10_000)
+    assert plain.batches[0].ids.shape[1] == 40 * len(ROWS) + sum(len(row.ids) - 1 for row in ROWS)
+    assert plain.weight == step.weight
+
+
+def test_each_of_several_beginnings_is_shared_by_its_own_rows() -> None:
+    rows = [*begin_alike(50, *ROWS[:3]), *begin_alike(60, *ROWS[3:6], seed=5), ROWS[6]]
+    (batch,) = make_step(rows, prompt_weight=0.0, packed=True, share=True, token_budget=10_000).batches
+    assert sorted(family.shared for family in batch.families or ()) == [0, 50, 60]
+
+
+def test_a_longer_beginning_of_some_is_worth_more_than_a_short_one_of_all() -> None:
+    close = begin_alike(400, *ROWS[:3], seed=7)
+    rows = begin_alike(33, *close, ROWS[4])
+    (batch,) = make_step(rows, prompt_weight=0.0, packed=True, share=True, token_budget=10_000).batches
+    assert sorted(family.shared for family in batch.families or ()) == [0, 433]
+
+
+def test_rows_trained_alike_count_each(lora_model: Callable[..., Any]) -> None:
+    """The same row twice, and a row that goes on where another ends: trained tokens stand in the shared part."""
+    network = Network(lora_model("llama"), device="cpu", dtype=torch.float32)
+    first = make_row(60, 3, (20, 60))
+    longer = TokenRow(
+        np.concatenate([first.ids, ROWS[1].ids]), np.concatenate([first.completion, ROWS[1].completion])
+    )
+    rows = [first, first, longer]
+    expected = reference(network, rows, 0.3)
+    step = make_step(rows, prompt_weight=0.3, packed=True, share=True, token_budget=10_000)
+    assert step.batches[0].ids.shape[1] < 100
+    assert_same(gradients(network, step.batches, step.weight), expected)
+    sums = network.losses(step.batches[0])
+    apart = [
+        network.losses(batch)
+        for row in rows
+        for batch in make_step([row], prompt_weight=0.3, packed=True, token_budget=1).batches
+    ]
+    assert sums.tokens == sum(each.tokens for each in apart)
+    assert int(sums.correct) == sum(int(each.correct) for each in apart)
+    torch.testing.assert_close(sums.nll, torch.stack([each.nll for each in apart]).sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_drawn_for_each_row_so_nothing_is_shared(lora_model: Callable[..., Any]) -> None:
+    network = Network(lora_model("llama", attention_dropout=0.1), device="cpu", dtype=torch.float32)
+    assert network.packed
+    assert not network.shares
+
+
+def test_fused_adapters_step_aside_for_what_they_do_not_compute(lora_model: Callable[..., Any]) -> None:
+    model = lora_model("llama")
+    network = Network(model, device="cpu", dtype=torch.float32)
+    assert network.fused
+    ids = torch.arange(12).unsqueeze(0)
+    with network.unpacked():
+        fused = model(input_ids=ids).logits
+        with model.disable_adapter():
+            base = model(input_ids=ids).logits
+        lora.unfuse(model)
+        torch.testing.assert_close(fused, model(input_ids=ids).logits, **TOLERANCE)
+        with model.disable_adapter():
+            torch.testing.assert_close(base, model(input_ids=ids).logits, **TOLERANCE)
+    assert not torch.allclose(base, fused)
+
+
+def test_a_fresh_adapter_is_still_zero_after_fusing_was_tried(lora_model: Callable[..., Any]) -> None:
+    model = lora_model("llama")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    assert Network(model, device="cpu", dtype=torch.float32).fused
+    assert not any(parameter.any() for name, parameter in model.named_parameters() if "lora_B" in name)
+
+
 def test_full_tuning_and_the_head_get_the_same_gradient(random_model: Callable[..., Any]) -> None:
     for tied in (True, False):
         model = random_model("llama", tie_word_embeddings=tied).requires_grad_(True)
@@ -142,10 +252,13 @@ def test_a_model_that_mixes_rows_is_not_packed(lora_model: Callable[..., Any], m
 def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.DataObject) -> None:
     family = data.draw(st.sampled_from(["llama", "qwen3"]))
     rows = []
+    shared = data.draw(st.sampled_from([0, 0, 1, 31, 32, 50]))
     for seed in range(data.draw(st.integers(1, 6))):
         length = data.draw(st.integers(2, 40))
         first = data.draw(st.integers(1, length - 1))
         rows.append(make_row(length, seed, (first, data.draw(st.integers(first + 1, length)))))
+    if shared:
+        rows = [*begin_alike(shared, *rows), *rows[: data.draw(st.integers(0, 2))]]
     weight = data.draw(st.sampled_from([0.0, 0.01, 0.5, 1.0]))
     network = Network(lora_model(family), device="cpu", dtype=torch.float32)
     packed = data.draw(st.booleans())
@@ -154,7 +267,8 @@ def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.D
         rows,
         prompt_weight=weight,
         packed=packed,
-        token_budget=data.draw(st.integers(1, 120)),
+        share=data.draw(st.booleans()),
+        token_budget=data.draw(st.integers(1, 400)),
         micro_batches=data.draw(st.none() | st.integers(1, 8)),
     )
     assert_same(gradients(way, step.batches, step.weight), reference(network, rows, weight))
