@@ -29,6 +29,7 @@ _HOME = {
     "Provider": "llmtune.provider",
     "get_provider": "llmtune.registry",
     "Report": "llmtune.report",
+    "rescue": "llmtune.rescuing",
     "Example": "llmtune.data.example",
     "Message": "llmtune.data.example",
     "Dataset": "llmtune.data.dataset",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from llmtune.provider import RunState as RunState
     from llmtune.registry import get_provider as get_provider
     from llmtune.report import Report as Report
+    from llmtune.rescuing import rescue as rescue
     from llmtune.runs import Run as Run
     from llmtune.runs import attach as attach
     from llmtune.runs import start as start

@@ -53,7 +53,7 @@ def tune(
                 break
             receipt = plan(loaded, backend)
             if receipt.lifecycle.open and not receipt.refusals:
-                _confirm(receipt)
+                confirm(receipt)
                 yes = True
                 break
     run = start(
@@ -106,7 +106,7 @@ def _print(report: Report, *, as_json: bool) -> None:
         print_report(report, out)
 
 
-def _confirm(receipt: Receipt) -> None:
+def confirm(receipt: Receipt) -> None:
     """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead."""
     from llmtune.cli.output import err
     from llmtune.cli.plan import print_plans

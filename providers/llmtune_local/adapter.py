@@ -82,7 +82,7 @@ class LocalOptions(Options):
     """CPU threads; None: all physical cores this process may use."""
 
     token_budget: int | None = None
-    """Tokens in a micro-batch at most; None: 4096 on CPU, 16384 elsewhere."""
+    """Tokens in a micro-batch at most; None: 2048 on CPU, 16384 elsewhere."""
 
     gradient_checkpointing: bool = False
     """Trade speed for memory."""
