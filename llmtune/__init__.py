@@ -30,6 +30,7 @@ _HOME = {
     "get_provider": "llmtune.registry",
     "Report": "llmtune.report",
     "rescue": "llmtune.rescuing",
+    "import_job": "llmtune.importing",
     "Example": "llmtune.data.example",
     "Message": "llmtune.data.example",
     "Dataset": "llmtune.data.dataset",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from llmtune.data.example import Message as Message
     from llmtune.errors import LlmtuneError as LlmtuneError
     from llmtune.errors import UnsupportedHyperparameterWarning as UnsupportedHyperparameterWarning
+    from llmtune.importing import import_job as import_job
     from llmtune.job import DatasetSpec as DatasetSpec
     from llmtune.job import EvaluationSpec as EvaluationSpec
     from llmtune.job import Hyperparameters as Hyperparameters

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmtune import __version__
-from llmtune.cli import about, data, doctor, evaluate, plan, rescue, runs, tune
+from llmtune.cli import about, data, doctor, evaluate, importing, plan, rescue, runs, tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,5 +42,6 @@ app.add_typer(data.app, name="data", help="Check, split, convert and look at dat
 app.command("providers")(about.providers)
 app.command("doctor")(doctor.doctor)
 app.command("rescue")(rescue.rescue)
+app.command("import")(importing.import_)
 app.add_typer(about.config, name="config", help="What llmtune's settings are and where they come from.")
 app.command("schema")(about.schema)

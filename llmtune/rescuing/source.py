@@ -148,6 +148,24 @@ def _downloaded(provider: Provider, id: str, role: str, folder: Folder) -> DataF
         return _written(load(str(raw)), role, id, folder)
 
 
+def download(provider: Provider, id: str, role: str, into: Path) -> Path:
+    """A vendor's file as chat rows in `into`, under the name of its role."""
+    from llmtune.data.reading import load
+    from llmtune.data.writing import write
+
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into, prefix=".fetched-") as place:
+        rows = load(str(provider.download(id, Path(place))))
+    write(rows, into / f"{role}.jsonl", _form(rows))
+    return into / f"{role}.jsonl"
+
+
+def _form(rows: Sequence[Example]) -> str:
+    """The general row format that holds such rows."""
+    first = rows[0] if rows else Example()
+    return "preference" if first.preference is not None else "text" if first.text is not None else "chat"
+
+
 def _rows_of_run(record: RunRecord, folder: Folder) -> dict[str, DataFile]:
     from llmtune.runs.assess import the_same_dataset
 
@@ -160,8 +178,7 @@ def _written(rows: Sequence[Example], role: str, came_from: str, folder: Folder)
     from llmtune.data.writing import write
 
     path = folder.data / f"{role}.jsonl"
-    form = "preference" if rows and rows[0].preference is not None else "text" if rows and rows[0].text else "chat"
-    made = write(rows, path, form)
+    made = write(rows, path, _form(rows))
     return DataFile(path=str(path.relative_to(folder.path)), rows=made.rows, sha256=made.sha256, came_from=came_from)
 
 
