@@ -30,6 +30,9 @@ _HOME = {
     "get_provider": "llmtune.registry",
     "Report": "llmtune.report",
     "rescue": "llmtune.rescuing",
+    "compare": "llmtune.comparing",
+    "Member": "llmtune.comparing",
+    "Board": "llmtune.report.board",
     "import_job": "llmtune.importing",
     "Example": "llmtune.data.example",
     "Message": "llmtune.data.example",
@@ -43,6 +46,8 @@ __all__ = ["__version__", *sorted(_HOME)]
 logging.getLogger("llmtune").addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
+    from llmtune.comparing import Member as Member
+    from llmtune.comparing import compare as compare
     from llmtune.data.dataset import Dataset as Dataset
     from llmtune.data.example import Example as Example
     from llmtune.data.example import Message as Message
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from llmtune.provider import RunState as RunState
     from llmtune.registry import get_provider as get_provider
     from llmtune.report import Report as Report
+    from llmtune.report.board import Board as Board
     from llmtune.rescuing import rescue as rescue
     from llmtune.runs import Run as Run
     from llmtune.runs import attach as attach

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmtune import __version__
-from llmtune.cli import about, data, doctor, evaluate, importing, plan, rescue, runs, tune
+from llmtune.cli import about, compare, data, doctor, evaluate, importing, plan, rescue, runs, tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +34,7 @@ def _root(
 
 
 app.command("tune")(tune.tune)
+app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("init")(plan.init)
 evaluate.mount(app)
