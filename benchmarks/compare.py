@@ -2,8 +2,8 @@
 
     python benchmarks/compare.py
 
-The floor is the larger of the slowest hosted run and the sum of the runs that share this machine's device, each measured
-alone first. The jobs of the vendors take `--seconds` each, so that it matters whether they run at once.
+The floor is the larger of the slowest hosted run and the sum of the runs that share this machine's device, each
+measured alone first. The jobs of the vendors take `--seconds` each, so that it matters whether they run at once.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ def measure(home: Path, length: float, steps: int) -> int:
     assert not board.failed, board.failed
     local = [alone[text] for text in members[:2]]
     floor = max(sum(local), alone[members[2]])
-    print(
-        f"local runs alone: {', '.join(f'{each:.1f} s' for each in local)}; a hosted run alone: {alone[members[2]]:.1f} s"
-    )
+    print(f"local runs alone: {', '.join(f'{each:.1f} s' for each in local)}", end="; ")
+    print(f"a hosted run alone: {alone[members[2]]:.1f} s")
     print(f"wall {wall:.1f} s, floor {floor:.1f} s: {wall / floor:.3f} of it (at most 1.1)")
     return 0 if wall <= 1.1 * floor else 1
 

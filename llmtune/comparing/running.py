@@ -127,7 +127,7 @@ def compare(
 
     Args:
         job: the job; its split holds the same rows away from every member.
-        provider: members: names ("openai"), with a model ("bedrock:amazon.nova-lite-v1:0:300k"), with hyperparameters
+        provider: members: names ("vendor"), with a model ("vendor:MODEL"), with hyperparameters
             of their own ("local:tiny[lora_rank=4]"), or `Member`s.
         few_shot: also show what each base model does with so many examples in its prompt; 0 for none.
         budget: the most that all members may cost together, in USD; an unknown price counts as over it.
