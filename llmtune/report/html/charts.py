@@ -74,7 +74,7 @@ def plain_number(value: float) -> float | None:
 
 
 def thinned(points: Sequence[MetricPoint], most: int = MOST_POINTS) -> Sequence[MetricPoint]:
-    """At most `most` points: of each stretch the lowest and the highest, so that no spike is lost; first and last too."""
+    """At most `most` points: first, last, and of each stretch the lowest and the highest, so that no spike is lost."""
     if len(points) <= most:
         return points
     stretches = most // 2 - 1
