@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,27 @@ class Watched:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on(
-            "console", lambda said: said.type in ("error", "warning") and self.complaints.append(f"console: {said.text}")
+            "console",
+            lambda said: said.type in ("error", "warning") and self.complaints.append(f"console: {said.text}"),
         )
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def until(self, expression: str, *, seconds: float = 30.0) -> None:
+        """Wait until an expression is true in the page. (Playwright's own wait evaluates text inside it, which our
+        pages' policy forbids; a page that is being loaded again is asked again.)"""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if self.page.evaluate(expression):
+                    return
+            except Exception as error:
+                if "Execution context was destroyed" not in str(error) and "null" not in str(error):
+                    raise
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never became true: {expression}")
+            self.page.wait_for_timeout(50)
 
 
 @pytest.fixture

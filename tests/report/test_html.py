@@ -46,7 +46,7 @@ def data_of(text: str) -> Any:
 # --- elements ------------------------------------------------------------------------------------------------------
 def test_text_is_text_wherever_it_stands() -> None:
     made = el("p", "<b>&\u202e", ["a<", ("b>", None, False, 3)], title='"><script>')
-    assert made == "<p title=\"&#34;&gt;&lt;script&gt;\">&lt;b&gt;&amp;\\x202ea&lt;b&gt;3</p>"
+    assert made == '<p title="&#34;&gt;&lt;script&gt;">&lt;b&gt;&amp;\\x202ea&lt;b&gt;3</p>'
     assert el("p", el("b", "x")) == "<p><b>x</b></p>"
 
 
@@ -115,7 +115,9 @@ def test_the_curves_are_the_reports(report: Report) -> None:
 
 
 def test_a_loss_that_is_no_number_is_a_gap() -> None:
-    series = merge([MetricPoint(step=n, series="train/loss", value=v) for n, v in ((1, 2.0), (2, math.nan), (3, math.inf))])
+    series = merge(
+        [MetricPoint(step=n, series="train/loss", value=v) for n, v in ((1, 2.0), (2, math.nan), (3, math.inf))]
+    )
     assert chart_data(series)[0]["curves"][0]["values"] == [2.0, None, None]
 
 
@@ -130,7 +132,9 @@ def test_long_curves_are_thinned_without_losing_a_spike() -> None:
 def test_a_long_run_stays_under_a_megabyte_and_a_half() -> None:
     names = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "token_accuracy", "perplexity")
     many = [
-        MetricPoint(step=n, series=f"train/{name}", value=math.sin(n) + 1.234567891) for n in range(20_000) for name in names
+        MetricPoint(step=n, series=f"train/{name}", value=math.sin(n) + 1.234567891)
+        for n in range(20_000)
+        for name in names
     ]
     text = make(points=[*points(), *many]).to_html()
     assert len(text.encode()) < 1_500_000
@@ -147,7 +151,9 @@ def test_only_our_scripts_run_and_nobody_is_asked(report: Report) -> None:
     assert "unsafe" not in allowed
     for script in re.findall(r"<script>(.*?)</script>", text, re.S):
         assert policy([script], "").split("; ")[1].split()[1] in allowed
-    assert not [each for _, each in tags if "src" in each or "style" in each or any(name.startswith("on") for name in each)]
+    assert not [
+        each for _, each in tags if "src" in each or "style" in each or any(name.startswith("on") for name in each)
+    ]
     assert {tag for tag, _ in tags} & {"img", "iframe", "object", "link", "form"} == set()
 
 
@@ -207,7 +213,9 @@ def test_the_chart_library_is_the_published_one() -> None:
 
 
 def test_a_page_is_a_list_of_sections() -> None:
-    made = page("A <title>", [Section("one", "One", el("p", "x")), Section("none", "None", el("p", "")[:0])], header="<h>")
+    made = page(
+        "A <title>", [Section("one", "One", el("p", "x")), Section("none", "None", el("p", "")[:0])], header="<h>"
+    )
     tags = Reader(made).tags
     assert [each["id"] for tag, each in tags if tag == "section"] == ["one"]
     assert "A &lt;title&gt;" in made

@@ -1,4 +1,4 @@
-"""The page of a run as a browser shows it: charts, sorting, zoom, themes, paper, a phone, and markup that stays text."""
+"""The page of a run in a browser: charts, sorting, zoom, themes, paper, a phone, and markup that stays text."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ DRAWN = """canvas => {
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   let coloured = 0;
   for (let at = 0; at < data.length; at += 4)
-    if (data[at + 3] > 200 && Math.max(data[at], data[at+1], data[at+2]) - Math.min(data[at], data[at+1], data[at+2]) > 60)
-      coloured += 1;
+  {
+    const [red, green, blue, alpha] = data.slice(at, at + 4);
+    if (alpha > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) > 60) coloured += 1;
+  }
   return coloured;
 }"""
 
@@ -45,7 +47,7 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def shown(watch: Watch, url: str, **context: Any) -> Any:
     watched = watch(offline=True, **context)
     watched.page.goto(url)
-    watched.page.wait_for_function("document.querySelectorAll('.plot canvas').length > 0")
+    watched.until("document.querySelectorAll('.plot canvas').length > 0")
     return watched
 
 
@@ -87,7 +89,7 @@ def test_dragging_zooms_and_a_double_click_shows_all(watch: Watch, run_page: str
     assert 50 < low < 75
     assert 110 < high < 130
     watched.page.mouse.dblclick(box["x"] + box["width"] / 2, middle)
-    watched.page.wait_for_function("document.querySelector('.plot').dataset.zoomed === 'no'")
+    watched.until("document.querySelector('.plot').dataset.zoomed === 'no'")
     quiet(watched, run_page)
 
 
@@ -209,7 +211,7 @@ def test_the_command_is_copied(watch: Watch, run_page: str) -> None:
     watched = shown(watch, run_page)
     press = watched.page.get_by_role("button", name="Copy the command")
     press.click()
-    watched.page.wait_for_function("['Copied', 'Selected'].includes(document.querySelector('.copy').textContent)")
+    watched.until("['Copied', 'Selected'].includes(document.querySelector('.copy').textContent)")
     quiet(watched, run_page)
 
 

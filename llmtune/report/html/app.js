@@ -176,7 +176,6 @@
       };
       this.plot = new uPlot(options, joined(chart.curves), this.place);
       if (this.range) this.plot.setScale("x", this.range);
-      this.full = !this.range;
     }
     short(tick) {
       if (this.chart.unit === "share") return Math.round(1000 * tick) / 10 + "%";
@@ -263,6 +262,132 @@
   dress(kept());
   button.addEventListener("click", () => dress(themes[(themes.indexOf(kept()) + 1) % themes.length]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((each) => each.draw()));
+
+  // --- a run that is still going (llmtune ui) ---------------------------------------------------------------------------
+  function write(id, text) {
+    const place = document.getElementById(id);
+    if (place && place.textContent !== text) place.textContent = text;
+  }
+  function grown(curve, news) {
+    const known = new Map(curve.steps.map((step, index) => [step, curve.values[index]]));
+    news.steps.forEach((step, index) => known.set(step, news.values[index]));
+    const steps = Array.from(known.keys()).sort((a, b) => a - b);
+    return { ...curve, steps, values: steps.map((step) => known.get(step)) };
+  }
+  async function ask(url) {
+    const answer = await fetch(url, { headers: { Accept: "application/json" } });
+    if (!answer.ok) throw new Error(String(answer.status));
+    return answer.json();
+  }
+  function again(seconds, action) {
+    setTimeout(async () => {
+      let wait = seconds;
+      if (!document.hidden) {
+        try { if ((await action()) === false) return; } catch { wait = 5 * seconds; }
+      }
+      again(wait, action);
+    }, 1000 * seconds);
+  }
+  if (data.live) {
+    let after = data.live.after;
+    let state = document.querySelector("[data-live='state']").textContent;
+    again(1, async () => {
+      const news = await ask(data.live.url + "?after=" + after);
+      after = news.after;
+      const mark = document.querySelector("[data-live='state']");
+      if (news.state !== state) {
+        state = news.state;
+        mark.textContent = state;
+        mark.className = "state " + state;
+      }
+      write("says", news.says);
+      write("quiet", news.quiet);
+      const progress = document.getElementById("progress");
+      progress.max = news.total || 1;
+      progress.value = news.step || 0;
+      for (const each of news.curves) {
+        const chart = charts.get(each.chart);
+        const at = chart ? chart.chart.curves.findIndex((curve) => curve.name === each.name) : -1;
+        if (at < 0) { location.reload(); return false; } // a curve that this page has no place for yet
+        chart.take(chart.chart.curves.map((curve, index) => (index === at ? grown(curve, each) : curve)));
+        const tile = document.querySelector("[data-live='" + CSS.escape(each.name) + "']");
+        if (tile) tile.textContent = each.last;
+      }
+      if (news.final) { location.reload(); return false; }
+      return true;
+    });
+  }
+
+  // --- the list of runs (llmtune ui) -----------------------------------------------------------------------------------
+  if (data.list) {
+    const rows = Array.from(document.querySelectorAll("#list tbody tr"));
+    const find = document.getElementById("find");
+    const wanted = document.getElementById("state");
+    const compare_ = document.getElementById("compare");
+    const ticks = rows.map((row) => row.querySelector("input"));
+    const texts = rows.map((row) => row.textContent.toLowerCase());
+    const state = (row) => row.cells[2].dataset.v;
+    function filter() {
+      const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      rows.forEach((row, index) => {
+        const text = texts[index] + " " + state(row);
+        row.hidden = !(words.every((word) => text.includes(word)) && (!wanted.value || state(row) === wanted.value));
+        if (!row.hidden) shown += 1;
+      });
+      write("found", shown === rows.length ? "" : shown + " of " + rows.length);
+    }
+    function ticked() {
+      const amount = ticks.filter((tick) => tick.checked).length;
+      compare_.disabled = amount < 2;
+      compare_.textContent = amount ? "Compare " + amount : "Compare";
+    }
+    find.addEventListener("input", filter);
+    wanted.addEventListener("change", filter);
+    document.getElementById("list").addEventListener("change", ticked);
+    filter();
+    ticked();
+
+    const cells = Array.from(document.querySelectorAll("[data-result]"));
+    (async () => {
+      for (let at = 0; at < cells.length; at += data.list.at_once) {
+        const some = cells.slice(at, at + data.list.at_once);
+        const asked = some.map((cell) => "run=" + encodeURIComponent(cell.dataset.result)).join("&");
+        const found = await ask(data.list.results + "?" + asked);
+        for (const cell of some) {
+          const result = found[cell.dataset.result];
+          if (!result) continue;
+          cell.textContent = result.text;
+          cell.dataset.v = result.value;
+        }
+      }
+    })().catch(() => { /* the server has gone; the list stays as it is */ });
+
+    const byId = new Map(rows.map((row, index) => [ticks[index].value, row]));
+    let going = new Set(rows.filter((row) => row.querySelector(".running, .queued, .planned, .uploading, .submitting, "
+      + ".finalizing, .paused, .cancelling")).map((row) => row.querySelector("input").value));
+    again(2, async () => {
+      const news = await ask(data.list.moving);
+      const now = new Set(news.runs.map((run) => run.id));
+      if (Array.from(going).some((id) => !now.has(id)) || news.known !== data.list.known) {
+        if (!ticks.some((tick) => tick.checked) && !find.value) { location.reload(); return false; }
+        write("found", "There is news: load the page again.");
+        return false;
+      }
+      going = now;
+      for (const run of news.runs) {
+        const row = byId.get(run.id);
+        if (!row) continue;
+        const mark = row.querySelector(".state");
+        mark.textContent = run.state;
+        mark.className = "state " + run.state;
+        row.cells[2].dataset.v = run.state;
+        row.cells[5].textContent = run.steps;
+        row.cells[5].dataset.v = run.step === null ? "" : run.step;
+      }
+      return true;
+    });
+  }
 
   // --- paper: light, everything open, charts as wide as the sheet ---------------------------------------------------------
   let closed = [];
