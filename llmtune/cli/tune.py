@@ -30,6 +30,10 @@ def tune(
     new: Annotated[bool, typer.Option("--new", help="Start another run although the same one is unfinished.")] = False,
     reuse: Annotated[bool, typer.Option("--reuse", help="Return a finished run of the same content.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and leave; come back with runs attach.")] = False,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Send the curves there too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be given again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Train, evaluate and report."""
@@ -66,6 +70,7 @@ def tune(
         allow_lossy_data=allow_lossy_data,
         new=new,
         reuse=reuse,
+        sinks=sink or (),
     )
     err.print(f"run [bold]{run.id}[/] at {run.record.provider}", soft_wrap=True)
     for warning in run.record.warnings:

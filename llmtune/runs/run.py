@@ -14,8 +14,9 @@ from llmtune.errors import LlmtuneError, RunFailed, StillRunning
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, JobRef, ModelRef, Provider, RunState
 from llmtune.registry import get_provider, provider_class
-from llmtune.runs import submission, waiting
+from llmtune.runs import feeding, submission, waiting
 from llmtune.runs.checkpoints import checkpoint
+from llmtune.runs.feeding import Feeds
 from llmtune.runs.intent import StartOptions, intend
 from llmtune.runs.records import RunRecord
 from llmtune.runs.store import Store, Transition, open_store
@@ -123,6 +124,7 @@ class Run:
             StillRunning: `timeout` passed first. It is a TimeoutError too.
             VendorError: the vendor refuses to answer about it, in the vendor's own words; the run is as it was.
         """
+        feeds = Feeds(self._store, self.id)
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         leave = waiting.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
         watch = _Watch(self.id, timeout, stall_timeout)
@@ -134,12 +136,15 @@ class Run:
                     update = watch.idle(self._store)
                 if update is None:
                     continue
+                if feeds and not update.last:
+                    feeds.update()
                 if on_update is not None:
                     on_update(update)
                 if update.last:
-                    return self._ended(update)
+                    return self._ended(update, feeds)
         finally:
             leave()
+            feeds.close()
 
     async def wait_async(
         self,
@@ -150,11 +155,17 @@ class Run:
         pace: Pace | None = None,
     ) -> Report:
         """`wait` for asyncio: any number of these share the poller's few threads. `on_update` runs in the loop."""
-        async for update in self.updates(timeout=timeout, stall_timeout=stall_timeout, pace=pace):
-            if on_update is not None:
-                on_update(update)
-            if update.last:
-                return self._ended(update)
+        feeds = Feeds(self._store, self.id)
+        try:
+            async for update in self.updates(timeout=timeout, stall_timeout=stall_timeout, pace=pace):
+                if feeds and not update.last:
+                    await asyncio.to_thread(feeds.update)
+                if on_update is not None:
+                    on_update(update)
+                if update.last:
+                    return await asyncio.to_thread(self._ended, update, feeds)
+        finally:
+            feeds.close()
         raise AssertionError  # the last update returns or raises
 
     async def updates(
@@ -183,11 +194,13 @@ class Run:
         finally:
             leave()
 
-    def _ended(self, update: Update) -> Report:
+    def _ended(self, update: Update, feeds: Feeds) -> Report:
         if update.error is not None:
             raise update.error
         record = update.record
         report = self.report()
+        if feeds:
+            feeds.finish(report)
         if record.state is not RunState.SUCCEEDED:
             why = f": {record.error}" if record.error else ""
             hint = submission.lost_hint(self.id) if record.state is RunState.LOST else None
@@ -214,6 +227,10 @@ class Run:
         from llmtune.runs import acting
 
         return acting.resubmit(self._store, self.id, self.provider)
+
+    def feed(self, sinks: Collection[str]) -> None:
+        """Send its curves to these sinks too, from their beginning; whoever waits for it from now on does that."""
+        feeding.attach(self._store, self.id, feeding.checked(sinks))
 
     @contextmanager
     def model(self, *, checkpoint: str | None = None, deploy: bool | None = None) -> Iterator[TunedModel]:
@@ -289,6 +306,7 @@ def start(
     new: bool = False,
     reuse: bool = False,
     group: str | None = None,
+    sinks: Collection[str] = (),
 ) -> Run:
     """Plan, upload, submit, and return the run. It goes on without this process.
 
@@ -307,11 +325,14 @@ def start(
         new: start another run although one of the same content is unfinished.
         reuse: return a finished run of the same content, if there is one.
         group: name of the comparison or sweep it belongs to.
+        sinks: where its curves go too, while it is waited for: "tensorboard:runs/", "mlflow:URI#EXPERIMENT",
+            "wandb:ENTITY/PROJECT". A run that is joined gets them as well. See docs/page.md.
 
     Raises:
         LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
             ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
     """
+    sinks = feeding.checked(sinks)
     if isinstance(provider, Sequence) and not isinstance(provider, str):
         from llmtune.fallback import start_first
 
@@ -326,6 +347,7 @@ def start(
             new=new,
             reuse=reuse,
             group=group,
+            sinks=sinks,
         )
     backend = get_provider(provider)
     store = open_store()
@@ -340,6 +362,7 @@ def start(
         group=group,
     )
     record, how = intend(store, job, backend, options)
+    feeding.attach(store, record.id, sinks)
     checkpoint("planned")
     run = Run(record.id, store=store, provider=backend)
     if how != "new":
