@@ -65,7 +65,7 @@ class Feeds:
     def finish(self, report: Report) -> None:
         """The run has ended: what is left, and what came out."""
         for feed in self._feeds:
-            feed.guarded(lambda feed=feed: feed.finish(report))  # type: ignore[misc]
+            feed.guarded(lambda feed=feed: feed.finish(report))
 
     def close(self) -> None:
         """Nobody waits any more."""
