@@ -136,12 +136,12 @@ class Run:
                     update = watch.idle(self._store)
                 if update is None:
                     continue
-                if feeds and not update.last:
-                    feeds.update()
+                if feeds:
+                    self._feed(feeds, update)
                 if on_update is not None:
                     on_update(update)
                 if update.last:
-                    return self._ended(update, feeds)
+                    return self._ended(update)
         finally:
             leave()
             feeds.close()
@@ -155,17 +155,11 @@ class Run:
         pace: Pace | None = None,
     ) -> Report:
         """`wait` for asyncio: any number of these share the poller's few threads. `on_update` runs in the loop."""
-        feeds = Feeds(self._store, self.id)
-        try:
-            async for update in self.updates(timeout=timeout, stall_timeout=stall_timeout, pace=pace):
-                if feeds and not update.last:
-                    await asyncio.to_thread(feeds.update)
-                if on_update is not None:
-                    on_update(update)
-                if update.last:
-                    return await asyncio.to_thread(self._ended, update, feeds)
-        finally:
-            feeds.close()
+        async for update in self.updates(timeout=timeout, stall_timeout=stall_timeout, pace=pace):
+            if on_update is not None:
+                on_update(update)
+            if update.last:
+                return self._ended(update)
         raise AssertionError  # the last update returns or raises
 
     async def updates(
@@ -173,6 +167,7 @@ class Run:
     ) -> AsyncIterator[Update]:
         """Each update as it comes, up to the last one."""
         loop = asyncio.get_running_loop()
+        feeds = Feeds(self._store, self.id)
         updates: asyncio.Queue[Update] = asyncio.Queue()
 
         def heard(update: Update) -> None:
@@ -188,19 +183,26 @@ class Run:
                     update = watch.idle(self._store)
                 if update is None:
                     continue
+                if feeds:
+                    await asyncio.to_thread(self._feed, feeds, update)
                 yield update
                 if update.last:
                     return
         finally:
             leave()
+            feeds.close()
 
-    def _ended(self, update: Update, feeds: Feeds) -> Report:
+    def _feed(self, feeds: Feeds, update: Update) -> None:
+        if update.last and update.error is None:
+            feeds.finish(self.report())
+        else:
+            feeds.update()
+
+    def _ended(self, update: Update) -> Report:
         if update.error is not None:
             raise update.error
         record = update.record
         report = self.report()
-        if feeds:
-            feeds.finish(report)
         if record.state is not RunState.SUCCEEDED:
             why = f": {record.error}" if record.error else ""
             hint = submission.lost_hint(self.id) if record.state is RunState.LOST else None

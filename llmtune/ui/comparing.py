@@ -47,7 +47,7 @@ def render(store: Store, run_ids: Sequence[str]) -> str:
     shown = [
         Section("runs", "Runs", _runs(found)),
         Section("curves", "Curves", chart_places(charts)),
-        Section("settings", "Settings that differ", _settings(found)),
+        Section("settings", "Settings that differ", _settings(found), short="Settings"),
     ]
     title = " against ".join(names(found))
     top = el("header", el("h1", f"{count(len(found), 'run')} side by side"), missing)
@@ -88,8 +88,9 @@ def _runs(reports: Sequence[Report]) -> Markup:
             for metric in tuned.metrics
         )
     )
-    headings = ["run", "state", "backend", "model", *map(metric_name, metrics), "training loss", "validation loss"]
-    headings += ["cost", "training time"]
+    headings = ["run", *map(metric_name, metrics), "training loss", "validation loss", "cost", "training time"]
+    numbers = range(1, len(headings))
+    headings += ["backend", "model", "state"]
     rows: list[list[Child]] = []
     for place, (name, report) in enumerate(zip(names(reports), reports, strict=True)):
         identity = report.identity
@@ -97,16 +98,16 @@ def _runs(reports: Sequence[Report]) -> Markup:
         rows.append(
             [
                 el("td", el("span", "\u25a0 ", class_=f"k{place}", aria_hidden="true"), link, class_="label"),
-                sorted_by(identity.state.value, state_mark(identity.state.value)),
-                identity.provider,
-                el("td", identity.model, class_="label"),
                 *(_metric(report, metric) for metric in metrics),
                 *(_last(report, series) for series in ("train/loss", "validation/loss")),
                 _cost(report),
                 _training(report),
+                identity.provider,
+                el("td", identity.model, class_="label"),
+                sorted_by(identity.state.value, state_mark(identity.state.value)),
             ]
         )
-    return table(headings, rows, numbers=range(4, len(headings)), caption="Runs")
+    return table(headings, rows, numbers=numbers, caption="Runs", titled=False)
 
 
 def _metric(report: Report, name: str) -> Child:
@@ -151,7 +152,7 @@ def _settings(reports: Sequence[Report]) -> Markup:
     differing = [[el("code", field), *values] for field, values in fields.items() if len(set(values)) > 1]
     if not differing:
         return el("p", "None: the same job, the same settings.", class_="hint")
-    return table(["field", *names(reports)], differing, caption="Settings that differ")
+    return table(["field", *names(reports)], differing, caption="Settings that differ", titled=False)
 
 
 def _used(value: Any, support: str) -> str:

@@ -47,9 +47,9 @@ def render(store: Store) -> str:
         class_="tools",
     )
     rows = table(
-        ["", "name", "state", "backend", "model", "step", "result", "started", "run"],
+        ["", "name", "state", "result", "step", "backend", "model", "started", "run"],
         [_row(run) for run in runs],
-        numbers=(5,),
+        numbers=(4,),
         caption=f"The newest {count(len(runs), 'run')} of {amount:,}" if amount > len(runs) else count(amount, "run"),
     )
     form = el("form", tools, rows, action="/compare", method="get", id="list")
@@ -63,10 +63,10 @@ def _row(run: ListedRun) -> list[Child]:
         el("td", tick, class_="tick"),
         el("td", el("a", run.name, href=f"/runs/{run.id}"), class_="label"),
         sorted_by(run.state.value, state_mark(run.state.value)),
+        el("td", data_result=run.id if run.state is RunState.SUCCEEDED else None, data_v=""),
+        sorted_by(run.step if run.step is not None else "", steps(run), class_="n"),
         run.provider,
         el("td", run.model, class_="label"),
-        sorted_by(run.step if run.step is not None else "", steps(run), class_="n"),
-        el("td", data_result=run.id if run.state is RunState.SUCCEEDED else None, data_v=""),
         sorted_by(run.created, when(run.created)),
         el("td", el("code", run.id)),
     ]

@@ -242,7 +242,8 @@ def test_the_async_twins_feed_too(provider: FakeProvider, tmp_path: Path) -> Non
     import asyncio
 
     pytest.importorskip("tensorboard")
-    same(from_tensorboard(tmp_path), asyncio.run(_async(provider, tmp_path)))
+    report = asyncio.run(_async(provider, tmp_path))
+    same(from_tensorboard(tmp_path), report)
 
 
 # --- each point once -------------------------------------------------------------------------------------------------
@@ -274,11 +275,11 @@ def test_whoever_comes_back_goes_on_where_the_other_stopped(
 
 KILLED = """
 import os, signal, sys
+sys.path[:0] = [{root!r}, {root!r} + "/providers"]
 from pathlib import Path
 from llmtune.runs import Pace, start
 from llmtune.runs.store import Store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
-sys.path.insert(0, {root!r})
 from tests.ui.conftest import job
 
 kept = Store.set_ref
@@ -427,3 +428,14 @@ def test_the_command_line_takes_sinks(vendor: Fake, tmp_path: Path, monkeypatch:
     report = Report.from_json(made.stdout)
     same(from_tensorboard(tmp_path / "a"), report)
     same(from_tensorboard(tmp_path / "b"), report)
+
+
+def test_watching_many_feeds_each(vendor: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from llmtune.cli.app import app
+
+    monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
+    runs = [start(job(tmp_path, name=name), "fake", sinks=[f"tensorboard:{name}"], new=True) for name in ("a", "b")]
+    assert CliRunner().invoke(app, ["runs", "watch"], catch_exceptions=False).exit_code == 0
+    for run, name in zip(runs, ("a", "b"), strict=True):
+        same(from_tensorboard(tmp_path / name), run.report())

@@ -112,7 +112,7 @@ def test_a_run_in_the_list_moves(watch: Watch, server: Server, begin: Begin, ven
     watched = watch()
     watched.page.goto(server.url)
     thread = followed(run, Pace(first=0.3, most=0.3))
-    watched.until("document.querySelector('#list tbody td:nth-child(6)').textContent.endsWith('/40')")
+    watched.until("document.querySelector('#list tbody td:nth-child(5)').textContent.endsWith('/40')")
     watched.until("document.querySelector('#list .state').textContent === 'succeeded'")
     thread.join(timeout=20)
     own(watched, server)

@@ -382,8 +382,8 @@
         mark.textContent = run.state;
         mark.className = "state " + run.state;
         row.cells[2].dataset.v = run.state;
-        row.cells[5].textContent = run.steps;
-        row.cells[5].dataset.v = run.step === null ? "" : run.step;
+        row.cells[4].textContent = run.steps;
+        row.cells[4].dataset.v = run.step === null ? "" : run.step;
       }
       return true;
     });

@@ -95,7 +95,11 @@ def chart_places(charts: Sequence[Mapping[str, Any]]) -> Markup:
     figures = [
         el(
             "figure",
-            el("figcaption", str(chart["title"]), el("small", f" {chart['unit']}") if chart["unit"] else None),
+            el(
+                "figcaption",
+                str(chart["title"]),
+                el("small", f" {chart['unit']}") if chart["unit"] not in ("", "share") else None,
+            ),
             el("div", class_="plot", data_chart=chart["id"]),
             class_="first" if place == 0 else None,
         )

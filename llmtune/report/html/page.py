@@ -141,12 +141,14 @@ def table(
     rows: Iterable[Sequence[Child]],
     *,
     numbers: Sequence[int] = (),
-    caption: str | None = None,
+    caption: str,
+    titled: bool = True,
     sortable: bool = True,
 ) -> Markup:
     """A table that can be sorted by each column (with a script) and scrolls by itself where it is too wide.
 
-    A cell that is a `<td>` already goes in as it is; `numbers` are the columns that stand right.
+    A cell that is a `<td>` already goes in as it is; `numbers` are the columns that stand right. Without `titled` the
+    caption is only read out: it says what the heading above says already.
     """
     head = [
         el("th", text, scope="col", class_="n" if place in numbers else None) for place, text in enumerate(headings)
@@ -154,12 +156,12 @@ def table(
     body = [el("tr", [_cell(cell, place in numbers) for place, cell in enumerate(row)]) for row in rows]
     inner = el(
         "table",
-        el("caption", caption) if caption else None,
+        el("caption", caption, class_=None if titled else "unseen"),
         el("thead", el("tr", head)),
         el("tbody", body),
         data_sortable=sortable,
     )
-    return el("div", inner, class_="scroll", tabindex="0", role="group", aria_label=caption or "Table")
+    return el("div", inner, class_="scroll", tabindex="0", role="group", aria_label=caption)
 
 
 def _cell(cell: Child, number: bool) -> Markup:

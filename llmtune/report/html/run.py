@@ -94,10 +94,8 @@ def _tiles(report: Report) -> Iterator[tuple[Child, Child]]:
                 number(metric.value, metric.unit),
             )
         if comparison is not None and metric is not None:
-            yield (
-                f"against base, {spread(comparison.interval, metric.unit)}",
-                difference(comparison.difference, metric.unit),
-            )
+            moved, _, unit = difference(comparison.difference, metric.unit).partition(" ")
+            yield f"{unit} against base, {spread(comparison.interval, metric.unit)}".lstrip(), moved
     for name, title in (("train/loss", "training loss"), ("validation/loss", "validation loss")):
         point = report.final.get(name)
         if point is not None and not isinstance(point, NotReported):
