@@ -44,7 +44,7 @@ def main() -> int:
                 page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
                 page.goto(server.url + path)
                 page.wait_for_timeout(800)
-                height = min(HEIGHTS[width], page.evaluate("document.documentElement.scrollHeight"))
+                height = min(HEIGHTS[width], page.evaluate("document.body.offsetHeight"))
                 shot = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True)
                 print(out / f"{name}-{width}.webp", save(shot, out / f"{name}-{width}.webp"), "bytes")
                 page.close()

@@ -123,7 +123,7 @@ def _last(report: Report, name: str) -> Child:
     point = report.final.get(name)
     if point is None or isinstance(point, NotReported):
         return el("td", "\u2013", class_="n", title=str(point or "not reported"))
-    return sorted_by(point.value, number(point.value), el("small", f" at {point.step}"), class_="n")
+    return sorted_by(point.value, number(point.value), el("small", f"at {point.step}"), class_="n two")
 
 
 def _cost(report: Report) -> Child:

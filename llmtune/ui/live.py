@@ -24,6 +24,9 @@ EVENTS = 50
 QUIET = 60.0
 
 
+_LEVELS = {"error": "bad", "warning": "doubt"}
+
+
 def report_of(store: Store, run_id: str) -> Report:
     """The report that was kept, or one of what is known now."""
     record = store.get(run_id)
@@ -42,15 +45,17 @@ def render(store: Store, run_id: str) -> str:
     top = header(report)
     if not record.state.final:
         seen = max((seq for seq, _ in points), default=0)
-        data["live"] = {"url": f"/runs/{run_id}/live", "after": seen}
+        told = max((seq for seq, _ in store.events(run_id)), default=0)
+        data["live"] = {"url": f"/runs/{run_id}/live", "after": seen, "events": told}
         top += _progress(record)
     shown = [*sections(report, charts), _events(store, run_id)]
     return page(title, shown, header=top, data=data, connect=True, home="/")
 
 
-def news(store: Store, run_id: str, after: int) -> dict[str, Any]:
-    """What a live page has not seen yet."""
+def news(store: Store, run_id: str, after: int, events_after: int = 0) -> dict[str, Any]:
+    """What a live page has not seen yet: points and events with a number above these."""
     record = store.get(run_id)
+    events = store.events(run_id, after=events_after)
     fresh = points_after(store, run_id, after)
     series = merge(point for _, point in fresh)
     return {
@@ -67,6 +72,8 @@ def news(store: Store, run_id: str, after: int) -> dict[str, Any]:
             }
             for name, each in series.items()
         ],
+        "events": max((seq for seq, _ in events), default=events_after),
+        "said": [{"message": event.message, "level": _LEVELS.get(event.level, "")} for _, event in events[-EVENTS:]],
         "step": record.progress.step,
         "total": record.progress.total_steps,
         "says": _says(record),
@@ -107,10 +114,7 @@ def _quiet(record: RunRecord) -> str:
 
 def _events(store: Store, run_id: str) -> Section:
     events = store.events(run_id)
-    lines = [
-        el("li", event.message, class_={"error": "bad", "warning": "doubt"}.get(event.level))
-        for _, event in events[-EVENTS:]
-    ]
+    lines = [el("li", event.message, class_=_LEVELS.get(event.level)) for _, event in events[-EVENTS:]]
     if not lines:
         return Section("events", "Events", Markup(""))
     more = (

@@ -50,7 +50,14 @@ class Pages:
             if len(parts) == 2 and parts[0] == "runs":
                 return _page(live.render(self._store, self._store.resolve(parts[1])))
             if len(parts) == 3 and parts[0] == "runs" and parts[2] == "live":
-                return _json(live.news(self._store, self._store.resolve(parts[1]), _number(query, "after")))
+                return _json(
+                    live.news(
+                        self._store,
+                        self._store.resolve(parts[1]),
+                        _number(query, "after"),
+                        _number(query, "events"),
+                    )
+                )
             if len(parts) == 3 and parts[0] == "runs" and parts[2] == "report.html":
                 return _page(self._report(parts[1]).to_html())
         except RunNotFound as error:

@@ -48,7 +48,11 @@ def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: 
     assert watched.page.locator(".plot canvas").first.evaluate("canvas => canvas.toDataURL()") != drawn
     high = float(watched.page.locator(".plot").first.get_attribute("data-range").split()[1])
     assert high > step
-    assert f"of {48}" in watched.page.locator("#says").inner_text()
+    assert "of 48" in watched.page.locator("#says").inner_text()
+    tile = watched.page.locator("[data-title='training loss']").inner_text()
+    assert int(tile.rpartition(" ")[2]) > step, "the tile says of which step its value is"
+    newest = watched.page.locator("#events li").first.inner_text()
+    assert int(newest.split()[1]) > step, newest
     # At the end the report takes its place.
     watched.page.wait_for_selector("#evaluation table")
     assert "Tuning helped" in watched.page.locator("#headline").inner_text()

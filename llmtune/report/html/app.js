@@ -290,10 +290,19 @@
   }
   if (data.live) {
     let after = data.live.after;
+    let events = data.live.events;
     let state = document.querySelector("[data-live='state']").textContent;
     again(1, async () => {
-      const news = await ask(data.live.url + "?after=" + after);
+      const news = await ask(data.live.url + "?after=" + after + "&events=" + events);
       after = news.after;
+      events = news.events;
+      const list = document.querySelector("#events ul");
+      for (const each of list ? news.said : []) {
+        const line = document.createElement("li");
+        line.textContent = each.message;
+        line.className = each.level;
+        list.prepend(line);
+      }
       const mark = document.querySelector("[data-live='state']");
       if (news.state !== state) {
         state = news.state;
@@ -312,6 +321,8 @@
         chart.take(chart.chart.curves.map((curve, index) => (index === at ? grown(curve, each) : curve)));
         const tile = document.querySelector("[data-live='" + CSS.escape(each.name) + "']");
         if (tile) tile.textContent = each.last;
+        const label = document.querySelector("[data-live='" + CSS.escape(each.name + " step") + "']");
+        if (label) label.textContent = label.dataset.title + " at step " + each.steps[each.steps.length - 1];
       }
       if (news.final) { location.reload(); return false; }
       return true;

@@ -33,6 +33,14 @@ def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
         yield evaluated.held_out(result)
     elif report.identity.state.final:
         yield Section("evaluation", "Held-out rows", el("p", str(result), class_="dim"))
+    if not report.identity.state.final:  # what would be out of date a moment later is left out
+        absent = {name: each for name, each in report.series.items() if isinstance(each, NotReported)}
+        yield Section("training", "Training", chart_places(charts) + (series_table(absent) if absent else ""))
+        yield _receipt(report)
+        yield _money(report)
+        yield _facts(report)
+        yield _warnings(report)
+        return
     yield Section("training", "Training", chart_places(charts) + series_table(report.series))
     yield _diagnosis(report)
     if isinstance(result, EvaluationResult):
@@ -99,9 +107,10 @@ def _tiles(report: Report) -> Iterator[tuple[Child, Child]]:
     for name, title in (("train/loss", "training loss"), ("validation/loss", "validation loss")):
         point = report.final.get(name)
         if point is not None and not isinstance(point, NotReported):
-            yield f"{title} at step {point.step}", el("span", number(point.value), data_live=name)
+            label = el("span", f"{title} at step {point.step}", data_live=f"{name} step", data_title=title)
+            yield label, el("span", number(point.value), data_live=name)
     yield _paid(report.cost)
-    if not isinstance(report.timing.training, NotReported):
+    if report.identity.state.final and not isinstance(report.timing.training, NotReported):
         yield "training", seconds(report.timing.training)
 
 
