@@ -36,6 +36,10 @@ def tune(
         ),
     ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start it and leave; come back with runs attach.")] = False,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Send the curves there too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be given again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Train, evaluate and report."""
@@ -70,6 +74,7 @@ def tune(
         "allow_lossy_data": allow_lossy_data,
         "new": new,
         "reuse": reuse,
+        "sinks": sink or (),
     }
     conditions = [word for word in fallback_on.split(",") if word.strip()]
     if len(backends) > 1:

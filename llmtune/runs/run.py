@@ -14,8 +14,9 @@ from llmtune.errors import LlmtuneError, RunFailed, StillQueued, StillRunning
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, JobRef, ModelRef, Provider, RunState
 from llmtune.registry import get_provider, provider_class
-from llmtune.runs import submission, waiting
+from llmtune.runs import feeding, submission, waiting
 from llmtune.runs.checkpoints import checkpoint
+from llmtune.runs.feeding import Feeds
 from llmtune.runs.intent import StartOptions, intend
 from llmtune.runs.records import RunRecord
 from llmtune.runs.store import Store, Transition, open_store
@@ -126,6 +127,7 @@ class Run:
             StillQueued: `queue_timeout` passed, and the run is in the queue still.
             VendorError: the vendor refuses to answer about it, in the vendor's own words; the run is as it was.
         """
+        feeds = Feeds(self._store, self.id)
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         leave = waiting.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
         watch = _Watch(self.id, timeout, stall_timeout, queue_timeout)
@@ -137,12 +139,15 @@ class Run:
                     update = watch.idle(self._store)
                 if update is None:
                     continue
+                if feeds:
+                    self._feed(feeds, update)
                 if on_update is not None:
                     on_update(update)
                 if update.last:
                     return self._ended(update)
         finally:
             leave()
+            feeds.close()
 
     async def wait_async(
         self,
@@ -165,6 +170,7 @@ class Run:
     ) -> AsyncIterator[Update]:
         """Each update as it comes, up to the last one."""
         loop = asyncio.get_running_loop()
+        feeds = Feeds(self._store, self.id)
         updates: asyncio.Queue[Update] = asyncio.Queue()
 
         def heard(update: Update) -> None:
@@ -180,11 +186,20 @@ class Run:
                     update = watch.idle(self._store)
                 if update is None:
                     continue
+                if feeds:
+                    await asyncio.to_thread(self._feed, feeds, update)
                 yield update
                 if update.last:
                     return
         finally:
             leave()
+            feeds.close()
+
+    def _feed(self, feeds: Feeds, update: Update) -> None:
+        if update.last and update.error is None:
+            feeds.finish(self.report())
+        else:
+            feeds.update()
 
     def _ended(self, update: Update) -> Report:
         if update.error is not None:
@@ -217,6 +232,10 @@ class Run:
         from llmtune.runs import acting
 
         return acting.resubmit(self._store, self.id, self.provider)
+
+    def feed(self, sinks: Collection[str]) -> None:
+        """Send its curves to these sinks too, from their beginning; whoever waits for it from now on does that."""
+        feeding.attach(self._store, self.id, feeding.checked(sinks))
 
     @contextmanager
     def model(self, *, checkpoint: str | None = None, deploy: bool | None = None) -> Iterator[TunedModel]:
@@ -307,6 +326,7 @@ def start(
     reuse: bool = False,
     group: str | None = None,
     fallback_on: Sequence[str] = (),
+    sinks: Collection[str] = (),
 ) -> Run:
     """Plan, upload, submit, and return the run. It goes on without this process.
 
@@ -327,11 +347,14 @@ def start(
         group: name of the comparison or sweep it belongs to.
         fallback_on: with a list of providers, what else moves on to the next one: "over_budget" (and, for `tune`,
             "failed" and "queued>2h").
+        sinks: where its curves go too, while it is waited for: "tensorboard:runs/", "mlflow:URI#EXPERIMENT",
+            "wandb:ENTITY/PROJECT". A run that is joined gets them as well. See docs/page.md.
 
     Raises:
         LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
             ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
     """
+    sinks = feeding.checked(sinks)
     if isinstance(provider, Sequence) and not isinstance(provider, str):
         from llmtune.fallback import start_first
 
@@ -347,6 +370,7 @@ def start(
             reuse=reuse,
             group=group,
             fallback_on=fallback_on,
+            sinks=sinks,
         )
     backend = get_provider(provider)
     store = open_store()
@@ -361,6 +385,7 @@ def start(
         group=group,
     )
     record, how = intend(store, job, backend, options)
+    feeding.attach(store, record.id, sinks)
     checkpoint("planned")
     run = Run(record.id, store=store, provider=backend)
     if how != "new":
