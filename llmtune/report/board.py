@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from llmtune.capability import Price
-from llmtune.errors import MissingExtra
+from llmtune.errors import InvalidData, MissingExtra
 from llmtune.evaluation.model import EvaluationResult, Latency, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
@@ -130,6 +132,20 @@ class Board(_Value):
         from llmtune.report.boardtext import to_markdown
 
         return to_markdown(self)
+
+    def to_html(self) -> str:
+        """As one HTML file that asks nobody for anything."""
+        from llmtune.report.html.board import render
+
+        return render(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as .json, .md or .html, by the ending."""
+        place = Path(path)
+        made = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(place.suffix)
+        if made is None:
+            raise InvalidData(f"{place}: a board is written as .json, .md or .html")
+        place.write_text(made(), encoding="utf-8")
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a standing. Raises `MissingExtra` without pandas."""
