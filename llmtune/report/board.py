@@ -226,7 +226,8 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
             standings.append(_standing(entry, "few-shot", label, shown, system, main))
             if system is not None:
                 scores[label] = (shown, system)
-    pairs = _pairs(main, scores)
+    tuned_ones = {each.label for each in standings if each.kind == "tuned"}
+    pairs = _pairs(main, scores, tuned_ones)
     standings.sort(key=_rank(scores, main))
     rows = min((result.rows for result, _ in scores.values()), default=0)
     even = _break_even(entries, standings)
@@ -323,11 +324,12 @@ def _rank(scores: Mapping[str, tuple[EvaluationResult, SystemResult]], main: str
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
-def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]]) -> tuple[Pair, ...]:
+def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]], tuned: set[str]) -> tuple[Pair, ...]:
+    """Every pair in which a tuned model takes part: what is not asked about needs no correction."""
     compared: list[tuple[Comparison, float | None]] = []
     for (one, (first, a)), (other, (second, b)) in itertools.combinations(scores.items(), 2):
         x, y = a.get(main), b.get(main)
-        if x is None or y is None:
+        if x is None or y is None or not tuned & {one, other}:
             continue
         left, right = _row_scores(first, a, main), _row_scores(second, b, main)
         if left is None or right is None or first.row_ids != second.row_ids:
