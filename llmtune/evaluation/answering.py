@@ -112,6 +112,23 @@ def _by_likelihood(out: Answered, questions: Questions, generator: LabelScorer, 
         out.predicted = best
 
 
+def against(out: Answered, base: Answered) -> None:
+    """Judge a tuned model's preferences by what tuning changed, where both models tell likelihoods of the same pairs.
+
+    Likelihoods of whole answers favour short ones, so that a model which learned every preference may still find a
+    short rejected answer likelier; the change against the base model, DPO's implicit reward, does not.
+    """
+    rows = out.part.rows
+    if out.labels is not None or not (out.likelihoods and base.likelihoods):
+        return
+    gains = [
+        [now - before for now, before in zip(*pair, strict=True)]
+        for pair in zip(out.likelihoods, base.likelihoods, strict=True)
+    ]
+    out.scores["reward_accuracy"] = [float(preferred > rejected) for preferred, rejected in gains]
+    out.got = [_two_answers(row)[int(gain[1] >= gain[0])] for row, gain in zip(rows, gains, strict=True)]
+
+
 def _by_text(out: Answered, questions: Questions, generator: Generator, access: Access) -> None:
     rows = out.part.rows
     out.answers = ask(

@@ -12,7 +12,7 @@ from llmtune.data.digests import label_of
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, TransientError
 from llmtune.evaluation import scoring
-from llmtune.evaluation.answering import Access, Answered, answer
+from llmtune.evaluation.answering import Access, Answered, against, answer
 from llmtune.evaluation.asking import Answer, Patience
 from llmtune.evaluation.blame import hardest_rows, worst_rows
 from llmtune.evaluation.cache import AnswerCache
@@ -119,6 +119,7 @@ def evaluate(
     tuned = "tuned" if "tuned" in generators else list(generators)[-1]
     systems: dict[str, SystemResult | NotReported] = {}
     fit: Fit | None = None
+    base: Answered | None = None
     last_error: LlmtuneError | None = None
     for name, generator in generators.items():
         if isinstance(generator, Unavailable):
@@ -127,7 +128,12 @@ def evaluate(
             continue
         try:
             with generator as opened:
-                systems[name] = judge.system(name, answer(questions, part, opened, access(name, name)))
+                answered = answer(questions, part, opened, access(name, name))
+                if name == "base":
+                    base = answered
+                elif base is not None:
+                    against(answered, base)
+                systems[name] = judge.system(name, answered)
                 if fit_rows and name == tuned:
                     fit = judge.fit(
                         {"train": train, "validation": validation},

@@ -43,6 +43,7 @@ TOKEN_METRICS = {
 }
 #: Metrics that need more than (expected, got): the row's own structure.
 ROW_METRICS = {
+    "reward_accuracy": "tuning made the preferred answer likelier, against the base model, more than the rejected one",
     "preference_accuracy": "the preferred answer is likelier than the rejected one",
     "tool_call_match": "the same tools are called with the same arguments, in the same order",
 }
@@ -271,7 +272,7 @@ def suited(
     if labelled:
         return ["accuracy", "macro_f1", "weighted_f1"], []
     if preference:
-        return ["preference_accuracy"], []
+        return ["reward_accuracy", "preference_accuracy"], []
     if tools:
         return ["tool_call_match"], []
     if expected and all("####" in text for text in expected):
@@ -285,6 +286,8 @@ def why_not(metric: str) -> str:
         return "the backend gives no logits"
     if is_label_metric(metric):
         return "the rows have no label each (evaluation.labels names a label set)"
+    if metric == "reward_accuracy":
+        return "it compares a tuned model's likelihoods with the base model's, on preference rows"
     if metric == "preference_accuracy":
         return "it takes preference rows and a backend that tells how likely an answer is"
     return "nothing was generated to score"

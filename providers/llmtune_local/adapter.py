@@ -123,7 +123,7 @@ class LocalProvider:
 
     def capabilities(self, target: Target) -> Capabilities:
         """Everything the trainer can express with this adapter."""
-        return parameters.capabilities(target.adapter)
+        return parameters.capabilities(target.adapter, target.method)
 
     def ready(self) -> Readiness:
         """Whether the trainer's libraries are installed; it needs no credentials."""
@@ -138,8 +138,8 @@ class LocalProvider:
         return equipment()
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
-        """Canonical chat rows. Every row is rendered once with the model's own template, so that one that is too
-        long or has nothing to learn is found before anything starts."""
+        """Canonical rows of the method's kind. Every row is rendered once with the model's own template, so that one
+        that is too long or has nothing to learn is found before anything starts."""
         self._need_libraries()
         from llmtune_local.model import check_rows
 
@@ -154,7 +154,7 @@ class LocalProvider:
             max_sequence_length=receipt.effective("max_sequence_length"),
             on_too_long=receipt.effective("dataset.on_too_long", "error"),
         )
-        return encode_dataset(data, parameters.LIMITS.format, into)
+        return encode_dataset(data, parameters.row_format(receipt.target.method), into)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """What the worker reads: the receipt's values, with our own defaults where the job left a field open."""
@@ -171,7 +171,7 @@ class LocalProvider:
         if revision := options.pop("revision", None):
             body["revision"] = revision
         body["options"] = options
-        declared = parameters.capabilities(receipt.target.adapter).parameters
+        declared = parameters.capabilities(receipt.target.adapter, receipt.target.method).parameters
         for name, entry in declared.items():
             unset = receipt[name].support == "default"
             if isinstance(entry, Sent) and entry.where == "training" and unset and entry.default is not None:

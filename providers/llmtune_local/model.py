@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,7 +278,7 @@ def artefact_bytes(tuned: Any) -> int:
 
 def check_rows(
     model: str,
-    rows: Mapping[str, Iterable[Any]],
+    rows: Mapping[str, Sequence[Any]],
     *,
     source: str | None = None,
     revision: str | None = None,
@@ -294,7 +294,12 @@ def check_rows(
     limit = context_length(check_model(model, revision), tokenizer, max_sequence_length)
     renderer = Renderer(tokenizer, file=source, template_options=template_options)
     for examples in rows.values():
-        for pieces in renderer.render_all(examples):
+        pairs = [example for example in examples if example.preference is not None]
+        for pair in map(renderer.render_pair, pairs):
+            for side in (pair.preferred, pair.rejected):
+                if limit is not None:
+                    renderer.fit(side, limit, on_too_long)  # type: ignore[arg-type]
+        for pieces in renderer.render_all(example for example in examples if example.preference is None):
             for row in pieces:
                 if limit is not None:
                     renderer.fit(row, limit, on_too_long)  # type: ignore[arg-type]

@@ -29,6 +29,10 @@ from llmtune.job import NOT_YET
 #: Regret", 2025-09); 2e-4 is the QLoRA paper's rate for small models (arXiv:2305.14314, table 9).
 LORA_RATE = 2e-4
 FULL_RATE = 2e-5
+#: DPO moves in much smaller steps: 1e-6 is the paper's rate for all weights (arXiv:2305.18290, appendix B); LoRA again
+#: ten times that.
+DPO_LORA_RATE = 1e-5
+DPO_FULL_RATE = 1e-6
 
 SCHEDULES = (
     "linear",
@@ -112,14 +116,30 @@ def _declarations(rate: float, of: str) -> Declarations:
     )
 
 
-_LORA = _declarations(LORA_RATE, "the local trainer")
-_FULL = _declarations(FULL_RATE, "the local trainer (full)")
+def _preferences(rate: float, of: str) -> Declarations:
+    return _declarations(rate, of).but(
+        label_smoothing=Sent(
+            _H + "label_smoothing",
+            Float(ge=0, lt=0.5),
+            default=0.0,
+            source="arXiv:2305.18290v3",
+            note="the share of pairs that may be the wrong way round",
+        ),
+    )
 
-LIMITS = Limits(format="chat", min_rows=1, source=_OURS)
+
+_DECLARED = {
+    ("sft", False): _declarations(LORA_RATE, "the local trainer"),
+    ("sft", True): _declarations(FULL_RATE, "the local trainer (full)"),
+    ("dpo", False): _preferences(DPO_LORA_RATE, "the local trainer (dpo)"),
+    ("dpo", True): _preferences(DPO_FULL_RATE, "the local trainer (dpo, full)"),
+}
+
+_FORMATS = {"dpo": "preference"}
 
 METHODS: dict[str, Ability] = {
     "sft": True,
-    "dpo": No("the local trainer does not do DPO yet"),
+    "dpo": True,
     "classification": No("the local trainer has no encoder head yet; method sft with labels comes closest"),
     **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
 }
@@ -136,12 +156,18 @@ ABILITIES = Abilities(
 )
 
 
-def capabilities(adapter: str) -> Capabilities:
-    """Everything the local trainer can express with this adapter."""
+def row_format(method: str) -> str:
+    """The canonical row format that the worker reads for a method."""
+    return _FORMATS.get(method, "chat")
+
+
+def capabilities(adapter: str, method: str = "sft") -> Capabilities:
+    """Everything the local trainer can express with this method and adapter."""
+    known = method if (method, False) in _DECLARED else "sft"
     return Capabilities(
-        parameters=_FULL if adapter == "full" else _LORA,
+        parameters=_DECLARED[known, adapter == "full"],
         family="transformers causal language models",
-        limits=LIMITS,
+        limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
         abilities=ABILITIES,
         methods=METHODS,
         adapters=ADAPTERS,

@@ -100,6 +100,7 @@ class Recipe(_Record):
 
     keep_checkpoints: int = Field(default=2, ge=1)
     dpo_beta: float | None = None
+    """None: 0.1, in method dpo."""
 
 
 class RunFiles(_Record):
@@ -142,8 +143,8 @@ class RunRequest(_Record):
     """Hub id, folder, or `tiny`."""
 
     revision: str | None = None
-    method: Literal["sft"] = "sft"
-    adapter: Literal["lora", "dora", "full"] = "lora"
+    method: Literal["sft", "dpo", "classification"] = "sft"
+    adapter: Literal["lora", "qlora", "dora", "full"] = "lora"
     files: RunFiles
     on_too_long: Literal["error", "truncate", "drop"] = "error"
     seed: int = 0

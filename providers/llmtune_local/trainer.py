@@ -27,7 +27,7 @@ from llmtune_local.rows import TokenRows, read_rows
 from llmtune_local.rundir import EarlyStopping, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import RunDir, RunRequest
@@ -51,6 +51,7 @@ class Trainer:
         self.folder = folder
         self.request = request
         self.recipe = request.hyperparameters
+        self.micro_batches = self.recipe.gradient_accumulation_steps
         self.journal = journal
         self.stop = stop
         self.began = time.monotonic()
@@ -89,7 +90,10 @@ class Trainer:
         self._load(getattr(config, "dtype", None))
 
     def _rows(self, path: str) -> TokenRows:
-        rows = read_rows(
+        return self._checked(path, read_rows)
+
+    def _checked(self, path: str, read: Callable[..., TokenRows]) -> TokenRows:
+        rows = read(
             self.tokenizer,
             path,
             limit=self.limit,
@@ -148,24 +152,23 @@ class Trainer:
         self.network = Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
         self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        held = [row for rows in self.validation.rows for row in rows]
-        self.held_out = (
-            batching.make_step(
-                held,
-                prompt_weight=0.0,
-                packed=self.network.packed,
-                share=self.network.shares,
-                token_budget=self.budget,
-                pad=self.tokenizer.pad_token_id or 0,
-            ).batches
-            if held
-            else []
-        )
+        self.held_out = self._hold_out() if self.validation else []
         self.journal.update(features=self.network.features, resolved=self.resolved, total_steps=self.total)
         self.journal.event(
             f"training {sum(p.numel() for p in self.trained):,} parameters on {len(self.train):,} rows for"
             f" {self.total:,} steps on {self.device} ({'; '.join(self.network.features)})"
         )
+
+    def _hold_out(self) -> list[Any]:
+        """The validation rows as micro-batches."""
+        return batching.make_step(
+            [row for rows in self.validation.rows for row in rows],
+            prompt_weight=0.0,
+            packed=self.network.packed,
+            share=self.network.shares,
+            token_budget=self.budget,
+            pad=self.tokenizer.pad_token_id or 0,
+        ).batches
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, or from the start where there is none."""
@@ -215,15 +218,10 @@ class Trainer:
             floor=recipe.min_lr_ratio,
             cycles=recipe.lr_num_cycles,
         )
-        step, loss, nll, correct = self._gradient(number)
+        step, measured = self._gradient(number)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, recipe.max_grad_norm or math.inf)
-        values = {
-            "train/loss": loss,
-            "train/learning_rate": rate,
-            "train/grad_norm": float(norm),
-            "train/token_accuracy": correct / max(1, step.completion_tokens),
-        }
-        if not all(math.isfinite(value) for value in (loss, nll, values["train/grad_norm"])):
+        values = measured | {"train/learning_rate": rate, "train/grad_norm": float(norm)}
+        if not all(math.isfinite(value) for value in values.values()):
             raise Diverged(
                 f"the loss is no longer a number at step {number + 1} (learning rate {rate:g}): lower learning_rate,"
                 " or set max_grad_norm or warmup_steps"
@@ -232,42 +230,63 @@ class Trainer:
         self.optimizer.step()
         return values, step
 
-    def _gradient(self, number: int) -> tuple[Step, float, float, int]:
-        """The gradient of one step, with smaller micro-batches where memory does not suffice."""
+    def _gradient(self, number: int) -> tuple[Step, dict[str, float]]:
+        """The gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
         indices = batching.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
-        rows = [piece for index in indices for piece in self.train.rows[index]]
         while True:
-            step = batching.make_step(
-                rows,
-                prompt_weight=self.recipe.prompt_loss_weight,
-                packed=self.network.packed,
-                share=self.network.shares,
-                token_budget=self.budget,
-                micro_batches=self.recipe.gradient_accumulation_steps,
-                pad=self.tokenizer.pad_token_id or 0,
-            )
+            step = self._cut(indices)
             try:
-                return (step, *self._backward(step, number))
+                self.model.train()
+                torch.manual_seed(self.request.seed * 1_000_003 + number)
+                self.optimizer.zero_grad(set_to_none=True)
+                return step, self._backward(step)
             except RuntimeError as problem:
-                smaller = max(len(row.ids) for row in rows) < self.budget
-                if not out_of_memory(problem) or self.recipe.gradient_accumulation_steps is not None or not smaller:
+                longest = max(len(row.ids) for index in indices for row in self.train.rows[index])
+                if not out_of_memory(problem) or not self._halve(step, longest):
                     raise
-            self.budget //= 2
             self.optimizer.zero_grad(set_to_none=True)
             if self.device == "cuda":
                 torch.cuda.empty_cache()
-            self.resolved["token_budget"] = self.budget
             self.journal.update(resolved=self.resolved)
+            how = (
+                f"micro-batches of {self.budget} tokens"
+                if self.micro_batches is None
+                else f"{self.micro_batches} micro-batches a step"
+            )
             self.journal.event(
-                f"out of memory at step {number + 1}: going on with micro-batches of {self.budget} tokens, which"
-                " changes speed and not the gradient",
+                f"out of memory at step {number + 1}: going on with {how}, which changes speed and not the gradient:"
+                f" a step is {self.recipe.batch_size} rows as before",
                 "warning",
             )
 
-    def _backward(self, step: Step, number: int) -> tuple[float, float, int]:
-        self.model.train()
-        torch.manual_seed(self.request.seed * 1_000_003 + number)
-        self.optimizer.zero_grad(set_to_none=True)
+    def _halve(self, step: Step, longest: int) -> bool:
+        """Make micro-batches half as large from now on; False where each is a single row already."""
+        if self.micro_batches is not None:
+            if len(step.batches) < self.micro_batches:  # there were no more rows to spread
+                return False
+            self.micro_batches *= 2
+            self.resolved["gradient_accumulation_steps"] = self.micro_batches
+            return True
+        if longest >= self.budget:
+            return False
+        self.budget //= 2
+        self.resolved["token_budget"] = self.budget
+        return True
+
+    def _cut(self, indices: Sequence[int]) -> Step:
+        """The micro-batches of these rows."""
+        return batching.make_step(
+            [piece for index in indices for piece in self.train.rows[index]],
+            prompt_weight=self.recipe.prompt_loss_weight,
+            packed=self.network.packed,
+            share=self.network.shares,
+            token_budget=self.budget,
+            micro_batches=self.micro_batches,
+            pad=self.tokenizer.pad_token_id or 0,
+        )
+
+    def _backward(self, step: Step) -> dict[str, float]:
+        """Add the step's gradient up; what was measured on the way."""
         objective = torch.zeros((), device=self.device)
         nll = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -278,31 +297,36 @@ class Trainer:
             objective += sums.objective.detach()
             nll += sums.nll
             correct += sums.correct
-        return float(objective) / step.weight, float(nll), int(correct)
+        return {
+            "train/loss": float(objective) / step.weight,
+            "train/token_accuracy": int(correct) / max(1, step.completion_tokens),
+        }
 
     def _evaluate(self) -> None:
-        """Loss and accuracy on the completion tokens of the validation rows, dropout off."""
+        """Measure on the validation rows, dropout off, and tell."""
         progress = self.progress
         self.model.eval()
-        nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
-            for batch in self.held_out:
-                sums = self.network.losses(batch.to(self.device))
-                nll += float(sums.nll)
-                correct += int(sums.correct)
-                tokens += sums.tokens
-        if not math.isfinite(nll):
+            values = self._measure()
+        loss = values["validation/loss"]
+        if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
-        progress.validation_loss, progress.validation_accuracy = nll / tokens, correct / tokens
+        progress.validation_loss, progress.validation_accuracy = loss, values.get("validation/token_accuracy")
         if progress.step == 0:
-            progress.base_loss = progress.validation_loss
-        self.journal.points(
-            progress.step,
-            progress.step / self.per_epoch,
-            {"validation/loss": progress.validation_loss, "validation/token_accuracy": progress.validation_accuracy},
-        )
+            progress.base_loss = loss
+        self.journal.points(progress.step, progress.step / self.per_epoch, values)
         if self.recipe.early_stopping_patience is not None:
-            self._judge(progress.validation_loss, self.recipe.early_stopping_patience)
+            self._judge(loss, self.recipe.early_stopping_patience)
+
+    def _measure(self) -> dict[str, float]:
+        """Loss and accuracy on the completion tokens of the validation rows."""
+        nll, correct, tokens = 0.0, 0, 0
+        for batch in self.held_out:
+            sums = self.network.losses(batch.to(self.device))
+            nll += float(sums.nll)
+            correct += int(sums.correct)
+            tokens += sums.tokens
+        return {"validation/loss": nll / tokens, "validation/token_accuracy": correct / tokens}
 
     def _judge(self, loss: float, patience: int) -> None:
         progress = self.progress
