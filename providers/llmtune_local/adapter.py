@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from llmtune import settings
 from llmtune.capability import Capabilities, Converted, Sent
 from llmtune.encode import encode_dataset
@@ -70,7 +72,7 @@ _STATES: dict[str, RunState] = {
 
 
 class LocalOptions(Options):
-    """What only the local trainer knows. Nothing here changes what is learned, except that bfloat16 rounds."""
+    """What only the local trainer knows. Where and how fast it runs, and what has no place in the common job."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu. Another one is used only when it is there, never silently replaced."""
@@ -95,6 +97,15 @@ class LocalOptions(Options):
 
     template_options: dict[str, Any] = {}
     """Variables for the chat template (enable_thinking), the same for training and answering."""
+
+    rslora: bool = False
+    """Scale adapters by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn (arXiv:2312.03732)."""
+
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Method classification: how much each label's rows weigh in the loss; balanced: by how rare they are."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Method classification, several labels a row: a label is answered from this probability on."""
 
 
 class LocalSettings(Account):
@@ -141,6 +152,19 @@ class LocalProvider:
         """Canonical rows of the method's kind. Every row is rendered once with the model's own template, so that one
         that is too long or has nothing to learn is found before anything starts."""
         self._need_libraries()
+        if receipt.target.method == "classification":
+            from llmtune_local import encoder
+
+            encoder.check_rows(
+                receipt.target.model,
+                (data.train, data.validation),
+                source=data.source,
+                revision=LocalOptions.model_validate(receipt.target.options).revision,
+                labels=receipt.effective("evaluation.labels"),
+                max_sequence_length=receipt.effective("max_sequence_length"),
+                on_too_long=receipt.effective("dataset.on_too_long", "error"),
+            )
+            return encode_dataset(data, parameters.row_format("classification"), into)
         from llmtune_local.model import check_rows
 
         options = LocalOptions.model_validate(receipt.target.options)
@@ -168,6 +192,8 @@ class LocalProvider:
             "on_too_long": receipt.effective("dataset.on_too_long", "error"),
             "hyperparameters": {},
         }
+        if receipt.target.method == "classification" and (labels := receipt.effective("evaluation.labels")):
+            body["labels"] = list(labels)
         if revision := options.pop("revision", None):
             body["revision"] = revision
         body["options"] = options
@@ -189,7 +215,7 @@ class LocalProvider:
         self._need_libraries()
         from llmtune_local.model import check_device, check_model
 
-        check_model(request.body["model"], request.body.get("revision"))
+        check_model(request.body["model"], request.body.get("revision"), request.body["method"])
         check_device(request.body["options"].get("device", "auto"))
         return []
 
@@ -271,10 +297,21 @@ class LocalProvider:
     def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
         """The model, loaded when it is first asked."""
         self._need_libraries()
-        from llmtune_local.generate import LocalGenerator
-
         if ref.data.get("tuned") and not Path(ref.id).exists():
             return Unavailable(f"the folder {ref.id} is gone")
+        if ref.data.get("method") == "classification":
+            from llmtune_local.classifier import classifier
+
+            folder = ref.data.get("folder")
+            return classifier(
+                model=ref.data["model"],
+                artefact=Path(ref.id),
+                revision=ref.data.get("revision"),
+                options=ref.data.get("options", {}),
+                keep=Path(folder) / "logits" / "asked.jsonl" if folder else None,
+            )
+        from llmtune_local.generate import LocalGenerator
+
         return LocalGenerator(
             model=ref.data["model"],
             artefact=Path(ref.id) if ref.data.get("tuned") else None,
@@ -284,6 +321,8 @@ class LocalProvider:
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
         """The untuned base model, loaded with the same options."""
+        if receipt.target.method == "classification":
+            return Unavailable("an encoder that is not tuned has no head for these labels")
         options = dict(receipt.target.options)
         revision = options.pop("revision", None)
         data = {
@@ -297,6 +336,8 @@ class LocalProvider:
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """The model through transformers and PEFT, without llmtune."""
+        if ref.data.get("method") == "classification":
+            return _classifier_snippet(ref)
         if (Path(ref.id) / "adapter_config.json").exists():
             load = (
                 "from peft import AutoPeftModelForCausalLM\n\n"
@@ -326,6 +367,14 @@ class LocalProvider:
         generator = self.generator(model)
         if isinstance(generator, Unavailable):
             return []
+        if model.data.get("method") == "classification":
+            from llmtune_local.classifier import LocalClassifier, logits_agree
+
+            assert isinstance(generator, LocalClassifier)
+            generator.keep = None
+            with generator:
+                found = logits_agree(generator, Path(model.data["folder"]))
+            return [found] if found is not None else []
         asked = [example for example in examples if example.messages and example.preference is None]
         with generator:
             return [templates_agree(model.data, asked), answers_end(generator, asked)] if asked else []
@@ -401,6 +450,7 @@ class LocalProvider:
                 "options": request.options.model_dump(exclude_defaults=True),
                 "folder": str(folder.path.absolute()),
                 "weights": _stamp(request.model),
+                **({"method": request.method} if request.method == "classification" else {}),
             },
         )
 
@@ -447,6 +497,24 @@ class LocalProvider:
         for module in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra("local", module, purpose="training on this machine")
+
+
+def _classifier_snippet(ref: ModelRef | DeploymentRef) -> str:
+    folder = Path(ref.id)
+    whole = not (folder / "adapter_config.json").exists()
+    library, name = ("transformers", "AutoModel") if whole else ("peft", "AutoPeftModel")
+    count = "" if whole else ", num_labels=len(labels)"
+    return (
+        "import json, pathlib\n"
+        "from transformers import AutoTokenizer\n"
+        f"from {library} import {name}ForSequenceClassification\n\n"
+        f"folder = pathlib.Path({ref.id!r})\n"
+        'labels = json.loads((folder / "labels.json").read_text())["labels"]\n'
+        f"model = {name}ForSequenceClassification.from_pretrained(folder{count}).eval()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'logits = model(**tokenizer(["..."], return_tensors="pt")).logits\n'
+        "print(labels[logits.argmax(-1).item()], logits.softmax(-1).tolist())\n"
+    )
 
 
 def _stamp(model: str) -> str | None:

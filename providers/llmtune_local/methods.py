@@ -15,6 +15,10 @@ def trainer_for(request: RunRequest) -> type[Trainer]:
         from llmtune_local.dpo import PreferenceTrainer
 
         return PreferenceTrainer
+    if request.method == "classification":
+        from llmtune_local.classify import ClassificationTrainer
+
+        return ClassificationTrainer
     from llmtune_local.trainer import Trainer
 
     return Trainer

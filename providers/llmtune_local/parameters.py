@@ -19,6 +19,7 @@ from llmtune.capability import (
     Limits,
     Mapped,
     No,
+    NotApplicable,
     Sent,
     Text,
 )
@@ -33,6 +34,9 @@ FULL_RATE = 2e-5
 #: ten times that.
 DPO_LORA_RATE = 1e-5
 DPO_FULL_RATE = 1e-6
+#: An encoder's rates: the BERT paper tunes all weights at 2e-5 to 5e-5 (arXiv:1810.04805, appendix A.3).
+LABELS_LORA_RATE = 3e-4
+LABELS_FULL_RATE = 3e-5
 
 SCHEDULES = (
     "linear",
@@ -128,19 +132,35 @@ def _preferences(rate: float, of: str) -> Declarations:
     )
 
 
+_NO_TOKENS = "an encoder is tuned to labels: there are no tokens to answer with"
+
+
+def _labels(rate: float, of: str) -> Declarations:
+    return _declarations(rate, of).but(
+        packing=NotApplicable("texts go through an encoder in padded batches of like length"),
+        temperature=NotApplicable(_NO_TOKENS),
+        top_p=NotApplicable(_NO_TOKENS),
+        top_k=NotApplicable(_NO_TOKENS),
+        max_tokens=NotApplicable(_NO_TOKENS),
+    )
+
+
 _DECLARED = {
     ("sft", False): _declarations(LORA_RATE, "the local trainer"),
     ("sft", True): _declarations(FULL_RATE, "the local trainer (full)"),
     ("dpo", False): _preferences(DPO_LORA_RATE, "the local trainer (dpo)"),
     ("dpo", True): _preferences(DPO_FULL_RATE, "the local trainer (dpo, full)"),
+    ("classification", False): _labels(LABELS_LORA_RATE, "the local trainer (classification)"),
+    ("classification", True): _labels(LABELS_FULL_RATE, "the local trainer (classification, full)"),
 }
 
-_FORMATS = {"dpo": "preference"}
+_FORMATS = {"dpo": "preference", "classification": "labelled"}
+_FAMILIES = {"classification": "transformers models with a head for labels (encoders)"}
 
 METHODS: dict[str, Ability] = {
     "sft": True,
     "dpo": True,
-    "classification": No("the local trainer has no encoder head yet; method sft with labels comes closest"),
+    "classification": True,
     **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
 }
 ADAPTERS: dict[str, Ability] = {
@@ -166,7 +186,7 @@ def capabilities(adapter: str, method: str = "sft") -> Capabilities:
     known = method if (method, False) in _DECLARED else "sft"
     return Capabilities(
         parameters=_DECLARED[known, adapter == "full"],
-        family="transformers causal language models",
+        family=_FAMILIES.get(method, "transformers causal language models"),
         limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
         abilities=ABILITIES,
         methods=METHODS,

@@ -28,6 +28,7 @@ from llmtune_local.rundir import EarlyStopping, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import RunDir, RunRequest
@@ -78,7 +79,7 @@ class Trainer:
         self.journal.update(
             message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")
         )
-        config = models.check_model(request.model, request.revision)
+        config = models.check_model(request.model, request.revision, request.method)
         self.tokenizer = models.load_tokenizer(request.model, request.revision, options.chat_template)
         self.limit = models.context_length(config, self.tokenizer, self.recipe.max_sequence_length)
         if self.limit is not None and self.limit < 2:
@@ -134,22 +135,14 @@ class Trainer:
 
     def _load(self, published: torch.dtype | None) -> None:
         request = self.request
-        whole = request.adapter == "full"
-        base = models.load_base(
-            request.model,
-            request.revision,
-            dtype=torch.float32 if whole else self.dtype,
-            device=self.device,
-            recipe=self.recipe,
-        )
-        torch.manual_seed(request.seed)
-        self.model = models.add_adapter(base, request)
-        self.half = whole and published in (torch.float16, torch.bfloat16)
+        self.model = self._build()
+        self.half = request.adapter == "full" and published in (torch.float16, torch.bfloat16)
         if request.options.gradient_checkpointing:
+            base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             # transformers renames it in version 6
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        self.network = Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
+        self.network: Any = self._wrap()
         self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.held_out = self._hold_out() if self.validation else []
@@ -158,6 +151,23 @@ class Trainer:
             f"training {sum(p.numel() for p in self.trained):,} parameters on {len(self.train):,} rows for"
             f" {self.total:,} steps on {self.device} ({'; '.join(self.network.features)})"
         )
+
+    def _build(self) -> Any:
+        """The model with what is trained."""
+        request = self.request
+        base = models.load_base(
+            request.model,
+            request.revision,
+            dtype=torch.float32 if request.adapter == "full" else self.dtype,
+            device=self.device,
+            recipe=self.recipe,
+        )
+        torch.manual_seed(request.seed)
+        return models.add_adapter(base, request)
+
+    def _wrap(self) -> Any:
+        """The model as it is run."""
+        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
 
     def _hold_out(self) -> list[Any]:
         """The validation rows as micro-batches."""
@@ -382,7 +392,7 @@ class Trainer:
         target = self.folder.model if whole else self.folder.adapter
         checkpoints.write_folder(
             target,
-            lambda path: models.save_artefact(self.model, self.tokenizer, path, half=self.half),
+            self._save,
             needs=models.artefact_bytes(self.model),
         )
         progress.seconds += time.monotonic() - self.began
@@ -419,6 +429,9 @@ class Trainer:
         )
         self.folder.write_result(result)
         return result
+
+    def _save(self, path: Path) -> None:
+        models.save_artefact(self.model, self.tokenizer, path, half=self.half)
 
     def tidy(self) -> None:
         """Remove what only an unfinished run needs; to be called when the run is known to have succeeded."""
