@@ -102,7 +102,9 @@ def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str
     if result is None:
         raise SystemExit(f"the run failed: {done.stderr[-2000:]}")
     budget = changes.get("token_budget", 4096 if device == "cpu" else 16384)
-    tokens = result.tokens // 2 // rows * max(1, min(rows, budget // (result.tokens // 2 // rows)))
+    row = result.tokens // (2 * rows) - 1  # the last token is never read
+    together = max(1, min(rows, budget // row))
+    tokens = row * together
     plan = Plan(
         adapter=adapter,
         tokens=tokens,
@@ -111,6 +113,8 @@ def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str
         dtype=changes.get("dtype", "float32"),
         checkpointing=changes.get("gradient_checkpointing", False),
         device=device,
+        micro_batches=-(-rows // together),
+        longest=row,
     )
     shape = shape_of(str(model))
     assert shape is not None
@@ -133,9 +137,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", help="numbers of loads, separated by commas")
     parser.add_argument("--quick", action="store_true", help="one shape, three loads")
     args = parser.parse_args()
     shapes, loads = (SHAPES[:1], LOADS[:3]) if args.quick else (SHAPES, LOADS)
+    if args.only:
+        loads = tuple(LOADS[int(number)] for number in args.only.split(","))
     found = []
     with tempfile.TemporaryDirectory() as place:
         models = {}

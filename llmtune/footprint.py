@@ -44,13 +44,14 @@ class Footprint(BaseModel):
         """The estimate in words: "about 1.9 GiB of 23.4 GiB (cpu): weights 0.4, activations 1.1, ..."."""
         if self.peak is None:
             return f"not estimated ({self.unknown})"
-        of = f" of {_size(self.room)}" if self.room is not None else ""
-        listed = ", ".join(f"{part.name} {_size(part.bytes)}" for part in self.parts if part.bytes)
+        of = f" of {size(self.room)}" if self.room is not None else ""
+        listed = ", ".join(f"{part.name} {size(part.bytes)}" for part in self.parts if part.bytes)
         judged = "" if self.fits is not False else ", which is too much"
-        return f"about {_size(self.peak)}{of} on {self.device}{judged}: {listed}"
+        return f"about {size(self.peak)}{of} on {self.device}{judged}: {listed}"
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Bytes as MiB or GiB, for people."""
     if count < 1 << 30:
         return f"{count / 2**20:.0f} MiB"
     return f"{count / 2**30:.1f} GiB"

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
+    from llmtune.footprint import Footprint
 
 #: A worker that dies this often without finishing is not started again.
 ATTEMPTS = 3
@@ -148,6 +149,16 @@ class LocalProvider:
 
         return equipment()
 
+    def footprint(self, receipt: Receipt, dataset: Dataset) -> Footprint:
+        """An estimate of the peak from the model's files and the dataset's size; nothing is loaded or downloaded."""
+        from llmtune_local import memory
+
+        sizes = dataset.estimated_tokens
+        options = receipt.target.options
+        return memory.footprint(
+            receipt, len(dataset.train), sizes["train"], sizes["longest"], options.get("token_budget")
+        )
+
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Canonical rows of the method's kind. Every row is rendered once with the model's own template, so that one
         that is too long or has nothing to learn is found before anything starts."""
@@ -213,10 +224,11 @@ class LocalProvider:
     def preflight(self, request: Request) -> list[Finding]:
         """Whether model and device are there, before a folder is made."""
         self._need_libraries()
-        from llmtune_local.model import check_device, check_model
+        from llmtune_local.model import check_adapter, check_device, check_model
 
         check_model(request.body["model"], request.body.get("revision"), request.body["method"])
-        check_device(request.body["options"].get("device", "auto"))
+        device = check_device(request.body["options"].get("device", "auto"))
+        check_adapter(request.body["adapter"], device)
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:
@@ -358,6 +370,13 @@ class LocalProvider:
             "answer = model.generate(**inputs, max_new_tokens=64)\n"
             'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
         )
+
+    def export(self, model: ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
+        """The tuned model as a folder."""
+        self._need_libraries()
+        from llmtune_local.export import artefact_of, export
+
+        return export(artefact_of(model.id), model.data, format, into)
 
     def check(self, model: ModelRef, examples: Sequence[Example]) -> list[CheckResult]:
         """Whether training rendered what inference renders, and whether the model ends its turn."""

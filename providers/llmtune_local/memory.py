@@ -14,15 +14,18 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmtune.footprint import Footprint, Part
 
-#: Interpreter, torch, transformers and peft, loaded: resident on CPU (Linux x86-64, torch 2.13).
-PROCESS = 640 << 20
+#: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
+PROCESS = 420 << 20
+#: What the C library's allocator holds beyond what is alive, as a factor on activations on CPU. Blocks of several
+#: micro-batches, of two precisions or of dropout's masks differ in size, and freed ones fit the next badly. With
+#: gradient checkpointing the worker has them given back (`machine.give_memory_back`).
+_HELD, _HELD_MIXED, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.1
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
 #: Bytes of an element by its name in a safetensors header.
@@ -68,10 +71,10 @@ class Plan:
     dtype: str = "float32"
     checkpointing: bool = False
     device: str = "cpu"
-    packed: bool = True
+    micro_batches: int = 1
     targets: Any = "all-linear"
-    method: str = "sft"
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    longest: int = 0
+    """Tokens of the longest row, below which no micro-batch can go."""
 
 
 def shape_of(model: str, revision: str | None = None) -> Shape | None:
@@ -126,6 +129,8 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     else:
         activations = plan.tokens * shape.layers * each
     activations += plan.tokens * _in_flight(shape, wide)
+    if plan.device == "cpu":
+        activations *= _held(plan)
     rows = min(plan.trained_tokens, max(_CHUNK_ROWS, _CHUNK_ELEMENTS // max(1, shape.vocabulary)))
     logits = 0 if shape.encoder else 2 * 4 * rows * shape.vocabulary
     if full and not shape.encoder:
@@ -175,9 +180,78 @@ def _kept(shape: Shape, plan: Plan, wide: int) -> float:
     return found
 
 
+def _held(plan: Plan) -> float:
+    if plan.checkpointing:
+        return _HELD_BACK
+    if plan.micro_batches > 1:
+        return _HELD_SEVERAL
+    return _HELD_MIXED if plan.dtype != "float32" or plan.dropout else _HELD
+
+
 def _in_flight(shape: Shape, wide: int) -> float:
     """Bytes of a token that exist while a layer's backward runs, beside what the graph keeps."""
-    return wide * (3 * shape.inner + 2 * shape.query) + 4 * 3 * shape.hidden
+    return wide * (2 * shape.inner + shape.query) + 4 * 2 * shape.hidden
+
+
+def advise(shape: Shape, plan: Plan) -> tuple[str, ...]:
+    """What makes the peak smaller, each with the peak it leads to, as far as it would help here."""
+    from llmtune.footprint import size
+
+    ways: list[tuple[str, Plan]] = []
+    if plan.dtype == "float32" and plan.adapter != "full" and not shape.encoder:
+        slow = " (slow on a CPU without AVX512-BF16)" if plan.device == "cpu" else ""
+        ways.append((f"provider_options.local.dtype: bfloat16{slow}", replace(plan, dtype="bfloat16")))
+    if plan.adapter == "full":
+        ways.append(("adapter: lora", replace(plan, adapter="lora")))
+    if plan.adapter in ("lora", "dora") and plan.device == "cuda" and not shape.encoder:
+        ways.append(("adapter: qlora (a 4-bit base)", replace(plan, adapter="qlora", dtype="bfloat16")))
+    if not plan.checkpointing:
+        ways.append(("provider_options.local.gradient_checkpointing: true", replace(plan, checkpointing=True)))
+    if plan.tokens > plan.longest:
+        smaller = max(plan.longest, plan.tokens // 4)
+        several = replace(plan, tokens=smaller, micro_batches=max(2, plan.micro_batches))
+        several = replace(several, trained_tokens=max(1, plan.trained_tokens * smaller // plan.tokens))
+        ways.append((f"provider_options.local.token_budget: {smaller} (the batch stays the same)", several))
+    now = estimate(shape, plan).peak or 0
+    found = [(estimate(shape, other).peak or 0, says) for says, other in ways]
+    helps = sorted((peak, says) for peak, says in found if peak < 0.95 * now)
+    return tuple(f"{says}: about {size(peak)}" for peak, says in helps)
+
+
+def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | None) -> Footprint:
+    """The footprint of a planned run. `tokens` of all training rows, `longest` of one row, both estimated."""
+    options = receipt.target.options
+    device = device_here(options.get("device", "auto"))
+    here = room(device)
+    shape = shape_of(receipt.target.model, options.get("revision"))
+    if shape is None:
+        return Footprint(device=device, room=here, unknown="the model is not on this machine yet")
+    batch = int(receipt.effective("batch_size", 16))
+    limit = receipt.effective("max_sequence_length") or shape.context
+    longest = min(longest, int(limit)) if limit else longest
+    allowed = budget or _BUDGET.get(device, _BUDGET_ELSEWHERE)
+    pieces = 2 if receipt.target.method == "dpo" else 1
+    step = round(tokens / max(1, rows) * min(batch, rows)) * pieces
+    given = receipt.effective("gradient_accumulation_steps")
+    one = -(-step // int(given)) if given else min(step, allowed)
+    most = max(one, min(longest * pieces, step))
+    dtype = options.get("dtype", "auto")
+    plan = Plan(
+        adapter=receipt.target.adapter,
+        tokens=most,
+        trained_tokens=most if receipt.effective("prompt_loss_weight", 0.0) else max(1, most // 4),
+        rank=int(receipt.effective("lora_rank", 16)),
+        dropout=float(receipt.effective("lora_dropout", 0.0)),
+        optimizer=receipt.effective("optimizer", "adamw_torch"),
+        dtype=("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype,
+        checkpointing=bool(options.get("gradient_checkpointing", False)),
+        device=device,
+        micro_batches=-(-step // max(1, most)),
+        targets=receipt.effective("lora_target_modules", "all-linear"),
+        longest=longest,
+    )
+    found = estimate(shape, plan)
+    return found.model_copy(update={"room": here, "advice": advise(shape, plan)})
 
 
 def room(device: str) -> int | None:

@@ -5,6 +5,8 @@ The trainer is ours, so a default here is a fact and not a guess: the value stan
 
 from __future__ import annotations
 
+import importlib.util
+
 from llmtune.capability import (
     Abilities,
     Ability,
@@ -167,7 +169,7 @@ ADAPTERS: dict[str, Ability] = {
     "lora": True,
     "dora": True,
     "full": True,
-    "qlora": No("the local trainer does not load 4-bit bases yet; use lora"),
+    "qlora": True,
 }
 ABILITIES = Abilities(
     pause=No("cancel and attach again instead; a run continues from its last checkpoint"),
@@ -181,6 +183,18 @@ def row_format(method: str) -> str:
     return _FORMATS.get(method, "chat")
 
 
+def _adapters(method: str) -> dict[str, Ability]:
+    if method != "classification":
+        return ADAPTERS
+    return ADAPTERS | {"qlora": No("an encoder is small: its base is not quantised; use lora")}
+
+
+def _warnings(adapter: str) -> tuple[str, ...]:
+    if adapter != "qlora" or importlib.util.find_spec("bitsandbytes") is not None:
+        return ()
+    return ("adapter qlora needs bitsandbytes, which is not installed here: the run will be refused",)
+
+
 def capabilities(adapter: str, method: str = "sft") -> Capabilities:
     """Everything the local trainer can express with this method and adapter."""
     known = method if (method, False) in _DECLARED else "sft"
@@ -190,7 +204,8 @@ def capabilities(adapter: str, method: str = "sft") -> Capabilities:
         limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
         abilities=ABILITIES,
         methods=METHODS,
-        adapters=ADAPTERS,
+        adapters=_adapters(method),
+        warnings=_warnings(adapter),
         concurrency=1,
         concurrency_source="one run a device",
     )

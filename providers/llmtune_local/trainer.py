@@ -20,7 +20,7 @@ from llmtune_local import batching, checkpoints, schedule
 from llmtune_local import model as models
 from llmtune_local.batching import Step
 from llmtune_local.checkpoints import Progress
-from llmtune_local.machine import out_of_memory, peak_memory, versions
+from llmtune_local.machine import give_memory_back, out_of_memory, peak_memory, versions
 from llmtune_local.network import Network
 from llmtune_local.optim import make_optimizer, set_rates
 from llmtune_local.rows import TokenRows, read_rows
@@ -74,6 +74,9 @@ class Trainer:
         request, options = self.request, self.request.options
         threads = models.set_threads(options)
         self.device = models.check_device(options.device)
+        models.check_adapter(request.adapter, self.device)
+        if options.gradient_checkpointing and self.device == "cpu":
+            give_memory_back()
         self.dtype = models.choose_dtype(options.dtype, self.device)
         self.budget = options.token_budget or _BUDGET.get(self.device, _BUDGET_ELSEWHERE)
         self.journal.update(
@@ -161,6 +164,7 @@ class Trainer:
             dtype=torch.float32 if request.adapter == "full" else self.dtype,
             device=self.device,
             recipe=self.recipe,
+            four_bit=request.adapter == "qlora",
         )
         torch.manual_seed(request.seed)
         return models.add_adapter(base, request)
