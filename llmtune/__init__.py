@@ -32,6 +32,8 @@ _HOME = {
     "rescue": "llmtune.rescuing",
     "compare": "llmtune.comparing",
     "Member": "llmtune.comparing",
+    "sweep": "llmtune.sweeping",
+    "Sweep": "llmtune.sweeping",
     "Board": "llmtune.report.board",
     "import_job": "llmtune.importing",
     "Example": "llmtune.data.example",
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     from llmtune.runs import start as start
     from llmtune.runs import tune as tune
     from llmtune.settings import Settings as Settings
+    from llmtune.sweeping import Sweep as Sweep
+    from llmtune.sweeping import sweep as sweep
     from llmtune.translation import Receipt as Receipt
 
 

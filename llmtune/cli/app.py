@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmtune import __version__
-from llmtune.cli import about, compare, data, doctor, evaluate, export, importing, plan, rescue, runs, tune, ui
+from llmtune.cli import about, compare, data, doctor, evaluate, export, importing, plan, rescue, runs, sweep, tune, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +35,7 @@ def _root(
 
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)
 app.command("init")(plan.init)
 evaluate.mount(app)

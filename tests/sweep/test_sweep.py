@@ -1,0 +1,252 @@
+"""Trials are ordinary runs, chosen by a study, under one budget; a crash or another worker goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import llmtune
+from llmtune import Hyperparameters, Sweep, TuningJob
+from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
+from llmtune.job import EvaluationSpec
+from llmtune.metrics.points import NotReported
+from llmtune.provider import RunState
+from llmtune.runs import Pace, open_store
+from llmtune.sweeping import Choice, Range
+from llmtune.sweeping.space import parse_space, read_space
+from llmtune.testing import Phase
+from llmtune.testing.fake import Fake
+from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+
+pytest.importorskip("optuna")
+
+QUICK = Pace(first=0.01, most=0.05)
+SPACE = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
+
+
+class Bowl(Fake):
+    """A vendor whose losses depend on the job's learning rate, lowest at 1e-3."""
+
+    def _metrics(self, job: Any, step: int) -> dict[str, Any]:
+        import math
+
+        rate = job.body.get("hyperparameters", {}).get("learning_rate", 1e-3)
+        worse = 0.1 * math.log10(rate / 1e-3) ** 2
+        return {
+            name: (value + worse if "loss" in name else value) for name, value in super()._metrics(job, step).items()
+        }
+
+
+@pytest.fixture
+def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bowl]:
+    with Bowl() as fake:
+        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", fake.url)
+        yield fake
+        assert not fake.complaints, "\n".join(fake.complaints)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TuningJob:
+    rows = (
+        {"messages": [{"role": "user", "content": f"case {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
+        for at in range(120)
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TuningJob(
+        name="searched",
+        dataset=str(tmp_path / "rows.jsonl"),
+        model={"fake": "m-1", "local": "tiny"},
+        hyperparameters=Hyperparameters(epochs=1),
+        evaluation=EvaluationSpec(max_rows=10),
+    )
+
+
+def priced(vendor: Fake, price: float) -> FakeProvider:
+    return FakeProvider("fake", FakeSettings(base_url=vendor.url, timeout=5, price=price))
+
+
+@pytest.mark.parametrize("method", ["random", "bayesian", "grid"])
+def test_the_best_trial_is_the_one_with_the_lowest_validation_loss(method: Any, job: TuningJob, vendor: Bowl) -> None:
+    found = llmtune.sweep(job, "fake", SPACE, method=method, trials=8, pruning=False, finalists=0, pace=QUICK)
+    assert len(found.trials) == len(vendor.jobs) == 8
+    values = [float(each.value) for each in found.trials]  # type: ignore[arg-type]
+    assert found.best is not None
+    assert found.best.value == min(values)
+    assert len(set(values)) > 1
+    for row, made in zip(found.trials, vendor.jobs.values(), strict=True):
+        assert row.run is not None
+        assert set(row.params) == set(SPACE)
+        assert made.body["hyperparameters"]["lora_rank"] in SPACE["lora_rank"]
+    assert found.job.hyperparameters_for("fake").learning_rate == found.best.params["learning_rate"]
+    assert found.job.hyperparameters_for("fake").epochs == 1
+    assert Sweep.model_validate_json(found.to_json()) == found
+
+
+def test_trials_never_see_the_test_rows_and_the_finalist_does_once(job: TuningJob, vendor: Bowl) -> None:
+    found = llmtune.sweep(job, "fake", SPACE, method="random", trials=3, finalists=1, seeds=2, pace=QUICK)
+    store = open_store()
+    (final,) = found.finalists
+    assert len(final.runs) == len(final.values) == 2
+    assert final.params == found.best.params  # type: ignore[union-attr]
+    assert not isinstance(final.interval, NotReported)
+    tested = {record.id for record in store.runs() if "evaluation" in store.refs(record.id)}
+    assert tested == set(final.runs)
+    assert {store.get(run).tuning_job.seed for run in final.runs} == {0, 1}
+
+
+def test_the_same_call_again_runs_nothing_and_more_trials_add_to_it(job: TuningJob, vendor: Bowl) -> None:
+    options: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0, "pace": QUICK}
+    first = llmtune.sweep(job, "fake", SPACE, trials=3, **options)
+    again = llmtune.sweep(job, "fake", SPACE, trials=3, **options)
+    assert again.trials == first.trials
+    assert len(vendor.jobs) == 3
+    more = llmtune.sweep(job, "fake", SPACE, trials=5, **options)
+    assert more.trials[:3] == first.trials
+    assert len(vendor.jobs) == 5
+
+
+def test_a_budget_holds_with_what_is_under_way(job: TuningJob, vendor: Bowl) -> None:
+    provider = priced(vendor, 100.0)
+    options: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0, "pace": QUICK}
+    (first,) = llmtune.sweep(job, provider, SPACE, trials=1, **options).trials
+    one = first.cost
+    assert not isinstance(one, NotReported)
+    assert one > 0
+    found = llmtune.sweep(job, provider, SPACE, trials=9, budget=3.5 * one, **options)
+    assert len(vendor.jobs) == 3
+    assert found.stopped is not None
+    assert "the next trial costs" in found.stopped
+    assert found.spent == pytest.approx(3 * one)
+    with pytest.raises(LlmtuneError, match="no trial"):
+        llmtune.sweep(job, provider, {"lora_rank": [2, 3]}, trials=2, budget=0.1 * one, pace=QUICK)
+    with pytest.raises(OverBudget, match="not confirmed"):
+        llmtune.sweep(job, provider, SPACE, yes=False)
+
+
+def test_a_trial_that_is_clearly_worse_is_cancelled_at_the_vendor(job: TuningJob, vendor: Bowl) -> None:
+    slow = (Phase("queued"), Phase("training", looks=40, training=True), Phase("succeeded"))
+    vendor.walks = {**vendor.walks, "success": slow}  # type: ignore[misc]
+    rates = {"learning_rate": Choice(values=(1e-3, 1.1e-3, 0.9e-3, 1.05e-3, 1e-7, 1e-8))}
+    found = llmtune.sweep(job, "fake", rates, method="grid", trials=6, seed=3, parallel=1, finalists=0, pace=QUICK)
+    states = {each.params["learning_rate"]: each.state for each in found.trials}
+    pruned = [each for each in found.trials if each.state == "pruned"]
+    assert states[1e-3] == "complete"
+    assert pruned
+    assert all(each.params["learning_rate"] < 1e-6 for each in pruned)
+    cancelled = [each for each in vendor.jobs.values() if each.word == "cancelled"]
+    assert len(cancelled) == len(pruned)
+    assert all("pruned at step" in each.note for each in pruned)
+
+
+def test_one_that_fails_is_a_row_and_not_the_end(job: TuningJob, vendor: Bowl) -> None:
+    made = vendor.new_job
+
+    def sometimes(*args: Any, **kwargs: Any) -> Any:
+        vendor.outcome = "failure" if len(vendor.jobs) == 1 else "success"
+        return made(*args, **kwargs)
+
+    vendor.new_job = sometimes  # type: ignore[method-assign]
+    found = llmtune.sweep(
+        job, "fake", SPACE, method="random", trials=3, parallel=1, pruning=False, finalists=0, pace=QUICK
+    )
+    assert sorted(each.state for each in found.trials) == ["complete", "complete", "failed"]
+    assert next(each.note for each in found.trials if each.state == "failed")
+
+
+CHILD = """
+import os, signal, sys
+import llmtune
+from llmtune import TuningJob
+from llmtune.runs import Pace, checkpoints
+where, nth = sys.argv[2], int(sys.argv[3])
+passed = 0
+def die(arrow):
+    global passed
+    passed += arrow == where
+    if arrow == where and passed == nth:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.hook = die
+space = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
+llmtune.sweep(TuningJob.load(sys.argv[1]), "fake", space, method="random", trials=6, parallel=2, pruning=False,
+              finalists=1, pace=Pace(first=0.01, most=0.05))
+"""
+
+
+@pytest.mark.parametrize(("where", "nth"), [("planned", 2), ("after-submit", 3), ("job-kept", 4), ("reported", 2)])
+def test_killed_in_the_middle_it_goes_on_without_a_duplicate(
+    job: TuningJob, vendor: Bowl, tmp_path: Path, where: str, nth: int
+) -> None:
+    job.save(tmp_path / "job.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path / "job.yaml"), where, str(nth)],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    loaded = TuningJob.load(tmp_path / "job.yaml")
+    options: dict[str, Any] = {"method": "random", "trials": 6, "parallel": 2, "pruning": False, "finalists": 1}
+    found = llmtune.sweep(loaded, "fake", SPACE, pace=QUICK, **options)
+    assert len(found.trials) == 6
+    assert all(each.state == "complete" for each in found.trials)
+    assert len(vendor.jobs) == 7  # six trials and the finalist
+    assert all(record.state is RunState.SUCCEEDED for record in open_store().runs())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+def test_it_searches_on_this_machine(job: TuningJob, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from llmtune.cli.app import app
+
+    job.model_copy(update={"hyperparameters": Hyperparameters(epochs=1, max_steps=3)}).save(tmp_path / "job.yaml")
+    arguments = ["sweep", str(tmp_path / "job.yaml"), "-s", "learning_rate=1e-4..1e-2", "-s", "lora_rank=4,8"]
+    arguments += ["--trials", "2", "--method", "random", "-o", str(tmp_path / "best.yaml")]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "best: learning_rate" in shown.output
+    assert "on the test rows" in shown.output
+    assert TuningJob.load(tmp_path / "best.yaml").hyperparameters_for("local").lora_rank in (4, 8)
+
+
+# --- the space -------------------------------------------------------------------------------------------------------
+def test_a_space_is_said_in_words_or_in_python() -> None:
+    said = parse_space(["learning_rate=1e-5..1e-3", "lora_rank=4,8,16", "packing=true,false"])
+    space = read_space(said)
+    assert space["learning_rate"] == Range(low=1e-5, high=1e-3, log=True)
+    assert space["lora_rank"] == Choice(values=(4, 8, 16))
+    assert space["packing"] == Choice(values=(True, False))
+    assert read_space({"epochs": (1, 5)})["epochs"] == Range(low=1, high=5, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({}, "nothing to search"),
+        ({"learning_rat": (1e-5, 1e-3)}, "did you mean 'learning_rate'"),
+        ({"learning_rate": (1e-3, 1e-5)}, "is not below"),
+        ({"lora_rank": [0]}, "lora_rank = 0"),
+        ({"epochs": 3}, "neither a range"),
+    ],
+)
+def test_what_is_no_space_is_refused(space: dict[str, Any], words: str, job: TuningJob) -> None:
+    with pytest.raises(InvalidJob, match=words):
+        llmtune.sweep(job, "fake", space)
+
+
+def test_a_backend_that_reports_no_such_metric_says_so(job: TuningJob, vendor: Bowl) -> None:
+    with pytest.raises(LlmtuneError, match="reported no validation/accuracy"):
+        llmtune.sweep(
+            job, "fake", SPACE, metric="validation/accuracy", trials=1, finalists=0, pruning=False, pace=QUICK
+        )
