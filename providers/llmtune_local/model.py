@@ -224,7 +224,10 @@ def load_base(
 
 
 def why_no_four_bit(device: str) -> str | None:
-    """Why a base cannot be held in 4 bits on this device; None where it can. Tried on a few numbers."""
+    """Why a base cannot be held in 4 bits on this device; None where it can.
+
+    Tried on one layer: on some devices bitsandbytes computes but passes no gradient on once it has answered without one.
+    """
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -232,10 +235,17 @@ def why_no_four_bit(device: str) -> str | None:
     import torch
 
     try:
-        from bitsandbytes import functional
+        import bitsandbytes
 
-        quantised, state = functional.quantize_4bit(torch.ones(64, 64, device=device), quant_type="nf4")
-        functional.dequantize_4bit(quantised, state)
+        layer: Any = bitsandbytes.nn.Linear4bit(128, 128, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        layer = layer.to(device).requires_grad_(False).eval()
+        each = torch.eye(128, device=device)
+        with torch.no_grad():
+            expected = layer(each).sum(dim=1)
+        asked = torch.zeros(2, 128, device=device, requires_grad=True)
+        layer.train()(asked).sum().backward()
+        if asked.grad is None or not torch.allclose(asked.grad[0], expected, rtol=1e-2, atol=1e-2):
+            return f"adapter qlora: bitsandbytes' 4-bit layers give no right gradient on {device} here"
     except Exception as problem:  # noqa: BLE001 - whatever it raises, it does not run
         return f"adapter qlora: bitsandbytes does not run on {device} here ({_first_line(problem)})"
     return None
