@@ -193,7 +193,8 @@ def load_base(
     if four_bit:
         from transformers import BitsAndBytesConfig
 
-        settings: Any = BitsAndBytesConfig(
+        make: Any = BitsAndBytesConfig
+        settings = make(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -226,7 +227,7 @@ def load_base(
 def why_no_four_bit(device: str) -> str | None:
     """Why a base cannot be held in 4 bits on this device; None where it can.
 
-    Tried on one layer: on some devices bitsandbytes computes but passes no gradient on once it has answered without one.
+    Tried on one layer: on some devices bitsandbytes computes, and passes no gradient on once it has answered without.
     """
     import importlib.util
 
@@ -254,7 +255,7 @@ def why_no_four_bit(device: str) -> str | None:
 def check_adapter(adapter: str, device: str) -> None:
     """Refuse an adapter that cannot be trained on this device. Raises `InvalidJob` with the reason."""
     if adapter == "qlora" and (reason := why_no_four_bit(device)) is not None:
-        hint = "pip install bitsandbytes, on a machine with a CUDA device; or use adapter lora, with dtype bfloat16"
+        hint = "pip install 'llmtune-sdk[qlora]', on a machine with a CUDA device; or use adapter lora, with dtype bfloat16"
         raise InvalidJob(reason, where="adapter", hint=hint)
 
 
@@ -313,7 +314,7 @@ def fresh_adapter(
         use_dora=request.adapter == "dora",
         use_rslora=request.options.rslora,
         modules_to_save=list(whole) or None,
-        task_type=task,  # type: ignore[arg-type]
+        task_type=task,
     )
     try:
         tuned = peft.get_peft_model(network, fresh)

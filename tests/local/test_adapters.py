@@ -57,7 +57,7 @@ def test_qlora_is_refused_with_the_reason(train: Callable[..., Any], monkeypatch
     without_bitsandbytes(monkeypatch)
     with pytest.raises(InvalidJob, match="needs bitsandbytes, which is not installed here") as refused:
         train({"adapter": "qlora"})
-    assert "pip install bitsandbytes" in (refused.value.hint or "")
+    assert "llmtune-sdk[qlora]" in (refused.value.hint or "")
     assert models.why_no_four_bit("cpu") is not None
 
 
