@@ -67,7 +67,7 @@ def check_model(model: str, revision: str | None = None, method: str = "sft") ->
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as problem:
         raise InvalidJob(
-            f"there is no model {base!r}: {_first_line(problem)}",
+            f"there is no model {base!r}: {first_line(problem)}",
             where="model",
             hint="give a Hugging Face id such as Qwen/Qwen3-0.6B, a folder with a model, or tiny",
         ) from None
@@ -140,9 +140,7 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as problem:
-        raise InvalidJob(
-            f"the tokenizer of {model!r} cannot be loaded: {_first_line(problem)}", where="model"
-        ) from None
+        raise InvalidJob(f"the tokenizer of {model!r} cannot be loaded: {first_line(problem)}", where="model") from None
     if not tokenizer.is_fast:
         raise InvalidJob(
             f"{model!r} has no fast tokenizer, which is needed to know what each token covers", where="model"
@@ -207,7 +205,7 @@ def load_base(
                 locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
             )
     except (OSError, ValueError) as problem:
-        raise InvalidJob(f"the model {base!r} cannot be loaded: {_first_line(problem)}", where="model") from None
+        raise InvalidJob(f"the model {base!r} cannot be loaded: {first_line(problem)}", where="model") from None
     network.requires_grad_(False)
     if dtype != torch.float32:
         # Norms and biases stay exact: they cost nothing, and the residual stream is kept in float32.
@@ -222,41 +220,6 @@ def load_base(
     if hidden is not None:
         _add_dropout(network, hidden)
     return network.eval() if four_bit else network.to(device).eval()
-
-
-def why_no_four_bit(device: str) -> str | None:
-    """Why a base cannot be held in 4 bits on this device; None where it can.
-
-    Tried on one layer: on some devices bitsandbytes computes, and passes no gradient on once it has answered without.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return "adapter qlora needs bitsandbytes, which is not installed here"
-    import torch
-
-    try:
-        import bitsandbytes
-
-        layer: Any = bitsandbytes.nn.Linear4bit(128, 128, bias=False, compute_dtype=torch.float32, quant_type="nf4")
-        layer = layer.to(device).requires_grad_(False).eval()
-        each = torch.eye(128, device=device)
-        with torch.no_grad():
-            expected = layer(each).sum(dim=1)
-        asked = torch.zeros(2, 128, device=device, requires_grad=True)
-        layer.train()(asked).sum().backward()
-        if asked.grad is None or not torch.allclose(asked.grad[0], expected, rtol=1e-2, atol=1e-2):
-            return f"adapter qlora: bitsandbytes' 4-bit layers give no right gradient on {device} here"
-    except Exception as problem:  # noqa: BLE001 - whatever it raises, it does not run
-        return f"adapter qlora: bitsandbytes does not run on {device} here ({_first_line(problem)})"
-    return None
-
-
-def check_adapter(adapter: str, device: str) -> None:
-    """Refuse an adapter that cannot be trained on this device. Raises `InvalidJob` with the reason."""
-    if adapter == "qlora" and (reason := why_no_four_bit(device)) is not None:
-        hint = "pip install 'llmtune-sdk[qlora]', on a machine with a CUDA device; or use adapter lora, with dtype bfloat16"
-        raise InvalidJob(reason, where="adapter", hint=hint)
 
 
 def add_adapter(network: Any, request: RunRequest) -> Any:
@@ -319,7 +282,7 @@ def fresh_adapter(
     try:
         tuned = peft.get_peft_model(network, fresh)
     except ValueError as problem:
-        raise InvalidJob(_first_line(problem), where="hyperparameters.lora_target_modules") from None
+        raise InvalidJob(first_line(problem), where="hyperparameters.lora_target_modules") from None
     base, _ = adapter_of(request.model)
     tuned.peft_config["default"].base_model_name_or_path = locate(base)
     tuned.peft_config["default"].revision = request.revision
@@ -507,5 +470,6 @@ def no_progress_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: BaseException) -> str:
+    """The first line of an error that says something, or its name."""
     return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
