@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,73 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the third-party material beside the checkout is not here")
     return SHARED
+
+
+# --- a browser -------------------------------------------------------------------------------------------------------
+def _chromium(playwright: Any) -> str | None:
+    """The system's Chromium, or the one Playwright brought; None when there is neither."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    own = Path(playwright.chromium.executable_path)
+    return str(own) if own.exists() else None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; the test is skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        found = _chromium(playwright)
+        if found is None:
+            pytest.skip("no Chromium here: apt-get install chromium")
+        # Where tests run as root, Chromium's own sandbox cannot be had; these pages are ours.
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield started
+        started.close()
+
+
+class Watched:
+    """A page, and everything in it that should not happen."""
+
+    def __init__(self, browser: Any, **context: Any) -> None:
+        self.context = browser.new_context(**({"viewport": {"width": 1440, "height": 900}} | context))
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on(
+            "console",
+            lambda said: said.type in ("error", "warning") and self.complaints.append(f"console: {said.text}"),
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def until(self, expression: str, *, seconds: float = 30.0) -> None:
+        """Wait until an expression is true in the page. (Playwright's own wait evaluates text inside it, which our
+        pages' policy forbids; a page that is being loaded again is asked again.)"""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if self.page.evaluate(expression):
+                    return
+            except Exception as error:
+                if "Execution context was destroyed" not in str(error) and "null" not in str(error):
+                    raise
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never became true: {expression}")
+            self.page.wait_for_timeout(50)
+
+
+@pytest.fixture
+def watch(browser: Any) -> Iterator[Callable[..., Watched]]:
+    """Opens pages that are watched: `watch(color_scheme="dark").page.goto(...)`."""
+    opened: list[Watched] = []
+
+    def open_page(**context: Any) -> Watched:
+        opened.append(Watched(browser, **context))
+        return opened[-1]
+
+    yield open_page
+    for each in opened:
+        each.context.close()

@@ -1,6 +1,6 @@
 """SST-2 as JSON lines: from files of one sentence a line, its label (0 or 1) before it.
 
-    python examples/sst2/prepare.py FOLDER_OF_stsa.binary.* [OUT]
+python examples/sst2/prepare.py FOLDER_OF_stsa.binary.* [OUT]
 """
 
 from __future__ import annotations

@@ -31,6 +31,15 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
+class ReportFormat(StrEnum):
+    """How a report is shown: it has a page too."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    HTML = "html"
+
+
 AsFormat = Annotated[Format, typer.Option("--format", "-f", help="How it is shown.")]
 
 
@@ -44,9 +53,11 @@ def mount(app: typer.Typer) -> None:
 
 def report(
     run: RunOrFile,
-    shape: AsFormat = Format.TERMINAL,
+    shape: Annotated[
+        ReportFormat | None, typer.Option("--format", "-f", help="How it is shown; html is one file, whole.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write it to a file (.json, .md or .txt) instead.")
+        Path | None, typer.Option("--output", "-o", help="Write it to a file (.html, .json, .md or .txt) instead.")
     ] = None,
 ) -> None:
     """Show the report of a finished run."""
@@ -54,13 +65,22 @@ def report(
     from llmtune.report.terminal import print_report
 
     found = _report(run)
+    shapes: dict[ReportFormat | None, Callable[[], str]] = {
+        ReportFormat.JSON: lambda: found.to_json() + "\n",
+        ReportFormat.MARKDOWN: found.to_markdown,
+        ReportFormat.HTML: found.to_html,
+        ReportFormat.TERMINAL: found.to_text,
+    }
     if output is not None:
-        found.save(output)
+        if shape is None:  # the file's name says it
+            found.save(output)
+        else:
+            output.write_text(shapes[shape](), encoding="utf-8")
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
-    elif shape is Format.TERMINAL:
+    elif shape in (None, ReportFormat.TERMINAL):
         print_report(found, out)
     else:
-        _write(found.to_json() + "\n" if shape is Format.JSON else found.to_markdown())
+        _write(shapes[shape]())
 
 
 def gate(

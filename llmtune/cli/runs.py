@@ -103,6 +103,10 @@ def attach(
     stall_timeout: Annotated[
         float | None, typer.Option(help="Say so when no new step or state comes for so many seconds.")
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Send the curves there too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be given again."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Come back to a run: go on with whatever its process left undone, follow it, and print its report."""
@@ -112,7 +116,9 @@ def attach(
     from llmtune.cli.tune import show as show_report
     from llmtune.runs import attach as find
 
-    show_report(find(run), partial(follow, timeout=timeout, stall_timeout=stall_timeout), as_json=as_json)
+    found = find(run)
+    found.feed(sink or ())
+    show_report(found, partial(follow, timeout=timeout, stall_timeout=stall_timeout), as_json=as_json)
 
 
 @app.command("watch")

@@ -1,4 +1,4 @@
-"""The report of a run, and how it is shown: terminal, Markdown, JSON, pandas."""
+"""The report of a run, and how it is shown: terminal, Markdown, JSON, HTML, pandas."""
 
 from __future__ import annotations
 

@@ -220,9 +220,10 @@ class Report(_Value):
             raise _unreadable(text, error) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report: JSON for .json, Markdown for .md, plain text otherwise."""
+        """Write the report: JSON for .json, Markdown for .md, a web page for .html, plain text otherwise."""
         place = Path(path)
-        content = {".json": self.to_json, ".md": self.to_markdown}.get(place.suffix.lower(), self.to_text)()
+        shapes = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html, ".htm": self.to_html}
+        content = shapes.get(place.suffix.lower(), self.to_text)()
         place.write_text(content, encoding="utf-8")
 
     @classmethod
@@ -233,6 +234,12 @@ class Report(_Value):
     def to_markdown(self) -> str:
         """The report as GitHub-flavoured Markdown."""
         from llmtune.report.markdown import render
+
+        return render(self)
+
+    def to_html(self) -> str:
+        """The report as a web page: one file with everything in it, which asks nobody for anything."""
+        from llmtune.report.html import render
 
         return render(self)
 

@@ -94,7 +94,7 @@ def evaluate(
         validation=dataset.validation,
         fit_rows=0 if provider.hosted else FIT_ROWS,
         models=models,
-        cache=FileCache(_answers_folder(record)),
+        cache=FileCache(answers_folder(record)),
         seed=job.seed or 0,
         on_progress=_Progress(say),
     )
@@ -129,7 +129,8 @@ def the_same_dataset(record: RunRecord) -> Dataset:
     return dataset
 
 
-def _answers_folder(record: RunRecord) -> Path:
+def answers_folder(record: RunRecord) -> Path:
+    """Where answers of a run's models are kept: one folder for each provider and base model."""
     name = hashlib.sha256(f"{record.provider} {record.model}".encode()).hexdigest()[:16]
     return home() / "answers" / name
 
@@ -151,17 +152,30 @@ class _Progress:
 # --- the report ------------------------------------------------------------------------------------------------------
 def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
     """Build the report from everything the store knows, and keep it."""
+    model = store.ref(record.id, "model", ModelRef)
+    ended = record.state if record.state.final else record.outcome or record.state
+    report = _build(store, record, ended, model, _reproduce(record), _snippet(provider, model))
+    store.keep_report(record.id, report.to_json())
+    return report
+
+
+def draft_report(store: Store, record: RunRecord) -> Report:
+    """What is known of a run now, as a report that is not kept: asks nobody and writes nothing."""
+    return _build(store, record, record.state, store.ref(record.id, "model", ModelRef), "", None)
+
+
+def _build(
+    store: Store, record: RunRecord, ended: RunState, model: ModelRef | None, reproduce: str, snippet: str | None
+) -> Report:
     from llmtune.report import Check, build_report
 
-    model = store.ref(record.id, "model", ModelRef)
     kept = store.ref(record.id, "evaluation", Ref)
-    ended = record.state if record.state.final else record.outcome or record.state
     transitions = [(each.state, each.time) for each in store.transitions(record.id)]
     if not record.state.final:
         transitions.append((ended, time.time()))
     plan = record.plan
     refs = store.refs(record.id)
-    report = build_report(
+    return build_report(
         identity=_identity(record, plan.target, refs, ended, model, transitions[-1][1]),
         receipt=plan,
         job=record.job,
@@ -178,12 +192,10 @@ def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
         error=record.error,
         checks=[Check.model_validate(each) for each in (kept.data.get("checks", ()) if kept is not None else ())],
         environment=_environment(record),
-        reproduce=_reproduce(record),
-        snippet=_snippet(provider, model),
+        reproduce=reproduce,
+        snippet=snippet,
         artifacts=_artifacts(refs, model),
     )
-    store.keep_report(record.id, report.to_json())
-    return report
 
 
 def read_report(store: Store, record: RunRecord, provider: Callable[[], Provider]) -> Report:

@@ -175,14 +175,16 @@ class LocalProvider:
     # the run
 
     def preflight(self, request: Request) -> list[Finding]:
-        """Whether model and device are there, before a folder is made."""
+        """Whether model and device are there, and the one fits the other, before a folder is made."""
         self._need_libraries()
         from llmtune_local.fourbit import check_adapter
+        from llmtune_local.memory import refuse_what_cannot_fit
         from llmtune_local.model import check_device, check_model
 
         check_model(request.body["model"], request.body.get("revision"), request.body["method"])
         device = check_device(request.body["options"].get("device", "auto"))
         check_adapter(request.body["adapter"], device)
+        refuse_what_cannot_fit(request.body, device)
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:

@@ -18,7 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmtune.footprint import Footprint, Part
+from llmtune.errors import DeviceUnavailable
+from llmtune.footprint import Footprint, Part, size
+from llmtune_local import precision
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
@@ -34,8 +36,6 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, 
 _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
 #: Logits held at once (loss.py).
 _CHUNK_ELEMENTS, _CHUNK_ROWS = 1 << 24, 128
-_BUDGET = {"cpu": 4096}
-_BUDGET_ELSEWHERE = 16384
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.\d+\.")
 
 
@@ -75,6 +75,11 @@ class Plan:
     targets: Any = "all-linear"
     longest: int = 0
     """Tokens of the longest row, below which no micro-batch can go."""
+
+
+def token_budget(device: str) -> int:
+    """Tokens of a micro-batch, where nobody says: enough to keep the matrix products busy, and little memory."""
+    return 2048 if device == "cpu" else 16384
 
 
 def shape_of(model: str, revision: str | None = None) -> Shape | None:
@@ -195,8 +200,6 @@ def _in_flight(shape: Shape, wide: int) -> float:
 
 def advise(shape: Shape, plan: Plan) -> tuple[str, ...]:
     """What makes the peak smaller, each with the peak it leads to, as far as it would help here."""
-    from llmtune.footprint import size
-
     ways: list[tuple[str, Plan]] = []
     if plan.dtype == "float32" and plan.adapter != "full" and not shape.encoder:
         slow = " (slow on a CPU without AVX512-BF16)" if plan.device == "cpu" else ""
@@ -229,7 +232,7 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
     batch = int(receipt.effective("batch_size", 16))
     limit = receipt.effective("max_sequence_length") or shape.context
     longest = min(longest, int(limit)) if limit else longest
-    allowed = budget or _BUDGET.get(device, _BUDGET_ELSEWHERE)
+    allowed = budget or token_budget(device)
     pieces = 2 if receipt.target.method == "dpo" else 1
     step = round(tokens / max(1, rows) * min(batch, rows)) * pieces
     given = receipt.effective("gradient_accumulation_steps")
@@ -243,7 +246,7 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
         rank=int(receipt.effective("lora_rank", 16)),
         dropout=float(receipt.effective("lora_dropout", 0.0)),
         optimizer=receipt.effective("optimizer", "adamw_torch"),
-        dtype=("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype,
+        dtype=precision.settled(dtype, device, shape),
         checkpointing=bool(options.get("gradient_checkpointing", False)),
         device=device,
         micro_batches=-(-step // max(1, most)),
@@ -252,6 +255,39 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
     )
     found = estimate(shape, plan)
     return found.model_copy(update={"room": here, "advice": advise(shape, plan)})
+
+
+def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
+    """Refuse a run whose weights, gradients and optimizer alone are more than the device has.
+
+    A lower bound, so that nothing is refused that might run: smaller micro-batches make activations as small as need
+    be. Raises `DeviceUnavailable` with both figures.
+    """
+    shape, there = shape_of(body["model"], body.get("revision")), room(device)
+    if shape is None or there is None:
+        return
+    dtype = body["options"].get("dtype", "auto")
+    recipe = body["hyperparameters"]
+    plan = Plan(
+        adapter=body["adapter"],
+        tokens=16,
+        trained_tokens=16,
+        rank=int(recipe.get("lora_rank") or 16),
+        optimizer=recipe.get("optimizer") or "adamw_torch",
+        dtype=precision.settled(dtype, device, shape),
+        device=device,
+    )
+    least = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
+    if least > there:
+        ways = advise(shape, plan)
+        raise DeviceUnavailable(
+            f"the model needs at least {size(least)} on {device} and there are {size(there)}",
+            hint="; ".join(ways) or "take a smaller model",
+        )
+
+
+#: Parts of a footprint that no setting of a run makes smaller.
+_ALWAYS = ("weights", "adapters", "gradients and optimizer")
 
 
 def room(device: str) -> int | None:
@@ -322,6 +358,6 @@ def _headers(folder: Path) -> dict[str, tuple[list[int], str]] | None:
 
 def _count(shape: list[int]) -> int:
     count = 1
-    for size in shape:
-        count *= size
+    for each in shape:
+        count *= each
     return count

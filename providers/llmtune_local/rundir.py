@@ -119,13 +119,14 @@ class WorkerOptions(_Record):
     """auto: cuda, else mps, else cpu."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on CUDA devices that have it, float32 elsewhere. The trained weights are always float32."""
+    """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
+    float32 elsewhere. The trained weights are always float32."""
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; None: OMP_NUM_THREADS where set, else the physical cores this process may use."""
 
     token_budget: int | None = Field(default=None, ge=16)
-    """Tokens in a micro-batch at most (a longer row goes alone); None: 4096 on CPU, 16384 elsewhere."""
+    """Tokens in a micro-batch at most (a longer row goes alone); None: 2048 on CPU, 16384 elsewhere."""
 
     gradient_checkpointing: bool = False
     """Trade speed for memory: recompute activations in the backward pass."""

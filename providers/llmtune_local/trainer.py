@@ -22,6 +22,7 @@ from llmtune_local.batching import Step
 from llmtune_local.checkpoints import Progress
 from llmtune_local.fourbit import check_adapter
 from llmtune_local.machine import give_memory_back, out_of_memory, peak_memory, versions
+from llmtune_local.memory import token_budget
 from llmtune_local.network import Network
 from llmtune_local.optim import make_optimizer, set_rates
 from llmtune_local.rows import TokenRows, read_rows
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import RunDir, RunRequest
-
-_BUDGET = {"cpu": 4096}
-_BUDGET_ELSEWHERE = 16384
 
 
 class Diverged(LlmtuneError):
@@ -78,8 +76,8 @@ class Trainer:
         check_adapter(request.adapter, self.device)
         if options.gradient_checkpointing and self.device == "cpu":
             give_memory_back()
-        self.dtype = models.choose_dtype(options.dtype, self.device)
-        self.budget = options.token_budget or _BUDGET.get(self.device, _BUDGET_ELSEWHERE)
+        self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
+        self.budget = options.token_budget or token_budget(self.device)
         self.journal.update(
             message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")
         )
