@@ -20,6 +20,8 @@ from typing import Any
 
 #: hidden, layers, inner, heads, key heads, vocabulary
 SHAPES = ((512, 8, 1536, 8, 4, 16000), (768, 6, 2048, 12, 12, 32000))
+#: Tokens of a micro-batch, where a load does not say: all rows of a step at once.
+BUDGET = 4096
 #: adapter, tokens in a row, rows in a step, other settings
 LOADS: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
     ("lora", 128, 4, {}),
@@ -80,7 +82,7 @@ def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str
     adapter, length, rows, changes = load
     data = folder / "rows.jsonl"
     write_rows(data, rows * 2, length)
-    options = {"device": device, "num_threads": 2}
+    options = {"device": device, "num_threads": 2, "dtype": "float32", "token_budget": BUDGET}
     options |= {key: changes[key] for key in ("token_budget", "gradient_checkpointing", "dtype") if key in changes}
     hyper: dict[str, Any] = {"epochs": 1, "batch_size": rows, "learning_rate": 1e-4}
     hyper |= {key: changes[key] for key in ("lora_dropout",) if key in changes}
@@ -101,7 +103,7 @@ def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str
     result = run.read_result()
     if result is None:
         raise SystemExit(f"the run failed: {done.stderr[-2000:]}")
-    budget = changes.get("token_budget", 4096 if device == "cpu" else 16384)
+    budget = changes.get("token_budget", BUDGET)
     row = result.tokens // (2 * rows) - 1  # the last token is never read
     together = max(1, min(rows, budget // row))
     tokens = row * together

@@ -13,15 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
 from llmtune import settings
 from llmtune.capability import Capabilities, Converted, Sent
 from llmtune.encode import encode_dataset
 from llmtune.errors import LlmtuneError, MissingExtra, VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import (
-    Account,
     AnyRef,
     CheckResult,
     Cursor,
@@ -33,7 +30,6 @@ from llmtune.provider import (
     Generator,
     JobRef,
     ModelRef,
-    Options,
     Progress,
     Readiness,
     RemoteJob,
@@ -50,6 +46,7 @@ from llmtune.provider import (
 )
 from llmtune.translation import Receipt, place
 from llmtune_local import parameters, process
+from llmtune_local.options import LocalOptions, LocalSettings
 from llmtune_local.rundir import Cursor as FileCursor
 from llmtune_local.rundir import RunDir, RunRequest, Status
 
@@ -70,51 +67,6 @@ _STATES: dict[str, RunState] = {
     "failed": RunState.FAILED,
     "cancelled": RunState.CANCELLED,
 }
-
-
-class LocalOptions(Options):
-    """What only the local trainer knows. Where and how fast it runs, and what has no place in the common job."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: cuda, else mps, else cpu. Another one is used only when it is there, never silently replaced."""
-
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
-    float32 elsewhere."""
-
-    num_threads: int | None = None
-    """CPU threads; None: all physical cores this process may use."""
-
-    token_budget: int | None = None
-    """Tokens in a micro-batch at most; None: 2048 on CPU, 16384 elsewhere."""
-
-    gradient_checkpointing: bool = False
-    """Trade speed for memory."""
-
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-
-    chat_template: str | None = None
-    """A Jinja chat template instead of the model's own."""
-
-    template_options: dict[str, Any] = {}
-    """Variables for the chat template (enable_thinking), the same for training and answering."""
-
-    rslora: bool = False
-    """Scale adapters by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn (arXiv:2312.03732)."""
-
-    class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """Method classification: how much each label's rows weigh in the loss; balanced: by how rare they are."""
-
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Method classification, several labels a row: a label is answered from this probability on."""
-
-
-class LocalSettings(Account):
-    """Where local runs live."""
-
-    runs: str | None = None
-    """Folder of the run folders; None: `local` in llmtune's home."""
 
 
 class LocalProvider:
@@ -225,8 +177,9 @@ class LocalProvider:
     def preflight(self, request: Request) -> list[Finding]:
         """Whether model and device are there, and the one fits the other, before a folder is made."""
         self._need_libraries()
+        from llmtune_local.fourbit import check_adapter
         from llmtune_local.memory import refuse_what_cannot_fit
-        from llmtune_local.model import check_adapter, check_device, check_model
+        from llmtune_local.model import check_device, check_model
 
         check_model(request.body["model"], request.body.get("revision"), request.body["method"])
         device = check_device(request.body["options"].get("device", "auto"))
@@ -351,28 +304,9 @@ class LocalProvider:
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """The model through transformers and PEFT, without llmtune."""
-        if ref.data.get("method") == "classification":
-            return _classifier_snippet(ref)
-        if (Path(ref.id) / "adapter_config.json").exists():
-            load = (
-                "from peft import AutoPeftModelForCausalLM\n\n"
-                f"model = AutoPeftModelForCausalLM.from_pretrained({ref.id!r})\n"
-            )
-        else:
-            load = (
-                "from transformers import AutoModelForCausalLM\n\n"
-                f"model = AutoModelForCausalLM.from_pretrained({ref.id!r})\n"
-            )
-        return (
-            "from transformers import AutoTokenizer\n"
-            + load
-            + f"tokenizer = AutoTokenizer.from_pretrained({ref.id!r})\n"
-            "inputs = tokenizer.apply_chat_template(\n"
-            '    [{"role": "user", "content": "..."}], add_generation_prompt=True, return_tensors="pt"\n'
-            ")\n"
-            "answer = model.generate(**inputs, max_new_tokens=64)\n"
-            'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
-        )
+        from llmtune_local.snippet import snippet
+
+        return snippet(ref)
 
     def export(self, model: ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
         """The tuned model as a folder."""
@@ -519,24 +453,6 @@ class LocalProvider:
         for module in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra("local", module, purpose="training on this machine")
-
-
-def _classifier_snippet(ref: ModelRef | DeploymentRef) -> str:
-    folder = Path(ref.id)
-    whole = not (folder / "adapter_config.json").exists()
-    library, name = ("transformers", "AutoModel") if whole else ("peft", "AutoPeftModel")
-    count = "" if whole else ", num_labels=len(labels)"
-    return (
-        "import json, pathlib\n"
-        "from transformers import AutoTokenizer\n"
-        f"from {library} import {name}ForSequenceClassification\n\n"
-        f"folder = pathlib.Path({ref.id!r})\n"
-        'labels = json.loads((folder / "labels.json").read_text())["labels"]\n'
-        f"model = {name}ForSequenceClassification.from_pretrained(folder{count}).eval()\n"
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        'logits = model(**tokenizer(["..."], return_tensors="pt")).logits\n'
-        "print(labels[logits.argmax(-1).item()], logits.softmax(-1).tolist())\n"
-    )
 
 
 def _stamp(model: str) -> str | None:

@@ -70,6 +70,9 @@ class _Encoder:
 class ClassificationTrainer(Trainer):
     """Trains an encoder's head, with an adapter or with all of its weights."""
 
+    train: Any
+    validation: Any
+
     def _rows(self, path: str) -> Any:
         examples = load(path)
         if not hasattr(self, "labels"):
@@ -142,7 +145,7 @@ class ClassificationTrainer(Trainer):
         return [[rows[index] for index in group] for group in groups]
 
     def _cut(self, indices: Sequence[int]) -> Any:
-        rows: list[LabelledRow] = [self.train.rows[index][0] for index in indices]  # type: ignore[misc]
+        rows: list[LabelledRow] = [self.train.rows[index][0] for index in indices]
         if self.labels.several:
             weight = float(len(rows) * len(self.labels.labels))
         else:

@@ -94,7 +94,8 @@ def labels_of(example: Example) -> tuple[str, ...]:
 
 def label_set_of(examples: Iterable[Example], given: Sequence[str] | None, threshold: float) -> LabelSet:
     """The label set of the rows: as given, else sorted. Raises `InvalidData` where there is nothing to tell apart."""
-    several, found = False, set()
+    several = False
+    found: set[str] = set()
     for example in examples:
         several = several or isinstance(example.label, tuple)
         found.update(labels_of(example))

@@ -27,7 +27,7 @@ PROCESS = 420 << 20
 #: What the C library's allocator holds beyond what is alive, as a factor on activations on CPU. Blocks of several
 #: micro-batches, of two precisions or of dropout's masks differ in size, and freed ones fit the next badly. With
 #: gradient checkpointing the worker has them given back (`machine.give_memory_back`).
-_HELD, _HELD_MIXED, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.1
+_HELD, _HELD_MIXED, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
 #: Bytes of an element by its name in a safetensors header.

@@ -68,7 +68,7 @@ def check_model(model: str, revision: str | None = None, method: str = "sft") ->
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as problem:
         raise InvalidJob(
-            f"there is no model {base!r}: {_first_line(problem)}",
+            f"there is no model {base!r}: {first_line(problem)}",
             where="model",
             hint="give a Hugging Face id such as Qwen/Qwen3-0.6B, a folder with a model, or tiny",
         ) from None
@@ -140,9 +140,7 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as problem:
-        raise InvalidJob(
-            f"the tokenizer of {model!r} cannot be loaded: {_first_line(problem)}", where="model"
-        ) from None
+        raise InvalidJob(f"the tokenizer of {model!r} cannot be loaded: {first_line(problem)}", where="model") from None
     if not tokenizer.is_fast:
         raise InvalidJob(
             f"{model!r} has no fast tokenizer, which is needed to know what each token covers", where="model"
@@ -193,7 +191,8 @@ def load_base(
     if four_bit:
         from transformers import BitsAndBytesConfig
 
-        settings: Any = BitsAndBytesConfig(
+        make: Any = BitsAndBytesConfig
+        settings = make(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -206,7 +205,7 @@ def load_base(
                 locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
             )
     except (OSError, ValueError) as problem:
-        raise InvalidJob(f"the model {base!r} cannot be loaded: {_first_line(problem)}", where="model") from None
+        raise InvalidJob(f"the model {base!r} cannot be loaded: {first_line(problem)}", where="model") from None
     network.requires_grad_(False)
     if dtype != torch.float32:
         # Norms and biases stay exact: they cost nothing, and the residual stream is kept in float32.
@@ -221,31 +220,6 @@ def load_base(
     if hidden is not None:
         _add_dropout(network, hidden)
     return network.eval() if four_bit else network.to(device).eval()
-
-
-def why_no_four_bit(device: str) -> str | None:
-    """Why a base cannot be held in 4 bits on this device; None where it can. Tried on a few numbers."""
-    import importlib.util
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return "adapter qlora needs bitsandbytes, which is not installed here"
-    import torch
-
-    try:
-        from bitsandbytes import functional
-
-        quantised, state = functional.quantize_4bit(torch.ones(64, 64, device=device), quant_type="nf4")
-        functional.dequantize_4bit(quantised, state)
-    except Exception as problem:  # noqa: BLE001 - whatever it raises, it does not run
-        return f"adapter qlora: bitsandbytes does not run on {device} here ({_first_line(problem)})"
-    return None
-
-
-def check_adapter(adapter: str, device: str) -> None:
-    """Refuse an adapter that cannot be trained on this device. Raises `InvalidJob` with the reason."""
-    if adapter == "qlora" and (reason := why_no_four_bit(device)) is not None:
-        hint = "pip install bitsandbytes, on a machine with a CUDA device; or use adapter lora, with dtype bfloat16"
-        raise InvalidJob(reason, where="adapter", hint=hint)
 
 
 def add_adapter(network: Any, request: RunRequest) -> Any:
@@ -303,12 +277,12 @@ def fresh_adapter(
         use_dora=request.adapter == "dora",
         use_rslora=request.options.rslora,
         modules_to_save=list(whole) or None,
-        task_type=task,  # type: ignore[arg-type]
+        task_type=task,
     )
     try:
         tuned = peft.get_peft_model(network, fresh)
     except ValueError as problem:
-        raise InvalidJob(_first_line(problem), where="hyperparameters.lora_target_modules") from None
+        raise InvalidJob(first_line(problem), where="hyperparameters.lora_target_modules") from None
     base, _ = adapter_of(request.model)
     tuned.peft_config["default"].base_model_name_or_path = locate(base)
     tuned.peft_config["default"].revision = request.revision
@@ -496,5 +470,6 @@ def no_progress_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: BaseException) -> str:
+    """The first line of an error that says something, or its name."""
     return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)

@@ -20,6 +20,7 @@ from llmtune_local import batching, checkpoints, schedule
 from llmtune_local import model as models
 from llmtune_local.batching import Step
 from llmtune_local.checkpoints import Progress
+from llmtune_local.fourbit import check_adapter
 from llmtune_local.machine import give_memory_back, out_of_memory, peak_memory, versions
 from llmtune_local.memory import token_budget
 from llmtune_local.network import Network
@@ -72,7 +73,7 @@ class Trainer:
         request, options = self.request, self.request.options
         threads = models.set_threads(options)
         self.device = models.check_device(options.device)
-        models.check_adapter(request.adapter, self.device)
+        check_adapter(request.adapter, self.device)
         if options.gradient_checkpointing and self.device == "cpu":
             give_memory_back()
         self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
