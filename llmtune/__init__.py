@@ -29,6 +29,11 @@ _HOME = {
     "Provider": "llmtune.provider",
     "get_provider": "llmtune.registry",
     "Report": "llmtune.report",
+    "rescue": "llmtune.rescuing",
+    "compare": "llmtune.comparing",
+    "Member": "llmtune.comparing",
+    "Board": "llmtune.report.board",
+    "import_job": "llmtune.importing",
     "Example": "llmtune.data.example",
     "Message": "llmtune.data.example",
     "Dataset": "llmtune.data.dataset",
@@ -41,11 +46,14 @@ __all__ = ["__version__", *sorted(_HOME)]
 logging.getLogger("llmtune").addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
+    from llmtune.comparing import Member as Member
+    from llmtune.comparing import compare as compare
     from llmtune.data.dataset import Dataset as Dataset
     from llmtune.data.example import Example as Example
     from llmtune.data.example import Message as Message
     from llmtune.errors import LlmtuneError as LlmtuneError
     from llmtune.errors import UnsupportedHyperparameterWarning as UnsupportedHyperparameterWarning
+    from llmtune.importing import import_job as import_job
     from llmtune.job import DatasetSpec as DatasetSpec
     from llmtune.job import EvaluationSpec as EvaluationSpec
     from llmtune.job import Hyperparameters as Hyperparameters
@@ -56,6 +64,8 @@ if TYPE_CHECKING:
     from llmtune.provider import RunState as RunState
     from llmtune.registry import get_provider as get_provider
     from llmtune.report import Report as Report
+    from llmtune.report.board import Board as Board
+    from llmtune.rescuing import rescue as rescue
     from llmtune.runs import Run as Run
     from llmtune.runs import attach as attach
     from llmtune.runs import start as start

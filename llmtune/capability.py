@@ -351,7 +351,8 @@ class Price:
     """Prices in `currency`, each with a source and the date it was checked. None: not published.
 
     training: per million training tokens (dataset tokens times epochs). hosting: per hour of a standing deployment.
-    input and output: per million tokens of the tuned model. storage: per month and model.
+    input and output: per million tokens of the tuned model; base_input and base_output: of the untuned one.
+    storage: per month and model.
     """
 
     training: float | None = None
@@ -359,6 +360,8 @@ class Price:
     input: float | None = None
     output: float | None = None
     storage: float | None = None
+    base_input: float | None = None
+    base_output: float | None = None
     currency: str = "USD"
     source: str = ""
     checked: date | None = None

@@ -233,6 +233,10 @@ class StillRunning(LlmtuneError, TimeoutError):
     """Waiting ended before the run did, or its report was asked for too early; the run goes on."""
 
 
+class StillQueued(StillRunning):
+    """The run has stood in the vendor's queue for longer than was allowed; it is there still."""
+
+
 class RunNotFound(LlmtuneError):
     """There is no run of that id in the store."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmtune import __version__
-from llmtune.cli import about, data, doctor, evaluate, plan, runs, tune, ui
+from llmtune.cli import about, compare, data, doctor, evaluate, importing, plan, rescue, runs, tune, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +34,7 @@ def _root(
 
 
 app.command("tune")(tune.tune)
+app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("init")(plan.init)
 evaluate.mount(app)
@@ -42,5 +43,7 @@ app.add_typer(data.app, name="data", help="Check, split, convert and look at dat
 app.command("ui")(ui.ui)
 app.command("providers")(about.providers)
 app.command("doctor")(doctor.doctor)
+app.command("rescue")(rescue.rescue)
+app.command("import")(importing.import_)
 app.add_typer(about.config, name="config", help="What llmtune's settings are and where they come from.")
 app.command("schema")(about.schema)

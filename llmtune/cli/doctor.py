@@ -87,6 +87,16 @@ def _print_store(store: StoreHealth) -> None:
     )
 
 
+#: Models with so many days left or fewer are shown with the way out.
+RESCUE_DAYS = 365
+
+
+def _rescue(model: OwnedModel) -> str:
+    import shlex
+
+    return f"llmtune rescue {shlex.quote(model.run or model.model)} --from {model.provider} --to local --model MODEL"
+
+
 def _print_models(models: list[OwnedModel], unseen: list[Unseen]) -> None:
     from rich.markup import escape
 
@@ -107,6 +117,8 @@ def _print_models(models: list[OwnedModel], unseen: list[Unseen]) -> None:
         )
         out.print(f"  {escape(made)}", soft_wrap=True)
         out.print(f"  {left}")
+        if each.days_left is not None and each.days_left <= RESCUE_DAYS:
+            out.print(f"  [dim]{escape(_rescue(each))}[/]", soft_wrap=True)
     if not models:
         out.print("no tuned model was found")
     for blind in unseen:

@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 PLAIN_EVERY = 5.0
 
 
-def follow(run: Run, *, timeout: float | None = None, stall_timeout: float | None = None) -> Report:
+def follow(
+    run: Run,
+    *,
+    timeout: float | None = None,
+    stall_timeout: float | None = None,
+    queue_timeout: float | None = None,
+) -> Report:
     """Wait for the run, showing how it goes, and return its report; `RunFailed` carries that of a failed one."""
     display = _Plain() if plain_terminal() else _Live()
     with display:
-        return run.wait(timeout=timeout, stall_timeout=stall_timeout, on_update=display.update)
+        return run.wait(
+            timeout=timeout, stall_timeout=stall_timeout, queue_timeout=queue_timeout, on_update=display.update
+        )
 
 
 class _Figures:

@@ -29,6 +29,12 @@ def tune(
     allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what the row format cannot carry.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Start another run although the same one is unfinished.")] = False,
     reuse: Annotated[bool, typer.Option("--reuse", help="Return a finished run of the same content.")] = False,
+    fallback_on: Annotated[
+        str,
+        typer.Option(
+            help="With several backends, what else moves on: failed,over_budget,'queued>2h' (comma-separated)."
+        ),
+    ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start it and leave; come back with runs attach.")] = False,
     sink: Annotated[
         list[str] | None,
@@ -57,24 +63,47 @@ def tune(
                 break
             receipt = plan(loaded, backend)
             if receipt.lifecycle.open and not receipt.refusals:
-                _confirm(receipt)
+                confirm(receipt)
                 yes = True
                 break
-    run = start(
-        loaded,
-        backends if len(backends) > 1 else backends[0],
-        yes=yes,
-        budget=budget,
-        allow_unknown_cost=allow_unknown_cost,
-        strict=strict,
-        allow_lossy_data=allow_lossy_data,
-        new=new,
-        reuse=reuse,
-        sinks=sink or (),
-    )
-    err.print(f"run [bold]{run.id}[/] at {run.record.provider}", soft_wrap=True)
-    for warning in run.record.warnings:
-        err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    options: dict[str, Any] = {
+        "yes": yes,
+        "budget": budget,
+        "allow_unknown_cost": allow_unknown_cost,
+        "strict": strict,
+        "allow_lossy_data": allow_lossy_data,
+        "new": new,
+        "reuse": reuse,
+        "sinks": sink or (),
+    }
+    conditions = [word for word in fallback_on.split(",") if word.strip()]
+    if len(backends) > 1:
+        from llmtune.fallback import outlook
+        from llmtune.planning import plan_all
+
+        for line in outlook(plan_all(loaded, backends)):
+            err.print(escape(line), soft_wrap=True, style="dim")
+
+    def told(run: Run) -> None:
+        err.print(f"run [bold]{run.id}[/] at {run.record.provider}", soft_wrap=True)
+        for warning in run.record.warnings:
+            err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+
+    if conditions and len(backends) > 1 and not detach:
+        from llmtune.fallback import tune_first
+
+        def followed(run: Run, queued: float | None) -> Report:
+            return follow(run, queue_timeout=queued)
+
+        try:
+            report = tune_first(loaded, backends, fallback_on=conditions, follow=followed, on_start=told, **options)
+        except KeyboardInterrupt:
+            err.print("\nthe run goes on; the same command comes back to it and to the list", soft_wrap=True)
+            sys.exit(EXIT_INTERRUPTED)
+        _print(report, as_json=as_json)
+        return
+    run = start(loaded, backends if len(backends) > 1 else backends[0], fallback_on=conditions, **options)
+    told(run)
     if detach:
         err.print(f"come back with: llmtune runs attach {run.id}", soft_wrap=True)
         return
@@ -111,7 +140,7 @@ def _print(report: Report, *, as_json: bool) -> None:
         print_report(report, out)
 
 
-def _confirm(receipt: Receipt) -> None:
+def confirm(receipt: Receipt) -> None:
     """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead."""
     from llmtune.cli.output import err
     from llmtune.cli.plan import print_plans

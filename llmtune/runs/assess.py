@@ -94,7 +94,7 @@ def evaluate(
         validation=dataset.validation,
         fit_rows=0 if provider.hosted else FIT_ROWS,
         models=models,
-        cache=FileCache(_answers_folder(record)),
+        cache=FileCache(answers_folder(record)),
         seed=job.seed or 0,
         on_progress=_Progress(say),
     )
@@ -129,7 +129,8 @@ def the_same_dataset(record: RunRecord) -> Dataset:
     return dataset
 
 
-def _answers_folder(record: RunRecord) -> Path:
+def answers_folder(record: RunRecord) -> Path:
+    """Where answers of a run's models are kept: one folder for each provider and base model."""
     name = hashlib.sha256(f"{record.provider} {record.model}".encode()).hexdigest()[:16]
     return home() / "answers" / name
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Seque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError, RunFailed, StillRunning
+from llmtune.errors import LlmtuneError, RunFailed, StillQueued, StillRunning
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import Event, JobRef, ModelRef, Provider, RunState
 from llmtune.registry import get_provider, provider_class
@@ -104,6 +104,7 @@ class Run:
         *,
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        queue_timeout: float | None = None,
         on_update: Callable[[Update], None] | None = None,
         pace: Pace | None = None,
     ) -> Report:
@@ -116,18 +117,20 @@ class Run:
             timeout: seconds after which waiting (not the run) ends.
             stall_timeout: seconds without a new step or state after which a stall is reported, once for each; the
                 wait goes on.
+            queue_timeout: seconds in the vendor's queue after which waiting (not the run) ends.
             on_update: called with each `Update`.
             pace: how often to ask; None is every 1 to 30 s at a vendor, every 0.2 to 1 s on this machine.
 
         Raises:
             RunFailed: it ended without a model (failed, cancelled, lost); carries the report.
             StillRunning: `timeout` passed first. It is a TimeoutError too.
+            StillQueued: `queue_timeout` passed, and the run is in the queue still.
             VendorError: the vendor refuses to answer about it, in the vendor's own words; the run is as it was.
         """
         feeds = Feeds(self._store, self.id)
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         leave = waiting.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
-        watch = _Watch(self.id, timeout, stall_timeout)
+        watch = _Watch(self.id, timeout, stall_timeout, queue_timeout)
         try:
             while True:
                 try:
@@ -248,15 +251,18 @@ class Run:
             yield opened
 
 
+_PAST_THE_QUEUE = (RunState.RUNNING, RunState.PAUSED, RunState.FINALIZING, *(s for s in RunState if s.final))
 _ENDINGS = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled", RunState.LOST: "is lost"}
 
 
 class _Watch:
     """The clocks of one wait: the whole of it, and the time since anything was new."""
 
-    def __init__(self, run_id: str, timeout: float | None, stall_timeout: float | None) -> None:
+    def __init__(
+        self, run_id: str, timeout: float | None, stall_timeout: float | None, queue_timeout: float | None = None
+    ) -> None:
         self._run_id = run_id
-        self._timeout, self._stall = timeout, stall_timeout
+        self._timeout, self._stall, self._queue = timeout, stall_timeout, queue_timeout
         self._began = self._new = time.monotonic()
         self._told = False
         self._step: int | None = None
@@ -269,10 +275,14 @@ class _Watch:
             ends.append(self._began + self._timeout - now)
         if self._stall is not None and not self._told:
             ends.append(self._new + self._stall - now)
+        if self._queue is not None:
+            ends.append(self._began + self._queue - now)
         return max(0.0, min(ends)) if ends else None
 
     def saw(self, update: Update) -> Update:
         """Something came; a new step or state starts the stall clock again."""
+        if update.record.state in _PAST_THE_QUEUE:
+            self._queue = None
         step = update.record.progress.step
         if update.points or update.moved or step != self._step:
             self._new, self._told, self._step = time.monotonic(), False, step
@@ -286,6 +296,13 @@ class _Watch:
                 f"run {self._run_id} did not end within {self._timeout:g} s; it goes on",
                 hint=f"come back with: llmtune runs attach {self._run_id}",
             )
+        if self._queue is not None and now >= self._began + self._queue:
+            waited, self._queue = self._queue, None
+            if store.get(self._run_id).state is RunState.QUEUED:
+                raise StillQueued(
+                    f"run {self._run_id} has stood in the queue for {waited:g} s",
+                    hint=f"come back with: llmtune runs attach {self._run_id}",
+                )
         if self._stall is not None and not self._told and now >= self._new + self._stall:
             self._told = True
             message = f"no new step or state for {self._stall:g} s"
@@ -308,6 +325,7 @@ def start(
     new: bool = False,
     reuse: bool = False,
     group: str | None = None,
+    fallback_on: Sequence[str] = (),
     sinks: Collection[str] = (),
 ) -> Run:
     """Plan, upload, submit, and return the run. It goes on without this process.
@@ -327,6 +345,8 @@ def start(
         new: start another run although one of the same content is unfinished.
         reuse: return a finished run of the same content, if there is one.
         group: name of the comparison or sweep it belongs to.
+        fallback_on: with a list of providers, what else moves on to the next one: "over_budget" (and, for `tune`,
+            "failed" and "queued>2h").
         sinks: where its curves go too, while it is waited for: "tensorboard:runs/", "mlflow:URI#EXPERIMENT",
             "wandb:ENTITY/PROJECT". A run that is joined gets them as well. See docs/page.md.
 
@@ -349,6 +369,7 @@ def start(
             new=new,
             reuse=reuse,
             group=group,
+            fallback_on=fallback_on,
             sinks=sinks,
         )
     backend = get_provider(provider)
@@ -384,8 +405,18 @@ def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "
     Raises:
         RunFailed: the run ended without a model; carries the report. And whatever `start` and `wait` raise.
     """
-    waits = {name: options.pop(name) for name in ("timeout", "stall_timeout", "on_update", "pace") if name in options}
+    waits = {name: options.pop(name) for name in _WAITS if name in options}
+    if options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
+        from llmtune.fallback import tune_first
+
+        def follow(run: Run, queued: float | None) -> Report:
+            return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))
+
+        return tune_first(job, provider, follow=follow, **options)
     return start(job, provider, **options).wait(**waits)
+
+
+_WAITS = ("timeout", "stall_timeout", "queue_timeout", "on_update", "pace")
 
 
 async def start_async(
@@ -399,7 +430,9 @@ async def tune_async(
     job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
 ) -> Report:
     """`tune` for asyncio."""
-    waits = {name: options.pop(name) for name in ("timeout", "stall_timeout", "on_update", "pace") if name in options}
+    if options.get("fallback_on"):
+        return await asyncio.to_thread(lambda: tune(job, provider, **options))
+    waits = {name: options.pop(name) for name in _WAITS if name in options}
     run = await start_async(job, provider, **options)
     return await run.wait_async(**waits)
 

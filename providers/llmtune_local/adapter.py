@@ -82,7 +82,7 @@ class LocalOptions(Options):
     """CPU threads; None: all physical cores this process may use."""
 
     token_budget: int | None = None
-    """Tokens in a micro-batch at most; None: 4096 on CPU, 16384 elsewhere."""
+    """Tokens in a micro-batch at most; None: 2048 on CPU, 16384 elsewhere."""
 
     gradient_checkpointing: bool = False
     """Trade speed for memory."""
@@ -185,12 +185,15 @@ class LocalProvider:
     # the run
 
     def preflight(self, request: Request) -> list[Finding]:
-        """Whether model and device are there, before a folder is made."""
+        """Whether model and device are there, and the one fits the other, before a folder is made."""
         self._need_libraries()
         from llmtune_local.model import check_device, check_model
+        from llmtune_local.room import check_room
 
-        check_model(request.body["model"], request.body.get("revision"))
-        check_device(request.body["options"].get("device", "auto"))
+        body = request.body
+        config = check_model(body["model"], body.get("revision"))
+        device = check_device(body["options"].get("device", "auto"))
+        check_room(config, device=device, adapter=body["adapter"], dtype=body["options"].get("dtype", "auto"))
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:

@@ -62,7 +62,9 @@ def packed_attention(
         value = value.repeat_interleave(groups, dim=1)
     sizes = [family.tokens for family in families]
     outputs = []
-    for family, q, k, v in zip(families, *(torch.split(each, sizes, dim=2) for each in (query, key, value)), strict=True):
+    for family, q, k, v in zip(
+        families, *(torch.split(each, sizes, dim=2) for each in (query, key, value)), strict=True
+    ):
         if family.shared and dropout == 0 and kind == "cpu" and not _reaches(family, sliding_window):
             many = groups if native else 1
             k, v = (each.repeat_interleave(many, dim=1) if many > 1 else each for each in (k, v))

@@ -10,6 +10,7 @@ sum of weights over the whole step divides the loss.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -119,7 +120,8 @@ def make_step(
 ) -> Step:
     """The micro-batches of one step's rows: `micro_batches` of them, or as many as the token budget asks for.
 
-    With `share`, rows of a micro-batch that begin alike are packed behind one copy of their beginning.
+    With `share`, rows of a micro-batch that begin alike are packed behind one copy of their beginning, which comes on
+    top of the budget: it stands there once, and the fewer copies there are, the better.
     """
     trimmed = [_trim(row, prompt_weight) for row in rows]
     if not packed:
@@ -128,7 +130,7 @@ def make_step(
         batches = [_pad([trimmed[index] for index in group], prompt_weight, pad) for group in groups]
     elif micro_batches is None:
         kin = _kin(trimmed, token_budget) if share else [(0, [row]) for row in trimmed]
-        sizes = [_family(*each).tokens for each in kin]
+        sizes = [sum(_family(*each).own) for each in kin]
         batches = [_pack([kin[index] for index in group], prompt_weight) for group in _first_fit(sizes, token_budget)]
     else:
         groups = _balance([len(row.ids) for row in trimmed], micro_batches)
@@ -153,13 +155,13 @@ def _trim(row: TokenRow, prompt_weight: float) -> TokenRow:
 
 
 def _kin(rows: Sequence[TokenRow], budget: int | None) -> list[tuple[int, list[TokenRow]]]:
-    """Families of rows: how many tokens they share, and the rows; each fits the budget unless it is a single row.
+    """Families of rows: how many tokens they share, and the rows; what is their own fits the budget.
 
     Sorted by their tokens, rows that begin alike are neighbours. A stretch of them is one family where that saves more
     than to cut it where neighbours have least in common.
     """
     ordered = sorted(rows, key=lambda row: row.ids.tolist())
-    common = [_common(one.ids, other.ids) for one, other in zip(ordered, ordered[1:], strict=False)]
+    common = [_common(one.ids, other.ids) for one, other in itertools.pairwise(ordered)]
 
     def best(first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
         """What the rows first..last save at best, and the stretches (first, last, shared) that save it."""

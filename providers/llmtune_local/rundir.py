@@ -122,7 +122,7 @@ class WorkerOptions(_Record):
     """CPU threads; None: OMP_NUM_THREADS where set, else the physical cores this process may use."""
 
     token_budget: int | None = Field(default=None, ge=16)
-    """Tokens in a micro-batch at most (a longer row goes alone); None: 4096 on CPU, 16384 elsewhere."""
+    """Tokens in a micro-batch at most (a longer row goes alone); None: 2048 on CPU, 16384 elsewhere."""
 
     gradient_checkpointing: bool = False
     """Trade speed for memory: recompute activations in the backward pass."""

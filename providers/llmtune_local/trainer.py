@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import RunDir, RunRequest
 
-_BUDGET = {"cpu": 4096}
+_BUDGET = {"cpu": 2048}
 _BUDGET_ELSEWHERE = 16384
 
 

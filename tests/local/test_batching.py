@@ -104,9 +104,7 @@ def begin_alike(shared: int, *rows: TokenRow, seed: int = 99) -> list[TokenRow]:
     """The rows with the same tokens in front, none of them completion."""
     first = make_row(shared, seed)
     prompt = np.zeros(shared, dtype=np.bool_)
-    return [
-        TokenRow(np.concatenate([first.ids, row.ids]), np.concatenate([prompt, row.completion])) for row in rows
-    ]
+    return [TokenRow(np.concatenate([first.ids, row.ids]), np.concatenate([prompt, row.completion])) for row in rows]
 
 
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.1, 1.0])
@@ -160,9 +158,7 @@ def test_rows_trained_alike_count_each(lora_model: Callable[..., Any]) -> None:
     """The same row twice, and a row that goes on where another ends: trained tokens stand in the shared part."""
     network = Network(lora_model("llama"), device="cpu", dtype=torch.float32)
     first = make_row(60, 3, (20, 60))
-    longer = TokenRow(
-        np.concatenate([first.ids, ROWS[1].ids]), np.concatenate([first.completion, ROWS[1].completion])
-    )
+    longer = TokenRow(np.concatenate([first.ids, ROWS[1].ids]), np.concatenate([first.completion, ROWS[1].completion]))
     rows = [first, first, longer]
     expected = reference(network, rows, 0.3)
     step = make_step(rows, prompt_weight=0.3, packed=True, share=True, token_budget=10_000)

@@ -1,0 +1,118 @@
+"""`llmtune compare`: the same job at several backends, and which of them to take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmtune.cli.evaluate import AsFormat, Format
+from llmtune.errors import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from llmtune.comparing import Plans
+
+
+def compare(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
+    provider: Annotated[
+        str,
+        typer.Option(
+            "--provider", "-p", help="The members: a,b:MODEL,local:tiny\\[lora_rank=4] and so on.", show_default=False
+        ),
+    ],
+    few_shot: Annotated[
+        int, typer.Option(min=0, help="Examples in the prompt of the untuned baselines; 0 for no such baseline.")
+    ] = 3,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
+    budget: Annotated[float | None, typer.Option(help="Refuse above this many USD, all members together.")] = None,
+    allow_unknown_cost: Annotated[bool, typer.Option(help="Run although a cost is not known.")] = False,
+    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what a row format cannot carry.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run members that failed once more.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the board (.json or .md).")] = None,
+    shape: AsFormat = Format.TERMINAL,
+) -> None:
+    """Train at several backends on one held-out split and put them side by side."""
+    from llmtune.cli.output import err, out
+    from llmtune.cli.plan import print_plans
+    from llmtune.comparing import compare as go
+    from llmtune.comparing import plan_members
+    from llmtune.comparing.members import split_members
+    from llmtune.job import TuningJob
+    from llmtune.report.boardtext import print_board
+
+    loaded = TuningJob.load(job)
+    members = split_members(provider)
+    plans = plan_members(loaded, members, few_shot=few_shot)
+    print_plans(err, loaded.name, plans.receipts, every_field=False, request=False)
+    if budget is None and not yes:
+        yes = _confirm(plans)
+    display = _Lines(err)
+    try:
+        board = go(
+            loaded,
+            members,
+            few_shot=few_shot,
+            budget=budget,
+            yes=yes,
+            allow_unknown_cost=allow_unknown_cost,
+            allow_lossy_data=allow_lossy_data,
+            retry_failed=retry_failed,
+            on_update=display,
+            plans=plans,
+        )
+    except KeyboardInterrupt:
+        err.print("\nwhat was started goes on; the same command comes back to it", soft_wrap=True)
+        sys.exit(EXIT_INTERRUPTED)
+    if output is not None:
+        text = board.to_json() + "\n" if output.suffix == ".json" else board.to_markdown()
+        output.write_text(text, encoding="utf-8")
+        err.print(f"wrote {output}", markup=False, soft_wrap=True)
+    if shape is Format.JSON:
+        sys.stdout.buffer.write((board.to_json() + "\n").encode())
+    elif shape is Format.MARKDOWN:
+        sys.stdout.buffer.write(board.to_markdown().encode())
+    else:
+        print_board(board, out)
+    if board.failed:
+        raise typer.Exit(1)
+
+
+def _confirm(plans: Plans) -> bool:
+    from llmtune.cli.output import err
+    from llmtune.errors import OverBudget
+
+    if not plans.billed:
+        return True
+    price = "an unknown amount" if plans.total is None else f"about {plans.total:,.2f} USD"
+    if not (err.is_terminal and sys.stdin.isatty()):
+        raise OverBudget(
+            f"{', '.join(plans.billed)} bill {price} together; nobody can confirm here",
+            hint="pass --budget USD or --yes",
+        )
+    if not typer.confirm(f"Start {len(plans.members)} runs for {price}?", err=True):
+        raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimates again")
+    return True
+
+
+class _Lines:
+    """A line for each change of a member's state."""
+
+    def __init__(self, console: Any) -> None:
+        self._console = console
+        self._last: dict[str, str] = {}
+
+    def __call__(self, label: str, update: Any) -> None:
+        from rich.markup import escape
+
+        record = update.record
+        step = record.progress.step
+        total = record.progress.total_steps
+        words = record.state.value
+        if self._last.get(label) == words:
+            return
+        self._last[label] = words
+        where = f" step {step}/{total}" if step is not None and total else ""
+        self._console.print(f"{escape(label)}: {words}{where}", soft_wrap=True, highlight=False)

@@ -1,0 +1,171 @@
+"""A board in words: the verdict, Markdown for a pull request, a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llmtune.metrics.points import NotReported
+from llmtune.report.markdown import code, plain, table
+from llmtune.report.words import metric_name, money, number, seconds, spread
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmtune.report.board import Board, Pair, Standing
+
+HEADINGS = ("", "quality", "interval", "cost", "queue", "training", "p50 / p95", "per 1,000", "not used")
+
+
+def sentences(board: Board) -> list[str]:
+    """Who is better, told apart or not, and what that costs."""
+    ranked = [each for each in board.standings if not isinstance(each.quality, NotReported)]
+    if not ranked:
+        return ["No member has a result."]
+    best = ranked[0]
+    said = []
+    alike = []
+    for other in ranked[1:]:
+        pair = _pair(board, best.label, other.label)
+        if pair is None:
+            continue
+        if pair.separable:
+            said.append(_beats(best, other, pair))
+        else:
+            alike.append(other)
+    said += [f"{other.label} is not separable from {best.label}{_cheaper(best, other)}." for other in alike]
+    if not said:
+        said.append(f"{best.label} is the only member with a result.")
+    tuned = [each for each in ranked if each.kind == "tuned"]
+    plain_ones = [each for each in ranked if each.kind != "tuned"]
+    if tuned and plain_ones and best.kind != "tuned":
+        said.append(f"Tuning did not help: {best.label} needs none and is ahead of every tuned model.")
+    for even in board.break_even:
+        if isinstance(even.answers, NotReported):
+            said.append(f"{even.tuned} against {even.few_shot}: no break-even, {even.answers.reason}.")
+        elif even.answers:
+            said.append(f"{even.tuned} has paid for itself against {even.few_shot} after {even.answers:,.0f} answers.")
+    said += [f"{each.label} made no model: {each.error or each.state}." for each in board.failed]
+    return said
+
+
+def _pair(board: Board, one: str, other: str) -> Pair | None:
+    return next(
+        (each for each in board.pairs if {each.comparison.name_a, each.comparison.name_b} == {one, other}), None
+    )
+
+
+def _beats(best: Standing, other: Standing, pair: Pair) -> str:
+    assert not isinstance(best.quality, NotReported)
+    unit = best.quality.unit
+    found = pair.comparison
+    size = abs(found.difference)
+    half = (found.interval.high - found.interval.low) / 2
+    amount = f"{100 * size:.1f} \u00b1 {100 * half:.1f} points" if unit == "share" else f"{size:.3f} \u00b1 {half:.3f}"
+    corrected = "" if pair.p_holm is None else f" (p = {pair.p_holm:.3g} after Holm)"
+    return f"{best.label} beats {other.label} by {amount} of {metric_name(found.metric)}{corrected}."
+
+
+def _cheaper(best: Standing, other: Standing) -> str:
+    one, two = best.cost.estimated, other.cost.estimated
+    if other.kind != "tuned":
+        return " and needs no training"
+    if isinstance(one, NotReported) or isinstance(two, NotReported) or one == two:
+        return ""
+    if two == 0:
+        return " and costs nothing to train"
+    share = two / one if one else None
+    if share is None:
+        return f" and costs {money(two, other.cost.currency)} to train"
+    return f" and costs {share:.2g} times as much to train"
+
+
+def cells(each: Standing) -> tuple[str, ...]:
+    """One row of the table."""
+    quality = each.quality
+    value = "-" if isinstance(quality, NotReported) else number(quality.value, quality.unit)
+    interval = "-" if isinstance(quality, NotReported) else spread(quality.interval, quality.unit)
+    return (
+        each.label,
+        value,
+        interval,
+        _cost(each),
+        _time(each.timing.queued) if each.kind == "tuned" else "",
+        _time(each.timing.training) if each.kind == "tuned" else "",
+        "-" if isinstance(each.latency, NotReported) else f"{seconds(each.latency.p50)} / {seconds(each.latency.p95)}",
+        "-" if isinstance(each.price_per_1000, NotReported) else money(each.price_per_1000, each.cost.currency),
+        ", ".join(each.lost) or "",
+    )
+
+
+def _cost(each: Standing) -> str:
+    if each.kind != "tuned":
+        return ""
+    estimated, billed = each.cost.estimated, each.cost.billed
+    told = "unknown" if isinstance(estimated, NotReported) else money(estimated, each.cost.currency)
+    return told if isinstance(billed, NotReported) else f"{told}, billed {money(billed, each.cost.currency)}"
+
+
+def _time(value: float | NotReported) -> str:
+    return "-" if isinstance(value, NotReported) else seconds(value)
+
+
+def to_markdown(board: Board) -> str:
+    """The whole board."""
+    return "\n\n".join(part for part in _parts(board) if part) + "\n"
+
+
+def _parts(board: Board) -> Iterator[str]:
+    yield f"# {plain(board.name)}: {len(board.standings)} side by side"
+    first, *others = (plain(each, 1000) for each in board.verdict)
+    yield "\n".join([f"- **{first}**", *(f"- {each}" for each in others)])
+    yield f"By {plain(metric_name(board.metric))} on {board.rows} rows that no member was trained on."
+    rows = [[plain(cell) for cell in cells(each)] for each in board.standings]
+    yield table(list(HEADINGS), rows, right=(1, 3, 4, 5, 7))
+    if board.pairs:
+        yield "## Told apart?"
+        yield table(
+            ["", "", "difference", "p", "p (Holm)", ""], [_pair_cells(each) for each in board.pairs], right=(2, 3, 4)
+        )
+    lost = [
+        [plain(each.label), code(field), plain(reason)]
+        for each in board.standings
+        for field, reason in each.lost.items()
+    ]
+    if lost:
+        yield "## Not used"
+        yield table(["", "field", "what happens instead"], lost)
+    dates = [f"- {plain(each.label)}: {plain(each.lifecycle)}" for each in board.standings if each.lifecycle]
+    if dates:
+        yield "## Until when"
+        yield "\n".join(dates)
+    if board.warnings:
+        yield "\n".join(f"- {plain(each, 1000)}" for each in board.warnings)
+
+
+def _pair_cells(pair: Pair) -> list[str]:
+    found = pair.comparison
+    p = "-" if pair.p_value is None else f"{pair.p_value:.3g}"
+    fixed = "-" if pair.p_holm is None else f"{pair.p_holm:.3g}"
+    words = "told apart" if pair.separable else "not separable"
+    return [plain(found.name_a), plain(found.name_b), f"{found.difference:+.3f}", p, fixed, words]
+
+
+def print_board(board: Board, console: Console) -> None:
+    """On a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    for place, each in enumerate(board.verdict):
+        console.print(f"[bold]{escape(each)}[/]" if place == 0 else escape(each), soft_wrap=True)
+    console.print()
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    rows = [cells(each) for each in board.standings]
+    kept = [place for place in range(len(HEADINGS)) if place == 0 or any(row[place] not in ("", "-") for row in rows)]
+    for place in kept:
+        shown.add_column(HEADINGS[place], overflow="fold", justify="left" if place in (0, 8) else "right")
+    for row, standing in zip(rows, board.standings, strict=True):
+        shown.add_row(*(escape(row[place]) for place in kept), style=None if standing.kind == "tuned" else "dim")
+    console.print(shown)
+    for each in board.warnings:
+        console.print(f"[yellow]{escape(each)}[/]", soft_wrap=True)

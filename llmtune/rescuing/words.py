@@ -1,0 +1,137 @@
+"""A rescue in words: the verdict, and the page that goes into the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmtune.evaluation.model import EvaluationResult
+from llmtune.metrics.points import NotReported
+from llmtune.report.markdown import code, plain, table
+from llmtune.report.words import difference, metric_name, number, spread
+from llmtune.rescuing.model import RescueReport
+
+
+def verdict(report: RescueReport) -> str:
+    """One sentence: is the new model as good as the old one, and how alike do they answer?"""
+    return " ".join(part for part in (_by_labels(report.labels), _by_answers(report.agreement)) if part)
+
+
+def _by_labels(labels: EvaluationResult | NotReported) -> str:
+    if isinstance(labels, NotReported):
+        return f"Old and new were not judged by reference answers: {labels.reason}."
+    name = metric_name(labels.main)
+    new = labels.system("new")
+    found = labels.comparison(a="old", b="new")
+    if found is None or new is None:
+        figure = new.get(labels.main) if new is not None else None
+        told = "was not asked" if figure is None else f"reaches {number(figure.value, figure.unit)} {name}"
+        return f"The new model {told}; there is nothing of the old one to compare it with."
+    unit = new[labels.main].unit
+    values = f"{number(found.b, unit)} against {number(found.a, unit)} {name} on {found.rows} rows"
+    apart = f"{difference(found.difference, unit)} ({spread(found.interval, unit)})"
+    words = {
+        "better": f"The new model is better: {values}, {apart}.",
+        "worse": f"The new model is worse: {values}, {apart}.",
+        "not separable": f"The new model cannot be told from the old one: {values}, {apart}.",
+    }
+    return words[found.verdict]
+
+
+def _by_answers(agreement: EvaluationResult | NotReported) -> str:
+    if isinstance(agreement, NotReported):
+        return ""
+    new = agreement.system("new")
+    figure = new.get(agreement.main) if new is not None else None
+    if figure is None:
+        return ""
+    value = f"{number(figure.value, figure.unit)} {metric_name(agreement.main)}"
+    return f"Judged by the old model's own answers it reaches {value} ({spread(figure.interval, figure.unit)})."
+
+
+def to_markdown(report: RescueReport) -> str:
+    """The page in the folder."""
+    return "\n\n".join(part for part in _parts(report) if part) + "\n"
+
+
+def _parts(report: RescueReport) -> Iterator[str]:
+    source = report.source
+    yield f"# {plain(source.model)}, rescued"
+    yield f"**{plain(verdict(report), 1000)}**"
+    if source.seen_in_training:
+        yield (
+            "The old model was trained on the rows it is judged by (no others could be had), the new one was not: the"
+            " old one's figures flatter it."
+        )
+    facts = [
+        ["old model", f"{code(source.model)} at {plain(source.provider)}, from {code(source.base)}"],
+        ["new model", f"run {code(report.run)} at {plain(report.provider)}, from {code(report.model)}"],
+        ["job", code(source.job) if source.job else "-"],
+        ["cost of the new run", plain(report.cost)],
+        ["golden set", _golden(report)],
+    ]
+    yield table(["", ""], facts)
+    yield _scores(report.labels, "Old against new, by the reference answers")
+    yield _scores(report.agreement, "The new model, by the old model's answers")
+    yield _files(report)
+    lines = [
+        f"- {code(name)} was left to {plain(report.provider)}: {plain(why)}" for name, why in report.dropped.items()
+    ]
+    lines += [
+        f"- {code(name)} has no knob at {plain(report.provider)}: {plain(why)}" for name, why in report.lost.items()
+    ]
+    lines += [
+        f"- {code(name)} = {code(str(value))} is {plain(source.provider)}'s own and has no name here"
+        for name, value in source.unmapped.items()
+    ]
+    lines += [f"- the {role} file could not be fetched: {plain(why)}" for role, why in source.gone.items()]
+    if lines:
+        yield "## What did not come along"
+        yield "\n".join(lines)
+    yield "`receipt.json` says what the new backend does with every field; `job.yaml` runs the job again."
+
+
+def _golden(report: RescueReport) -> str:
+    told = report.golden
+    if isinstance(told, NotReported):
+        return plain(f"none: {told.reason}", 1000)
+    sampling = ", ".join(f"{name} {value}" for name, value in told.sampling.items())
+    return plain(f"{told.answered} of {told.rows} answers in golden.jsonl ({sampling})")
+
+
+def _scores(result: EvaluationResult | NotReported, title: str) -> str:
+    if isinstance(result, NotReported):
+        return f"## {title}\n\nNot reported: {plain(result.reason, 1000)}."
+    rows = []
+    for name, system in result.systems.items():
+        if isinstance(system, NotReported):
+            rows.append([plain(name), "-", plain(system.reason), "-"])
+            continue
+        rows += [
+            [
+                plain(name),
+                plain(metric_name(each.name)),
+                number(each.value, each.unit),
+                spread(each.interval, each.unit),
+            ]
+            for each in system.metrics
+        ]
+    said = [
+        f"{metric_name(each.metric)}: {each.name_b} is {each.verdict} than {each.name_a}"
+        if each.separable
+        else f"{metric_name(each.metric)}: {each.name_a} and {each.name_b} are not separable"
+        for each in result.comparisons
+        if {each.name_a, each.name_b} == {"old", "new"}
+    ]
+    level = f"{100 * result.level:.0f}%"
+    parts = [f"## {title}", table(["", "metric", "value", f"{level} interval"], rows, right=(2,))]
+    if said:
+        parts.append("\n".join(f"- {plain(each)}" for each in said))
+    return "\n\n".join(parts)
+
+
+def _files(report: RescueReport) -> str:
+    rows = [
+        [code(file.path), str(file.rows), plain(file.came_from), code(file.sha256[:12])]
+        for file in report.source.files.values()
+    ]
+    return "## Data\n\n" + table(["file", "rows", "came from", "sha256"], rows, right=(1,)) if rows else ""

@@ -1,0 +1,309 @@
+"""Several backends on one held-out split: who is better, is that luck, and what does it cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import llmtune
+from llmtune import Board, Hyperparameters, Member, TuningJob
+from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
+from llmtune.job import EvaluationSpec
+from llmtune.metrics.points import NotReported
+from llmtune.provider import RunState
+from llmtune.runs import Pace, open_store
+from llmtune.testing.fake import Fake
+from llmtune_openai.fake import FakeOpenAI
+from llmtune_openai.fake_nebius import FakeNebius
+
+QUICK = Pace(first=0.01, most=0.05)
+WORDS = {"billing": "invoice", "network": "router", "hardware": "screen"}
+MODELS = {
+    "fake": "m-1",
+    "other": "m-2",
+    "openai": "gpt-4.1-mini-2025-04-14",
+    "nebius": "meta-llama/Llama-3.3-70B-Instruct",
+    "local": "tiny",
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TuningJob:
+    teams = list(WORDS)
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"case {at}: the {WORDS[teams[at % 3]]} is broken"},
+                {"role": "assistant", "content": teams[at % 3]},
+            ]
+        }
+        for at in range(240)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TuningJob(
+        name="router",
+        dataset=str(tmp_path / "rows.jsonl"),
+        model=MODELS,
+        hyperparameters=Hyperparameters(epochs=2, batch_size=16, lora_rank=8, label_smoothing=0.1),
+        evaluation=EvaluationSpec(max_rows=40),
+    )
+
+
+@pytest.fixture
+def vendors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Four services on loopback: two of the neutral kind, and two that speak vendors' own APIs."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("NEBIUS_API_KEY", "nb-test")
+    with Fake() as fake, Fake() as other, FakeOpenAI(api_key="sk-test") as openai, FakeNebius(api_key="nb-test") as neb:
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f'[providers.fake]\nbase_url = "{fake.url}"\n'
+            f'[providers.other]\nkind = "fake"\nbase_url = "{other.url}"\n'
+            f'[providers.openai]\nbase_url = "{openai.url}/v1"\n'
+            f'[providers.nebius]\nbase_url = "{neb.url}/v1"\n'
+        )
+        monkeypatch.setenv("LLMTUNE_CONFIG", str(config))
+        found = {"fake": fake, "other": other, "openai": openai, "nebius": neb}
+        yield found
+        for each in found.values():
+            assert not each.complaints, "\n".join(each.complaints)
+
+
+def jobs(vendors: dict[str, Any]) -> dict[str, int]:
+    return {name: len(vendor.jobs) for name, vendor in vendors.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+def test_two_ranks_here_and_three_vendors_from_one_command(
+    job: TuningJob, vendors: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    from llmtune.cli.app import app
+
+    job.save(tmp_path / "job.yaml")
+    members = "local[lora_rank=4],local[lora_rank=16],openai,nebius,fake"
+    arguments = ["compare", str(tmp_path / "job.yaml"), "-p", members, "--yes", "--format", "json", "--few-shot", "2"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    board = Board.model_validate_json(shown.stdout)
+    assert jobs(vendors) == {"fake": 1, "other": 0, "openai": 1, "nebius": 1}
+    tuned = {each.label: each for each in board.standings if each.kind == "tuned"}
+    assert set(tuned) == {"local[lora_rank=4]", "local[lora_rank=16]", "openai", "nebius", "fake"}
+    assert all(each.state is RunState.SUCCEEDED for each in tuned.values())
+    # One split, held away from all: the same rows in every report.
+    store = open_store()
+    rows = {
+        llmtune.attach(record.id).report().evaluation.row_ids
+        for record in store.runs(group=board.group)  # type: ignore[union-attr]
+    }
+    assert len(rows) == 1
+    assert board.rows == len(next(iter(rows))) > 0
+    # What is lost stands beside whoever loses it.
+    assert "label_smoothing" in tuned["openai"].lost
+    assert "lora_rank" in tuned["openai"].lost
+    assert not tuned["local[lora_rank=4]"].lost
+    # The two local runs shared one device: one after the other.
+    spans = []
+    for record in store.runs(group=board.group, provider="local"):
+        moves = {each.state: each.time for each in store.transitions(record.id)}
+        spans.append((moves[RunState.PLANNED], moves[RunState.SUCCEEDED]))
+    spans.sort()
+    assert spans[0][1] <= spans[1][0]
+    assert {each.kind for each in board.standings} == {"tuned", "base", "few-shot"}
+    assert board.verdict
+    assert "# router" in board.to_markdown()
+
+
+def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: dict[str, Any]) -> None:
+    from scipy.stats import binomtest
+    from sklearn.metrics import accuracy_score
+
+    vendors["other"].teach([("case", "billing")])  # knows one answer only
+    vendors["other"].teach = lambda rows: None
+    board = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    reports = {
+        record.provider: llmtune.attach(record.id).report().evaluation
+        for record in open_store().runs(group=board.group)
+    }
+    right = {}
+    for name, evaluation in reports.items():
+        system = evaluation.system("tuned")  # type: ignore[union-attr]
+        assert board[name].quality.value == pytest.approx(  # type: ignore[union-attr]
+            accuracy_score(evaluation.truth, system.predicted)  # type: ignore[union-attr]
+        )
+        right[name] = [one == other for one, other in zip(evaluation.truth, system.predicted, strict=True)]  # type: ignore[union-attr]
+    only = [
+        sum(a and not b for a, b in zip(right["fake"], right["other"], strict=True)),
+        sum(b and not a for a, b in zip(right["fake"], right["other"], strict=True)),
+    ]
+    (pair,) = [each for each in board.pairs if {each.comparison.name_a, each.comparison.name_b} == {"fake", "other"}]
+    assert pair.p_value == pytest.approx(binomtest(min(only), sum(only), 0.5).pvalue)
+    count = sum(each.p_value is not None for each in board.pairs)
+    assert pair.p_value <= pair.p_holm <= min(1.0, count * pair.p_value) + 1e-12  # type: ignore[operator]
+    assert pair.separable
+    assert board.standings[0].label == "fake"
+    assert board.verdict[0].startswith("fake beats")
+    assert len(board.pairs) == len(board.standings) * (len(board.standings) - 1) // 2
+
+
+def test_one_that_fails_does_not_stop_the_others(job: TuningJob, vendors: dict[str, Any]) -> None:
+    vendors["other"].outcome = "failure"
+    board = llmtune.compare(job, ["fake", "other", "cohere:command-r"], few_shot=0, pace=QUICK)
+    assert board["fake"].state is RunState.SUCCEEDED
+    assert board["other"].state is RunState.FAILED
+    assert board["other"].error
+    assert isinstance(board["other"].quality, NotReported)
+    assert "retired" in str(board["cohere:command-r"].error)
+    assert {each.label for each in board.failed} == {"other", "cohere:command-r"}
+    assert any(line.startswith("other made no model") for line in board.verdict)
+
+
+def test_a_second_call_pays_for_nothing_twice(job: TuningJob, vendors: dict[str, Any]) -> None:
+    vendors["other"].outcome = "failure"
+    llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    vendors["other"].outcome = "success"
+    again = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    assert jobs(vendors) == {"fake": 1, "other": 1, "openai": 0, "nebius": 0}
+    assert again["other"].state is RunState.FAILED
+    retried = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK, retry_failed=True)
+    assert jobs(vendors) == {"fake": 1, "other": 2, "openai": 0, "nebius": 0}
+    assert retried["other"].state is RunState.SUCCEEDED
+
+
+CHILD = """
+import os, signal, sys
+from llmtune import TuningJob, compare
+from llmtune.runs import Pace, checkpoints
+where, nth = sys.argv[2], int(sys.argv[3])
+passed = 0
+def die(arrow):
+    global passed
+    passed += arrow == where
+    if arrow == where and passed == nth:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.hook = die
+compare(TuningJob.load(sys.argv[1]), ["fake", "other", "openai"], few_shot=2, pace=Pace(first=0.01, most=0.05))
+"""
+
+
+@pytest.mark.parametrize(("where", "nth"), [("after-submit", 2), ("job-kept", 3), ("evaluated", 1), ("reported", 2)])
+def test_killed_in_the_middle_it_goes_on(
+    job: TuningJob, vendors: dict[str, Any], tmp_path: Path, where: str, nth: int
+) -> None:
+    job.save(tmp_path / "job.yaml")
+    arguments = [sys.executable, "-c", CHILD, str(tmp_path / "job.yaml"), where, str(nth)]
+    done = subprocess.run(arguments, env=dict(os.environ), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    loaded = TuningJob.load(tmp_path / "job.yaml")
+    board = llmtune.compare(loaded, ["fake", "other", "openai"], few_shot=2, pace=QUICK)
+    assert jobs(vendors) == {"fake": 1, "other": 1, "openai": 1, "nebius": 0}
+    assert not board.failed
+    assert len(open_store().runs()) == 3
+
+
+def test_hosted_members_run_at_once(job: TuningJob, vendors: dict[str, Any]) -> None:
+    """Each vendor's job waits for the other's to be there."""
+    both = threading.Barrier(2, timeout=20)
+    seen: set[str] = set()
+
+    def meet(label: str, update: Any) -> None:
+        if update.record.state in (RunState.QUEUED, RunState.RUNNING) and label not in seen:
+            seen.add(label)
+            both.wait()
+
+    board = llmtune.compare(job, ["fake", "other"], few_shot=0, on_update=meet, pace=QUICK)
+    assert not board.failed
+
+
+def test_examples_in_the_prompt_are_a_row_of_the_board(job: TuningJob, vendors: dict[str, Any]) -> None:
+    board = llmtune.compare(job, ["fake"], few_shot=3, pace=QUICK)
+    shown = board["fake:m-1 with 3 examples"]
+    assert shown.kind == "few-shot"
+    asked = [
+        call.data["messages"]
+        for call in vendors["fake"].requests
+        if call.path.endswith("/generate") and call.data["model"] == "m-1"
+    ]
+    with_examples = [messages for messages in asked if len(messages) == 7]
+    assert len(with_examples) == board.rows
+    answers = {messages[at]["content"] for messages in with_examples for at in (1, 3, 5)}
+    assert answers == set(WORDS)  # one of each label
+    (even,) = board.break_even
+    assert isinstance(even.answers, NotReported)
+    assert "answers is not in the catalogue" in even.answers.reason
+
+
+def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, Any]) -> None:
+    job = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
+    plans = llmtune.comparing.plan_members(job, ["openai", "fake"])
+    assert plans.total is not None
+    with pytest.raises(OverBudget, match="together, over the budget"):
+        llmtune.compare(job, ["openai", "fake"], budget=plans.total / 2)
+    with pytest.raises(OverBudget, match="not confirmed"):
+        llmtune.compare(job, ["openai", "fake"], yes=False)
+    assert jobs(vendors) == {"fake": 0, "other": 0, "openai": 0, "nebius": 0}
+    llmtune.compare(job, ["openai", "fake"], budget=plans.total * 1.01, pace=QUICK, allow_unknown_cost=True)
+    assert jobs(vendors) == {"fake": 1, "other": 0, "openai": 1, "nebius": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "provider", "model", "own"),
+    [
+        ("fake", "fake", "fake", None, {}),
+        ("bedrock:amazon.nova-lite-v1:0:300k", None, "bedrock", "amazon.nova-lite-v1:0:300k", {}),
+        ("local:tiny[lora_rank=4,epochs=2]", None, "local", "tiny", {"lora_rank": 4, "epochs": 2}),
+        ("local[learning_rate=1e-3]", None, "local", None, {"learning_rate": 1e-3}),
+    ],
+)
+def test_members_are_said_in_words(
+    text: str, label: str | None, provider: str, model: str | None, own: dict[str, Any]
+) -> None:
+    member = Member.parse(text)
+    assert (member.provider, member.model) == (provider, model)
+    assert member.hyperparameters.model_dump(exclude_none=True) == own
+    assert Member.parse(member.label) == member
+    if label:
+        assert member.label == label
+
+
+def test_what_is_no_member_is_refused(job: TuningJob) -> None:
+    for text in ("", "local[lora_rank]", "local[no_such=1]", "local[lora_rank=none]", "a b"):
+        with pytest.raises(InvalidJob):
+            Member.parse(text)
+    with pytest.raises(InvalidJob, match="takes part twice"):
+        llmtune.compare(job, ["fake", "fake"])
+    with pytest.raises(InvalidJob, match="needs members"):
+        llmtune.compare(job, [])
+    with pytest.raises(LlmtuneError, match="no member of the comparison has a result"):
+        llmtune.compare(job, ["cohere:command-r"])
+
+
+def test_a_board_goes_through_json_markdown_and_a_data_frame(job: TuningJob, vendors: dict[str, Any]) -> None:
+    board = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    assert Board.model_validate_json(board.to_json()) == board
+    page = board.to_markdown()
+    assert page.startswith("# router")
+    assert "Told apart?" in page
+    frame = board.to_pandas()
+    assert list(frame["label"]) == [each.label for each in board.standings]
+    assert set(board["fake"].curves) >= {"train/loss"}
+
+
+def test_holm_is_statsmodels_by_hand() -> None:
+    from llmtune.report.board import holm, sign_flip
+
+    assert holm([0.01, 0.04, 0.03, None]) == pytest.approx([0.03, 0.06, 0.06, None])
+    assert holm([]) == []
+    assert sign_flip([0.1, 0.2], [0.1, 0.2]) == 1.0
+    assert sign_flip([0.0] * 30, [1.0] * 30) < 0.01
