@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmtune.cli.evaluate import AsFormat, Format
+from llmtune.cli.evaluate import ReportFormat
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ def compare(
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although a cost is not known.")] = False,
     allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what a row format cannot carry.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run members that failed once more.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the board (.json or .md).")] = None,
-    shape: AsFormat = Format.TERMINAL,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the board (.html, .json or .md).")
+    ] = None,
+    shape: Annotated[ReportFormat, typer.Option("--format", "-f", help="How it is shown.")] = ReportFormat.TERMINAL,
 ) -> None:
     """Train at several backends on one held-out split and put them side by side."""
     from llmtune.cli.output import err, out
@@ -67,13 +69,15 @@ def compare(
         err.print("\nwhat was started goes on; the same command comes back to it", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     if output is not None:
-        text = board.to_json() + "\n" if output.suffix == ".json" else board.to_markdown()
-        output.write_text(text, encoding="utf-8")
+        shapes = {".json": lambda: board.to_json() + "\n", ".html": board.to_html}
+        output.write_text(shapes.get(output.suffix, board.to_markdown)(), encoding="utf-8")
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
-    if shape is Format.JSON:
+    if shape is ReportFormat.JSON:
         sys.stdout.buffer.write((board.to_json() + "\n").encode())
-    elif shape is Format.MARKDOWN:
+    elif shape is ReportFormat.MARKDOWN:
         sys.stdout.buffer.write(board.to_markdown().encode())
+    elif shape is ReportFormat.HTML:
+        sys.stdout.buffer.write(board.to_html().encode())
     else:
         print_board(board, out)
     if board.failed:

@@ -131,6 +131,12 @@ class Board(_Value):
 
         return to_markdown(self)
 
+    def to_html(self) -> str:
+        """As a web page: one file with everything in it, which asks nobody for anything."""
+        from llmtune.report.html.board import render
+
+        return render(self)
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row a standing. Raises `MissingExtra` without pandas."""
         try:

@@ -20,6 +20,7 @@ from llmtune.registry import get_provider
 from llmtune.rescuing import golden, judging, source
 from llmtune.rescuing.folder import Folder
 from llmtune.rescuing.model import GoldenSet, Rescue, RescueReport, Source
+from llmtune.rescuing.webpage import to_html
 from llmtune.rescuing.words import to_markdown
 from llmtune.runs import Run, open_store, start
 from llmtune.runs.run import provider_of
@@ -125,6 +126,7 @@ def rescue(
     report = _report(folder, kept, questions, run, receipt, dropped)
     folder.write("report.json", report.to_json())
     folder.write("report.md", to_markdown(report))
+    folder.write("report.html", to_html(report))
     folder.keep(report=report, done="report")
     return folder.state
 
