@@ -13,7 +13,7 @@ from llmtune import clock, costs
 from llmtune.capability import Capabilities, Lifecycle
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job import TuningJob
-from llmtune.provider import Provider, Request, Target, UploadRef
+from llmtune.provider import Provider, Request, Target, UploadRef, Weighed
 from llmtune.registry import check_options, get_provider, known_kinds
 from llmtune.translation import DataVerdict, LifecycleVerdict, Receipt, translate
 
@@ -60,6 +60,8 @@ def plan(
             "ready": backend.ready(),
         }
     )
+    if isinstance(backend, Weighed) and not isinstance(dataset, InvalidData):
+        receipt = receipt.model_copy(update={"memory": backend.footprint(receipt, dataset)})
     return receipt.model_copy(update={"request": build_request(backend, receipt)})
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
     from llmtune.data.peek import Peek
+    from llmtune.footprint import Footprint
     from llmtune.translation import Receipt
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -437,6 +438,24 @@ class Peeking(Protocol):
 
     def peek(self, model: str, examples: Sequence[Example]) -> list[Peek]:
         """These rows as this base model is trained on them. May upload them for the look, and takes them away."""
+        ...
+
+
+@runtime_checkable
+class Exporting(Protocol):
+    """A provider whose tuned models can be had as files."""
+
+    def export(self, model: ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
+        """Write the model to a folder that is not there yet; how it is loaded and served, in sentences."""
+        ...
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A provider that trains on this machine, and can tell how much memory a run will take."""
+
+    def footprint(self, receipt: Receipt, dataset: Dataset) -> Footprint:
+        """An estimate of the peak, without loading anything."""
         ...
 
 

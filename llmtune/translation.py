@@ -30,6 +30,7 @@ from llmtune.capability import (
 )
 from llmtune.costs import CostEstimate
 from llmtune.errors import NotTranslatable, UnsupportedHyperparameterWarning
+from llmtune.footprint import Footprint
 from llmtune.job import DatasetSpec, EvaluationSpec, TuningJob
 from llmtune.provider import Readiness, Request, Target
 
@@ -141,6 +142,8 @@ class Receipt(BaseModel):
     cost: CostEstimate = CostEstimate(unknown="not estimated")
     lifecycle: LifecycleVerdict = LifecycleVerdict()
     ready: Readiness = Readiness(extra="not needed", credentials="not checked")
+    memory: Footprint | None = None
+    """What a run on this machine will take; None where jobs leave it."""
 
     def __getitem__(self, field: str) -> FieldReceipt:
         for row in self.fields:

@@ -32,7 +32,7 @@ def compare(
     allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what a row format cannot carry.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run members that failed once more.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the board (.html, .json or .md).")
+        Path | None, typer.Option("--output", "-o", help="Also write the board (.json, .md or .html).")
     ] = None,
     shape: Annotated[ReportFormat, typer.Option("--format", "-f", help="How it is shown.")] = ReportFormat.TERMINAL,
 ) -> None:
@@ -69,15 +69,13 @@ def compare(
         err.print("\nwhat was started goes on; the same command comes back to it", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     if output is not None:
-        shapes = {".json": lambda: board.to_json() + "\n", ".html": board.to_html}
-        output.write_text(shapes.get(output.suffix, board.to_markdown)(), encoding="utf-8")
+        board.save(output)
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
     if shape is ReportFormat.JSON:
         sys.stdout.buffer.write((board.to_json() + "\n").encode())
-    elif shape is ReportFormat.MARKDOWN:
-        sys.stdout.buffer.write(board.to_markdown().encode())
-    elif shape is ReportFormat.HTML:
-        sys.stdout.buffer.write(board.to_html().encode())
+    elif shape in (ReportFormat.MARKDOWN, ReportFormat.HTML):
+        text = board.to_markdown() if shape is ReportFormat.MARKDOWN else board.to_html()
+        sys.stdout.buffer.write(text.encode())
     else:
         print_board(board, out)
     if board.failed:

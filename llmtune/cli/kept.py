@@ -83,7 +83,7 @@ def _rescue(path: Path, content: bytes) -> Kept:
     from pydantic import ValidationError
 
     from llmtune.rescuing.model import RescueReport
-    from llmtune.rescuing.webpage import to_html
+    from llmtune.rescuing.page import render
     from llmtune.rescuing.words import to_markdown, verdict
 
     try:
@@ -94,7 +94,7 @@ def _rescue(path: Path, content: bytes) -> Kept:
     def show(console: Console) -> None:
         console.print(verdict(report), markup=False, soft_wrap=True)
 
-    return Kept(report.to_json, lambda: to_markdown(report), lambda: to_html(report), show)
+    return Kept(report.to_json, lambda: to_markdown(report), lambda: render(report), show)
 
 
 def _fields(content: bytes) -> set[str]:

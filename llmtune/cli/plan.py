@@ -157,6 +157,11 @@ def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str],
     cost = receipt.cost
     dated = f" [{cost.source}, {cost.checked}]" if cost.checked else ""
     say("cost", f"{cost.sentence()}{f' = {cost.formula}' if cost.formula and cost.total else ''}{dated}")
+    if receipt.memory is not None:
+        say("memory", receipt.memory.sentence(), "red" if receipt.memory.fits is False else "")
+        tight = receipt.memory.fits is False or (receipt.memory.room or 0) < 2 * (receipt.memory.peak or 0)
+        for text in receipt.memory.advice if tight else ():
+            say("", f"smaller by {text}", "dim")
     ready = receipt.ready
     missing = f"; settings missing: {', '.join(ready.missing_settings)}" if ready.missing_settings else ""
     say("ready", f"extra {ready.extra}, credentials {ready.credentials}{missing}")

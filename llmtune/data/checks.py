@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from llmtune.data.digests import label_of
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error, warning
 
@@ -15,6 +16,12 @@ _NOTHING: tuple[Finding, ...] = ()
 
 def check_example(example: Example, method: str | None = None) -> Sequence[Finding]:
     """The faults of one row, without its place. `method` (sft, dpo, classification) adds what that one needs."""
+    if method == "classification":
+        if label_of(example) is None:
+            what = "method classification needs a label, and the row has none"
+            return [error("not-labelled", what, "give every row a label")]
+        if example.label == ():  # none of several labels is an answer too, with no words for it
+            return _NOTHING
     return _NOTHING if method != "dpo" and is_simple(example) else _closely(example, method)
 
 

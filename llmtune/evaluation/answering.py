@@ -112,6 +112,23 @@ def _by_likelihood(out: Answered, questions: Questions, generator: LabelScorer, 
         out.predicted = best
 
 
+def against(out: Answered, base: Answered) -> None:
+    """Judge a tuned model's preferences by what tuning changed, where both models tell likelihoods of the same pairs.
+
+    Likelihoods of whole answers favour short ones, so that a model which learned every preference may still find a
+    short rejected answer likelier; the change against the base model, DPO's implicit reward, does not.
+    """
+    rows = out.part.rows
+    if out.labels is not None or not (out.likelihoods and base.likelihoods):
+        return
+    gains = [
+        [now - before for now, before in zip(*pair, strict=True)]
+        for pair in zip(out.likelihoods, base.likelihoods, strict=True)
+    ]
+    out.scores["reward_accuracy"] = [float(preferred > rejected) for preferred, rejected in gains]
+    out.got = [_two_answers(row)[int(gain[1] >= gain[0])] for row, gain in zip(rows, gains, strict=True)]
+
+
 def _by_text(out: Answered, questions: Questions, generator: Generator, access: Access) -> None:
     rows = out.part.rows
     out.answers = ask(
@@ -130,8 +147,19 @@ def _by_text(out: Answered, questions: Questions, generator: Generator, access: 
         read = rule.reader(labels)
         places: dict[str | None, int] = {label: index for index, label in enumerate(labels)}
         out.predicted = [places.get(read(text), len(labels)) for text in out.got]
+    if questions.sets is not None:
+        both = [(set(row.label or ()), set(labels_in(text))) for row, text in zip(rows, out.got, strict=True)]
+        out.scores["subset_accuracy"] = [float(true == said) for true, said in both]
+        out.scores["samples_f1"] = [
+            2 * len(true & said) / (len(true) + len(said)) if true or said else 1.0 for true, said in both
+        ]
     if "tool_call_match" in questions.metrics:
         out.scores["tool_call_match"] = [_same_calls(row, each) for row, each in zip(rows, out.answers, strict=True)]
+
+
+def labels_in(text: str | None) -> list[str]:
+    """The labels that an answer names, separated by commas."""
+    return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
 def _text_metrics(out: Answered, questions: Questions) -> None:

@@ -44,7 +44,8 @@ def _judge(out: Answered, questions: Questions, index: int) -> tuple[float, floa
             sure = f"{chances[said]:.0%} sure; gave the right label {chances[true]:.0%}"
             return chances[said] - chances[true], 0.0, sure
         return 1.0, 0.0, note or ("outside the label set" if said == len(out.labels or ()) else "")
-    first = questions.metrics[0]
+    metrics = questions.metrics
+    first = next((metric for metric in metrics if name_of(metric) in out.scores), metrics[0])
     column = out.scores.get(name_of(first))
     if column is not None:
         _, unit, better = scoring.describe(first)

@@ -12,7 +12,7 @@ from llmtune.data.digests import label_of
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, TransientError
 from llmtune.evaluation import scoring
-from llmtune.evaluation.answering import Access, Answered, answer
+from llmtune.evaluation.answering import Access, Answered, against, answer, labels_in
 from llmtune.evaluation.asking import Answer, Patience
 from llmtune.evaluation.blame import hardest_rows, worst_rows
 from llmtune.evaluation.cache import AnswerCache
@@ -29,7 +29,7 @@ from llmtune.evaluation.questions import Part, Questions, name_of, settle
 from llmtune.evaluation.rows import contradictions, row_ids
 from llmtune.evaluation.scoring import RowData
 from llmtune.job import EvaluationSpec
-from llmtune.metrics.classification import ClassificationResult, classify
+from llmtune.metrics.classification import ClassificationResult, classify, classify_sets
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.labels import LabelRule
@@ -119,6 +119,7 @@ def evaluate(
     tuned = "tuned" if "tuned" in generators else list(generators)[-1]
     systems: dict[str, SystemResult | NotReported] = {}
     fit: Fit | None = None
+    base: Answered | None = None
     last_error: LlmtuneError | None = None
     for name, generator in generators.items():
         if isinstance(generator, Unavailable):
@@ -127,7 +128,12 @@ def evaluate(
             continue
         try:
             with generator as opened:
-                systems[name] = judge.system(name, answer(questions, part, opened, access(name, name)))
+                answered = answer(questions, part, opened, access(name, name))
+                if name == "base":
+                    base = answered
+                elif base is not None:
+                    against(answered, base)
+                systems[name] = judge.system(name, answered)
                 if fit_rows and name == tuned:
                     fit = judge.fit(
                         {"train": train, "validation": validation},
@@ -190,10 +196,15 @@ class _Judge:
         return result
 
     def _classified(self, out: Answered) -> ClassificationResult | None:
+        beta = scoring.beta_of(self.questions.metrics)
+        if self.questions.sets is not None:
+            true = [row.label if isinstance(row.label, tuple) else () for row in out.part.rows]
+            said = [None if text is None else labels_in(text) for text in out.got]
+            return classify_sets(true, said, self.questions.sets, beta=beta) if out.got else None
         labels, rule, truth = self.questions.labels, self.questions.rule, out.part.truth
         if labels is None or rule is None or truth is None or out.predicted is None:
             return None
-        return classify([labels[place] for place in truth], out.got, labels, rule=rule)
+        return classify([labels[place] for place in truth], out.got, labels, rule=rule, beta=beta)
 
     def _look(self, result: SystemResult) -> None:
         if result.failed:

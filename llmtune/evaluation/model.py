@@ -93,7 +93,7 @@ class SystemResult(_Value):
     """Metrics that could not be had, with the reason."""
 
     classification: ClassificationResult | None = None
-    tokens: TokenFigures | NotReported = NotReported("the backend gives no logits")
+    tokens: TokenFigures | NotReported = NotReported("the backend tells no likelihoods of tokens")
     worst: tuple[WorstRow, ...] = ()
     failed: int = 0
     """Rows the backend refused to answer; they count as wrong."""

@@ -38,6 +38,9 @@ class Questions:
     rule: LabelRule | None
     max_tokens: int
     seed: int
+    sets: tuple[str, ...] | None = None
+    """The label set where rows have several labels each."""
+
     said: tuple[str, ...] = field(default=())
     """What there is to say about these choices."""
 
@@ -76,6 +79,7 @@ def settle(
     askable = [each for each in generators.values() if not isinstance(each, Unavailable)]
     can_score = bool(askable) and all(isinstance(each, LabelScorer) for each in askable)
     label_names, label_reading = _labels(test, every, spec, labels, rule)
+    sets = _several(every, spec)
     preference = all(row.preference is not None for row in test)
     plain_text = all(row.text is not None for row in test)
 
@@ -92,6 +96,7 @@ def settle(
             preference=preference and can_score,
             tools=all(calls_tools(row) for row in test),
             expected=[expected_text(row) for row in test],
+            sets=sets is not None,
         )
         chosen += scoring.TOKEN_METRICS  # told as well where logits exist
 
@@ -109,8 +114,17 @@ def settle(
         rule=label_reading,
         max_tokens=token_limit(test, spec),
         seed=seed,
+        sets=sets,
         said=tuple(said),
     )
+
+
+def _several(every: Sequence[Example], spec: EvaluationSpec) -> tuple[str, ...] | None:
+    """The labels of all rows, where rows have several each."""
+    if not every or not all(isinstance(row.label, tuple) for row in every):
+        return None
+    found = {label for row in every for label in row.label or ()}
+    return spec.labels if spec.labels is not None else tuple(sorted(found)) or None
 
 
 def _labels(

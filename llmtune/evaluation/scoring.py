@@ -43,6 +43,9 @@ TOKEN_METRICS = {
 }
 #: Metrics that need more than (expected, got): the row's own structure.
 ROW_METRICS = {
+    "reward_accuracy": "tuning made the preferred answer likelier, against the base model, more than the rejected one",
+    "subset_accuracy": "rows answered with all of their labels and no other",
+    "samples_f1": "mean over the rows of the F1 between the labels answered and the row's own",
     "preference_accuracy": "the preferred answer is likelier than the rejected one",
     "tool_call_match": "the same tools are called with the same arguments, in the same order",
 }
@@ -99,6 +102,13 @@ def pick(data: RowData, rows: Sequence[int]) -> RowData:
 def is_label_metric(name: str) -> bool:
     """Whether the metric is one over labels."""
     return name == "accuracy" or _LABEL_AVERAGE.fullmatch(name) is not None
+
+
+def beta_of(metrics: Sequence[str | TextMetric]) -> float:
+    """The beta of the first F-beta among the metrics that is not F1; 1 where there is none."""
+    named = (_LABEL_AVERAGE.fullmatch(metric) for metric in metrics if isinstance(metric, str))
+    betas = (float(found.group(3)) for found in named if found is not None and found.group(3) is not None)
+    return next((beta for beta in betas if beta != 1.0), 1.0)
 
 
 def check_metrics(names: Sequence[str | RowScore] | None) -> None:
@@ -265,13 +275,15 @@ def score_text(
 
 
 def suited(
-    *, labelled: bool, preference: bool, tools: bool, expected: Sequence[str]
+    *, labelled: bool, preference: bool, tools: bool, expected: Sequence[str], sets: bool = False
 ) -> tuple[list[str | TextMetric], list[str]]:
     """The metrics that suit the rows, and what there is to say about the choice."""
     if labelled:
         return ["accuracy", "macro_f1", "weighted_f1"], []
+    if sets:
+        return ["subset_accuracy", "samples_f1"], []
     if preference:
-        return ["preference_accuracy"], []
+        return ["reward_accuracy", "preference_accuracy"], []
     if tools:
         return ["tool_call_match"], []
     if expected and all("####" in text for text in expected):
@@ -282,9 +294,13 @@ def suited(
 def why_not(metric: str) -> str:
     """Why a system has no such metric, when nothing more particular is known."""
     if metric in TOKEN_METRICS:
-        return "the backend gives no logits"
+        return "the backend tells no likelihoods of tokens"
+    if metric in ("subset_accuracy", "samples_f1"):
+        return "it takes rows with several labels"
     if is_label_metric(metric):
         return "the rows have no label each (evaluation.labels names a label set)"
+    if metric == "reward_accuracy":
+        return "it compares a tuned model's likelihoods with the base model's, on preference rows"
     if metric == "preference_accuracy":
         return "it takes preference rows and a backend that tells how likely an answer is"
     return "nothing was generated to score"

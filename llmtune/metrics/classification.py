@@ -92,13 +92,17 @@ class ClassificationResult(_Value):
     """Mean over the labels by their support."""
 
     confusion: tuple[tuple[int, ...], ...]
-    """True label by row, answered label by column; the last column counts answers outside the set."""
+    """True label by row, answered label by column; the last column counts answers outside the set. Empty where a row
+    has several labels."""
 
     outside: int
     """Answers outside the label set, "no answer" included."""
 
     outside_answers: tuple[OutsideAnswer, ...] = ()
     """The most frequent of them, at most 20, normalised by nothing."""
+
+    several: bool = False
+    """Whether a row may have several labels: `correct` then counts rows with all of theirs and no other."""
 
     def __getitem__(self, label: str) -> ClassMetrics:
         for row in self.classes:
@@ -149,7 +153,7 @@ class ClassificationResult(_Value):
 
     @property
     def _micro_is_accuracy(self) -> bool:
-        return self.outside == 0
+        return self.outside == 0 and not self.several
 
     def _average_row(self, average: Average) -> dict[str, float]:
         support = sum(row.support for row in self.classes)
@@ -198,6 +202,105 @@ def classify(
     answered = [outside_mark if label is None else place[label] for label in read_labels]
     outside = Counter(answer for answer, label in zip(predicted, read_labels, strict=True) if label is None)
     return _score(truth, answered, label_set, chosen, beta, outside)
+
+
+def classify_sets(
+    true: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str] | None],
+    labels: Sequence[str] | None = None,
+    *,
+    beta: float = 1.0,
+) -> ClassificationResult:
+    """Score answers that name several labels a row, each label a decision of its own.
+
+    Args:
+        true: the true labels of each row, all of them in `labels`; a row may have none.
+        predicted: the labels each answer names; None is no answer. A name outside the set counts in `outside`, and its
+            row is not right.
+        labels: the label set, in the order it is shown; None is the sorted set of true labels.
+        beta: weight of recall against precision in F-beta. > 0; 1 is F1.
+
+    Raises:
+        InvalidData: no rows, unequal lengths, or a true label that is not in the set.
+        InvalidJob: an empty set, or beta <= 0.
+    """
+    if len(true) != len(predicted):
+        raise InvalidData(f"there are labels of {len(true)} rows and {len(predicted)} answers; each row needs both")
+    if not true:
+        raise InvalidData("there are no rows to score")
+    if not beta > 0:
+        raise InvalidJob(f"beta must be above 0, not {beta:g}")
+    rule = label_rule("exact")
+    found = sorted({label for row in true for label in row}) if labels is None else labels
+    label_set = check_labels(found, rule)
+    place = {label: index for index, label in enumerate(label_set)}
+    for row, each in enumerate(true, start=1):
+        for label in each:
+            _true_label(label, row, place, label_set, rule)
+    said = [tuple(dict.fromkeys(answer or ())) for answer in predicted]
+    outside = Counter(label for answer in said for label in answer if label not in place)
+    return _score_sets(true, said, label_set, rule, beta, outside)
+
+
+def _score_sets(
+    true: Sequence[Sequence[str]],
+    said: Sequence[Sequence[str]],
+    labels: tuple[str, ...],
+    rule: LabelRule,
+    beta: float,
+    outside: Counter[str],
+) -> ClassificationResult:
+    import numpy as np
+    from sklearn.metrics import precision_recall_fscore_support
+
+    def indicators(rows: Sequence[Sequence[str]]) -> Any:
+        return np.array([[label in row for label in labels] for row in rows], dtype=int)
+
+    truth, answered = indicators(true), indicators(said)
+
+    def figures(average: str | None, weight: float) -> Any:
+        return precision_recall_fscore_support(truth, answered, average=average, beta=weight, zero_division=0.0)
+
+    def averaged(average: str) -> Average:
+        precision, recall, f1, _ = figures(average, 1.0)
+        return Average(
+            precision=float(precision), recall=float(recall), f1=float(f1), f_beta=float(figures(average, beta)[2])
+        )
+
+    precision, recall, f1, support = figures(None, 1.0)
+    f_beta = figures(None, beta)[2]
+    correct = sum(set(one) == set(other) for one, other in zip(true, said, strict=True))
+    return ClassificationResult(
+        rows=len(true),
+        correct=correct,
+        accuracy=correct / len(true),
+        rule="sets",
+        rule_says="a row is right when it is answered with all of its labels and no other",
+        beta=beta,
+        labels=labels,
+        classes=tuple(
+            ClassMetrics(
+                label=label,
+                precision=float(precision[index]),
+                recall=float(recall[index]),
+                f1=float(f1[index]),
+                f_beta=float(f_beta[index]),
+                support=int(support[index]),
+                predicted=int(answered[:, index].sum()),
+            )
+            for index, label in enumerate(labels)
+        ),
+        macro=averaged("macro"),
+        micro=averaged("micro"),
+        weighted=averaged("weighted"),
+        confusion=(),
+        outside=sum(outside.values()),
+        outside_answers=tuple(
+            OutsideAnswer(answer=answer, count=count)
+            for answer, count in sorted(outside.items(), key=lambda item: (-item[1], item[0]))[:OUTSIDE_LISTED]
+        ),
+        several=True,
+    )
 
 
 def _true_label(label: str, row: int, place: dict[str, int], labels: Sequence[str], rule: LabelRule) -> str:

@@ -63,6 +63,15 @@ SERIES: dict[str, SeriesInfo] = {
     "validation/accuracy": SeriesInfo(
         "validation accuracy", "share", "higher", "share of validation rows (not tokens) answered rightly, 0..1"
     ),
+    "validation/macro_precision": SeriesInfo(
+        "validation precision", "share", "higher", "precision on validation rows, mean over the labels, 0..1"
+    ),
+    "validation/macro_recall": SeriesInfo(
+        "validation recall", "share", "higher", "recall on validation rows, mean over the labels, 0..1"
+    ),
+    "validation/macro_f1": SeriesInfo(
+        "validation F1", "share", "higher", "F1 on validation rows, mean over the labels, 0..1"
+    ),
     "train/learning_rate": SeriesInfo("learning rate", "", None, "rate of the step, after schedule and warm-up"),
     "train/grad_norm": SeriesInfo("gradient norm", "", None, "global L2 norm of the gradient before clipping"),
     "train/tokens": SeriesInfo("trained tokens", "tokens", None, "tokens the step's loss was taken over"),

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from llmtune.capability import Price
-from llmtune.errors import MissingExtra
+from llmtune.errors import InvalidData, MissingExtra
 from llmtune.evaluation.model import EvaluationResult, Latency, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
@@ -132,10 +134,18 @@ class Board(_Value):
         return to_markdown(self)
 
     def to_html(self) -> str:
-        """As a web page: one file with everything in it, which asks nobody for anything."""
+        """As one HTML file that asks nobody for anything."""
         from llmtune.report.html.board import render
 
         return render(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as .json, .md or .html, by the ending."""
+        place = Path(path)
+        made = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(place.suffix)
+        if made is None:
+            raise InvalidData(f"{place}: a board is written as .json, .md or .html")
+        place.write_text(made(), encoding="utf-8")
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a standing. Raises `MissingExtra` without pandas."""
@@ -216,7 +226,8 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
             standings.append(_standing(entry, "few-shot", label, shown, system, main))
             if system is not None:
                 scores[label] = (shown, system)
-    pairs = _pairs(main, scores)
+    tuned_ones = {each.label for each in standings if each.kind == "tuned"}
+    pairs = _pairs(main, scores, tuned_ones)
     standings.sort(key=_rank(scores, main))
     rows = min((result.rows for result, _ in scores.values()), default=0)
     even = _break_even(entries, standings)
@@ -313,11 +324,12 @@ def _rank(scores: Mapping[str, tuple[EvaluationResult, SystemResult]], main: str
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
-def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]]) -> tuple[Pair, ...]:
+def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]], tuned: set[str]) -> tuple[Pair, ...]:
+    """Every pair in which a tuned model takes part: what is not asked about needs no correction."""
     compared: list[tuple[Comparison, float | None]] = []
     for (one, (first, a)), (other, (second, b)) in itertools.combinations(scores.items(), 2):
         x, y = a.get(main), b.get(main)
-        if x is None or y is None:
+        if x is None or y is None or not tuned & {one, other}:
             continue
         left, right = _row_scores(first, a, main), _row_scores(second, b, main)
         if left is None or right is None or first.row_ids != second.row_ids:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.metrics.points import NotReported
 from llmtune.report.markdown import code, plain, table
-from llmtune.report.words import metric_name, money, number, seconds, spread
+from llmtune.report.words import metric_name, money, number, p_words, seconds, spread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,32 +21,40 @@ def sentences(board: Board) -> list[str]:
     """Who is better, told apart or not, and what that costs."""
     ranked = [each for each in board.standings if not isinstance(each.quality, NotReported)]
     if not ranked:
-        return ["No member has a result."]
+        return ["No member has a result.", *_without_result(board)]
     best = ranked[0]
-    said = []
-    alike = []
+    said, untuned, alike = [], [], []
     for other in ranked[1:]:
         pair = _pair(board, best.label, other.label)
         if pair is None:
             continue
-        if pair.separable:
+        if not pair.separable:
+            alike.append(other)
+        elif other.kind == "tuned":
             said.append(_beats(best, other, pair))
         else:
-            alike.append(other)
+            untuned.append((other, pair))
+    if untuned:
+        closest, pair = untuned[0]  # they stand best first
+        every = all(each.kind == "tuned" for each in alike) and len(untuned) > 1
+        said.append(("Ahead of every model without tuning: " if every else "") + _beats(best, closest, pair))
     said += [f"{other.label} is not separable from {best.label}{_cheaper(best, other)}." for other in alike]
     if not said:
         said.append(f"{best.label} is the only member with a result.")
-    tuned = [each for each in ranked if each.kind == "tuned"]
-    plain_ones = [each for each in ranked if each.kind != "tuned"]
-    if tuned and plain_ones and best.kind != "tuned":
+    if best.kind != "tuned" and any(each.kind == "tuned" for each in ranked):
         said.append(f"Tuning did not help: {best.label} needs none and is ahead of every tuned model.")
+    reasons = []
     for even in board.break_even:
         if isinstance(even.answers, NotReported):
-            said.append(f"{even.tuned} against {even.few_shot}: no break-even, {even.answers.reason}.")
+            reasons.append(even.answers.reason)
         elif even.answers:
             said.append(f"{even.tuned} has paid for itself against {even.few_shot} after {even.answers:,.0f} answers.")
-    said += [f"{each.label} made no model: {each.error or each.state}." for each in board.failed]
-    return said
+    said += [f"From how many answers on tuning pays is not known: {reason}." for reason in dict.fromkeys(reasons)]
+    return [*said, *_without_result(board)]
+
+
+def _without_result(board: Board) -> list[str]:
+    return [f"{each.label} made no model: {str(each.error or each.state).rstrip('.')}." for each in board.failed]
 
 
 def _pair(board: Board, one: str, other: str) -> Pair | None:
@@ -62,7 +70,7 @@ def _beats(best: Standing, other: Standing, pair: Pair) -> str:
     size = abs(found.difference)
     half = (found.interval.high - found.interval.low) / 2
     amount = f"{100 * size:.1f} \u00b1 {100 * half:.1f} points" if unit == "share" else f"{size:.3f} \u00b1 {half:.3f}"
-    corrected = "" if pair.p_holm is None else f" (p = {pair.p_holm:.3g} after Holm)"
+    corrected = "" if pair.p_holm is None else f" ({p_words(pair.p_holm)} after Holm)"
     return f"{best.label} beats {other.label} by {amount} of {metric_name(found.metric)}{corrected}."
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from llmtune.costs import CostEstimate
-from llmtune.evaluation.model import EvaluationResult
+from llmtune.evaluation.model import EvaluationResult, SystemResult
 from llmtune.metrics.diagnosis import Diagnosis, diagnose
 from llmtune.metrics.points import MetricPoint, NotReported, Series, merge
 from llmtune.provider import Billed, RunState
@@ -28,6 +29,9 @@ from llmtune.translation import Receipt
 
 #: Curves that every report speaks of, if only to say that there is none.
 EXPECTED_SERIES = ("train/loss", "validation/loss")
+
+#: Steps at the end over which the accuracy of the rewards is averaged: one step holds a batch of pairs only.
+REWARD_STEPS = 10
 
 
 def receipt_rows(receipt: Receipt, resolved: Mapping[str, Any] | None = None) -> tuple[ReceiptRow, ...]:
@@ -223,6 +227,8 @@ def _diagnosis(series: Mapping[str, Series | NotReported], judged: EvaluationRes
         return diagnose(series=series)
     fit = judged.fit
     tuned = judged.system("tuned")
+    if fit.metric == "preference_accuracy":
+        return _preference_diagnosis(series, tuned)
     test = tuned.get(fit.metric) if tuned is not None else None
     known = {"train": fit.train, "validation": fit.validation, "test": test}
     shares = {name: value for name, value in known.items() if value is not None and value.unit == "share"}
@@ -233,5 +239,19 @@ def _diagnosis(series: Mapping[str, Series | NotReported], judged: EvaluationRes
         test=shares["test"].value if "test" in shares else None,
         rows={name: value.rows for name, value in shares.items()},
         majority=majority,
+        series=series,
+    )
+
+
+def _preference_diagnosis(series: Mapping[str, Series | NotReported], tuned: SystemResult | None) -> Diagnosis:
+    """By the rewards, which say what was learned: how likely a whole answer is depends on its length as well."""
+    test = tuned.get("reward_accuracy") if tuned is not None else None
+    validation = series.get("validation/reward_accuracy")
+    train = series.get("train/reward_accuracy")
+    return diagnose(
+        train=fmean(train.values[-REWARD_STEPS:]) if isinstance(train, Series) and train.points else None,
+        validation=validation.values[-1] if isinstance(validation, Series) and validation.points else None,
+        test=test.value if test is not None else None,
+        rows={"test": test.rows} if test is not None else {},
         series=series,
     )

@@ -176,6 +176,7 @@ def _classes(system: SystemResult) -> Iterator[str]:
     found = system.classification
     if found is None:
         return
+    weighed = found.beta != 1.0
     shown = [row for row in found.classes if row.support or row.predicted][:LABELS_SHOWN]
     rows = [
         [
@@ -183,6 +184,7 @@ def _classes(system: SystemResult) -> Iterator[str]:
             number(row.precision, "share"),
             number(row.recall, "share"),
             number(row.f1, "share"),
+            *([number(row.f_beta, "share")] if weighed else []),
             f"{row.support:,}",
         ]
         for row in shown
@@ -190,7 +192,8 @@ def _classes(system: SystemResult) -> Iterator[str]:
     more = len([row for row in found.classes if row.support or row.predicted]) - len(shown)
     tail = f"\n\n{more} more labels stand in the JSON report." if more else ""
     outside = f"\n\n{found.outside} answers were outside the label set." if found.outside else ""
-    body = table(["label", "precision", "recall", "F1", "rows"], rows, right=(1, 2, 3, 4))
+    heads = ["label", "precision", "recall", "F1", *([f"F{found.beta:g}"] if weighed else []), "rows"]
+    body = table(heads, rows, right=range(1, len(heads)))
     yield f"<details><summary>The {plain(system.name)} model by label</summary>\n\n{body}{tail}{outside}\n\n</details>"
 
 

@@ -17,10 +17,9 @@ from llmtune.job import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
 from llmtune.provider import ModelRef, Provider
 from llmtune.registry import get_provider
-from llmtune.rescuing import golden, judging, source
+from llmtune.rescuing import golden, judging, page, source
 from llmtune.rescuing.folder import Folder
 from llmtune.rescuing.model import GoldenSet, Rescue, RescueReport, Source
-from llmtune.rescuing.webpage import to_html
 from llmtune.rescuing.words import to_markdown
 from llmtune.runs import Run, open_store, start
 from llmtune.runs.run import provider_of
@@ -126,7 +125,7 @@ def rescue(
     report = _report(folder, kept, questions, run, receipt, dropped)
     folder.write("report.json", report.to_json())
     folder.write("report.md", to_markdown(report))
-    folder.write("report.html", to_html(report))
+    folder.write("report.html", page.render(report))
     folder.keep(report=report, done="report")
     return folder.state
 

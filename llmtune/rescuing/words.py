@@ -67,35 +67,38 @@ def _parts(report: RescueReport) -> Iterator[str]:
         ["new model", f"run {code(report.run)} at {plain(report.provider)}, from {code(report.model)}"],
         ["job", code(source.job) if source.job else "-"],
         ["cost of the new run", plain(report.cost)],
-        ["golden set", _golden(report)],
+        ["golden set", plain(golden_words(report), 1000)],
     ]
     yield table(["", ""], facts)
     yield _scores(report.labels, "Old against new, by the reference answers")
     yield _scores(report.agreement, "The new model, by the old model's answers")
     yield _files(report)
-    lines = [
-        f"- {code(name)} was left to {plain(report.provider)}: {plain(why)}" for name, why in report.dropped.items()
-    ]
-    lines += [
-        f"- {code(name)} has no knob at {plain(report.provider)}: {plain(why)}" for name, why in report.lost.items()
-    ]
-    lines += [
-        f"- {code(name)} = {code(str(value))} is {plain(source.provider)}'s own and has no name here"
-        for name, value in source.unmapped.items()
-    ]
-    lines += [f"- the {role} file could not be fetched: {plain(why)}" for role, why in source.gone.items()]
+    lines = [f"- {plain(each)}" for each in left_behind(report)]
     if lines:
         yield "## What did not come along"
         yield "\n".join(lines)
     yield "`receipt.json` says what the new backend does with every field; `job.yaml` runs the job again."
 
 
-def _golden(report: RescueReport) -> str:
+def golden_words(report: RescueReport) -> str:
+    """How many answers of the old model there are, and how it was asked."""
     told = report.golden
     if isinstance(told, NotReported):
-        return plain(f"none: {told.reason}", 1000)
+        return f"none: {told.reason}"
     sampling = ", ".join(f"{name} {value}" for name, value in told.sampling.items())
-    return plain(f"{told.answered} of {told.rows} answers in golden.jsonl ({sampling})")
+    return f"{told.answered} of {told.rows} answers in golden.jsonl ({sampling})"
+
+
+def left_behind(report: RescueReport) -> list[str]:
+    """What did not come along, a sentence each."""
+    source, to = report.source, report.provider
+    said = [f"{name} was left to {to}: {why}" for name, why in report.dropped.items()]
+    said += [f"{name} has no knob at {to}: {why}" for name, why in report.lost.items()]
+    said += [
+        f"{name} = {value} is {source.provider}'s own and has no name here" for name, value in source.unmapped.items()
+    ]
+    said += [f"the {role} file could not be fetched: {why}" for role, why in source.gone.items()]
+    return said
 
 
 def _scores(result: EvaluationResult | NotReported, title: str) -> str:

@@ -122,7 +122,7 @@ def the_same_dataset(record: RunRecord) -> Dataset:
     """The dataset the run was planned with. Raises when it has changed: its test rows may have been trained on."""
     from llmtune.data.dataset import Dataset
 
-    dataset = Dataset.from_spec(record.tuning_job.dataset)
+    dataset = Dataset.from_spec(record.tuning_job.dataset, method=record.tuning_job.method)
     planned = record.receipt.get("data", {}).get("sha256")
     if planned and dataset.sha256 != planned:
         raise LlmtuneError("the dataset has changed since the run was planned, so its test rows are not the same")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import LlmtuneError, RunFailed, StillQueued, StillRunning
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider import Event, JobRef, ModelRef, Provider, RunState
+from llmtune.provider import Event, Exporting, JobRef, ModelRef, Provider, RunState
 from llmtune.registry import get_provider, provider_class
 from llmtune.runs import feeding, submission, waiting
 from llmtune.runs.checkpoints import checkpoint
@@ -215,6 +217,25 @@ class Run:
         return report
 
     # --- acting ----------------------------------------------------------------------------------------------------
+    def export(self, format: Literal["adapter", "merged"], into: str | os.PathLike[str]) -> tuple[str, ...]:
+        """Write the tuned model to a folder, with its tokenizer: the adapter alone, or one model with it merged in.
+
+        Returns how it is loaded and served, in sentences.
+
+        Raises:
+            LlmtuneError: the run has no model (yet), or its backend keeps the weights.
+            InvalidJob: there is no adapter, or the folder is there and holds something.
+        """
+        record, ref = self.record, self.model_ref
+        if ref is None:
+            raise LlmtuneError(f"run {record.id} has no tuned model: it is {record.state}")
+        if not isinstance(self.provider, Exporting):
+            raise LlmtuneError(
+                f"{record.provider} does not hand out the weights of its tuned models",
+                hint="models that were trained on this machine can be exported",
+            )
+        return tuple(self.provider.export(ref, format, Path(into)))
+
     def cancel(self) -> RunState:
         """Ask for the run to be stopped; waiting for it tells when it has. Nothing happens to a finished run."""
         from llmtune.runs import acting

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from llmtune import settings
 from llmtune.capability import Capabilities, Converted, Sent
 from llmtune.encode import encode_dataset
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
+    from llmtune.footprint import Footprint
 
 #: A worker that dies this often without finishing is not started again.
 ATTEMPTS = 3
@@ -70,7 +73,7 @@ _STATES: dict[str, RunState] = {
 
 
 class LocalOptions(Options):
-    """What only the local trainer knows. Nothing here changes what is learned, except that bfloat16 rounds."""
+    """What only the local trainer knows. Where and how fast it runs, and what has no place in the common job."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu. Another one is used only when it is there, never silently replaced."""
@@ -95,6 +98,15 @@ class LocalOptions(Options):
 
     template_options: dict[str, Any] = {}
     """Variables for the chat template (enable_thinking), the same for training and answering."""
+
+    rslora: bool = False
+    """Scale adapters by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn (arXiv:2312.03732)."""
+
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Method classification: how much each label's rows weigh in the loss; balanced: by how rare they are."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Method classification, several labels a row: a label is answered from this probability on."""
 
 
 class LocalSettings(Account):
@@ -123,7 +135,7 @@ class LocalProvider:
 
     def capabilities(self, target: Target) -> Capabilities:
         """Everything the trainer can express with this adapter."""
-        return parameters.capabilities(target.adapter)
+        return parameters.capabilities(target.adapter, target.method)
 
     def ready(self) -> Readiness:
         """Whether the trainer's libraries are installed; it needs no credentials."""
@@ -137,10 +149,33 @@ class LocalProvider:
 
         return equipment()
 
+    def footprint(self, receipt: Receipt, dataset: Dataset) -> Footprint:
+        """An estimate of the peak from the model's files and the dataset's size; nothing is loaded or downloaded."""
+        from llmtune_local import memory
+
+        sizes = dataset.estimated_tokens
+        options = receipt.target.options
+        return memory.footprint(
+            receipt, len(dataset.train), sizes["train"], sizes["longest"], options.get("token_budget")
+        )
+
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
-        """Canonical chat rows. Every row is rendered once with the model's own template, so that one that is too
-        long or has nothing to learn is found before anything starts."""
+        """Canonical rows of the method's kind. Every row is rendered once with the model's own template, so that one
+        that is too long or has nothing to learn is found before anything starts."""
         self._need_libraries()
+        if receipt.target.method == "classification":
+            from llmtune_local import encoder
+
+            encoder.check_rows(
+                receipt.target.model,
+                (data.train, data.validation),
+                source=data.source,
+                revision=LocalOptions.model_validate(receipt.target.options).revision,
+                labels=receipt.effective("evaluation.labels"),
+                max_sequence_length=receipt.effective("max_sequence_length"),
+                on_too_long=receipt.effective("dataset.on_too_long", "error"),
+            )
+            return encode_dataset(data, parameters.row_format("classification"), into)
         from llmtune_local.model import check_rows
 
         options = LocalOptions.model_validate(receipt.target.options)
@@ -154,7 +189,7 @@ class LocalProvider:
             max_sequence_length=receipt.effective("max_sequence_length"),
             on_too_long=receipt.effective("dataset.on_too_long", "error"),
         )
-        return encode_dataset(data, parameters.LIMITS.format, into)
+        return encode_dataset(data, parameters.row_format(receipt.target.method), into)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """What the worker reads: the receipt's values, with our own defaults where the job left a field open."""
@@ -168,10 +203,12 @@ class LocalProvider:
             "on_too_long": receipt.effective("dataset.on_too_long", "error"),
             "hyperparameters": {},
         }
+        if receipt.target.method == "classification" and (labels := receipt.effective("evaluation.labels")):
+            body["labels"] = list(labels)
         if revision := options.pop("revision", None):
             body["revision"] = revision
         body["options"] = options
-        declared = parameters.capabilities(receipt.target.adapter).parameters
+        declared = parameters.capabilities(receipt.target.adapter, receipt.target.method).parameters
         for name, entry in declared.items():
             unset = receipt[name].support == "default"
             if isinstance(entry, Sent) and entry.where == "training" and unset and entry.default is not None:
@@ -187,13 +224,13 @@ class LocalProvider:
     def preflight(self, request: Request) -> list[Finding]:
         """Whether model and device are there, and the one fits the other, before a folder is made."""
         self._need_libraries()
-        from llmtune_local.model import check_device, check_model
-        from llmtune_local.room import check_room
+        from llmtune_local.memory import refuse_what_cannot_fit
+        from llmtune_local.model import check_adapter, check_device, check_model
 
-        body = request.body
-        config = check_model(body["model"], body.get("revision"))
-        device = check_device(body["options"].get("device", "auto"))
-        check_room(config, device=device, adapter=body["adapter"], dtype=body["options"].get("dtype", "auto"))
+        check_model(request.body["model"], request.body.get("revision"), request.body["method"])
+        device = check_device(request.body["options"].get("device", "auto"))
+        check_adapter(request.body["adapter"], device)
+        refuse_what_cannot_fit(request.body, device)
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:
@@ -274,10 +311,21 @@ class LocalProvider:
     def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
         """The model, loaded when it is first asked."""
         self._need_libraries()
-        from llmtune_local.generate import LocalGenerator
-
         if ref.data.get("tuned") and not Path(ref.id).exists():
             return Unavailable(f"the folder {ref.id} is gone")
+        if ref.data.get("method") == "classification":
+            from llmtune_local.classifier import classifier
+
+            folder = ref.data.get("folder")
+            return classifier(
+                model=ref.data["model"],
+                artefact=Path(ref.id),
+                revision=ref.data.get("revision"),
+                options=ref.data.get("options", {}),
+                keep=Path(folder) / "logits" / "asked.jsonl" if folder else None,
+            )
+        from llmtune_local.generate import LocalGenerator
+
         return LocalGenerator(
             model=ref.data["model"],
             artefact=Path(ref.id) if ref.data.get("tuned") else None,
@@ -287,6 +335,8 @@ class LocalProvider:
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
         """The untuned base model, loaded with the same options."""
+        if receipt.target.method == "classification":
+            return Unavailable("an encoder that is not tuned has no head for these labels")
         options = dict(receipt.target.options)
         revision = options.pop("revision", None)
         data = {
@@ -300,6 +350,8 @@ class LocalProvider:
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """The model through transformers and PEFT, without llmtune."""
+        if ref.data.get("method") == "classification":
+            return _classifier_snippet(ref)
         if (Path(ref.id) / "adapter_config.json").exists():
             load = (
                 "from peft import AutoPeftModelForCausalLM\n\n"
@@ -321,6 +373,13 @@ class LocalProvider:
             'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
         )
 
+    def export(self, model: ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
+        """The tuned model as a folder."""
+        self._need_libraries()
+        from llmtune_local.export import artefact_of, export
+
+        return export(artefact_of(model.id), model.data, format, into)
+
     def check(self, model: ModelRef, examples: Sequence[Example]) -> list[CheckResult]:
         """Whether training rendered what inference renders, and whether the model ends its turn."""
         self._need_libraries()
@@ -329,6 +388,14 @@ class LocalProvider:
         generator = self.generator(model)
         if isinstance(generator, Unavailable):
             return []
+        if model.data.get("method") == "classification":
+            from llmtune_local.classifier import LocalClassifier, logits_agree
+
+            assert isinstance(generator, LocalClassifier)
+            generator.keep = None
+            with generator:
+                found = logits_agree(generator, Path(model.data["folder"]))
+            return [found] if found is not None else []
         asked = [example for example in examples if example.messages and example.preference is None]
         with generator:
             return [templates_agree(model.data, asked), answers_end(generator, asked)] if asked else []
@@ -404,6 +471,7 @@ class LocalProvider:
                 "options": request.options.model_dump(exclude_defaults=True),
                 "folder": str(folder.path.absolute()),
                 "weights": _stamp(request.model),
+                **({"method": request.method} if request.method == "classification" else {}),
             },
         )
 
@@ -450,6 +518,24 @@ class LocalProvider:
         for module in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra("local", module, purpose="training on this machine")
+
+
+def _classifier_snippet(ref: ModelRef | DeploymentRef) -> str:
+    folder = Path(ref.id)
+    whole = not (folder / "adapter_config.json").exists()
+    library, name = ("transformers", "AutoModel") if whole else ("peft", "AutoPeftModel")
+    count = "" if whole else ", num_labels=len(labels)"
+    return (
+        "import json, pathlib\n"
+        "from transformers import AutoTokenizer\n"
+        f"from {library} import {name}ForSequenceClassification\n\n"
+        f"folder = pathlib.Path({ref.id!r})\n"
+        'labels = json.loads((folder / "labels.json").read_text())["labels"]\n'
+        f"model = {name}ForSequenceClassification.from_pretrained(folder{count}).eval()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'logits = model(**tokenizer(["..."], return_tensors="pt")).logits\n'
+        "print(labels[logits.argmax(-1).item()], logits.softmax(-1).tolist())\n"
+    )
 
 
 def _stamp(model: str) -> str | None:

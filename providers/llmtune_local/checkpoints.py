@@ -85,9 +85,7 @@ def load(folder: RunDir, model: Any, optimizer: torch.optim.Optimizer) -> Progre
     if kept["trained"] is not None:
         restore_weights(model, kept["trained"])
     else:
-        from transformers import AutoModelForCausalLM
-
-        saved: Any = AutoModelForCausalLM.from_pretrained(path / "model", dtype=torch.float32)
+        saved: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
     optimizer.load_state_dict(kept["optimizer"])
     return Progress(**kept["progress"])

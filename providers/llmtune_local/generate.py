@@ -170,15 +170,19 @@ class LocalGenerator:
         return scores
 
     def token_stats(self, examples: Sequence[Example]) -> TokenStats:
-        """Summed loss, count and hits over the trained tokens of these rows. Raises `InvalidData`."""
+        """Summed loss, count and hits over the trained tokens of these rows; of a preference row, over its preferred
+        answer's. Raises `InvalidData`."""
         import torch
 
         from llmtune_local.batching import make_step
-        from llmtune_local.rows import tokenise
+        from llmtune_local.rows import preferred, tokenise
 
         network, renderer = self._load()
         rows = tokenise(
-            renderer.tokenizer, examples, limit=self._context, template_options=self.options.template_options
+            renderer.tokenizer,
+            map(preferred, examples),
+            limit=self._context,
+            template_options=self.options.template_options,
         )
         step = make_step(
             [piece for row in rows.rows for piece in row],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -17,6 +19,18 @@ def peak_memory(device: str) -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def give_memory_back() -> None:
+    """Have the C library return large freed blocks to the system at once, for runs that are to be small, not fast.
+
+    glibc keeps them for the next allocation, which in training is rarely of a size that fits: with gradient
+    checkpointing more than half of the peak was memory that nobody used.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
 
 def out_of_memory(problem: BaseException) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,27 +23,41 @@ logger = logging.getLogger("llmtune")
 PRESETS = ("all-linear", "attention", "mlp")
 
 #: Names under which configurations keep the dropout of hidden states and of attention probabilities.
-_HIDDEN_DROPOUT = ("resid_pdrop", "embd_pdrop", "hidden_dropout", "residual_dropout")
-_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
+_HIDDEN_DROPOUT = (
+    *("resid_pdrop", "embd_pdrop", "hidden_dropout", "residual_dropout"),
+    *("hidden_dropout_prob", "embedding_dropout", "mlp_dropout"),
+)
+_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+
+_ENCODERS = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "xlm-roberta", "albert", "mpnet")
+
+
+#: Models inside this package, by the name a job gives.
+EMBEDDED = {"tiny": "tiny", "tiny-encoder": "tiny_encoder"}
 
 
 def locate(model: str) -> str:
-    """What transformers loads for a model id: `tiny` is the folder inside this package, anything else itself.
+    """What transformers loads for a model id: `tiny` and `tiny-encoder` are folders inside this package, anything
+    else is itself.
 
     Saved adapters name their base this way, so that `AutoPeftModelForCausalLM.from_pretrained(adapter)` loads one of
     `tiny` on every machine where llmtune lies in the same place; elsewhere give the base by hand:
     `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llmtune_local.model.locate("tiny")), adapter)`.
     """
-    if model != "tiny":
+    if model not in EMBEDDED:
         return model
-    return str(Path(__file__).parent / "tiny")
+    return str(Path(__file__).parent / EMBEDDED[model])
 
 
-def check_model(model: str, revision: str | None = None) -> Any:
-    """The model's configuration. Raises `InvalidJob` when there is no such model, or not one that generates text."""
+def check_model(model: str, revision: str | None = None, method: str = "sft") -> Any:
+    """The model's configuration. Raises `InvalidJob` when there is no such model, or not one that generates text (in
+    method classification: not one that takes a head for labels)."""
     share_cores()
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
 
     base, _ = adapter_of(model)
     path = locate(base)
@@ -57,8 +71,21 @@ def check_model(model: str, revision: str | None = None) -> Any:
             where="model",
             hint="give a Hugging Face id such as Qwen/Qwen3-0.6B, a folder with a model, or tiny",
         ) from None
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise InvalidJob(f"{base!r} is a {config.model_type} model, which does not generate text", where="model")
+    if method == "classification":
+        if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+            raise InvalidJob(
+                f"{base!r} is a {config.model_type} model, which transformers gives no head for labels",
+                where="model",
+                hint="take an encoder, such as tiny-encoder or answerdotai/ModernBERT-base",
+            )
+        return config
+    encodes = config.model_type in _ENCODERS and not getattr(config, "is_decoder", False)
+    if encodes or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InvalidJob(
+            f"{base!r} is a {config.model_type} model, which does not generate text",
+            where="model",
+            hint="method classification tunes encoders" if encodes else None,
+        )
     return config
 
 
@@ -66,7 +93,7 @@ def adapter_of(model: str) -> tuple[str, Path | None]:
     """The base model and the adapter folder when `model` is a folder with a LoRA adapter; else itself and None."""
     folder = Path(model)
     settings = folder / "adapter_config.json"
-    if model == "tiny" or not settings.is_file():
+    if model in EMBEDDED or not settings.is_file():
         return model, None
     base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
@@ -151,19 +178,32 @@ def load_base(
     dtype: torch.dtype,
     device: str,
     recipe: Recipe | None = None,
+    four_bit: bool = False,
 ) -> Any:
-    """The base model, frozen, in evaluation mode, with the recipe's dropouts set."""
+    """The base model, frozen, in evaluation mode, with the recipe's dropouts set; with `four_bit`, its linear layers
+    in 4 bits (NF4 with doubly quantised constants, arXiv:2305.14314), which compute in `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM
 
     base, _ = adapter_of(model)
     config = check_model(model, revision)
-    hidden = _set_dropouts(config, recipe) if recipe is not None else None
+    hidden = set_dropouts(config, recipe) if recipe is not None else None
     network: Any
+    quantised: dict[str, Any] = {}
+    if four_bit:
+        from transformers import BitsAndBytesConfig
+
+        settings: Any = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        quantised = {"quantization_config": settings, "device_map": {"": device}}
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             network = AutoModelForCausalLM.from_pretrained(
-                locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False
+                locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
             )
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the model {base!r} cannot be loaded: {_first_line(problem)}", where="model") from None
@@ -180,7 +220,32 @@ def load_base(
                 module.register_forward_hook(lambda _m, _i, output: output.to(dtype))
     if hidden is not None:
         _add_dropout(network, hidden)
-    return network.to(device).eval()
+    return network.eval() if four_bit else network.to(device).eval()
+
+
+def why_no_four_bit(device: str) -> str | None:
+    """Why a base cannot be held in 4 bits on this device; None where it can. Tried on a few numbers."""
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "adapter qlora needs bitsandbytes, which is not installed here"
+    import torch
+
+    try:
+        from bitsandbytes import functional
+
+        quantised, state = functional.quantize_4bit(torch.ones(64, 64, device=device), quant_type="nf4")
+        functional.dequantize_4bit(quantised, state)
+    except Exception as problem:  # noqa: BLE001 - whatever it raises, it does not run
+        return f"adapter qlora: bitsandbytes does not run on {device} here ({_first_line(problem)})"
+    return None
+
+
+def check_adapter(adapter: str, device: str) -> None:
+    """Refuse an adapter that cannot be trained on this device. Raises `InvalidJob` with the reason."""
+    if adapter == "qlora" and (reason := why_no_four_bit(device)) is not None:
+        hint = "pip install bitsandbytes, on a machine with a CUDA device; or use adapter lora, with dtype bfloat16"
+        raise InvalidJob(reason, where="adapter", hint=hint)
 
 
 def add_adapter(network: Any, request: RunRequest) -> Any:
@@ -193,27 +258,52 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
         if folder is not None:
             network = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
         return network.float().requires_grad_(True)
-    alpha = 2.0 * recipe.lora_rank if recipe.lora_alpha is None else recipe.lora_alpha
     if folder is not None:
-        tuned = peft.PeftModel.from_pretrained(network, folder, is_trainable=True)
-        settings: Any = tuned.peft_config["default"]
-        if (settings.r, float(settings.lora_alpha)) != (recipe.lora_rank, float(alpha)):
-            raise InvalidJob(
-                f"the adapter to go on with has rank {settings.r} and alpha {settings.lora_alpha:g}, the job asks for"
-                f" rank {recipe.lora_rank} and alpha {alpha:g}",
-                where="hyperparameters.lora_rank",
-                hint="set lora_rank and lora_alpha to the adapter's own, or start from the base model",
-            )
-        settings.lora_dropout = recipe.lora_dropout
-        _set_lora_dropout(tuned, recipe.lora_dropout)
-        return tuned
+        return go_on(network, request, folder)
+    return fresh_adapter(network, request, target_modules(network, recipe.lora_target_modules))
+
+
+def go_on(network: Any, request: RunRequest, folder: Path) -> Any:
+    """The model with the adapter in `folder`, to be trained on. Raises `InvalidJob` where the job's is another."""
+    import peft
+
+    recipe = request.hyperparameters
+    alpha = _alpha(recipe)
+    tuned = peft.PeftModel.from_pretrained(network, folder, is_trainable=True)
+    settings: Any = tuned.peft_config["default"]
+    if (settings.r, float(settings.lora_alpha)) != (recipe.lora_rank, alpha):
+        raise InvalidJob(
+            f"the adapter to go on with has rank {settings.r} and alpha {settings.lora_alpha:g}, the job asks for"
+            f" rank {recipe.lora_rank} and alpha {alpha:g}",
+            where="hyperparameters.lora_rank",
+            hint="set lora_rank and lora_alpha to the adapter's own, or start from the base model",
+        )
+    settings.lora_dropout = recipe.lora_dropout
+    _set_lora_dropout(tuned, recipe.lora_dropout)
+    return tuned
+
+
+def _alpha(recipe: Recipe) -> float:
+    return 2.0 * recipe.lora_rank if recipe.lora_alpha is None else float(recipe.lora_alpha)
+
+
+def fresh_adapter(
+    network: Any, request: RunRequest, targets: list[str], *, task: str = "CAUSAL_LM", whole: Sequence[str] = ()
+) -> Any:
+    """The model with a new adapter on the layers `targets`; the modules `whole` are trained with all their weights."""
+    import peft
+
+    recipe = request.hyperparameters
+    alpha = _alpha(recipe)
     fresh = peft.LoraConfig(
         r=recipe.lora_rank,
-        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,  # type: ignore[arg-type]
+        lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # type: ignore[arg-type]
         lora_dropout=recipe.lora_dropout,
-        target_modules=target_modules(network, recipe.lora_target_modules),
+        target_modules=targets,
         use_dora=request.adapter == "dora",
-        task_type="CAUSAL_LM",
+        use_rslora=request.options.rslora,
+        modules_to_save=list(whole) or None,
+        task_type=task,  # type: ignore[arg-type]
     )
     try:
         tuned = peft.get_peft_model(network, fresh)
@@ -225,13 +315,15 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
     return tuned
 
 
-def target_modules(network: Any, asked: str | tuple[str, ...]) -> list[str]:
+def target_modules(network: Any, asked: str | tuple[str, ...], *, apart: Sequence[str] = ()) -> list[str]:
     """The linear layers that get an adapter, as PEFT takes them.
 
     A preset (`all-linear`; `attention`: linear layers inside attention blocks; `mlp`: the other linear layers of the
-    transformer blocks), or names, each of which must match. The output head is in no preset.
+    transformer blocks), or names, each of which must match. The output head is in no preset, nor is anything inside
+    the modules `apart`.
     """
-    linear = _linear_layers(network)
+    every = _linear_layers(network)
+    linear = {name: inside for name, inside in every.items() if not set(apart) & set(name.split("."))}
     if isinstance(asked, str) and asked not in PRESETS:
         asked = (asked,)
     if isinstance(asked, str):
@@ -239,7 +331,7 @@ def target_modules(network: Any, asked: str | tuple[str, ...]) -> list[str]:
         if not wanted:
             raise InvalidJob(f"this model has no linear layer for the preset {asked!r}", where="lora_target_modules")
         leaves = {name.rpartition(".")[2] for name in wanted}
-        others = {name.rpartition(".")[2] for name in linear if name not in wanted} | {_head_leaf(network)}
+        others = {name.rpartition(".")[2] for name in every if name not in wanted} | {_head_leaf(network)}
         return sorted(leaves) if not leaves & others else sorted(wanted)
     names = [name for name, _ in network.named_modules() if name]
     for name in asked:
@@ -262,7 +354,7 @@ def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = Fals
         # A model that was published in half precision is given back in it.
         state = {name: tensor.bfloat16() for name, tensor in tuned.state_dict().items()} if half else None
         tuned.config.dtype = torch.bfloat16 if half else torch.float32
-        with _no_progress_bars():
+        with no_progress_bars():
             tuned.save_pretrained(folder, state_dict=state)
     else:
         tuned.save_pretrained(folder, save_embedding_layers=False)
@@ -278,7 +370,7 @@ def artefact_bytes(tuned: Any) -> int:
 
 def check_rows(
     model: str,
-    rows: Mapping[str, Iterable[Any]],
+    rows: Mapping[str, Sequence[Any]],
     *,
     source: str | None = None,
     revision: str | None = None,
@@ -294,7 +386,12 @@ def check_rows(
     limit = context_length(check_model(model, revision), tokenizer, max_sequence_length)
     renderer = Renderer(tokenizer, file=source, template_options=template_options)
     for examples in rows.values():
-        for pieces in renderer.render_all(examples):
+        pairs = [example for example in examples if example.preference is not None]
+        for pair in map(renderer.render_pair, pairs):
+            for side in (pair.preferred, pair.rejected):
+                if limit is not None:
+                    renderer.fit(side, limit, on_too_long)  # type: ignore[arg-type]
+        for pieces in renderer.render_all(example for example in examples if example.preference is None):
             for row in pieces:
                 if limit is not None:
                     renderer.fit(row, limit, on_too_long)  # type: ignore[arg-type]
@@ -334,7 +431,7 @@ def _head_leaf(network: Any) -> str:
     return name.rpartition(".")[2]
 
 
-def _set_dropouts(config: Any, recipe: Recipe) -> float | None:
+def set_dropouts(config: Any, recipe: Recipe) -> float | None:
     """Set the configuration's dropouts; returns the hidden dropout where the model has no setting for it."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     if recipe.attention_dropout is not None:
@@ -385,7 +482,7 @@ def _set_lora_dropout(tuned: Any, rate: float) -> None:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers draws bars on the terminal while it reads and writes weights; that is not ours to print."""
     from transformers.utils import logging as theirs
 

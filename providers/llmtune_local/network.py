@@ -95,11 +95,18 @@ class Network:
         parts = (batch.targets, batch.weights, batch.completion)
         with self.arithmetic():
             if self.linear_head:
-                hidden = self._hidden(self._inputs(batch), batch.select)
                 head = self.causal.get_output_embeddings()
-                return linear_cross_entropy(hidden, head.weight, head.bias, *parts, smoothing=smoothing)
-            once, back = torch.unique(batch.select, return_inverse=True)
-            return logits_cross_entropy(self._logits(self._inputs(batch), once)[back], *parts, smoothing=smoothing)
+                return linear_cross_entropy(self.hidden(batch), head.weight, head.bias, *parts, smoothing=smoothing)
+            return logits_cross_entropy(self.logits(batch), *parts, smoothing=smoothing)
+
+    def hidden(self, batch: MicroBatch) -> Tensor:
+        """What the head is given at the trained positions, [selected, width]."""
+        return self._hidden(self._inputs(batch), batch.select)
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """The logits at the trained positions, [selected, vocabulary], for models whose head is more than a layer."""
+        once, back = torch.unique(batch.select, return_inverse=True)
+        return self._logits(self._inputs(batch), once)[back]
 
     @torch.no_grad()
     def nll(self, inputs: dict[str, Any], select: Tensor, targets: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ The trainer is ours, so a default here is a fact and not a guess: the value stan
 
 from __future__ import annotations
 
+import importlib.util
+
 from llmtune.capability import (
     Abilities,
     Ability,
@@ -19,6 +21,7 @@ from llmtune.capability import (
     Limits,
     Mapped,
     No,
+    NotApplicable,
     Sent,
     Text,
 )
@@ -29,6 +32,13 @@ from llmtune.job import NOT_YET
 #: Regret", 2025-09); 2e-4 is the QLoRA paper's rate for small models (arXiv:2305.14314, table 9).
 LORA_RATE = 2e-4
 FULL_RATE = 2e-5
+#: DPO moves in much smaller steps: 1e-6 is the paper's rate for all weights (arXiv:2305.18290, appendix B); LoRA again
+#: ten times that.
+DPO_LORA_RATE = 1e-5
+DPO_FULL_RATE = 1e-6
+#: An encoder's rates: the BERT paper tunes all weights at 2e-5 to 5e-5 (arXiv:1810.04805, appendix A.3).
+LABELS_LORA_RATE = 3e-4
+LABELS_FULL_RATE = 3e-5
 
 SCHEDULES = (
     "linear",
@@ -112,22 +122,54 @@ def _declarations(rate: float, of: str) -> Declarations:
     )
 
 
-_LORA = _declarations(LORA_RATE, "the local trainer")
-_FULL = _declarations(FULL_RATE, "the local trainer (full)")
+def _preferences(rate: float, of: str) -> Declarations:
+    return _declarations(rate, of).but(
+        label_smoothing=Sent(
+            _H + "label_smoothing",
+            Float(ge=0, lt=0.5),
+            default=0.0,
+            source="arXiv:2305.18290v3",
+            note="the share of pairs that may be the wrong way round",
+        ),
+    )
 
-LIMITS = Limits(format="chat", min_rows=1, source=_OURS)
+
+_NO_TOKENS = "an encoder is tuned to labels: there are no tokens to answer with"
+
+
+def _labels(rate: float, of: str) -> Declarations:
+    return _declarations(rate, of).but(
+        packing=NotApplicable("texts go through an encoder in padded batches of like length"),
+        temperature=NotApplicable(_NO_TOKENS),
+        top_p=NotApplicable(_NO_TOKENS),
+        top_k=NotApplicable(_NO_TOKENS),
+        max_tokens=NotApplicable(_NO_TOKENS),
+    )
+
+
+_DECLARED = {
+    ("sft", False): _declarations(LORA_RATE, "the local trainer"),
+    ("sft", True): _declarations(FULL_RATE, "the local trainer (full)"),
+    ("dpo", False): _preferences(DPO_LORA_RATE, "the local trainer (dpo)"),
+    ("dpo", True): _preferences(DPO_FULL_RATE, "the local trainer (dpo, full)"),
+    ("classification", False): _labels(LABELS_LORA_RATE, "the local trainer (classification)"),
+    ("classification", True): _labels(LABELS_FULL_RATE, "the local trainer (classification, full)"),
+}
+
+_FORMATS = {"dpo": "preference", "classification": "labelled"}
+_FAMILIES = {"classification": "transformers models with a head for labels (encoders)"}
 
 METHODS: dict[str, Ability] = {
     "sft": True,
-    "dpo": No("the local trainer does not do DPO yet"),
-    "classification": No("the local trainer has no encoder head yet; method sft with labels comes closest"),
+    "dpo": True,
+    "classification": True,
     **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
 }
 ADAPTERS: dict[str, Ability] = {
     "lora": True,
     "dora": True,
     "full": True,
-    "qlora": No("the local trainer does not load 4-bit bases yet; use lora"),
+    "qlora": True,
 }
 ABILITIES = Abilities(
     pause=No("cancel and attach again instead; a run continues from its last checkpoint"),
@@ -136,15 +178,34 @@ ABILITIES = Abilities(
 )
 
 
-def capabilities(adapter: str) -> Capabilities:
-    """Everything the local trainer can express with this adapter."""
+def row_format(method: str) -> str:
+    """The canonical row format that the worker reads for a method."""
+    return _FORMATS.get(method, "chat")
+
+
+def _adapters(method: str) -> dict[str, Ability]:
+    if method != "classification":
+        return ADAPTERS
+    return ADAPTERS | {"qlora": No("an encoder is small: its base is not quantised; use lora")}
+
+
+def _warnings(adapter: str) -> tuple[str, ...]:
+    if adapter != "qlora" or importlib.util.find_spec("bitsandbytes") is not None:
+        return ()
+    return ("adapter qlora needs bitsandbytes, which is not installed here: the run will be refused",)
+
+
+def capabilities(adapter: str, method: str = "sft") -> Capabilities:
+    """Everything the local trainer can express with this method and adapter."""
+    known = method if (method, False) in _DECLARED else "sft"
     return Capabilities(
-        parameters=_FULL if adapter == "full" else _LORA,
-        family="transformers causal language models",
-        limits=LIMITS,
+        parameters=_DECLARED[known, adapter == "full"],
+        family=_FAMILIES.get(method, "transformers causal language models"),
+        limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
         abilities=ABILITIES,
         methods=METHODS,
-        adapters=ADAPTERS,
+        adapters=_adapters(method),
+        warnings=_warnings(adapter),
         concurrency=1,
         concurrency_source="one run a device",
     )

@@ -103,6 +103,42 @@ def read_rows(
         return tokenise(tokenizer, examples, file=path, **settings)
 
 
+def preferred(example: Example) -> Example:
+    """A preference row as a row that teaches its preferred answer; any other row as it is."""
+    if example.preference is None:
+        return example
+    prompt = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in example.messages)
+    return example.replace(messages=prompt + example.preference.preferred, preference=None)
+
+
+def read_pairs(
+    tokenizer: Any,
+    path: str,
+    *,
+    limit: int | None,
+    on_too_long: OnTooLong,
+    template_options: Mapping[str, Any] | None = None,
+) -> TokenRows:
+    """A canonical file of preference rows: each row is (prompt and preferred answer, prompt and rejected answer).
+
+    A pair of which one side is too long is dropped as a whole. Raises `InvalidData`.
+    """
+    from llmtune.data.reading import load
+
+    renderer = Renderer(tokenizer, file=path, template_options=template_options)
+    found = TokenRows()
+    for example in load(path):
+        pair = renderer.render_pair(example)
+        sides = (pair.preferred, pair.rejected)
+        fitted = sides if limit is None else tuple(renderer.fit(side, limit, on_too_long) for side in sides)
+        if any(side is None for side in fitted):
+            found.dropped += 1
+            continue
+        found.truncated += any(one is not other for one, other in zip(sides, fitted, strict=True))
+        found.rows.append(tuple(TokenRow.of(side) for side in fitted if side is not None))
+    return found
+
+
 def _gathered(rows: Iterable[PreparedRow], kept: Prepared) -> TokenRows:
     from llmtune.data.prepare import IGNORED
 

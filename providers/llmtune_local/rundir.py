@@ -6,7 +6,9 @@ metrics.jsonl    one point a line, whole lines only; each (step, series) once, a
 events.jsonl     what happened, in sentences
 worker.log       everything else, tracebacks included
 checkpoints/     step-N/: adapter (or model), optimizer and position; renamed into place when complete
-adapter/         the result in PEFT's layout (method full: model/, a whole model)
+adapter/         the result in PEFT's layout (adapter full: model/, a whole model)
+logits/          method classification: logits of the validation rows, and of every text asked later
+reference.npy    method dpo without a fresh adapter: the reference's likelihoods
 result.json      final figures
 cancel           marker: the worker stops after the step it is in
 lock             which process is at work here
@@ -100,6 +102,7 @@ class Recipe(_Record):
 
     keep_checkpoints: int = Field(default=2, ge=1)
     dpo_beta: float | None = None
+    """None: 0.1, in method dpo."""
 
 
 class RunFiles(_Record):
@@ -133,6 +136,15 @@ class WorkerOptions(_Record):
     template_options: dict[str, Any] = {}
     """Variables for the chat template (`enable_thinking`), the same for training and answering."""
 
+    rslora: bool = False
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Method classification: weight of each label's rows in the loss; a label left out weighs 1."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Method classification with several labels a row: a label is answered from this probability on."""
+
 
 class RunRequest(_Record):
     """What the worker has to do."""
@@ -142,9 +154,12 @@ class RunRequest(_Record):
     """Hub id, folder, or `tiny`."""
 
     revision: str | None = None
-    method: Literal["sft"] = "sft"
-    adapter: Literal["lora", "dora", "full"] = "lora"
+    method: Literal["sft", "dpo", "classification"] = "sft"
+    adapter: Literal["lora", "qlora", "dora", "full"] = "lora"
     files: RunFiles
+    labels: tuple[str, ...] | None = None
+    """Method classification: the label set; None: the sorted labels of the rows."""
+
     on_too_long: Literal["error", "truncate", "drop"] = "error"
     seed: int = 0
     hyperparameters: Recipe

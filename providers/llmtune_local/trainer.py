@@ -20,20 +20,19 @@ from llmtune_local import batching, checkpoints, schedule
 from llmtune_local import model as models
 from llmtune_local.batching import Step
 from llmtune_local.checkpoints import Progress
-from llmtune_local.machine import out_of_memory, peak_memory, versions
+from llmtune_local.machine import give_memory_back, out_of_memory, peak_memory, versions
+from llmtune_local.memory import token_budget
 from llmtune_local.network import Network
 from llmtune_local.optim import make_optimizer, set_rates
 from llmtune_local.rows import TokenRows, read_rows
 from llmtune_local.rundir import EarlyStopping, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import RunDir, RunRequest
-
-_BUDGET = {"cpu": 2048}
-_BUDGET_ELSEWHERE = 16384
 
 
 class Diverged(LlmtuneError):
@@ -51,6 +50,7 @@ class Trainer:
         self.folder = folder
         self.request = request
         self.recipe = request.hyperparameters
+        self.micro_batches = self.recipe.gradient_accumulation_steps
         self.journal = journal
         self.stop = stop
         self.began = time.monotonic()
@@ -72,12 +72,15 @@ class Trainer:
         request, options = self.request, self.request.options
         threads = models.set_threads(options)
         self.device = models.check_device(options.device)
+        models.check_adapter(request.adapter, self.device)
+        if options.gradient_checkpointing and self.device == "cpu":
+            give_memory_back()
         self.dtype = models.choose_dtype(options.dtype, self.device)
-        self.budget = options.token_budget or _BUDGET.get(self.device, _BUDGET_ELSEWHERE)
+        self.budget = options.token_budget or token_budget(self.device)
         self.journal.update(
             message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")
         )
-        config = models.check_model(request.model, request.revision)
+        config = models.check_model(request.model, request.revision, request.method)
         self.tokenizer = models.load_tokenizer(request.model, request.revision, options.chat_template)
         self.limit = models.context_length(config, self.tokenizer, self.recipe.max_sequence_length)
         if self.limit is not None and self.limit < 2:
@@ -89,7 +92,10 @@ class Trainer:
         self._load(getattr(config, "dtype", None))
 
     def _rows(self, path: str) -> TokenRows:
-        rows = read_rows(
+        return self._checked(path, read_rows)
+
+    def _checked(self, path: str, read: Callable[..., TokenRows]) -> TokenRows:
+        rows = read(
             self.tokenizer,
             path,
             limit=self.limit,
@@ -130,42 +136,51 @@ class Trainer:
 
     def _load(self, published: torch.dtype | None) -> None:
         request = self.request
-        whole = request.adapter == "full"
-        base = models.load_base(
-            request.model,
-            request.revision,
-            dtype=torch.float32 if whole else self.dtype,
-            device=self.device,
-            recipe=self.recipe,
-        )
-        torch.manual_seed(request.seed)
-        self.model = models.add_adapter(base, request)
-        self.half = whole and published in (torch.float16, torch.bfloat16)
+        self.model = self._build()
+        self.half = request.adapter == "full" and published in (torch.float16, torch.bfloat16)
         if request.options.gradient_checkpointing:
+            base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             # transformers renames it in version 6
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        self.network = Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
+        self.network: Any = self._wrap()
         self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        held = [row for rows in self.validation.rows for row in rows]
-        self.held_out = (
-            batching.make_step(
-                held,
-                prompt_weight=0.0,
-                packed=self.network.packed,
-                share=self.network.shares,
-                token_budget=self.budget,
-                pad=self.tokenizer.pad_token_id or 0,
-            ).batches
-            if held
-            else []
-        )
+        self.held_out = self._hold_out() if self.validation else []
         self.journal.update(features=self.network.features, resolved=self.resolved, total_steps=self.total)
         self.journal.event(
             f"training {sum(p.numel() for p in self.trained):,} parameters on {len(self.train):,} rows for"
             f" {self.total:,} steps on {self.device} ({'; '.join(self.network.features)})"
         )
+
+    def _build(self) -> Any:
+        """The model with what is trained."""
+        request = self.request
+        base = models.load_base(
+            request.model,
+            request.revision,
+            dtype=torch.float32 if request.adapter == "full" else self.dtype,
+            device=self.device,
+            recipe=self.recipe,
+            four_bit=request.adapter == "qlora",
+        )
+        torch.manual_seed(request.seed)
+        return models.add_adapter(base, request)
+
+    def _wrap(self) -> Any:
+        """The model as it is run."""
+        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
+
+    def _hold_out(self) -> list[Any]:
+        """The validation rows as micro-batches."""
+        return batching.make_step(
+            [row for rows in self.validation.rows for row in rows],
+            prompt_weight=0.0,
+            packed=self.network.packed,
+            share=self.network.shares,
+            token_budget=self.budget,
+            pad=self.tokenizer.pad_token_id or 0,
+        ).batches
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, or from the start where there is none."""
@@ -215,15 +230,10 @@ class Trainer:
             floor=recipe.min_lr_ratio,
             cycles=recipe.lr_num_cycles,
         )
-        step, loss, nll, correct = self._gradient(number)
+        step, measured = self._gradient(number)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, recipe.max_grad_norm or math.inf)
-        values = {
-            "train/loss": loss,
-            "train/learning_rate": rate,
-            "train/grad_norm": float(norm),
-            "train/token_accuracy": correct / max(1, step.completion_tokens),
-        }
-        if not all(math.isfinite(value) for value in (loss, nll, values["train/grad_norm"])):
+        values = measured | {"train/learning_rate": rate, "train/grad_norm": float(norm)}
+        if not all(math.isfinite(value) for value in values.values()):
             raise Diverged(
                 f"the loss is no longer a number at step {number + 1} (learning rate {rate:g}): lower learning_rate,"
                 " or set max_grad_norm or warmup_steps"
@@ -232,42 +242,63 @@ class Trainer:
         self.optimizer.step()
         return values, step
 
-    def _gradient(self, number: int) -> tuple[Step, float, float, int]:
-        """The gradient of one step, with smaller micro-batches where memory does not suffice."""
+    def _gradient(self, number: int) -> tuple[Step, dict[str, float]]:
+        """The gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
         indices = batching.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
-        rows = [piece for index in indices for piece in self.train.rows[index]]
         while True:
-            step = batching.make_step(
-                rows,
-                prompt_weight=self.recipe.prompt_loss_weight,
-                packed=self.network.packed,
-                share=self.network.shares,
-                token_budget=self.budget,
-                micro_batches=self.recipe.gradient_accumulation_steps,
-                pad=self.tokenizer.pad_token_id or 0,
-            )
+            step = self._cut(indices)
             try:
-                return (step, *self._backward(step, number))
+                self.model.train()
+                torch.manual_seed(self.request.seed * 1_000_003 + number)
+                self.optimizer.zero_grad(set_to_none=True)
+                return step, self._backward(step)
             except RuntimeError as problem:
-                smaller = max(len(row.ids) for row in rows) < self.budget
-                if not out_of_memory(problem) or self.recipe.gradient_accumulation_steps is not None or not smaller:
+                longest = max(len(row.ids) for index in indices for row in self.train.rows[index])
+                if not out_of_memory(problem) or not self._halve(step, longest):
                     raise
-            self.budget //= 2
             self.optimizer.zero_grad(set_to_none=True)
             if self.device == "cuda":
                 torch.cuda.empty_cache()
-            self.resolved["token_budget"] = self.budget
             self.journal.update(resolved=self.resolved)
+            how = (
+                f"micro-batches of {self.budget} tokens"
+                if self.micro_batches is None
+                else f"{self.micro_batches} micro-batches a step"
+            )
             self.journal.event(
-                f"out of memory at step {number + 1}: going on with micro-batches of {self.budget} tokens, which"
-                " changes speed and not the gradient",
+                f"out of memory at step {number + 1}: going on with {how}, which changes speed and not the gradient:"
+                f" a step is {self.recipe.batch_size} rows as before",
                 "warning",
             )
 
-    def _backward(self, step: Step, number: int) -> tuple[float, float, int]:
-        self.model.train()
-        torch.manual_seed(self.request.seed * 1_000_003 + number)
-        self.optimizer.zero_grad(set_to_none=True)
+    def _halve(self, step: Step, longest: int) -> bool:
+        """Make micro-batches half as large from now on; False where each is a single row already."""
+        if self.micro_batches is not None:
+            if len(step.batches) < self.micro_batches:  # there were no more rows to spread
+                return False
+            self.micro_batches *= 2
+            self.resolved["gradient_accumulation_steps"] = self.micro_batches
+            return True
+        if longest >= self.budget:
+            return False
+        self.budget //= 2
+        self.resolved["token_budget"] = self.budget
+        return True
+
+    def _cut(self, indices: Sequence[int]) -> Step:
+        """The micro-batches of these rows."""
+        return batching.make_step(
+            [piece for index in indices for piece in self.train.rows[index]],
+            prompt_weight=self.recipe.prompt_loss_weight,
+            packed=self.network.packed,
+            share=self.network.shares,
+            token_budget=self.budget,
+            micro_batches=self.micro_batches,
+            pad=self.tokenizer.pad_token_id or 0,
+        )
+
+    def _backward(self, step: Step) -> dict[str, float]:
+        """Add the step's gradient up; what was measured on the way."""
         objective = torch.zeros((), device=self.device)
         nll = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -278,31 +309,36 @@ class Trainer:
             objective += sums.objective.detach()
             nll += sums.nll
             correct += sums.correct
-        return float(objective) / step.weight, float(nll), int(correct)
+        return {
+            "train/loss": float(objective) / step.weight,
+            "train/token_accuracy": int(correct) / max(1, step.completion_tokens),
+        }
 
     def _evaluate(self) -> None:
-        """Loss and accuracy on the completion tokens of the validation rows, dropout off."""
+        """Measure on the validation rows, dropout off, and tell."""
         progress = self.progress
         self.model.eval()
-        nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
-            for batch in self.held_out:
-                sums = self.network.losses(batch.to(self.device))
-                nll += float(sums.nll)
-                correct += int(sums.correct)
-                tokens += sums.tokens
-        if not math.isfinite(nll):
+            values = self._measure()
+        loss = values["validation/loss"]
+        if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
-        progress.validation_loss, progress.validation_accuracy = nll / tokens, correct / tokens
+        progress.validation_loss, progress.validation_accuracy = loss, values.get("validation/token_accuracy")
         if progress.step == 0:
-            progress.base_loss = progress.validation_loss
-        self.journal.points(
-            progress.step,
-            progress.step / self.per_epoch,
-            {"validation/loss": progress.validation_loss, "validation/token_accuracy": progress.validation_accuracy},
-        )
+            progress.base_loss = loss
+        self.journal.points(progress.step, progress.step / self.per_epoch, values)
         if self.recipe.early_stopping_patience is not None:
-            self._judge(progress.validation_loss, self.recipe.early_stopping_patience)
+            self._judge(loss, self.recipe.early_stopping_patience)
+
+    def _measure(self) -> dict[str, float]:
+        """Loss and accuracy on the completion tokens of the validation rows."""
+        nll, correct, tokens = 0.0, 0, 0
+        for batch in self.held_out:
+            sums = self.network.losses(batch.to(self.device))
+            nll += float(sums.nll)
+            correct += int(sums.correct)
+            tokens += sums.tokens
+        return {"validation/loss": nll / tokens, "validation/token_accuracy": correct / tokens}
 
     def _judge(self, loss: float, patience: int) -> None:
         progress = self.progress
@@ -358,7 +394,7 @@ class Trainer:
         target = self.folder.model if whole else self.folder.adapter
         checkpoints.write_folder(
             target,
-            lambda path: models.save_artefact(self.model, self.tokenizer, path, half=self.half),
+            self._save,
             needs=models.artefact_bytes(self.model),
         )
         progress.seconds += time.monotonic() - self.began
@@ -395,6 +431,9 @@ class Trainer:
         )
         self.folder.write_result(result)
         return result
+
+    def _save(self, path: Path) -> None:
+        models.save_artefact(self.model, self.tokenizer, path, half=self.half)
 
     def tidy(self) -> None:
         """Remove what only an unfinished run needs; to be called when the run is known to have succeeded."""

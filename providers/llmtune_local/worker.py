@@ -81,9 +81,10 @@ def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
             if folder.cancelling:
                 return _cancelled(folder, journal)
             request = _request(folder)
-            from llmtune_local.trainer import Stopped, Trainer
+            from llmtune_local.methods import trainer_for
+            from llmtune_local.trainer import Stopped
 
-            trainer = Trainer(folder, request, journal, lambda: signals.stopped or folder.cancelling)
+            trainer = trainer_for(request)(folder, request, journal, lambda: signals.stopped or folder.cancelling)
             try:
                 result = trainer.run(resume=resume)
             except Stopped:

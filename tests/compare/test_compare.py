@@ -154,7 +154,11 @@ def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: di
     assert pair.separable
     assert board.standings[0].label == "fake"
     assert board.verdict[0].startswith("fake beats")
-    assert len(board.pairs) == len(board.standings) * (len(board.standings) - 1) // 2
+    tuned = {each.label for each in board.standings if each.kind == "tuned"}
+    assert all(tuned & {each.comparison.name_a, each.comparison.name_b} for each in board.pairs)
+    untuned = len(board.standings) - len(tuned)
+    every = len(board.standings) * (len(board.standings) - 1) // 2
+    assert len(board.pairs) == every - untuned * (untuned - 1) // 2
 
 
 def test_one_that_fails_does_not_stop_the_others(job: TuningJob, vendors: dict[str, Any]) -> None:
@@ -307,3 +311,20 @@ def test_holm_is_statsmodels_by_hand() -> None:
     assert holm([]) == []
     assert sign_flip([0.1, 0.2], [0.1, 0.2]) == 1.0
     assert sign_flip([0.0] * 30, [1.0] * 30) < 0.01
+
+
+def test_the_page_of_a_board_holds_everything_and_escapes_it(
+    job: TuningJob, vendors: dict[str, Any], tmp_path: Path
+) -> None:
+    evil = Member(provider="fake", name="<script>alert(1)</script>")
+    board = llmtune.compare(job, [evil, "other"], few_shot=0, pace=QUICK)
+    board.save(tmp_path / "board.html")
+    page = (tmp_path / "board.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "Told apart?" in page
+    data = json.loads(page.split('type="application/json" id="page-data">')[1].split("</script>")[0])
+    (losses,) = [chart for chart in data["charts"] if chart["id"] == "train/loss"]
+    assert {curve["label"] for curve in losses["curves"]} == {"<script>alert(1)</script>", "other"}
+    with pytest.raises(LlmtuneError, match=r"\.json, \.md or \.html"):
+        board.save(tmp_path / "board.pdf")

@@ -50,7 +50,7 @@ def test_base_and_tuned_with_intervals_verdict_and_majority(tickets: list[Exampl
         system = result.system(name)
         assert system is not None
         assert {metric.name for metric in system.metrics} == {"accuracy", "macro_f1", "weighted_f1"}
-        assert system.not_reported["loss"] == "the backend gives no logits"
+        assert system.not_reported["loss"] == "the backend tells no likelihoods of tokens"
         for metric in system.metrics:
             assert metric.interval.low <= metric.value <= metric.interval.high
             assert metric.interval.low < metric.interval.high

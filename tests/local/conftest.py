@@ -322,6 +322,7 @@ def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
 def train(tmp_path: Path, make_request: Callable[..., Any]) -> Callable[..., Any]:
     """Train in this process; returns the trainer, whose folder and result can be looked at."""
     from llmtune_local.journal import Journal
+    from llmtune_local.methods import trainer_for
     from llmtune_local.rundir import RunDir
     from llmtune_local.trainer import Trainer
 
@@ -332,7 +333,7 @@ def train(tmp_path: Path, make_request: Callable[..., Any]) -> Callable[..., Any
         asked = make_request(request, **hyperparameters)
         folder.write_request(asked)
         with Journal(folder) as journal:
-            trainer = Trainer(folder, asked, journal, lambda: False)
+            trainer = trainer_for(asked)(folder, asked, journal, lambda: False)
             trainer.run()
         return trainer
 

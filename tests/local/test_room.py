@@ -7,38 +7,20 @@ from typing import Any
 import pytest
 
 from llmtune.errors import DeviceUnavailable
-from llmtune_local import room
+from llmtune_local import memory
 
 
-@pytest.fixture
-def config() -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
-    )
+def body(adapter: str) -> dict[str, Any]:
+    return {"model": "tiny", "adapter": adapter, "options": {}, "hyperparameters": {"lora_rank": 8}}
 
 
-def test_weights_are_counted_without_being_made(config: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
-    made = AutoModelForCausalLM.from_config(config)
-    assert room.parameters(config) == sum(each.numel() for each in made.parameters())
-
-
-def test_a_model_that_cannot_fit_is_refused_with_both_figures(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = room.parameters(config)
-    monkeypatch.setattr(room, "device_memory", lambda device: weights * 4)
-    room.check_room(config, device="cpu", adapter="lora", dtype="auto")
-    with pytest.raises(DeviceUnavailable, match=r"at least .* GiB on cpu") as caught:
-        room.check_room(config, device="cpu", adapter="full", dtype="auto")
-    assert "lora instead of full" in (caught.value.hint or "")
-    monkeypatch.setattr(room, "device_memory", lambda device: weights * 3)
-    room.check_room(config, device="cpu", adapter="lora", dtype="bfloat16")
-    with pytest.raises(DeviceUnavailable):
-        room.check_room(config, device="cpu", adapter="lora", dtype="float32")
-
-
-def test_this_machine_says_how_much_memory_it_has() -> None:
-    found = room.device_memory("cpu")
-    assert found is None or found > 2**28
+def test_a_model_that_cannot_fit_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = memory.shape_of("tiny")
+    assert shape is not None
+    monkeypatch.setattr(memory, "room", lambda device: shape.parameters * 8)
+    memory.refuse_what_cannot_fit(body("lora"), "cpu")
+    with pytest.raises(DeviceUnavailable, match=r"needs at least .* on cpu and there are") as caught:
+        memory.refuse_what_cannot_fit(body("full"), "cpu")
+    assert "adapter: lora" in (caught.value.hint or "")
+    monkeypatch.setattr(memory, "room", lambda device: None)
+    memory.refuse_what_cannot_fit(body("full"), "cpu")

@@ -432,8 +432,20 @@ def test_out_of_memory_halves_the_micro_batches(train: Train, monkeypatch: pytes
     assert trainer.budget < 4096
     same(plain, trainer)
     assert any("out of memory at step 1" in event.message for event in trainer.folder.read_events()[0])
-    with pytest.raises(torch.OutOfMemoryError):
-        train(gradient_accumulation_steps=1)
+    counted = train(gradient_accumulation_steps=1)  # a fixed number of micro-batches is doubled instead
+    assert counted.resolved["gradient_accumulation_steps"] > 1
+    same(plain, counted)
+    assert any("a step is 8 rows as before" in event.message for event in counted.folder.read_events()[0])
+
+    def none_at_all(self: Network, batch: Any, **kwargs: Any) -> Any:
+        if self.model.training:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, batch, **kwargs)
+
+    monkeypatch.setattr(Network, "losses", none_at_all)
+    for how in ({}, {"gradient_accumulation_steps": 2}):  # one row a micro-batch is as small as it gets
+        with pytest.raises(torch.OutOfMemoryError):
+            train(**how)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_what_cannot_be_compared_is_a_sentence(strong: Report, weak: Report, fai
         gate(strong, failed)
     with pytest.raises(UnknownName, match="accuracy"):
         gate(strong, weak, metric="acuracy")
-    with pytest.raises(InvalidJob, match="has no loss: the backend gives no logits"):
+    with pytest.raises(InvalidJob, match="has no loss: the backend tells no likelihoods of tokens"):
         gate(strong, weak, metric="loss")
 
 

@@ -195,14 +195,14 @@ def test_an_absent_model_says_why() -> None:
     made = rescue()
     rows = [ticket(number) for number in range(30)]
     alone = evaluate(rows, {"old": Unavailable("it is gone"), "new": Likely(often)}, EvaluationSpec(), labels=LABELS)
-    from llmtune.rescuing.webpage import to_html
+    from llmtune.rescuing.page import render as to_html
 
     assert "The old model was not asked: it is gone" in to_html(made.model_copy(update={"labels": alone}))
 
 
 def test_no_section_takes_the_place_of_the_pages_data() -> None:
     """The script finds its data by an id: a section of the same id would hide it."""
-    from llmtune.rescuing.webpage import to_html
+    from llmtune.rescuing.page import render as to_html
 
     for text in (rescue(), board(), make()):
         made = to_html(text) if isinstance(text, RescueReport) else text.to_html()

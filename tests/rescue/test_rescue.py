@@ -153,6 +153,7 @@ def test_after_the_model_stopped_answering_it_says_so_and_goes_on(
     assert isinstance(found.report.agreement, NotReported)
     assert isinstance(found.report.labels, EvaluationResult)  # the new model is judged all the same
     assert "none: " in (tmp_path / "out/report.md").read_text()
+    assert "Old against new" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_model_that_is_gone_before_its_day_is_found_out_by_asking(

@@ -13,10 +13,10 @@ from llmtune.report.html.elements import Child, el
 from llmtune.report.html.evaluated import by_label, confusion, held_out, worst
 from llmtune.report.html.page import facts_list, table
 from llmtune.rescuing.model import RescueReport
-from llmtune.rescuing.words import verdict
+from llmtune.rescuing.words import golden_words, left_behind, verdict
 
 
-def to_html(report: RescueReport) -> str:
+def render(report: RescueReport) -> str:
     """The rescue as one HTML file."""
     name = f"{report.source.model}, rescued"
     top = el("header", el("h1", name), el("p", verdict(report), class_=f"verdict {_mood(report)}"), _caution(report))
@@ -52,7 +52,7 @@ def _sections(report: RescueReport) -> Iterator[Section]:
     ]
     shown = table(["file", "rows", "came from", "sha256"], rows, numbers=(1,), caption="Data", titled=False)
     yield Section("data", "Data", shown if rows else Markup(""))
-    lines = [el("li", each) for each in _left_behind(report)]
+    lines = [el("li", each) for each in left_behind(report)]
     yield Section("left", "What did not come along", el("ul", lines) if lines else Markup(""), short="Left behind")
 
 
@@ -63,30 +63,13 @@ def _judged(result: EvaluationResult | NotReported, id: str, title: str) -> Sect
 
 
 def _models(report: RescueReport) -> Markup:
-    source, golden = report.source, report.golden
-    if isinstance(golden, NotReported):
-        answers = f"none: {golden.reason}"
-    else:
-        sampling = ", ".join(f"{name} {value}" for name, value in golden.sampling.items())
-        answers = f"{golden.answered} of {golden.rows} answers ({sampling})"
+    source = report.source
     return facts_list(
         [
             ("old model", [el("code", source.model), f" at {source.provider}, from ", el("code", source.base)]),
             ("new model", [f"run {report.run} at {report.provider}, from ", el("code", report.model)]),
             ("job", el("code", source.job) if source.job else "\u2013"),
             ("cost of the new run", report.cost),
-            ("golden set", answers),
+            ("golden set", golden_words(report)),
         ]
     )
-
-
-def _left_behind(report: RescueReport) -> Iterator[Child]:
-    source = report.source
-    for name, why in report.dropped.items():
-        yield [el("code", name), f" was left to {report.provider}: {why}"]
-    for name, why in report.lost.items():
-        yield [el("code", name), f" has no knob at {report.provider}: {why}"]
-    for name, value in source.unmapped.items():
-        yield [el("code", name), " = ", el("code", str(value)), f" is {source.provider}'s own and has no name here"]
-    for role, why in source.gone.items():
-        yield f"the {role} file could not be fetched: {why}"

@@ -1,0 +1,57 @@
+"""How much memory a run on this machine will take, told before it is started."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """One part of a run's memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+
+
+class Footprint(BaseModel):
+    """An estimate of the peak, its parts, and what would make it smaller. Sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    peak: int | None = None
+    """None where it cannot be told; `unknown` says why."""
+
+    parts: tuple[Part, ...] = ()
+    tokens: int | None = None
+    """Tokens of the largest micro-batch."""
+
+    device: str = ""
+    room: int | None = None
+    """What the device has; None where that is not known."""
+
+    advice: tuple[str, ...] = ()
+    """What makes it fit, or smaller, each with the peak it leads to."""
+
+    unknown: str = ""
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the device has that much; None where either is not known."""
+        return None if self.peak is None or self.room is None else self.peak <= self.room
+
+    def sentence(self) -> str:
+        """The estimate in words: "about 1.9 GiB of 23.4 GiB (cpu): weights 0.4, activations 1.1, ..."."""
+        if self.peak is None:
+            return f"not estimated ({self.unknown})"
+        of = f" of {size(self.room)}" if self.room is not None else ""
+        listed = ", ".join(f"{part.name} {size(part.bytes)}" for part in self.parts if part.bytes)
+        judged = "" if self.fits is not False else ", which is too much"
+        return f"about {size(self.peak)}{of} on {self.device}{judged}: {listed}"
+
+
+def size(count: int) -> str:
+    """Bytes as MiB or GiB, for people."""
+    if count < 1 << 30:
+        return f"{count / 2**20:.0f} MiB"
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,132 @@
+"""A tuned model as a folder that others load: the adapter as PEFT has it, or one model with the adapter merged in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune_local import model as models
+from llmtune_local.checkpoints import write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Format = Literal["adapter", "merged"]
+
+#: The ranks vLLM has kernels for (`--max-lora-rank`, docs.vllm.ai, 2026-11).
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) -> tuple[str, ...]:
+    """Write the model to the folder `into`, with its tokenizer and chat template; how it is served, in sentences.
+
+    `data` is what the run's reference says of the model: base, revision, method. The folder must not be there, or be
+    empty; it appears when it is complete.
+
+    Raises:
+        InvalidJob: there is no adapter to give (all weights were tuned), or the folder holds something.
+    """
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise InvalidJob(f"{into} is there already and is not empty", hint="name another folder with --out")
+    adapter = (artefact / "adapter_config.json").is_file()
+    if format == "adapter":
+        if not adapter:
+            raise InvalidJob("this run tuned all weights: it has no adapter", hint="use --format merged")
+        size = sum(path.stat().st_size for path in artefact.iterdir())
+        write_folder(_empty(into), lambda path: _copy(artefact, path), needs=size)
+        return _adapter_notes(into, json.loads((into / "adapter_config.json").read_text(encoding="utf-8")), data)
+    if not adapter:
+        size = sum(path.stat().st_size for path in artefact.iterdir())
+        write_folder(_empty(into), lambda path: _copy(artefact, path), needs=size)
+    else:
+        _merge(artefact, data, into)
+    return _merged_notes(into, data)
+
+
+def _empty(into: Path) -> Path:
+    into.parent.mkdir(parents=True, exist_ok=True)
+    if into.exists():
+        into.rmdir()
+    return into.absolute()
+
+
+def _copy(artefact: Path, into: Path) -> None:
+    for path in artefact.iterdir():
+        if path.is_file():
+            shutil.copy(path, into)
+
+
+def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
+    """Merge in float32 on the CPU; the result is in the precision that the base was published in."""
+    import peft
+    import torch
+
+    base, revision = str(data["model"]), data.get("revision")
+    tokenizer = models.load_tokenizer(str(artefact), revision)
+    labelled = data.get("method") == "classification"
+    published = getattr(models.check_model(base, revision, data.get("method", "sft")), "dtype", None)
+    if labelled:
+        from llmtune_local.encoder import LABELS_FILE, load_tuned
+
+        network, _ = load_tuned(base, artefact, revision, "cpu", tokenizer)
+    else:
+        loaded = models.load_base(base, revision, dtype=torch.float32, device="cpu")
+        network = peft.PeftModel.from_pretrained(loaded, artefact).merge_and_unload()
+    half = not labelled and published in (torch.float16, torch.bfloat16)
+
+    def write(path: Path) -> None:
+        models.save_artefact(network, tokenizer, path, half=half)
+        if labelled:
+            shutil.copy(artefact / LABELS_FILE, path)
+
+    bytes_ = sum(parameter.numel() for parameter in network.parameters()) * (2 if half else 4)
+    write_folder(_empty(into), write, needs=bytes_)
+
+
+def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
+    base = settings.get("base_model_name_or_path") or data.get("model")
+    rank = int(settings.get("r", 16))
+    blocked = [
+        says
+        for blocks, says in (
+            (settings.get("use_dora"), "a DoRA adapter"),
+            (settings.get("modules_to_save"), "an adapter with whole modules in it"),
+            (rank > _RANKS[-1], f"an adapter of rank {rank}"),
+        )
+        if blocks
+    ]
+    if blocked:
+        return (f"vLLM does not serve {blocked[0]}: export it with --format merged", _peft_note(into))
+    most = next(each for each in _RANKS if rank <= each)
+    return (
+        f"vLLM serves it beside its base: vllm serve {base} --enable-lora --lora-modules tuned={into.absolute()}"
+        f" --max-lora-rank {most}   (ask for the model 'tuned')",
+        _peft_note(into),
+    )
+
+
+def _peft_note(into: Path) -> str:
+    return f"PEFT loads it: AutoPeftModelForCausalLM.from_pretrained({str(into)!r})"
+
+
+def _merged_notes(into: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
+    if data.get("method") == "classification":
+        return (
+            f"vLLM serves it: vllm serve {into.absolute()} --runner pooling   (POST /classify)",
+            f"transformers loads it: AutoModelForSequenceClassification.from_pretrained({str(into)!r})",
+        )
+    return (
+        f"vLLM serves it: vllm serve {into.absolute()}   (the chat template is in the folder)",
+        f"transformers loads it: AutoModelForCausalLM.from_pretrained({str(into)!r})",
+    )
+
+
+def artefact_of(folder: str) -> Path:
+    """The folder of a tuned model. Raises `LlmtuneError` where it is gone."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise LlmtuneError(f"the folder {folder} is gone")
+    return path
