@@ -79,7 +79,8 @@ class LocalOptions(Options):
     """auto: cuda, else mps, else cpu. Another one is used only when it is there, never silently replaced."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
+    float32 elsewhere."""
 
     num_threads: int | None = None
     """CPU threads; None: all physical cores this process may use."""

@@ -81,7 +81,7 @@ class LocalClassifier:
             if row is not None
         ]
         found: list[list[float]] = [[] for _ in texts]
-        dtype = models.choose_dtype(self.options.dtype, device)
+        dtype = models.choose_dtype(self.options.dtype, device, self.model, self.revision)
         with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             for group in encoder.batches_of([len(row.ids) for row in rows], _TOKENS):
                 values = encoder.logits_of(

@@ -211,7 +211,7 @@ class LocalGenerator:
         options = self.options
         models.set_threads(options)
         device = models.check_device(options.device)
-        dtype = models.choose_dtype(options.dtype, device)
+        dtype = models.choose_dtype(options.dtype, device, self.model, self.revision)
         adapter = self.artefact if self.artefact and (self.artefact / "adapter_config.json").exists() else None
         source = str(self.artefact) if self.artefact and adapter is None else self.model
         tokenizer = models.load_tokenizer(

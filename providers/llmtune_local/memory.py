@@ -20,6 +20,7 @@ from typing import Any
 
 from llmtune.errors import DeviceUnavailable
 from llmtune.footprint import Footprint, Part, size
+from llmtune_local import precision
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
@@ -245,7 +246,7 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
         rank=int(receipt.effective("lora_rank", 16)),
         dropout=float(receipt.effective("lora_dropout", 0.0)),
         optimizer=receipt.effective("optimizer", "adamw_torch"),
-        dtype=("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype,
+        dtype=precision.settled(dtype, device, shape),
         checkpointing=bool(options.get("gradient_checkpointing", False)),
         device=device,
         micro_batches=-(-step // max(1, most)),
@@ -273,7 +274,7 @@ def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
         trained_tokens=16,
         rank=int(recipe.get("lora_rank") or 16),
         optimizer=recipe.get("optimizer") or "adamw_torch",
-        dtype=("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype,
+        dtype=precision.settled(dtype, device, shape),
         device=device,
     )
     least = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)

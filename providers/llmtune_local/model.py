@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import DeviceUnavailable, InvalidJob
+from llmtune_local import precision
 from llmtune_local.process import share_cores, usable_cores
 
 if TYPE_CHECKING:
@@ -117,17 +118,16 @@ def check_device(name: str = "auto") -> str:
     )
 
 
-def choose_dtype(name: str, device: str) -> torch.dtype:
-    """The dtype of the frozen weights and of the arithmetic.
-
-    auto is bfloat16 on CUDA devices that have it, else float32: on CPU bfloat16 pays only with AVX512_BF16 or AMX,
-    and rounds; it is there to be asked for.
-    """
+def choose_dtype(name: str, device: str, model: str, revision: str | None = None) -> torch.dtype:
+    """The dtype of the frozen weights and of the arithmetic; see `precision` for what auto means."""
     import torch
 
-    if name == "bfloat16" or (name == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()):
-        return torch.bfloat16
-    return torch.float32
+    from llmtune_local.memory import shape_of
+
+    if name == "auto" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float32
+    shape = shape_of(model, revision) if name == "auto" and device == "cpu" else None
+    return torch.bfloat16 if precision.settled(name, device, shape) == "bfloat16" else torch.float32
 
 
 def load_tokenizer(model: str, revision: str | None = None, chat_template: str | None = None) -> Any:

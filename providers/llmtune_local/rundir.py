@@ -119,7 +119,8 @@ class WorkerOptions(_Record):
     """auto: cuda, else mps, else cpu."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on CUDA devices that have it, float32 elsewhere. The trained weights are always float32."""
+    """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
+    float32 elsewhere. The trained weights are always float32."""
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; None: OMP_NUM_THREADS where set, else the physical cores this process may use."""

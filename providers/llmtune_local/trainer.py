@@ -75,7 +75,7 @@ class Trainer:
         models.check_adapter(request.adapter, self.device)
         if options.gradient_checkpointing and self.device == "cpu":
             give_memory_back()
-        self.dtype = models.choose_dtype(options.dtype, self.device)
+        self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
         self.budget = options.token_budget or token_budget(self.device)
         self.journal.update(
             message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")

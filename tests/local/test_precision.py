@@ -1,0 +1,30 @@
+"""Half precision where the hardware multiplies in it, and where it pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmtune_local import memory, precision
+
+
+def test_auto_takes_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = memory.shape_of("tiny")
+    assert small is not None
+    large = replace(small, parameters=precision.HALF_FROM)
+    monkeypatch.setattr(precision, "cpu_has_half", lambda: True)
+    assert precision.settled("auto", "cpu", large) == "bfloat16"
+    assert precision.settled("auto", "cpu", small) == "float32"
+    assert precision.settled("auto", "cpu", replace(large, encoder=True)) == "float32"
+    assert precision.settled("auto", "cpu", None) == "float32"
+    assert precision.settled("auto", "mps", large) == "float32"
+    assert precision.settled("auto", "cuda", None) == "bfloat16"
+    assert precision.settled("float32", "cuda", large) == "float32"
+    assert precision.settled("bfloat16", "cpu", small) == "bfloat16"
+    monkeypatch.setattr(precision, "cpu_has_half", lambda: False)
+    assert precision.settled("auto", "cpu", large) == "float32"
+
+
+def test_the_processor_says_what_it_can() -> None:
+    assert precision.cpu_has_half() in (True, False)
