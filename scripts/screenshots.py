@@ -1,7 +1,7 @@
-"""Photograph the pages for the docs: `python scripts/screenshots.py OUT` after some runs are in the store.
+"""Photograph the pages for the docs: `python scripts/screenshots.py OUT [BOARD.json]` after some runs are in the store.
 
-The newest run that succeeded is the page of a run; the three newest stand side by side. Widths are those of a desk and
-of a phone.
+The longest run that succeeded is the page of a run; the three newest stand side by side; the board is what
+`llmtune compare -o BOARD.json` wrote. Widths are those of a desk and of a phone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def main() -> int:
     from playwright.sync_api import sync_playwright
 
     from llmtune.provider import RunState
+    from llmtune.report.board import Board
     from llmtune.runs import open_store
     from llmtune.runs.listing import listed
     from llmtune.ui import Server
@@ -37,12 +38,16 @@ def main() -> int:
         "list": "",
         "compare": "compare?" + "&".join(f"run={run.id}" for run in done[:3]),
     }
+    if len(sys.argv) > 2:
+        made = Path(sys.argv[2]).with_suffix(".html")
+        made.write_text(Board.model_validate_json(Path(sys.argv[2]).read_bytes()).to_html(), encoding="utf-8")
+        pages["board"] = made.absolute().as_uri()
     with Server(port=0) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, path in pages.items():
             for width in WIDTHS:
                 page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
-                page.goto(server.url + path)
+                page.goto(path if path.startswith("file:") else server.url + path)
                 page.wait_for_timeout(800)
                 height = min(HEIGHTS[width], page.evaluate("document.body.offsetHeight"))
                 shot = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from llmtune.cli.kept import Kept
     from llmtune.data.example import Message
     from llmtune.provider import Generation
     from llmtune.report import Report
@@ -60,27 +61,38 @@ def report(
         Path | None, typer.Option("--output", "-o", help="Write it to a file (.html, .json, .md or .txt) instead.")
     ] = None,
 ) -> None:
-    """Show the report of a finished run."""
+    """Show the report of a finished run; also a board or a rescue that was written to a file."""
+    from llmtune.cli import kept
     from llmtune.cli.output import err, out
-    from llmtune.report.terminal import print_report
 
-    found = _report(run)
-    shapes: dict[ReportFormat | None, Callable[[], str]] = {
-        ReportFormat.JSON: lambda: found.to_json() + "\n",
-        ReportFormat.MARKDOWN: found.to_markdown,
-        ReportFormat.HTML: found.to_html,
-        ReportFormat.TERMINAL: found.to_text,
-    }
-    if output is not None:
-        if shape is None:  # the file's name says it
-            found.save(output)
-        else:
-            output.write_text(shapes[shape](), encoding="utf-8")
-        err.print(f"wrote {output}", markup=False, soft_wrap=True)
-    elif shape in (None, ReportFormat.TERMINAL):
-        print_report(found, out)
+    found = kept.find(run)
+    by_name = {".json": ReportFormat.JSON, ".md": ReportFormat.MARKDOWN, ".html": ReportFormat.HTML}
+    wanted = shape or (by_name.get(output.suffix.lower()) if output is not None else None) or ReportFormat.TERMINAL
+    if wanted is ReportFormat.TERMINAL and output is None:
+        found.show(out)
+        return
+    if wanted is ReportFormat.TERMINAL:
+        text = _plain(found)
+    elif wanted is ReportFormat.JSON:
+        text = found.to_json().rstrip("\n") + "\n"
     else:
-        _write(shapes[shape]())
+        text = found.to_markdown() if wanted is ReportFormat.MARKDOWN else found.to_html()
+    if output is None:
+        _write(text)
+        return
+    output.write_text(text, encoding="utf-8")
+    err.print(f"wrote {output}", markup=False, soft_wrap=True)
+
+
+def _plain(found: Kept) -> str:
+    """As it stands on a terminal, without colours."""
+    import io
+
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    found.show(Console(file=buffer, width=80, no_color=True, force_terminal=False, highlight=False))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def gate(
@@ -229,14 +241,9 @@ def _say(answer: Generation) -> None:
 
 def _report(run: str) -> Report:
     """The report of a run, or from a file."""
-    from llmtune.report import Report
+    from llmtune.cli import kept
 
-    path = Path(run)
-    if path.suffix == ".json" and (path.exists() or path.parent != Path()):
-        return Report.load(path)
-    from llmtune.runs import attach
-
-    return attach(run).report()
+    return kept.report_of(run)
 
 
 def _write(text: str) -> None:

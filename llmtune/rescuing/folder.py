@@ -14,7 +14,7 @@ from llmtune.rescuing.model import Rescue, Step
 
 
 class Folder:
-    """job.yaml, data/, golden.jsonl, receipt.json, report.md, report.json, and rescue.json, which says what is done."""
+    """job.yaml, data/, golden.jsonl, receipt.json, report.md, .html and .json; rescue.json says what is done."""
 
     def __init__(self, path: Path, asked: str) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A rescue as one HTML file, beside its Markdown."""
+"""The page of a rescue: old against new, what came along and what did not."""
 
 from __future__ import annotations
 
@@ -10,66 +10,66 @@ from llmtune.evaluation.model import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.report.html import Section, page
 from llmtune.report.html.elements import Child, el
-from llmtune.report.html.page import facts_list, sorted_by, table
-from llmtune.report.words import metric_name, number, spread
+from llmtune.report.html.evaluated import by_label, confusion, held_out, worst
+from llmtune.report.html.page import facts_list, table
 from llmtune.rescuing.model import RescueReport
 from llmtune.rescuing.words import golden_words, left_behind, verdict
 
 
 def render(report: RescueReport) -> str:
-    """The page."""
-    source = report.source
-    header = el(
-        "header",
-        el("h1", source.model),
-        el("p", el("span", f"from {source.provider}"), el("span", f"to {report.provider}"), class_="line"),
-        el("p", verdict(report), class_="verdict", id="headline"),
+    """The rescue as one HTML file."""
+    name = f"{report.source.model}, rescued"
+    top = el("header", el("h1", name), el("p", verdict(report), class_=f"verdict {_mood(report)}"), _caution(report))
+    return page(name, _sections(report), header=top)
+
+
+def _mood(report: RescueReport) -> str:
+    found = None if isinstance(report.labels, NotReported) else report.labels.comparison(a="old", b="new")
+    return {"better": "good", "worse": "bad", "not separable": "doubt"}.get(found.verdict if found else "", "")
+
+
+def _caution(report: RescueReport) -> Markup | None:
+    if not report.source.seen_in_training:
+        return None
+    says = (
+        "The old model was trained on the rows it is judged by (no others could be had), the new one was not: the old"
+        " one's figures flatter it."
     )
-    return page(f"{source.model} \u00b7 rescued", _sections(report), header=header)
+    return el("p", says, class_="doubt")
 
 
 def _sections(report: RescueReport) -> Iterator[Section]:
-    source = report.source
-    facts: list[tuple[str, Child]] = [
-        ("old model", f"{source.model} at {source.provider}, from {source.base}"),
-        ("new model", f"run {report.run} at {report.provider}, from {report.model}"),
-        ("job", source.job or "\u2013"),
-        ("golden set", golden_words(report)),
-        ("cost of the new run", report.cost),
-    ]
-    yield Section("models", "Models", facts_list(facts))
-    yield Section("labels", "Old against new, by the reference answers", _scores(report.labels), short="By reference")
-    yield Section("answers", "The new model, by the old one's answers", _scores(report.agreement), short="By old")
-    yield Section("data", "Data", _files(report))
-    lines = [*left_behind(report)]
-    yield Section(
-        "left", "What did not come along", el("ul", [el("li", each) for each in lines]) if lines else Markup("")
-    )
-
-
-def _scores(result: EvaluationResult | NotReported) -> Markup:
-    if isinstance(result, NotReported):
-        return el("p", str(result), class_="dim")
-    rows: list[list[Child]] = []
-    for name, system in result.systems.items():
-        if isinstance(system, NotReported):
-            rows.append([name, "", system.reason, ""])
-            continue
-        rows += [
-            [
-                name,
-                metric_name(each.name),
-                sorted_by(each.value, number(each.value, each.unit), class_="n"),
-                spread(each.interval, each.unit),
-            ]
-            for each in system.metrics
-        ]
-    level = f"{100 * result.level:.0f}% interval"
-    return table(("", "metric", "value", level), rows, numbers=(2,), caption="Scores", titled=False)
-
-
-def _files(report: RescueReport) -> Markup:
+    yield Section("models", "Old and new", _models(report))
+    yield _judged(report.labels, "labels-old-new", "Old against new, by the reference answers")
+    if isinstance(report.labels, EvaluationResult):
+        yield by_label(report.labels, before="old", after="new")
+        yield confusion(report.labels, after="new")
+        yield worst(report.labels, after="new")
+    yield _judged(report.agreement, "agreement", "The new model, by the old model's answers")
     rows: list[list[Child]] = [
-        [file.path, str(file.rows), file.came_from, file.sha256[:12]] for file in report.source.files.values()
+        [el("td", el("code", each.path)), f"{each.rows:,}", each.came_from, el("td", el("code", each.sha256[:12]))]
+        for each in report.source.files.values()
     ]
-    return table(("file", "rows", "came from", "sha256"), rows, numbers=(1,), caption="Files", titled=False)
+    shown = table(["file", "rows", "came from", "sha256"], rows, numbers=(1,), caption="Data", titled=False)
+    yield Section("data", "Data", shown if rows else Markup(""))
+    lines = [el("li", each) for each in left_behind(report)]
+    yield Section("left", "What did not come along", el("ul", lines) if lines else Markup(""), short="Left behind")
+
+
+def _judged(result: EvaluationResult | NotReported, id: str, title: str) -> Section:
+    if isinstance(result, NotReported):
+        return Section(id, title, el("p", str(result), class_="dim"))
+    return held_out(result, before="old", after="new", id=id, title=title)
+
+
+def _models(report: RescueReport) -> Markup:
+    source = report.source
+    return facts_list(
+        [
+            ("old model", [el("code", source.model), f" at {source.provider}, from ", el("code", source.base)]),
+            ("new model", [f"run {report.run} at {report.provider}, from ", el("code", report.model)]),
+            ("job", el("code", source.job) if source.job else "\u2013"),
+            ("cost of the new run", report.cost),
+            ("golden set", golden_words(report)),
+        ]
+    )

@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from llmtune.errors import RunNotFound
 from llmtune.evaluation.model import EvaluationResult
-from llmtune.metrics.points import NotReported, Series
+from llmtune.metrics.points import NotReported
 from llmtune.report import Report
 from llmtune.report.html import Section, page
-from llmtune.report.html.charts import chart_places, curve
+from llmtune.report.html.charts import chart_places, overlaid
 from llmtune.report.html.elements import Child, el
 from llmtune.report.html.page import sorted_by, table
 from llmtune.report.html.run import state_mark
@@ -22,13 +22,6 @@ from llmtune.ui.live import report_of
 
 #: Runs in one comparison, at most: more colours than these nobody can tell apart.
 MOST = 8
-
-_CURVES = (
-    ("validation/loss", "Validation loss"),
-    ("train/loss", "Training loss"),
-    ("train/learning_rate", "Learning rate"),
-    ("validation/token_accuracy", "Validation token accuracy"),
-)
 
 
 def render(store: Store, run_ids: Sequence[str]) -> str:
@@ -43,7 +36,7 @@ def render(store: Store, run_ids: Sequence[str]) -> str:
     if len(found) < 2 or len(found) > MOST:
         says = f"Tick two to {MOST} runs in the list; {count(len(found), 'run')} came."
         return page("llmtune: compare", [Section("runs", "Nothing to compare", el("p", says))], home="/", connect=True)
-    charts = overlaid(found)
+    charts = overlaid([(name, report.series) for name, report in zip(names(found), found, strict=True)])
     shown = [
         Section("runs", "Runs", _runs(found)),
         Section("curves", "Curves", chart_places(charts)),
@@ -61,22 +54,6 @@ def names(reports: Sequence[Report]) -> list[str]:
         name if called.count(name) == 1 else f"{name} {report.identity.run_id[:6]}"
         for name, report in zip(called, reports, strict=True)
     ]
-
-
-def overlaid(reports: Sequence[Report]) -> list[dict[str, Any]]:
-    """One chart a series, one curve a run; a run keeps its colour from chart to chart."""
-    charts = []
-    for series_name, title in _CURVES:
-        curves = []
-        unit = ""
-        for place, (name, report) in enumerate(zip(names(reports), reports, strict=True)):
-            series = report.series.get(series_name)
-            if isinstance(series, Series) and series.points:
-                unit = series.unit
-                curves.append(curve(series, name) | {"colour": place})
-        if curves:
-            charts.append({"id": series_name, "title": title, "unit": unit, "curves": curves})
-    return charts
 
 
 def _runs(reports: Sequence[Report]) -> Markup:

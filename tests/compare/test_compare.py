@@ -323,7 +323,7 @@ def test_the_page_of_a_board_holds_everything_and_escapes_it(
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "Told apart?" in page
-    data = json.loads(page.split('type="application/json" id="data">')[1].split("</script>")[0])
+    data = json.loads(page.split('type="application/json" id="page-data">')[1].split("</script>")[0])
     (losses,) = [chart for chart in data["charts"] if chart["id"] == "train/loss"]
     assert {curve["label"] for curve in losses["curves"]} == {"<script>alert(1)</script>", "other"}
     with pytest.raises(LlmtuneError, match=r"\.json, \.md or \.html"):

@@ -40,7 +40,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def data_of(text: str) -> Any:
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+    return json.loads(re.search(r'<script type="application/json" id="page-data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
 
 
 # --- elements ------------------------------------------------------------------------------------------------------

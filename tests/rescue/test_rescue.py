@@ -76,6 +76,7 @@ def test_from_a_hosted_model_to_this_machine(vendor: FakeOpenAI, old_model: str,
     assert old["accuracy"].value == pytest.approx(right)
     assert report.labels.comparison(a="old", b="new") is not None
     assert isinstance(report.agreement, EvaluationResult)
+    assert "Old against new" in (out / "report.html").read_text()
     page = (out / "report.md").read_text()
     assert "Old against new" in page
     assert old_model in page

@@ -96,7 +96,7 @@ def test_ticked_runs_stand_side_by_side(server: Server, begin: Begin) -> None:
     assert "2 runs side by side" in text
     settings = text[text.index('id="settings"') :]
     assert "epochs" in settings.split("</section>")[0]
-    charts = json.loads(text.split('id="data">')[1].split("</script>")[0])["charts"]
+    charts = json.loads(text.split('id="page-data">')[1].split("</script>")[0])["charts"]
     assert [curve["label"] for curve in charts[0]["curves"]] == ["two", "three"]
     assert [curve["colour"] for curve in charts[0]["curves"]] == [0, 1]
     assert "Tick two to 8 runs" in get(server, f"/compare?run={runs[0].id}")

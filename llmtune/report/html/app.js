@@ -3,7 +3,7 @@
 (function () {
   "use strict";
   const root = document.documentElement;
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const data = JSON.parse(document.getElementById("page-data").textContent);
 
   // --- theme ---------------------------------------------------------------------------------------------------------
   const themes = ["system", "light", "dark"];

@@ -68,6 +68,31 @@ def curve(series: Series, label: str) -> dict[str, Any]:
     }
 
 
+#: The curves that several runs are laid over each other in, and what they are called.
+OVERLAID = (
+    ("validation/loss", "Validation loss"),
+    ("train/loss", "Training loss"),
+    ("train/learning_rate", "Learning rate"),
+    ("validation/token_accuracy", "Validation token accuracy"),
+)
+
+
+def overlaid(named: Sequence[tuple[str, Mapping[str, Series | NotReported]]]) -> list[dict[str, Any]]:
+    """One chart a series, one curve a run, under the run's name; a run keeps its colour from chart to chart."""
+    charts = []
+    for series_name, title in OVERLAID:
+        curves = []
+        unit = ""
+        for place, (label, found) in enumerate(named):
+            series = found.get(series_name)
+            if isinstance(series, Series) and series.points:
+                unit = series.unit
+                curves.append(curve(series, label) | {"colour": place})
+        if curves:
+            charts.append({"id": series_name, "title": title, "unit": unit, "curves": curves})
+    return charts
+
+
 def plain_number(value: float) -> float | None:
     """The value to seven significant digits, as JSON can hold it; None when it is not finite."""
     return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult, WorstRow
 from llmtune.metrics.classification import ClassificationResult
+from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.points import NotReported
 from llmtune.report.html.elements import Child, el, join
 from llmtune.report.html.page import Section, details, sorted_by, table
@@ -29,8 +30,10 @@ _HOW = {
 }
 
 
-def held_out(result: EvaluationResult) -> Section:
-    """Every metric of every system, and what separates them."""
+def held_out(
+    result: EvaluationResult, *, before: str = "base", after: str = "tuned", id: str = "evaluation", title: str = ""
+) -> Section:
+    """Every metric of every system, and what separates the system `after` from the system `before`."""
     some = f" of {result.available:,}" if result.rows < result.available else ""
     said = f"{count(result.rows, 'row')}{some}, {_HOW[result.scored_by]}; intervals at {result.level:.0%}."
     if result.rule:
@@ -46,8 +49,8 @@ def held_out(result: EvaluationResult) -> Section:
         if (system := result.system(name)) is not None
         for metric, reason in system.not_reported.items()
     ]
-    body = join([el("p", said, class_="hint"), bars(result), _metrics(result), absent, missing])
-    return Section("evaluation", "Held-out rows", body, short="Results")
+    body = join([el("p", said, class_="hint"), bars(result), _metrics(result, before, after), absent, missing])
+    return Section(id, title or "Held-out rows", body, short="Results")
 
 
 def bars(result: EvaluationResult) -> Markup:
@@ -82,10 +85,10 @@ def bar(value: MetricValue) -> Markup:
     )
 
 
-def _metrics(result: EvaluationResult) -> Markup:
+def _metrics(result: EvaluationResult, before: str, after: str) -> Markup:
     answered = [system for name in result.systems if (system := result.system(name)) is not None]
     names = list(dict.fromkeys(metric.name for each in answered for metric in each.metrics))
-    compared = any(each.name_a == "base" for each in result.comparisons)
+    compared = any((each.name_a, each.name_b) == (before, after) for each in result.comparisons)
     headings = ["metric", *(each.name for each in answered), *(["difference", "verdict"] if compared else [])]
     rows: list[list[Child]] = []
     for name in names:
@@ -100,15 +103,14 @@ def _metrics(result: EvaluationResult) -> Markup:
             within = el("small", spread(metric.interval, unit))
             cells.append(sorted_by(metric.value, el("b", number(metric.value, unit)), within, class_="n two"))
         if compared:
-            cells += _difference(result, name, unit)
+            cells += _difference(result.comparison(name, before, after), unit)
         rows.append([el("td", metric_name(name), title=says), *cells])
     return (
         table(headings, rows, numbers=range(1, len(answered) + 1 + compared), caption="Metrics") if rows else Markup("")
     )
 
 
-def _difference(result: EvaluationResult, name: str, unit: str) -> list[Child]:
-    comparison = result.comparison(name)
+def _difference(comparison: Comparison | None, unit: str) -> list[Child]:
     if comparison is None:
         return ["", ""]
     within = el("small", spread(comparison.interval, unit))
@@ -121,18 +123,18 @@ def _difference(result: EvaluationResult, name: str, unit: str) -> list[Child]:
 
 
 # --- by label --------------------------------------------------------------------------------------------------------
-def by_label(result: EvaluationResult) -> Section:
-    """Precision, recall and F1 of each label, sortable, beside those of the base model."""
-    tuned = _judged(result)
+def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tuned") -> Section:
+    """Precision, recall and F1 of each label, sortable, beside those of the system `before`."""
+    tuned = _judged(result, after)
     if tuned is None or tuned.classification is None:
         return Section("labels", "By label", Markup(""))
     found = tuned.classification
-    base = result.system("base")
-    before = base.classification if base is not None and base is not tuned else None
+    base = result.system(before)
+    was_found = base.classification if base is not None and base is not tuned else None
     headings = ["label", "rows", "answered", "precision", "recall", "F1"]
-    headings += ["F1 base", "change"] if before is not None else []
+    headings += [f"F1 {before}", "change"] if was_found is not None else []
     rows: list[list[Child]] = []
-    earlier = {each.label: each for each in before.classes} if before is not None else {}
+    earlier = {each.label: each for each in was_found.classes} if was_found is not None else {}
     for row in found.classes:
         cells: list[Child] = [
             el("td", row.label, class_="label"),
@@ -140,7 +142,7 @@ def by_label(result: EvaluationResult) -> Section:
             sorted_by(row.predicted, f"{row.predicted:,}", class_="n"),
             *(sorted_by(value, number(value, "share"), class_="n") for value in (row.precision, row.recall, row.f1)),
         ]
-        if before is not None:
+        if was_found is not None:
             was = earlier.get(row.label)
             cells.append(sorted_by(was.f1, number(was.f1, "share"), class_="n") if was else "")
             cells.append(_change(row.f1 - was.f1) if was else "")
@@ -164,9 +166,9 @@ def _change(change: float) -> Markup:
     return sorted_by(change, el("span", difference(change, "share"), class_=kind), class_="n")
 
 
-def confusion(result: EvaluationResult) -> Section:
+def confusion(result: EvaluationResult, *, after: str = "tuned") -> Section:
     """True label by row, answer by column; and what is taken for what most often."""
-    tuned = _judged(result)
+    tuned = _judged(result, after)
     found = tuned.classification if tuned is not None else None
     if found is None or tuned is None:
         return Section("confusion", "Confusion", Markup(""))
@@ -236,9 +238,9 @@ def _confused(found: ClassificationResult) -> Markup:
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
-def worst(result: EvaluationResult) -> Section:
+def worst(result: EvaluationResult, *, after: str = "tuned") -> Section:
     """Rows that went wrong, one under the other, as they are."""
-    tuned = _judged(result)
+    tuned = _judged(result, after)
     parts: list[Child] = []
     if tuned is not None and tuned.worst:
         parts.append(_rows(tuned.worst))
@@ -292,5 +294,5 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
 
 
-def _judged(result: EvaluationResult) -> SystemResult | None:
-    return result.system("tuned") or next((s for name in result.systems if (s := result.system(name))), None)
+def _judged(result: EvaluationResult, after: str) -> SystemResult | None:
+    return result.system(after) or next((s for name in result.systems if (s := result.system(name))), None)

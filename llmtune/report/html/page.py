@@ -74,7 +74,7 @@ def page(
         _bar(shown, home),
         el("main", header, [_section(each) for each in shown], id="content", tabindex="-1"),
         el("footer", "Made by llmtune. Charts by uPlot ", UPLOT, " (MIT)."),
-        json_script("data", data or {}),
+        json_script("page-data", data or {}),
         [_raw("script", each) for each in scripts],
     )
     licence = Markup(f"<!--\nuPlot {UPLOT}, https://github.com/leeoniya/uPlot\n{_asset('vendor/uplot/LICENSE')}-->\n")
