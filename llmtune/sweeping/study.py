@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("llmtune")
 
 Method = Literal["random", "grid", "bayesian"]
+Direction = Literal["minimize", "maximize"]
 
 #: Seconds that a writer waits for another one, as in the store.
 BUSY_SECONDS = 60
 
 
-def open_study(name: str, space: Space, *, method: Method, direction: str, seed: int, pruning: bool) -> optuna.Study:
+def open_study(
+    name: str, space: Space, *, method: Method, direction: Direction, seed: int, pruning: bool
+) -> optuna.Study:
     """The study of that name, new or as it was left. Raises `MissingExtra` without Optuna."""
     try:
         import optuna
