@@ -1,4 +1,4 @@
-"""What `llmtune report` can show: the report of a run, and boards and rescues that were written to a file."""
+"""What `llmtune report` can show: the report of a run, and boards, sweeps and rescues that were written to a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Kept:
 
 
 def find(name: str) -> Kept:
-    """A run by its id, the beginning of its id, or its name; or a file of a report, a board or a rescue."""
+    """A run by its id, the beginning of its id, or its name; or a file of a report, a board, a sweep or a rescue."""
     path = Path(name)
     if path.is_dir() and (path / "rescue.json").exists():
         path = path / "report.json"
@@ -37,6 +37,8 @@ def find(name: str) -> Kept:
             return _board(path, content)
         if {"golden", "agreement"} <= fields:
             return _rescue(path, content)
+        if {"trials", "finalists"} <= fields:
+            return _sweep(path, content)
     return _run(report_of(name if path == Path(name) else str(path)))
 
 
@@ -95,6 +97,19 @@ def _rescue(path: Path, content: bytes) -> Kept:
         console.print(verdict(report), markup=False, soft_wrap=True)
 
     return Kept(report.to_json, lambda: to_markdown(report), lambda: render(report), show)
+
+
+def _sweep(path: Path, content: bytes) -> Kept:
+    from pydantic import ValidationError
+
+    from llmtune.sweeping.model import Sweep
+    from llmtune.sweeping.words import print_sweep
+
+    try:
+        found = Sweep.model_validate_json(content)
+    except ValidationError as error:
+        raise _unreadable(path, "sweep", error.errors(include_url=False)[0]["msg"]) from None
+    return Kept(found.to_json, found.to_markdown, found.to_html, lambda console: print_sweep(found, console))
 
 
 def _fields(content: bytes) -> set[str]:

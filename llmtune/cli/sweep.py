@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llmtune.errors import EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from llmtune.sweeping import Sweep
 
 
 class Method(StrEnum):
@@ -40,7 +37,10 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="The most that all trials may cost, in USD.")] = None,
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the best job to this file.")] = None,
+    best: Annotated[Path | None, typer.Option("--best", help="Write the best job to this file (.yaml, .json).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the sweep (.json, .md or .html).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
@@ -50,6 +50,7 @@ def sweep(
     from llmtune.job import TuningJob
     from llmtune.sweeping import sweep as go
     from llmtune.sweeping.space import parse_space
+    from llmtune.sweeping.words import print_sweep, shown
 
     def told(row: Any) -> None:
         value = "" if row.value is None else f" {metric} {row.value:.4f}"
@@ -76,55 +77,13 @@ def sweep(
     except KeyboardInterrupt:
         err.print("\nwhat was started goes on; the same command comes back to the sweep", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
+    if best is not None:
+        found.save_job(best)
+        err.print(f"wrote {best}", markup=False, soft_wrap=True)
     if output is not None:
-        found.save_job(output)
+        found.save(output)
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
     if as_json:
         sys.stdout.buffer.write((found.to_json() + "\n").encode())
     else:
-        _show(found, out)
-
-
-def shown(value: Any) -> str:
-    """A value of the space, short."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _show(found: Sweep, out: Any) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from llmtune.metrics.points import NotReported
-
-    best = found.best
-    assert best is not None
-    params = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
-    out.print(
-        f"[bold]{escape(f'best: {params} ({found.metric} {best.value:.4f}, trial {best.number})')}[/]", soft_wrap=True
-    )
-    for final in found.finalists:
-        spread = (
-            ""
-            if isinstance(final.interval, NotReported)
-            else f" ({final.interval.low:.3f} to {final.interval.high:.3f})"
-        )
-        out.print(
-            escape(f"on the test rows: {final.metric} {final.mean:.3f}{spread}, {len(final.values)} seeds"),
-            soft_wrap=True,
-        )
-    if found.importance:
-        told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
-        out.print(f"what mattered: {told}", markup=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for heading in ("trial", found.metric, *best.params, "state", "run"):
-        table.add_column(heading)
-    sign = 1 if found.direction == "minimize" else -1
-    for row in sorted(found.trials, key=lambda each: (each.value is None, sign * float(each.value or 0))):
-        value = "" if row.value is None else f"{row.value:.4f}"
-        cells = [shown(row.params.get(name, "")) for name in best.params]
-        table.add_row(str(row.number), value, *map(escape, cells), row.state, row.run or "")
-    out.print(table)
-    if not isinstance(found.spent, NotReported) and found.spent:
-        out.print(f"spent {found.spent:,.2f} USD")
-    if found.stopped:
-        out.print(f"[yellow]{escape(f'stopped by {found.stopped}')}[/]", soft_wrap=True)
+        print_sweep(found, out)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from llmtune.errors import InvalidData
 from llmtune.job import TuningJob
 from llmtune.metrics.intervals import Interval
-from llmtune.metrics.points import NotReported, Number
+from llmtune.metrics.points import NotReported, Number, Series
 
 TrialState = Literal["complete", "pruned", "failed", "running"]
 
@@ -33,6 +35,8 @@ class TrialRow(_Value):
     """Billed, or estimated where the backend does not tell."""
 
     note: str = ""
+    curve: Series | None = None
+    """The metric over the steps."""
 
 
 class Finalist(_Value):
@@ -76,11 +80,13 @@ class Sweep(_Value):
     @property
     def best(self) -> TrialRow | None:
         """The trial with the best value on the validation rows."""
-        done = [each for each in self.trials if each.state == "complete" and each.value is not None]
-        if not done:
-            return None
+        return next(iter(self.ranked()), None)
+
+    def ranked(self, *, every: bool = False) -> list[TrialRow]:
+        """The trials that came to a value, best first; with `every`, the others behind them."""
         sign = 1 if self.direction == "minimize" else -1
-        return min(done, key=lambda each: sign * float(each.value or 0.0))
+        kept = [each for each in self.trials if every or (each.state == "complete" and each.value is not None)]
+        return sorted(kept, key=lambda each: (each.value is None, sign * float(each.value or 0.0), each.number))
 
     def save_job(self, path: str | os.PathLike[str]) -> None:
         """Write the best configuration as a job file."""
@@ -89,3 +95,23 @@ class Sweep(_Value):
     def to_json(self) -> str:
         """As JSON; `Sweep.model_validate_json` reads it back."""
         return self.model_dump_json(indent=2)
+
+    def to_markdown(self) -> str:
+        """For a pull request or a wiki."""
+        from llmtune.sweeping.words import to_markdown
+
+        return to_markdown(self)
+
+    def to_html(self) -> str:
+        """As one HTML file that asks nobody for anything."""
+        from llmtune.sweeping.page import render
+
+        return render(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as .json, .md or .html, by the ending."""
+        place = Path(path)
+        made = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(place.suffix)
+        if made is None:
+            raise InvalidData(f"{place}: a sweep is written as .json, .md or .html")
+        place.write_text(made(), encoding="utf-8")

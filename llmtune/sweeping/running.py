@@ -16,7 +16,7 @@ from llmtune import matrix
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, NotTranslatable, OverBudget, RunFailed
 from llmtune.evaluation.model import EvaluationResult
 from llmtune.job import DatasetSpec, TuningJob
-from llmtune.metrics.points import NotReported
+from llmtune.metrics.points import NotReported, Series
 from llmtune.planning import plan, read_dataset
 from llmtune.provider import Provider, RunState
 from llmtune.registry import get_provider
@@ -390,9 +390,15 @@ class _Trials:
                     steps=record.progress.step if record is not None else None,
                     cost=_cost(record) if record is not None else NotReported("it was not started"),
                     note=each.user_attrs.get("note", ""),
+                    curve=self._curve(run),
                 )
             )
         return tuple(found)
+
+    def _curve(self, run: str | None) -> Series | None:
+        points = () if run is None else self._store.points(run)
+        mine = tuple(point for point in points if point.series == self._search.metric)
+        return Series(name=self._search.metric, points=mine) if mine else None
 
     def _spent(self) -> float:
         """Of the trials that are not under way."""

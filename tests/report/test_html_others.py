@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 from llmtune.capability import Price
 from llmtune.cli.app import app
 from llmtune.evaluation import evaluate
-from llmtune.job import EvaluationSpec
-from llmtune.metrics.points import MetricPoint, NotReported
+from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.metrics.intervals import Interval
+from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider import Unavailable
 from llmtune.report import Report
 from llmtune.report.board import Board, Entry, build_board
 from llmtune.rescuing.model import DataFile, GoldenSet, RescueReport, Source
+from llmtune.sweeping.model import Finalist, Sweep, TrialRow
 from llmtune.testing.fake import Fake
 from tests.evaluation.conftest import LABELS, Likely, often, ticket
 from tests.report.conftest import evaluation, identity, make, points
@@ -208,3 +210,90 @@ def test_no_section_takes_the_place_of_the_pages_data() -> None:
         made = to_html(text) if isinstance(text, RescueReport) else text.to_html()
         found = [attributes["id"] for _, attributes in Reader(made).tags if attributes.get("id")]
         assert len(found) == len(set(found))
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+def searched(evil: str = "") -> Sweep:
+    """Three trials that came to a value, one that was pruned, one that failed."""
+
+    def trial(number: int, rate: float, state: Any, value: float | None, **told: Any) -> TrialRow:
+        at = [MetricPoint(step=step, series="validation/loss", value=2.0 / step + rate) for step in range(1, 6)]
+        curve = Series(name="validation/loss", points=tuple(at))
+        params = {"learning_rate": rate, "lora_target_modules": f"all{evil}"}
+        return TrialRow(number=number, params=params, state=state, value=value, curve=curve, cost=1.5, steps=5, **told)
+
+    return Sweep(
+        name=f"router{evil}",
+        provider="cloud",
+        group="sweep 1",
+        method="bayesian",
+        metric="validation/loss",
+        direction="minimize",
+        trials=(
+            trial(0, 0.3, "complete", 0.7, run=f"r0{evil}"),
+            trial(1, 0.1, "complete", 0.5, run="r1"),
+            trial(2, 0.2, "complete", 0.6, run="r2"),
+            trial(3, 0.9, "pruned", None, run="r3", note=f"pruned at step 2 of 5 {evil}"),
+            trial(4, 0.4, "failed", None, note="the service was down"),
+        ),
+        importance={"learning_rate": 0.9, "lora_target_modules": 0.1},
+        finalists=(
+            Finalist(
+                params={"learning_rate": 0.1},
+                metric="accuracy",
+                values=(0.9, 0.92),
+                mean=0.91,
+                interval=Interval(low=0.85, high=0.97, level=0.95, method="t over seeds"),
+                runs=("f1", "f2"),
+            ),
+        ),
+        spent=7.5,
+        budget=8.0,
+        stopped=f"the budget {evil}",
+        job=TuningJob(name="router", dataset="rows.jsonl", model="m"),
+    )
+
+
+def test_everything_of_the_sweep_is_in_its_page() -> None:
+    text = searched().to_html()
+    said = " ".join(Reader(text).text)
+    for words in (
+        "best: learning_rate 0.1",
+        "trial 1 of 5",
+        "pruned at step 2 of 5",
+        "7.50 USD",
+        "0.850 to 0.970",
+        "90%",
+    ):
+        assert words in said, words
+    (chart,) = data_of(text)["charts"]
+    assert [curve["label"] for curve in chart["curves"]] == ["trial 1", "trial 2", "trial 0"]
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_sweeps_page_in_a_browser(watch: Watch, tmp_path: Path, width: int) -> None:
+    place = tmp_path / "sweep.html"
+    place.write_text(searched(EVIL).to_html(), encoding="utf-8")
+    watched = watch(offline=True, viewport={"width": width, "height": 800}, color_scheme="dark")
+    watched.page.goto(place.as_uri())
+    watched.until("document.querySelectorAll('.plot canvas').length === 1")
+    table = watched.page.locator("#trials table")
+    table.get_by_role("button", name="learning_rate").click()
+    rates = [float(text) for text in table.locator("tbody td:nth-child(3)").all_inner_texts()]
+    assert rates in (sorted(rates), sorted(rates, reverse=True))
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert EVIL in watched.page.locator("h1").inner_text()
+    assert watched.page.evaluate("window.broken === undefined")
+    assert watched.complaints == []
+    assert watched.requests == [place.as_uri()]
+
+
+def test_a_sweep_in_a_file_has_every_shape(tmp_path: Path) -> None:
+    made = searched()
+    made.save(tmp_path / "sweep.json")
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json"), "-f", "html"], catch_exceptions=False)
+    assert shown.stdout == made.to_html()
+    plain = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json")], catch_exceptions=False)
+    assert "best: learning_rate 0.1" in plain.stdout
+    marked = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json"), "-f", "markdown"], catch_exceptions=False)
+    assert marked.stdout == made.to_markdown()

@@ -212,7 +212,7 @@ def test_it_searches_on_this_machine(job: TuningJob, tmp_path: Path) -> None:
 
     job.model_copy(update={"hyperparameters": Hyperparameters(epochs=1, max_steps=3)}).save(tmp_path / "job.yaml")
     arguments = ["sweep", str(tmp_path / "job.yaml"), "-s", "learning_rate=1e-4..1e-2", "-s", "lora_rank=4,8"]
-    arguments += ["--trials", "2", "--method", "random", "-o", str(tmp_path / "best.yaml")]
+    arguments += ["--trials", "2", "--method", "random", "--best", str(tmp_path / "best.yaml")]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "best: learning_rate" in shown.output

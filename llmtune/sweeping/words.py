@@ -1,0 +1,88 @@
+"""A sweep in words: the best configuration, what it reaches on the test rows, and the table of trials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmtune.metrics.points import NotReported
+from llmtune.report.markdown import code, plain, table
+from llmtune.report.words import metric_name
+from llmtune.sweeping.model import Finalist, Sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def shown(value: Any) -> str:
+    """A value of the space, short."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def headline(found: Sweep) -> str:
+    """The best configuration and its value."""
+    best = found.best
+    if best is None:
+        return "No trial came to a result."
+    params = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
+    return f"best: {params} ({found.metric} {best.value:.4f}, trial {best.number} of {len(found.trials)})"
+
+
+def tested(final: Finalist) -> str:
+    """A finalist on the test rows."""
+    within = final.interval
+    spread = "" if isinstance(within, NotReported) else f" ({within.low:.3f} to {within.high:.3f})"
+    params = ", ".join(f"{name} {shown(value)}" for name, value in final.params.items())
+    times = f"{len(final.values)} seed{'' if len(final.values) == 1 else 's'}"
+    return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}"
+
+
+def to_markdown(found: Sweep) -> str:
+    """The sweep for a pull request or a wiki."""
+    parts = [f"# {plain(found.name)}: {len(found.trials)} trials", f"**{plain(headline(found), 1000)}**"]
+    if found.finalists:
+        parts += ["On the test rows:", "\n".join(f"- {plain(tested(each), 1000)}" for each in found.finalists)]
+    if found.stopped:
+        parts.append(f"Stopped by {plain(found.stopped, 1000)}.")
+    names = list(dict.fromkeys(name for each in found.trials for name in each.params))
+    rows = [
+        [
+            str(each.number),
+            "-" if each.value is None else f"{each.value:.4f}",
+            *(plain(shown(each.params.get(name, "-"))) for name in names),
+            each.state,
+            code(each.run) if each.run else "-",
+            plain(each.note),
+        ]
+        for each in found.ranked(every=True)
+    ]
+    parts.append(table(["trial", plain(found.metric), *map(plain, names), "state", "run", ""], rows, right=(0, 1)))
+    if found.importance:
+        told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
+        parts.append(f"What mattered: {plain(told)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def print_sweep(found: Sweep, console: Console) -> None:
+    """On a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"[bold]{escape(headline(found))}[/]", soft_wrap=True)
+    for final in found.finalists:
+        console.print(escape(f"on the test rows: {tested(final)}"), soft_wrap=True)
+    if found.importance:
+        told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
+        console.print(f"what mattered: {told}", markup=False, soft_wrap=True)
+    names = list(dict.fromkeys(name for each in found.trials for name in each.params))
+    rows = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for heading in ("trial", found.metric, *names, "state", "run"):
+        rows.add_column(heading)
+    for each in found.ranked(every=True):
+        value = "" if each.value is None else f"{each.value:.4f}"
+        cells = [shown(each.params.get(name, "")) for name in names]
+        rows.add_row(str(each.number), value, *map(escape, cells), each.state, each.run or "")
+    console.print(rows)
+    if not isinstance(found.spent, NotReported) and found.spent:
+        console.print(f"spent {found.spent:,.2f} USD")
+    if found.stopped:
+        console.print(f"[yellow]{escape(f'stopped by {found.stopped}')}[/]", soft_wrap=True)
