@@ -1,7 +1,7 @@
-"""Photograph the pages for the docs: `python scripts/screenshots.py OUT [BOARD.json]` after some runs are in the store.
+"""Photograph the pages for the docs: `python scripts/screenshots.py OUT [BOARD.json] [SWEEP.json]`, with some runs in the store.
 
-The longest run that succeeded is the page of a run; the three newest stand side by side; the board is what
-`llmtune compare -o BOARD.json` wrote. Widths are those of a desk and of a phone.
+The longest run that succeeded is the page of a run; the three newest stand side by side; board and sweep are what
+`llmtune compare -o BOARD.json` and `llmtune sweep -o SWEEP.json` wrote. Widths are those of a desk and of a phone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def main() -> int:
     """Write OUT/run-1440.webp and the others."""
     from playwright.sync_api import sync_playwright
 
+    from llmtune.cli import kept
     from llmtune.provider import RunState
-    from llmtune.report.board import Board
     from llmtune.runs import open_store
     from llmtune.runs.listing import listed
     from llmtune.ui import Server
@@ -38,10 +38,10 @@ def main() -> int:
         "list": "",
         "compare": "compare?" + "&".join(f"run={run.id}" for run in done[:3]),
     }
-    if len(sys.argv) > 2:
-        made = Path(sys.argv[2]).with_suffix(".html")
-        made.write_text(Board.model_validate_json(Path(sys.argv[2]).read_bytes()).to_html(), encoding="utf-8")
-        pages["board"] = made.absolute().as_uri()
+    for given in sys.argv[2:]:
+        made = Path(given).with_suffix(".html")
+        made.write_text(kept.find(given).to_html(), encoding="utf-8")
+        pages["board" if "standings" in Path(given).read_text(encoding="utf-8") else "sweep"] = made.absolute().as_uri()
     with Server(port=0) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, path in pages.items():
