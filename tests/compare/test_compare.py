@@ -515,6 +515,10 @@ def test_the_page_of_a_board_holds_everything_and_escapes_it(
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "Told apart?" in page
+    (tokens,) = {each.trained_tokens for each in board.standings if each.kind == "tuned"}
+    table = page[page.index(">tokens<") :]
+    assert f"{tokens:,}</td>" in table  # under the heading of its own
+    assert table.index(">tokens<") < table.index(">p50 / p95<") < table.index(f"{tokens:,}</td>")
     data = json.loads(page.split('type="application/json" id="page-data">')[1].split("</script>")[0])
     (losses,) = [chart for chart in data["charts"] if chart["id"] == "train/loss"]
     assert {curve["label"] for curve in losses["curves"]} == {"<script>alert(1)</script>", "other"}
