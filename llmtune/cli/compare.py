@@ -49,6 +49,9 @@ def compare(
     members = split_members(provider)
     plans = plan_members(loaded, members, few_shot=few_shot)
     print_plans(err, loaded.name, plans.receipts, every_field=False, request=False)
+    if plans.billed:
+        out_of = "" if plans.total is not None else f" ({'; '.join(plans.unknown)})"
+        err.print(f"all {len(plans.members)} together: {plans.price}{out_of}", markup=False, soft_wrap=True)
     if budget is None and not yes:
         yes = _confirm(plans)
     display = _Lines(err)
@@ -88,13 +91,12 @@ def _confirm(plans: Plans) -> bool:
 
     if not plans.billed:
         return True
-    price = "an unknown amount" if plans.total is None else f"about {plans.total:,.2f} USD"
     if not (err.is_terminal and sys.stdin.isatty()):
         raise OverBudget(
-            f"{', '.join(plans.billed)} bill {price} together; nobody can confirm here",
+            f"{', '.join(plans.billed)} bill {plans.price} together; nobody can confirm here",
             hint="pass --budget USD or --yes",
         )
-    if not typer.confirm(f"Start {len(plans.members)} runs for {price}?", err=True):
+    if not typer.confirm(f"Start {len(plans.members)} runs for {plans.price}?", err=True):
         raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimates again")
     return True
 

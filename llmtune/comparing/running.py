@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from llmtune.registry import get_provider
 from llmtune.report import Report
 from llmtune.report.board import Board, Entry, build_board
 from llmtune.runs import Pace, Run, Update, open_store, start
+from llmtune.runs.secrets import scrub_error
 from llmtune.translation import Receipt
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ log = logging.getLogger("llmtune")
 AT_ONCE = 4
 
 OnUpdate = Callable[[str, Update], None]
+
+#: A backend's name and a base model's id.
+_Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """What ends the whole comparison."""
+
+    error: BaseException
 
 
 @dataclass
@@ -49,11 +60,21 @@ class Plans:
     total: float | None
     """USD, all members together; None when a price is not known."""
 
+    known: float = 0.0
+    """USD, of the members whose price is known."""
+
     unknown: tuple[str, ...] = ()
     billed: tuple[str, ...] = ()
     """Members that would run at a backend that bills."""
 
     few_shot: int = 0
+
+    @property
+    def price(self) -> str:
+        """What all members cost together, in words."""
+        if self.total is not None:
+            return f"about {self.total:,.2f} USD"
+        return f"about {self.known:,.2f} USD and an unknown amount" if self.known else "an unknown amount"
 
 
 def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: int = 3) -> Plans:
@@ -100,6 +121,7 @@ def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: 
         jobs=jobs,
         providers=providers,
         total=None if unknown else total,
+        known=total,
         unknown=tuple(unknown),
         billed=tuple(billed),
         few_shot=few_shot,
@@ -148,12 +170,14 @@ def compare(
     _check_money(told, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
     crew = _Crew(told, allow_lossy_data=allow_lossy_data, retry_failed=retry_failed, on_update=on_update, pace=pace)
     results = crew.run()
-    shown = crew.shown
     if not any(isinstance(each, Report) for each in results.values()):
         reasons = "; ".join(f"{label}: {error}" for label, error in results.items())
         raise LlmtuneError(f"no member of the comparison has a result: {reasons}")
-    entries = [_entry(told, member, results[member.label], shown) for member in told.members]
-    return build_board(job.name, told.group, entries)
+    shown = dict(crew.shown)  # once for each base model, at its first member
+    entries = [
+        _entry(told, member, results[member.label], shown.pop(_place(told, member), None)) for member in told.members
+    ]
+    return build_board(job.name, told.group, entries, warnings=crew.notes)
 
 
 def _group(job: TuningJob, members: Sequence[Member]) -> str:
@@ -166,9 +190,8 @@ def _check_money(told: Plans, *, budget: float | None, yes: bool, allow_unknown:
         return
     if budget is None:
         if not yes:
-            price = "an unknown amount" if told.total is None else f"about {told.total:,.2f} USD"
             raise OverBudget(
-                f"these members are billed {price} and it was not confirmed", hint="pass --budget USD or --yes"
+                f"these members are billed {told.price} and it was not confirmed", hint="pass --budget USD or --yes"
             )
         return
     if told.total is None and not allow_unknown:
@@ -176,11 +199,15 @@ def _check_money(told: Plans, *, budget: float | None, yes: bool, allow_unknown:
             f"what the members cost is not known ({'; '.join(told.unknown)}), which counts as over the budget",
             hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same",
         )
-    if told.total is not None and told.total > budget:
+    if told.known > budget:  # whatever is let pass beside it
         raise OverBudget(
-            f"the members would cost about {told.total:,.2f} USD together, over the budget of {budget:,.2f} USD",
+            f"the members would cost {told.price} together, over the budget of {budget:,.2f} USD",
             hint="leave a member out, or raise the budget",
         )
+
+
+class _Left(Exception):
+    """The comparison is not waited for any more."""
 
 
 class _Crew:
@@ -200,9 +227,15 @@ class _Crew:
         self._on_update, self._pace = on_update, pace
         self._store = open_store()
         self._gates: dict[str, threading.Semaphore] = {}
-        self.shown: dict[str, tuple[str, EvaluationResult]] = {}
-        """By member, what its base model does with examples in its prompt."""
-        self._first_of = _first_of_each_base(told)
+        self.shown: dict[_Place, tuple[str, EvaluationResult]] = {}
+        """By backend and base model, what that does with examples in its prompt."""
+
+        self.notes: list[str] = []
+        """What the board should say beside its numbers."""
+
+        self._asked: set[_Place] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
         for member in told.members:
             backend = told.providers[member.label]
             # What runs here shares the device, whatever it is called.
@@ -220,10 +253,36 @@ class _Crew:
             return AT_ONCE
 
     def run(self) -> dict[str, Report | LlmtuneError]:
-        """Each member's report, or why there is none."""
-        with ThreadPoolExecutor(max(1, len(self._told.members)), thread_name_prefix="llmtune-compare") as pool:
-            futures = {member.label: pool.submit(self._one, member) for member in self._told.members}
-            return {label: future.result() for label, future in futures.items()}
+        """Each member's report, or why there is none.
+
+        Leaving early (Ctrl-C, a callback that raises) leaves at once: threads that nobody joins, because what they
+        wait for goes on without them and is found again.
+        """
+        ended: queue.SimpleQueue[tuple[str, Report | LlmtuneError | _Broken]] = queue.SimpleQueue()
+        for member in self._told.members:
+            name = f"llmtune-compare {member.label}"
+            threading.Thread(target=self._guarded, args=(member, ended), name=name, daemon=True).start()
+        results: dict[str, Report | LlmtuneError] = {}
+        try:
+            while len(results) < len(self._told.members):
+                label, result = ended.get()
+                if isinstance(result, _Broken):
+                    raise result.error
+                results[label] = result
+        finally:
+            self._stop.set()
+        return results
+
+    def _guarded(self, member: Member, ended: queue.SimpleQueue[tuple[str, Report | LlmtuneError | _Broken]]) -> None:
+        try:
+            result: Report | LlmtuneError | _Broken = self._one(member)
+        except _Left as left:
+            result = _Broken(left.__cause__ or left)
+        except Exception as error:  # an adapter's slip is that member's failure, not the others'
+            log.debug("%s broke", member.label, exc_info=True)
+            scrub_error(error)
+            result = LlmtuneError(f"{type(error).__name__}: {error}")
+        ended.put((member.label, result))
 
     def _one(self, member: Member) -> Report | LlmtuneError:
         label = member.label
@@ -231,6 +290,8 @@ class _Crew:
         if isinstance(receipt, LlmtuneError):
             return receipt
         with self._gates[backend.name if backend.hosted else "here"]:
+            if self._stop.is_set():
+                raise _Left
             try:
                 report = self._wait(label, self._start(label, backend))
             except RunFailed as failure:
@@ -239,37 +300,36 @@ class _Crew:
             except LlmtuneError as error:
                 log.info("%s has no result: %s", label, error.message)
                 return error
-            if member.label in self._first_of and self._told.few_shot:
+            if self._told.few_shot and self._first(place := _place(self._told, member)):
                 try:
-                    self._show(member, receipt, report)
+                    self.shown[place] = self._show(member, receipt, report)
                 except LlmtuneError as error:
-                    log.info("no few-shot baseline for %s: %s", label, error.message)
+                    self.notes.append(f"{place[0]}:{place[1]} was not asked with examples: {error.message}")
             return report
 
-    def _show(self, member: Member, receipt: Receipt, report: Report) -> None:
+    def _first(self, place: _Place) -> bool:
+        """Whether nobody has asked this base model with examples yet."""
+        with self._lock:
+            first = place not in self._asked
+            self._asked.add(place)
+        return first
+
+    def _show(self, member: Member, receipt: Receipt, report: Report) -> tuple[str, EvaluationResult]:
         """Ask the base model once more, with examples in front of every question."""
         dataset = read_dataset(self._told.jobs[member.label])
         if isinstance(dataset, LlmtuneError):
-            return
+            raise dataset
         examples = shots(dataset.train, self._told.few_shot)
         if not examples:
-            return
+            raise LlmtuneError("no training row has an answer to show")
         found = _shown(self._told, member, receipt, dataset, examples, report)
-        if found is not None:
-            self.shown[member.label] = (
-                f"{member.provider}:{receipt.target.model} with {len(examples)} examples",
-                found,
-            )
+        return f"{member.provider}:{receipt.target.model} with {len(examples)} examples", found
 
     def _start(self, label: str, backend: Provider) -> Run:
         job = self._told.jobs[label]
-        if not self._retry:
-            wanted = {"model": job.model_for(backend.name), "hyper": job.hyperparameters_for(backend.name)}
-            for record in self._store.runs(group=self._told.group, provider=backend.name):
-                mine = record.tuning_job
-                kept = {"model": mine.model_for(backend.name), "hyper": mine.hyperparameters_for(backend.name)}
-                if kept == wanted and record.state is RunState.FAILED:
-                    return Run(record.id, store=self._store, provider=backend)
+        failed = None if self._retry else self._failed_before(label, backend)
+        if failed is not None:
+            return Run(failed, store=self._store, provider=backend)
         return start(
             job,
             backend,
@@ -279,38 +339,53 @@ class _Crew:
             group=self._told.group,
         )
 
+    def _failed_before(self, label: str, backend: Provider) -> str | None:
+        """The member's run, when the last one over these rows failed."""
+        job, receipt = self._told.jobs[label], self._told.receipts[label]
+        assert isinstance(receipt, Receipt)
+
+        def asked(of: TuningJob, sha256: str | None) -> tuple[object, ...]:
+            return of.model_for(backend.name), of.hyperparameters_for(backend.name), sha256
+
+        wanted = asked(job, receipt.data.sha256)
+        for record in self._store.runs(group=self._told.group, provider=backend.name):  # newest first
+            if asked(record.tuning_job, record.receipt.get("data", {}).get("sha256")) == wanted:
+                return record.id if record.state is RunState.FAILED else None
+        return None
+
     def _wait(self, label: str, run: Run) -> Report:
         def heard(update: Update) -> None:
+            if self._stop.is_set():
+                raise _Left
             if self._on_update is not None:
-                self._on_update(label, update)
+                try:
+                    self._on_update(label, update)
+                except Exception as error:
+                    raise _Left from error
 
         return run.wait(on_update=heard, pace=self._pace)
 
 
 # --- baselines -------------------------------------------------------------------------------------------------------
-def _first_of_each_base(told: Plans) -> set[str]:
-    """The first member of each base model at each backend."""
-    first: dict[tuple[str, str], str] = {}
-    for member in told.members:
-        receipt = told.receipts[member.label]
-        if isinstance(receipt, Receipt):
-            first.setdefault((member.provider, receipt.target.model), member.label)
-    return set(first.values())
+def _place(told: Plans, member: Member) -> _Place:
+    """The backend and the base model."""
+    receipt = told.receipts[member.label]
+    return member.provider, receipt.target.model if isinstance(receipt, Receipt) else ""
 
 
 def _shown(
     told: Plans, member: Member, receipt: Receipt, dataset: Dataset, examples: Any, result: Report
-) -> EvaluationResult | None:
+) -> EvaluationResult:
     from llmtune.evaluation import FileCache, evaluate, model_identity
     from llmtune.runs.assess import answers_folder
 
     backend = told.providers[member.label]
     base = backend.base_model(receipt)
     if isinstance(base, Unavailable):
-        return None
+        raise LlmtuneError(base.reason)
     generator = backend.generator(base)
     if isinstance(generator, Unavailable):
-        return None
+        raise LlmtuneError(generator.reason)
     record = open_store().get(result.identity.run_id)
     ids = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
     job = told.jobs[member.label]
@@ -329,10 +404,9 @@ def _entry(
     told: Plans,
     member: Member,
     result: Report | LlmtuneError,
-    shown: dict[str, tuple[str, EvaluationResult]],
+    shown: tuple[str, EvaluationResult] | None,
 ) -> Entry:
     receipt, backend = told.receipts[member.label], told.providers[member.label]
-    known = isinstance(receipt, Receipt)
     model = receipt.target.model if isinstance(receipt, Receipt) else member.model or ""
     try:
         price = matrix.ask(backend, model).price
@@ -346,6 +420,7 @@ def _entry(
         error=None if isinstance(result, Report) else result.message,
         price=price,
         hosted=backend.hosted,
-        lifecycle=receipt.lifecycle.sentence if known and isinstance(receipt, Receipt) else "",
-        few_shot=shown.get(member.label),
+        lifecycle=receipt.lifecycle.sentence if isinstance(receipt, Receipt) else "",
+        training=receipt.cost.training if isinstance(receipt, Receipt) else None,
+        few_shot=shown,
     )

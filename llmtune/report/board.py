@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llmtune.capability import Price
 from llmtune.errors import InvalidData, MissingExtra
-from llmtune.evaluation.model import EvaluationResult, Latency, MetricValue, SystemResult
+from llmtune.evaluation.model import EvaluationResult, Latency, MetricValue, SystemResult, Usage
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Series
@@ -55,6 +55,12 @@ class Standing(_Value):
     scored_by: str | None = None
     cost: Cost = Cost()
     timing: Timing = Timing()
+    trained_tokens: int | NotReported = NotReported("nothing was trained")
+    """Tokens trained on in all epochs together, as the backend counts them."""
+
+    usage: Usage | NotReported = NotReported("nothing was generated")
+    """Tokens of the questions and of the answers."""
+
     latency: Latency | NotReported = NotReported("the backend tells no times")
     price_per_1000: float | NotReported = NotReported("nothing was generated")
     """What 1,000 answers like these cost, in the cost's currency."""
@@ -175,6 +181,9 @@ def _flat(each: Standing) -> dict[str, Any]:
         ("billed", each.cost.billed),
         ("queued_seconds", each.timing.queued),
         ("training_seconds", each.timing.training),
+        ("trained_tokens", each.trained_tokens),
+        ("prompt_tokens", each.usage if isinstance(each.usage, NotReported) else each.usage.prompt_tokens),
+        ("completion_tokens", each.usage if isinstance(each.usage, NotReported) else each.usage.completion_tokens),
         ("price_per_1000", each.price_per_1000),
     ):
         told[name] = None if isinstance(value, NotReported) else value
@@ -196,6 +205,9 @@ class Entry(_Value):
 
     hosted: bool = True
     lifecycle: str = ""
+    training: float | None = None
+    """The estimate of the training alone."""
+
     few_shot: tuple[str, EvaluationResult] | None = None
     """(label, what the base model with examples in its prompt reached)."""
 
@@ -232,6 +244,11 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
     rows = min((result.rows for result, _ in scores.values()), default=0)
     even = _break_even(entries, standings)
     said = list(warnings)
+    said += [
+        f"{each.label} is billed {hourly:g} USD an hour beside its tokens: the price of its answers is without that"
+        for each in entries
+        if (hourly := _hourly(each)) and each.label in scores
+    ]
     ids = {result.row_ids for result, _ in scores.values()}
     if len(ids) > 1:
         said.append("not every member answered the same rows: those pairs are compared by their intervals alone")
@@ -275,6 +292,7 @@ def _standing(
                 "error": entry.error or report.error,
                 "cost": report.cost,
                 "timing": report.timing,
+                "trained_tokens": report.data.trained_tokens,
                 "lost": {row.field: row.reason or "" for row in report.receipt if row.support == "unsupported"},
                 "converted": {row.field: row.rule or "" for row in report.receipt if row.support == "converted"},
                 "curves": {name: each for name, each in report.series.items() if isinstance(each, Series)},
@@ -290,6 +308,7 @@ def _standing(
             "quality": value or NotReported(system.not_reported.get(main, "it was not measured")),
             "metrics": system.metrics,
             "scored_by": evaluation.scored_by,
+            "usage": system.usage,
             "latency": system.latency,
             "price_per_1000": _price(entry, system, tuned=kind == "tuned"),
         }
@@ -401,26 +420,41 @@ def sign_flip(a: Sequence[float], b: Sequence[float], *, resamples: int = RESAMP
 
 # --- words -----------------------------------------------------------------------------------------------------------
 def _break_even(entries: Sequence[Entry], standings: Sequence[Standing]) -> tuple[BreakEven, ...]:
+    """Every tuned model against its own base model with examples."""
     by_label = {each.label: each for each in standings}
-    found = []
-    for entry in entries:
-        if entry.few_shot is None:
-            continue
-        tuned, shown = by_label[entry.label], by_label[entry.few_shot[0]]
-        found.append(BreakEven(tuned=tuned.label, few_shot=shown.label, answers=_answers(tuned, shown)))
-    return tuple(found)
+    shown = {(each.provider, each.model): each.few_shot[0] for each in entries if each.few_shot is not None}
+    return tuple(
+        BreakEven(tuned=entry.label, few_shot=label, answers=_answers(entry, by_label[entry.label], by_label[label]))
+        for entry in entries
+        if (label := shown.get((entry.provider, entry.model))) and by_label[entry.label].state is RunState.SUCCEEDED
+    )
 
 
-def _answers(tuned: Standing, shown: Standing) -> float | NotReported:
-    cost = tuned.cost.billed if not isinstance(tuned.cost.billed, NotReported) else tuned.cost.estimated
-    for value in (cost, tuned.price_per_1000, shown.price_per_1000):
-        if isinstance(value, NotReported):
-            return value
-    saved = (float(shown.price_per_1000) - float(tuned.price_per_1000)) / 1000  # type: ignore[arg-type]
-    spent = float(cost)  # type: ignore[arg-type]
-    if spent == 0:
-        return 0.0
-    return NotReported("an answer of the tuned model is not cheaper") if saved <= 0 else math.ceil(spent / saved)
+def _answers(entry: Entry, tuned: Standing, shown: Standing) -> float | NotReported:
+    """What the training cost, by what an answer costs less."""
+    if hourly := _hourly(entry):
+        return NotReported(
+            f"the tuned model is billed {hourly:g} {tuned.cost.currency} an hour, however much it answers"
+        )
+    spent: float | NotReported = tuned.cost.billed
+    if isinstance(spent, NotReported):
+        spent = tuned.cost.estimated if entry.training is None else entry.training
+    price, other = tuned.price_per_1000, shown.price_per_1000
+    if isinstance(spent, NotReported):
+        return spent
+    if isinstance(price, NotReported):
+        return price
+    if isinstance(other, NotReported):
+        return other
+    saved = (other - price) / 1000
+    if saved < 0 or (saved == 0 and spent):
+        return NotReported("an answer of the tuned model is not cheaper")
+    return math.ceil(spent / saved) if spent else 0.0
+
+
+def _hourly(entry: Entry) -> float:
+    """What keeping the tuned model ready costs an hour; 0 where only its tokens are billed."""
+    return entry.price.hosting or 0.0 if entry.hosted and isinstance(entry.price, Price) else 0.0
 
 
 def verdict(board: Board) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llmtune.report.board import Board, Pair, Standing
 
-HEADINGS = ("", "quality", "interval", "cost", "queue", "training", "p50 / p95", "per 1,000", "not used")
+HEADINGS = ("", "quality", "interval", "cost", "queue", "training", "tokens", "p50 / p95", "per 1,000", "not used")
 
 
 def sentences(board: Board) -> list[str]:
@@ -41,8 +41,11 @@ def sentences(board: Board) -> list[str]:
     said += [f"{other.label} is not separable from {best.label}{_cheaper(best, other)}." for other in alike]
     if not said:
         said.append(f"{best.label} is the only member with a result.")
-    if best.kind != "tuned" and any(each.kind == "tuned" for each in ranked):
-        said.append(f"Tuning did not help: {best.label} needs none and is ahead of every tuned model.")
+    tuned = [each for each in ranked if each.kind == "tuned"]
+    if best.kind != "tuned" and tuned:
+        help_ = "is not shown to help" if any(each.kind == "tuned" for each in alike) else "did not help"
+        said.append(f"Tuning {help_}: {best.label} needs none and is ahead of every tuned model.")
+        said += _among(board, tuned)
     reasons = []
     for even in board.break_even:
         if isinstance(even.answers, NotReported):
@@ -51,6 +54,18 @@ def sentences(board: Board) -> list[str]:
             said.append(f"{even.tuned} has paid for itself against {even.few_shot} after {even.answers:,.0f} answers.")
     said += [f"From how many answers on tuning pays is not known: {reason}." for reason in dict.fromkeys(reasons)]
     return [*said, *_without_result(board)]
+
+
+def _among(board: Board, tuned: list[Standing]) -> list[str]:
+    """The best tuned model against the others, where a model without tuning stands first."""
+    first, *others = tuned
+    found = [(other, pair) for other in others if (pair := _pair(board, first.label, other.label)) is not None]
+    return [
+        _beats(first, other, pair)
+        if pair.separable
+        else f"{other.label} is not separable from {first.label}{_cheaper(first, other)}."
+        for other, pair in found
+    ]
 
 
 def _without_result(board: Board) -> list[str]:
@@ -75,7 +90,9 @@ def _beats(best: Standing, other: Standing, pair: Pair) -> str:
 
 
 def _cheaper(best: Standing, other: Standing) -> str:
-    one, two = best.cost.estimated, other.cost.estimated
+    one, two = best.cost.billed, other.cost.billed
+    if isinstance(one, NotReported) or isinstance(two, NotReported):
+        one, two = best.cost.estimated, other.cost.estimated
     if other.kind != "tuned":
         return " and needs no training"
     if isinstance(one, NotReported) or isinstance(two, NotReported) or one == two:
@@ -100,6 +117,7 @@ def cells(each: Standing) -> tuple[str, ...]:
         _cost(each),
         _time(each.timing.queued) if each.kind == "tuned" else "",
         _time(each.timing.training) if each.kind == "tuned" else "",
+        _tokens(each),
         "-" if isinstance(each.latency, NotReported) else f"{seconds(each.latency.p50)} / {seconds(each.latency.p95)}",
         "-" if isinstance(each.price_per_1000, NotReported) else money(each.price_per_1000, each.cost.currency),
         ", ".join(each.lost) or "",
@@ -112,6 +130,12 @@ def _cost(each: Standing) -> str:
     estimated, billed = each.cost.estimated, each.cost.billed
     told = "unknown" if isinstance(estimated, NotReported) else money(estimated, each.cost.currency)
     return told if isinstance(billed, NotReported) else f"{told}, billed {money(billed, each.cost.currency)}"
+
+
+def _tokens(each: Standing) -> str:
+    if each.kind != "tuned":
+        return ""
+    return "-" if isinstance(each.trained_tokens, NotReported) else f"{each.trained_tokens:,}"
 
 
 def _time(value: float | NotReported) -> str:
@@ -129,7 +153,7 @@ def _parts(board: Board) -> Iterator[str]:
     yield "\n".join([f"- **{first}**", *(f"- {each}" for each in others)])
     yield f"By {plain(metric_name(board.metric))} on {board.rows} rows that no member was trained on."
     rows = [[plain(cell) for cell in cells(each)] for each in board.standings]
-    yield table(list(HEADINGS), rows, right=(1, 3, 4, 5, 7))
+    yield table(list(HEADINGS), rows, right=(1, 3, 4, 5, 6, 8))
     if board.pairs:
         yield "## Told apart?"
         yield table(
@@ -171,7 +195,9 @@ def print_board(board: Board, console: Console) -> None:
     rows = [cells(each) for each in board.standings]
     kept = [place for place in range(len(HEADINGS)) if place == 0 or any(row[place] not in ("", "-") for row in rows)]
     for place in kept:
-        shown.add_column(HEADINGS[place], overflow="fold", justify="left" if place in (0, 8) else "right")
+        shown.add_column(
+            HEADINGS[place], overflow="fold", justify="left" if place in (0, len(HEADINGS) - 1) else "right"
+        )
     for row, standing in zip(rows, board.standings, strict=True):
         shown.add_row(*(escape(row[place]) for place in kept), style=None if standing.kind == "tuned" else "dim")
     console.print(shown)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,11 +19,15 @@ from typer.testing import CliRunner
 
 import llmtune
 from llmtune import Board, Hyperparameters, Member, TuningJob
+from llmtune.capability import Price
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.job import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider import RunState
+from llmtune.report.board import Entry, build_board
+from llmtune.report.model import Cost
 from llmtune.runs import Pace, open_store
+from llmtune.testing import Phase
 from llmtune.testing.fake import Fake
 from llmtune_openai.fake import FakeOpenAI
 from llmtune_openai.fake_nebius import FakeNebius
@@ -216,6 +222,75 @@ def test_killed_in_the_middle_it_goes_on(
     assert len(open_store().runs()) == 3
 
 
+def test_the_last_word_on_a_member_counts(job: TuningJob, vendors: dict[str, Any]) -> None:
+    """A failure that was mended later, or whose rows have changed since, is no failure any more."""
+    vendors["other"].outcome = "failure"
+    llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    vendors["other"].outcome = "success"
+    llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK, retry_failed=True)
+    again = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    assert again["other"].state is RunState.SUCCEEDED
+    assert jobs(vendors) == {"fake": 1, "other": 2, "openai": 0, "nebius": 0}
+
+    vendors["fake"].outcome = "failure"
+    rows = Path(str(job.dataset.path))
+    rows.write_text(rows.read_text().replace("is broken", "is out of order"))
+    assert llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)["fake"].state is RunState.FAILED
+    vendors["fake"].outcome = "success"
+    rows.write_text(rows.read_text().replace("is out of order", "does not work"))
+    mended = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    assert mended["fake"].state is RunState.SUCCEEDED
+    assert jobs(vendors) == {"fake": 3, "other": 4, "openai": 0, "nebius": 0}
+
+
+def test_an_adapters_slip_is_that_members_failure(
+    job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = llmtune.comparing.plan_members(job, ["fake", "other"], few_shot=0)
+
+    def slip(*_: object, **__: object) -> None:
+        raise KeyError("choices")
+
+    monkeypatch.setattr(plans.providers["other"], "encode", slip)
+    board = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK, plans=plans)
+    assert board["fake"].state is RunState.SUCCEEDED
+    assert "KeyError" in str(board["other"].error)
+    assert jobs(vendors)["other"] == 0
+
+
+def test_a_callback_that_raises_ends_the_waiting_not_the_runs(job: TuningJob, vendors: dict[str, Any]) -> None:
+    def refuse(label: str, update: Any) -> None:
+        raise ZeroDivisionError(label)
+
+    with pytest.raises(ZeroDivisionError):
+        llmtune.compare(job, ["fake", "other"], few_shot=0, on_update=refuse, pace=QUICK)
+    board = llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
+    assert not board.failed
+    assert jobs(vendors) == {"fake": 1, "other": 1, "openai": 0, "nebius": 0}
+
+
+def test_ctrl_c_leaves_at_once_and_the_runs_go_on(job: TuningJob, vendors: dict[str, Any], tmp_path: Path) -> None:
+    walks = {name: vendors[name].walks for name in ("fake", "other")}
+    for name, walk in walks.items():
+        endless = Phase("training", looks=0, seconds=3600, training=True)
+        vendors[name].walks = {**walk, "success": (endless, walk["success"][-1])}
+    job.save(tmp_path / "job.yaml")
+    command = [sys.executable, "-m", "llmtune", "compare", str(tmp_path / "job.yaml"), "-p", "fake,other", "--yes"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        told = ""
+        while told.count(": running") < 2 and (line := child.stderr.readline()):
+            told += line
+        child.send_signal(signal.SIGINT)
+        _, rest = child.communicate(timeout=60)  # the jobs themselves take an hour
+    assert child.returncode == 130, told + rest
+    assert "goes on" in rest
+    for name, walk in walks.items():
+        vendors[name].walks = walk
+    assert jobs(vendors) == {"fake": 1, "other": 1, "openai": 0, "nebius": 0}
+    assert {record.state for record in open_store().runs()} == {RunState.RUNNING}
+
+
 def test_hosted_members_run_at_once(job: TuningJob, vendors: dict[str, Any]) -> None:
     """Each vendor's job waits for the other's to be there."""
     both = threading.Barrier(2, timeout=20)
@@ -256,6 +331,20 @@ def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, An
         llmtune.compare(job, ["openai", "fake"], budget=plans.total / 2)
     with pytest.raises(OverBudget, match="not confirmed"):
         llmtune.compare(job, ["openai", "fake"], yes=False)
+    assert jobs(vendors) == {"fake": 0, "other": 0, "openai": 0, "nebius": 0}
+    # An unknown price that may pass does not take the known ones with it.
+    without = job.model_copy(update={"hyperparameters": Hyperparameters()})
+    some: list[str | Member] = [
+        Member(provider="openai", hyperparameters=Hyperparameters(epochs=3)),
+        "nebius:no-price",
+        "openai",
+        "fake",
+    ]
+    mixed = llmtune.comparing.plan_members(without, some)
+    assert mixed.total is None
+    assert mixed.known > 0
+    with pytest.raises(OverBudget, match="and an unknown amount together, over the budget"):
+        llmtune.compare(without, some, budget=mixed.known / 2, allow_unknown_cost=True, plans=mixed)
     assert jobs(vendors) == {"fake": 0, "other": 0, "openai": 0, "nebius": 0}
     llmtune.compare(job, ["openai", "fake"], budget=plans.total * 1.01, pace=QUICK, allow_unknown_cost=True)
     assert jobs(vendors) == {"fake": 1, "other": 0, "openai": 1, "nebius": 0}
@@ -302,6 +391,109 @@ def test_a_board_goes_through_json_markdown_and_a_data_frame(job: TuningJob, ven
     frame = board.to_pandas()
     assert list(frame["label"]) == [each.label for each in board.standings]
     assert set(board["fake"].curves) >= {"train/loss"}
+    assert frame["prompt_tokens"][0] == board.standings[0].usage.prompt_tokens  # type: ignore[union-attr]
+    (record,) = open_store().runs(group=board.group, provider="fake")
+    told = llmtune.attach(record.id).report()
+    assert board["fake"].trained_tokens == told.data.trained_tokens
+    assert board["fake"].usage == told.evaluation.system("tuned").usage  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def entries(job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+    """What a board is made of: two members of one base model, which was asked with examples too."""
+    kept: list[Entry] = []
+
+    def keep(name: str, group: str, found: list[Entry], **rest: Any) -> Board:
+        kept.extend(found)
+        return build_board(name, group, found, **rest)
+
+    monkeypatch.setattr("llmtune.comparing.running.build_board", keep)
+    llmtune.compare(job, ["fake", "fake[lora_rank=4]"], few_shot=2, pace=QUICK)
+    return kept
+
+
+def test_the_break_even_is_training_by_what_an_answer_saves(entries: list[Entry]) -> None:
+    price = Price(input=2.0, output=4.0, base_input=1.0, base_output=3.0)
+    priced = [each.model_copy(update={"price": price, "training": 5.0}) for each in entries]
+    priced = [each.model_copy(update={"report": _unbilled(each)}) for each in priced]
+    board = build_board("router", "g", priced)
+    (shown,) = [each for each in board.standings if each.kind == "few-shot"]
+    usage = shown.usage
+    assert not isinstance(usage, NotReported)
+    by_hand = 1000 * (usage.prompt_tokens * 1.0 + usage.completion_tokens * 3.0) / 1e6 / board.rows  # type: ignore[operator]
+    assert shown.price_per_1000 == pytest.approx(by_hand)
+    assert [each.tuned for each in board.break_even] == ["fake", "fake[lora_rank=4]"]  # each of them, not one
+    for even in board.break_even:
+        saved = shown.price_per_1000 - board[even.tuned].price_per_1000  # type: ignore[operator]
+        assert saved > 0
+        assert even.answers == math.ceil(5.0 / (saved / 1000))
+        assert any(f"after {even.answers:,.0f} answers" in line for line in board.verdict)
+
+    def answers(**changes: Any) -> Any:
+        other = [each.model_copy(update={"price": dataclasses.replace(price, **changes)}) for each in priced]
+        return build_board("router", "g", other)
+
+    dear = answers(input=200.0)
+    assert "not cheaper" in dear.break_even[0].answers.reason
+    hourly = answers(hosting=1.7)
+    assert "1.7 USD an hour" in hourly.break_even[0].answers.reason
+    assert any("1.7 USD an hour" in line for line in hourly.warnings)
+    silent = answers(base_input=None)
+    assert "base model's answers is not in the catalogue" in silent.break_even[0].answers.reason
+
+
+def _unbilled(entry: Entry) -> Any:
+    assert entry.report is not None
+    return entry.report.model_copy(update={"cost": Cost(estimated=9.0)})
+
+
+def test_where_nothing_beats_no_tuning_the_board_says_so(entries: list[Entry]) -> None:
+    """The base model with examples gets every row right, the tuned ones all but some."""
+    first, second = entries
+    assert first.few_shot is not None
+    label, shown = first.few_shot
+    assert shown.truth is not None
+    known = shown.system("few-shot")
+    assert known is not None
+    right = tuple(shown.truth)
+    values = tuple(
+        value.model_copy(update={"value": 1.0}) if value.name == shown.main else value for value in known.metrics
+    )
+    scores = {shown.main: tuple(1.0 for _ in right)} if shown.main in known.scores else {}
+    best = known.model_copy(update={"predicted": right, "metrics": values, "scores": known.scores | scores})
+    perfect = shown.model_copy(update={"systems": {"few-shot": best}})
+
+    def wrong(entry: Entry, rows: int) -> Entry:
+        assert entry.report is not None
+        found = entry.report.evaluation
+        assert not isinstance(found, NotReported)
+        assert found.truth is not None
+        tuned = found.system("tuned")
+        assert tuned is not None
+        guesses = tuple((each + 1) % 3 if at < rows else each for at, each in enumerate(found.truth))
+        share = 1 - rows / len(guesses)
+        told = tuple(
+            each.model_copy(update={"value": share}) if each.name == found.main else each for each in tuned.metrics
+        )
+        got = {found.main: tuple(float(a == b) for a, b in zip(guesses, found.truth, strict=True))}
+        made = tuned.model_copy(
+            update={
+                "predicted": guesses,
+                "metrics": told,
+                "scores": tuned.scores | (got if found.main in tuned.scores else {}),
+            }
+        )
+        systems = found.systems | {"tuned": made}
+        report = entry.report.model_copy(update={"evaluation": found.model_copy(update={"systems": systems})})
+        return entry.model_copy(update={"report": report})
+
+    start = first.model_copy(update={"few_shot": (label, perfect)})
+    all_worse = build_board("router", "g", [wrong(start, 12), wrong(second, 13)])
+    assert any(line.startswith(f"Tuning did not help: {label}") for line in all_worse.verdict)
+    assert any("fake[lora_rank=4] is not separable from fake" in line for line in all_worse.verdict)
+    one_alike = build_board("router", "g", [wrong(start, 1), wrong(second, 13)])
+    assert any(line.startswith(f"Tuning is not shown to help: {label}") for line in one_alike.verdict)
+    assert any(line.startswith("fake beats fake[lora_rank=4]") for line in one_alike.verdict)
 
 
 def test_holm_is_statsmodels_by_hand() -> None:
@@ -323,6 +515,10 @@ def test_the_page_of_a_board_holds_everything_and_escapes_it(
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "Told apart?" in page
+    (tokens,) = {each.trained_tokens for each in board.standings if each.kind == "tuned"}
+    table = page[page.index(">tokens<") :]
+    assert f"{tokens:,}</td>" in table  # under the heading of its own
+    assert table.index(">tokens<") < table.index(">p50 / p95<") < table.index(f"{tokens:,}</td>")
     data = json.loads(page.split('type="application/json" id="page-data">')[1].split("</script>")[0])
     (losses,) = [chart for chart in data["charts"] if chart["id"] == "train/loss"]
     assert {curve["label"] for curve in losses["curves"]} == {"<script>alert(1)</script>", "other"}

@@ -87,11 +87,12 @@ def _standings(board: Board, colours: dict[str, int]) -> Markup:
                 _amount(_paid(each), plain[3]),
                 _amount(each.timing.queued if each.kind == "tuned" else None, plain[4]),
                 _amount(each.timing.training if each.kind == "tuned" else None, plain[5]),
-                _amount(None if isinstance(each.latency, NotReported) else each.latency.p50, plain[6]),
-                _amount(each.price_per_1000, plain[7]),
+                _amount(each.trained_tokens if each.kind == "tuned" else None, plain[6]),
+                _amount(None if isinstance(each.latency, NotReported) else each.latency.p50, plain[7]),
+                _amount(each.price_per_1000, plain[8]),
             ]
         )
-    headings = ["model", "quality", *HEADINGS[3:8]]
+    headings = ["model", "quality", *HEADINGS[3:9]]
     shown = table(headings, rows, numbers=range(1, len(headings)), caption="Side by side", titled=False)
     reasons = [el("li", el("b", each.label), f": {each.error}") for each in board.standings if each.error]
     return shown + (el("ul", reasons, class_="bad") if reasons else Markup(""))
