@@ -140,6 +140,14 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
     return _held_out(source, folder)
 
 
+def supply(source: Source, folder: Folder, data: str) -> Source:
+    """The same source with training rows from a file of the user's own, in the place of those that are gone."""
+    from llmtune.data.reading import load
+
+    train = _written(load(data), "train", data, folder)
+    return _held_out(source.model_copy(update={"files": {**source.files, "train": train}}), folder)
+
+
 def _downloaded(provider: Provider, id: str, role: str, folder: Folder) -> DataFile:
     from llmtune.data.reading import load
 

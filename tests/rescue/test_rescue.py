@@ -175,10 +175,28 @@ def test_rows_that_are_gone_are_named_and_may_be_given(
     assert "--data" in (caught.value.hint or "")
     assert (tmp_path / "out/golden.jsonl").exists()  # what could be saved was saved
     mine = save(tmp_path / "mine.jsonl", tickets(60))
-    found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "two", data=mine, follow=follow)
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", data=mine, follow=follow)
     assert found.report is not None
     assert found.source is not None
     assert found.source.files["train"].came_from == str(mine)
+    assert set(questions(vendor).values()) == {1}  # the answers that were saved are not asked for again
+
+
+def test_rows_given_when_everything_is_gone_are_asked_too(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    vendor.files.clear()
+    out = tmp_path / "out"
+    with pytest.raises(LlmtuneError, match="cannot be fetched any more"):
+        llmtune.rescue(old_model, "fake", model="m-1", out=out)
+    assert not questions(vendor)
+    mine = save(tmp_path / "mine.jsonl", tickets(60))
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=out, data=mine, follow=follow)
+    assert isinstance(found.golden, GoldenSet)
+    assert found.source is not None
+    assert found.source.seen_in_training
+    assert found.report is not None
+    assert isinstance(found.report.agreement, EvaluationResult)
 
 
 def test_without_rows_held_out_the_report_says_whom_that_flatters(
@@ -223,6 +241,41 @@ def test_answers_are_not_paid_for_without_consent(vendor: FakeOpenAI, old_model:
     assert not questions(vendor)
 
 
+def test_answers_paid_for_before_a_stop_count_against_the_budget(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmtune.rescuing import steps
+
+    out = tmp_path / "out"
+    llmtune.rescue(old_model, "fake", model="m-1", out=out, snapshot_only=True)
+    given: list[float | None] = []
+
+    def begin(*_: Any, budget: float | None, **__: Any) -> Any:
+        given.append(budget)
+        raise OverBudget("enough seen")
+
+    monkeypatch.setattr(steps, "start", begin)
+    with pytest.raises(OverBudget, match="enough seen"):
+        llmtune.rescue(old_model, "fake", model="m-1", out=out, budget=1.0)
+    (left,) = given
+    assert left is not None
+    assert 0 < left < 1.0
+
+
+def test_a_model_that_answers_again_is_asked_by_the_same_call(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    vendor.faults.add(refusal(404, "The model does not exist"), route="chat", times=1000)
+    first = llmtune.rescue(old_model, "fake", model="m-1", out=out, patience=QUICK, snapshot_only=True)
+    assert isinstance(first.golden, NotReported)
+    vendor.faults.clear()
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=out, snapshot_only=True)
+    assert isinstance(found.golden, GoldenSet)
+    assert found.golden.answered == 24
+    assert not any("no golden set" in note for note in found.notes)
+
+
 def test_the_cost_and_the_sampling_are_shown_before(vendor: FakeOpenAI, old_model: str, tmp_path: Path) -> None:
     seen: list[Any] = []
 
@@ -249,7 +302,12 @@ import llmtune
 
 asking.MOST_THREADS = 1
 model, out, where, base_model = sys.argv[1:5]
-if where.startswith("answer"):
+if where == "fetched":
+    from llmtune_openai.adapter import OpenAIProvider
+    def fetched(self, *_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    OpenAIProvider.download = fetched
+elif where.startswith("answer"):
     left = int(where.partition(":")[2])
     put = golden.GoldenFile.put
     def counted(self, key, value):
@@ -268,7 +326,7 @@ llmtune.rescue(model, "fake", model=base_model, out=out)
 """
 
 
-@pytest.mark.parametrize("where", ["answer:7", "submitting", "after-submit", "polled", "evaluated"])
+@pytest.mark.parametrize("where", ["fetched", "answer:7", "submitting", "after-submit", "polled", "evaluated"])
 def test_a_kill_anywhere_costs_nothing_twice(
     vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, where: str
 ) -> None:
