@@ -15,7 +15,7 @@ from llmtune.errors import LlmtuneError, OverBudget, TransientError, VendorError
 from llmtune.evaluation.asking import Patience
 from llmtune.job import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider import ModelRef, Provider
+from llmtune.provider import ModelRef, Provider, RunState
 from llmtune.registry import get_provider
 from llmtune.rescuing import golden, judging, page, source
 from llmtune.rescuing.folder import Folder
@@ -146,8 +146,24 @@ def _wait(run: Run) -> Report:
 def _rows_to_ask(folder: Folder, kept: Source, prompts: str | os.PathLike[str] | None) -> Sequence[Example]:
     from llmtune.data.reading import load
 
+    # Kept in the folder, so that the golden set stays the same one whatever becomes of the file that was given.
+    kept_prompts = folder.data / "prompts.jsonl"
     if prompts is not None:
-        return load(str(prompts))
+        given = load(str(prompts))
+        if kept_prompts.exists() and list(load(str(kept_prompts))) != list(given):
+            raise LlmtuneError(
+                f"the golden set in {folder.path} was begun with other prompts than {prompts}",
+                hint="leave --prompts out to go on with those, or name another folder with --out",
+            )
+        if folder.done("golden") and not kept_prompts.exists():
+            raise LlmtuneError(
+                f"the golden set in {folder.path} was recorded on the held-out rows, without {prompts}",
+                hint="leave --prompts out, or name another folder with --out",
+            )
+        if not kept_prompts.exists():
+            source.keep_rows(given, kept_prompts)
+    if kept_prompts.exists():
+        return load(str(kept_prompts))
     held_out = kept.files.get("test")
     return load(str(folder.path / held_out.path)) if held_out is not None else ()
 
@@ -328,7 +344,9 @@ def _run(
 ) -> Run:
     if folder.state.run is not None:
         run = Run(folder.state.run)
-        if run.record.provider == backend.name:
+        same = run.record.provider == backend.name and run.record.model == job.model_for(backend.name)
+        # One that ended without a model is left behind, with consent asked anew; a lost one may still be running.
+        if same and run.record.state not in (RunState.FAILED, RunState.CANCELLED):
             return run
     if confirm_run is not None and backend.hosted and budget is None and not yes:
         confirm_run(receipt)

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llmtune
-from llmtune.errors import LlmtuneError, OverBudget
+from llmtune.errors import LlmtuneError, OverBudget, RunFailed
 from llmtune.evaluation import EvaluationResult, Patience
 from llmtune.job import TuningJob
 from llmtune.metrics.points import NotReported
@@ -229,6 +229,33 @@ def test_a_value_that_the_new_backend_refuses_is_left_to_it_and_named(
     fields = {row["field"]: row["support"] for row in told["fields"]}
     assert kept.learning_rate_multiplier is not None or any("learning_rate_multiplier" in note for note in found.notes)
     assert "invalid" not in fields.values()
+
+
+def test_given_prompts_stay_with_the_folder(vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path) -> None:
+    out, mine = tmp_path / "out", save(tmp_path / "prompts.jsonl", tickets(9, first=200))
+    llmtune.rescue(old_model, "fake", model="m-1", out=out, prompts=mine, snapshot_only=True)
+    mine.unlink()
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=out, follow=follow)
+    assert found.report is not None
+    assert isinstance(found.report.agreement, EvaluationResult)
+    assert set(questions(vendor)) == {row["messages"][1]["content"] for row in tickets(9, first=200)}
+    assert set(questions(vendor).values()) == {1}
+    other = save(tmp_path / "other.jsonl", tickets(3, first=300))
+    with pytest.raises(LlmtuneError, match="begun with other prompts"):
+        llmtune.rescue(old_model, "fake", model="m-1", out=out, prompts=other)
+
+
+def test_a_run_that_failed_is_left_behind_by_the_same_call(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    fake.outcome = "failure"
+    with pytest.raises(RunFailed):
+        llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", follow=follow)
+    fake.outcome = "success"
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", follow=follow)
+    assert found.report is not None
+    assert len(fake.jobs) == 2
+    assert set(questions(vendor).values()) == {1}
 
 
 # --- money -----------------------------------------------------------------------------------------------------------
