@@ -150,7 +150,7 @@ def _rows_to_ask(folder: Folder, kept: Source, prompts: str | os.PathLike[str] |
     kept_prompts = folder.data / "prompts.jsonl"
     if prompts is not None:
         given = load(str(prompts))
-        if kept_prompts.exists() and list(load(str(kept_prompts))) != list(given):
+        if kept_prompts.exists() and folder.golden.exists() and list(load(str(kept_prompts))) != list(given):
             raise LlmtuneError(
                 f"the golden set in {folder.path} was begun with other prompts than {prompts}",
                 hint="leave --prompts out to go on with those, or name another folder with --out",
@@ -160,8 +160,7 @@ def _rows_to_ask(folder: Folder, kept: Source, prompts: str | os.PathLike[str] |
                 f"the golden set in {folder.path} was recorded on the held-out rows, without {prompts}",
                 hint="leave --prompts out, or name another folder with --out",
             )
-        if not kept_prompts.exists():
-            source.keep_rows(given, kept_prompts)
+        source.keep_rows(given, kept_prompts)
     if kept_prompts.exists():
         return load(str(kept_prompts))
     held_out = kept.files.get("test")

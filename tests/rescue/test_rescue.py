@@ -18,6 +18,7 @@ from llmtune.errors import LlmtuneError, OverBudget, RunFailed
 from llmtune.evaluation import EvaluationResult, Patience
 from llmtune.job import TuningJob
 from llmtune.metrics.points import NotReported
+from llmtune.provider import RunState
 from llmtune.rescuing import GoldenSet
 from llmtune.runs import Pace, open_store, start
 from llmtune.testing.fake import Fake
@@ -378,6 +379,30 @@ def test_a_kill_anywhere_costs_nothing_twice(
     assert set(questions(vendor).values()) == {1}
     assert len(questions(vendor)) == 24
     assert len((out / "golden.jsonl").read_text().splitlines()) == 24
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+def test_a_kill_while_this_machine_trains_leaves_one_run(vendor: FakeOpenAI, old_model: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    out = tmp_path / "out"
+    child = CHILD.replace('"fake"', '"local"')
+    done = subprocess.run(
+        [sys.executable, "-c", child, old_model, str(out), "polled", "tiny"],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (killed,) = open_store().runs()
+    assert killed.state is not RunState.SUCCEEDED
+    found = llmtune.rescue(old_model, "local", model="tiny", out=out, follow=follow)
+    assert found.run == killed.id
+    assert [record.id for record in open_store().runs()] == [killed.id]
+    assert found.report is not None
+    assert set(questions(vendor).values()) == {1}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
