@@ -28,7 +28,8 @@ class Folder:
         try:
             state = Rescue.model_validate_json(kept.read_bytes())
         except FileNotFoundError:
-            if self.path.is_dir() and any(self.path.iterdir()):
+            # A kill in the first write leaves nothing but its hidden temporary file.
+            if self.path.is_dir() and any(not each.name.startswith(".rescue.json-") for each in self.path.iterdir()):
                 raise LlmtuneError(
                     f"{self.path} is there already and holds something else", hint="name another folder with --out"
                 ) from None

@@ -140,9 +140,12 @@ class GoldenFile:
         return found
 
 
-def estimate(questions: Questions, provider: Provider, base: str, known: GoldenFile) -> tuple[float | None, str]:
+def estimate(
+    questions: Questions, provider: Provider, base: str, known: GoldenFile, *, answered: bool = False
+) -> tuple[float | None, str]:
     """What asking the questions that are left may cost in USD (None: not known), and how that was reckoned.
 
+    With `answered`, what those that have their answer cost at most instead.
     Answers are taken to be as long as the longest allowed, so that the figure errs upward.
     """
     from llmtune.data.tokens import Counter
@@ -153,10 +156,10 @@ def estimate(questions: Questions, provider: Provider, base: str, known: GoldenF
     left = [
         (row, request)
         for key, row, request in zip(questions.keys, questions.rows, questions.requests, strict=True)
-        if known.get(key) is None
+        if (known.get(key) is not None) is answered
     ]
     if not left:
-        return 0.0, "every question has its answer already"
+        return 0.0, "no question has an answer" if answered else "every question has its answer already"
     price = provider.capabilities(Target(provider=provider.name, kind=provider.kind, model=base)).price
     count = Counter().row
     sent = sum(count(row.replace(messages=row.prompt())).total for row, _ in left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
     files: dict[str, DataFile] = {}
     gone: dict[str, str] = {}
     folder.data.mkdir(parents=True, exist_ok=True)
+    for torn in folder.data.glob(".fetched-*"):  # left by a kill
+        shutil.rmtree(torn, ignore_errors=True)
     record, job = found.record, found.job
     if record is not None:
         files |= _rows_of_run(record, folder)
@@ -138,6 +141,14 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
         files["train"] = _written(load(data), "train", data, folder)
     source = source.model_copy(update={"files": files, "gone": gone})
     return _held_out(source, folder)
+
+
+def supply(source: Source, folder: Folder, data: str) -> Source:
+    """The same source with training rows from a file of the user's own, in the place of those that are gone."""
+    from llmtune.data.reading import load
+
+    train = _written(load(data), "train", data, folder)
+    return _held_out(source.model_copy(update={"files": {**source.files, "train": train}}), folder)
 
 
 def _downloaded(provider: Provider, id: str, role: str, folder: Folder) -> DataFile:
@@ -209,6 +220,13 @@ def _held_out(source: Source, folder: Folder) -> Source:
     files["test"] = _written(cut.test, "test", f"held out of {came_from}", folder)
     files["train"] = _written(cut.train, "train", came_from, folder)
     return source.model_copy(update={"files": files, "seen_in_training": True})
+
+
+def keep_rows(rows: Sequence[Example], path: Path) -> None:
+    """Rows that were given, in the folder: whole, or not at all."""
+    from llmtune.data.writing import write
+
+    write(rows, path, _form(rows))
 
 
 def digest(text: str) -> str:

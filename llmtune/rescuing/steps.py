@@ -15,7 +15,7 @@ from llmtune.errors import LlmtuneError, OverBudget, TransientError, VendorError
 from llmtune.evaluation.asking import Patience
 from llmtune.job import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider import ModelRef, Provider
+from llmtune.provider import ModelRef, Provider, RunState
 from llmtune.registry import get_provider
 from llmtune.rescuing import golden, judging, page, source
 from llmtune.rescuing.folder import Folder
@@ -86,22 +86,25 @@ def rescue(
     folder = Folder(Path(out) if out is not None else Path(f"rescue-{_slug(model_or_run)}"), model_or_run)
     found = source.find(model_or_run, source_provider, open_store())
     if not folder.done("fetch"):
+        folder.keep()  # the folder is known as this rescue's from here on, whatever is killed
         given = None if data is None else str(data)
         fetched = source.fetch(found, folder, data=given, store=open_store(), say=tell)
         folder.keep(source=fetched, done="fetch")
         for role, reason in fetched.gone.items():
             folder.keep(note=f"the {role} file could not be fetched: {reason}")
+    elif data is not None and folder.state.source is not None and "train" not in folder.state.source.files:
+        # Given later, in the same folder: what the old model answered already stays and is not paid for again.
+        folder.keep(source=source.supply(folder.state.source, folder, str(data)))
     kept = folder.state.source
     assert kept is not None
     rows = _rows_to_ask(folder, kept, prompts)
     questions = golden.Questions(rows, f"{kept.provider} {kept.model}", judging.spec_for(max_rows)) if rows else None
 
-    spent = 0.0
     if not folder.done("golden"):
-        told, spent = _record(
-            folder, found, questions, _Money(yes, budget, allow_unknown_cost, confirm), tell, patience
-        )
-        folder.keep(golden=told, done="golden")
+        told = _record(folder, found, questions, _Money(yes, budget, allow_unknown_cost, confirm), tell, patience)
+        # Without an answer the step stays open: the same call tries again, should the model become reachable.
+        notes = tuple(note for note in folder.state.notes if not note.startswith("no golden set: "))
+        folder.keep(golden=told, notes=notes, done=None if isinstance(told, NotReported) else "golden")
         if isinstance(told, NotReported):
             folder.keep(note=f"no golden set: {told.reason}")
             tell(f"no golden set: {told.reason}")
@@ -109,7 +112,7 @@ def rescue(
         why = kept.gone.get("train", "its job names no file")
         raise LlmtuneError(
             f"the training rows of {kept.model} cannot be fetched any more: {why}",
-            hint=f"pass the file you still have: llmtune rescue {model_or_run} --data FILE (in a new folder: --out)",
+            hint=f"pass the file you still have, with the same command: llmtune rescue {model_or_run} --data FILE",
         )
     backend = get_provider(to)
     judged = questions.spec_alike if questions is not None else judging.spec_for(max_rows)
@@ -117,7 +120,7 @@ def rescue(
     if snapshot_only:
         tell(f"the snapshot is in {folder.path}; train it again with: llmtune tune {folder.job} -p {backend.name}")
         return folder.state
-    left = None if budget is None else max(0.0, budget - spent)
+    left = None if budget is None else max(0.0, budget - _answers_cost(folder, found, kept, questions))
     run = _run(folder, job, backend, receipt, confirm_run, yes, left, allow_unknown_cost)
     tell(f"run {run.id} at {backend.name}")
     (follow or _wait)(run)
@@ -143,10 +146,33 @@ def _wait(run: Run) -> Report:
 def _rows_to_ask(folder: Folder, kept: Source, prompts: str | os.PathLike[str] | None) -> Sequence[Example]:
     from llmtune.data.reading import load
 
+    # Kept in the folder, so that the golden set stays the same one whatever becomes of the file that was given.
+    kept_prompts = folder.data / "prompts.jsonl"
     if prompts is not None:
-        return load(str(prompts))
+        given = load(str(prompts))
+        if kept_prompts.exists() and folder.golden.exists() and list(load(str(kept_prompts))) != list(given):
+            raise LlmtuneError(
+                f"the golden set in {folder.path} was begun with other prompts than {prompts}",
+                hint="leave --prompts out to go on with those, or name another folder with --out",
+            )
+        if folder.done("golden") and not kept_prompts.exists():
+            raise LlmtuneError(
+                f"the golden set in {folder.path} was recorded on the held-out rows, without {prompts}",
+                hint="leave --prompts out, or name another folder with --out",
+            )
+        source.keep_rows(given, kept_prompts)
+    if kept_prompts.exists():
+        return load(str(kept_prompts))
     held_out = kept.files.get("test")
     return load(str(folder.path / held_out.path)) if held_out is not None else ()
+
+
+def _answers_cost(folder: Folder, found: source.Found, kept: Source, questions: golden.Questions | None) -> float:
+    """What the answers on file cost at most, in this call or before a kill; 0 where the price is not published."""
+    if questions is None:
+        return 0.0
+    file = golden.GoldenFile(folder.golden, questions)
+    return golden.estimate(questions, found.provider, kept.base, file, answered=True)[0] or 0.0
 
 
 class _Money:
@@ -155,18 +181,21 @@ class _Money:
     def __init__(self, yes: bool, budget: float | None, unknown: bool, confirm: golden.Confirm | None) -> None:
         self.yes, self.budget, self.unknown, self.confirm = yes, budget, unknown, confirm
 
-    def check(self, cost: float | None, formula: str, sampling: dict[str, Any]) -> float:
-        """The cost, when it may be spent; raises `OverBudget` otherwise."""
+    def check(self, cost: float | None, formula: str, sampling: dict[str, Any], spent: float) -> None:
+        """Whether it may be spent, besides what was spent before; raises `OverBudget` if not."""
         if cost == 0:
-            return 0.0
+            return
         if self.budget is not None:
             if cost is None and not self.unknown:
                 raise OverBudget(
                     f"what the old model's answers cost is not known ({formula})",
                     hint="pass --allow-unknown-cost, or --max-rows 0 to go without a golden set",
                 )
-            if cost is not None and cost > self.budget:
-                raise OverBudget(f"the old model's answers may cost {cost:,.2f} USD, over the budget ({formula})")
+            if cost is not None and cost + spent > self.budget:
+                before = f" besides {spent:,.2f} USD for those on file" if spent else ""
+                raise OverBudget(
+                    f"the old model's answers may cost {cost:,.2f} USD{before}, over the budget ({formula})"
+                )
         elif self.confirm is not None and not self.yes:
             self.confirm(cost, formula, sampling)
         elif not self.yes:
@@ -174,7 +203,6 @@ class _Money:
                 f"the old model's answers are billed ({formula}) and it was not confirmed",
                 hint="pass --budget USD or --yes (Python: budget= or yes=True)",
             )
-        return cost or 0.0
 
 
 def _record(
@@ -184,17 +212,17 @@ def _record(
     money: _Money,
     tell: Callable[[str], None],
     patience: Patience | None,
-) -> tuple[GoldenSet | NotReported, float]:
+) -> GoldenSet | NotReported:
     kept = folder.state.source
     assert kept is not None
     if questions is None or not questions.rows:
-        return NotReported("there are no rows to ask: neither held-out rows nor --prompts"), 0.0
+        return NotReported("there are no rows to ask: neither held-out rows nor --prompts")
     file = golden.GoldenFile(folder.golden, questions)
     ended = golden.stopped(_answers_until(found.provider, kept.base), clock.today())
     if ended is not None:
-        return _so_far(NotReported(f"{kept.model}: {ended}"), questions, file), 0.0
+        return _so_far(NotReported(f"{kept.model}: {ended}"), questions, file)
     cost, formula = golden.estimate(questions, found.provider, kept.base, file)
-    spent = money.check(cost, formula, questions.sampling)
+    money.check(cost, formula, questions.sampling, _answers_cost(folder, found, kept, questions))
     tell(f"asking {kept.model} ({formula}; {', '.join(f'{k} {v}' for k, v in questions.sampling.items())})")
     ref = _old_model(found, kept)
     try:
@@ -210,7 +238,7 @@ def _record(
         raise
     except VendorError as error:
         told = NotReported(f"{kept.model} does not answer any more: {error.message}")
-    return _so_far(told, questions, file), spent
+    return _so_far(told, questions, file)
 
 
 def _so_far(
@@ -315,7 +343,9 @@ def _run(
 ) -> Run:
     if folder.state.run is not None:
         run = Run(folder.state.run)
-        if run.record.provider == backend.name:
+        same = run.record.provider == backend.name and run.record.model == job.model_for(backend.name)
+        # One that ended without a model is left behind, with consent asked anew; a lost one may still be running.
+        if same and run.record.state not in (RunState.FAILED, RunState.CANCELLED):
             return run
     if confirm_run is not None and backend.hosted and budget is None and not yes:
         confirm_run(receipt)

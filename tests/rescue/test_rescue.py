@@ -14,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 import llmtune
-from llmtune.errors import LlmtuneError, OverBudget
+from llmtune.errors import LlmtuneError, OverBudget, RunFailed
 from llmtune.evaluation import EvaluationResult, Patience
 from llmtune.job import TuningJob
 from llmtune.metrics.points import NotReported
+from llmtune.provider import RunState
 from llmtune.rescuing import GoldenSet
 from llmtune.runs import Pace, open_store, start
 from llmtune.testing.fake import Fake
@@ -176,10 +177,28 @@ def test_rows_that_are_gone_are_named_and_may_be_given(
     assert "--data" in (caught.value.hint or "")
     assert (tmp_path / "out/golden.jsonl").exists()  # what could be saved was saved
     mine = save(tmp_path / "mine.jsonl", tickets(60))
-    found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "two", data=mine, follow=follow)
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", data=mine, follow=follow)
     assert found.report is not None
     assert found.source is not None
     assert found.source.files["train"].came_from == str(mine)
+    assert set(questions(vendor).values()) == {1}  # the answers that were saved are not asked for again
+
+
+def test_rows_given_when_everything_is_gone_are_asked_too(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    vendor.files.clear()
+    out = tmp_path / "out"
+    with pytest.raises(LlmtuneError, match="cannot be fetched any more"):
+        llmtune.rescue(old_model, "fake", model="m-1", out=out)
+    assert not questions(vendor)
+    mine = save(tmp_path / "mine.jsonl", tickets(60))
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=out, data=mine, follow=follow)
+    assert isinstance(found.golden, GoldenSet)
+    assert found.source is not None
+    assert found.source.seen_in_training
+    assert found.report is not None
+    assert isinstance(found.report.agreement, EvaluationResult)
 
 
 def test_without_rows_held_out_the_report_says_whom_that_flatters(
@@ -214,6 +233,33 @@ def test_a_value_that_the_new_backend_refuses_is_left_to_it_and_named(
     assert "invalid" not in fields.values()
 
 
+def test_given_prompts_stay_with_the_folder(vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path) -> None:
+    out, mine = tmp_path / "out", save(tmp_path / "prompts.jsonl", tickets(9, first=200))
+    llmtune.rescue(old_model, "fake", model="m-1", out=out, prompts=mine, snapshot_only=True)
+    mine.unlink()
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=out, follow=follow)
+    assert found.report is not None
+    assert isinstance(found.report.agreement, EvaluationResult)
+    assert set(questions(vendor)) == {row["messages"][1]["content"] for row in tickets(9, first=200)}
+    assert set(questions(vendor).values()) == {1}
+    other = save(tmp_path / "other.jsonl", tickets(3, first=300))
+    with pytest.raises(LlmtuneError, match="begun with other prompts"):
+        llmtune.rescue(old_model, "fake", model="m-1", out=out, prompts=other)
+
+
+def test_a_run_that_failed_is_left_behind_by_the_same_call(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    fake.outcome = "failure"
+    with pytest.raises(RunFailed):
+        llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", follow=follow)
+    fake.outcome = "success"
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", follow=follow)
+    assert found.report is not None
+    assert len(fake.jobs) == 2
+    assert set(questions(vendor).values()) == {1}
+
+
 # --- money -----------------------------------------------------------------------------------------------------------
 def test_answers_are_not_paid_for_without_consent(vendor: FakeOpenAI, old_model: str, tmp_path: Path) -> None:
     with pytest.raises(OverBudget, match="old model's answers"):
@@ -222,6 +268,41 @@ def test_answers_are_not_paid_for_without_consent(vendor: FakeOpenAI, old_model:
     with pytest.raises(OverBudget, match="over the budget"):
         llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", budget=1e-9)
     assert not questions(vendor)
+
+
+def test_answers_paid_for_before_a_stop_count_against_the_budget(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmtune.rescuing import steps
+
+    out = tmp_path / "out"
+    llmtune.rescue(old_model, "fake", model="m-1", out=out, snapshot_only=True)
+    given: list[float | None] = []
+
+    def begin(*_: Any, budget: float | None, **__: Any) -> Any:
+        given.append(budget)
+        raise OverBudget("enough seen")
+
+    monkeypatch.setattr(steps, "start", begin)
+    with pytest.raises(OverBudget, match="enough seen"):
+        llmtune.rescue(old_model, "fake", model="m-1", out=out, budget=1.0)
+    (left,) = given
+    assert left is not None
+    assert 0 < left < 1.0
+
+
+def test_a_model_that_answers_again_is_asked_by_the_same_call(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    vendor.faults.add(refusal(404, "The model does not exist"), route="chat", times=1000)
+    first = llmtune.rescue(old_model, "fake", model="m-1", out=out, patience=QUICK, snapshot_only=True)
+    assert isinstance(first.golden, NotReported)
+    vendor.faults.clear()
+    found = llmtune.rescue(old_model, "fake", model="m-1", out=out, snapshot_only=True)
+    assert isinstance(found.golden, GoldenSet)
+    assert found.golden.answered == 24
+    assert not any("no golden set" in note for note in found.notes)
 
 
 def test_the_cost_and_the_sampling_are_shown_before(vendor: FakeOpenAI, old_model: str, tmp_path: Path) -> None:
@@ -250,7 +331,12 @@ import llmtune
 
 asking.MOST_THREADS = 1
 model, out, where, base_model = sys.argv[1:5]
-if where.startswith("answer"):
+if where == "fetched":
+    from llmtune_openai.adapter import OpenAIProvider
+    def fetched(self, *_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    OpenAIProvider.download = fetched
+elif where.startswith("answer"):
     left = int(where.partition(":")[2])
     put = golden.GoldenFile.put
     def counted(self, key, value):
@@ -269,7 +355,7 @@ llmtune.rescue(model, "fake", model=base_model, out=out)
 """
 
 
-@pytest.mark.parametrize("where", ["answer:7", "submitting", "after-submit", "polled", "evaluated"])
+@pytest.mark.parametrize("where", ["fetched", "answer:7", "submitting", "after-submit", "polled", "evaluated"])
 def test_a_kill_anywhere_costs_nothing_twice(
     vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, where: str
 ) -> None:
@@ -294,6 +380,30 @@ def test_a_kill_anywhere_costs_nothing_twice(
     assert set(questions(vendor).values()) == {1}
     assert len(questions(vendor)) == 24
     assert len((out / "golden.jsonl").read_text().splitlines()) == 24
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+def test_a_kill_while_this_machine_trains_leaves_one_run(vendor: FakeOpenAI, old_model: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    out = tmp_path / "out"
+    child = CHILD.replace('"fake"', '"local"')
+    done = subprocess.run(
+        [sys.executable, "-c", child, old_model, str(out), "polled", "tiny"],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (killed,) = open_store().runs()
+    assert killed.state is not RunState.SUCCEEDED
+    found = llmtune.rescue(old_model, "local", model="tiny", out=out, follow=follow)
+    assert found.run == killed.id
+    assert [record.id for record in open_store().runs()] == [killed.id]
+    assert found.report is not None
+    assert set(questions(vendor).values()) == {1}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
