@@ -1,7 +1,8 @@
-"""Photograph the pages for the docs: `python scripts/screenshots.py OUT [BOARD.json] [SWEEP.json]`, with some runs in the store.
+"""Photograph the pages for the docs: `python scripts/screenshots.py OUT [BOARD.json] [SWEEP.json]`.
 
-The longest run that succeeded is the page of a run; the three newest stand side by side; board and sweep are what
-`llmtune compare -o BOARD.json` and `llmtune sweep -o SWEEP.json` wrote. Widths are those of a desk and of a phone.
+The longest run of the store that succeeded is the page of a run; the three newest stand side by side; board and sweep
+are what `llmtune compare -o BOARD.json` and `llmtune sweep -o SWEEP.json` wrote. Widths are those of a desk and of a
+phone.
 """
 
 from __future__ import annotations

@@ -272,7 +272,11 @@ class Handler(BaseHTTPRequestHandler):
             while self.rfile.readline().strip():
                 pass
             return body
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # killed while it was sending: nobody asked anything
+            raise ConnectionError("the client went away in the middle of its request")
+        return body
 
     def _before(self, fault: Fault) -> bool:
         """Strike before the vendor acts; False when the exchange is over."""

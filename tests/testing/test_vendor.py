@@ -253,3 +253,20 @@ def test_shapes() -> None:
     assert complaints(None, (str, None)) == []
     with pytest.raises(TypeError):
         complaints(1, "int")
+
+
+def test_a_client_that_is_killed_while_it_sends_has_asked_nothing() -> None:
+    import socket
+
+    from llmtune.testing.fake import Fake
+
+    with Fake() as vendor:
+        host, port = vendor.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b'POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"model"')
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while client.recv(4096):
+                pass
+        assert vendor.complaints == []
+        assert [call.path for call in vendor.requests] == ["/v1/models"]
