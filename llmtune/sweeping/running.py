@@ -5,33 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import statistics
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune import matrix
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, NotTranslatable, OverBudget, RunFailed
-from llmtune.evaluation.model import EvaluationResult
-from llmtune.job import DatasetSpec, TuningJob
+from llmtune.job import TuningJob
 from llmtune.metrics.points import NotReported, Series
 from llmtune.planning import plan, read_dataset
 from llmtune.provider import Provider, RunState
 from llmtune.registry import get_provider
 from llmtune.runs import Pace, Run, Update, open_store, start
 from llmtune.runs.leases import Lease
-from llmtune.settings import home
 from llmtune.sweeping import study as studies
-from llmtune.sweeping.model import Finalist, Sweep, TrialRow
+from llmtune.sweeping.finals import judge
+from llmtune.sweeping.model import Sweep, TrialRow
 from llmtune.sweeping.space import Space, read_space
 from llmtune.sweeping.study import Method
+from llmtune.sweeping.trialjob import with_params, without_test
 
 if TYPE_CHECKING:
     import optuna
 
-    from llmtune.data.dataset import Dataset
 
 log = logging.getLogger("llmtune")
 
@@ -120,7 +118,7 @@ def sweep(
     wanted = direction or ("minimize" if metric.endswith("loss") else "maximize")
     group = _group(job, backend.name, parts, method, metric)
     search = _Search(
-        job=_without_test(job, dataset, group),
+        job=without_test(job, dataset, group),
         backend=backend,
         space=parts,
         method=method,
@@ -155,9 +153,11 @@ def sweep(
     )
     best = found.best
     assert best is not None
-    found = found.model_copy(update={"job": _with(job, best.params, backend.name)})
+    found = found.model_copy(update={"job": with_params(job, best.params, backend.name)})
     if finalists and dataset.test:
-        found = found.model_copy(update={"finalists": _finals(search, job, found, finalists, seeds)})
+        best_ones = found.ranked()[:finalists]
+        judged = judge(job, backend, best_ones, group=group, seeds=seeds, pace=pace)
+        found = found.model_copy(update={"finalists": judged})
     return found
 
 
@@ -165,41 +165,6 @@ def _group(job: TuningJob, provider: str, space: Space, method: str, metric: str
     told = [job.to_dict(), provider, {name: part.model_dump(mode="json") for name, part in space.items()}]
     text = json.dumps([*told, method, metric], sort_keys=True, default=str)
     return f"sweep {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def _without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
-    """The job on its training and validation rows alone: trials never see the test rows."""
-    from llmtune.data.writing import write
-
-    folder = home() / "sweeps" / group.replace(" ", "-")
-    paths: dict[str, str] = {}
-    kind = {"preference": "preference", "text": "text"}.get(dataset.kind, "chat")
-    for role, rows in (("train", dataset.train), ("validation", dataset.validation)):
-        path = folder / f"{role}.jsonl"
-        if not path.exists():
-            write(rows, path, kind)
-        paths[role] = str(path)
-    spec = DatasetSpec(
-        train=paths["train"],
-        validation=paths["validation"],
-        split=(1.0, 0.0, 0.0),
-        on_too_long=job.dataset.on_too_long,
-    )
-    return job.model_copy(update={"dataset": spec})
-
-
-def _with(job: TuningJob, params: Mapping[str, Any], provider: str) -> TuningJob:
-    """The job with a trial's values."""
-    own = {name: value for name, value in params.items() if name != "model"}
-    changes: dict[str, Any] = {}
-    if own:
-        from llmtune.job import Hyperparameters
-
-        laid = job.hyperparameters_for(provider).merged(Hyperparameters.model_validate(own))
-        changes["overrides"] = {**job.overrides, provider: laid}
-    if "model" in params:
-        changes["model"] = {provider: params["model"]}
-    return job.model_copy(update=changes)
 
 
 def _check_money(search: _Search, *, yes: bool, allow_unknown: bool) -> None:
@@ -211,7 +176,7 @@ def _check_money(search: _Search, *, yes: bool, allow_unknown: bool) -> None:
             hint="pass --budget USD or --yes (Python: budget= or yes=True)",
         )
     if search.budget is not None and not allow_unknown:
-        cost = plan(_with(search.job, {}, search.backend.name), search.backend).cost
+        cost = plan(with_params(search.job, {}, search.backend.name), search.backend).cost
         if cost.total is None:
             raise OverBudget(
                 f"what a trial costs is not known ({cost.unknown}), which counts as over the budget",
@@ -308,7 +273,9 @@ class _Trials:
         if not self._search.backend.hosted:
             return 0.0
         try:
-            return plan(_with(self._search.job, params, self._search.backend.name), self._search.backend).cost.total
+            return plan(
+                with_params(self._search.job, params, self._search.backend.name), self._search.backend
+            ).cost.total
         except LlmtuneError:
             return None
 
@@ -353,7 +320,7 @@ class _Trials:
             if known.state is RunState.CANCELLED:
                 return None, True
         else:
-            mine = _with(search.job, self._params(trial), search.backend.name)
+            mine = with_params(search.job, self._params(trial), search.backend.name)
             run = start(mine, search.backend, yes=True, reuse=True, group=group)
         trial.set_user_attr("run", run.id)
         watch = _Pruning(trial, run, search) if search.pruning else None
@@ -455,51 +422,3 @@ class _Pruning:
             of = f" of {total}" if total else ""
             self._trial.set_user_attr("note", f"pruned at step {max(self._seen)}{of}")
             self._run.cancel()
-
-
-# --- the finalists ---------------------------------------------------------------------------------------------------
-def _finals(search: _Search, job: TuningJob, found: Sweep, count: int, seeds: int) -> tuple[Finalist, ...]:
-    """The best configurations, each trained with several seeds and scored once on the test rows."""
-    sign = 1 if search.direction == "minimize" else -1
-    done = [each for each in found.trials if each.state == "complete" and each.value is not None]
-    ranked = sorted(done, key=lambda each: sign * float(each.value or 0.0))[:count]
-    results: Sequence[Finalist] = [_final(search, job, each.params, seeds) for each in ranked]
-    return tuple(each for each in results if each.values)
-
-
-def _final(search: _Search, job: TuningJob, params: Mapping[str, Any], seeds: int) -> Finalist:
-    from llmtune.metrics.intervals import LEVEL, Interval
-
-    values, runs, metric = [], [], ""
-    intervals = []
-    for number in range(seeds):
-        mine = _with(job, params, search.backend.name)
-        mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
-        run = start(mine, search.backend, yes=True, reuse=True, group=f"{search.group}/final")
-        report = run.wait(pace=search.pace)
-        runs.append(run.id)
-        if not isinstance(report.evaluation, EvaluationResult):
-            continue
-        tuned = report.evaluation.system("tuned")
-        metric = report.evaluation.main
-        figure = tuned.get(metric) if tuned is not None else None
-        if figure is not None:
-            values.append(float(figure.value))
-            intervals.append(figure.interval)
-    spread: Interval | NotReported = NotReported("it was not evaluated")
-    if len(values) == 1:
-        spread = intervals[0]
-    elif len(values) > 1:
-        from scipy.stats import t
-
-        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-        mean = statistics.fmean(values)
-        spread = Interval(low=mean - half, high=mean + half, level=LEVEL, method="t over seeds")
-    return Finalist(
-        params=dict(params),
-        metric=metric,
-        values=tuple(values),
-        mean=statistics.fmean(values) if values else 0.0,
-        interval=spread,
-        runs=tuple(runs),
-    )

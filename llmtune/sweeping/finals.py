@@ -1,0 +1,62 @@
+"""The finalists of a sweep: the best configurations, trained with several seeds and scored once on the test rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtune.evaluation.model import EvaluationResult
+from llmtune.job import TuningJob
+from llmtune.metrics.intervals import LEVEL, Interval
+from llmtune.metrics.points import NotReported
+from llmtune.provider import Provider
+from llmtune.runs import Pace, start
+from llmtune.sweeping.model import Finalist, TrialRow
+from llmtune.sweeping.trialjob import with_params
+
+
+def judge(
+    job: TuningJob, backend: Provider, best: Sequence[TrialRow], *, group: str, seeds: int, pace: Pace | None
+) -> tuple[Finalist, ...]:
+    """Train each of these configurations with several seeds, and score them on the test rows."""
+    found = [_final(job, backend, each.params, group=group, seeds=seeds, pace=pace) for each in best]
+    return tuple(each for each in found if each.values)
+
+
+def _final(
+    job: TuningJob, backend: Provider, params: Mapping[str, Any], *, group: str, seeds: int, pace: Pace | None
+) -> Finalist:
+    values, runs, metric = [], [], ""
+    intervals = []
+    for number in range(seeds):
+        mine = with_params(job, params, backend.name)
+        mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
+        run = start(mine, backend, yes=True, reuse=True, group=f"{group}/final")
+        report = run.wait(pace=pace)
+        runs.append(run.id)
+        if not isinstance(report.evaluation, EvaluationResult):
+            continue
+        tuned = report.evaluation.system("tuned")
+        metric = report.evaluation.main
+        figure = tuned.get(metric) if tuned is not None else None
+        if figure is not None:
+            values.append(float(figure.value))
+            intervals.append(figure.interval)
+    spread: Interval | NotReported = NotReported("it was not evaluated")
+    if len(values) == 1:
+        spread = intervals[0]
+    elif len(values) > 1:
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+        mean = statistics.fmean(values)
+        spread = Interval(low=mean - half, high=mean + half, level=LEVEL, method="t over seeds")
+    return Finalist(
+        params=dict(params),
+        metric=metric,
+        values=tuple(values),
+        mean=statistics.fmean(values) if values else 0.0,
+        interval=spread,
+        runs=tuple(runs),
+    )
