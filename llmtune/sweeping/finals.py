@@ -27,7 +27,7 @@ def judge(
 def _final(
     job: TuningJob, backend: Provider, params: Mapping[str, Any], *, group: str, seeds: int, pace: Pace | None
 ) -> Finalist:
-    values, runs, metric = [], [], ""
+    values, runs, metric, unit = [], [], "", ""
     intervals = []
     for number in range(seeds):
         mine = with_params(job, params, backend.name)
@@ -43,6 +43,7 @@ def _final(
         if figure is not None:
             values.append(float(figure.value))
             intervals.append(figure.interval)
+            unit = figure.unit
     spread: Interval | NotReported = NotReported("it was not evaluated")
     if len(values) == 1:
         spread = intervals[0]
@@ -51,7 +52,10 @@ def _final(
 
         half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
         mean = statistics.fmean(values)
-        spread = Interval(low=mean - half, high=mean + half, level=LEVEL, method="t over seeds")
+        low, high = mean - half, mean + half
+        if unit == "share":
+            low, high = max(0.0, low), min(1.0, high)
+        spread = Interval(low=low, high=high, level=LEVEL, method="t over seeds")
     return Finalist(
         params=dict(params),
         metric=metric,

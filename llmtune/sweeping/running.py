@@ -416,9 +416,11 @@ class _Pruning:
                 continue
             self._seen.add(point.step)
             self._trial.report(float(point.value), point.step)
-        if self._seen and self._trial.should_prune():
+        total = update.record.progress.total_steps
+        if not self._seen or (total and max(self._seen) >= total):
+            return  # nothing is saved by cancelling what has ended
+        if self._trial.should_prune():
             self.pruned = True
-            total = update.record.progress.total_steps
             of = f" of {total}" if total else ""
             self._trial.set_user_attr("note", f"pruned at step {max(self._seen)}{of}")
             self._run.cancel()
