@@ -276,13 +276,21 @@ def test_ctrl_c_leaves_at_once_and_the_runs_go_on(job: TuningJob, vendors: dict[
         vendors[name].walks = {**walk, "success": (endless, walk["success"][-1])}
     job.save(tmp_path / "job.yaml")
     command = [sys.executable, "-m", "llmtune", "compare", str(tmp_path / "job.yaml"), "-p", "fake,other", "--yes"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+
+    def hears_ctrl_c() -> None:  # a test session in the background would hand down that it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c) as child:
         assert child.stderr is not None
         told = ""
         while told.count(": running") < 2 and (line := child.stderr.readline()):
             told += line
         child.send_signal(signal.SIGINT)
-        _, rest = child.communicate(timeout=60)  # the jobs themselves take an hour
+        try:
+            _, rest = child.communicate(timeout=60)  # the jobs themselves take an hour
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise
     assert child.returncode == 130, told + rest
     assert "goes on" in rest
     for name, walk in walks.items():
