@@ -41,6 +41,11 @@ def import_job(
         if path.suffix in (".yaml", ".yml", ".json"):
             raise InvalidJob(f"{path}: no such file", hint="give a trainer's configuration, or a job's id at a vendor")
         return _from_vendor(str(source), kind, Path(data).resolve())
+    if path.suffix == ".py":
+        raise InvalidJob(
+            f"{path}: Python is not run, so what it configures cannot be read",
+            hint="save the configuration from there: Path('sft.json').write_text(config.to_json_string())",
+        )
     from llmtune.jobfile import read_mapping
 
     config = read_mapping(path)

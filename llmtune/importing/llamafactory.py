@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from llmtune.importing.reading import (
-    REASONS,
-    Imported,
-    Keys,
-    Word,
-    batch,
-    checkpointing,
-    optimizer,
-    precision,
-    steps_or_ratio,
-    whole_epochs,
-)
+from llmtune.importing import rules
+from llmtune.importing.reading import Imported, Keys, Word
+from llmtune.importing.reasons import REASONS
 
 #: Keys that no other of the tools has.
 MARKS = {"stage", "finetuning_type", "cutoff_len", "lora_target", "dataset_dir", "template", "pref_beta", "val_size"}
@@ -29,7 +21,59 @@ _REASONS = REASONS | {
     "double_quantization": "qlora is NF4 with double quantisation",
     "include_num_input_tokens_seen": "trained tokens are in every report",
     "adapter_name_or_path": "to train on from an adapter, give its folder as the model",
-    "use_rslora": "set lora_alpha to alpha x sqrt(rank): the scale is then the same",
+    "create_new_adapter": "each run has an adapter of its own",
+    "label_smoothing_factor": "set label_smoothing",
+    "train_on_prompt": "in dpo answers are compared; prompts have no weight",
+    "pref_ftx": "the loss is the sigmoid DPO loss alone",
+    "pref_loss": "it counts only with stage: dpo",
+    "ref_model*": "the reference is the base model, read by switching the adapter off",
+    "flash_attn": "the attention is chosen by device and model",
+    "rope_scaling": "the model's own context is used",
+    "shift_attn": "the attention is exact",
+    "mixture_of_depths": "not there",
+    "use_unsloth*": "adapters are fused where that is exact",
+    "use_galore": "not there",
+    "galore_*": "not there",
+    "use_apollo": "not there",
+    "apollo_*": "not there",
+    "use_badam": "not there",
+    "badam_*": "not there",
+    "use_adam_mini": "not there",
+    "use_muon": "not there",
+    "use_dft_loss": "the loss is cross-entropy",
+    "use_llama_pro": "layer_lr_multipliers with 0 freezes layers",
+    "upcast_*": "norms and the loss are computed in float32",
+    "disable_gradient_checkpointing": "set provider_options.local.gradient_checkpointing",
+    "use_reentrant_gc": "the non-reentrant way is the only one",
+    "resize_vocab": "the embeddings keep their size",
+    "add_tokens": "the embeddings keep their size",
+    "add_special_tokens": "the embeddings keep their size",
+    "new_special_tokens": "the embeddings keep their size",
+    "split_special_tokens": "special tokens are only those of the template",
+    "use_fast_tokenizer": "the model's own tokenizer is used",
+    "default_system": "put it into the rows",
+    "tool_format": "tools are rendered by the template",
+    "media_dir": "images are not trained on",
+    "eval_on_each_dataset": "a job has one file for validation",
+    "eval_num_beams": "answers are sampled or greedy",
+    "predict_with_generate": "the report asks the tuned model for answers",
+    "ignore_pad_token_for_loss": "nothing is padded",
+    "tokenized_path": "rows are found again by their content",
+    "buffer_size": "rows are tokenised once and read from disk",
+    "preprocessing_batch_size": "rows are tokenised once and read from disk",
+    "compute_accuracy": "the report has llmtune's own metrics",
+    "early_stopping_steps": "set early_stopping_patience",
+    "model_revision": "set provider_options.local.revision",
+    "cache_dir": "the hub's own cache is used",
+    "hf_hub_token": "the hub's own login is used",
+    "ms_hub_token": "the hub's own login is used",
+    "om_hub_token": "the hub's own login is used",
+    "export_*": "llmtune export writes the adapter or one merged model",
+    "infer_*": "answers come from the trained model itself",
+    "vllm_*": "answers come from the trained model itself",
+    "sglang_*": "answers come from the trained model itself",
+    "low_cpu_mem_usage": "weights are read straight from disk",
+    "device_map": "the model lies on one device",
     "loraplus_*": "two rates are not there; layer_lr_multipliers sets one a layer",
     "pissa_*": "the adapter begins at zero",
     "lora_bias": "only the adapter is trained",
@@ -58,45 +102,61 @@ def read(keys: Keys) -> Imported:
     keys.say("stage", stage, "mapped", "method")
     keys.set("pref_beta", "dpo_beta")
     loss = keys.take("pref_loss")
-    if loss is not None:
+    if loss is not None and stage == "dpo":
         if loss != "sigmoid":
             raise keys.refuse("pref_loss", f"{loss!r} is not there: llmtune has the sigmoid DPO loss")
         keys.say("pref_loss", loss, "mapped", "method", "dpo")
     model = keys.take("model_name_or_path")
     keys.say("model_name_or_path", model, "mapped", "model.local")
     _dataset(keys)
-    _held_out(keys)
-    keys.set("learning_rate", "learning_rate", rule=lambda rate: (float(rate), ""), default=5e-5)
-    keys.set("num_train_epochs", "epochs", rule=whole_epochs, default=3)
-    keys.set("max_steps", "max_steps")
-    batch(keys, "per_device_train_batch_size", "gradient_accumulation_steps", default=8)
-    keys.set("lr_scheduler_type", "lr_schedule", default="linear")
-    steps_or_ratio(keys)
-    keys.set("warmup_ratio", "warmup_ratio")
-    keys.set("optim", "optimizer", rule=optimizer)
+    if "validation" not in keys.dataset:
+        rules.held_out(keys, "val_size")
+    elif "val_size" in keys:
+        keys.say("val_size", keys.take("val_size"), "left out", None, "eval_dataset validates")
+    keys.set("learning_rate", "learning_rate", rule=rules.number, default=5e-5)
+    keys.set("num_train_epochs", "epochs", rule=rules.whole_epochs, default=3)
+    rules.steps_limit(keys)
+    packing = keys.get("packing") or keys.get("neat_packing")
+    packs = int(keys.number("cutoff_len", keys.get("cutoff_len", 2048))) if packing else None
+    rules.batch(keys, "per_device_train_batch_size", "gradient_accumulation_steps", default=8, packs=packs)
+    rules.schedule(keys, "lr_scheduler_type", default="linear")
+    rules.warmup(keys)
+    keys.set("optim", "optimizer", rule=rules.optimizer)
     for name in ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"):
         keys.set(name, name)
     keys.set("max_grad_norm", "max_grad_norm", default=1.0)
+    _loss(keys)
+    keys.set("cutoff_len", "max_sequence_length", default=2048)
+    keys.dataset["on_too_long"] = "truncate"
+    for key in ("packing", "neat_packing"):
+        if key in keys and key == "packing" and keys.get("neat_packing"):
+            keys.say(key, keys.take(key), "mapped", "packing")  # neat_packing says the same, and more
+        keys.set(key, "packing", rule=_packing)
+    rules.rhythm(keys, strategies=True)
+    rules.seed(keys)
+    _adapter(keys)
+    if keys.take("pure_bf16"):
+        keys.options["dtype"] = "bfloat16"
+        keys.say("pure_bf16", True, "converted", "provider_options.local.dtype", "bfloat16")
+    rules.precision(keys)
+    rules.checkpointing(keys)
+    keys.leave_rest(_REASONS)
+    return keys.finish(name=keys.path.stem, model=str(model))
+
+
+def _packing(on: Any) -> tuple[Any, str]:
+    return bool(on), "here it never changes which rows make a step, and rows never see each other"
+
+
+def _loss(keys: Keys) -> None:
+    if keys.job["method"] == "dpo":
+        keys.set("dpo_label_smoothing", "label_smoothing")
+        return  # answers are compared; there is no weight of prompts
     keys.set("label_smoothing_factor", "label_smoothing")
     prompts = keys.take("train_on_prompt")
     keys.hyperparameters["prompt_loss_weight"] = 1.0 if prompts else 0.0
     word: Word = "default" if prompts is None else "converted"
     keys.say("train_on_prompt", bool(prompts), word, "prompt_loss_weight", "1" if prompts else "0")
-    keys.set("cutoff_len", "max_sequence_length", default=2048)
-    keys.dataset["on_too_long"] = "truncate"
-    for key in ("packing", "neat_packing"):
-        keys.set(key, "packing", rule=lambda on: (bool(on), "it changes speed only, never the loss"))
-    for key, field in (("eval_steps", "eval_every"), ("save_steps", "checkpoint_every")):
-        keys.set(key, field, rule=lambda steps: (int(steps), ""))
-    keys.set("save_total_limit", "keep_checkpoints")
-    seed = keys.take("seed")
-    keys.job["seed"] = 42 if seed is None else int(seed)
-    keys.say("seed", keys.job["seed"], "default" if seed is None else "mapped", "seed")
-    _adapter(keys)
-    precision(keys)
-    checkpointing(keys)
-    keys.leave_rest(_REASONS)
-    return keys.finish(name=keys.path.stem, model=str(model))
 
 
 def _dataset(keys: Keys) -> None:
@@ -116,9 +176,12 @@ def _dataset(keys: Keys) -> None:
         keys.say("dataset", other, "left out", None, "a job has one dataset: join the files")
     held_out = keys.take("eval_dataset")
     if held_out is not None:
-        known = _known(keys, place, str(held_out)) or {"path": f"{place}/{held_out}.json"}
-        keys.dataset |= {"train": keys.dataset.pop("path"), "validation": known["path"]}
-        keys.say("eval_dataset", held_out, "converted", "dataset.validation", str(known["path"]))
+        first, *others = [each.strip() for each in str(held_out).split(",")]
+        known = _known(keys, place, first) or {"path": f"{place}/{first}.json"}
+        keys.dataset |= {"train": keys.dataset.pop("path"), "validation": known["path"], "split": (1.0, 0.0, 0.0)}
+        keys.say("eval_dataset", first, "converted", "dataset.validation", str(known["path"]))
+        for other in others:
+            keys.say("eval_dataset", other, "left out", None, "a job has one file for validation")
 
 
 def _known(keys: Keys, place: str, name: str) -> dict[str, Any] | None:
@@ -133,25 +196,72 @@ def _known(keys: Keys, place: str, name: str) -> dict[str, Any] | None:
             continue
         if not isinstance(entry, dict):
             continue
-        if "hf_hub_url" in entry:
-            return {"path": f"hf://{entry['hf_hub_url']}"}
-        if "file_name" in entry:
-            form = {"alpaca": "alpaca", "sharegpt": "sharegpt"}.get(str(entry.get("formatting", "alpaca")), "auto")
-            path = {"path": str(base / str(entry["file_name"]))}
-            return path if entry.get("ranking") else path | {"format": form}
+        return _entry(keys, base, name, entry)
     return None
 
 
-def _held_out(keys: Keys) -> None:
-    value = keys.take("val_size")
-    share = float(value or 0)
-    if "validation" in keys.dataset or share >= 1:
-        if value is not None:
-            keys.say("val_size", value, "left out", "dataset.split", "a number of rows: set dataset.split in rows")
-        return
-    keys.dataset["split"] = (1 - share, share, 0.0)
-    word: Word = "default" if value is None else "converted"
-    keys.say("val_size", share, word, "dataset.split", f"{1 - share:g} train, {share:g} validation, 0 test")
+#: The columns that an entry names, by its formatting, with their own defaults: which of ours they are.
+_COLUMNS = {
+    "alpaca": {
+        "prompt": "instruction",
+        "query": "input",
+        "response": "output",
+        "system": "system",
+        "history": "history",
+        "chosen": "chosen",
+        "rejected": "rejected",
+    },
+    "sharegpt": {
+        "messages": "conversations",
+        "system": "system",
+        "tools": "tools",
+        "chosen": "chosen",
+        "rejected": "rejected",
+    },
+}
+
+
+def _entry(keys: Keys, base: Path, name: str, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """An entry of dataset_info.json: where the rows are, their format, and the names of their columns."""
+    where = f"dataset_info.json: {name}."
+    spec: dict[str, Any]
+    if "hf_hub_url" in entry:
+        address = f"hf://{entry['hf_hub_url']}"
+        address = rules.chosen(keys, address, entry, where, config="subset", split="split", revision="revision")
+        spec = {"path": address}
+        answered = {"hf_hub_url", "subset", "split", "revision"}
+    elif "file_name" in entry:
+        spec = {"path": str(base / str(entry["file_name"]))}
+        answered = {"file_name"}
+    else:
+        return None
+    form = str(entry.get("formatting", "alpaca"))
+    columns = dict(entry.get("columns") or {})
+    tags = dict(entry.get("tags") or {})
+    chats = tags.get("role_tag") == "role" or columns.get("messages") == "messages"
+    if not entry.get("ranking") and not chats:
+        spec["format"] = form if form in _COLUMNS else "auto"
+    renamed: dict[str, str] = {}
+    for theirs, column in columns.items():
+        ours = _COLUMNS.get(form, {}).get(theirs)
+        ours = "messages" if chats and theirs == "messages" else ours
+        if ours is None:
+            keys.say(f"{where}columns.{theirs}", column, "left out", None, "rows have no such part here")
+            continue
+        if column != ours:
+            renamed[ours] = column
+        keys.say(f"{where}columns.{theirs}", column, "mapped", f"dataset.columns.{ours}")
+    if renamed:
+        spec["columns"] = renamed
+    for key, value in entry.items():
+        if key in answered or key == "columns" or value is None:
+            continue
+        known = {"formatting": "dataset.format", "ranking": "method", "tags": "dataset.format"}.get(key)
+        if known:
+            keys.say(where + key, value, "mapped", known, str(spec.get("format", "found from the rows")))
+        else:
+            keys.say(where + key, value, "left out", None, f"not known to llmtune: look up what it does in {keys.tool}")
+    return spec
 
 
 def _adapter(keys: Keys) -> None:
@@ -159,7 +269,7 @@ def _adapter(keys: Keys) -> None:
     bits, dora = keys.take("quantization_bit"), keys.take("use_dora")
     if kind not in ("lora", "full"):
         raise keys.refuse("finetuning_type", f"{kind!r} is not there: llmtune has lora, qlora, dora and full")
-    if bits is not None and int(bits) != 4:
+    if bits is not None and keys.number("quantization_bit", bits) != 4:
         raise keys.refuse("quantization_bit", f"{bits} is not there: adapter qlora is 4-bit")
     keys.job["adapter"] = "full" if kind == "full" else "qlora" if bits else "dora" if dora else "lora"
     keys.say("finetuning_type", kind, "mapped", "adapter", str(keys.job["adapter"]))
@@ -168,8 +278,9 @@ def _adapter(keys: Keys) -> None:
             keys.say(key, value, "mapped", "adapter", str(keys.job["adapter"]))
     if kind == "full":
         return
+    rules.rank_stabilised(keys, "use_rslora")
     keys.set("lora_rank", "lora_rank", default=8)
-    keys.set("lora_alpha", "lora_alpha", default=2 * int(keys.hyperparameters["lora_rank"]))
+    keys.set("lora_alpha", "lora_alpha", default=2 * int(keys.number("lora_rank", keys.hyperparameters["lora_rank"])))
     keys.set("lora_dropout", "lora_dropout")
     keys.set("lora_target", "lora_target_modules", rule=_targets, default="all-linear")
 

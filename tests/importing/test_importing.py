@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import llmtune
+from llmtune.data.dataset import Dataset
 from llmtune.errors import InvalidJob
-from llmtune.importing import Imported, import_job
+from llmtune.importing import Imported, Line, import_job
 from llmtune.job import TuningJob
 
 ROWS = [
@@ -188,11 +189,15 @@ TRL = {
     "warmup": "warmup_steps: 0.03\nmax_length: 256\ncompletion_only_loss: false\nuse_peft: true\nlora_r: 8\n"
     "optim: adamw_8bit\n",
     "defaults": "dataset_text_field: text\nnot_a_key: 1\n",
+    "hub": "max_length: null\ndataset_config: main\nuse_peft: true\nlora_target_modules: all-linear\n",
 }
 EVERY = [
     *(("axolotl", name, AXOLOTL_ALWAYS + text) for name, text in AXOLOTL.items()),
     *(("llamafactory", name, FACTORY_ALWAYS + text) for name, text in FACTORY.items()),
-    *(("trl", name, TRL_ALWAYS + text) for name, text in TRL.items()),
+    *(
+        ("trl", name, TRL_ALWAYS.replace("rows.jsonl", "teknium/Open-2.5" if name == "hub" else "rows.jsonl") + text)
+        for name, text in TRL.items()
+    ),
 ]
 
 
@@ -214,6 +219,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def imported(place: Path, text: str) -> Imported:
+    (place / "c.yaml").write_text(text)
+    return import_job(place / "c.yaml")
+
+
+def told(found: Imported) -> dict[str, Line]:
+    return {line.key: line for line in found.lines}
+
+
 def keys_of(text: str) -> set[str]:
     from ruamel.yaml import YAML
 
@@ -232,10 +246,7 @@ def test_every_key_is_answered_and_the_job_is_planned(
     config.write_text(text)
     monkeypatch.chdir(place)
     found = import_job(config)  # recognised without being told
-    missing = keys_of(text) - answered(found)
-    if tool == "trl":
-        missing -= {"dataset_name"} if "dataset_name" in answered(found) else set()
-    assert not missing
+    assert not keys_of(text) - answered(found)
     assert all(line.says for line in found.left_out), [line.key for line in found.left_out if not line.says]
     found.job.save(place / "job.yaml")
     job = TuningJob.load(place / "job.yaml")
@@ -313,6 +324,147 @@ def test_trls_warmup_below_one_is_a_share(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        (AXOLOTL_ALWAYS + AXOLOTL["qlora"], 256),
+        (FACTORY_ALWAYS + FACTORY["dora"], 256),
+        (TRL_ALWAYS + TRL["full"], 256),
+    ],
+)
+def test_a_trainer_that_packs_counts_packs_and_the_receipt_says_so(text: str, length: int, place: Path) -> None:
+    (line,) = [
+        each for each in imported(place, text).lines if each.key in ("micro_batch_size", "per_device_train_batch_size")
+    ]
+    assert f"counts packs of up to {length} tokens where llmtune counts rows" in line.says
+    plain = imported(place, text.replace("packing: true", "packing: false"))
+    assert not any("counts packs" in line.says for line in plain.lines)
+
+
+def test_a_schedule_and_what_is_set_beside_it(place: Path) -> None:
+    text = TRL_ALWAYS.replace("lr_scheduler_type: cosine", "lr_scheduler_type: cosine_with_min_lr")
+    found = imported(
+        place, text + "lr_scheduler_kwargs: {min_lr: 2.0e-5, num_cycles: 1, timescale: 3}\nmax_length: 256\n"
+    )
+    chosen = found.job.hyperparameters
+    assert (chosen.lr_schedule, chosen.min_lr_ratio, chosen.lr_num_cycles) == ("cosine_with_min_lr", 0.1, 1)
+    assert "no such setting" in told(found)["lr_scheduler_kwargs.timescale"].says
+    other = imported(place, (AXOLOTL_ALWAYS + AXOLOTL["lora"]).replace("lr_scheduler: cosine", "lr_scheduler: rex"))
+    assert other.job.hyperparameters.lr_schedule is None
+    assert "the schedule rex is not there" in told(other)["lr_scheduler"].says
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("adamw_bnb_8bit", "adamw_torch"),
+        ("paged_adamw_32bit", "adamw_torch"),
+        ("adamw_torch_fused", "adamw_torch_fused"),
+        ("galore_adamw_8bit", None),  # another update rule under a like name
+        ("schedule_free_adamw", None),
+    ],
+)
+def test_optimizers_go_by_their_update_rule(name: str, kept: str | None, place: Path) -> None:
+    text = (AXOLOTL_ALWAYS + AXOLOTL["full"]).replace("paged_adamw_8bit", name)
+    assert imported(place, text).job.hyperparameters.optimizer == kept
+
+
+def test_axolotl_warms_up_when_it_is_not_told_to(place: Path) -> None:
+    assert imported(place, AXOLOTL_ALWAYS + AXOLOTL["dpo"]).job.hyperparameters.warmup_ratio == 0.03
+    told_to = imported(place, AXOLOTL_ALWAYS + AXOLOTL["lora"]).job.hyperparameters
+    assert (told_to.warmup_ratio, told_to.warmup_steps) == (None, 10)
+
+
+def test_steps_count_only_where_the_strategy_says_so(place: Path) -> None:
+    text = FACTORY_ALWAYS + FACTORY["full"]
+    assert imported(place, text).job.hyperparameters.eval_every == 50
+    found = imported(place, text.replace("eval_strategy: steps", "save_strategy: epoch"))
+    assert (found.job.hyperparameters.eval_every, found.job.hyperparameters.checkpoint_every) == (None, None)
+    assert "only with eval_strategy: steps" in told(found)["eval_steps"].says
+
+
+def test_a_warmup_of_both_kinds_is_read_as_the_trainer_reads_it(place: Path) -> None:
+    both = FACTORY_ALWAYS + FACTORY["lora"] + "max_steps: -1\n"
+    zero = imported(place, both + "warmup_steps: 0\n").job.hyperparameters
+    assert (zero.warmup_ratio, zero.warmup_steps, zero.max_steps) == (0.1, None, None)
+    found = imported(place, both + "warmup_steps: 20\n")
+    assert (found.job.hyperparameters.warmup_ratio, found.job.hyperparameters.warmup_steps) == (None, 20)
+    assert told(found)["warmup_ratio"].word == "left out"
+
+
+def test_trl_trains_lora_only_with_use_peft(place: Path) -> None:
+    found = imported(place, TRL_ALWAYS + "lora_r: 8\nmax_length: 256\n")
+    assert found.job.adapter == "full"
+    assert "only with use_peft" in told(found)["lora_r"].says
+    with_it = imported(place, TRL_ALWAYS + "lora_r: 8\nuse_peft: true\nuse_rslora: true\nmax_length: null\n")
+    assert with_it.job.adapter == "lora"
+    assert with_it.job.provider_options["local"]["rslora"] is True
+    assert with_it.job.hyperparameters.max_sequence_length is None
+    assert "PEFT then takes its own list" in told(with_it)["lora_target_modules"].says
+
+
+def test_where_no_key_says_what_is_trained_trl_goes_by_the_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    (place / "pc.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    plain = TRL_ALWAYS + "max_length: 256\n"
+    for rows, weight in (("rows.jsonl", 1.0), ("pc.jsonl", 0.0), ("elsewhere.jsonl", None)):
+        found = imported(place, plain.replace("rows.jsonl", rows))
+        assert found.job.hyperparameters.prompt_loss_weight == weight
+
+
+def test_trls_own_loss_and_a_mixture_of_datasets(place: Path) -> None:
+    text = TRL_ALWAYS.replace(
+        "dataset_name: rows.jsonl", "datasets: [{path: trl-lib/Capybara, split: test}, {path: b/c}]"
+    )
+    found = imported(place, text + "loss_type: chunked_nll\nmax_length: 256\n")
+    assert found.job.method == "sft"
+    assert found.job.dataset.path == "hf://trl-lib/Capybara?split=test"
+    assert told(found)["datasets[1]"].word == "left out"
+
+
+def test_llamafactorys_columns_and_tags_are_answered(place: Path) -> None:
+    rows = [{"question": f"q {n}", "answer": f"a {n}"} for n in range(30)]
+    (place / "data" / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    hub = {"hf_hub_url": "acme/chats-1.5", "subset": "en", "formatting": "sharegpt", "odd": 1}
+    messages = {"columns": {"messages": "messages"}, "tags": {"role_tag": "role", "content_tag": "content"}}
+    info = {
+        "qa": {"file_name": "qa.jsonl", "columns": {"prompt": "question", "response": "answer", "kto_tag": "x"}},
+        "hub": hub | messages,
+    }
+    (place / "data" / "dataset_info.json").write_text(json.dumps(info))
+    found = imported(place, (FACTORY_ALWAYS + FACTORY["qlora"]).replace("dataset: chats", "dataset: qa"))
+    assert found.job.dataset.columns == {"instruction": "question", "output": "answer"}
+    assert told(found)["dataset_info.json: qa.columns.kto_tag"].word == "left out"
+    assert llmtune.plan(found.job, "local").refusals == ()
+    assert len(Dataset.from_spec(found.job.dataset).train) == 30
+    away = imported(place, (FACTORY_ALWAYS + FACTORY["qlora"]).replace("dataset: chats", "dataset: hub"))
+    assert away.job.dataset.path == "hf://acme/chats-1.5?config=en"
+    assert "not known to llmtune" in told(away)["dataset_info.json: hub.odd"].says
+
+
+def test_secrets_are_not_repeated(place: Path) -> None:
+    found = imported(place, TRL_ALWAYS + "max_length: 256\nhub_token: hf_abc\nwandb_api_key: k123\neos_token: <e>\n")
+    assert "hf_abc" not in found.model_dump_json()
+    assert "k123" not in found.model_dump_json()
+    assert told(found)["eos_token"].value == "<e>"
+
+
+@pytest.mark.slow
+def test_every_field_of_the_real_configurations_is_known(place: Path) -> None:
+    trl = pytest.importorskip("trl")
+    import dataclasses
+
+    scripts = dataclasses.asdict(trl.ModelConfig(model_name_or_path="tiny", use_peft=True))
+    scripts |= dataclasses.asdict(trl.ScriptArguments(dataset_name="rows.jsonl"))
+    for config, method in ((trl.SFTConfig, "sft"), (trl.DPOConfig, "dpo")):
+        whole = json.loads(config(output_dir="out", bf16=False).to_json_string()) | scripts
+        (place / "c.json").write_text(json.dumps(whole, default=str))
+        found = import_job(place / "c.json")
+        assert (found.job.method, found.job.adapter) == (method, "lora")
+        assert not [line.key for line in found.left_out if "not known" in line.says]
+        assert llmtune.plan(found.job, "local").refusals == ()
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (AXOLOTL_ALWAYS + "rl: kto\ndatasets: [{path: rows.jsonl}]\n", "rl: 'kto' is not there"),
@@ -320,6 +472,10 @@ def test_trls_warmup_below_one_is_a_share(place: Path) -> None:
         (FACTORY_ALWAYS + "stage: ppo\n", "stage: 'ppo' is not there"),
         (FACTORY_ALWAYS + "stage: sft\nfinetuning_type: freeze\ndataset: chats\n", "finetuning_type: 'freeze'"),
         (FACTORY_ALWAYS + "stage: dpo\npref_loss: orpo\ndataset: chats\n", "pref_loss: 'orpo'"),
+        (TRL_ALWAYS + "max_length: 256\nnum_generations: 8\nbeta: 0.04\n", "num_generations: is of a GRPOConfig"),
+        (TRL_ALWAYS + "max_length: 256\nbeta: 0.1\nf_divergence_type: js_divergence\n", "f_divergence_type: 'js"),
+        (AXOLOTL_ALWAYS.replace("2e-4", "fast") + AXOLOTL["lora"], "learning_rate: 'fast' cannot be read"),
+        (FACTORY_ALWAYS + "dataset: chats\nval_size: some\n", "val_size: 'some' is not a number"),
         ("learning_rate: 1\n", "whose configuration"),
         ("base_model: [\n", "broken YAML"),
     ],
@@ -357,6 +513,13 @@ def test_the_command_writes_the_job_and_names_what_did_not_map(place: Path, monk
     assert any(line["word"] == "left out" for line in told["lines"])
 
 
+def test_python_is_not_run(place: Path) -> None:
+    (place / "train.py").write_text("from trl import SFTConfig\n")
+    with pytest.raises(InvalidJob, match="Python is not run") as caught:
+        import_job(place / "train.py")
+    assert "to_json_string" in str(caught.value.hint)
+
+
 def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.cli.app import app
     from llmtune.runs import Pace, start
@@ -384,4 +547,42 @@ def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.Monke
         assert {name: getattr(kept.hyperparameters, name) for name in options} == options
         assert len(Path(str(kept.dataset.train)).read_text().splitlines()) == 24
         assert "data/train.jsonl" in (place / "out/job.yaml").read_text()
+        assert not vendor.complaints
+
+
+def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmtune.runs import Pace, start
+    from llmtune_azure.fake import FakeAzure
+
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "az-test")
+    monkeypatch.setenv("ARM_TOKEN", "az-test")
+    with FakeAzure(api_key="az-test") as vendor:
+        account = {
+            "kind": "azure",
+            "endpoint": vendor.url,
+            "management_url": vendor.url,
+            "management_token_env": "ARM_TOKEN",
+            "subscription_id": "11111111-2222-3333-4444-555555555555",
+            "resource_group": "tuning",
+            "account_name": "mine",
+        }
+        lines = [f'{name} = "{value}"' for name, value in account.items()]
+        (place / "llmtune.toml").write_text("\n".join(["[providers.azure-eu]", *lines, ""]))
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("LLMTUNE_HOME", str(place / "elsewhere"))
+            made = TuningJob(
+                name="router",
+                dataset=str(place / "rows.jsonl"),
+                model="gpt-4.1-mini-2025-04-14",
+                hyperparameters=llmtune.Hyperparameters(epochs=2, batch_size=8),
+                provider_options={"azure-eu": {"training_type": "GlobalStandard"}},
+            )
+            start(made, "azure-eu", yes=True, allow_unknown_cost=True).wait(pace=Pace(first=0.01, most=0.05))
+        (job,) = vendor.jobs
+        found = import_job(job, "azure-eu", data=place / "fetched")
+        assert found.job.model == {"azure-eu": "gpt-4.1-mini-2025-04-14"}
+        assert (found.job.hyperparameters.epochs, found.job.hyperparameters.batch_size) == (2, 8)
+        assert len(Path(str(found.job.dataset.train)).read_text().splitlines()) == 24
+        assert llmtune.plan(found.job, "azure-eu").refusals == ()
         assert not vendor.complaints
