@@ -131,7 +131,9 @@ class Turns:
     def done(self, loss: float | None) -> None:
         assert self.began is not None
         seconds, self.began = time.monotonic() - self.began, None
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        from llmtune_local.machine import peak_memory
+
+        peak = peak_memory("cpu")
         told = {"seconds": seconds, "cpu": _cpu() - self.used, "loss": loss, "peak": peak}
         print(json.dumps(told), flush=True)
 

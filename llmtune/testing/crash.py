@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import tempfile
@@ -33,6 +34,11 @@ DEPLOYMENT_ARROWS = frozenset(
 
 #: Requests during which the process is killed: the vendor has done what was asked, and the answer finds nobody.
 IN_FLIGHT: tuple[Role, ...] = ("upload", "submit", "poll", "deploy", "generate", "undeploy")
+
+
+#: One reader at a time: `Process.start` reaps whatever child has ended, another thread's too, and a status that two
+#: threads read is an exit code for the first and 255 for the second.
+_CHILDREN = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +127,17 @@ def _run_child(trial: Trial, vendor: Fake, folder: Path, *, first: bool) -> int:
                 os.kill(process.pid, signal.SIGKILL)
 
         vendor.faults.add(calling(kill), role=role, after=trial.nth - 1)
-    process.start()
+    with _CHILDREN:
+        process.start()
     started.set()
-    process.join(120)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return 1000  # it hung
-    return process.exitcode
+    multiprocessing.connection.wait([process.sentinel], 120)
+    with _CHILDREN:
+        code = process.exitcode
+    if code is not None:
+        return code
+    process.kill()
+    multiprocessing.connection.wait([process.sentinel])
+    return 1000  # it hung
 
 
 def _settings(trial: Trial, vendor: Fake) -> dict[str, Any]:

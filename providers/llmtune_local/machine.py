@@ -9,14 +9,21 @@ import os
 import platform
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
 
 def peak_memory(device: str) -> int:
-    """Most memory this process has held: on the GPU where it ran there, else in RAM."""
+    """Most memory this process has held, in bytes: on the GPU where it ran there, else in RAM."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
+    # Linux hands `ru_maxrss` on through fork and exec: a small worker started by a large notebook would tell the
+    # notebook's peak. The high-water mark of /proc is of this program alone.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,18 @@ def test_a_real_run_takes_about_what_was_told(tmp_path: Path) -> None:
     module.make_model(tmp_path / "model", (256, 6, 768, 4, 4, 8000))
     found = module.measure(tmp_path / "model", ("lora", 512, 8, {}), "cpu", tmp_path)
     assert found["told"] == pytest.approx(found["measured"], rel=0.25)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux hands the peak on through exec")
+def test_the_peak_is_the_workers_own_not_its_parents() -> None:
+    import subprocess
+
+    child = "from llmtune_local.machine import peak_memory; print(peak_memory('cpu'))"
+    parent = (
+        "import subprocess, sys\n"
+        "held = bytearray(1 << 30)\n"
+        "held[::4096] = b'x' * len(held[::4096])\n"
+        f"print(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True, check=True).stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 1 << 30
