@@ -7,6 +7,7 @@ from which the run is found again. A provider never retries `submit` itself and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -456,6 +457,15 @@ class Weighed(Protocol):
 
     def footprint(self, receipt: Receipt, dataset: Dataset) -> Footprint:
         """An estimate of the peak, without loading anything."""
+        ...
+
+
+@runtime_checkable
+class Warming(Protocol):
+    """A provider that starts many runs faster together than one by one."""
+
+    def warm(self) -> AbstractContextManager[None]:
+        """Until it is left, what runs have in common is kept ready."""
         ...
 
 

@@ -35,7 +35,7 @@ def _root(
 
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
-app.command("sweep")(sweep.sweep)
+app.add_typer(sweep.app, name="sweep")
 app.command("plan")(plan.plan)
 app.command("init")(plan.init)
 evaluate.mount(app)

@@ -44,18 +44,11 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
-    from rich.markup import escape
-
     from llmtune.cli.output import err, out
     from llmtune.job import TuningJob
     from llmtune.sweeping import sweep as go
     from llmtune.sweeping.space import parse_space
-    from llmtune.sweeping.words import print_sweep, shown
-
-    def told(row: Any) -> None:
-        value = "" if row.value is None else f" {metric} {row.value:.4f}"
-        params = ", ".join(f"{name} {shown(each)}" for name, each in row.params.items())
-        err.print(escape(f"trial {row.number}: {row.state}{value}  {params}  {row.note}".rstrip()), soft_wrap=True)
+    from llmtune.sweeping.words import print_sweep
 
     try:
         found = go(
@@ -72,7 +65,7 @@ def sweep(
             yes=yes,
             budget=budget,
             allow_unknown_cost=allow_unknown_cost,
-            on_trial=told,
+            on_trial=_tell,
         )
     except KeyboardInterrupt:
         err.print("\nwhat was started goes on; the same command comes back to the sweep", soft_wrap=True)
@@ -87,3 +80,52 @@ def sweep(
         sys.stdout.buffer.write((found.to_json() + "\n").encode())
     else:
         print_sweep(found, out)
+
+
+def join(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="[SWEEP]", help="The sweep's name, or its beginning; none: the one under way."),
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Trials at once, here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The trials run here, as JSON on standard output.")] = False,
+) -> None:
+    """Run trials of a sweep that was started elsewhere on the same store, until none is left to begin."""
+    from llmtune.cli.output import err
+    from llmtune.sweeping import join as go
+
+    try:
+        rows = go(sweep, parallel=parallel, on_trial=_tell)
+    except KeyboardInterrupt:
+        err.print("\nwhat was started goes on; the sweep comes back to it", soft_wrap=True)
+        sys.exit(EXIT_INTERRUPTED)
+    err.print(f"{len(rows)} trials were run here", soft_wrap=True)
+    if as_json:
+        import orjson
+
+        sys.stdout.buffer.write(orjson.dumps([row.model_dump(mode="json") for row in rows]) + b"\n")
+
+
+def _tell(row: Any) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import err
+    from llmtune.sweeping.words import shown
+
+    value = "" if row.value is None else f" {row.value:.4f}"
+    params = ", ".join(f"{name} {shown(each)}" for name, each in row.params.items())
+    err.print(escape(f"trial {row.number}: {row.state}{value}  {params}  {row.note}".rstrip()), soft_wrap=True)
+
+
+class _Group(typer.core.TyperGroup):
+    """`llmtune sweep JOB` is `llmtune sweep run JOB`: what comes first is a command only if it is one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Group, help="Search hyperparameters by training, and score the best on the test rows.")
+app.command("run")(sweep)
+app.command("join")(join)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from llmtune.sweeping.joining import join
 from llmtune.sweeping.model import Finalist, Sweep, TrialRow
 from llmtune.sweeping.running import sweep
 from llmtune.sweeping.space import Choice, Range
 
-__all__ = ["Choice", "Finalist", "Range", "Sweep", "TrialRow", "sweep"]
+__all__ = ["Choice", "Finalist", "Range", "Sweep", "TrialRow", "join", "sweep"]

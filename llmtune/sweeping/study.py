@@ -25,11 +25,9 @@ def open_study(
     name: str, space: Space, *, method: Method, direction: Direction, seed: int, pruning: bool
 ) -> optuna.Study:
     """The study of that name, new or as it was left. Raises `MissingExtra` without Optuna."""
-    try:
-        import optuna
-    except ImportError:
-        raise MissingExtra("sweep", "optuna", purpose="a sweep") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _need_optuna()
+    import optuna
+
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if pruning:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0)
@@ -39,6 +37,37 @@ def open_study(
     # A study that goes on must not draw again what it drew before.
     study.sampler = _sampler(space, method, seed + 1009 * len(study.get_trials(deepcopy=False)))
     return study
+
+
+def names(prefix: str) -> list[str]:
+    """The studies in the store whose names begin so. Raises `MissingExtra` without Optuna."""
+    _need_optuna()
+    import optuna
+
+    return sorted(name for name in optuna.get_all_study_names(_storage()) if name.startswith(prefix))
+
+
+def attributes(name: str) -> dict[str, Any]:
+    """What was written down with a study."""
+    import optuna
+
+    return dict(optuna.load_study(study_name=name, storage=_storage()).user_attrs)
+
+
+def ended(name: str) -> int:
+    """How many of its trials have ended."""
+    import optuna
+
+    trials = optuna.load_study(study_name=name, storage=_storage()).get_trials(deepcopy=False)
+    return sum(each.state.is_finished() for each in trials)
+
+
+def _need_optuna() -> None:
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtra("sweep", "optuna", purpose="a sweep") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _storage() -> Any:

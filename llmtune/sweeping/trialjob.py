@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
     for role, rows in (("train", dataset.train), ("validation", dataset.validation)):
         path = folder / f"{role}.jsonl"
         if not path.exists():
-            write(rows, path, kind)
+            folder.mkdir(parents=True, exist_ok=True)
+            mine = folder / f"{role}.{os.getpid()}.jsonl"  # another worker may be writing it too
+            write(rows, mine, kind)
+            mine.replace(path)
         paths[role] = str(path)
     spec = DatasetSpec(
         train=paths["train"],

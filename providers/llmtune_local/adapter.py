@@ -6,6 +6,7 @@ two processes ever train in it. A worker that died without a word is started aga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import shutil
@@ -49,6 +50,7 @@ from llmtune_local import parameters, process
 from llmtune_local.options import LocalOptions, LocalSettings
 from llmtune_local.rundir import Cursor as FileCursor
 from llmtune_local.rundir import RunDir, RunRequest, Status
+from llmtune_local.warm import POSSIBLE, Forker
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -83,6 +85,7 @@ class LocalProvider:
     def __init__(self, name: str, settings: LocalSettings) -> None:
         self.name = name
         self.settings = settings
+        self._forker: Forker | None = None
 
     # offline
 
@@ -207,6 +210,20 @@ class LocalProvider:
         """The run folder of that key."""
         folder = self._folder(key)
         return self._job(key, folder) if (folder.path / "request.json").exists() else None
+
+    @contextlib.contextmanager
+    def warm(self) -> Iterator[None]:
+        """Until it is left, workers are forked from one process that keeps imports, base model and token rows."""
+        if not POSSIBLE or self._forker is not None:
+            yield
+            return
+        self._need_libraries()
+        self._forker = Forker()
+        try:
+            yield
+        finally:
+            self._forker.close()
+            self._forker = None
 
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
         """What the folder says; a worker that died is started again, up to `ATTEMPTS` times in all."""
@@ -445,7 +462,7 @@ class LocalProvider:
         started = process.launches(folder.path)
         if folder.alive() or (started and process.alive(started[-1])):
             return False
-        process.launch(folder.path, resume=status is not None)
+        process.launch(folder.path, resume=status is not None, forker=self._forker)
         return True
 
     @staticmethod

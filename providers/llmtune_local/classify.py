@@ -100,6 +100,10 @@ class ClassificationTrainer(Trainer):
                 self.journal.event(f"{path}: {count} rows longer than {self.limit} tokens were {verb}", "warning")
         return found
 
+    def read_ahead(self) -> None:
+        """Tokenizer and libraries alone: the head that an encoder is loaded with depends on the run's seed."""
+        self.read()
+
     def _settle(self, threads: int) -> None:
         super()._settle(threads)
         labels = self.labels.labels

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import DeviceUnavailable, InvalidJob
 from llmtune_local import precision
+from llmtune_local.kept import kept, stamp
 from llmtune_local.process import share_cores, usable_cores
 
 if TYPE_CHECKING:
@@ -137,8 +138,12 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
 
     base, adapter = adapter_of(model)
     path = str(adapter) if adapter and (adapter / "tokenizer_config.json").exists() else locate(base)
+
+    def read() -> Any:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        tokenizer = kept("tokenizer", (path, revision, chat_template, stamp(path)), read)
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the tokenizer of {model!r} cannot be loaded: {first_line(problem)}", where="model") from None
     if not tokenizer.is_fast:
@@ -181,12 +186,9 @@ def load_base(
     """The base model, frozen, in evaluation mode, with the recipe's dropouts set; with `four_bit`, its linear layers
     in 4 bits (NF4 with doubly quantised constants, arXiv:2305.14314), which compute in `dtype`."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    base, _ = adapter_of(model)
     config = check_model(model, revision)
     hidden = set_dropouts(config, recipe) if recipe is not None else None
-    network: Any
     quantised: dict[str, Any] = {}
     if four_bit:
         from transformers import BitsAndBytesConfig
@@ -199,13 +201,10 @@ def load_base(
             bnb_4bit_compute_dtype=dtype,
         )
         quantised = {"quantization_config": settings, "device_map": {"": device}}
-    try:
-        with no_progress_bars():
-            network = AutoModelForCausalLM.from_pretrained(
-                locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
-            )
-    except (OSError, ValueError) as problem:
-        raise InvalidJob(f"the model {base!r} cannot be loaded: {first_line(problem)}", where="model") from None
+    if quantised or (recipe is not None and (recipe.dropout or recipe.attention_dropout)):
+        network = _read_weights(model, revision, dtype, config, **quantised)
+    else:
+        network = read_base(model, revision, dtype, config)
     network.requires_grad_(False)
     if dtype != torch.float32:
         # Norms and biases stay exact: they cost nothing, and the residual stream is kept in float32.
@@ -220,6 +219,27 @@ def load_base(
     if hidden is not None:
         _add_dropout(network, hidden)
     return network.eval() if four_bit else network.to(device).eval()
+
+
+def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any) -> Any:
+    """The base model as it is published, on the CPU, in `dtype`. Whoever changes it works on a copy or in a process
+    of its own."""
+    base, _ = adapter_of(model)
+    what = (base, revision, dtype, stamp(locate(base)))
+    return kept("model", what, lambda: _read_weights(model, revision, dtype, config))
+
+
+def _read_weights(model: str, revision: str | None, dtype: torch.dtype, config: Any, **quantised: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    base, _ = adapter_of(model)
+    try:
+        with no_progress_bars():
+            return AutoModelForCausalLM.from_pretrained(
+                locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
+            )
+    except (OSError, ValueError) as problem:
+        raise InvalidJob(f"the model {base!r} cannot be loaded: {first_line(problem)}", where="model") from None
 
 
 def add_adapter(network: Any, request: RunRequest) -> Any:

@@ -7,9 +7,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from llmtune.errors import LlmtuneError
+
+if TYPE_CHECKING:
+    from llmtune_local.warm import Forker
 
 
 class ProcessId(NamedTuple):
@@ -149,8 +152,29 @@ def share_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
-def launch(run_dir: Path, *, resume: bool = False) -> ProcessId:
-    """Start a worker for the folder that outlives this process, its terminal and its signals."""
+def launch(run_dir: Path, *, resume: bool = False, forker: Forker | None = None) -> ProcessId:
+    """Start a worker for the folder that outlives this process, its terminal and its signals; by `forker`, if there
+    is one, which has everything loaded."""
+    pid = _forked(forker, run_dir, resume) if forker is not None else None
+    if pid is None:
+        pid = _started(run_dir, resume)
+    started = ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
+    # A worker needs seconds before it takes the folder's lock and speaks; until then this says that it is coming.
+    with (run_dir / _LAUNCHED).open("a", encoding="utf-8") as list_:
+        list_.write(" ".join(map(str, started)) + "\n")
+    return started
+
+
+def _forked(forker: Forker, run_dir: Path, resume: bool) -> int | None:
+    from llmtune_local.warm import NotForked
+
+    try:
+        return forker.fork(run_dir, resume=resume)
+    except NotForked:
+        return None
+
+
+def _started(run_dir: Path, resume: bool) -> int:
     command = [sys.executable, "-m", "llmtune_local.worker", str(run_dir)]
     if resume:
         command.append("--resume")
@@ -158,11 +182,7 @@ def launch(run_dir: Path, *, resume: bool = False) -> ProcessId:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
         )
-    started = ProcessId(child.pid, start_time(child.pid) or "unknown", socket.gethostname())
-    # A worker needs seconds before it takes the folder's lock and speaks; until then this says that it is coming.
-    with (run_dir / _LAUNCHED).open("a", encoding="utf-8") as list_:
-        list_.write(" ".join(map(str, started)) + "\n")
-    return started
+    return child.pid
 
 
 def launches(run_dir: Path) -> list[ProcessId]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from llmtune.data.rendering import Renderer
 from llmtune.errors import InvalidData
+from llmtune_local.kept import kept, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -87,19 +88,24 @@ def read_rows(
     They are the rows of `llmtune data prepare`, in the same form and place; the prompt's weight is no part of them,
     since the loss weighs at each step. Where nothing can be kept on disk the rows are tokenised all the same.
     """
+    settings: dict[str, Any] = {"limit": limit, "on_too_long": on_too_long, "template_options": template_options}
+    what = (path, stamp(path), tokenizer.name_or_path, tokenizer.chat_template, settings)
+    return cast(TokenRows, kept("rows", what, lambda: _read(tokenizer, path, settings)))
+
+
+def _read(tokenizer: Any, path: str, settings: dict[str, Any]) -> TokenRows:
     from llmtune.data.prepare import load_prepared, prepare, prepared_home
     from llmtune.data.reading import load
 
     examples = load(path)
-    settings: dict[str, Any] = {"limit": limit, "on_too_long": on_too_long, "template_options": template_options}
     try:
-        kept = prepare(examples, tokenizer, prepared_home(), file=path, **settings)
+        on_disk = prepare(examples, tokenizer, prepared_home(), file=path, **settings)
     except OSError:
         return tokenise(tokenizer, examples, file=path, **settings)
     try:
-        return _gathered(load_prepared(kept.path), kept)
+        return _gathered(load_prepared(on_disk.path), on_disk)
     except InvalidData:  # damaged since it was made
-        shutil.rmtree(kept.path, ignore_errors=True)
+        shutil.rmtree(on_disk.path, ignore_errors=True)
         return tokenise(tokenizer, examples, file=path, **settings)
 
 

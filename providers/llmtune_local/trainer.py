@@ -70,8 +70,15 @@ class Trainer:
 
     def prepare(self) -> None:
         """Load rows and model, and settle what was left open."""
+        threads = models.set_threads(self.request.options)
+        self.read()
+        self._settle(threads)
+        self.journal.update(message="loading the model")
+        self._load(getattr(self.config, "dtype", None))
+
+    def read(self) -> None:
+        """Find device and precision, and load tokenizer and rows."""
         request, options = self.request, self.request.options
-        threads = models.set_threads(options)
         self.device = models.check_device(options.device)
         check_adapter(request.adapter, self.device)
         if options.gradient_checkpointing and self.device == "cpu":
@@ -81,16 +88,19 @@ class Trainer:
         self.journal.update(
             message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")
         )
-        config = models.check_model(request.model, request.revision, request.method)
+        self.config = config = models.check_model(request.model, request.revision, request.method)
         self.tokenizer = models.load_tokenizer(request.model, request.revision, options.chat_template)
         self.limit = models.context_length(config, self.tokenizer, self.recipe.max_sequence_length)
         if self.limit is not None and self.limit < 2:
             raise InvalidJob("max_sequence_length must be at least 2", where="hyperparameters.max_sequence_length")
         self.train = self._rows(request.files.train)
         self.validation = self._rows(request.files.validation) if request.files.validation else TokenRows()
-        self._settle(threads)
-        self.journal.update(message="loading the model")
-        self._load(getattr(config, "dtype", None))
+
+    def read_ahead(self) -> None:
+        """Read what a run of this request begins with, for workers that are forked from here (see `warm`)."""
+        self.read()
+        dtype = torch.float32 if self.request.adapter == "full" else self.dtype
+        models.read_base(self.request.model, self.request.revision, dtype, self.config)
 
     def _rows(self, path: str) -> TokenRows:
         return self._checked(path, read_rows)

@@ -19,10 +19,11 @@ from llmtune.testing import refusal, server_error
 from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider
 
-from .conftest import PASSWORD
 from .helpers import QUICK
 
 KEY = "sk-canary-9f8e7d6c5b4a3210"
+#: As tests/conftest.py gives it to its server.
+PASSWORD = "pg-canary-7f3a91"
 TOO_CHATTY = f"Incorrect API key provided: {KEY}. You can find your API key in the console."
 
 

@@ -1,0 +1,146 @@
+"""Workers forked from a process that has everything loaded: the same runs, started sooner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("peft")
+
+from llmtune_local import process
+from llmtune_local.rundir import Result, RunDir, RunRequest
+from llmtune_local.warm import POSSIBLE, Forker
+
+pytestmark = [pytest.mark.skipif(not POSSIBLE, reason="workers are forked on Linux alone"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("warm") / "rows.jsonl"
+    turns = ([("user", f"case {n}"), ("assistant", "yn"[n % 2])] for n in range(40))
+    path.write_text(
+        "".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in each]}) + "\n" for each in turns)
+    )
+    return path
+
+
+@pytest.fixture
+def forker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forker]:
+    monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "home"))
+    made = Forker()
+    yield made
+    made.close()
+
+
+def write_run(folder: Path, rows: Path, **hyperparameters: Any) -> RunDir:
+    run = RunDir(folder)
+    recipe = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "max_steps": 3} | hyperparameters
+    body = {"model": "tiny", "adapter": "lora", "files": {"train": str(rows)}, "hyperparameters": recipe}
+    run.write_request(RunRequest.model_validate(body | {"options": {"num_threads": 1}}))
+    return run
+
+
+def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it took too long")
+
+
+def ended(run: RunDir) -> Result:
+    def look() -> Any:
+        status = run.read_status()
+        assert status is None or status.state != "failed", status.error
+        return run.read_result() if status is not None and status.state == "succeeded" else None
+
+    found: Result = until(look)
+    return found
+
+
+def losses(run: RunDir) -> list[float]:
+    return [point.value for point in run.read_metrics()[0] if point.series == "train/loss"]
+
+
+def test_a_forked_worker_trains_what_any_other_does(forker: Forker, rows: Path, tmp_path: Path) -> None:
+    cold = write_run(tmp_path / "cold", rows)
+    process.launch(cold.path)
+    warm = [write_run(tmp_path / f"warm{number}", rows) for number in range(2)]
+    for run in warm:
+        mine = process.launch(run.path, forker=forker)
+        assert process.launches(run.path) == [mine]
+        ended(run)
+    ended(cold)
+    assert losses(warm[0]) == losses(warm[1]) == losses(cold)
+    other = write_run(tmp_path / "other", rows, dropout=0.5, lora_rank=4)
+    process.launch(other.path, forker=forker)
+    ended(other)
+    assert losses(other) != losses(cold)
+
+
+def test_its_failure_is_said_in_its_own_folder_and_the_next_run_is_well(
+    forker: Forker, rows: Path, tmp_path: Path
+) -> None:
+    bad = write_run(tmp_path / "bad", tmp_path / "no.jsonl")
+    process.launch(bad.path, forker=forker)
+    status = until(lambda: (s := bad.read_status()) is not None and s.state == "failed" and s)
+    assert "no.jsonl" in status.error
+    good = write_run(tmp_path / "good", rows)
+    process.launch(good.path, forker=forker)
+    ended(good)
+
+
+def test_rows_that_changed_are_read_again(forker: Forker, rows: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(rows.read_text())
+    before = write_run(tmp_path / "before", mine)
+    process.launch(before.path, forker=forker)
+    ended(before)
+    mine.write_text(rows.read_text().replace("case", "another case"))
+    after = write_run(tmp_path / "after", mine)
+    process.launch(after.path, forker=forker)
+    assert ended(after).tokens > ended(before).tokens
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from llmtune_local import process
+from llmtune_local.warm import Forker
+forker = Forker()
+print(forker._process.pid, process.launch(Path(sys.argv[1]), forker=forker).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_run_outlives_whoever_started_it(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "home"))
+    run = write_run(tmp_path / "run", rows, epochs=20, max_steps=100)
+    parent = subprocess.Popen([sys.executable, "-c", CHILD, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    forking, worker = map(int, parent.stdout.readline().split())
+    until(lambda: losses(run))
+    parent.kill()
+    parent.wait()
+    until(lambda: process.start_time(forking) is None)
+    assert process.start_time(worker) is not None or run.read_result() is not None
+    ended(run)
+
+
+def test_without_the_forking_process_a_worker_is_started_the_usual_way(rows: Path, tmp_path: Path) -> None:
+    forker = Forker()
+    os.kill(forker._process.pid, signal.SIGKILL)
+    run = write_run(tmp_path / "run", rows)
+    process.launch(run.path, forker=forker)
+    ended(run)
+    forker.close()

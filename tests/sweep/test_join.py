@@ -1,0 +1,179 @@
+"""Several workers, one study: nobody runs a trial twice, and the count and the budget hold over all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import llmtune
+from llmtune import Hyperparameters, TuningJob
+from llmtune.errors import InvalidData, RunNotFound
+from llmtune.runs import Pace, open_store
+from llmtune.sweeping import join
+from llmtune.testing.fake import Fake
+
+pytest.importorskip("optuna")
+
+QUICK = Pace(first=0.01, most=0.05)
+SPACE = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
+OPTIONS: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0, "pace": QUICK}
+
+
+@pytest.fixture
+def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    with Fake() as fake:
+        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", fake.url)
+        yield fake
+        assert not fake.complaints, "\n".join(fake.complaints)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TuningJob:
+    rows = (
+        {"messages": [{"role": "user", "content": f"case {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
+        for at in range(60)
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TuningJob(
+        name="shared",
+        dataset=str(tmp_path / "rows.jsonl"),
+        model={"fake": "m-1"},
+        hyperparameters=Hyperparameters(epochs=1),
+    )
+
+
+WORKER = """
+import os, pathlib, signal, sys, time
+import llmtune
+from llmtune import TuningJob
+from llmtune.runs import Pace, checkpoints
+from llmtune.sweeping import join
+pace = Pace(first=0.01, most=0.05)
+what, path, trials = sys.argv[1:4]
+joined = pathlib.Path(path).with_name("joined")
+def tell(row):
+    print("trial", row.number, flush=True)
+    if what == "join":
+        joined.touch()
+    while not joined.exists():  # the one that begins leaves something to the one that joins
+        time.sleep(0.02)
+if what == "die":
+    def die(arrow):
+        if arrow == "after-submit":
+            os.kill(os.getpid(), signal.SIGKILL)
+    checkpoints.hook = die
+if what == "sweep":
+    space = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
+    found = llmtune.sweep(TuningJob.load(path), "fake", space, method="random", trials=int(trials), parallel=2,
+                          pruning=False, finalists=0, pace=pace, on_trial=tell)
+    print("done", len(found.trials), sum(each.state == "complete" for each in found.trials), flush=True)
+else:
+    join(parallel=2, pace=pace, on_trial=tell)
+"""
+
+
+def worker(what: str, path: Path, trials: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, what, str(path), str(trials)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_processes_share_one_study(
+    kind: str, job: TuningJob, vendor: Fake, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: Any
+) -> None:
+    if kind == "postgresql":
+        monkeypatch.setenv("LLMTUNE_STORE", request.getfixturevalue("postgres_url"))
+    job.save(tmp_path / "job.yaml")
+    first = worker("sweep", tmp_path / "job.yaml", 16)
+    assert first.stdout is not None
+    begun = first.stdout.readline()  # it is under way
+    second = worker("join", tmp_path / "job.yaml", 16)
+    told, wrong = second.communicate(timeout=240)
+    assert second.returncode == 0, wrong
+    rest, wrong = first.communicate(timeout=240)
+    assert first.returncode == 0, wrong
+    here, there = (begun + rest).split("\n"), told.split("\n")
+    assert "done 16 16" in here
+    ran = Counter(line for line in (*here, *there) if line.startswith("trial "))
+    assert sorted(ran) == sorted(f"trial {number}" for number in range(16))
+    assert set(ran.values()) == {1}
+    assert any(line.startswith("trial ") for line in there), "the second worker ran none"
+    assert len(vendor.jobs) == 16
+
+
+def test_a_worker_that_dies_leaves_its_trial_to_another(job: TuningJob, vendor: Fake, tmp_path: Path) -> None:
+    llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
+    invited = more_trials(job, 4)
+    dead = worker("die", tmp_path / "unused", 0)
+    dead.communicate(timeout=240)
+    assert dead.returncode == -signal.SIGKILL
+    rows = join(invited, pace=QUICK)
+    assert sorted(row.number for row in rows) == [1, 2, 3]
+    assert all(row.state == "complete" for row in rows)
+    assert len(vendor.jobs) == 4
+    assert join(invited, pace=QUICK) == ()
+
+
+def more_trials(job: TuningJob, trials: int) -> str:
+    """Leave an invitation to more trials than have been run; the sweep's name."""
+    from llmtune.sweeping import study as studies
+    from llmtune.sweeping.joining import PREFIX, _find
+
+    (name,) = studies.names(PREFIX)
+    _, invitation = _find(name)
+    import optuna
+
+    study = optuna.load_study(study_name=name, storage=studies._storage())
+    study.set_user_attr("llmtune", invitation.model_copy(update={"trials": trials}).model_dump(mode="json"))
+    return name.removeprefix(PREFIX)
+
+
+def test_the_budget_is_everybodys(job: TuningJob, vendor: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMTUNE_FAKE_PRICE", "100")
+    (only,) = llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS).trials
+    assert isinstance(only.cost, float)
+    assert only.cost > 0
+    found = llmtune.sweep(job, "fake", SPACE, trials=9, budget=2.5 * only.cost, **OPTIONS)
+    assert found.stopped
+    assert join(found.group, pace=QUICK) == ()
+    assert len(vendor.jobs) == 2
+
+
+def test_other_rows_are_refused(job: TuningJob, vendor: Fake, tmp_path: Path) -> None:
+    llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
+    name = more_trials(job, 2)
+    (tmp_path / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text().replace("case", "other"))
+    with pytest.raises(InvalidData, match="not the rows that the sweep was started with"):
+        join(name, pace=QUICK)
+    assert len(vendor.jobs) == 1
+
+
+def test_no_sweep_is_said_in_a_sentence(job: TuningJob, vendor: Fake) -> None:
+    with pytest.raises(RunNotFound, match="no sweep in this store is unfinished"):
+        join()
+    llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
+    with pytest.raises(RunNotFound, match="no sweep in this store is 'abc'"):
+        join("abc")
+
+
+def test_join_from_the_command_line(job: TuningJob, vendor: Fake) -> None:
+    from llmtune.cli.app import app
+
+    llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
+    name = more_trials(job, 2)
+    shown = CliRunner().invoke(app, ["sweep", "join", name, "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert "1 trials were run here" in shown.output
+    (row,) = json.loads(shown.stdout.splitlines()[-1])
+    assert row["number"] == 1
+    assert len(open_store().runs()) == 2
