@@ -47,7 +47,7 @@ class Range(BaseModel):
             found = [math.exp(math.log(self.low) + step * math.log(self.high / self.low)) for step in steps]
         else:
             found = [self.low + step * (self.high - self.low) for step in steps]
-        found[-1] = self.high
+        found[0], found[-1] = self.low, self.high
         return sorted({round(each) for each in found}) if self.whole else found
 
 
