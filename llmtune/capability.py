@@ -273,6 +273,15 @@ class Declarations(Mapping[str, Declaration]):
     def __len__(self) -> int:
         return len(self._declared)
 
+    @classmethod
+    def only(cls, otherwise: str, **declared: Declaration) -> Declarations:
+        """The declarations given; every field that is not among them is unsupported, for the reason `otherwise`.
+
+        For packages of their own: a field that a later llmtune adds to the job is then answered and does not break
+        the import. Raises `TypeError` for a name that is no field.
+        """
+        return cls(**({name: Unsupported(otherwise) for name in DECLARED_FIELDS} | declared))
+
     def but(self, **changed: Declaration) -> Declarations:
         """The same declarations with some replaced: what differs between one model family and another."""
         return Declarations(**(self._declared | changed))

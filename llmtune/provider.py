@@ -21,7 +21,7 @@ from llmtune.generation import LabelScorer as LabelScorer
 from llmtune.generation import TokenScorer as TokenScorer
 from llmtune.generation import TokenStats as TokenStats
 from llmtune.generation import Unavailable as Unavailable
-from llmtune.metrics.points import MetricPoint
+from llmtune.metrics.points import MetricPoint as MetricPoint
 
 if TYPE_CHECKING:
     from llmtune.capability import Capabilities

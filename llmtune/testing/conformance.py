@@ -123,6 +123,14 @@ class ConformanceSuite:
         return request.model_copy(update={"body": request.body | {"no_such_field_of_yours": 1}})
 
     # --- helpers ---------------------------------------------------------------------------------------------------
+    @pytest.fixture(autouse=True)
+    def store_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Runs go to a folder of the test's, and no settings or catalogue of the developer's are read."""
+        monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "llmtune-home"))
+        monkeypatch.setenv("LLMTUNE_CONFIG", str(tmp_path / "no-config.toml"))
+        monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "no-catalog.toml"))
+        monkeypatch.delenv("LLMTUNE_STORE", raising=False)
+
     @pytest.fixture
     def job(self, tmp_path: Path, provider: Provider) -> TuningJob:
         """A small job."""

@@ -26,6 +26,7 @@ from llmtune.capability import (
     Price,
     Sent,
 )
+from llmtune.client import Client
 from llmtune.errors import VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import (
@@ -58,7 +59,6 @@ from llmtune.provider import (
     Unavailable,
     UploadRef,
 )
-from llmtune.testing.client import Client
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -149,7 +149,8 @@ class FakeProvider:
 
     @property
     def _client(self) -> Client:
-        return Client(self.settings.base_url or service().url, timeout=self.settings.timeout)
+        base = self.settings.base_url or service().url
+        return Client(base, key_env="LLMTUNE_FAKE_API_KEY", timeout=self.settings.timeout)
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
