@@ -16,8 +16,8 @@ from typing import ParamSpec, TypeVar
 
 from llmtune.errors import LlmtuneWarning
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class LlmtuneDeprecationWarning(LlmtuneWarning, DeprecationWarning):
@@ -53,7 +53,7 @@ def warn(what: str, *, since: str, removed_in: str, instead: str, stacklevel: in
     warnings.warn(text, LlmtuneDeprecationWarning, stacklevel=stacklevel + 1)
 
 
-def deprecated(*, since: str, removed_in: str, instead: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def deprecated(*, since: str, removed_in: str, instead: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Mark a function or method that will go: each call warns, and the docstring says so.
 
     The sentence stands in the function's `__deprecated__`, where type checkers and `make check` look.
@@ -67,11 +67,11 @@ def deprecated(*, since: str, removed_in: str, instead: str) -> Callable[[Callab
         ValueError: `removed_in` is not after `since`; at import, where nobody can miss it.
     """
 
-    def mark(function: Callable[P, R]) -> Callable[P, R]:
+    def mark(function: Callable[_P, _R]) -> Callable[_P, _R]:
         text = sentence(function.__qualname__, since=since, removed_in=removed_in, instead=instead)
 
         @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             warnings.warn(text, LlmtuneDeprecationWarning, stacklevel=2)
             return function(*args, **kwargs)
 

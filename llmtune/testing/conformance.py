@@ -68,7 +68,11 @@ MOST_POLLS = 60
 
 @dataclass
 class Ready:
-    """A job brought to the point of being submitted, by hand and through the provider alone."""
+    """A job brought to the point of being submitted, by hand and through the provider alone.
+
+    `dataset` is what was read, `receipt` the plan, `encoded` the files on disk, `files` those at the vendor by
+    role, `request` what `submit` takes.
+    """
 
     job: TuningJob
     dataset: Dataset
@@ -88,8 +92,14 @@ class ConformanceSuite:
     """Hyperparameters of the job, such as the provider takes."""
 
     adapter: ClassVar[str] = "lora"
+    """What is trained."""
+
     method: ClassVar[str] = "sft"
+    """How it is trained."""
+
     provider_options: ClassVar[dict[str, Any]] = {}
+    """The job's own options for this provider."""
+
     rows: ClassVar[int] = 120
     """Rows of the dataset; enough for the vendor's minimum in the training part (80 %)."""
 

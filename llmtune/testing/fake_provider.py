@@ -137,8 +137,13 @@ class FakeProvider:
     kind = "fake"
     listed = False
     Options: type[BaseModel] = FakeOptions
+    """It has none."""
+
     Settings: type[BaseModel] = FakeSettings
+    """Which service, and how it behaves."""
+
     requirements: tuple[Requirement, ...] = ()
+    """Nothing beyond llmtune itself."""
 
     def __init__(self, name: str = "fake", settings: FakeSettings | None = None) -> None:
         self.name = name

@@ -24,6 +24,9 @@ class Fault:
     """One way for one exchange to go wrong. Build it with the functions below.
 
     `handled` tells whether the vendor did what was asked before things went wrong.
+
+    `kind` is the way. Of an answer, `status`, `code`, `message` and `headers` are what comes back; a hold or delay
+    lasts `seconds`; `word` is the state of a job that is told; `action` is called at that moment.
     """
 
     kind: Kind

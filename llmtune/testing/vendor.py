@@ -56,7 +56,12 @@ class Phase:
 
 @dataclass
 class FakeJob:
-    """A tuning job at a fake vendor."""
+    """A tuning job at a fake vendor.
+
+    `body` is the request it was made by, `token` its idempotency key, `created` in seconds of the vendor's clock.
+    It stands at phase `at` of its `walk`, `since` then and after `looks` polls. `outcome` names the walk;
+    `override` is a word told in place of its state.
+    """
 
     id: str
     body: dict[str, Any]
@@ -87,7 +92,10 @@ class FakeJob:
 
 @dataclass
 class FakeFile:
-    """An uploaded file."""
+    """An uploaded file.
+
+    `content` in bytes, `created` in seconds of the vendor's clock.
+    """
 
     id: str
     content: bytes
@@ -103,7 +111,10 @@ class FakeFile:
 
 @dataclass
 class FakeDeployment:
-    """A deployment, which costs money from `created` until `removed`."""
+    """A deployment, which costs money from `created` until `removed`.
+
+    `model` is what it serves, `key` the run key it carries; times are of the vendor's clock.
+    """
 
     id: str
     model: str
@@ -134,6 +145,7 @@ class FakeVendor:
     """What the vendor says of a job that failed; routes put it where the vendor would."""
 
     keeps_requests: ClassVar[int] = 100_000
+    """How many of the last requests are remembered."""
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         self.lag = lag

@@ -79,7 +79,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Violation:
-    """One disagreement between declaration and request."""
+    """One disagreement between declaration and request.
+
+    With `field` set to `value`, the paths `declared` should have differed in the request, and those `moved` did.
+    """
 
     field: str
     value: Any
