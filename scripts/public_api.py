@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -135,7 +135,9 @@ def annotation(given: Any) -> str:
     """An annotation as it was written."""
     if given is inspect.Signature.empty:
         return ""
-    return given if isinstance(given, str) else inspect.formatannotation(given)
+    if isinstance(given, str):
+        return given
+    return given.__name__ if isinstance(given, type) and not get_args(given) else inspect.formatannotation(given)
 
 
 def shown(value: Any) -> str:
