@@ -21,6 +21,7 @@ check: $(VENV)/dev.stamp ## everything a machine can see without running the pro
 	$(BIN)/deptry .
 	$(BIN)/typos
 	$(BIN)/python scripts/generate_docs.py --check
+	$(BIN)/python scripts/check_docs.py
 	$(BIN)/python scripts/tutorial.py --check
 	$(BIN)/python scripts/public_api.py --check
 	$(BIN)/python scripts/check_lock.py
