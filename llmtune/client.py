@@ -53,7 +53,7 @@ class Client:
         self._timeout = timeout
 
     def get(self, path: str, **query: str) -> Any:
-        """GET, as JSON. Raises as `send` does."""
+        """GET of a path with the parameters in `query`, as JSON. Raises as `send` does."""
         return self._json(self._exchange("GET", path + ("?" + urlencode(query) if query else ""), None, {}, safe=True))
 
     def content(self, path: str) -> bytes:
@@ -95,7 +95,7 @@ class Client:
         return self._json(self._exchange(method, path, data, more, safe=safe))
 
     def said(self, told: Any) -> tuple[str | None, str | None]:
-        """The words and the code in the JSON of a refusal, None where there are none; override for another shape.
+        """The words and the code in the JSON of a refusal (`told`); override for another shape.
 
         Known are `{"error": {"message", "code"}}`, `{"error": "words"}`, `{"message"}` and `{"detail"}`.
         """

@@ -26,7 +26,7 @@ class LlmtuneDeprecationWarning(LlmtuneWarning, DeprecationWarning):
 
 
 def sentence(what: str, *, since: str, removed_in: str, instead: str) -> str:
-    """The one sentence of a deprecation: "X is deprecated since 1.2 and goes in 1.4; use Y instead".
+    """The one sentence of a deprecation: "`what` is deprecated since 1.2 and goes in `removed_in`; use Y instead".
 
     Raises:
         ValueError: it would go before, or with, the version in which it was deprecated.

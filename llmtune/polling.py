@@ -240,7 +240,7 @@ class PollingProvider(ABC):
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """No file is looked for; each is uploaded."""
+        """No file of that `digest` is looked for; each is uploaded."""
         return None
 
     def find(self, key: RunKey) -> JobRef | None:
@@ -286,7 +286,7 @@ class PollingProvider(ABC):
         self._not_done("fetch the job of a tuned model")
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Raises `VendorError`."""
+        """Raises `VendorError`, whatever the `file_id`."""
         self._not_done("download a file")
 
     def delete(self, ref: AnyRef) -> None:

@@ -384,7 +384,7 @@ class Provider(Protocol):
         ...
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """A file of ours with this content that is already there and usable."""
+        """A file of ours with this content (`digest`: sha256, hexadecimal) that is already there and usable."""
         ...
 
     def upload(self, file: EncodedFile) -> UploadRef:
@@ -440,7 +440,7 @@ class Provider(Protocol):
         ...
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Bring a file of a fetched job here."""
+        """Bring a file of a fetched job (`file_id`) into a folder; its path."""
         ...
 
     def delete(self, ref: AnyRef) -> None:

@@ -157,7 +157,7 @@ class Receipt(BaseModel):
         raise KeyError(field)
 
     def effective(self, field: str, otherwise: Any = None) -> Any:
-        """The value the backend will use, or `otherwise` when it is the vendor's unpublished choice."""
+        """The value of a `field` that the backend will use, or `otherwise` when the vendor does not publish it."""
         value = self[field].effective
         return otherwise if value is None or value == NOT_PUBLISHED else value
 

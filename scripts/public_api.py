@@ -57,6 +57,9 @@ MODULES = (
 #: Where a leaf of the file tells of something that may be left out, it holds its default after this.
 DEFAULT = " = "
 
+#: Types that say nothing of what a parameter means, so that words must.
+PLAIN = re.compile(r"(str|int|float|bool|bytes|Any|None|dict|list|tuple|Mapping|Sequence|Iterable|[\[\], |.])+")
+
 Tree = dict[str, Any]
 
 
@@ -360,6 +363,10 @@ def _silent_function(path: str, function: Any, around: str, cls: type | None = N
     if not text:
         yield f"{path}: no docstring"
         return
+    for each in inspect.signature(function).parameters.values():
+        unclear = name != "__init__" and PLAIN.fullmatch(annotation(each.annotation)) and not _plain(each.name)
+        if unclear and not re.search(rf"\b{each.name}\b", text):
+            yield f"{path}: its docstring does not speak of {each.name}"
     for raised in sorted(_raised(function)):
         error = function.__globals__.get(raised) or getattr(llmtune.errors, raised, None)
         if not (inspect.isclass(error) and issubclass(error, LlmtuneError)):
@@ -397,8 +404,8 @@ def _described_fields(cls: type) -> frozenset[str]:
 
 
 def _plain(name: str) -> bool:
-    """Fields whose meaning is the same wherever they stand, told once in docs/concepts.md and llmtune.provider."""
-    return name in ("source", "note", "message", "name", "id", "data")
+    """Names whose meaning is the same wherever they stand."""
+    return name in ("source", "note", "message", "name", "id", "data", "path", "text", "reason")
 
 
 def _commented(module: str, name: str) -> bool:

@@ -91,7 +91,7 @@ class Message(NamedTuple):
         return self.role == "assistant" and self.weight != 0
 
     def replace(self, **changes: Any) -> Message:
-        """The same turn with some fields changed."""
+        """The same turn with `changes` to some fields."""
         return self._replace(**changes)
 
 
@@ -152,7 +152,7 @@ class Example(NamedTuple):
         return None
 
     def replace(self, **changes: Any) -> Example:
-        """The same row with some fields changed."""
+        """The same row with `changes` to some fields."""
         return self._replace(**changes)
 
 

@@ -250,7 +250,7 @@ class Report(_Value):
         return render(self)
 
     def to_text(self, width: int = 80) -> str:
-        """The report as it stands on a terminal, without colours."""
+        """The report as it stands on a terminal of `width` columns, without colours."""
         from llmtune.report.terminal import to_text
 
         return to_text(self, width=width)

@@ -201,7 +201,7 @@ class FakeProvider:
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """A file of this content."""
+        """A file of this content, by its `digest`."""
         found = self._client.get("/v1/files", sha256=digest)["data"]
         return UploadRef(id=found[0]["id"], digest=digest) if found else None
 
@@ -320,7 +320,7 @@ class FakeProvider:
         )
 
     def download(self, file_id: str, into: Path) -> Path:
-        """A file's content."""
+        """The content of the file `file_id`, in a folder."""
         into.mkdir(parents=True, exist_ok=True)
         path = into / f"{file_id}.jsonl"
         path.write_bytes(self._client.content(f"/v1/files/{file_id}/content"))
