@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -137,11 +138,23 @@ def assert_shows(output: str, expected: str) -> None:
         assert wanted in ("...", "") or any(wanted in line for line in lines), f"not seen: {wanted}\n{output}"
 
 
-@pytest.mark.slow
-def test_the_tutorial_works_word_for_word(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tutorial(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that reads the page."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import tutorial
 
+    return tutorial
+
+
+def test_the_page_and_the_package_are_the_same_text(tutorial: ModuleType) -> None:
+    wanted = tutorial.files(tutorial.PAGE.read_text(encoding="utf-8"))
+    assert wanted == tutorial.kept(tutorial.PACKAGE)
+    assert {"pyproject.toml", "llmtune_acme/adapter.py", "tests/test_acme.py", "job.yaml"} <= set(wanted)
+
+
+@pytest.mark.slow
+def test_the_tutorial_works_word_for_word(reader: Reader, tutorial: ModuleType) -> None:
     port, output = free_port(), ""
     for block in tutorial.blocks(tutorial.PAGE.read_text(encoding="utf-8")):
         text = block.text.replace(PORT, port)
@@ -158,6 +171,12 @@ def test_the_tutorial_works_word_for_word(reader: Reader, monkeypatch: pytest.Mo
     made = tutorial.kept(reader.folder)
     del made["tickets.jsonl"]
     assert made == tutorial.kept(tutorial.PACKAGE)
-    # The llmtune that all of it ran on was installed there; it is not this checkout.
-    where = reader.type('python -c "import llmtune; print(llmtune.__file__)"')
-    assert where.startswith(str(reader.folder / ".venv"))
+
+    # What was packed is whole: installed from its wheel, away from its folder, it still has its prices.
+    reader.type("pip install --force-reinstall --no-deps dist/llmtune_acme-*.whl")
+    where = "import llmtune_acme, llmtune; print(llmtune_acme.__file__); print(llmtune.__file__)"
+    shown = reader.type(f"cd /; llmtune providers acme --model acme-small; python -c '{where}'")
+    assert "training 2.0" in shown
+    acme, llmtune = shown.splitlines()[-2:]
+    assert Path(acme).parent.parent == Path(llmtune).parent.parent
+    assert ".venv" in Path(llmtune).parts
