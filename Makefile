@@ -21,6 +21,9 @@ check: $(VENV)/dev.stamp ## everything a machine can see without running the pro
 	$(BIN)/deptry .
 	$(BIN)/typos
 	$(BIN)/python scripts/generate_docs.py --check
+	$(BIN)/python scripts/check_docs.py
+	$(BIN)/python scripts/tutorial.py --check
+	$(BIN)/python scripts/public_api.py --check
 	$(BIN)/python scripts/check_lock.py
 
 format: $(VENV)/dev.stamp ## mend what can be mended by itself
@@ -29,6 +32,8 @@ format: $(VENV)/dev.stamp ## mend what can be mended by itself
 
 docs: $(VENV)/dev.stamp ## rewrite the generated parts of the docs
 	$(BIN)/python scripts/generate_docs.py
+	$(BIN)/python scripts/tutorial.py
+	$(BIN)/python scripts/public_api.py
 
 bench: $(VENV)/dev.stamp ## all benchmarks (about an hour; each can be run alone)
 	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done

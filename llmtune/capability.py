@@ -21,9 +21,13 @@ Support = Literal["sent", "converted", "inherent", "unsupported", "invalid", "de
 #: A knob whose default the vendor does not tell.
 NOT_PUBLISHED = "not published"
 
-#: Everything a backend must say something about: the hyperparameters, and the job's fields that travel.
+#: The settings of answering, which go out with each question to the model.
 GENERATION_FIELDS = ("temperature", "top_p", "top_k", "max_tokens")
+
+#: The job's own fields that travel.
 JOB_FIELDS = ("name", "seed", "tags")
+
+#: Everything a backend must say something about: the hyperparameters, and the two above.
 DECLARED_FIELDS: tuple[str, ...] = (*Hyperparameters.model_fields, *JOB_FIELDS, *GENERATION_FIELDS)
 
 
@@ -31,12 +35,17 @@ DECLARED_FIELDS: tuple[str, ...] = (*Hyperparameters.model_fields, *JOB_FIELDS, 
 class ValueType(Protocol):
     """What a knob takes: `fault` says what is wrong with a value (None when nothing is), `describe` what is right."""
 
-    def fault(self, value: Any) -> str | None: ...
-    def describe(self) -> str: ...
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with the value, as a clause ("must be a whole number, not 'x'"); None when nothing is."""
+        ...
+
+    def describe(self) -> str:
+        """What is right, as a noun phrase: "a whole number from 1 to 20"."""
+        ...
 
 
 @dataclass(frozen=True)
-class Int:
+class Int(ValueType):
     """A whole number from `low` to `high`, both included; None is open."""
 
     low: int | None = None
@@ -57,8 +66,11 @@ class Int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float:
-    """A finite number within the bounds given (gt and lt exclude the bound itself)."""
+class Float(ValueType):
+    """A finite number within the bounds given (gt and lt exclude the bound itself).
+
+    `ge` and `le` include the bound. NaN, the infinities and booleans are never taken.
+    """
 
     gt: float | None = None
     ge: float | None = None
@@ -84,7 +96,7 @@ class Float:
 
 
 @dataclass(frozen=True)
-class Bool:
+class Bool(ValueType):
     """True or false."""
 
     def fault(self, value: Any) -> str | None:
@@ -95,8 +107,11 @@ class Bool:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of the values listed."""
+class Choice(ValueType):
+    """One of the values listed.
+
+    `allowed` are those values; a fault names the nearest.
+    """
 
     allowed: tuple[Any, ...]
 
@@ -115,7 +130,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(ValueType):
     """Text of at most `longest` characters."""
 
     longest: int | None = None
@@ -130,7 +145,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Mapped:
+class Mapped(ValueType):
     """A mapping of names to values (tags, per-layer factors); `most` bounds how many."""
 
     most: int | None = None
@@ -145,7 +160,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Anything:
+class Anything(ValueType):
     """Whatever the job's own type allows; the backend narrows nothing."""
 
     def fault(self, value: Any) -> str | None:
@@ -158,7 +173,10 @@ class Anything:
 # --- rules that change a value on its way ----------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a conversion may look at: the job's own numbers, and nothing of the vendor's that is not published."""
+    """What a conversion may look at: the job's own numbers, and nothing of the vendor's that is not published.
+
+    `hyperparameters` are the job's for this provider, `method` and `adapter` those of the target.
+    """
 
     hyperparameters: Hyperparameters
     rows: int | None = None
@@ -179,12 +197,16 @@ class Changed:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a value cannot be converted. `invalid` when the knob exists and the value is not allowed."""
+    """Why a value cannot be converted. `invalid` when the knob exists and the value is not allowed.
+
+    `reason` is a clause that follows the field's name.
+    """
 
     reason: str
     invalid: bool = False
 
 
+#: Turns a value of the job into the vendor's, or says why not.
 Rule = Callable[[Any, Facts], Changed | Refused]
 
 
@@ -195,6 +217,9 @@ class Sent:
 
     `encode` changes the spelling only ("3" for 3); `also` are constants that go out with it; `where` tells a training
     knob from one of the generation request.
+
+    `type` says which values are allowed, `default` what the vendor uses when nothing is sent (`NOT_PUBLISHED` where
+    it does not tell, None where nothing is), `source` the page and its day.
     """
 
     wire: str
@@ -212,6 +237,8 @@ class Converted:
     """The knob exists in another unit or grid: `rule` turns the value into the vendor's, or refuses.
 
     `type` is what the vendor takes, checked after the rule. `says` describes the rule for the matrix.
+
+    `wire`, `default`, `source`, `encode`, `also` and `where` are as in `Sent`.
     """
 
     wire: str
@@ -228,7 +255,10 @@ class Converted:
 
 @dataclass(frozen=True)
 class Inherent:
-    """Nothing to send: the backend always does exactly `value`."""
+    """Nothing to send: the backend always does exactly `value`.
+
+    `reason` says how that is known, `source` where.
+    """
 
     value: Any
     reason: str
@@ -245,12 +275,16 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class NotApplicable:
-    """The field has no meaning for this target."""
+    """The field has no meaning for this target.
+
+    `reason` says why, `source` where that stands.
+    """
 
     reason: str
     source: str = ""
 
 
+#: What a backend says of one field.
 Declaration = Sent | Converted | Inherent | Unsupported | NotApplicable
 
 
@@ -273,6 +307,15 @@ class Declarations(Mapping[str, Declaration]):
     def __len__(self) -> int:
         return len(self._declared)
 
+    @classmethod
+    def only(cls, otherwise: str, **declared: Declaration) -> Declarations:
+        """The declarations given; every field that is not among them is unsupported, for the reason `otherwise`.
+
+        For packages of their own: a field that a later llmtune adds to the job is then answered and does not break
+        the import. Raises `TypeError` for a name that is no field.
+        """
+        return cls(**({name: Unsupported(otherwise) for name in DECLARED_FIELDS} | declared))
+
     def but(self, **changed: Declaration) -> Declarations:
         """The same declarations with some replaced: what differs between one model family and another."""
         return Declarations(**(self._declared | changed))
@@ -290,7 +333,11 @@ class Declarations(Mapping[str, Declaration]):
 # --- everything else a backend says of itself ------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the backend takes as a dataset. None where nothing is published or there is no limit."""
+    """What the backend takes as a dataset. None where nothing is published or there is no limit.
+
+    `min_rows` and `max_rows` count training rows, `max_validation_rows` validation rows, `max_total_rows` both
+    together; `max_bytes` is the size of one file, `max_tokens_per_row` that of one row in the model's tokens.
+    """
 
     format: str = "chat"
     """Row format it is sent in, as registered under `llmtune.formats`."""
@@ -313,6 +360,9 @@ class Lifecycle:
     """Whether the service takes jobs, until when, and for whom.
 
     `closes` is the first day on which it takes no new job; `answers_until` the day on which tuned models stop.
+
+    `status` is what the vendor says; the dates decide. `for_whom` restricts who may use it, and `alternatives` are
+    providers to go to.
     """
 
     status: Literal["active", "closing", "retired"] = "active"
@@ -370,7 +420,10 @@ class Price:
 
 @dataclass(frozen=True)
 class No:
-    """What a backend does not do, and why; falsy."""
+    """What a backend does not do, and why; falsy.
+
+    `reason` is a clause for people: "the service has no pause".
+    """
 
     reason: str
 
@@ -384,7 +437,13 @@ Ability = Literal[True] | No
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What exists beside training."""
+    """What exists beside training.
+
+    `cancel`, `pause`: a job can be stopped, or halted and resumed. `metrics`, `validation_metrics`: curves on
+    training and on validation rows are told. `checkpoints`: earlier states of the model can be had. `serving`,
+    `base_serving`: the tuned and the untuned model can be asked. `logits`: with scores of its tokens.
+    `billed_cost`: what was billed is told.
+    """
 
     cancel: Ability = True
     pause: Ability = No("the service has no pause")
@@ -401,7 +460,12 @@ class Abilities:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """Everything one target can express. Data: asking costs nothing and imports nothing."""
+    """Everything one target can express. Data: asking costs nothing and imports nothing.
+
+    `parameters` declares every field of a job, `family` names the kind of model that they hold for. `limits`,
+    `lifecycle`, `price` and `abilities` are as their classes say. `methods` and `adapters` hold True or the reason
+    why not; `concurrency_source` is the page for `concurrency`. `warnings` go into the plan.
+    """
 
     parameters: Declarations
     family: str

@@ -21,7 +21,12 @@ from llmtune.errors import InvalidSettings, UnknownName, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """What is known of one base model at one vendor. `facts` are the vendor's own extra columns."""
+    """What is known of one base model at one vendor. `facts` are the vendor's own extra columns.
+
+    `family` chooses the declarations that hold for it; `methods` and `adapters` are those it can be tuned with
+    (empty: whatever the provider offers). `price` and `lifecycle` are its own (`lifecycle` None: the provider's);
+    `max_tokens_per_row` is its longest row. `checked` is the day on which `source` said so.
+    """
 
     id: str
     family: str
@@ -40,7 +45,10 @@ class ModelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """One provider's catalogue, the user's overlay included."""
+    """One provider's catalogue, the user's overlay included.
+
+    `models` are the entries by id; `lifecycle` is that of the service as a whole.
+    """
 
     provider: str
     lifecycle: Lifecycle

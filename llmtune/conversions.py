@@ -14,7 +14,7 @@ from llmtune.capability import Changed, Facts, Refused, Rule
 
 
 def rate_from_multiplier(published: float, of: str) -> Rule:
-    """learning_rate_multiplier -> absolute rate, through the default that the vendor publishes for `of`."""
+    """learning_rate_multiplier -> absolute rate, through the default (`published`) that holds for `of`."""
 
     def rule(value: float, facts: Facts) -> Changed:
         rate = value * published
@@ -24,7 +24,7 @@ def rate_from_multiplier(published: float, of: str) -> Rule:
 
 
 def multiplier_from_rate(published: float, of: str) -> Rule:
-    """Absolute rate -> learning_rate_multiplier, through the default that the vendor publishes for `of`."""
+    """Absolute rate -> learning_rate_multiplier, through the default (`published`) that holds for `of`."""
 
     def rule(value: float, facts: Facts) -> Changed:
         factor = value / published
@@ -34,7 +34,7 @@ def multiplier_from_rate(published: float, of: str) -> Rule:
 
 
 def nearest_size(sizes: Sequence[int]) -> Rule:
-    """LoRA rank -> the smallest size offered that is at least as large, else the largest."""
+    """LoRA rank -> the smallest of the `sizes` offered that is at least as large, else the largest."""
 
     def rule(value: int, facts: Facts) -> Changed:
         chosen = next((size for size in sorted(sizes) if size >= value), max(sizes))
@@ -46,7 +46,10 @@ def nearest_size(sizes: Sequence[int]) -> Rule:
 
 
 def steps_per_epoch(facts: Facts, batch_size: int | None = None) -> int | None:
-    """Optimizer steps of one pass over the training rows; None when rows or batch size are not known."""
+    """Optimizer steps of one pass over the training rows; None when rows or batch size are not known.
+
+    `batch_size` holds where the job sets none.
+    """
     batch = facts.hyperparameters.batch_size or batch_size
     if facts.rows is None or batch is None:
         return None
@@ -54,7 +57,10 @@ def steps_per_epoch(facts: Facts, batch_size: int | None = None) -> int | None:
 
 
 def total_steps(facts: Facts, batch_size: int | None = None, epochs: int | None = None) -> int | None:
-    """Optimizer steps of the whole run; None when it cannot be told."""
+    """Optimizer steps of the whole run; None when it cannot be told.
+
+    `batch_size` and `epochs` hold where the job sets none.
+    """
     per_epoch = steps_per_epoch(facts, batch_size)
     passes = facts.hyperparameters.epochs or epochs
     steps = None if per_epoch is None or passes is None else per_epoch * passes
@@ -94,7 +100,10 @@ def epochs_from_steps(batch_size: int | None = None) -> Rule:
 
 
 def steps_from_ratio(batch_size: int | None = None, epochs: int | None = None) -> Rule:
-    """warmup_ratio -> warm-up steps, from the run's length."""
+    """warmup_ratio -> warm-up steps, from the run's length.
+
+    `batch_size` and `epochs` are the vendor's defaults, if any.
+    """
 
     def rule(value: float, facts: Facts) -> Changed | Refused:
         total = total_steps(facts, batch_size, epochs)
@@ -107,7 +116,10 @@ def steps_from_ratio(batch_size: int | None = None, epochs: int | None = None) -
 
 
 def ratio_from_steps(batch_size: int | None = None, epochs: int | None = None) -> Rule:
-    """warmup_steps -> warm-up ratio, from the run's length."""
+    """warmup_steps -> warm-up ratio, from the run's length.
+
+    `batch_size` and `epochs` are the vendor's defaults, if any.
+    """
 
     def rule(value: int, facts: Facts) -> Changed | Refused:
         total = total_steps(facts, batch_size, epochs)
@@ -121,7 +133,10 @@ def ratio_from_steps(batch_size: int | None = None, epochs: int | None = None) -
 
 
 def count_from_interval(batch_size: int | None = None, epochs: int | None = None, *, most: int | None = None) -> Rule:
-    """eval_every / checkpoint_every (steps between) -> how many over the whole run (at most `most`)."""
+    """eval_every / checkpoint_every (steps between) -> how many over the whole run (at most `most`).
+
+    `batch_size` and `epochs` are the vendor's defaults, if any.
+    """
 
     def rule(value: int, facts: Facts) -> Changed | Refused:
         total = total_steps(facts, batch_size, epochs)
@@ -150,7 +165,7 @@ def train_on_inputs() -> Rule:
 
 
 def words(mapping: dict[Any, Any], what: str) -> Rule:
-    """A value -> the vendor's word for it; others are refused with the list."""
+    """A value -> the vendor's word for it by `mapping`; others are refused: "`what` must be one of ..."."""
 
     def rule(value: Any, facts: Facts) -> Changed | Refused:
         key = tuple(value) if isinstance(value, list) else value
@@ -163,7 +178,7 @@ def words(mapping: dict[Any, Any], what: str) -> Rule:
 
 
 def shortened(longest: int, *, allowed: str = "A-Za-z0-9-") -> Rule:
-    """A name -> one of the vendor's alphabet and length; other characters become '-'."""
+    """A name -> one of at most `longest` characters out of `allowed` (a regex class); others become '-'."""
     import re
 
     pattern = re.compile(f"[^{allowed}]+")

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import date
 
+#: Exit code of a command that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
 
 

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest:
-    """One question. `None` leaves a setting to the backend; temperature 0 is greedy."""
+    """One question. `None` leaves a setting to the backend; temperature 0 is greedy.
+
+    `messages` end with the turn to be answered; `tools` are JSON schemas of functions. `top_p` is in (0, 1],
+    `top_k` and `max_tokens` are >= 1, `seed` makes sampling repeatable where the backend can.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -25,7 +29,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """One answer. Token counts and seconds are None where the backend does not tell."""
+    """One answer. Token counts and seconds are None where the backend does not tell.
+
+    `text` is the answer without markup of the template. `finish_reason` tells why it ends there; `tool_calls` are
+    calls that the model asks for; `prompt_tokens` and `completion_tokens` are the backend's own counts.
+    """
 
     text: str
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "unknown"] = "unknown"
@@ -37,7 +45,10 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenStats:
-    """Loss over the trained tokens of some rows: summed nats, how many tokens, how many of them were predicted."""
+    """Loss over the trained tokens of some rows: summed nats, how many tokens, how many of them were predicted.
+
+    `loss_sum` is in nats, over `tokens` tokens; `correct` of those were the likeliest one.
+    """
 
     loss_sum: float
     tokens: int
@@ -78,6 +89,9 @@ class TokenScorer(Protocol):
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why a model cannot be asked here ("the base model needs a paid deployment")."""
+    """Why a model cannot be asked here ("the base model needs a paid deployment").
+
+    `reason` is shown to the user as it stands.
+    """
 
     reason: str

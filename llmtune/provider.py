@@ -6,12 +6,11 @@ from which the run is found again. A provider never retries `submit` itself and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,15 +21,21 @@ from llmtune.generation import LabelScorer as LabelScorer
 from llmtune.generation import TokenScorer as TokenScorer
 from llmtune.generation import TokenStats as TokenStats
 from llmtune.generation import Unavailable as Unavailable
-from llmtune.metrics.points import MetricPoint
+from llmtune.metrics.points import MetricPoint as MetricPoint
+from llmtune.optional import CheckResult as CheckResult
+from llmtune.optional import Continuing as Continuing
+from llmtune.optional import Equipped as Equipped
+from llmtune.optional import Exporting as Exporting
+from llmtune.optional import Pausable as Pausable
+from llmtune.optional import Peeking as Peeking
+from llmtune.optional import SelfChecking as SelfChecking
+from llmtune.optional import Warming as Warming
+from llmtune.optional import Weighed as Weighed
 
 if TYPE_CHECKING:
     from llmtune.capability import Capabilities
     from llmtune.data.dataset import Dataset
-    from llmtune.data.example import Example
     from llmtune.data.findings import Finding
-    from llmtune.data.peek import Peek
-    from llmtune.footprint import Footprint
     from llmtune.translation import Receipt
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -75,7 +80,10 @@ class Ref(_Value):
 
 
 class UploadRef(Ref):
-    """A file at the vendor. `digest` is the sha256 of its content."""
+    """A file at the vendor. `digest` is the sha256 of its content.
+
+    `role` is "train" or "validation".
+    """
 
     digest: str = ""
     role: str = "train"
@@ -98,6 +106,7 @@ class DeploymentRef(Ref):
     """A deployment that costs money while it stands."""
 
 
+#: What can be removed at a vendor.
 AnyRef = UploadRef | JobRef | ModelRef | DeploymentRef
 
 
@@ -108,6 +117,8 @@ class SubmitSafety:
     token: the vendor recognises our key and answers a repeated submit with the first job.
     searchable: `find(key)` finds the job, at the latest `window` seconds after it was accepted.
     none: neither; an unclear submit ends `lost`, without a second one.
+
+    `kind` is one of those three; `window` is in seconds.
     """
 
     kind: Literal["token", "searchable", "none"]
@@ -115,7 +126,11 @@ class SubmitSafety:
 
 
 class EncodedFile(_Value):
-    """One file in the vendor's own row format, on disk, named by its content."""
+    """One file in the vendor's own row format, on disk, named by its content.
+
+    `role` says what it is for, `path` where it lies; `sha256` (hexadecimal), `rows` and `bytes` describe its
+    content.
+    """
 
     role: Literal["train", "validation"]
     path: Path
@@ -126,7 +141,10 @@ class EncodedFile(_Value):
 
 
 class EncodedDataset(_Value):
-    """The files to upload, and what could not be carried into them (by row)."""
+    """The files to upload, and what could not be carried into them (by row).
+
+    `lossy` holds those, one sentence each; a run refuses them unless it was asked to go on.
+    """
 
     files: tuple[EncodedFile, ...]
     lossy: tuple[str, ...] = ()
@@ -151,7 +169,10 @@ class Request(_Value):
 
 
 class Event(_Value):
-    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice."""
+    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice.
+
+    `time` is in Unix seconds, `level` the vendor's weight of it.
+    """
 
     id: str
     time: float
@@ -160,7 +181,11 @@ class Event(_Value):
 
 
 class Progress(_Value):
-    """How far the job is; None where the vendor does not say. Seconds left are the vendor's or measured."""
+    """How far the job is; None where the vendor does not say. Seconds left are the vendor's or measured.
+
+    `step` of `total_steps` optimizer steps, `epoch` with fractions, `seconds_left`, and `tokens_per_second` of
+    training.
+    """
 
     step: int | None = None
     total_steps: int | None = None
@@ -170,7 +195,10 @@ class Progress(_Value):
 
 
 class Billed(_Value):
-    """What the vendor says it billed. `tokens` are billed training tokens; `amount` is money, where it tells."""
+    """What the vendor says it billed. `tokens` are billed training tokens; `amount` is money, where it tells.
+
+    `currency` is an ISO 4217 code; `source` is the call or file that told.
+    """
 
     tokens: int | None = None
     amount: float | None = None
@@ -179,7 +207,11 @@ class Billed(_Value):
 
 
 class Snapshot(_Value):
-    """What one `poll` saw."""
+    """What one `poll` saw.
+
+    `state` is ours; `progress`, new `events`, usable `checkpoints`, what was `billed`, and `warnings` come with it.
+    `cursor` goes into the next poll.
+    """
 
     state: RunState
     raw_state: str
@@ -224,7 +256,10 @@ class Target(_Value):
 
 
 class Requirement(_Value):
-    """An optional dependency: the extra that installs it and the module that proves it is there."""
+    """An optional dependency: the extra that installs it and the module that proves it is there.
+
+    `distribution` is what pip calls the package.
+    """
 
     extra: str
     module: str
@@ -232,7 +267,10 @@ class Requirement(_Value):
 
 
 class Readiness(_Value):
-    """Whether the backend could be used from here, found out offline and without importing its SDK."""
+    """Whether the backend could be used from here, found out offline and without importing its SDK.
+
+    `extra` is about packages, `credentials` about keys, `missing_settings` are names of account settings.
+    """
 
     extra: Literal["installed", "missing", "not needed"]
     credentials: Literal["found", "not found", "not checked", "not needed"]
@@ -242,7 +280,10 @@ class Readiness(_Value):
 
 
 class RemoteModel(_Value):
-    """A tuned model that an account owns, as `inventory` lists it."""
+    """A tuned model that an account owns, as `inventory` lists it.
+
+    `base` is the base model's id, `job` the id of the job it came from, `created` in Unix seconds.
+    """
 
     id: str
     base: str | None = None
@@ -258,6 +299,8 @@ class RemoteJob(_Value):
     """A job fetched back from a vendor: enough to run it again elsewhere.
 
     `hyperparameters` are by our names; `unmapped` holds the vendor's others, so that none vanishes.
+
+    `model` is the tuned model's id, `base` that of its base; `method` and `seed` are as in a job.
     """
 
     id: str
@@ -306,9 +349,16 @@ class Provider(Protocol):
     """Whether it stands in the matrix and, while it takes jobs, among the alternatives (a fake does not)."""
 
     submit_safety: SubmitSafety
+    """What it offers against submitting twice."""
+
     Options: type[BaseModel]
+    """The options of a job that only this provider knows."""
+
     Settings: type[BaseModel]
+    """Its account settings; never a secret."""
+
     requirements: tuple[Requirement, ...]
+    """Optional packages that its online methods import."""
 
     def __init__(self, name: str, settings: Any) -> None: ...
 
@@ -335,7 +385,7 @@ class Provider(Protocol):
         ...
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """A file of ours with this content that is already there and usable."""
+        """A file of ours with this content (`digest`: sha256, hexadecimal) that is already there and usable."""
         ...
 
     def upload(self, file: EncodedFile) -> UploadRef:
@@ -391,88 +441,9 @@ class Provider(Protocol):
         ...
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Bring a file of a fetched job here."""
+        """Bring a file of a fetched job (`file_id`) into a folder; its path."""
         ...
 
     def delete(self, ref: AnyRef) -> None:
         """Remove something we made; quietly done when it is gone already."""
-        ...
-
-
-@runtime_checkable
-class Continuing(Protocol):
-    """A provider for which training on from a tuned model needs more than that model's id."""
-
-    def continue_from(self, model: ModelRef) -> tuple[str, dict[str, Any]]:
-        """The model id to name, and the options to set, to train on from this model or checkpoint."""
-        ...
-
-
-class CheckResult(_Value):
-    """Something that was looked at once a model was there: that templates agree, that the model ends its turn."""
-
-    name: str
-    passed: bool
-    says: str
-
-
-@runtime_checkable
-class SelfChecking(Protocol):
-    """A provider that can look at its own results more closely than their scores do."""
-
-    def check(self, model: ModelRef, examples: Sequence[Example]) -> Sequence[CheckResult]:
-        """Look at a tuned model with some held-out rows."""
-        ...
-
-
-@runtime_checkable
-class Pausable(Protocol):
-    """A provider whose jobs can be paused and resumed."""
-
-    def pause(self, job: JobRef) -> None: ...
-    def resume(self, job: JobRef) -> None: ...
-
-
-@runtime_checkable
-class Peeking(Protocol):
-    """A provider that shows which tokens of a row it would train on, to stand beside llmtune's own view."""
-
-    def peek(self, model: str, examples: Sequence[Example]) -> list[Peek]:
-        """These rows as this base model is trained on them. May upload them for the look, and takes them away."""
-        ...
-
-
-@runtime_checkable
-class Exporting(Protocol):
-    """A provider whose tuned models can be had as files."""
-
-    def export(self, model: ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
-        """Write the model to a folder that is not there yet; how it is loaded and served, in sentences."""
-        ...
-
-
-@runtime_checkable
-class Weighed(Protocol):
-    """A provider that trains on this machine, and can tell how much memory a run will take."""
-
-    def footprint(self, receipt: Receipt, dataset: Dataset) -> Footprint:
-        """An estimate of the peak, without loading anything."""
-        ...
-
-
-@runtime_checkable
-class Warming(Protocol):
-    """A provider that starts many runs faster together than one by one."""
-
-    def warm(self) -> AbstractContextManager[None]:
-        """Until it is left, what runs have in common is kept ready."""
-        ...
-
-
-@runtime_checkable
-class Equipped(Protocol):
-    """A provider that trains on this machine, and can say what it finds here."""
-
-    def machine(self) -> Mapping[str, str]:
-        """Device, cores and memory it would use, in words. May import its libraries; sends nothing."""
         ...

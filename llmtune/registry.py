@@ -45,6 +45,8 @@ def provider_class(kind: str) -> type[Provider]:
 def get_provider(provider: str | Provider, **passed: Any) -> Provider:
     """The backend of that name, with its account settings resolved; an instance is returned as it is.
 
+    `passed` are account settings that win over files and environment.
+
     Raises:
         UnknownName: no adapter and no configured instance has that name.
         InvalidSettings: a setting is unknown or wrong; the sentence says where it came from.

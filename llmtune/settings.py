@@ -37,7 +37,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for llmtune as a whole, and the configured provider instances."""
+    """What holds for llmtune as a whole, and the configured provider instances.
+
+    `providers` are the configured instances by name.
+    """
 
     home: Path
     """Where runs, encoded datasets and the store live (`LLMTUNE_HOME`, else the user's data folder)."""

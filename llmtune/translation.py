@@ -125,7 +125,12 @@ class LifecycleVerdict(BaseModel):
 
 
 class Receipt(BaseModel):
-    """What a backend will do with a job, field by field, before anything is sent."""
+    """What a backend will do with a job, field by field, before anything is sent.
+
+    `target` and `family` say where, `job_name` which job; `fields` holds one row a field of the job, under one of
+    the seven words. `request` is the exact body that would go out, `cost` the estimate, `lifecycle` whether the
+    service takes jobs today, `ready` whether it could be used from here. `warnings` stop nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -152,7 +157,7 @@ class Receipt(BaseModel):
         raise KeyError(field)
 
     def effective(self, field: str, otherwise: Any = None) -> Any:
-        """The value the backend will use, or `otherwise` when it is the vendor's unpublished choice."""
+        """The value of a `field` that the backend will use, or `otherwise` when the vendor does not publish it."""
         value = self[field].effective
         return otherwise if value is None or value == NOT_PUBLISHED else value
 

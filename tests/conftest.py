@@ -19,6 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: A package of its own, whose tests run where it is installed (tests/plugin).
+collect_ignore = ["plugin_package"]
+
 #: Third-party material beside the checkout; tests that use it skip where it is absent.
 SHARED = ROOT.parent / "shared"
 

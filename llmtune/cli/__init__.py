@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import TextIO
 
+from llmtune.deprecation import LlmtuneDeprecationWarning
 from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
 
 __all__ = ["main"]
@@ -18,6 +19,8 @@ def main() -> None:
     from llmtune.cli.app import app
 
     warnings.showwarning = _show_warning
+    # Python hides what is deprecated from all but the programmer; here the one who typed it is to know.
+    warnings.filterwarnings("default", category=LlmtuneDeprecationWarning)
     try:
         app(prog_name="llmtune", standalone_mode=True)
     except LlmtuneError as error:

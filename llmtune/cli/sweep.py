@@ -120,9 +120,11 @@ def _tell(row: Any) -> None:
 class _Group(typer.core.TyperGroup):
     """`llmtune sweep JOB` is `llmtune sweep run JOB`: what comes first is a command only if it is one."""
 
+    default = "run"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in self.commands:
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

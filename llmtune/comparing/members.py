@@ -12,7 +12,10 @@ from llmtune.job import Hyperparameters, TuningJob
 
 
 class Member(BaseModel):
-    """One run of a comparison. What is None is the job's own."""
+    """One run of a comparison. What is None is the job's own.
+
+    `model` is its base model's id.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

@@ -32,6 +32,8 @@ class Dataset:
 
     `findings` are warnings (errors raise); `sha256` is that of the file, or of the list of the files' hashes where
     there are several, so that `sha256sum` shows it; `source` names the path or paths; `format` is the row format.
+
+    `train`, `validation` and `test` are rows in canonical form. Nothing of `test` is ever sent to be trained on.
     """
 
     train: Sequence[Example]

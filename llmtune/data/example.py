@@ -56,6 +56,9 @@ class Message(NamedTuple):
     `role` is system, user, assistant or tool. `weight` is 1 (learn from it), 0 (do not) or None (the default:
     learn from assistant turns only). `raw_role` keeps another name the row used for the role ("developer");
     `extra` keeps the keys that have no place here.
+
+    `content` is text, a list of parts, or None where the turn only calls tools. `tool_calls` are those calls;
+    `tool_call_id` names the call that a tool's turn answers.
     """
 
     role: str
@@ -88,7 +91,7 @@ class Message(NamedTuple):
         return self.role == "assistant" and self.weight != 0
 
     def replace(self, **changes: Any) -> Message:
-        """The same turn with some fields changed."""
+        """The same turn with `changes` to some fields."""
         return self._replace(**changes)
 
 
@@ -107,6 +110,8 @@ class Example(NamedTuple):
     its answer turn says the same. `line` is the 1-based line of the file, or the row number where rows are
     not lines. `group` is the value of the spec's `group_by` key. `extra` keeps every key of the row that has
     no place here.
+
+    `tools` are the JSON schemas of the functions that the row offers.
     """
 
     messages: tuple[Message, ...] = ()
@@ -147,7 +152,7 @@ class Example(NamedTuple):
         return None
 
     def replace(self, **changes: Any) -> Example:
-        """The same row with some fields changed."""
+        """The same row with `changes` to some fields."""
         return self._replace(**changes)
 
 

@@ -21,12 +21,16 @@ Source = Literal["vendor_api", "vendor_file", "computed"]
 #: and unrounded, the API's is often rounded; what llmtune derives never replaces what the vendor measured.
 SOURCE_ORDER: tuple[Source, ...] = ("vendor_file", "vendor_api", "computed")
 
+#: Which way a series is good.
 Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """What a series measures. `better` is None where neither direction is good in itself."""
+    """What a series measures. `better` is None where neither direction is good in itself.
+
+    `title` is for people, `unit` is "" for plain numbers, `meaning` is one sentence.
+    """
 
     title: str
     unit: str
@@ -173,6 +177,8 @@ class Series(BaseModel):
     """One curve: points by step, one a step. Given in any order and with repeats, they come out sorted and single.
 
     Of several values for one step the better source is kept (`SOURCE_ORDER`), of one source the later one.
+
+    `unit` is "" for plain numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

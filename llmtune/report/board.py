@@ -99,7 +99,13 @@ class BreakEven(_Value):
 
 
 class Board(_Value):
-    """The result of `compare`."""
+    """The result of `compare`.
+
+    `schema_version` changes when a field changes its meaning; `name` is the job's. `metric` is what members are
+    ranked by, and `pairs` are their differences two by two, with Holm's correction. `break_even` says from how many
+    requests a dearer tuning is the cheaper model, `verdict` is the answer in sentences, `warnings` are whatever
+    weakens it.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -146,7 +152,7 @@ class Board(_Value):
         return render(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as .json, .md or .html, by the ending."""
+        """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""
         place = Path(path)
         made = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(place.suffix)
         if made is None:

@@ -144,7 +144,13 @@ class Check(_Value):
 
 
 class Report(_Value):
-    """Everything about one run."""
+    """Everything about one run.
+
+    `schema_version` changes when a field changes its meaning. `identity` says which run, `receipt` what became of
+    every field of the job, `timing` is in seconds, `cost` in money. `evaluation` is base against tuned on held-out
+    rows, `diagnosis` what the curves and scores point to, `checks` what else was looked at. `environment` is where
+    it ran; `warnings` are whatever the reader should know.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     identity: Identity
@@ -244,7 +250,7 @@ class Report(_Value):
         return render(self)
 
     def to_text(self, width: int = 80) -> str:
-        """The report as it stands on a terminal, without colours."""
+        """The report as it stands on a terminal of `width` columns, without colours."""
         from llmtune.report.terminal import to_text
 
         return to_text(self, width=width)

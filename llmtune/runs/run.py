@@ -159,7 +159,10 @@ class Run:
         on_update: Callable[[Update], Any] | None = None,
         pace: Pace | None = None,
     ) -> Report:
-        """`wait` for asyncio: any number of these share the poller's few threads. `on_update` runs in the loop."""
+        """`wait` for asyncio: any number of these share the poller's few threads. `on_update` runs in the loop.
+
+        `timeout` and `stall_timeout` are in seconds, and raise, as in `wait`.
+        """
         async for update in self.updates(timeout=timeout, stall_timeout=stall_timeout, pace=pace):
             if on_update is not None:
                 on_update(update)
@@ -170,7 +173,7 @@ class Run:
     async def updates(
         self, *, timeout: float | None = None, stall_timeout: float | None = None, pace: Pace | None = None
     ) -> AsyncIterator[Update]:
-        """Each update as it comes, up to the last one."""
+        """Each update as it comes, up to the last one. `timeout` and `stall_timeout` (seconds) are as in `wait`."""
         loop = asyncio.get_running_loop()
         feeds = Feeds(self._store, self.id)
         updates: asyncio.Queue[Update] = asyncio.Queue()
@@ -243,7 +246,7 @@ class Run:
         return acting.cancel(self._store, self.id, self.provider)
 
     def adopt(self, job_id: str) -> None:
-        """Say which job at the vendor is this (lost) run's, and go on following it."""
+        """Say which job at the vendor is this (lost) run's, by its id there (`job_id`), and go on following it."""
         from llmtune.runs import acting
 
         acting.adopt(self._store, self.id, job_id)
@@ -459,7 +462,11 @@ async def tune_async(
 
 
 def attach(run_id: str, *, provider: Provider | None = None) -> Run:
-    """A run by its id, the beginning of its id, its key, or its name. Raises `RunNotFound` with the nearest ids."""
+    """A run by `run_id`: its id, the beginning of that, its key, or its name.
+
+    Raises:
+        RunNotFound: there is none; the message has the nearest ids.
+    """
     store = open_store()
     return Run(store.resolve(run_id), store=store, provider=provider)
 

@@ -53,7 +53,13 @@ class Finalist(_Value):
 
 
 class Sweep(_Value):
-    """The result of `sweep`."""
+    """The result of `sweep`.
+
+    `schema_version` changes when a field changes its meaning. `provider` ran the trials, and `group` is what finds
+    their runs in the store. `method` is how points were chosen (random, grid, bayesian), `metric` what was
+    optimised in which `direction`. `trials` come in the order of their start; `finalists` are those that were
+    scored on the test rows. `budget` is the bound in USD.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -109,7 +115,7 @@ class Sweep(_Value):
         return render(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as .json, .md or .html, by the ending."""
+        """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""
         place = Path(path)
         made = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(place.suffix)
         if made is None:

@@ -68,7 +68,11 @@ MOST_POLLS = 60
 
 @dataclass
 class Ready:
-    """A job brought to the point of being submitted, by hand and through the provider alone."""
+    """A job brought to the point of being submitted, by hand and through the provider alone.
+
+    `dataset` is what was read, `receipt` the plan, `encoded` the files on disk, `files` those at the vendor by
+    role, `request` what `submit` takes.
+    """
 
     job: TuningJob
     dataset: Dataset
@@ -88,8 +92,14 @@ class ConformanceSuite:
     """Hyperparameters of the job, such as the provider takes."""
 
     adapter: ClassVar[str] = "lora"
+    """What is trained."""
+
     method: ClassVar[str] = "sft"
+    """How it is trained."""
+
     provider_options: ClassVar[dict[str, Any]] = {}
+    """The job's own options for this provider."""
+
     rows: ClassVar[int] = 120
     """Rows of the dataset; enough for the vendor's minimum in the training part (80 %)."""
 
@@ -123,6 +133,14 @@ class ConformanceSuite:
         return request.model_copy(update={"body": request.body | {"no_such_field_of_yours": 1}})
 
     # --- helpers ---------------------------------------------------------------------------------------------------
+    @pytest.fixture(autouse=True)
+    def store_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Runs go to a folder of the test's, and no settings or catalogue of the developer's are read."""
+        monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "llmtune-home"))
+        monkeypatch.setenv("LLMTUNE_CONFIG", str(tmp_path / "no-config.toml"))
+        monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "no-catalog.toml"))
+        monkeypatch.delenv("LLMTUNE_STORE", raising=False)
+
     @pytest.fixture
     def job(self, tmp_path: Path, provider: Provider) -> TuningJob:
         """A small job."""

@@ -34,6 +34,7 @@ class Fake(FakeVendor):
         "failure": (Phase("queued"), Phase("training", training=True), Phase("failed")),
         "cancelled": (Phase("cancelling"), Phase("cancelled")),
     }
+    """States a job passes through, by outcome."""
 
     # --- files -----------------------------------------------------------------------------------------------------
     @route("POST", "/v1/files", role="upload")

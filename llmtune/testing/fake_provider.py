@@ -26,6 +26,7 @@ from llmtune.capability import (
     Price,
     Sent,
 )
+from llmtune.client import Client
 from llmtune.errors import VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import (
@@ -58,7 +59,6 @@ from llmtune.provider import (
     Unavailable,
     UploadRef,
 )
-from llmtune.testing.client import Client
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -137,8 +137,13 @@ class FakeProvider:
     kind = "fake"
     listed = False
     Options: type[BaseModel] = FakeOptions
+    """It has none."""
+
     Settings: type[BaseModel] = FakeSettings
+    """Which service, and how it behaves."""
+
     requirements: tuple[Requirement, ...] = ()
+    """Nothing beyond llmtune itself."""
 
     def __init__(self, name: str = "fake", settings: FakeSettings | None = None) -> None:
         self.name = name
@@ -149,7 +154,8 @@ class FakeProvider:
 
     @property
     def _client(self) -> Client:
-        return Client(self.settings.base_url or service().url, timeout=self.settings.timeout)
+        base = self.settings.base_url or service().url
+        return Client(base, key_env="LLMTUNE_FAKE_API_KEY", timeout=self.settings.timeout)
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
@@ -195,7 +201,7 @@ class FakeProvider:
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """A file of this content."""
+        """A file of this content, by its `digest`."""
         found = self._client.get("/v1/files", sha256=digest)["data"]
         return UploadRef(id=found[0]["id"], digest=digest) if found else None
 
@@ -314,7 +320,7 @@ class FakeProvider:
         )
 
     def download(self, file_id: str, into: Path) -> Path:
-        """A file's content."""
+        """The content of the file `file_id`, in a folder."""
         into.mkdir(parents=True, exist_ok=True)
         path = into / f"{file_id}.jsonl"
         path.write_bytes(self._client.content(f"/v1/files/{file_id}/content"))

@@ -24,6 +24,9 @@ class Fault:
     """One way for one exchange to go wrong. Build it with the functions below.
 
     `handled` tells whether the vendor did what was asked before things went wrong.
+
+    `kind` is the way. Of an answer, `status`, `code`, `message` and `headers` are what comes back; a hold or delay
+    lasts `seconds`; `word` is the state of a job that is told; `action` is called at that moment.
     """
 
     kind: Kind
@@ -38,18 +41,18 @@ class Fault:
 
 
 def rate_limit(retry_after: float | None = 0.05) -> Fault:
-    """429, with `Retry-After` seconds unless None. The vendor did nothing."""
+    """429, with `retry_after` as `Retry-After`, in seconds, unless None. The vendor did nothing."""
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
     return Fault(kind="answer", status=429, message="Rate limit reached.", code="rate_limit_exceeded", headers=headers)
 
 
 def server_error(status: int = 500, *, handled: bool = False) -> Fault:
-    """A 5xx answer; with `handled` the vendor did what was asked all the same."""
+    """A 5xx answer (`status`); with `handled` the vendor did what was asked all the same."""
     return Fault(kind="answer", status=status, message="The server had an error.", code="server_error", handled=handled)
 
 
 def refusal(status: int, message: str, code: str | None = None) -> Fault:
-    """A refusal in the vendor's own shape: 400, 401, 403, 404, 409 and the like."""
+    """A refusal in the vendor's own shape: `status` 400, 401, 403, 404 and the like, with its `code`."""
     return Fault(kind="answer", status=status, message=message, code=code)
 
 
@@ -64,12 +67,12 @@ def accept_then_drop() -> Fault:
 
 
 def accept_then_hold(seconds: float) -> Fault:
-    """The vendor does what was asked and holds the answer back: the client's time-out strikes, if it is shorter."""
+    """The vendor does what was asked and holds the answer back for `seconds`; a shorter time-out strikes."""
     return Fault(kind="hold", handled=True, seconds=seconds)
 
 
 def slow(seconds: float) -> Fault:
-    """The vendor waits before it does what was asked, then answers well."""
+    """The vendor waits so many `seconds` before it does what was asked, then answers well."""
     return Fault(kind="hold", seconds=seconds)
 
 
@@ -89,7 +92,7 @@ def unknown_state(word: str = "recalibrating") -> Fault:
 
 
 def calling(action: Callable[[], Any], *, handled: bool = True) -> Fault:
-    """Call `action` after (or before) the vendor did what was asked, then answer well. Kill tests strike here."""
+    """Call `action` after the vendor did what was asked (before, without `handled`); kill tests strike here."""
     return Fault(kind="call", handled=handled, action=action)
 
 
@@ -132,7 +135,7 @@ class Faults:
     def sprinkle(
         self, faults: Sequence[Fault], *, rate: float, seed: int = 0, roles: Collection[Role] | None = None
     ) -> None:
-        """Strike each request of these roles with probability `rate`, with one of `faults`."""
+        """Strike each request of these roles with probability `rate`, with one of `faults`, repeatable by `seed`."""
         with self._lock:
             self._sprinkled.append(_Sprinkled(faults, rate, roles, random.Random(seed)))
 
@@ -148,7 +151,7 @@ class Faults:
             return sum(self.injected.values())
 
     def pick(self, role: Role, route: str) -> Fault | None:
-        """The fault that strikes this request, if one does; planned ones first."""
+        """The fault that strikes a request of this `role` and `route`, if one does; planned ones first."""
         with self._lock:
             for plan in self._planned:
                 if plan.times > 0 and plan.role in (None, role) and plan.route in (None, route):

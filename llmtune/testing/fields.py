@@ -18,7 +18,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Required:
-    """A field that must be there."""
+    """A field that must be there.
+
+    `shape` is as anywhere else.
+    """
 
     shape: Any
 

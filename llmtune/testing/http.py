@@ -45,7 +45,10 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a multipart form."""
+    """One part of a multipart form.
+
+    `content` in bytes, with the `filename` and `content_type` that the client gave, if any.
+    """
 
     name: str
     content: bytes
@@ -60,7 +63,11 @@ class Part:
 
 @dataclass
 class Call:
-    """One request as a route sees it."""
+    """One request as a route sees it.
+
+    `method` and `path` as sent, `query` by name, `body` in bytes, `time` in Unix seconds; `route` is the name of
+    the function that answered, `role` its role.
+    """
 
     method: str
     path: str

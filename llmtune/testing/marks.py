@@ -12,7 +12,10 @@ import pytest
 
 @dataclass(frozen=True)
 class Mark:
-    """Why a test of the suite cannot pass for a provider. The test must then fail, and is reported as expected."""
+    """Why a test of the suite cannot pass for a provider. The test must then fail, and is reported as expected.
+
+    `kind` says whose turn it is, `reason` what is lacking, in words.
+    """
 
     kind: Literal["notimpl", "notyet", "never"]
     reason: str

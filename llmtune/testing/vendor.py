@@ -56,7 +56,12 @@ class Phase:
 
 @dataclass
 class FakeJob:
-    """A tuning job at a fake vendor."""
+    """A tuning job at a fake vendor.
+
+    `body` is the request it was made by, `token` its idempotency key, `created` in seconds of the vendor's clock.
+    It stands at phase `at` of its `walk`, `since` then and after `looks` polls. `outcome` names the walk;
+    `override` is a word told in place of its state.
+    """
 
     id: str
     body: dict[str, Any]
@@ -87,7 +92,10 @@ class FakeJob:
 
 @dataclass
 class FakeFile:
-    """An uploaded file."""
+    """An uploaded file.
+
+    `content` in bytes, `created` in seconds of the vendor's clock.
+    """
 
     id: str
     content: bytes
@@ -103,7 +111,10 @@ class FakeFile:
 
 @dataclass
 class FakeDeployment:
-    """A deployment, which costs money from `created` until `removed`."""
+    """A deployment, which costs money from `created` until `removed`.
+
+    `model` is what it serves, `key` the run key it carries; times are of the vendor's clock.
+    """
 
     id: str
     model: str
@@ -134,6 +145,7 @@ class FakeVendor:
     """What the vendor says of a job that failed; routes put it where the vendor would."""
 
     keeps_requests: ClassVar[int] = 100_000
+    """How many of the last requests are remembered."""
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         self.lag = lag
@@ -185,7 +197,7 @@ class FakeVendor:
         return self._url
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen on a port of its own (0: any free one) until `close`."""
+        """Listen at `host` on a port of its own (0: any free one) until `close`."""
         with self.lock:
             if self._server is None:
                 self._server, self._url = serve(self, host, port)
@@ -211,18 +223,21 @@ class FakeVendor:
         return self._began + (time.monotonic() - self._steady) + self._shift
 
     def advance(self, seconds: float) -> None:
-        """Put the vendor's clock forward, for lags and states that last."""
+        """Put the vendor's clock forward by so many `seconds`, for lags and states that last."""
         self._shift += seconds
 
     # --- jobs ------------------------------------------------------------------------------------------------------
     def new_id(self, prefix: str) -> str:
-        """An id that no other thing here has."""
+        """An id that no other thing here has: `prefix` and six digits."""
         return f"{prefix}{next(self._numbers):06d}"
 
     def new_job(
         self, body: Mapping[str, Any], *, key: str | None = None, token: str | None = None, prefix: str = "job-"
     ) -> FakeJob:
-        """Make a job. A `token` seen before answers with the first job of that token (idempotency)."""
+        """Make a job out of a request's `body`. `key` is the run key it carries; ids begin with `prefix`.
+
+        A `token` seen before answers with the first job of that token (idempotency).
+        """
         with self.lock:
             if token is not None:
                 for job in self.jobs.values():
@@ -286,7 +301,7 @@ class FakeVendor:
             job.outcome, job.walk, job.at, job.looks, job.since = "cancelled", self.walks["cancelled"], 0, 0, self.now()
 
     def listed(self, things: Iterable[Any]) -> list[Any]:
-        """Those of the jobs, files or deployments that lists show by now (younger than `lag` are missing)."""
+        """Those `things` (jobs, files, deployments) that lists show by now; what is younger than `lag` is missing."""
         horizon = self.now() - self.lag
         return [thing for thing in things if thing.created <= horizon]
 
@@ -296,7 +311,7 @@ class FakeVendor:
 
     # --- files, deployments ----------------------------------------------------------------------------------------
     def new_file(self, content: bytes, *, name: str = "", prefix: str = "file-", **data: Any) -> FakeFile:
-        """Keep an uploaded file."""
+        """Keep an uploaded file: its `content`, and `data` of the fake's own. Ids begin with `prefix`."""
         with self.lock:
             file = FakeFile(id=self.new_id(prefix), content=content, created=self.now(), name=name, data=data)
             self.files[file.id] = file
@@ -311,7 +326,10 @@ class FakeVendor:
     def new_deployment(
         self, model: str, *, key: str | None = None, prefix: str = "dep-", **data: Any
     ) -> FakeDeployment:
-        """Make a deployment; it costs money until `remove_deployment`."""
+        """Make a deployment of `model`; it costs money until `remove_deployment`.
+
+        `key` is the run key it carries; ids begin with `prefix`.
+        """
         with self.lock:
             made = FakeDeployment(self.new_id(prefix), model, key, self.now(), data=data)
             self.deployments[made.id] = made
@@ -331,7 +349,7 @@ class FakeVendor:
 
     # --- answers ---------------------------------------------------------------------------------------------------
     def teach(self, rows: Iterable[tuple[str, str]]) -> None:
-        """What a tuned model knows: (last user message, answer)."""
+        """What a tuned model knows, from training `rows`: (last user message, answer)."""
         self._brain.update(rows)
 
     def say(self, prompt: str, *, tuned: bool) -> str:

@@ -79,7 +79,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Violation:
-    """One disagreement between declaration and request."""
+    """One disagreement between declaration and request.
+
+    With `field` set to `value`, the paths `declared` should have differed in the request, and those `moved` did.
+    """
 
     field: str
     value: Any
@@ -104,7 +107,8 @@ def check_wire_truth(
 ) -> list[Violation]:
     """Every disagreement between what the provider declares for this target and what its requests hold.
 
-    `companions` adds to `COMPANIONS` what a backend wants set beside a field. An empty list means wire truth holds.
+    `model`, `method`, `adapter` and `options` say which target. `companions` adds to `COMPANIONS` what a backend wants
+    set beside a field. An empty list means wire truth holds.
     """
     target = Target(
         provider=provider.name,
@@ -190,13 +194,13 @@ def job_with(target: Target, fields: Mapping[str, Any]) -> TuningJob:
 
 
 def moved_paths(before: Mapping[str, Any], after: Mapping[str, Any]) -> frozenset[str]:
-    """Dotted paths of the leaves that differ between two request bodies."""
+    """Dotted paths of the leaves that differ between two request bodies, `before` and `after`."""
     left, right = dict(leaves(before)), dict(leaves(after))
     return frozenset(path for path in left.keys() | right.keys() if left.get(path) != right.get(path))
 
 
 def leaves(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a nested body with its dotted path; lists are leaves."""
+    """Every leaf of a nested body with its dotted path, after `prefix`; lists are leaves."""
     for key, value in body.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:

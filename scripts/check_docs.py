@@ -1,0 +1,139 @@
+"""Hold the pages to the code: every command and option that they type, every import, and every link must be there.
+
+What is generated is checked by generate_docs.py; this looks at what people wrote, in README.md, CONTRIBUTING.md,
+CHANGELOG.md and docs/.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^ *```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^ *```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(?P<text>.+?) *$", re.MULTILINE)
+
+#: Where a command ends in a line of shell.
+ENDS = re.compile(r"&&|\|\||[;|]|>\s")
+COMMENT = re.compile(r"(^|\s)#\s.*$")
+
+
+def pages() -> list[Path]:
+    """The pages that people wrote."""
+    return [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *sorted(ROOT.glob("docs/**/*.md")),
+    ]
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+@cache
+def command_line() -> Any:
+    """The command line, as a tree of commands."""
+    import typer
+
+    from llmtune.cli.app import app
+
+    return typer.main.get_command(app)
+
+
+def typed(page: str) -> Iterator[str]:
+    """Everything on a page that begins with `llmtune`, from blocks of shell and from the text."""
+    for block in BLOCK.finditer(page):
+        if block["language"] in ("sh", "bash", "console", ""):
+            for line in block["text"].replace("\\\n", " ").splitlines():
+                for part in ENDS.split(COMMENT.sub("", line)):
+                    if found := re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(llmtune(?: .*)?)$", part.rstrip()):
+                        yield found[1]
+    for span in INLINE.findall(BLOCK.sub("", page)):
+        if re.match(r"llmtune [a-z-]", span):
+            yield ENDS.split(span)[0]
+
+
+def command_fault(text: str) -> str | None:
+    """What is wrong with a command as it is written; None when nothing is."""
+    try:
+        words = shlex.split(text, comments=True)[1:]
+    except ValueError:
+        words = text.split()[1:]
+    command, path = command_line(), ["llmtune"]
+    while words and words[0] in getattr(command, "commands", {}):
+        path.append(words.pop(0))
+        command = command.commands[path[-1]]
+    if default := getattr(command, "default", None):  # what is typed is one of its commands without its name
+        command = command.commands[default]
+    if getattr(command, "commands", {}) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
+        return f"there is no command `{' '.join([*path, words[0]])}`"
+    known = {"--help", "-h"} | {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)}
+    for word in words:
+        option = re.match(r"\[*(--[a-z][a-z-]*|-[a-zA-Z])(?=$|[=\],])", word)
+        if option and option[1] not in known:
+            return f"`{' '.join(path)}` has no option {option[1]}"
+    return None
+
+
+# --- imports and links -----------------------------------------------------------------------------------------------
+def import_faults(page: str) -> Iterator[str]:
+    """Names that a block of Python imports from llmtune and that are not there."""
+    for block in BLOCK.finditer(page):
+        if block["language"] != "python":
+            continue
+        try:
+            tree = ast.parse(block["text"])
+        except SyntaxError as error:
+            yield f"a block of Python cannot be read: {error.msg}: {(error.text or '').strip()}"
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and re.fullmatch(r"llmtune(\..*)?", node.module or ""):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        yield f"{node.module} has no {alias.name}"
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as code hosts make it."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
+
+
+def link_faults(path: Path, page: str) -> Iterator[str]:
+    """Links to files and headings that are not there."""
+    for link in LINK.finditer(BLOCK.sub("", page)):
+        target, _, anchor = link["target"].partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        there = (path.parent / target).resolve() if target else path
+        if not there.exists():
+            yield f"the link to {link['target']} leads nowhere"
+        elif anchor and there.suffix == ".md":
+            text = BLOCK.sub("", there.read_text(encoding="utf-8"))
+            if anchor not in {slug(found["text"]) for found in HEADING.finditer(text)}:
+                yield f"{link['target']}: there is no such heading"
+
+
+def faults(path: Path) -> list[str]:
+    """Everything on a page that the code does not bear out."""
+    page = path.read_text(encoding="utf-8")
+    found = [f"{text}: {fault}" for text in typed(page) if (fault := command_fault(text))]
+    return [*found, *import_faults(page), *link_faults(path, page)]
+
+
+def main() -> int:
+    """Print every fault with its page; 1 when there are any."""
+    found = [f"{path.relative_to(ROOT)}: {fault}" for path in pages() for fault in faults(path)]
+    for each in found:
+        print(each)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

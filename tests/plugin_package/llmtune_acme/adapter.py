@@ -1,0 +1,81 @@
+"""How Acme is talked to."""
+
+from functools import partial
+from pathlib import Path
+
+from llmtune.capability import Abilities, No
+from llmtune.errors import VendorError
+from llmtune.polling import FunctionGenerator, PollingProvider
+from llmtune.provider import Generation, JobRef, MetricPoint, ModelRef, Request, RunState, SubmitSafety, UploadRef
+from llmtune_acme.parameters import LIMITS, PARAMETERS
+
+
+class AcmeProvider(PollingProvider):
+    """Models tuned at Acme."""
+
+    kind = "acme"
+    base_url = "https://api.acme.example"
+    key_env = "ACME_API_KEY"
+    parameters = PARAMETERS
+    limits = LIMITS
+    catalog = Path(__file__).with_name("catalog.toml")
+    submit_safety = SubmitSafety(kind="searchable", window=30)
+    abilities = Abilities(
+        validation_metrics=No("Acme evaluates nothing while it trains"),
+        checkpoints=No("Acme keeps the last weights only"),
+    )
+    states = {
+        "waiting": RunState.QUEUED,
+        "training": RunState.RUNNING,
+        "stopping": RunState.CANCELLING,
+        "done": RunState.SUCCEEDED,
+        "broken": RunState.FAILED,
+        "stopped": RunState.CANCELLED,
+    }
+
+    def build(self, receipt, files):
+        body = {"model": receipt.target.model, "file": files["train"].id} | receipt.knobs()
+        return Request(operation="POST /v1/tunes", body=body)
+
+    def upload(self, file):
+        made = self.client.send("POST", "/v1/files", file.path.read_bytes())
+        return UploadRef(id=made["id"], digest=file.sha256, role=file.role)
+
+    def submit(self, request, key):
+        return JobRef(id=self.client.send("POST", "/v1/tunes", request.body | {"label": key})["id"])
+
+    def poll(self, job, since):
+        told = self.client.get(f"/v1/tunes/{job.id}")
+        points = [MetricPoint(series="train/loss", source="vendor_api", **row) for row in told["losses"]]
+        model = ModelRef(id=told["tuned"], base=told["model"]) if told["tuned"] else None
+        return self.snapshot(told["state"], points=points, model=model, error=told["error"])
+
+    def find(self, key):
+        found = self.client.get("/v1/tunes", label=key)["tunes"]
+        return JobRef(id=found[0]["id"]) if found else None
+
+    def find_upload(self, digest):
+        found = self.client.get("/v1/files", sha256=digest)["files"]
+        return UploadRef(id=found[0]["id"], digest=digest) if found else None
+
+    def cancel(self, job):
+        self.client.send("POST", f"/v1/tunes/{job.id}/stop")
+
+    def delete(self, ref):
+        place = "files" if isinstance(ref, UploadRef) else "models"
+        try:
+            self.client.send("DELETE", f"/v1/{place}/{ref.id}")
+        except VendorError as error:
+            if error.status != 404:  # gone already is gone
+                raise
+
+    def generator(self, ref):
+        return FunctionGenerator(partial(self.answer, ref.id))
+
+    def answer(self, model, asked):
+        messages = [{"role": each.role, "content": each.words} for each in asked.messages]
+        body = {"model": model, "messages": messages, "temperature": asked.temperature}
+        if asked.max_tokens is not None:
+            body["max_tokens"] = asked.max_tokens
+        told = self.client.send("POST", "/v1/chat", body, safe=True)
+        return Generation(text=told["text"], prompt_tokens=told["read"], completion_tokens=told["written"])

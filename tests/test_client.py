@@ -1,0 +1,177 @@
+"""The HTTP client for adapters: what it raises, over plain HTTP, HTTPS and a proxy. (Its way with broken answers is
+tested by the conformance suite of the fake provider.)"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socketserver
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.client import Client
+from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.testing import Call, FakeVendor, Refusal, Reply, route
+
+
+class Service(FakeVendor):
+    @route("GET", "/v1/echo")
+    def echo(self, call: Call) -> Any:
+        return {"query": call.query, "authorization": call.headers.get("authorization")}
+
+    @route("POST", "/v1/refuse/{status}")
+    def refuse(self, call: Call) -> Any:
+        body = call.body.decode()
+        return Reply(body.encode(), int(call.params["status"]), {"Content-Type": "application/json"})
+
+    @route("POST", "/v1/later")
+    def later(self, call: Call) -> Any:
+        raise Refusal(429, "Slow down.", headers={"Retry-After": "1.5"})
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with Service() as running:
+        yield running
+
+
+def test_the_key_is_read_when_it_is_needed_and_goes_out_as_a_bearer(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(f"{service.url}/v1/", key_env="SOME_KEY")
+    assert client.get("/echo", a="1 2") == {"query": {"a": "1 2"}, "authorization": None}
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    assert client.get("/echo")["authorization"] == "Bearer secret-1"
+    assert "secret-1" not in repr(vars(client))
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "code"),
+    [
+        (b'{"error": {"message": "No.", "code": "c"}}', "No.", "c"),
+        (b'{"error": "No."}', "No.", None),
+        (b'{"message": "No.", "code": 7}', "No.", "7"),
+        (b'{"detail": "No."}', "No.", None),
+        (b"plain words", "plain words", None),
+        (b'["odd"]', '["odd"]', None),
+    ],
+)
+def test_a_refusal_is_told_in_the_services_words(service: Service, body: bytes, words: str, code: str | None) -> None:
+    with pytest.raises(VendorError) as caught:
+        Client(service.url).send("POST", "/v1/refuse/400", body)
+    assert not isinstance(caught.value, TransientError)
+    assert (caught.value.raw, caught.value.code, caught.value.status) == (words, code, 400)
+
+
+def test_each_status_has_its_class(service: Service) -> None:
+    client = Client(service.url, key_env="SOME_KEY")
+    with pytest.raises(MissingCredentials) as unknown:
+        client.send("POST", "/v1/refuse/401", b'{"message": "Who?"}')
+    assert unknown.value.hint == "set SOME_KEY"
+    with pytest.raises(QuotaExceeded):
+        client.send("POST", "/v1/refuse/400", b'{"message": "Full.", "code": "quota_exceeded"}')
+    with pytest.raises(TransientError) as down:
+        client.send("POST", "/v1/refuse/502", b"")
+    assert (down.value.sent, down.value.status) == (True, 502)
+    with pytest.raises(TransientError) as later:
+        client.send("POST", "/v1/later")
+    assert (later.value.sent, later.value.retry_after) == (False, 1.5)
+
+
+@pytest.mark.parametrize("base", ["api.acme.example", "ftp://acme.example", "https://", ""])
+def test_what_is_no_address_is_said_at_once(base: str) -> None:
+    with pytest.raises(InvalidSettings, match="is not an address"):
+        Client(base)
+
+
+# --- HTTPS -----------------------------------------------------------------------------------------------------------
+class _Hello(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An HTTPS service, and the certificate that it shows."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, private)
+
+    class Quiet(HTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A client that does not trust us hangs up."""
+
+    server = Quiet(("127.0.0.1", 0), _Hello)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_port}", pem
+    server.shutdown()
+    server.server_close()
+
+
+def test_https_is_verified(secure: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, certificate = secure
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(VendorError, match=r"the certificate of 127\.0\.0\.1:\d+ cannot be verified") as caught:
+        Client(url).get("/")
+    assert not isinstance(caught.value, TransientError)
+    assert "SSL_CERT_FILE" in (caught.value.hint or "")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert Client(url).get("/") == {}
+
+
+def test_https_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    class Proxy(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().strip())
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(TransientError) as caught:
+            Client("https://api.acme.example").send("POST", "/v1/tunes", {})
+        proxy.shutdown()
+    assert caught.value.sent is False
+    assert [line.split()[:2] for line in asked] == [[b"CONNECT", b"api.acme.example:443"]]
