@@ -73,12 +73,17 @@ def _need_optuna() -> None:
 def _storage() -> Any:
     import optuna
 
+    from llmtune.runs.leases import Lease
     from llmtune.runs.store import open_store
 
     url = store_url()
-    open_store(url)  # makes the file with its mode, and refuses a store that is not ours to write
+    store = open_store(url)  # makes the file with its mode, and refuses a store that is not ours to write
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+    # Optuna makes its tables when they are missing; two workers that begin at once would both make them.
+    lease = Lease(store, "sweep:tables")
+    lease.acquire(wait=None)
+    with lease:
+        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
 
 
 def _sampler(space: Space, method: Method, seed: int) -> Any:

@@ -1,8 +1,8 @@
 """A model in hand: it answers, says how likely it finds given answers, and what its loss on given rows is.
 
 Generation is a plain loop of our own, so that no setting a model ships with (its generation_config.json) silently
-changes an answer. Labels are scored with the prompt computed once: all labels follow it in one sequence, each seeing
-the prompt and itself.
+changes an answer. Prompts of like length go side by side, finished answers leave, and a beginning that all prompts
+share is computed once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example
 from llmtune.errors import InvalidData
 from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local import model as models
@@ -21,18 +21,14 @@ from llmtune_local.process import share_cores
 from llmtune_local.rundir import WorkerOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from llmtune.data.rendering import Renderer
     from llmtune_local.network import Network
+    from llmtune_local.prefix import Prefix
     from llmtune_local.sampling import Sampler
 
 #: Tokens in one forward pass, and answers generated side by side.
 _TOKENS = 8192
 _SIDE_BY_SIDE = 64
-#: Longest sequence of prompt and labels: attention over it is one dense mask.
-_DENSE = 768
-_LONGEST_SHARED = 4096
 MAX_TOKENS = 256
 
 
@@ -88,17 +84,22 @@ class LocalGenerator:
         """
         import torch
 
+        from llmtune_local import prefix
+
         network, renderer = self._load()
         prompts = [renderer.prompt_ids(request.messages, request.tools) for request in requests]
         limits = [self._room(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         answers: dict[int, Generation] = {}
         with torch.no_grad(), network.arithmetic(), network.unpacked():
+            begin = prefix.shared(prompts) if self._way.prefix else 0
+            kept = prefix.Prefix(network, prompts[0][:begin]) if begin else None
             for group in _groups([len(prompt) for prompt in prompts], limits):
-                answers |= self._answer([(index, requests[index], prompts[index], limits[index]) for index in group])
+                asked = [(index, requests[index], prompts[index], limits[index]) for index in group]
+                answers |= self._answer(asked, kept)
         return [answers[index] for index in range(len(requests))]
 
     def _answer(
-        self, group: list[tuple[int, GenerationRequest, tuple[int, ...], int]]
+        self, group: list[tuple[int, GenerationRequest, tuple[int, ...], int]], kept: Prefix | None
     ) -> Iterator[tuple[int, Generation]]:
         import torch
 
@@ -107,14 +108,19 @@ class LocalGenerator:
         network, renderer = self._load()
         began = time.perf_counter()
         device, stop = network.device, renderer.stop_ids
-        longest = max(len(prompt) for _, _, prompt, _ in group)
+        begin = kept.length if kept is not None else 0
+        longest = max(len(prompt) for _, _, prompt, _ in group) - begin
         pad = next(iter(stop), 0)
-        ids = torch.tensor([(pad,) * (longest - len(prompt)) + prompt for _, _, prompt, _ in group], device=device)
+        ids = torch.tensor(
+            [(pad,) * (longest + begin - len(prompt)) + prompt[begin:] for _, _, prompt, _ in group], device=device
+        )
         lengths = torch.tensor([len(prompt) for _, _, prompt, _ in group], device=device)
-        mask = (torch.arange(longest, device=device) >= (longest - lengths).unsqueeze(1)).long()
+        # What all share, padding, the rest of the prompt.
+        at = torch.arange(begin + longest, device=device)
+        mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
         going = [_Answer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
-        cache: Any = None
-        position = (mask.cumsum(1) - 1).clamp_min(0)
+        cache: Any = kept.rows(len(group)) if kept is not None else None
+        position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
         while going:
             output = network.causal(
                 input_ids=ids,
@@ -125,7 +131,12 @@ class LocalGenerator:
                 logits_to_keep=1,
             )
             cache = output.past_key_values
-            chosen = [answer.sampler.next(row) for answer, row in zip(going, output.logits[:, -1], strict=True)]
+            logits = output.logits[:, -1]
+            likeliest = logits.argmax(dim=1).tolist()
+            chosen = [
+                token if answer.sampler.greedy else answer.sampler.next(row)
+                for answer, row, token in zip(going, logits, likeliest, strict=True)
+            ]
             for answer, token in zip(going, chosen, strict=True):
                 answer.add(token, stop)
             rest = [place for place, answer in enumerate(going) if answer.reason is None]
@@ -158,16 +169,12 @@ class LocalGenerator:
         """Log-likelihood in nats of each label as the whole answer, its end-of-turn token included."""
         import torch
 
+        from llmtune_local import labels as trees
+
         network, renderer = self._load()
-        answers = _Labels(renderer, labels)
-        scores = [[0.0] * len(labels) for _ in requests]
+        answers = trees.Answers(renderer, labels)
         with torch.no_grad(), network.unpacked():
-            for pieces in _chunks(requests, answers, context=self._context, shared=self._shared):
-                inputs, select, targets, owners = _lay_out(pieces, network.device)
-                nll = network.nll(inputs, select, targets).double().cpu()
-                for value, (request, label) in zip(nll.tolist(), owners, strict=True):
-                    scores[request][label] -= value
-        return scores
+            return trees.score(network, answers, requests, context=self._context, way=self._way)
 
     def token_stats(self, examples: Sequence[Example]) -> TokenStats:
         """Summed loss, count and hits over the trained tokens of these rows; of a preference row, over its preferred
@@ -206,6 +213,7 @@ class LocalGenerator:
         import torch
 
         from llmtune.data.rendering import Renderer
+        from llmtune_local.labels import find_way
         from llmtune_local.network import Network
 
         options = self.options
@@ -228,7 +236,7 @@ class LocalGenerator:
         self._context = models.context_length(loaded.config, tokenizer, None)
         self._renderer = Renderer(tokenizer, template_options=options.template_options)
         self._network = Network(loaded, device=device, dtype=dtype)
-        self._shared = _shared_length(self._network)
+        self._way = find_way(self._network)
         return self._network, self._renderer
 
 
@@ -258,143 +266,6 @@ class _Answer:
             completion_tokens=len(self.tokens),
             seconds=seconds,
         )
-
-
-class _Labels:
-    """The tokens of each label as an answer. Rendered for each prompt once, and for all labels where that differs."""
-
-    def __init__(self, renderer: Renderer, labels: Sequence[str]) -> None:
-        self.renderer = renderer
-        self.labels = labels
-        self._known: list[tuple[int, ...]] | None = None
-
-    def after(self, request: GenerationRequest) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-        """The prompt's tokens and each label's."""
-        prompt, first = self._render(request, self.labels[0])
-        # What a template writes around an answer is the same whatever the answer: one label tells for all.
-        if self._known is None or self._known[0] != first:
-            self._known = [first] + [self._render(request, label)[1] for label in self.labels[1:]]
-        return prompt, self._known
-
-    def _render(self, request: GenerationRequest, label: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        asked = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in request.messages)
-        example = Example(messages=(*asked, Message("assistant", label)), tools=request.tools)
-        (row,) = self.renderer.render(example)
-        span = row.spans[-1]
-        return row.ids[: span.first], row.ids[span.first : span.stop]
-
-
-#: One prompt with answers that follow it: (request, prompt, [(label, answer)]).
-_Piece = tuple[int, tuple[int, ...], list[tuple[int, tuple[int, ...]]]]
-
-
-def _chunks(
-    requests: Sequence[GenerationRequest], labels: _Labels, *, context: int | None, shared: int
-) -> Iterator[list[_Piece]]:
-    """Prompts and labels in portions for one forward pass each. Rows longer than `shared` go alone."""
-    portion: list[_Piece] = []
-    size = 0
-    for index, request in enumerate(requests):
-        prompt, answers = labels.after(request)
-        rest = list(enumerate(answers))
-        longest = len(prompt) + max(len(answer) for answer in answers)
-        if context is not None and longest > context:
-            raise InvalidData(f"a prompt and answer of {longest} tokens do not fit the model's context of {context}")
-        if longest > shared:
-            yield from ([(index, prompt, [pair])] for pair in rest)
-            continue
-        while rest:
-            take, length = 1, len(prompt) + len(rest[0][1])
-            while take < len(rest) and length + len(rest[take][1]) <= max(_DENSE, 2 * len(prompt)):
-                length += len(rest[take][1])
-                take += 1
-            if portion and size + length > _DENSE:
-                yield portion
-                portion, size = [], 0
-            portion.append((index, prompt, rest[:take]))
-            size += length
-            rest = rest[take:]
-    if portion:
-        yield portion
-
-
-def _lay_out(pieces: list[_Piece], device: str) -> tuple[dict[str, Any], Tensor, Tensor, list[tuple[int, int]]]:
-    """One sequence: each prompt followed by its answers, and the mask that lets each answer see its prompt and itself.
-
-    Answers go in without their last token, which is only ever predicted. One answer alone needs no mask.
-    """
-    import torch
-
-    ids: list[int] = []
-    positions: list[int] = []
-    select: list[int] = []
-    targets: list[int] = []
-    owners: list[tuple[int, int]] = []
-    spans: list[tuple[int, int, int, int]] = []
-    for request, prompt, answers in pieces:
-        start = len(ids)
-        end = start + len(prompt)
-        ids += prompt
-        positions += range(len(prompt))
-        spans.append((start, end, start, end))
-        for label, answer in answers:
-            at = len(ids)
-            ids += answer[:-1]
-            positions += range(len(prompt), len(prompt) + len(answer) - 1)
-            spans.append((at, len(ids), start, end))
-            select += [end - 1, *range(at, len(ids))]
-            targets += answer
-            owners += [(request, label)] * len(answer)
-    inputs = {
-        "input_ids": torch.tensor([ids], device=device),
-        "position_ids": torch.tensor([positions], device=device),
-        "use_cache": False,
-    }
-    found = (torch.tensor(select, device=device), torch.tensor(targets, device=device), owners)
-    if len(spans) == 2:
-        return inputs, *found
-    total = len(ids)
-    at_ = torch.arange(total)
-    see = torch.zeros((total, total), dtype=torch.bool)
-    for first, stop, start, end in spans:
-        own = at_[first:stop]
-        see[first:stop, first:stop] = own.unsqueeze(1) >= own
-        if first != start:
-            see[first:stop, start:end] = True
-    mask = torch.zeros(see.shape).masked_fill_(~see, torch.finfo(torch.float32).min)
-    inputs["attention_mask"] = mask[None, None].to(device)
-    return inputs, *found
-
-
-def _shared_length(network: Network) -> int:
-    """Longest prompt and answer for which answers may follow one prompt in one sequence; 0 where they may not.
-
-    Whether they get the same likelihood as each behind its own prompt is tried on a few tokens.
-    """
-    import torch
-
-    config = network.causal.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    longest = min([window for window in windows if window] + [_LONGEST_SHARED])
-    vocabulary = int(network.causal.get_input_embeddings().weight.shape[0])
-    prompt = tuple(token % vocabulary for token in (5, 3, 8, 2))
-    answers = [tuple(token % vocabulary for token in answer) for answer in ((7, 1, 4), (9, 6), (2, 2, 3, 1))]
-    both: _Piece = (0, prompt, list(enumerate(answers)))
-    apart: list[_Piece] = [(0, prompt, [pair]) for pair in enumerate(answers)]
-    with torch.no_grad(), network.unpacked():
-        try:
-            inputs, select, targets, _ = _lay_out([both, both], network.device)
-            together = network.nll(inputs, select, targets)
-        except (TypeError, ValueError, RuntimeError, AttributeError):
-            return 0
-        one_by_one = []
-        for piece in apart:
-            inputs, select, targets, _ = _lay_out([piece], network.device)
-            one_by_one.append(network.nll(inputs, select, targets))
-    expected = torch.cat(one_by_one * 2).float()
-    tolerance = 1e-3 if network.dtype == torch.float32 else 0.05
-    same = (together.float() - expected).abs() <= tolerance * expected.abs().clamp_min(1.0)
-    return longest if bool(same.all()) else 0
 
 
 def _groups(lengths: Sequence[int], limits: Sequence[int]) -> Iterator[list[int]]:

@@ -19,6 +19,11 @@ _CHUNK_ELEMENTS = 1 << 24
 _CHUNK_ROWS = 128
 
 
+def chunk_rows(vocabulary: int) -> int:
+    """Positions whose logits stand at one time."""
+    return max(_CHUNK_ROWS, _CHUNK_ELEMENTS // vocabulary)
+
+
 class LossSums(NamedTuple):
     """Sums over the trained positions of one micro-batch. Only `objective` carries a gradient.
 
@@ -52,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
-        size = max(_CHUNK_ROWS, _CHUNK_ELEMENTS // vocabulary)
+        size = chunk_rows(vocabulary)
         for start in range(0, count, size):
             part = slice(start, start + size)
             piece = hidden[part].to(weight.dtype)
@@ -121,14 +126,17 @@ def linear_cross_entropy(
     return _sums(total, nll, correct, completion)
 
 
-def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Negative log-likelihood in nats of each target, [positions]; without a gradient."""
-    ones = torch.ones(targets.shape, dtype=torch.float32, device=targets.device)
-    nll: Tensor
-    _, nll, _ = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, ones, 0.0, False
-    )
-    return nll
+def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, at: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of each target at its row of `hidden`, [targets]; without a gradient. Rows that
+    several targets name are projected once, and never all logits stand at the same time."""
+    found = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
+    step = chunk_rows(weight.shape[0])
+    for first in range(0, hidden.shape[0], step):
+        logits = torch.nn.functional.linear(hidden[first : first + step], weight, bias).float()
+        mine = ((at >= first) & (at < first + step)).nonzero().squeeze(1)
+        here = at[mine] - first
+        found[mine] = logits.logsumexp(1)[here] - logits[here, targets[mine]]
+    return found
 
 
 def logits_cross_entropy(

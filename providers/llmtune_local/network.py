@@ -111,13 +111,13 @@ class Network:
     @torch.no_grad()
     def nll(self, inputs: dict[str, Any], select: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats of each target at its flat position; positions may repeat."""
+        once, back = torch.unique(select, return_inverse=True)
         with self.arithmetic():
             if self.linear_head:
                 head = self.causal.get_output_embeddings()
-                return token_nll(self._hidden(inputs, select), head.weight, head.bias, targets)
-            once, back = torch.unique(select, return_inverse=True)
-            logits = self._logits(inputs, once).float()[back]
-            return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+                return token_nll(self._hidden(inputs, once), head.weight, head.bias, back, targets)
+            logits = self._logits(inputs, once).float()
+            return logits.logsumexp(1)[back] - logits[back, targets]
 
     def _hidden(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
         output: Tensor = self.decoder(**inputs).last_hidden_state
@@ -165,7 +165,7 @@ class Network:
         except (TypeError, AttributeError):
             return False
         logits = self.causal(input_ids=ids, use_cache=False).logits
-        return logits.shape[:2] == hidden.shape[:2] and self._same(head(hidden.to(head.weight.dtype)), logits)
+        return logits.shape[:2] == hidden.shape[:2] and self.same(head(hidden.to(head.weight.dtype)), logits)
 
     def _try_fusing(self) -> bool:
         """Fuse the adapters where that gives the same numbers; the adapter is not yet (or no longer) zero for it."""
@@ -174,7 +174,7 @@ class Network:
             plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
             if not lora.fuse(self.causal):
                 return False
-            if self._same(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, plain):
+            if self.same(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, plain):
                 return True
         lora.unfuse(self.causal)
         return False
@@ -218,9 +218,10 @@ class Network:
             start += family.shared
             seen.append(together[:, start : start + sum(family.own)])
             start += sum(family.own)
-        return self._same(torch.cat(seen, dim=1), torch.cat(apart, dim=1))
+        return self.same(torch.cat(seen, dim=1), torch.cat(apart, dim=1))
 
-    def _same(self, one: Tensor, other: Tensor) -> bool:
+    def same(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two ways to compute the same gave the same, as far as this precision goes."""
         one, other = one.float(), other.float()
         difference = (one - other).norm() / other.norm().clamp_min(1e-12)
         return bool(difference < _TOLERANCE[self.dtype])

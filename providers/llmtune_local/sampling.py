@@ -23,9 +23,14 @@ class Sampler:
         else:
             self.generator.manual_seed(request.seed)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it always takes the likeliest token."""
+        return self.request.temperature == 0 or self.request.top_k == 1
+
     def next(self, logits: Tensor) -> int:
         """The next token from its logits [vocabulary]."""
-        if self.request.temperature == 0 or self.request.top_k == 1:
+        if self.greedy:
             return int(logits.argmax())
         probabilities = self.probabilities(logits.float().cpu())
         return int(torch.multinomial(probabilities, 1, generator=self.generator))

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llmtune.data import Example, Message, chat
 from llmtune.data.rendering import Renderer
 from llmtune.errors import InvalidData
 from llmtune.provider import GenerationRequest, LabelScorer, TokenScorer
-from llmtune_local import generate
+from llmtune_local import labels, prefix
 from llmtune_local.generate import LocalGenerator
 from llmtune_local.sampling import Sampler
 
 LABELS = ["odd", "even", "neither of the two", "one"]
 
 
-def ask(text: str, **settings: Any) -> GenerationRequest:
-    return GenerationRequest(messages=(Message("user", text),), **settings)
+def ask(text: str, **wanted: Any) -> GenerationRequest:
+    return GenerationRequest(messages=(Message("user", text),), **wanted)
 
 
 REQUESTS = [ask("one"), ask("one two three four five six"), ask("two three"), ask("four " * 20)]
@@ -63,20 +66,89 @@ def test_label_scores_are_the_models_own(family: str, families_on_disk: Callable
     with LocalGenerator(model=str(folder)) as model:
         assert isinstance(model, LabelScorer)
         scores = model.score_labels(REQUESTS, LABELS)
-        assert model._shared == {"mistral": 8, "gemma2": 4096}.get(family, 4096)
+        assert model._way.longest == {"mistral": 8}.get(family, 4096)
+        assert model._way.prefix == (family not in ("mistral", "gemma2"))
     for request, row in zip(REQUESTS, scores, strict=True):
         assert row == pytest.approx([reference_score(folder, request, label) for label in LABELS], rel=1e-4)
 
 
+SYSTEM = "You are asked whether a number is odd or even, again and again and again."
+
+
+def behind(text: str, **wanted: Any) -> GenerationRequest:
+    return GenerationRequest(messages=(Message("system", SYSTEM), Message("user", text)), **wanted)
+
+
 def test_portions_never_change_a_score(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [*LABELS, "odd and even", "neither", "one two three", "one two"]
     with LocalGenerator(model=str(base_folder)) as model:
-        expected = model.score_labels(REQUESTS, LABELS)
-        for dense, shared in ((40, 4096), (1, 4096), (10_000, 4096), (1536, 0), (1536, 30)):
-            monkeypatch.setattr(generate, "_DENSE", dense)
-            model._shared = shared
-            for found, row in zip(model.score_labels(REQUESTS, LABELS), expected, strict=True):
+        expected = model.score_labels(REQUESTS, many)
+        for nodes, tokens, longest in ((1, 8192, 4096), (3, 40, 4096), (500, 1, 4096), (500, 8192, 0), (4, 90, 30)):
+            monkeypatch.setattr(labels, "NODES", nodes)
+            monkeypatch.setattr(labels, "TOKENS", tokens)
+            model._way = labels.Way(longest=longest, prefix=longest > 0)
+            for found, row in zip(model.score_labels(REQUESTS, many), expected, strict=True):
                 assert found == pytest.approx(row, rel=1e-4)
     assert model._network is None  # closed
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_a_beginning_that_all_share_is_computed_once(
+    family: str, families_on_disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = families_on_disk(family)
+    texts = ["one", "one two three four five six", "two three", "four " * 20]
+    requests = [behind(text, max_tokens=10) for text in texts]
+    made: list[int] = []
+    begin = prefix.Prefix.__init__
+    monkeypatch.setattr(
+        prefix.Prefix, "__init__", lambda self, network, ids: (made.append(len(ids)), begin(self, network, ids))[1]
+    )
+    with LocalGenerator(model=str(folder)) as model:
+        model._load()
+        made.clear()
+        together = model.generate(requests)
+        scores = model.score_labels(requests, LABELS)
+        assert len(made) == 2
+        assert min(made) >= prefix.LEAST
+        apart = [model.generate([request])[0] for request in requests]
+        assert len(made) == 2
+    assert [answer.text for answer in together] == [answer.text for answer in apart]
+    assert [answer.completion_tokens for answer in together] == [answer.completion_tokens for answer in apart]
+    for request, row in zip(requests, scores, strict=True):
+        assert row == pytest.approx([reference_score(folder, request, label) for label in LABELS], rel=1e-4)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_lengths_and_labels_scores_and_answers_stay(base_folder: Path, data: st.DataObject) -> None:
+    word = st.sampled_from(["one", "two", "three", "four", "five", "six", "odd", "even"])
+    text = st.lists(word, min_size=1, max_size=7).map(" ".join)
+    texts = data.draw(st.lists(text, min_size=1, max_size=5))
+    chosen = data.draw(st.lists(text, min_size=1, max_size=6, unique=True))
+    make = data.draw(st.sampled_from([ask, behind]))
+    requests = [make(each, max_tokens=4) for each in texts]
+    model = _model_at(base_folder)
+    together = model.score_labels(requests, chosen)
+    for request, row in zip(requests, together, strict=True):
+        alone = [model.score_labels([request], [label])[0][0] for label in chosen]
+        assert row == pytest.approx(alone, rel=1e-4)
+    assert [each.text for each in model.generate(requests)] == [model.generate([each])[0].text for each in requests]
+
+
+@cache
+def _model_at(folder: Path) -> LocalGenerator:
+    return LocalGenerator(model=str(folder))
+
+
+def test_answers_that_begin_alike_stand_in_one_tree() -> None:
+    answers = [(1, 2, 9), (1, 2, 3, 9), (1, 9), (4, 9), (9,)]
+    (tree,) = labels.trees_of(answers)
+    assert sorted(tree.tokens) == [1, 2, 3, 4]
+    assert len(tree.asked) == sum(map(len, answers))
+    assert sorted(tree.depths) == [0, 0, 1, 2]
+    node = tree.tokens.index(3)
+    assert [tree.tokens[at] for at in tree.see[node].nonzero().flatten().tolist()] == [1, 2, 3]
 
 
 def test_label_answers_are_rendered_anew_where_the_prompt_matters(

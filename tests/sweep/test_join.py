@@ -177,3 +177,43 @@ def test_join_from_the_command_line(job: TuningJob, vendor: Fake) -> None:
     (row,) = json.loads(shown.stdout.splitlines()[-1])
     assert row["number"] == 1
     assert len(open_store().runs()) == 2
+
+
+STUDY = """
+import sys
+sys.stdin.readline()
+from llmtune.sweeping.space import read_space
+from llmtune.sweeping.study import open_study
+import optuna
+print("ready", flush=True)
+sys.stdin.readline()
+space = read_space({"lora_rank": [1, 2]})
+print(len(open_study("sweep x", space, method="random", direction="minimize", seed=0, pruning=False).trials))
+"""
+
+
+def test_workers_that_begin_at_once_make_the_tables_once() -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", STUDY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+        )
+        for _ in range(4)
+    ]
+    for told in (0, 1):
+        for each in workers:
+            assert each.stdin is not None
+            assert each.stdout is not None
+            if told:
+                assert each.stdout.readline() == "ready\n"
+        for each in workers:
+            each.stdin.write("\n")  # type: ignore[union-attr]
+            each.stdin.flush()  # type: ignore[union-attr]
+    for each in workers:
+        out, wrong = each.communicate(timeout=240)
+        assert each.returncode == 0, wrong
+        assert out == "0\n"
