@@ -23,9 +23,10 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Trainings:
 
         self.home = home
         self.forker = Forker()
-        self.made: dict[str, list[tuple[int, float]]] = {}
+        self.made: dict[str, Future[list[tuple[int, float]]]] = {}
+        self._lock = threading.Lock()
         lines = [line for line in rows.read_text(encoding="utf-8").splitlines() if line.strip()]
         random.Random(0).shuffle(lines)
         (home / "validation.jsonl").write_text("\n".join(lines[:HELD_OUT]) + "\n", encoding="utf-8")
@@ -96,18 +98,29 @@ class Trainings:
 
     def curve(self, values: dict[str, Any]) -> list[tuple[int, float]]:
         """(step, validation loss) of the training with these values."""
-        from llmtune_local import process
 
         key = json.dumps(values, sort_keys=True)
-        if key not in self.made:
-            run = self.write(values, f"t{len(self.made)}-{abs(hash(key))}")
-            process.launch(run.path, forker=self.forker)
-            while (status := run.read_status()) is None or status.state not in ("succeeded", "failed"):
-                time.sleep(0.02)
-            points = [p for p in run.read_metrics()[0] if p.series == "validation/loss" and p.step]
-            # A training that came to nothing is as bad as can be.
-            self.made[key] = [(p.step, p.value) for p in points] if status.state == "succeeded" else [(STEPS, 99.0)]
-        return self.made[key]
+        with self._lock:
+            mine = key not in self.made
+            made = self.made.setdefault(key, Future())
+            name = f"t{len(self.made)}"
+        if mine:
+            try:
+                made.set_result(self._train(values, name))
+            except BaseException as error:
+                made.set_exception(error)
+        return made.result()
+
+    def _train(self, values: dict[str, Any], name: str) -> list[tuple[int, float]]:
+        from llmtune_local import process
+
+        run = self.write(values, name)
+        process.launch(run.path, forker=self.forker)
+        while (status := run.read_status()) is None or status.state not in ("succeeded", "failed"):
+            time.sleep(0.02)
+        points = [p for p in run.read_metrics()[0] if p.series == "validation/loss" and p.step]
+        # A training that came to nothing is as bad as can be.
+        return [(p.step, p.value) for p in points] if status.state == "succeeded" else [(STEPS, 99.0)]
 
 
 def starts(trainings: Trainings, pairs: int) -> None:
