@@ -17,6 +17,7 @@ samplers and pruners are those of `llmtune sweep`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class Trainings:
 
         self.home = home
         self.forker = Forker()
-        self.made: dict[str, Future[list[tuple[int, float]]]] = {}
+        self.made: dict[str, list[tuple[int, float]]] = {}
+        self._alone: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         lines = [line for line in rows.read_text(encoding="utf-8").splitlines() if line.strip()]
         random.Random(0).shuffle(lines)
@@ -101,15 +103,11 @@ class Trainings:
 
         key = json.dumps(values, sort_keys=True)
         with self._lock:
-            mine = key not in self.made
-            made = self.made.setdefault(key, Future())
-            name = f"t{len(self.made)}"
-        if mine:
-            try:
-                made.set_result(self._train(values, name))
-            except BaseException as error:
-                made.set_exception(error)
-        return made.result()
+            alone = self._alone.setdefault(key, threading.Lock())
+        with alone:  # whoever wants the same values waits for the first
+            if key not in self.made:
+                self.made[key] = self._train(values, f"t-{hashlib.sha256(key.encode()).hexdigest()[:12]}")
+        return self.made[key]
 
     def _train(self, values: dict[str, Any], name: str) -> list[tuple[int, float]]:
         from llmtune_local import process
