@@ -32,6 +32,7 @@ _HOME = {
     "rescue": "llmtune.rescuing",
     "compare": "llmtune.comparing",
     "Member": "llmtune.comparing",
+    "probe": "llmtune.sweeping",
     "sweep": "llmtune.sweeping",
     "Sweep": "llmtune.sweeping",
     "Board": "llmtune.report.board",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from llmtune.runs import tune as tune
     from llmtune.settings import Settings as Settings
     from llmtune.sweeping import Sweep as Sweep
+    from llmtune.sweeping import probe as probe
     from llmtune.sweeping import sweep as sweep
     from llmtune.translation import Receipt as Receipt
 

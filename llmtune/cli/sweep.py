@@ -23,9 +23,14 @@ class Method(StrEnum):
 def sweep(
     job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
     space: Annotated[
-        list[str],
-        typer.Option("--space", "-s", help="FIELD=LOW..HIGH or FIELD=A,B,C; may be given again.", show_default=False),
-    ],
+        list[str] | None,
+        typer.Option(
+            "--space",
+            "-s",
+            help="FIELD=LOW..HIGH or FIELD=A,B,C, model and provider too; may be given again. None: as published.",
+            show_default=False,
+        ),
+    ] = None,
     provider: Annotated[str, typer.Option("--provider", "-p", help="Where the trials run.")] = "local",
     method: Annotated[Method, typer.Option(help="How the next trial is chosen.")] = Method.BAYESIAN,
     trials: Annotated[int, typer.Option(min=1, help="How many trials in all.")] = 20,
@@ -37,6 +42,12 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="The most that all trials may cost, in USD.")] = None,
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
+    show_space: Annotated[bool, typer.Option("--show-space", help="Say what would be searched, and stop.")] = False,
+    prescreen: Annotated[
+        str | None,
+        typer.Option(help="Explore there first, as NAME or NAME:MODEL, and carry the best over.", show_default=False),
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Configurations carried over from --prescreen.")] = 3,
     best: Annotated[Path | None, typer.Option("--best", help="Write the best job to this file (.yaml, .json).")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the sweep (.json, .md or .html).")
@@ -46,15 +57,25 @@ def sweep(
     """Search hyperparameters by training, and score the best on the test rows."""
     from llmtune.cli.output import err, out
     from llmtune.job import TuningJob
+    from llmtune.sweeping import outline
     from llmtune.sweeping import sweep as go
     from llmtune.sweeping.space import parse_space
-    from llmtune.sweeping.words import print_sweep
+    from llmtune.sweeping.words import print_outline, print_sweep
 
+    loaded, wanted = TuningJob.load(job), parse_space(space) if space else None
+    told = outline(loaded, provider, wanted)
+    if show_space and as_json:
+        sys.stdout.buffer.write((told.model_dump_json(indent=2) + "\n").encode())
+        return
+    print_outline(told, trials, out if show_space else err)
+    if show_space:
+        return
+    where, _, model = (prescreen or "").partition(":")
     try:
         found = go(
-            TuningJob.load(job),
+            loaded,
             provider,
-            parse_space(space),
+            wanted,
             method=method.value,
             trials=trials,
             metric=metric,
@@ -65,6 +86,7 @@ def sweep(
             yes=yes,
             budget=budget,
             allow_unknown_cost=allow_unknown_cost,
+            prescreen={"provider": where, "model": model or None, "keep": keep} if where else None,
             on_trial=_tell,
         )
     except KeyboardInterrupt:
@@ -106,6 +128,41 @@ def join(
         sys.stdout.buffer.write(orjson.dumps([row.model_dump(mode="json") for row in rows]) + b"\n")
 
 
+def probe(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
+    provider: Annotated[str, typer.Option("--provider", "-p", help="Where the runs are.")] = "local",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
+    budget: Annotated[float | None, typer.Option(help="The most that all runs may cost, in USD.")] = None,
+    allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+) -> None:
+    """Train on 10, 20, 40 and 80 % of the rows, and tell whether more data or more epochs would help."""
+    from llmtune.cli.output import err, out
+    from llmtune.job import TuningJob
+    from llmtune.sweeping import probe as go
+
+    def told(rung: Any) -> None:
+        loss = rung.note if rung.loss is None else f"validation loss {rung.loss:.4f}"
+        err.print(f"{rung.share:.0%} ({rung.rows:,} rows): {loss}", markup=False, soft_wrap=True)
+
+    try:
+        found = go(
+            TuningJob.load(job),
+            provider,
+            budget=budget,
+            yes=yes,
+            allow_unknown_cost=allow_unknown_cost,
+            on_rung=told,
+        )
+    except KeyboardInterrupt:
+        err.print("\nwhat was started goes on; the same command comes back to the probe", soft_wrap=True)
+        sys.exit(EXIT_INTERRUPTED)
+    if as_json:
+        sys.stdout.buffer.write((found.to_json() + "\n").encode())
+    else:
+        out.print(found.says, markup=False, soft_wrap=True)
+
+
 def _tell(row: Any) -> None:
     from rich.markup import escape
 
@@ -131,3 +188,4 @@ class _Group(typer.core.TyperGroup):
 app = typer.Typer(cls=_Group, help="Search hyperparameters by training, and score the best on the test rows.")
 app.command("run")(sweep)
 app.command("join")(join)
+app.command("probe")(probe)

@@ -244,7 +244,7 @@ def _from_curves(train: Series | None, validation: Series | None) -> tuple[Verdi
             f"Overfit by the curves: validation loss was lowest at step {best.step} ({best.value:.4g}) and is"
             f" {last.value:.4g} at step {last.step}{beside}."
         )
-    fallen = _late_fall(validation)
+    fallen = late_fall(validation)
     if fallen is not None and fallen > STILL_FALLING:
         return "underfit", (
             f"Underfit by the curves: validation loss was still falling at the end ({fallen:.0%} over the last quarter"
@@ -257,7 +257,7 @@ def _from_curves(train: Series | None, validation: Series | None) -> tuple[Verdi
 
 
 def _from_training_alone(train: Series | None) -> tuple[Verdict, str] | None:
-    fallen = _late_fall(train) if train is not None and len(train) >= 8 else None
+    fallen = late_fall(train) if train is not None and len(train) >= 8 else None
     if fallen is not None and fallen > 2 * STILL_FALLING:
         return "underfit", (
             f"Probably underfit: training loss was still falling at the end ({fallen:.0%} over the last quarter of the"
@@ -291,7 +291,7 @@ def _level(curve: Series | None, *, up_to: int | None = None, first: bool = Fals
     return median(values[:size] if first else values[-size:])
 
 
-def _late_fall(curve: Series) -> float | None:
+def late_fall(curve: Series) -> float | None:
     """How much the level fell over the last quarter of the steps, as a share of the level before."""
     finite = [point for point in curve.points if math.isfinite(point.value)]
     if len(finite) < 4:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from llmtune.runs import Pace, Run, Update, open_store, start
 from llmtune.runs.leases import Lease
 from llmtune.sweeping import study as studies
 from llmtune.sweeping.model import TrialRow
+from llmtune.sweeping.outlining import Place
 from llmtune.sweeping.space import Space
 from llmtune.sweeping.study import Method
 from llmtune.sweeping.trialjob import with_params
@@ -40,7 +42,7 @@ class Search:
     """Everything that stays the same over a sweep."""
 
     job: TuningJob
-    backend: Provider
+    places: tuple[Place, ...]
     space: Space
     method: Method
     metric: str
@@ -50,12 +52,35 @@ class Search:
     pruning: bool
     pace: Pace | None
 
+    def place(self, params: Mapping[str, Any]) -> Place:
+        """Where a trial with these values runs."""
+        wanted = params.get("provider", self.places[0].name)
+        return next(place for place in self.places if place.name == wanted)
+
+    def trial_job(self, params: Mapping[str, Any]) -> TuningJob:
+        """The job of a trial."""
+        place = self.place(params)
+        return with_params(place.job(self.job), params, place.backend.name)
+
 
 @contextlib.contextmanager
-def kept_warm(backend: Provider) -> Iterator[None]:
-    """Have a backend that can start many runs faster together do so."""
-    with backend.warm() if isinstance(backend, Warming) else contextlib.nullcontext():
+def kept_warm(places: Sequence[Place]) -> Iterator[None]:
+    """Have the backends that can start many runs faster together do so."""
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            if isinstance(place.backend, Warming):
+                stack.enter_context(place.backend.warm())
         yield
+
+
+def at_once(backend: Provider) -> int:
+    """Runs that a backend takes at one time; one where it is this machine."""
+    if not backend.hosted:
+        return 1
+    try:
+        return matrix.ask(backend).concurrency or AT_ONCE
+    except LlmtuneError:
+        return AT_ONCE
 
 
 class Crew:
@@ -72,7 +97,9 @@ class Crew:
         """Numbers of the trials that this worker has run or runs."""
         self._watched: dict[int, Lease] = {}
         self._stopped: str | None = None
-        self._at_once = parallel or self._allowed()
+        limits = {place.backend.name: parallel or at_once(place.backend) for place in search.places}
+        self._room = {name: threading.Semaphore(limit) for name, limit in limits.items()}
+        self._at_once = parallel or sum(limits.values())
         self.study = studies.open_study(
             search.group,
             search.space,
@@ -81,14 +108,6 @@ class Crew:
             seed=seed,
             pruning=search.pruning,
         )
-
-    def _allowed(self) -> int:
-        if not self._search.backend.hosted:
-            return 1
-        try:
-            return matrix.ask(self._search.backend).concurrency or AT_ONCE
-        except LlmtuneError:
-            return AT_ONCE
 
     # --- the loop --------------------------------------------------------------------------------------------------
     def run(self) -> str | None:
@@ -165,9 +184,12 @@ class Crew:
 
     def _missing(self) -> int:
         """Trials still to be asked for: those that the budget kept from starting do not count."""
+        import optuna
+
         every = self.study.get_trials(deepcopy=False)
         begun = [each for each in every if not each.user_attrs.get("note", "").startswith("not started")]
-        return self._count - len(begun)
+        waiting = sum(each.state is optuna.trial.TrialState.WAITING for each in begun)
+        return self._count - len(begun) + waiting
 
     def _afford(self, trial: optuna.Trial) -> str | None:
         """Reserve what a trial may cost; the reason when the budget does not allow it."""
@@ -187,17 +209,20 @@ class Crew:
         return None
 
     def _estimate(self, params: Mapping[str, Any]) -> float | None:
-        if not self._search.backend.hosted:
+        backend = self._search.place(params).backend
+        if not backend.hosted:
             return 0.0
         try:
-            return plan(
-                with_params(self._search.job, params, self._search.backend.name), self._search.backend
-            ).cost.total
+            return plan(self._search.trial_job(params), backend).cost.total
         except LlmtuneError:
             return None
 
     def _params(self, trial: optuna.Trial) -> dict[str, Any]:
-        return {name: part.suggest(trial, name) for name, part in self._search.space.items()}
+        """The values of a trial: its backend first, then what that backend has a knob for."""
+        space = self._search.space
+        found = {"provider": space["provider"].suggest(trial, "provider")} if "provider" in space else {}
+        takes = self._search.place(found).takes
+        return found | {name: part.suggest(trial, name) for name, part in space.items() if name in takes}
 
     def _lease(self, number: int) -> Lease:
         return Lease(self._store, f"{self._search.group}:{number}")
@@ -218,7 +243,8 @@ class Crew:
             if pruned:
                 self.study.tell(trial, state=states.PRUNED)
             elif value is None:
-                trial.set_user_attr("note", f"{self._search.backend.name} reported no {self._search.metric}")
+                backend = self._search.place(trial.params).backend
+                trial.set_user_attr("note", f"{backend.name} reported no {self._search.metric}")
                 self.study.tell(trial, state=states.FAIL)
             else:
                 self.study.tell(trial, value)
@@ -228,15 +254,21 @@ class Crew:
 
     def _follow(self, trial: optuna.Trial) -> tuple[float | None, bool]:
         search = self._search
+        params = self._params(trial)
+        backend = search.place(params).backend
+        with self._room[backend.name]:
+            return self._followed(trial, backend, search.trial_job(params))
+
+    def _followed(self, trial: optuna.Trial, backend: Provider, job: TuningJob) -> tuple[float | None, bool]:
+        search = self._search
         group = f"{search.group}/{trial.number}"
         known = next(iter(self._store.runs(group=group)), None)
         if known is not None and known.state is not RunState.PLANNED:
-            run = Run(known.id, store=self._store, provider=search.backend)
+            run = Run(known.id, store=self._store, provider=backend)
             if known.state is RunState.CANCELLED:
                 return None, True
         else:
-            mine = with_params(search.job, self._params(trial), search.backend.name)
-            run = start(mine, search.backend, yes=True, reuse=True, group=group)
+            run = start(job, backend, yes=True, reuse=True, group=group)
         trial.set_user_attr("run", run.id)
         watch = _Pruning(trial, run, search) if search.pruning else None
         try:
@@ -270,7 +302,7 @@ class Crew:
                     value=each.value if state == "complete" else None,
                     run=run,
                     steps=record.progress.step if record is not None else None,
-                    cost=_cost(record) if record is not None else NotReported("it was not started"),
+                    cost=cost_of(record) if record is not None else NotReported("it was not started"),
                     note=each.user_attrs.get("note", ""),
                     curve=self._curve(run),
                 )
@@ -285,25 +317,30 @@ class Crew:
     def _spent(self) -> float:
         """USD of all trials of all workers: billed where one has ended, else as estimated when it was chosen."""
         total = 0.0
+        paid: set[str] = set()  # trials with the same values are one run
         for each in self.study.get_trials(deepcopy=False):
-            run = each.user_attrs.get("run") if each.state.is_finished() else None
-            cost = _cost(self._store.get(run)) if run else NotReported("it is under way")
+            run = each.user_attrs.get("run")
+            if run in paid:
+                continue
+            if run:
+                paid.add(run)
+            cost = cost_of(self._store.get(run)) if run and each.state.is_finished() else NotReported("under way")
             if not isinstance(cost, NotReported):
                 total += cost
-            elif not each.state.is_finished() or run:
+            elif run or not each.state.is_finished():
                 total += float(each.user_attrs.get("estimate", 0.0))
         return total
 
     def spent(self) -> float | NotReported:
         """USD over all trials that were started; not known when one trial's is not."""
-        costs = [each.cost for each in self.rows() if each.run is not None]
-        for each in costs:
+        costs = {each.run: each.cost for each in self.rows() if each.run is not None}
+        for each in costs.values():
             if isinstance(each, NotReported):
                 return each
-        return float(sum(float(each) for each in costs if not isinstance(each, NotReported)))
+        return float(sum(float(each) for each in costs.values() if not isinstance(each, NotReported)))
 
 
-def _cost(record: Any) -> float | NotReported:
+def cost_of(record: Any) -> float | NotReported:
     """What a run was billed, or is estimated to cost."""
     if not record.hosted:
         return 0.0

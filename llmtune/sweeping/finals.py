@@ -10,30 +10,27 @@ from llmtune.evaluation.model import EvaluationResult
 from llmtune.job import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
-from llmtune.provider import Provider
-from llmtune.runs import Pace, start
+from llmtune.runs import start
+from llmtune.sweeping.crew import Search
 from llmtune.sweeping.model import Finalist, TrialRow
 from llmtune.sweeping.trialjob import with_params
 
 
-def judge(
-    job: TuningJob, backend: Provider, best: Sequence[TrialRow], *, group: str, seeds: int, pace: Pace | None
-) -> tuple[Finalist, ...]:
-    """Train each of these configurations with several seeds, and score them on the test rows."""
-    found = [_final(job, backend, each.params, group=group, seeds=seeds, pace=pace) for each in best]
+def judge(search: Search, job: TuningJob, best: Sequence[TrialRow], *, seeds: int) -> tuple[Finalist, ...]:
+    """Train each of these configurations of the whole job with several seeds, and score them on the test rows."""
+    found = [_final(search, job, each.params, seeds=seeds) for each in best]
     return tuple(each for each in found if each.values)
 
 
-def _final(
-    job: TuningJob, backend: Provider, params: Mapping[str, Any], *, group: str, seeds: int, pace: Pace | None
-) -> Finalist:
+def _final(search: Search, job: TuningJob, params: Mapping[str, Any], *, seeds: int) -> Finalist:
+    place = search.place(params)
     values, runs, metric, unit = [], [], "", ""
     intervals = []
     for number in range(seeds):
-        mine = with_params(job, params, backend.name)
+        mine = with_params(place.job(job), params, place.backend.name)
         mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
-        run = start(mine, backend, yes=True, reuse=True, group=f"{group}/final")
-        report = run.wait(pace=pace)
+        run = start(mine, place.backend, yes=True, reuse=True, group=f"{search.group}/final")
+        report = run.wait(pace=search.pace)
         runs.append(run.id)
         if not isinstance(report.evaluation, EvaluationResult):
             continue

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
 from llmtune.job import TuningJob
 from llmtune.planning import read_dataset
-from llmtune.registry import get_provider
 from llmtune.runs import Pace
 from llmtune.sweeping import study as studies
 from llmtune.sweeping.crew import Crew, OnTrial, Search, kept_warm
 from llmtune.sweeping.model import TrialRow
-from llmtune.sweeping.space import Choice, Range
+from llmtune.sweeping.outlining import settle
+from llmtune.sweeping.space import Choice, Range, as_given
 from llmtune.sweeping.study import Method
 from llmtune.sweeping.trialjob import without_test
 
@@ -39,6 +39,8 @@ class Invitation(BaseModel):
 
     job: TuningJob
     provider: str
+    """The one that was named, where the space does not choose among several."""
+
     space: dict[str, Range | Choice]
     method: Method
     metric: str
@@ -90,11 +92,11 @@ def join(
             f"{dataset.source}: these are not the rows that the sweep was started with",
             hint="bring the same files to this machine, under the same path",
         )
-    backend = get_provider(found.provider)
+    places, space, _, _ = settle(found.job, found.provider, as_given(found.space))
     search = Search(
         job=without_test(found.job, dataset, group),
-        backend=backend,
-        space=dict(found.space),
+        places=places,
+        space=space,
         method=found.method,
         metric=found.metric,
         direction=found.direction,
@@ -104,7 +106,7 @@ def join(
         pace=pace,
     )
     crew = Crew(search, found.trials, seed=found.seed, parallel=parallel, on_trial=on_trial)
-    with kept_warm(backend):
+    with kept_warm(places):
         crew.run()
     return tuple(each for each in crew.rows() if each.number in crew.mine and each.run is not None)
 

@@ -52,6 +52,21 @@ class Finalist(_Value):
     runs: tuple[str, ...] = ()
 
 
+class Prescreened(_Value):
+    """A search on another backend, whose best configurations were carried over."""
+
+    provider: str
+    model: str
+    """Base model that was explored with."""
+
+    trials: tuple[TrialRow, ...]
+    kept: tuple[dict[str, Any], ...]
+    """Values of the best, in order."""
+
+    spent: float | NotReported = 0.0
+    """USD, billed or estimated; part of what the sweep spent."""
+
+
 class Sweep(_Value):
     """The result of `sweep`.
 
@@ -69,6 +84,15 @@ class Sweep(_Value):
     metric: str
     direction: Literal["minimize", "maximize"]
     trials: tuple[TrialRow, ...]
+    sources: dict[str, str] = {}
+    """Where each range comes from that was suggested and not given."""
+
+    notes: tuple[str, ...] = ()
+    """What should be known of the search: fields that some backends have no knob for, what a pre-screening left out."""
+
+    prescreened: Prescreened | None = None
+    """What was explored elsewhere before; None without a pre-screening."""
+
     importance: dict[str, float] = {}
     """Share of the metric's variation that each searched field explains (fANOVA); empty with too few trials."""
 

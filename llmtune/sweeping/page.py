@@ -15,7 +15,7 @@ from llmtune.report.html.page import facts_list, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.report.words import count, money
 from llmtune.sweeping.model import Sweep, TrialRow
-from llmtune.sweeping.words import headline, shown, tested
+from llmtune.sweeping.words import asides, headline, shown, tested
 
 #: Curves in one chart: more colours than these nobody can tell apart.
 CURVES = 8
@@ -50,6 +50,8 @@ def _sections(found: Sweep, charts: list[dict[str, Any]]) -> Iterator[Section]:
     yield Section("curves", f"Curves of the best {len(_best(found))}", chart_places(charts), short="Curves")
     yield Section("trials", "Trials", _trials(found))
     yield Section("importance", "What mattered", _importance(found))
+    lines = [el("li", line) for line in asides(found)]
+    yield Section("search", "The search", el("ul", lines) if lines else Markup(""), short="Search")
     yield Section("cost", "Cost", _cost(found))
     yield Section("best", "The best job", _job(found))
 

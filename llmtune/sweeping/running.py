@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, OverBudget
 from llmtune.job import TuningJob
-from llmtune.planning import plan, read_dataset
+from llmtune.metrics.points import NotReported
+from llmtune.planning import plan, read_dataset, target_of
 from llmtune.provider import Provider
 from llmtune.registry import get_provider
 from llmtune.runs import Pace
@@ -17,8 +19,10 @@ from llmtune.sweeping import study as studies
 from llmtune.sweeping.crew import Crew, OnTrial, Search, kept_warm
 from llmtune.sweeping.finals import judge
 from llmtune.sweeping.joining import Invitation, invite
-from llmtune.sweeping.model import Sweep
-from llmtune.sweeping.space import Space, read_space
+from llmtune.sweeping.model import Prescreened, Sweep
+from llmtune.sweeping.outlining import Place, settle
+from llmtune.sweeping.prescreen import Prescreen, job_for, kept, read_prescreen, space_for
+from llmtune.sweeping.space import Space, as_given
 from llmtune.sweeping.study import Method
 from llmtune.sweeping.trialjob import with_params, without_test
 
@@ -40,6 +44,7 @@ def sweep(
     finalists: int = 1,
     seeds: int = 1,
     seed: int = 0,
+    prescreen: Mapping[str, Any] | Prescreen | None = None,
     on_trial: OnTrial | None = None,
     pace: Pace | None = None,
 ) -> Sweep:
@@ -52,7 +57,8 @@ def sweep(
         job: the job; its split says which rows are validation and test.
         provider: where the trials run.
         space: what is searched: {"learning_rate": (1e-5, 1e-3), "lora_rank": [4, 8, 16]}; a tuple is a range, a list
-            a choice.
+            a choice. "model" and "provider" (names, or NAME:MODEL) may be searched too. None: what the backend has
+            knobs for, in the ranges that have been published (`outline` tells which and from where).
         method: random, grid, or bayesian (TPE, Bergstra et al. 2011, as Optuna has it).
         trials: how many trials in all; a grid has at most its own number of points.
         metric: a series that the backend reports on validation rows.
@@ -65,6 +71,8 @@ def sweep(
         finalists: how many of the best configurations are scored on the test rows; 0 for none.
         seeds: how often each finalist is trained, with different seeds.
         seed: of the search.
+        prescreen: explore elsewhere first and train only the best few here: {"provider": "local", "model": "tiny",
+            "keep": 3, "trials": 20}. The model that is explored with is the one named, never another.
         on_trial: called with each trial that ends.
         pace: how often the backend is asked.
 
@@ -74,20 +82,29 @@ def sweep(
         MissingExtra: Optuna is not installed.
         LlmtuneError: no trial came to a result; the message has the first reason.
     """
-    backend = get_provider(provider)
-    if space is None:
-        raise InvalidJob("there is nothing to search", where="space", hint="give space={'learning_rate': (1e-5, 1e-3)}")
-    parts = read_space(space)
+    places, parts, sources, notes = settle(job, provider, space)
     dataset = read_dataset(job)
     if isinstance(dataset, InvalidData):
         raise dataset
     if not dataset.validation:
         raise InvalidJob("a sweep ranks trials on validation rows, and there are none", where="dataset.split")
     wanted = direction or ("minimize" if metric.endswith("loss") else "maximize")
-    group = _group(job, backend.name, parts, method, metric)
+    screen = read_prescreen(prescreen) if prescreen is not None else None
+    explored: Prescreened | None = None
+    if screen is not None:
+        parts, said = space_for(job_for(job, screen), screen, parts)
+        places, _, _, more = settle(job, provider, as_given(parts))
+        notes = (*dict.fromkeys((*notes, *more)), *said)
+    if method == "grid" and any(set(parts) - place.takes - {"provider"} for place in places):
+        raise InvalidJob(
+            f"a grid needs every field at every backend: {notes[0]}",
+            where="space",
+            hint="take method random or bayesian, or leave the field out",
+        )
+    group = _group(job, places, parts, method, metric, screen)
     search = Search(
         job=without_test(job, dataset, group),
-        backend=backend,
+        places=places,
         space=parts,
         method=method,
         metric=metric,
@@ -98,72 +115,146 @@ def sweep(
         pace=pace,
     )
     _check_money(search, yes=yes, allow_unknown=allow_unknown_cost)
-    count = min(trials, studies.grid_size(parts)) if method == "grid" else trials
+    queue: tuple[dict[str, Any], ...] = ()
+    if screen is not None:
+        explored = _explore(
+            search,
+            job,
+            screen,
+            trials=trials,
+            seed=seed,
+            on_trial=on_trial,
+            yes=yes,
+            allow_unknown=allow_unknown_cost,
+        )
+        queue = explored.kept
+        if budget is not None and isinstance(explored.spent, float):
+            search = replace(search, budget=budget - explored.spent)
+    count = len(queue) or (min(trials, studies.grid_size(parts)) if method == "grid" else trials)
     crew = Crew(search, count, seed=seed, parallel=parallel, on_trial=on_trial)
+    for values in queue:
+        crew.study.enqueue_trial(values, skip_if_exists=True)
     invitation = Invitation(
         job=job,
-        provider=backend.name,
+        provider=places[0].backend.name,
         space=parts,
         method=method,
         metric=metric,
         direction=wanted,
-        budget=budget,
+        budget=search.budget,
         pruning=pruning,
         trials=count,
         seed=seed,
         rows=dataset.sha256,
     )
     invite(crew.study, invitation)
-    with kept_warm(backend):
+    with kept_warm(places):
         stopped = crew.run()
         crew.wait_for_others()
     rows = crew.rows()
     if not any(each.state == "complete" for each in rows):
         first = next((each.note for each in rows if each.note), stopped or "no trial ended")
         raise LlmtuneError(f"no trial of the sweep came to a result: {first}")
+    spent = crew.spent()
+    if explored is not None:
+        spent = explored.spent if isinstance(explored.spent, NotReported) else _plus(spent, explored.spent)
     found = Sweep(
         name=job.name,
-        provider=backend.name,
+        provider=", ".join(place.name for place in places),
         group=group,
         method=method,
         metric=metric,
         direction=wanted,
         trials=rows,
+        sources=sources,
+        notes=notes,
+        prescreened=explored,
         importance=studies.importance(crew.study),
-        spent=crew.spent(),
+        spent=spent,
         budget=budget,
         stopped=stopped,
         job=job,
     )
     best = found.best
     assert best is not None
-    found = found.model_copy(update={"job": with_params(job, best.params, backend.name)})
+    place = search.place(best.params)
+    found = found.model_copy(update={"job": with_params(place.job(job), best.params, place.backend.name)})
     if finalists and dataset.test:
-        best_ones = found.ranked()[:finalists]
-        with kept_warm(backend):
-            judged = judge(job, backend, best_ones, group=group, seeds=seeds, pace=pace)
+        with kept_warm(places):
+            judged = judge(search, job, found.ranked()[:finalists], seeds=seeds)
         found = found.model_copy(update={"finalists": judged})
     return found
 
 
-def _group(job: TuningJob, provider: str, space: Space, method: str, metric: str) -> str:
-    told = [job.to_dict(), provider, {name: part.model_dump(mode="json") for name, part in space.items()}]
-    text = json.dumps([*told, method, metric], sort_keys=True, default=str)
+def _explore(
+    search: Search,
+    job: TuningJob,
+    screen: Prescreen,
+    *,
+    trials: int,
+    seed: int,
+    on_trial: OnTrial | None,
+    yes: bool,
+    allow_unknown: bool,
+) -> Prescreened:
+    """The sweep at the backend of the pre-screening; a study of its own, which a crash resumes like any other."""
+    here = job_for(job, screen)
+    found = sweep(
+        here,
+        screen.provider,
+        as_given(search.space),
+        method=search.method,
+        trials=screen.trials or trials,
+        metric=search.metric,
+        direction=search.direction,
+        budget=search.budget if get_provider(screen.provider).hosted else None,
+        yes=yes,
+        allow_unknown_cost=allow_unknown,
+        pruning=search.pruning,
+        finalists=0,
+        seed=seed,
+        on_trial=on_trial,
+        pace=search.pace,
+    )
+    return kept(found, screen, target_of(here, get_provider(screen.provider)).model)
+
+
+def _plus(one: float | NotReported, other: float) -> float | NotReported:
+    return one if isinstance(one, NotReported) else one + other
+
+
+def _group(
+    job: TuningJob,
+    places: Sequence[Place],
+    space: Space,
+    method: str,
+    metric: str,
+    screen: Prescreen | None = None,
+) -> str:
+    told: list[Any] = [job.to_dict(), ", ".join(place.name for place in places)]
+    told += [{name: part.model_dump(mode="json") for name, part in space.items()}, method, metric]
+    if screen is not None:
+        told.append(screen.model_dump())
+    text = json.dumps(told, sort_keys=True, default=str)
     return f"sweep {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _check_money(search: Search, *, yes: bool, allow_unknown: bool) -> None:
-    if not search.backend.hosted:
+    paid = [place for place in search.places if place.backend.hosted]
+    if not paid:
         return
+    names = ", ".join(dict.fromkeys(place.backend.name for place in paid))
     if search.budget is None and not yes:
         raise OverBudget(
-            f"{search.backend.name} bills every trial and it was not confirmed",
+            f"{names} bills every trial and it was not confirmed",
             hint="pass --budget USD or --yes (Python: budget= or yes=True)",
         )
-    if search.budget is not None and not allow_unknown:
-        cost = plan(with_params(search.job, {}, search.backend.name), search.backend).cost
+    if search.budget is None or allow_unknown:
+        return
+    for place in paid:
+        cost = plan(place.job(search.job), place.backend).cost
         if cost.total is None:
             raise OverBudget(
-                f"what a trial costs is not known ({cost.unknown}), which counts as over the budget",
+                f"what a trial at {place.name} costs is not known ({cost.unknown}), which counts as over the budget",
                 hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same",
             )

@@ -38,6 +38,10 @@ class Range(BaseModel):
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
+    def describe(self) -> str:
+        """In words: "2e-05 to 0.002, on a logarithmic scale"."""
+        return f"{self.low:g} to {self.high:g}" + (", on a logarithmic scale" if self.log else "")
+
     def points(self) -> list[Any]:
         """Its values in a grid."""
         if self.whole and self.high - self.low < GRID_POINTS:
@@ -62,12 +66,25 @@ class Choice(BaseModel):
         """A value, by the study's sampler."""
         return trial.suggest_categorical(name, list(self.values))
 
+    def describe(self) -> str:
+        """In words: "8, 16 or 32"."""
+        words = [str(value) for value in self.values]
+        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
     def points(self) -> list[Any]:
         """Its values in a grid."""
         return list(self.values)
 
 
 Space = dict[str, Range | Choice]
+
+
+def as_given(space: Space) -> dict[str, Any]:
+    """A space as it can be given again."""
+    return {
+        name: list(part.values) if name == "provider" and isinstance(part, Choice) else part
+        for name, part in space.items()
+    }
 
 
 def read_space(given: Mapping[str, Any]) -> Space:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import MissingExtra
@@ -116,6 +117,8 @@ def importance(study: optuna.Study) -> dict[str, float]:
     import optuna
 
     try:
-        return dict(optuna.importance.get_param_importances(study))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that few trials say little
+            return dict(optuna.importance.get_param_importances(study))
     except (ValueError, RuntimeError, ImportError):
         return {}

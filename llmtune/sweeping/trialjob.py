@@ -39,7 +39,7 @@ def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
 
 def with_params(job: TuningJob, params: Mapping[str, Any], provider: str) -> TuningJob:
     """The job with a trial's values."""
-    own = {name: value for name, value in params.items() if name != "model"}
+    own = {name: value for name, value in params.items() if name not in ("model", "provider")}
     changes: dict[str, Any] = {}
     if own:
         laid = job.hyperparameters_for(provider).merged(Hyperparameters.model_validate(own))

@@ -12,6 +12,8 @@ from llmtune.sweeping.model import Finalist, Sweep
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llmtune.sweeping.outlining import Outline
+
 
 def shown(value: Any) -> str:
     """A value of the space, short."""
@@ -34,6 +36,34 @@ def tested(final: Finalist) -> str:
     params = ", ".join(f"{name} {shown(value)}" for name, value in final.params.items())
     times = f"{len(final.values)} seed{'' if len(final.values) == 1 else 's'}"
     return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}"
+
+
+def asides(found: Sweep) -> list[str]:
+    """What should be known of the search: its suggested ranges and their sources, notes, the pre-screening."""
+    lines = [f"{name} was searched as published: {source}" for name, source in found.sources.items()]
+    lines += found.notes
+    if (before := found.prescreened) is not None:
+        spent = "" if isinstance(before.spent, NotReported) or not before.spent else f" for {before.spent:,.2f} USD"
+        lines.append(
+            f"explored at {before.provider} with {before.model} in {len(before.trials)} trials{spent};"
+            f" the best {len(before.kept)} were carried over"
+        )
+    return lines
+
+
+def print_outline(told: Outline, trials: int, console: Console) -> None:
+    """What a sweep will search, on a terminal."""
+    for name, part in told.space.items():
+        source = told.sources.get(name)
+        console.print(f"{name}: {part}" + (f"  ({source})" if source else ""), markup=False, soft_wrap=True)
+    for note in told.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    for place, cost in told.trial_cost.items():
+        if isinstance(cost, NotReported):
+            console.print(f"a trial at {place}: not known ({cost})", markup=False, soft_wrap=True)
+        elif cost:
+            text = f"a trial at {place}: about {cost:,.2f} USD, {trials} of them {trials * cost:,.2f} USD"
+            console.print(text, markup=False, soft_wrap=True)
 
 
 def to_markdown(found: Sweep) -> str:
@@ -59,6 +89,8 @@ def to_markdown(found: Sweep) -> str:
     if found.importance:
         told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
         parts.append(f"What mattered: {plain(told)}.")
+    if lines := asides(found):
+        parts.append("\n".join(f"- {plain(line, 1000)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,6 +105,8 @@ def print_sweep(found: Sweep, console: Console) -> None:
     if found.importance:
         told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
         console.print(f"what mattered: {told}", markup=False, soft_wrap=True)
+    for line in asides(found):
+        console.print(line, markup=False, soft_wrap=True)
     names = list(dict.fromkeys(name for each in found.trials for name in each.params))
     rows = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     for heading in ("trial", found.metric, *names, "state", "run"):

@@ -234,6 +234,7 @@ def test_a_space_is_said_in_words_or_in_python() -> None:
     ("space", "words"),
     [
         ({}, "nothing to search"),
+        ({"provider": "fake"}, "give a list of backends"),
         ({"learning_rat": (1e-5, 1e-3)}, "did you mean 'learning_rate'"),
         ({"learning_rate": (1e-3, 1e-5)}, "is not below"),
         ({"lora_rank": [0]}, "lora_rank = 0"),
