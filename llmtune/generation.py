@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
@@ -67,6 +67,16 @@ class Generator(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A generator that tells its answers while they grow."""
+
+    def stream(self, requests: Sequence[GenerationRequest], tell: Callable[[int, str], bool]) -> Sequence[Generation]:
+        """As `generate`; `tell` is given each piece of the answer to the request of that index, and says whether the
+        rest of it is wanted. Raises as `generate` does."""
+        ...
 
 
 @runtime_checkable

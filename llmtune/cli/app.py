@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from llmtune import __version__
-from llmtune.cli import about, compare, data, doctor, evaluate, export, importing, plan, rescue, runs, sweep, tune, ui
+from llmtune.cli import (
+    about,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    export,
+    importing,
+    plan,
+    rescue,
+    runs,
+    serve,
+    sweep,
+    tune,
+    ui,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +57,7 @@ evaluate.mount(app)
 app.add_typer(runs.app, name="runs", help="List, follow, come back to, cancel and clean up runs.")
 app.add_typer(data.app, name="data", help="Check, split, convert and look at datasets.")
 app.command("ui")(ui.ui)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("providers")(about.providers)
 app.command("doctor")(doctor.doctor)

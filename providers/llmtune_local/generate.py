@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -82,6 +82,15 @@ class LocalGenerator:
 
         Raises `InvalidData` for a prompt that fills the model's context.
         """
+        return self._generate(requests, None)
+
+    def stream(self, requests: Sequence[GenerationRequest], tell: Callable[[int, str], bool]) -> Sequence[Generation]:
+        """As `generate`, each piece of text told as it comes; an answer whose rest is not wanted ends there."""
+        return self._generate(requests, tell)
+
+    def _generate(
+        self, requests: Sequence[GenerationRequest], tell: Callable[[int, str], bool] | None
+    ) -> Sequence[Generation]:
         import torch
 
         from llmtune_local import prefix
@@ -95,11 +104,14 @@ class LocalGenerator:
             kept = prefix.Prefix(network, prompts[0][:begin]) if begin else None
             for group in _groups([len(prompt) for prompt in prompts], limits):
                 asked = [(index, requests[index], prompts[index], limits[index]) for index in group]
-                answers |= self._answer(asked, kept)
+                answers |= self._answer(asked, kept, tell)
         return [answers[index] for index in range(len(requests))]
 
     def _answer(
-        self, group: list[tuple[int, GenerationRequest, tuple[int, ...], int]], kept: Prefix | None
+        self,
+        group: list[tuple[int, GenerationRequest, tuple[int, ...], int]],
+        kept: Prefix | None,
+        tell: Callable[[int, str], bool] | None,
     ) -> Iterator[tuple[int, Generation]]:
         import torch
 
@@ -139,6 +151,8 @@ class LocalGenerator:
             ]
             for answer, token in zip(going, chosen, strict=True):
                 answer.add(token, stop)
+                if tell is not None and not tell(answer.index, answer.news(renderer.tokenizer)):
+                    answer.reason = answer.reason or "stop"
             rest = [place for place, answer in enumerate(going) if answer.reason is None]
             for answer in going:
                 if answer.reason is not None:
@@ -250,6 +264,7 @@ class _Answer:
         self.limit = limit
         self.tokens: list[int] = []
         self.reason: Literal["stop", "length"] | None = None
+        self._told = 0
 
     def add(self, token: int, stop: frozenset[int]) -> None:
         self.tokens.append(token)
@@ -258,9 +273,21 @@ class _Answer:
         elif len(self.tokens) >= self.limit:
             self.reason = "length"
 
+    def text(self, tokenizer: Any) -> str:
+        return str(tokenizer.decode(self.tokens, skip_special_tokens=True)).strip()
+
+    def news(self, tokenizer: Any) -> str:
+        """What of the text has not been told: without half a character, and without space that may be its end."""
+        text = self.text(tokenizer)
+        if self.reason is None:
+            text = text.rstrip("\ufffd")
+        found = text[self._told :]
+        self._told += len(found)
+        return found
+
     def done(self, tokenizer: Any, seconds: float) -> Generation:
         return Generation(
-            text=tokenizer.decode(self.tokens, skip_special_tokens=True).strip(),
+            text=self.text(tokenizer),
             finish_reason=self.reason or "unknown",
             prompt_tokens=len(self.prompt),
             completion_tokens=len(self.tokens),

@@ -1,0 +1,108 @@
+"""What `llmtune serve` adds to the time of an answer, over asking the backend itself, in turn in one run.
+
+    python benchmarks/serve.py [--questions 100]
+
+Backends: a vendor on loopback (the neutral fake, by its own adapter) and `tiny` on this machine, 16 tokens an answer.
+Asked: the backend directly, the endpoint by OpenAI's client, and the endpoint as a stream to its end. Floor: one HTTP
+request on loopback, GET /health by the library that the client stands on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=100)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llmtune-serve-") as home:
+        os.environ["LLMTUNE_HOME"] = home
+        measure(Path(home), asked.questions)
+
+
+def measure(home: Path, questions: int) -> None:
+    import llmtune
+    from llmtune import EvaluationSpec, Hyperparameters, TuningJob
+    from llmtune.runs import Pace, attach
+    from llmtune.testing.fake import Fake
+
+    rows = [
+        {"messages": [{"role": "user", "content": f"case {n}"}, {"role": "assistant", "content": "yn"[n % 2]}]}
+        for n in range(60)
+    ]
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Fake() as vendor:
+        os.environ["LLMTUNE_FAKE_BASE_URL"] = vendor.url
+        for provider, model in (("fake", "m-1"), ("local", "tiny")):
+            job = TuningJob(
+                name=provider,
+                dataset=str(home / "rows.jsonl"),
+                model=model,
+                hyperparameters=Hyperparameters(epochs=1, max_steps=2),
+                evaluation=EvaluationSpec(max_rows=4),
+            )
+            llmtune.start(job, provider).wait(pace=Pace(first=0.05, most=0.2))
+            compare(provider, attach(provider), questions)
+
+
+def compare(name: str, run: Any, questions: int) -> None:
+    import httpx
+    import openai
+
+    from llmtune.data import Message
+    from llmtune.provider import GenerationRequest
+    from llmtune.serving import Server
+
+    found: dict[str, list[float]] = {}
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
+
+    def timed(way: str, ask: Callable[[], Any]) -> None:
+        began = time.perf_counter()
+        ask()
+        found.setdefault(way, []).append(time.perf_counter() - began)
+
+    server = Server([run], port=0)
+    with server, openai.OpenAI(base_url=server.url, api_key="none") as api, httpx.Client() as plain:
+        root = server.url.removesuffix("/v1")
+        direct = server.lines[0].generator  # both ways meet the same backend
+        for number in range(questions + 3):
+            text = f"case {number}"
+            request = GenerationRequest(messages=(Message("user", text),), temperature=0, max_tokens=16)
+            body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": text}], **settings}
+            ways: dict[str, Callable[[], Any]] = {
+                "GET /health": lambda: plain.get(f"{root}/health"),
+                "the backend": lambda request=request: direct.generate([request]),
+                "the endpoint": lambda body=body: api.chat.completions.create(**body),
+                "as a stream": lambda body=body: list(api.chat.completions.create(stream=True, **body)),
+            }
+            for way, ask in ways.items():
+                timed(way, ask)
+        with ThreadPoolExecutor(64) as pool:
+            body = {"model": name, "messages": [{"role": "user", "content": "case 1"}], **settings}
+            began = time.perf_counter()
+            list(pool.map(lambda _: api.chat.completions.create(**body), range(256)))
+            together = 256 / (time.perf_counter() - began)
+    print(f"{name}, {questions} questions")
+    print("| way | p50 ms | p95 ms | over the backend, p50 |")
+    print("|---|---|---|---|")
+    base = statistics.median(found["the backend"][3:])
+    for way, times in found.items():
+        ordered = sorted(times[3:])
+        middle = statistics.median(ordered)
+        over = "" if way == "GET /health" else f"{1000 * (middle - base):+.1f} ms"
+        print(f"| {way} | {1000 * middle:.1f} | {1000 * ordered[int(0.95 * len(ordered))]:.1f} | {over} |")
+    print(f"64 clients at once: {together:.0f} answers a second\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
