@@ -74,6 +74,25 @@ def test_importing_llmtune_loads_nothing_heavy(statement: str) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["tune", "--help"], ["data", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    loaded = loaded_by(f"""
+sys.argv = ["llmtune", *{arguments}]
+import io
+from contextlib import redirect_stdout
+from llmtune.cli import main
+shown = io.StringIO()
+try:
+    with redirect_stdout(shown):
+        main()
+except SystemExit as end:
+    assert not end.code, end.code
+assert "llmtune" in shown.getvalue()
+""")
+    also = ("botocore", "azure.identity", "google.cloud.aiplatform", "together", "rich.console", "markdown_it", "yaml")
+    assert [name for name in (*HEAVY, *also) if name in loaded] == []
+
+
 def test_every_adapter_loads_without_its_sdk() -> None:
     statement = """
 from llmtune.registry import known_kinds, provider_class

@@ -27,7 +27,7 @@ from llmtune.cli import (
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One typed fine-tuning job, any backend, one report.",
 )

@@ -20,7 +20,7 @@ def compare(
     provider: Annotated[
         str,
         typer.Option(
-            "--provider", "-p", help="The members: a,b:MODEL,local:tiny\\[lora_rank=4] and so on.", show_default=False
+            "--provider", "-p", help="The members: a,b:MODEL,local:tiny[lora_rank=4] and so on.", show_default=False
         ),
     ],
     few_shot: Annotated[
