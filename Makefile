@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Compiled installs halve every start, so the installer must be allowed to write bytecode.
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: demo test check format docs bench lock services clean
+.PHONY: demo test check format docs site bench lock services clean
 
 demo: $(VENV)/demo.stamp ## train, evaluate and report the ticket router, offline
 	$(BIN)/llmtune tune examples/tickets/job.yaml --provider local
@@ -35,6 +35,9 @@ docs: $(VENV)/dev.stamp ## rewrite the generated parts of the docs
 	$(BIN)/python scripts/tutorial.py
 	$(BIN)/python scripts/public_api.py
 
+site: $(VENV)/dev.stamp ## the docs as pages, in site/: strict, offline
+	$(BIN)/mkdocs build --quiet --strict
+
 bench: $(VENV)/dev.stamp ## all benchmarks (about an hour; each can be run alone)
 	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
 
@@ -45,7 +48,7 @@ services: ## what some tests want from the system; they are skipped where it can
 	@sh scripts/install_services.sh
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache .coverage*
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
