@@ -23,6 +23,10 @@ ALLOWED = {
     # an instance's name as an example in a docstring
     "llmtune/provider.py": r"azure(-eu)?",
     "llmtune/job.py": r"openai",
+    # the protocol of the endpoint, which most clients speak, and the client in the lines that show how it is called
+    "llmtune/serving": r"OpenAI|openai|platform\.openai\.com",
+    "llmtune/cli/serve.py": r"OpenAI|openai",
+    "llmtune/cli/app.py": r"OpenAI's chat completions",
 }
 
 HEAVY = (
