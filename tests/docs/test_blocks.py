@@ -155,7 +155,7 @@ def test_every_command_is_one_the_command_line_knows(
                 (tmp_path / word).touch()
         try:
             parse(words)
-        except Exception as error:  # the command line's own usage error
+        except Exception as error:  # noqa: BLE001 -- typer keeps the class of its usage errors to itself
             message = getattr(error, "message", "") or repr(error)
             pytest.fail(f"{block}: llmtune {shlex.join(words)}: {message}")
 
