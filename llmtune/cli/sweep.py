@@ -48,6 +48,10 @@ def sweep(
         typer.Option(help="Explore there first, as NAME or NAME:MODEL, and carry the best over.", show_default=False),
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="Configurations carried over from --prescreen.")] = 3,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Run trials on a Ray cluster: local, auto or its address.", show_default=False),
+    ] = None,
     best: Annotated[Path | None, typer.Option("--best", help="Write the best job to this file (.yaml, .json).")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the sweep (.json, .md or .html).")
@@ -87,6 +91,7 @@ def sweep(
             budget=budget,
             allow_unknown_cost=allow_unknown_cost,
             prescreen={"provider": where, "model": model or None, "keep": keep} if where else None,
+            ray=ray,
             on_trial=_tell,
         )
     except KeyboardInterrupt:

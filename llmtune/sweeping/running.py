@@ -16,9 +16,10 @@ from llmtune.provider import Provider
 from llmtune.registry import get_provider
 from llmtune.runs import Pace
 from llmtune.sweeping import study as studies
+from llmtune.sweeping.cluster import run_on_ray
 from llmtune.sweeping.crew import Crew, OnTrial, Search, kept_warm
 from llmtune.sweeping.finals import judge
-from llmtune.sweeping.joining import Invitation, invite
+from llmtune.sweeping.joining import PREFIX, Invitation, invite
 from llmtune.sweeping.model import Prescreened, Sweep
 from llmtune.sweeping.outlining import Place, settle
 from llmtune.sweeping.prescreen import Prescreen, job_for, kept, read_prescreen, space_for
@@ -45,6 +46,7 @@ def sweep(
     seeds: int = 1,
     seed: int = 0,
     prescreen: Mapping[str, Any] | Prescreen | None = None,
+    ray: str | None = None,
     on_trial: OnTrial | None = None,
     pace: Pace | None = None,
 ) -> Sweep:
@@ -73,7 +75,9 @@ def sweep(
         seed: of the search.
         prescreen: explore elsewhere first and train only the best few here: {"provider": "local", "model": "tiny",
             "keep": 3, "trials": 20}. The model that is explored with is the one named, never another.
-        on_trial: called with each trial that ends.
+        ray: run the trials as tasks on a Ray cluster, `parallel` of them at once: "local", "auto" or an address. Its
+            nodes need this store (PostgreSQL), the dataset and the credentials. A pre-screening stays here.
+        on_trial: called with each trial that ends here.
         pace: how often the backend is asked.
 
     Raises:
@@ -148,6 +152,8 @@ def sweep(
         rows=dataset.sha256,
     )
     invite(crew.study, invitation)
+    if ray is not None:
+        run_on_ray(group.removeprefix(PREFIX), ray, parallel or 2)
     with kept_warm(places):
         stopped = crew.run()
         crew.wait_for_others()
@@ -236,7 +242,7 @@ def _group(
     if screen is not None:
         told.append(screen.model_dump())
     text = json.dumps(told, sort_keys=True, default=str)
-    return f"sweep {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _check_money(search: Search, *, yes: bool, allow_unknown: bool) -> None:
