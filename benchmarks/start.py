@@ -1,6 +1,6 @@
-"""What starting costs: `llmtune --help`, `--version` and `runs list` as commands, against an interpreter that does nothing.
+"""What starting costs: `llmtune --help`, `--version` and `runs list`, against an interpreter that does nothing.
 
-Every figure is a fresh process, the four in turn, so that a machine that slows down slows all. Prints medians, minima and
+Every figure is a fresh process, in turn, so that a machine that slows down slows all. Prints medians, minima and
 the ratio to `python -c pass`. The promise is that `--help` answers in under 0.25 s of wall time on a quiet machine.
 
     python benchmarks/start.py [--runs 15]

@@ -41,7 +41,7 @@ def sweep(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the sweep (.json, .md or .html).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
     from rich.markup import escape
