@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Compiled installs halve every start, so the installer must be allowed to write bytecode.
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: demo test check format docs site bench lock services clean
+.PHONY: demo test check format docs site bench lock release-check services clean
 
 demo: $(VENV)/demo.stamp ## train, evaluate and report the ticket router, offline
 	$(BIN)/llmtune tune examples/tickets/job.yaml --provider local
@@ -43,6 +43,9 @@ bench: $(VENV)/dev.stamp ## all benchmarks (about an hour; each can be run alone
 
 lock: $(VENV)/dev.stamp ## rewrite constraints.txt
 	$(BIN)/python scripts/check_lock.py --write
+
+release-check: $(VENV)/dev.stamp ## the wheel in clean environments, each extra alone (needs a package index)
+	$(BIN)/python scripts/try_extras.py
 
 services: ## what some tests want from the system; they are skipped where it cannot be had
 	@sh scripts/install_services.sh

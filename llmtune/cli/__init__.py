@@ -42,12 +42,25 @@ def fail(error: LlmtuneError) -> None:
         import traceback
 
         traceback.print_exc()
+    if "--json" in sys.argv[1:]:
+        print_error(error)
+        sys.exit(error.exit_code)
     from llmtune.cli.output import err
 
     err.print(f"[bold red]error:[/] {_escaped(error.message)}", soft_wrap=True)
     if error.hint:
         err.print(f"[dim]{_escaped(error.hint)}[/]", soft_wrap=True)
     sys.exit(error.exit_code)
+
+
+def print_error(error: LlmtuneError) -> None:
+    """The error as one line of JSON on standard error, after whatever was said on the way; `llmtune schema error`."""
+    import orjson
+
+    told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    sys.stderr.flush()
+    sys.stderr.buffer.write(orjson.dumps({"error": told}) + b"\n")
+    sys.stderr.buffer.flush()
 
 
 def _os_sentence(error: OSError) -> str:

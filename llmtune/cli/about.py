@@ -9,10 +9,33 @@ import typer
 config = typer.Typer(no_args_is_help=True)
 
 
+#: What `llmtune schema` knows besides the job file: the model whose JSON a command prints.
+_PRINTED = {
+    "report": "llmtune.report:Report",
+    "tune": "llmtune.report:Report",
+    "attach": "llmtune.report:Report",
+    "board": "llmtune.report.board:Board",
+    "compare": "llmtune.report.board:Board",
+    "sweep": "llmtune.sweeping.model:Sweep",
+    "rescue": "llmtune.rescuing.model:Rescue",
+    "gate": "llmtune.report.gate:GateResult",
+    "diff": "llmtune.report.gate:DiffResult",
+    "plan": "llmtune.translation:Receipt",
+    "error": "llmtune.cli.documents:ErrorDocument",
+}
+
+
 def schema(
-    what: Annotated[str, typer.Argument(help="job (the job file), report, or plan.")] = "job",
+    what: Annotated[
+        str, typer.Argument(help="job (the job file), error, or a command that prints such a result: see below.")
+    ] = "job",
 ) -> None:
-    """Print the JSON schema of a job file (for editors), of a report, or of a plan."""
+    """Print a JSON schema: of a job file, of an error under --json, or of what a command prints.
+
+    Known: job, error, plan, tune, attach, report, compare, board, sweep, rescue, gate, diff.
+    """
+    from importlib import import_module
+
     from llmtune.cli.output import print_json
     from llmtune.errors import UnknownName
 
@@ -20,20 +43,15 @@ def schema(
         from llmtune.job import TuningJob
 
         document = TuningJob.model_json_schema()
-        document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-        document["title"] = "llmtune job"
         # A dataset may be given as a bare path, which the model turns into a DatasetSpec before validation.
         document["properties"]["dataset"] = {"anyOf": [{"type": "string"}, document["properties"]["dataset"]]}
-    elif what == "report":
-        from llmtune.report import schema as report_schema
-
-        document = report_schema()
-    elif what == "plan":
-        from llmtune.translation import Receipt
-
-        document = Receipt.model_json_schema(mode="serialization")
+    elif what in _PRINTED:
+        module, _, name = _PRINTED[what].partition(":")
+        document = getattr(import_module(module), name).model_json_schema(mode="serialization")
     else:
-        raise UnknownName("schema", what, ["job", "report", "plan"])
+        raise UnknownName("schema", what, ["job", *_PRINTED])
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    document["title"] = f"llmtune {what}"
     print_json(document)
 
 

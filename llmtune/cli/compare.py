@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmtune.cli.evaluate import ReportFormat
+from llmtune.cli.evaluate import AsJson, ReportFormat
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ def compare(
     ] = 3,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="Refuse above this many USD, all members together.")] = None,
-    allow_unknown_cost: Annotated[bool, typer.Option(help="Run although a cost is not known.")] = False,
-    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what a row format cannot carry.")] = False,
+    allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
+    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what the row format cannot carry.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run members that failed once more.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the board (.json, .md or .html).")
     ] = None,
     shape: Annotated[ReportFormat, typer.Option("--format", "-f", help="How it is shown.")] = ReportFormat.TERMINAL,
+    as_json: AsJson = False,
 ) -> None:
     """Train at several backends on one held-out split and put them side by side."""
     from llmtune.cli.output import err, out
@@ -74,7 +75,7 @@ def compare(
     if output is not None:
         board.save(output)
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
-    if shape is ReportFormat.JSON:
+    if as_json or shape is ReportFormat.JSON:
         sys.stdout.buffer.write((board.to_json() + "\n").encode())
     elif shape in (ReportFormat.MARKDOWN, ReportFormat.HTML):
         text = board.to_markdown() if shape is ReportFormat.MARKDOWN else board.to_html()

@@ -138,7 +138,7 @@ def split(
     format: _Format = "auto",
     column: _Columns = None,
     label_column: _Label = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Cut a file into train, validation and test by hash: in whatever order the rows come, each falls the same way."""
@@ -184,12 +184,12 @@ def convert(
     method: Annotated[str, typer.Option(help="sft, dpo or classification; for a provider's format.")] = "sft",
     model: _Model = None,
     allow_lossy_data: Annotated[
-        bool, typer.Option("--allow-lossy-data", help="Leave out what the format cannot carry.")
+        bool, typer.Option("--allow-lossy-data", help="Leave out what the row format cannot carry.")
     ] = False,
     format: _Format = "auto",
     column: _Columns = None,
     label_column: _Label = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Write a file in another row format; what that cannot carry is listed by row and refused unless allowed."""

@@ -42,6 +42,7 @@ class ReportFormat(StrEnum):
 
 
 AsFormat = Annotated[Format, typer.Option("--format", "-f", help="How it is shown.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
 
 
 def mount(app: typer.Typer) -> None:
@@ -60,6 +61,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it to a file (.html, .json, .md or .txt) instead.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the report of a finished run; also a board or a rescue that was written to a file."""
     from llmtune.cli import kept
@@ -67,7 +69,10 @@ def report(
 
     found = kept.find(run)
     by_name = {".json": ReportFormat.JSON, ".md": ReportFormat.MARKDOWN, ".html": ReportFormat.HTML}
-    wanted = shape or (by_name.get(output.suffix.lower()) if output is not None else None) or ReportFormat.TERMINAL
+    named = ReportFormat.JSON if as_json else shape
+    if named is None and output is not None:
+        named = by_name.get(output.suffix.lower())
+    wanted = named or ReportFormat.TERMINAL
     if wanted is ReportFormat.TERMINAL and output is None:
         found.show(out)
         return
@@ -110,6 +115,7 @@ def gate(
         Path | None, typer.Option(help="Also write the Markdown comment to this file (for a pull request).")
     ] = None,
     shape: AsFormat = Format.TERMINAL,
+    as_json: AsJson = False,
 ) -> None:
     """Let a run pass (exit 0) only if it beats another one and that is not chance; else exit 1."""
     from llmtune.cli.output import out, print_json
@@ -118,7 +124,7 @@ def gate(
     result = decide(_report(run), _report(baseline), min_delta=min_delta, metric=metric)
     if comment is not None:
         comment.write_text(result.to_markdown(), encoding="utf-8")
-    if shape is Format.JSON:
+    if as_json or shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
         _write(result.to_markdown())
@@ -130,14 +136,14 @@ def gate(
     raise typer.Exit(result.exit_code)
 
 
-def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL) -> None:
+def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, as_json: AsJson = False) -> None:
     """Show in what the second run differs from the first: settings, data, time, results."""
     from llmtune.cli.output import out, print_json
     from llmtune.report.differences import render, to_markdown
     from llmtune.report.gate import diff as compare
 
     result = compare(_report(run_a), _report(run_b))
-    if shape is Format.JSON:
+    if as_json or shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
         _write(to_markdown(result))

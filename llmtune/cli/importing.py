@@ -18,7 +18,7 @@ def import_(
         str | None, typer.Option("--from", help="axolotl, llamafactory, trl, or a backend; recognised by default.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The job file to write.")] = Path("job.yaml"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file when it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Job and receipt as JSON; writes no job file.")] = False,
 ) -> None:
     """Make a job from what exists elsewhere, and name every key that did not map."""

@@ -199,7 +199,7 @@ def init(
     data: Annotated[Path, typer.Argument(help="The dataset: any format llmtune reads.", show_default=False)],
     out_file: Annotated[Path, typer.Option("--out", "-o", help="Where to write the job file.")] = Path("job.yaml"),
     provider: Annotated[str | None, typer.Option("--provider", "-p", help="The backend you mean to use.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The base model.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The base model.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the suggestions.")] = False,
 ) -> None:
     """Write a commented job file from a dataset and a question or two."""

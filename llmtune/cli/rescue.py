@@ -37,8 +37,8 @@ def rescue(
     budget: Annotated[
         float | None, typer.Option(help="Refuse above this many USD, answers and training together.")
     ] = None,
-    allow_unknown_cost: Annotated[bool, typer.Option(help="Go on although a cost is not known.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+    allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare."""
     from rich.markup import escape

@@ -24,7 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
 @app.command("list")
 def list_(
     state: Annotated[list[str] | None, typer.Option(help="Only runs in this state (may be given again).")] = None,
-    provider: Annotated[str | None, typer.Option(help="Only runs at this provider.")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", "-p", help="Only runs at this provider.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -206,14 +206,19 @@ def cancel(run: RunId, as_json: AsJson = False) -> None:
 
 @app.command("adopt")
 def adopt(
-    run: RunId, job: Annotated[str, typer.Argument(help="The job's id at the vendor.", show_default=False)]
+    run: RunId,
+    job: Annotated[str, typer.Argument(help="The job's id at the vendor.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """Say which job at the vendor is a lost run's, so that it is followed again."""
-    from llmtune.cli.output import out
+    from llmtune.cli.output import out, print_json
     from llmtune.runs import attach as find
 
     found = find(run)
     found.adopt(job)
+    if as_json:
+        print_json({"run": found.id, "state": found.state.value})
+        return
     out.print(f"run {found.id} follows job {_plain(job)} now: llmtune runs attach {found.id}", soft_wrap=True)
 
 
@@ -223,9 +228,10 @@ def resubmit(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="I have looked: there is no such job at the vendor.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a lost run once more. Look at the vendor's console first: a job that is there would be paid for twice."""
-    from llmtune.cli.output import err, out
+    from llmtune.cli.output import err, out, print_json
     from llmtune.errors import OverBudget
     from llmtune.runs import attach as find
 
@@ -238,6 +244,9 @@ def resubmit(
             )
         typer.confirm("Have you looked at the vendor's console, and is there no such job?", abort=True, err=True)
     state = found.resubmit()
+    if as_json:
+        print_json({"run": found.id, "state": state.value})
+        return
     out.print(f"run {found.id}: {state.value}; llmtune runs attach {found.id}", soft_wrap=True)
 
 

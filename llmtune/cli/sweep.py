@@ -56,7 +56,7 @@ def sweep(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the sweep (.json, .md or .html).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
     from llmtune.cli.output import err, out
@@ -115,7 +115,7 @@ def join(
         typer.Argument(metavar="[SWEEP]", help="The sweep's name, or its beginning; none: the one under way."),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="Trials at once, here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The trials run here, as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Run trials of a sweep that was started elsewhere on the same store, until none is left to begin."""
     from llmtune.cli.output import err
@@ -139,7 +139,7 @@ def probe(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="The most that all runs may cost, in USD.")] = None,
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Train on 10, 20, 40 and 80 % of the rows, and tell whether more data or more epochs would help."""
     from llmtune.cli.output import err, out

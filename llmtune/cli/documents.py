@@ -1,0 +1,24 @@
+"""What the command line itself prints as JSON, beside the library's own results."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Fault(BaseModel):
+    """Why a command ended: the class of the error, its sentence, what to do next, and the exit code."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class ErrorDocument(BaseModel):
+    """The last line of standard error of a command that failed under `--json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    error: Fault
