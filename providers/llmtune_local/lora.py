@@ -76,11 +76,13 @@ def woken(network: nn.Module) -> Iterator[None]:
     for number, weight in enumerate(asleep):
         pattern = torch.arange(weight.numel(), device=weight.device).remainder(13 + number % 5).sub(6)
         weight.data.copy_(pattern.view_as(weight) * 1e-3)
+    torch.clear_autocast_cache()  # which holds what the weights were
     try:
         yield
     finally:
         for weight in asleep:
             weight.data.zero_()
+        torch.clear_autocast_cache()
 
 
 def _layers(network: nn.Module) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,15 @@ def test_auto_takes_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch
 
 def test_the_processor_says_what_it_can() -> None:
     assert precision.cpu_has_half() in (True, False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_fast_ways_are_taken_in_either_precision(
+    train: Callable[..., Any], data: dict[str, str], dtype: str
+) -> None:
+    trainer = train({"files": data, "options": {"device": "cpu", "dtype": dtype}}, max_steps=1, dropout=0.0)
+    network = trainer.network
+    assert network.packed
+    assert network.shares
+    assert network.linear_head
+    assert network.fused
