@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from llmtune_local import varlen
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,6 +57,9 @@ def packed_attention(
     kind = query.device.type
     if torch.is_autocast_enabled(kind):  # rotary positions come in float32
         query, key, value = (each.to(torch.get_autocast_dtype(kind)) for each in (query, key, value))
+    windowed = any(_reaches(family, sliding_window) for family in families if family.shared)
+    if not windowed and varlen.can_attend(query, key, value, dropout):
+        return varlen.attend(query, key, value, families, scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     native = groups > 1 and kind != "mps"
     if groups > 1 and not native:

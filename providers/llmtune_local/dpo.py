@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional
 
 from llmtune_local.batching import SHARED_TOKENS, Family, MicroBatch
+from llmtune_local.memory import chunk_rows
 from llmtune_local.model import adapter_of
 from llmtune_local.rows import TokenRow, TokenRows, read_pairs
 from llmtune_local.rundir import write_atomically
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
 
 #: Beta where the request leaves it open; the paper's own default.
 BETA = 0.1
-
-#: Logits held at once while likelihoods are taken.
-_CHUNK_ELEMENTS = 1 << 24
-_CHUNK_ROWS = 128
 
 Pair = tuple[TokenRow, TokenRow]
 
@@ -270,7 +267,7 @@ class _LogLikelihood(torch.autograd.Function):
 
 
 def _parts(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = max(_CHUNK_ROWS, _CHUNK_ELEMENTS // weight.shape[0])
+    size = chunk_rows(weight.shape[0], hidden.device.type)
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 

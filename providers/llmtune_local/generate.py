@@ -216,7 +216,7 @@ class LocalGenerator:
         with torch.no_grad():
             for batch in step.batches:
                 sums = network.losses(batch.to(network.device))
-                loss, tokens, correct = loss + float(sums.nll), tokens + sums.tokens, correct + int(sums.correct)
+                loss, tokens, correct = loss + float(sums.nll), tokens + int(sums.tokens), correct + int(sums.correct)
         return TokenStats(loss_sum=loss, tokens=tokens, correct=correct)
 
     # loading

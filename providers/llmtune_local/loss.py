@@ -11,17 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from llmtune_local.memory import chunk_rows
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: Logits held at once: 64 MiB of float32, but enough rows to keep the matrix product busy.
-_CHUNK_ELEMENTS = 1 << 24
-_CHUNK_ROWS = 128
-
-
-def chunk_rows(vocabulary: int) -> int:
-    """Positions whose logits stand at one time."""
-    return max(_CHUNK_ROWS, _CHUNK_ELEMENTS // vocabulary)
 
 
 class LossSums(NamedTuple):
@@ -34,7 +27,7 @@ class LossSums(NamedTuple):
     objective: Tensor
     nll: Tensor
     correct: Tensor
-    tokens: int
+    tokens: Tensor
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -57,7 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
-        size = chunk_rows(vocabulary)
+        size = chunk_rows(vocabulary, hidden.device.type)
         for start in range(0, count, size):
             part = slice(start, start + size)
             piece = hidden[part].to(weight.dtype)
@@ -130,7 +123,7 @@ def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, at: Tensor, t
     """Negative log-likelihood in nats of each target at its row of `hidden`, [targets]; without a gradient. Rows that
     several targets name are projected once, and never all logits stand at the same time."""
     found = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
-    step = chunk_rows(weight.shape[0])
+    step = chunk_rows(weight.shape[0], hidden.device.type)
     for first in range(0, hidden.shape[0], step):
         logits = torch.nn.functional.linear(hidden[first : first + step], weight, bias).float()
         mine = ((at >= first) & (at < first + step)).nonzero().squeeze(1)
@@ -151,4 +144,4 @@ def logits_cross_entropy(
 
 
 def _sums(objective: Tensor, nll: Tensor, correct: Tensor, completion: Tensor) -> LossSums:
-    return LossSums(objective, (nll * completion).sum(), (correct * completion).sum(), int(completion.sum().item()))
+    return LossSums(objective, (nll * completion).sum(), (correct * completion).sum(), completion.sum())

@@ -34,8 +34,8 @@ CUDA_CONTEXT = 600 << 20
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
 #: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
 _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
-#: Logits held at once (loss.py).
-_CHUNK_ELEMENTS, _CHUNK_ROWS = 1 << 24, 128
+#: Logits held at once: 64 MiB of float32 (on a GPU, 512), but enough rows to keep the matrix product busy.
+_CHUNK_ELEMENTS, _CHUNK_ELEMENTS_GPU, _CHUNK_ROWS = 1 << 24, 1 << 27, 128
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.\d+\.")
 
 
@@ -80,6 +80,12 @@ class Plan:
 def token_budget(device: str) -> int:
     """Tokens of a micro-batch, where nobody says: enough to keep the matrix products busy, and little memory."""
     return 2048 if device == "cpu" else 16384
+
+
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """Positions whose logits stand at one time."""
+    elements = _CHUNK_ELEMENTS_GPU if device == "cuda" else _CHUNK_ELEMENTS
+    return max(_CHUNK_ROWS, elements // max(1, vocabulary))
 
 
 def shape_of(model: str, revision: str | None = None) -> Shape | None:
@@ -136,7 +142,7 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     activations += plan.tokens * _in_flight(shape, wide)
     if plan.device == "cpu":
         activations *= _held(plan)
-    rows = min(plan.trained_tokens, max(_CHUNK_ROWS, _CHUNK_ELEMENTS // max(1, shape.vocabulary)))
+    rows = min(plan.trained_tokens, chunk_rows(shape.vocabulary, plan.device))
     logits = 0 if shape.encoder else 2 * 4 * rows * shape.vocabulary
     if full and not shape.encoder:
         logits += 4 * shape.vocabulary * shape.hidden  # the head's gradient before it is added up

@@ -7,6 +7,7 @@ on a few tokens when it is loaded, and what does not give the same numbers is no
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from llmtune_local import attention, lora
 from llmtune_local.batching import Family
+from llmtune_local.liger import use_liger
 from llmtune_local.loss import LossSums, linear_cross_entropy, logits_cross_entropy, token_nll
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 
     from llmtune_local.batching import MicroBatch
 
-#: Relative difference up to which two ways to compute the same count as the same.
+#: Relative difference up to which two ways to compute the same count as the same in a model of eight layers; a deeper
+#: one may differ more, as the root of its layers: they round independently of each other.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.04}
+_LAYERS = 8
 
 #: Layouts on which packing is tried: rows that share nothing, and rows that share their beginning.
 _APART = (Family(0, (5,)), Family(0, (9,)), Family(0, (1,)))
@@ -35,8 +39,8 @@ class Network:
     """A causal language model (with its adapter) on a device.
 
     `model` is what is saved and trained, `causal` the transformers model inside it. `packed`, `shares` (rows stand
-    behind one copy of their common beginning), `linear_head` and `fused` (adapters) say which of the fast ways are
-    used.
+    behind one copy of their common beginning), `linear_head`, `fused` (adapters) and `kernels` say which of the fast
+    ways are used.
     """
 
     def __init__(self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True) -> None:
@@ -52,6 +56,7 @@ class Network:
         was_training = self.causal.training
         self.causal.eval()
         with torch.no_grad(), self.arithmetic():
+            self.kernels = device == "cuda" and self._try_kernels()
             self.linear_head = self._try_linear_head()
             self.fused = self._try_fusing()
             self.packed = pack and self._try_packing(_APART)
@@ -69,6 +74,8 @@ class Network:
         found.append("logits at trained positions only" if self.linear_head else "logits by the model's own head")
         if self.fused:
             found.append("fused adapters")
+        if self.kernels:
+            found.append("Liger kernels")
         if self.dtype == torch.bfloat16:
             found.append("bfloat16")
         if any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules()):
@@ -167,6 +174,21 @@ class Network:
         logits = self.causal(input_ids=ids, use_cache=False).logits
         return logits.shape[:2] == hidden.shape[:2] and self.same(head(hidden.to(head.weight.dtype)), logits)
 
+    def _try_kernels(self) -> bool:
+        """Put Liger's kernels in where they are installed and give the same numbers."""
+        ids = self._tokens(9, 2)
+        plain = self.causal(input_ids=ids, use_cache=False).logits
+        undo = use_liger(self.causal)
+        if undo is None:
+            return False
+        try:
+            alike = self.same(self.causal(input_ids=ids, use_cache=False).logits, plain)
+        except Exception:  # noqa: BLE001 - kernels are compiled here and now, and that can fail in many ways
+            alike = False
+        if not alike:
+            undo()
+        return alike
+
     def _try_fusing(self) -> bool:
         """Fuse the adapters where that gives the same numbers; the adapter is not yet (or no longer) zero for it."""
         ids = self._tokens(7, 5)
@@ -224,4 +246,5 @@ class Network:
         """Whether two ways to compute the same gave the same, as far as this precision goes."""
         one, other = one.float(), other.float()
         difference = (one - other).norm() / other.norm().clamp_min(1e-12)
-        return bool(difference < _TOLERANCE[self.dtype])
+        layers = getattr(self.causal.config.get_text_config(), "num_hidden_layers", None) or _LAYERS
+        return bool(difference < _TOLERANCE[self.dtype] * math.sqrt(max(1.0, layers / _LAYERS)))

@@ -348,7 +348,7 @@ class Trainer:
             sums = self.network.losses(batch.to(self.device))
             nll += float(sums.nll)
             correct += int(sums.correct)
-            tokens += sums.tokens
+            tokens += int(sums.tokens)
         return {"validation/loss": nll / tokens, "validation/token_accuracy": correct / tokens}
 
     def _judge(self, loss: float, patience: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune_local import attention, batching, lora, loss
+from llmtune_local import attention, batching, lora, loss, memory
 from llmtune_local.batching import MicroBatch, make_step
 from llmtune_local.network import Network
 from llmtune_local.rows import TokenRow
@@ -289,8 +289,8 @@ def test_label_smoothing_is_torchs(lora_model: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("chunk", [1, 64, 1 << 20])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", chunk)
-    monkeypatch.setattr(loss, "_CHUNK_ROWS", 3)
+    monkeypatch.setattr(memory, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(memory, "_CHUNK_ROWS", 3)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(20, 8, generator=generator, dtype=torch.float64).float().requires_grad_(True)
     weight = torch.randn(11, 8, generator=generator).requires_grad_(True)

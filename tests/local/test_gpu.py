@@ -60,3 +60,74 @@ def test_the_memory_told_is_about_what_was_allocated(tmp_path: Path) -> None:
     found = module.measure(tmp_path / "model", ("lora", 512, 8, {}), "cuda", tmp_path)
     # The context is outside the allocator, whose own peak is what the worker measures.
     assert found["told"] - found["process"] == pytest.approx(found["measured"], rel=0.25)
+
+
+@pytest.mark.parametrize("sizes", [((0, (33, 200, 1)),), ((64, (5, 90, 17)), (0, (40,)), (129, (300, 2)))])
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("heads", "keys", "width"), [(4, 4, 64), (8, 2, 128)])
+def test_rows_in_one_call_give_what_each_gives_alone(
+    sizes: tuple[Any, ...], window: int | None, heads: int, keys: int, width: int
+) -> None:
+    from llmtune_local import attention, varlen
+    from llmtune_local.batching import Family
+
+    families = tuple(Family(*each) for each in sizes)
+    if window and any(family.shared for family in families):
+        window = 500  # longer than every row: nothing is out of reach
+    tokens = sum(family.tokens for family in families)
+    generator = torch.Generator("cuda").manual_seed(tokens + heads)
+    shapes = ((heads, tokens), (keys, tokens), (keys, tokens))
+    exact = [
+        torch.randn(1, *shape, width, generator=generator, device="cuda", dtype=torch.float64).requires_grad_(True)
+        for shape in shapes
+    ]
+    half = [each.detach().bfloat16().requires_grad_(True) for each in exact]
+    assert varlen.can_attend(*half, 0.0)
+    upstream = torch.randn(1, tokens, heads, width, generator=generator, device="cuda", dtype=torch.float64)
+    layer = torch.nn.Module()
+    outputs = []
+    for parts, grad in ((exact, upstream), (half, upstream.bfloat16())):
+        output, _ = attention.packed_attention(layer, *parts, None, families=families, sliding_window=window)
+        output.backward(grad)
+        outputs.append(output)
+    pairs = [outputs, *([one.grad, other.grad] for one, other in zip(exact, half, strict=True))]
+    for expected, found in pairs:
+        difference = (found.double() - expected).norm() / expected.norm()
+        assert difference < 1e-2
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_a_shared_beginning_trains_like_rows_alone(train: Callable[..., Any], tmp_path: Path, pieces: int) -> None:
+    rules = "one two three four five six seven eight nine ten " * 6
+    lines = [
+        {
+            "messages": [
+                {"role": "system", "content": rules},
+                {"role": "user", "content": "the quick brown fox " * (1 + i % 5)},
+                {"role": "assistant", "content": "jumps over" if i % 2 else "the lazy dog"},
+            ]
+        }
+        for i in range(24)
+    ]
+    path = tmp_path / "shared.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-3, "gradient_accumulation_steps": pieces}
+    asked = {"files": {"train": str(path)}, "options": {"device": "cuda", "dtype": "bfloat16"}}
+    together = train(asked, **settings)
+    apart = train(asked, packing=False, **settings)
+    assert any("share" in feature for feature in together.network.features)
+    assert not apart.network.packed
+    assert losses(together) == pytest.approx(losses(apart), rel=1e-2, abs=1e-3)
+
+
+def test_four_bits_train(train: Callable[..., Any], data: dict[str, str]) -> None:
+    pytest.importorskip("bitsandbytes")
+    found = losses(train({"adapter": "qlora", "files": data, "options": {"device": "cuda"}}, learning_rate=1e-3))
+    assert found[-1] < found[0]
+
+
+def test_kernels_and_the_optimizer_are_used(train: Callable[..., Any], data: dict[str, str]) -> None:
+    trainer = train({"files": data, "options": {"device": "cuda"}})
+    assert trainer.optimizer.defaults["fused"] is True
+    pytest.importorskip("liger_kernel")
+    assert "Liger kernels" in trainer.network.features
