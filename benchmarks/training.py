@@ -4,6 +4,10 @@
     python benchmarks/training.py --vocabulary 152000
     python benchmarks/training.py --system 300          # every row begins with the same 300 tokens
     python benchmarks/training.py --steps 12 --only hf,hf-best,llmtune
+    python benchmarks/training.py --shape 1b --batch 32 --steps 20 # on a GPU
+
+On a GPU the peers have Liger's kernels in their strongest settings, weights are read in bf16 as they are saved, and the
+table tells tokens and FLOPs a second; `trl-flex` is packed with FlexAttention, `llmtune-bare` is without Liger.
 
 The floor, in FLOPs a token: forward and the gradient of the inputs through every frozen linear layer, 4 x its weights
 (no gradient of the frozen weights themselves), and what the attention and the trained positions' logits add.
@@ -40,12 +44,30 @@ SEED = 3
 DEVICE_ROWS = 8
 FREE_ROWS = 1
 
-OURS = {"llmtune": "float32", "llmtune-bf16": "bfloat16"}
-PEERS = ("hf", "hf-best", "trl", "trl-best", "trl-free")
+OURS = {"llmtune": "float32", "llmtune-bf16": "bfloat16", "llmtune-bare": "bfloat16", "llmtune-compiled": "bfloat16"}
+PEERS = ("hf", "hf-best", "trl", "trl-best", "trl-free", "trl-flex")
+ALL = ("hf", "hf-best", "trl", "trl-best", "trl-free", "llmtune", "llmtune-bf16")
+ALL_GPU = (
+    "hf",
+    "hf-best",
+    "trl",
+    "trl-best",
+    "trl-free",
+    "trl-flex",
+    "llmtune-bare",
+    "llmtune-compiled",
+    "llmtune-bf16",
+)
+#: Width, inner width, layers, heads, heads of keys, whether the head is the embedding: Llama 3.2 1B's and 3.1 8B's.
+SHAPES = {
+    "small": (512, 1408, 8, 8, None, False),
+    "1b": (2048, 8192, 16, 32, 8, True),
+    "8b": (4096, 14336, 32, 32, 8, False),
+}
 
 
 # --- what is trained on ----------------------------------------------------------------------------------------------
-def make_world(folder: Path, *, vocabulary: int, system: int, family: str) -> None:
+def make_world(folder: Path, *, vocabulary: int, system: int, family: str, size: str) -> None:
     """A model of random weights with a word tokenizer, and the rows, in the order in which llmtune takes them."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -64,22 +86,28 @@ def make_world(folder: Path, *, vocabulary: int, system: int, family: str) -> No
         "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
         "{% if add_generation_prompt %}<assistant> {% endif %}"
     )
+    width, inner, layers, heads, keys, tied = SHAPES[size]
     shape: dict[str, Any] = {
         "vocab_size": vocabulary,
-        "hidden_size": 512,
-        "intermediate_size": 1408,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8 if family == "llama" else 4,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys or (heads if family == "llama" else heads // 2),
         "max_position_embeddings": 4096,
         "pad_token_id": 0,
         "bos_token_id": None,
         "eos_token_id": 5,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
     }
-    config = LlamaConfig(**shape) if family == "llama" else Qwen3Config(**shape, head_dim=64)
+    config = LlamaConfig(**shape) if family == "llama" else Qwen3Config(**shape, head_dim=width // heads)
     torch.manual_seed(SEED)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        network = AutoModelForCausalLM.from_config(config)
+    if torch.cuda.is_available():
+        network = network.bfloat16()
+    network.save_pretrained(folder / "model")
+    del network
     tokenizer.save_pretrained(folder / "model")
 
     draw = random.Random(SEED)
@@ -131,9 +159,11 @@ class Turns:
     def done(self, loss: float | None) -> None:
         assert self.began is not None
         seconds, self.began = time.monotonic() - self.began, None
+        import torch
+
         from llmtune_local.machine import peak_memory
 
-        peak = peak_memory("cpu")
+        peak = peak_memory("cuda" if torch.cuda.is_available() else "cpu")
         told = {"seconds": seconds, "cpu": _cpu() - self.used, "loss": loss, "peak": peak}
         print(json.dumps(told), flush=True)
 
@@ -150,8 +180,17 @@ def ours(folder: Path, name: str, steps: int) -> None:
     from llmtune_local.trainer import Trainer
 
     turns = Turns()
+    if name in ("llmtune-bare", "llmtune-compiled"):
+        sys.modules["liger_kernel"] = None  # type: ignore[assignment]
 
     class Watched(Trainer):
+        def prepare(self) -> None:
+            super().prepare()
+            if name == "llmtune-compiled":
+                for module in self.network.decoder.modules():
+                    if type(module).__name__.endswith("Norm"):
+                        module.compile(dynamic=True)
+
         def step(self, number: int) -> Any:
             turns.wait()
             values, step = super().step(number)
@@ -172,6 +211,7 @@ def ours(folder: Path, name: str, steps: int) -> None:
     with Journal(run) as journal:
         trainer = Watched(run, request, journal, lambda: False)
         trainer.prepare()
+        print(f"{name}: {', '.join(trainer.network.features)}", file=sys.stderr)
         trainer.loop()
 
 
@@ -192,12 +232,14 @@ def theirs(folder: Path, name: str, steps: int) -> None:
             if logs and "loss" in logs:
                 turns.done(float(logs["loss"]))
 
-    half = name in ("hf-best", "trl-best", "trl-free") or (name == "trl" and _has_half())
+    gpu = torch.cuda.is_available()
+    half = gpu or name in ("hf-best", "trl-best", "trl-free") or (name == "trl" and _has_half())
+    device_rows = BATCH if gpu and "-" in name else DEVICE_ROWS
     common: dict[str, Any] = {
         "output_dir": str(folder / name),
         "max_steps": steps,
-        "per_device_train_batch_size": DEVICE_ROWS,
-        "gradient_accumulation_steps": BATCH // DEVICE_ROWS,
+        "per_device_train_batch_size": device_rows,
+        "gradient_accumulation_steps": BATCH // device_rows,
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
@@ -205,10 +247,11 @@ def theirs(folder: Path, name: str, steps: int) -> None:
         "report_to": "none",
         "seed": SEED,
         "disable_tqdm": True,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not gpu,
         "bf16": half,
+        "use_liger_kernel": gpu and "-" in name,
     }
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16 if gpu else torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     rows = tokens_in_order(folder)
     adapter = peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -232,20 +275,25 @@ def theirs(folder: Path, name: str, steps: int) -> None:
         from trl import SFTConfig, SFTTrainer
 
         best: dict[str, Any] = {"gradient_checkpointing": False} if name != "trl" else {}
-        if name == "trl-best":
+        if name in ("trl-best", "trl-flex"):
             # A pack holds as many rows as a step of the others in the mean: the same tokens a step.
             lengths = [len(row["input_ids"]) for row in rows]
             pack = max(1024, max(lengths))
             packs = max(1, round(BATCH * statistics.mean(lengths) / pack))
             best |= {"packing": True, "max_length": pack}
             # One pack at a time: without flash attention, attention grows with the square of what goes in at once.
-            common |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": packs}
+            at_once = packs if name == "trl-flex" else 1
+            common |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": packs // at_once}
         elif name == "trl-free":
             best |= {"padding_free": True, "max_length": None}
-            common |= {"per_device_train_batch_size": FREE_ROWS, "gradient_accumulation_steps": BATCH // FREE_ROWS}
+            rows_at_once = 8 if gpu else FREE_ROWS
+            common |= {
+                "per_device_train_batch_size": rows_at_once,
+                "gradient_accumulation_steps": BATCH // rows_at_once,
+            }
         else:
             best |= {"max_length": None}
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation("flex_attention" if name == "trl-flex" else "sdpa")
         torch.manual_seed(SEED)
         trainer = SFTTrainer(
             model=model,
@@ -266,6 +314,10 @@ def _has_half() -> bool:
 
 
 # --- all in turn -----------------------------------------------------------------------------------------------------
+class Died(Exception):
+    """A tool's process ended before its time."""
+
+
 class Tool:
     """One process that does a step when it is told to."""
 
@@ -274,8 +326,9 @@ class Tool:
         self.steps: list[dict[str, Any]] = []
         self.began = time.monotonic()
         self.log = (folder / f"{name}.log").open("w")
+        told = {"tool": name, "folder": folder, "steps": steps, "batch": BATCH}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--tool", name, "--folder", str(folder), "--steps", str(steps)],
+            [sys.executable, __file__, *(f"--{key}={value}" for key, value in told.items())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -283,8 +336,13 @@ class Tool:
             env=os.environ
             | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "LLMTUNE_HOME": str(folder / "home")},
         )
+        self.ready = 0.0
+
+    def wait(self) -> None:
+        """Until it stands before its first step."""
         self._answer()
         self.ready = time.monotonic() - self.began
+        print(f"{self.name}: first step after {self.ready:.1f} s", file=sys.stderr, flush=True)
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -292,7 +350,7 @@ class Tool:
             line = self.process.stdout.readline()
             if not line:
                 self.process.wait()
-                raise SystemExit(f"{self.name} died:\n{Path(self.log.name).read_text()[-3000:]}")
+                raise Died(f"{self.name} died:\n{Path(self.log.name).read_text()[-3000:]}")
             if line.startswith("{") and '"' in line:
                 try:
                     found: dict[str, Any] = json.loads(line)
@@ -321,27 +379,42 @@ def main() -> int:
     parser.add_argument("--system", type=int, default=0, help="tokens of a system prompt that every row begins with")
     parser.add_argument("--family", choices=["llama", "qwen3"], default="llama")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--only", default=",".join((*PEERS, *OURS)), help="tools, in the order of their turns")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="small")
+    parser.add_argument("--batch", type=int, default=BATCH, help="rows an optimizer step")
+    parser.add_argument("--only", help="tools, in the order of their turns")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--tool", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    globals()["BATCH"] = asked.batch
     if asked.tool:
         (ours if asked.tool in OURS else theirs)(asked.folder, asked.tool, asked.steps)
         return 0
     with tempfile.TemporaryDirectory(prefix="llmtune-training-") as home:
         folder = Path(home)
-        make_world(folder, vocabulary=asked.vocabulary, system=asked.system, family=asked.family)
-        tools = []
+        make_world(folder, vocabulary=asked.vocabulary, system=asked.system, family=asked.family, size=asked.shape)
+        tools: list[Tool] = []
         try:
-            for name in asked.only.split(","):
+            gpu = on_gpu()
+            for name in asked.only.split(",") if asked.only else ALL_GPU if gpu else ALL:
                 tools.append(Tool(name, folder, asked.steps, asked.threads))
-                print(f"{name}: first step after {tools[-1].ready:.1f} s", file=sys.stderr, flush=True)
+                if not gpu:  # on a CPU each has the machine to itself while it starts
+                    tools = standing(tools)
+            if gpu:
+                tools = standing(tools)
             for number in range(asked.steps):
-                for tool in tools:
-                    tool.step(last=number == asked.steps - 1)
+                for tool in list(tools):
+                    try:
+                        tool.step(last=number == asked.steps - 1)
+                    except Died as problem:
+                        print(problem, file=sys.stderr, flush=True)
+                        tools.remove(tool)
+                        continue
                     spent = tool.steps[-1]
-                    print(f"{number + 1}: {tool.name} {spent['seconds']:.2f} s", file=sys.stderr, flush=True)
+                    print(f"{number + 1}: {tool.name} {spent['seconds']:.3f} s", file=sys.stderr, flush=True)
+            for tool in tools:
+                told = [line for line in Path(tool.log.name).read_text().splitlines() if line.startswith(tool.name)]
+                print(*told, sep="\n", file=sys.stderr)
         finally:
             for tool in tools:
                 tool.close()
@@ -349,30 +422,58 @@ def main() -> int:
     return 0
 
 
+def standing(tools: list[Tool]) -> list[Tool]:
+    """Those that reach their first step; the others' last words are printed."""
+    found = []
+    for tool in tools:
+        try:
+            if not tool.ready:
+                tool.wait()
+            found.append(tool)
+        except Died as problem:
+            print(problem, file=sys.stderr, flush=True)
+    return found
+
+
+def on_gpu() -> bool:
+    """Whether the tools run on CUDA; asked in a process of its own, which leaves no context behind here."""
+    asked = "import torch; raise SystemExit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
 def table(tools: list[Tool], asked: argparse.Namespace) -> None:
     """Medians without each tool's first step, and the losses' largest difference from plain HF's."""
     from importlib.metadata import version
 
     print(
-        f"{asked.family}, vocabulary {asked.vocabulary:,}, shared system prompt {asked.system} tokens, {BATCH} rows a"
+        f"{asked.family} ({asked.shape}), vocabulary {asked.vocabulary:,}, shared system prompt {asked.system} tokens,"
     )
     print(f"{BATCH} rows a step, {asked.steps} steps in turn, {asked.threads} threads;", end=" ")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl")))
-    print(f"{'':<13} {'wall s':>8} {'CPU s':>8} {'peak GB':>8} {'ready s':>8} {'loss':>9} {'off by':>8}")
+    width, inner, layers, heads, keys, _ = SHAPES[asked.shape]
+    side = width * (keys or (heads if asked.family == "llama" else heads // 2)) // heads
+    frozen = layers * (2 * width * width + 2 * width * side + 3 * width * inner)
+    tokens = BATCH * (asked.system + 325 + 42.5)
+    flops = 4 * frozen * tokens + 4 * width * asked.vocabulary * BATCH * 42.5
+    print(f"about {tokens:,.0f} tokens and {flops / 1e12:.2f} TFLOP a step (4 x weights a token, head where trained)")
+    print(
+        f"{'':<16} {'wall s':>8} {'CPU s':>8} {'peak GB':>8} {'ready s':>8} {'loss':>9} {'off by':>8}"
+        f" {'tokens/s':>9} {'TFLOP/s':>8}"
+    )
     plain = next((tool for tool in tools if tool.name == "hf"), None)
     for tool in tools:
         later = tool.steps[1:] or tool.steps
         wall, cpu = (statistics.median(step[key] for step in later) for key in ("seconds", "cpu"))
         off = ""
-        if plain is not None and tool.name not in ("hf-best", "trl-best"):  # these take other rows
+        if plain is not None and tool.name not in ("hf-best", "trl-best", "trl-flex"):  # these take other rows
             pairs = zip(tool.steps, plain.steps, strict=True)
             off = f"{max(abs(mine['loss'] - its['loss']) / its['loss'] for mine, its in pairs):.1e}"
         print(
-            f"{tool.name:<13} {wall:>8.2f} {cpu:>8.2f} {tool.steps[-1]['peak'] / 1e9:>8.2f} {tool.ready:>8.1f}"
-            f" {tool.steps[-1]['loss']:>9.5f} {off:>8}"
+            f"{tool.name:<16} {wall:>8.3f} {cpu:>8.2f} {tool.steps[-1]['peak'] / 1e9:>8.2f} {tool.ready:>8.1f}"
+            f" {tool.steps[-1]['loss']:>9.5f} {off:>8} {tokens / wall:>9,.0f} {flops / wall / 1e12:>8.2f}"
         )
     names = {tool.name: statistics.median(step["seconds"] for step in tool.steps[1:] or tool.steps) for tool in tools}
-    for mine, peers in (("llmtune", ("hf",)), ("llmtune-bf16", ("hf-best", "trl-best", "trl-free"))):
+    for mine, peers in (("llmtune", ("hf",)), ("llmtune-bf16", ("hf-best", "trl-best", "trl-free", "trl-flex"))):
         for peer in peers:
             if mine in names and peer in names:
                 print(f"{mine} is {names[peer] / names[mine]:.2f} x as fast as {peer}")
