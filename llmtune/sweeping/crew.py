@@ -198,7 +198,7 @@ class Crew:
         self.mine.add(trial.number)
         estimate = self._estimate(self._params(trial))
         budget = self._search.budget
-        spent = self._spent()
+        spent = self.committed()
         if budget is not None and estimate is not None and spent + estimate > budget + 1e-9:
             held = f"{spent:,.2f} are spent or under way, and the next trial costs {estimate:,.2f}"
             reason = f"the budget of {budget:,.2f} USD: {held}"
@@ -302,6 +302,7 @@ class Crew:
                     value=each.value if state == "complete" else None,
                     run=run,
                     steps=record.progress.step if record is not None else None,
+                    total_steps=record.progress.total_steps if record is not None else None,
                     cost=cost_of(record) if record is not None else NotReported("it was not started"),
                     note=each.user_attrs.get("note", ""),
                     curve=self._curve(run),
@@ -314,7 +315,7 @@ class Crew:
         mine = tuple(point for point in points if point.series == self._search.metric)
         return Series(name=self._search.metric, points=mine) if mine else None
 
-    def _spent(self) -> float:
+    def committed(self) -> float:
         """USD of all trials of all workers: billed where one has ended, else as estimated when it was chosen."""
         total = 0.0
         paid: set[str] = set()  # trials with the same values are one run

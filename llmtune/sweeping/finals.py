@@ -3,35 +3,91 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from llmtune.errors import RunFailed
 from llmtune.evaluation.model import EvaluationResult
 from llmtune.job import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
+from llmtune.planning import plan
 from llmtune.runs import start
-from llmtune.sweeping.crew import Search
+from llmtune.sweeping.crew import Search, cost_of
 from llmtune.sweeping.model import Finalist, TrialRow
+from llmtune.sweeping.outlining import Place
 from llmtune.sweeping.trialjob import with_params
 
 
-def judge(search: Search, job: TuningJob, best: Sequence[TrialRow], *, seeds: int) -> tuple[Finalist, ...]:
-    """Train each of these configurations of the whole job with several seeds, and score them on the test rows."""
-    found = [_final(search, job, each.params, seeds=seeds) for each in best]
-    return tuple(each for each in found if each.values)
+class Judged(NamedTuple):
+    """What came of the finalists: those with a score, what their runs cost in USD, and why others have none."""
+
+    finalists: tuple[Finalist, ...]
+    spent: float | NotReported
+    notes: tuple[str, ...]
 
 
-def _final(search: Search, job: TuningJob, params: Mapping[str, Any], *, seeds: int) -> Finalist:
+def judge(search: Search, job: TuningJob, best: Sequence[TrialRow], *, seeds: int, left: float | None = None) -> Judged:
+    """Train each of these configurations of the whole job with several seeds, and score them on the test rows.
+
+    `left` is what of the budget the trials have left over, in USD; a run that may cost more is not started.
+    """
+    purse = _Purse(left)
+    found = [_final(search, job, each, seeds=seeds, purse=purse) for each in best]
+    return Judged(tuple(each for each in found if each.values), purse.spent, tuple(purse.notes))
+
+
+class _Purse:
+    """What the finalists have cost and may cost."""
+
+    def __init__(self, left: float | None) -> None:
+        self._left = left
+        self.spent: float | NotReported = 0.0
+        self.notes: list[str] = []
+        self._closed = False
+
+    def affords(self, job: TuningJob, place: Place, trial: TrialRow) -> bool:
+        """Whether a run may be started; once one may not, none may."""
+        if not self._closed and self._left is not None and place.backend.hosted:
+            estimate = plan(job, place.backend).cost.total
+            if estimate is not None and estimate > self._left + 1e-9:
+                self._closed = True
+                self.notes.append(
+                    f"trial {trial.number} was not trained as a finalist: it costs about {estimate:,.2f} USD and"
+                    f" {self._left:,.2f} of the budget are left"
+                )
+        return not self._closed
+
+    def pay(self, cost: float | NotReported) -> None:
+        """Count a run that has ended."""
+        if isinstance(cost, NotReported):
+            self.spent = cost
+            return
+        if not isinstance(self.spent, NotReported):
+            self.spent += cost
+        if self._left is not None:
+            self._left -= cost
+
+
+def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse: _Purse) -> Finalist:
+    params = trial.params
     place = search.place(params)
     values, runs, metric, unit = [], [], "", ""
     intervals = []
     for number in range(seeds):
         mine = with_params(place.job(job), params, place.backend.name)
         mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
+        if not purse.affords(mine, place, trial):
+            break
         run = start(mine, place.backend, yes=True, reuse=True, group=f"{search.group}/final")
-        report = run.wait(pace=search.pace)
         runs.append(run.id)
+        try:
+            report = run.wait(pace=search.pace)
+        except RunFailed as error:
+            purse.notes.append(f"trial {trial.number} as a finalist: {error.message}")
+            continue
+        finally:
+            purse.pay(cost_of(run.record))
         if not isinstance(report.evaluation, EvaluationResult):
             continue
         tuned = report.evaluation.system("tuned")

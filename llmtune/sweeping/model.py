@@ -31,6 +31,9 @@ class TrialRow(_Value):
 
     run: str | None = None
     steps: int | None = None
+    total_steps: int | None = None
+    """Steps it would have taken to its end, where the backend tells."""
+
     cost: float | NotReported = NotReported("not known")
     """Billed, or estimated where the backend does not tell."""
 
@@ -88,7 +91,8 @@ class Sweep(_Value):
     """Where each range comes from that was suggested and not given."""
 
     notes: tuple[str, ...] = ()
-    """What should be known of the search: fields that some backends have no knob for, what a pre-screening left out."""
+    """What should be known of the search: fields that some backends have no knob for, what a pre-screening left out,
+    finalists that the budget did not allow."""
 
     prescreened: Prescreened | None = None
     """What was explored elsewhere before; None without a pre-screening."""
@@ -98,7 +102,7 @@ class Sweep(_Value):
 
     finalists: tuple[Finalist, ...] = ()
     spent: float | NotReported = NotReported("not known")
-    """USD, billed or estimated."""
+    """USD over all trials, finalists and the pre-screening, billed or estimated."""
 
     budget: float | None = None
     stopped: str | None = None

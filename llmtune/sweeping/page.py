@@ -15,7 +15,7 @@ from llmtune.report.html.page import facts_list, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.report.words import count, money
 from llmtune.sweeping.model import Sweep, TrialRow
-from llmtune.sweeping.words import asides, headline, shown, tested
+from llmtune.sweeping.words import asides, headline, shown, sums, tested
 
 #: Curves in one chart: more colours than these nobody can tell apart.
 CURVES = 8
@@ -106,7 +106,8 @@ def _cost(found: Sweep) -> Markup:
     facts: list[tuple[str, Child]] = [("spent, billed or estimated", spent)]
     if found.budget is not None:
         facts.append(("budget", money(found.budget, "USD")))
-    return facts_list(facts)
+    lines = [el("li", line) for line in sums(found)]
+    return facts_list(facts) + (el("ul", lines) if lines else Markup(""))
 
 
 def _job(found: Sweep) -> Markup:

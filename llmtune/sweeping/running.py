@@ -17,7 +17,7 @@ from llmtune.registry import get_provider
 from llmtune.runs import Pace
 from llmtune.sweeping import study as studies
 from llmtune.sweeping.cluster import run_on_ray
-from llmtune.sweeping.crew import Crew, OnTrial, Search, kept_warm
+from llmtune.sweeping.crew import Crew, OnTrial, Search, at_once, kept_warm
 from llmtune.sweeping.finals import judge
 from llmtune.sweeping.joining import PREFIX, Invitation, invite
 from llmtune.sweeping.model import Prescreened, Sweep
@@ -65,17 +65,20 @@ def sweep(
         trials: how many trials in all; a grid has at most its own number of points.
         metric: a series that the backend reports on validation rows.
         direction: None minimises a loss and maximises anything else.
-        budget: the most that all trials may cost, in USD: what was billed and the estimates of what runs.
+        budget: the most that all trials and finalists may cost, in USD: what was billed and the estimates of what
+            runs.
         yes: whether spending money is agreed to.
         allow_unknown_cost: let unknown prices pass under a budget.
         pruning: cancel trials whose validation loss is worse than the median of the others at the same step.
         parallel: trials at once; None is what the backend allows (one on this machine).
-        finalists: how many of the best configurations are scored on the test rows; 0 for none.
+        finalists: how many of the best configurations are trained again and scored on the test rows, as far as the
+            budget goes; 0 for none.
         seeds: how often each finalist is trained, with different seeds.
         seed: of the search.
         prescreen: explore elsewhere first and train only the best few here: {"provider": "local", "model": "tiny",
             "keep": 3, "trials": 20}. The model that is explored with is the one named, never another.
-        ray: run the trials as tasks on a Ray cluster, `parallel` of them at once: "local", "auto" or an address. Its
+        ray: run the trials as tasks on a Ray cluster, `parallel` of them at once (None: as many as the backends allow
+            together, one for this machine): "local", "auto" or an address. Its
             nodes need this store (PostgreSQL), the dataset and the credentials. A pre-screening stays here.
         on_trial: called with each trial that ends here.
         pace: how often the backend is asked.
@@ -94,6 +97,9 @@ def sweep(
         raise InvalidJob("a sweep ranks trials on validation rows, and there are none", where="dataset.split")
     wanted = direction or ("minimize" if metric.endswith("loss") else "maximize")
     screen = read_prescreen(prescreen) if prescreen is not None else None
+    if screen is not None:
+        # Part of what the search is: with another number explored, others are kept, and that is another study.
+        screen = screen.model_copy(update={"trials": screen.trials or trials})
     explored: Prescreened | None = None
     if screen is not None:
         parts, said = space_for(job_for(job, screen), screen, parts)
@@ -125,7 +131,6 @@ def sweep(
             search,
             job,
             screen,
-            trials=trials,
             seed=seed,
             on_trial=on_trial,
             yes=yes,
@@ -153,7 +158,8 @@ def sweep(
     )
     invite(crew.study, invitation)
     if ray is not None:
-        run_on_ray(group.removeprefix(PREFIX), ray, parallel or 2)
+        workers = parallel or sum(at_once(place.backend) for place in places)
+        run_on_ray(group.removeprefix(PREFIX), ray, workers)
     with kept_warm(places):
         stopped = crew.run()
         crew.wait_for_others()
@@ -163,7 +169,7 @@ def sweep(
         raise LlmtuneError(f"no trial of the sweep came to a result: {first}")
     spent = crew.spent()
     if explored is not None:
-        spent = explored.spent if isinstance(explored.spent, NotReported) else _plus(spent, explored.spent)
+        spent = _plus(spent, explored.spent)
     found = Sweep(
         name=job.name,
         provider=", ".join(place.name for place in places),
@@ -187,8 +193,15 @@ def sweep(
     found = found.model_copy(update={"job": with_params(place.job(job), best.params, place.backend.name)})
     if finalists and dataset.test:
         with kept_warm(places):
-            judged = judge(search, job, found.ranked()[:finalists], seeds=seeds)
-        found = found.model_copy(update={"finalists": judged})
+            left = None if search.budget is None else search.budget - crew.committed()
+            judged = judge(search, job, found.ranked()[:finalists], seeds=seeds, left=left)
+        found = found.model_copy(
+            update={
+                "finalists": judged.finalists,
+                "spent": _plus(found.spent, judged.spent),
+                "notes": (*found.notes, *judged.notes),
+            }
+        )
     return found
 
 
@@ -197,7 +210,6 @@ def _explore(
     job: TuningJob,
     screen: Prescreen,
     *,
-    trials: int,
     seed: int,
     on_trial: OnTrial | None,
     yes: bool,
@@ -210,7 +222,7 @@ def _explore(
         screen.provider,
         as_given(search.space),
         method=search.method,
-        trials=screen.trials or trials,
+        trials=screen.trials or 0,
         metric=search.metric,
         direction=search.direction,
         budget=search.budget if get_provider(screen.provider).hosted else None,
@@ -225,8 +237,10 @@ def _explore(
     return kept(found, screen, target_of(here, get_provider(screen.provider)).model)
 
 
-def _plus(one: float | NotReported, other: float) -> float | NotReported:
-    return one if isinstance(one, NotReported) else one + other
+def _plus(one: float | NotReported, other: float | NotReported) -> float | NotReported:
+    if isinstance(one, NotReported):
+        return one
+    return other if isinstance(other, NotReported) else one + other
 
 
 def _group(

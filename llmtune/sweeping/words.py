@@ -51,6 +51,24 @@ def asides(found: Sweep) -> list[str]:
     return lines
 
 
+def sums(found: Sweep) -> list[str]:
+    """What it cost, whether that is more than was allowed, and what cancelling hopeless trials saved."""
+    lines = []
+    if not isinstance(found.spent, NotReported) and found.spent:
+        over = "" if found.budget is None else f" of at most {found.budget:,.2f}"
+        if found.budget is not None and found.spent > found.budget + 0.005:
+            over = f": {found.spent - found.budget:,.2f} over the budget of {found.budget:,.2f}, by what was billed"
+        lines.append(f"spent {found.spent:,.2f} USD{over}")
+    pruned = [each for each in found.trials if each.state == "pruned"]
+    known = [each for each in pruned if each.steps is not None and each.total_steps]
+    if pruned:
+        planned = sum(each.total_steps or 0 for each in known)
+        saved = planned - sum(each.steps or 0 for each in known)
+        told = f": {saved:,} of their {planned:,} steps were not trained" if planned else ""
+        lines.append(f"{len(pruned)} trial{'' if len(pruned) == 1 else 's'} cancelled early{told}")
+    return lines
+
+
 def print_outline(told: Outline, trials: int, console: Console) -> None:
     """What a sweep will search, on a terminal."""
     for name, part in told.space.items():
@@ -89,7 +107,7 @@ def to_markdown(found: Sweep) -> str:
     if found.importance:
         told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
         parts.append(f"What mattered: {plain(told)}.")
-    if lines := asides(found):
+    if lines := [*sums(found), *asides(found)]:
         parts.append("\n".join(f"- {plain(line, 1000)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
@@ -116,7 +134,7 @@ def print_sweep(found: Sweep, console: Console) -> None:
         cells = [shown(each.params.get(name, "")) for name in names]
         rows.add_row(str(each.number), value, *map(escape, cells), each.state, each.run or "")
     console.print(rows)
-    if not isinstance(found.spent, NotReported) and found.spent:
-        console.print(f"spent {found.spent:,.2f} USD")
+    for line in sums(found):
+        console.print(line, markup=False, soft_wrap=True)
     if found.stopped:
         console.print(f"[yellow]{escape(f'stopped by {found.stopped}')}[/]", soft_wrap=True)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llmtune
-from llmtune import Hyperparameters, TuningJob
+from llmtune import TuningJob
 from llmtune.errors import InvalidData, RunNotFound
 from llmtune.runs import Pace, open_store
 from llmtune.sweeping import join
@@ -30,26 +30,8 @@ OPTIONS: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0,
 
 
 @pytest.fixture
-def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    with Fake() as fake:
-        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", fake.url)
-        yield fake
-        assert not fake.complaints, "\n".join(fake.complaints)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> TuningJob:
-    rows = (
-        {"messages": [{"role": "user", "content": f"case {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
-        for at in range(60)
-    )
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TuningJob(
-        name="shared",
-        dataset=str(tmp_path / "rows.jsonl"),
-        model={"fake": "m-1"},
-        hyperparameters=Hyperparameters(epochs=1),
-    )
+def job(make_job: Callable[..., TuningJob]) -> TuningJob:
+    return make_job(60, name="shared", model={"fake": "m-1"})
 
 
 WORKER = """

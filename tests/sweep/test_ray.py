@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import llmtune
-from llmtune import Hyperparameters, TuningJob
+from llmtune import TuningJob
 from llmtune.errors import InvalidSettings, MissingExtra
 from llmtune.runs import Pace
 from llmtune.sweeping.cluster import run_on_ray
@@ -22,26 +20,8 @@ OPTIONS: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0,
 
 
 @pytest.fixture
-def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    with Fake() as fake:
-        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", fake.url)
-        yield fake
-        assert not fake.complaints, "\n".join(fake.complaints)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> TuningJob:
-    rows = (
-        {"messages": [{"role": "user", "content": f"case {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
-        for at in range(60)
-    )
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TuningJob(
-        name="clustered",
-        dataset=str(tmp_path / "rows.jsonl"),
-        model={"fake": "m-1"},
-        hyperparameters=Hyperparameters(epochs=1),
-    )
+def job(make_job: Callable[..., TuningJob]) -> TuningJob:
+    return make_job(60, name="clustered", model={"fake": "m-1"})
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llmtune
-from llmtune import Hyperparameters, Sweep, TuningJob
+from llmtune import Sweep, TuningJob
 from llmtune.capability import Converted, Sent
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.planning import target_of
@@ -45,18 +45,8 @@ MODELS = {
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> TuningJob:
-    rows = (
-        {"messages": [{"role": "user", "content": f"case {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
-        for at in range(120)
-    )
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TuningJob(
-        name="spaced",
-        dataset=str(tmp_path / "rows.jsonl"),
-        model=MODELS,
-        hyperparameters=Hyperparameters(epochs=1),
-    )
+def job(make_job: Callable[..., TuningJob]) -> TuningJob:
+    return make_job(120, name="spaced", model=MODELS)
 
 
 @pytest.fixture

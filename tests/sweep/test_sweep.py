@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from typer.testing import CliRunner
 import llmtune
 from llmtune import Hyperparameters, Sweep, TuningJob
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
-from llmtune.job import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider import RunState
 from llmtune.runs import Pace, open_store
@@ -47,27 +44,8 @@ class Bowl(Fake):
 
 
 @pytest.fixture
-def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bowl]:
-    with Bowl() as fake:
-        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", fake.url)
-        yield fake
-        assert not fake.complaints, "\n".join(fake.complaints)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> TuningJob:
-    rows = (
-        {"messages": [{"role": "user", "content": f"case {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
-        for at in range(120)
-    )
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TuningJob(
-        name="searched",
-        dataset=str(tmp_path / "rows.jsonl"),
-        model={"fake": "m-1", "local": "tiny"},
-        hyperparameters=Hyperparameters(epochs=1),
-        evaluation=EvaluationSpec(max_rows=10),
-    )
+def vendor_kind() -> type[Fake]:
+    return Bowl
 
 
 def priced(vendor: Fake, price: float) -> FakeProvider:
@@ -132,6 +110,41 @@ def test_a_budget_holds_with_what_is_under_way(job: TuningJob, vendor: Bowl) -> 
         llmtune.sweep(job, provider, SPACE, yes=False)
 
 
+def test_finalists_are_under_the_budget_too(job: TuningJob, vendor: Bowl) -> None:
+    provider = priced(vendor, 100.0)
+    options: dict[str, Any] = {"method": "random", "pruning": False, "pace": QUICK}
+    (first,) = llmtune.sweep(job, provider, SPACE, trials=1, finalists=0, **options).trials
+    one = first.cost
+    assert not isinstance(one, NotReported)
+    found = llmtune.sweep(job, provider, SPACE, trials=3, finalists=2, budget=4.5 * one, **options)
+    assert len(vendor.jobs) == 4
+    assert len(found.finalists) == 1
+    assert not isinstance(found.spent, NotReported)
+    assert 3.9 * one < found.spent < 4.5 * one
+    assert any("was not trained as a finalist" in note and "of the budget are left" in note for note in found.notes)
+    again = llmtune.sweep(job, provider, SPACE, trials=3, finalists=2, budget=4.5 * one, **options)
+    assert len(vendor.jobs) == 4
+    assert again.spent == pytest.approx(found.spent)
+
+
+def test_a_finalist_that_fails_is_a_note_and_what_was_found_is_kept(job: TuningJob, vendor: Bowl) -> None:
+    options: dict[str, Any] = {"method": "random", "trials": 2, "pruning": False, "pace": QUICK}
+    llmtune.sweep(job, "fake", SPACE, finalists=0, **options)
+    vendor.outcome = "failure"
+    found = llmtune.sweep(job, "fake", SPACE, finalists=1, **options)
+    assert found.best is not None
+    assert not found.finalists
+    assert any("as a finalist" in note for note in found.notes)
+
+
+def test_what_is_billed_beyond_the_budget_is_said(job: TuningJob, vendor: Bowl) -> None:
+    found = llmtune.sweep(job, "fake", SPACE, method="random", trials=1, finalists=0, pace=QUICK)
+    dear = found.model_copy(update={"budget": 5.0, "spent": 7.5})
+    assert "spent 7.50 USD: 2.50 over the budget of 5.00, by what was billed" in dear.to_markdown()
+    assert "2.50 over the budget of 5.00" in dear.to_html()
+    assert "spent 4.00 USD of at most 5.00" in found.model_copy(update={"budget": 5.0, "spent": 4.0}).to_markdown()
+
+
 def test_a_trial_that_is_clearly_worse_is_cancelled_at_the_vendor(job: TuningJob, vendor: Bowl) -> None:
     slow = (Phase("queued"), Phase("training", looks=40, training=True), Phase("succeeded"))
     vendor.walks = {**vendor.walks, "success": slow}  # type: ignore[misc]
@@ -145,6 +158,10 @@ def test_a_trial_that_is_clearly_worse_is_cancelled_at_the_vendor(job: TuningJob
     cancelled = [each for each in vendor.jobs.values() if each.word == "cancelled"]
     assert len(cancelled) == len(pruned)
     assert all("pruned at step" in each.note for each in pruned)
+    saved = sum((each.total_steps or 0) - (each.steps or 0) for each in pruned)
+    assert saved > 0
+    assert f"{len(pruned)} trial" in found.to_markdown()
+    assert f"cancelled early: {saved:,} of their" in found.to_markdown()
 
 
 def test_one_that_fails_is_a_row_and_not_the_end(job: TuningJob, vendor: Bowl) -> None:
