@@ -79,6 +79,11 @@ class Exporting(Protocol):
         """Write the model to a folder that is not there yet; how it is loaded and served, in sentences."""
         ...
 
+    def serving_command(self, model: ModelRef, name: str) -> str | None:
+        """The command of an inference server for many clients, which calls the model `name`; None where it cannot be
+        served from where it lies."""
+        ...
+
 
 @runtime_checkable
 class Weighed(Protocol):

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from llmtune.generation import Generation
 from llmtune.serving.line import Line, Question
@@ -50,9 +51,9 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
     def check(request: Request) -> None:
         if key is None:
             # Without a key, a web page in a browser on this machine must not be able to ask.
-            host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
-            if not is_loopback(host.strip("[]")):
-                raise Refused(403, f"without a key only this machine is answered, not the host {host!r}")
+            named = request.headers.get("host", "")
+            if not is_loopback(_host(named)):
+                raise Refused(403, f"without a key only this machine is answered, not the host {named!r}")
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not hmac.compare_digest(given.encode(), key.encode()):
@@ -120,6 +121,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _host(header: str) -> str:
+    """Name or address in a Host header, without its port; empty where it is none."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _body(request: Request) -> bytes:

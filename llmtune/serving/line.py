@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from llmtune.errors import InvalidData, LlmtuneError
 from llmtune.generation import Generation, GenerationRequest, Generator, Streaming
 from llmtune.serving.wire import Refused
 
@@ -16,8 +16,8 @@ log = logging.getLogger("llmtune")
 
 #: Questions that may wait for one model; more are told to come back.
 WAITING = 256
-#: Questions asked in one call of a model that takes one call at a time, and seconds that the first waits for others.
-TOGETHER, WINDOW = 32, 0.005
+#: Questions asked in one call of a model that takes one call at a time: those that came while it was busy.
+TOGETHER = 32
 
 
 @dataclass
@@ -86,10 +86,9 @@ class Line:
         if first is None:
             return [], True
         batch = [first]
-        deadline = time.monotonic() + WINDOW
         while self._batched and len(batch) < TOGETHER:
             try:
-                more = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                more = self._waiting.get_nowait()
             except queue.Empty:
                 break
             if more is None:
@@ -110,16 +109,22 @@ class Line:
                 answers = self.generator.stream(requests, tell)
             else:
                 answers = self.generator.generate(requests)
-        except Exception as error:  # noqa: BLE001 - one bad question must not end the line
-            if len(batch) > 1:  # whose fault it was shows one by one
-                for each in batch:
-                    if each.wanted and not each.streamed:
-                        self._answer([each])
-                    else:
-                        each.done(error)
+            pairs = list(zip(batch, answers, strict=True))
+        except InvalidData as error:
+            if len(batch) == 1:
+                batch[0].done(error)
                 return
-            log.warning("a question failed: %s", error)
-            batch[0].done(error)
-            return
-        for question, answer in zip(batch, answers, strict=True):
-            question.done(answer)
+            for each in batch:  # whose fault it was shows one by one; a model here answered none of them yet
+                if each.wanted and not each.streamed:
+                    self._answer([each])
+                else:
+                    each.done(error)
+        except Exception as error:
+            # Nobody is asked again: a hosted model may have billed some of them, and a busy one needs no more.
+            known = isinstance(error, LlmtuneError)
+            log.warning("%d questions failed: %s", len(batch), error, exc_info=None if known else error)
+            for each in batch:
+                each.done(error)
+        else:
+            for question, answer in pairs:
+                question.done(answer)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
+from llmtune.provider import Exporting
 from llmtune.runs import Run, attach
 from llmtune.serving.app import Served, is_loopback, make_app
 from llmtune.serving.line import Line
@@ -140,11 +141,8 @@ class Server:
 
 
 def hand_over(run: Run) -> str | None:
-    """How to serve a local adapter with vLLM, which is made for many clients; None where there is no adapter."""
+    """How to serve the model with an engine that is made for many clients; None where its provider knows of none."""
     model = run.model_ref
-    if model is None or run.provider.hosted or not model.data.get("tuned"):
+    if model is None or not isinstance(run.provider, Exporting):
         return None
-    base, name = model.data.get("model"), run.name.replace(" ", "-")
-    if not os.path.exists(os.path.join(model.id, "adapter_config.json")):  # noqa: PTH110, PTH118 - an id, not a path
-        return f"vllm serve {model.id} --served-model-name {name}"
-    return f"vllm serve {base} --enable-lora --lora-modules {name}={model.id}"
+    return run.provider.serving_command(model, run.name.replace(" ", "-"))

@@ -332,6 +332,12 @@ class LocalProvider:
 
         return export(artefact_of(model.id), model.data, format, into)
 
+    def serving_command(self, model: ModelRef, name: str) -> str | None:
+        """How vLLM serves the tuned model."""
+        from llmtune_local.export import artefact_of, serving_command
+
+        return serving_command(artefact_of(model.id), model.data, name) if model.data.get("tuned") else None
+
     def check(self, model: ModelRef, examples: Sequence[Example]) -> list[CheckResult]:
         """Whether training rendered what inference renders, and whether the model ends its turn."""
         self._need_libraries()

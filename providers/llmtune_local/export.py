@@ -87,25 +87,29 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
 
 def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
-    base = settings.get("base_model_name_or_path") or data.get("model")
+    if (why := _not_beside(settings)) is not None:
+        return (f"vLLM does not serve {why}: export it with --format merged", _peft_note(into))
+    command = _beside(into.absolute(), settings, data, "tuned")
+    return (f"vLLM serves it beside its base: {command}   (ask for the model 'tuned')", _peft_note(into))
+
+
+def _not_beside(settings: Mapping[str, Any]) -> str | None:
+    """What of an adapter keeps vLLM from serving it beside its base; None where nothing does."""
     rank = int(settings.get("r", 16))
-    blocked = [
-        says
-        for blocks, says in (
-            (settings.get("use_dora"), "a DoRA adapter"),
-            (settings.get("modules_to_save"), "an adapter with whole modules in it"),
-            (rank > _RANKS[-1], f"an adapter of rank {rank}"),
-        )
-        if blocks
-    ]
-    if blocked:
-        return (f"vLLM does not serve {blocked[0]}: export it with --format merged", _peft_note(into))
-    most = next(each for each in _RANKS if rank <= each)
-    return (
-        f"vLLM serves it beside its base: vllm serve {base} --enable-lora --lora-modules tuned={into.absolute()}"
-        f" --max-lora-rank {most}   (ask for the model 'tuned')",
-        _peft_note(into),
-    )
+    for blocks, says in (
+        (settings.get("use_dora"), "a DoRA adapter"),
+        (settings.get("modules_to_save"), "an adapter with whole modules in it"),
+        (rank > _RANKS[-1], f"an adapter of rank {rank}"),
+    ):
+        if blocks:
+            return says
+    return None
+
+
+def _beside(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], name: str) -> str:
+    base = settings.get("base_model_name_or_path") or data.get("model")
+    most = next(each for each in _RANKS if int(settings.get("r", 16)) <= each)
+    return f"vllm serve {base} --enable-lora --lora-modules {name}={folder} --max-lora-rank {most}"
 
 
 def _peft_note(into: Path) -> str:
@@ -115,13 +119,26 @@ def _peft_note(into: Path) -> str:
 def _merged_notes(into: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
     if data.get("method") == "classification":
         return (
-            f"vLLM serves it: vllm serve {into.absolute()} --runner pooling   (POST /classify)",
+            f"vLLM serves it: {_whole(into.absolute(), data)}   (POST /classify)",
             f"transformers loads it: AutoModelForSequenceClassification.from_pretrained({str(into)!r})",
         )
     return (
-        f"vLLM serves it: vllm serve {into.absolute()}   (the chat template is in the folder)",
+        f"vLLM serves it: {_whole(into.absolute(), data)}   (the chat template is in the folder)",
         f"transformers loads it: AutoModelForCausalLM.from_pretrained({str(into)!r})",
     )
+
+
+def _whole(folder: Path, data: Mapping[str, Any]) -> str:
+    return f"vllm serve {folder}" + (" --runner pooling" if data.get("method") == "classification" else "")
+
+
+def serving_command(artefact: Path, data: Mapping[str, Any], name: str) -> str | None:
+    """How vLLM serves the model from where it lies, under `name`; None where it has to be exported merged first."""
+    place = artefact / "adapter_config.json"
+    if not place.is_file():
+        return f"{_whole(artefact, data)} --served-model-name {name}"
+    settings = json.loads(place.read_text(encoding="utf-8"))
+    return None if _not_beside(settings) is not None else _beside(artefact, settings, data, name)
 
 
 def artefact_of(folder: str) -> Path:

@@ -1,0 +1,87 @@
+"""The line before a model: who is asked again, and that nothing that goes wrong ends it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Self
+
+import pytest
+
+from llmtune.data.example import Message
+from llmtune.errors import InvalidData, TransientError
+from llmtune.generation import Generation, GenerationRequest
+from llmtune.serving.line import Line, Question
+
+Told = Generation | Exception
+
+
+class Model:
+    """Answers many questions in one call, badly where one of them asks for it; counts what it was asked."""
+
+    max_concurrency = 1
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.open = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        self.open.wait(5)
+        self.calls.append(len(requests))
+        texts = [each.messages[0].content for each in requests]
+        if "too long" in texts:
+            raise InvalidData("it does not fit")
+        if "busy" in texts:
+            raise TransientError("too many requests")
+        return [Generation(text="yes") for text in texts if text != "lost"]
+
+
+def ask(model: Model, *texts: str) -> list[Told]:
+    """What each is told: the first is asked alone, the others together, since they came while it was."""
+    line = Line(model)
+    found: dict[str, Told] = {}
+    started = threading.Event()
+    for text in texts:
+        request = GenerationRequest(messages=(Message(role="user", content=text),))
+
+        def done(told: Told, text: str = text) -> None:
+            found[text] = told
+
+        line.ask(Question(request=request, piece=lambda _: None, done=done))
+        if not started.is_set():
+            started.set()
+            while line._waiting.qsize():  # until the first is in the model's hands
+                threading.Event().wait(0.001)
+    model.open.set()
+    line.close()
+    return [found[text] for text in texts]
+
+
+def test_one_bad_question_does_not_spoil_its_neighbours() -> None:
+    model = Model()
+    first, good, bad, fine = ask(model, "first", "good", "too long", "fine")
+    assert all(isinstance(each, Generation) for each in (first, good, fine))
+    assert isinstance(bad, InvalidData)
+    assert model.calls == [1, 3, 1, 1, 1]
+
+
+def test_a_busy_model_is_not_asked_again() -> None:
+    model = Model()
+    first, *others = ask(model, "first", "good", "busy", "fine")
+    assert isinstance(first, Generation)
+    assert all(isinstance(each, TransientError) for each in others)
+    assert model.calls == [1, 3]
+
+
+@pytest.mark.timeout(30)
+def test_an_answer_too_few_is_an_error_and_the_line_goes_on() -> None:
+    model = Model()
+    lost, good = ask(model, "lost", "good")
+    assert isinstance(lost, ValueError)
+    assert isinstance(good, Generation)
