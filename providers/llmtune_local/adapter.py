@@ -183,10 +183,12 @@ class LocalProvider:
         from llmtune_local.fourbit import check_adapter
         from llmtune_local.memory import refuse_what_cannot_fit
         from llmtune_local.model import check_device, check_model
+        from llmtune_local.team import check_team
 
         check_model(request.body["model"], request.body.get("revision"), request.body["method"])
         device = check_device(request.body["options"].get("device", "auto"))
         check_adapter(request.body["adapter"], device)
+        check_team(RunRequest.model_validate(request.body).options, device)
         refuse_what_cannot_fit(request.body, device)
         return []
 
@@ -437,7 +439,9 @@ class LocalProvider:
         """The state, why it failed, and what should be known; starts a dead worker again."""
         if status is not None and _STATES[status.state].final:
             return _STATES[status.state], status.error, ()
-        alive = folder.alive()
+        started = process.launches(folder.path)
+        coming = bool(started) and process.alive(started[-1]) is True
+        alive = True if coming else folder.alive()
         if alive is None and status is not None:
             host = status.host or "another machine"
             return _STATES[status.state], None, (f"the worker is on {host}, which cannot be asked from here",)
@@ -449,11 +453,7 @@ class LocalProvider:
         if status is not None and status.attempt >= ATTEMPTS:
             said = f"its last word was: {status.message}" if status.message else "see worker.log"
             return RunState.FAILED, f"the worker died {status.attempt} times without a word ({said})", ()
-        if (
-            status is None
-            and len(started := process.launches(folder.path)) >= ATTEMPTS
-            and not process.alive(started[-1])
-        ):
+        if status is None and len(started) >= ATTEMPTS:
             return RunState.FAILED, f"the worker could not be started ({folder.last_words()})", ()
         if self._keep_alive(folder) and status is not None:
             return RunState.RUNNING, None, ("the worker died and was started again from its last checkpoint",)

@@ -148,14 +148,14 @@ class ClassificationTrainer(Trainer):
         groups = encoder.batches_of([len(row.ids) for row in rows], self.budget, most)
         return [[rows[index] for index in group] for group in groups]
 
-    def _cut(self, indices: Sequence[int]) -> Any:
+    def _cut_into(self, indices: Sequence[int], micro_batches: int | None) -> Any:
         rows: list[LabelledRow] = [self.train.rows[index][0] for index in indices]
         if self.labels.several:
             weight = float(len(rows) * len(self.labels.labels))
         else:
             weight = float(sum(self.weights[row.target[0]] for row in rows))
         return TextStep(
-            self._groups(rows, self.micro_batches),
+            self._groups(rows, micro_batches),
             weight=weight,
             tokens=sum(len(row.ids) for row in rows),
             completion_tokens=len(rows),
@@ -182,9 +182,9 @@ class ClassificationTrainer(Trainer):
         names = self.labels.labels
         return sum(set(said) == {names[place] for place in row.target} for said, row in zip(read, rows, strict=True))
 
-    def _backward(self, step: Any) -> dict[str, float]:
+    def _backward(self, step: Any, batches: Sequence[Any]) -> dict[str, float]:
         total, right = 0.0, 0
-        for rows in step.batches:
+        for rows in batches:
             logits = self._logits(rows)
             loss: Any = self._loss(logits, rows, smoothing=self.recipe.label_smoothing) / step.weight
             loss.backward()

@@ -310,8 +310,8 @@ class PreferenceTrainer(Trainer):
     def _hold_out(self) -> list[Any]:
         return self._make(self.validation, range(len(self.validation))).batches
 
-    def _cut(self, indices: Sequence[int]) -> Any:
-        return self._make(self.train, indices, self.micro_batches)
+    def _cut_into(self, indices: Sequence[int], micro_batches: int | None) -> Any:
+        return self._make(self.train, indices, micro_batches)
 
     def _make(self, rows: TokenRows, numbers: Sequence[int], micro_batches: int | None = None) -> PairStep:
         return make_pairs(
@@ -324,20 +324,19 @@ class PreferenceTrainer(Trainer):
             pad=self.tokenizer.pad_token_id or 0,
         )
 
-    def _backward(self, step: Any) -> dict[str, float]:
+    def _backward(self, step: Any, batches: Sequence[Any]) -> dict[str, float]:
         found = []
-        for pairs in step.batches:
+        for pairs in batches:
             reference = self._of_reference(pairs, 0)
             losses = self._losses(pairs, reference, smoothing=self.recipe.label_smoothing)
             share: Any = losses.loss.sum() / step.weight
             share.backward()
             found.append(PairLosses(*(each.detach() for each in losses)))
-        return _figures("train", found)
+        return _figures("train", found, sum(len(pairs.pairs) for pairs in step.batches))
 
     def _measure(self) -> dict[str, float]:
-        return _figures(
-            "validation", [self._losses(pairs, self._of_reference(pairs, len(self.train))) for pairs in self.held_out]
-        )
+        found = [self._losses(pairs, self._of_reference(pairs, len(self.train))) for pairs in self.held_out]
+        return _figures("validation", found, len(self.validation))
 
     def _losses(self, pairs: PairBatch, reference: Tensor, *, smoothing: float = 0.0) -> PairLosses:
         return pair_losses(likelihoods(self.network, pairs), reference, beta=self.beta, smoothing=smoothing)
@@ -376,18 +375,20 @@ class PreferenceTrainer(Trainer):
                     self._ask_reference(pairs, offset)
         written = io.BytesIO()
         np.save(written, np.array([self._reference[number] for number in range(expected)], dtype=np.float64))
-        write_atomically(path, written.getvalue())
+        if self.team.leads:
+            write_atomically(path, written.getvalue())
 
 
-def _figures(part: str, found: Sequence[PairLosses]) -> dict[str, float]:
-    """Means over all pairs: loss, margin, the share of pairs whose margin is positive, and both rewards."""
-    loss = torch.cat([each.loss for each in found])
-    rewards = torch.cat([each.rewards for each in found])
+def _figures(part: str, found: Sequence[PairLosses], pairs: int) -> dict[str, float]:
+    """Means over `pairs`, of which `found` are some or all: loss, margin, the share of pairs whose margin is positive,
+    and both rewards. Those of all parts add up."""
+    loss = torch.cat([each.loss.cpu() for each in found]) if found else torch.zeros(0)
+    rewards = torch.cat([each.rewards.cpu() for each in found]) if found else torch.zeros(0, 2)
     margins = rewards[:, 0] - rewards[:, 1]
     return {
-        f"{part}/loss": float(loss.mean()),
-        f"{part}/reward_margin": float(margins.mean()),
-        f"{part}/reward_accuracy": float((margins > 0).float().mean()),
-        f"{part}/reward_preferred": float(rewards[:, 0].mean()),
-        f"{part}/reward_rejected": float(rewards[:, 1].mean()),
+        f"{part}/loss": float(loss.sum()) / pairs,
+        f"{part}/reward_margin": float(margins.sum()) / pairs,
+        f"{part}/reward_accuracy": float((margins > 0).sum()) / pairs,
+        f"{part}/reward_preferred": float(rewards[:, 0].sum()) / pairs,
+        f"{part}/reward_rejected": float(rewards[:, 1].sum()) / pairs,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmtune.provider import Account, Options
 
@@ -18,6 +18,17 @@ class LocalOptions(Options):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
     float32 elsewhere."""
+
+    launcher: Literal["worker", "torchrun", "ray"] | None = None
+    """What starts the processes: worker (one), torchrun (several on this machine), ray (on a cluster). None: worker for
+    one process, torchrun for several."""
+
+    processes: int = Field(default=1, ge=1)
+    """Processes that share each step's rows, one a GPU, or on CPU with the cores divided among them."""
+
+    ray_address: str = "local"
+    """Launcher ray: a cluster's address, "auto", or "local" for one that is started for the run. Its nodes must see the
+    run folder."""
 
     num_threads: int | None = None
     """CPU threads; None: all physical cores this process may use."""
@@ -45,6 +56,15 @@ class LocalOptions(Options):
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Method classification, several labels a row: a label is answered from this probability on."""
+
+    @model_validator(mode="after")
+    def _one_worker(self) -> LocalOptions:
+        if self.launcher == "worker" and self.processes > 1:
+            raise ValueError(
+                f"launcher worker starts one process, not {self.processes}: leave launcher out, or set it to torchrun"
+                " or ray"
+            )
+        return self
 
 
 class LocalSettings(Account):

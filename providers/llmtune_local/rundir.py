@@ -122,6 +122,17 @@ class WorkerOptions(_Record):
     """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
     float32 elsewhere. The trained weights are always float32."""
 
+    launcher: Literal["worker", "torchrun", "ray"] | None = None
+    """What starts the processes: worker (one), torchrun (several on this machine), ray (on a cluster). None: worker for
+    one process, torchrun for several."""
+
+    processes: int = Field(default=1, ge=1)
+    """Processes that share each step's rows, one a GPU, or on CPU with the cores divided among them."""
+
+    ray_address: str = "local"
+    """Launcher ray: a cluster's address, "auto", or "local" for one that is started for the run. Its nodes must see the
+    run folder."""
+
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; None: OMP_NUM_THREADS where set, else the physical cores this process may use."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
-from llmtune_local import batching, checkpoints, schedule
+from llmtune_local import batching, checkpoints, schedule, team
 from llmtune_local import model as models
 from llmtune_local.batching import Step
 from llmtune_local.checkpoints import Progress
@@ -27,6 +27,7 @@ from llmtune_local.network import Network
 from llmtune_local.optim import make_optimizer, set_rates
 from llmtune_local.rows import TokenRows, read_rows
 from llmtune_local.rundir import EarlyStopping, Result
+from llmtune_local.team import ALONE, TeamLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,21 +57,26 @@ class Trainer:
         self.stop = stop
         self.began = time.monotonic()
         self.progress = Progress()
+        self.team = ALONE
 
-    def run(self, *, resume: bool = False) -> Result:
-        """Train to the end. Raises `Stopped`, and `LlmtuneError` for everything a user can mend."""
+    def run(self, *, resume: bool = False) -> Result | None:
+        """Train to the end; None in a process that does not lead its team. Raises `Stopped`, `TeamLost`, and
+        `LlmtuneError` for everything a user can mend."""
         self.prepare()
         if resume:
             self.resume()
         self.journal.update(state="running", message="training")
         self.loop()
-        return self.finish()
+        self.team.leave()
+        return self.finish() if self.team.leads else None
 
     # preparing
 
     def prepare(self) -> None:
         """Load rows and model, and settle what was left open."""
-        threads = models.set_threads(self.request.options)
+        options = self.request.options
+        threads = models.set_threads(options)
+        self.team = team.join(options, models.check_device(options.device))
         self.read()
         self._settle(threads)
         self.journal.update(message="loading the model")
@@ -158,10 +164,12 @@ class Trainer:
         self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.held_out = self._hold_out() if self.validation else []
-        self.journal.update(features=self.network.features, resolved=self.resolved, total_steps=self.total)
+        several = (f"{self.team.size} processes",) if self.team.size > 1 else ()
+        self.features: tuple[str, ...] = (*self.network.features, *several)
+        self.journal.update(features=self.features, resolved=self.resolved, total_steps=self.total)
         self.journal.event(
             f"training {sum(p.numel() for p in self.trained):,} parameters on {len(self.train):,} rows for"
-            f" {self.total:,} steps on {self.device} ({'; '.join(self.network.features)})"
+            f" {self.total:,} steps on {self.device} ({'; '.join(self.features)})"
         )
 
     def _build(self) -> Any:
@@ -198,7 +206,8 @@ class Trainer:
         found = checkpoints.load(self.folder, self.model, self.optimizer)
         if found is not None:
             self.progress = found
-        self.folder.truncate_metrics(self.progress.step if found else -1)
+        if self.team.leads:
+            self.folder.truncate_metrics(self.progress.step if found else -1)
         self.journal.update(step=self.progress.step, epoch=self.progress.step / self.per_epoch)
         where = f"step {self.progress.step}" if found else "the beginning: there is no checkpoint yet"
         self.journal.event(f"resumed from {where}")
@@ -212,7 +221,7 @@ class Trainer:
             self._evaluate()
         recent: deque[tuple[int, float]] = deque(maxlen=20)
         while progress.step < self.total and not progress.stopped_early:
-            if self.stop():
+            if self.team.agree(self.stop()):
                 self._checkpoint()
                 raise Stopped
             began = time.monotonic()
@@ -256,17 +265,25 @@ class Trainer:
     def _gradient(self, number: int) -> tuple[Step, dict[str, float]]:
         """The gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
         indices = batching.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
+        longest = max(len(row.ids) for index in indices for row in self.train.rows[index])
         while True:
             step = self._cut(indices)
+            problem: RuntimeError | None = None
+            values: dict[str, float] = {}
             try:
                 self.model.train()
-                torch.manual_seed(self.request.seed * 1_000_003 + number)
+                torch.manual_seed(self.request.seed * 1_000_003 + number + (self.team.rank << 40))
                 self.optimizer.zero_grad(set_to_none=True)
-                return step, self._backward(step)
-            except RuntimeError as problem:
-                longest = max(len(row.ids) for index in indices for row in self.train.rows[index])
-                if not out_of_memory(problem) or not self._halve(step, longest):
+                values = self._backward(step, self.team.share(step.batches))
+            except RuntimeError as error:
+                if not out_of_memory(error):
                     raise
+                problem = error
+            if not self.team.anyone(problem is not None):
+                return step, self.team.add_up(self.trained, values)
+            if not self._halve(step, longest):
+                raise problem or TeamLost("another process is out of memory")
+            del problem
             self.optimizer.zero_grad(set_to_none=True)
             if self.device == "cuda":
                 torch.cuda.empty_cache()
@@ -296,24 +313,30 @@ class Trainer:
         self.resolved["token_budget"] = self.budget
         return True
 
-    def _cut(self, indices: Sequence[int]) -> Step:
-        """The micro-batches of these rows."""
+    def _cut(self, indices: Sequence[int]) -> Any:
+        """The micro-batches of these rows; in a team as many as make shares alike, where there are rows for it."""
+        step = self._cut_into(indices, self.micro_batches)
+        short = -len(step.batches) % self.team.size
+        return self._cut_into(indices, len(step.batches) + short) if short else step
+
+    def _cut_into(self, indices: Sequence[int], micro_batches: int | None) -> Any:
         return batching.make_step(
             [piece for index in indices for piece in self.train.rows[index]],
             prompt_weight=self.recipe.prompt_loss_weight,
             packed=self.network.packed,
             share=self.network.shares,
             token_budget=self.budget,
-            micro_batches=self.micro_batches,
+            micro_batches=micro_batches,
             pad=self.tokenizer.pad_token_id or 0,
         )
 
-    def _backward(self, step: Step) -> dict[str, float]:
-        """Add the step's gradient up; what was measured on the way."""
+    def _backward(self, step: Any, batches: Sequence[Any]) -> dict[str, float]:
+        """Add up the gradient of these of the step's micro-batches; what was measured on the way, as shares of the
+        whole step: those of all its micro-batches add up to the step's own."""
         objective = torch.zeros((), device=self.device)
         nll = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for batch in step.batches:
+        for batch in batches:
             sums = self.network.losses(batch.to(self.device), smoothing=self.recipe.label_smoothing)
             share: Any = sums.objective / step.weight
             share.backward()
@@ -327,6 +350,11 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on the validation rows, dropout off, and tell."""
+        if self.team.leads:
+            self._look()
+        self.progress.stopped_early = self.team.agree(self.progress.stopped_early)
+
+    def _look(self) -> None:
         progress = self.progress
         self.model.eval()
         with torch.no_grad():
@@ -379,7 +407,7 @@ class Trainer:
         self.journal.update(step=progress.step, epoch=epoch, tokens_per_second=speed, eta_seconds=left)
 
     def _checkpoint(self) -> None:
-        if self.progress.step == 0:
+        if self.progress.step == 0 or not self.team.leads:
             return
         self.progress.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
@@ -436,7 +464,7 @@ class Trainer:
             artefact="model" if whole else "adapter",
             device=self.device,
             dtype=str(self.dtype).removeprefix("torch."),
-            features=self.network.features,
+            features=self.features,
             resolved=self.resolved,
             versions=versions(),
         )

@@ -102,20 +102,14 @@ def serve(orders: socket.socket) -> None:
 
 def _read(folder: Path) -> None:
     """Read what the folder's run will read."""
+    from llmtune_local.journal import Silent
     from llmtune_local.methods import trainer_for
     from llmtune_local.rundir import RunDir
 
     run = RunDir(folder)
     request = run.read_request()
-    silent: Any = _Silent()
+    silent: Any = Silent()
     trainer_for(request)(run, request, silent, lambda: False).read_ahead()
-
-
-class _Silent:
-    """The journal of a run that is only read for."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
 
 
 def _work(folder: Path, *, resume: bool) -> None:

@@ -7,20 +7,24 @@ another worker is at work, or the run is over).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
-from llmtune_local.journal import Journal
+from llmtune_local.journal import Journal, Silent
 from llmtune_local.process import FolderBusy, FolderLock, share_cores
 from llmtune_local.rundir import FINAL, RunDir
+from llmtune_local.team import TeamLost, end_with_parent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmtune_local.rundir import RunRequest
 
 logger = logging.getLogger("llmtune")
@@ -47,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m llmtune_local.worker", description="Train one run folder.")
     parser.add_argument("run_dir")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--member", action="store_true", help="one of several processes, as RANK says")
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     folder = RunDir(asked.run_dir)
@@ -54,15 +59,51 @@ def main(arguments: list[str] | None = None) -> int:
     if not (folder.path / "request.json").is_file():
         logger.error("%s holds no request.json", folder.path)
         return NOT_STARTED
+
+    def stop() -> bool:
+        return signals.stopped or folder.cancelling
+
+    if not asked.member:
+        return work(folder, stop, resume=asked.resume)
+    end_with_parent()
+    return take_part(folder, stop, resume=asked.resume)
+
+
+def take_part(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
+    """Be one of several processes: the first works as a worker does, the others only train."""
+    if os.environ.get("RANK") == "0":
+        return work(folder, stop, resume=resume)
+    _settle_libraries()
+    from llmtune_local.methods import trainer_for
+    from llmtune_local.trainer import Stopped
+
+    request = folder.read_request()
+    silent: Any = Silent()
+    trainer = trainer_for(request)(folder, request, silent, stop)
+    with contextlib.suppress(Stopped, TeamLost):  # the first process says what came of it
+        trainer.run(resume=resume)
+    return SUCCEEDED
+
+
+def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
+    """Be the folder's worker: train, and tell everything."""
     try:
         with FolderLock(folder.lock):
-            return _work(folder, signals, resume=asked.resume)
+            return _work(folder, stop, resume=resume)
     except FolderBusy as busy:
         logger.error("%s", busy)
         return NOT_STARTED
 
 
-def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
+def _settle_libraries() -> None:
+    share_cores()
+    # Training libraries report progress bars and telemetry nobody reads here.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
     before = folder.read_status()
     if before is not None and before.state == "succeeded":
         logger.info("%s: this run has succeeded already", folder.path)
@@ -71,11 +112,7 @@ def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
         state = before.state if before.state in FINAL else "interrupted"
         logger.error("%s: this run was started before (%s); use --resume to go on", folder.path, state)
         return NOT_STARTED
-    share_cores()
-    # Training libraries report progress bars and telemetry nobody reads here.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    _settle_libraries()
     with Journal(folder) as journal:
         try:
             if folder.cancelling:
@@ -84,11 +121,16 @@ def _work(folder: RunDir, signals: _Signals, *, resume: bool) -> int:
             from llmtune_local.methods import trainer_for
             from llmtune_local.trainer import Stopped
 
-            trainer = trainer_for(request)(folder, request, journal, lambda: signals.stopped or folder.cancelling)
+            trainer = trainer_for(request)(folder, request, journal, stop)
             try:
                 result = trainer.run(resume=resume)
             except Stopped:
                 return _cancelled(folder, journal)
+            except TeamLost as lost:
+                # Not the end: whoever watches finds this process gone, and starts a new team.
+                journal.event(f"a process of the team has ended ({lost}); the last checkpoint stands", "warning")
+                return FAILED
+            assert result is not None  # this process leads
             journal.event(f"finished after {result.steps:,} steps, training loss {result.train_loss:.4f}")
             journal.update(state="succeeded", message="finished", step=result.steps)
             trainer.tidy()

@@ -1,0 +1,229 @@
+"""Several processes train what one trains: the same losses, and one end for all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.errors import DeviceUnavailable, InvalidJob
+from llmtune.provider import JobRef, RunState
+from llmtune.runs import open_store
+from llmtune_local import LocalProvider, process
+from llmtune_local.options import LocalOptions, LocalSettings
+from llmtune_local.rundir import RunDir, WorkerOptions
+from llmtune_local.team import ALONE, Team, check_team, join
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.timeout(240)]
+
+TWO = {"device": "cpu", "processes": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunDir]:
+    """A run folder whose processes end with the test."""
+    found = RunDir(tmp_path / "team")
+    yield found
+    for each in process.launches(found.path):
+        if process.alive(each):
+            os.killpg(each.pid, signal.SIGKILL)
+    assert not wait(lambda: members(found), until=lambda left: not left)
+
+
+def members(folder: RunDir) -> list[int]:
+    """Processes at work for the folder, the launcher left out."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"llmtune_local.worker {folder.path}.*--member"], capture_output=True, text=True, check=False
+    )
+    ranks = []
+    for pid in map(int, found.stdout.split()):
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if b"LOCAL_RANK=" in environment:
+            ranks.append(pid)
+    return ranks
+
+
+def rank_of(pid: int) -> int:
+    told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return int(next(each for each in told if each.startswith(b"RANK=")).removeprefix(b"RANK="))
+
+
+def wait(look: Callable[[], Any], until: Callable[[Any], bool] = bool, seconds: float = 90) -> Any:
+    end = time.monotonic() + seconds
+    while not until(found := look()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def ended(folder: RunDir) -> str:
+    """The state it ends in."""
+    (last,) = process.launches(folder.path)[-1:]
+    assert wait(lambda: process.alive(last), until=lambda alive: not alive) is False
+    status = folder.read_status()
+    assert status is not None, folder.last_words()
+    assert status.error is None, status.error
+    return status.state
+
+
+def series(folder: RunDir, name: str) -> list[float]:
+    return [line.value for line in folder.read_metrics()[0] if line.series == name]
+
+
+def rows_of(method: str, data: dict[str, str], folder: Path) -> dict[str, str]:
+    if method == "sft":
+        return data
+    pair = {"dpo": {"prompt": "one two", "chosen": "odd one", "rejected": "no"}, "classification": {"text": "one two"}}
+    path = folder / "rows.jsonl"
+    lines = [
+        {key: f"{text} {'fox ' * (i % 5)}" for key, text in pair[method].items()}
+        | ({"label": str(i % 2)} if method == "classification" else {})
+        for i in range(25)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"train": str(path), "validation": str(path)}
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "classification"])
+def test_two_processes_give_the_losses_of_one(
+    make_request: Callable[..., Any],
+    train: Callable[..., Any],
+    data: dict[str, str],
+    tmp_path: Path,
+    folder: RunDir,
+    method: str,
+) -> None:
+    asked: dict[str, Any] = {"method": method, "files": rows_of(method, data, tmp_path)}
+    if method == "classification":
+        asked["model"] = "tiny-encoder"
+    # 25 rows by 8: the last step has one row, and one process none.
+    settings = {"dropout": 0.0, "attention_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
+    alone = train(asked | {"options": {"device": "cpu", "dtype": "float32"}}, **settings)
+    folder.write_request(make_request(asked | {"options": TWO | {"dtype": "float32"}}, **settings))
+    process.launch(folder.path)
+    assert ended(folder) == "succeeded"
+    names = {line.series for line in folder.read_metrics()[0]} - {"train/tokens_per_second"}
+    assert {"train/loss", "validation/loss", "train/grad_norm"} <= names
+    for name in names:
+        # Sums in another order, carried on from step to step by Adam: 1e-4 relative.
+        assert series(folder, name) == pytest.approx(series(alone.folder, name), rel=1e-4, abs=1e-5), name
+    result, expected = folder.read_result(), alone.folder.read_result()
+    assert result is not None
+    assert "2 processes" in result.features
+    assert (result.steps, result.tokens, result.trained_tokens) == (
+        expected.steps,
+        expected.tokens,
+        expected.trained_tokens,
+    )
+    assert members(folder) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(
+    make_request: Callable[..., Any], train: Callable[..., Any], folder: RunDir, victim: int
+) -> None:
+    settings = {"epochs": 12, "checkpoint_every": 5, "dropout": 0.0}
+    alone = train({"options": {"device": "cpu", "dtype": "float32"}}, **settings)
+    folder.write_request(make_request({"options": TWO | {"dtype": "float32"}}, **settings))
+    provider = LocalProvider("local", LocalSettings(runs=str(folder.path.parent)))
+    provider._keep_alive(folder)
+    assert wait(lambda: folder.checkpoints())
+    os.kill(next(pid for pid in members(folder) if rank_of(pid) == victim), signal.SIGKILL)
+    job = JobRef(id=folder.path.name, url=None, data={"folder": str(folder.path)})
+    seen = wait(lambda: provider.poll(job, None), until=lambda found: found.state.final, seconds=180)
+    assert seen.state is RunState.SUCCEEDED, seen.error
+    status = folder.read_status()
+    assert status is not None
+    assert status.attempt == 2
+    assert any("resumed from step" in event.message for event in seen.events)
+    assert series(folder, "train/loss") == pytest.approx(series(alone.folder, "train/loss"), rel=1e-3, abs=1e-5)
+    assert wait(lambda: members(folder), until=lambda left: not left) == []
+
+
+def test_a_team_that_is_cancelled_keeps_a_checkpoint_and_goes_on(
+    make_request: Callable[..., Any], folder: RunDir
+) -> None:
+    folder.write_request(make_request({"options": TWO}, epochs=200))
+    process.launch(folder.path)
+    assert wait(lambda: series(folder, "train/loss"))
+    folder.cancel()
+    assert ended(folder) == "cancelled"
+    assert members(folder) == []
+    assert folder.checkpoints()
+
+
+def test_nobody_trains_on_when_the_launcher_is_killed(make_request: Callable[..., Any], folder: RunDir) -> None:
+    folder.write_request(make_request({"options": TWO}, epochs=500))
+    launcher = process.launch(folder.path)
+    assert wait(lambda: series(folder, "train/loss"))
+    assert len(members(folder)) == 2
+    os.kill(launcher.pid, signal.SIGKILL)
+    assert wait(lambda: members(folder), until=lambda left: not left, seconds=20) == []
+    status = folder.read_status()
+    assert status is not None
+    assert status.state == "running"  # so that whoever polls starts it again
+
+
+def test_a_job_with_two_processes_is_an_ordinary_run(tmp_path: Path) -> None:
+    import llmtune
+    from llmtune import Hyperparameters, TuningJob
+
+    lines = [
+        {"messages": [{"role": "user", "content": f"case {i}"}, {"role": "assistant", "content": "yn"[i % 2]}]}
+        for i in range(40)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = TuningJob(
+        name="pair",
+        dataset=str(path),
+        model="tiny",
+        hyperparameters=Hyperparameters(epochs=1, max_steps=2),
+        provider_options={"local": {"processes": 2, "device": "cpu"}},
+    )
+    report = llmtune.tune(job, "local")
+    (run,) = open_store().runs()
+    assert run.state is RunState.SUCCEEDED
+    assert any("2 processes" in event.message for _, event in llmtune.attach(run.id).events())
+    assert report.to_markdown()
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "3", "RANK": "0"}])
+def test_another_number_of_processes_is_refused(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidJob, match=r"2 processes were asked for and [13] started"):
+        join(WorkerOptions(processes=2), "cpu")
+    assert join(WorkerOptions(), "cpu") is ALONE  # a variable of the user's own does not make a team
+
+
+def test_what_cannot_be_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    with pytest.raises(ValueError, match="launcher worker starts one process, not 2"):
+        LocalOptions(launcher="worker", processes=2)
+    with pytest.raises(InvalidJob, match="mps"):
+        check_team(WorkerOptions(processes=2), "mps")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DeviceUnavailable, match="2 processes need as many CUDA devices and there are 1"):
+        check_team(WorkerOptions(processes=2), "cuda")
+    check_team(WorkerOptions(processes=2), "cpu")
+    check_team(WorkerOptions(processes=2, launcher="ray"), "cuda")
+
+
+def test_shares_are_disjoint_and_whole() -> None:
+    batches = list("abcdefg")
+    parts = [Team(rank, 3).share(batches) for rank in range(3)]
+    assert sorted(each for part in parts for each in part) == batches
+    assert Team(2, 3).share(["a"]) == []
