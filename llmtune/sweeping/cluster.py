@@ -6,17 +6,9 @@ other command of llmtune.
 
 from __future__ import annotations
 
-import logging
-import os
-from typing import Any
-
-from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
+from llmtune.cluster import on_ray
+from llmtune.errors import InvalidSettings, LlmtuneError
 from llmtune.settings import store_url
-
-log = logging.getLogger("llmtune")
-
-#: Memory of a local cluster's object store, in bytes: trials pass nothing through it.
-_OBJECTS = 100 << 20
 
 
 def work(sweep: str) -> int:
@@ -35,31 +27,12 @@ def run_on_ray(sweep: str, address: str, workers: int) -> int:
     Raises `MissingExtra` without Ray, `InvalidSettings` where the nodes cannot reach the store, `LlmtuneError` where
     the cluster cannot be reached or a worker failed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtra("ray", "ray", purpose="running trials on a Ray cluster") from None
     if address != "local" and store_url().startswith("sqlite"):
         raise InvalidSettings(
             "the nodes of a cluster cannot reach a store that is a file of this machine",
             hint="set LLMTUNE_STORE to a PostgreSQL database here and on every node",
         )
-    started = not ray.is_initialized()
-    if started:
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address == "local":
-            settings |= {
-                "num_cpus": max(1, workers),
-                "include_dashboard": False,
-                "object_store_memory": _OBJECTS,
-                "_node_ip_address": "127.0.0.1",
-            }
-        try:
-            ray.init(address=None if address == "local" else address, **settings)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise LlmtuneError(f"the Ray cluster {address!r} cannot be reached: {error}") from None
-    try:
+    with on_ray(address, cpus=workers, purpose="running trials on a Ray cluster") as ray:
         gpu = 1 if ray.cluster_resources().get("GPU") else 0
         task = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=3)(work)
         asked = [task.remote(sweep) for _ in range(workers)]
@@ -70,6 +43,3 @@ def run_on_ray(sweep: str, address: str, workers: int) -> int:
             raise (cause if isinstance(cause, LlmtuneError) else LlmtuneError(f"a worker failed: {error}")) from None
         except ray.exceptions.RayError as error:
             raise LlmtuneError(f"the Ray cluster lost a worker: {error}") from None
-    finally:
-        if started:
-            ray.shutdown()

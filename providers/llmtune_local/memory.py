@@ -76,6 +76,9 @@ class Plan:
     longest: int = 0
     """Tokens of the longest row, below which no micro-batch can go."""
 
+    processes: int = 1
+    """Processes that share this device's memory: those of a team on CPU."""
+
 
 def token_budget(device: str) -> int:
     """Tokens of a micro-batch, where nobody says: enough to keep the matrix products busy, and little memory."""
@@ -149,15 +152,20 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     process = CUDA_CONTEXT if plan.device == "cuda" else PROCESS
     loading = process + weights + (shape.file_bytes if plan.device == "cpu" and weight * shape.parameters else 0)
     parts = (
-        Part(name="process", bytes=process),
-        Part(name="weights", bytes=weights),
-        Part(name="adapters", bytes=adapters),
-        Part(name="gradients and optimizer", bytes=learning),
-        Part(name="activations", bytes=round(activations)),
-        Part(name="logits", bytes=round(logits)),
+        Part(name="process", bytes=plan.processes * process),
+        Part(name="weights", bytes=plan.processes * weights),
+        Part(name="adapters", bytes=plan.processes * adapters),
+        Part(name="gradients and optimizer", bytes=plan.processes * learning),
+        Part(name="activations", bytes=plan.processes * round(activations)),
+        Part(name="logits", bytes=plan.processes * round(logits)),
     )
-    training = sum(part.bytes for part in parts)
-    return Footprint(parts=parts, peak=max(training, loading), tokens=plan.tokens, device=plan.device)
+    peak = max(sum(part.bytes for part in parts), plan.processes * loading)
+    return Footprint(parts=parts, peak=peak, tokens=plan.tokens, device=plan.device)
+
+
+def sharing(options: dict[str, Any], device: str) -> int:
+    """How many of a run's processes share the device's memory: on CPU all, unless a cluster spreads them."""
+    return int(options.get("processes") or 1) if device == "cpu" and options.get("launcher") != "ray" else 1
 
 
 def _adapter_parameters(shape: Shape, plan: Plan) -> int:
@@ -242,7 +250,8 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
     pieces = 2 if receipt.target.method == "dpo" else 1
     step = round(tokens / max(1, rows) * min(batch, rows)) * pieces
     given = receipt.effective("gradient_accumulation_steps")
-    one = -(-step // int(given)) if given else min(step, allowed)
+    team = max(1, int(options.get("processes") or 1))
+    one = -(-step // int(given)) if given else min(-(-step // team), allowed)
     most = max(one, min(longest * pieces, step))
     dtype = options.get("dtype", "auto")
     plan = Plan(
@@ -258,6 +267,7 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
         micro_batches=-(-step // max(1, most)),
         targets=receipt.effective("lora_target_modules", "all-linear"),
         longest=longest,
+        processes=sharing(options, device),
     )
     found = estimate(shape, plan)
     return found.model_copy(update={"room": here, "advice": advise(shape, plan)})
@@ -282,6 +292,7 @@ def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
         optimizer=recipe.get("optimizer") or "adamw_torch",
         dtype=precision.settled(dtype, device, shape),
         device=device,
+        processes=sharing(body["options"], device),
     )
     least = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
     if least > there:

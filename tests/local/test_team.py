@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,28 @@ import pytest
 from llmtune.errors import DeviceUnavailable, InvalidJob
 from llmtune.provider import JobRef, RunState
 from llmtune.runs import open_store
-from llmtune_local import LocalProvider, process
+from llmtune_local import LocalProvider, memory, process
 from llmtune_local.options import LocalOptions, LocalSettings
 from llmtune_local.rundir import RunDir, WorkerOptions
 from llmtune_local.team import ALONE, Team, check_team, join
 
+if sys.platform != "linux":
+    pytest.skip("who is at work is read from /proc", allow_module_level=True)
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.timeout(240)]
 
 TWO = {"device": "cpu", "processes": 2}
+
+
+def processes_with(*words: str) -> list[int]:
+    """Processes of this machine whose command line has all of these words (Linux)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if all(word in command for word in words):
+                found.append(int(path.parent.name))
+    return found
 
 
 @pytest.fixture
@@ -39,17 +55,11 @@ def folder(tmp_path: Path) -> Iterator[RunDir]:
 
 def members(folder: RunDir) -> list[int]:
     """Processes at work for the folder, the launcher left out."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"llmtune_local.worker {folder.path}.*--member"], capture_output=True, text=True, check=False
-    )
     ranks = []
-    for pid in map(int, found.stdout.split()):
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            continue
-        if b"LOCAL_RANK=" in environment:
-            ranks.append(pid)
+    for pid in processes_with("llmtune_local.worker", str(folder.path), "--member"):
+        with contextlib.suppress(OSError):
+            if b"LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
+                ranks.append(pid)
     return ranks
 
 
@@ -227,3 +237,14 @@ def test_shares_are_disjoint_and_whole() -> None:
     parts = [Team(rank, 3).share(batches) for rank in range(3)]
     assert sorted(each for part in parts for each in part) == batches
     assert Team(2, 3).share(["a"]) == []
+
+
+def test_memory_is_told_for_all_processes_together() -> None:
+    shape = memory.shape_of("tiny")
+    assert shape is not None
+    plan = memory.Plan(adapter="lora", tokens=512, trained_tokens=128)
+    one, two = (memory.estimate(shape, replace(plan, processes=count)).peak or 0 for count in (1, 2))
+    assert two == 2 * one
+    assert memory.sharing({"processes": 2}, "cpu") == 2
+    assert memory.sharing({"processes": 2}, "cuda") == 1
+    assert memory.sharing({"processes": 2, "launcher": "ray"}, "cpu") == 1

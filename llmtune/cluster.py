@@ -1,0 +1,47 @@
+"""A connection to a Ray cluster, or a cluster of this machine for as long as it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from llmtune.errors import LlmtuneError, MissingExtra
+
+#: Memory of a local cluster's object store, in bytes: what llmtune does there passes nothing large through it.
+_OBJECTS = 100 << 20
+
+
+@contextlib.contextmanager
+def on_ray(address: str, *, cpus: int, purpose: str) -> Iterator[Any]:
+    """Ray itself, connected. `address` is "local" (a cluster of this machine with so many `cpus`), "auto", or a
+    cluster's own; `purpose` says in words what it is for. A connection that was there before is used and left alone.
+
+    Raises `MissingExtra` without Ray, `LlmtuneError` where the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra("ray", "ray", purpose=purpose) from None
+    started = not ray.is_initialized()
+    if started:
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
+            settings |= {
+                "num_cpus": max(1, cpus),
+                "include_dashboard": False,
+                "object_store_memory": _OBJECTS,
+                "_node_ip_address": "127.0.0.1",
+            }
+        try:
+            ray.init(address="local" if address == "local" else address, **settings)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise LlmtuneError(f"the Ray cluster {address!r} cannot be reached: {error}") from None
+    try:
+        yield ray
+    finally:
+        if started:
+            ray.shutdown()
