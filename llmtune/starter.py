@@ -50,7 +50,7 @@ def starter_job(found: Suggestion, *, provider: str, model: str, relative_to: Pa
 # docs/hyperparameters.md says what each field means.
 name: {name}
 dataset: {_quoted(path)}  # {found.rows:,} rows; or {{train: ..., validation: ..., test: ...}}
-model: {_quoted(model)}  # or one per provider: {{{provider}: {_quoted(model)}, local: tiny}}
+model: {_quoted(model)}  # or one per provider: {{{provider}: {_quoted(model)}, other: its-own-id}}
 method: {found.method}
 adapter: lora
 
