@@ -88,8 +88,7 @@ KINDS = {"python", "toml", "yaml"}
 def test_what_does_not_run_is_listed_with_its_reason() -> None:
     marked: dict[str, list[str]] = {}
     for block in ALL:
-        if block.reason is not None:
-            assert block.language == "python", f"{block}: only Python blocks can be marked"
+        if block.reason is not None and block.language == "python":  # shell: test_shell.py
             marked.setdefault(block.page, []).append(block.reason)
     assert marked == NO_RUN
 
