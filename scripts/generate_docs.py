@@ -13,9 +13,6 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import public_api
-import reference
-
 from llmtune import matrix
 from llmtune.capability import DECLARED_FIELDS, Capabilities
 from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
@@ -71,13 +68,7 @@ def providers(_: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: dict[str, Callable[[str], str]] = {
-    "matrix": support_matrix,
-    "field": field,
-    "providers": providers,
-    "commands": reference.commands,
-    "module": reference.module,
-}
+BLOCKS: dict[str, Callable[[str], str]] = {"matrix": support_matrix, "field": field, "providers": providers}
 
 
 def fill(text: str) -> str:
@@ -107,11 +98,6 @@ def main() -> int:
     missing = [name for name in DECLARED_FIELDS if f"<!-- generated: field {name} -->" not in page.read_text()]
     if missing:
         print(f"docs/hyperparameters.md has no row for: {', '.join(missing)}")
-    page = ROOT / "docs" / "reference.md"
-    untold = [name for name in public_api.MODULES if f"<!-- generated: module {name} -->" not in page.read_text()]
-    if untold:
-        print(f"docs/reference.md has no block for: {', '.join(untold)}")
-    missing += untold
     if stale and check:
         print(f"out of date: {', '.join(map(str, stale))}; run `make docs`")
     return 1 if missing or (stale and check) else 0
