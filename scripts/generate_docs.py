@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from reference_cli import command_pages, exit_codes
+
 from llmtune import matrix
 from llmtune.capability import DECLARED_FIELDS, Capabilities
 from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
@@ -68,7 +70,13 @@ def providers(_: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: dict[str, Callable[[str], str]] = {"matrix": support_matrix, "field": field, "providers": providers}
+BLOCKS: dict[str, Callable[[str], str]] = {
+    "matrix": support_matrix,
+    "field": field,
+    "providers": providers,
+    "cli": command_pages,
+    "exit-codes": exit_codes,
+}
 
 
 def fill(text: str) -> str:
