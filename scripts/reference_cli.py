@@ -30,7 +30,7 @@ def exit_codes(_: str = "") -> str:
     found: dict[int, list[str]] = {}
     for name, value in vars(errors).items():
         if inspect.isclass(value) and issubclass(value, errors.LlmtuneError):
-            found.setdefault(value.exit_code, []).append(f"`{name}`")
+            found.setdefault(value.exit_code, []).append(f"[`{name}`](reference/errors.md#class-{name.lower()})")
     import typer
 
     from llmtune.cli.app import app

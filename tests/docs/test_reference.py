@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -81,3 +82,80 @@ def test_the_width_and_colours_of_a_terminal_change_nothing(columns: str) -> Non
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- Python names ----------------------------------------------------------------------------------------------------
+def test_every_public_name_is_described_on_one_page() -> None:
+    told = "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs/reference").glob("*.md")))
+    titles = re.findall(r"^### (?:class )?`?(\w+)`?$", told, re.MULTILINE)
+    modules = json.loads((ROOT / "docs/api.json").read_text(encoding="utf-8"))["modules"]
+    names = sorted(
+        name for each in modules.values() for name, entry in each.items() if not str(entry).startswith("as in ")
+    )
+    assert sorted(titles) == names
+    for each in modules.values():
+        for name, entry in each.items():
+            for member in entry.get("members", {}) if isinstance(entry, dict) else ():
+                if member == "__init__" or member.startswith("test_"):
+                    continue
+                inherited = re.search(rf"^### class {name}\n+(?:```.*?```\n+)?Based on", told, re.MULTILINE | re.DOTALL)
+                assert f"**`{name}.{member}`**" in told or inherited, f"{name}.{member}"
+
+
+@pytest.mark.parametrize(
+    ("page", "old", "new"),
+    [
+        ("reference/llmtune.md", "budget: float | None = None", "budget: float = 5"),
+        ("reference/errors.md", "The vendor's own credential chain found nothing usable.", "No key."),
+        ("reference.md", "[`TuningJob`](reference/llmtune.md#class-tuningjob), ", ""),
+    ],
+)
+def test_a_signature_or_docstring_that_changed_is_out_of_date(
+    generate: ModuleType, page: str, old: str, new: str
+) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert old in text
+    assert generate.fill(text) == text
+    assert generate.fill(text.replace(old, new)) == text
+
+
+def test_a_module_without_a_page_is_noticed(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import reference_python
+
+    homes = dict(reference_python.homes())
+    homes.pop("llmtune.client")
+    monkeypatch.setattr(reference_python, "homes", lambda: homes)
+    assert reference_python.missing() == ["llmtune.client"]
+
+
+DOCSTRING = """One sentence with `tune` and *stars*.
+
+    code = set(in_)
+
+After it.
+
+Args:
+    rows: how many, and
+        more of it.
+    *rest: others, see `no_such_name`.
+
+Raises:
+    InvalidJob: when wrong.
+"""
+
+
+def test_a_docstring_becomes_markdown_with_links(generate: ModuleType) -> None:
+    import reference_python
+
+    assert [line for line in reference_python.prose(DOCSTRING, "llmtune.md", "start") if line] == [
+        r"One sentence with [`tune`](#tune) and \*stars\*.",
+        "```text",
+        "code = set(in_)",
+        "```",
+        "After it.",
+        "**Args:**",
+        "- `rows`: how many, and more of it.",
+        "- `*rest`: others, see `no_such_name`.",
+        "**Raises:**",
+        "- [`InvalidJob`](errors.md#class-invalidjob): when wrong.",
+    ]
