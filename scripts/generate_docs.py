@@ -13,6 +13,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from reference_cli import command_pages, exit_codes
+from reference_python import missing, module_index, module_page
+
 from llmtune import matrix
 from llmtune.capability import DECLARED_FIELDS, Capabilities
 from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
@@ -68,7 +71,15 @@ def providers(_: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: dict[str, Callable[[str], str]] = {"matrix": support_matrix, "field": field, "providers": providers}
+BLOCKS: dict[str, Callable[[str], str]] = {
+    "matrix": support_matrix,
+    "field": field,
+    "providers": providers,
+    "cli": command_pages,
+    "exit-codes": exit_codes,
+    "modules": module_index,
+    "module": module_page,
+}
 
 
 def fill(text: str) -> str:
@@ -95,12 +106,14 @@ def main() -> int:
             if not check:
                 page.write_text(fresh, encoding="utf-8")
     page = ROOT / "docs" / "hyperparameters.md"
-    missing = [name for name in DECLARED_FIELDS if f"<!-- generated: field {name} -->" not in page.read_text()]
-    if missing:
-        print(f"docs/hyperparameters.md has no row for: {', '.join(missing)}")
+    unanswered = [name for name in DECLARED_FIELDS if f"<!-- generated: field {name} -->" not in page.read_text()]
+    if unanswered:
+        print(f"docs/hyperparameters.md has no row for: {', '.join(unanswered)}")
+    if homeless := missing():
+        print(f"no page in docs/reference/ has: {', '.join(homeless)}")
     if stale and check:
         print(f"out of date: {', '.join(map(str, stale))}; run `make docs`")
-    return 1 if missing or (stale and check) else 0
+    return 1 if unanswered or homeless or (stale and check) else 0
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def stats(
     jobs: Annotated[int | None, typer.Option(help="Processes for large files.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill."""
+    """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill. Leaves with 2 on
+    rows that cannot be read."""
     from llmtune.cli.output import print_json
     from llmtune.data.billing import billable
     from llmtune.data.checking import check as run

@@ -20,7 +20,10 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """Tell which backends are ready, whether the run store is sound, and how long tuned models will answer."""
+    """Tell which backends are ready, whether the run store is sound, and how long tuned models will answer.
+
+    Leaves with 1 when the store is not sound; a backend that is not ready is no failure.
+    """
     from llmtune import doctor as look
     from llmtune.cli.output import print_json
     from llmtune.errors import StoreError

@@ -128,7 +128,7 @@ def watch(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
 ) -> None:
-    """Follow many runs at once, a line for each change, until all have ended."""
+    """Follow many runs at once, a line for each change, until all have ended. Leaves with 1 unless all succeeded."""
     import asyncio
 
     from llmtune.cli.output import err
@@ -259,7 +259,10 @@ def cleanup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what llmtune made at vendors and no unfinished run uses: deployments, uploads, and models if asked."""
+    """Remove what llmtune made at vendors and no unfinished run uses: deployments, uploads, and models if asked.
+
+    Leaves with 1 when something could not be removed.
+    """
     from llmtune.cli.output import print_json
     from llmtune.runs import cleanup as clean
     from llmtune.runs import open_store, provider_of

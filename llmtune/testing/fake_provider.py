@@ -1,7 +1,9 @@
 """The `fake` provider: a whole backend for testing your own pipelines, without a vendor, a key or a GPU.
 
-report = tune(job, "fake")                                            # against a fake service in this process
-provider = get_provider("fake", base_url=vendor.url, submit_safety="none")   # against one of your own
+    report = tune(job, "fake")                                            # against a fake service in this process
+    provider = get_provider("fake", base_url=vendor.url, submit_safety="none")   # against one of your own
+
+Its settings and options change how the service behaves, so that a pipeline meets each case.
 """
 
 from __future__ import annotations
