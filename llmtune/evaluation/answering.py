@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from llmtune.data.example import Example
+from llmtune.data.digests import turn_text
+from llmtune.data.example import Example, Message, ToolCall
 from llmtune.evaluation import scoring
 from llmtune.evaluation.asking import Answer, Patience, ask, patiently, score_labels
 from llmtune.evaluation.cache import AnswerCache, answer_key
@@ -16,7 +17,7 @@ from llmtune.evaluation.questions import Part, Questions
 from llmtune.evaluation.rows import expected_text, requests_of
 from llmtune.evaluation.scoring import RowData
 from llmtune.metrics.text import TextMetric
-from llmtune.provider import Generator, LabelScorer, TokenScorer, TokenStats
+from llmtune.provider import Generation, Generator, LabelScorer, TokenScorer, TokenStats
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _by_text(out: Answered, questions: Questions, generator: Generator, access: 
         patience=access.patience,
         progress=access.progress,
     )
-    out.got = [None if each.generation is None else each.generation.text for each in out.answers]
+    out.got = [None if each.generation is None else _said(each.generation) for each in out.answers]
     out.cached = sum(each.cached for each in out.answers)
     out.asked = len(rows) - out.cached
     labels, rule = questions.labels, questions.rule
@@ -155,6 +156,17 @@ def _by_text(out: Answered, questions: Questions, generator: Generator, access: 
         ]
     if "tool_call_match" in questions.metrics:
         out.scores["tool_call_match"] = [_same_calls(row, each) for row, each in zip(rows, out.answers, strict=True)]
+
+
+def _said(generation: Generation) -> str:
+    """An answer as it is compared and shown: its text, or with its calls as rows show theirs."""
+    if not generation.tool_calls:
+        return generation.text
+    calls = tuple(
+        ToolCall("", name, given if isinstance(given, str) else json.dumps(given, ensure_ascii=False))
+        for name, given in _plain_calls(generation.tool_calls)
+    )
+    return turn_text(Message("assistant", generation.text or None, calls))
 
 
 def labels_in(text: str | None) -> list[str]:

@@ -75,15 +75,17 @@ def requests_of(
 
 
 def token_limit(rows: Sequence[Example], spec: EvaluationSpec) -> int:
-    """`spec.max_tokens`, or twice the longest reference answer and 16: room to be wrong in, not to ramble in."""
+    """`spec.max_tokens`, or twice the longest reference answer and 16: room to be wrong in, not to ramble in. Around
+    a tool call a template puts words of its own: 32 more for each."""
     if spec.max_tokens is not None:
         return spec.max_tokens
     from llmtune.data.tokens import Counter as TokenCounter
 
     count = TokenCounter().text
-    answers = (row.answer() for row in rows)
-    longest = max((count(turn_text(answer)) for answer in answers if answer is not None), default=0)
-    return 2 * longest + 16
+    answers = [answer for row in rows if (answer := row.answer()) is not None]
+    longest = max((count(turn_text(answer)) for answer in answers), default=0)
+    calls = max((len(answer.tool_calls) for answer in answers), default=0)
+    return 2 * longest + 16 + 32 * calls
 
 
 def shown_prompt(row: Example) -> str:

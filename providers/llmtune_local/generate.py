@@ -17,6 +17,7 @@ from llmtune.data.example import Example
 from llmtune.errors import InvalidData
 from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local import model as models
+from llmtune_local.calls import with_calls
 from llmtune_local.process import share_cores
 from llmtune_local.rundir import WorkerOptions
 
@@ -105,7 +106,7 @@ class LocalGenerator:
             for group in _groups([len(prompt) for prompt in prompts], limits):
                 asked = [(index, requests[index], prompts[index], limits[index]) for index in group]
                 answers |= self._answer(asked, kept, tell)
-        return [answers[index] for index in range(len(requests))]
+        return [with_calls(answers[index], request) for index, request in enumerate(requests)]
 
     def _answer(
         self,

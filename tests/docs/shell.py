@@ -7,9 +7,11 @@ behind `<!-- no-run: reason -->` is left out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -92,25 +94,37 @@ def type_page(page: Path, folder: Path, **environment: str) -> list[str]:
         **environment,
     }
     told.pop("LLMTUNE_STORE")
-    faults = []
-    for each in typed_on(page)[0]:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", each.command],
-            cwd=folder,
-            env=told,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        where = f"{page.relative_to(ROOT)}:{each.line}: {each.command.strip()}"
-        if done.returncode:
-            return [*faults, f"{where}: exit {done.returncode}\n{done.stdout[-3000:]}"]
-        if each.shown and (missing := comes_out(each.shown, done.stdout)) is not None:
-            faults.append(f"{where}: not as shown: {missing}\n{done.stdout[-3000:]}")
+    faults: list[str] = []
+    started: list[int] = []
+    try:
+        for each in typed_on(page)[0]:
+            where = f"{page.relative_to(ROOT)}:{each.line}: {each.command.strip()}"
+            code, output = _type(each.command, folder, told, started)
+            if code:
+                return [*faults, f"{where}: exit {code}\n{output[-3000:]}"]
+            if each.shown and (missing := comes_out(each.shown, output)) is not None:
+                faults.append(f"{where}: not as shown: {missing}\n{output[-3000:]}")
+    finally:
+        for group in started:  # what a page leaves running in the background
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
     return faults
+
+
+def _type(command: str, folder: Path, environment: dict[str, str], started: list[int]) -> tuple[int, str]:
+    process = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    started.append(process.pid)
+    output, _ = process.communicate(timeout=400)
+    return process.returncode, output
 
 
 def lend(folder: Path, *names: str) -> Path:
