@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -111,16 +110,3 @@ def type_page(page: Path, folder: Path, **environment: str) -> list[str]:
         if each.shown and (missing := comes_out(each.shown, done.stdout)) is not None:
             faults.append(f"{where}: not as shown: {missing}\n{done.stdout[-3000:]}")
     return faults
-
-
-def lend(folder: Path, *names: str) -> Path:
-    """The folder, with these files and folders of the checkout in it."""
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target)
-    return folder
