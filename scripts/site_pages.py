@@ -25,6 +25,8 @@ OUTSIDE = {
 }
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^(```.*?^```$)", re.DOTALL | re.MULTILINE)
+#: A block with a title (the tutorial's files): code hosts know it, the site's Markdown does not.
+TITLED = re.compile(r'\A(```\w+) title="([^"]+)"\n')
 #: Larger files of the examples stay in the checkout.
 MOST_BYTES = 200_000
 
@@ -64,7 +66,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links that hold in the checkout into links that hold on the site; code blocks stay as they are."""
+    """Turn links that hold in the checkout into links that hold on the site; code blocks stay as they are,
+    with their title, where they have one, above them."""
     uri = page.file.src_uri
     joined = outside()
     homes = {site: path for path, site in joined.items()}
@@ -81,7 +84,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{match[1]}{posixpath.relpath(site, posixpath.dirname(uri) or '.')}{match[3] or ''}{match[4]}"
 
     parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else LINK.sub(moved, part) for part in parts)
+    return "".join(
+        TITLED.sub(r"`\2`:\n\n\1\n", part) if part.startswith("```") else LINK.sub(moved, part) for part in parts
+    )
 
 
 def _page_of(folder: str) -> str:
