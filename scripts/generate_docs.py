@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import provider_pages
 from reference_cli import command_pages, exit_codes
 from reference_python import missing, module_index, module_page
 
@@ -79,6 +80,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "exit-codes": exit_codes,
     "modules": module_index,
     "module": module_page,
+    **provider_pages.BLOCKS,
 }
 
 
@@ -111,9 +113,16 @@ def main() -> int:
         print(f"docs/hyperparameters.md has no row for: {', '.join(unanswered)}")
     if homeless := missing():
         print(f"no page in docs/reference/ has: {', '.join(homeless)}")
+    lacking = [
+        f"docs/providers/{kind}.md: {each}"
+        for kind, _ in backends()
+        if (page := ROOT / "docs" / "providers" / f"{kind}.md").is_file()
+        for each in provider_pages.missing(page)
+    ]
+    print(*(f"not there: {each}" for each in lacking), sep="\n", end="\n" if lacking else "")
     if stale and check:
         print(f"out of date: {', '.join(map(str, stale))}; run `make docs`")
-    return 1 if unanswered or homeless or (stale and check) else 0
+    return 1 if unanswered or homeless or lacking or (stale and check) else 0
 
 
 if __name__ == "__main__":
