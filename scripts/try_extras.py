@@ -32,7 +32,7 @@ BACKENDS = {
     "together": ["together"],
 }
 #: Extras that bring torch (some gigabytes), need a GPU, or are tools for developers: only when they are named.
-LARGE = {"local", "qlora", "ray", "all", "dev", "bench", "e2e"}
+LARGE = {"local", "qlora", "gpu", "ray", "all", "dev", "bench", "e2e"}
 ROW = {"messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "shipping"}]}
 
 
@@ -76,7 +76,9 @@ def attempt(wheel: Path, python: str, extra: str, folder: Path) -> str:
         return f"not tried: there is no {python} here"
     place = folder / f"{Path(python).name}-{extra}"
     shutil.rmtree(place, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", str(place)], check=True)
+    made = subprocess.run([python, "-m", "venv", str(place)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"{python} makes no environment: {' '.join((made.stderr or made.stdout).split())[-200:]}"
     wanted = str(wheel) if extra == "none" else f"llmtune-sdk[{extra}] @ {wheel.resolve().as_uri()}"
     inside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     inside |= {"LLMTUNE_HOME": str(place / "home"), "COLUMNS": "80"}
