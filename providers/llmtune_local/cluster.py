@@ -81,7 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         run_on_cluster(folder)
-    except Exception as problem:  # the last chance to say why
+    except Exception as problem:
+        # This process ends in any case; it is the last chance to say why. What a user can mend stands in the status,
+        # the rest in worker.log, whose last line is told when no worker came of it.
         logger.exception("the run could not be trained on the cluster")
         status = folder.read_status()
         if isinstance(problem, LlmtuneError) and status is None:

@@ -265,7 +265,6 @@ class Trainer:
     def _gradient(self, number: int) -> tuple[Step, dict[str, float]]:
         """The gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
         indices = batching.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
-        longest = max(len(row.ids) for index in indices for row in self.train.rows[index])
         while True:
             step = self._cut(indices)
             problem: RuntimeError | None = None
@@ -281,7 +280,7 @@ class Trainer:
                 problem = error
             if not self.team.anyone(problem is not None):
                 return step, self.team.add_up(self.trained, values)
-            if not self._halve(step, longest):
+            if not self._halve(step, max(len(row.ids) for index in indices for row in self.train.rows[index])):
                 raise problem or TeamLost("another process is out of memory")
             del problem
             self.optimizer.zero_grad(set_to_none=True)
