@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +56,19 @@ def typed_on(page: Path) -> tuple[list[Typed], list[str]]:
     return found, reasons
 
 
-def masked(line: str) -> str:
+def masked(line: str, ids: Collection[str] = ()) -> str:
     """A line without what may differ."""
+    for each in sorted(ids, key=len, reverse=True):  # an id may happen to be all letters; a job's holds its run's
+        line = line.replace(each, "#")
     return " ".join(FIGURE.sub("#", ID.sub("#", line)).split())
 
 
-def comes_out(shown: tuple[str, ...], output: str) -> str | None:
-    """The first line shown that did not come out where it should; None when all did."""
-    lines = [masked(line) for line in output.splitlines() if line.strip()]
+def comes_out(shown: tuple[str, ...], output: str, ids: Collection[str] = ()) -> str | None:
+    """The first line shown that did not come out where it should; None when all did.
+
+    `ids`: those of runs and jobs that there are by now.
+    """
+    lines = [masked(line, ids) for line in output.splitlines() if line.strip()]
     at, anywhere = 0, False
     for line in shown:
         wanted = masked(line)
@@ -102,7 +108,8 @@ def type_page(page: Path, folder: Path, **environment: str) -> list[str]:
             code, output = _type(each.command, folder, told, started)
             if code:
                 return [*faults, f"{where}: exit {code}\n{output[-3000:]}"]
-            if each.shown and (missing := comes_out(each.shown, output)) is not None:
+            ids = {made.name for kind in ("local", "runs") for made in (home / kind).glob("*")}
+            if each.shown and (missing := comes_out(each.shown, output, ids)) is not None:
                 faults.append(f"{where}: not as shown: {missing}\n{output[-3000:]}")
     finally:
         for group in started:  # what a page leaves running in the background

@@ -74,3 +74,5 @@ def test_what_is_shown_and_does_not_come_out_is_seen() -> None:
     assert shell.comes_out(("two words",), out) == "two words"
     assert shell.comes_out(("one 1 of 1", "four", "..."), out) == "four"
     assert "three" in str(shell.comes_out(("one 1 of 1", "two words"), out))
+    assert shell.comes_out(("run azoc62lyt6 at local",), "run rjlvravcio at local\n", ["rjlvravcio"]) is None
+    assert shell.comes_out(("run azoc62lyt6 at local",), "run somewhere at local\n", ["rjlvravcio"]) is not None

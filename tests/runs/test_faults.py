@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llmtune.errors import TransientError
+from llmtune.errors import SubmitUnknown, TransientError
 from llmtune.job import TuningJob
 from llmtune.provider import RunState
 from llmtune.runs import Pace, Run, attach, start, waiting
@@ -60,7 +60,7 @@ def test_two_thousand_faults(
             try:
                 run = start(mine, provider)  # the same work again: it goes on where it stopped
                 break
-            except TransientError:
+            except (TransientError, SubmitUnknown):  # SubmitUnknown: unreachable too long; starting again finds out
                 continue
         run = attach(run.id, provider=provider)
         run.wait(timeout=240, pace=Pace(first=0.002, most=0.01))
