@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from llmtune_local import varlen
+from llmtune_local import pieces, varlen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmtune_local.batching import Family
+    from llmtune_local.beginning import Beginning
 
 NAME = "llmtune_packed"
 
@@ -39,13 +40,16 @@ def packed_attention(
     scaling: float | None = None,
     *,
     families: Sequence[Family] | None = None,
+    reads: tuple[int, Sequence[int | None]] | None = None,
+    beginning: Beginning | None = None,
     sliding_window: int | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each row of one packed sequence.
 
     `query` [1, heads, tokens, width], `key` and `value` [1, key heads, tokens, width]; the `families` add up to
-    tokens. Returns [1, tokens, heads, width].
+    tokens. `reads` is the number of a layer of which only some answers are read, and from where on (see
+    `pieces.first_read`); `beginning` stands before all rows. Returns [1, tokens, heads, width].
     """
     if families is None or query.shape[0] != 1 or attention_mask is not None:
         raise CannotPack("packed attention needs one packed sequence and the layout of its rows")
@@ -57,10 +61,23 @@ def packed_attention(
     kind = query.device.type
     if torch.is_autocast_enabled(kind):  # rotary positions come in float32
         query, key, value = (each.to(torch.get_autocast_dtype(kind)) for each in (query, key, value))
-    windowed = any(_reaches(family, sliding_window) for family in families if family.shared)
-    if not windowed and varlen.can_attend(query, key, value, dropout):
-        return varlen.attend(query, key, value, families, scaling, sliding_window), None
+    before = 0 if beginning is None else beginning.tokens
+    windowed = any(_reaches(family, sliding_window, before) for family in families)
     groups = query.shape[1] // key.shape[1]
+    layer = getattr(module, "layer_idx", None)
+    if kind == "cpu" and not dropout and not windowed and query.shape[-1] == value.shape[-1]:
+        ahead = 0
+        if beginning is not None:
+            key, value, ahead = beginning.before(_number(layer), key, value)
+        if groups > 1:
+            key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        asked = reads[1] if reads is not None and reads[0] == layer else None
+        cut = pieces.cut(families, reads=asked, ahead=ahead)
+        return pieces.attend(query, key, value, cut, scaling).transpose(1, 2).contiguous(), None
+    if beginning is not None:
+        raise CannotPack("attention to a beginning that was computed before is for the CPU, without window and dropout")
+    if not (windowed and any(family.shared for family in families)) and varlen.can_attend(query, key, value, dropout):
+        return varlen.attend(query, key, value, families, scaling, sliding_window), None
     native = groups > 1 and kind != "mps"
     if groups > 1 and not native:
         key = key.repeat_interleave(groups, dim=1)
@@ -70,14 +87,9 @@ def packed_attention(
     for family, q, k, v in zip(
         families, *(torch.split(each, sizes, dim=2) for each in (query, key, value)), strict=True
     ):
-        if family.shared and dropout == 0 and kind == "cpu" and not _reaches(family, sliding_window):
-            many = groups if native else 1
-            k, v = (each.repeat_interleave(many, dim=1) if many > 1 else each for each in (k, v))
-            outputs.append(_SharedAttention.apply(q, k, v, family, scaling))  # type: ignore[no-untyped-call]
-            continue
-        pieces = [family.shared, *family.own] if family.shared else list(family.own)
-        cut = zip(*(torch.split(each, pieces, dim=2) for each in (q, k, v)), strict=True)
-        for number, (own_q, own_k, own_v) in enumerate(cut):
+        lengths = [family.shared, *family.own] if family.shared else list(family.own)
+        parts = zip(*(torch.split(each, lengths, dim=2) for each in (q, k, v)), strict=True)
+        for number, (own_q, own_k, own_v) in enumerate(parts):
             if number and family.shared:
                 own_k = torch.cat([k[:, :, : family.shared], own_k], dim=2)
                 own_v = torch.cat([v[:, :, : family.shared], own_v], dim=2)
@@ -97,9 +109,15 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _reaches(family: Family, window: int | None) -> bool:
+def _number(layer: Any) -> int:
+    if not isinstance(layer, int):
+        raise CannotPack("the model does not number its layers")
+    return layer
+
+
+def _reaches(family: Family, window: int | None, before: int) -> bool:
     """Whether a row is longer than the window, so that its end no longer sees its beginning."""
-    return window is not None and family.shared + max(family.own) > window
+    return window is not None and before + family.shared + max(family.own) > window
 
 
 def _mask(query: Tensor, key: Tensor, window: int | None) -> Tensor | None:
@@ -114,71 +132,6 @@ def _mask(query: Tensor, key: Tensor, window: int | None) -> Tensor | None:
     behind = at[seen - asked :].unsqueeze(1) - at.unsqueeze(0)
     allowed = behind >= 0
     return allowed if window is None else allowed & (behind < window)
-
-
-class _SharedAttention(torch.autograd.Function):
-    """One family on the CPU: all rows' own tokens look at the shared beginning at once, and each row at itself.
-
-    The two softmaxes are merged by their log-sum-exps. Flash attention's backward needs no more of a softmax than its
-    output and log-sum-exp; given the merged ones, each part gives its exact share of the gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, family: Family, scale: float | None) -> Tensor:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        shared, ends = family.shared, family.tokens
-        output = torch.empty_like(query)
-        # [1, heads, tokens], in float32 whatever the rest is in
-        norm = torch.empty(query.shape[:3], dtype=torch.float32)
-        spans = [(0, shared), *_spans(family)]
-        for start, stop in spans:
-            part, sums = flash(*(each[:, :, start:stop] for each in (query, key, value)), 0.0, True, scale=scale)
-            output[:, :, start:stop] = part
-            norm[:, :, start:stop] = sums
-        seen, sums = flash(query[:, :, shared:ends], key[:, :, :shared], value[:, :, :shared], 0.0, False, scale=scale)
-        own, own_sums = output[:, :, shared:], norm[:, :, shared:]
-        merged = torch.logaddexp(sums, own_sums)
-        own.mul_((own_sums - merged).exp_().unsqueeze(-1)).add_(seen * (sums - merged).exp_().unsqueeze(-1))
-        own_sums.copy_(merged)
-        ctx.save_for_backward(query, key, value, output, norm)
-        ctx.family, ctx.scale = family, scale
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        query, key, value, output, norm = ctx.saved_tensors
-        family: Family = ctx.family
-        shared, grad = family.shared, grads[0]
-        found = [torch.empty_like(each) for each in (query, key, value)]
-        for start, stop in [(0, shared), *_spans(family)]:
-            parts = (each[:, :, start:stop] for each in (grad, query, key, value, output, norm))
-            for whole, part in zip(found, flash(*parts, 0.0, True, scale=ctx.scale), strict=True):
-                whole[:, :, start:stop] = part
-        to_query, to_key, to_value = flash(
-            grad[:, :, shared:],
-            query[:, :, shared:],
-            key[:, :, :shared],
-            value[:, :, :shared],
-            output[:, :, shared:],
-            norm[:, :, shared:],
-            0.0,
-            False,
-            scale=ctx.scale,
-        )
-        found[0][:, :, shared:] += to_query
-        found[1][:, :, :shared] += to_key
-        found[2][:, :, :shared] += to_value
-        return (*found, None, None)
-
-
-def _spans(family: Family) -> list[tuple[int, int]]:
-    """Where each row's own tokens begin and end."""
-    spans, start = [], family.shared
-    for own in family.own:
-        spans.append((start, start + own))
-        start += own
-    return spans
 
 
 def register() -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,13 +67,16 @@ class MicroBatch:
     weights: Tensor
     completion: Tensor
     tokens: int
+    beginning: Tensor | None = None
+    """Tokens [1, shared] that all rows stand behind and that are not in `ids`; batches of one beginning have the very
+    same tensor and follow one another."""
 
     def to(self, device: str) -> MicroBatch:
         """The same on a device."""
         if device == "cpu":
             return self
         moved: dict[str, Any] = {}
-        for name in ("ids", "positions", "attention_mask", "select", "targets", "weights", "completion"):
+        for name in ("ids", "positions", "attention_mask", "select", "targets", "weights", "completion", "beginning"):
             tensor = getattr(self, name)
             moved[name] = None if tensor is None else tensor.to(device, non_blocking=True)
         return MicroBatch(**moved, families=self.families, tokens=self.tokens)
@@ -116,12 +119,14 @@ def make_step(
     token_budget: int,
     micro_batches: int | None = None,
     share: bool = False,
+    ahead: bool = False,
     pad: int = 0,
 ) -> Step:
     """The micro-batches of one step's rows: `micro_batches` of them, or as many as the token budget asks for.
 
     With `share`, rows of a micro-batch that begin alike are packed behind one copy of their beginning, which comes on
-    top of the budget: it stands there once, and the fewer copies there are, the better.
+    top of the budget: it stands there once, and the fewer copies there are, the better. With `ahead` too, a beginning
+    of more rows than fit the budget is no longer copied but left to be computed `ahead` of the micro-batches.
     """
     trimmed = [_trim(row, prompt_weight) for row in rows]
     if not packed:
@@ -129,15 +134,18 @@ def make_step(
         groups = _by_length(lengths, token_budget) if micro_batches is None else _balance(lengths, micro_batches)
         batches = [_pad([trimmed[index] for index in group], prompt_weight, pad) for group in groups]
     elif micro_batches is None:
-        kin = _kin(trimmed, token_budget) if share else [(0, [row]) for row in trimmed]
-        sizes = [sum(_family(*each).own) for each in kin]
-        batches = [_pack([kin[index] for index in group], prompt_weight) for group in _first_fit(sizes, token_budget)]
+        kin = _kin(trimmed) if share else [(0, [row]) for row in trimmed]
+        batches, left = [], []
+        for shared, some in kin:
+            behind = _behind(shared, some, prompt_weight, token_budget) if ahead else []
+            batches += behind
+            left += [] if behind else _split(shared, some, token_budget)
+        sizes = [sum(_family(*each).own) for each in left]
+        batches += [_pack([left[index] for index in group], prompt_weight) for group in _first_fit(sizes, token_budget)]
     else:
         groups = _balance([len(row.ids) for row in trimmed], micro_batches)
         together = [[trimmed[index] for index in group] for group in groups]
-        batches = [
-            _pack(_kin(some, None) if share else [(0, [row]) for row in some], prompt_weight) for some in together
-        ]
+        batches = [_pack(_kin(some) if share else [(0, [row]) for row in some], prompt_weight) for some in together]
     return Step(
         batches,
         weight=sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
@@ -154,8 +162,8 @@ def _trim(row: TokenRow, prompt_weight: float) -> TokenRow:
     return row if stop == len(row.ids) else type(row)(row.ids[:stop], row.completion[:stop])
 
 
-def _kin(rows: Sequence[TokenRow], budget: int | None) -> list[tuple[int, list[TokenRow]]]:
-    """Families of rows: how many tokens they share, and the rows; what is their own fits the budget.
+def _kin(rows: Sequence[TokenRow]) -> list[tuple[int, list[TokenRow]]]:
+    """Families of rows: how many tokens they share, and the rows.
 
     Sorted by their tokens, rows that begin alike are neighbours. A stretch of them is one family where that saves more
     than to cut it where neighbours have least in common.
@@ -178,14 +186,38 @@ def _kin(rows: Sequence[TokenRow], budget: int | None) -> list[tuple[int, list[T
     found = []
     for start in range(0, len(ordered), _NEIGHBOURS):
         for first, last, shared in best(start, min(start + _NEIGHBOURS, len(ordered)) - 1)[1]:
-            part: list[TokenRow] = []
-            for row in ordered[first : last + 1]:
-                if part and budget is not None and _family(shared, [*part, row]).tokens > budget:
-                    found.append((shared, part))
-                    part = []
-                part.append(row)
-            found.append((shared, part))
-    return [(shared if len(part) > 1 else 0, part) for shared, part in found]
+            found.append((shared, ordered[first : last + 1]))
+    return found
+
+
+def _split(shared: int, rows: list[TokenRow], budget: int) -> list[tuple[int, list[TokenRow]]]:
+    """A family as families that fit the budget, each with a copy of the beginning."""
+    parts: list[list[TokenRow]] = [[]]
+    for row in rows:
+        if parts[-1] and _family(shared, [*parts[-1], row]).tokens > budget:
+            parts.append([])
+        parts[-1].append(row)
+    return [(shared if len(part) > 1 else 0, part) for part in parts]
+
+
+def _behind(shared: int, rows: Sequence[TokenRow], prompt_weight: float, budget: int) -> list[MicroBatch]:
+    """The micro-batches of a family that does not fit the budget, behind a beginning that is computed before them; none
+    where it fits, or where the beginning itself is trained."""
+    shared = min(shared, *(int(_trained(row, prompt_weight)[0][0]) for row in rows))
+    if shared < SHARED_TOKENS or _family(shared, rows).tokens <= budget:
+        return []
+    beginning = torch.from_numpy(rows[0].ids[:shared].astype(np.int64)).unsqueeze(0)
+    own = [type(row)(row.ids[shared:], row.completion[shared:]) for row in rows]
+    groups = _first_fit([len(row.ids) - 1 for row in own], budget)
+    if len(groups) == 1:
+        return []
+    batches = []
+    for group in groups:
+        batch = _pack([(0, [own[index]]) for index in group], prompt_weight)
+        assert batch.positions is not None
+        tokens = batch.tokens + shared * len(group)
+        batches.append(replace(batch, positions=batch.positions + shared, tokens=tokens, beginning=beginning))
+    return batches
 
 
 def _common(one: Any, other: Any) -> int:

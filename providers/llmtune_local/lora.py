@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,7 @@ class _Fused(torch.autograd.Function):
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = (grad @ weight).addmm_(to_small, down).view(ctx.shape)
-        to_up = (grad.t() @ small).mul_(ctx.scale)
+        to_up = (small.t() @ grad).t().mul_(ctx.scale)
         return to_x, None, None, to_small.t() @ flat, to_up, None
 
 
@@ -117,7 +118,29 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.weight.dtype
     # Outside the function, so that autograd (and autocast's cache of weights) sees the casts.
-    parts = (x.to(dtype), base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
+    parts = (_cast(x, dtype), base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
     with torch.autocast(kind, enabled=False):
         output = _Fused.apply(*parts, down.to(dtype), up.to(dtype), layer.scaling[name])  # type: ignore[no-untyped-call]
     return output
+
+
+#: The last input that was cast, what it was then, and the result: several layers are given the same one in turn.
+_last: tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor] | None = None
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in another precision, once for all layers that are given it: one copy is kept for backward, not several."""
+    global _last
+    if x.dtype == dtype:
+        return x
+    state = (x._version, dtype, torch.is_grad_enabled())
+    last = _last  # another thread may put its own there at any time
+    if last is None or last[0]() is not x or last[1] != state:
+        last = _last = (weakref.ref(x), state, x.to(dtype))
+    return last[2]
+
+
+def forget() -> None:
+    """Let go of the last cast, and of the graph behind it."""
+    global _last
+    _last = None

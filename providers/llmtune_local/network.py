@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from llmtune_local import attention, lora
+from llmtune_local import attention, lastblock, lora, pieces
 from llmtune_local.batching import Family
+from llmtune_local.beginning import Beginning
 from llmtune_local.liger import use_liger
 from llmtune_local.loss import LossSums, linear_cross_entropy, logits_cross_entropy, token_nll
+from llmtune_local.rotary import use_fast_rotary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +40,10 @@ _ALIKE = (Family(6, (4, 1, 7)), Family(0, (5,)))
 class Network:
     """A causal language model (with its adapter) on a device.
 
-    `model` is what is saved and trained, `causal` the transformers model inside it. `packed`, `shares` (rows stand
-    behind one copy of their common beginning), `linear_head`, `fused` (adapters) and `kernels` say which of the fast
-    ways are used.
+    `model` is what is saved and trained, `causal` the transformers model inside it. Which of the fast ways are used:
+    `packed`; `shares`: rows stand behind one copy of their common beginning, which `begins`: may be computed before
+    them; `linear_head`; `last`: parts of the last block that compute trained positions alone; `fused` adapters;
+    `kernels`.
     """
 
     def __init__(self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True) -> None:
@@ -51,17 +54,23 @@ class Network:
         self.dtype = dtype
         implementation = str(getattr(self.causal.config, "_attn_implementation", None) or "sdpa")
         self.native = "sdpa" if implementation == attention.NAME else implementation
-        self.packed = self.shares = False
+        self.layers = int(getattr(self.causal.config.get_text_config(), "num_hidden_layers", None) or _LAYERS)
+        self.packed = self.shares = self.begins = False
+        self.last: tuple[nn.Module, ...] = ()
         self._attend(self.native)
         was_training = self.causal.training
         self.causal.eval()
         with torch.no_grad(), self.arithmetic():
             self.kernels = device == "cuda" and self._try_kernels()
+            if device == "cpu":
+                use_fast_rotary(self.causal)
             self.linear_head = self._try_linear_head()
             self.fused = self._try_fusing()
+            self.last = self._try_last_block()
             self.packed = pack and self._try_packing(_APART)
             # Dropout would be drawn once for all rows of a family.
             self.shares = self.packed and not self._drops() and self._try_packing(_ALIKE)
+            self.begins = self.shares and self.linear_head and not self._checkpoints() and self._try_beginning()
         self._attend(attention.NAME if self.packed else self.native)
         self.causal.train(was_training)
 
@@ -70,15 +79,17 @@ class Network:
         """What is on, for people."""
         found = ["packing without padding" if self.packed else "padded batches"]
         if self.shares:
-            found.append("one copy of a beginning that rows share")
+            found.append("one copy of a beginning that rows share" + (", computed once a step" if self.begins else ""))
         found.append("logits at trained positions only" if self.linear_head else "logits by the model's own head")
+        if self.last:
+            found.append("last block at trained positions only")
         if self.fused:
             found.append("fused adapters")
         if self.kernels:
             found.append("Liger kernels")
         if self.dtype == torch.bfloat16:
             found.append("bfloat16")
-        if any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules()):
+        if self._checkpoints():
             found.append("gradient checkpointing")
         return tuple(found)
 
@@ -97,18 +108,32 @@ class Network:
         finally:
             self._attend(attention.NAME if self.packed else self.native)
 
-    def losses(self, batch: MicroBatch, *, smoothing: float = 0.0) -> LossSums:
-        """The loss sums of one micro-batch."""
+    def losses(self, batch: MicroBatch, *, smoothing: float = 0.0, beginning: Beginning | None = None) -> LossSums:
+        """The loss sums of one micro-batch, behind its beginning where it has one (see `begin`)."""
         parts = (batch.targets, batch.weights, batch.completion)
         with self.arithmetic():
             if self.linear_head:
                 head = self.causal.get_output_embeddings()
-                return linear_cross_entropy(self.hidden(batch), head.weight, head.bias, *parts, smoothing=smoothing)
+                hidden = self.hidden(batch, beginning)
+                return linear_cross_entropy(hidden, head.weight, head.bias, *parts, smoothing=smoothing)
             return logits_cross_entropy(self.logits(batch), *parts, smoothing=smoothing)
 
-    def hidden(self, batch: MicroBatch) -> Tensor:
+    def begin(self, ids: Tensor) -> Beginning:
+        """Compute the beginning [1, tokens] of micro-batches to come."""
+        found = Beginning(ids.shape[1])
+        at = torch.arange(ids.shape[1], device=ids.device)
+        families = (Family(0, (found.tokens,)),)
+        inputs = {"input_ids": ids, "position_ids": at.unsqueeze(0), "families": families, "beginning": found}
+        with self.arithmetic():
+            self._hidden({**inputs, "use_cache": False}, at[-1:])  # of the last block only keys and values are wanted
+        return found
+
+    def hidden(self, batch: MicroBatch, beginning: Beginning | None = None) -> Tensor:
         """What the head is given at the trained positions, [selected, width]."""
-        return self._hidden(self._inputs(batch), batch.select)
+        inputs = self._inputs(batch)
+        if beginning is not None:
+            inputs["beginning"] = beginning
+        return self._hidden(inputs, batch.select)
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """The logits at the trained positions, [selected, vocabulary], for models whose head is more than a layer."""
@@ -127,7 +152,13 @@ class Network:
             return logits.logsumexp(1)[back] - logits[back, targets]
 
     def _hidden(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
-        output: Tensor = self.decoder(**inputs).last_hidden_state
+        if self.last and self.device == "cpu" and "families" in inputs:
+            inputs["reads"] = (self.layers - 1, pieces.first_read(inputs["families"], select))
+        try:
+            with lastblock.only_at(self.last, select, inputs["input_ids"].shape):
+                output: Tensor = self.decoder(**inputs).last_hidden_state
+        finally:
+            lora.forget()
         return output.flatten(0, 1)[select]
 
     def _logits(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
@@ -201,6 +232,23 @@ class Network:
         lora.unfuse(self.causal)
         return False
 
+    def _try_last_block(self) -> tuple[nn.Module, ...]:
+        """The parts of the last block that may compute the trained positions alone."""
+        if not self.linear_head or self._checkpoints():
+            return ()
+        ids, at = self._tokens(9, 4), torch.tensor([3, 7, 8], device=self.device)
+        plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, at]
+        self.last = lastblock.parts(self.decoder)
+        try:
+            alike = self.same(self._hidden({"input_ids": ids, "use_cache": False}, at), plain)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            alike = False
+        return self.last if alike else ()
+
+    def _checkpoints(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules())
+
     def _drops(self) -> bool:
         """Whether anything is dropped out in training."""
         names = ("attention_dropout", "attn_pdrop")
@@ -242,9 +290,34 @@ class Network:
             start += sum(family.own)
         return self.same(torch.cat(seen, dim=1), torch.cat(apart, dim=1))
 
+    def _try_beginning(self) -> bool:
+        """Whether rows behind a beginning that was computed before them give what each gives alone. Not where attention
+        has a window, which may end within the beginning."""
+        config = self.causal.config.get_text_config()
+        windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        if self.device != "cpu" or windowed or getattr(config, "attention_chunk_size", None):
+            return False
+        first, *rest = (self._tokens(count, 3 + count) for count in (6, 4, 1, 7))
+        whole = (self.decoder(input_ids=torch.cat([first, own], dim=1), use_cache=False) for own in rest)
+        apart = torch.cat([each.last_hidden_state[0, 6:] for each in whole])
+        at = torch.cat([torch.arange(6, 6 + own.shape[1], device=self.device) for own in rest]).unsqueeze(0)
+        try:
+            self._attend(attention.NAME)
+            together = self.decoder(
+                input_ids=torch.cat(rest, dim=1),
+                position_ids=at,
+                families=tuple(Family(0, (own.shape[1],)) for own in rest),
+                beginning=self.begin(first),
+                use_cache=False,
+            ).last_hidden_state[0]
+        except (attention.CannotPack, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
+            return False
+        finally:
+            self._attend(self.native)
+        return self.same(together, apart)
+
     def same(self, one: Tensor, other: Tensor) -> bool:
         """Whether two ways to compute the same gave the same, as far as this precision goes."""
         one, other = one.float(), other.float()
         difference = (one - other).norm() / other.norm().clamp_min(1e-12)
-        layers = getattr(self.causal.config.get_text_config(), "num_hidden_layers", None) or _LAYERS
-        return bool(difference < _TOLERANCE[self.dtype] * math.sqrt(max(1.0, layers / _LAYERS)))
+        return bool(difference < _TOLERANCE[self.dtype] * math.sqrt(max(1.0, self.layers / _LAYERS)))

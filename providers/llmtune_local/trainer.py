@@ -6,6 +6,7 @@ them. That is why a run that was killed ends where an uninterrupted one ends.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import sys
@@ -324,6 +325,7 @@ class Trainer:
             prompt_weight=self.recipe.prompt_loss_weight,
             packed=self.network.packed,
             share=self.network.shares,
+            ahead=self.network.begins,
             token_budget=self.budget,
             micro_batches=micro_batches,
             pad=self.tokenizer.pad_token_id or 0,
@@ -335,13 +337,18 @@ class Trainer:
         objective = torch.zeros((), device=self.device)
         nll = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for batch in batches:
-            sums = self.network.losses(batch.to(self.device), smoothing=self.recipe.label_smoothing)
-            share: Any = sums.objective / step.weight
-            share.backward()
-            objective += sums.objective.detach()
-            nll += sums.nll
-            correct += sums.correct
+        for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
+            alike = [batch.to(self.device) for batch in some]
+            beginning = None if alike[0].beginning is None else self.network.begin(alike[0].beginning)
+            for batch in alike:
+                sums = self.network.losses(batch, smoothing=self.recipe.label_smoothing, beginning=beginning)
+                share: Any = sums.objective / step.weight
+                share.backward()
+                objective += sums.objective.detach()
+                nll += sums.nll
+                correct += sums.correct
+            if beginning is not None:
+                beginning.backward()
         return {
             "train/loss": float(objective) / step.weight,
             "train/token_accuracy": int(correct) / max(1, step.completion_tokens),

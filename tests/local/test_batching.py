@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +40,15 @@ ROWS = [make_row(length, seed) for seed, length in enumerate((5, 17, 2, 9, 30, 9
 def gradients(network: Network, batches: list[MicroBatch], weight: float, smoothing: float = 0.0) -> dict[str, Any]:
     network.model.zero_grad(set_to_none=True)
     total = 0.0
-    for batch in batches:
-        sums = network.losses(batch, smoothing=smoothing)
-        (sums.objective / weight).backward()
-        total += sums.objective.item()
+    for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
+        alike = list(some)
+        beginning = None if alike[0].beginning is None else network.begin(alike[0].beginning)
+        for batch in alike:
+            sums = network.losses(batch, smoothing=smoothing, beginning=beginning)
+            (sums.objective / weight).backward()
+            total += sums.objective.item()
+        if beginning is not None:
+            beginning.backward()
     found = {
         name: parameter.grad.clone()
         for name, parameter in network.model.named_parameters()
@@ -114,6 +121,7 @@ def test_rows_that_begin_alike_give_the_same_gradient(
 ) -> None:
     network = Network(lora_model(family), device="cpu", dtype=torch.float32)
     assert network.shares == (family in PACKED)
+    assert network.begins == (family in PACKED - {"mistral"})  # which has a window
     rows = [*begin_alike(40, *ROWS[:4]), *begin_alike(33, *ROWS[2:], seed=98), ROWS[0]]
     expected = reference(network, rows, prompt_weight)
     for budget, count in ((10_000, None), (90, None), (1, None), (24, 1), (24, 3)):
@@ -128,6 +136,66 @@ def test_rows_that_begin_alike_give_the_same_gradient(
         assert_same(gradients(network, step.batches, step.weight), expected)
         assert step.completion_tokens == sum(int(row.completion[1:].sum()) for row in rows)
         assert step.tokens == sum(len(row.ids) for row in rows)
+    if network.begins:
+        for budget, families in ((90, 0), (40, 1), (1, 2)):
+            step = make_step(
+                rows, prompt_weight=prompt_weight, packed=True, share=True, ahead=True, token_budget=budget
+            )
+            ahead = {id(batch.beginning) for batch in step.batches if batch.beginning is not None}
+            assert len(ahead) == (0 if prompt_weight else families)
+            assert_same(gradients(network, step.batches, step.weight), expected)
+            assert step.completion_tokens == sum(int(row.completion[1:].sum()) for row in rows)
+            assert step.tokens == sum(len(row.ids) for row in rows)
+
+
+def test_a_beginning_of_more_rows_than_go_through_at_once_is_computed_once_a_step() -> None:
+    rows = begin_alike(40, *ROWS)
+    step = make_step(rows, prompt_weight=0.0, packed=True, share=True, ahead=True, token_budget=30)
+    assert len(step.batches) > 1
+    beginnings = [batch.beginning for batch in step.batches]
+    assert all(each is beginnings[0] for each in beginnings)
+    assert beginnings[0] is not None
+    assert beginnings[0].tolist() == [rows[0].ids[:40].tolist()]
+    assert sum(batch.ids.shape[1] for batch in step.batches) == sum(len(row.ids) - 1 for row in ROWS)
+    assert max(batch.ids.shape[1] for batch in step.batches) <= 30
+    # Where one answer begins within what rows share, only what stands before it is computed ahead.
+    early = np.zeros(len(rows[1].ids), dtype=np.bool_)
+    early[36:] = True
+    step = make_step(
+        [*rows[:1], TokenRow(rows[1].ids, early), *rows[2:]],
+        prompt_weight=0.0,
+        packed=True,
+        share=True,
+        ahead=True,
+        token_budget=30,
+    )
+    assert {batch.beginning.shape[1] for batch in step.batches if batch.beginning is not None} == {35}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_the_last_block_computes_trained_positions_alone(family: str, lora_model: Callable[..., Any]) -> None:
+    network = Network(lora_model(family), device="cpu", dtype=torch.float32)
+    step = make_step(ROWS, prompt_weight=0.0, packed=network.packed, token_budget=10_000, pad=0)
+    seen: list[int] = []
+    with contextlib.ExitStack() as hooks:
+        for module in network.last:
+            hooks.callback(module.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1])).remove)
+        network.losses(step.batches[0])
+    if not network.linear_head:  # its own head is asked for logits, and the block is left alone
+        assert not network.last
+        return
+    assert "last block at trained positions only" in network.features
+    assert seen == [len(step.batches[0].select)] * len(network.last)
+    assert len(seen) == (1 if family == "gpt2" else 3)
+
+
+def test_gradient_checkpointing_leaves_the_last_block_whole(lora_model: Callable[..., Any]) -> None:
+    model = lora_model("llama")
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    network = Network(model, device="cpu", dtype=torch.float32)
+    assert network.packed
+    assert not network.last
+    assert not network.begins
 
 
 def test_a_beginning_that_rows_share_is_computed_once() -> None:
@@ -264,6 +332,7 @@ def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.D
         prompt_weight=weight,
         packed=packed,
         share=data.draw(st.booleans()),
+        ahead=way.begins and data.draw(st.booleans()),
         token_budget=data.draw(st.integers(1, 400)),
         micro_batches=data.draw(st.none() | st.integers(1, 8)),
     )

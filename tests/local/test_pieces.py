@@ -1,0 +1,98 @@
+"""Attention cut into pieces gives what masked attention gives, and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmtune_local import attention, pieces
+from llmtune_local.batching import Family
+from llmtune_local.beginning import Beginning
+
+HEADS, WIDTH = 2, 8
+
+
+def masked(query: Any, key: Any, value: Any, families: tuple[Family, ...], ahead: int) -> Any:
+    """With a mask of all keys: each token sees what stands before all rows, its row's beginning, and its row so far."""
+    tokens = query.shape[2]
+    mask = torch.zeros(tokens, ahead + tokens, dtype=torch.bool)
+    mask[:, :ahead] = True
+    start = 0
+    for family in families:
+        begins = start
+        for length in (family.shared, *family.own):
+            part = slice(start, start + length)
+            mask[part, ahead + begins : ahead + begins + family.shared] = True
+            mask[part, ahead + start : ahead + start + length] = torch.ones(length, length, dtype=torch.bool).tril()
+            start += length
+        own = slice(begins, begins + family.shared)
+        mask[own, ahead + begins : ahead + begins + family.shared] = torch.ones(
+            family.shared, family.shared, dtype=torch.bool
+        ).tril()
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+families = st.lists(
+    st.builds(Family, st.sampled_from([0, 0, 3, 40]), st.lists(st.integers(1, 30), min_size=1, max_size=4).map(tuple)),
+    min_size=1,
+    max_size=3,
+).map(tuple)
+
+
+@settings(max_examples=40, deadline=None)
+@given(families, st.sampled_from([0, 0, 5, 33]), st.data())
+def test_pieces_are_masked_attention(rows: tuple[Family, ...], ahead: int, data: st.DataObject) -> None:
+    tokens = sum(family.tokens for family in rows)
+    draw = torch.Generator().manual_seed(tokens)
+    query, key, value = (
+        torch.randn(1, HEADS, count, WIDTH, generator=draw).requires_grad_(True)
+        for count in (tokens, ahead + tokens, ahead + tokens)
+    )
+    reads = None
+    read = torch.arange(tokens)
+    if data.draw(st.booleans()):
+        read = torch.tensor(sorted(data.draw(st.sets(st.integers(0, tokens - 1), min_size=1))))
+        reads = pieces.first_read(rows, read)
+    found = pieces.attend(query, key, value, pieces.cut(rows, reads=reads, ahead=ahead), None)
+    expected = masked(query, key, value, rows, ahead)
+    torch.testing.assert_close(found[:, :, read], expected[:, :, read], rtol=1e-4, atol=1e-5)
+    upstream = torch.zeros_like(expected)
+    upstream[:, :, read] = torch.randn(1, HEADS, len(read), WIDTH, generator=draw)
+    pairs = zip(*(torch.autograd.grad(each, (query, key, value), upstream) for each in (found, expected)), strict=True)
+    for ours, plain in pairs:
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_what_nobody_reads_is_not_asked() -> None:
+    rows = (Family(4, (3, 5)), Family(0, (6,)))
+    reads = pieces.first_read(rows, torch.tensor([6, 17, 6, 11]))
+    assert reads == (None, 6, 11, 17)
+    asked = {place for piece in pieces.cut(rows, reads=reads) for place in range(piece.first, piece.last)}
+    assert asked == {6, 11, 17}
+
+
+def test_a_beginning_is_for_layers_that_are_numbered() -> None:
+    query = torch.randn(1, 2, 3, 8)
+    with pytest.raises(attention.CannotPack, match="does not number its layers"):
+        attention.packed_attention(
+            torch.nn.Module(), query, query, query, None, families=(Family(0, (3,)),), beginning=Beginning(4)
+        )
+
+
+def test_a_window_that_ends_within_the_beginning_is_refused() -> None:
+    query = torch.randn(1, 2, 3, 8)
+    with pytest.raises(attention.CannotPack, match="without window"):
+        attention.packed_attention(
+            torch.nn.Module(),
+            query,
+            query,
+            query,
+            None,
+            families=(Family(0, (3,)),),
+            beginning=Beginning(4),
+            sliding_window=5,
+        )
