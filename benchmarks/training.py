@@ -174,7 +174,10 @@ def _cpu() -> float:
 
 
 def ours(folder: Path, name: str, steps: int) -> None:
-    """The worker's own trainer on a run folder."""
+    """The worker's own trainer on a run folder, with the worker's settings."""
+    from llmtune_local.process import prepare_libraries
+
+    prepare_libraries()
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import Recipe, RunDir, RunFiles, RunRequest, WorkerOptions
     from llmtune_local.trainer import Trainer

@@ -17,7 +17,7 @@ from llmtune.data.example import Example
 from llmtune.provider import CheckResult, Generation, GenerationRequest
 from llmtune_local import encoder
 from llmtune_local import model as models
-from llmtune_local.process import share_cores
+from llmtune_local.process import prepare_libraries
 from llmtune_local.rundir import WorkerOptions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class LocalClassifier:
         self.options = WorkerOptions.model_validate(options or {})
         self.keep = keep
         self._loaded: tuple[Any, Any, LabelSet, str, int | None] | None = None
-        share_cores()
+        prepare_libraries()
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from llmtune.errors import InvalidData
 from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local import model as models
 from llmtune_local.calls import with_calls
-from llmtune_local.process import share_cores
+from llmtune_local.process import prepare_libraries
 from llmtune_local.rundir import WorkerOptions
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LocalGenerator:
         self.options = options if isinstance(options, WorkerOptions) else WorkerOptions.model_validate(options or {})
         self._network: Network | None = None
         self._renderer: Renderer | None = None
-        share_cores()
+        prepare_libraries()
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.errors import DeviceUnavailable, InvalidJob
 from llmtune_local import precision
 from llmtune_local.kept import kept, stamp
-from llmtune_local.process import share_cores, usable_cores
+from llmtune_local.process import prepare_libraries, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def locate(model: str) -> str:
 def check_model(model: str, revision: str | None = None, method: str = "sft") -> Any:
     """The model's configuration. Raises `InvalidJob` when there is no such model, or not one that generates text (in
     method classification: not one that takes a head for labels)."""
-    share_cores()
+    prepare_libraries()
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -105,7 +105,7 @@ def adapter_of(model: str) -> tuple[str, Path | None]:
 
 def check_device(name: str = "auto") -> str:
     """cpu, cuda or mps. Raises `DeviceUnavailable` when one is asked for that is not here."""
-    share_cores()
+    prepare_libraries()
     import torch
 
     if name in ("auto", "cuda") and torch.cuda.is_available():
@@ -133,7 +133,7 @@ def choose_dtype(name: str, device: str, model: str, revision: str | None = None
 
 def load_tokenizer(model: str, revision: str | None = None, chat_template: str | None = None) -> Any:
     """The model's fast tokenizer. Raises `InvalidJob` where there is none."""
-    share_cores()
+    prepare_libraries()
     from transformers import AutoTokenizer
 
     base, adapter = adapter_of(model)

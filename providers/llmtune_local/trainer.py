@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from llmtune_local.rundir import RunDir, RunRequest
 
 
+#: Steps after which memory that is no longer used goes back to the system: each time costs the next step a few percent.
+_TIDY_EVERY = 4
+
+
 class Diverged(LlmtuneError):
     """The loss or its gradient is no longer a number."""
 
@@ -89,7 +93,7 @@ class Trainer:
         self.device = models.check_device(options.device)
         check_adapter(request.adapter, self.device)
         if options.gradient_checkpointing and self.device == "cpu":
-            give_memory_back()
+            give_memory_back(at_once=True)
         self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
         self.budget = options.token_budget or token_budget(self.device)
         self.journal.update(
@@ -234,6 +238,8 @@ class Trainer:
             progress.training_seconds += seconds
             recent.append((step.tokens, seconds))
             self._tell(values, recent)
+            if self.device == "cpu" and progress.step % _TIDY_EVERY == 0:
+                give_memory_back()
             done = progress.step == self.total
             if self.held_out and (done or progress.step % self.eval_every == 0):
                 self._evaluate()

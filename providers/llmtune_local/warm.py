@@ -75,7 +75,7 @@ class Forker:
 
 def serve(orders: socket.socket) -> None:
     """Fork a worker for each folder that is named on the socket, until the other side is gone."""
-    process.share_cores()
+    process.prepare_libraries()
     # One thread until the fork: a pool of threads would not live on in the worker, and its locks would.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA itself must not be started before a fork
