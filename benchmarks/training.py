@@ -174,9 +174,10 @@ def _cpu() -> float:
 
 
 def ours(folder: Path, name: str, steps: int) -> None:
-    """The worker's own trainer on a run folder, with the worker's settings."""
-    from llmtune_local.process import prepare_libraries
+    """The worker's own trainer on a run folder, set as on an idle machine, which this is in its turn."""
+    from llmtune_local.process import SPIN, prepare_libraries
 
+    os.environ["GOMP_SPINCOUNT"] = SPIN
     prepare_libraries()
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import Recipe, RunDir, RunFiles, RunRequest, WorkerOptions
