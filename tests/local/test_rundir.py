@@ -218,6 +218,26 @@ def test_one_worker_a_folder(tmp_path: Path) -> None:
     assert mine.holder() is None
 
 
+def test_waiting_threads_spin_on_an_idle_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "OMP_WAIT_POLICY")
+    for load, spin in ((0.0, process.SPIN), (100.0, "0")):
+        for name in names:
+            monkeypatch.setenv(name, "")  # so that it is put back
+            monkeypatch.delenv(name)
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        process.prepare_libraries()
+        assert os.environ["GOMP_SPINCOUNT"] == spin
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
+    process.prepare_libraries()
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) == ("7", "9")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    process.prepare_libraries()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
 def test_usable_cores_are_at_least_one_and_at_most_all() -> None:
     assert 1 <= process.usable_cores() <= (os.cpu_count() or 1)
 
