@@ -25,9 +25,9 @@ from llmtune_local import precision
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
 #: What the C library's allocator holds beyond what is alive, as a factor on activations on CPU. Blocks of several
-#: micro-batches, of two precisions or of dropout's masks differ in size, and freed ones fit the next badly. With
-#: gradient checkpointing the worker has them given back (`machine.give_memory_back`).
-_HELD, _HELD_MIXED, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
+#: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing the
+#: worker has them given back at once (`machine.give_memory_back`).
+_HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
 #: Bytes of an element by its name in a safetensors header.
@@ -204,7 +204,7 @@ def _held(plan: Plan) -> float:
         return _HELD_BACK
     if plan.micro_batches > 1:
         return _HELD_SEVERAL
-    return _HELD_MIXED if plan.dtype != "float32" or plan.dropout else _HELD
+    return _HELD_MASKS if plan.dropout else _HELD
 
 
 def _in_flight(shape: Shape, wide: int) -> float:
