@@ -25,8 +25,8 @@ from llmtune_local import precision
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
 #: What the C library's allocator holds beyond what is alive, as a factor on activations on CPU. Blocks of several
-#: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing the
-#: worker has them given back at once (`machine.give_memory_back`).
+#: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing
+#: the worker has them given back at once (`machine.give_memory_back`).
 _HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
