@@ -175,10 +175,9 @@ def _cpu() -> float:
 
 def ours(folder: Path, name: str, steps: int) -> None:
     """The worker's own trainer on a run folder, set as on an idle machine, which this is in its turn."""
-    from llmtune_local.process import SPIN, prepare_libraries
+    from llmtune_local.process import prepare_libraries
 
-    os.environ["GOMP_SPINCOUNT"] = SPIN
-    prepare_libraries()
+    prepare_libraries(spin=True)
     from llmtune_local.journal import Journal
     from llmtune_local.rundir import Recipe, RunDir, RunFiles, RunRequest, WorkerOptions
     from llmtune_local.trainer import Trainer

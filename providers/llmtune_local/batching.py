@@ -203,8 +203,10 @@ def _split(shared: int, rows: list[TokenRow], budget: int) -> list[tuple[int, li
 def _behind(shared: int, rows: Sequence[TokenRow], prompt_weight: float, budget: int) -> list[MicroBatch]:
     """The micro-batches of a family that does not fit the budget, behind a beginning that is computed before them; none
     where it fits, or where the beginning itself is trained."""
-    shared = min(shared, *(int(_trained(row, prompt_weight)[0][0]) for row in rows))
     if shared < SHARED_TOKENS or _family(shared, rows).tokens <= budget:
+        return []
+    shared = min(shared, *(int(_trained(row, prompt_weight)[0][0]) for row in rows))
+    if shared < SHARED_TOKENS:
         return []
     beginning = torch.from_numpy(rows[0].ids[:shared].astype(np.int64)).unsqueeze(0)
     own = [type(row)(row.ids[shared:], row.completion[shared:]) for row in rows]

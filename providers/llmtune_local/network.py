@@ -7,6 +7,8 @@ on a few tokens when it is loaded, and what does not give the same numbers is no
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,13 @@ from llmtune_local.loss import LossSums, linear_cross_entropy, logits_cross_entr
 from llmtune_local.rotary import use_fast_rotary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from llmtune_local.batching import MicroBatch
+
+logger = logging.getLogger(__name__)
 
 #: Relative difference up to which two ways to compute the same count as the same in a model of eight layers; a deeper
 #: one may differ more, as the root of its layers: they round independently of each other.
@@ -128,6 +132,21 @@ class Network:
             self._hidden({**inputs, "use_cache": False}, at[-1:])  # of the last block only keys and values are wanted
         return found
 
+    def in_turn(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, Beginning | None]]:
+        """Each micro-batch, and the beginning that it stands behind, for `losses`.
+
+        The gradient of a batch must have been taken before the next is asked for: behind the last of a beginning, what
+        was collected goes back through that.
+        """
+        for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
+            beginning: Beginning | None = None
+            for batch in some:
+                if batch.beginning is not None and beginning is None:
+                    beginning = self.begin(batch.beginning)
+                yield batch.to(self.device), beginning
+            if beginning is not None:
+                beginning.backward()
+
     def hidden(self, batch: MicroBatch, beginning: Beginning | None = None) -> Tensor:
         """What the head is given at the trained positions, [selected, width]."""
         inputs = self._inputs(batch)
@@ -214,7 +233,8 @@ class Network:
             return False
         try:
             alike = self.same(self.causal(input_ids=ids, use_cache=False).logits, plain)
-        except Exception:  # noqa: BLE001 - kernels are compiled here and now, and that can fail in many ways
+        except Exception as problem:  # noqa: BLE001 - kernels are compiled here and now, and that can fail in many ways
+            logger.warning("Liger's kernels are left out, and transformers' own used: %r", problem)
             alike = False
         if not alike:
             undo()

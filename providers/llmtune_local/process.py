@@ -147,26 +147,27 @@ def usable_cores() -> int:
 SPIN = "10000"
 
 
-def _idle() -> bool:
-    """Whether nothing else has run on this machine in the last minute."""
+def idle() -> bool:
+    """Whether hardly anything has run on this machine in the last minute."""
     try:
         return os.getloadavg()[0] < usable_cores() / 4
     except (OSError, AttributeError):
         return False
 
 
-def prepare_libraries() -> None:
+def prepare_libraries(*, spin: bool = False) -> None:
     """Settle how torch's libraries use cores and memory; to be called before torch is imported. A user's own settings
-    stand.
+    stand. `spin` is for the one process that an idle machine is to work for.
 
     GNU OpenMP's threads spin for milliseconds at every barrier. On a machine that does anything else beside, two
-    spinning threads were measured up to twenty times slower than two sleeping ones: they sleep, unless the machine is
-    idle, where a tenth of a millisecond of spinning makes a step a tenth faster. oneDNN keeps the last 1,024 matrix
-    products it has made code for, one for each size; in bfloat16 that took 500 MB after ten steps, and since steps
-    differ in size, few are ever used again: with 64 a step takes as long.
+    spinning threads were measured up to twenty times slower than two sleeping ones. With a short
+    spin a step was 8 % faster on an idle machine, and 40 % slower beside another run with one: hence `spin`.
+
+    oneDNN keeps the last 1,024 matrix products it has made code for, one for each size. In bfloat16 that took 500 MB
+    after ten steps, and since steps differ in size, few are ever used again: with 64 a step takes as long.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN if _idle() else "0")
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN if spin else "0")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions on the CPU with a third of the passes over memory.
+"""Rotary positions on the CPU with fewer passes over memory.
 
 Autograd takes the published formula apart: halves are cut, negated and put together, and each part has a gradient of
 full size. As one function, forward and backward are one product and two sums in place. It is put where the model looks

@@ -6,7 +6,6 @@ them. That is why a run that was killed ends where an uninterrupted one ends.
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 import sys
@@ -343,18 +342,13 @@ class Trainer:
         objective = torch.zeros((), device=self.device)
         nll = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
-            alike = [batch.to(self.device) for batch in some]
-            beginning = None if alike[0].beginning is None else self.network.begin(alike[0].beginning)
-            for batch in alike:
-                sums = self.network.losses(batch, smoothing=self.recipe.label_smoothing, beginning=beginning)
-                share: Any = sums.objective / step.weight
-                share.backward()
-                objective += sums.objective.detach()
-                nll += sums.nll
-                correct += sums.correct
-            if beginning is not None:
-                beginning.backward()
+        for batch, beginning in self.network.in_turn(batches):
+            sums = self.network.losses(batch, smoothing=self.recipe.label_smoothing, beginning=beginning)
+            share: Any = sums.objective / step.weight
+            share.backward()
+            objective += sums.objective.detach()
+            nll += sums.nll
+            correct += sums.correct
         return {
             "train/loss": float(objective) / step.weight,
             "train/token_accuracy": int(correct) / max(1, step.completion_tokens),

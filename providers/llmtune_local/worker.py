@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.journal import Journal, Silent
-from llmtune_local.process import FolderBusy, FolderLock, prepare_libraries
+from llmtune_local.process import FolderBusy, FolderLock, idle, prepare_libraries
 from llmtune_local.rundir import FINAL, RunDir
 from llmtune_local.team import TeamLost, end_with_parent
 
@@ -96,7 +96,7 @@ def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
 
 
 def _settle_libraries() -> None:
-    prepare_libraries()
+    prepare_libraries(spin=idle())
     # Training libraries report progress bars and telemetry nobody reads here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

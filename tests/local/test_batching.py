@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,15 +39,10 @@ ROWS = [make_row(length, seed) for seed, length in enumerate((5, 17, 2, 9, 30, 9
 def gradients(network: Network, batches: list[MicroBatch], weight: float, smoothing: float = 0.0) -> dict[str, Any]:
     network.model.zero_grad(set_to_none=True)
     total = 0.0
-    for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
-        alike = list(some)
-        beginning = None if alike[0].beginning is None else network.begin(alike[0].beginning)
-        for batch in alike:
-            sums = network.losses(batch, smoothing=smoothing, beginning=beginning)
-            (sums.objective / weight).backward()
-            total += sums.objective.item()
-        if beginning is not None:
-            beginning.backward()
+    for batch, beginning in network.in_turn(batches):
+        sums = network.losses(batch, smoothing=smoothing, beginning=beginning)
+        (sums.objective / weight).backward()
+        total += sums.objective.item()
     found = {
         name: parameter.grad.clone()
         for name, parameter in network.model.named_parameters()

@@ -218,24 +218,39 @@ def test_one_worker_a_folder(tmp_path: Path) -> None:
     assert mine.holder() is None
 
 
-def test_waiting_threads_spin_on_an_idle_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "OMP_WAIT_POLICY")
-    for load, spin in ((0.0, process.SPIN), (100.0, "0")):
-        for name in names:
-            monkeypatch.setenv(name, "")  # so that it is put back
-            monkeypatch.delenv(name)
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
-        process.prepare_libraries()
-        assert os.environ["GOMP_SPINCOUNT"] == spin
-        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
-    process.prepare_libraries()
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nobody has told torch's libraries anything; what is told in the test is taken back."""
+    for name in ("GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("spin", "told"), [(True, process.SPIN), (False, "0")])
+def test_waiting_threads_spin_where_that_was_asked_for(spin: bool, told: str, untold: pytest.MonkeyPatch) -> None:
+    process.prepare_libraries(spin=spin)
+    assert os.environ["GOMP_SPINCOUNT"] == told
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+
+
+def test_a_users_own_settings_of_the_libraries_stand(untold: pytest.MonkeyPatch) -> None:
+    untold.setenv("GOMP_SPINCOUNT", "7")
+    untold.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
+    process.prepare_libraries(spin=True)
     assert (os.environ["GOMP_SPINCOUNT"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) == ("7", "9")
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    process.prepare_libraries()
+    untold.delenv("GOMP_SPINCOUNT")
+    untold.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    process.prepare_libraries(spin=True)
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_a_machine_is_idle_by_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    for load, expected in ((0.0, True), (100.0, False)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        assert process.idle() is expected
+    monkeypatch.delattr(os, "getloadavg")  # as on Windows
+    assert process.idle() is False
 
 
 def test_usable_cores_are_at_least_one_and_at_most_all() -> None:

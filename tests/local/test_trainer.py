@@ -127,6 +127,37 @@ def test_accumulation_and_packing_change_the_batches_and_not_the_result(train: T
     assert len(train({"options": {"device": "cpu", "num_threads": 1, "token_budget": 40}}).step(0)[1].batches) > 3
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 1e-2)])
+def test_a_beginning_computed_once_a_step_trains_like_rows_alone(
+    dtype: str, tolerance: float, train: Train, tmp_path: Path
+) -> None:
+    rules = "one two three four five six seven eight nine ten " * 6
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": rules},
+                {"role": "user", "content": "the quick brown fox " * (1 + number % 5)},
+                {"role": "assistant", "content": "jumps over" if number % 2 else "the lazy dog"},
+            ]
+        }
+        for number in range(24)
+    ]
+    path = tmp_path / "shared.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = {"device": "cpu", "num_threads": 1, "dtype": dtype, "token_budget": 80}
+    request = {"files": {"train": str(path)}, "options": options}
+    settings = {"learning_rate": 1e-2, "epochs": 6}
+    together, apart = train(request, **settings), train(request, packing=False, **settings)
+    (step, _), (other, _) = together._gradient(0), apart._gradient(0)
+    assert len({id(batch.beginning) for batch in step.batches}) == 1
+    assert step.batches[0].beginning is not None
+    assert len(step.batches) > 1
+    assert all(batch.beginning is None for batch in other.batches)
+    losses = series(together, "train/loss")
+    assert losses == pytest.approx(series(apart, "train/loss"), rel=tolerance)
+    assert losses[max(losses)] < 0.9 * losses[1]
+
+
 @pytest.mark.parametrize(
     "change",
     [
