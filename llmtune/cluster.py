@@ -29,6 +29,8 @@ def on_ray(address: str, *, cpus: int, purpose: str) -> Iterator[Any]:
     started = not ray.is_initialized()
     if started:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if not address.startswith("ray://"):  # there the server's folders count, and none of ours is sent
+            settings["job_config"] = _without_folders()
         if address == "local":
             settings |= {
                 "num_cpus": max(1, cpus),
@@ -45,3 +47,15 @@ def on_ray(address: str, *, cpus: int, purpose: str) -> Iterator[Any]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _without_folders() -> Any:
+    """Settings of a job whose processes import nothing from the current folder: Ray puts it, and that of the script,
+    first on their path, and has no public setting against it."""
+    from ray.job_config import JobConfig
+
+    class WithoutFolders(JobConfig):
+        # A new list each time it is read, so that what Ray adds to it is lost.
+        _py_driver_sys_path = property(lambda _: [], lambda _, value: None)
+
+    return WithoutFolders()

@@ -24,12 +24,21 @@ class ProcessId(NamedTuple):
     host: str
 
 
+#: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a
+#: stranger's or the user's own types.py, would be run in place of the library.
+PYTHON = (sys.executable, "-P", "-m")
+
 #: Names the workers that were started, a line each, from the moment they were started.
 _LAUNCHED = "launched"
 
 
 class FolderBusy(LlmtuneError):
     """Another worker is at work in this run folder."""
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, for a Python that we start: what that starts ignores the current folder too."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
 def current() -> ProcessId:
@@ -205,8 +214,8 @@ def _options(run_dir: Path) -> dict[str, Any]:
 
 
 def _started(run_dir: Path, launcher: str, told: dict[str, Any], resume: bool) -> int:
-    command = [sys.executable, "-m"]
-    environment = dict(os.environ)
+    command = [*PYTHON]
+    environment = child_environment()
     worker = ["llmtune_local.worker", str(run_dir), *(["--resume"] if resume else [])]
     if launcher == "ray":
         command += ["llmtune_local.cluster", str(run_dir)]

@@ -41,7 +41,8 @@ class Forker:
         here.settimeout(PATIENCE)
         with there:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llmtune_local.warm"],
+                [*process.PYTHON, "llmtune_local.warm"],
+                env=process.child_environment(),
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,22 @@ def turn_ends() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def new_tokenizer() -> Callable[..., Any]:
     return build_tokenizer
+
+
+@pytest.fixture
+def strange_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current folder with Python files named as libraries that a worker imports; none of them may be run.
+
+    What runs is written into the file `ran` there.
+    """
+    place = tmp_path / "strange"
+    place.mkdir()
+    for name in ("numpy", "types", "datasets", "secrets", "torch", "evaluate"):
+        code = f"with open({str(place / 'ran')!r}, 'a') as file:\n    file.write({name + chr(10)!r})\n"
+        (place / f"{name}.py").write_text(code)
+    monkeypatch.chdir(place)
+    yield place
+    assert not (place / "ran").exists(), (place / "ran").read_text()
 
 
 @pytest.fixture

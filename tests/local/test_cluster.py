@@ -56,7 +56,7 @@ with on_ray("local", cpus=1, purpose="a look") as ray:
         pytest.skip(f"Ray's cluster does not start here: {tried.stderr.strip().splitlines()[-1:]}")
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("ray_here", "strange_folder")
 def test_a_team_on_a_cluster_survives_a_killed_process(
     make_request: Callable[..., Any], train: Callable[..., Any], tmp_path: Path
 ) -> None:

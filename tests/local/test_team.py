@@ -103,6 +103,7 @@ def rows_of(method: str, data: dict[str, str], folder: Path) -> dict[str, str]:
     return {"train": str(path), "validation": str(path)}
 
 
+@pytest.mark.usefixtures("strange_folder")
 @pytest.mark.parametrize("method", ["sft", "dpo", "classification"])
 def test_two_processes_give_the_losses_of_one(
     make_request: Callable[..., Any],

@@ -72,6 +72,7 @@ def losses(run: RunDir) -> list[float]:
     return [point.value for point in run.read_metrics()[0] if point.series == "train/loss"]
 
 
+@pytest.mark.usefixtures("strange_folder")
 def test_a_forked_worker_trains_what_any_other_does(forker: Forker, rows: Path, tmp_path: Path) -> None:
     cold = write_run(tmp_path / "cold", rows)
     process.launch(cold.path)
