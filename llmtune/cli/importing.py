@@ -23,12 +23,15 @@ def import_(
 ) -> None:
     """Make a job from what exists elsewhere, and name every key that did not map."""
     from llmtune.cli.output import print_json
-    from llmtune.errors import LlmtuneError
     from llmtune.importing import import_job
+    from llmtune.importing.reading import refuse_existing
 
-    if out.exists() and not overwrite and not as_json:
-        raise LlmtuneError(f"{out} is already there", hint="name another file with --out, or pass --overwrite")
-    found = import_job(source, kind, data=out.parent / "data")
+    def check() -> None:
+        refuse_existing(out, overwrite, instead="name another file with --out")
+
+    if not as_json:
+        check()
+    found = import_job(source, kind, data=out.parent / "data", overwrite=overwrite)
     if as_json:
         print_json({"schema": 1, "job": found.job.to_dict(), "source": found.source, "lines": _plain(found)})
         return
@@ -37,6 +40,7 @@ def import_(
     paths = {role: path for role, path in job.dataset.paths.items() if "://" not in path}
     moved = {role: os.path.relpath(path, out.parent) for role, path in paths.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
+    check()  # fetching takes its time, and another import may have been faster
     job.model_copy(update={"dataset": job.dataset.model_copy(update=moved)}).save(out)
     _show(found, out)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import InvalidJob
 from llmtune.importing import axolotl, llamafactory, trl
-from llmtune.importing.reading import Imported, Keys, Line
+from llmtune.importing.reading import Imported, Keys, Line, refuse_existing
+
+if TYPE_CHECKING:
+    from llmtune.provider import Provider
 
 __all__ = ["Imported", "Line", "import_job"]
 
@@ -23,24 +27,30 @@ TRAINERS: dict[str, tuple[str, set[str], Callable[[Keys], Imported]]] = {
 
 
 def import_job(
-    source: str | os.PathLike[str], kind: str | None = None, *, data: str | os.PathLike[str] = "data"
+    source: str | os.PathLike[str],
+    kind: str | None = None,
+    *,
+    data: str | os.PathLike[str] = "data",
+    overwrite: bool = False,
 ) -> Imported:
     """A job from an Axolotl or LLaMA-Factory YAML, a TRL SFTConfig or DPOConfig (YAML or JSON), or a vendor's job.
 
     Args:
         source: the file; or a job's or tuned model's id at a vendor, or a run of the store.
         kind: axolotl, llamafactory, trl, or a provider's name; None recognises it.
-        data: the folder into which a vendor's files are fetched.
+        data: the folder into which a vendor's files are fetched; each job's are in a folder of their own there.
+        overwrite: whether files that are there already are replaced.
 
     Raises:
         InvalidJob: the file is none of these, or asks for something no job expresses (its key is named).
-        LlmtuneError: the vendor does not know the id, or its training rows are gone.
+        LlmtuneError: the vendor does not know the id, or its training rows are gone; or a file that would be written
+            is there already (nothing is fetched then).
     """
     path = Path(source)
     if kind not in TRAINERS and not path.is_file():
         if path.suffix in (".yaml", ".yml", ".json"):
             raise InvalidJob(f"{path}: no such file", hint="give a trainer's configuration, or a job's id at a vendor")
-        return _from_vendor(str(source), kind, Path(data).resolve())
+        return _from_vendor(str(source), kind, Path(data).resolve(), overwrite)
     if path.suffix == ".py":
         raise InvalidJob(
             f"{path}: Python is not run, so what it configures cannot be read",
@@ -67,7 +77,7 @@ def _recognise(config: dict[str, Any], path: Path) -> str:
     return best
 
 
-def _from_vendor(named: str, provider: str | None, data: Path) -> Imported:
+def _from_vendor(named: str, provider: str | None, data: Path, overwrite: bool) -> Imported:
     from llmtune.errors import LlmtuneError
     from llmtune.job import DatasetSpec, Hyperparameters, TuningJob
     from llmtune.rescuing import source
@@ -90,9 +100,11 @@ def _from_vendor(named: str, provider: str | None, data: Path) -> Imported:
     lines.append(Line(key="model", value=job.base, word="mapped", field=f"model.{title}"))
     if job.seed is not None:
         lines.append(Line(key="seed", value=job.seed, word="mapped", field="seed"))
-    files = {}
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", str(job.data.get("suffix") or job.id)).strip("-")[:60]
+    # Jobs of one name are common; the digest of the job's id keeps their files apart.
+    folder = data / f"{name}-{source.digest(f'{title} {job.id}')}"
+    files = {role: folder / f"{role}.jsonl" for role in job.files}
     for role, id in job.files.items():
-        files[role] = source.download(found.provider, id, role, data)
         lines.append(Line(key=f"{role} file", value=id, word="mapped", field=f"dataset.{role}", says=str(files[role])))
     if "train" not in files:
         raise LlmtuneError(f"{job.id} at {title} names no training file")
@@ -101,11 +113,30 @@ def _from_vendor(named: str, provider: str | None, data: Path) -> Imported:
         validation=str(files["validation"]) if "validation" in files else None,
     )
     made = TuningJob(
-        name=re.sub(r"[^A-Za-z0-9-]+", "-", str(job.data.get("suffix") or job.id)).strip("-")[:60],
+        name=name,
         dataset=spec,
         model={title: job.base},
         method=job.method,  # type: ignore[arg-type]
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
         seed=job.seed,
     )
+    _fetch(found.provider, job.files, files, data, overwrite)
     return Imported(job=made, source=f"{job.id} at {title}", lines=tuple(lines))
+
+
+def _fetch(provider: Provider, ids: Mapping[str, str], files: Mapping[str, Path], data: Path, overwrite: bool) -> None:
+    """Fetch a vendor's files into `files`, by role: all of them, or none."""
+    from llmtune.rescuing import source
+
+    def check() -> None:
+        for path in files.values():
+            refuse_existing(path, overwrite, instead="name a job file in another folder with --out (in Python: data=)")
+
+    check()
+    data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=data, prefix=".fetched-") as place:
+        fetched = {role: source.download(provider, id, role, Path(place)) for role, id in ids.items()}
+        check()  # fetching takes its time, and another import may have been faster
+        for role, path in files.items():
+            path.parent.mkdir(exist_ok=True)
+            fetched[role].replace(path)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from llmtune.errors import InvalidJob
+from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.job import TuningJob
 
 #: mapped: same meaning and value. converted: after a stated rule. left out: not in the job, and why.
@@ -17,6 +17,12 @@ Word = Literal["mapped", "converted", "left out", "default"]
 
 #: Keys whose values are secrets (hub_token, wandb_api_key), unlike eos_token.
 SECRET = re.compile(r"(api|access|secret)_?key|(hub|auth|access|hf)_token|secret|password|webhook", re.IGNORECASE)
+
+
+def refuse_existing(path: Path, overwrite: bool, *, instead: str) -> None:
+    """Raise `LlmtuneError` where the file is there and is not to be replaced; `instead` is the other way out."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise LlmtuneError(f"{path} is already there", hint=f"{instead}, or pass --overwrite")
 
 
 class Line(BaseModel):

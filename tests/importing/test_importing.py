@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 import llmtune
 from llmtune.data.dataset import Dataset
-from llmtune.errors import InvalidJob
+from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.importing import Imported, Line, import_job
 from llmtune.job import TuningJob
+from llmtune_openai.fake import FakeOpenAI
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n}"}]} for n in range(30)
@@ -523,7 +526,6 @@ def test_python_is_not_run(place: Path) -> None:
 def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.cli.app import app
     from llmtune.runs import Pace, start
-    from llmtune_openai.fake import FakeOpenAI
 
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -546,8 +548,107 @@ def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.Monke
         assert kept.model == {"openai": "gpt-4.1-mini-2025-04-14"}
         assert {name: getattr(kept.hyperparameters, name) for name in options} == options
         assert len(Path(str(kept.dataset.train)).read_text().splitlines()) == 24
-        assert "data/train.jsonl" in (place / "out/job.yaml").read_text()
+        assert Path(str(kept.dataset.train)).resolve().is_relative_to(place / "out" / "data")
+        assert str(place) not in (place / "out/job.yaml").read_text(), "the folder can be moved as a whole"
         assert not vendor.complaints
+
+
+@pytest.fixture
+def two_jobs(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
+    """A vendor with two jobs of one name, each trained on rows of its own."""
+    from llmtune.runs import Pace, start
+
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with FakeOpenAI(api_key="sk-test") as vendor:
+        monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("LLMTUNE_HOME", str(place / "elsewhere"))
+            for number in (1, 2):
+                rows = place / f"rows-{number}.jsonl"
+                rows.write_text((place / "rows.jsonl").read_text().replace("q ", f"question {number}-"))
+                job = TuningJob(name="router", dataset=str(rows), model="gpt-4.1-mini-2025-04-14")
+                start(job, "openai", yes=True, allow_unknown_cost=True).wait(pace=Pace(first=0.01, most=0.05))
+        assert len(vendor.jobs) == 2
+        yield vendor
+        assert not vendor.complaints
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fetched(vendor: FakeOpenAI) -> int:
+    return sum(call.path.endswith("/content") for call in vendor.requests)
+
+
+def import_with(*words: str) -> Result:
+    from llmtune.cli.app import app
+
+    return CliRunner().invoke(app, ["import", *words, "--from", "openai"])
+
+
+def test_two_imports_share_no_file(two_jobs: FakeOpenAI, place: Path) -> None:
+    for number, job in enumerate(two_jobs.jobs, start=1):
+        shown = import_with(job, "--out", f"out/{number}.yaml", "--overwrite")
+        assert shown.exit_code == 0, shown.output
+    for number in (1, 2):
+        dataset = TuningJob.load(place / f"out/{number}.yaml").dataset
+        for path in (dataset.train, dataset.validation):
+            text = Path(str(path)).read_text()
+            assert f"question {number}-" in text
+            assert f"question {3 - number}-" not in text
+
+
+def test_an_import_replaces_no_file_and_fetches_nothing_then(two_jobs: FakeOpenAI, place: Path) -> None:
+    first, second = two_jobs.jobs
+    assert import_with(first, "--out", "out/job.yaml").exit_code == 0
+    before, looks = files_of(place / "out"), fetched(two_jobs)
+    # The job file; the training rows, for a job file of another name and where none is written.
+    for words, file in (
+        ([second, "--out", "out/job.yaml"], "job.yaml"),
+        ([first, "--out", "out/other.yaml"], "train.jsonl"),
+        ([first, "--out", "out/other.yaml", "--json"], "train.jsonl"),
+    ):
+        refused = import_with(*words)
+        assert refused.exit_code != 0
+        assert isinstance(refused.exception, LlmtuneError)
+        assert file in refused.exception.message
+        hint = str(refused.exception.hint)
+        assert "--out" in hint
+        assert "--overwrite" in hint
+    with pytest.raises(LlmtuneError, match="already there"):
+        import_job(first, "openai", data=place / "out" / "data")
+    assert files_of(place / "out") == before
+    assert fetched(two_jobs) == looks
+    assert import_with(first, "--out", "elsewhere.yaml").exit_code == 0, "its rows are beside the other job file"
+
+
+def test_a_file_is_replaced_when_that_is_asked_for(two_jobs: FakeOpenAI, place: Path) -> None:
+    job = next(iter(two_jobs.jobs))
+    assert import_with(job, "--out", "out/job.yaml").exit_code == 0
+    before = files_of(place / "out")
+    for name in before:
+        (place / "out" / name).write_text("changed")
+    assert import_with(job, "--out", "out/job.yaml", "--overwrite").exit_code == 0
+    assert files_of(place / "out") == before
+    (place / "out/data").rename(place / "moved")
+    import_job(job, "openai", data=place / "out" / "data")
+    for path in (place / "out/data").rglob("*.jsonl"):
+        path.write_text("changed")
+    import_job(job, "openai", data=place / "out" / "data", overwrite=True)
+    assert files_of(place / "out") == before
+
+
+def test_an_import_whose_second_file_is_gone_leaves_nothing_and_can_be_tried_again(
+    two_jobs: FakeOpenAI, place: Path
+) -> None:
+    job, record = next(iter(two_jobs.jobs.items()))
+    gone = two_jobs.files.pop(record.body["validation_file"])
+    assert import_with(job, "--out", "out/job.yaml").exit_code != 0
+    assert files_of(place / "out") == {}
+    two_jobs.files[gone.id] = gone
+    assert import_with(job, "--out", "out/job.yaml").exit_code == 0
 
 
 def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
