@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmtune.errors import LlmtuneError
+from llmtune.job import TuningJob
 from llmtune.rescuing.model import Rescue, Step
 
 
@@ -58,6 +60,21 @@ class Folder:
         self.state = self.state.model_copy(update={**fields, "folder": str(self.path)})
         self.write("rescue.json", self.state.model_dump_json(indent=2) + "\n")
 
+    def write_job(self, job: TuningJob) -> None:
+        """Write job.yaml. Raises `LlmtuneError` where it was changed by hand: it is left alone then."""
+        made = self.path / ".job.yaml"
+        job.save(made)
+        digest = _digest(made)
+        if self.job.exists() and _digest(self.job) not in (digest, *self.state.jobs):
+            made.unlink()
+            raise LlmtuneError(
+                f"{self.job} was changed since it was written and would be replaced",
+                hint=f"train it as it is with llmtune tune {self.job}, or rename it and run this command again",
+            )
+        if digest not in self.state.jobs:
+            self.keep(jobs=(*self.state.jobs, digest))
+        made.replace(self.job)
+
     def write(self, name: str, text: str) -> None:
         """A file of the folder, replaced as a whole."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -71,3 +88,7 @@ class Folder:
         except BaseException:
             Path(made).unlink(missing_ok=True)
             raise
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

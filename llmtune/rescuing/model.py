@@ -112,6 +112,9 @@ class Rescue(_Value):
     run: str | None = None
     """The new run."""
 
+    jobs: tuple[str, ...] = ()
+    """SHA-256 of every job.yaml that was written, so that one changed by hand is recognised."""
+
     report: RescueReport | None = None
     notes: tuple[str, ...] = ()
     """What a person should know: what could not be had, and what was done instead."""

@@ -313,7 +313,7 @@ def _translated(
             del known[row.field]
     relative = {role: file.path for role, file in kept.files.items()}
     saved = job.model_copy(update={"dataset": spec.model_copy(update=relative)})
-    saved.save(folder.job)
+    folder.write_job(saved)
     folder.write("receipt.json", receipt.model_dump_json(indent=2) + "\n")
     for field, reason in dropped.items():
         folder.keep(note=f"{field} was left to {backend.name}: {reason}")

@@ -106,6 +106,27 @@ def test_a_snapshot_stops_before_training(vendor: FakeOpenAI, fake: Fake, old_mo
     assert set(questions(vendor).values()) == {1}
 
 
+def test_a_job_file_that_was_changed_by_hand_is_left_alone(
+    vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    llmtune.rescue(old_model, "fake", model="m-1", out=out, snapshot_only=True)
+    changed = (out / "job.yaml").read_text() + "# as the team wants it\n"
+    (out / "job.yaml").write_text(changed)
+    before = {path.name for path in out.iterdir()}
+    with pytest.raises(LlmtuneError, match=r"job\.yaml was changed since it was written") as caught:
+        llmtune.rescue(old_model, "fake", model="m-2", out=out, follow=follow)
+    assert "llmtune tune" in str(caught.value.hint)
+    assert "rename it" in str(caught.value.hint)
+    assert (out / "job.yaml").read_text() == changed
+    assert {path.name for path in out.iterdir()} == before
+    assert not fake.jobs
+    (out / "job.yaml").rename(out / "mine.yaml")
+    for model in ("m-2", "m-1"):  # what was written here itself is replaced
+        llmtune.rescue(old_model, "fake", model=model, out=out, snapshot_only=True)
+        assert TuningJob.load(out / "job.yaml").model == {"fake": model}
+
+
 def test_its_job_id_names_it_too(vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path) -> None:
     (job,) = vendor.jobs
     found = llmtune.rescue(job, "fake", model="m-1", out=tmp_path / "out", snapshot_only=True)
