@@ -42,7 +42,7 @@ def would_start(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]]
 
     def call(start: Callable[[], Any]) -> Started:
         with monkeypatch.context() as patched, pytest.raises(Started) as caught:
-            patched.setattr(process.subprocess, "Popen", refuse)
+            patched.setattr(subprocess, "Popen", refuse)
             start()
         return caught.value
 
