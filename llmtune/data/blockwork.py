@@ -43,6 +43,7 @@ class Work(NamedTuple):
     max_tokens: int | None
     sketcher: Sketcher | None
     keep: int | None
+    names_classes: Callable[[], bool]
 
 
 class Sketches(NamedTuple):
@@ -77,7 +78,7 @@ def work_on_block(block: bytes, line: int) -> tuple[Block, Notes]:
     assert _work is not None
     assert _work.fmt is not None
     notes = Notes()
-    items = read_rows(block_rows(block, line, notes), _work.fmt, None, _work.file)
+    items = read_rows(block_rows(block, line, notes), _work.fmt, None, _work.file, _work.names_classes)
     return work_on(_work, items), notes
 
 

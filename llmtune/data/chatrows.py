@@ -24,7 +24,15 @@ from llmtune.data.formats import RowFormat
 
 #: Other names of the four roles that chat rows use.
 _ALIASES = {"developer": "system", "function": "tool"}
-_KNOWN = frozenset(("role", "content", "tool_calls", "tool_call_id", "name", "weight", "loss_weight", "function_call"))
+#: Keys by which a turn says whether it is learned from: our own, and the flags of other trainers' rows.
+_WEIGHTS = ("weight", "loss_weight", "loss_scale")
+_FLAGS = ("train", "training", "trainable", "trained", "loss", "loss_mask", "compute_loss")
+#: Their opposite: true says that the turn is not learned from.
+_HIDES = ("masked",)
+#: A mask keeps a turn in one tool and hides it in another; details train on a part of a turn.
+_UNREADABLE = ("mask", "training_detail", "train_detail")
+WEIGHT_KEYS = frozenset((*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE))
+_KNOWN = WEIGHT_KEYS | {"role", "content", "tool_calls", "tool_call_id", "name", "function_call"}
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))
 _new = tuple.__new__
 
@@ -107,7 +115,7 @@ def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls
         call_id = call_id or calls.answered(name)
         raw_role = None
     extra = {key: value for key, value in item.items() if key not in _KNOWN and value is not None}
-    return Message(role, content, made, call_id, name, _read_weight(item, where, faults), raw_role, extra or None)
+    return Message(role, content, made, call_id, name, read_weight(item, role, where, faults), raw_role, extra or None)
 
 
 def _read_role(item: dict[str, Any], where: str, faults: list[Finding]) -> tuple[str, str | None]:
@@ -125,23 +133,50 @@ def _read_role(item: dict[str, Any], where: str, faults: list[Finding]) -> tuple
     return "user", None
 
 
-def _read_weight(item: dict[str, Any], where: str, faults: list[Finding]) -> int | None:
-    weight = item.get("weight")
-    if weight is None:
-        weight = item.get("loss_weight")
+def read_truth(value: Any) -> bool | None:
+    """Whether a value says true or false, also as 1 or 0 or as text, which tables make of it; None if neither."""
+    if isinstance(value, str):
+        return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(value.lower())
+    return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
+
+
+def _weight_of(key: str, value: Any) -> int | None:
+    if key == "weight":
+        return value if value.__class__ is int and value in (0, 1) else None
+    if key in _UNREADABLE or (key in _WEIGHTS and isinstance(value, bool)):
+        return None
+    truth = read_truth(value)
+    return None if truth is None else int(truth != (key in _HIDES))
+
+
+def read_weight(item: Mapping[str, Any], role: str, where: str, faults: list[Finding]) -> int | None:
+    """The weight of a turn: 1, 0, or None where no key says it. Every format with turns asks this one function."""
+    if WEIGHT_KEYS.isdisjoint(item):
+        return None
+    weights: dict[str, int] = {}
+    for key in (*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE):
+        value = item.get(key)
+        if value is None or (key in _UNREADABLE and role != "assistant"):
+            continue
+        weight = _weight_of(key, value)
         if weight is None:
+            expected = "the integer 0 or 1" if key in _WEIGHTS else "true or false"
+            what = f"is {value!r}; expected {expected}"
+            if key in _UNREADABLE:
+                what = "does not say whether the whole turn is learned from"
+            faults.append(error("weight", f"{where}.{key} {what}", "write weight 1 to learn from the turn, 0 not to"))
             return None
-        if weight in (0, 1) and not isinstance(weight, bool):
-            return int(weight)
-        key = "loss_weight"
-    else:
-        if weight.__class__ is int and weight in (0, 1):
-            return int(weight)
-        key = "weight"
-    faults.append(
-        error("weight", f"{where}.{key} is {weight!r}; expected the integer 0 or 1", "write 1 to learn from the turn")
-    )
-    return None
+        weights[key] = weight
+    if len(set(weights.values())) > 1:
+        keys = " and ".join(f"{key} {item[key]!r}" for key in weights)
+        faults.append(error("weight", f"{where} has {keys}, which contradict each other", "keep one of them"))
+        return None
+    return next(iter(weights.values()), None)
+
+
+def hiding_key(keys: Mapping[str, Any]) -> str | None:
+    """The key, if any, by which a whole row says that it is not learned from."""
+    return next((key for key in (*_WEIGHTS, *_FLAGS, *_HIDES) if key in keys and _weight_of(key, keys[key]) == 0), None)
 
 
 def _read_content(item: dict[str, Any], role: str, calling: bool, where: str, faults: list[Finding]) -> Content:

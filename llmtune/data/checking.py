@@ -15,7 +15,7 @@ from llmtune.data.blockwork import CHECKS, Block, Work
 from llmtune.data.example import Example
 from llmtune.data.features import PREFERENCE
 from llmtune.data.findings import Finding, FindingLog, error
-from llmtune.data.formats import FileFacts, RowFormat, VendorRows, get_format, vendor
+from llmtune.data.formats import FileFacts, VendorRows, get_format, vendor
 from llmtune.data.leaks import NearLeaks
 from llmtune.data.reading import Reading
 from llmtune.data.rowindex import RowIndex
@@ -218,8 +218,8 @@ class _Checker:
         if self._leaks is not None and block.sketches is not None:
             self._leaks.add(part, block.sketches, held_out=report.role != "train")
 
-    def _work(self, fmt: RowFormat | None, path: str, part: int) -> Work:
-        rows = self._rows
+    def _work(self, reading: Reading, part: int) -> Work:
+        rows, fmt, path = self._rows, reading.format, reading.path
         method = self._method or ("dpo" if fmt is not None and fmt.pairs else "sft")
         writer = None
         if rows is not None and (fmt is None or fmt.name not in rows.accepts):
@@ -247,6 +247,7 @@ class _Checker:
             max_tokens=self._max_tokens,
             sketcher=self._leaks.sketcher if self._leaks is not None else None,
             keep=self._keep,
+            names_classes=reading.names_classes,
         )
 
     def _blocks(self, reading: Reading, part: int) -> Iterator[Block]:
@@ -258,12 +259,12 @@ class _Checker:
             if large and not isinstance(sniffed, Finding) and sniffed.container == "jsonl" and not reading.renames:
                 fmt = reading.recognise()
                 if fmt is not None:
-                    yield from self._parallel(path, sniffed, self._work(fmt, reading.path, part))
+                    yield from self._parallel(path, sniffed, self._work(reading, part))
                     return
         items = iter(reading)
         work: Work | None = None
         while batch := list(islice(items, _ROWS_AT_ONCE)):
-            work = work or self._work(reading.format, reading.path, part)
+            work = work or self._work(reading, part)
             yield blockwork.work_on(work, batch)
 
     def _parallel(self, path: Path, sniffed: sources.Sniffed, work: Work) -> Iterator[Block]:

@@ -84,6 +84,11 @@ def _check_preference(example: Example, found: list[Finding]) -> None:
     for name, turns in (("preferred", preferred), ("rejected", rejected)):
         if any(message.role == "assistant" and _is_empty(message) for message in turns):
             found.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
+        answers = [message for message in turns if message.role == "assistant"]
+        if answers and not any(message.trained for message in answers):
+            found.append(
+                error("no-trained-turn", f"the {name} answer has weight 0: nothing is learned", "remove the row")
+            )
     if example.messages and example.messages[-1].role == "assistant":
         found.append(warning("role-order", "the prompt ends in an assistant turn", "end it in the user's"))
 

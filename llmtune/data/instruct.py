@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import orjson
 
 from llmtune.data import features as f
-from llmtune.data.chatrows import Calls, answered, arguments_text, kind, read_tools
+from llmtune.data.chatrows import WEIGHT_KEYS, Calls, answered, arguments_text, kind, read_tools, read_weight
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import RowFormat
@@ -80,14 +80,6 @@ class PromptCompletion(RowFormat):
             completion = take_text(row, second, faults)
         if len(row) == 2:
             return Example(pair(prompt, completion), line=line)
-        if isinstance(row.get("label"), bool):
-            faults.append(
-                error(
-                    "unpaired-preference",
-                    "a row of unpaired preference (label true or false): a false one would be learned as an answer",
-                    "keep the true rows without 'label', or pair them and tune with dpo",
-                )
-            )
         system = row.get("system")
         known = (first, second, "system") if isinstance(system, str) else (first, second)
         turns = pair(prompt, completion, system if isinstance(system, str) else None)
@@ -231,11 +223,8 @@ class ShareGPT(RowFormat):
         if not isinstance(value, str):
             faults.append(error("content", f"{where}.value is {kind(value)}; expected a string", "quote it"))
             value = ""
-        weight = turn.get("weight")
-        if weight is not None and not (weight.__class__ is int and weight in (0, 1)):
-            faults.append(error("weight", f"{where}.weight is {weight!r}; expected the integer 0 or 1", ""))
-            weight = None
-        extra = rest(turn, "from", "role", "value", "content", "weight")
+        weight = read_weight(turn, role, where, faults)
+        extra = rest(turn, "from", "role", "value", "content", *WEIGHT_KEYS)
         if speaker == "function_call":
             return Message(role, None, (self._call(value, calls, where, faults),), weight=weight, extra=extra)
         if role == "tool":

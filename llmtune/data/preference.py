@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmtune.data import features as f
-from llmtune.data.chatrows import kind, read_messages, read_tools, shape, write_messages
+from llmtune.data.chatrows import kind, read_messages, read_tools, read_truth, shape, write_messages
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, TextPart
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import RowFormat
@@ -33,6 +33,41 @@ class _PreferenceRows(RowFormat):
 def cannot_prefer(name: str) -> Finding:
     """The refusal of an example without a pair where the format is one of pairs."""
     return error("cannot-prefer", f"{name} rows need a preferred and a rejected answer", "give preference rows")
+
+
+#: Keys that hold an answer, wherever a label stands beside a text that is no answer.
+_ANSWERS = ("completion", "response", "answer", "output")
+
+
+def check_unpaired(row: Mapping[str, Any], example: Example, names_classes: Callable[[], bool]) -> Finding | None:
+    """The refusal of a row that marks its one answer as right or wrong (KTO), which no method here learns from.
+
+    A label true or false always does. As 1 and 0, or as text, it does unless the labels of the file name classes.
+    """
+    extra = example.extra or {}
+    key = next((key for key in ("label", "kto_tag") if key in extra), None)
+    if key is None:  # a label that was read as a class of the text, though an answer stands beside it
+        value = row.get("label")
+        spelled = value.lower() if isinstance(value, str) else value
+        marked = spelled in ("true", "false") or isinstance(value, bool)
+        if not (marked and example.label is not None and any(isinstance(extra.get(name), str) for name in _ANSWERS)):
+            return None
+        key = "label"
+    elif example.preference is None and all(message.role != "assistant" for message in example.messages):
+        return None
+    value = row.get(key)
+    if read_truth(value) is None or (key == "label" and not isinstance(value, bool) and names_classes()):
+        return None
+    if example.preference is not None:
+        what = f"the row is a preference pair, and {key!r} is {value!r}, as in unpaired preference rows (KTO)"
+        return error("unpaired-preference", what, f"remove {key!r} where the pair is sound; rename it if it is a class")
+    return error(
+        "unpaired-preference",
+        f"unpaired preference rows (KTO) are supported by no method: {key!r} is {value!r} beside an answer, which would"
+        " be learned either way",
+        f"for sft keep the rows where it is true and remove {key!r}; for dpo pair a true and a false answer to the same"
+        f" prompt; if {key!r} names a class, rename it",
+    )
 
 
 def check_answers(preference: Preference, names: tuple[str, str], faults: list[Finding]) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from llmtune.data import sources, tables
-from llmtune.data.chatrows import kind
+from llmtune.data.chatrows import hiding_key, kind, read_truth
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error, refuse
 from llmtune.data.formats import RowFormat, all_formats, detect, get_format
 from llmtune.data.instruct import Labelled
+from llmtune.data.preference import check_unpaired
 from llmtune.errors import UnknownName
 
 _QUESTIONS = frozenset((*Labelled.TEXTS, "messages", "prompt"))
 #: How many rows are held back while none of them is recognised.
 _LOOK_AHEAD = 100
+#: How many rows of the hub are asked for their labels; of a file all are, if need be.
+_HUB_LABELS = 1000
 
 
 class Reading:
@@ -39,6 +42,7 @@ class Reading:
         self._wanted = format
         self.renames = renaming(columns, label_column)
         self._group_by = group_by
+        self._classes: bool | None = None
         if format != "auto" and format not in sources.CONTAINERS:
             self.format = get_format(format)
 
@@ -52,13 +56,24 @@ class Reading:
                 if fault is not None:
                     yield fault.at(self.path, fault.line)
                 return
-        yield from read_rows(raw, self.format, self._group_by, self.path)
+        yield from read_rows(raw, self.format, self._group_by, self.path, self.names_classes)
 
     def recognise(self) -> RowFormat | None:
         """The row format, told by the first rows; None when none of them is known."""
         if self.format is None:
             self._recognise(self._raw())
         return self.format
+
+    def names_classes(self) -> bool:
+        """Whether the labels of the file name classes: some row's is neither true nor false, also as 1 or 0 or text.
+
+        This reads the file again, so it is asked only where a row leaves it open.
+        """
+        if self._classes is None:
+            rows = islice(self._raw(), _HUB_LABELS if self.path.startswith(sources.HUB) else None)
+            labels = (item[1].get("label") for item in rows if item.__class__ is tuple and isinstance(item[1], dict))
+            self._classes = any(label is not None and read_truth(label) is None for label in labels)
+        return self._classes
 
     def _raw(self) -> Iterator[sources.Raw | Finding]:
         if self.path.startswith(sources.HUB):
@@ -135,9 +150,16 @@ def load(
 
 
 def read_rows(
-    raw: Iterable[sources.Raw | Finding], fmt: RowFormat, group_by: str | None = None, file: str | None = None
+    raw: Iterable[sources.Raw | Finding],
+    fmt: RowFormat,
+    group_by: str | None = None,
+    file: str | None = None,
+    names_classes: Callable[[], bool] = lambda: False,
 ) -> Iterator[Example | Finding]:
-    """Raw rows read by one format; what is not of that format is told by what it is instead."""
+    """Raw rows read by one format; what is not of that format is told by what it is instead.
+
+    `names_classes` says whether labels that could be read as true and false (1 and 0) are classes in this file.
+    """
     faults: list[Finding] = []
     read_row = fmt.read
     for item in raw:
@@ -151,6 +173,12 @@ def read_rows(
             ).at(file, line)
             continue
         example = read_row(row, line, faults)
+        if example[7]:  # extra: what the format has no place for may say that the row is not to be learned
+            refused = check_unpaired(row, example, names_classes) or _check_hidden(example)
+            if refused is not None:
+                yield refused.at(file, line)
+                faults.clear()
+                continue
         if faults:
             wrong = other_format(row, fmt, faults)
             yield from [fault.at(file, line) for fault in (wrong or faults)]
@@ -167,6 +195,14 @@ def read_rows(
                 continue
             example = example.replace(group=str(value))
         yield example
+
+
+def _check_hidden(example: Example) -> Finding | None:
+    key = hiding_key(example.extra or {})
+    if key is None:
+        return None
+    what = f"the row says {key!r} {(example.extra or {})[key]!r}, and would be learned all the same"
+    return error("weight", what, "leave such rows out, or write weight 0 on the turns that are not to be learned")
 
 
 def other_format(row: dict[str, Any], fmt: RowFormat, faults: list[Finding]) -> list[Finding] | None:

@@ -48,7 +48,7 @@ _IN_DATASETS = {
     "roles_to_train": "assistant turns are trained; set weight 0 on those that are not to be learned",
     "train_on_eos": "the end of each trained turn is trained",
     "train_on_eot": "the end of each trained turn is trained",
-    "message_field_training": "set weight 0 or 1 on the turns themselves",
+    "message_field_training": "train, training and weight on a turn are read by themselves; rename another field",
     "message_field_training_detail": "set weight 0 or 1 on the turns themselves",
     "drop_system_message": "take it out of the rows",
     "conversation": "the tokenizer's own template is used",

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from llmtune.data import features as f
-from llmtune.data.chatrows import answered, arguments_text, kind
+from llmtune.data.chatrows import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
 from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import RowFormat, VendorRows
@@ -108,7 +108,9 @@ class ConverseRows(RowFormat):
             body = parts[0].text
         elif not parts:
             body = None if calls else ""
-        return [*answers, Message(role, body, tuple(calls), extra=rest(turn, "role", "content"))]
+        weight = read_weight(turn, role, where, faults)
+        extra = rest(turn, "role", "content", *WEIGHT_KEYS)
+        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra)]
 
     def _read_block(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from llmtune.data import features as f
-from llmtune.data.chatrows import answered, kind
+from llmtune.data.chatrows import WEIGHT_KEYS, answered, kind, read_weight
 from llmtune.data.digests import label_of
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error
@@ -68,7 +68,8 @@ class CohereChatRows(RowFormat):
             if not isinstance(content, str):
                 faults.append(error("content", f"{where}.content is {kind(content)}; expected a string", "quote it"))
                 content = ""
-            messages.append(Message(role, content, extra=rest(turn, "role", "content")))
+            weight = read_weight(turn, role, where, faults)
+            messages.append(Message(role, content, weight=weight, extra=rest(turn, "role", "content", *WEIGHT_KEYS)))
         return Example(tuple(messages), line=line, extra=rest(row, "messages"))
 
     def write(self, example: Example) -> dict[str, Any]:

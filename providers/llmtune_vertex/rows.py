@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from llmtune.data import features as f
-from llmtune.data.chatrows import Calls, answered, kind
+from llmtune.data.chatrows import WEIGHT_KEYS, Calls, answered, kind, read_weight
 from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, Preference, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
@@ -74,7 +74,8 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     answers: list[Message] = []
     for index, part in enumerate(parts):
         _read_part(part, f"{where}.parts[{index}]", faults, calls, read, made, answers)
-    extra = rest(content, "role", "parts")
+    weight = read_weight(content, role, where, faults)
+    extra = rest(content, "role", "parts", *WEIGHT_KEYS)
     if answers and not read and not made:
         return answers
     body: Content = tuple(read)
@@ -82,7 +83,7 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
         body = read[0].text
     elif not read:
         body = None if made else ""
-    return [*answers, Message(role, body, tuple(made), extra=extra)]
+    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra)]
 
 
 def _read_part(

@@ -96,3 +96,24 @@ def test_a_home_that_cannot_be_written_costs_only_the_tokenising(
     (tmp_path / "taken").write_text("a file, no folder")
     monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "taken"))
     assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
+
+
+@pytest.mark.parametrize("beside", [{}, {"tools": [{"type": "function", "function": {"name": "look"}}]}])
+def test_a_turn_flagged_as_not_trained_is_given_and_not_learned(beside: Any, tmp_path: Path, tokenizer: Any) -> None:
+    def completions(flag: dict[str, Any]) -> list[str]:
+        turns = [("user", "one"), ("assistant", "wrong"), ("user", "again"), ("assistant", "right")]
+        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+        messages[1] |= flag
+        path = tmp_path / "flagged.jsonl"
+        path.write_bytes(orjson.dumps({"messages": messages, **beside}) + b"\n")
+        rows = [
+            row for pieces in read_rows(tokenizer, str(path), limit=None, on_too_long="error").rows for row in pieces
+        ]
+        assert any("wrong" in tokenizer.decode(row.ids) for row in rows)
+        return [tokenizer.decode(row.ids[row.completion]) for row in rows]
+
+    assert "wrong" in "".join(completions({}))
+    for flag in ({"train": False}, {"loss": False}, {"weight": 0}):
+        learned = "".join(completions(flag))
+        assert "right" in learned
+        assert "wrong" not in learned
