@@ -303,8 +303,9 @@ def _standing(
                 "converted": {row.field: row.rule or "" for row in report.receipt if row.support == "converted"},
                 "curves": {name: each for name, each in report.series.items() if isinstance(each, Series)},
             }
-            if isinstance(report.evaluation, NotReported):
-                told["quality"] = report.evaluation
+            tuned = evaluation.systems.get("tuned") if evaluation is not None else report.evaluation
+            if isinstance(tuned, NotReported):
+                told["quality"] = tuned
     if system is None or evaluation is None:
         return Standing(**told)
     value = system.get(main)

@@ -40,7 +40,11 @@ def sentences(board: Board) -> list[str]:
         said.append(("Ahead of every model without tuning: " if every else "") + _beats(best, closest, pair))
     said += [f"{other.label} is not separable from {best.label}{_cheaper(best, other)}." for other in alike]
     if not said:
-        said.append(f"{best.label} is the only member with a result.")
+        said.append(
+            f"{best.label} is the only member with a result."
+            if len(ranked) == 1
+            else f"No tuned model has a result; of the models without tuning {best.label} is ahead in figures."
+        )
     tuned = [each for each in ranked if each.kind == "tuned"]
     if best.kind != "tuned" and tuned:
         help_ = "is not shown to help" if any(each.kind == "tuned" for each in alike) else "did not help"
@@ -69,7 +73,13 @@ def _among(board: Board, tuned: list[Standing]) -> list[str]:
 
 
 def _without_result(board: Board) -> list[str]:
-    return [f"{each.label} made no model: {str(each.error or each.state).rstrip('.')}." for each in board.failed]
+    failed = [f"{each.label} made no model: {str(each.error or each.state).rstrip('.')}." for each in board.failed]
+    unmeasured = [
+        f"{each.label} has no result: {each.quality.reason.rstrip('.')}."
+        for each in board.standings
+        if each.kind == "tuned" and each not in board.failed and isinstance(each.quality, NotReported)
+    ]
+    return failed + unmeasured
 
 
 def _pair(board: Board, one: str, other: str) -> Pair | None:

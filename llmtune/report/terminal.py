@@ -26,9 +26,11 @@ from llmtune.report.facts import facts
 from llmtune.report.words import (
     count,
     difference,
+    judged_name,
     metric_name,
     number,
     one_line,
+    pick_system,
     seen,
     spread,
 )
@@ -47,13 +49,13 @@ _LOSS_COLOURS = ("cyan", "magenta")
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print the report to a console (None: standard output), with colours where it has them."""
-    (console or Console(highlight=False)).print(ReportView(report), highlight=False)
+    (console or Console(highlight=False, emoji=False)).print(ReportView(report), highlight=False)
 
 
 def to_text(report: Report, *, width: int = 80, ascii_only: bool = False) -> str:
     """The report as plain text of `width` columns."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width, no_color=True, force_terminal=False, highlight=False)
+    console = Console(file=buffer, width=width, no_color=True, force_terminal=False, highlight=False, emoji=False)
     console.print(ReportView(report, ascii_only=ascii_only), highlight=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
@@ -102,7 +104,9 @@ class _View:
         yield "What became of the settings", list(self.receipt())
         yield "Facts", [self.facts()]
         if isinstance(result, EvaluationResult):
-            yield "Surest mistakes" if result.scored_by == "likelihood" else "Worst answers", list(self.worst(result))
+            heading = "Surest mistakes" if result.scored_by == "likelihood" else "Worst answers"
+            system, owner = pick_system(result, judged_name(result))
+            yield heading + owner, list(self.worst(result, system))
         yield "Warnings", list(self.warnings())
         yield "Next", list(self.following())
 
@@ -198,7 +202,7 @@ class _View:
             table.add_row(*cells)
         yield table
         if result.rule is not None:
-            yield Text(f"labels read by the rule {result.rule}", style="dim")
+            yield Text(f"labels read by the rule {one_line(result.rule)}", style="dim")
 
     def _difference(self, result: EvaluationResult, metric: str, unit: str) -> list[RenderableType]:
         comparison = result.comparison(metric)
@@ -350,8 +354,7 @@ class _View:
         return table
 
     # --- the end -----------------------------------------------------------------------------------------------------
-    def worst(self, result: EvaluationResult) -> Iterator[RenderableType]:
-        system = result.system("tuned") or next((s for n in result.systems if (s := result.system(n))), None)
+    def worst(self, result: EvaluationResult, system: SystemResult | None) -> Iterator[RenderableType]:
         if system is None:
             return
         for row in system.worst[:WORST_SHOWN]:
@@ -390,10 +393,10 @@ class _View:
     def following(self) -> Iterator[RenderableType]:
         report = self.report
         if report.succeeded:
-            yield Text.assemble(("talk to it   ", "dim"), f"llmtune chat {report.identity.run_id}")
+            yield Text.assemble(("talk to it   ", "dim"), seen(f"llmtune chat {report.identity.run_id}"))
         if report.reproduce:
             yield Text.assemble(("run it again ", "dim"), seen(report.reproduce))
-        yield Text.assemble(("all of it    ", "dim"), f"llmtune report {report.identity.run_id} --format json")
+        yield Text.assemble(("all of it    ", "dim"), seen(f"llmtune report {report.identity.run_id} --format json"))
         if isinstance(report.snippet, str) and report.snippet:
             yield Group(Text("call it", style="dim"), Padding(Text(seen(report.snippet)), (0, 0, 0, 2)))
 

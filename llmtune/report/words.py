@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import re
 
-from llmtune.evaluation.model import EvaluationResult, MetricValue
+from llmtune._escape import escape_controls
+from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import NotReported
 from llmtune.provider import RunState
 from llmtune.report.model import Report
 
-#: Control characters and those that turn the direction of text: a model's answer may hold any of them.
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-
 
 def seen(text: str) -> str:
-    """The text with control characters written out, so that no terminal obeys them."""
-    return _UNSEEN.sub(lambda found: f"\\x{ord(found.group()):02x}", text.replace("\t", "  "))
+    """The text with control characters written out, so that no terminal obeys them; tabs become two spaces."""
+    return escape_controls(text.replace("\t", "  ")).replace("\r", "\\x0d")
 
 
 def one_line(text: str, most: int = 200) -> str:
@@ -111,30 +109,82 @@ def headline(report: Report) -> str:
 
 
 def judged(result: EvaluationResult) -> str:
-    """The verdict of an evaluation, by its main metric."""
-    tuned = result.system("tuned") or next((s for n in result.systems if (s := result.system(n))), None)
+    """The verdict of an evaluation, by its main metric; figures stand under the name of the system they are of."""
+    after = judged_name(result)
+    tuned = result.system(after)
     metric = tuned.get(result.main) if tuned is not None else None
-    if tuned is None or metric is None:
-        return "A model was tuned; nothing could be measured on the held-out rows."
-    comparison = result.comparison(a="base", b=tuned.name)
-    name = metric_name(metric.name)
+    if metric is None:
+        return _not_measured(result, after)
+    comparison = result.comparison(a="base", b=after)
     if comparison is None:
         base = result.systems.get("base")
-        why = f"; the base model was not asked: {one_line(base.reason, 200)}" if isinstance(base, NotReported) else ""
-        first = f"The tuned model reaches {name} {measured(metric)} on {count(result.rows, 'held-out row')}{why}."
+        why = f"; the base model was not asked: {_reason(base.reason)}" if isinstance(base, NotReported) else ""
+        first = f"{_reaches(after, metric, result)}{why}."
     else:
         first = verdict(comparison, metric.unit)
-    majority = result.comparison(metric="accuracy", a="majority", b=tuned.name)
+    majority = result.comparison(metric="accuracy", a="majority", b=after)
     if majority is None or result.majority is None:
         return first
     label = one_line(result.majority.label, 40)
     always = f"Always answering '{label}' reaches {number(majority.a, 'share')}"
     if majority.verdict == "better":
         return f"{first} {always}."
+    name = one_line(after, 40)
     worse = (
-        "more than the tuned model" if majority.verdict == "worse" else "which is not separable from the tuned model"
+        f"more than the {name} model"
+        if majority.verdict == "worse"
+        else f"which is not separable from the {name} model"
     )
     return f"{first} {always}, {worse}."
+
+
+def judged_name(result: EvaluationResult) -> str:
+    """Return the name of the system an evaluation is about, whether it answered or not: "tuned", else the last."""
+    return "tuned" if "tuned" in result.systems else next(reversed(result.systems), "tuned")
+
+
+def pick_system(result: EvaluationResult, after: str) -> tuple[SystemResult | None, str]:
+    """Return the system whose answers are shown, and " of the base model" where that is another than `after`."""
+    system = result.system(after)
+    if system is not None:
+        return system, ""
+    system = next((found for name in result.systems if (found := result.system(name))), None)
+    return system, f" of the {one_line(system.name, 40)} model" if system is not None else ""
+
+
+def not_asked(result: EvaluationResult, name: str) -> str:
+    """Return "the tuned model could not be asked: ..." for a system without the main metric."""
+    system = result.systems.get(name)
+    who = f"the {one_line(name, 40)} model"
+    if isinstance(system, NotReported):
+        return f"{who} could not be asked: {_reason(system.reason)}"
+    if system is None:
+        return f"{who} was not asked"
+    reason = system.not_reported.get(result.main)
+    return f"{who} has no {metric_name(result.main)}" + (f": {_reason(reason)}" if reason else "")
+
+
+def _not_measured(result: EvaluationResult, after: str) -> str:
+    """The headline where the system in question has no figure: whose figures there are, and why its own are missing."""
+    reached = [
+        _reaches(name, metric, result)
+        for name in result.systems
+        if name != after and (system := result.system(name)) and (metric := system.get(result.main))
+    ]
+    if reached:
+        return f"{'; '.join(reached)}; {not_asked(result, after)}."
+    nothing = "A model was tuned; nothing could be measured on the held-out rows"
+    reason = not_asked(result, after)
+    return f"{nothing}. {reason[0].upper()}{reason[1:]}." if after in result.systems else f"{nothing}."
+
+
+def _reaches(name: str, metric: MetricValue, result: EvaluationResult) -> str:
+    figure = f"{metric_name(metric.name)} {measured(metric)}"
+    return f"The {one_line(name, 40)} model reaches {figure} on {count(result.rows, 'held-out row')}"
+
+
+def _reason(text: str) -> str:
+    return one_line(text, 200).rstrip(".")
 
 
 def verdict(comparison: Comparison, unit: str) -> str:

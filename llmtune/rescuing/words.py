@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llmtune.evaluation.model import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.report.markdown import code, plain, table
-from llmtune.report.words import difference, metric_name, number, spread
+from llmtune.report.words import difference, metric_name, not_asked, number, spread
 from llmtune.rescuing.model import RescueReport
 
 
@@ -23,9 +23,7 @@ def _by_labels(labels: EvaluationResult | NotReported) -> str:
     new = labels.system("new")
     found = labels.comparison(a="old", b="new")
     if found is None or new is None:
-        figure = new.get(labels.main) if new is not None else None
-        told = "was not asked" if figure is None else f"reaches {number(figure.value, figure.unit)} {name}"
-        return f"The new model {told}; there is nothing of the old one to compare it with."
+        return _one_sided(labels, name)
     unit = new[labels.main].unit
     values = f"{number(found.b, unit)} against {number(found.a, unit)} {name} on {found.rows} rows"
     apart = f"{difference(found.difference, unit)} ({spread(found.interval, unit)})"
@@ -35,6 +33,21 @@ def _by_labels(labels: EvaluationResult | NotReported) -> str:
         "not separable": f"The new model cannot be told from the old one: {values}, {apart}.",
     }
     return words[found.verdict]
+
+
+def _one_sided(labels: EvaluationResult, name: str) -> str:
+    """The verdict where old and new model were not compared: each figure under the name of the model it is of."""
+    figures = {
+        system: f"reaches {number(figure.value, figure.unit)} {name}"
+        for system in ("old", "new")
+        if (result := labels.system(system)) is not None and (figure := result.get(labels.main)) is not None
+    }
+    if "new" in figures:
+        return f"The new model {figures['new']}; there is nothing of the old one to compare it with."
+    reason = not_asked(labels, "new")
+    if "old" in figures:
+        return f"The old model {figures['old']}; {reason}."
+    return f"{reason[0].upper()}{reason[1:]}; there is nothing of the old one either."
 
 
 def _by_answers(agreement: EvaluationResult | NotReported) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from llmtune.errors import RunFailed
-from llmtune.evaluation.model import EvaluationResult
 from llmtune.job import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
 from llmtune.planning import plan
+from llmtune.report.words import not_asked
 from llmtune.runs import start
 from llmtune.sweeping.crew import Search, cost_of
 from llmtune.sweeping.model import Finalist, TrialRow
@@ -88,15 +88,17 @@ def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse
             continue
         finally:
             purse.pay(cost_of(run.record))
-        if not isinstance(report.evaluation, EvaluationResult):
+        if isinstance(report.evaluation, NotReported):
+            purse.notes.append(f"trial {trial.number} as a finalist was not evaluated: {report.evaluation.reason}")
             continue
         tuned = report.evaluation.system("tuned")
-        metric = report.evaluation.main
-        figure = tuned.get(metric) if tuned is not None else None
-        if figure is not None:
-            values.append(float(figure.value))
-            intervals.append(figure.interval)
-            unit = figure.unit
+        figure = tuned.get(report.evaluation.main) if tuned is not None else None
+        if figure is None:  # another system's figure would not be this configuration's
+            purse.notes.append(f"trial {trial.number} as a finalist: {not_asked(report.evaluation, 'tuned')}")
+            continue
+        values.append(float(figure.value))
+        intervals.append(figure.interval)
+        metric, unit = report.evaluation.main, figure.unit
     spread: Interval | NotReported = NotReported("it was not evaluated")
     if len(values) == 1:
         spread = intervals[0]

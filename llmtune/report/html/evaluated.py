@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult, WorstRow
+from llmtune.evaluation.model import EvaluationResult, MetricValue, WorstRow
 from llmtune.metrics.classification import ClassificationResult
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.points import NotReported
 from llmtune.report.html.elements import Child, el, join
 from llmtune.report.html.page import Section, details, sorted_by, table
-from llmtune.report.words import count, difference, metric_name, number, p_words, spread
+from llmtune.report.words import count, difference, metric_name, number, p_words, pick_system, spread
 
 #: Labels up to which the whole confusion matrix is shown; above, only what is confused most.
 MATRIX_LABELS = 80
@@ -125,7 +125,7 @@ def _difference(comparison: Comparison | None, unit: str) -> list[Child]:
 # --- by label --------------------------------------------------------------------------------------------------------
 def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tuned") -> Section:
     """Precision, recall and F1 of each label, sortable, beside those of the system `before`."""
-    tuned = _judged(result, after)
+    tuned, owner = pick_system(result, after)
     if tuned is None or tuned.classification is None:
         return Section("labels", "By label", Markup(""))
     found = tuned.classification
@@ -158,7 +158,9 @@ def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tu
         caption="Averages",
         sortable=False,
     )
-    return Section("labels", "By label", rows_table + details("Averages over the labels", averages))
+    return Section(
+        "labels", f"By label{owner}", rows_table + details("Averages over the labels", averages), short="By label"
+    )
 
 
 def _change(change: float) -> Markup:
@@ -168,7 +170,7 @@ def _change(change: float) -> Markup:
 
 def confusion(result: EvaluationResult, *, after: str = "tuned") -> Section:
     """True label by row, answer by column; and what is taken for what most often."""
-    tuned = _judged(result, after)
+    tuned, owner = pick_system(result, after)
     found = tuned.classification if tuned is not None else None
     if found is None or tuned is None:
         return Section("confusion", "Confusion", Markup(""))
@@ -185,7 +187,7 @@ def confusion(result: EvaluationResult, *, after: str = "tuned") -> Section:
         ]
         says = f"{count(found.outside, 'answer')} outside the label set"
         parts.append(details(says, table(["answer", "times"], answers, numbers=(1,), caption=says)))
-    return Section("confusion", "Confusion", join(parts))
+    return Section("confusion", f"Confusion{owner}", join(parts), short="Confusion")
 
 
 def _matrix(found: ClassificationResult) -> Markup:
@@ -240,7 +242,7 @@ def _confused(found: ClassificationResult) -> Markup:
 # --- rows ------------------------------------------------------------------------------------------------------------
 def worst(result: EvaluationResult, *, after: str = "tuned") -> Section:
     """Rows that went wrong, one under the other, as they are."""
-    tuned = _judged(result, after)
+    tuned, owner = pick_system(result, after)
     parts: list[Child] = []
     if tuned is not None and tuned.worst:
         parts.append(_rows(tuned.worst))
@@ -256,7 +258,7 @@ def worst(result: EvaluationResult, *, after: str = "tuned") -> Section:
         ]
         parts.append(details("Contradicting labels", table(["prompt", "labels"], rows, caption="Contradicting labels")))
     title = "Surest mistakes" if result.scored_by == "likelihood" else "Worst answers"
-    return Section("worst", title, join(parts), short="Mistakes")
+    return Section("worst", title + owner, join(parts), short="Mistakes")
 
 
 def _rows(rows: Sequence[WorstRow]) -> Markup:
@@ -292,7 +294,3 @@ def _answer(answer: str | None) -> Child:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
-
-
-def _judged(result: EvaluationResult, after: str) -> SystemResult | None:
-    return result.system(after) or next((s for name in result.systems if (s := result.system(name))), None)
