@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import TextIO
 
+from llmtune._escape import escape_controls
 from llmtune.deprecation import LlmtuneDeprecationWarning
 from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
 
@@ -41,7 +42,7 @@ def fail(error: LlmtuneError) -> None:
         logging.getLogger("llmtune").exception("failed")
         import traceback
 
-        traceback.print_exc()
+        print(escape_controls(traceback.format_exc()), end="", file=sys.stderr)  # noqa: T201
     if "--json" in sys.argv[1:]:
         print_error(error)
         sys.exit(error.exit_code)

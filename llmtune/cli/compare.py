@@ -87,7 +87,7 @@ def compare(
 
 
 def _confirm(plans: Plans) -> bool:
-    from llmtune.cli.output import err
+    from llmtune.cli.output import confirm, err
     from llmtune.errors import OverBudget
 
     if not plans.billed:
@@ -97,7 +97,7 @@ def _confirm(plans: Plans) -> bool:
             f"{', '.join(plans.billed)} bill {plans.price} together; nobody can confirm here",
             hint="pass --budget USD or --yes",
         )
-    if not typer.confirm(f"Start {len(plans.members)} runs for {plans.price}?", err=True):
+    if not confirm(f"Start {len(plans.members)} runs for {plans.price}?"):
         raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimates again")
     return True
 

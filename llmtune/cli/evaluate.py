@@ -93,10 +93,10 @@ def _plain(found: Kept) -> str:
     """As it stands on a terminal, without colours."""
     import io
 
-    from rich.console import Console
+    from llmtune.cli.output import PlainConsole
 
     buffer = io.StringIO()
-    found.show(Console(file=buffer, width=80, no_color=True, force_terminal=False, highlight=False))
+    found.show(PlainConsole(file=buffer, width=80, no_color=True, force_terminal=False))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

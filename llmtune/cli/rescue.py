@@ -78,7 +78,7 @@ def rescue(
 
 
 def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any]) -> None:
-    from llmtune.cli.output import err
+    from llmtune.cli.output import confirm, err
     from llmtune.errors import OverBudget
 
     price = "an unknown amount" if cost is None else f"at most {cost:,.2f} USD"
@@ -89,7 +89,7 @@ def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any])
         )
     asked = ", ".join(f"{name} {value}" for name, value in sampling.items())
     err.print(f"{formula}; asked with {asked}", markup=False, soft_wrap=True)
-    if not typer.confirm(f"Ask the old model for {price}?", err=True):
+    if not confirm(f"Ask the old model for {price}?"):
         raise OverBudget("not confirmed; the old model was not asked", hint="what was fetched is in the folder")
 
 

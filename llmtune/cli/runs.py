@@ -231,7 +231,7 @@ def resubmit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a lost run once more. Look at the vendor's console first: a job that is there would be paid for twice."""
-    from llmtune.cli.output import err, out, print_json
+    from llmtune.cli.output import confirm, err, out, print_json
     from llmtune.errors import OverBudget
     from llmtune.runs import attach as find
 
@@ -242,7 +242,7 @@ def resubmit(
                 "a job that is already there would be paid for twice, and nobody can confirm it here",
                 hint="look at the vendor's console; then pass --yes, or use llmtune runs adopt",
             )
-        typer.confirm("Have you looked at the vendor's console, and is there no such job?", abort=True, err=True)
+        confirm("Have you looked at the vendor's console, and is there no such job?", abort=True)
     state = found.resubmit()
     if as_json:
         print_json({"run": found.id, "state": state.value})

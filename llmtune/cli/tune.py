@@ -142,6 +142,7 @@ def _print(report: Report, *, as_json: bool) -> None:
 
 def confirm(receipt: Receipt) -> None:
     """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead."""
+    from llmtune.cli.output import confirm as ask
     from llmtune.cli.output import err
     from llmtune.cli.plan import print_plans
     from llmtune.errors import OverBudget
@@ -154,5 +155,5 @@ def confirm(receipt: Receipt) -> None:
             hint="pass --budget USD or --yes",
         )
     print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)
-    if not typer.confirm(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?", err=True):
+    if not ask(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?"):
         raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimate again")

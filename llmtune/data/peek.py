@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from llmtune._escape import escape_controls
 from llmtune.data.example import Example
 from llmtune.data.rendering import RenderedRow, Renderer
 
@@ -80,7 +81,7 @@ def as_text(shown: Peek) -> Any:
     for index, piece in enumerate(shown.tokens):
         shade = " bold" if index % 2 else ""
         style = f"green underline{shade}" if piece.trained else f"bright_black{shade}"
-        text.append(piece.text.translate(_SHOWN), style=style)
+        text.append(escape_controls(piece.text.translate(_SHOWN)), style=style)
     return text
 
 
