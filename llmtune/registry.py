@@ -61,6 +61,7 @@ def get_provider(provider: str | Provider, **passed: Any) -> Provider:
     except ValidationError as error:
         origins = ", ".join(sorted(set(found.origins.values())))
         raise InvalidSettings(f"settings of {provider} ({origins}): {explain(cls.Settings, error).message}") from None
+    settings.note_secrets(account)
     return cls(provider, account)
 
 
@@ -73,4 +74,5 @@ def check_options(provider: Provider, given: Mapping[str, Any]) -> dict[str, Any
         fault.message = f"provider_options.{provider.name}: {fault.message}"
         fault.args = (fault.message,)
         raise fault from None
+    settings.note_secrets(options)
     return options.model_dump(mode="json", exclude_unset=True)

@@ -15,14 +15,20 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmtune.errors import InvalidSettings
 
 _SECRET = re.compile(r"(api[-_]?key|token|secret|password|passwd|credential)(?!.*_env$)", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)[^/\s@]+@", re.IGNORECASE)
+_ONE_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"<>`\\]+", re.IGNORECASE)
+
+#: Environment variables that secrets were read from, or that settings and options name as the place of one.
+_secret_variables: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,36 @@ def redact(key: str, value: Any) -> Any:
 
 def redact_url(text: str) -> str:
     """Text with the password of every URL in it replaced by `***`."""
-    return _URL_PASSWORD.sub(r"\g<head>***@", text)
+    if _ONE_URL.fullmatch(text):  # its password may hold what ends a URL inside a text
+        return _without_password(text)
+    return _URL.sub(lambda found: _without_password(found[0]), text)
+
+
+def _without_password(url: str) -> str:
+    try:
+        address = urlsplit(url).netloc
+    except ValueError:  # nobody can say which part is the password
+        return f"{url.partition('://')[0]}://***" if "@" in url else url
+    user, at, host = address.rpartition("@")
+    if not at or ":" not in user:
+        return url
+    return url.replace(address, f"{user.partition(':')[0]}:***@{host}", 1)
+
+
+def read_secret(variable: str) -> str | None:
+    """The secret in that environment variable, taken out of every text from now on; an empty one counts as none."""
+    _secret_variables.add(variable)
+    return os.environ.get(variable) or None
+
+
+def note_secrets(values: Iterable[tuple[str, Any]]) -> None:
+    """Remember the variables that settings or options name as the place of a secret (`api_key_env`)."""
+    _secret_variables.update(value for name, value in values if name.endswith("_env") and isinstance(value, str))
+
+
+def secret_variables() -> frozenset[str]:
+    """The environment variables that secrets are read from, as far as this process has seen."""
+    return frozenset(_secret_variables)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -30,15 +30,17 @@ def list_(
 ) -> None:
     """List runs, newest first."""
     from llmtune.cli.output import out, print_json
+    from llmtune.provider import RunState
     from llmtune.runs import open_store
 
     states = None if not state else [_state(each) for each in state]
-    records = open_store().runs(states=states, provider=provider, limit=limit)
+    store = open_store()
+    records = store.runs(states=states, provider=provider, limit=limit)
     if as_json:
         print_json({"runs": [_summary(record) for record in records]})
         return
     if not records:
-        out.print("no runs yet")
+        out.print("no run can be read" if store.damaged(states or tuple(RunState)) else "no runs yet")
         return
     from rich.table import Table
 
@@ -153,12 +155,20 @@ async def _watch_all(chosen: list[Run], *, as_json: bool) -> int:
     """Follow the runs to their ends; returns how many ended without a model or could not be followed."""
     import asyncio
 
+    from llmtune.cli.output import err
+    from llmtune.errors import LlmtuneError
+    from llmtune.runs.secrets import scrub
+
     async def one(run: Run) -> bool:
         last: Update | None = None
-        async for update in run.updates():
-            if update.moved or update.message or update.last:
-                _say(update, as_json=as_json)
-            last = update
+        try:
+            async for update in run.updates():
+                if update.moved or update.message or update.last:
+                    _say(update, as_json=as_json)
+                last = update
+        except LlmtuneError as error:  # the other runs are followed to their ends
+            err.print(f"{run.id}: {scrub(error.message)}", markup=False, soft_wrap=True)
+            return False
         return last is not None and last.error is None and last.record.state.value == "succeeded"
 
     ended = await asyncio.gather(*(one(run) for run in chosen))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from llmtune.errors import LlmtuneError
+from llmtune.errors import LlmtuneError, StoreError
 from llmtune.provider import JobRef, Provider, RunState, UploadRef
 from llmtune.runs import submission
 from llmtune.runs.ledger import Resource
@@ -134,24 +134,30 @@ def cleanup(
 
 
 def _in_use(store: Store) -> dict[str, str]:
-    """Digests and ids of uploads that unfinished runs use, with the run."""
+    """Digests and ids of uploads that unfinished runs use, with the reason to keep them; `*` is every upload."""
     used = {}
     for record in store.runs(states=UNFINISHED):
+        reason = f"run {record.id} is unfinished and uses it"
         for file in record.files:
-            used[f"{record.provider}/{file.sha256}"] = record.id
+            used[f"{record.provider}/{file.sha256}"] = reason
         for name, ref in store.refs(record.id).items():
             if name.startswith("upload:"):
-                used[f"{record.provider}/{ref['id']}"] = record.id
+                used[f"{record.provider}/{ref['id']}"] = reason
+    for run_id, provider in store.damaged(UNFINISHED):
+        used[f"{provider}/*"] = f"run {run_id} is unfinished and cannot be read, so it may use it"
     return used
 
 
 def _keep(store: Store, resource: Resource, in_use: dict[str, str], *, models: bool) -> str | None:
     """Why a resource must stay; None when it may go."""
-    owner = store.get(resource.run_id)
+    try:
+        owner = store.get(resource.run_id)
+    except StoreError as error:
+        return error.message
     if isinstance(resource.ref, UploadRef):
-        for name in (resource.ref.digest, resource.ref.id):
-            if user := in_use.get(f"{resource.provider}/{name}"):
-                return f"run {user} is unfinished and uses it"
+        for name in (resource.ref.digest, resource.ref.id, "*"):
+            if reason := in_use.get(f"{resource.provider}/{name}"):
+                return reason
     if not owner.state.final:
         return f"run {owner.id} is unfinished"
     if resource.type == "model" and not models:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError, StillRunning
+from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
 from llmtune.provider import (
     DeploymentRef,
     Generator,
@@ -23,6 +23,7 @@ from llmtune.provider import (
     Unavailable,
 )
 from llmtune.runs.records import RunRecord
+from llmtune.runs.secrets import scrub_leaves
 from llmtune.runs.store import Store
 from llmtune.settings import home
 
@@ -49,12 +50,13 @@ SAY_EVERY = 2.0
 
 def kept_evaluation(store: Store, record: RunRecord) -> EvaluationResult | None:
     """The evaluation of an earlier attempt at finishing this run."""
-    kept = store.ref(record.id, "evaluation", Ref)
-    if kept is None:
-        return None
     from llmtune.evaluation import EvaluationResult
 
-    return EvaluationResult.model_validate(kept.data["result"])
+    try:
+        kept = store.ref(record.id, "evaluation", Ref)
+        return None if kept is None else EvaluationResult.model_validate(kept.data["result"])
+    except (StoreError, ValueError, KeyError):  # damaged: judged again, from the answers that are kept
+        return None
 
 
 def evaluate(
@@ -103,7 +105,7 @@ def evaluate(
         "seconds": time.monotonic() - began,
         "checks": _checks(store, record, provider, tuned, dataset),
     }
-    store.set_ref(record.id, "evaluation", Ref(id="done", data=data))
+    store.set_ref(record.id, "evaluation", Ref(id="done", data=scrub_leaves(data)))
     return result
 
 
@@ -204,7 +206,10 @@ def read_report(store: Store, record: RunRecord, provider: Callable[[], Provider
 
     kept = store.report(record.id)
     if kept is not None and record.state.final:
-        return Report.from_json(kept)
+        try:
+            return Report.from_json(kept)
+        except InvalidData:  # damaged, or of another version
+            return write_report(store, record, provider())
     if record.state.final:
         return write_report(store, record, provider())
     raise StillRunning(

@@ -19,7 +19,7 @@ from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, Missin
 from llmtune.provider import EncodedDataset, Provider, RunState
 from llmtune.runs import keys, money
 from llmtune.runs.records import RunRecord, dump_receipt
-from llmtune.runs.secrets import scrub_error
+from llmtune.runs.secrets import refuse_secrets, scrub_error
 from llmtune.runs.store import Store
 from llmtune.settings import home, redact
 from llmtune.translation import Receipt, enforce
@@ -65,6 +65,7 @@ def intend(
     dataset = read_dataset(job)
     receipt = plan(job, provider, dataset=dataset)
     refuse_what_cannot_run(receipt, options, listed=provider.name)
+    refuse_secrets(job.to_dict())
     if isinstance(dataset, InvalidData):
         raise dataset
     encoded = encode(provider, dataset, receipt, allow_lossy=options.allow_lossy_data)

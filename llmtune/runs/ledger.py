@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
+from pydantic_core import from_json
 
+from llmtune.errors import StoreError
 from llmtune.provider import AnyRef, DeploymentRef, JobRef, ModelRef, Ref, UploadRef
 from llmtune.runs.database import Database
-from llmtune.runs.secrets import scrub
+from llmtune.runs.rows import dump, read_each
+from llmtune.runs.secrets import scrub_leaves
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
     from llmtune.runs.records import RunRecord
 
@@ -63,7 +66,10 @@ class Ledger(Database):
 
         with self.read() as connection:
             row = connection.execute(schema.reference_by_name, {"wanted_run": run_id, "wanted_name": name}).first()
-        return None if row is None else kind.model_validate_json(row.ref)
+        try:
+            return None if row is None else kind.model_validate_json(row.ref)
+        except ValueError:
+            raise StoreError(f"the reference {name!r} of run {run_id} is damaged and cannot be read") from None
 
     def refs(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Every reference of a run by name, as JSON data."""
@@ -72,7 +78,9 @@ class Ledger(Database):
         table = schema.references
         with self.read() as connection:
             rows = connection.execute(table.select().where(table.c.run_id == run_id).order_by(table.c.time)).all()
-        return {row.name: orjson.loads(row.ref) for row in rows}
+        return dict(
+            read_each(rows, lambda row: (row.name, orjson.loads(row.ref)), "reference {0.name} of run {0.run_id}")
+        )
 
     # --- uploads ---------------------------------------------------------------------------------------------------
     def intend_upload(self, provider: str, digest: str) -> bool:
@@ -96,7 +104,10 @@ class Ledger(Database):
             row = connection.execute(
                 table.select().where(table.c.provider == provider, table.c.digest == digest)
             ).first()
-        return None if row is None or row.ref is None else UploadRef.model_validate_json(row.ref)
+        try:
+            return None if row is None or row.ref is None else UploadRef.model_validate_json(row.ref)
+        except ValueError:  # damaged; the provider is asked for the content before it is sent again
+            return None
 
     def keep_upload(self, record: RunRecord, name: str, ref: UploadRef, *, ours: bool) -> None:
         """Write down an upload: as the run's reference, by its content, and (when it is ours) as something we made."""
@@ -108,7 +119,7 @@ class Ledger(Database):
             connection.execute(table.delete().where(table.c.provider == record.provider, table.c.digest == ref.digest))
             connection.execute(
                 table.insert().values(
-                    provider=record.provider, digest=ref.digest, ref=scrub(ref.model_dump_json()), time=time.time()
+                    provider=record.provider, digest=ref.digest, ref=ref.model_dump_json(), time=time.time()
                 )
             )
             if ours:
@@ -141,17 +152,7 @@ class Ledger(Database):
             query = query.where(table.c.removed.is_(None))
         with self.read() as connection:
             rows = connection.execute(query).all()
-        return [
-            Resource(
-                provider=row.provider,
-                type=row.type,
-                ref=_REF_TYPES[row.type].model_validate_json(row.ref),  # type: ignore[arg-type]
-                run_id=row.run_id,
-                created=row.created,
-                removed=row.removed,
-            )
-            for row in rows
-        ]
+        return read_each(rows, _resource, "{0.type} {0.ref_id} at {0.provider}, made by run {0.run_id}")
 
     def mark_removed(self, resource: Resource) -> None:
         """We removed it at the vendor."""
@@ -184,7 +185,9 @@ class Ledger(Database):
         table = schema.reports
         with self.write() as connection:
             connection.execute(table.delete().where(table.c.run_id == run_id))
-            connection.execute(table.insert().values(run_id=run_id, report=scrub(report), time=time.time()))
+            connection.execute(
+                table.insert().values(run_id=run_id, report=dump(scrub_leaves(from_json(report))), time=time.time())
+            )
 
     def report(self, run_id: str) -> str | None:
         """A run's report (JSON), None when there is none."""
@@ -233,7 +236,7 @@ class Ledger(Database):
         from llmtune.runs import schema
 
         connection.execute(schema.forget_reference, {"old_run": run_id, "old_name": name})
-        row = {"run_id": run_id, "name": name, "ref": scrub(ref.model_dump_json()), "time": time.time()}
+        row = {"run_id": run_id, "name": name, "ref": ref.model_dump_json(), "time": time.time()}
         connection.execute(schema.add_reference, row)
 
     def _own(self, connection: Connection, record: RunRecord, type: ResourceType, ref: Ref) -> None:
@@ -250,8 +253,19 @@ class Ledger(Database):
                 provider=record.provider,
                 type=type,
                 ref_id=ref.id,
-                ref=scrub(ref.model_dump_json()),
+                ref=ref.model_dump_json(),
                 run_id=record.id,
                 created=time.time(),
             )
         )
+
+
+def _resource(row: Row[Any]) -> Resource:
+    return Resource(
+        provider=row.provider,
+        type=row.type,
+        ref=_REF_TYPES[row.type].model_validate_json(row.ref),  # type: ignore[arg-type]
+        run_id=row.run_id,
+        created=row.created,
+        removed=row.removed,
+    )

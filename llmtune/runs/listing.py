@@ -46,7 +46,10 @@ def listed(store: Store, *, limit: int | None = None, only: tuple[RunState, ...]
 
 
 def _listed(row: Any) -> ListedRun:
-    progress = orjson.loads(row.live).get("progress") or {}
+    try:
+        progress = orjson.loads(row.live).get("progress") or {}
+    except ValueError:  # damaged; what has a column of its own is listed
+        progress = {}
     return ListedRun(
         id=row.id,
         name=row.name,

@@ -23,6 +23,7 @@ from llmtune.runs.intent import StartOptions, intend
 from llmtune.runs.records import RunRecord
 from llmtune.runs.store import Store, Transition, open_store
 from llmtune.runs.waiting import Pace, Update
+from llmtune.settings import note_secrets
 
 if TYPE_CHECKING:
     from llmtune.job import TuningJob
@@ -490,4 +491,5 @@ def provider_of(record: RunRecord) -> Provider:
         account = cls.Settings.model_validate(record.settings)
     except (ValidationError, LlmtuneError):  # the adapter's settings have changed since
         return get_provider(record.provider)
+    note_secrets(account)
     return cls(record.provider, account)

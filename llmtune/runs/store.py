@@ -8,16 +8,17 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmtune.errors import RunNotFound, did_you_mean
+from llmtune.errors import LlmtuneWarning, RunNotFound, StoreError, did_you_mean
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider import Event, RunState, Snapshot
+from llmtune.provider import Event, ModelRef, RunState, Snapshot
 from llmtune.runs.ledger import Ledger
 from llmtune.runs.records import RunRecord
-from llmtune.runs.rows import columns_of, identity, nothing_new, record_of, updated
+from llmtune.runs.rows import columns_of, identity, nothing_new, read_each, record_of, updated
 from llmtune.runs.secrets import scrub
 from llmtune.settings import store_url
 
@@ -97,8 +98,15 @@ class Store(Ledger):
             .where(schema.runs.c.fingerprint == fingerprint)
             .where(schema.runs.c.state.in_([state.value for state in wanted]))
             .order_by(schema.runs.c.created.desc())
-        ).first()
-        return None if found is None else record_of(found)
+        ).all()
+        for row in found:
+            try:
+                return record_of(row)
+            except StoreError:
+                # Of a damaged run that may have a job at the vendor, a second one would be paid for too.
+                if RunState(row.state) not in (RunState.PLANNED, RunState.UPLOADING, RunState.SUCCEEDED):
+                    raise
+        return None
 
     def get(self, run_id: str) -> RunRecord:
         """The run of exactly that id. Raises `RunNotFound`."""
@@ -155,8 +163,38 @@ class Store(Ledger):
         if limit is not None and group is None:
             query = query.limit(limit)
         with self.read() as connection:
-            records = [record_of(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        records = read_each(rows, record_of, "run {0.id}")
         return [record for record in records if group is None or record.group == group][:limit]
+
+    def damaged(self, states: Collection[RunState]) -> list[tuple[str, str]]:
+        """Runs in these states whose record cannot be read: id and provider."""
+        from llmtune.runs import schema
+
+        with self.read() as connection:
+            rows = connection.execute(
+                schema.runs.select().where(schema.runs.c.state.in_([state.value for state in states]))
+            ).all()
+        found = []
+        for row in rows:
+            try:
+                record_of(row)
+            except StoreError:
+                found.append((str(row.id), str(row.provider)))
+        return found
+
+    def tuned(self) -> list[tuple[RunRecord, ModelRef]]:
+        """The runs that succeeded, newest first, each with its tuned model; those that have none are left out."""
+        found = []
+        for record in self.runs(states=[RunState.SUCCEEDED]):
+            try:
+                model = self.ref(record.id, "model", ModelRef)
+            except StoreError as error:
+                warnings.warn(error.message, LlmtuneWarning, stacklevel=2)
+                continue
+            if model is not None:
+                found.append((record, model))
+        return found
 
     def change(self, run_id: str, *, durable: bool = True, **fields: Any) -> RunRecord:
         """Set fields of a run (not its state: `move` does that)."""
@@ -316,7 +354,7 @@ class Store(Ledger):
     def _add_events(self, connection: Connection, run_id: str, events: Iterable[Event]) -> tuple[Event, ...]:
         from llmtune.runs import schema
 
-        named = {event.id: event for event in events}
+        named = {event.id: event.model_copy(update={"message": scrub(event.message)}) for event in events}
         fresh = self._unknown(connection, schema.known_events, run_id, list(named))
         if fresh:
             connection.execute(
@@ -327,7 +365,7 @@ class Store(Ledger):
                         "event_id": name,
                         "time": named[name].time,
                         "level": named[name].level,
-                        "message": scrub(named[name].message),
+                        "message": named[name].message,
                     }
                     for name in fresh
                 ],

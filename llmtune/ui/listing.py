@@ -108,7 +108,10 @@ class Results:
         with self._lock:
             missing = [run_id for run_id in run_ids if run_id not in self._known]
             for run_id, text in kept_reports(self._store, missing).items() if missing else ():
-                self._known[run_id] = _result(orjson.loads(text))
+                try:
+                    self._known[run_id] = _result(orjson.loads(text))
+                except ValueError:
+                    self._known[run_id] = {"text": "its report is damaged", "value": ""}
             return {run_id: self._known[run_id] for run_id in run_ids if run_id in self._known}
 
 

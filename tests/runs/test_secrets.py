@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.errors import LlmtuneError
-from llmtune.job import TuningJob
+from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune.job import DatasetSpec, TuningJob
+from llmtune.registry import get_provider
 from llmtune.runs import open_store, start
 from llmtune.runs.secrets import scrub
 from llmtune.runs.store import Store
@@ -138,6 +140,90 @@ def test_ordinary_words_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMTUNE_STORE", "postgresql+psycopg://me:p%40ss@host/db")
     assert scrub("created false abcdef-123456-ghijkl p@ss p%40ss") == "created false *** *** ***"
     assert scrub("https://me:secret@host/x") == "https://me:***@host/x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "aB3/dEf+gH1jKlMn0pQrStUv/xYz5aB3dEf+gH1j", True),
+        ("ACME_API_KEY", "aVeryLongKeyWithoutAnyDigit", True),
+        ("OTHER_API_KEY_2", "abc/def/123", True),
+        ("PGPASSWORD", "short-8c", True),
+        ("DB_PASS", "pw-1234-pw", True),
+        ("GITHUB_PAT", "ghp_0123456789", True),
+        ("TOKENIZER_MODEL", "gpt-4.1-mini-2025-04-14", False),
+        ("MONKEY", "support-router-v2", False),
+        ("MAX_TOKENS", "4096-per-request", False),
+        ("API_KEY_NAME", "production-key-1", False),
+        ("ACCESS_TOKEN_FILE", "somewhere/token-1", False),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/folder/key-1.json", False),
+        ("DB_PASSWORD", "postgres", False),
+    ],
+)
+def test_names_of_secrets_are_whole_words(monkeypatch: pytest.MonkeyPatch, name: str, value: str, secret: bool) -> None:
+    monkeypatch.setenv(name, value)
+    assert scrub(f"it says {value}.") == ("it says ***." if secret else f"it says {value}.")
+
+
+def test_what_a_provider_reads_is_known_by_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_LOGIN", "onlyletters")
+    monkeypatch.setenv("LLMTUNE_OPENAI_API_KEY_ENV", "GATEWAY_LOGIN")
+    get_provider("openai")
+    assert scrub("onlyletters") == "***"
+    assert scrub("Authorization: Bearer eyJ0.a1b2c3") == "Authorization: Bearer ***"
+
+
+AWKWARD = {"mlflow": "http://mlflow:5000", "owner": "ann@acme.example", "both": '{"at":"http://gpu1:8000","by":"a@b"}'}
+
+
+def test_what_looks_like_a_password_across_two_texts_changes_nothing(
+    store: Store, vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob
+) -> None:
+    run = start(job.model_copy(update={"model": "m@1", "tags": AWKWARD}), at())
+    run.wait(pace=QUICK)
+    (sent,) = vendor.jobs.values()
+    assert (sent.body["model"], sent.body["tags"]) == ("m@1", AWKWARD)
+    assert run.record.job["tags"] == AWKWARD
+    assert [record.id for record in store.runs()] == [run.id]
+
+
+def test_rows_that_look_like_one_end_in_a_report(
+    at: Callable[..., FakeProvider], job: TuningJob, tmp_path: Path
+) -> None:
+    turns = [[("user", f"http://gpu{n}:8000"), ("assistant", f"ops{n}@acme.example")] for n in range(30)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in turns]
+    path = tmp_path / "hosts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = start(job.model_copy(update={"dataset": DatasetSpec(path=str(path))}), at()).wait(pace=QUICK)
+    assert report.identity.state == "succeeded"
+    assert "@acme.example" in report.to_json()
+
+
+def test_innocent_variables_change_no_request(
+    vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENIZER_MODEL", "base-model-2025-04-14")
+    monkeypatch.setenv("SIGNING_TOKEN", "support-router-v2")  # even one that counts as a secret
+    start(job.model_copy(update={"model": "base-model-2025-04-14", "name": "support-router-v2"}), at())
+    (sent,) = vendor.jobs.values()
+    assert (sent.body["model"], sent.body["name"]) == ("base-model-2025-04-14", "support-router-v2")
+
+
+@pytest.mark.parametrize("key", [KEY, "canary/with/slashes/and+1"])
+def test_a_job_that_holds_a_key_is_refused(
+    store: Store,
+    vendor: Fake,
+    at: Callable[..., FakeProvider],
+    job: TuningJob,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    monkeypatch.setenv("LLMTUNE_FAKE_API_KEY", key)
+    with pytest.raises(InvalidJob, match=r"^tags\.login: .* LLMTUNE_FAKE_API_KEY") as caught:
+        start(job.model_copy(update={"tags": {"login": f"Bearer {key}"}}), at())
+    assert key not in str(caught.value)
+    assert not vendor.files
+    assert store.runs() == []
 
 
 def test_a_failing_vendor_does_not_make_the_logs_noisy(
