@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 import threading
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.settings import read_secret
 
 _kept = threading.local()
 
@@ -109,7 +109,7 @@ class Client:
 
     def _exchange(self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool) -> bytes:
         connection, fresh = self._connection(fresh=not safe)
-        if self.key_env and (key := os.environ.get(self.key_env)):
+        if self.key_env and (key := read_secret(self.key_env)):
             headers = {"Authorization": f"Bearer {key}"} | headers
         try:
             if fresh:

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict
 
 from llmtune import clock, matrix
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
-from llmtune.provider import Equipped, ModelRef, Provider, Readiness, RunState
+from llmtune.provider import Equipped, Provider, Readiness
 from llmtune.registry import get_provider, known_kinds, provider_names
 from llmtune.runs.database import Database
 from llmtune.runs.records import RunRecord
+from llmtune.runs.secrets import scrub
 from llmtune.runs.store import UNFINISHED, open_store
 from llmtune.settings import redact_url, store_url
 
@@ -133,7 +134,7 @@ def _reach(provider: Provider) -> str:
     try:
         next(iter(provider.inventory()), None)
     except LlmtuneError as error:
-        return error.message
+        return scrub(error.message)
     return "answers"
 
 
@@ -194,9 +195,8 @@ def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], 
     asked = _asked(names)
     store = open_store()
     runs: dict[tuple[str, str], RunRecord] = {}
-    for record in store.runs(states=[RunState.SUCCEEDED]):
-        ref = store.ref(record.id, "model", ModelRef)
-        if ref is not None and record.provider in asked:
+    for record, ref in store.tuned():
+        if record.provider in asked:
             runs[record.provider, ref.id] = record
     models: dict[tuple[str, str], OwnedModel] = {}
     unseen: list[Unseen] = []
@@ -204,7 +204,7 @@ def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], 
         try:
             models |= {(each.provider, each.model): each for each in _owned(name, runs)}
         except LlmtuneError as error:
-            unseen.append(Unseen(provider=name, reason=error.message.removeprefix(f"{name}: ")))
+            unseen.append(Unseen(provider=name, reason=scrub(error.message).removeprefix(f"{name}: ")))
     for (name, model), record in runs.items():
         if (name, model) not in models:
             models[name, model] = _dated(name, model, record.model, None, None, record.id)

@@ -34,10 +34,18 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         fail(LlmtuneError(_os_sentence(error)))
+    except Exception as error:
+        from llmtune.runs.secrets import scrub_error
+
+        scrub_error(error)
+        raise
 
 
 def fail(error: LlmtuneError) -> None:
     """Print the sentence and leave with the error's exit code; the traceback only under LLMTUNE_DEBUG."""
+    from llmtune.runs.secrets import scrub_error
+
+    scrub_error(error)
     if os.environ.get("LLMTUNE_DEBUG"):
         logging.getLogger("llmtune").exception("failed")
         import traceback

@@ -209,6 +209,7 @@ class _Conversation:
 def _converse(talk: _Conversation) -> None:
     from llmtune.cli.output import err
     from llmtune.errors import TransientError
+    from llmtune.runs.secrets import scrub
 
     err.print("/new begins anew, /quit leaves", style="dim", markup=False)
     read = _reader()
@@ -226,7 +227,7 @@ def _converse(talk: _Conversation) -> None:
             try:
                 _say(talk.ask(line))
             except TransientError as error:
-                err.print(f"{error.message}; ask again in a while", markup=False, soft_wrap=True)
+                err.print(f"{scrub(error.message)}; ask again in a while", markup=False, soft_wrap=True)
 
 
 def _reader() -> Callable[[str], str]:

@@ -286,7 +286,9 @@ class _Refusals:
             self._count += 1
             if self._count > self._allowed or self._count == self._rows:
                 raise error
-        return Answer(None, refused=error.message)
+        from llmtune.runs.secrets import scrub
+
+        return Answer(None, refused=scrub(error.message))
 
 
 def _groups(items: list[tuple[K, T]], size: int) -> Iterator[list[tuple[K, T]]]:

@@ -145,6 +145,9 @@ def evaluate(
         except (TransientError, InvalidData, MissingExtra):
             raise
         except LlmtuneError as error:
+            from llmtune.runs.secrets import scrub_error
+
+            scrub_error(error)
             last_error = error
             systems.setdefault(name, NotReported(error.message))
             judge.warn(f"the {name} model could not be evaluated: {error.message}")

@@ -11,6 +11,7 @@ from llmtune.job import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider import Generation, Generator, ModelRef, Provider, Unavailable
 from llmtune.rescuing.golden import Questions, Replay, as_reference
+from llmtune.runs.secrets import scrub
 
 
 def judge(
@@ -50,7 +51,7 @@ def judge(
         try:
             return evaluate(rows, generators, spec, labels=rule, models=models, cache=cache)
         except LlmtuneError as error:
-            return NotReported(f"the new model could not be judged: {error.message}")
+            return NotReported(f"the new model could not be judged: {scrub(error.message)}")
 
     known = set(answers)
     with_answer = [

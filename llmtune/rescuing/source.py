@@ -11,12 +11,13 @@ from pathlib import Path
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
-from llmtune.provider import ModelRef, Provider, RemoteJob, RemoteModel, RunState
+from llmtune.provider import ModelRef, Provider, RemoteJob, RemoteModel
 from llmtune.registry import get_provider, provider_names
 from llmtune.rescuing.folder import Folder
 from llmtune.rescuing.model import DataFile, Source
 from llmtune.runs.records import RunRecord
 from llmtune.runs.run import provider_of
+from llmtune.runs.secrets import scrub
 from llmtune.runs.store import Store
 
 Say = Callable[[str], None]
@@ -62,7 +63,7 @@ def find(named: str, provider: str | None, store: Store) -> Found:
         except LlmtuneError as error:
             if provider is not None:
                 raise
-            unheard.append(f"{name} ({error.message})")
+            unheard.append(f"{name} ({scrub(error.message)})")
             continue
         return Found(backend, job, None, job.model or named)
     raise LlmtuneError(
@@ -76,11 +77,7 @@ def _run(named: str, store: Store) -> RunRecord | None:
         return store.get(store.resolve(named))
     except RunNotFound:
         pass
-    for record in store.runs(states=[RunState.SUCCEEDED]):
-        model = store.ref(record.id, "model", ModelRef)
-        if model is not None and model.id == named:
-            return record
-    return None
+    return next((record for record, model in store.tuned() if model.id == named), None)
 
 
 def _remote(provider: Provider, named: str) -> RemoteModel:
@@ -124,7 +121,7 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
             try:
                 files[role] = _downloaded(found.provider, id, role, folder)
             except LlmtuneError as error:
-                gone[role] = error.message
+                gone[role] = scrub(error.message)
         source = Source(
             provider=found.provider.name,
             model=found.model,

@@ -23,6 +23,7 @@ from llmtune.rescuing.model import GoldenSet, Rescue, RescueReport, Source
 from llmtune.rescuing.words import to_markdown
 from llmtune.runs import Run, open_store, start
 from llmtune.runs.run import provider_of
+from llmtune.runs.secrets import scrub
 
 if TYPE_CHECKING:
     from llmtune.report import Report
@@ -237,7 +238,7 @@ def _record(
     except TransientError:
         raise
     except VendorError as error:
-        told = NotReported(f"{kept.model} does not answer any more: {error.message}")
+        told = NotReported(f"{kept.model} does not answer any more: {scrub(error.message)}")
     return _so_far(told, questions, file)
 
 

@@ -16,6 +16,7 @@ from llmtune.data.chatrows import read_messages, read_tools
 from llmtune.data.findings import Finding
 from llmtune.errors import InvalidData, LlmtuneError, QuotaExceeded, TransientError, VendorError
 from llmtune.generation import Generation, GenerationRequest
+from llmtune.runs.secrets import scrub_error
 
 #: Parameters that are taken only with the value that changes nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
@@ -58,6 +59,7 @@ class Refused(Exception):
         """What a failed question is to the caller."""
         if isinstance(error, Refused):
             return error
+        scrub_error(error)
         if isinstance(error, InvalidData):
             return cls(400, error.message, param="messages")
         if isinstance(error, QuotaExceeded):

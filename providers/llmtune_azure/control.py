@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, MissingExtra, TransientError, VendorError
+from llmtune.settings import read_secret
 from llmtune_openai import faults
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class ControlPlane:
     def _credential(self) -> Any:
         env = self.settings.management_token_env
         if env is not None:
-            token = os.environ.get(env)
+            token = read_secret(env)
             if not token:
                 raise MissingCredentials(f"no token for {TITLE}: the environment variable {env} is not set")
             return FixedToken(token)

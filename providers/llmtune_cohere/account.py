@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +13,7 @@ from pydantic import Field
 from llmtune.capability import Lifecycle
 from llmtune.errors import InvalidSettings, MissingCredentials, MissingExtra, ProviderClosed
 from llmtune.provider import Account, Options, Readiness
+from llmtune.settings import read_secret
 
 if TYPE_CHECKING:
     import cohere
@@ -147,7 +147,7 @@ def closed(name: str, known: Catalog, entry: ModelEntry) -> ProviderClosed:
 def key(settings: CohereSettings) -> str | None:
     """The API key in the environment, None when there is none."""
     names = (settings.api_key_env,) if settings.api_key_env else KEY_VARIABLES
-    return next((value for name in names if (value := os.environ.get(name))), None)
+    return next((value for name in names if (value := read_secret(name))), None)
 
 
 def client(name: str, settings: CohereSettings) -> cohere.ClientV2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from llmtune.provider import (
     Snapshot,
     UploadRef,
 )
+from llmtune.settings import read_secret
 from llmtune_cohere import account, wire
 from llmtune_cohere.parameters import BASE_TYPES, DATASET_TYPES
 
@@ -160,7 +160,7 @@ class Managed:
 
     def _secret(self, reference: Any) -> str:
         variable = str(reference or "").removeprefix("${").removesuffix("}")
-        value = os.environ.get(variable) if variable else None
+        value = read_secret(variable) if variable else None
         if not value:
             raise MissingCredentials(
                 f"{self._name}: Weights & Biases needs a key"

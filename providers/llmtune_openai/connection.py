@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune import clock
 from llmtune.errors import MissingCredentials, MissingExtra, TransientError, VendorError
+from llmtune.settings import read_secret
 from llmtune_openai import faults
 
 if TYPE_CHECKING:
@@ -159,4 +159,4 @@ def _alternatives() -> tuple[str, ...]:
 
 def key_of(env: str) -> str | None:
     """The key in that environment variable; an empty one counts as none."""
-    return os.environ.get(env) or None
+    return read_secret(env)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from llmtune.errors import InvalidSettings, MissingCredentials, MissingExtra
 from llmtune.provider import Account, Options, Readiness
+from llmtune.settings import read_secret
 
 if TYPE_CHECKING:
     from together import Together
@@ -112,7 +113,7 @@ def client(name: str, settings: TogetherSettings) -> Together:
         import together
     except ImportError:
         raise MissingExtra("together", "together", purpose=f"provider {name}") from None
-    key = os.environ.get(settings.api_key_env)
+    key = read_secret(settings.api_key_env)
     if not key:
         raise MissingCredentials(
             f"provider {name}: no API key: the environment variable {settings.api_key_env} is not set",
@@ -141,7 +142,7 @@ def project(name: str, settings: TogetherSettings) -> str:
 
 def secret(name: str, variable: str, purpose: str) -> str:
     """The value of an environment variable that the job's options name."""
-    value = os.environ.get(variable)
+    value = read_secret(variable)
     if not value:
         raise MissingCredentials(
             f"provider {name}: the environment variable {variable} ({purpose}) is not set",
@@ -153,7 +154,7 @@ def secret(name: str, variable: str, purpose: str) -> str:
 def ready(settings: TogetherSettings) -> Readiness:
     """Whether the SDK and the key are there, found out without importing the one or showing the other."""
     installed = importlib.util.find_spec("together") is not None
-    found = bool(os.environ.get(settings.api_key_env))
+    found = bool(read_secret(settings.api_key_env))
     hint = None
     if not installed:
         hint = "pip install 'llmtune-sdk[together]'"

@@ -5,7 +5,6 @@ None of the clients retries by itself: what may be repeated is the core's to dec
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from llmtune.errors import LlmtuneError, MissingCredentials, MissingExtra
+from llmtune.settings import read_secret
 from llmtune_vertex import account, errors
 from llmtune_vertex.account import VertexSettings
 
@@ -45,7 +45,7 @@ class Sdk:
     def credentials(self) -> Any:
         """Credentials of Google's application-default chain, or the token that `token_env` names."""
         if variable := self.settings.token_env:
-            token = os.environ.get(variable)
+            token = read_secret(variable)
             if not token:
                 raise MissingCredentials(f"{variable}, which token_env names, is not set", hint=errors.LOG_IN)
             from google.oauth2.credentials import Credentials
