@@ -11,6 +11,7 @@ from llmtune.data.example import Example
 from llmtune.data.features import features, plain_features
 from llmtune.data.findings import Finding, FindingLog, error, warning
 from llmtune.data.formats import RowFormat, TokenLimit
+from llmtune.data.leftout import LeftOut
 from llmtune.data.privacy import check_privacy
 from llmtune.data.reading import read_rows
 from llmtune.data.rowindex import RowIndex
@@ -62,6 +63,7 @@ class Block(NamedTuple):
     stats: Stats
     keys: bytes
     sketches: Sketches | None
+    left_out: LeftOut
 
 
 _work: Work | None = None
@@ -92,6 +94,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     private = "privacy" in work.checks
     sketching = work.sketcher is not None
     writer = work.writer
+    left_out = LeftOut()
     takes = writer.takes_plain() if writer is not None else is_simple
     keys: list[tuple[int, int, int, bool]] = []
     texts: list[str] = []
@@ -110,7 +113,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
             if not simple or work.method == "dpo":
                 found += check_example(item, work.method)
             if writer is not None and not (simple and takes(item)):
-                found += writer.problems(item)
+                found += left_out.problems(writer, item)
             if work.rules is not None:
                 found += work.rules(item)
         tokens = count(item) if count is not None else None
@@ -134,7 +137,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     sketches = None
     if work.sketcher is not None and texts:
         sketches = Sketches(*work.sketcher.sketch(texts), lines, prompts)
-    return Block(log, stats, RowIndex.pack(keys, work.part), sketches)
+    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out)
 
 
 def _too_long(work: Work, tokens: RowTokens) -> list[Finding]:

@@ -33,6 +33,8 @@ _HIDES = ("masked",)
 _UNREADABLE = ("mask", "training_detail", "train_detail")
 WEIGHT_KEYS = frozenset((*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE))
 _KNOWN = WEIGHT_KEYS | {"role", "content", "tool_calls", "tool_call_id", "name", "function_call"}
+#: Names of a text part; the last two are those of the Responses API. No set: what a row has there may not be hashable.
+_TEXTS = ("text", "input_text", "output_text")
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))
 _new = tuple.__new__
 
@@ -215,7 +217,7 @@ def read_parts(content: list[Any], where: str, faults: list[Finding]) -> tuple[P
 
 def _read_part(part: dict[str, Any], where: str, faults: list[Finding]) -> Part:
     type_ = part.get("type")
-    if type_ == "text" or (type_ is None and "text" in part):
+    if type_ in _TEXTS or (type_ is None and "text" in part):
         text = part.get("text", part.get("value"))
         if isinstance(text, str):
             return TextPart(text)

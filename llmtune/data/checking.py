@@ -15,8 +15,9 @@ from llmtune.data.blockwork import CHECKS, Block, Work
 from llmtune.data.example import Example
 from llmtune.data.features import PREFERENCE
 from llmtune.data.findings import Finding, FindingLog, error
-from llmtune.data.formats import FileFacts, VendorRows, get_format, vendor
+from llmtune.data.formats import FileFacts, RowFormat, VendorRows, get_writer, vendor
 from llmtune.data.leaks import NearLeaks
+from llmtune.data.leftout import LeftOut
 from llmtune.data.reading import Reading
 from llmtune.data.rowindex import RowIndex
 from llmtune.data.stats import Stats
@@ -204,8 +205,11 @@ class _Checker:
     def _file(self, role: str, path: str, part: int) -> FileReport:
         reading = Reading(path, **self._reading)
         report = FileReport(role, path, size=_size(path))
+        left_out = LeftOut()
         for block in self._blocks(reading, part):
             self._take(report, block, part)
+            left_out.merge(block.left_out)
+        self._log.extend(finding.at(path, None) for finding in left_out.findings())
         report.container = reading.container
         report.format = reading.format.name if reading.format is not None else None
         report.stats.exact, report.stats.rule = self._counter.exact, self._counter.rule
@@ -220,11 +224,11 @@ class _Checker:
 
     def _work(self, reading: Reading, part: int) -> Work:
         rows, fmt, path = self._rows, reading.format, reading.path
-        method = self._method or ("dpo" if fmt is not None and fmt.pairs else "sft")
         writer = None
-        if rows is not None and (fmt is None or fmt.name not in rows.accepts):
+        if rows is not None:
+            method = self._method or _method_of(fmt, rows)
             if rows.choose is not None or method in rows.defaults:
-                writer = get_format(rows.format_for(method, self._model))
+                writer = get_writer(rows.format_for(method, self._model))
             else:
                 takes = ", ".join(rows.defaults)
                 self._log.add(
@@ -311,6 +315,15 @@ class _Checker:
                 total_rows=total,
             )
             self._log.extend(finding.at(report.path, None) for finding in self._rows.file_rules(facts))
+
+
+def _method_of(fmt: RowFormat | None, rows: VendorRows) -> str:
+    """The method that rows of this format are for at this backend, where none is named."""
+    if fmt is None:
+        return "sft"
+    if fmt.name == "labelled" and "classification" in rows.defaults:
+        return "classification"
+    return "dpo" if fmt.pairs else "sft"
 
 
 def _row_rules(rows: VendorRows, method: str, model: str | None, example: Example) -> Iterable[Finding]:

@@ -205,6 +205,15 @@ def _where(example: Example, bit: int) -> str:
     return ""
 
 
+def left_out_keys(example: Example, carries: int) -> list[str]:
+    """The keys of the row ("id") and of its messages ("messages[].id") that a format with these bits leaves out."""
+    keys = [] if carries & EXTRA else list(example.extra or ())
+    if not carries & MESSAGE_EXTRA:
+        answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+        keys += [f"messages[].{key}" for message in (*example.messages, *answers) for key in message.extra or ()]
+    return list(dict.fromkeys(keys))
+
+
 def _listed(keys: Iterable[str]) -> str:
     names = [repr(key) for key in keys]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

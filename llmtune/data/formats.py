@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from llmtune.data.example import Example, OtherPart
-from llmtune.data.features import CHAT, SYSTEM, TURNS, losses
+from llmtune.data.features import CHAT, SYSTEM, TURNS, left_out_keys, losses
 from llmtune.data.findings import Finding
 from llmtune.errors import LlmtuneError, UnknownName
 
@@ -70,7 +70,15 @@ class RowFormat:
 
     def problems(self, example: Example) -> list[Finding]:
         """What this format cannot carry of the example: errors refuse, warnings tell of a change of place."""
-        return losses(example, self.carries, self.folds, self.name, self.takes_part)
+        return losses(self.without_own_keys(example), self.carries, self.folds, self.name, self.takes_part)
+
+    def left_out(self, example: Example) -> list[str]:
+        """The keys of the row and of its messages that are not written."""
+        return left_out_keys(self.without_own_keys(example), self.carries)
+
+    def without_own_keys(self, example: Example) -> Example:
+        """The example without the extra keys that this format does write, so that they count as no loss."""
+        return example
 
     def takes_part(self, part: OtherPart) -> bool:
         """Whether a part that is neither text nor image, kept as it was read, is one of this format's own."""
@@ -132,15 +140,13 @@ class VendorRows:
 
     `formats` are its own formats (general ones need no entry). `defaults` names the format that each method's
     rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
-    whole file, `token_limit` says how long a row may be. `accepts` are the names of the formats that the vendor
-    takes as they are. `billing` says in words that the tokens of the training file times the epochs are billed,
-    and where that is written; empty where it is not known.
+    whole file, `token_limit` says how long a row may be. `billing` says in words that the tokens of the training
+    file times the epochs are billed, and where that is written; empty where it is not known.
     """
 
     provider: str
     formats: tuple[RowFormat, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
-    accepts: tuple[str, ...] = ()
     row_rules: Callable[[Example, str, str | None], Iterable[Finding]] = _no_row_rules
     file_rules: Callable[[FileFacts], Iterable[Finding]] = _no_file_rules
     token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
@@ -221,6 +227,12 @@ def get_format(name: str, *, method: str = "sft", model: str | None = None) -> R
     if name in known:
         return known[name]
     raise UnknownName("row format", name, [*known, *vendors()])
+
+
+def get_writer(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
+    """`get_format`, where a name that is both a format's and a provider's means the format: so `Limits.format` does."""
+    known = _known()
+    return known[name] if name in known else get_format(name, method=method, model=model)
 
 
 def detect(row: Any, among: Sequence[RowFormat] | None = None) -> RowFormat | None:

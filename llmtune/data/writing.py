@@ -17,6 +17,7 @@ from llmtune.data.checks import check_example, is_simple
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, refuse
 from llmtune.data.formats import RowFormat, get_format
+from llmtune.data.leftout import LeftOut
 from llmtune.data.reading import Reading
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
 
@@ -44,7 +45,8 @@ def refuses(finding: Finding, *, allow_lossy: bool) -> bool:
 def encode(
     examples: Iterable[Example], format: str | RowFormat, *, allow_lossy: bool = False, log: FindingLog | None = None
 ) -> Iterator[bytes]:
-    """Examples as lines of a row format, each with its line end. What cannot be carried goes to the log, by line.
+    """Examples as lines of a row format, each with its line end. What cannot be carried goes to the log, by line;
+    keys that are left out, at the end and in one finding.
 
     With `allow_lossy` a loss is a warning there; otherwise it is an error and its row is left out, as is every row
     the format cannot express at all. Without a log, the first such row raises `InvalidData`.
@@ -58,12 +60,13 @@ def _encode(
     examples: Iterable[tuple[Example, bool]], fmt: RowFormat, *, allow_lossy: bool, log: FindingLog | None
 ) -> Iterator[bytes]:
     """`encode`, for examples of which it is known whether they are plain conversations."""
-    takes, problems, write, dumps = fmt.takes_plain(), fmt.problems, fmt.write, orjson.dumps
+    takes, write, dumps = fmt.takes_plain(), fmt.write, orjson.dumps
+    left_out = LeftOut()
     option = orjson.OPT_APPEND_NEWLINE
     for example, simple in examples:
         if not (simple and takes(example)):
             stops = False
-            for finding in problems(example):
+            for finding in left_out.problems(fmt, example):
                 stopped = refuses(finding, allow_lossy=allow_lossy)
                 stops = stops or stopped
                 placed = finding.at(None, example.line)
@@ -76,6 +79,8 @@ def _encode(
             if stops:
                 continue
         yield dumps(write(example), option=option)
+    if log is not None:
+        log.extend(left_out.findings())
 
 
 def write(

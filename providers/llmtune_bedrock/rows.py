@@ -43,7 +43,6 @@ class ConverseRows(RowFormat):
     name = "bedrock_converse"
     title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
     carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
-    plain_by_bits = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         turns = row.get("messages")
@@ -205,11 +204,11 @@ class ConverseRows(RowFormat):
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _BLOCKS and "type" not in part.raw
 
-    def problems(self, example: Example) -> list[Finding]:
+    def without_own_keys(self, example: Example) -> Example:
         if example.extra and "schemaVersion" in example.extra:
             kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
             example = example.replace(extra=kept or None)
-        return super().problems(example)
+        return example
 
 
 def _result_text(block: Any) -> str:
@@ -306,7 +305,6 @@ BEDROCK_ROWS = VendorRows(
     provider="bedrock",
     formats=(ConverseRows(), ClaudeRows()),
     defaults={"sft": ConverseRows.name},
-    accepts=("prompt_completion",),
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

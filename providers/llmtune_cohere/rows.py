@@ -160,7 +160,6 @@ COHERE_ROWS = VendorRows(
     provider="cohere",
     formats=(CohereChatRows(), CohereClassificationRows()),
     defaults={"sft": "cohere_chat", "classification": "cohere_classification"},
-    accepts=("labelled",),
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

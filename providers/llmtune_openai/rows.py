@@ -12,7 +12,7 @@ from typing import Any
 
 from llmtune.data import features as f
 from llmtune.data.chatrows import answered, write_messages
-from llmtune.data.example import Example, Message, Preference
+from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.preference import cannot_prefer
@@ -37,14 +37,19 @@ _ROW_KEYS = ("parallel_tool_calls",)
 _CARRIES = f.BASIC | f.TOOLS | f.IMAGES | f.WEIGHT_ZERO | f.NAMES | f.PARTS | f.TOOL_IDS | f.LATE_SYSTEM
 
 
-def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def _turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str, Any]]:
     """Chat messages with the keys the schema knows: a weight on assistant turns only, no other names of roles."""
-    kept = [
-        message
-        if message.raw_role is None and not message.extra and (message.weight is None or message.role == "assistant")
-        else message.replace(raw_role=None, extra=None, weight=message.weight if message.role == "assistant" else None)
-        for message in messages
-    ]
+    kept = []
+    for message in messages:
+        weight = message.weight if message.role == "assistant" else None
+        if message.raw_role is not None or message.extra or weight != message.weight:
+            message = message.replace(raw_role=None, extra=None, weight=weight)
+        if isinstance(message.content, tuple):
+            takes = (TextPart, ImagePart) if images else TextPart
+            parts = tuple(part for part in message.content if isinstance(part, takes))
+            if len(parts) < len(message.content):
+                message = message.replace(content=parts or "")
+        kept.append(message)
     return write_messages(kept)
 
 
@@ -55,11 +60,15 @@ def _beside(row: dict[str, Any], extra: Mapping[str, Any] | None) -> dict[str, A
     return row
 
 
-def _known_extra(example: Example) -> Example:
-    """The example without the extra keys that this format does carry, so that they count as no loss."""
-    if not example.extra or not any(key in example.extra for key in _ROW_KEYS):
-        return example
-    return example.replace(extra={key: value for key, value in example.extra.items() if key not in _ROW_KEYS} or None)
+def _unknown(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (extra or {}).items() if key not in _ROW_KEYS}
+
+
+def _all_extra(example: Example) -> dict[str, Any]:
+    """The extra keys of a preference row, with those of its `input`."""
+    extra = dict(example.extra or {})
+    beside = extra.pop("input", None) if isinstance(extra.get("input"), dict) else None
+    return {**extra, **(beside or {})}
 
 
 class OpenAIRows(RowFormat):
@@ -68,7 +77,6 @@ class OpenAIRows(RowFormat):
     name = "openai"
     title = '{"messages": [...], "tools": [...], "parallel_tool_calls": ...}'
     carries = _CARRIES
-    plain_by_bits = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # rows read from files are told by the general chat format
@@ -84,8 +92,8 @@ class OpenAIRows(RowFormat):
             row["tools"] = list(example.tools)
         return _beside(row, example.extra)
 
-    def problems(self, example: Example) -> list[Finding]:
-        return super().problems(_known_extra(example))
+    def without_own_keys(self, example: Example) -> Example:
+        return example.replace(extra=_unknown(example.extra) or None) if example.extra else example
 
 
 class OpenAIPreferenceRows(RowFormat):
@@ -110,23 +118,25 @@ class OpenAIPreferenceRows(RowFormat):
         return example
 
     def write(self, example: Example) -> dict[str, Any]:
-        given: dict[str, Any] = {"messages": _turns(example.messages)}
+        given: dict[str, Any] = {"messages": _turns(example.messages, images=False)}
         if example.tools:
             given["tools"] = list(example.tools)
-        beside = (example.extra or {}).get("input")
-        _beside(given, beside if isinstance(beside, dict) else example.extra)
+        _beside(given, _all_extra(example))
         preferred, rejected = example.preference or Preference((), ())
         return {
             "input": given,
-            "preferred_output": _turns(preferred),
-            "non_preferred_output": _turns(rejected),
+            "preferred_output": _turns(preferred, images=False),
+            "non_preferred_output": _turns(rejected, images=False),
         }
 
+    def without_own_keys(self, example: Example) -> Example:
+        extra = dict(example.extra or {})
+        if isinstance(extra.get("input"), dict):
+            extra |= {f"input.{key}": value for key, value in _unknown(extra.pop("input")).items()}
+        return example.replace(extra=_unknown(extra) or None) if example.extra else example
+
     def problems(self, example: Example) -> list[Finding]:
-        beside = (example.extra or {}).get("input")
-        if isinstance(beside, dict) and all(key in _ROW_KEYS for key in beside):
-            example = example.replace(extra={k: v for k, v in (example.extra or {}).items() if k != "input"} or None)
-        found = super().problems(_known_extra(example))
+        found = super().problems(example)
         if example.preference is None:
             found.insert(0, cannot_prefer(self.name))
         return found
@@ -213,13 +223,11 @@ def nebius_row_rules(example: Example, method: str, model: str | None) -> Iterab
 
 
 _DEFAULTS = {"sft": "openai", "dpo": "openai_preference", "classification": "openai"}
-_ACCEPTS = ("chat", "preference")
 
 OPENAI_ROWS = VendorRows(
     provider="openai",
     formats=(OpenAIRows(), OpenAIPreferenceRows()),
     defaults=_DEFAULTS,
-    accepts=_ACCEPTS,
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
@@ -228,9 +236,8 @@ OPENAI_ROWS = VendorRows(
 AZURE_ROWS = VendorRows(
     provider="azure",
     defaults=_DEFAULTS,
-    accepts=_ACCEPTS,
     row_rules=azure_row_rules,
     file_rules=azure_file_rules,
     token_limit=azure_token_limit,
 )
-NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, accepts=("chat",), row_rules=nebius_row_rules)
+NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, row_rules=nebius_row_rules)

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmtune.data import features as f
 from llmtune.data.chatrows import CHAT, write_messages
-from llmtune.data.example import Example
+from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
 
@@ -57,23 +57,24 @@ class TogetherRows(RowFormat):
         if example.text is not None:
             return {"text": example.text}
         # nothing is lost by leaving out the keys of messages this service does not know: `problems` has told them
-        turns = tuple(
-            turn.replace(extra=None, raw_role=None) if turn.extra or turn.raw_role else turn
-            for turn in example.messages
-        )
+        turns = _known(example.messages)
         if example.preference is not None:
             given: dict[str, Any] = {"messages": write_messages(turns)}
             if example.tools:
                 given["tools"] = list(example.tools)
             return {
                 "input": given,
-                "preferred_output": write_messages(example.preference.preferred),
-                "non_preferred_output": write_messages(example.preference.rejected),
+                "preferred_output": write_messages(_known(example.preference.preferred)),
+                "non_preferred_output": write_messages(_known(example.preference.rejected)),
             }
         row: dict[str, Any] = {"messages": write_messages(turns)}
         if example.tools:
             row["tools"] = list(example.tools)
         return row
+
+
+def _known(turns: Iterable[Message]) -> tuple[Message, ...]:
+    return tuple(turn.replace(extra=None, raw_role=None) if turn.extra or turn.raw_role else turn for turn in turns)
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
@@ -124,7 +125,6 @@ TOGETHER_ROWS = VendorRows(
     provider="together",
     formats=(TogetherRows(),),
     defaults={"sft": "together", "dpo": "together"},
-    accepts=("chat", "prompt_completion", "text", "preference"),
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

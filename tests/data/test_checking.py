@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Message, Preference, ToolCall, chat
+from llmtune.data import Example, Message, Preference, ToolCall, blockwork, chat, checking
 from llmtune.data.checking import CheckReport, check
 from llmtune.data.checks import check_example
 from llmtune.data.findings import FindingLog, warning
@@ -176,8 +176,6 @@ def same(first: CheckReport, second: CheckReport) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_several_processes_find_what_one_finds(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmtune.data import blockwork, checking
-
     monkeypatch.setattr(checking, "PARALLEL_BYTES", 1000)
     monkeypatch.setattr(blockwork, "BLOCK", 20_000)
     numbers = random.Random(1)
@@ -330,3 +328,29 @@ def test_a_backend_is_asked_about_the_method_the_rows_are_for(rows_file: Any) ->
     assert check(pairs, provider="cohere").counts == {"vendor-method": 1}
     assert check(pairs, provider="bedrock").counts["vendor-method"] == 12
     assert set(check(pairs, provider="openai", method="sft").counts) == {"lost-preference", "preference-in-sft"}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_keys_a_backend_does_not_get_are_one_finding_a_file(
+    rows_file: Any, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.setattr(checking, "PARALLEL_BYTES", 1000)
+    monkeypatch.setattr(blockwork, "BLOCK", 2000)
+    rows = [row(f"q{at}", "a") | {"owner": at} | ({"shelf": "x" * 50} if at % 2 else {}) for at in range(200)]
+    rows[7]["messages"][0]["heard_at"] = 5
+    report = check(rows_file(rows), provider="openai", jobs=jobs, checks=("structure",))
+    assert (report.counts, report.errors) == ({"changed-extra": 1}, 0)
+    (finding,) = report.findings
+    assert finding.line is None
+    assert "3 keys: 'owner' (200 rows), 'shelf' (100 rows), 'messages[].heard_at' (1 row)" in finding.message
+    assert check(rows_file(rows)).counts.get("changed-extra") is None, "at no backend nothing is left out"
+
+
+def test_what_a_backends_rows_cannot_hold_is_found_in_every_format_of_the_same_shape(rows_file: Any) -> None:
+    """Rows are always written anew, so a file that looks like a backend's own is asked about as any other."""
+    heard = rows_file([{"messages": [row("q", "a")["messages"][1], {"role": "user", "content": [{"type": "sound"}]}]}])
+    for provider in ("openai", "azure", "nebius", "together", "vertex", "bedrock", "cohere"):
+        assert "lost-part" in check(heard, provider=provider, checks=("structure",)).counts, provider
+    several = rows_file([{"text": f"q{at}", "label": ["a", "b"]} for at in range(5)])
+    assert "lost-labels" not in check(several, provider="cohere", checks=("structure",)).counts
+    assert "lost-labels" in check(several, provider="cohere", method="sft", checks=("structure",)).counts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from llmtune.data import Example, Finding, ImagePart, Message, Preference, TextPart, ToolCall, chat, get_format
-from llmtune.data.formats import FileFacts, VendorRows, vendor, vendors
+from llmtune.data.formats import FileFacts, VendorRows, get_writer, vendor, vendors
 from llmtune.errors import LlmtuneError, UnknownName
 
 PROVIDERS = ("azure", "bedrock", "cohere", "nebius", "openai", "together", "vertex")
@@ -286,6 +287,27 @@ def test_openai_rows_hold_what_its_schema_knows() -> None:
     assert "'id'" in finding.message
 
 
+def test_preference_rows_leave_out_what_people_keep_beside_them() -> None:
+    beside = {"annotator": "p-12", "parallel_tool_calls": True}
+    asked = {"role": "user", "content": "q", "annotator": "p-12"}
+    better, worse = ({"role": "assistant", "content": text, "mail": "ann@harbour.example"} for text in "ab")
+    row = {
+        "input": {"messages": [asked], **beside},
+        "preferred_output": [better],
+        "non_preferred_output": [worse],
+        "ticket": 4,
+    }
+    example = get_format("preference").read(row, 1, [])
+    for name in ("openai_preference", "together"):
+        fmt = get_format(name)
+        written = fmt.write(example)
+        assert not {"annotator", "mail", "ticket"} & set(re.findall(r"\w+", str(written)))
+        assert [written[key][0]["content"] for key in ("preferred_output", "non_preferred_output")] == ["a", "b"]
+        assert {"ticket", "messages[].annotator", "messages[].mail"} < set(fmt.left_out(example))
+    assert get_format("openai_preference").write(example)["input"]["parallel_tool_calls"] is True
+    assert "input.annotator" in get_format("openai_preference").left_out(example)
+
+
 def codes(name: str, example: Example) -> set[str]:
     return {finding.code for finding in get_format(name).problems(example)}
 
@@ -339,4 +361,16 @@ def test_the_limits_of_rows_and_of_capabilities_agree() -> None:
             assert told(size=limits.max_bytes + 1), name
             assert not told(size=limits.max_bytes), name
         written = get_format(limits.format)
-        assert written.name in (rules.format_for("sft", model), *rules.accepts), name
+        assert written.name == rules.format_for("sft", model), name
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_a_plan_and_a_check_ask_the_same_writer(method: str) -> None:
+    from llmtune.provider import Target
+    from llmtune.registry import get_provider
+
+    for name, rules in vendors().items():
+        provider = get_provider(name)
+        capabilities = provider.capabilities(Target(provider=name, kind=name, model="", method=method))
+        if capabilities.methods.get(method) is True:
+            assert get_writer(capabilities.limits.format) is get_writer(rules.format_for(method)), name
