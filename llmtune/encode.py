@@ -33,10 +33,10 @@ def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: boo
         InvalidData: a row of another kind, which the format cannot hold at all.
     """
     from llmtune.data.findings import refuse
-    from llmtune.data.formats import get_format
+    from llmtune.data.formats import get_writer
     from llmtune.data.writing import refuses
 
-    writer = get_format(format)
+    writer = get_writer(format)
     into.mkdir(parents=True, exist_ok=True)
     parts: list[tuple[Literal["train", "validation"], Sequence[Example]]] = [("train", dataset.train)]
     if validation and dataset.validation:

@@ -104,6 +104,9 @@ class DataVerdict(BaseModel):
     lossy: tuple[str, ...] = ()
     """What the vendor's row format cannot carry, by row."""
 
+    changed: tuple[str, ...] = ()
+    """What it leaves out or carries in another way, one line a kind; the first of `findings`, too."""
+
     format: str = ""
     checked: bool = True
     """False when the dataset could not be read here (the findings say why)."""

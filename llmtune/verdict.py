@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.capability import Limits
@@ -19,24 +19,34 @@ SHOWN = 5
 
 def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     """The verdict on the rows that would be sent (train and validation); nothing is written or sent."""
-    from llmtune.data.formats import get_format, vendors
+    from llmtune.data.formats import get_writer, vendors
+    from llmtune.data.leftout import LeftOut
 
     sent = [("train", dataset.train)]
     if limits.validation != "unused" and dataset.validation:
         sent.append(("validation", dataset.validation))
     found: list[Finding] = [*dataset.findings, *_against_limits(dataset, limits)]
     lossy: list[str] = []
-    writer = get_format(limits.format, method=target.method, model=target.model)
+    changes: dict[str, list[Finding]] = {}
+    left_out = LeftOut()
+    writer = get_writer(limits.format, method=target.method, model=target.model)
     rules = vendors().get(target.kind)
     for _, rows in sent:
         for row in rows:
-            lossy += [str(each.at(dataset.source, row.line)) for each in writer.problems(row) if each.is_error]
+            for problem in left_out.problems(writer, row):
+                placed = problem.at(dataset.source, row.line)
+                if placed.is_error:
+                    lossy.append(str(placed))
+                else:
+                    changes.setdefault(placed.code, []).append(placed)
             if rules is not None:
                 found += [
                     each.at(dataset.source, row.line) for each in rules.row_rules(row, target.method, target.model)
                 ]
+    changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
+    changed += [_once(same) for same in changes.values()]
     errors = [each for each in found if each.is_error]
-    warnings = [each for each in found if not each.is_error]
+    warnings = changed + [each for each in found if not each.is_error]
     return DataVerdict(
         source=dataset.source,
         sha256=dataset.sha256 or None,
@@ -47,8 +57,16 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
         warnings=len(warnings),
         findings=tuple(str(each) for each in (errors + warnings)[:SHOWN]),
         lossy=tuple(lossy),
+        changed=tuple(str(each) for each in changed),
         format=writer.name,
     )
+
+
+def _once(same: Sequence[Finding]) -> Finding:
+    """The first of findings of one code, with how many more there are."""
+    if len(same) == 1:
+        return same[0]
+    return same[0]._replace(message=f"{same[0].message}; and {len(same) - 1:,} more of this kind")
 
 
 def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:

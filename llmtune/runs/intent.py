@@ -187,7 +187,7 @@ def _record(
         lossy=encoded.lossy,
         budget=options.budget,
         group=options.group,
-        warnings=receipt.warnings,
+        warnings=(*receipt.warnings, *receipt.data.changed),
     )
 
 

@@ -92,7 +92,7 @@ ABILITIES = Abilities(
 
 LIMITS = {
     method: Limits(
-        format="preference" if method == "dpo" else "chat",
+        format="openai_preference" if method == "dpo" else "openai",
         min_rows=10,
         max_bytes=512 * 1024**2,
         validation="used",

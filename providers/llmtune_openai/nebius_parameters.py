@@ -150,7 +150,7 @@ def _whole(value: float, facts: Facts) -> Changed | Refused:
 PARAMETERS = declarations()
 
 LIMITS = Limits(
-    format="chat",
+    format="openai",
     max_bytes=50 * 1000**3,
     validation="used",
     source="Nebius Token Factory, Dataset formats for fine-tuning (copy, 2026)",

@@ -162,7 +162,7 @@ DPO = declarations("dpo").but(
 def limits(method: str, tokens_per_row: int | None) -> Limits:
     """What a training file may hold."""
     return Limits(
-        format="preference" if method == "dpo" else "chat",
+        format="openai_preference" if method == "dpo" else "openai",
         min_rows=10,
         max_bytes=8 * 1024**3,
         max_tokens_per_row=tokens_per_row,

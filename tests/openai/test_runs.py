@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from llmtune.errors import NotTranslatable, ProviderClosed, RunFailed, UnsupportedHyperparameterWarning
+from llmtune.cli.app import app
+from llmtune.data.checking import check
+from llmtune.data.writing import convert
+from llmtune.errors import InvalidData, NotTranslatable, ProviderClosed, RunFailed, UnsupportedHyperparameterWarning
 from llmtune.job import TuningJob
+from llmtune.planning import plan
 from llmtune.provider import RunState
 from llmtune.runs import Pace, attach, start
 from llmtune.testing import FakeVendor, accept_then_drop, accept_then_hold, rate_limit, reset, server_error
@@ -181,3 +186,135 @@ def test_preferences_are_written_in_the_vendors_rows_and_tuned_on(
     assert made.body["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}}
     sent = vendors["openai"].files[made.body["training_file"]].content.splitlines()
     assert set(json.loads(sent[0])) == {"input", "preferred_output", "non_preferred_output"}
+
+
+def dialogue(at: int, **more: Any) -> dict[str, Any]:
+    """A row of what these services take, with what people keep beside it in `more`: on the row and on each turn."""
+    turns = [
+        {"role": "system", "content": "Answer for the harbour office."},
+        {"role": "user", "content": f"Which berth has ship {at}?", "name": "captain"},
+        {"role": "assistant", "content": "One moment.", "weight": 0},
+        {"role": "user", "content": f"Ship {at}, please."},
+        {"role": "assistant", "content": f"Berth {at}."},
+    ]
+    tool = {"type": "function", "function": {"name": "berth_of", "parameters": {"type": "object", "properties": {}}}}
+    return {"messages": [turn | more for turn in turns], "tools": [tool], "parallel_tool_calls": False, **more}
+
+
+def preferred(at: int, **more: Any) -> dict[str, Any]:
+    """A preference row, with what people keep beside it in `more`: on the row, its input and every turn."""
+    return {
+        "input": {"messages": [{"role": "user", "content": f"Which berth has ship {at}?", **more}], **more},
+        "preferred_output": [{"role": "assistant", "content": f"Berth {at}.", **more}],
+        "non_preferred_output": [{"role": "assistant", "content": f"It may be berth {at}, or not.", **more}],
+        **more,
+    }
+
+
+PRIVATE = {"pilot_mail": "ann@harbour.example", "reviewed": {"by": "p-4711"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("openai", "sft"), ("openai", "dpo"), ("azure", "sft"), ("azure", "dpo"), ("nebius", "sft")],
+)
+def test_what_stands_beside_a_row_stays_at_home_and_is_named(
+    vendors: dict[str, FakeVendor], tmp_path: Path, name: str, method: str
+) -> None:
+    """Check, plan, tune and convert write one and the same file, and each says what it leaves out."""
+    row = preferred if method == "dpo" else dialogue
+    clean, full, test = (tmp_path / f"{each}.jsonl" for each in ("clean", "full", "test"))
+    clean.write_text("".join(json.dumps(row(at)) + "\n" for at in range(12)))
+    full.write_text("".join(json.dumps(row(at, **PRIVATE)) + "\n" for at in range(12)))
+    test.write_text(json.dumps(row(99)) + "\n")
+    files = {"train": str(full), "validation": str(clean), "test": str(test)}
+    asked = job(tmp_path, dataset=files, method=method)
+
+    checked = check(full, provider=name, method=method)
+    assert checked.errors == 0
+    (beside,) = [finding for finding in checked.findings if finding.code == "changed-extra"]
+    keys = [where + key for key in PRIVATE for where in ("", "messages[].")]
+    keys += [f"input.{key}" for key in PRIVATE if method == "dpo"]
+    assert all(f"'{key}' (12 rows)" in beside.message for key in keys)
+    assert f"{len(keys)} keys:" in beside.message
+
+    (planned,) = plan(asked, name).data.changed
+    assert beside.message in planned
+    assert planned in plan(asked, name).data.findings
+
+    run = start(asked, name)
+    assert planned in run.record.warnings
+    (made,) = vendors[name].jobs.values()
+    sent = vendors[name].files[made.body["training_file"]].content
+    assert b"pilot_mail" not in sent
+    assert b"harbour.example" not in sent
+    assert b"p-4711" not in sent
+    assert [json.loads(line) for line in sent.splitlines()] == [row(at) for at in range(12)]
+    assert sent == vendors[name].files[made.body["validation_file"]].content
+
+    converted = convert(full, tmp_path / "converted.jsonl", name, method=method)
+    assert [finding.message for finding in converted.findings] == [beside.message]
+    assert (tmp_path / "converted.jsonl").read_bytes() == sent
+
+
+@pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
+def test_a_plan_and_a_tune_print_the_keys_that_stay(vendors: dict[str, FakeVendor], tmp_path: Path, name: str) -> None:
+    (tmp_path / "ships.jsonl").write_text("".join(json.dumps(dialogue(at, **PRIVATE)) + "\n" for at in range(40)))
+    file = tmp_path / "job.json"
+    job(tmp_path, dataset=str(tmp_path / "ships.jsonl")).save(file)
+    for command in (["plan", str(file)], ["tune", str(file), "--yes", "--allow-unknown-cost", "--detach"]):
+        done = CliRunner().invoke(app, [*command, "--provider", name], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert done.output.count("openai rows leave out 4 keys: 'pilot_mail'") == 1
+        assert "'messages[].reviewed'" in done.output
+    assert len(vendors[name].jobs) == 1
+
+
+LISTED = {"type": "function", "function": {"name": "berth_of", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
+@pytest.mark.parametrize(
+    ("turns", "outcome"),
+    [
+        ([{"role": "developer", "content": "Be brief."}], "changed-role"),
+        ([{"role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}], None),
+        ([{"role": "system", "content": [{"type": "video", "video": "harbour.mp4"}]}], "lost-part"),
+        ([{"role": "user", "content": "Hm.", "weight": 1}, {"role": "assistant", "content": "Yes?"}], "changed-weight"),
+        ([{"role": "user", "content": "Hm."}, {"role": "assistant", "content": None, "tool_calls": [LISTED]}], None),
+    ],
+)
+def test_check_plan_convert_and_tune_are_of_one_opinion(
+    vendors: dict[str, FakeVendor], tmp_path: Path, name: str, turns: list[dict[str, Any]], outcome: str | None
+) -> None:
+    path, target = tmp_path / "ships.jsonl", tmp_path / "converted.jsonl"
+    rows = [
+        {"messages": [*turns, {"role": "user", "content": f"Ship {at}?"}, {"role": "assistant", "content": f"{at}"}]}
+        for at in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    files = {"train": str(path), "validation": str(path), "test": str(tmp_path / "test.jsonl")}
+    asked = job(tmp_path, dataset=files)
+    codes = ("lost-", "changed-")
+    checked = {each.code for each in check(path, provider=name).findings if each.code.startswith(codes)}
+    assert checked == ({outcome} if outcome else set())
+    verdict = plan(asked, name).data
+    if outcome == "lost-part":
+        assert all(f"[{outcome}]" in line for line in verdict.lossy)
+        assert verdict.lossy
+        for refused in (lambda: convert(path, target, name), lambda: start(asked, name)):
+            with pytest.raises(InvalidData, match="neither text nor image"):
+                refused()
+        assert not vendors[name].files
+        start(asked, name, allow_lossy_data=True)
+        (made,) = vendors[name].jobs.values()
+        assert b"harbour.mp4" not in vendors[name].files[made.body["training_file"]].content
+        return
+    assert not verdict.lossy
+    assert [f"[{outcome}]" in line for line in verdict.changed] == ([True] if outcome else [])
+    converted = convert(path, target, name)
+    assert {each.code for each in converted.findings if each.code.startswith(codes)} == checked
+    start(asked, name)
+    (made,) = vendors[name].jobs.values()
+    assert vendors[name].files[made.body["training_file"]].content == target.read_bytes()
