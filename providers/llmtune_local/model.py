@@ -37,13 +37,17 @@ _ENCODERS = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-
 #: Models inside this package, by the name a job gives.
 EMBEDDED = {"tiny": "tiny", "tiny-encoder": "tiny_encoder"}
 
+#: Every name that this package's folder has had: adapters that were saved then name their base by it. None goes away.
+FOLDERS = frozenset({"llmtune_local"})
+
 
 def locate(model: str) -> str:
     """What transformers loads for a model id: `tiny` and `tiny-encoder` are folders inside this package, anything
     else is itself.
 
     Saved adapters name their base this way, so that `AutoPeftModelForCausalLM.from_pretrained(adapter)` loads one of
-    `tiny` on every machine where llmtune lies in the same place; elsewhere give the base by hand:
+    `tiny` on every machine where llmtune lies in the same place. Elsewhere llmtune itself still knows it (`adapter_of`);
+    for PEFT give the base by hand:
     `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llmtune_local.model.locate("tiny")), adapter)`.
     """
     if model not in EMBEDDED:
@@ -100,7 +104,15 @@ def adapter_of(model: str) -> tuple[str, Path | None]:
     base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise InvalidJob(f"the adapter in {folder} does not name its base model", where="model")
-    return str(base), folder
+    return _embedded(str(base)), folder
+
+
+def _embedded(base: str) -> str:
+    """The name of an embedded model where `base` is its folder in an installation that is not there any more."""
+    place = Path(base)
+    if place.parent.name not in FOLDERS or place.exists():
+        return base
+    return next((name for name, folder in EMBEDDED.items() if folder == place.name), base)
 
 
 def check_device(name: str = "auto") -> str:
