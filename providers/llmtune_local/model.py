@@ -46,8 +46,8 @@ def locate(model: str) -> str:
     else is itself.
 
     Saved adapters name their base this way, so that `AutoPeftModelForCausalLM.from_pretrained(adapter)` loads one of
-    `tiny` on every machine where llmtune lies in the same place. Elsewhere llmtune itself still knows it (`adapter_of`);
-    for PEFT give the base by hand:
+    `tiny` on every machine where llmtune lies in the same place. Elsewhere llmtune itself still knows it
+    (`adapter_of`); for PEFT give the base by hand:
     `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llmtune_local.model.locate("tiny")), adapter)`.
     """
     if model not in EMBEDDED:

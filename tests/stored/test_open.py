@@ -364,13 +364,15 @@ def test_a_finished_rescue_opens(stored: Stored) -> None:
     assert stored.service.calls == {}
 
 
-def test_a_rescue_goes_on_where_it_was_left(stored: Stored) -> None:
+def test_a_rescue_goes_on_where_it_stopped(stored: Stored) -> None:
     said = stored.llmtune("rescue", "longer", "--to", "second", "--model", "m-3", "-y", "-o", "half-rescued", "--json")
     assert said.code == 0, said.err
     assert said.json["done"] == ["fetch", "golden", "plan", "train", "report"]
     assert said.json["golden"]["answered"] == 12
     assert stored.service.calls["generate tuned:job-000004"] == 0  # the old model's answers are in the folder
     assert said.json["run"] not in stored.ids().values()
+    old = said.json["report"]["labels"]["systems"]["old"]["metrics"]
+    assert {each["name"]: each["value"] for each in old}["accuracy"] == pytest.approx(11 / 12)
 
 
 # --- job files and settings ------------------------------------------------------------------------------------------
@@ -418,7 +420,7 @@ def test_settings_are_read(stored: Stored) -> None:
 
 
 def test_what_is_stored_names_no_machine() -> None:
-    words = (b"/work/", b"/root/", b"/tmp/", b"/home/", b"site-packages")
+    words = [f"/{folder}/".encode() for folder in ("work", "root", "tmp", "home", "site-packages")]
     for name, data in stored_files().items():
         rest = data.replace(b"/srv/llmtune/home/", b"")
         assert [word for word in words if word in rest] == [], name
