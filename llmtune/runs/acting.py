@@ -143,7 +143,9 @@ def _in_use(store: Store) -> dict[str, str]:
         for name, ref in store.refs(record.id).items():
             if name.startswith("upload:"):
                 used[f"{record.provider}/{ref['id']}"] = reason
-    for run_id, provider in store.damaged(UNFINISHED):
+    # A run that was never submitted and cannot be read goes on nowhere; of the others, the job may need its files.
+    submitted = set(UNFINISHED) - {RunState.PLANNED, RunState.UPLOADING}
+    for run_id, provider in store.damaged(submitted):
         used[f"{provider}/*"] = f"run {run_id} is unfinished and cannot be read, so it may use it"
     return used
 

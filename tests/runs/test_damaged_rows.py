@@ -99,6 +99,8 @@ def test_a_reference_that_cannot_be_read_takes_no_list_with_it(at: At, job: Tuni
 def test_what_an_unreadable_unfinished_run_may_use_is_kept(vendor: Fake, at: At, job: TuningJob) -> None:
     store = open_store()
     start(job, at()).wait(pace=QUICK)
+    never_sent, _ = store.begin(broken_run())
+    damage(store, never_sent.id)
     assert cleanup(store, provider_of, dry_run=True).removed
     broken, _ = store.begin(broken_run(state=RunState.RUNNING))
     damage(store, broken.id)
