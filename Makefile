@@ -20,20 +20,20 @@ check: $(VENV)/dev.stamp ## everything a machine can see without running the pro
 	$(BIN)/mypy
 	$(BIN)/deptry .
 	$(BIN)/typos
-	$(BIN)/python scripts/generate_docs.py --check
-	$(BIN)/python scripts/check_docs.py
-	$(BIN)/python scripts/tutorial.py --check
-	$(BIN)/python scripts/public_api.py --check
-	$(BIN)/python scripts/check_lock.py
+	$(BIN)/python tools/docs/generate_docs.py --check
+	$(BIN)/python tools/docs/check_docs.py
+	$(BIN)/python tools/docs/tutorial.py --check
+	$(BIN)/python tools/docs/public_api.py --check
+	$(BIN)/python tools/check_lock.py
 
 format: $(VENV)/dev.stamp ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(VENV)/dev.stamp ## rewrite the generated parts of the docs
-	$(BIN)/python scripts/generate_docs.py
-	$(BIN)/python scripts/tutorial.py
-	$(BIN)/python scripts/public_api.py
+	$(BIN)/python tools/docs/generate_docs.py
+	$(BIN)/python tools/docs/tutorial.py
+	$(BIN)/python tools/docs/public_api.py
 
 site: $(VENV)/dev.stamp ## the docs as pages, in site/: strict, offline
 	$(BIN)/mkdocs build --quiet --strict
@@ -42,13 +42,13 @@ bench: $(VENV)/dev.stamp ## all benchmarks (about an hour; each can be run alone
 	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
 
 lock: $(VENV)/dev.stamp ## rewrite constraints.txt
-	$(BIN)/python scripts/check_lock.py --write
+	$(BIN)/python tools/check_lock.py --write
 
 release-check: $(VENV)/dev.stamp ## the wheel in clean environments, each extra alone (needs a package index)
-	$(BIN)/python scripts/try_extras.py
+	$(BIN)/python tools/try_extras.py
 
 services: ## what some tests want from the system; they are skipped where it cannot be had
-	@sh scripts/install_services.sh
+	@sh tools/install_services.sh
 
 clean:
 	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache .coverage*

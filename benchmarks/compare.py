@@ -28,7 +28,7 @@ def main() -> int:
 
 def measure(home: Path, length: float, steps: int) -> int:
     from llmtune.testing import Phase
-    from llmtune.testing.fake import Fake
+    from llmtune.testing.generic_vendor import Fake
 
     os.environ["LLMTUNE_HOME"] = str(home)
     rows = [

@@ -105,7 +105,7 @@ def run_local_trial(victim: str, expected: dict[int, float] | None = None) -> Lo
 
 
 def _judge(trial: LocalTrial, home: Path, killed: int, words: str, expected: dict[int, float] | None) -> LocalOutcome:
-    from llmtune.runs.store import Store
+    from llmtune.runs.store.store import Store
 
     store = Store(f"sqlite:///{home / 'store.db'}")
     records = store.runs()
@@ -132,13 +132,16 @@ def _judge(trial: LocalTrial, home: Path, killed: int, words: str, expected: dic
 
 def child(victim: str) -> None:
     """Start the run, or come back to it, and lose what `victim` says."""
-    from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
-    from llmtune.runs import Run, Update, assess, checkpoints, open_store, start
-    from llmtune_local.process import FolderLock
-    from llmtune_local.rundir import RunDir
+    from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+    from llmtune.runs import evaluation, failpoints
+    from llmtune.runs.poller import Update
+    from llmtune.runs.run import Run, start
+    from llmtune.runs.store.store import open_store
+    from llmtune_local.run_state.run_dir import RunDir
+    from llmtune_local.worker.process import FolderLock
 
     who, _, where = victim.partition(":")
-    assess.FIT_ROWS = 0
+    evaluation.FIT_ROWS = 0
     done: list[str] = []
 
     def die(arrow: str) -> None:
@@ -157,7 +160,7 @@ def child(victim: str) -> None:
             if who == "both":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.hook = die
+    failpoints.hook = die
     home = Path(os.environ["LLMTUNE_HOME"])
     job = TuningJob(
         name="crash",

@@ -84,7 +84,7 @@ def pydantic(folder: Path) -> None:
 
 
 def read(folder: Path) -> None:
-    from llmtune.data import read
+    from llmtune.data.io.reading import read
 
     for _ in read(folder / "train.jsonl"):
         pass
@@ -92,7 +92,7 @@ def read(folder: Path) -> None:
 
 def converting(to: str) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        from llmtune.data.writing import convert
+        from llmtune.data.convert import convert
 
         convert(folder / "train.jsonl", folder / "out.jsonl", to, overwrite=True)
 
@@ -101,8 +101,8 @@ def converting(to: str) -> Callable[[Path], None]:
 
 def checking(*names: str, jobs: int = 1) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        from llmtune.data.blockwork import CHECKS
-        from llmtune.data.checking import check
+        from llmtune.data.checks.block_worker import CHECKS
+        from llmtune.data.checks.check import check
 
         held = folder / "test.jsonl" if not names or "near" in names else None
         report = check(folder / "train.jsonl", test=held, checks=names or CHECKS, jobs=jobs)

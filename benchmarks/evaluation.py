@@ -71,7 +71,7 @@ def llama(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from llmtune_local.model import locate
+    from llmtune_local.models.loading import locate
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -89,8 +89,8 @@ def llama(folder: Path) -> Path:
 
 
 def prompts(count: int, *, system: bool) -> list[Any]:
-    from llmtune.data import Message
-    from llmtune.provider import GenerationRequest
+    from llmtune.data.example import Message
+    from llmtune.provider.generation import GenerationRequest
 
     draw = random.Random(0)
 
@@ -114,7 +114,7 @@ def label_set(count: int) -> list[str]:
 
 def compare(name: str, folder: str, count: int, rounds: int, *, system: bool) -> dict[str, Any]:
     """One table: every way on the same prompts, in turn."""
-    from llmtune_local.generate import LocalGenerator
+    from llmtune_local.inference.generator import LocalGenerator
 
     requests = prompts(count, system=system)
     few, many = label_set(8), label_set(77)
@@ -171,7 +171,7 @@ class Plain:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from llmtune_local.model import locate
+        from llmtune_local.models.loading import locate
 
         self.torch = torch
         _, self.renderer = ours._load()
@@ -204,7 +204,7 @@ class Plain:
         return found
 
     def score(self, requests: list[Any], labels: list[str]) -> list[list[float]]:
-        from llmtune_local.labels import Answers
+        from llmtune_local.inference.label_scoring import Answers
 
         torch = self.torch
         answers, found = Answers(self.renderer, labels), []

@@ -33,10 +33,11 @@ def main() -> None:
 def measure(folder: Path, runs: int, times: int) -> None:
     from llmtune import TuningJob, start
     from llmtune.metrics.points import MetricPoint
-    from llmtune.runs import Pace, open_store
-    from llmtune.runs.rows import columns_of
-    from llmtune.runs.schema import runs as table
-    from llmtune.ui import Server
+    from llmtune.runs.poller import Pace
+    from llmtune.runs.store.schema import runs as table
+    from llmtune.runs.store.serialization import columns_of
+    from llmtune.runs.store.store import open_store
+    from llmtune.web.server import Server
 
     rows = folder / "rows.jsonl"
     labels = ("billing", "shipping", "returns")
@@ -74,7 +75,7 @@ def measure(folder: Path, runs: int, times: int) -> None:
             for name in names
         ],
     )
-    from llmtune.runs.assess import draft_report
+    from llmtune.runs.evaluation import draft_report
 
     began = time.perf_counter()
     text = draft_report(store, record).to_html()

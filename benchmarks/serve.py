@@ -33,8 +33,9 @@ def main() -> None:
 def measure(home: Path, questions: int) -> None:
     import llmtune
     from llmtune import EvaluationSpec, Hyperparameters, TuningJob
-    from llmtune.runs import Pace, attach
-    from llmtune.testing.fake import Fake
+    from llmtune.runs.poller import Pace
+    from llmtune.runs.run import attach
+    from llmtune.testing.generic_vendor import Fake
 
     rows = [
         {"messages": [{"role": "user", "content": f"case {n}"}, {"role": "assistant", "content": "yn"[n % 2]}]}
@@ -59,9 +60,9 @@ def compare(name: str, run: Any, questions: int) -> None:
     import httpx
     import openai
 
-    from llmtune.data import Message
-    from llmtune.provider import GenerationRequest
-    from llmtune.serving import Server
+    from llmtune.data.example import Message
+    from llmtune.provider.generation import GenerationRequest
+    from llmtune.server.server import Server
 
     found: dict[str, list[float]] = {}
     settings: dict[str, Any] = {"temperature": 0, "max_tokens": 16}

@@ -66,7 +66,7 @@ class Trainings:
     """Real trainings by their values, each made once."""
 
     def __init__(self, home: Path, rows: Path) -> None:
-        from llmtune_local.warm import Forker
+        from llmtune_local.worker.fork_server import Forker
 
         self.home = home
         self.forker = Forker()
@@ -84,7 +84,7 @@ class Trainings:
 
     def write(self, values: dict[str, Any], name: str, *, measured: bool = True) -> Any:
         """The run folder of one training; `measured` on the validation rows."""
-        from llmtune_local.rundir import RunDir, RunRequest
+        from llmtune_local.run_state.run_dir import RunDir, RunRequest
 
         run = RunDir(self.home / "runs" / name)
         recipe = {"epochs": 9, "batch_size": BATCH, "max_steps": STEPS, "eval_every": EVERY, "lr_schedule": "cosine"}
@@ -110,7 +110,7 @@ class Trainings:
         return self.made[key]
 
     def _train(self, values: dict[str, Any], name: str) -> list[tuple[int, float]]:
-        from llmtune_local import process
+        from llmtune_local.worker import process
 
         run = self.write(values, name)
         process.launch(run.path, forker=self.forker)
@@ -123,7 +123,7 @@ class Trainings:
 
 def starts(trainings: Trainings, pairs: int) -> None:
     """Cold and warm starts in turn."""
-    from llmtune_local import process
+    from llmtune_local.worker import process
 
     found: dict[str, list[float]] = {"cold": [], "warm": []}
     process.launch(trainings.write({"learning_rate": 1e-3}, "first", measured=False).path, forker=trainings.forker)
@@ -185,8 +185,8 @@ def search(
     """Steps trained and final loss (None: pruned) of each trial, one after another as on one device."""
     import optuna
 
-    from llmtune.sweeping.space import read_space
-    from llmtune.sweeping.study import grid_size, open_study
+    from llmtune.sweeps.space import read_space
+    from llmtune.sweeps.study import grid_size, open_study
 
     space = read_space(SPACE)
     study = open_study(

@@ -73,7 +73,7 @@ def make_world(folder: Path, *, vocabulary: int, system: int, family: str, size:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
-    from llmtune_local.batching import order
+    from llmtune_local.batching.packing import order
 
     words = ["<pad>", "<unk>", "<user>", "<system>", "<assistant>", "<end>"]
     words += [f"w{number}" for number in range(vocabulary - len(words))]
@@ -127,9 +127,9 @@ def make_world(folder: Path, *, vocabulary: int, system: int, family: str, size:
 
 def tokens_in_order(folder: Path) -> list[dict[str, list[int]]]:
     """The rows as llmtune tokenises them, in its order, for the peers."""
-    from llmtune.data.reading import load
-    from llmtune_local.model import load_tokenizer
-    from llmtune_local.rows import tokenise
+    from llmtune.data.io.reading import load
+    from llmtune_local.batching.token_rows import tokenise
+    from llmtune_local.models.loading import load_tokenizer
 
     rows = tokenise(load_tokenizer(str(folder / "model")), load(str(folder / "rows.jsonl"))).rows
     return [
@@ -161,7 +161,7 @@ class Turns:
         seconds, self.began = time.monotonic() - self.began, None
         import torch
 
-        from llmtune_local.machine import peak_memory
+        from llmtune_local.models.hardware import peak_memory
 
         peak = peak_memory("cuda" if torch.cuda.is_available() else "cpu")
         told = {"seconds": seconds, "cpu": _cpu() - self.used, "loss": loss, "peak": peak}
@@ -175,12 +175,12 @@ def _cpu() -> float:
 
 def ours(folder: Path, name: str, steps: int) -> None:
     """The worker's own trainer on a run folder, set as on an idle machine, which this is in its turn."""
-    from llmtune_local.process import prepare_libraries
+    from llmtune_local.worker.process import prepare_libraries
 
     prepare_libraries(spin=True)
-    from llmtune_local.journal import Journal
-    from llmtune_local.rundir import Recipe, RunDir, RunFiles, RunRequest, WorkerOptions
-    from llmtune_local.trainer import Trainer
+    from llmtune_local.run_state.run_dir import Recipe, RunDir, RunFiles, RunRequest, WorkerOptions
+    from llmtune_local.run_state.status_writer import Journal
+    from llmtune_local.training.trainer import Trainer
 
     turns = Turns()
     if name in ("llmtune-bare", "llmtune-compiled"):

@@ -113,13 +113,14 @@ def ours(url: str, jobs: list[str]) -> dict[str, Any]:
     """The poller. The runs are in the store as `start` leaves them."""
     import asyncio
 
-    from llmtune.job import DatasetSpec, TuningJob
-    from llmtune.planning import plan
-    from llmtune.provider import JobRef, RunState
-    from llmtune.runs import Run, open_store
-    from llmtune.runs.intent import account_of
-    from llmtune.runs.keys import new_run_id, run_key
-    from llmtune.runs.records import RunRecord, dump_receipt
+    from llmtune.job.spec import DatasetSpec, TuningJob
+    from llmtune.planning.plan import plan
+    from llmtune.provider.protocol import JobRef, RunState
+    from llmtune.runs.ids import new_run_id, run_key
+    from llmtune.runs.planned import account_of
+    from llmtune.runs.run import Run
+    from llmtune.runs.store.records import RunRecord, dump_receipt
+    from llmtune.runs.store.store import open_store
     from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 
     home = Path(os.environ["LLMTUNE_HOME"])

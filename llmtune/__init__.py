@@ -13,30 +13,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "TuningJob": "llmtune.job",
-    "Hyperparameters": "llmtune.job",
-    "DatasetSpec": "llmtune.job",
-    "EvaluationSpec": "llmtune.job",
-    "Settings": "llmtune.settings",
-    "plan": "llmtune.planning",
-    "plan_all": "llmtune.planning",
-    "Receipt": "llmtune.translation",
+    "TuningJob": "llmtune.job.spec",
+    "Hyperparameters": "llmtune.job.spec",
+    "DatasetSpec": "llmtune.job.spec",
+    "EvaluationSpec": "llmtune.job.spec",
+    "Settings": "llmtune.config",
+    "plan": "llmtune.planning.plan",
+    "plan_all": "llmtune.planning.plan",
+    "Receipt": "llmtune.provider.receipt",
     "tune": "llmtune.runs",
     "start": "llmtune.runs",
     "attach": "llmtune.runs",
     "Run": "llmtune.runs",
     "RunState": "llmtune.provider",
     "Provider": "llmtune.provider",
-    "get_provider": "llmtune.registry",
+    "get_provider": "llmtune.provider.registry",
     "Report": "llmtune.report",
-    "rescue": "llmtune.rescuing",
-    "compare": "llmtune.comparing",
-    "Member": "llmtune.comparing",
-    "probe": "llmtune.sweeping",
-    "sweep": "llmtune.sweeping",
-    "Sweep": "llmtune.sweeping",
-    "Board": "llmtune.report.board",
-    "import_job": "llmtune.importing",
+    "rescue": "llmtune.rescues",
+    "compare": "llmtune.comparisons",
+    "Member": "llmtune.comparisons",
+    "probe": "llmtune.sweeps",
+    "sweep": "llmtune.sweeps",
+    "Sweep": "llmtune.sweeps",
+    "Board": "llmtune.report.leaderboard.board",
+    "import_job": "llmtune.importers",
     "Example": "llmtune.data.example",
     "Message": "llmtune.data.example",
     "Dataset": "llmtune.data.dataset",
@@ -49,35 +49,35 @@ __all__ = ["__version__", *sorted(_HOME)]
 logging.getLogger("llmtune").addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
-    from llmtune.comparing import Member as Member
-    from llmtune.comparing import compare as compare
+    from llmtune.comparisons.compare import compare as compare
+    from llmtune.comparisons.members import Member as Member
+    from llmtune.config import Settings as Settings
     from llmtune.data.dataset import Dataset as Dataset
     from llmtune.data.example import Example as Example
     from llmtune.data.example import Message as Message
     from llmtune.errors import LlmtuneError as LlmtuneError
     from llmtune.errors import UnsupportedHyperparameterWarning as UnsupportedHyperparameterWarning
-    from llmtune.importing import import_job as import_job
-    from llmtune.job import DatasetSpec as DatasetSpec
-    from llmtune.job import EvaluationSpec as EvaluationSpec
-    from llmtune.job import Hyperparameters as Hyperparameters
-    from llmtune.job import TuningJob as TuningJob
-    from llmtune.planning import plan as plan
-    from llmtune.planning import plan_all as plan_all
-    from llmtune.provider import Provider as Provider
-    from llmtune.provider import RunState as RunState
-    from llmtune.registry import get_provider as get_provider
-    from llmtune.report import Report as Report
-    from llmtune.report.board import Board as Board
-    from llmtune.rescuing import rescue as rescue
-    from llmtune.runs import Run as Run
-    from llmtune.runs import attach as attach
-    from llmtune.runs import start as start
-    from llmtune.runs import tune as tune
-    from llmtune.settings import Settings as Settings
-    from llmtune.sweeping import Sweep as Sweep
-    from llmtune.sweeping import probe as probe
-    from llmtune.sweeping import sweep as sweep
-    from llmtune.translation import Receipt as Receipt
+    from llmtune.importers import import_job as import_job
+    from llmtune.job.spec import DatasetSpec as DatasetSpec
+    from llmtune.job.spec import EvaluationSpec as EvaluationSpec
+    from llmtune.job.spec import Hyperparameters as Hyperparameters
+    from llmtune.job.spec import TuningJob as TuningJob
+    from llmtune.planning.plan import plan as plan
+    from llmtune.planning.plan import plan_all as plan_all
+    from llmtune.provider.protocol import Provider as Provider
+    from llmtune.provider.protocol import RunState as RunState
+    from llmtune.provider.receipt import Receipt as Receipt
+    from llmtune.provider.registry import get_provider as get_provider
+    from llmtune.report.leaderboard.board import Board as Board
+    from llmtune.report.schema import Report as Report
+    from llmtune.rescues.rescue import rescue as rescue
+    from llmtune.runs.run import Run as Run
+    from llmtune.runs.run import attach as attach
+    from llmtune.runs.run import start as start
+    from llmtune.runs.run import tune as tune
+    from llmtune.sweeps.learning_curve import probe as probe
+    from llmtune.sweeps.results import Sweep as Sweep
+    from llmtune.sweeps.sweep import sweep as sweep
 
 
 def __getattr__(name: str) -> Any:

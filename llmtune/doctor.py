@@ -13,15 +13,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from llmtune import clock, matrix
+from llmtune import _clock
+from llmtune.config import redact_url, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
-from llmtune.provider import Equipped, Provider, Readiness
-from llmtune.registry import get_provider, known_kinds, provider_names
-from llmtune.runs.database import Database
-from llmtune.runs.records import RunRecord
+from llmtune.planning import support_matrix
+from llmtune.provider.abilities import Equipped
+from llmtune.provider.protocol import Provider, Readiness
+from llmtune.provider.registry import get_provider, known_kinds, provider_names
 from llmtune.runs.secrets import scrub
-from llmtune.runs.store import UNFINISHED, open_store
-from llmtune.settings import redact_url, store_url
+from llmtune.runs.store.database import Database
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import UNFINISHED, open_store
 
 
 class _Value(BaseModel):
@@ -109,7 +111,7 @@ def _asked(names: Iterable[str] | None) -> list[str]:
 
 
 def _backend(name: str, *, online: bool) -> Backend:
-    found = matrix.summary(name)
+    found = support_matrix.summary(name)
     if "error" in found:
         return Backend(name=name, error=found["error"])
     provider = get_provider(name)
@@ -235,12 +237,12 @@ def _dated(
     provider: str, model: str, base: str | None, job: str | None, shutdown: str | None, run: str | None
 ) -> OwnedModel:
     until = date.fromisoformat(shutdown[:10]) if shutdown else _until(provider, base or model)
-    left = None if until is None else (until - clock.today()).days
+    left = None if until is None else (until - _clock.today()).days
     return OwnedModel(model=model, provider=provider, base=base, job=job, run=run, answers_until=until, days_left=left)
 
 
 def _until(provider: str, base: str) -> date | None:
     try:
-        return matrix.ask(get_provider(provider), base).lifecycle.answers_until
+        return support_matrix.ask(get_provider(provider), base).lifecycle.answers_until
     except LlmtuneError:  # configured no longer: no day is known
         return None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llmtune import catalog
-from llmtune.capability import Lifecycle
 from llmtune.errors import InvalidSettings
+from llmtune.provider import catalog
+from llmtune.provider.declarations import Lifecycle
 
 OURS = """
 [lifecycle]

@@ -23,7 +23,7 @@ Check = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture
 def imports(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import check_imports
 
     return check_imports
@@ -142,15 +142,15 @@ def test_a_name_that_an_init_binds_hides_the_submodule_of_that_name(check: Check
 def test_who_imports_from_the_public_facade_imports_all_of_it(check: Check) -> None:
     files = {
         "llmtune/__init__.py": (
-            "__version__ = '1'\n_HOME = {'Job': 'llmtune.job'}\nif TYPE_CHECKING:\n    from llmtune.job import Job\n"
+            "__version__ = '1'\n_HOME = {'Job': 'llmtune.job.spec'}\nif TYPE_CHECKING:\n    from llmtune.job.spec import Job\n"
             "def __getattr__(name):\n    return getattr(importlib.import_module(_HOME[name]), name)\n"
         ),
-        "llmtune/job.py": "from llmtune.low import x\n",
+        "llmtune/job/spec.py": "from llmtune.low import x\n",
         "llmtune/low.py": "def f():\n    from llmtune import __version__\n",
     }
     code, lines = check(files)
     assert code == 1
-    assert lines[0] == "circle 1: 3 modules: llmtune, llmtune.job, llmtune.low"
+    assert lines[0] == "circle 1: 3 modules: llmtune, llmtune.job.spec, llmtune.low"
     assert lines[-2] == "1 circles hold 3 modules"
     assert check(files | {"llmtune/low.py": "from llmtune.version import __version__"})[0] == 0
 
@@ -314,7 +314,7 @@ def test_a_folder_that_is_no_repository_is_named(
 def test_it_finds_its_repository_from_its_own_place_and_imports_nothing_of_it(tmp_path: Path) -> None:
     script = tmp_path / "anywhere" / "deep" / "check_imports.py"
     script.parent.mkdir(parents=True)
-    script.write_text((ROOT / "scripts" / "check_imports.py").read_text(encoding="utf-8"), encoding="utf-8")
+    script.write_text((ROOT / "tools" / "check_imports.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "llmtune").mkdir()
     (tmp_path / "llmtune" / "__init__.py").write_text("raise SystemExit('imported')", encoding="utf-8")

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.client import Client
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.provider.http import Client
 from llmtune.testing import Call, FakeVendor, Refusal, Reply, route
 
 

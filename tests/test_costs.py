@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import DECLARED_FIELDS, Capabilities, Declarations, Limits, Price, Unsupported
-from llmtune.costs import CostEstimate, estimate
+from llmtune.provider.cost import CostEstimate, estimate
+from llmtune.provider.declarations import DECLARED_FIELDS, Capabilities, Declarations, Limits, Price, Unsupported
 
 NOTHING = Declarations(**{name: Unsupported("no knob") for name in DECLARED_FIELDS})
 

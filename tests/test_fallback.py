@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from llmtune import fallback
 from llmtune.data.findings import Finding
 from llmtune.errors import (
     DeviceUnavailable,
@@ -24,15 +23,16 @@ from llmtune.errors import (
     SubmitUnknown,
     UnknownName,
 )
-from llmtune.fallback import Conditions
-from llmtune.job import DatasetSpec, Hyperparameters, TuningJob
-from llmtune.provider import Request, RunState
-from llmtune.report import Report
-from llmtune.runs import Pace, Run, start, tune
-from llmtune.runs.run import runs
+from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
+from llmtune.provider.protocol import Request, RunState
+from llmtune.report.schema import Report
+from llmtune.runs import fallback
+from llmtune.runs.fallback import Conditions
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import Run, runs, start, tune
 from llmtune.testing import Phase, accept_then_drop, refusal
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 QUICK = Pace(first=0.01, most=0.05)
 
@@ -151,7 +151,7 @@ def test_what_is_found_before_a_job_exists_moves_on(job: TuningJob, problem: Llm
 
 
 def test_a_model_that_a_vendor_refuses_moves_on(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmtune_openai.fake import FakeOpenAI
+    from llmtune_openai.fake.service import FakeOpenAI
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with FakeOpenAI(api_key="sk-test") as first, Fake() as second:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmtune import DatasetSpec, Hyperparameters, TuningJob
 from llmtune.errors import InvalidJob, UnknownName
-from llmtune.job import EXCLUSIVE, NOT_YET
+from llmtune.job.spec import EXCLUSIVE, NOT_YET
 
 
 def job(**fields: object) -> TuningJob:

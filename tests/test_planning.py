@@ -13,9 +13,9 @@ import pytest
 
 from llmtune import TuningJob, plan, plan_all
 from llmtune.errors import InvalidJob, UnknownName
-from llmtune.planning import to_json
-from llmtune.registry import get_provider, known_kinds
-from llmtune.translation import Receipt
+from llmtune.planning.plan import to_json
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.registry import get_provider, known_kinds
 
 NAMED = ("openai", "azure", "vertex", "bedrock", "cohere", "local")
 
@@ -108,7 +108,7 @@ def test_slips_of_the_users_are_named() -> None:
 
 
 def test_every_backend_says_why_a_method_is_not_there_yet() -> None:
-    from llmtune.matrix import ask
+    from llmtune.planning.support_matrix import ask
 
     for kind in known_kinds():
         provider = get_provider(kind)
@@ -127,7 +127,7 @@ def test_planning_imports_no_vendors_sdk_and_no_trainer(rows: Path) -> None:
     code = f"""
 import sys
 from llmtune import TuningJob, plan_all
-from llmtune.translation import Receipt
+from llmtune.provider import Receipt
 answers = plan_all(TuningJob.load({str(rows.parent / "job.yaml")!r}), {list(NAMED)!r})
 assert all(isinstance(answer, Receipt) for answer in answers.values()), answers
 heavy = {{"torch", "transformers", "peft", "openai", "boto3", "cohere", "google.genai", "together", "sqlalchemy"}}

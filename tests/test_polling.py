@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import DECLARED_FIELDS, Abilities, Declarations, Float, Sent, Unsupported
 from llmtune.errors import VendorError
-from llmtune.job import TuningJob
-from llmtune.planning import plan
-from llmtune.polling import FunctionGenerator, PollingProvider
-from llmtune.provider import (
-    Generation,
-    GenerationRequest,
+from llmtune.job.spec import TuningJob
+from llmtune.planning.plan import plan
+from llmtune.provider.base import FunctionGenerator, PollingProvider
+from llmtune.provider.declarations import DECLARED_FIELDS, Abilities, Declarations, Float, Sent, Unsupported
+from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
+from llmtune.provider.protocol import (
     JobRef,
     ModelRef,
     RemoteModel,
@@ -25,7 +24,6 @@ from llmtune.provider import (
     RunState,
     SubmitSafety,
     Target,
-    Unavailable,
     UploadRef,
 )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmtune import settings
+from llmtune import config
 from llmtune.errors import InvalidSettings, UnknownName
-from llmtune.registry import get_provider, known_kinds
+from llmtune.provider.registry import get_provider, known_kinds
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_the_nearest_place_wins(project: Path, monkeypatch: pytest.MonkeyPatch) 
     (project / "user.toml").write_text('[providers.eu]\nkind = "azure"\nregion = "user"\na = 1\nb = 1\nc = 1\n')
     (project / "project" / "llmtune.toml").write_text('[providers.eu]\nregion = "project"\nb = 2\nc = 2\n')
     monkeypatch.setenv("LLMTUNE_EU_C", "3")
-    found = settings.instance("eu", ("a", "b", "c", "region"), d=4)
+    found = config.instance("eu", ("a", "b", "c", "region"), d=4)
     assert found.kind == "azure"
     assert found.values == {"region": "project", "a": 1, "b": 2, "c": "3", "d": 4}
     assert found.origins["c"] == "LLMTUNE_EU_C"
@@ -34,10 +34,10 @@ def test_the_nearest_place_wins(project: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_broken_file_is_named_with_what_is_wrong(project: Path) -> None:
     (project / "user.toml").write_text("[providers\n")
     with pytest.raises(InvalidSettings, match=r"user\.toml: broken TOML"):
-        settings.settings()
+        config.settings()
     (project / "user.toml").write_text("[provider.a]\n")
     with pytest.raises(InvalidSettings, match="did you mean 'providers'"):
-        settings.settings()
+        config.settings()
 
 
 def test_an_unknown_setting_is_answered_with_the_nearest_one(project: Path) -> None:
@@ -66,7 +66,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest_one(project: Path) -> N
     ],
 )
 def test_secrets_are_never_shown(key: str, value: object, shown: object) -> None:
-    assert settings.redact(key, value) == shown
+    assert config.redact(key, value) == shown
 
 
 def test_an_unknown_provider_is_answered_with_the_nearest() -> None:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtune import conversions
-from llmtune.capability import (
+from llmtune.errors import NotTranslatable, UnsupportedHyperparameterWarning
+from llmtune.job.spec import Hyperparameters, TuningJob
+from llmtune.provider import conversions
+from llmtune.provider.declarations import (
     DECLARED_FIELDS,
     NOT_PUBLISHED,
     Anything,
@@ -29,10 +31,8 @@ from llmtune.capability import (
     Text,
     Unsupported,
 )
-from llmtune.errors import NotTranslatable, UnsupportedHyperparameterWarning
-from llmtune.job import Hyperparameters, TuningJob
-from llmtune.provider import Target
-from llmtune.translation import Receipt, enforce, place, spec_fields, translate
+from llmtune.provider.protocol import Target
+from llmtune.provider.receipt import Receipt, enforce, place, spec_fields, translate
 
 #: A made-up vendor that uses every kind of declaration.
 _KNOBS: dict[str, Declaration] = {

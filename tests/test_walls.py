@@ -19,10 +19,10 @@ ALLOWED = {
     # the row format that everybody calls by that name, in prose only
     "llmtune/data": r"OpenAI-style|OpenAI-compatible|Mistral",
     # environment names in the docstring that shows how settings are found
-    "llmtune/settings.py": r"openai|azure-eu|LLMTUNE_(OPENAI|AZURE)",
+    "llmtune/config.py": r"openai|azure-eu|LLMTUNE_(OPENAI|AZURE)",
     # an instance's name as an example in a docstring
-    "llmtune/provider.py": r"azure(-eu)?",
-    "llmtune/job.py": r"openai",
+    "llmtune/provider/protocol.py": r"azure(-eu)?",
+    "llmtune/job/spec.py": r"openai",
     # the protocol of the endpoint, which most clients speak, and the client in the lines that show how it is called
     "llmtune/serving": r"OpenAI|openai|platform\.openai\.com",
     "llmtune/cli/serve.py": r"OpenAI|openai",
@@ -70,7 +70,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         "from llmtune import TuningJob, Hyperparameters, tune",
         "import llmtune.cli.app",
-        "from llmtune.planning import plan_all",
+        "from llmtune.planning.plan import plan_all",
     ],
 )
 def test_importing_llmtune_loads_nothing_heavy(statement: str) -> None:
@@ -99,7 +99,7 @@ assert "llmtune" in shown.getvalue()
 
 def test_every_adapter_loads_without_its_sdk() -> None:
     statement = """
-from llmtune.registry import known_kinds, provider_class
+from llmtune.provider.registry import known_kinds, provider_class
 for kind in known_kinds():
     provider_class(kind)
 """

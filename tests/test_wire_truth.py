@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtune import catalog
-from llmtune.matrix import ask
-from llmtune.provider import Target
-from llmtune.registry import get_provider, known_kinds, provider_class
-from llmtune.testing.wire import check_wire_truth
+from llmtune.planning.support_matrix import ask
+from llmtune.provider import catalog
+from llmtune.provider.protocol import Target
+from llmtune.provider.registry import get_provider, known_kinds, provider_class
+from llmtune.testing.wire_check import check_wire_truth
 
 
 def one_model_a_family(kind: str) -> list[str]:

@@ -8,13 +8,13 @@ import typer
 
 from llmtune import __version__
 from llmtune.cli import (
-    about,
     compare,
     data,
     doctor,
     evaluate,
     export,
-    importing,
+    import_job,
+    info,
     plan,
     rescue,
     runs,
@@ -61,9 +61,9 @@ app.add_typer(data.app, name="data", help="Check, split, convert and look at dat
 app.command("ui")(ui.ui)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
-app.command("providers")(about.providers)
+app.command("providers")(info.providers)
 app.command("doctor")(doctor.doctor)
 app.command("rescue")(rescue.rescue)
-app.command("import")(importing.import_)
-app.add_typer(about.config, name="config", help="What llmtune's settings are and where they come from.")
-app.command("schema")(about.schema)
+app.command("import")(import_job.import_)
+app.add_typer(info.config, name="config", help="What llmtune's settings are and where they come from.")
+app.command("schema")(info.schema)

@@ -12,7 +12,7 @@ from llmtune.cli.evaluate import AsJson, ReportFormat
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from llmtune.comparing import Plans
+    from llmtune.comparisons.compare import Plans
 
 
 def compare(
@@ -40,11 +40,11 @@ def compare(
     """Train at several backends on one held-out split and put them side by side. Leaves with 1 when a member failed."""
     from llmtune.cli.output import err, out
     from llmtune.cli.plan import print_plans
-    from llmtune.comparing import compare as go
-    from llmtune.comparing import plan_members
-    from llmtune.comparing.members import split_members
-    from llmtune.job import TuningJob
-    from llmtune.report.boardtext import print_board
+    from llmtune.comparisons.compare import compare as go
+    from llmtune.comparisons.compare import plan_members
+    from llmtune.comparisons.members import split_members
+    from llmtune.job.spec import TuningJob
+    from llmtune.report.leaderboard.text import print_board
 
     loaded = TuningJob.load(job)
     members = split_members(provider)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmtune.cli.datashow import SHOWN, print_findings, print_report, print_stats, say
+from llmtune.cli.data_output import SHOWN, print_findings, print_report, print_stats, say
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example
-    from llmtune.data.peek import Peek
+    from llmtune.data.rendering.preview import Peek
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -52,8 +52,8 @@ def check(
 ) -> None:
     """Say what is wrong with a dataset, row by row. Leaves with 2 on errors, 0 on warnings."""
     from llmtune.cli.output import print_json
-    from llmtune.data.blockwork import CHECKS
-    from llmtune.data.checking import check as run
+    from llmtune.data.checks.block_worker import CHECKS
+    from llmtune.data.checks.check import check as run
     from llmtune.errors import UnknownName
 
     for name in [*(only or []), *(skip or [])]:
@@ -98,8 +98,8 @@ def stats(
     """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill. Leaves with 2 on
     rows that cannot be read."""
     from llmtune.cli.output import print_json
-    from llmtune.data.billing import billable
-    from llmtune.data.checking import check as run
+    from llmtune.data.checks.billing import billable
+    from llmtune.data.checks.check import check as run
 
     report = run(
         file,
@@ -144,9 +144,9 @@ def split(
 ) -> None:
     """Cut a file into train, validation and test by hash: in whatever order the rows come, each falls the same way."""
     from llmtune.cli.output import out, print_json
-    from llmtune.data.reading import Reading
+    from llmtune.data.convert import write
+    from llmtune.data.io.reading import Reading
     from llmtune.data.split import split as cut
-    from llmtune.data.writing import write
     from llmtune.errors import LlmtuneError
 
     reading = Reading(
@@ -195,7 +195,7 @@ def convert(
 ) -> None:
     """Write a file in another row format; what that cannot carry is listed by row and refused unless allowed."""
     from llmtune.cli.output import out, print_json
-    from llmtune.data.writing import convert as run
+    from llmtune.data.convert import convert as run
     from llmtune.errors import InvalidData
 
     try:
@@ -244,8 +244,8 @@ def peek(
 ) -> None:
     """Show exactly which tokens of a row are learned from, and which are only given."""
     from llmtune.cli.output import out, print_json
-    from llmtune.data.peek import as_html, as_text
-    from llmtune.data.peek import peek as run
+    from llmtune.data.rendering.preview import as_html, as_text
+    from llmtune.data.rendering.preview import peek as run
 
     wanted = _lines(rows)
     chosen: list[Example] = []
@@ -279,8 +279,8 @@ def peek(
 def _with_theirs(ours: list[Peek], name: str, model: str, rows: list[Example]) -> list[Peek]:
     """Each row as we see it, followed by how the backend sees it."""
     from llmtune.errors import InvalidJob
-    from llmtune.provider import Peeking
-    from llmtune.registry import get_provider
+    from llmtune.provider.abilities import Peeking
+    from llmtune.provider.registry import get_provider
 
     backend = get_provider(name)
     if not isinstance(backend, Peeking):
@@ -307,8 +307,8 @@ def prepare(
 ) -> None:
     """Write rows as tokens, weights and positions, named by their content; made once, then found again."""
     from llmtune.cli.output import out, print_json
-    from llmtune.data.prepare import prepare as run
-    from llmtune.data.prepare import prepared_home
+    from llmtune.data.rendering.prepared import prepare as run
+    from llmtune.data.rendering.prepared import prepared_home
     from llmtune.errors import UnknownName
 
     if on_too_long not in ("error", "truncate", "drop"):
@@ -343,8 +343,8 @@ def list_formats(as_json: _Json = False) -> None:
     from rich.markup import escape
 
     from llmtune.cli.output import out, print_json
-    from llmtune.data.formats import all_formats, vendors
-    from llmtune.data.sources import CONTAINERS
+    from llmtune.data.formats.base import all_formats, vendors
+    from llmtune.data.io.readers import CONTAINERS
 
     known = all_formats()
     if as_json:
@@ -366,7 +366,7 @@ def list_formats(as_json: _Json = False) -> None:
 
 
 def _known_format(name: str) -> str:
-    from llmtune.data.reading import check_format_name
+    from llmtune.data.io.reading import check_format_name
 
     if name != "auto":
         check_format_name(name)
@@ -391,7 +391,7 @@ def _columns(pairs: list[str] | None) -> dict[str, str] | None:
 
 def _shares(text: str) -> tuple[float, float, float]:
     from llmtune.errors import InvalidJob
-    from llmtune.job import DatasetSpec
+    from llmtune.job.spec import DatasetSpec
 
     try:
         parts = [float(part) for part in text.split(",")]
@@ -417,7 +417,7 @@ def _lines(text: str) -> set[int]:
 def _tokenizer(name: str | None) -> Any:
     if name is None:
         return None
-    from llmtune.data.tokens import load_tokenizer
+    from llmtune.data.rendering.token_count import load_tokenizer
 
     return load_tokenizer(name)
 
@@ -442,7 +442,7 @@ def _sound(items: Any) -> list[Example]:
 def _stream(file: str, format: str, column: list[str] | None, label_column: str | None) -> Any:
     """Examples one by one; the first error ends it."""
     from llmtune.data.findings import Finding, refuse
-    from llmtune.data.reading import read
+    from llmtune.data.io.reading import read
 
     for item in read(file, _known_format(format), columns=_columns(column), label_column=label_column):
         if not isinstance(item, Finding):

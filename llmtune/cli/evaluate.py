@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from llmtune.cli.kept import Kept
+    from llmtune.cli.saved_results import Kept
     from llmtune.data.example import Message
-    from llmtune.provider import Generation
-    from llmtune.report import Report
-    from llmtune.runs.model import TunedModel
+    from llmtune.provider.generation import Generation
+    from llmtune.report.schema import Report
+    from llmtune.runs.tuned_model import TunedModel
 
 RunOrFile = Annotated[
     str,
@@ -64,10 +64,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show the report of a finished run; also a board or a rescue that was written to a file."""
-    from llmtune.cli import kept
+    from llmtune.cli import saved_results
     from llmtune.cli.output import err, out
 
-    found = kept.find(run)
+    found = saved_results.find(run)
     by_name = {".json": ReportFormat.JSON, ".md": ReportFormat.MARKDOWN, ".html": ReportFormat.HTML}
     named = ReportFormat.JSON if as_json else shape
     if named is None and output is not None:
@@ -139,7 +139,7 @@ def gate(
 def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, as_json: AsJson = False) -> None:
     """Show in what the second run differs from the first: settings, data, time, results."""
     from llmtune.cli.output import out, print_json
-    from llmtune.report.differences import render, to_markdown
+    from llmtune.report.diff_text import render, to_markdown
     from llmtune.report.gate import diff as compare
 
     result = compare(_report(run_a), _report(run_b))
@@ -165,7 +165,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to the tuned model. /new begins anew, /quit or Ctrl-D leaves; from a pipe, each line is a question."""
-    from llmtune.runs import attach
+    from llmtune.runs.run import attach
 
     with attach(run).model(checkpoint=checkpoint, deploy=deploy) as model:
         talk = _Conversation(model, system, temperature=temperature, max_tokens=max_tokens)
@@ -239,7 +239,7 @@ def _reader() -> Callable[[str], str]:
 
 def _say(answer: Generation) -> None:
     from llmtune.cli.output import err, out
-    from llmtune.report.words import seen
+    from llmtune.report.format import seen
 
     out.print(seen(answer.text), markup=False, soft_wrap=True)
     if answer.finish_reason == "length":
@@ -248,9 +248,9 @@ def _say(answer: Generation) -> None:
 
 def _report(run: str) -> Report:
     """The report of a run, or from a file."""
-    from llmtune.cli import kept
+    from llmtune.cli import saved_results
 
-    return kept.report_of(run)
+    return saved_results.report_of(run)
 
 
 def _write(text: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmtune.errors import LlmtuneError
-    from llmtune.translation import FieldReceipt, Receipt
+    from llmtune.provider.receipt import FieldReceipt, Receipt
 
 #: Shown for every field; the rest only when they say something about what was asked.
 _QUIET = ("inherent", "default", "not_applicable")
@@ -26,9 +26,9 @@ def plan(
 ) -> None:
     """Show what each backend would do with a job, and what it would cost. Sends nothing."""
     from llmtune.cli.output import out, print_json
-    from llmtune.job import TuningJob
-    from llmtune.planning import plan_all, to_json
-    from llmtune.registry import get_provider, known_kinds
+    from llmtune.job.spec import TuningJob
+    from llmtune.planning.plan import plan_all, to_json
+    from llmtune.provider.registry import get_provider, known_kinds
 
     loaded = TuningJob.load(job)
     if provider:
@@ -58,7 +58,7 @@ def print_plans(
     from rich.markup import escape
     from rich.table import Table
 
-    from llmtune.translation import Receipt
+    from llmtune.provider.receipt import Receipt
 
     receipts = {name: answer for name, answer in answers.items() if isinstance(answer, Receipt)}
     console.print(f"[bold]{escape(title)}[/]  nothing is sent by a plan\n")
@@ -95,7 +95,7 @@ def _common_findings(receipts: list[Receipt]) -> list[str]:
 
 
 def _fields_worth_showing(receipts: list[Receipt], every_field: bool) -> list[str]:
-    from llmtune.capability import DECLARED_FIELDS
+    from llmtune.provider.declarations import DECLARED_FIELDS
 
     def says_something(field: str) -> bool:
         rows = [receipt[field] for receipt in receipts]
@@ -205,7 +205,7 @@ def init(
     """Write a commented job file from a dataset and a question or two."""
     from llmtune.cli.output import err
     from llmtune.errors import InvalidJob
-    from llmtune.starter import starter_job, suggest
+    from llmtune.planning.job_template import starter_job, suggest
 
     if out_file.exists():
         raise InvalidJob(f"{out_file} is there already", hint="choose another name with --out")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from llmtune.cli.output import err, plain_terminal
 
 if TYPE_CHECKING:
-    from llmtune.report import Report
-    from llmtune.runs import Run
-    from llmtune.runs.waiting import Update
+    from llmtune.report.schema import Report
+    from llmtune.runs.poller import Update
+    from llmtune.runs.run import Run
 
 #: Seconds between two plain lines about the same step-by-step progress.
 PLAIN_EVERY = 5.0

@@ -11,7 +11,7 @@ import typer
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from llmtune.rescuing import Rescue
+    from llmtune.rescues.results import Rescue
 
 
 def rescue(
@@ -47,7 +47,7 @@ def rescue(
     from llmtune.cli.output import out as stdout
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import confirm
-    from llmtune.rescuing import rescue as go
+    from llmtune.rescues.rescue import rescue as go
 
     try:
         found = go(
@@ -96,7 +96,7 @@ def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any])
 def _show(found: Rescue, out: Any) -> None:
     from rich.markup import escape
 
-    from llmtune.rescuing.words import verdict
+    from llmtune.rescues.text import verdict
 
     if found.report is not None:
         out.print(f"[bold]{escape(verdict(found.report))}[/]", soft_wrap=True)

@@ -11,7 +11,10 @@ import typer
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from llmtune.runs import Cleanup, Run, RunRecord, Update
+    from llmtune.runs.actions import Cleanup
+    from llmtune.runs.poller import Update
+    from llmtune.runs.run import Run
+    from llmtune.runs.store.records import RunRecord
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,8 +33,8 @@ def list_(
 ) -> None:
     """List runs, newest first."""
     from llmtune.cli.output import out, print_json
-    from llmtune.provider import RunState
-    from llmtune.runs import open_store
+    from llmtune.provider.protocol import RunState
+    from llmtune.runs.store.store import open_store
 
     states = None if not state else [_state(each) for each in state]
     store = open_store()
@@ -64,7 +67,7 @@ def list_(
 def show(run: RunId, as_json: AsJson = False) -> None:
     """Show everything that is known of a run, without asking the vendor."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs import attach
+    from llmtune.runs.run import attach
 
     found = attach(run)
     record, transitions = found.record, found.transitions()
@@ -116,7 +119,7 @@ def attach(
 
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import show as show_report
-    from llmtune.runs import attach as find
+    from llmtune.runs.run import attach as find
 
     found = find(run)
     found.feed(sink or ())
@@ -134,9 +137,9 @@ def watch(
     import asyncio
 
     from llmtune.cli.output import err
-    from llmtune.runs import attach as find
-    from llmtune.runs import runs
-    from llmtune.runs.store import UNFINISHED
+    from llmtune.runs.run import attach as find
+    from llmtune.runs.run import runs
+    from llmtune.runs.store.store import UNFINISHED
 
     chosen = [find(each) for each in which] if which else runs(states=UNFINISHED)
     if not chosen:
@@ -195,7 +198,7 @@ def _say(update: Update, *, as_json: bool) -> None:
 def cancel(run: RunId, as_json: AsJson = False) -> None:
     """Ask for a run to be stopped."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs import attach as find
+    from llmtune.runs.run import attach as find
 
     found = find(run)
     before = found.state
@@ -222,7 +225,7 @@ def adopt(
 ) -> None:
     """Say which job at the vendor is a lost run's, so that it is followed again."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs import attach as find
+    from llmtune.runs.run import attach as find
 
     found = find(run)
     found.adopt(job)
@@ -243,7 +246,7 @@ def resubmit(
     """Submit a lost run once more. Look at the vendor's console first: a job that is there would be paid for twice."""
     from llmtune.cli.output import confirm, err, out, print_json
     from llmtune.errors import OverBudget
-    from llmtune.runs import attach as find
+    from llmtune.runs.run import attach as find
 
     found = find(run)
     if not yes:
@@ -274,8 +277,9 @@ def cleanup(
     Leaves with 1 when something could not be removed.
     """
     from llmtune.cli.output import print_json
-    from llmtune.runs import cleanup as clean
-    from llmtune.runs import open_store, provider_of
+    from llmtune.runs.actions import cleanup as clean
+    from llmtune.runs.run import provider_of
+    from llmtune.runs.store.store import open_store
 
     store = open_store()
     ids = [store.resolve(each) for each in which] if which else None
@@ -331,7 +335,7 @@ def _plain(text: str) -> str:
 
 def _state(word: str) -> Any:
     from llmtune.errors import UnknownName
-    from llmtune.provider import RunState
+    from llmtune.provider.protocol import RunState
 
     try:
         return RunState(word)
@@ -369,7 +373,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
 
 
 def _whole(run: Run) -> dict[str, Any]:
-    from llmtune.runs import open_store
+    from llmtune.runs.store.store import open_store
 
     record = run.record
     data = record.model_dump(mode="json", exclude={"settings"})

@@ -24,8 +24,7 @@ def serve(
 ) -> None:
     """Answer OpenAI's chat completions with tuned models, local or hosted, until Ctrl-C."""
     from llmtune.cli.output import err, out
-    from llmtune.serving import Server
-    from llmtune.serving.server import hand_over
+    from llmtune.server.server import Server, hand_over
 
     server = Server(run, host=host, port=port, key_from=key_from, deploy=deploy)
     try:

@@ -60,11 +60,11 @@ def sweep(
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
     from llmtune.cli.output import err, out
-    from llmtune.job import TuningJob
-    from llmtune.sweeping import outline
-    from llmtune.sweeping import sweep as go
-    from llmtune.sweeping.space import parse_space
-    from llmtune.sweeping.words import print_outline, print_sweep
+    from llmtune.job.spec import TuningJob
+    from llmtune.sweeps.space import parse_space
+    from llmtune.sweeps.sweep import sweep as go
+    from llmtune.sweeps.sweep_plan import outline
+    from llmtune.sweeps.text import print_outline, print_sweep
 
     loaded, wanted = TuningJob.load(job), parse_space(space) if space else None
     told = outline(loaded, provider, wanted)
@@ -119,7 +119,7 @@ def join(
 ) -> None:
     """Run trials of a sweep that was started elsewhere on the same store, until none is left to begin."""
     from llmtune.cli.output import err
-    from llmtune.sweeping import join as go
+    from llmtune.sweeps.distributed import join as go
 
     try:
         rows = go(sweep, parallel=parallel, on_trial=_tell)
@@ -143,8 +143,8 @@ def probe(
 ) -> None:
     """Train on 10, 20, 40 and 80 % of the rows, and tell whether more data or more epochs would help."""
     from llmtune.cli.output import err, out
-    from llmtune.job import TuningJob
-    from llmtune.sweeping import probe as go
+    from llmtune.job.spec import TuningJob
+    from llmtune.sweeps.learning_curve import probe as go
 
     def told(rung: Any) -> None:
         loss = rung.note if rung.loss is None else f"validation loss {rung.loss:.4f}"
@@ -172,7 +172,7 @@ def _tell(row: Any) -> None:
     from rich.markup import escape
 
     from llmtune.cli.output import err
-    from llmtune.sweeping.words import shown
+    from llmtune.sweeps.text import shown
 
     value = "" if row.value is None else f" {row.value:.4f}"
     params = ", ".join(f"{name} {shown(each)}" for name, each in row.params.items())

@@ -11,9 +11,9 @@ import typer
 from llmtune.errors import EXIT_INTERRUPTED, RunFailed
 
 if TYPE_CHECKING:
-    from llmtune.report import Report
-    from llmtune.runs import Run
-    from llmtune.translation import Receipt
+    from llmtune.provider.receipt import Receipt
+    from llmtune.report.schema import Report
+    from llmtune.runs.run import Run
 
 
 def tune(
@@ -47,10 +47,10 @@ def tune(
 
     from llmtune.cli.output import err
     from llmtune.cli.progress import follow
-    from llmtune.job import TuningJob
-    from llmtune.planning import plan
-    from llmtune.registry import get_provider
-    from llmtune.runs import start
+    from llmtune.job.spec import TuningJob
+    from llmtune.planning.plan import plan
+    from llmtune.provider.registry import get_provider
+    from llmtune.runs.run import start
 
     loaded = TuningJob.load(job)
     if model is not None:
@@ -78,8 +78,8 @@ def tune(
     }
     conditions = [word for word in fallback_on.split(",") if word.strip()]
     if len(backends) > 1:
-        from llmtune.fallback import outlook
-        from llmtune.planning import plan_all
+        from llmtune.planning.plan import plan_all
+        from llmtune.runs.fallback import outlook
 
         for line in outlook(plan_all(loaded, backends)):
             err.print(escape(line), soft_wrap=True, style="dim")
@@ -90,7 +90,7 @@ def tune(
             err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
 
     if conditions and len(backends) > 1 and not detach:
-        from llmtune.fallback import tune_first
+        from llmtune.runs.fallback import tune_first
 
         def followed(run: Run, queued: float | None) -> Report:
             return follow(run, queue_timeout=queued)

@@ -13,7 +13,7 @@ def ui(
 ) -> None:
     """Show all runs in the browser: list, find, compare, and watch curves as they grow. Changes nothing."""
     from llmtune.cli.output import err, out
-    from llmtune.ui import Server
+    from llmtune.web.server import Server
 
     server = Server(port)
     out.print(server.url, markup=False, soft_wrap=True)

@@ -17,8 +17,8 @@ from llmtune.data.example import (
     chat,
 )
 from llmtune.data.findings import Finding
-from llmtune.data.formats import RowFormat, VendorRows, all_formats, get_format, register
-from llmtune.data.reading import load, read
+from llmtune.data.formats.base import RowFormat, VendorRows, all_formats, get_format, register
+from llmtune.data.io.reading import load, read
 
 __all__ = [
     "Content",

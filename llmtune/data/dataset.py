@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.data import sources
-from llmtune.data.checks import check_example
-from llmtune.data.digests import label_set
+from llmtune.data.checks.duplicates import RowIndex, keys_of
+from llmtune.data.checks.per_row import check_example
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, refuse
-from llmtune.data.reading import Reading
-from llmtune.data.rowindex import RowIndex, keys_of
+from llmtune.data.hashing import label_set
+from llmtune.data.io import readers
+from llmtune.data.io.reading import Reading
 from llmtune.data.split import split
 
 if TYPE_CHECKING:
-    from llmtune.job import DatasetSpec
+    from llmtune.job.spec import DatasetSpec
 
 #: Findings kept of each code.
 _KEEP = 100
@@ -63,8 +63,8 @@ class Dataset:
 
     @cached_property
     def estimated_tokens(self) -> dict[str, int]:
-        """Tokens by part, and of the longest row, by the rule of `llmtune.data.tokens` (an estimate)."""
-        from llmtune.data.tokens import Counter as TokenCounter
+        """Tokens by part, and of the longest row, by the rule of `llmtune.data.rendering.token_count` (an estimate)."""
+        from llmtune.data.rendering.token_count import Counter as TokenCounter
 
         count = TokenCounter().row
         totals = {"longest": 0}
@@ -122,9 +122,9 @@ class _Loader:
         """The files by role; a folder that holds splits stands for its files."""
         paths = self._spec.paths
         path = self._spec.path
-        if path is None or path.startswith(sources.HUB) or not Path(path).is_dir():
+        if path is None or path.startswith(readers.HUB) or not Path(path).is_dir():
             return paths
-        from llmtune.data.tables import folder_splits
+        from llmtune.data.io.tables import folder_splits
 
         found = folder_splits(Path(path))
         if len(found) < 2 or any(len(files) > 1 and _parent(files) is None for files in found.values()):
@@ -191,7 +191,7 @@ def _parent(files: Iterable[Path]) -> Path | None:
 
 
 def _sha256(path: str) -> str:
-    if path.startswith(sources.HUB):
+    if path.startswith(readers.HUB):
         return hashlib.sha256(path.encode()).hexdigest()
     total = hashlib.sha256()
     place = Path(path)
@@ -207,6 +207,6 @@ def _sha256(path: str) -> str:
 
 def label_counts(examples: Iterable[Example]) -> Counter[str]:
     """Rows by label; empty when the rows have none."""
-    from llmtune.data.digests import label_of
+    from llmtune.data.hashing import label_of
 
     return Counter(label for example in examples if (label := label_of(example)) is not None)

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from math import floor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmtune.data.digests import digest, label_of, label_set, normal, place, prompt_text
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error, warning
+from llmtune.data.hashing import digest, label_of, label_set, normal, place, prompt_text
 from llmtune.errors import InvalidData
 
 if TYPE_CHECKING:
-    from llmtune.data.near import Ints
+    from llmtune.data.checks.minhash import Ints
 
 #: A unit of nearly equal rows grows to this share of all rows at most (and to 20 rows at least): a set made from one
 #: template would otherwise become one unit.
@@ -223,7 +223,7 @@ def _assign_apart(
     findings: list[Finding],
 ) -> list[int]:
     """Assign with nearly equal rows joined; look for pairs that were still parted, join those too, and repeat."""
-    from llmtune.data.near import ALIKE_ENOUGH, Sketcher, linked
+    from llmtune.data.checks.minhash import ALIKE_ENOUGH, Sketcher, linked
 
     firsts = list({key: row for row, key in reversed(list(enumerate(keys)))}.items())
     firsts.sort()  # by key, so that nothing below depends on the order of the rows
@@ -259,7 +259,7 @@ def _parted(sides: Sequence[int], sketches: Ints, has: Any) -> list[tuple[int, i
     """Pairs of nearly equal rows on two sides: held-out rows against training rows, test against validation."""
     import numpy as np
 
-    from llmtune.data.near import ALIKE_ENOUGH, NearIndex
+    from llmtune.data.checks.minhash import ALIKE_ENOUGH, NearIndex
 
     side = np.asarray(sides)
     found: list[tuple[int, int, int]] = []

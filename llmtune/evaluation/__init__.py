@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from llmtune.evaluation.asking import Patience
 from llmtune.evaluation.cache import AnswerCache, FileCache, MemoryCache
-from llmtune.evaluation.judging import evaluate, model_identity
-from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult, WorstRow
+from llmtune.evaluation.evaluate import evaluate, model_identity
+from llmtune.evaluation.inference import Patience
+from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult, WorstRow
 from llmtune.evaluation.scoring import check_metrics
 
 __all__ = [

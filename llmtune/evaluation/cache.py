@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmtune.provider import GenerationRequest
+from llmtune.provider.generation import GenerationRequest
 
 #: Changes when what is kept of an answer changes.
 VERSION = 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import InvalidJob, LlmtuneError
-from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult
+from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison, compare_statistics
 from llmtune.metrics.intervals import (
     LEVEL,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmtune.report.build import build_report, receipt_rows
-from llmtune.report.model import (
+from llmtune.report.builder import build_report, receipt_rows
+from llmtune.report.schema import (
     SCHEMA_VERSION,
     Check,
     Cost,

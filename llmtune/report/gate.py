@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict
 
 from llmtune.errors import InvalidJob, LlmtuneError, UnknownName
 from llmtune.evaluation import scoring
-from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult
+from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Number
+from llmtune.report.format import count, difference, metric_name, number, p_words, spread
 from llmtune.report.markdown import plain, table
-from llmtune.report.model import Report
-from llmtune.report.words import count, difference, metric_name, number, p_words, spread
+from llmtune.report.schema import Report
 
 #: Exit code of a gate that does not let pass: not 2, 3 or 4, which say that something could not be done.
 CLOSED = 1

@@ -10,15 +10,15 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llmtune.evaluation.model import EvaluationResult, SystemResult, WorstRow
+from llmtune.evaluation.results import EvaluationResult, SystemResult, WorstRow
 from llmtune.metrics.points import NotReported, Series
-from llmtune.provider import RunState
-from llmtune.report import chart
-from llmtune.report.facts import facts
-from llmtune.report.words import count, difference, metric_name, number, one_line, seen, spread
+from llmtune.provider.protocol import RunState
+from llmtune.report import terminal_chart
+from llmtune.report.format import count, difference, metric_name, number, one_line, seen, spread
+from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
-    from llmtune.report.model import Report
+    from llmtune.report.schema import Report
 
 _MARKS = {RunState.SUCCEEDED: "\u2705", RunState.FAILED: "\u274c", RunState.CANCELLED: "\u23f9\ufe0f"}
 
@@ -246,7 +246,7 @@ def curve_text(report: Report, width: int = 72, height: int = 8, *, ascii_only: 
         curves.append([(float(point.step), point.value) for point in found.points] if found is not None else [])
     if len(curves[0]) + len(curves[1]) < 3:
         return ""
-    drawn = chart.draw(curves[0], curves[1], width=width, height=height, ascii_only=ascii_only)
+    drawn = terminal_chart.draw(curves[0], curves[1], width=width, height=height, ascii_only=ascii_only)
     if drawn is None:
         return ""
     labels = {0: number(drawn.top), len(drawn.rows) - 1: number(drawn.bottom)}

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from llmtune.errors import UnknownName
-from llmtune.evaluation.model import EvaluationResult, SystemResult
+from llmtune.evaluation.results import EvaluationResult, SystemResult
 from llmtune.metrics.points import Series
-from llmtune.report.model import Report
+from llmtune.report.schema import Report
 
 Rows = list[dict[str, Any]]
 

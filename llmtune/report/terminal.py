@@ -18,12 +18,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from llmtune.evaluation.model import EvaluationResult, MetricValue, SystemResult
+from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.points import NotReported, Series
-from llmtune.provider import RunState
-from llmtune.report import chart
-from llmtune.report.facts import facts
-from llmtune.report.words import (
+from llmtune.provider.protocol import RunState
+from llmtune.report import terminal_chart
+from llmtune.report.format import (
     count,
     difference,
     judged_name,
@@ -34,9 +33,10 @@ from llmtune.report.words import (
     seen,
     spread,
 )
+from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
-    from llmtune.report.model import Report
+    from llmtune.report.schema import Report
 
 #: Rows shown of what may be long; the JSON report holds all.
 WORST_SHOWN = 3
@@ -148,7 +148,9 @@ class _View:
         best = max(metric.value for _, metric in values)
         width = max(10, min(48, self.width - 36))
         for name, metric in values:
-            drawn = chart.bar(metric.value, metric.interval.low, metric.interval.high, width, ascii_only=self.ascii)
+            drawn = terminal_chart.bar(
+                metric.value, metric.interval.low, metric.interval.high, width, ascii_only=self.ascii
+            )
             line = Text(no_wrap=True)
             line.append(f"{one_line(name, 9):<9} ")
             line.append(drawn, style=_GOOD if metric.value == best else "dim")
@@ -235,7 +237,7 @@ class _View:
                 number(first.value, unit) if first else "",
                 number(last.value, unit) if last else "",
                 Text(f"{number(best.value, unit)} at {best.step}") if best else Text(""),
-                Text(chart.sparkline(series.values, 12, ascii_only=self.ascii)),
+                Text(terminal_chart.sparkline(series.values, 12, ascii_only=self.ascii)),
                 Text(", ".join(each.replace("_", " ") for each in series.sources), style="dim"),
             )
         if table.row_count:
@@ -252,7 +254,7 @@ class _View:
         if len(dense) + len(sparse) < 3:
             return
         width = max(20, min(68, self.width - 14))
-        drawn = chart.draw(dense, sparse, width=width, height=8, ascii_only=self.ascii)
+        drawn = terminal_chart.draw(dense, sparse, width=width, height=8, ascii_only=self.ascii)
         if drawn is None:
             return
         labels = {0: number(drawn.top), len(drawn.rows) - 1: number(drawn.bottom)}

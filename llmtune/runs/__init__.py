@@ -8,11 +8,11 @@ run = attach("k3f9")            # from any other process
 from __future__ import annotations
 
 from llmtune.runs import secrets as _secrets
-from llmtune.runs.acting import Cleanup, cleanup
-from llmtune.runs.records import RunRecord
+from llmtune.runs.actions import Cleanup, cleanup
+from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run, attach, provider_of, runs, start, start_async, tune, tune_async
-from llmtune.runs.store import Store, open_store
-from llmtune.runs.waiting import Pace, Update
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import Store, open_store
 
 _secrets.guard_logs()
 

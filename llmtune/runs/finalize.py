@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from llmtune.errors import LlmtuneError, TransientError
-from llmtune.provider import DeploymentRef, JobRef, ModelRef, Provider, Ref, RunState
-from llmtune.runs import assess
-from llmtune.runs.checkpoints import checkpoint
-from llmtune.runs.leases import Lease, LeaseLost
-from llmtune.runs.records import RunRecord
-from llmtune.runs.store import Store
+from llmtune.provider.protocol import DeploymentRef, JobRef, ModelRef, Provider, Ref, RunState
+from llmtune.runs import evaluation
+from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.store.leases import Lease, LeaseLost
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import Store
 from llmtune.runs.submission import patiently
 
 log = logging.getLogger("llmtune")
@@ -60,7 +60,7 @@ def finalize(
     if outcome is RunState.SUCCEEDED:
         _evaluate(store, record, provider, lease, say, last_try)
         checkpoint("evaluated")
-    assess.write_report(store, store.get(run_id), provider)
+    evaluation.write_report(store, store.get(run_id), provider)
     checkpoint("reported")
     record = store.move(run_id, outcome, record.error or "")
     checkpoint("finished")
@@ -87,21 +87,21 @@ def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease,
     """Evaluate, or warn why not. What came out is kept in the store."""
     model = store.ref(record.id, "model", ModelRef)
     try:
-        if assess.kept_evaluation(store, record):  # only the deployment may be left of an earlier attempt
+        if evaluation.kept_evaluation(store, record):  # only the deployment may be left of an earlier attempt
             _remove_leftover(store, record, provider)
             return
         if model is None:
             raise LlmtuneError(f"{provider.name} names no tuned model")
         with deployed(store, record, provider, model, lease) as target:
             say("evaluating")
-            assess.evaluate(store, record, provider, target, say)
+            evaluation.evaluate(store, record, provider, target, say)
     except LlmtuneError as error:
         if isinstance(error, LeaseLost) or (isinstance(error, TransientError) and not last_try):
             raise
-        store.warn(record.id, f"{assess.NOT_EVALUATED}{error.message}")
+        store.warn(record.id, f"{evaluation.NOT_EVALUATED}{error.message}")
     except Exception as error:
         log.exception("evaluation of run %s broke", record.id)
-        store.warn(record.id, f"{assess.NOT_EVALUATED}{type(error).__name__}: {error}")
+        store.warn(record.id, f"{evaluation.NOT_EVALUATED}{type(error).__name__}: {error}")
 
 
 # --- deployments: they cost money while they stand -------------------------------------------------------------------

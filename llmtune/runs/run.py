@@ -12,23 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmtune.config import note_secrets
 from llmtune.errors import LlmtuneError, RunFailed, StillQueued, StillRunning
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider import Event, Exporting, JobRef, ModelRef, Provider, RunState
-from llmtune.registry import get_provider, provider_class
-from llmtune.runs import feeding, submission, waiting
-from llmtune.runs.checkpoints import checkpoint
-from llmtune.runs.feeding import Feeds
-from llmtune.runs.intent import StartOptions, intend
-from llmtune.runs.records import RunRecord
-from llmtune.runs.store import Store, Transition, open_store
-from llmtune.runs.waiting import Pace, Update
-from llmtune.settings import note_secrets
+from llmtune.provider.abilities import Exporting
+from llmtune.provider.protocol import Event, JobRef, ModelRef, Provider, RunState
+from llmtune.provider.registry import get_provider, provider_class
+from llmtune.runs import poller, submission, tracking
+from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.planned import StartOptions, intend
+from llmtune.runs.poller import Pace, Update
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import Store, Transition, open_store
+from llmtune.runs.tracking import Feeds
 
 if TYPE_CHECKING:
-    from llmtune.job import TuningJob
-    from llmtune.report import Report
-    from llmtune.runs.model import TunedModel
+    from llmtune.job.spec import TuningJob
+    from llmtune.report.schema import Report
+    from llmtune.runs.tuned_model import TunedModel
 
 log = logging.getLogger("llmtune")
 
@@ -97,9 +98,9 @@ class Run:
 
     def report(self) -> Report:
         """The report of a finished run. Raises `StillRunning` when there is none yet."""
-        from llmtune.runs import assess
+        from llmtune.runs import evaluation
 
-        return assess.read_report(self._store, self.record, lambda: self.provider)
+        return evaluation.read_report(self._store, self.record, lambda: self.provider)
 
     # --- waiting ---------------------------------------------------------------------------------------------------
     def wait(
@@ -132,7 +133,7 @@ class Run:
         """
         feeds = Feeds(self._store, self.id)
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
-        leave = waiting.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
+        leave = poller.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
         watch = _Watch(self.id, timeout, stall_timeout, queue_timeout)
         try:
             while True:
@@ -182,7 +183,7 @@ class Run:
         def heard(update: Update) -> None:
             loop.call_soon_threadsafe(updates.put_nowait, update)
 
-        leave = waiting.poller().follow(self._store, self.id, self.provider, heard, pace=pace)
+        leave = poller.poller().follow(self._store, self.id, self.provider, heard, pace=pace)
         watch = _Watch(self.id, timeout, stall_timeout)
         try:
             while True:
@@ -242,25 +243,25 @@ class Run:
 
     def cancel(self) -> RunState:
         """Ask for the run to be stopped; waiting for it tells when it has. Nothing happens to a finished run."""
-        from llmtune.runs import acting
+        from llmtune.runs import actions
 
-        return acting.cancel(self._store, self.id, self.provider)
+        return actions.cancel(self._store, self.id, self.provider)
 
     def adopt(self, job_id: str) -> None:
         """Say which job at the vendor is this (lost) run's, by its id there (`job_id`), and go on following it."""
-        from llmtune.runs import acting
+        from llmtune.runs import actions
 
-        acting.adopt(self._store, self.id, job_id)
+        actions.adopt(self._store, self.id, job_id)
 
     def resubmit(self) -> RunState:
         """Submit a lost run once more: you have looked, and there is no job at the vendor."""
-        from llmtune.runs import acting
+        from llmtune.runs import actions
 
-        return acting.resubmit(self._store, self.id, self.provider)
+        return actions.resubmit(self._store, self.id, self.provider)
 
     def feed(self, sinks: Collection[str]) -> None:
         """Send its curves to these sinks too, from their beginning; whoever waits for it from now on does that."""
-        feeding.attach(self._store, self.id, feeding.checked(sinks))
+        tracking.attach(self._store, self.id, tracking.checked(sinks))
 
     @contextmanager
     def model(self, *, checkpoint: str | None = None, deploy: bool | None = None) -> Iterator[TunedModel]:
@@ -270,7 +271,7 @@ class Run:
             checkpoint: id of a checkpoint instead of the final model.
             deploy: allow a deployment that costs money while the `with` lasts; None asks the job.
         """
-        from llmtune.runs.model import open_model
+        from llmtune.runs.tuned_model import open_model
 
         with open_model(self._store, self.record, self.provider, checkpoint=checkpoint, deploy=deploy) as opened:
             yield opened
@@ -361,7 +362,7 @@ def start(
     Args:
         job: the job.
         provider: a provider's name, a configured instance's name, or a provider; of a list, the first that takes the
-            job (see `llmtune.fallback`).
+            job (see `llmtune.runs.fallback`).
         budget: the most that may be spent, in USD; an unknown cost counts as over it.
         yes: whether spending money is agreed to; calling from Python is, the command line asks first.
         allow_unknown_cost: let an unknown cost pass under a budget.
@@ -379,9 +380,9 @@ def start(
         LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
             ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
     """
-    sinks = feeding.checked(sinks)
+    sinks = tracking.checked(sinks)
     if isinstance(provider, Sequence) and not isinstance(provider, str):
-        from llmtune.fallback import start_first
+        from llmtune.runs.fallback import start_first
 
         return start_first(
             job,
@@ -410,7 +411,7 @@ def start(
         group=group,
     )
     record, how = intend(store, job, backend, options)
-    feeding.attach(store, record.id, sinks)
+    tracking.attach(store, record.id, sinks)
     checkpoint("planned")
     run = Run(record.id, store=store, provider=backend)
     if how != "new":
@@ -432,7 +433,7 @@ def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "
     """
     waits = {name: options.pop(name) for name in _WAITS if name in options}
     if options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
-        from llmtune.fallback import tune_first
+        from llmtune.runs.fallback import tune_first
 
         def follow(run: Run, queued: float | None) -> Report:
             return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))

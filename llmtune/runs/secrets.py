@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from llmtune.config import redact_url, secret_variables
 from llmtune.errors import InvalidJob, LlmtuneError, VendorError
-from llmtune.settings import redact_url, secret_variables
 
 _API_KEY = re.compile(r"(^|_)API_?KEY(_|\d*$)", re.IGNORECASE)
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
-from llmtune.provider import EncodedFile, JobRef, Provider, Request, RunState, UploadRef
-from llmtune.runs import intent
-from llmtune.runs.checkpoints import checkpoint
-from llmtune.runs.leases import Lease
-from llmtune.runs.records import RunRecord
+from llmtune.provider.protocol import EncodedFile, JobRef, Provider, Request, RunState, UploadRef
+from llmtune.runs import planned
+from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.secrets import scrub_error
-from llmtune.runs.store import Store
+from llmtune.runs.store.leases import Lease
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import Store
 
 log = logging.getLogger("llmtune")
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def _files_on_disk(store: Store, record: RunRecord, provider: Provider) -> RunRe
     from llmtune.data.dataset import Dataset
 
     dataset = Dataset.from_spec(record.tuning_job.dataset)
-    again = intent.encode(provider, dataset, record.plan, allow_lossy=bool(record.lossy))
+    again = planned.encode(provider, dataset, record.plan, allow_lossy=bool(record.lossy))
     if [file.sha256 for file in again.files] != [file.sha256 for file in record.files]:
         raise InvalidData(
             f"the dataset of run {record.id} has changed since the run was planned, so it cannot go on",

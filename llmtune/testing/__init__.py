@@ -5,6 +5,7 @@ Public, and documented in docs/testing.md. `llmtune.testing.conformance` needs p
 
 from __future__ import annotations
 
+from llmtune.testing.fake_vendor import FakeDeployment, FakeFile, FakeJob, FakeVendor, Phase
 from llmtune.testing.faults import (
     Fault,
     Faults,
@@ -20,9 +21,8 @@ from llmtune.testing.faults import (
     truncated,
     unknown_state,
 )
-from llmtune.testing.fields import Required
 from llmtune.testing.http import Call, Part, Refusal, Reply, route
-from llmtune.testing.vendor import FakeDeployment, FakeFile, FakeJob, FakeVendor, Phase
+from llmtune.testing.request_schema import Required
 
 __all__ = [
     "Call",

@@ -33,14 +33,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from llmtune.capability import DECLARED_FIELDS
 from llmtune.errors import LlmtuneError, TransientError, VendorError
-from llmtune.job import Hyperparameters, TuningJob
-from llmtune.planning import plan, read_dataset
-from llmtune.provider import (
+from llmtune.job.spec import Hyperparameters, TuningJob
+from llmtune.planning.plan import plan, read_dataset
+from llmtune.provider.declarations import DECLARED_FIELDS
+from llmtune.provider.generation import GenerationRequest, Unavailable
+from llmtune.provider.protocol import (
     DeploymentRef,
     EncodedDataset,
-    GenerationRequest,
     JobRef,
     ModelRef,
     Provider,
@@ -48,14 +48,13 @@ from llmtune.provider import (
     RunKey,
     RunState,
     Snapshot,
-    Unavailable,
     UploadRef,
 )
-from llmtune.runs.keys import new_run_id, run_key
+from llmtune.provider.receipt import Receipt
+from llmtune.runs.ids import new_run_id, run_key
 from llmtune.testing import faults
-from llmtune.testing.marks import Mark, marked, never, notimpl, notyet
-from llmtune.testing.vendor import FakeVendor
-from llmtune.translation import Receipt
+from llmtune.testing.fake_vendor import FakeVendor
+from llmtune.testing.markers import Mark, marked, never, notimpl, notyet
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -216,7 +215,7 @@ class ConformanceSuite:
         assert list(vendor.requests) == []
 
     def test_what_is_declared_is_what_moves(self, provider: Provider) -> None:
-        from llmtune.testing.wire import check_wire_truth
+        from llmtune.testing.wire_check import check_wire_truth
 
         assert check_wire_truth(provider, self.model, method=self.method, adapter=self.adapter) == []
 
@@ -472,7 +471,8 @@ class ConformanceSuite:
 
     # --- the whole -------------------------------------------------------------------------------------------------
     def test_the_whole_way_from_start_to_report(self, vendor: FakeVendor, provider: Provider, job: TuningJob) -> None:
-        from llmtune.runs import Pace, start
+        from llmtune.runs.poller import Pace
+        from llmtune.runs.run import start
 
         run = start(job, provider)
         report = run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))

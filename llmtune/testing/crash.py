@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.runs.checkpoints import ARROWS
-from llmtune.testing.fake import Fake
+from llmtune.runs.failpoints import ARROWS
 from llmtune.testing.faults import Role, calling
+from llmtune.testing.generic_vendor import Fake
 
 Safety = Literal["token", "searchable", "none"]
 
@@ -151,7 +151,7 @@ def _settings(trial: Trial, vendor: Fake) -> dict[str, Any]:
 
 
 def _judge(trial: Trial, vendor: Fake, folder: Path, killed: int, fault: str | None) -> Outcome:
-    from llmtune.runs.store import Store
+    from llmtune.runs.store.store import Store
 
     store = Store(f"sqlite:///{folder / 'home' / 'store.db'}")
     records = store.runs()

@@ -13,9 +13,11 @@ from typing import Any
 import sqlalchemy.dialects.sqlite  # noqa: F401
 
 from llmtune.errors import RunFailed, SubmitUnknown
-from llmtune.job import EvaluationSpec, TuningJob
-from llmtune.runs import Pace, Run, checkpoints, finalize, start, waiting
-from llmtune.runs.store import open_store
+from llmtune.job.spec import EvaluationSpec, TuningJob
+from llmtune.runs import failpoints, finalize, poller
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import Run, start
+from llmtune.runs.store.store import open_store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 
 
@@ -33,9 +35,9 @@ def main(settings: dict[str, Any], folder: str, arrow: str, nth: int, start_agai
         if name == arrow and passed == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.hook = die
+    failpoints.hook = die
     finalize.DEPLOYMENT_LAG = settings["window"]
-    waiting._poller = waiting.Poller(polls_per_second=500)
+    poller._poller = poller.Poller(polls_per_second=500)
     provider = FakeProvider("fake", FakeSettings.model_validate(settings))
     job = TuningJob(
         name="crash",

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from llmtune.capability import (
+from llmtune.errors import VendorError
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider.declarations import (
     DECLARED_FIELDS,
     GENERATION_FIELDS,
     Abilities,
@@ -28,10 +30,9 @@ from llmtune.capability import (
     Price,
     Sent,
 )
-from llmtune.client import Client
-from llmtune.errors import VendorError
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider import (
+from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
+from llmtune.provider.http import Client
+from llmtune.provider.protocol import (
     Account,
     AnyRef,
     Billed,
@@ -41,9 +42,6 @@ from llmtune.provider import (
     EncodedFile,
     Event,
     Files,
-    Generation,
-    GenerationRequest,
-    Generator,
     JobRef,
     ModelRef,
     Options,
@@ -58,15 +56,14 @@ from llmtune.provider import (
     Snapshot,
     SubmitSafety,
     Target,
-    Unavailable,
     UploadRef,
 )
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
-    from llmtune.testing.fake import Fake
-    from llmtune.translation import Receipt
+    from llmtune.provider.receipt import Receipt
+    from llmtune.testing.generic_vendor import Fake
 
 _STATES = {
     "queued": RunState.QUEUED,
@@ -125,7 +122,7 @@ _starting = threading.Lock()
 def service() -> Fake:
     """The fake service inside this process, started on first use."""
     global _inside
-    from llmtune.testing.fake import Fake
+    from llmtune.testing.generic_vendor import Fake
 
     with _starting:
         if _inside is None:
@@ -182,7 +179,7 @@ class FakeProvider:
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Chat rows."""
-        from llmtune.encode import encode_dataset
+        from llmtune.provider.encoding import encode_dataset
 
         return encode_dataset(data, "chat", into)
 

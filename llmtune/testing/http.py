@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmtune.testing.faults import Fault, Role
-from llmtune.testing.fields import complaints
+from llmtune.testing.request_schema import complaints
 
 if TYPE_CHECKING:
-    from llmtune.testing.vendor import FakeVendor
+    from llmtune.testing.fake_vendor import FakeVendor
 
 
 class Refusal(Exception):
@@ -97,7 +97,7 @@ class Call:
         return json.loads(self.body) if self.body else None
 
     def json(self, shape: Any) -> Any:
-        """The JSON body, refused with 400 unless it has that shape (see `llmtune.testing.fields`)."""
+        """The JSON body, refused with 400 unless it has that shape (see `llmtune.testing.request_schema`)."""
         try:
             value = self.data
         except ValueError:

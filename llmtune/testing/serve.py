@@ -8,8 +8,8 @@ import sys
 import time
 
 from llmtune.errors import LlmtuneError, UnknownName
-from llmtune.registry import known_kinds
-from llmtune.testing.vendor import FakeVendor
+from llmtune.provider.registry import known_kinds
+from llmtune.testing.fake_vendor import FakeVendor
 
 
 def fake_class(name: str) -> type[FakeVendor]:

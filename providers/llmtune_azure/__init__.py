@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llmtune_azure.adapter import AzureProvider
+from llmtune_azure.provider import AzureProvider
 
 __all__ = ["AzureProvider"]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llmtune_bedrock.adapter import BedrockProvider
+from llmtune_bedrock.provider import BedrockProvider
 
 __all__ = ["BedrockProvider"]

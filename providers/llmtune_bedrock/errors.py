@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.errors import (
-    InvalidSettings,
-    LlmtuneError,
-    MissingCredentials,
-    QuotaExceeded,
-    TransientError,
-    VendorError,
-)
+from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 
 _THROTTLED = {"ThrottlingException", "TooManyRequestsException", "Throttling", "RequestLimitExceeded", "SlowDown"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}

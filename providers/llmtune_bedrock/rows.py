@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from llmtune.data import features as f
-from llmtune.data.chatrows import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
 from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
-from llmtune.data.formats import RowFormat, VendorRows
-from llmtune.data.instruct import rest
-from llmtune_bedrock.rowrules import PREPARE, choose, file_rules, row_rules, token_limit
+from llmtune.data.formats import row_features as f
+from llmtune.data.formats.base import RowFormat, VendorRows
+from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
+from llmtune.data.formats.instruct import rest
+from llmtune_bedrock.dataset_rules import PREPARE, choose, file_rules, row_rules, token_limit
 
 SCHEMA = "bedrock-conversation-2024"
 _BLOCKS = frozenset(
@@ -284,7 +284,7 @@ class ClaudeRows(RowFormat):
         return isinstance(row.get("system"), str) and set(row) == {"system", "messages"}
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.chatrows import CHAT
+        from llmtune.data.formats.chat import CHAT
 
         return CHAT.read(row, line, faults)
 

@@ -5,6 +5,6 @@ The `cohere` package is imported only when a call is made.
 
 from __future__ import annotations
 
-from llmtune_cohere.adapter import CohereProvider
+from llmtune_cohere.provider import CohereProvider
 
 __all__ = ["CohereProvider"]

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from llmtune.config import read_secret
 from llmtune.data.findings import Finding
 from llmtune.errors import InvalidData, MissingCredentials, TransientError, VendorError
-from llmtune.provider import (
+from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.provider.protocol import (
     AnyRef,
     Cursor,
     EncodedFile,
-    Generation,
-    GenerationRequest,
     JobRef,
     ModelRef,
     RemoteJob,
@@ -25,14 +25,14 @@ from llmtune.provider import (
     Snapshot,
     UploadRef,
 )
-from llmtune.settings import read_secret
-from llmtune_cohere import account, wire
-from llmtune_cohere.parameters import BASE_TYPES, DATASET_TYPES
+from llmtune_cohere import responses
+from llmtune_cohere import settings as account
+from llmtune_cohere.declarations import BASE_TYPES, DATASET_TYPES
 
 if TYPE_CHECKING:
     import cohere
 
-    from llmtune_cohere.account import CohereSettings
+    from llmtune_cohere.settings import CohereSettings
 
 #: The id under which validation rows are recorded: they travel inside the training file's dataset.
 INSIDE = "in-the-training-dataset"
@@ -56,7 +56,7 @@ def speaking(name: str, action: str) -> Iterator[None]:
         yield
     except ApiError as error:
         status = error.status_code or 0
-        raise wire.refusal(name, action, status, error.body, error.headers or {}) from error
+        raise responses.refusal(name, action, status, error.body, error.headers or {}) from error
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise TransientError(f"{name}: {action}: no connection ({error})", sent=False, raw=repr(error)) from error
     except httpx.TimeoutException as error:
@@ -187,10 +187,10 @@ class Managed:
             if isinstance(error, TransientError) or error.status != 404 or since is None:
                 raise
             # Seen before and gone now: deleting is the only way to stop a job here.
-            return wire.snapshot({"id": job.id, "status": "STATUS_DELETED"}, since=since)
+            return responses.snapshot({"id": job.id, "status": "STATUS_DELETED"}, since=since)
         if answer.finetuned_model is None:
             raise TransientError(f"{self._name}: {action}: an answer without a model")
-        return wire.snapshot(
+        return responses.snapshot(
             plain(answer.finetuned_model),
             metrics=self._pages(lambda at: tuning.list_training_step_metrics(job.id, **at), "step_metrics", action),
             said=self._pages(lambda at: tuning.list_events(job.id, **at), "events", action),
@@ -205,8 +205,8 @@ class Managed:
     def inventory(self) -> Iterator[RemoteModel]:
         """Every tuned model that is ready or resting."""
         for model in self._models():
-            if model.get("status") == "STATUS_READY" or model.get("status") in wire.RESTING:
-                yield wire.remote_model(model)
+            if model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING:
+                yield responses.remote_model(model)
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
         """The job behind a tuned model."""
@@ -215,7 +215,7 @@ class Managed:
             answer = self._client.finetuning.get_finetuned_model(id)
         if answer.finetuned_model is None:
             raise TransientError(f"{self._name}: look at {id}: an answer without a model")
-        return wire.remote_job(plain(answer.finetuned_model))
+        return responses.remote_job(plain(answer.finetuned_model))
 
     def download(self, file_id: str, into: Path) -> Path:
         """The files of a dataset, joined in their order; `into` is a folder, or the file to write."""
@@ -233,7 +233,9 @@ class Managed:
                         raise VendorError(f"{self._name}: the dataset {file_id} gives no address for its files")
                     answer = http.get(address)
                     if answer.status_code != 200:
-                        raise wire.refusal(self._name, action, answer.status_code, answer.content, dict(answer.headers))
+                        raise responses.refusal(
+                            self._name, action, answer.status_code, answer.content, dict(answer.headers)
+                        )
                     file.write(answer.content)
         return path
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from llmtune.data import features as f
-from llmtune.data.chatrows import WEIGHT_KEYS, answered, kind, read_weight
-from llmtune.data.digests import label_of
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error
-from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.instruct import question_of, rest
+from llmtune.data.formats import row_features as f
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.chat import WEIGHT_KEYS, answered, kind, read_weight
+from llmtune.data.formats.instruct import question_of, rest
+from llmtune.data.hashing import label_of
 
 CHAT_DATA = "Cohere, Preparing the chat fine-tuning data, archived 2025"
 CLASSIFY_DATA = "Cohere, Preparing the classify fine-tuning data, archived 2025"
@@ -94,7 +94,7 @@ class CohereClassificationRows(RowFormat):
         return False  # the general labelled format tells such rows
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.formats import get_format
+        from llmtune.data.formats.base import get_format
 
         return get_format("labelled").read(row, line, faults)
 

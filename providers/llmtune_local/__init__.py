@@ -1,5 +1,5 @@
 """The local backend: PEFT/LoRA training in a worker process on the user's own GPU or CPU."""
 
-from llmtune_local.adapter import LocalProvider
+from llmtune_local.provider import LocalProvider
 
 __all__ = ["LocalProvider"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import InvalidJob, LlmtuneError
-from llmtune_local import model as models
-from llmtune_local.checkpoints import write_folder
+from llmtune_local.models import loading as models
+from llmtune_local.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
     labelled = data.get("method") == "classification"
     published = getattr(models.check_model(base, revision, data.get("method", "sft")), "dtype", None)
     if labelled:
-        from llmtune_local.encoder import LABELS_FILE, load_tuned
+        from llmtune_local.models.encoder import LABELS_FILE, load_tuned
 
         network, _ = load_tuned(base, artefact, revision, "cpu", tokenizer)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune_openai.adapter import OpenAIProvider
-from llmtune_openai.nebius import NebiusProvider
+from llmtune_nebius.provider import NebiusProvider
+from llmtune_openai.provider import OpenAIProvider
 
 __all__ = ["NebiusProvider", "OpenAIProvider"]

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmtune.data import features as f
-from llmtune.data.chatrows import answered, write_messages
 from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart
 from llmtune.data.findings import Finding, error
-from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.preference import cannot_prefer
+from llmtune.data.formats import row_features as f
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.chat import answered, write_messages
+from llmtune.data.formats.preference import cannot_prefer
 
 GUIDE = "OpenAI, Supervised fine-tuning guide, 2026-11"
 DPO = "OpenAI, Direct preference optimization guide, 2026-11"
@@ -82,7 +82,7 @@ class OpenAIRows(RowFormat):
         return False  # rows read from files are told by the general chat format
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.chatrows import CHAT
+        from llmtune.data.formats.chat import CHAT
 
         return CHAT.read(row, line, faults)
 
@@ -108,7 +108,7 @@ class OpenAIPreferenceRows(RowFormat):
         return False
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.preference import FORMATS
+        from llmtune.data.formats.preference import FORMATS
 
         example = FORMATS[0].read(row, line, faults)
         beside = (example.extra or {}).get("input")

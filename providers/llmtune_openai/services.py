@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from llmtune import catalog as catalogs
-from llmtune.capability import Abilities, Ability, Capabilities, Declarations, Limits, No
-from llmtune.catalog import Catalog, ModelEntry
-from llmtune.provider import SubmitSafety, Target
-from llmtune_openai import nebius_parameters, parameters
+from llmtune.provider import catalog as catalogs
+from llmtune.provider.catalog import Catalog, ModelEntry
+from llmtune.provider.declarations import Abilities, Ability, Capabilities, Declarations, Limits, No
+from llmtune.provider.protocol import SubmitSafety, Target
+from llmtune_nebius import declarations
+from llmtune_openai import declarations as parameters
 
 Profile = Literal["openai", "nebius", "compatible"]
 
@@ -153,11 +154,11 @@ NEBIUS = Service(
     title="Nebius Token Factory",
     kind="nebius",
     catalog=_HERE / "nebius.toml",
-    sft=nebius_parameters.PARAMETERS,
+    sft=declarations.PARAMETERS,
     dpo=None,
-    methods=nebius_parameters.METHODS,
-    adapters=nebius_parameters.ADAPTERS,
-    limits={"sft": nebius_parameters.LIMITS},
+    methods=declarations.METHODS,
+    adapters=declarations.ADAPTERS,
+    limits={"sft": declarations.LIMITS},
     abilities=Abilities(billed_cost=No("the service does not tell what it billed")),
     key_env="NEBIUS_API_KEY",
     base_url="https://api.tokenfactory.nebius.com/v1/",

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from llmtune_retired.adapter import (
-    Databricks,
-    GoogleAIStudio,
-    Groq,
-    Mistral,
-    RetiredProvider,
-)
+from llmtune_retired.provider import Databricks, GoogleAIStudio, Groq, Mistral, RetiredProvider
 
 __all__ = ["Databricks", "GoogleAIStudio", "Groq", "Mistral", "RetiredProvider"]

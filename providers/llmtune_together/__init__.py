@@ -5,6 +5,6 @@ The `together` package is imported only when a call is made.
 
 from __future__ import annotations
 
-from llmtune_together.adapter import TogetherProvider
+from llmtune_together.provider import TogetherProvider
 
 __all__ = ["TogetherProvider"]

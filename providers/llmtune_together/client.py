@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmtune.errors import TransientError
-from llmtune_together import wire
+from llmtune_together import responses
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def speaking(name: str, action: str) -> Iterator[None]:
         ) from error
     except together.APIStatusError as error:
         headers = dict(error.response.headers)
-        found = wire.refusal(name, action, error.status_code, error.body, headers, str(error))
+        found = responses.refusal(name, action, error.status_code, error.body, headers, str(error))
         if isinstance(found, TransientError) and not reached(error):
             found.sent = False
         raise found from error

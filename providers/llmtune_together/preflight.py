@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from llmtune.costs import CostEstimate
 from llmtune.data.findings import Finding, error, warning
-from llmtune_together.parameters import PATIENCE, WARMUP_EVALS
+from llmtune.provider.cost import CostEstimate
+from llmtune_together.declarations import PATIENCE, WARMUP_EVALS
 
 _SOURCE = "Together live limits (GET /v1/fine-tunes/models/limits)"
 

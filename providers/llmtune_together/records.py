@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.provider import RemoteJob, RemoteModel
-from llmtune_together import wire
+from llmtune.provider.protocol import RemoteJob, RemoteModel
+from llmtune_together import responses
 
 #: The vendor's name of a hyperparameter, and ours.
 _NAMES = {
@@ -29,7 +29,7 @@ def model(job: Mapping[str, Any]) -> RemoteModel:
         id=str(job["model_output_name"]),
         base=job.get("model"),
         job=str(job["id"]),
-        created=wire.moment(job.get("created_at")),
+        created=responses.moment(job.get("created_at")),
     )
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmtune.data import features as f
-from llmtune.data.chatrows import CHAT, write_messages
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error
-from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats import row_features as f
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.chat import CHAT, write_messages
 
 DOCS = "Together, Fine-tuning data preparation, 2026"
 VALIDATOR = "together-python's file check, 2025"
@@ -48,7 +48,7 @@ class TogetherRows(RowFormat):
         return False  # rows read from files are told by the general formats of the same shapes
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.formats import detect, general_formats
+        from llmtune.data.formats.base import detect, general_formats
 
         fmt = detect(row, general_formats()) or CHAT
         return fmt.read(row, line, faults)

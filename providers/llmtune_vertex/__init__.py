@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llmtune_vertex.adapter import VertexProvider
+from llmtune_vertex.provider import VertexProvider
 
 __all__ = ["VertexProvider"]

@@ -11,15 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llmtune import catalog
-from llmtune.errors import (
-    InvalidSettings,
-    LlmtuneError,
-    MissingCredentials,
-    QuotaExceeded,
-    TransientError,
-    VendorError,
-)
+from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.provider import catalog
 
 LOG_IN = "gcloud auth application-default login"
 

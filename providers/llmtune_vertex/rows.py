@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from llmtune.data import features as f
-from llmtune.data.chatrows import WEIGHT_KEYS, Calls, answered, kind, read_weight
 from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, Preference, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
-from llmtune.data.formats import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.instruct import rest
-from llmtune.data.preference import cannot_prefer
+from llmtune.data.formats import row_features as f
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
+from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.preference import cannot_prefer
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
 PREFERENCE = "Google Cloud, Preference tuning, 2026"

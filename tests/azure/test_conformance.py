@@ -8,8 +8,8 @@ import pytest
 
 from llmtune.testing.conformance import ConformanceSuite, Mark, never
 from llmtune_azure import AzureProvider
-from llmtune_azure.account import AzureSettings
-from llmtune_azure.fake import FakeAzure
+from llmtune_azure.fake.service import FakeAzure
+from llmtune_azure.settings import AzureSettings
 
 
 class TestAzure(ConformanceSuite):

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidJob
-from llmtune.job import TuningJob
-from llmtune.planning import judge_lifecycle
-from llmtune.provider import Target, UploadRef
-from llmtune.registry import check_options
-from llmtune.testing.wire import check_wire_truth
-from llmtune.translation import Receipt, translate
+from llmtune.job.spec import TuningJob
+from llmtune.planning.plan import judge_lifecycle
+from llmtune.provider.protocol import Target, UploadRef
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.registry import check_options
+from llmtune.testing.wire_check import check_wire_truth
 from llmtune_azure import AzureProvider
-from llmtune_azure.account import AzureSettings
+from llmtune_azure.settings import AzureSettings
 
 FILES = {"train": UploadRef(id="file-train")}
 MODEL = "gpt-4.1-mini-2025-04-14"

@@ -11,34 +11,27 @@ from typing import Any
 import pytest
 
 from llmtune.data.example import Message
-from llmtune.errors import (
-    InvalidSettings,
-    LlmtuneError,
-    MissingCredentials,
-    QuotaExceeded,
-    TransientError,
-    VendorError,
-)
-from llmtune.provider import (
+from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.provider.generation import GenerationRequest, Unavailable
+from llmtune.provider.protocol import (
     DeploymentRef,
     EncodedFile,
-    GenerationRequest,
     JobRef,
     ModelRef,
     RunKey,
     RunState,
     Snapshot,
     Target,
-    Unavailable,
     UploadRef,
 )
-from llmtune.registry import check_options
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.registry import check_options
 from llmtune.testing import accept_then_drop, rate_limit, refusal, server_error
-from llmtune.testing.wire import job_with
-from llmtune.translation import Receipt, translate
-from llmtune_azure import AzureProvider, adapter
-from llmtune_azure.account import AzureSettings
-from llmtune_azure.fake import FakeAzure
+from llmtune.testing.wire_check import job_with
+from llmtune_azure import AzureProvider
+from llmtune_azure import provider as adapter
+from llmtune_azure.fake.service import FakeAzure
+from llmtune_azure.settings import AzureSettings
 
 KEY = RunKey("lt0123456789")
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -222,7 +215,7 @@ def test_an_endpoint_is_needed() -> None:
 
 
 def test_the_account_is_told_from_the_endpoint() -> None:
-    from llmtune_azure.control import deploy_settings
+    from llmtune_azure.deployments import deploy_settings
 
     assert deploy_settings(AzureSettings(endpoint="https://mine.openai.azure.com/"))["account_name"] == "mine"
 

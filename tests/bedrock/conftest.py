@@ -11,12 +11,12 @@ import botocore.loaders
 import botocore.session
 import pytest
 
-from llmtune.provider import EncodedFile, Target
-from llmtune.testing.wire import job_with
-from llmtune.translation import Receipt, translate
+from llmtune.provider.protocol import EncodedFile, Target
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.testing.wire_check import job_with
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.account import BedrockSettings
-from llmtune_bedrock.fake import FakeBedrock
+from llmtune_bedrock.fake.service import FakeBedrock
+from llmtune_bedrock.settings import BedrockSettings
 
 ROLE = "arn:aws:iam::123456789012:role/llmtune"
 NOVA = "amazon.nova-micro-v1:0:128k"

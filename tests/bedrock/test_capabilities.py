@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.capability import Capabilities
-from llmtune.provider import ModelRef, Target
+from llmtune.provider.declarations import Capabilities
+from llmtune.provider.protocol import ModelRef, Target
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.account import BedrockSettings
-from llmtune_bedrock.wire import base_id
+from llmtune_bedrock.responses import base_id
+from llmtune_bedrock.settings import BedrockSettings
 
 TODAY = date(2026, 11, 21)
 

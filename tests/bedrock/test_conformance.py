@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from llmtune.testing.conformance import ConformanceSuite
-from llmtune_bedrock import BedrockProvider, serving
-from llmtune_bedrock.fake import FakeBedrock
+from llmtune_bedrock import BedrockProvider, inference
+from llmtune_bedrock.fake.service import FakeBedrock
 from tests.bedrock.conftest import NOVA, provider_at
 
 
@@ -17,7 +17,7 @@ class TestNova(ConformanceSuite):
 
     @pytest.fixture
     def provider(self, vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch) -> BedrockProvider:
-        monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(inference, "LOOK_SECONDS", 0.01)
         return provider_at(vendor)
 
     @pytest.fixture
@@ -33,5 +33,5 @@ class TestHaikuOnBoughtThroughput(TestNova):
 
     @pytest.fixture
     def provider(self, vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch) -> BedrockProvider:
-        monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(inference, "LOOK_SECONDS", 0.01)
         return provider_at(vendor, provisioned_units=1)

@@ -17,7 +17,7 @@ from llmtune.errors import (
     TransientError,
     VendorError,
 )
-from llmtune.provider import DeploymentRef, JobRef, ModelRef, Request, RunKey, UploadRef
+from llmtune.provider.protocol import DeploymentRef, JobRef, ModelRef, Request, RunKey, UploadRef
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,
@@ -29,7 +29,7 @@ from llmtune.testing import (
     truncated,
 )
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.fake import FakeBedrock
+from llmtune_bedrock.fake.service import FakeBedrock
 from tests.bedrock.conftest import encoded, provider_at, receipt_for
 
 KEY = RunKey("lt0123456789")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from llmtune.data.example import Message
-from llmtune.provider import DeploymentRef, GenerationRequest, ModelRef, RunKey, RunState, Snapshot, Unavailable
+from llmtune.provider.generation import GenerationRequest, Unavailable
+from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey, RunState, Snapshot
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.fake import FakeBedrock
+from llmtune_bedrock.fake.service import FakeBedrock
 from tests.bedrock.conftest import NOVA, encoded, provider_at, receipt_for
 
 KEY = RunKey("lt0123456789")

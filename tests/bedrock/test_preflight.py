@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtune_bedrock import contract
-from llmtune_bedrock.body import with_key, with_sample_files
-from llmtune_bedrock.fake import FakeBedrock
+from llmtune_bedrock import service_model
+from llmtune_bedrock.fake.service import FakeBedrock
+from llmtune_bedrock.requests import with_key, with_sample_files
 from tests.bedrock import conftest
 from tests.bedrock.conftest import encoded, provider_at
 from tests.bedrock.test_wire_truth import body_for, receipt_for
@@ -29,7 +29,7 @@ GOOD: dict[str, Any] = {
 
 
 def faults(**changed: Any) -> list[tuple[str, str]]:
-    return contract.faults("bedrock", "CreateModelCustomizationJob", GOOD | changed)
+    return service_model.faults("bedrock", "CreateModelCustomizationJob", GOOD | changed)
 
 
 def test_a_good_request_has_no_fault() -> None:
@@ -59,7 +59,7 @@ def test_maximum_pattern_enum_and_names_are_checked(changed: dict[str, Any], pat
 
 def test_a_missing_member_is_named() -> None:
     without = {name: value for name, value in GOOD.items() if name != "roleArn"}
-    assert contract.faults("bedrock", "CreateModelCustomizationJob", without) == [("roleArn", "is missing")]
+    assert service_model.faults("bedrock", "CreateModelCustomizationJob", without) == [("roleArn", "is missing")]
 
 
 def test_the_job_name_that_would_take_seconds_takes_none() -> None:
@@ -73,8 +73,8 @@ def test_the_job_name_that_would_take_seconds_takes_none() -> None:
 def test_the_linear_pattern_takes_the_same_names(name: str) -> None:
     import re
 
-    theirs = bool(re.fullmatch(contract._JOB_NAME, name))
-    ours = bool(re.fullmatch(contract._LINEAR[contract._JOB_NAME], name))
+    theirs = bool(re.fullmatch(service_model._JOB_NAME, name))
+    ours = bool(re.fullmatch(service_model._LINEAR[service_model._JOB_NAME], name))
     assert ours == theirs
 
 
@@ -103,14 +103,14 @@ def test_a_role_of_the_wrong_shape_is_an_error(vendor: FakeBedrock, tmp_path: Pa
 def test_names_of_any_job_pass_once_the_key_is_in_them() -> None:
     for name in ("x" * 50, "a", "a-b-c"):
         keyed = with_key(GOOD | {"customModelName": name}, "lt0123456789")
-        assert contract.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
+        assert service_model.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
 
 
 @given(name=st.text(min_size=1, max_size=128))
 def test_any_name_of_a_job_becomes_names_that_aws_takes(name: str) -> None:
     sent = body_for("amazon.nova-micro-v1:0:128k", name=name)
     keyed = with_key(with_sample_files(sent), "lt0123456789")
-    assert contract.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
+    assert service_model.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
     assert keyed["jobName"].endswith("-lt0123456789")
 
 

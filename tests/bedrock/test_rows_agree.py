@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from llmtune.data.dataset import Dataset
-from llmtune.job import DatasetSpec
+from llmtune.job.spec import DatasetSpec
 from llmtune_bedrock import BedrockProvider
+from llmtune_bedrock.capabilities import LIMITS
 from llmtune_bedrock.rows import BEDROCK_ROWS
-from llmtune_bedrock.targets import LIMITS
 from tests.bedrock.conftest import receipt_for
 from tests.bedrock.test_wire_truth import MODELS
 

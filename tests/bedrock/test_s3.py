@@ -10,7 +10,7 @@ import pytest
 
 from llmtune.errors import VendorError
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.account import BedrockSettings
+from llmtune_bedrock.settings import BedrockSettings
 from tests.bedrock.conftest import ROLE, encoded
 
 
@@ -60,6 +60,6 @@ def test_a_missing_object_is_one_sentence(provider: BedrockProvider, tmp_path: P
 
 
 def test_the_buckets_region_is_read(provider: BedrockProvider) -> None:
-    from llmtune_bedrock.storage import check_region
+    from llmtune_bedrock.files import check_region
 
     assert check_region(provider._storage, "us-east-1") is None

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import Converted, Sent
-from llmtune.provider import RunKey
-from llmtune.testing.wire import CANDIDATES, COMPANIONS, moved_paths
+from llmtune.provider.declarations import Converted, Sent
+from llmtune.provider.protocol import RunKey
+from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.body import with_key
-from llmtune_bedrock.fake import FakeBedrock
-from llmtune_bedrock.parameters import FAMILIES
+from llmtune_bedrock.declarations import FAMILIES
+from llmtune_bedrock.fake.service import FakeBedrock
+from llmtune_bedrock.requests import with_key
 from tests.bedrock.conftest import receipt_for
 from tests.bedrock.test_wire_truth import FILES, MODELS
 

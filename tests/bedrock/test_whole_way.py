@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.provider import RunState
-from llmtune.runs import Pace, start
+from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
 from llmtune.testing import Fault, accept_then_drop, garbled, rate_limit, refusal, server_error
-from llmtune_bedrock import BedrockProvider, serving
-from llmtune_bedrock.fake import FakeBedrock
+from llmtune_bedrock import BedrockProvider, inference
+from llmtune_bedrock.fake.service import FakeBedrock
 from tests.bedrock.conftest import NOVA, provider_at
 
 HAIKU = "anthropic.claude-3-haiku-20240307-v1:0:200k"
@@ -33,7 +34,7 @@ def job(tmp_path: Path, model: str, *, deploy: bool = True) -> TuningJob:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(inference, "LOOK_SECONDS", 0.01)
 
 
 PACE = Pace(first=0.01, most=0.05)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider import RunState
-from llmtune_bedrock import wire
+from llmtune.provider.protocol import RunState
+from llmtune_bedrock import responses
 from tests.conftest import SHARED
 
 PAYLOADS = SHARED / "data" / "payloads" / "bedrock"
@@ -21,7 +21,7 @@ def test_the_recorded_answer_to_a_new_job() -> None:
 
     answer = json.loads((PAYLOADS / "nb_create_job_haiku.derived.json").read_text())
     job = BedrockProvider()._job(answer["jobArn"], "name")
-    assert wire.job_id(job.id) == "1npdg9tmj2m9"
+    assert responses.job_id(job.id) == "1npdg9tmj2m9"
     assert job.url is not None
     assert job.url.startswith("https://us-west-2.console.aws.amazon.com/")
 
@@ -29,7 +29,7 @@ def test_the_recorded_answer_to_a_new_job() -> None:
 @material
 def test_the_recorded_state_change_event() -> None:
     event = json.loads((PAYLOADS / "eventbridge_state_change_event.json").read_text())
-    seen = wire.snapshot(wire.from_event(event))
+    seen = responses.snapshot(responses.from_event(event))
     assert seen.state is RunState.FAILED
     assert seen.error == "Failure Message here."
     assert seen.resolved == {"batch_size": 1, "epochs": 5, "learning_rate": 0.05, "warmup_steps": 10}
@@ -38,7 +38,7 @@ def test_the_recorded_state_change_event() -> None:
     assert failure.time == 1691757296.0
     assert "validation/loss" not in seen.not_reported
     with pytest.raises(ValueError, match="not a state change"):
-        wire.from_event({"detail-type": "Something else"})
+        responses.from_event({"detail-type": "Something else"})
 
 
 @pytest.mark.parametrize(
@@ -54,21 +54,21 @@ def test_the_recorded_state_change_event() -> None:
     ],
 )
 def test_a_curve_in_every_shape(text: str, expected: list[tuple[int, float]]) -> None:
-    points = [point for point in wire.curve(text, "train") if point.series == "train/loss"]
+    points = [point for point in responses.curve(text, "train") if point.series == "train/loss"]
     assert [(point.step, point.value) for point in points] == expected
     assert all(point.source == "vendor_file" for point in points)
 
 
 def test_a_diverged_loss_is_kept() -> None:
-    (point,) = wire.curve("step_number,epoch_number,validation_loss\n3,1,NaN\n", "validation")
+    (point,) = responses.curve("step_number,epoch_number,validation_loss\n3,1,NaN\n", "validation")
     assert point.series == "validation/loss"
     assert point.value != point.value
     assert point.epoch == 1.0
 
 
-@pytest.mark.parametrize(("word", "state"), wire.STATES.items())
+@pytest.mark.parametrize(("word", "state"), responses.STATES.items())
 def test_every_state_is_mapped(word: str, state: RunState) -> None:
-    assert wire.snapshot({"status": word, "jobArn": "a"}).state is state
+    assert responses.snapshot({"status": word, "jobArn": "a"}).state is state
 
 
 def test_a_finished_job_without_curves_keeps_its_losses_and_says_so() -> None:
@@ -81,7 +81,7 @@ def test_a_finished_job_without_curves_keeps_its_losses_and_says_so() -> None:
         "validationMetrics": [{"validationLoss": 0.7}, {"validationLoss": 0.8}],
         "validationDataConfig": {"validators": [{"s3Uri": "a"}, {"s3Uri": "b"}]},
     }
-    seen = wire.snapshot(job)
+    seen = responses.snapshot(job)
     assert [(point.series, point.value) for point in seen.points] == [
         ("train/loss", 0.5),
         ("validation/loss", 0.7),
@@ -94,6 +94,6 @@ def test_a_finished_job_without_curves_keeps_its_losses_and_says_so() -> None:
 
 
 def test_hyperparameters_without_a_name_of_ours_are_kept() -> None:
-    known, others = wire.hyperparameters({"epochCount": "3", "learningRate": "1e-05", "evalPercentage": "20"})
+    known, others = responses.hyperparameters({"epochCount": "3", "learningRate": "1e-05", "evalPercentage": "20"})
     assert known == {"epochs": 3, "learning_rate": 1e-5}
     assert others == {"evalPercentage": "20"}

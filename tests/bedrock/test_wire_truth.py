@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import Converted, Sent
-from llmtune.provider import Target, UploadRef
-from llmtune.testing.wire import check_wire_truth, job_with
-from llmtune.translation import Receipt, translate
+from llmtune.provider.declarations import Converted, Sent
+from llmtune.provider.protocol import Target, UploadRef
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.testing.wire_check import check_wire_truth, job_with
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.account import BedrockSettings
-from llmtune_bedrock.parameters import FAMILIES
-from llmtune_bedrock.targets import LIMITS
+from llmtune_bedrock.capabilities import LIMITS
+from llmtune_bedrock.declarations import FAMILIES
+from llmtune_bedrock.settings import BedrockSettings
 
 ROLE = "arn:aws:iam::123456789012:role/llmtune"
 SETTINGS = BedrockSettings(region="us-east-1", bucket="my-bucket", role_arn=ROLE)

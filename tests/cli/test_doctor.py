@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from llmtune import doctor, start
 from llmtune.cli.app import app
 from llmtune.errors import UnknownName
-from llmtune.job import TuningJob
-from llmtune.runs.store import open_store
-from llmtune.testing.fake import Fake
-from llmtune_openai.fake import FakeOpenAI
+from llmtune.job.spec import TuningJob
+from llmtune.runs.store.store import open_store
+from llmtune.testing.generic_vendor import Fake
+from llmtune_openai.fake.service import FakeOpenAI
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 

@@ -13,12 +13,13 @@ from typer.testing import CliRunner, Result
 
 from llmtune.cli import evaluate
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, TransientError
-from llmtune.evaluation import EvaluationResult
-from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.report import Report
-from llmtune.runs import Pace, Run, start
-from llmtune.testing.fake import Fake
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.report.schema import Report
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import Run, start
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 APP = typer.Typer()
 evaluate.mount(APP)
@@ -174,7 +175,7 @@ class Parrot:
         self.seen: list[list[str]] = []
 
     def generate(self, turns: list, **settings: object):  # type: ignore[no-untyped-def, type-arg]
-        from llmtune.provider import Generation
+        from llmtune.provider.generation import Generation
 
         self.seen.append([f"{turn.role}: {turn.words}" for turn in turns])
         if turns[-1].words == "fail":

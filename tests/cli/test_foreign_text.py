@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from llmtune.cli import main
-from llmtune.testing.fake import Fake
+from llmtune.testing.fake_vendor import Phase
+from llmtune.testing.generic_vendor import Fake
 from llmtune.testing.http import Call, route
-from llmtune.testing.vendor import Phase
 
 #: Title, clipboard, clear screen, a link, C1, right-to-left override, NUL, Arabic letter mark, tag characters; and what
 #: rich would make a robot of. No slash, so that it can be part of a file's name; NUL is added where a name may hold it.

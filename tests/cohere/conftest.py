@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider import EncodedFile, Target
-from llmtune.testing.wire import job_with
-from llmtune.translation import Receipt, translate
+from llmtune.provider.protocol import EncodedFile, Target
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.testing.wire_check import job_with
 from llmtune_cohere import CohereProvider
-from llmtune_cohere.account import CohereSettings
-from llmtune_cohere.fake import FakeCohere, FakeCohereFinetune
+from llmtune_cohere.fake.service import FakeCohere, FakeCohereFinetune
 from llmtune_cohere.managed import pair_name
+from llmtune_cohere.settings import CohereSettings
 
 MODEL = "command-r-08-2024"
 

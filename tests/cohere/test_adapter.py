@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import DECLARED_FIELDS, Converted, Sent
 from llmtune.data.example import Message
 from llmtune.errors import InvalidData, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.provider import EncodedFile, GenerationRequest, JobRef, ModelRef, RunKey, RunState, Snapshot, Unavailable
+from llmtune.provider.declarations import DECLARED_FIELDS, Converted, Sent
+from llmtune.provider.generation import GenerationRequest, Unavailable
+from llmtune.provider.protocol import EncodedFile, JobRef, ModelRef, RunKey, RunState, Snapshot
+from llmtune.provider.receipt import Receipt
 from llmtune.testing import FakeVendor, refusal
-from llmtune.testing.wire import CANDIDATES, COMPANIONS, moved_paths
-from llmtune.translation import Receipt
-from llmtune_cohere import CohereProvider, wire
-from llmtune_cohere.account import CohereSettings
-from llmtune_cohere.fake import FakeCohere, FakeCohereFinetune
+from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
+from llmtune_cohere import CohereProvider, responses
+from llmtune_cohere.fake.service import FakeCohere, FakeCohereFinetune
 from llmtune_cohere.managed import INSIDE
+from llmtune_cohere.settings import CohereSettings
 
 KEY = RunKey("ltabcde12345")
 ReceiptFor = Callable[..., Receipt]
@@ -194,17 +195,17 @@ def test_deleting_is_the_only_stop_and_a_forgotten_model_counts_as_stopped(
         provider.poll(job, None)
 
 
-@pytest.mark.parametrize("word", sorted(wire.RESTING))
+@pytest.mark.parametrize("word", sorted(responses.RESTING))
 def test_a_resting_model_is_trained_all_the_same(word: str) -> None:
-    done = wire.snapshot({"id": "m", "status": word, "completed_at": "2025-01-01T00:00:00Z"})
+    done = responses.snapshot({"id": "m", "status": word, "completed_at": "2025-01-01T00:00:00Z"})
     assert done.state is RunState.SUCCEEDED
     assert done.warnings
     assert done.model is not None
-    assert wire.snapshot({"id": "m", "status": word}).state is RunState.PAUSED
+    assert responses.snapshot({"id": "m", "status": word}).state is RunState.PAUSED
 
 
 def test_an_unset_status_is_not_taken_for_a_known_one() -> None:
-    told = wire.snapshot({"id": "m"})
+    told = responses.snapshot({"id": "m"})
     assert told.state is RunState.RUNNING
     assert "STATUS_UNSPECIFIED" in told.warnings[0]
 

@@ -10,8 +10,8 @@ import pytest
 
 from llmtune.testing.conformance import ConformanceSuite, Mark, never
 from llmtune_cohere import CohereProvider
-from llmtune_cohere.account import CohereSettings
-from llmtune_cohere.fake import FakeCohere, FakeCohereFinetune
+from llmtune_cohere.fake.service import FakeCohere, FakeCohereFinetune
+from llmtune_cohere.settings import CohereSettings
 
 
 class TestApi(ConformanceSuite):

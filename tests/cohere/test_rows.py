@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from llmtune.data.writing import convert
+from llmtune.data.convert import convert
 
 CHAT = [
     {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.testing.wire import check_wire_truth
+from llmtune.testing.wire_check import check_wire_truth
 from llmtune_cohere import CohereProvider
-from llmtune_cohere.account import CohereSettings
+from llmtune_cohere.settings import CohereSettings
 
 API = CohereSettings(base_url="http://localhost:1")
 OWN = CohereSettings(service_url="http://localhost:5000")

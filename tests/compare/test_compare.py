@@ -19,18 +19,19 @@ from typer.testing import CliRunner
 
 import llmtune
 from llmtune import Board, Hyperparameters, Member, TuningJob
-from llmtune.capability import Price
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
-from llmtune.job import EvaluationSpec
+from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
-from llmtune.provider import RunState
-from llmtune.report.board import Entry, build_board
-from llmtune.report.model import Cost
-from llmtune.runs import Pace, open_store
+from llmtune.provider.declarations import Price
+from llmtune.provider.protocol import RunState
+from llmtune.report.leaderboard.board import Entry, build_board
+from llmtune.report.schema import Cost
+from llmtune.runs.poller import Pace
+from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase
-from llmtune.testing.fake import Fake
-from llmtune_openai.fake import FakeOpenAI
-from llmtune_openai.fake_nebius import FakeNebius
+from llmtune.testing.generic_vendor import Fake
+from llmtune_nebius.fake.service import FakeNebius
+from llmtune_openai.fake.service import FakeOpenAI
 
 QUICK = Pace(first=0.01, most=0.05)
 WORDS = {"billing": "invoice", "network": "router", "hardware": "screen"}
@@ -194,7 +195,8 @@ def test_a_second_call_pays_for_nothing_twice(job: TuningJob, vendors: dict[str,
 CHILD = """
 import os, signal, sys
 from llmtune import TuningJob, compare
-from llmtune.runs import Pace, checkpoints
+from llmtune.runs.poller import Pace
+from llmtune.runs import failpoints as checkpoints
 where, nth = sys.argv[2], int(sys.argv[3])
 passed = 0
 def die(arrow):
@@ -246,7 +248,7 @@ def test_the_last_word_on_a_member_counts(job: TuningJob, vendors: dict[str, Any
 def test_an_adapters_slip_is_that_members_failure(
     job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = llmtune.comparing.plan_members(job, ["fake", "other"], few_shot=0)
+    plans = llmtune.comparisons.plan_members(job, ["fake", "other"], few_shot=0)
 
     def slip(*_: object, **__: object) -> None:
         raise KeyError("choices")
@@ -333,7 +335,7 @@ def test_examples_in_the_prompt_are_a_row_of_the_board(job: TuningJob, vendors: 
 
 def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, Any]) -> None:
     job = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
-    plans = llmtune.comparing.plan_members(job, ["openai", "fake"])
+    plans = llmtune.comparisons.plan_members(job, ["openai", "fake"])
     assert plans.total is not None
     with pytest.raises(OverBudget, match="together, over the budget"):
         llmtune.compare(job, ["openai", "fake"], budget=plans.total / 2)
@@ -348,7 +350,7 @@ def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, An
         "openai",
         "fake",
     ]
-    mixed = llmtune.comparing.plan_members(without, some)
+    mixed = llmtune.comparisons.plan_members(without, some)
     assert mixed.total is None
     assert mixed.known > 0
     with pytest.raises(OverBudget, match="and an unknown amount together, over the budget"):
@@ -415,7 +417,7 @@ def entries(job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyP
         kept.extend(found)
         return build_board(name, group, found, **rest)
 
-    monkeypatch.setattr("llmtune.comparing.running.build_board", keep)
+    monkeypatch.setattr("llmtune.comparisons.compare.build_board", keep)
     llmtune.compare(job, ["fake", "fake[lora_rank=4]"], few_shot=2, pace=QUICK)
     return kept
 
@@ -505,7 +507,7 @@ def test_where_nothing_beats_no_tuning_the_board_says_so(entries: list[Entry]) -
 
 
 def test_holm_is_statsmodels_by_hand() -> None:
-    from llmtune.report.board import holm, sign_flip
+    from llmtune.report.leaderboard.board import holm, sign_flip
 
     assert holm([0.01, 0.04, 0.03, None]) == pytest.approx([0.03, 0.06, 0.06, None])
     assert holm([]) == []

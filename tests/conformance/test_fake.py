@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 import pytest
 
 from llmtune.testing.conformance import ConformanceSuite, Mark, never
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 
 class _Fake(ConformanceSuite):
@@ -71,7 +71,7 @@ class TestMarksMustBeRight:
 MARKED = """
 import pytest
 from llmtune.testing.conformance import ConformanceSuite, never, notyet
-from llmtune.testing.fake import Fake
+from llmtune.testing.generic_vendor import Fake
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 
 class TestFake(ConformanceSuite):

@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from llmtune.data import Example, Finding, read
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding
+from llmtune.data.io.reading import read
 
 Writer = Callable[..., Path]
 

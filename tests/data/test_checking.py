@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Message, Preference, ToolCall, blockwork, chat, checking
-from llmtune.data.checking import CheckReport, check
-from llmtune.data.checks import check_example
+from llmtune.data.checks import block_worker
+from llmtune.data.checks import check as checking
+from llmtune.data.checks.check import CheckReport, check
+from llmtune.data.checks.duplicates import RowIndex
+from llmtune.data.checks.per_row import check_example
+from llmtune.data.checks.privacy import scan
+from llmtune.data.checks.stats import Lengths
+from llmtune.data.convert import write
+from llmtune.data.example import Example, Message, Preference, ToolCall, chat
 from llmtune.data.findings import FindingLog, warning
-from llmtune.data.privacy import scan
-from llmtune.data.rowindex import RowIndex
-from llmtune.data.stats import Lengths
-from llmtune.data.tokens import Counter
-from llmtune.data.writing import write
+from llmtune.data.rendering.token_count import Counter
 from llmtune.errors import UnknownName
 
 TOOL = {
@@ -177,7 +179,7 @@ def same(first: CheckReport, second: CheckReport) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_several_processes_find_what_one_finds(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "PARALLEL_BYTES", 1000)
-    monkeypatch.setattr(blockwork, "BLOCK", 20_000)
+    monkeypatch.setattr(block_worker, "BLOCK", 20_000)
     numbers = random.Random(1)
     lines = [b"\xef\xbb\xbf"]
     import orjson
@@ -335,7 +337,7 @@ def test_keys_a_backend_does_not_get_are_one_finding_a_file(
     rows_file: Any, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     monkeypatch.setattr(checking, "PARALLEL_BYTES", 1000)
-    monkeypatch.setattr(blockwork, "BLOCK", 2000)
+    monkeypatch.setattr(block_worker, "BLOCK", 2000)
     rows = [row(f"q{at}", "a") | {"owner": at} | ({"shelf": "x" * 50} if at % 2 else {}) for at in range(200)]
     rows[7]["messages"][0]["heard_at"] = 5
     report = check(rows_file(rows), provider="openai", jobs=jobs, checks=("structure",))

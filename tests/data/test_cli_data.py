@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmtune.cli.data import app
-from llmtune.data import load
+from llmtune.data.io.reading import load
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, UnknownName
 
 runner = CliRunner()
@@ -210,7 +210,7 @@ def tiny_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    monkeypatch.setattr("llmtune.data.tokens.load_tokenizer", lambda name: made)
+    monkeypatch.setattr("llmtune.data.rendering.token_count.load_tokenizer", lambda name: made)
     return made
 
 

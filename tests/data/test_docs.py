@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, RowFormat, VendorRows, get_format, load, register
-from llmtune.data.formats import _known, general_formats, vendors
+from llmtune.data.example import Example
+from llmtune.data.formats.base import RowFormat, VendorRows, _known, general_formats, get_format, register, vendors
+from llmtune.data.io.reading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -54,7 +55,7 @@ def test_the_format_of_the_page_works(rows_file: Any, monkeypatch: pytest.Monkey
     exec(code, space)
     rows: VendorRows = space["ROWS"]
     assert issubclass(space["Dialogs"], RowFormat)
-    monkeypatch.setattr("llmtune.data.formats._registered", [])
+    monkeypatch.setattr("llmtune.data.formats.base._registered", [])
     register(rows)
     try:
         (example,) = load(rows_file([{"ask": "q", "say": "a"}]))

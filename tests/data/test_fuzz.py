@@ -10,15 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data import Example, Finding, all_formats, get_format
-from llmtune.data.checks import check_example
-from llmtune.data.digests import answer_text, label_of, prompt_text
-from llmtune.data.features import features
-from llmtune.data.formats import vendors
-from llmtune.data.privacy import check_privacy
-from llmtune.data.reading import read_rows
-from llmtune.data.tokens import Counter
-from llmtune.data.writing import refuses
+from llmtune.data.checks.per_row import check_example
+from llmtune.data.checks.privacy import check_privacy
+from llmtune.data.convert import refuses
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding
+from llmtune.data.formats.base import all_formats, get_format, vendors
+from llmtune.data.formats.row_features import features
+from llmtune.data.hashing import answer_text, label_of, prompt_text
+from llmtune.data.io.reading import read_rows
+from llmtune.data.rendering.token_count import Counter
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {}}}}}]

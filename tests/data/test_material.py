@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Finding, all_formats, get_format, load, read
-from llmtune.data.checking import check
-from llmtune.data.formats import vendors
-from llmtune.data.reading import Reading
-from llmtune.data.writing import convert, refuses
+from llmtune.data.checks.check import check
+from llmtune.data.convert import convert, refuses
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding
+from llmtune.data.formats.base import all_formats, get_format, vendors
+from llmtune.data.io.reading import Reading, load, read
 from llmtune.errors import InvalidData
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -10,11 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from llmtune.cli.data import app
-from llmtune.data import Dataset, Message, blockwork, checking, load
-from llmtune.data.checking import check
-from llmtune.data.writing import convert
+from llmtune.data.checks import block_worker
+from llmtune.data.checks import check as checking
+from llmtune.data.checks.check import check
+from llmtune.data.convert import convert
+from llmtune.data.dataset import Dataset
+from llmtune.data.example import Message
+from llmtune.data.io.reading import load
 from llmtune.errors import InvalidData
-from llmtune.job import DatasetSpec
+from llmtune.job.spec import DatasetSpec
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
@@ -253,7 +257,7 @@ def test_a_boolean_class_of_a_text_stays_classification(rows_file: Any, tmp_path
 @pytest.mark.parametrize("labels", [2, 3])
 def test_processes_agree_on_what_a_label_is(labels: int, rows_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "PARALLEL_BYTES", 1000)
-    monkeypatch.setattr(blockwork, "BLOCK", 4000)
+    monkeypatch.setattr(block_worker, "BLOCK", 4000)
     rows = [{"prompt": f"q{n}", "completion": f"a{n}", "label": n * labels // 300} for n in range(300)]
     path = rows_file(rows)
     counts = [check(path, jobs=jobs).counts.get("unpaired-preference", 0) for jobs in (1, 2)]

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data import Example, Finding, Message, Preference, ToolCall, all_formats, get_format, read
+from llmtune.data.convert import refuses, write
+from llmtune.data.example import Example, Message, Preference, ToolCall
+from llmtune.data.findings import Finding
+from llmtune.data.formats.base import all_formats, get_format
+from llmtune.data.io.reading import read
 from llmtune.data.split import split
-from llmtune.data.writing import refuses, write
 
 #: Text with what breaks readers: line separators that are no line ends, quotes, control characters, empty ends.
 TEXTS = st.text(
@@ -270,8 +273,8 @@ def test_a_million_rows_stream_through_in_bounded_memory(tmp_path: Path) -> None
     name=st.sampled_from(sorted(all_formats())),
 )
 def test_the_short_ways_for_plain_conversations_say_what_the_long_ones_do(example: Example, name: str) -> None:
-    from llmtune.data.checks import _closely, is_simple
-    from llmtune.data.features import features, plain_features
+    from llmtune.data.checks.per_row import _closely, is_simple
+    from llmtune.data.formats.row_features import features, plain_features
 
     if is_simple(example):
         assert list(_closely(example, None)) == []

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Finding, ImagePart, Message, OtherPart, TextPart, ToolCall, load, read
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, TextPart, ToolCall
+from llmtune.data.findings import Finding
+from llmtune.data.io.reading import load, read
 from llmtune.errors import InvalidData, MissingExtra, UnknownName
 
 OTHER = [{"role": "assistant", "content": "b"}]
@@ -124,7 +126,7 @@ def test_everything_a_chat_row_may_hold_is_kept(rows_file: Any) -> None:
     assert isinstance(sound.content[0], OtherPart)
     assert done.extra == {"refusal": "no"}
     assert example.extra == {"parallel_tool_calls": False, "id": 7}
-    from llmtune.data import get_format
+    from llmtune.data.formats.base import get_format
 
     assert get_format("chat").write(example) == row
 

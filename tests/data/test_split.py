@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Dataset, Example, Message, chat, load
-from llmtune.data.checking import check
-from llmtune.data.digests import label_of, label_set, prompt_text
+from llmtune.data.checks.check import check
+from llmtune.data.convert import write
+from llmtune.data.dataset import Dataset
+from llmtune.data.example import Example, Message, chat
+from llmtune.data.hashing import label_of, label_set, prompt_text
+from llmtune.data.io.reading import load
 from llmtune.data.split import split
-from llmtune.data.writing import write
 from llmtune.errors import InvalidData
-from llmtune.job import DatasetSpec
+from llmtune.job.spec import DatasetSpec
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_material = pytest.mark.skipif(not SHARED.is_dir(), reason="the material folder beside the checkout is not here")

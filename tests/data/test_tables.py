@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Dataset, Message, load, read
-from llmtune.data.tables import folder_splits
+from llmtune.data.dataset import Dataset
+from llmtune.data.example import Message
+from llmtune.data.io.reading import load, read
+from llmtune.data.io.tables import folder_splits
 from llmtune.errors import InvalidData, MissingExtra
-from llmtune.job import DatasetSpec
+from llmtune.job.spec import DatasetSpec
 
 LABELLED = [
     ("how do I pay, please?", "pay"),

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Message, Preference, chat
-from llmtune.data.peek import as_html, as_text, peek
-from llmtune.data.prepare import IGNORED, SIDES, load_prepared, prepare
-from llmtune.data.rendering import Renderer
-from llmtune.data.tokens import Counter, Tokenizer, load_tokenizer
+from llmtune.data.example import Example, Message, Preference, chat
+from llmtune.data.rendering.prepared import IGNORED, SIDES, load_prepared, prepare
+from llmtune.data.rendering.preview import as_html, as_text, peek
+from llmtune.data.rendering.token_count import Counter, Tokenizer, load_tokenizer
+from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData, MissingExtra
 
 transformers = pytest.importorskip("transformers")
@@ -167,7 +167,7 @@ def test_pairs_are_two_sequences(tokenizer: Any, tmp_path: Path) -> None:
 
 
 def test_many_rows_fill_several_shards(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmtune.data.prepare.SHARD_TOKENS", 200)
+    monkeypatch.setattr("llmtune.data.rendering.prepared.SHARD_TOKENS", 200)
     rows = [
         chat(("user", f"question {number}"), ("assistant", f"answer {number}"), line=number) for number in range(60)
     ]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import Example, Message, chat, load
+from llmtune.data.convert import convert, encode, write
+from llmtune.data.example import Example, Message, chat
 from llmtune.data.findings import FindingLog
-from llmtune.data.writing import convert, encode, write
+from llmtune.data.io.reading import load
 from llmtune.errors import InvalidData, LlmtuneError, UnknownName
 
 ROWS = [chat(("user", f"q{number}"), ("assistant", f"a{number}"), line=number) for number in range(1, 1300)]

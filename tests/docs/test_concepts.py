@@ -10,10 +10,10 @@ from typing import get_args
 import pytest
 
 from llmtune import TuningJob, get_provider
-from llmtune.capability import Support
 from llmtune.metrics.points import SOURCE_ORDER
-from llmtune.planning import plan
-from llmtune.provider import RunState
+from llmtune.planning.plan import plan
+from llmtune.provider.declarations import Support
+from llmtune.provider.protocol import RunState
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/concepts.md").read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from llmtune import matrix
-from llmtune.registry import get_provider
+from llmtune.planning import support_matrix
+from llmtune.provider.registry import get_provider
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in sorted((ROOT / "docs/providers").glob("*.md")) if path.stem != "retired"]
@@ -28,7 +28,7 @@ def test_a_page_has_every_part(page: Path, pages: ModuleType) -> None:
     text = page.read_text(encoding="utf-8")
     for name, block in pages.BLOCKS.items():
         assert block(page.stem) in text, name
-    for field in matrix.ask(get_provider(page.stem)).parameters:
+    for field in support_matrix.ask(get_provider(page.stem)).parameters:
         assert f"| `{field}` |" in text
 
 

@@ -73,7 +73,7 @@ def test_a_page_that_says_something_else_is_out_of_date(generate: ModuleType, ol
 def test_the_width_and_colours_of_a_terminal_change_nothing(columns: str) -> None:
     env = {**os.environ, "COLUMNS": columns, "TERMINAL_WIDTH": columns, "FORCE_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, "scripts/generate_docs.py", "--check"],
+        [sys.executable, "tools/docs/generate_docs.py", "--check"],
         cwd=ROOT,
         env=env,
         capture_output=True,
@@ -123,9 +123,9 @@ def test_a_module_without_a_page_is_noticed(generate: ModuleType, monkeypatch: p
     import reference_python
 
     homes = dict(reference_python.homes())
-    homes.pop("llmtune.client")
+    homes.pop("llmtune.provider.http")
     monkeypatch.setattr(reference_python, "homes", lambda: homes)
-    assert reference_python.missing() == ["llmtune.client"]
+    assert reference_python.missing() == ["llmtune.provider.http"]
 
 
 DOCSTRING = """One sentence with `tune` and *stars*.

@@ -10,7 +10,7 @@ import pytest
 
 from llmtune.data.example import Example, chat
 from llmtune.errors import TransientError, VendorError
-from llmtune.provider import Generation, GenerationRequest, TokenStats
+from llmtune.provider.generation import Generation, GenerationRequest, TokenStats
 
 
 class Scripted:

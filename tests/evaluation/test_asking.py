@@ -18,11 +18,12 @@ import pytest
 
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.errors import TransientError, VendorError
-from llmtune.evaluation import FileCache, MemoryCache, Patience, evaluate, model_identity
-from llmtune.evaluation.asking import ask, patiently
-from llmtune.evaluation.cache import answer_key
-from llmtune.job import EvaluationSpec
-from llmtune.provider import Generation, GenerationRequest, ModelRef
+from llmtune.evaluation.cache import FileCache, MemoryCache, answer_key
+from llmtune.evaluation.evaluate import evaluate, model_identity
+from llmtune.evaluation.inference import Patience, ask, patiently
+from llmtune.job.spec import EvaluationSpec
+from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.provider.protocol import ModelRef
 from tests.evaluation.conftest import LABELS, Likely, Scripted, limited, often, truth
 
 QUICK = Patience(tries=3, first=0.0, most=0.0)
@@ -266,8 +267,9 @@ KILLED = """
     import json, os, signal, sys, threading
     from pathlib import Path
     from llmtune.data.example import chat
-    from llmtune.evaluation import FileCache, evaluate
-    from llmtune.job import EvaluationSpec
+    from llmtune.evaluation.cache import FileCache
+    from llmtune.evaluation.evaluate import evaluate
+    from llmtune.job.spec import EvaluationSpec
     from llmtune.provider import Generation
 
     folder, concurrency, kill_after = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

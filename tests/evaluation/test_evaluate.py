@@ -9,11 +9,15 @@ import pytest
 
 from llmtune.data.example import Example, Message, Preference, ToolCall, chat
 from llmtune.errors import InvalidData, MissingExtra, UnknownName, VendorError
-from llmtune.evaluation import EvaluationResult, MemoryCache, Patience, check_metrics, evaluate
-from llmtune.evaluation.rows import contradictions, row_ids, subsample
-from llmtune.job import EvaluationSpec
+from llmtune.evaluation.cache import MemoryCache
+from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.inference import Patience
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.evaluation.sampling import contradictions, row_ids, subsample
+from llmtune.evaluation.scoring import check_metrics
+from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
-from llmtune.provider import Generation, GenerationRequest, Unavailable
+from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from tests.evaluation.conftest import LABELS, Likely, Scripted, limited, often, ticket, truth
 
 QUICK = Patience(tries=3, first=0.0, most=0.0)
@@ -463,7 +467,7 @@ def test_progress_is_told_by_system(tickets: list[Example]) -> None:
 
 def test_banking77_with_its_77_labels(shared: Path) -> None:
     from llmtune.data.dataset import Dataset
-    from llmtune.job import DatasetSpec
+    from llmtune.job.spec import DatasetSpec
 
     folder = shared / "data" / "chat" / "banking77"
     data = Dataset.from_spec(

@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 import llmtune
 from llmtune.data.dataset import Dataset
 from llmtune.errors import InvalidJob, LlmtuneError
-from llmtune.importing import Imported, Line, import_job
-from llmtune.job import TuningJob
-from llmtune_openai.fake import FakeOpenAI
+from llmtune.importers import import_job
+from llmtune.importers.keys import Imported, Line
+from llmtune.job.spec import TuningJob
+from llmtune_openai.fake.service import FakeOpenAI
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n}"}]} for n in range(30)
@@ -524,7 +525,8 @@ def test_python_is_not_run(place: Path) -> None:
 
 def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.cli.app import app
-    from llmtune.runs import Pace, start
+    from llmtune.runs.poller import Pace
+    from llmtune.runs.run import start
 
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -555,7 +557,8 @@ def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.Monke
 @pytest.fixture
 def two_jobs(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
     """A vendor with two jobs of one name, each trained on rows of its own."""
-    from llmtune.runs import Pace, start
+    from llmtune.runs.poller import Pace
+    from llmtune.runs.run import start
 
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -651,8 +654,9 @@ def test_an_import_whose_second_file_is_gone_leaves_nothing_and_can_be_tried_aga
 
 
 def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmtune.runs import Pace, start
-    from llmtune_azure.fake import FakeAzure
+    from llmtune.runs.poller import Pace
+    from llmtune.runs.run import start
+    from llmtune_azure.fake.service import FakeAzure
 
     monkeypatch.chdir(place)
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "az-test")

@@ -319,7 +319,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
     """A request over the random base; keywords are hyperparameters, `request` holds the other fields."""
-    from llmtune_local.rundir import RunRequest
+    from llmtune_local.run_state.run_dir import RunRequest
 
     def make(request: dict[str, Any] | None = None, **hyperparameters: Any) -> RunRequest:
         body: dict[str, Any] = {
@@ -337,10 +337,10 @@ def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
 @pytest.fixture
 def train(tmp_path: Path, make_request: Callable[..., Any]) -> Callable[..., Any]:
     """Train in this process; returns the trainer, whose folder and result can be looked at."""
-    from llmtune_local.journal import Journal
-    from llmtune_local.methods import trainer_for
-    from llmtune_local.rundir import RunDir
-    from llmtune_local.trainer import Trainer
+    from llmtune_local.run_state.run_dir import RunDir
+    from llmtune_local.run_state.status_writer import Journal
+    from llmtune_local.training.registry import trainer_for
+    from llmtune_local.training.trainer import Trainer
 
     numbers = iter(range(1000))
 

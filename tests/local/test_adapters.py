@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from llmtune.errors import InvalidJob
-from llmtune_local import fourbit
-from llmtune_local import model as models
-from llmtune_local.rundir import Recipe
+from llmtune_local.models import loading as models
+from llmtune_local.models import quantization
+from llmtune_local.run_state.run_dir import Recipe
 
 OPTIONS = {"device": "cpu", "num_threads": 1}
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def test_qlora_is_refused_with_the_reason(train: Callable[..., Any], monkeypatch
     with pytest.raises(InvalidJob, match="needs bitsandbytes, which is not installed here") as refused:
         train({"adapter": "qlora"})
     assert "llmtune-sdk[qlora]" in (refused.value.hint or "")
-    assert fourbit.why_no_four_bit("cpu") is not None
+    assert quantization.why_no_four_bit("cpu") is not None
 
 
 def test_qlora_is_refused_where_bitsandbytes_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +74,8 @@ def test_qlora_is_refused_where_bitsandbytes_does_not_run(monkeypatch: pytest.Mo
     library.nn = types.SimpleNamespace(Linear4bit=broken)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bitsandbytes", library)
     with pytest.raises(InvalidJob, match=r"bitsandbytes does not run on cpu here \(no kernel image is available\)"):
-        fourbit.check_adapter("qlora", "cpu")
-    fourbit.check_adapter("lora", "cpu")
+        quantization.check_adapter("qlora", "cpu")
+    quantization.check_adapter("lora", "cpu")
 
 
 def test_the_plan_warns_and_the_run_is_refused_before_it_begins(
@@ -99,7 +99,7 @@ def test_the_plan_warns_and_the_run_is_refused_before_it_begins(
 
 def test_qlora_trains_where_it_runs(train: Callable[..., Any]) -> None:
     device = models.check_device()
-    if (reason := fourbit.why_no_four_bit(device)) is not None:
+    if (reason := quantization.why_no_four_bit(device)) is not None:
         pytest.skip(reason)
     trainer = train({"model": "tiny", "adapter": "qlora", "options": {"device": device}}, epochs=3)
     linear = [module for module in trainer.model.modules() if type(module).__name__ == "Linear4bit"]

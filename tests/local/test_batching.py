@@ -13,10 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune_local import attention, batching, lora, loss, memory
-from llmtune_local.batching import MicroBatch, make_step
-from llmtune_local.network import Network
-from llmtune_local.rows import TokenRow
+from llmtune_local.batching import loss, packing
+from llmtune_local.batching.packing import MicroBatch, make_step
+from llmtune_local.batching.token_rows import TokenRow
+from llmtune_local.kernels import packed_attention
+from llmtune_local.models import fused_lora, memory_estimate
+from llmtune_local.models.model_runner import Network
 
 VOCABULARY = 97
 #: float32: the same sums in another order.
@@ -252,7 +254,7 @@ def test_fused_adapters_step_aside_for_what_they_do_not_compute(lora_model: Call
         fused = model(input_ids=ids).logits
         with model.disable_adapter():
             base = model(input_ids=ids).logits
-        lora.unfuse(model)
+        fused_lora.unfuse(model)
         torch.testing.assert_close(fused, model(input_ids=ids).logits, **TOLERANCE)
         with model.disable_adapter():
             torch.testing.assert_close(base, model(input_ids=ids).logits, **TOLERANCE)
@@ -299,7 +301,7 @@ def test_a_model_that_mixes_rows_is_not_packed(lora_model: Callable[..., Any], m
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return out.transpose(1, 2).contiguous(), None
 
-    monkeypatch.setattr(attention, "packed_attention", leaky)
+    monkeypatch.setattr(packed_attention, "packed_attention", leaky)
     assert not Network(lora_model("llama"), device="cpu", dtype=torch.float32).packed
     monkeypatch.undo()
     assert Network(lora_model("llama"), device="cpu", dtype=torch.float32).packed
@@ -352,8 +354,8 @@ def test_label_smoothing_is_torchs(lora_model: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("chunk", [1, 64, 1 << 20])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CHUNK_ELEMENTS", chunk)
-    monkeypatch.setattr(memory, "_CHUNK_ROWS", 3)
+    monkeypatch.setattr(memory_estimate, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(memory_estimate, "_CHUNK_ROWS", 3)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(20, 8, generator=generator, dtype=torch.float64).float().requires_grad_(True)
     weight = torch.randn(11, 8, generator=generator).requires_grad_(True)
@@ -383,20 +385,20 @@ def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch:
 
 def test_an_epoch_takes_every_row_once_and_a_step_is_known_by_its_number() -> None:
     rows, batch_size, seed = 23, 4, 7
-    per_epoch = batching.steps_per_epoch(rows, batch_size)
+    per_epoch = packing.steps_per_epoch(rows, batch_size)
     assert per_epoch == 6
     epochs = [
         [
             row
             for within in range(per_epoch)
-            for row in batching.rows_of_step(rows, batch_size, seed, e * per_epoch + within)
+            for row in packing.rows_of_step(rows, batch_size, seed, e * per_epoch + within)
         ]
         for e in range(3)
     ]
     assert all(sorted(epoch) == list(range(rows)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert batching.order(rows, seed, 0) != batching.order(rows, seed + 1, 0)
-    assert len(batching.rows_of_step(rows, batch_size, seed, per_epoch - 1)) == 3
+    assert packing.order(rows, seed, 0) != packing.order(rows, seed + 1, 0)
+    assert len(packing.rows_of_step(rows, batch_size, seed, per_epoch - 1)) == 3
 
 
 def test_budget_bounds_the_micro_batches() -> None:
@@ -422,4 +424,4 @@ def test_deep_copies_do_not_share_attention(lora_model: Callable[..., Any]) -> N
     network = Network(model, device="cpu", dtype=torch.float32)
     with network.unpacked():
         assert copy.deepcopy(network.causal.config)._attn_implementation == network.native
-    assert network.causal.config._attn_implementation == attention.NAME
+    assert network.causal.config._attn_implementation == packed_attention.NAME

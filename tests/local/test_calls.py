@@ -7,8 +7,8 @@ import json
 import pytest
 
 from llmtune.data.example import Message
-from llmtune.generation import Generation, GenerationRequest
-from llmtune_local.calls import read_calls, with_calls
+from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune_local.inference.tool_call_parser import read_calls, with_calls
 
 CITY = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
 

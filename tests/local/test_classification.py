@@ -15,11 +15,11 @@ from sklearn.metrics import accuracy_score, f1_score, fbeta_score, precision_rec
 from torch.nn import functional
 
 from llmtune.errors import InvalidData, InvalidJob
-from llmtune_local import batching
-from llmtune_local.classify import ClassificationTrainer
-from llmtune_local.journal import Journal
-from llmtune_local.rundir import RunDir
-from llmtune_local.trainer import Stopped
+from llmtune_local.batching import packing
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.training.classification_trainer import ClassificationTrainer
+from llmtune_local.training.trainer import Stopped
 
 WORDS = {
     "storage": ["bucket", "file", "object", "volume"],
@@ -98,7 +98,7 @@ def test_the_loss_and_its_gradient_are_plain_cross_entropy(label: Callable[..., 
         trainer = label({"options": {"device": "cpu", "num_threads": 1, "token_budget": 64}}, max_steps=1, **how)
         _, values = trainer._gradient(0)
         ours = [parameter.grad.clone() for parameter in trainer.trained]
-        rows = [trainer.train.rows[index][0] for index in batching.rows_of_step(64, 16, 0, 0)]
+        rows = [trainer.train.rows[index][0] for index in packing.rows_of_step(64, 16, 0, 0)]
         loss: Any = torch.stack(
             [
                 functional.cross_entropy(
@@ -137,7 +137,7 @@ def test_class_weights(label: Callable[..., ClassificationTrainer], tmp_path: Pa
     text = [write_row["text"] for write_row in map(json.loads, Path(files["train"]).read_text().splitlines())]
 
     def said_access(trainer: ClassificationTrainer) -> int:
-        from llmtune_local.classifier import classifier
+        from llmtune_local.inference.classifier import classifier
 
         with classifier(artefact=trainer.folder.artefact, model="tiny-encoder") as tuned:
             return sum(tuned.labels.read(row) == ("access",) for row in tuned.logits(text))

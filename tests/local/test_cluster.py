@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider import JobRef, RunState
-from llmtune_local import LocalProvider, cluster
-from llmtune_local.options import LocalSettings
-from llmtune_local.rundir import RunDir
+from llmtune.provider.protocol import JobRef, RunState
+from llmtune_local import LocalProvider
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.settings import LocalSettings
+from llmtune_local.worker import ray_launcher
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.timeout(300)]
 
@@ -44,7 +45,7 @@ def ray_here() -> None:
     """Ray, where its cluster starts at all."""
     pytest.importorskip("ray.train")
     asked = """
-from llmtune.cluster import on_ray
+from llmtune._ray import on_ray
 with on_ray("local", cpus=1, purpose="a look") as ray:
     assert ray.get(ray.remote(lambda: 7).remote()) == 7
 """
@@ -90,7 +91,7 @@ def test_without_ray_the_extra_is_named_in_the_run(
     monkeypatch.setitem(sys.modules, "ray", None)
     folder = RunDir(tmp_path / "nowhere")
     folder.write_request(make_request({"options": RAY}))
-    assert cluster.main([str(folder.path)]) == 1
+    assert ray_launcher.main([str(folder.path)]) == 1
     status = folder.read_status()
     assert status is not None
     assert status.state == "failed"

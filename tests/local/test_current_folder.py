@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from llmtune_local import process, warm
-from llmtune_local.rundir import RunDir
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.worker import fork_server, process
 
 pytestmark = pytest.mark.usefixtures("strange_folder")
 
@@ -83,7 +83,7 @@ def test_python_itself_runs_what_lies_in_the_current_folder(strange_folder: Path
     [
         ({}, "llmtune_local.worker"),
         ({"processes": 2}, "torch.distributed.run"),
-        ({"processes": 2, "launcher": "ray"}, "llmtune_local.cluster"),
+        ({"processes": 2, "launcher": "ray"}, "llmtune_local.worker.ray_launcher"),
     ],
 )
 def test_a_worker_is_started_on_its_own_libraries(
@@ -99,8 +99,8 @@ def test_a_worker_is_started_on_its_own_libraries(
 
 
 def test_the_forking_process_is_started_on_its_own_libraries(would_start: Callable[..., Started]) -> None:
-    started = would_start(warm.Forker)
-    assert "llmtune_local.warm" in started.command
+    started = would_start(fork_server.Forker)
+    assert "llmtune_local.worker.fork_server" in started.command
     assert output([*python_of(started), "-c", LOOK], started.environment) == "7"
     assert output(MEMBER, started.environment) == "7"
 

@@ -13,11 +13,12 @@ import torch
 from torch.nn import functional
 
 from llmtune.errors import InvalidData, NotTranslatable
-from llmtune_local import batching, schedule
-from llmtune_local.dpo import PreferenceTrainer, likelihoods, make_pairs, pair_losses
-from llmtune_local.journal import Journal
-from llmtune_local.rundir import RunDir
-from llmtune_local.trainer import Stopped
+from llmtune_local.batching import packing
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.training import lr_schedule
+from llmtune_local.training.dpo_trainer import PreferenceTrainer, likelihoods, make_pairs, pair_losses
+from llmtune_local.training.trainer import Stopped
 
 
 def write_pairs(path: Path, count: int, seed: int = 0, long: bool = False) -> str:
@@ -95,7 +96,7 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(
     awake(trainer)
     step, values = trainer._gradient(0)
     ours = [parameter.grad.clone() for parameter in trainer.trained]
-    indices = batching.rows_of_step(24, 8, 0, 0)
+    indices = packing.rows_of_step(24, 8, 0, 0)
     trainer.optimizer.zero_grad(set_to_none=True)
     with trainer.network.unpacked():
         loss = plain_loss(
@@ -120,12 +121,12 @@ def test_a_whole_run_has_the_losses_of_a_plain_loop(prefer: Callable[..., Prefer
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0
         for number in range(6):
-            loss = plain_loss(model, [rows[index] for index in batching.rows_of_step(24, 8, 0, number)], 0.1, 0.0)
+            loss = plain_loss(model, [rows[index] for index in packing.rows_of_step(24, 8, 0, number)], 0.1, 0.0)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = 1e-2 * schedule.lr_factor("linear", number, 6, 0)
+                group["lr"] = 1e-2 * lr_schedule.lr_factor("linear", number, 6, 0)
             optimizer.step()
             losses[number + 1] = float(loss.detach())
     assert series(trainer, "train/loss") == pytest.approx(losses, rel=1e-3)
@@ -188,16 +189,16 @@ def test_micro_batches_and_memory_change_nothing(
 ) -> None:
     settings = {"epochs": 1, "learning_rate": 1e-2}
     plain = prefer(**settings)
-    from llmtune_local import dpo
+    from llmtune_local.training import dpo_trainer
 
-    real = dpo.likelihoods
+    real = dpo_trainer.likelihoods
 
     def scarce(network: Any, pairs: Any) -> torch.Tensor:
         if network.model.training and len(pairs.pairs) > 2:
             raise torch.OutOfMemoryError("out of memory")
         return real(network, pairs)
 
-    monkeypatch.setattr(dpo, "likelihoods", scarce)
+    monkeypatch.setattr(dpo_trainer, "likelihoods", scarce)
     trainer = prefer(**settings)
     assert trainer.budget < 4096
     assert series(trainer, "train/loss") == pytest.approx(series(plain, "train/loss"), rel=1e-4)
@@ -208,8 +209,8 @@ def test_a_head_that_is_more_than_a_layer(
     random_model: Callable[..., Any], tokenizers: Callable[[str], Any], pairs: dict[str, str]
 ) -> None:
     """Gemma 2 caps its logits: its own head is used, and the likelihoods are still those of its own logits."""
-    from llmtune_local.network import Network
-    from llmtune_local.rows import read_pairs
+    from llmtune_local.batching.token_rows import read_pairs
+    from llmtune_local.models.model_runner import Network
 
     tokenizer = tokenizers("model_role")
     model = random_model("gemma2", vocab_size=len(tokenizer))
@@ -328,7 +329,7 @@ def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
 
 def test_the_plan_says_what_dpo_takes(tmp_path: Path) -> None:
     from llmtune import plan
-    from llmtune.translation import enforce
+    from llmtune.provider.receipt import enforce
 
     path = write_pairs(tmp_path / "rows.jsonl", 10)
     receipt = plan(job_of(path, hyperparameters={}), "local")

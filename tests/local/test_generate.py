@@ -12,13 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data import Example, Message, chat
-from llmtune.data.rendering import Renderer
+from llmtune.data.example import Example, Message, chat
+from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
-from llmtune.provider import GenerationRequest, LabelScorer, TokenScorer
-from llmtune_local import labels, prefix
-from llmtune_local.generate import LocalGenerator
-from llmtune_local.sampling import Sampler
+from llmtune.provider.generation import GenerationRequest, LabelScorer, TokenScorer
+from llmtune_local.inference import label_scoring, prefix_cache
+from llmtune_local.inference.generator import LocalGenerator
+from llmtune_local.inference.sampling import Sampler
 
 LABELS = ["odd", "even", "neither of the two", "one"]
 
@@ -84,9 +84,9 @@ def test_portions_never_change_a_score(base_folder: Path, monkeypatch: pytest.Mo
     with LocalGenerator(model=str(base_folder)) as model:
         expected = model.score_labels(REQUESTS, many)
         for nodes, tokens, longest in ((1, 8192, 4096), (3, 40, 4096), (500, 1, 4096), (500, 8192, 0), (4, 90, 30)):
-            monkeypatch.setattr(labels, "NODES", nodes)
-            monkeypatch.setattr(labels, "TOKENS", tokens)
-            model._way = labels.Way(longest=longest, prefix=longest > 0)
+            monkeypatch.setattr(label_scoring, "NODES", nodes)
+            monkeypatch.setattr(label_scoring, "TOKENS", tokens)
+            model._way = label_scoring.Way(longest=longest, prefix=longest > 0)
             for found, row in zip(model.score_labels(REQUESTS, many), expected, strict=True):
                 assert found == pytest.approx(row, rel=1e-4)
     assert model._network is None  # closed
@@ -100,9 +100,11 @@ def test_a_beginning_that_all_share_is_computed_once(
     texts = ["one", "one two three four five six", "two three", "four " * 20]
     requests = [behind(text, max_tokens=10) for text in texts]
     made: list[int] = []
-    begin = prefix.Prefix.__init__
+    begin = prefix_cache.Prefix.__init__
     monkeypatch.setattr(
-        prefix.Prefix, "__init__", lambda self, network, ids: (made.append(len(ids)), begin(self, network, ids))[1]
+        prefix_cache.Prefix,
+        "__init__",
+        lambda self, network, ids: (made.append(len(ids)), begin(self, network, ids))[1],
     )
     with LocalGenerator(model=str(folder)) as model:
         model._load()
@@ -110,7 +112,7 @@ def test_a_beginning_that_all_share_is_computed_once(
         together = model.generate(requests)
         scores = model.score_labels(requests, LABELS)
         assert len(made) == 2
-        assert min(made) >= prefix.LEAST
+        assert min(made) >= prefix_cache.LEAST
         apart = [model.generate([request])[0] for request in requests]
         assert len(made) == 2
     assert [answer.text for answer in together] == [answer.text for answer in apart]
@@ -143,7 +145,7 @@ def _model_at(folder: Path) -> LocalGenerator:
 
 def test_answers_that_begin_alike_stand_in_one_tree() -> None:
     answers = [(1, 2, 9), (1, 2, 3, 9), (1, 9), (4, 9), (9,)]
-    (tree,) = labels.trees_of(answers)
+    (tree,) = label_scoring.trees_of(answers)
     assert sorted(tree.tokens) == [1, 2, 3, 4]
     assert len(tree.asked) == sum(map(len, answers))
     assert sorted(tree.depths) == [0, 0, 1, 2]
@@ -204,7 +206,7 @@ def test_greedy_answers_are_transformers_own(family: str, families_on_disk: Call
 
 
 def test_a_tuned_model_answers_what_it_learned(train: Callable[..., Any], data: dict[str, str]) -> None:
-    from llmtune.data.reading import load
+    from llmtune.data.io.reading import load
 
     trainer = train({"adapter": "full"}, epochs=20, learning_rate=3e-3)
     examples = load(data["validation"])

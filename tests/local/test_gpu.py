@@ -68,8 +68,8 @@ def test_the_memory_told_is_about_what_was_allocated(tmp_path: Path) -> None:
 def test_rows_in_one_call_give_what_each_gives_alone(
     sizes: tuple[Any, ...], window: int | None, heads: int, keys: int, width: int
 ) -> None:
-    from llmtune_local import attention, varlen
-    from llmtune_local.batching import Family
+    from llmtune_local.batching.packing import Family
+    from llmtune_local.kernels import packed_attention, varlen_attention
 
     families = tuple(Family(*each) for each in sizes)
     if window and any(family.shared for family in families):
@@ -82,12 +82,12 @@ def test_rows_in_one_call_give_what_each_gives_alone(
         for shape in shapes
     ]
     half = [each.detach().bfloat16().requires_grad_(True) for each in exact]
-    assert varlen.can_attend(*half, 0.0)
+    assert varlen_attention.can_attend(*half, 0.0)
     upstream = torch.randn(1, tokens, heads, width, generator=generator, device="cuda", dtype=torch.float64)
     layer = torch.nn.Module()
     outputs = []
     for parts, grad in ((exact, upstream), (half, upstream.bfloat16())):
-        output, _ = attention.packed_attention(layer, *parts, None, families=families, sliding_window=window)
+        output, _ = packed_attention.packed_attention(layer, *parts, None, families=families, sliding_window=window)
         output.backward(grad)
         outputs.append(output)
     pairs = [outputs, *([one.grad, other.grad] for one, other in zip(exact, half, strict=True))]

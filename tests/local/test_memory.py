@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.footprint import Footprint
-from llmtune_local import memory
-from llmtune_local.memory import Plan, estimate, shape_of
+from llmtune.provider.memory import Footprint
+from llmtune_local.models import memory_estimate
+from llmtune_local.models.memory_estimate import Plan, estimate, shape_of
 
 PLAN = Plan(adapter="lora", tokens=2048, trained_tokens=512, longest=256)
 
@@ -28,7 +28,7 @@ def peak(**changes: Any) -> int:
 def test_the_shape_is_read_from_the_files() -> None:
     from transformers import AutoModelForCausalLM
 
-    from llmtune_local.model import locate
+    from llmtune_local.models.loading import locate
 
     shape = shape_of("tiny")
     assert shape is not None
@@ -48,8 +48,8 @@ def test_the_shape_is_read_from_the_files() -> None:
 def test_adapters_are_counted_exactly(adapter: str, targets: str) -> None:
     import torch
 
-    from llmtune_local import model as models
-    from llmtune_local.rundir import RunRequest
+    from llmtune_local.models import loading as models
+    from llmtune_local.run_state.run_dir import RunRequest
 
     hyper = {"epochs": 1, "batch_size": 1, "learning_rate": 1, "lora_rank": 8, "lora_target_modules": targets}
     request = RunRequest.model_validate(
@@ -98,7 +98,7 @@ def test_the_plan_tells_it_and_what_would_make_it_fit(tmp_path: Path, monkeypatc
     assert found.room is not None
     assert found.device == "cpu"
     assert sum(part.bytes for part in found.parts) == found.peak
-    monkeypatch.setattr(memory, "room", lambda device: 400 << 20)
+    monkeypatch.setattr(memory_estimate, "room", lambda device: 400 << 20)
     tight: Footprint = plan_of(tmp_path, adapter="full").memory
     assert tight.fits is False
     assert "which is too much" in tight.sentence()
@@ -151,7 +151,7 @@ def test_a_real_run_takes_about_what_was_told(tmp_path: Path) -> None:
 def test_the_peak_is_the_workers_own_not_its_parents() -> None:
     import subprocess
 
-    child = "from llmtune_local.machine import peak_memory; print(peak_memory('cpu'))"
+    child = "from llmtune_local.models.hardware import peak_memory; print(peak_memory('cpu'))"
     parent = (
         "import subprocess, sys\n"
         "held = bytearray(1 << 30)\n"

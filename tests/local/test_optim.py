@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from llmtune.errors import InvalidJob
-from llmtune_local.optim import OPTIMIZERS, layer_scales, make_optimizer, set_rates
-from llmtune_local.rundir import Recipe
+from llmtune_local.run_state.run_dir import Recipe
+from llmtune_local.training.optimizer import OPTIMIZERS, layer_scales, make_optimizer, set_rates
 
 NAMES = [
     "model.layers.0.self_attn.q_proj.lora_A.weight",

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtune_local import attention, pieces
-from llmtune_local.batching import Family
-from llmtune_local.beginning import Beginning
+from llmtune_local.batching.packing import Family
+from llmtune_local.kernels import cpu_block_attention, packed_attention
+from llmtune_local.kernels.shared_prefix import Beginning
 
 HEADS, WIDTH = 2, 8
 
@@ -56,8 +56,8 @@ def test_pieces_are_masked_attention(rows: tuple[Family, ...], ahead: int, data:
     read = torch.arange(tokens)
     if data.draw(st.booleans()):
         read = torch.tensor(sorted(data.draw(st.sets(st.integers(0, tokens - 1), min_size=1))))
-        reads = pieces.first_read(rows, read)
-    found = pieces.attend(query, key, value, pieces.cut(rows, reads=reads, ahead=ahead), None)
+        reads = cpu_block_attention.first_read(rows, read)
+    found = cpu_block_attention.attend(query, key, value, cpu_block_attention.cut(rows, reads=reads, ahead=ahead), None)
     expected = masked(query, key, value, rows, ahead)
     torch.testing.assert_close(found[:, :, read], expected[:, :, read], rtol=1e-4, atol=1e-5)
     upstream = torch.zeros_like(expected)
@@ -69,24 +69,24 @@ def test_pieces_are_masked_attention(rows: tuple[Family, ...], ahead: int, data:
 
 def test_what_nobody_reads_is_not_asked() -> None:
     rows = (Family(4, (3, 5)), Family(0, (6,)))
-    reads = pieces.first_read(rows, torch.tensor([6, 17, 6, 11]))
+    reads = cpu_block_attention.first_read(rows, torch.tensor([6, 17, 6, 11]))
     assert reads == (None, 6, 11, 17)
-    asked = {place for piece in pieces.cut(rows, reads=reads) for place in range(piece.first, piece.last)}
+    asked = {place for piece in cpu_block_attention.cut(rows, reads=reads) for place in range(piece.first, piece.last)}
     assert asked == {6, 11, 17}
 
 
 def test_a_beginning_is_for_layers_that_are_numbered() -> None:
     query = torch.randn(1, 2, 3, 8)
-    with pytest.raises(attention.CannotPack, match="does not number its layers"):
-        attention.packed_attention(
+    with pytest.raises(packed_attention.CannotPack, match="does not number its layers"):
+        packed_attention.packed_attention(
             torch.nn.Module(), query, query, query, None, families=(Family(0, (3,)),), beginning=Beginning(4)
         )
 
 
 def test_a_window_that_ends_within_the_beginning_is_refused() -> None:
     query = torch.randn(1, 2, 3, 8)
-    with pytest.raises(attention.CannotPack, match="without window"):
-        attention.packed_attention(
+    with pytest.raises(packed_attention.CannotPack, match="without window"):
+        packed_attention.packed_attention(
             torch.nn.Module(),
             query,
             query,

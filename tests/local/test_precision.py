@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmtune_local import memory, precision
+from llmtune_local.models import memory_estimate, precision
 
 
 def test_auto_takes_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = memory.shape_of("tiny")
+    small = memory_estimate.shape_of("tiny")
     assert small is not None
     large = replace(small, parameters=precision.HALF_FROM)
     monkeypatch.setattr(precision, "cpu_has_half", lambda: True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data import Example, ImagePart, Message, Preference, TextPart, ToolCall, chat
-from llmtune.data.rendering import RenderedRow, Renderer, render_prompt
+from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart, ToolCall, chat
+from llmtune.data.rendering.tokenize import RenderedRow, Renderer, render_prompt
 from llmtune.errors import InvalidData
 
 ALL = ["chatml", "chatml_tools", "headers", "model_role", "thinking", "inst", "marked", "channels"]

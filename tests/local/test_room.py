@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmtune.errors import DeviceUnavailable
-from llmtune_local import memory
+from llmtune_local.models import memory_estimate
 
 
 def body(adapter: str) -> dict[str, Any]:
@@ -15,12 +15,12 @@ def body(adapter: str) -> dict[str, Any]:
 
 
 def test_a_model_that_cannot_fit_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = memory.shape_of("tiny")
+    shape = memory_estimate.shape_of("tiny")
     assert shape is not None
-    monkeypatch.setattr(memory, "room", lambda device: shape.parameters * 8)
-    memory.refuse_what_cannot_fit(body("lora"), "cpu")
+    monkeypatch.setattr(memory_estimate, "room", lambda device: shape.parameters * 8)
+    memory_estimate.refuse_what_cannot_fit(body("lora"), "cpu")
     with pytest.raises(DeviceUnavailable, match=r"needs at least .* on cpu and there are") as caught:
-        memory.refuse_what_cannot_fit(body("full"), "cpu")
+        memory_estimate.refuse_what_cannot_fit(body("full"), "cpu")
     assert "adapter: lora" in (caught.value.hint or "")
-    monkeypatch.setattr(memory, "room", lambda device: None)
-    memory.refuse_what_cannot_fit(body("full"), "cpu")
+    monkeypatch.setattr(memory_estimate, "room", lambda device: None)
+    memory_estimate.refuse_what_cannot_fit(body("full"), "cpu")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from llmtune_local import lora, rotary
+from llmtune_local.kernels import rotary
+from llmtune_local.models import fused_lora
 
 
 def published(query: Any, key: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
@@ -53,14 +54,14 @@ def test_a_model_that_turns_a_part_of_each_head_keeps_its_own(random_model: Call
 
 def test_one_cast_serves_all_layers_that_are_given_the_same_input() -> None:
     x = torch.randn(3, 4, requires_grad=True) * 2
-    first = lora._cast(x, torch.bfloat16)
-    assert lora._cast(x, torch.bfloat16) is first
-    assert lora._cast(x, torch.float32) is x
-    assert lora._cast(x.clone(), torch.bfloat16) is not first
+    first = fused_lora._cast(x, torch.bfloat16)
+    assert fused_lora._cast(x, torch.bfloat16) is first
+    assert fused_lora._cast(x, torch.float32) is x
+    assert fused_lora._cast(x.clone(), torch.bfloat16) is not first
     with torch.no_grad():
-        assert lora._cast(x, torch.bfloat16).grad_fn is None
-        before = lora._cast(x, torch.bfloat16)
+        assert fused_lora._cast(x, torch.bfloat16).grad_fn is None
+        before = fused_lora._cast(x, torch.bfloat16)
         x.add_(1)
-        assert not torch.equal(lora._cast(x, torch.bfloat16), before)
-    lora.forget()
-    assert lora._last is None
+        assert not torch.equal(fused_lora._cast(x, torch.bfloat16), before)
+    fused_lora.forget()
+    assert fused_lora._last is None

@@ -10,11 +10,11 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from llmtune.data.prepare import prepared_home
-from llmtune.data.reading import load
-from llmtune_local import rows as local_rows
-from llmtune_local.model import load_tokenizer
-from llmtune_local.rows import TokenRows, read_rows, tokenise
+from llmtune.data.io.reading import load
+from llmtune.data.rendering.prepared import prepared_home
+from llmtune_local.batching import token_rows as local_rows
+from llmtune_local.batching.token_rows import TokenRows, read_rows, tokenise
+from llmtune_local.models.loading import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_second_reading_tokenises_nothing(file: Path, tokenizer: Any, monkey
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("rendered again")
 
-    monkeypatch.setattr("llmtune.data.prepare.Renderer", refuse)
+    monkeypatch.setattr("llmtune.data.rendering.prepared.Renderer", refuse)
     monkeypatch.setattr(local_rows, "Renderer", refuse)
     assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
     with pytest.raises(AssertionError, match="rendered again"):  # other settings are other rows

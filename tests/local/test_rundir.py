@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmtune_local import process, rundir
-from llmtune_local.journal import Journal
-from llmtune_local.process import FolderBusy, FolderLock, ProcessId
-from llmtune_local.rundir import Cursor, EventLine, MetricLine, RunDir, RunRequest, Status, write_atomically
+from llmtune_local.run_state import run_dir
+from llmtune_local.run_state.run_dir import Cursor, EventLine, MetricLine, RunDir, RunRequest, Status, write_atomically
+from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.worker import process
+from llmtune_local.worker.process import FolderBusy, FolderLock, ProcessId
 
 
 def point(step: int, series: str = "train/loss", value: float = 1.0) -> MetricLine:
@@ -26,7 +27,7 @@ def point(step: int, series: str = "train/loss", value: float = 1.0) -> MetricLi
 
 def test_importing_the_contract_loads_nothing_heavy() -> None:
     code = (
-        "import sys, llmtune_local.rundir, llmtune_local.process, llmtune_local.schedule;"
+        "import sys, llmtune_local.run_state.run_dir, llmtune_local.worker.process, llmtune_local.training.lr_schedule;"
         "print([n for n in ('torch', 'transformers', 'peft', 'numpy', 'sqlalchemy') if n in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -51,10 +52,10 @@ def test_requests_round_trip_and_refuse_what_they_do_not_know(tmp_path: Path, ma
 
 
 def test_recipe_has_every_hyperparameter_there_is() -> None:
-    from llmtune.job import Hyperparameters
+    from llmtune.job.spec import Hyperparameters
 
     # The multiplier arrives as a rate.
-    assert set(rundir.Recipe.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
+    assert set(run_dir.Recipe.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
 
 
 def test_metrics_are_read_in_order_behind_a_cursor(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_reader_never_sees_half_a_status(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     assert folder.read_status() is None
     writer = (
-        "import sys; from llmtune_local.rundir import *\n"
+        "import sys; from llmtune_local.run_state.run_dir import *\n"
         "folder = RunDir(sys.argv[1])\n"
         "for step in range(400): folder.write_status(Status(step=step, message='x' * (step % 50) * 20))"
     )
@@ -121,7 +122,7 @@ def test_a_full_disk_leaves_room_for_the_last_word(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rundir, "write_atomically", full)
+    monkeypatch.setattr(run_dir, "write_atomically", full)
     folder.write_status(Status(state="failed", error="no space left on the device"))
     assert folder.read_status().error == "no space left on the device"  # type: ignore[union-attr]
     after = (tmp_path / "status.json").stat()
@@ -198,7 +199,7 @@ def test_one_worker_a_folder(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, pathlib\nfrom llmtune_local.process import FolderLock\n"
+            "import sys, pathlib\nfrom llmtune_local.worker.process import FolderLock\n"
             "with FolderLock(pathlib.Path(sys.argv[1])): print('held', flush=True); input()",
             str(lock),
         ],
@@ -261,7 +262,7 @@ def test_usable_cores_are_at_least_one_and_at_most_all() -> None:
 
 
 def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmtune_local.journal.HEARTBEAT", 0.05)
+    monkeypatch.setattr("llmtune_local.run_state.status_writer.HEARTBEAT", 0.05)
     folder = RunDir(tmp_path)
     with Journal(folder) as journal:
         first = folder.read_status()
@@ -285,13 +286,14 @@ def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypat
 
 
 def test_what_is_declared_is_what_the_trainer_knows() -> None:
-    from llmtune.capability import Sent
-    from llmtune_local import optim, parameters, schedule
+    from llmtune.provider.declarations import Sent
+    from llmtune_local import declarations
+    from llmtune_local.training import lr_schedule, optimizer
 
-    assert set(parameters.OPTIMIZERS) == set(optim.OPTIMIZERS)
-    assert set(parameters.SCHEDULES) == set(schedule.SCHEDULES)
-    declared = parameters.capabilities("lora").parameters
-    for name, field in rundir.Recipe.model_fields.items():
+    assert set(declarations.OPTIMIZERS) == set(optimizer.OPTIMIZERS)
+    assert set(declarations.SCHEDULES) == set(lr_schedule.SCHEDULES)
+    declared = declarations.capabilities("lora").parameters
+    for name, field in run_dir.Recipe.model_fields.items():
         entry = declared[name]
         assert isinstance(entry, Sent)
         if not field.is_required() and entry.default is not None and name != "dpo_beta":

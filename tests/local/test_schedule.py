@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmtune_local.schedule import SCHEDULES, lr_factor, warmup_steps
+from llmtune_local.training.lr_schedule import SCHEDULES, lr_factor, warmup_steps
 
 TOTAL = 50
 

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from llmtune.errors import DeviceUnavailable, InvalidJob
-from llmtune.provider import JobRef, RunState
-from llmtune.runs import open_store
-from llmtune_local import LocalProvider, memory, process
-from llmtune_local.options import LocalOptions, LocalSettings
-from llmtune_local.rundir import RunDir, WorkerOptions
-from llmtune_local.team import ALONE, Team, check_team, join
+from llmtune.provider.protocol import JobRef, RunState
+from llmtune.runs.store.store import open_store
+from llmtune_local import LocalProvider
+from llmtune_local.models import memory_estimate
+from llmtune_local.run_state.run_dir import RunDir, WorkerOptions
+from llmtune_local.settings import LocalOptions, LocalSettings
+from llmtune_local.training.distributed import ALONE, Team, check_team, join
+from llmtune_local.worker import process
 
 if sys.platform != "linux":
     pytest.skip("who is at work is read from /proc", allow_module_level=True)
@@ -241,11 +243,11 @@ def test_shares_are_disjoint_and_whole() -> None:
 
 
 def test_memory_is_told_for_all_processes_together() -> None:
-    shape = memory.shape_of("tiny")
+    shape = memory_estimate.shape_of("tiny")
     assert shape is not None
-    plan = memory.Plan(adapter="lora", tokens=512, trained_tokens=128)
-    one, two = (memory.estimate(shape, replace(plan, processes=count)).peak or 0 for count in (1, 2))
+    plan = memory_estimate.Plan(adapter="lora", tokens=512, trained_tokens=128)
+    one, two = (memory_estimate.estimate(shape, replace(plan, processes=count)).peak or 0 for count in (1, 2))
     assert two == 2 * one
-    assert memory.sharing({"processes": 2}, "cpu") == 2
-    assert memory.sharing({"processes": 2}, "cuda") == 1
-    assert memory.sharing({"processes": 2, "launcher": "ray"}, "cpu") == 1
+    assert memory_estimate.sharing({"processes": 2}, "cpu") == 2
+    assert memory_estimate.sharing({"processes": 2}, "cuda") == 1
+    assert memory_estimate.sharing({"processes": 2, "launcher": "ray"}, "cpu") == 1

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from llmtune.errors import InvalidData, InvalidJob
-from llmtune_local import model as models
-from llmtune_local import schedule
-from llmtune_local.checkpoints import trained_weights
-from llmtune_local.journal import Journal
-from llmtune_local.rundir import Recipe, RunDir
-from llmtune_local.trainer import Diverged, Stopped, Trainer
+from llmtune_local.models import loading as models
+from llmtune_local.run_state.run_dir import Recipe, RunDir
+from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.training import lr_schedule
+from llmtune_local.training.checkpoints import trained_weights
+from llmtune_local.training.trainer import Diverged, Stopped, Trainer
 
 Train = Callable[..., Trainer]
 
@@ -178,7 +178,7 @@ def test_the_rate_follows_the_schedule(change: dict[str, Any], train: Train) -> 
     assert rates == pytest.approx(
         {
             step + 1: recipe.learning_rate
-            * schedule.lr_factor(
+            * lr_schedule.lr_factor(
                 recipe.lr_schedule,
                 step,
                 10,
@@ -449,7 +449,7 @@ def test_a_loss_that_is_no_number_stops_the_run(train: Train) -> None:
 
 def test_out_of_memory_halves_the_micro_batches(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train()
-    from llmtune_local.network import Network
+    from llmtune_local.models.model_runner import Network
 
     original = Network.losses
 

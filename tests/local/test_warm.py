@@ -16,9 +16,9 @@ import pytest
 
 pytest.importorskip("peft")
 
-from llmtune_local import process
-from llmtune_local.rundir import Result, RunDir, RunRequest
-from llmtune_local.warm import POSSIBLE, Forker
+from llmtune_local.run_state.run_dir import Result, RunDir, RunRequest
+from llmtune_local.worker import process
+from llmtune_local.worker.fork_server import POSSIBLE, Forker
 
 pytestmark = [pytest.mark.skipif(not POSSIBLE, reason="workers are forked on Linux alone"), pytest.mark.slow]
 
@@ -116,8 +116,8 @@ def test_rows_that_changed_are_read_again(forker: Forker, rows: Path, tmp_path: 
 CHILD = """
 import sys, time
 from pathlib import Path
-from llmtune_local import process
-from llmtune_local.warm import Forker
+from llmtune_local.worker import process
+from llmtune_local.worker.fork_server import Forker
 forker = Forker()
 print(forker._process.pid, process.launch(Path(sys.argv[1]), forker=forker).pid, flush=True)
 time.sleep(600)

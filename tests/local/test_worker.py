@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from llmtune_local import process, worker
-from llmtune_local.process import FolderLock
-from llmtune_local.rundir import RunDir, Status
+from llmtune_local.run_state.run_dir import RunDir, Status
+from llmtune_local.worker import main, process
+from llmtune_local.worker.process import FolderLock
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -66,7 +66,7 @@ def test_a_killed_worker_resumes_to_the_same_end(
     child = start(folder)
     wait_for(lambda: step(folder) >= 30)
     second = start(folder, "--resume")
-    assert second.wait() == worker.NOT_STARTED  # one worker at a time
+    assert second.wait() == main.NOT_STARTED  # one worker at a time
     assert child.poll() is None
     assert folder.read_status().attempt == 1  # type: ignore[union-attr]
     child.kill()
@@ -75,8 +75,8 @@ def test_a_killed_worker_resumes_to_the_same_end(
     assert folder.read_status().state == "running"  # type: ignore[union-attr]
     done = step(folder)
     assert done < 300
-    assert start(folder).wait() == worker.NOT_STARTED  # a run that was begun is only resumed when asked
-    assert start(folder, "--resume").wait() == worker.SUCCEEDED
+    assert start(folder).wait() == main.NOT_STARTED  # a run that was begun is only resumed when asked
+    assert start(folder, "--resume").wait() == main.SUCCEEDED
     status, result = folder.read_status(), folder.read_result()
     assert status is not None
     assert result is not None
@@ -85,7 +85,7 @@ def test_a_killed_worker_resumes_to_the_same_end(
     straight = train(**settings)
     assert losses(folder) == pytest.approx(losses(straight.folder), rel=1e-5)
     assert result.train_loss == pytest.approx(straight.folder.read_result().train_loss, rel=1e-5)
-    assert start(folder, "--resume").wait() == worker.SUCCEEDED  # done is done
+    assert start(folder, "--resume").wait() == main.SUCCEEDED  # done is done
     assert folder.read_status().attempt == 2  # type: ignore[union-attr]
 
 
@@ -104,7 +104,7 @@ def test_a_cancelled_worker_keeps_a_checkpoint(
         folder.cancel()
     else:
         child.terminate()
-    assert child.wait(timeout=60) == worker.SUCCEEDED
+    assert child.wait(timeout=60) == main.SUCCEEDED
     status = folder.read_status()
     assert status is not None
     assert status.state == "cancelled"
@@ -112,14 +112,14 @@ def test_a_cancelled_worker_keeps_a_checkpoint(
     assert status.message == f"cancelled: the checkpoint of step {kept} is kept"
     assert not folder.adapter.exists()
     if how == "marker":
-        assert start(folder, "--resume").wait() == worker.SUCCEEDED
+        assert start(folder, "--resume").wait() == main.SUCCEEDED
         assert folder.read_status().state == "cancelled"  # type: ignore[union-attr]
 
 
 def test_launch_outlives_its_parent(make_request: Callable[..., Any], tmp_path: Path) -> None:
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request(max_steps=2))
-    code = "import sys, pathlib\nfrom llmtune_local.process import launch\nprint(launch(pathlib.Path(sys.argv[1])).pid)"
+    code = "import sys, pathlib\nfrom llmtune_local.worker.process import launch\nprint(launch(pathlib.Path(sys.argv[1])).pid)"
     parent = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
     pid = int(parent.stdout)
     assert os.getsid(pid) == pid  # a session of its own: no terminal reaches it
@@ -138,7 +138,7 @@ def test_a_full_disk_is_said_in_one_sentence(start: Start, make_request: Callabl
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    assert start(folder, preexec_fn=limit).wait() == worker.FAILED
+    assert start(folder, preexec_fn=limit).wait() == main.FAILED
     status = folder.read_status()
     assert status is not None
     assert (status.state, status.error_code) == ("failed", "disk")
@@ -146,14 +146,14 @@ def test_a_full_disk_is_said_in_one_sentence(start: Start, make_request: Callabl
     assert "no space left" in status.error
     assert folder.checkpoints() == {}
     assert [path.name for path in (folder.path / "checkpoints").iterdir()] == []
-    assert start(folder, "--resume").wait() == worker.SUCCEEDED  # there is room again
+    assert start(folder, "--resume").wait() == main.SUCCEEDED  # there is room again
 
 
 # In this process: what every failure says
 
 
 def run(folder: RunDir, *arguments: str) -> int:
-    return worker.main([str(folder.path), *arguments])
+    return main.main([str(folder.path), *arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ def test_failures_are_one_sentence_with_a_code(
 ) -> None:
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request(change))
-    assert run(folder) == worker.FAILED
+    assert run(folder) == main.FAILED
     status = folder.read_status()
     assert status is not None
     assert (status.state, status.error_code) == ("failed", code)
@@ -194,10 +194,10 @@ def test_divergence_and_bugs_say_so(
 ) -> None:
     folder = RunDir(tmp_path / "one")
     folder.write_request(make_request(epochs=9, optimizer="sgd", learning_rate=1e30, max_grad_norm=0))
-    assert run(folder) == worker.FAILED
+    assert run(folder) == main.FAILED
     assert folder.read_status().error_code == "diverged"  # type: ignore[union-attr]
 
-    from llmtune_local.trainer import Trainer
+    from llmtune_local.training.trainer import Trainer
 
     def broken(self: Trainer, number: int) -> None:
         raise ZeroDivisionError("division by zero")
@@ -205,7 +205,7 @@ def test_divergence_and_bugs_say_so(
     monkeypatch.setattr(Trainer, "step", broken)
     folder = RunDir(tmp_path / "two")
     folder.write_request(make_request())
-    assert run(folder) == worker.FAILED
+    assert run(folder) == main.FAILED
     status = folder.read_status()
     assert status is not None
     assert status.error_code == "internal"
@@ -214,17 +214,17 @@ def test_divergence_and_bugs_say_so(
     monkeypatch.setattr(Trainer, "step", lambda *_: (_ for _ in ()).throw(MemoryError()))
     folder = RunDir(tmp_path / "three")
     folder.write_request(make_request())
-    assert run(folder) == worker.FAILED
+    assert run(folder) == main.FAILED
     assert folder.read_status().error_code == "memory"  # type: ignore[union-attr]
 
 
 def test_a_broken_request_is_told(make_request: Callable[..., Any], tmp_path: Path) -> None:
     folder = RunDir(tmp_path / "run")
-    assert run(folder) == worker.NOT_STARTED
+    assert run(folder) == main.NOT_STARTED
     folder.write_request(make_request())
     path = folder.path / "request.json"
     path.write_text(path.read_text().replace('"epochs": 1', '"epochs": 0'))
-    assert run(folder) == worker.FAILED
+    assert run(folder) == main.FAILED
     status = folder.read_status()
     assert status is not None
     assert status.error_code == "request"
@@ -235,7 +235,7 @@ def test_cancelled_before_it_began(make_request: Callable[..., Any], tmp_path: P
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request())
     folder.cancel()
-    assert run(folder) == worker.SUCCEEDED
+    assert run(folder) == main.SUCCEEDED
     assert folder.read_status().message == "cancelled: no step was done"  # type: ignore[union-attr]
 
 
@@ -243,7 +243,7 @@ def test_a_busy_folder_is_left_alone(make_request: Callable[..., Any], tmp_path:
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request())
     with FolderLock(folder.lock):
-        assert run(folder) == worker.NOT_STARTED
+        assert run(folder) == main.NOT_STARTED
     assert folder.read_status() is None
 
 
@@ -254,5 +254,5 @@ def test_a_lock_of_a_dead_worker_is_taken_over(make_request: Callable[..., Any],
     folder.lock.write_text(" ".join(map(str, dead)))
     folder.write_status(Status(state="running", pid=dead.pid, started=dead.started, host=dead.host))
     assert folder.alive() is False
-    assert run(folder, "--resume") == worker.SUCCEEDED
+    assert run(folder, "--resume") == main.SUCCEEDED
     assert folder.read_status().state == "succeeded"  # type: ignore[union-attr]

@@ -11,15 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from llmtune.metrics.points import (
-    SERIES,
-    SOURCE_ORDER,
-    MetricPoint,
-    NotReported,
-    Series,
-    merge,
-    series_info,
-)
+from llmtune.metrics.points import SERIES, SOURCE_ORDER, MetricPoint, NotReported, Series, merge, series_info
 
 
 def point(step: int, value: float, series: str = "train/loss", **more: object) -> MetricPoint:

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from llmtune.job import TuningJob
-from llmtune.provider import EncodedFile, Target
-from llmtune.registry import check_options
-from llmtune.translation import Receipt, translate
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import EncodedFile, Target
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.registry import check_options
+from llmtune_nebius.fake.service import FakeNebius
 from llmtune_openai import NebiusProvider, OpenAIProvider
-from llmtune_openai.account import NebiusSettings, OpenAISettings
-from llmtune_openai.fake import FakeOpenAI
-from llmtune_openai.fake_nebius import FakeNebius
+from llmtune_openai.fake.service import FakeOpenAI
+from llmtune_openai.settings import NebiusSettings, OpenAISettings
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.report import Report
-from llmtune_openai.fake import FakeOpenAI
+from llmtune.report.schema import Report
+from llmtune_openai.fake.service import FakeOpenAI
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import pytest
 
 from llmtune.testing.conformance import ConformanceSuite
+from llmtune_nebius.fake.service import FakeNebius
 from llmtune_openai import NebiusProvider, OpenAIProvider
-from llmtune_openai.account import OpenAISettings
-from llmtune_openai.fake import FakeNebius, FakeOpenAI
+from llmtune_openai.fake.service import FakeOpenAI
+from llmtune_openai.settings import OpenAISettings
 
 
 class TestOpenAI(ConformanceSuite):

@@ -12,12 +12,12 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from llmtune.errors import InvalidJob
-from llmtune.job import TuningJob
-from llmtune.provider import RunKey, Target, UploadRef
-from llmtune.testing.wire import CANDIDATES, COMPANIONS, job_with
-from llmtune.translation import translate
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import RunKey, Target, UploadRef
+from llmtune.provider.receipt import translate
+from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with
 from llmtune_openai import OpenAIProvider
-from llmtune_openai import body as bodies
+from llmtune_openai import requests as bodies
 from tests.openai.conftest import MODEL, receipt
 
 SPEC = Path(__file__).resolve().parents[2].parent / "shared" / "specs" / "openai-finetune-subset.examples.yaml"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidSettings, UnknownName
-from llmtune.job import TuningJob
-from llmtune.planning import judge_lifecycle, plan
-from llmtune.provider import Target, UploadRef
-from llmtune.registry import check_options, get_provider
-from llmtune.translation import Receipt, translate
+from llmtune.job.spec import TuningJob
+from llmtune.planning.plan import judge_lifecycle, plan
+from llmtune.provider.protocol import Target, UploadRef
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.registry import check_options, get_provider
 from llmtune_openai import NebiusProvider, OpenAIProvider
-from llmtune_openai.account import OpenAISettings
+from llmtune_openai.settings import OpenAISettings
 
 FILES = {"train": UploadRef(id="file-train"), "validation": UploadRef(id="file-valid", role="validation")}
 

@@ -11,8 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmtune.errors import ProviderClosed, VendorError
-from llmtune.provider import RunState
-from llmtune_openai import faults, metrics, wire
+from llmtune.provider.protocol import RunState
+from llmtune_openai import errors, metrics, responses
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 PAYLOADS = SHARED / "data" / "payloads"
@@ -43,7 +43,7 @@ def loaded(path: Path) -> Any:
 
 
 def refusal(entry: dict[str, Any]) -> Exception:
-    return faults.refusal(
+    return errors.refusal(
         entry["StatusCode"],
         entry["ResponseBody"],
         entry["ResponseHeaders"],
@@ -65,7 +65,7 @@ def test_the_material_is_there() -> None:
 def test_every_job_parses(path: Path) -> None:
     payload = loaded(path)
     for job in jobs_in(payload):
-        seen = wire.snapshot(job)
+        seen = responses.snapshot(job)
         assert seen.raw_state == job["status"]
         assert not [warning for warning in seen.warnings if "unknown state" in warning]
         assert (seen.error is None) == (job["status"] != "failed")
@@ -73,21 +73,21 @@ def test_every_job_parses(path: Path) -> None:
         for name in ("epochs", "batch_size", "learning_rate_multiplier"):
             value = seen.resolved.get(name)
             assert value is None or value > 0, f"{name}={value!r} is no value: auto and -1 are not told"
-        again = wire.remote_job(job)
+        again = responses.remote_job(job)
         assert again.files["train"] == job["training_file"]
-        echoed = wire.hyperparameters_of(job)[1]
+        echoed = responses.hyperparameters_of(job)[1]
         assert len(again.hyperparameters) + len(again.unmapped) == len(echoed), "no hyperparameter may vanish"
 
 
 def test_the_succeeded_jobs_tell_model_tokens_and_hyperparameters() -> None:
-    drone = wire.snapshot(loaded(PAYLOADS / "openai/nb_cookbook_drone_job_succeeded.derived.json"))
+    drone = responses.snapshot(loaded(PAYLOADS / "openai/nb_cookbook_drone_job_succeeded.derived.json"))
     assert drone.state is RunState.SUCCEEDED
     assert drone.model is not None
     assert drone.model.id == "ft:gpt-3.5-turbo-0125:openai-gtm:drone:9atiPjeC"
     assert drone.billed is not None
     assert drone.billed.tokens == 145983
     assert drone.resolved == {"epochs": 3, "batch_size": 1, "learning_rate_multiplier": 2, "seed": 1513865891}
-    chart = wire.snapshot(loaded(PAYLOADS / "azure/nb_job_succeeded_chart_vision.derived.json"))
+    chart = responses.snapshot(loaded(PAYLOADS / "azure/nb_job_succeeded_chart_vision.derived.json"))
     assert chart.billed is not None
     assert chart.billed.tokens == 129488088
     assert chart.model is not None
@@ -95,7 +95,7 @@ def test_the_succeeded_jobs_tell_model_tokens_and_hyperparameters() -> None:
 
 
 def test_azures_minus_one_is_not_a_value() -> None:
-    nano = wire.snapshot(loaded(PAYLOADS / "azure/nb_job_pending_nano_developerTier.derived.json"), now=1765377628)
+    nano = responses.snapshot(loaded(PAYLOADS / "azure/nb_job_pending_nano_developerTier.derived.json"), now=1765377628)
     assert nano.state is RunState.QUEUED
     assert nano.resolved == {"learning_rate_multiplier": 0.1, "seed": 1003399446}
     assert nano.progress.seconds_left == 1765471227 - 1765377628
@@ -103,14 +103,14 @@ def test_azures_minus_one_is_not_a_value() -> None:
 
 def test_a_reinforcement_job_keeps_its_method_and_loses_nothing() -> None:
     job = loaded(PAYLOADS / "azure/nb_rft_job_with_multi_grader.derived.json")
-    remote = wire.remote_job(job)
+    remote = responses.remote_job(job)
     assert remote.method == "reinforcement"
-    assert wire.snapshot(job).state is RunState.QUEUED
+    assert responses.snapshot(job).state is RunState.QUEUED
 
 
 def test_the_failed_job_says_why_in_the_vendors_words() -> None:
     failed = [job for job in jobs_in(loaded(PAYLOADS / "openai/recorded_GetJobs.json")) if job["status"] == "failed"]
-    assert [wire.snapshot(job).error for job in failed] == [
+    assert [responses.snapshot(job).error for job in failed] == [
         "The job failed because the training file was deleted (deleted_training_file)"
     ]
 
@@ -118,10 +118,10 @@ def test_the_failed_job_says_why_in_the_vendors_words() -> None:
 def test_event_pages_parse() -> None:
     entries = loaded(PAYLOADS / "openai/recorded_GetJobEvents.json")["Entries"]
     page = next(entry["ResponseBody"] for entry in entries if "/events" in entry["RequestUri"])
-    assert [event.message for event in wire.told(page["data"])] == [
+    assert [event.message for event in responses.told(page["data"])] == [
         "Validating training file: file-MNu4SQN4hf2nJmWVXyv8qW"
     ]
-    warned = wire.told(loaded(PAYLOADS / "openai/nb_events_warn_context_2023.derived.json")["data"])
+    warned = responses.told(loaded(PAYLOADS / "openai/nb_events_warn_context_2023.derived.json")["data"])
     assert [event.level for event in warned].count("warning") == 1
 
 
@@ -139,10 +139,10 @@ def test_old_event_sentences_become_points() -> None:
 def test_samples_of_the_api_reference_parse(path: Path) -> None:
     payload = YAML(typ="safe").load(path.read_text().replace("None", "null"))  # YAML forgives their trailing commas
     for job in jobs_in(payload):
-        assert not wire.state_of(job)[1]
-        wire.snapshot(job)
+        assert not responses.state_of(job)[1]
+        responses.snapshot(job)
     if "events" in path.name:
-        assert len(wire.told(payload["data"])) == 2
+        assert len(responses.told(payload["data"])) == 2
 
 
 @pytest.mark.parametrize("path", files("openai/recorded_*.json"), ids=lambda path: path.name)
@@ -167,8 +167,8 @@ def test_cassettes_of_the_living_api_parse(path: Path) -> None:
         assert "/fine-tunes" not in exchange["request"]["uri"]
         payload = json.loads(exchange["response"]["body"]["string"])
         for job in jobs_in(payload):
-            assert not wire.snapshot(job).warnings
-            wire.remote_job(job)
+            assert not responses.snapshot(job).warnings
+            responses.remote_job(job)
 
 
 @pytest.mark.parametrize("name", ["nb_results_csv_drone.txt", "step_metrics_issueclass_2023.csv"])

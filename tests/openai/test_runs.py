@@ -11,16 +11,18 @@ import pytest
 from typer.testing import CliRunner
 
 from llmtune.cli.app import app
-from llmtune.data.checking import check
-from llmtune.data.writing import convert
+from llmtune.data.checks.check import check
+from llmtune.data.convert import convert
 from llmtune.errors import InvalidData, NotTranslatable, ProviderClosed, RunFailed, UnsupportedHyperparameterWarning
-from llmtune.job import TuningJob
-from llmtune.planning import plan
-from llmtune.provider import RunState
-from llmtune.runs import Pace, attach, start
+from llmtune.job.spec import TuningJob
+from llmtune.planning.plan import plan
+from llmtune.provider.protocol import RunState
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import attach, start
 from llmtune.testing import FakeVendor, accept_then_drop, accept_then_hold, rate_limit, reset, server_error
-from llmtune_azure.fake import FakeAzure
-from llmtune_openai.fake import FakeNebius, FakeOpenAI
+from llmtune_azure.fake.service import FakeAzure
+from llmtune_nebius.fake.service import FakeNebius
+from llmtune_openai.fake.service import FakeOpenAI
 
 PACE = Pace(first=0.01, most=0.05)
 GPT = "gpt-4.1-mini-2025-04-14"

@@ -18,16 +18,9 @@ from llmtune.errors import (
     TransientError,
     VendorError,
 )
-from llmtune.provider import (
-    GenerationRequest,
-    JobRef,
-    ModelRef,
-    Pausable,
-    RunKey,
-    RunState,
-    Snapshot,
-    UploadRef,
-)
+from llmtune.provider.abilities import Pausable
+from llmtune.provider.generation import GenerationRequest
+from llmtune.provider.protocol import JobRef, ModelRef, RunKey, RunState, Snapshot, UploadRef
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,
@@ -39,10 +32,11 @@ from llmtune.testing import (
     truncated,
     unknown_state,
 )
-from llmtune_openai import NebiusProvider, OpenAIProvider, transfer
-from llmtune_openai.account import OpenAISettings
-from llmtune_openai.fake import FakeOpenAI
-from llmtune_openai.fake_nebius import FakeNebius
+from llmtune_nebius.fake.service import FakeNebius
+from llmtune_openai import NebiusProvider, OpenAIProvider
+from llmtune_openai import files as transfer
+from llmtune_openai.fake.service import FakeOpenAI
+from llmtune_openai.settings import OpenAISettings
 from tests.openai.conftest import LLAMA, MODEL, ROWS, encoded, receipt
 
 KEY = RunKey("lt0123456789")

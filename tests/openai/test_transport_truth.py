@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import DECLARED_FIELDS
-from llmtune.provider import RunKey, Target
+from llmtune.provider.declarations import DECLARED_FIELDS
+from llmtune.provider.protocol import RunKey, Target
+from llmtune.provider.receipt import Receipt, translate
 from llmtune.testing import FakeVendor
-from llmtune.testing.wire import CANDIDATES, COMPANIONS, job_with, moved_paths
-from llmtune.translation import Receipt, translate
+from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with, moved_paths
 from llmtune_azure import AzureProvider
-from llmtune_azure.account import AzureSettings
-from llmtune_azure.fake import FakeAzure
+from llmtune_azure.fake.service import FakeAzure
+from llmtune_azure.settings import AzureSettings
+from llmtune_nebius.fake.service import FakeNebius
 from llmtune_openai import NebiusProvider, OpenAIProvider
-from llmtune_openai.account import NebiusSettings, OpenAISettings
-from llmtune_openai.fake import FakeNebius, FakeOpenAI
+from llmtune_openai.fake.service import FakeOpenAI
+from llmtune_openai.settings import NebiusSettings, OpenAISettings
 
 KEY = RunKey("lt0123456789")
 GPT = "gpt-4.1-mini-2025-04-14"
@@ -94,6 +95,6 @@ def _within(path: str, declared: set[str]) -> bool:
 
 
 def _uploaded(vendor: FakeVendor, role: str) -> Any:
-    from llmtune.provider import UploadRef
+    from llmtune.provider.protocol import UploadRef
 
     return UploadRef(id=vendor.new_file(b'{"messages": []}\n').id, role=role)

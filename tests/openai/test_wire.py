@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from llmtune.errors import MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
-from llmtune.provider import RunState
-from llmtune_openai import body as bodies
-from llmtune_openai import faults, metrics, wire
-from llmtune_openai.parameters import KEY_TAG
+from llmtune.provider.protocol import RunState
+from llmtune_openai import errors, metrics, responses
+from llmtune_openai import requests as bodies
+from llmtune_openai.declarations import KEY_TAG
 from llmtune_openai.services import COMPATIBLE, NEBIUS, OPENAI
 
 
@@ -37,16 +37,16 @@ def job(**changed: Any) -> dict[str, Any]:
     ],
 )
 def test_every_state_word_seen(word: str, state: RunState) -> None:
-    seen = wire.snapshot(job(status=word, fine_tuned_model="ft:m"))
+    seen = responses.snapshot(job(status=word, fine_tuned_model="ft:m"))
     assert (seen.state, seen.raw_state, seen.warnings) == (state, word, ())
 
 
 def test_the_table_holds_nothing_untested() -> None:
-    assert len(wire.STATES) == 13
+    assert len(responses.STATES) == 13
 
 
 def test_a_new_word_is_kept_and_taken_for_running() -> None:
-    seen = wire.snapshot(job(status="recalibrating"))
+    seen = responses.snapshot(job(status="recalibrating"))
     assert seen.state is RunState.RUNNING
     assert seen.raw_state == "recalibrating"
     assert "recalibrating" in seen.warnings[0]
@@ -54,7 +54,7 @@ def test_a_new_word_is_kept_and_taken_for_running() -> None:
 
 @pytest.mark.parametrize("error", [None, {}, {"code": None, "message": None, "param": None}])
 def test_a_job_that_is_well_has_no_error(error: Any) -> None:
-    assert wire.snapshot(job(error=error)).error is None
+    assert responses.snapshot(job(error=error)).error is None
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_a_job_that_is_well_has_no_error(error: Any) -> None:
 )
 def test_jobs_of_the_removed_api_are_refused_by_name(payload: dict[str, Any]) -> None:
     with pytest.raises(VendorError, match="removed /v1/fine-tunes API") as caught:
-        wire.snapshot(payload)
+        responses.snapshot(payload)
     assert caught.value.code == "removed_api"
 
 
 @pytest.mark.parametrize("payload", [{}, {"object": "list", "data": []}, [], "html", None])
 def test_what_is_no_job_is_refused(payload: Any) -> None:
     with pytest.raises(VendorError, match="not a fine-tuning job"):
-        wire.check_is_job(payload)
+        responses.check_is_job(payload)
 
 
 def test_metrics_of_events_checkpoints_and_file_are_one_series() -> None:
@@ -98,7 +98,7 @@ def test_metrics_of_events_checkpoints_and_file_are_one_series() -> None:
         "metrics": {"type": "supervised", "step": 2, "train_mean_token_accuracy": 0.9, "full_valid_loss": 0.41},
     }
     csv = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,0.15213,0.5,,\n2,0.10498,1.0,0.2,\n"
-    seen = wire.snapshot(
+    seen = responses.snapshot(
         job(validation_file="file-v"), events=events, checkpoints=[checkpoint], results={"file-r": csv}
     )
     values = {(point.series, point.step): (point.value, point.source) for point in seen.points}
@@ -118,7 +118,7 @@ def test_metrics_of_events_checkpoints_and_file_are_one_series() -> None:
 
 
 def test_without_a_validation_file_its_series_say_why_they_are_missing() -> None:
-    assert wire.snapshot(job()).not_reported["validation/full_loss"] == "no validation file was sent"
+    assert responses.snapshot(job()).not_reported["validation/full_loss"] == "no validation file was sent"
 
 
 def test_a_metric_without_a_name_of_ours_keeps_the_vendors() -> None:
@@ -135,13 +135,13 @@ def test_a_diverged_loss_is_kept() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"bm90IGNzdg==", b"\xff\xfe"])
 def test_a_result_file_that_is_none_warns(content: bytes) -> None:
-    seen = wire.snapshot(job(status="succeeded", fine_tuned_model="ft:m"), results={"file-1": content})
+    seen = responses.snapshot(job(status="succeeded", fine_tuned_model="ft:m"), results={"file-1": content})
     assert not seen.points
     assert "file-1" in seen.warnings[0]
 
 
 def test_nebius_tells_steps_in_the_job_and_shape_in_its_hyperparameters() -> None:
-    seen = wire.snapshot(
+    seen = responses.snapshot(
         job(
             trained_steps=5,
             total_steps=9,
@@ -153,7 +153,7 @@ def test_nebius_tells_steps_in_the_job_and_shape_in_its_hyperparameters() -> Non
 
 
 def refused(status: int, body: Any, headers: dict[str, str] | None = None) -> Any:
-    return faults.refusal(
+    return errors.refusal(
         status,
         body,
         headers or {},
@@ -200,12 +200,12 @@ def test_a_full_house_is_a_quota_and_a_hurry_is_not() -> None:
     [({"retry-after-ms": "250"}, 0.25), ({"Retry-After": "2"}, 2.0), ({}, None), ({"retry-after": "soon"}, None)],
 )
 def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    assert faults.wait_of(headers) == seconds
+    assert errors.wait_of(headers) == seconds
 
 
 def test_a_date_to_wait_for_lies_ahead() -> None:
-    assert faults.wait_of({"retry-after": "Fri, 01 Jan 2038 00:00:00 GMT"}) > 1e6  # type: ignore[operator]
-    assert faults.wait_of({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}) == 0.0
+    assert errors.wait_of({"retry-after": "Fri, 01 Jan 2038 00:00:00 GMT"}) > 1e6  # type: ignore[operator]
+    assert errors.wait_of({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}) == 0.0
 
 
 @pytest.mark.parametrize("payload", ["<html>gone</html>", None, {"title": "problem", "validation": []}, {"error": "x"}])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.testing.wire import check_wire_truth
+from llmtune.testing.wire_check import check_wire_truth
 from llmtune_openai import NebiusProvider, OpenAIProvider
-from llmtune_openai.account import OpenAISettings
+from llmtune_openai.settings import OpenAISettings
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
@@ -25,7 +25,7 @@ def test_nebius(adapter: str) -> None:
 
 def test_the_check_sees_a_forgotten_field(monkeypatch: pytest.MonkeyPatch) -> None:
     """A builder that drops the batch size is caught: the test above can fail."""
-    import llmtune_openai.body as bodies
+    import llmtune_openai.requests as bodies
 
     def forgetful(body: dict, knobs: dict) -> None:  # type: ignore[type-arg]
         knobs.get("method", {}).get("supervised", {}).get("hyperparameters", {}).pop("batch_size", None)

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from llmtune.costs import CostEstimate
-from llmtune.evaluation import EvaluationResult, evaluate
-from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import MetricPoint, NotReported
-from llmtune.provider import Billed, RunState, Target, Unavailable
-from llmtune.report import Check, Environment, Identity, Report, build_report
-from llmtune.translation import DataVerdict, FieldReceipt, Receipt
+from llmtune.provider.cost import CostEstimate
+from llmtune.provider.generation import Unavailable
+from llmtune.provider.protocol import Billed, RunState, Target
+from llmtune.provider.receipt import DataVerdict, FieldReceipt, Receipt
+from llmtune.report.builder import build_report
+from llmtune.report.schema import Check, Environment, Identity, Report
 from tests.evaluation.conftest import LABELS, Likely, Scripted, often, ticket, truth
 
 JOB = TuningJob(name="ticket-router", dataset="tickets.jsonl", model="tiny")

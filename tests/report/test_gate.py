@@ -8,10 +8,10 @@ import pytest
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidJob, LlmtuneError, UnknownName
-from llmtune.evaluation import evaluate
-from llmtune.job import EvaluationSpec
-from llmtune.report import Report
+from llmtune.evaluation.evaluate import evaluate
+from llmtune.job.spec import EvaluationSpec
 from llmtune.report.gate import diff, gate
+from llmtune.report.schema import Report
 from tests.evaluation.conftest import LABELS, Likely, Scripted, ticket, truth
 from tests.report.conftest import identity, make, receipt
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import MetricPoint
-from llmtune.report import Report
-from llmtune.runs import Pace, start
-from llmtune.testing.fake import Fake
+from llmtune.report.schema import Report
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 from tests.report.conftest import make, points
 from tests.report.test_html import hostile
 

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llmtune.capability import Price
 from llmtune.cli.app import app
-from llmtune.evaluation import evaluate
-from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.evaluation.evaluate import evaluate
+from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import MetricPoint, NotReported, Series
-from llmtune.provider import Unavailable
-from llmtune.report import Report
-from llmtune.report.board import Board, Entry, build_board
-from llmtune.rescuing.model import DataFile, GoldenSet, RescueReport, Source
-from llmtune.sweeping.model import Finalist, Sweep, TrialRow
-from llmtune.testing.fake import Fake
+from llmtune.provider.declarations import Price
+from llmtune.provider.generation import Unavailable
+from llmtune.report.leaderboard.board import Board, Entry, build_board
+from llmtune.report.schema import Report
+from llmtune.rescues.results import DataFile, GoldenSet, RescueReport, Source
+from llmtune.sweeps.results import Finalist, Sweep, TrialRow
+from llmtune.testing.generic_vendor import Fake
 from tests.evaluation.conftest import LABELS, Likely, often, ticket
 from tests.report.conftest import evaluation, identity, make, points
 from tests.report.test_html import Reader, data_of
@@ -197,14 +197,14 @@ def test_an_absent_model_says_why() -> None:
     made = rescue()
     rows = [ticket(number) for number in range(30)]
     alone = evaluate(rows, {"old": Unavailable("it is gone"), "new": Likely(often)}, EvaluationSpec(), labels=LABELS)
-    from llmtune.rescuing.page import render as to_html
+    from llmtune.rescues.html import render as to_html
 
     assert "The old model was not asked: it is gone" in to_html(made.model_copy(update={"labels": alone}))
 
 
 def test_no_section_takes_the_place_of_the_pages_data() -> None:
     """The script finds its data by an id: a section of the same id would hide it."""
-    from llmtune.rescuing.page import render as to_html
+    from llmtune.rescues.html import render as to_html
 
     for text in (rescue(), board(), make()):
         made = to_html(text) if isinstance(text, RescueReport) else text.to_html()

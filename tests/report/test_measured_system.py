@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from llmtune.evaluation import EvaluationResult, evaluate
-from llmtune.job import EvaluationSpec
+from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
-from llmtune.provider import Unavailable
-from llmtune.report import Report
-from llmtune.report.board import Entry, build_board
+from llmtune.provider.generation import Unavailable
+from llmtune.report.leaderboard.board import Entry, build_board
+from llmtune.report.schema import Report
 from llmtune.report.terminal import print_report
 from tests.evaluation.conftest import LABELS, Scripted, often, ticket
 
@@ -111,7 +112,7 @@ def test_a_board_says_which_member_has_no_result() -> None:
 
 
 def test_a_rescue_says_which_model_was_not_asked() -> None:
-    from llmtune.rescuing.page import render as to_html
+    from llmtune.rescues.html import render as to_html
 
     made = rescue()
     for missing, words in (

@@ -13,12 +13,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llmtune.data.example import Example, chat
-from llmtune.evaluation import evaluate
+from llmtune.evaluation.evaluate import evaluate
 from llmtune.metrics.points import MetricPoint
-from llmtune.report import Report
-from llmtune.report.chart import bar, draw, sparkline
 from llmtune.report.markdown import block, code, plain
+from llmtune.report.schema import Report
 from llmtune.report.terminal import print_report, to_text
+from llmtune.report.terminal_chart import bar, draw, sparkline
 from tests.evaluation.conftest import Scripted
 from tests.report.conftest import identity, make
 

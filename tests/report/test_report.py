@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from llmtune.errors import InvalidData, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint, NotReported, Series
-from llmtune.provider import RunState
-from llmtune.report import Report, build_report, schema
-from llmtune.report.build import here
-from llmtune.report.words import difference, number, one_line, seconds, seen
+from llmtune.provider.protocol import RunState
+from llmtune.report.builder import build_report, here
+from llmtune.report.format import difference, number, one_line, seconds, seen
+from llmtune.report.schema import Report, schema
 from tests.report.conftest import STATES, evaluation, identity, make, points, receipt
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.job import DatasetSpec, Hyperparameters, TuningJob
-from llmtune.runs import Pace, start
-from llmtune_openai.account import OpenAISettings
-from llmtune_openai.adapter import OpenAIProvider
-from llmtune_openai.fake import FakeOpenAI
+from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
+from llmtune_openai.fake.service import FakeOpenAI
+from llmtune_openai.provider import OpenAIProvider
+from llmtune_openai.settings import OpenAISettings
 
 from .helpers import save, tickets
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from llmtune_openai.fake import FakeOpenAI
+from llmtune_openai.fake.service import FakeOpenAI
 
 TEAMS = ("billing", "network", "hardware")
 

@@ -15,15 +15,18 @@ from typer.testing import CliRunner
 
 import llmtune
 from llmtune.errors import LlmtuneError, OverBudget, RunFailed
-from llmtune.evaluation import EvaluationResult, Patience
-from llmtune.job import TuningJob
+from llmtune.evaluation.inference import Patience
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider import RunState
-from llmtune.rescuing import GoldenSet
-from llmtune.runs import Pace, open_store, start
-from llmtune.testing.fake import Fake
+from llmtune.provider.protocol import RunState
+from llmtune.rescues.results import GoldenSet
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
+from llmtune.runs.store.store import open_store
 from llmtune.testing.faults import refusal
-from llmtune_openai.fake import FakeOpenAI
+from llmtune.testing.generic_vendor import Fake
+from llmtune_openai.fake.service import FakeOpenAI
 
 from .helpers import questions, save, tickets
 
@@ -294,7 +297,7 @@ def test_answers_are_not_paid_for_without_consent(vendor: FakeOpenAI, old_model:
 def test_answers_paid_for_before_a_stop_count_against_the_budget(
     vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmtune.rescuing import steps
+    from llmtune.rescues import rescue
 
     out = tmp_path / "out"
     llmtune.rescue(old_model, "fake", model="m-1", out=out, snapshot_only=True)
@@ -304,7 +307,7 @@ def test_answers_paid_for_before_a_stop_count_against_the_budget(
         given.append(budget)
         raise OverBudget("enough seen")
 
-    monkeypatch.setattr(steps, "start", begin)
+    monkeypatch.setattr(rescue, "start", begin)
     with pytest.raises(OverBudget, match="enough seen"):
         llmtune.rescue(old_model, "fake", model="m-1", out=out, budget=1.0)
     (left,) = given
@@ -345,15 +348,15 @@ def test_the_cost_and_the_sampling_are_shown_before(vendor: FakeOpenAI, old_mode
 # --- killed in the middle --------------------------------------------------------------------------------------------
 CHILD = """
 import os, signal, sys
-from llmtune.evaluation import asking
-from llmtune.rescuing import golden
-from llmtune.runs import checkpoints
+from llmtune.evaluation import inference as asking
+from llmtune.rescues import golden_set as golden
+from llmtune.runs import failpoints as checkpoints
 import llmtune
 
 asking.MOST_THREADS = 1
 model, out, where, base_model = sys.argv[1:5]
 if where == "fetched":
-    from llmtune_openai.adapter import OpenAIProvider
+    from llmtune_openai.provider import OpenAIProvider
     def fetched(self, *_):
         os.kill(os.getpid(), signal.SIGKILL)
     OpenAIProvider.download = fetched

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import llmtune
-from llmtune.evaluation import EvaluationResult
-from llmtune.job import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.rescuing import GoldenSet
-from llmtune.runs import Pace, start
-from llmtune.testing.fake import Fake
+from llmtune.rescues.results import GoldenSet
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
+from llmtune.testing.generic_vendor import Fake
 
 from .helpers import save, tickets
 
@@ -60,8 +61,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_from_vertex(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("google.genai")
     from llmtune_vertex import VertexProvider
-    from llmtune_vertex.account import VertexSettings
-    from llmtune_vertex.fake import FakeVertex
+    from llmtune_vertex.fake.service import FakeVertex
+    from llmtune_vertex.settings import VertexSettings
 
     monkeypatch.setenv("LLMTUNE_TEST_TOKEN", "fake-token")
     with FakeVertex() as vendor:
@@ -98,8 +99,8 @@ def test_from_bedrock_whose_models_answer_only_when_deployed(
 ) -> None:
     pytest.importorskip("boto3")
     from llmtune_bedrock import BedrockProvider
-    from llmtune_bedrock.account import BedrockSettings
-    from llmtune_bedrock.fake import FakeBedrock
+    from llmtune_bedrock.fake.service import FakeBedrock
+    from llmtune_bedrock.settings import BedrockSettings
 
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"):
         monkeypatch.delenv(name, raising=False)

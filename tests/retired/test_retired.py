@@ -11,17 +11,11 @@ import pytest
 
 import llmtune_retired
 from llmtune.errors import InvalidData, ProviderClosed
-from llmtune.job import TuningJob
-from llmtune.planning import plan, plan_all
-from llmtune.provider import Provider, Target
-from llmtune_retired import (
-    Databricks,
-    GoogleAIStudio,
-    Groq,
-    Mistral,
-    RetiredProvider,
-)
-from llmtune_retired.adapter import table
+from llmtune.job.spec import TuningJob
+from llmtune.planning.plan import plan, plan_all
+from llmtune.provider.protocol import Provider, Target
+from llmtune_retired import Databricks, GoogleAIStudio, Groq, Mistral, RetiredProvider
+from llmtune_retired.provider import table
 
 ALL = [GoogleAIStudio, Mistral, Databricks, Groq]
 SINCE = {
@@ -101,7 +95,7 @@ def test_they_are_never_named_as_alternatives() -> None:
 
 @pytest.mark.parametrize("kind", sorted(SINCE))
 def test_asked_for_by_name_they_answer_instead_of_being_unknown(kind: str, job: TuningJob) -> None:
-    from llmtune.runs import start
+    from llmtune.runs.run import start
 
     elsewhere = job.model_copy(update={"model": {"local": "tiny"}})
     for each in (job, elsewhere):

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.runs import finalize, submission, waiting
-from llmtune.runs.store import Store, open_store
-from llmtune.testing.fake import Fake
+from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.runs import finalize, poller, submission
+from llmtune.runs.store.store import Store, open_store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -31,7 +31,7 @@ def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
     monkeypatch.setattr(submission, "LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(finalize, "DEPLOYMENT_LAG", 0.2)
-    monkeypatch.setattr(waiting, "_poller", waiting.Poller(polls_per_second=500))
+    monkeypatch.setattr(poller, "_poller", poller.Poller(polls_per_second=500))
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llmtune.provider import RunState
-from llmtune.runs import Pace
-from llmtune.runs.keys import new_run_id, run_key
-from llmtune.runs.records import RunRecord
+from llmtune.provider.protocol import RunState
+from llmtune.runs.ids import new_run_id, run_key
+from llmtune.runs.poller import Pace
+from llmtune.runs.store.records import RunRecord
 
 #: Polls as fast as a test wants them.
 QUICK = Pace(first=0.005, most=0.02)

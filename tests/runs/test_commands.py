@@ -10,12 +10,13 @@ from typer.testing import CliRunner, Result
 
 from llmtune.cli.runs import app
 from llmtune.errors import LlmtuneError, RunNotFound, SubmitUnknown, UnknownName
-from llmtune.job import TuningJob
-from llmtune.provider import RunState
-from llmtune.runs import attach, start, waiting
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.runs import poller
+from llmtune.runs.run import attach, start
 from llmtune.testing import accept_then_drop
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
 
 from .helpers import QUICK
 
@@ -24,7 +25,7 @@ At = Callable[..., FakeProvider]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "HOSTED", QUICK)
+    monkeypatch.setattr(poller, "HOSTED", QUICK)
 
 
 def runs(*arguments: str) -> Result:

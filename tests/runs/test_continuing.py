@@ -8,11 +8,11 @@ import pytest
 
 from llmtune import TuningJob
 from llmtune.errors import InvalidJob, RunNotFound
-from llmtune.planning import target_of
-from llmtune.provider import ModelRef, RunState
-from llmtune.registry import get_provider
-from llmtune.runs.records import RunRecord
-from llmtune.runs.store import Store, open_store
+from llmtune.planning.plan import target_of
+from llmtune.provider.protocol import ModelRef, RunState
+from llmtune.provider.registry import get_provider
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import Store, open_store
 
 
 def earlier(store: Store, kind: str = "openai", state: RunState = RunState.SUCCEEDED) -> RunRecord:

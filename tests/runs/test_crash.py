@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.runs.checkpoints import ARROWS
+from llmtune.runs.failpoints import ARROWS
 from llmtune.testing.crash import IN_FLIGHT, Trial, run_trial, trials
 
 PLACES = [*ARROWS, *(f"in-flight:{role}" for role in IN_FLIGHT)]

@@ -12,15 +12,17 @@ from typer.testing import CliRunner
 
 from llmtune.cli.app import app
 from llmtune.errors import StoreError
-from llmtune.evaluation import EvaluationResult
-from llmtune.job import TuningJob
-from llmtune.provider import RunState
-from llmtune.report import Report
-from llmtune.runs import attach, cleanup, open_store, provider_of, runs, schema, start
-from llmtune.runs.store import Store
-from llmtune.testing.fake import Fake
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.report.schema import Report
+from llmtune.runs.actions import cleanup
+from llmtune.runs.run import attach, provider_of, runs, start
+from llmtune.runs.store import schema
+from llmtune.runs.store.store import Store, open_store
 from llmtune.testing.fake_provider import FakeProvider
-from llmtune.ui.pages import Pages
+from llmtune.testing.generic_vendor import Fake
+from llmtune.web.pages import Pages
 
 from .helpers import QUICK, a_record
 

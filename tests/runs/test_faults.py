@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llmtune.errors import SubmitUnknown, TransientError
-from llmtune.job import TuningJob
-from llmtune.provider import RunState
-from llmtune.runs import Pace, Run, attach, start, waiting
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.runs import poller
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import Run, attach, start
 from llmtune.testing import (
     Phase,
     accept_then_drop,
@@ -24,8 +26,8 @@ from llmtune.testing import (
     truncated,
     unknown_state,
 )
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
 
 STEPS = 60
 RUNS = 48
@@ -36,7 +38,7 @@ READING = (rate_limit(0.005), server_error(), server_error(503), reset(), accept
 def test_two_thousand_faults(
     vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "_poller", waiting.Poller(polls_per_second=5000))
+    monkeypatch.setattr(poller, "_poller", poller.Poller(polls_per_second=5000))
     vendor.walks = {  # type: ignore[misc]
         **vendor.walks,
         "success": (Phase("queued"), Phase("training", looks=STEPS, training=True), Phase("succeeded")),

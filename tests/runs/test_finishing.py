@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from llmtune.errors import LlmtuneError, RunFailed, StillRunning
-from llmtune.evaluation import EvaluationResult
-from llmtune.job import EvaluationSpec, TuningJob
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider import RunState, UploadRef
-from llmtune.report import Report
-from llmtune.runs import assess, cleanup, open_store, start
+from llmtune.provider.protocol import RunState, UploadRef
+from llmtune.report.schema import Report
+from llmtune.runs import evaluation
+from llmtune.runs.actions import cleanup
+from llmtune.runs.run import start
+from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase, refusal, server_error
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
 
 from .helpers import QUICK
 
@@ -126,7 +129,7 @@ def test_a_deployment_goes_when_the_evaluation_breaks(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(assess, "evaluate", broken)
+    monkeypatch.setattr(evaluation, "evaluate", broken)
     run = start(evaluated(job, deploy=True), at(deployment="required"))
     run.wait(pace=QUICK)
     assert vendor.standing == []
@@ -154,7 +157,7 @@ def test_a_vendor_that_stays_down_costs_the_run_its_evaluation_and_no_more(
     def down(*_: Any, **__: Any) -> None:
         raise TransientError("overloaded")
 
-    monkeypatch.setattr(assess, "evaluate", down)
+    monkeypatch.setattr(evaluation, "evaluate", down)
     run = start(evaluated(job, deploy=True), at(deployment="required"))
     run.wait(timeout=60, pace=QUICK)
     assert run.state is RunState.SUCCEEDED

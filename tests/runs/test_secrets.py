@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidJob, LlmtuneError
-from llmtune.job import DatasetSpec, TuningJob
-from llmtune.registry import get_provider
-from llmtune.runs import open_store, start
+from llmtune.job.spec import DatasetSpec, TuningJob
+from llmtune.provider.registry import get_provider
+from llmtune.runs.run import start
 from llmtune.runs.secrets import scrub
-from llmtune.runs.store import Store
+from llmtune.runs.store.store import Store, open_store
 from llmtune.testing import refusal, server_error
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
 
 from .helpers import QUICK
 

@@ -12,8 +12,8 @@ import pytest
 
 from llmtune.errors import RunNotFound
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider import Event, JobRef, ModelRef, Progress, RunState, Snapshot, UploadRef
-from llmtune.runs.store import Store
+from llmtune.provider.protocol import Event, JobRef, ModelRef, Progress, RunState, Snapshot, UploadRef
+from llmtune.runs.store.store import Store
 
 from .helpers import a_record
 
@@ -243,7 +243,7 @@ def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
 WRITER = """
 import sys
 from llmtune.provider import Event
-from llmtune.runs.store import open_store
+from llmtune.runs.store.store import open_store
 store = open_store()
 run, worker, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 for number in range(count):
@@ -269,7 +269,7 @@ def test_eight_processes_write_two_thousand_events_each(store: Store) -> None:
 
 OPENER = """
 import sys, time
-from llmtune.runs.store import open_store
+from llmtune.runs.store.store import open_store
 time.sleep(max(0.0, float(sys.argv[1]) - time.time()))
 open_store().runs()
 """
@@ -281,7 +281,7 @@ def test_many_processes_make_the_store_at_once(store: Store) -> None:
 
     store.close()
     if store.sqlite:
-        from llmtune.settings import home
+        from llmtune.config import home
 
         for file in home().glob("store.db*"):
             file.unlink()

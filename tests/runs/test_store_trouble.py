@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import StoreError
-from llmtune.provider import Event
-from llmtune.runs import migrations, schema
-from llmtune.runs.database import network_file_system
-from llmtune.runs.store import Store, open_store
+from llmtune.provider.protocol import Event
+from llmtune.runs.store import migrations, schema
+from llmtune.runs.store.database import network_file_system
+from llmtune.runs.store.store import Store, open_store
 
 from .helpers import a_record
 
@@ -104,8 +104,8 @@ READ_ONLY = """
 import os, sqlite3
 import sqlalchemy.dialects.sqlite
 from llmtune.errors import StoreError
-from llmtune.runs import schema
-from llmtune.runs.store import open_store
+from llmtune.runs.store import schema
+from llmtune.runs.store.store import open_store
 os.setgid(65534)
 os.setuid(65534)
 try:
@@ -170,7 +170,7 @@ def test_a_network_file_system_is_warned_of(
     assert network_file_system(Path("/mnt/my home/tmp/x"), mounts) is None
     assert network_file_system(Path("/mnt/my homes"), mounts) is None
     assert network_file_system(Path("/x"), mounts) is None
-    from llmtune.runs import database
+    from llmtune.runs.store import database
 
     monkeypatch.setattr(database, "network_file_system", lambda _: "nfs4")
     with caplog.at_level(logging.WARNING, "llmtune"):
@@ -196,7 +196,7 @@ def test_the_migrations_make_exactly_the_tables_that_are_used(store: Store) -> N
 
 
 def test_an_older_store_is_brought_up_to_date_with_its_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmtune.runs import database
+    from llmtune.runs.store import database
 
     run, _ = store.begin(a_record())
     store.close()
@@ -212,7 +212,7 @@ def test_an_older_store_is_brought_up_to_date_with_its_runs(store: Store, monkey
 
 
 def test_a_migration_that_fails_leaves_the_older_store_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmtune.runs import database
+    from llmtune.runs.store import database
 
     run, _ = store.begin(a_record())
     store.close()

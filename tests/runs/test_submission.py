@@ -17,13 +17,14 @@ from llmtune.errors import (
     SubmitUnknown,
     TransientError,
 )
-from llmtune.job import Hyperparameters, TuningJob
-from llmtune.provider import RunState
-from llmtune.runs import Run, attach, open_store, runs, start, tune
-from llmtune.runs.keys import new_run_id, run_key
+from llmtune.job.spec import Hyperparameters, TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.runs.ids import new_run_id, run_key
+from llmtune.runs.run import Run, attach, runs, start, tune
+from llmtune.runs.store.store import open_store
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
 
 from .helpers import QUICK
 
@@ -62,7 +63,7 @@ def test_a_run_passes_through_its_states_and_everything_is_written_down(
 
 
 def test_the_stored_receipt_builds_the_same_request(at: Callable[..., FakeProvider], job: TuningJob) -> None:
-    from llmtune.planning import plan
+    from llmtune.planning.plan import plan
 
     provider = at()
     run = start(job, provider)

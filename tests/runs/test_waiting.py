@@ -11,21 +11,16 @@ from typing import Any
 import pytest
 
 from llmtune.errors import RunFailed, StillRunning, VendorError
-from llmtune.job import TuningJob
-from llmtune.provider import RunState
-from llmtune.runs import Run, Update, attach, open_store, start, tune_async, waiting
-from llmtune.runs.leases import Lease, gone, new_owner
-from llmtune.testing import (
-    garbled,
-    rate_limit,
-    refusal,
-    reset,
-    server_error,
-    truncated,
-    unknown_state,
-)
-from llmtune.testing.fake import Fake
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.runs import poller as waiting
+from llmtune.runs.poller import Update
+from llmtune.runs.run import Run, attach, start, tune_async
+from llmtune.runs.store.leases import Lease, gone, new_owner
+from llmtune.runs.store.store import open_store
+from llmtune.testing import garbled, rate_limit, refusal, reset, server_error, truncated, unknown_state
 from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
 
 from .helpers import QUICK, a_record
 
@@ -223,7 +218,7 @@ def test_a_lease_has_one_holder(store: Any) -> None:
 
 
 def test_a_lease_whose_heart_has_stopped_is_taken_over_and_its_old_holder_told(store: Any) -> None:
-    from llmtune.runs.leases import LeaseLost, _heart
+    from llmtune.runs.store.leases import LeaseLost, _heart
 
     first, second = Lease(store, "x", ttl=0.3), Lease(store, "x", ttl=0.3)
     assert first.acquire()
@@ -242,7 +237,7 @@ def test_a_holder_that_is_a_dead_process_of_this_machine_is_gone_at_once(store: 
     import subprocess
     import sys
 
-    code = "from llmtune.runs.leases import new_owner; print(new_owner())"
+    code = "from llmtune.runs.store.leases import new_owner; print(new_owner())"
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert gone(dead)
     assert not gone(new_owner())
@@ -256,18 +251,18 @@ def test_a_holder_that_is_a_dead_process_of_this_machine_is_gone_at_once(store: 
 def test_two_that_finish_one_run_evaluate_it_once(
     vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmtune.runs import assess
-    from llmtune.runs.waiting import Poller
+    from llmtune.runs import evaluation
+    from llmtune.runs.poller import Poller
 
     evaluated = []
-    real = assess.evaluate
+    real = evaluation.evaluate
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         evaluated.append(1)
         time.sleep(0.3)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(assess, "evaluate", slow)
+    monkeypatch.setattr(evaluation, "evaluate", slow)
     run = start(job, at())
     ended = [threading.Event(), threading.Event()]
     for each in ended:  # two pollers: as two processes would have
@@ -300,7 +295,7 @@ def test_a_run_that_is_being_submitted_elsewhere_is_waited_for_not_submitted(
 
 
 def test_the_rate_of_polls_is_bounded(vendor: Fake, at: At, job: TuningJob) -> None:
-    from llmtune.runs.waiting import Poller
+    from llmtune.runs.poller import Poller
 
     poller = Poller(polls_per_second=50)
     runs = [start(job.model_copy(update={"seed": number}), at()) for number in range(10)]

@@ -10,8 +10,8 @@ import pytest
 
 from llmtune.data.example import Message
 from llmtune.errors import InvalidData, TransientError
-from llmtune.generation import Generation, GenerationRequest
-from llmtune.serving.line import Line, Question
+from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.server.queue import Line, Question
 
 Told = Generation | Exception
 

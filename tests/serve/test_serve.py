@@ -21,14 +21,15 @@ import pytest
 import llmtune
 from llmtune import Hyperparameters, TuningJob
 from llmtune.errors import InvalidSettings, RunNotFound, TransientError
-from llmtune.generation import Generation, GenerationRequest
-from llmtune.job import EvaluationSpec
-from llmtune.runs import Pace, attach
-from llmtune.serving import Server
-from llmtune.serving.line import WAITING, Line, Question
-from llmtune.serving.wire import Cutter, Refused, read
-from llmtune.testing.fake import Fake
+from llmtune.job.spec import EvaluationSpec
+from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import attach
+from llmtune.server.protocol import Cutter, Refused, read
+from llmtune.server.queue import WAITING, Line, Question
+from llmtune.server.server import Server
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("starlette")
@@ -106,7 +107,7 @@ def test_a_vendors_model_answers_the_real_client(run: Any) -> None:
 @pytest.mark.xdist_group("heavy")
 def test_a_local_adapter_answers_and_streams_piece_by_piece(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from llmtune.serving.server import hand_over
+    from llmtune.server.server import hand_over
 
     mine = job(tmp_path).model_copy(update={"hyperparameters": Hyperparameters(epochs=1, max_steps=2)})
     llmtune.tune(mine, "local")

@@ -21,11 +21,13 @@ from typer.testing import CliRunner
 from llmtune import attach, tune
 from llmtune.errors import InvalidJob, LlmtuneError, MissingExtra, RunFailed, UnknownName
 from llmtune.metrics.points import MetricPoint, Series
-from llmtune.report import Report
-from llmtune.runs import Pace, open_store, start
-from llmtune.runs.feeding import Feeds
-from llmtune.testing.fake import Fake
+from llmtune.report.schema import Report
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
+from llmtune.runs.store.store import open_store
+from llmtune.runs.tracking import Feeds
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 from tests.ui.conftest import job, slowly
 
 QUICK = Pace(first=0.005, most=0.02)
@@ -233,7 +235,7 @@ def test_a_run_that_failed_keeps_its_curves(
 
 
 async def _async(provider: FakeProvider, folder: Path) -> Report:
-    from llmtune.runs import tune_async
+    from llmtune.runs.run import tune_async
 
     return await tune_async(job(folder), provider, sinks=["tensorboard:boards"], pace=QUICK)
 
@@ -277,8 +279,9 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = [{root!r}, {root!r} + "/providers"]
 from pathlib import Path
-from llmtune.runs import Pace, start
-from llmtune.runs.store import Store
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
+from llmtune.runs.store.store import Store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from tests.ui.conftest import job
 

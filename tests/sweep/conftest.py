@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmtune import Hyperparameters, TuningJob
-from llmtune.job import EvaluationSpec
-from llmtune.testing.fake import Fake
+from llmtune.job.spec import EvaluationSpec
+from llmtune.testing.generic_vendor import Fake
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 import llmtune
 from llmtune import TuningJob
 from llmtune.errors import InvalidData, RunNotFound
-from llmtune.runs import Pace, open_store
-from llmtune.sweeping import join
-from llmtune.testing.fake import Fake
+from llmtune.runs.poller import Pace
+from llmtune.runs.store.store import open_store
+from llmtune.sweeps.distributed import join
+from llmtune.testing.generic_vendor import Fake
 
 pytest.importorskip("optuna")
 
@@ -38,8 +39,9 @@ WORKER = """
 import os, pathlib, signal, sys, time
 import llmtune
 from llmtune import TuningJob
-from llmtune.runs import Pace, checkpoints
-from llmtune.sweeping import join
+from llmtune.runs.poller import Pace
+from llmtune.runs import failpoints as checkpoints
+from llmtune.sweeps.distributed import join
 pace = Pace(first=0.01, most=0.05)
 what, path, trials = sys.argv[1:4]
 joined = pathlib.Path(path).with_name("joined")
@@ -108,8 +110,8 @@ def test_a_worker_that_dies_leaves_its_trial_to_another(job: TuningJob, vendor: 
 
 def more_trials(job: TuningJob, trials: int) -> str:
     """Leave an invitation to more trials than have been run; the sweep's name."""
-    from llmtune.sweeping import study as studies
-    from llmtune.sweeping.joining import PREFIX, _find
+    from llmtune.sweeps import study as studies
+    from llmtune.sweeps.distributed import PREFIX, _find
 
     (name,) = studies.names(PREFIX)
     _, invitation = _find(name)
@@ -164,8 +166,8 @@ def test_join_from_the_command_line(job: TuningJob, vendor: Fake) -> None:
 STUDY = """
 import sys
 sys.stdin.readline()
-from llmtune.sweeping.space import read_space
-from llmtune.sweeping.study import open_study
+from llmtune.sweeps.space import read_space
+from llmtune.sweeps.study import open_study
 import optuna
 print("ready", flush=True)
 sys.stdin.readline()

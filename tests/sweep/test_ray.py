@@ -10,9 +10,9 @@ import pytest
 import llmtune
 from llmtune import TuningJob
 from llmtune.errors import InvalidSettings, MissingExtra
-from llmtune.runs import Pace
-from llmtune.sweeping.cluster import run_on_ray
-from llmtune.testing.fake import Fake
+from llmtune.runs.poller import Pace
+from llmtune.sweeps.ray import run_on_ray
+from llmtune.testing.generic_vendor import Fake
 
 pytest.importorskip("optuna")
 

@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 
 import llmtune
 from llmtune import Sweep, TuningJob
-from llmtune.capability import Converted, Sent
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
-from llmtune.planning import target_of
-from llmtune.registry import get_provider, known_kinds
-from llmtune.runs import Pace, open_store
-from llmtune.sweeping import Probe, outline
-from llmtune.sweeping.advice import suggest
-from llmtune.sweeping.probing import Rung, judge
-from llmtune.testing.fake import Fake
+from llmtune.planning.plan import target_of
+from llmtune.provider.declarations import Converted, Sent
+from llmtune.provider.registry import get_provider, known_kinds
+from llmtune.runs.poller import Pace
+from llmtune.runs.store.store import open_store
+from llmtune.sweeps.default_space import suggest
+from llmtune.sweeps.learning_curve import Probe, Rung, judge
+from llmtune.sweeps.sweep_plan import outline
+from llmtune.testing.generic_vendor import Fake
 
 pytest.importorskip("optuna")
 
@@ -174,7 +175,8 @@ SCREENED = """
 import os, signal, sys
 import llmtune
 from llmtune import TuningJob
-from llmtune.runs import Pace, checkpoints
+from llmtune.runs.poller import Pace
+from llmtune.runs import failpoints as checkpoints
 passed = 0
 def die(arrow):
     global passed

@@ -16,13 +16,13 @@ import llmtune
 from llmtune import Hyperparameters, Sweep, TuningJob
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.metrics.points import NotReported
-from llmtune.provider import RunState
-from llmtune.runs import Pace, open_store
-from llmtune.sweeping import Choice, Range
-from llmtune.sweeping.space import parse_space, read_space
+from llmtune.provider.protocol import RunState
+from llmtune.runs.poller import Pace
+from llmtune.runs.store.store import open_store
+from llmtune.sweeps.space import Choice, Range, parse_space, read_space
 from llmtune.testing import Phase
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 pytest.importorskip("optuna")
 
@@ -183,7 +183,8 @@ CHILD = """
 import os, signal, sys
 import llmtune
 from llmtune import TuningJob
-from llmtune.runs import Pace, checkpoints
+from llmtune.runs.poller import Pace
+from llmtune.runs import failpoints as checkpoints
 where, nth = sys.argv[2], int(sys.argv[3])
 passed = 0
 def die(arrow):

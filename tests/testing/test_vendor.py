@@ -27,7 +27,7 @@ from llmtune.testing import (
     truncated,
     unknown_state,
 )
-from llmtune.testing.fields import complaints
+from llmtune.testing.request_schema import complaints
 
 
 class Acme(FakeVendor):
@@ -258,7 +258,7 @@ def test_shapes() -> None:
 def test_a_client_that_is_killed_while_it_sends_has_asked_nothing() -> None:
     import socket
 
-    from llmtune.testing.fake import Fake
+    from llmtune.testing.generic_vendor import Fake
 
     with Fake() as vendor:
         host, port = vendor.url.removeprefix("http://").split(":")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from llmtune.job import TuningJob
-from llmtune.provider import EncodedFile, Request, Target, UploadRef
-from llmtune.testing.wire import job_with
-from llmtune.translation import Receipt, translate
+from llmtune.job.spec import TuningJob
+from llmtune.provider.protocol import EncodedFile, Request, Target, UploadRef
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.testing.wire_check import job_with
 from llmtune_together import TogetherProvider
-from llmtune_together.account import TogetherSettings
-from llmtune_together.fake import FakeTogether
+from llmtune_together.fake.service import FakeTogether
+from llmtune_together.settings import TogetherSettings
 
 MODEL = "Qwen/Qwen3-8B"
 

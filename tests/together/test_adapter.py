@@ -19,23 +19,13 @@ from llmtune.errors import (
     TransientError,
     VendorError,
 )
-from llmtune.provider import (
-    EncodedFile,
-    GenerationRequest,
-    JobRef,
-    ModelRef,
-    Request,
-    RunKey,
-    RunState,
-    Snapshot,
-    Unavailable,
-    UploadRef,
-)
+from llmtune.provider.generation import GenerationRequest, Unavailable
+from llmtune.provider.protocol import EncodedFile, JobRef, ModelRef, Request, RunKey, RunState, Snapshot, UploadRef
+from llmtune.provider.receipt import Receipt
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error, unknown_state
-from llmtune.translation import Receipt
 from llmtune_together import TogetherProvider
-from llmtune_together.account import TogetherSettings
-from llmtune_together.fake import FakeTogether
+from llmtune_together.fake.service import FakeTogether
+from llmtune_together.settings import TogetherSettings
 
 KEY = RunKey("ltabcde12345")
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmtune.evaluation import EvaluationResult
-from llmtune.job import EvaluationSpec, TuningJob
-from llmtune.runs import Pace, tune
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import EvaluationSpec, TuningJob
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import tune
 from llmtune.testing.conformance import ConformanceSuite
 from llmtune_together import TogetherProvider
-from llmtune_together.account import TogetherSettings
-from llmtune_together.fake import FakeTogether
+from llmtune_together.fake.service import FakeTogether
+from llmtune_together.settings import TogetherSettings
 
 
 class TestTogether(ConformanceSuite):

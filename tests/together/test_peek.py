@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune_together.fake import FakeTogether
+from llmtune_together.fake.service import FakeTogether
 
 PEEK = (sys.executable, "-m", "llmtune", "data", "peek")
 TOGETHER = ("--beside", "together", "--model", "Qwen/Qwen3-8B")

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from llmtune.job import Hyperparameters, TuningJob
-from llmtune.planning import plan
-from llmtune.provider import RunState
-from llmtune.runs import Pace, start
-from llmtune_openai.account import OpenAISettings
-from llmtune_openai.adapter import OpenAIProvider
-from llmtune_openai.fake import FakeOpenAI
+from llmtune.job.spec import Hyperparameters, TuningJob
+from llmtune.planning.plan import plan
+from llmtune.provider.protocol import RunState
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
+from llmtune_openai.fake.service import FakeOpenAI
+from llmtune_openai.provider import OpenAIProvider
+from llmtune_openai.settings import OpenAISettings
 from llmtune_together import TogetherProvider
-from llmtune_together.account import TogetherSettings
-from llmtune_together.fake import FakeTogether
+from llmtune_together.fake.service import FakeTogether
+from llmtune_together.settings import TogetherSettings
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.data.checking import check
+from llmtune.data.checks.check import check
 
 
 def expected(shared: Path) -> dict[str, dict[str, Any]]:
@@ -42,7 +42,7 @@ def test_its_own_files_pass(shared: Path) -> None:
 
 @pytest.mark.parametrize("name", ["together_valid_conversational_multiple_turns.jsonl", "together_dpo_valid.jsonl"])
 def test_they_are_written_back_as_they_were(shared: Path, tmp_path: Path, name: str) -> None:
-    from llmtune.data.writing import convert
+    from llmtune.data.convert import convert
 
     source = shared / "data" / "vendor_training" / "other" / "together" / name
     method = "dpo" if "dpo" in name else "sft"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import DECLARED_FIELDS, Converted, Sent
-from llmtune.provider import Request, RunKey
-from llmtune.testing.wire import CANDIDATES, COMPANIONS, moved_paths
-from llmtune.translation import Receipt
+from llmtune.provider.declarations import DECLARED_FIELDS, Converted, Sent
+from llmtune.provider.protocol import Request, RunKey
+from llmtune.provider.receipt import Receipt
+from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_together import TogetherProvider
-from llmtune_together.fake import FakeTogether
+from llmtune_together.fake.service import FakeTogether
 
 KEY = RunKey("ltabcde12345")
 #: What the SDK fills in by itself from the model's live limits (rank) and from the rank (alpha).

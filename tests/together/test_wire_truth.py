@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.testing.wire import check_wire_truth
+from llmtune.testing.wire_check import check_wire_truth
 from llmtune_together import TogetherProvider
 
 

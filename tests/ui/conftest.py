@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.runs import Pace, Run, open_store, start
-from llmtune.runs.rows import columns_of
+from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import Run, start
+from llmtune.runs.store.serialization import columns_of
+from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase
-from llmtune.testing.fake import Fake
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
-from llmtune.ui import Server
+from llmtune.testing.generic_vendor import Fake
+from llmtune.web.server import Server
 
 QUICK = Pace(first=0.005, most=0.02)
 
@@ -75,7 +77,7 @@ def server() -> Iterator[Server]:
 
 def fill(run: Run, amount: int) -> None:
     """Copies of a run, until the store holds `amount`; without curves and reports of their own."""
-    from llmtune.runs import schema
+    from llmtune.runs.store import schema
 
     store, record = open_store(), run.record
     rows = []

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from llmtune.errors import LlmtuneError
-from llmtune.provider import RunState
-from llmtune.runs import Run, open_store
-from llmtune.testing.fake import Fake
-from llmtune.ui import Server
+from llmtune.provider.protocol import RunState
+from llmtune.runs.run import Run
+from llmtune.runs.store.store import open_store
+from llmtune.testing.generic_vendor import Fake
+from llmtune.web.server import Server
 from tests.ui.conftest import QUICK, fill, slowly
 
 Begin = Callable[..., Run]

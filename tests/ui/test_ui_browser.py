@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from llmtune.runs import Pace, Run
-from llmtune.testing.fake import Fake
-from llmtune.ui import Server
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import Run
+from llmtune.testing.generic_vendor import Fake
+from llmtune.web.server import Server
 from tests.ui.conftest import fill, slowly
 
 Watch = Callable[..., Any]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider import EncodedFile, Target
-from llmtune.testing.wire import job_with
-from llmtune.translation import Receipt, translate
+from llmtune.provider.protocol import EncodedFile, Target
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.testing.wire_check import job_with
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.account import VertexSettings
-from llmtune_vertex.fake import FakeVertex
+from llmtune_vertex.fake.service import FakeVertex
+from llmtune_vertex.settings import VertexSettings
 
 FLASH = "gemini-2.5-flash"
 LLAMA = "meta/llama3_1@llama-3.1-8b-instruct"

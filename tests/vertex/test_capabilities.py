@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.capability import Capabilities
 from llmtune.errors import InvalidSettings
-from llmtune.provider import Target
+from llmtune.provider.declarations import Capabilities
+from llmtune.provider.protocol import Target
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.account import VertexSettings, require
+from llmtune_vertex.settings import VertexSettings, require
 
 
 def ask(model: str, *, method: str = "sft", location: str | None = None) -> Capabilities:

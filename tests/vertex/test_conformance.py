@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.testing.conformance import ConformanceSuite, Mark, never
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.fake import FakeVertex
+from llmtune_vertex.fake.service import FakeVertex
 from tests.vertex.conftest import FLASH, provider_at
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from llmtune.capability import Converted, Sent
 from llmtune.errors import VendorError
-from llmtune.provider import RunKey, UploadRef
-from llmtune.testing.wire import CANDIDATES, COMPANIONS, moved_paths
-from llmtune_vertex import VertexProvider, body, parameters
-from llmtune_vertex.account import VertexSettings
-from llmtune_vertex.fake import FakeVertex
+from llmtune.provider.declarations import Converted, Sent
+from llmtune.provider.protocol import RunKey, UploadRef
+from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
+from llmtune_vertex import VertexProvider, declarations, requests
+from llmtune_vertex.fake.service import FakeVertex
+from llmtune_vertex.settings import VertexSettings
 from tests.vertex.conftest import FLASH, LLAMA, provider_at, receipt_for
 
 FULL = VertexSettings(
@@ -26,7 +26,7 @@ FILES = {
 
 def built(model: str, **fields: Any) -> dict[str, Any]:
     provider = VertexProvider(settings=FULL)
-    return body.with_key(provider.build(receipt_for(provider, model, **fields), FILES).body, "lt0123456789")
+    return requests.with_key(provider.build(receipt_for(provider, model, **fields), FILES).body, "lt0123456789")
 
 
 def as_proto(sent: dict[str, Any]) -> Any:
@@ -61,7 +61,7 @@ def test_an_open_model_body_is_a_tuning_job(adapter: str) -> None:
         built(LLAMA, adapter=adapter, epochs=2, batch_size=8, learning_rate=1e-4, lora_rank=16, options=options)
     )
     spec = job.supervised_tuning_spec
-    assert spec.tuning_mode.name == parameters.TUNING_MODES[adapter]
+    assert spec.tuning_mode.name == declarations.TUNING_MODES[adapter]
     assert (spec.hyper_parameters.batch_size, spec.hyper_parameters.learning_rate) == (8, 1e-4)
     assert job.output_uri == "gs://b/llmtune/output/lt0123456789"
     assert (job.custom_base_model, job.description) == ("gs://b/weights", "d")
@@ -95,17 +95,17 @@ def test_a_preference_body_is_what_google_genai_knows() -> None:
 
 def test_nothing_is_dropped_between_the_body_and_the_sdk() -> None:
     with pytest.raises(VendorError, match="google-genai has no argument for surprise"):
-        body.sdk_arguments({**built(FLASH), "surprise": 1})
+        requests.sdk_arguments({**built(FLASH), "surprise": 1})
 
 
 @pytest.mark.parametrize(
     ("model", "method", "adapter", "declared"),
     [
-        (FLASH, "sft", "lora", parameters.GEMINI),
-        (FLASH, "dpo", "lora", parameters.GEMINI_PREFERENCE),
-        ("gemini-2.5-pro", "sft", "lora", parameters.GEMINI_PRO),
-        (LLAMA, "sft", "lora", parameters.OPEN_MODELS),
-        (LLAMA, "sft", "full", parameters.OPEN_MODELS),
+        (FLASH, "sft", "lora", declarations.GEMINI),
+        (FLASH, "dpo", "lora", declarations.GEMINI_PREFERENCE),
+        ("gemini-2.5-pro", "sft", "lora", declarations.GEMINI_PRO),
+        (LLAMA, "sft", "lora", declarations.OPEN_MODELS),
+        (LLAMA, "sft", "full", declarations.OPEN_MODELS),
     ],
 )
 def test_what_is_declared_is_what_google_genai_sends(
@@ -122,7 +122,7 @@ def test_what_is_declared_is_what_google_genai_sends(
         request = provider.build(receipt_for(provider, model, method=method, adapter=adapter, **fields), FILES)
         provider.submit(request, key)
         arrived: dict[str, Any] = [call.data for call in vendor.requests if call.role == "submit"][-1]
-        assert arrived == body.with_key(request.body, key)
+        assert arrived == requests.with_key(request.body, key)
         arrived["labels"].pop("llmtune_run")
         if "outputUri" in arrived:
             arrived["outputUri"] = arrived["outputUri"].removesuffix(f"/{key}")

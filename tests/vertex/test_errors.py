@@ -17,7 +17,7 @@ from llmtune.errors import (
     TransientError,
     VendorError,
 )
-from llmtune.provider import JobRef, ModelRef, Request, RunKey, UploadRef
+from llmtune.provider.protocol import JobRef, ModelRef, Request, RunKey, UploadRef
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,
@@ -29,7 +29,7 @@ from llmtune.testing import (
     truncated,
 )
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.fake import FakeVertex
+from llmtune_vertex.fake.service import FakeVertex
 from tests.vertex.conftest import encoded, provider_at, receipt_for
 
 KEY = RunKey("lt0123456789")

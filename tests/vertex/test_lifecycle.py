@@ -9,18 +9,11 @@ from typing import Any
 import pytest
 
 from llmtune.data.example import Message
-from llmtune.provider import (
-    DeploymentRef,
-    GenerationRequest,
-    ModelRef,
-    RunKey,
-    RunState,
-    Snapshot,
-    Unavailable,
-)
+from llmtune.provider.generation import GenerationRequest, Unavailable
+from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey, RunState, Snapshot
 from llmtune.testing import unknown_state
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.fake import FakeVertex
+from llmtune_vertex.fake.service import FakeVertex
 from tests.vertex.conftest import FLASH, LLAMA, encoded, provider_at, receipt_for
 
 KEY = RunKey("lt0123456789")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.job import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.provider import RunState
-from llmtune.runs import Pace, start
+from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.provider.protocol import RunState
+from llmtune.runs.poller import Pace
+from llmtune.runs.run import start
 from llmtune.testing import Fault, accept_then_drop, garbled, rate_limit, reset, server_error
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.fake import FakeVertex
+from llmtune_vertex.fake.service import FakeVertex
 from tests.vertex.conftest import FLASH
 
 PACE = Pace(first=0.01, most=0.05)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider import RunState
-from llmtune_vertex import wire
+from llmtune.provider.protocol import RunState
+from llmtune_vertex import responses
 from tests.conftest import SHARED
 
 PAYLOADS = SHARED / "data" / "payloads" / "vertex"
@@ -46,7 +46,7 @@ def failed(**more: Any) -> dict[str, Any]:
 
 @material
 def test_the_recorded_job() -> None:
-    seen = wire.snapshot(json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text()))
+    seen = responses.snapshot(json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text()))
     assert seen.state is RunState.SUCCEEDED
     assert seen.model is not None
     assert seen.model.id == "projects/713601331534/locations/us-central1/endpoints/5693131570647400448"
@@ -66,7 +66,7 @@ def test_the_recorded_job_survives_the_sdks_own_types() -> None:
 
     raw = json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text())
     job = types.TuningJob._from_response(response=tunings._TuningJob_from_vertex(raw), kwargs={})
-    assert wire.snapshot(job.model_dump(mode="json", by_alias=True, exclude_none=True)) == wire.snapshot(raw)
+    assert responses.snapshot(job.model_dump(mode="json", by_alias=True, exclude_none=True)) == responses.snapshot(raw)
 
 
 @material
@@ -75,7 +75,7 @@ def test_googles_own_sample_does_not_fool_the_parser() -> None:
     text = (PAYLOADS / "doc_sample_get_response_template.txt").read_text()
     sample = json.loads(re.sub(r": ([A-Z_]+)(,?)\n", r': "1"\2\n', text))
     sample["status"] = "JOB_STATE_SUCCEEDED"
-    seen = wire.snapshot(sample)
+    seen = responses.snapshot(sample)
     assert seen.state is RunState.RUNNING
     assert "names no state" in seen.warnings[0]
     assert seen.model is None
@@ -85,7 +85,7 @@ def test_googles_own_sample_does_not_fool_the_parser() -> None:
 
 
 def test_a_failed_job_says_why() -> None:
-    seen = wire.snapshot(failed())
+    seen = responses.snapshot(failed())
     assert seen.state is RunState.FAILED
     assert seen.error == "Row 17 does not end with a model turn."
     assert seen.model is None
@@ -102,7 +102,7 @@ def test_a_failed_job_says_why() -> None:
 
 def test_a_failed_job_may_leave_a_usable_model() -> None:
     endpoint = "projects/1/locations/us-central1/endpoints/2"
-    seen = wire.snapshot(
+    seen = responses.snapshot(
         failed(tunedModel={"model": "projects/1/locations/us-central1/models/3@1", "endpoint": endpoint})
     )
     assert seen.state is RunState.FAILED
@@ -111,22 +111,22 @@ def test_a_failed_job_may_leave_a_usable_model() -> None:
     assert "left a usable model" in seen.warnings[0]
 
 
-@pytest.mark.parametrize(("word", "expected"), wire.STATES.items())
+@pytest.mark.parametrize(("word", "expected"), responses.STATES.items())
 def test_all_twelve_states(word: str, expected: RunState) -> None:
     from google.genai.types import JobState
 
-    assert wire.snapshot(failed(state=word)).state is expected
-    assert {each.value for each in JobState} == set(wire.STATES)
+    assert responses.snapshot(failed(state=word)).state is expected
+    assert {each.value for each in JobState} == set(responses.STATES)
 
 
 def test_sub_states_are_events_once_each() -> None:
     from google.genai.types import TuningJobState
 
     known = {each.value for each in TuningJobState if not each.value.endswith("UNSPECIFIED")}
-    assert known == set(wire.SUB_STATES)
+    assert known == set(responses.SUB_STATES)
     running = failed(state="JOB_STATE_RUNNING", tuningJobState="TUNING_JOB_STATE_WAITING_FOR_QUOTA", error=None)
-    assert [event.message for event in wire.snapshot(running).events] == ["waiting for quota"]
-    assert wire.snapshot(running).events == wire.snapshot(running).events
+    assert [event.message for event in responses.snapshot(running).events] == ["waiting for quota"]
+    assert responses.snapshot(running).events == responses.snapshot(running).events
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_sub_states_are_events_once_each() -> None:
     ],
 )
 def test_names_of_curves(raw: str, ours: str) -> None:
-    assert wire.series(raw) == ours
+    assert responses.series(raw) == ours
 
 
 def test_billed_tokens_need_the_epochs() -> None:
     job = failed()
     del job["supervisedTuningSpec"]["hyperParameters"]["epochCount"]
-    assert wire.snapshot(job).billed is None
+    assert responses.snapshot(job).billed is None
 
 
 def test_preference_statistics_are_read_too() -> None:
@@ -156,8 +156,8 @@ def test_preference_statistics_are_read_too() -> None:
         preferenceOptimizationSpec={"hyperParameters": {"epochCount": "2", "beta": 0.1}},
         tuningDataStats={"preferenceOptimizationDataStats": stats},
     )
-    seen = wire.snapshot(job)
+    seen = responses.snapshot(job)
     assert seen.billed is not None
     assert seen.billed.tokens == 20
     assert seen.warnings == ("2 rows were dropped (indices 4, 9): same",)
-    assert wire.remote_job(job).method == "dpo"
+    assert responses.remote_job(job).method == "dpo"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtune.provider import Target, UploadRef
-from llmtune.testing.wire import check_wire_truth, job_with
-from llmtune.translation import Receipt, translate
+from llmtune.provider.protocol import Target, UploadRef
+from llmtune.provider.receipt import Receipt, translate
+from llmtune.testing.wire_check import check_wire_truth, job_with
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.account import VertexSettings
+from llmtune_vertex.settings import VertexSettings
 
 SETTINGS = VertexSettings(project="my-project", location="us-central1", bucket="my-bucket")
 FILES = {

@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from llmtune.metrics.points import MetricPoint, NotReported, Series, series_info
+from llmtune.report.format import count, number
 from llmtune.report.html.elements import el
 from llmtune.report.html.page import sorted_by, table
-from llmtune.report.words import count, number
 
 #: Points of one curve in a page, at most; of a longer one the lowest and highest of each stretch are kept.
 MOST_POINTS = 4000

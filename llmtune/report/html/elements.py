@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from markupsafe import Markup, escape
 
-from llmtune.report.words import seen
+from llmtune.report.format import seen
 
 #: What an element may hold; None and False are nothing, so that `condition and el(...)` reads well.
 Child = Markup | str | int | float | None | Iterable["Child"]

@@ -8,15 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llmtune.evaluation.model import EvaluationResult
+from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
-from llmtune.report.facts import facts
-from llmtune.report.html import evaluated
+from llmtune.report.format import difference, metric_name, money, number, seconds, spread
+from llmtune.report.html import evaluation
 from llmtune.report.html.charts import chart_data, chart_places, series_table
 from llmtune.report.html.elements import Child, el, join, link
 from llmtune.report.html.page import Section, code_block, details, facts_list, page, table
-from llmtune.report.model import Cost, Report
-from llmtune.report.words import difference, metric_name, money, number, seconds, spread
+from llmtune.report.schema import Cost, Report
+from llmtune.report.summary import facts
 
 
 def render(report: Report) -> str:
@@ -30,7 +30,7 @@ def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
     """Every section of a run's page; `charts` are those of `chart_data`."""
     result = report.evaluation
     if isinstance(result, EvaluationResult):
-        yield evaluated.held_out(result)
+        yield evaluation.held_out(result)
     elif report.identity.state.final:
         yield Section("evaluation", "Held-out rows", el("p", str(result), class_="dim"))
     if not report.identity.state.final:  # what would be out of date a moment later is left out
@@ -44,9 +44,9 @@ def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
     yield Section("training", "Training", chart_places(charts) + series_table(report.series))
     yield _diagnosis(report)
     if isinstance(result, EvaluationResult):
-        yield evaluated.by_label(result)
-        yield evaluated.confusion(result)
-        yield evaluated.worst(result)
+        yield evaluation.by_label(result)
+        yield evaluation.confusion(result)
+        yield evaluation.worst(result)
     yield _receipt(report)
     yield _money(report)
     yield _timing(report)

@@ -3,10 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-from llmtune.capability import Abilities, No
 from llmtune.errors import VendorError
-from llmtune.polling import FunctionGenerator, PollingProvider
-from llmtune.provider import Generation, JobRef, MetricPoint, ModelRef, Request, RunState, SubmitSafety, UploadRef
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider.base import FunctionGenerator, PollingProvider
+from llmtune.provider.declarations import Abilities, No
+from llmtune.provider.generation import Generation
+from llmtune.provider.protocol import JobRef, ModelRef, Request, RunState, SubmitSafety, UploadRef
 from llmtune_acme.parameters import LIMITS, PARAMETERS
 
 

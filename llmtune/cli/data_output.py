@@ -1,0 +1,81 @@
+"""How `llmtune data` prints what was found and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmtune.data.checks.check import CheckReport
+    from llmtune.data.findings import Finding
+
+#: Findings of one code that are printed.
+SHOWN = 10
+
+
+def say(finding: Finding) -> None:
+    """One finding: its place, what is wrong, and the remedy below."""
+    from rich.markup import escape
+
+    from llmtune.cli.output import out
+
+    color = "red" if finding.is_error else "yellow"
+    place = f"{finding.where}: " if finding.where else ""
+    code = escape(f"[{finding.code}]")
+    out.print(f"{escape(place)}[{color}]{finding.severity}[/] {escape(finding.message)} [dim]{code}[/]", soft_wrap=True)
+    if finding.remedy:
+        out.print(f"    [dim]{escape(finding.remedy)}[/]", soft_wrap=True)
+
+
+def print_findings(findings: Iterable[Finding], counts: Mapping[str, int], show: int) -> None:
+    """Findings by place; of each code the first `show`, then how many more there are."""
+    from llmtune.cli.output import out
+
+    seen: Counter[str] = Counter()
+    for finding in findings:
+        seen[finding.code] += 1
+        if show == 0 or seen[finding.code] <= show:
+            say(finding)
+    for code, count in (counts or seen).items():
+        if show and count > show:
+            out.print(f"    ... and {count - show:,} more of [dim]\\[{code}][/] (--show 0 prints all)", soft_wrap=True)
+
+
+def print_report(report: CheckReport, show: int) -> None:
+    """The findings, a line a file, and the sum."""
+    from llmtune.cli.output import out
+
+    print_findings(report.findings, report.counts, show)
+    for file in report.files:
+        stats = file.stats
+        about = "" if stats.exact else "about "
+        tokens = f", {about}{stats.total_tokens:,} tokens" if stats.total_tokens else ""
+        out.print(f"{file.role}: {stats.rows:,} sound rows, {file.format or 'no known format'}{tokens}", soft_wrap=True)
+    color = "red" if report.errors else "yellow" if report.warnings else "green"
+    errors = "1 error" if report.errors == 1 else f"{report.errors:,} errors"
+    warnings = "1 warning" if report.warnings == 1 else f"{report.warnings:,} warnings"
+    out.print(f"[{color}]{errors}, {warnings}[/]")
+
+
+def print_stats(counted: dict[str, Any], bills: dict[str, Any], epochs: int) -> None:
+    """What was counted over one file, and what backends bill for it."""
+    from llmtune.cli.output import out
+
+    tokens = counted["tokens"]
+    out.print(
+        f"{counted['rows']:,} rows of {counted['format']}, {counted['turns']:,} turns, {counted['bytes']:,} bytes"
+    )
+    roles = ", ".join(f"{role} {tokens[role]:,}" for role in ("system", "user", "assistant", "tool") if tokens[role])
+    out.print(f"{tokens['total']:,} tokens ({roles}); {tokens['trained']:,} of them learned", soft_wrap=True)
+    out.print(f"[dim]{tokens['rule']}[/]", soft_wrap=True)
+    lengths = ", ".join(f"{name} {value:,}" for name, value in counted["lengths"].items())
+    out.print(f"tokens a row: {lengths}", soft_wrap=True)
+    labels = counted["labels"]
+    if labels:
+        first = ", ".join(f"{label} {count:,}" for label, count in list(labels.items())[:12])
+        more = f", and {len(labels) - 12} more" if len(labels) > 12 else ""
+        out.print(f"{len(labels)} labels: {first}{more}", soft_wrap=True, markup=False)
+    passes = "pass" if epochs == 1 else "passes"
+    for name, bill in bills.items():
+        out.print(f"{name:<11}bills {bill['tokens']:,} tokens for {epochs} {passes}: {bill['rule']}", soft_wrap=True)

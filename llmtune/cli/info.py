@@ -1,0 +1,117 @@
+"""`llmtune providers`, `llmtune config show` and `llmtune schema`: what there is, without touching any of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+config = typer.Typer(no_args_is_help=True)
+
+
+#: What `llmtune schema` knows besides the job file: the model whose JSON a command prints.
+_PRINTED = {
+    "report": "llmtune.report:Report",
+    "tune": "llmtune.report:Report",
+    "attach": "llmtune.report:Report",
+    "board": "llmtune.report.leaderboard.board:Board",
+    "compare": "llmtune.report.leaderboard.board:Board",
+    "sweep": "llmtune.sweeps.results:Sweep",
+    "rescue": "llmtune.rescues.results:Rescue",
+    "gate": "llmtune.report.gate:GateResult",
+    "diff": "llmtune.report.gate:DiffResult",
+    "plan": "llmtune.provider.receipt:Receipt",
+    "error": "llmtune.cli.schemas:ErrorDocument",
+}
+
+
+def schema(
+    what: Annotated[
+        str, typer.Argument(help="job (the job file), error, or a command that prints such a result: see below.")
+    ] = "job",
+) -> None:
+    """Print a JSON schema: of a job file, of an error under --json, or of what a command prints.
+
+    Known: job, error, plan, tune, attach, report, compare, board, sweep, rescue, gate, diff.
+    """
+    from importlib import import_module
+
+    from llmtune.cli.output import print_json
+    from llmtune.errors import UnknownName
+
+    if what == "job":
+        from llmtune.job.spec import TuningJob
+
+        document = TuningJob.model_json_schema()
+        # A dataset may be given as a bare path, which the model turns into a DatasetSpec before validation.
+        document["properties"]["dataset"] = {"anyOf": [{"type": "string"}, document["properties"]["dataset"]]}
+    elif what in _PRINTED:
+        module, _, name = _PRINTED[what].partition(":")
+        document = getattr(import_module(module), name).model_json_schema(mode="serialization")
+    else:
+        raise UnknownName("schema", what, ["job", *_PRINTED])
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    document["title"] = f"llmtune {what}"
+    print_json(document)
+
+
+@config.command("show")
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """Show every setting and where it comes from; secrets are never shown."""
+    from rich.markup import escape
+
+    from llmtune.cli.output import out, print_json
+    from llmtune.config import config_files, redact, redact_url, settings
+
+    now = settings()
+    if as_json:
+        print_json(
+            {
+                "home": str(now.home),
+                "store": redact_url(now.store),
+                "files": [{"path": str(path), "read": path in now.files} for path in config_files()],
+                "providers": {
+                    name: {
+                        "kind": each.kind,
+                        "values": redact("", each.values),
+                        "origins": each.origins,
+                    }
+                    for name, each in now.providers.items()
+                },
+            }
+        )
+        return
+    out.print(f"home    {escape(str(now.home))}", soft_wrap=True)
+    out.print(f"store   {escape(redact_url(now.store))}", soft_wrap=True)
+    for path in config_files():
+        out.print(f"config  {escape(str(path))} [dim]{'read' if path in now.files else 'not there'}[/]", soft_wrap=True)
+    for name, each in now.providers.items():
+        out.print(f"\n[bold]{escape(name)}[/] [dim]kind {escape(each.kind)}[/]")
+        for key, value in each.values.items():
+            out.print(f"  {escape(key)} = {escape(str(redact(key, value)))}  [dim]{escape(each.origins[key])}[/]")
+
+
+def providers(
+    name: Annotated[str | None, typer.Argument(help="One provider: its whole reference page.")] = None,
+    model: Annotated[str, typer.Option(help="The model the page is about.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """List the backends, or show what one of them takes, field by field."""
+    from llmtune.cli.output import out, print_json
+    from llmtune.planning import support_matrix
+    from llmtune.provider.registry import get_provider, provider_names
+
+    if name is None:
+        rows = [support_matrix.summary(each) for each in provider_names()]
+        if as_json:
+            print_json({"schema": 1, "providers": rows})
+        else:
+            out.print(support_matrix.summary_table(rows))
+        return
+    page = support_matrix.page(get_provider(name), model)
+    if as_json:
+        print_json(page)
+    else:
+        support_matrix.print_page(out, page)

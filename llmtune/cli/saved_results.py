@@ -1,0 +1,126 @@
+"""What `llmtune report` can show: the report of a run, and boards, sweeps and rescues that were written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmtune.errors import InvalidData
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmtune.report.schema import Report
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One result in each of its shapes."""
+
+    to_json: Callable[[], str]
+    to_markdown: Callable[[], str]
+    to_html: Callable[[], str]
+    show: Callable[[Console], None]
+
+
+def find(name: str) -> Kept:
+    """A run by its id, the beginning of its id, or its name; or a file of a report, a board, a sweep or a rescue."""
+    path = Path(name)
+    if path.is_dir() and (path / "rescue.json").exists():
+        path = path / "report.json"
+    if path.suffix == ".json" and path.exists():
+        content = path.read_bytes()
+        fields = _fields(content)
+        if "standings" in fields:
+            return _board(path, content)
+        if {"golden", "agreement"} <= fields:
+            return _rescue(path, content)
+        if {"trials", "finalists"} <= fields:
+            return _sweep(path, content)
+    return _run(report_of(name if path == Path(name) else str(path)))
+
+
+def report_of(name: str) -> Report:
+    """The report of a run, or from a file."""
+    from llmtune.report.schema import Report
+
+    path = Path(name)
+    if path.suffix == ".json" and (path.exists() or path.parent != Path()):
+        return Report.load(path)
+    from llmtune.runs.run import attach
+
+    return attach(name).report()
+
+
+def _run(report: Report) -> Kept:
+    def show(console: Console) -> None:
+        from llmtune.report.terminal import print_report
+
+        print_report(report, console)
+
+    return Kept(report.to_json, report.to_markdown, report.to_html, show)
+
+
+def _board(path: Path, content: bytes) -> Kept:
+    from pydantic import ValidationError
+
+    from llmtune.report.leaderboard.board import Board
+
+    try:
+        board = Board.model_validate_json(content)
+    except ValidationError as error:
+        raise _unreadable(path, "board", error.errors(include_url=False)[0]["msg"]) from None
+
+    def show(console: Console) -> None:
+        from llmtune.report.leaderboard.text import print_board
+
+        print_board(board, console)
+
+    return Kept(board.to_json, board.to_markdown, board.to_html, show)
+
+
+def _rescue(path: Path, content: bytes) -> Kept:
+    from pydantic import ValidationError
+
+    from llmtune.rescues.html import render
+    from llmtune.rescues.results import RescueReport
+    from llmtune.rescues.text import to_markdown, verdict
+
+    try:
+        report = RescueReport.model_validate_json(content)
+    except ValidationError as error:
+        raise _unreadable(path, "rescue", error.errors(include_url=False)[0]["msg"]) from None
+
+    def show(console: Console) -> None:
+        console.print(verdict(report), markup=False, soft_wrap=True)
+
+    return Kept(report.to_json, lambda: to_markdown(report), lambda: render(report), show)
+
+
+def _sweep(path: Path, content: bytes) -> Kept:
+    from pydantic import ValidationError
+
+    from llmtune.sweeps.results import Sweep
+    from llmtune.sweeps.text import print_sweep
+
+    try:
+        found = Sweep.model_validate_json(content)
+    except ValidationError as error:
+        raise _unreadable(path, "sweep", error.errors(include_url=False)[0]["msg"]) from None
+    return Kept(found.to_json, found.to_markdown, found.to_html, lambda console: print_sweep(found, console))
+
+
+def _fields(content: bytes) -> set[str]:
+    import orjson
+
+    try:
+        data = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return set()
+    return set(data) if isinstance(data, dict) else set()
+
+
+def _unreadable(path: Path, what: str, why: str) -> InvalidData:
+    return InvalidData(f"{path} is no valid {what}: {why}", hint="it may be of another version of llmtune")

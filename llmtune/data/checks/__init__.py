@@ -1,0 +1,1 @@
+"""Checks over whole datasets: single rows, duplicates, near-duplicates, privacy, statistics."""

@@ -1,0 +1,242 @@
+"""Row formats: what a row looks like, read into `Example` and written from it; and who knows which ones.
+
+General formats are in this package. A vendor's formats and dataset rules live in that vendor's own room and are
+found through the entry-point group `llmtune.formats`; each entry names a `VendorRows`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+from llmtune.data.example import Example, OtherPart
+from llmtune.data.findings import Finding
+from llmtune.data.formats.row_features import CHAT, SYSTEM, TURNS, left_out_keys, losses
+from llmtune.errors import LlmtuneError, UnknownName
+
+GROUP = "llmtune.formats"
+
+
+class RowFormat:
+    """One shape of a row. Subclass it, set the four names, and write `detect`, `read` and `write`.
+
+    `carries` is a sum of the bits in `llmtune.data.formats.row_features`: what a row of this format can hold. What it cannot
+    is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are bits
+    that reach the row in another place (a system prompt put before the question): a warning, not a refusal.
+    """
+
+    name: str = ""
+    title: str = ""
+    carries: int = 0
+    folds: int = 0
+    pairs: bool = False
+    """Whether its rows are preference pairs, so that the method they are for is dpo."""
+
+    plain_by_bits: bool = False
+    """Set it where `problems` is overridden but for a plain conversation still follows from `carries` alone, which
+    spares it the call."""
+
+    def takes_plain(self) -> Callable[[Example], bool]:
+        """A quick answer for plain conversations (`checks.is_simple`): whether nothing is lost of one, surely."""
+        if type(self).problems is not RowFormat.problems and not self.plain_by_bits:
+            return _never
+        system, several = bool(self.carries & SYSTEM), bool(self.carries & TURNS)
+        if not self.carries & CHAT:
+            return _never
+
+        def takes(example: Example) -> bool:
+            messages, tools, label, _, _, _, _, extra = example
+            if tools or extra or label.__class__ is tuple:
+                return False
+            leading = messages[0][0] == "system"
+            return (system or not leading) and (several or len(messages) <= 2 + leading)
+
+        return takes
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row is meant to be of this format, sound or not; true for no other format's rows."""
+        raise NotImplementedError
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        """The row in canonical form. Faults go to the list; with an error among them the result is not used."""
+        raise NotImplementedError
+
+    def write(self, example: Example) -> dict[str, Any]:
+        """The example as a row of this format; what `problems` lists is left out."""
+        raise NotImplementedError
+
+    def problems(self, example: Example) -> list[Finding]:
+        """What this format cannot carry of the example: errors refuse, warnings tell of a change of place."""
+        return losses(self.without_own_keys(example), self.carries, self.folds, self.name, self.takes_part)
+
+    def left_out(self, example: Example) -> list[str]:
+        """The keys of the row and of its messages that are not written."""
+        return left_out_keys(self.without_own_keys(example), self.carries)
+
+    def without_own_keys(self, example: Example) -> Example:
+        """The example without the extra keys that this format does write, so that they count as no loss."""
+        return example
+
+    def takes_part(self, part: OtherPart) -> bool:
+        """Whether a part that is neither text nor image, kept as it was read, is one of this format's own."""
+        return False
+
+
+class FileFacts(NamedTuple):
+    """What is known of one whole file when a vendor's file rules are asked.
+
+    `role` is train, validation or test; `rows` counts sound rows; `size` is in bytes; `tokens` is the sum over
+    rows, an estimate where `exact_tokens` is False; `features` is the union of the rows' feature bits; `labels`
+    counts rows by label. `train_rows` are those of the training file, `total_rows` those of training and validation.
+    """
+
+    role: str
+    path: str
+    rows: int
+    size: int
+    tokens: int
+    exact_tokens: bool
+    format: str
+    method: str
+    model: str | None
+    features: int
+    labels: Mapping[str, int]
+    train_rows: int | None
+    total_rows: int
+
+
+def _never(_: Example) -> bool:
+    return False
+
+
+def _no_file_rules(facts: FileFacts) -> Iterable[Finding]:
+    return ()
+
+
+def _no_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    return ()
+
+
+def _no_limit(method: str, model: str | None) -> TokenLimit | None:
+    return None
+
+
+class TokenLimit(NamedTuple):
+    """The most tokens a row may have. `refuses` says whether the backend rejects longer rows; otherwise it cuts
+    them. `per` is "row" or "turn"."""
+
+    tokens: int
+    refuses: bool
+    source: str
+    per: str = "row"
+
+
+@dataclass(frozen=True)
+class VendorRows:
+    """A vendor's row formats and dataset rules.
+
+    `formats` are its own formats (general ones need no entry). `defaults` names the format that each method's
+    rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
+    whole file, `token_limit` says how long a row may be. `billing` says in words that the tokens of the training
+    file times the epochs are billed, and where that is written; empty where it is not known.
+    """
+
+    provider: str
+    formats: tuple[RowFormat, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    row_rules: Callable[[Example, str, str | None], Iterable[Finding]] = _no_row_rules
+    file_rules: Callable[[FileFacts], Iterable[Finding]] = _no_file_rules
+    token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
+    choose: Callable[[str, str | None], str] | None = None
+    billing: str = ""
+
+    def format_for(self, method: str = "sft", model: str | None = None) -> str:
+        """The name of the format that rows for this method and model are written in."""
+        if self.choose is not None:
+            return self.choose(method, model)
+        if method not in self.defaults:
+            raise LlmtuneError(f"{self.provider} takes no {method!r} rows; it takes {', '.join(self.defaults)}")
+        return self.defaults[method]
+
+
+_registered: list[VendorRows] = []
+
+
+def register(rows: VendorRows) -> None:
+    """Make a vendor's rows known to this process, as its entry point would. Later ones replace earlier ones."""
+    _registered[:] = [known for known in _registered if known.provider != rows.provider] + [rows]
+    vendors.cache_clear()
+    _known.cache_clear()
+
+
+@cache
+def vendors() -> Mapping[str, VendorRows]:
+    """Every vendor's rows by provider name: from entry points, and what was registered by hand."""
+    from importlib.metadata import entry_points  # not at the top: it costs 25 ms
+
+    found: dict[str, VendorRows] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            rows = point.load()
+        except (ImportError, AttributeError) as fault:  # one broken plug-in must not take the others away
+            logging.getLogger("llmtune").warning("the row formats of %s could not be loaded: %s", point.value, fault)
+            continue
+        found[rows.provider] = rows
+    for rows in _registered:
+        found[rows.provider] = rows
+    return found
+
+
+def vendor(provider: str) -> VendorRows:
+    """One vendor's rows. Raises `UnknownName`."""
+    known = vendors()
+    if provider not in known:
+        raise UnknownName("provider of row formats", provider, known)
+    return known[provider]
+
+
+@cache
+def general_formats() -> tuple[RowFormat, ...]:
+    """The formats of this package, in the order in which they are asked whether a row is theirs."""
+    from llmtune.data.formats import instruct, preference
+    from llmtune.data.formats.chat import CHAT
+
+    return (*preference.FORMATS, *instruct.FORMATS[:1], CHAT, *instruct.FORMATS[1:])
+
+
+@cache
+def _known() -> Mapping[str, RowFormat]:
+    # Vendors' formats are narrower than the general ones and share keys with them, so they are asked first.
+    formats = [*(fmt for rows in vendors().values() for fmt in rows.formats), *general_formats()]
+    return {fmt.name: fmt for fmt in formats}
+
+
+def all_formats() -> Mapping[str, RowFormat]:
+    """Every known row format by name, in the order of detection."""
+    return _known()
+
+
+def get_format(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
+    """A row format by its name, or the format a provider of that name takes. Raises `UnknownName`."""
+    known = _known()
+    if name in vendors():  # a provider may have a format of its own name, which is that of one method
+        return known[vendors()[name].format_for(method, model)]
+    if name in known:
+        return known[name]
+    raise UnknownName("row format", name, [*known, *vendors()])
+
+
+def get_writer(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
+    """`get_format`, where a name that is both a format's and a provider's means the format: so `Limits.format` does."""
+    known = _known()
+    return known[name] if name in known else get_format(name, method=method, model=model)
+
+
+def detect(row: Any, among: Sequence[RowFormat] | None = None) -> RowFormat | None:
+    """The format whose row this is meant to be, or None."""
+    if not isinstance(row, dict):
+        return None
+    return next((fmt for fmt in (among or _known().values()) if fmt.detect(row)), None)

@@ -1,0 +1,292 @@
+"""Reading any dataset into examples: one pass, every fault named, never the whole file in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding, error, refuse
+from llmtune.data.formats.base import RowFormat, all_formats, detect, get_format
+from llmtune.data.formats.chat import hiding_key, kind, read_truth
+from llmtune.data.formats.instruct import Labelled
+from llmtune.data.formats.preference import check_unpaired
+from llmtune.data.io import readers, tables
+from llmtune.errors import UnknownName
+
+_QUESTIONS = frozenset((*Labelled.TEXTS, "messages", "prompt"))
+#: How many rows are held back while none of them is recognised.
+_LOOK_AHEAD = 100
+#: How many rows of the hub are asked for their labels; of a file all are, if need be.
+_HUB_LABELS = 1000
+
+
+class Reading:
+    """A dataset being read. Iterate over it once; `format` is known after the first item."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        format: str = "auto",
+        *,
+        columns: Mapping[str, str] | None = None,
+        label_column: str | None = None,
+        group_by: str | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.format: RowFormat | None = None
+        self.container: str | None = None
+        self._wanted = format
+        self.renames = renaming(columns, label_column)
+        self._group_by = group_by
+        self._classes: bool | None = None
+        if format != "auto" and format not in readers.CONTAINERS:
+            self.format = get_format(format)
+
+    def __iter__(self) -> Iterator[Example | Finding]:
+        raw = self._raw()
+        if self.format is None:
+            held, fault = self._recognise(raw)
+            raw = chain(held, raw)
+            if self.format is None:  # what is broken is still told, line by line
+                yield from (item.at(self.path, item.line) for item in raw if isinstance(item, Finding))
+                if fault is not None:
+                    yield fault.at(self.path, fault.line)
+                return
+        yield from read_rows(raw, self.format, self._group_by, self.path, self.names_classes)
+
+    def recognise(self) -> RowFormat | None:
+        """The row format, told by the first rows; None when none of them is known."""
+        if self.format is None:
+            self._recognise(self._raw())
+        return self.format
+
+    def names_classes(self) -> bool:
+        """Whether the labels of the file name classes: some row's is neither true nor false, also as 1 or 0 or text.
+
+        This reads the file again, so it is asked only where a row leaves it open.
+        """
+        if self._classes is None:
+            rows = islice(self._raw(), _HUB_LABELS if self.path.startswith(readers.HUB) else None)
+            labels = (item[1].get("label") for item in rows if item.__class__ is tuple and isinstance(item[1], dict))
+            self._classes = any(label is not None and read_truth(label) is None for label in labels)
+        return self._classes
+
+    def _raw(self) -> Iterator[readers.Raw | Finding]:
+        if self.path.startswith(readers.HUB):
+            self.container = "hub"
+            raw = tables.hub_rows(self.path)
+        else:
+            path = Path(self.path)
+            container = self._wanted if self._wanted in readers.CONTAINERS else "auto"
+            sniffed = readers.sniff(path, container)
+            if isinstance(sniffed, Finding):
+                return iter((sniffed,))
+            self.container = sniffed.container
+            raw = readers.rows(path, sniffed, self.renames)
+        return rename(raw, self.renames) if self.renames else raw
+
+    def _recognise(self, raw: Iterator[readers.Raw | Finding]) -> tuple[list[readers.Raw | Finding], Finding | None]:
+        """Hold rows back until one is recognised; the fault says why none was, unless the findings held do."""
+        held: list[readers.Raw | Finding] = []
+        unknown: list[Any] = []
+        for item in raw:
+            held.append(item)
+            if isinstance(item, Finding):
+                continue
+            self.format = detect(item[1])
+            if self.format is not None:
+                return held, None
+            unknown.append(item[1])
+            if len(unknown) >= _LOOK_AHEAD:
+                break
+        if unknown:
+            return held, unknown_format(unknown[0])
+        if any(isinstance(item, Finding) and item.is_error for item in held):
+            return held, None
+        return held, error("empty-file", "the file holds no rows", "give a file with at least one row")
+
+
+def read(
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    columns: Mapping[str, str] | None = None,
+    label_column: str | None = None,
+    group_by: str | None = None,
+) -> Iterator[Example | Finding]:
+    """Every sound row as an `Example`, in order, and every fault as a `Finding`, in one pass and bounded memory.
+
+    `format` is a row format ("chat", "alpaca", ...), a container ("jsonl", "csv", "parquet", ...) or "auto".
+    `columns` says which key holds what where the names differ: `{"text": "utterance", "label": "intent"}`;
+    `label_column` is short for `columns={"label": ...}`. `group_by` names the key whose value becomes
+    `Example.group`. A row with an error is not yielded as an example. Nothing is raised for faults of the data.
+    """
+    return iter(Reading(path, format, columns=columns, label_column=label_column, group_by=group_by))
+
+
+def load(
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    columns: Mapping[str, str] | None = None,
+    label_column: str | None = None,
+    group_by: str | None = None,
+) -> list[Example]:
+    """All rows of a file as examples. Raises `InvalidData` with every finding when any of them is an error."""
+    examples: list[Example] = []
+    findings: list[Finding] = []
+    for item in read(path, format, columns=columns, label_column=label_column, group_by=group_by):
+        if isinstance(item, Finding):
+            findings.append(item)
+        else:
+            examples.append(item)
+    if any(finding.is_error for finding in findings):
+        raise refuse(findings)
+    return examples
+
+
+def read_rows(
+    raw: Iterable[readers.Raw | Finding],
+    fmt: RowFormat,
+    group_by: str | None = None,
+    file: str | None = None,
+    names_classes: Callable[[], bool] = lambda: False,
+) -> Iterator[Example | Finding]:
+    """Raw rows read by one format; what is not of that format is told by what it is instead.
+
+    `names_classes` says whether labels that could be read as true and false (1 and 0) are classes in this file.
+    """
+    faults: list[Finding] = []
+    read_row = fmt.read
+    for item in raw:
+        if item.__class__ is Finding:
+            yield item.at(file, item.line)
+            continue
+        line, row = item  # type: ignore[misc]
+        if row.__class__ is not dict:
+            yield error(
+                "row-shape", f"the row is {kind(row)}; expected an object such as {fmt.title}", "write one object a row"
+            ).at(file, line)
+            continue
+        example = read_row(row, line, faults)
+        if example[7]:  # extra: what the format has no place for may say that the row is not to be learned
+            refused = check_unpaired(row, example, names_classes) or _check_hidden(example)
+            if refused is not None:
+                yield refused.at(file, line)
+                faults.clear()
+                continue
+        if faults:
+            wrong = other_format(row, fmt, faults)
+            yield from [fault.at(file, line) for fault in (wrong or faults)]
+            broken = any(fault.is_error for fault in faults)
+            faults.clear()
+            if broken:
+                continue
+        if group_by is not None:
+            value = row.get(group_by)
+            if value is None:
+                yield error("group", f"the row has no {group_by!r}, by which rows are grouped", "give it one").at(
+                    file, line
+                )
+                continue
+            example = example.replace(group=str(value))
+        yield example
+
+
+def _check_hidden(example: Example) -> Finding | None:
+    key = hiding_key(example.extra or {})
+    if key is None:
+        return None
+    what = f"the row says {key!r} {(example.extra or {})[key]!r}, and would be learned all the same"
+    return error("weight", what, "leave such rows out, or write weight 0 on the turns that are not to be learned")
+
+
+def other_format(row: dict[str, Any], fmt: RowFormat, faults: list[Finding]) -> list[Finding] | None:
+    """One finding instead of many when a faulty row is of another format than its file."""
+    if not any(fault.is_error for fault in faults) or fmt.detect(row):
+        return None
+    other = detect(row)
+    if other is None:
+        keys = ", ".join(map(repr, list(row)[:6])) or "no keys"
+        return [error("row-shape", f"the row has {keys}; expected {fmt.title}", "write it like the rows before it")]
+    return [
+        error(
+            "mixed-formats",
+            f"this row is {other.name} where the file began as {fmt.name}",
+            "keep one format a file: convert one part, then join them",
+        )
+    ]
+
+
+def renaming(columns: Mapping[str, str] | None, label_column: str | None) -> dict[str, str]:
+    """From a file's own key names to the names the formats know."""
+    renames = {theirs: ours for ours, theirs in (columns or {}).items()}
+    if label_column is not None:
+        renames[label_column] = "label"
+    return {theirs: ours for theirs, ours in renames.items() if theirs != ours}
+
+
+def rename(raw: Iterator[readers.Raw | Finding], renames: Mapping[str, str]) -> Iterator[readers.Raw | Finding]:
+    """Raw rows with their keys renamed; a row without one of the keys is told."""
+    taken = set(renames.values())
+    for item in raw:
+        if isinstance(item, Finding) or not isinstance(item[1], dict):
+            yield item
+            continue
+        line, row = item
+        missing = [theirs for theirs in renames if theirs not in row]
+        if missing:
+            have = ", ".join(map(repr, row))
+            yield error("columns", f"there is no column {missing[0]!r}; the row has {have}", "check the names").at(
+                None, line
+            )
+            continue
+        renamed: dict[str, Any] = {}
+        for key, value in row.items():
+            new = renames.get(key)
+            if new is None:  # a key whose name another one takes over keeps its value under a longer name
+                new = f"original_{key}" if key in taken else key
+            renamed[new] = value
+        if "label" in taken and len(renamed) == 2:
+            other = next(key for key in renamed if key != "label")
+            if other not in _QUESTIONS:
+                renamed["text"] = renamed.pop(other)
+        yield line, renamed
+
+
+_REINFORCEMENT = (("problem", "solution"), ("prompt", "ground_truth"), ("question", "solution"))
+
+
+def unknown_format(row: Any) -> Finding:
+    """The finding for a file whose rows are of no known format, with a guess at what they are."""
+    if not isinstance(row, dict):
+        return error("row-shape", f"rows are {kind(row)}; expected objects", "write one JSON object a row").at(None, 1)
+    keys = ", ".join(map(repr, list(row)[:8])) or "no keys"
+    if row.get("type") in ("string_check", "text_similarity", "python", "score_model", "label_model", "multi"):
+        return error("grader-config", "the file is the configuration of a grader, not a dataset", "give the rows")
+    for first, second in _REINFORCEMENT:
+        if first in row and second in row:
+            return error(
+                "reinforcement-rows",
+                f"rows with {first!r} and {second!r} are of reinforcement tuning (a reference to score against)",
+                f'to learn from {second!r} itself: columns={{"prompt": "{first}", "completion": "{second}"}}',
+            )
+    nested = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(row) == 1 and nested:
+        return error("unknown-format", f"the rows seem to stand under {nested[0]!r}", "give a file of the list alone")
+    return error(
+        "unknown-format",
+        f"rows with {keys} are of no known format",
+        'name the keys, such as columns={"prompt": ..., "completion": ...}; known: ' + ", ".join(all_formats()),
+    )
+
+
+def check_format_name(name: str) -> None:
+    """Raises `UnknownName` for a format nobody knows."""
+    known = ["auto", *readers.CONTAINERS, *all_formats()]
+    if name not in known:
+        raise UnknownName("row format", name, known)

@@ -1,0 +1,118 @@
+"""Counting tokens: with a real tokenizer where there is one, otherwise by a stated rule of thumb."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from llmtune.data.example import Example, ImagePart, Message
+from llmtune.data.hashing import turn_text
+from llmtune.errors import MissingExtra
+
+#: The rule behind an estimate: four UTF-8 bytes a token, and four tokens a turn for the chat template.
+BYTES_PER_TOKEN = 4
+TOKENS_PER_TURN = 4
+RULE = "an estimate: UTF-8 bytes / 4, and 4 tokens a turn"
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Anything with `encode(text)` that answers a sequence of tokens: a transformers tokenizer, for one."""
+
+    def encode(self, text: str) -> Any:
+        """The tokens of a text."""
+        ...
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer by a model's name or folder, or by the path of a tokenizer.json (which counts, but knows no chat).
+
+    Models are opened by whoever registered in the entry-point group `llmtune.tokenizers`: the local backend does.
+    """
+    from importlib.metadata import entry_points
+    from pathlib import Path
+
+    if name.endswith(".json") and Path(name).is_file():
+        try:
+            from tokenizers import Tokenizer as FileTokenizer
+        except ImportError as fault:
+            raise MissingExtra("local", "tokenizers", purpose="counting tokens") from fault
+        return FileTokenizer.from_file(name)
+    for point in entry_points(group="llmtune.tokenizers"):
+        try:
+            load = point.load()
+        except ImportError as fault:
+            raise MissingExtra("local", fault.name or "transformers", purpose="opening a model's tokenizer") from fault
+        return load(name)
+    raise MissingExtra("local", "transformers", purpose="opening a model's tokenizer")
+
+
+class RowTokens(NamedTuple):
+    """Tokens of one row: by role, in all, in the longest turn, and of what is learned."""
+
+    system: int
+    user: int
+    assistant: int
+    tool: int
+    total: int
+    longest_turn: int
+    trained: int
+
+
+class Counter:
+    """Counts the tokens of rows, with a tokenizer or by the rule."""
+
+    def __init__(self, tokenizer: Tokenizer | None = None) -> None:
+        self._tokenizer = tokenizer
+        self.exact = tokenizer is not None
+
+    @property
+    def rule(self) -> str:
+        """How the numbers came about."""
+        return RULE if not self.exact else "counted with the tokenizer, and 4 tokens a turn for the template"
+
+    def text(self, text: str) -> int:
+        """Tokens of a text, without anything around it."""
+        if self._tokenizer is None:
+            size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+            return -(-size // BYTES_PER_TOKEN)
+        tokens = self._tokenizer.encode(text)
+        return len(getattr(tokens, "ids", tokens))
+
+    def row(self, example: Example) -> RowTokens:
+        """Tokens of one row. A preference row counts its prompt once and both answers."""
+        if example.text is not None:
+            count = self.text(example.text)
+            return RowTokens(0, 0, count, 0, count, count, count)
+        turns: Sequence[Message] = example.messages
+        if example.preference is not None:
+            turns = (*turns, *example.preference.preferred, *example.preference.rejected)
+        system = user = assistant = tool = longest = trained = 0
+        for message in turns:
+            content = message.content
+            text = content if content.__class__ is str and not message.tool_calls else turn_text(_wordy(message))
+            count = self.text(text) + TOKENS_PER_TURN
+            longest = max(longest, count)
+            role = message.role
+            if role == "assistant":
+                assistant += count
+                if message.weight != 0:
+                    trained += count
+            elif role == "user":
+                user += count
+            elif role == "system":
+                system += count
+            else:
+                tool += count
+        if example.tools:
+            import orjson
+
+            system += self.text(orjson.dumps(list(example.tools)).decode())
+        return RowTokens(system, user, assistant, tool, system + user + assistant + tool, longest, trained)
+
+
+def _wordy(message: Message) -> Message:
+    """The turn without its images, whose tokens no text tells."""
+    if not isinstance(message.content, tuple):
+        return message
+    return message.replace(content=tuple(part for part in message.content if not isinstance(part, ImagePart)))

@@ -1,0 +1,1 @@
+"""The job: what to train, on what, and how it is evaluated; and job files."""

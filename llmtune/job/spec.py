@@ -1,0 +1,366 @@
+"""The job: what to train, on what, and how it will be judged. Vendor-neutral; holds no account facts.
+
+Every field answers a mistake with one sentence and the nearest right name. Which backend takes which field is not
+written here: it is generated from the backends' declarations (`llmtune providers NAME`, docs/hyperparameters.md).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from llmtune.errors import InvalidJob
+from llmtune.job.base import Noun
+
+Method = Literal["sft", "dpo", "classification"]
+Adapter = Literal["lora", "qlora", "dora", "full"]
+
+#: What vendors call tuning too, and why llmtune does not do it (yet): said by name instead of "unknown method".
+NOT_YET: dict[str, str] = {
+    "reinforcement": "each vendor's graders and reward functions differ in kind; there is no common job for them yet",
+    "distillation": "it needs a teacher's answers first: generate them, then tune on them with method 'sft'",
+    "continued_pretraining": "only the local backend could do it; plain 'text' rows with method 'sft' come closest",
+}
+
+EXCLUSIVE: tuple[tuple[str, str], ...] = (
+    ("learning_rate", "learning_rate_multiplier"),
+    ("warmup_ratio", "warmup_steps"),
+)
+
+
+class Hyperparameters(Noun):
+    """How to train. Flat and vendor-neutral; `None` means "the backend's own default".
+
+    Ranges here are what has meaning at all; a backend's narrower range is in its declarations and the receipt.
+    """
+
+    __field_word__: ClassVar[str] = "hyperparameter"
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the training rows. Integer >= 1. With `max_steps` set too, whichever ends first."""
+
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps after which training stops. Integer >= 1."""
+
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows per optimizer step, over all devices and accumulation together (the effective batch). Integer >= 1."""
+
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] | None = None
+    """Micro-batches into which each optimizer step's rows are cut. Changes memory and speed; never the gradient."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate, absolute. > 0. Excludes `learning_rate_multiplier`.
+
+    LoRA wants about ten times the rate of full tuning (Thinking Machines, "LoRA Without Regret", 2025-09)."""
+
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Factor on the rate that the backend would choose itself. > 0. Excludes `learning_rate`."""
+
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Floor of the schedule, as a share of the peak rate. 0..1."""
+
+    lr_schedule: str | None = None
+    """Shape of the rate over the steps, by its transformers name: linear, cosine, constant, constant_with_warmup,
+    cosine_with_restarts, polynomial, inverse_sqrt, cosine_with_min_lr, warmup_stable_decay."""
+
+    lr_num_cycles: Annotated[float, Field(gt=0)] | None = None
+    """Cycles of a cosine schedule; 0.5 is one fall from peak to floor. > 0."""
+
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of all steps over which the rate climbs from 0 to its peak. 0..1. Excludes `warmup_steps`."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps over which the rate climbs from 0 to its peak. Integer >= 0. Excludes `warmup_ratio`."""
+
+    optimizer: str | None = None
+    """Update rule, by its transformers name (adamw_torch, adamw_torch_fused, adafactor, sgd, ...)."""
+
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of Adam's first moment. [0, 1). Kingma and Ba, arXiv:1412.6980, use 0.9."""
+
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of Adam's second moment. [0, 1). arXiv:1412.6980 uses 0.999."""
+
+    adam_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Term that keeps Adam's division finite. > 0. arXiv:1412.6980 uses 1e-8."""
+
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Decoupled decay of the trained weights per unit of learning rate (AdamW, arXiv:1711.05101). >= 0."""
+
+    max_grad_norm: Annotated[float, Field(ge=0)] | None = None
+    """Gradients are scaled down to this global L2 norm. >= 0; 0 switches clipping off."""
+
+    prompt_loss_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Weight of prompt tokens in the loss, where completion tokens weigh 1. 0..1; 0 trains on answers alone."""
+
+    lora_rank: Annotated[int, Field(ge=1)] | None = None
+    """Rank of the low-rank update (LoRA, arXiv:2106.09685). Integer >= 1."""
+
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """LoRA scaling: the update is multiplied by alpha / rank. > 0."""
+
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout on the input of the LoRA branch. [0, 1)."""
+
+    lora_target_modules: str | tuple[str, ...] | None = None
+    """Which linear layers get an adapter: a preset (all-linear, attention, mlp) or module names."""
+
+    layer_lr_multipliers: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Factor on the rate by layer: a layer's index ("0", "1", ...), a range ("0-3"), or a pattern of the parameter's
+    name ("*.mlp.*"). >= 0; 0 freezes. Discriminative fine-tuning, arXiv:1801.06146."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of the base model's hidden states and residuals while training. [0, 1)."""
+
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout on attention probabilities while training. [0, 1)."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the target's probability spread evenly over the vocabulary (arXiv:1512.00567). [0, 1)."""
+
+    max_sequence_length: Annotated[int, Field(ge=1)] | None = None
+    """Longest row in tokens, template included. Integer >= 1. What happens to longer rows: `dataset.on_too_long`."""
+
+    packing: bool | None = None
+    """Put several rows into one sequence without padding. Locally it changes speed only, never the loss."""
+
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations without improvement after which training stops. Integer >= 1. Needs validation rows."""
+
+    early_stopping_threshold: Annotated[float, Field(ge=0)] | None = None
+    """Fall of the validation loss that counts as improvement. >= 0, in units of the loss (nats per token)."""
+
+    eval_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between two evaluations on the validation rows. Integer >= 1."""
+
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between two checkpoints. Integer >= 1."""
+
+    keep_checkpoints: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoints kept; older ones are removed. Integer >= 1."""
+
+    dpo_beta: Annotated[float, Field(gt=0)] | None = None
+    """Strength of the pull towards the reference model in DPO (arXiv:2305.18290, which uses 0.1 to 0.5). > 0."""
+
+    def _check_rules(self) -> None:
+        for first, second in EXCLUSIVE:
+            if getattr(self, first) is not None and getattr(self, second) is not None:
+                raise ValueError(f"{first} and {second} exclude each other: set one of them")
+
+    def merged(self, over: Hyperparameters | None) -> Hyperparameters:
+        """These values with the set fields of `over` laid on top; a set member of a pair replaces the other."""
+        if over is None:
+            return self
+        values = self.model_dump(exclude_none=True)
+        new = over.model_dump(exclude_none=True)
+        for pair in EXCLUSIVE:
+            if any(name in new for name in pair):
+                for name in pair:
+                    values.pop(name, None)
+        return Hyperparameters.model_validate(values | new)
+
+
+class DatasetSpec(Noun):
+    """Where the rows are, how to read them, and how they are split."""
+
+    path: str | None = None
+    """One file (or a dataset folder, or `hf://owner/name`) that llmtune splits. Excludes `train`."""
+
+    train: str | None = None
+    """The training file, when the split is already made."""
+
+    validation: str | None = None
+    """The validation file; without one, `split[1]` of the training rows are held out."""
+
+    test: str | None = None
+    """The test file; without one, `split[2]` of the training rows are held out."""
+
+    format: str = "auto"
+    """Row format: auto, or a name that `llmtune data formats` lists (chat, prompt_completion, alpaca, csv, ...)."""
+
+    columns: dict[str, str] | None = None
+    """Which column or key holds what, where the names differ: {"text": "utterance", "label": "intent"}."""
+
+    label_column: str | None = None
+    """Column that holds the label of a classification row."""
+
+    group_by: str | None = None
+    """Key whose equal values never fall on both sides of a split (a customer, a conversation)."""
+
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares (summing to 1) or row counts (integers) of train, validation and test."""
+
+    split_seed: int = 0
+    """Seed of the split; independent of the job's seed, so that seeds can vary on one split."""
+
+    on_too_long: Literal["error", "truncate", "drop"] = "error"
+    """What to do with a row longer than `max_sequence_length` or the model's context."""
+
+    def _check_rules(self) -> None:
+        if (self.path is None) == (self.train is None):
+            raise ValueError("give either path (llmtune splits it) or train (with validation and test, if any)")
+        if self.path is not None and (self.validation or self.test):
+            raise ValueError("validation and test go with train, not with path: path is split by llmtune")
+
+    @field_validator("split")
+    @classmethod
+    def _shares_or_counts(cls, split: tuple[float, float, float]) -> tuple[float, float, float]:
+        if any(part < 0 for part in split) or split[0] == 0:
+            raise ValueError(f"split needs a positive share for train and none below 0, not {list(split)}")
+        if not (abs(sum(split) - 1) < 1e-6 or all(float(part).is_integer() for part in split)):
+            raise ValueError(f"split must be three shares that sum to 1 or three row counts, not {list(split)}")
+        return split
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The files by role: {"path": ...} or {"train": ..., "validation": ..., "test": ...}, unset ones left out."""
+        roles = {"path": self.path, "train": self.train, "validation": self.validation, "test": self.test}
+        return {role: path for role, path in roles.items() if path is not None}
+
+    def relative_to(self, folder: Path) -> DatasetSpec:
+        """The same spec with relative paths read from `folder` (where the job file lies)."""
+        moved = {
+            role: path if "://" in path or Path(path).is_absolute() else str(folder / path)
+            for role, path in self.paths.items()
+        }
+        return self.model_copy(update=moved)
+
+
+class EvaluationSpec(Noun):
+    """How the tuned model is judged on the test rows, beside the base model."""
+
+    metrics: tuple[str, ...] | None = None
+    """Metric names, or `module:function` for your own; None picks by the kind of dataset."""
+
+    labels: tuple[str, ...] | None = None
+    """The label set; None takes the labels found in the dataset, when it has any."""
+
+    max_rows: Annotated[int, Field(ge=1)] = 200
+    """Test rows asked at most; a larger test split is subsampled by hash. Integer >= 1."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Sampling temperature of the answers. >= 0; 0 is greedy."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus sampling: the smallest set of tokens with this probability (arXiv:1904.09751). (0, 1]."""
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Sample among the k likeliest tokens only. Integer >= 1."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer in tokens. Integer >= 1; None takes the longest reference answer and a margin."""
+
+    baseline: bool = True
+    """Also ask the untuned base model, where the backend can serve it."""
+
+    deploy: bool = False
+    """Allow an evaluation that needs a paid deployment; it is removed afterwards."""
+
+
+def _as_dataset(value: Any) -> Any:
+    return {"path": os.fspath(value)} if isinstance(value, (str, os.PathLike)) else value
+
+
+class TuningJob(Noun):
+    """One fine-tuning job, for any backend.
+
+    Loads from and saves to YAML, JSON and plain dicts; `llmtune schema` prints the JSON schema for editors.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    """What people call it; travels to the vendor as suffix or display name, shortened to what it allows."""
+
+    dataset: Annotated[DatasetSpec, BeforeValidator(_as_dataset)]
+    """A path, or a DatasetSpec."""
+
+    model: str | dict[str, str]
+    """One base model id, or one per provider. `run:ID[@checkpoint]` continues from an earlier run."""
+
+    method: Method = "sft"
+    """sft (learn to answer), dpo (learn from preferred and rejected answers), classification (an encoder's head)."""
+
+    adapter: Adapter = "lora"
+    """lora, qlora (4-bit base), dora (weight-decomposed), full. Never inferred and never changed silently."""
+
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """How to train."""
+
+    overrides: dict[str, Hyperparameters] = Field(default_factory=dict)
+    """Per provider, laid over `hyperparameters` field by field."""
+
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """How the result is judged."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seed of initialisation and row order, 0..2147483647; None lets each backend choose (locally: 0)."""
+
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Your own labels, sent along where the vendor keeps such."""
+
+    provider_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Vendor-only options by provider; checked against that provider's `Options`."""
+
+    if TYPE_CHECKING:
+        # What may be written, where that is more than what is kept: a bare path stands for a DatasetSpec.
+        def __init__(
+            self,
+            *,
+            name: str,
+            dataset: DatasetSpec | str | os.PathLike[str],
+            model: str | dict[str, str],
+            method: Method = "sft",
+            adapter: Adapter = "lora",
+            hyperparameters: Hyperparameters = ...,
+            overrides: dict[str, Hyperparameters] = ...,
+            evaluation: EvaluationSpec = ...,
+            seed: int | None = None,
+            tags: dict[str, str] = ...,
+            provider_options: dict[str, dict[str, Any]] = ...,
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, data: Any) -> Any:
+        method = data.get("method") if isinstance(data, dict) else None
+        if isinstance(method, str) and method in NOT_YET:
+            raise ValueError(f"method {data['method']!r} is not there yet: {NOT_YET[data['method']]}")
+        return data
+
+    def model_for(self, provider: str) -> str:
+        """The base model id for this provider. Raises `InvalidJob` when the job names none for it."""
+        if isinstance(self.model, str):
+            return self.model
+        if provider in self.model:
+            return self.model[provider]
+        raise InvalidJob(
+            f"no model is named for provider {provider!r} (the job names one for {', '.join(self.model) or 'none'})",
+            where="model",
+            hint=f"add it: model: {{{provider}: MODEL_ID}}",
+        )
+
+    def hyperparameters_for(self, provider: str) -> Hyperparameters:
+        """The hyperparameters with this provider's overrides laid on top."""
+        return self.hyperparameters.merged(self.overrides.get(provider))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TuningJob:
+        """Read a job file (.yaml, .yml or .json). Relative dataset paths are read from the file's own folder.
+
+        Raises `InvalidJob` with file and line for a missing file, broken YAML or JSON, and every wrong field.
+        """
+        from llmtune.job.files import load
+
+        return load(Path(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the job as YAML or JSON, by the ending of `path`; unset fields are left out."""
+        from llmtune.job.files import save
+
+        save(self, Path(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with the unset fields left out; `TuningJob.model_validate` reads it back."""
+        return self.model_dump(mode="json", exclude_defaults=True)

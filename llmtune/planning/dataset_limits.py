@@ -1,0 +1,109 @@
+"""What a backend would say of a dataset: its limits, its own row rules, and what its row format cannot carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from llmtune.provider.declarations import Limits
+from llmtune.provider.protocol import Target
+from llmtune.provider.receipt import DataVerdict
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.data.findings import Finding
+
+#: Findings shown in a plan; `llmtune data check --provider NAME` shows all.
+SHOWN = 5
+
+
+def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
+    """The verdict on the rows that would be sent (train and validation); nothing is written or sent."""
+    from llmtune.data.checks.left_out import LeftOut
+    from llmtune.data.formats.base import get_writer, vendors
+
+    sent = [("train", dataset.train)]
+    if limits.validation != "unused" and dataset.validation:
+        sent.append(("validation", dataset.validation))
+    found: list[Finding] = [*dataset.findings, *_against_limits(dataset, limits)]
+    lossy: list[str] = []
+    changes: dict[str, list[Finding]] = {}
+    left_out = LeftOut()
+    writer = get_writer(limits.format, method=target.method, model=target.model)
+    rules = vendors().get(target.kind)
+    for _, rows in sent:
+        for row in rows:
+            for problem in left_out.problems(writer, row):
+                placed = problem.at(dataset.source, row.line)
+                if placed.is_error:
+                    lossy.append(str(placed))
+                else:
+                    changes.setdefault(placed.code, []).append(placed)
+            if rules is not None:
+                found += [
+                    each.at(dataset.source, row.line) for each in rules.row_rules(row, target.method, target.model)
+                ]
+    changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
+    changed += [_once(same) for same in changes.values()]
+    errors = [each for each in found if each.is_error]
+    warnings = changed + [each for each in found if not each.is_error]
+    return DataVerdict(
+        source=dataset.source,
+        sha256=dataset.sha256 or None,
+        rows=dataset.counts,
+        tokens=dataset.estimated_tokens["train"],
+        tokens_estimated=True,
+        errors=len(errors),
+        warnings=len(warnings),
+        findings=tuple(str(each) for each in (errors + warnings)[:SHOWN]),
+        lossy=tuple(lossy),
+        changed=tuple(str(each) for each in changed),
+        format=writer.name,
+    )
+
+
+def _once(same: Sequence[Finding]) -> Finding:
+    """The first of findings of one code, with how many more there are."""
+    if len(same) == 1:
+        return same[0]
+    return same[0]._replace(message=f"{same[0].message}; and {len(same) - 1:,} more of this kind")
+
+
+def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
+    from llmtune.data.findings import error, warning
+
+    source = f" ({limits.source})" if limits.source else ""
+    train, validation = len(dataset.train), len(dataset.validation)
+    if limits.min_rows is not None and train < limits.min_rows:
+        yield error(
+            "too-few-rows", f"{train} training rows, and at least {limits.min_rows} are needed{source}", "add rows"
+        ).at(dataset.source, None)
+    if limits.max_rows is not None and train > limits.max_rows:
+        yield error(
+            "too-many-rows",
+            f"{train:,} training rows, and at most {limits.max_rows:,} are taken{source}",
+            "split with counts: dataset.split: [N, V, T]",
+        ).at(dataset.source, None)
+    if limits.max_validation_rows is not None and validation > limits.max_validation_rows:
+        yield error(
+            "too-many-rows",
+            f"{validation:,} validation rows, and at most {limits.max_validation_rows:,} are taken{source}",
+            "give fewer: dataset.split: [N, V, T]",
+        ).at(dataset.source, None)
+    if limits.max_total_rows is not None and train + validation > limits.max_total_rows:
+        yield error(
+            "too-many-rows",
+            f"{train + validation:,} rows in all, and at most {limits.max_total_rows:,} are taken{source}",
+            "give fewer: dataset.split: [N, V, T]",
+        ).at(dataset.source, None)
+    if limits.validation == "required" and not validation:
+        yield error("no-validation", f"validation rows are required{source}", "hold some out: dataset.split").at(
+            dataset.source, None
+        )
+    longest = dataset.estimated_tokens["longest"]
+    if limits.max_tokens_per_row is not None and longest > limits.max_tokens_per_row:
+        yield warning(
+            "long-row",
+            f"the longest row has about {longest:,} tokens, and {limits.max_tokens_per_row:,} are taken{source}",
+            "shorten it, or see dataset.on_too_long",
+        ).at(dataset.source, None)

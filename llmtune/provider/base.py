@@ -1,0 +1,326 @@
+"""A base for providers: files go up, a job starts, and then one asks how it goes. Most vendors are like that.
+
+Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is told as
+data. Whatever else a provider may do is answered here by what is true of one that does not do it: there is no guess and
+no silent nothing. Override those answers one by one; docs/plugin.md goes the whole way.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from pydantic import BaseModel, Field
+
+from llmtune.errors import VendorError
+from llmtune.provider import catalog
+from llmtune.provider.declarations import Abilities, Ability, Capabilities, Declarations, Limits, No
+from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
+from llmtune.provider.http import Client
+from llmtune.provider.protocol import (
+    Account,
+    AnyRef,
+    Cursor,
+    DeploymentRef,
+    EncodedDataset,
+    EncodedFile,
+    Files,
+    JobRef,
+    ModelRef,
+    Options,
+    Readiness,
+    RemoteJob,
+    RemoteModel,
+    Request,
+    Requirement,
+    RunKey,
+    RunState,
+    Snapshot,
+    SubmitSafety,
+    Target,
+    UploadRef,
+)
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.data.findings import Finding
+    from llmtune.provider.protocol import Provider
+    from llmtune.provider.receipt import Receipt
+
+#: What a provider can do that overrides nothing: train, and tell the training loss.
+BARE = Abilities(
+    cancel=No("jobs cannot be cancelled from here yet"),
+    validation_metrics=No("only the training loss is read so far"),
+    checkpoints=No("checkpoints are not read yet"),
+    serving=No("tuned models cannot be asked from here yet"),
+    base_serving=No("base models cannot be asked from here yet"),
+)
+
+
+class ServiceSettings(Account):
+    """Where a vendor's service is. The key is not among it: only the vendor's own environment variable holds that."""
+
+    base_url: str | None = None
+    """Address of the service, for another region, a gateway or a test; unset: the vendor's own."""
+
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds that a request may wait for its answer. > 0."""
+
+
+class PollingProvider(ABC):
+    """A provider whose vendor is polled. The class attributes are what it says of the vendor; give `kind` and
+    `parameters` at least.
+
+    Args:
+        name: name of the configured instance; the kind when none is given.
+        settings: account settings, of the class in `Settings`.
+    """
+
+    kind: str = ""
+    """Name of the adapter, as in the entry point."""
+
+    parameters: Declarations
+    """What becomes of every field of a job, by the vendor's reference page."""
+
+    states: Mapping[str, RunState] = {}
+    """The vendor's words for the states of a job, and what they mean."""
+
+    catalog: Path | None = None
+    """The `catalog.toml` with model ids, prices and dates, each with source and day; None where there is none."""
+
+    limits: Limits = Limits()
+    """What is taken as a dataset, and in which row format."""
+
+    methods: Mapping[str, Ability] = {"sft": True}
+    """Methods of training, or why not."""
+
+    adapters: Mapping[str, Ability] = {"lora": True}
+    """What is trained, or why not."""
+
+    abilities: Abilities = BARE
+    """What exists beside training. Change it with every method that is overridden."""
+
+    base_url: str = ""
+    """The vendor's own address, for `client`; unused where a vendor's SDK is called."""
+
+    key_env: str = ""
+    """The vendor's own environment variable for its key; "" where there is none."""
+
+    hosted: bool = True
+    """Whether jobs leave this machine and may cost money."""
+
+    listed: bool = True
+    """Whether it is named among the alternatives when another backend refuses a job."""
+
+    submit_safety: SubmitSafety = SubmitSafety(kind="none")
+    """What there is against submitting twice; "none" until `find` is given, or the key travels as a token."""
+
+    Options: type[BaseModel] = Options
+    """The provider's own options of a job."""
+
+    Settings: type[BaseModel] = ServiceSettings
+    """Its account settings."""
+
+    requirements: tuple[Requirement, ...] = ()
+    """Packages that it imports when it talks to the vendor."""
+
+    def __init__(self, name: str = "", settings: Any = None) -> None:
+        self.name = name or self.kind
+        self.settings = settings if settings is not None else self.Settings()
+
+    # --- to be given -----------------------------------------------------------------------------------------------
+    @abstractmethod
+    def build(self, receipt: Receipt, files: Files) -> Request:
+        """The exact request: the vendor's envelope around `receipt.knobs()`. Pure; `files` may be placeholders."""
+
+    @abstractmethod
+    def upload(self, file: EncodedFile) -> UploadRef:
+        """Upload one file and wait until the vendor accepts it.
+
+        Raises:
+            TransientError: the same call may be tried again.
+            VendorError: the vendor refuses it, in its own words.
+        """
+
+    @abstractmethod
+    def submit(self, request: Request, key: RunKey) -> JobRef:
+        """Start the job: one paid call, never repeated here. The key goes wherever the vendor lets it be found.
+
+        Raises:
+            TransientError: no answer, or "later"; `sent` says whether the job may have been taken.
+            VendorError: the vendor refuses it, in its own words.
+        """
+
+    @abstractmethod
+    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
+        """State, progress, and what is new since the cursor (points may be told again, events may not).
+
+        Raises:
+            TransientError: the same call may be tried again.
+            VendorError: there is no such job, or the vendor refuses to tell.
+        """
+
+    # --- help for those four ---------------------------------------------------------------------------------------
+    @property
+    def client(self) -> Client:
+        """The vendor's service over HTTP, at `base_url` or where the settings say, with the key of `key_env`."""
+        base = getattr(self.settings, "base_url", None) or self.base_url
+        return Client(base, key_env=self.key_env or None, timeout=getattr(self.settings, "timeout", 60.0))
+
+    def snapshot(self, word: str, **rest: Any) -> Snapshot:
+        """A snapshot of a job in the state that the vendor calls `word`, by `states`; `rest` are its other fields.
+
+        A word that is not among the states is running, with a warning: an unknown state is never an end.
+        """
+        state = self.states.get(word)
+        if state is None:
+            unknown = f"{self.name} says {word!r}, a state that is not known here; taken for running"
+            rest["warnings"] = (*rest.get("warnings", ()), unknown)
+        return Snapshot(state=state or RunState.RUNNING, raw_state=word, **rest)
+
+    # --- offline ---------------------------------------------------------------------------------------------------
+    def capabilities(self, target: Target) -> Capabilities:
+        """What this target can express: the class attributes, and the model's line of the catalogue. Pure."""
+        rest: dict[str, Any] = {"family": self.kind}
+        if self.catalog is not None:
+            known = catalog.load(self.kind, self.catalog)
+            entry, warnings = known.model(target.model) if target.model else (known.default, ())
+            rest = {
+                "family": entry.family,
+                "lifecycle": entry.lifecycle or known.lifecycle,
+                "price": entry.price,
+                "known_model": not warnings,
+                "warnings": warnings,
+            }
+        return Capabilities(
+            parameters=self.parameters,
+            limits=self.limits,
+            abilities=self.abilities,
+            methods=self.methods,
+            adapters=self.adapters,
+            **rest,
+        )
+
+    def ready(self) -> Readiness:
+        """Whether the packages of `requirements` and the key of `key_env` are there. Imports and sends nothing."""
+        missing = next((each for each in self.requirements if find_spec(each.module) is None), None)
+        found = bool(os.environ.get(self.key_env)) if self.key_env else None
+        hint = None
+        if missing is not None:
+            hint = f"pip install {missing.distribution}"
+        elif found is False:
+            hint = f"export {self.key_env}=..."
+        return Readiness(
+            extra="not needed" if not self.requirements else "missing" if missing else "installed",
+            credentials="not needed" if found is None else "found" if found else "not found",
+            hint=hint,
+        )
+
+    def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
+        """Write the rows in the format of `limits` to content-named files in `into`.
+
+        Raises:
+            InvalidData: a row of another kind, which the format cannot hold at all.
+        """
+        from llmtune.provider.encoding import encode_dataset
+
+        limits = self.capabilities(receipt.target).limits
+        return encode_dataset(data, limits.format, into, validation=limits.validation != "unused")
+
+    # --- what a provider that overrides nothing does not do --------------------------------------------------------
+    def preflight(self, request: Request) -> list[Finding]:
+        """Nothing is asked before money is spent."""
+        return []
+
+    def find_upload(self, digest: str) -> UploadRef | None:
+        """No file of that `digest` is looked for; each is uploaded."""
+        return None
+
+    def find(self, key: RunKey) -> JobRef | None:
+        """No job is looked for, as `submit_safety` "none" says."""
+        return None
+
+    def cancel(self, job: JobRef) -> None:
+        """Raises `VendorError`: it goes on until it ends."""
+        self._not_done("cancel a job")
+
+    def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
+        """Nothing is deployed."""
+        return None
+
+    def find_deployment(self, key: RunKey) -> DeploymentRef | None:
+        """Nothing was deployed."""
+        return None
+
+    def undeploy(self, ref: DeploymentRef) -> None:
+        """Raises `VendorError`: nothing was deployed from here, and what costs money is not left standing silently."""
+        self._not_done("remove a deployment")
+
+    def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
+        """The reason for which the models cannot be asked, as `abilities` has it."""
+        return self._silent(self.abilities.serving)
+
+    def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
+        """The base model of that job where `abilities` says that base models answer, else the reason."""
+        if self.abilities.base_serving is True:
+            return ModelRef(id=receipt.target.model, tuned=False)
+        return self._silent(self.abilities.base_serving)
+
+    def snippet(self, ref: ModelRef | DeploymentRef) -> str:
+        """The id of the model, and that the call is not known here."""
+        return f"# {self.name} calls it {ref.id!r}; how it is asked is in the vendor's documentation\n"
+
+    def inventory(self) -> Iterator[RemoteModel]:
+        """Raises `VendorError`: an account that is not looked at must not look empty."""
+        self._not_done("list the account's tuned models")
+
+    def fetch(self, remote: RemoteModel) -> RemoteJob:
+        """Raises `VendorError`."""
+        self._not_done("fetch the job of a tuned model")
+
+    def download(self, file_id: str, into: Path) -> Path:
+        """Raises `VendorError`, whatever the `file_id`."""
+        self._not_done("download a file")
+
+    def delete(self, ref: AnyRef) -> None:
+        """Raises `VendorError`: what was not removed must not look removed."""
+        self._not_done(f"remove {ref.id}")
+
+    def _not_done(self, what: str) -> NoReturn:
+        raise VendorError(f"{self.name}: this provider cannot {what} yet", hint="the vendor's own console can")
+
+    def _silent(self, able: Ability) -> Unavailable:
+        return Unavailable(able.reason if isinstance(able, No) else "this provider cannot ask its models yet")
+
+
+class FunctionGenerator:
+    """A generator out of a function that answers one question. Nothing is held, so closing frees nothing.
+
+    Args:
+        answer: answers one request; raises `TransientError` where trying again later is right.
+        max_concurrency: how many calls the vendor stands at once. >= 1.
+    """
+
+    def __init__(self, answer: Callable[[GenerationRequest], Generation], *, max_concurrency: int = 8) -> None:
+        self._answer = answer
+        self.max_concurrency = max_concurrency
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        """One answer per request, in order. Raises what the function raises."""
+        return [self._answer(request) for request in requests]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+if TYPE_CHECKING:
+
+    def _is_a_provider(made: PollingProvider) -> Provider:
+        return made

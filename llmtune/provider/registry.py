@@ -1,0 +1,78 @@
+"""Finding a backend by name. Our own adapters come in through the same door as anybody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmtune import config
+from llmtune.errors import InvalidSettings, LlmtuneError, UnknownName
+from llmtune.job.base import explain
+from llmtune.provider.protocol import Provider
+
+GROUP = "llmtune.providers"
+
+
+def known_kinds() -> dict[str, EntryPoint]:
+    """Every installed adapter by name, not yet loaded."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+
+def provider_names() -> list[str]:
+    """Names that `provider=` takes: every adapter, and every configured instance."""
+    return sorted({*known_kinds(), *config.settings().providers})
+
+
+def provider_class(kind: str) -> type[Provider]:
+    """Load the adapter of that name. Raises `UnknownName` with the nearest names."""
+    kinds = known_kinds()
+    if kind not in kinds:
+        raise UnknownName("provider", kind, provider_names())
+    try:
+        loaded: type[Provider] = kinds[kind].load()
+    except (ImportError, AttributeError) as error:
+        entry = kinds[kind]
+        raise LlmtuneError(
+            f"the adapter {kind!r} ({entry.value}) cannot be loaded: {error}",
+            hint="reinstall the package it comes from",
+        ) from error
+    return loaded
+
+
+def get_provider(provider: str | Provider, **passed: Any) -> Provider:
+    """The backend of that name, with its account settings resolved; an instance is returned as it is.
+
+    `passed` are account settings that win over files and environment.
+
+    Raises:
+        UnknownName: no adapter and no configured instance has that name.
+        InvalidSettings: a setting is unknown or wrong; the sentence says where it came from.
+    """
+    if not isinstance(provider, str):
+        return provider
+    kind = config.instance(provider).kind
+    cls = provider_class(kind)
+    found = config.instance(provider, tuple(cls.Settings.model_fields), **passed)
+    try:
+        account = cls.Settings.model_validate(found.values)
+    except ValidationError as error:
+        origins = ", ".join(sorted(set(found.origins.values())))
+        raise InvalidSettings(f"settings of {provider} ({origins}): {explain(cls.Settings, error).message}") from None
+    config.note_secrets(account)
+    return cls(provider, account)
+
+
+def check_options(provider: Provider, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The job's own options for this provider, checked against its `Options`; unknown keys are refused by name."""
+    try:
+        options = provider.Options.model_validate(dict(given))
+    except ValidationError as error:
+        fault = explain(provider.Options, error)
+        fault.message = f"provider_options.{provider.name}: {fault.message}"
+        fault.args = (fault.message,)
+        raise fault from None
+    config.note_secrets(options)
+    return options.model_dump(mode="json", exclude_unset=True)

@@ -1,0 +1,93 @@
+"""In what two runs differ, on a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from llmtune.report.format import difference, metric_name, number, one_line, p_words, spread
+from llmtune.report.markdown import code, plain, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from llmtune.report.gate import Change, DiffResult
+
+_COLOURS = {"better": "green", "worse": "red", "not separable": "yellow"}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return number(value) if isinstance(value, float) else one_line(str(value), 48)
+
+
+def render(result: DiffResult) -> Iterator[RenderableType]:
+    """Tables for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def changes(title: str, found: tuple[Change, ...]) -> Iterator[RenderableType]:
+        if not found:
+            return
+        yield Text(title, style="bold")
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
+        for heading in ("", one_line(result.run_a, 24), one_line(result.run_b, 24)):
+            grid.add_column(Text(heading), overflow="fold")
+        for each in found:
+            grid.add_row(Text(each.field), Text(_shown(each.a)), Text(_shown(each.b)))
+        yield grid
+        yield Text()
+
+    yield from changes("Settings", result.settings)
+    yield from changes("Facts", result.facts)
+    if result.comparisons:
+        how = "the same held-out rows, compared one by one" if result.paired else "different held-out rows"
+        yield Text(f"Results on {how}", style="bold")
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
+        for heading in ("", one_line(result.run_a, 16), one_line(result.run_b, 16), "difference", "verdict"):
+            grid.add_column(Text(heading), justify="left" if heading in ("", "verdict") else "right")
+        for each in result.comparisons:
+            unit = result.units.get(each.metric, "")
+            moved = Text(difference(each.difference, unit))
+            moved.append(f"\n{spread(each.interval, unit)}", style="dim")
+            grid.add_row(
+                Text(metric_name(one_line(each.metric, 24))),
+                number(each.a, unit),
+                number(each.b, unit),
+                moved,
+                Text(each.verdict, style=_COLOURS[each.verdict]),
+            )
+        yield grid
+    if not (result.settings or result.facts or result.comparisons):
+        yield Text("the two runs do not differ")
+    for note in result.notes:
+        yield Text(one_line(note, 400), style="dim")
+
+
+def to_markdown(result: DiffResult) -> str:
+    """The same as GitHub-flavoured Markdown."""
+    parts = [f"### {code(result.run_a)} and {code(result.run_b)}"]
+    headings = ["", plain(result.run_a), plain(result.run_b)]
+    for title, found in (("Settings", result.settings), ("Facts", result.facts)):
+        if found:
+            rows = [[plain(each.field), plain(_shown(each.a)), plain(_shown(each.b))] for each in found]
+            parts.append(f"**{title}**\n\n{table(headings, rows)}")
+    if result.comparisons:
+        rows = []
+        for each in result.comparisons:
+            unit = result.units.get(each.metric, "")
+            tested = f" ({p_words(each.p_value)})" if each.p_value is not None else ""
+            rows.append(
+                [
+                    plain(metric_name(each.metric)),
+                    number(each.a, unit),
+                    number(each.b, unit),
+                    f"{difference(each.difference, unit)}<br>{spread(each.interval, unit)}",
+                    each.verdict + tested,
+                ]
+            )
+        parts.append(f"**Results**\n\n{table([*headings, 'difference', 'verdict'], rows, right=(1, 2, 3))}")
+    if result.notes:
+        parts.append("\n".join(f"- {plain(note, 400)}" for note in result.notes))
+    return "\n\n".join(parts) + "\n"

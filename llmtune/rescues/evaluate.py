@@ -1,0 +1,76 @@
+"""Old against new: by the reference answers, and by how far new answers as old did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llmtune.data.example import Example
+from llmtune.errors import LlmtuneError
+from llmtune.evaluation.cache import AnswerCache
+from llmtune.evaluation.evaluate import evaluate, model_identity
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import EvaluationSpec
+from llmtune.metrics.points import NotReported
+from llmtune.provider.generation import Generation, Generator, Unavailable
+from llmtune.provider.protocol import ModelRef, Provider
+from llmtune.rescues.golden_set import Questions, Replay, as_reference
+from llmtune.runs.secrets import scrub
+
+
+def judge(
+    questions: Questions | None,
+    answers: dict[str, Generation],
+    labels: Sequence[str] | None,
+    *,
+    provider: Provider,
+    target: Callable[[], Generator | Unavailable],
+    tuned: ModelRef,
+    cache: AnswerCache,
+    why_not: str,
+) -> tuple[EvaluationResult | NotReported, EvaluationResult | NotReported]:
+    """(by the reference answers, by the old model's answers). The new model's answers are cached and asked once.
+
+    Args:
+        questions: the golden set's questions, or None when there are no rows to ask.
+        answers: the old model's, by key; empty when it could not be asked.
+        labels: the label set of the dataset, if it has one.
+        provider: where the new model is.
+        target: opens the new model.
+        tuned: the new model, for the cache.
+        cache: where its answers are kept.
+        why_not: why there is no golden set, when there is none.
+    """
+    if questions is None or not questions.rows:
+        nothing = NotReported("there are no held-out rows to ask")
+        return nothing, nothing
+    spec = questions.spec_alike.model_copy(update={"max_rows": max(1, len(questions.rows))})
+    models = {"new": model_identity(provider.name, tuned)}
+
+    def asked(rows: Sequence[Example], with_old: bool, rule: Sequence[str] | None) -> EvaluationResult | NotReported:
+        generators: dict[str, Generator | Unavailable] = {}
+        if with_old:
+            generators["old"] = Replay(questions, answers)
+        generators["new"] = target()
+        try:
+            return evaluate(rows, generators, spec, labels=rule, models=models, cache=cache)
+        except LlmtuneError as error:
+            return NotReported(f"the new model could not be judged: {scrub(error.message)}")
+
+    known = set(answers)
+    with_answer = [
+        row
+        for key, row in zip(questions.keys, questions.rows, strict=True)
+        if row.answer() is not None and (not answers or key in known)
+    ]
+    by_label: EvaluationResult | NotReported = NotReported("the rows have no reference answers")
+    if with_answer:
+        by_label = asked(with_answer, bool(answers), labels)
+    if not answers:
+        return by_label, NotReported(f"there is no golden set: {why_not}")
+    # The old model's answers are no labels: it may have answered anything.
+    return by_label, asked(as_reference(questions, answers), False, ())
+
+
+def spec_for(max_rows: int) -> EvaluationSpec:
+    """How both models are asked: greedily, at most `max_rows` rows, no baseline (the old model is the baseline)."""
+    return EvaluationSpec(max_rows=max_rows, baseline=False)

@@ -1,0 +1,94 @@
+"""The folder of a rescue: every step's result, written whole or not at all, readable without llmtune."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmtune.errors import LlmtuneError
+from llmtune.job.spec import TuningJob
+from llmtune.rescues.results import Rescue, Step
+
+
+class Folder:
+    """job.yaml, data/, golden.jsonl, receipt.json, report.md, .html and .json; rescue.json says what is done."""
+
+    def __init__(self, path: Path, asked: str) -> None:
+        self.path = path
+        self.data = path / "data"
+        self.golden = path / "golden.jsonl"
+        self.job = path / "job.yaml"
+        self.state = self._read(asked)
+
+    def _read(self, asked: str) -> Rescue:
+        kept = self.path / "rescue.json"
+        try:
+            state = Rescue.model_validate_json(kept.read_bytes())
+        except FileNotFoundError:
+            # A kill in the first write leaves nothing but its hidden temporary file.
+            if self.path.is_dir() and any(not each.name.startswith(".rescue.json-") for each in self.path.iterdir()):
+                raise LlmtuneError(
+                    f"{self.path} is there already and holds something else", hint="name another folder with --out"
+                ) from None
+            return Rescue(asked=asked, folder=str(self.path))
+        except ValidationError as error:
+            raise LlmtuneError(
+                f"{kept} is not what llmtune rescue writes: {error.errors()[0]['msg']}",
+                hint="name another folder with --out",
+            ) from None
+        if state.asked != asked:
+            raise LlmtuneError(
+                f"{self.path} holds the rescue of {state.asked}, not of {asked}", hint="name another folder with --out"
+            )
+        return state
+
+    def done(self, step: Step) -> bool:
+        """Whether a step needs not be taken again."""
+        return step in self.state.done
+
+    def keep(self, *, done: Step | None = None, note: str | None = None, **fields: Any) -> None:
+        """Write down what became known; it is there after this returns."""
+        if done is not None and done not in self.state.done:
+            fields["done"] = (*self.state.done, done)
+        if note is not None and note not in self.state.notes:
+            fields["notes"] = (*self.state.notes, note)
+        self.state = self.state.model_copy(update={**fields, "folder": str(self.path)})
+        self.write("rescue.json", self.state.model_dump_json(indent=2) + "\n")
+
+    def write_job(self, job: TuningJob) -> None:
+        """Write job.yaml. Raises `LlmtuneError` where it was changed by hand: it is left alone then."""
+        made = self.path / ".job.yaml"
+        job.save(made)
+        digest = _digest(made)
+        if self.job.exists() and _digest(self.job) not in (digest, *self.state.jobs):
+            made.unlink()
+            raise LlmtuneError(
+                f"{self.job} was changed since it was written and would be replaced",
+                hint=f"train it as it is with llmtune tune {self.job}, or rename it and run this command again",
+            )
+        if digest not in self.state.jobs:
+            self.keep(jobs=(*self.state.jobs, digest))
+        made.replace(self.job)
+
+    def write(self, name: str, text: str) -> None:
+        """A file of the folder, replaced as a whole."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle, made = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(made).replace(self.path / name)
+        except BaseException:
+            Path(made).unlink(missing_ok=True)
+            raise
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,120 @@
+"""What a rescue knows and finds: plain values, kept in `rescue.json` after every step."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.metrics.points import NotReported
+
+#: The steps of a rescue, in order.
+STEPS = ("fetch", "golden", "plan", "train", "report")
+
+Step = Literal["fetch", "golden", "plan", "train", "report"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataFile(_Value):
+    """A file of the old job, as it lies in the folder."""
+
+    path: str
+    """Relative to the folder."""
+
+    rows: int
+    sha256: str
+    came_from: str
+    """The vendor's file id, the run's dataset, or the file that was given instead."""
+
+
+class Source(_Value):
+    """The tuned model that is rescued, and what is still known of how it was made."""
+
+    provider: str
+    model: str
+    base: str
+    job: str | None = None
+    run: str | None = None
+    """The run that made it, where the store knows it."""
+
+    method: str = "sft"
+    hyperparameters: dict[str, Any] = {}
+    """By our names."""
+
+    unmapped: dict[str, Any] = {}
+    """The vendor's settings that have no name of ours, as it tells them."""
+
+    seed: int | None = None
+    files: dict[str, DataFile] = {}
+    """By role: train, validation, test."""
+
+    gone: dict[str, str] = {}
+    """Files that could not be fetched any more, with the reason, by role."""
+
+    seen_in_training: bool = False
+    """Whether the rows to judge by were among those the old model was trained on: its figures flatter it then."""
+
+
+class GoldenSet(_Value):
+    """The old model's answers: how many, asked how."""
+
+    rows: int
+    answered: int
+    refused: int = 0
+    sampling: dict[str, Any] = {}
+    prompt_tokens: int | NotReported = NotReported("the vendor does not report it")
+    completion_tokens: int | NotReported = NotReported("the vendor does not report it")
+
+
+class RescueReport(_Value):
+    """Old against new. `labels` judges both by the reference answers, `agreement` judges new by old's answers."""
+
+    source: Source
+    provider: str
+    model: str
+    """The new base model."""
+
+    run: str
+    golden: GoldenSet | NotReported
+    labels: EvaluationResult | NotReported
+    agreement: EvaluationResult | NotReported
+    dropped: dict[str, str] = {}
+    """Hyperparameters that the new backend refused and that were left to it, with the reason."""
+
+    lost: dict[str, str] = {}
+    """Hyperparameters that the new backend has no knob for, with what happens instead."""
+
+    cost: str = ""
+    """The estimate of the new run, in words."""
+
+    def to_json(self) -> str:
+        """The report as JSON, indented."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class Rescue(_Value):
+    """Where a rescue is: the content of `rescue.json`, and what `llmtune.rescue` returns."""
+
+    asked: str
+    """The model, job or run that was named."""
+
+    folder: str
+    done: tuple[Step, ...] = ()
+    source: Source | None = None
+    golden: GoldenSet | NotReported | None = None
+    to: str | None = None
+    """The provider of the new run."""
+
+    run: str | None = None
+    """The new run."""
+
+    jobs: tuple[str, ...] = ()
+    """SHA-256 of every job.yaml that was written, so that one changed by hand is recognised."""
+
+    report: RescueReport | None = None
+    notes: tuple[str, ...] = ()
+    """What a person should know: what could not be had, and what was done instead."""

@@ -1,0 +1,169 @@
+"""What a person can do to a run: cancel it, say what became of a lost one, and clean up after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from llmtune.errors import LlmtuneError, StoreError
+from llmtune.provider.protocol import JobRef, Provider, RunState, UploadRef
+from llmtune.runs import submission
+from llmtune.runs.secrets import scrub
+from llmtune.runs.store.ledger import Resource
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import UNFINISHED, Store
+
+log = logging.getLogger("llmtune")
+
+
+def cancel(store: Store, run_id: str, provider: Provider) -> RunState:
+    """Ask for the run to be stopped. A run that was never submitted is cancelled at once."""
+    record = store.get(run_id)
+    if record.state.final or record.outcome is not None:
+        return record.state
+    record = store.change(run_id, cancel_requested=True)
+    job = store.ref(run_id, "job", JobRef)
+    if job is None:
+        lease = submission.drive_lease(store, run_id)
+        if not lease.acquire(wait=0):
+            return record.state  # whoever is submitting it sees the request before, or right after, the paid call
+        with lease:
+            job = store.ref(run_id, "job", JobRef)
+            if job is None and record.state is not RunState.SUBMITTING:
+                return store.move(run_id, RunState.CANCELLED, "cancelled before anything was submitted").state
+            if job is None:
+                # Perhaps there is a job: find out first, without making one.
+                found = submission.look_for(provider, record, provider.submit_safety.window)
+                if found is None:
+                    return _never_submitted(store, record, provider)
+                submission.keep_job(store, record, found, "found at the vendor by its key")
+                job = found
+    submission.patiently(lambda: provider.cancel(job), f"cancellation of run {run_id}")
+    return store.move(run_id, RunState.CANCELLING, "cancellation asked for").state
+
+
+def _never_submitted(store: Store, record: RunRecord, provider: Provider) -> RunState:
+    if provider.submit_safety.kind == "searchable":
+        return store.move(record.id, RunState.CANCELLED, "cancelled; the vendor has no job of this key").state
+    sentence = f"cancelled while it was submitting: look at {provider.name}'s console whether there is a job"
+    return store.move(record.id, RunState.LOST, sentence, error=sentence).state
+
+
+def adopt(store: Store, run_id: str, job_id: str) -> None:
+    """The job of that id is this lost run's: follow it from now on."""
+    record = store.get(run_id)
+    if record.state is not RunState.LOST:
+        raise LlmtuneError(f"run {run_id} is not lost but {record.state}; only a lost run adopts a job")
+    for other in store.resources():
+        if other.type == "job" and other.provider == record.provider and other.ref.id == job_id:
+            raise LlmtuneError(f"the job {job_id} belongs to run {other.run_id} already")
+    store.change(run_id, error=None, outcome=None)
+    submission.keep_job(store, store.get(run_id), JobRef(id=job_id), "adopted")
+
+
+def resubmit(store: Store, run_id: str, provider: Provider) -> RunState:
+    """Submit a lost run once more, because a person has looked and there is no job."""
+    lease = submission.drive_lease(store, run_id)
+    if not lease.acquire(wait=5):
+        raise LlmtuneError(f"run {run_id} is being driven by another process right now")
+    with lease:
+        record = store.get(run_id)
+        if record.state is not RunState.LOST:
+            raise LlmtuneError(f"run {run_id} is not lost but {record.state}; only a lost run is submitted again")
+        store.move(run_id, RunState.UPLOADING, "to be submitted again", back=True, error=None, cancel_requested=False)
+        return submission.drive(store, run_id, provider, lease=lease).state
+
+
+# --- cleaning up -----------------------------------------------------------------------------------------------------
+@dataclass
+class Cleanup:
+    """What a cleanup removed, kept (with the reason), and could not remove (with the vendor's words)."""
+
+    removed: list[Resource] = field(default_factory=list)
+    kept: list[tuple[Resource, str]] = field(default_factory=list)
+    failed: list[tuple[Resource, str]] = field(default_factory=list)
+
+
+def cleanup(
+    store: Store,
+    provider_for: Callable[[RunRecord], Provider],
+    *,
+    run_ids: Iterable[str] | None = None,
+    models: bool = False,
+    dry_run: bool = False,
+) -> Cleanup:
+    """Remove what we made at vendors: deployments, uploads, jobs' leftovers; tuned models only when asked for.
+
+    Nothing that another unfinished run uses is removed, and nothing that the store does not list as made by us.
+
+    Args:
+        store: the store.
+        provider_for: gives the backend of a run.
+        run_ids: only what these runs made; None is everything.
+        models: remove tuned models too.
+        dry_run: say what would be removed, and remove nothing.
+    """
+    wanted = None if run_ids is None else set(run_ids)
+    done = Cleanup()
+    in_use = _in_use(store)
+    order = {"deployment": 0, "upload": 1, "job": 2, "model": 3}
+    resources = sorted(store.resources(), key=lambda each: order[each.type])
+    for resource in resources:
+        if wanted is not None and resource.run_id not in wanted:
+            continue
+        reason = _keep(store, resource, in_use, models=models)
+        if reason is not None:
+            done.kept.append((resource, reason))
+            continue
+        if dry_run:
+            done.removed.append(resource)
+            continue
+        try:
+            provider = provider_for(store.get(resource.run_id))
+            submission.patiently(
+                lambda provider=provider, ref=resource.ref: provider.delete(ref),  # type: ignore[misc]
+                f"removal of {resource.type} {resource.ref.id}",
+            )
+        except LlmtuneError as error:
+            done.failed.append((resource, scrub(error.message)))
+            continue
+        store.mark_removed(resource)
+        done.removed.append(resource)
+    return done
+
+
+def _in_use(store: Store) -> dict[str, str]:
+    """Digests and ids of uploads that unfinished runs use, with the reason to keep them; `*` is every upload."""
+    used = {}
+    for record in store.runs(states=UNFINISHED):
+        reason = f"run {record.id} is unfinished and uses it"
+        for file in record.files:
+            used[f"{record.provider}/{file.sha256}"] = reason
+        for name, ref in store.refs(record.id).items():
+            if name.startswith("upload:"):
+                used[f"{record.provider}/{ref['id']}"] = reason
+    # A run that was never submitted and cannot be read goes on nowhere; of the others, the job may need its files.
+    submitted = set(UNFINISHED) - {RunState.PLANNED, RunState.UPLOADING}
+    for run_id, provider in store.damaged(submitted):
+        used[f"{provider}/*"] = f"run {run_id} is unfinished and cannot be read, so it may use it"
+    return used
+
+
+def _keep(store: Store, resource: Resource, in_use: dict[str, str], *, models: bool) -> str | None:
+    """Why a resource must stay; None when it may go."""
+    try:
+        owner = store.get(resource.run_id)
+    except StoreError as error:
+        return error.message
+    if isinstance(resource.ref, UploadRef):
+        for name in (resource.ref.digest, resource.ref.id, "*"):
+            if reason := in_use.get(f"{resource.provider}/{name}"):
+                return reason
+    if not owner.state.final:
+        return f"run {owner.id} is unfinished"
+    if resource.type == "model" and not models:
+        return "it is the result (--models removes it too)"
+    if resource.type == "job":
+        return "a finished job costs nothing, and its record is the vendor's"
+    return None

@@ -1,0 +1,201 @@
+"""From a job to a written intent: everything that can be checked before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from llmtune import __version__
+from llmtune.config import home, redact
+from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, MissingExtra, ProviderClosed
+from llmtune.provider.protocol import EncodedDataset, Provider, RunState
+from llmtune.provider.receipt import Receipt, enforce
+from llmtune.runs import budget as money
+from llmtune.runs import ids
+from llmtune.runs.secrets import refuse_secrets, scrub_error
+from llmtune.runs.store.records import RunRecord, dump_receipt
+from llmtune.runs.store.store import Store
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.data.findings import Finding
+    from llmtune.job.spec import TuningJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """How a run may be started. See `llmtune.start`."""
+
+    budget: float | None = None
+    yes: bool = True
+    allow_unknown_cost: bool = False
+    strict: bool | Collection[str] = False
+    allow_lossy_data: bool = False
+    new: bool = False
+    reuse: bool = False
+    group: str | None = None
+
+
+def files_folder(kind: str) -> Path:
+    """Where encoded files lie, named by their content."""
+    return home() / "files" / kind
+
+
+def intend(
+    store: Store, job: TuningJob, provider: Provider, options: StartOptions
+) -> tuple[RunRecord, Literal["new", "joined", "reused"]]:
+    """Plan, check, encode, and write the intent; or find the run that is already doing this.
+
+    Nothing has been sent when this returns, except the read-only questions of `preflight`.
+    """
+    from llmtune.planning.plan import plan, read_dataset
+
+    if job.evaluation.metrics is not None:
+        from llmtune.evaluation.scoring import check_metrics
+
+        check_metrics(job.evaluation.metrics)  # a misspelt metric is found before the training, not after it
+    dataset = read_dataset(job)
+    receipt = plan(job, provider, dataset=dataset)
+    refuse_what_cannot_run(receipt, options, listed=provider.name)
+    refuse_secrets(job.to_dict())
+    if isinstance(dataset, InvalidData):
+        raise dataset
+    encoded = encode(provider, dataset, receipt, allow_lossy=options.allow_lossy_data)
+    print_ = ids.fingerprint(provider, receipt, encoded.files)
+    record = _record(job, provider, receipt, encoded, print_, options)
+    if not options.new:
+        # Somebody may be doing this already: joining costs nothing, so it comes before the question of money.
+        found = store.same(print_, reuse=options.reuse)
+        if found is not None:
+            return found, "reused" if found.state.final else "joined"
+    money.check(
+        receipt,
+        hosted=provider.hosted,
+        budget=options.budget,
+        confirmed=options.yes,
+        allow_unknown_cost=options.allow_unknown_cost,
+    )
+    if receipt.request is not None:
+        try:
+            refuse_findings(provider, provider.preflight(receipt.request))
+        except LlmtuneError as error:
+            scrub_error(error)
+            raise
+    return store.begin(record, join=not options.new, reuse=options.reuse and not options.new)
+
+
+def refuse_what_cannot_run(receipt: Receipt, options: StartOptions, *, listed: str) -> None:
+    """Everything the plan knows against this job, as the closest error."""
+    if not receipt.lifecycle.open:
+        closed = receipt.lifecycle
+        others = f"these still take jobs: {', '.join(closed.alternatives)}" if closed.alternatives else ""
+        source = f" ({closed.source})" if closed.source else ""
+        raise ProviderClosed(
+            f"{listed} takes no such job: {closed.sentence}{source}",
+            provider=listed,
+            since=date.fromisoformat(closed.closes) if closed.closes else None,
+            alternatives=closed.alternatives,
+            hint="\n".join(filter(None, (closed.note, others))) or None,
+        )
+    enforce(receipt, strict=options.strict)
+    ready = receipt.ready
+    if ready.extra == "missing":
+        raise MissingExtra(receipt.target.kind, receipt.target.kind, purpose=f"provider {listed}")
+    if ready.missing_settings:
+        from llmtune.errors import InvalidSettings
+
+        raise InvalidSettings(f"{listed} needs {', '.join(ready.missing_settings)}", hint=ready.hint)
+    if ready.credentials == "not found":
+        raise MissingCredentials(f"no credentials for {listed} were found", hint=ready.hint)
+    if receipt.data.errors:
+        raise InvalidData(
+            f"{listed} would refuse the dataset ({receipt.data.errors} error{'s' if receipt.data.errors > 1 else ''}):"
+            f" {receipt.data.findings[0] if receipt.data.findings else 'see the check'}",
+            findings=receipt.data.findings,
+            hint=f"llmtune data check PATH --provider {receipt.target.kind}",
+        )
+    refuse_lossy(receipt.data.lossy, allow=options.allow_lossy_data, listed=listed)
+
+
+def refuse_lossy(lossy: Collection[str], *, allow: bool, listed: str) -> None:
+    """Refuse rows that the vendor's format cannot carry, unless that was allowed."""
+    if lossy and not allow:
+        raise InvalidData(
+            f"the row format of {listed} cannot carry {len(lossy)} thing{'s' if len(lossy) > 1 else ''}, first:"
+            f" {next(iter(lossy))}",
+            hint="mend those rows, or leave these things out with --allow-lossy-data (allow_lossy_data=True)",
+        )
+
+
+def refuse_findings(provider: Provider, findings: Collection[Finding]) -> None:
+    """Refuse when the vendor's live limits say that this job cannot run."""
+    errors = [each for each in findings if each.is_error]
+    if errors:
+        raise LlmtuneError(f"{provider.name} is not ready for this job: {'; '.join(str(each) for each in errors)}")
+
+
+def encode(provider: Provider, dataset: Dataset, receipt: Receipt, *, allow_lossy: bool) -> EncodedDataset:
+    """The vendor's own rows as content-named files in the home folder."""
+    folder = files_folder(provider.kind)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    encoded = provider.encode(dataset, receipt, folder)
+    refuse_lossy(encoded.lossy, allow=allow_lossy, listed=provider.name)
+    return encoded
+
+
+def _record(
+    job: TuningJob,
+    provider: Provider,
+    receipt: Receipt,
+    encoded: EncodedDataset,
+    fingerprint: str,
+    options: StartOptions,
+) -> RunRecord:
+    run_id = ids.new_run_id()
+    now = time.time()
+    return RunRecord(
+        id=run_id,
+        key=ids.run_key(run_id),
+        name=job.name,
+        provider=provider.name,
+        kind=provider.kind,
+        model=receipt.target.model,
+        fingerprint=fingerprint,
+        state=RunState.PLANNED,
+        created=now,
+        updated=now,
+        job=job.model_copy(update={"dataset": job.dataset.relative_to(Path.cwd())}).to_dict(),
+        receipt=dump_receipt(receipt),
+        settings=account_of(provider),
+        hosted=provider.hosted,
+        host={
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "llmtune": __version__,
+        },
+        files=encoded.files,
+        lossy=encoded.lossy,
+        budget=options.budget,
+        group=options.group,
+        warnings=(*receipt.warnings, *receipt.data.changed),
+    )
+
+
+def account_of(provider: Provider) -> dict[str, Any] | None:
+    """The provider's account settings for the record, or None when they hold anything that must not be kept."""
+    settings = getattr(provider, "settings", None)
+    if not isinstance(settings, BaseModel):
+        return None
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return values if redact("", values) == values else None

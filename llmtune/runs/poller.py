@@ -1,0 +1,386 @@
+"""One poller for many runs: few threads, a bounded rate of requests, and patience with vendors that are unwell.
+
+Every run that somebody waits for is followed once in this process, however many wait. Each poll is due at its own
+time, with jitter; nothing new makes the pauses grow, anything new makes them short again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llmtune.errors import LlmtuneError, TransientError
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider.protocol import Event, JobRef, Provider, RunState
+from llmtune.runs import finalize, submission
+from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.secrets import scrub, scrub_error
+from llmtune.runs.store.leases import Lease, who
+from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.store import Store
+
+log = logging.getLogger("llmtune")
+
+#: Threads that poll, and threads that finish runs (evaluate, report), at most, in one process. An evaluation asks a
+#: vendor from up to eight threads of its own: all together stay under 32.
+POLL_THREADS = 8
+FINISH_THREADS = 2
+
+#: Polls per second of one provider, over all runs of this process. Vendors bound their control planes; a hundred runs
+#: are still looked at every ten seconds.
+POLLS_PER_SECOND = 10.0
+
+#: Attempts at finishing a run at a vendor that is unwell, before it ends without its evaluation.
+FINISH_ATTEMPTS = 5
+
+#: An adapter that breaks (not: a vendor that is down) so often in a row stops the wait.
+BROKEN_LIMIT = 5
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two polls: from `first`, growing by `growth` while nothing is new, up to `most`."""
+
+    first: float = 1.0
+    most: float = 30.0
+    growth: float = 1.4
+
+    def after(self, pause: float) -> float:
+        """The next pause when nothing was new."""
+        return min(self.most, pause * self.growth)
+
+
+#: Vendors are asked now and then; a folder on this machine can be looked at more often.
+HOSTED = Pace()
+LOCAL = Pace(first=0.2, most=1.0, growth=1.2)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one look at a run brought. `message` is said to people: a stall, a vendor that is down, a next step."""
+
+    record: RunRecord
+    points: tuple[MetricPoint, ...] = ()
+    events: tuple[Event, ...] = ()
+    moved: bool = False
+    message: str | None = None
+    stalled: bool = False
+    error: BaseException | None = None
+    """Why following ended early: a permanent refusal in the vendor's own words. The run itself is as it was."""
+
+    @property
+    def last(self) -> bool:
+        """Whether no further update will come."""
+        return self.record.state.final or self.error is not None
+
+
+Listener = Callable[[Update], None]
+
+
+@dataclass
+class _Following:
+    """One run being followed."""
+
+    store: Store
+    run_id: str
+    provider: Provider
+    pace: Pace
+    listeners: list[Listener] = field(default_factory=list)
+    job: JobRef | None = None
+    known: RunRecord | None = None
+    pause: float = 0.0
+    errors: int = 0
+    broken: int = 0
+    down_since: float | None = None
+    busy: bool = False
+    finishing: bool = False
+    ended: bool = False
+    leases: dict[str, Lease] = field(default_factory=dict)
+
+    def lease(self, name: str) -> Lease:
+        """The same lease object for every look, so that it notices a holder whose heart has stopped."""
+        if name not in self.leases:
+            self.leases[name] = Lease(self.store, f"{name}:{self.run_id}")
+        return self.leases[name]
+
+
+class _Workers:
+    """Daemon threads, made when needed and never more than `most`: a wait that is given up must not hold the exit."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name, self._most = name, most
+        self._ready: deque[Callable[[], None]] = deque()
+        self._condition = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+
+    def submit(self, action: Callable[[], None]) -> None:
+        with self._condition:
+            self._ready.append(action)
+            if self._idle < len(self._ready) and self._threads < self._most:
+                self._threads += 1
+                name = f"{self._name}-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._condition.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._idle += 1
+                while not self._ready:
+                    if not self._condition.wait(timeout=10) and not self._ready:
+                        self._idle -= 1
+                        self._threads -= 1
+                        return
+                self._idle -= 1
+                action = self._ready.popleft()
+            action()
+
+
+class Poller:
+    """Follows runs until each has ended. `poller()` is the one of this process."""
+
+    def __init__(self, *, polls_per_second: float = POLLS_PER_SECOND) -> None:
+        self._gap = 1.0 / polls_per_second
+        self._condition = threading.Condition()
+        self._due: list[tuple[float, int, _Following]] = []
+        self._followed: dict[tuple[str, str], _Following] = {}
+        self._free: dict[str, float] = {}
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._polls = _Workers("llmtune-poll", POLL_THREADS)
+        self._finishes = _Workers("llmtune-finish", FINISH_THREADS)
+        self._finishes_here = _Workers("llmtune-finish-local", 1)  # one model in this machine's memory at a time
+
+    def follow(
+        self, store: Store, run_id: str, provider: Provider, listener: Listener, *, pace: Pace | None = None
+    ) -> Callable[[], None]:
+        """Tell `listener` of every update, from a thread of the poller's. Returns the call that ends it."""
+        key = (store.shown, run_id)
+        with self._condition:
+            following = self._followed.get(key)
+            if following is None:
+                following = _Following(store, run_id, provider, pace or (HOSTED if provider.hosted else LOCAL))
+                self._followed[key] = following
+                self._schedule(following, 0.0)
+            elif pace is not None:
+                following.pace = pace
+            following.listeners.append(listener)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._dispatch, name="llmtune-poller", daemon=True)
+                self._thread.start()
+
+        def leave() -> None:
+            with self._condition:
+                if listener in following.listeners:
+                    following.listeners.remove(listener)
+                if not following.listeners and not following.busy and not following.finishing:
+                    self._end(following)
+
+        return leave
+
+    # --- scheduling ------------------------------------------------------------------------------------------------
+    def _schedule(self, following: _Following, seconds: float) -> None:
+        heapq.heappush(self._due, (time.monotonic() + seconds, next(self._order), following))
+        self._condition.notify()
+
+    def _end(self, following: _Following) -> None:
+        following.ended = True
+        self._followed.pop((following.store.shown, following.run_id), None)
+
+    def _dispatch(self) -> None:
+        while True:
+            with self._condition:
+                while not self._due:
+                    if not self._condition.wait(timeout=30) and not self._due:
+                        self._thread = None
+                        return
+                due, order, following = self._due[0]
+                now = time.monotonic()
+                if due > now:
+                    self._condition.wait(timeout=due - now)
+                    continue
+                heapq.heappop(self._due)
+                if following.ended:
+                    continue
+                free = self._free.get(following.provider.name, 0.0)
+                if following.provider.hosted and free > now:  # over the rate: its turn comes when a slot is free
+                    heapq.heappush(self._due, (free, order, following))
+                    self._condition.wait(timeout=min(free - now, self._gap))
+                    continue
+                self._free[following.provider.name] = now + self._gap
+                following.busy = True
+            self._polls.submit(lambda following=following: self._visit(following))  # type: ignore[misc]
+
+    def _visit(self, following: _Following) -> None:
+        """One look at one run, in a worker's thread."""
+        try:
+            update, seconds = self._look(following)
+        except LlmtuneError as error:
+            update, seconds = self._gave_up(following, error), None
+        except Exception as error:
+            log.exception("following run %s broke", following.run_id)
+            update, seconds = self._gave_up(following, error), None
+        if update is not None:
+            self._tell(following, update)
+        with self._condition:
+            following.busy = False
+            if following.finishing:
+                return
+            if (update is not None and update.last) or not following.listeners:
+                self._end(following)
+            elif seconds is not None:
+                self._schedule(following, seconds * random.uniform(0.8, 1.2))
+
+    def _gave_up(self, following: _Following, error: BaseException) -> Update:
+        scrub_error(error)
+        return Update(following.store.get(following.run_id), error=error)
+
+    def _tell(self, following: _Following, update: Update) -> None:
+        with self._condition:
+            listeners = list(following.listeners)
+        for listener in listeners:
+            listener(update)
+
+    # --- one look --------------------------------------------------------------------------------------------------
+    def _look(self, following: _Following) -> tuple[Update | None, float | None]:
+        """What is new, and the seconds until the next look (None: somebody else schedules it)."""
+        store = following.store
+        record = following.known or store.get(following.run_id)
+        following.known = None
+        if record.state.final:
+            return Update(record, moved=True), None
+        if record.outcome is not None:
+            return self._finish(following, record)
+        if following.job is None:
+            following.job = store.ref(record.id, "job", JobRef)
+        if following.job is None:
+            return self._drive(following)
+        return self._poll(following, record, following.job)
+
+    def _drive(self, following: _Following) -> tuple[Update | None, float | None]:
+        """A run without a job: go on where whoever drove it stopped, unless they still do."""
+        lease = following.lease("drive")
+        if not lease.acquire(wait=0):
+            return None, min(1.0, following.pace.most)
+        try:
+            with lease:
+                record = submission.drive(following.store, following.run_id, following.provider, lease=lease)
+        except TransientError as error:
+            return self._unwell(following, following.store.get(following.run_id), error)
+        return Update(record, moved=True), following.pace.first
+
+    def _poll(self, following: _Following, record: RunRecord, job: JobRef) -> tuple[Update | None, float | None]:
+        store, provider = following.store, following.provider
+        try:
+            if record.cancel_requested and record.state is not RunState.CANCELLING:
+                provider.cancel(job)
+                record = store.move(record.id, RunState.CANCELLING, "cancellation asked for")
+            snapshot = provider.poll(job, record.cursor)
+        except TransientError as error:
+            return self._unwell(following, record, error)
+        except LlmtuneError:
+            raise
+        except Exception as error:
+            following.broken += 1
+            if following.broken >= BROKEN_LIMIT:
+                raise
+            log.warning("poll of run %s broke: %r", record.id, error, extra={"run": record.id})
+            return None, following.pace.after(max(following.pause, following.pace.first))
+        checkpoint("polled")
+        seen = store.record(record.id, snapshot, known=record)
+        # What was just written was read in the same transaction; what was not may have changed in another process.
+        following.known = seen.record if seen.record is not record else None
+        checkpoint("snapshot-kept")
+        message = None
+        if following.down_since is not None:
+            message = f"{provider.name} answers again after {time.monotonic() - following.down_since:.0f} s"
+        following.errors, following.broken, following.down_since = 0, 0, None
+        new = bool(seen.points or seen.events or seen.moved or seen.record.progress != record.progress)
+        following.pause = following.pace.first if new else following.pace.after(following.pause)
+        update = Update(seen.record, seen.points, seen.events, seen.moved, message)
+        if seen.record.outcome is not None:
+            self._tell(following, update)
+            return self._finish(following, seen.record)
+        return (update if new or message or seen.record != record else None), following.pause
+
+    def _unwell(
+        self, following: _Following, record: RunRecord, error: TransientError
+    ) -> tuple[Update | None, float | None]:
+        """The vendor is down for now: wait longer each time, at least as long as it asks for."""
+        following.errors += 1
+        grown = following.pace.first * 2 ** min(following.errors, 10)
+        seconds = max(min(grown, following.pace.most), min(error.retry_after or 0.0, 3600.0))
+        message = None
+        if following.down_since is None:
+            following.down_since = time.monotonic()
+            message = f"{following.provider.name} does not answer ({scrub(error.message)}); trying again"
+            log.info("run %s: %s", record.id, message, extra={"run": record.id})
+        return (Update(record, message=message) if message else None), seconds
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+    def _finish(self, following: _Following, record: RunRecord) -> tuple[Update | None, float | None]:
+        """The job has ended: collect, evaluate and report in a thread for that, under a lease."""
+        lease = following.lease("finalize")
+        if not lease.acquire(wait=0):
+            message = None
+            if following.pause != -1.0:
+                following.pause = -1.0
+                message = f"{who(lease.holder)} is finishing this run"
+            return (Update(record, message=message) if message else None), min(1.0, following.pace.most)
+        with self._condition:
+            following.finishing = True
+        workers = self._finishes if following.provider.hosted else self._finishes_here
+        workers.submit(lambda: self._finish_in_thread(following, lease))
+        return None, None
+
+    def _finish_in_thread(self, following: _Following, lease: Lease) -> None:
+        def say(message: str) -> None:
+            self._tell(following, Update(following.store.get(following.run_id), message=message))
+
+        seconds: float | None = None
+        update: Update | None = None
+        try:
+            with lease:
+                record = finalize.finalize(
+                    following.store,
+                    following.run_id,
+                    following.provider,
+                    lease=lease,
+                    say=say,
+                    last_try=following.errors >= FINISH_ATTEMPTS - 1,
+                )
+            update = Update(record, moved=True)
+        except TransientError as error:
+            following.errors += 1
+            seconds = max(following.pace.after(following.pace.first * following.errors), error.retry_after or 0.0)
+        except BaseException as error:  # noqa: BLE001 - a listener waits: it must hear of anything that breaks
+            update = self._gave_up(following, error)
+        if update is not None:
+            self._tell(following, update)
+        with self._condition:
+            following.finishing = False
+            if update is not None or not following.listeners:
+                self._end(following)
+            elif seconds is not None:
+                self._schedule(following, seconds)
+
+
+_poller: Poller | None = None
+_making = threading.Lock()
+
+
+def poller() -> Poller:
+    """The poller of this process."""
+    global _poller
+    with _making:
+        if _poller is None:
+            _poller = Poller()
+        return _poller

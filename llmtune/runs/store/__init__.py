@@ -1,0 +1,1 @@
+"""The database behind runs: schema, migrations, records and leases."""

@@ -1,0 +1,205 @@
+"""Who is driving a run now. A lease is kept alive by its holder's heartbeat, and taken over when the heart stops.
+
+Whether it has stopped is judged by watching the beat for `ttl` seconds on our own steady clock, never by comparing
+wall clocks: two machines' clocks differ, and a laptop's jumps when it wakes. A holder on this machine whose process is
+gone has stopped at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from llmtune.errors import LlmtuneError
+from llmtune.runs.store.ledger import Ledger
+
+log = logging.getLogger("llmtune")
+
+#: Seconds without a beat after which a holder counts as gone.
+TTL = 60.0
+
+
+class LeaseLost(LlmtuneError):
+    """Another process has taken over, because our heart stopped for too long (a sleeping laptop)."""
+
+
+@functools.cache
+def machine() -> str:
+    """This machine, boot and process namespace: within it, a process id means one process."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
+    with suppress(OSError):
+        parts.append(Path("/proc/self/ns/pid").readlink().name)
+    return "|".join(parts).replace("/", "_")
+
+
+def started(pid: int) -> str:
+    """When a process began, in clock ticks since boot: with the id, it names one process for good. "" if unknown."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    return ""
+
+
+def new_owner() -> str:
+    """A name for one holder: machine, process, and a part of its own."""
+    pid = os.getpid()
+    return f"{machine()}/{pid}/{started(pid)}/{uuid.uuid4().hex[:12]}"
+
+
+def gone(owner: str) -> bool:
+    """Whether the holder surely lives no more: it was a process of this machine that is not there now."""
+    place, pid, then, _own = owner.split("/")
+    if place != machine():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    now = started(int(pid))
+    return _zombie(int(pid)) or bool(then and now and then != now)
+
+
+def _zombie(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+class _Heart:
+    """One thread that keeps every lease of this process alive."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._held: dict[Lease, float] = {}
+        """Each lease, and when its next beat is due on our steady clock."""
+
+        self._thread: threading.Thread | None = None
+
+    def add(self, lease: Lease) -> None:
+        with self._condition:
+            self._held[lease] = time.monotonic() + lease.ttl / 5
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._beat, name="llmtune-heart", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def remove(self, lease: Lease) -> None:
+        with self._condition:
+            self._held.pop(lease, None)
+
+    def _beat(self) -> None:
+        while True:
+            with self._condition:
+                if not self._held and not self._condition.wait(timeout=10) and not self._held:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                due = [lease for lease, at in self._held.items() if at <= now]
+                if not due:
+                    self._condition.wait(timeout=min(self._held.values(), default=now) - now)
+                    continue
+            for lease in due:
+                lease.beat()
+            with self._condition:
+                for lease in due:
+                    if lease in self._held:
+                        self._held[lease] = time.monotonic() + lease.ttl / 5
+
+
+_heart = _Heart()
+
+
+class Lease:
+    """The right to drive one run through one stretch.
+
+    lease = Lease(store, "drive:RUN")
+    if lease.acquire(wait=5):
+        with lease:
+            lease.check()     # before anything that costs money
+    """
+
+    def __init__(self, store: Ledger, name: str, *, ttl: float = TTL) -> None:
+        self.store = store
+        self.name = name
+        self.ttl = ttl
+        self.owner = new_owner()
+        self.holder: str | None = None
+        """Who held it when we last looked."""
+
+        self._lost = False
+        self._watched: tuple[str, int] | None = None
+        self._since = 0.0
+
+    def acquire(self, *, wait: float | None = 0.0) -> bool:
+        """Take the lease; wait at most so many seconds for a living holder (None: for ever).
+
+        Asking again later on the same object counts on: a beat that stood still from one call to another is noticed.
+        """
+        deadline = None if wait is None else time.monotonic() + wait
+        while True:
+            if self._try():
+                self._lost = False
+                _heart.add(self)
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(min(0.5, self.ttl / 10))
+
+    def _try(self) -> bool:
+        now = self.store.take_lease(self.name, self.owner)
+        if now[0] == self.owner:
+            return True
+        if now != self._watched:
+            self._watched, self._since = now, time.monotonic()
+        if gone(now[0]) or time.monotonic() - self._since > self.ttl:
+            now = self.store.take_lease(self.name, self.owner, over=now)
+        self.holder = now[0]
+        return now[0] == self.owner
+
+    def beat(self) -> None:
+        """Keep it alive; a store that cannot be written for a moment is tried again at the next beat."""
+        try:
+            self._lost = not self.store.beat_leases(self.owner, [self.name])
+        except LlmtuneError as error:
+            log.warning("the lease %s could not be renewed: %s", self.name, error.message)
+        if self._lost:
+            _heart.remove(self)
+
+    def check(self) -> None:
+        """Raise `LeaseLost` unless the lease is still ours. Asked before every paid call."""
+        if self._lost or not self.store.beat_leases(self.owner, [self.name]):
+            raise LeaseLost(
+                "another process has taken over this run while this one slept; nothing more is done here",
+                hint="llmtune runs list shows how it stands",
+            )
+
+    def release(self) -> None:
+        """Give it back."""
+        _heart.remove(self)
+        with suppress(LlmtuneError):
+            self.store.drop_lease(self.name, self.owner)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def who(owner: str | None) -> str:
+    """A holder's name for people: "process 1234 on host"."""
+    if not owner:
+        return "another process"
+    place, pid, _then, _own = owner.split("/")
+    return f"process {pid} on {place.partition('|')[0]}"

@@ -1,0 +1,11 @@
+"""`llmtune serve`: tuned models, local or hosted, behind one endpoint that speaks OpenAI's chat completions.
+
+with Server(["support-bot"], port=0) as server:     # a thread of its own
+    client = openai.OpenAI(base_url=server.url, api_key="none")
+"""
+
+from __future__ import annotations
+
+from llmtune.server.server import Server
+
+__all__ = ["Server"]

@@ -1,0 +1,71 @@
+"""TensorBoard: scalars in an event file, one folder a run. TensorBoard keeps scalars in single precision."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from llmtune.metrics.points import MetricPoint
+from llmtune.trackers import SinkRun, Written
+
+_SUFFIX = ".llmtune"
+
+
+class TensorBoardSink:
+    """Event files under a folder, by default `runs/`."""
+
+    def __init__(self, place: str) -> None:
+        self._root = Path(place or "runs").absolute()
+        self._folder = self._root
+        self._writer: EventFileWriter | None = None
+
+    def begin(self, run: SinkRun, handle: dict[str, Any]) -> Written:
+        """A folder named by job and run. Files of an earlier process are written anew: that is cheap, and exact."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-.") or "run"
+        self._folder = Path(handle.setdefault("folder", str(self._root / f"{name[:80]}-{run.id}")))
+        self.start_over(handle)
+        return {}
+
+    def named(self, series: str) -> str:
+        """Any name will do."""
+        return series
+
+    def write(self, points: Sequence[MetricPoint]) -> None:
+        """One event a point."""
+        for point in points:
+            self._add(point.series, point.value, point.step, point.time)
+        self._open().flush()
+
+    def start_over(self, handle: dict[str, Any]) -> None:
+        """Remove the event files that llmtune wrote into this run's folder, and no others."""
+        self.close()
+        for path in self._folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
+            path.unlink()
+
+    def finish(self, results: Mapping[str, float], step: int, state: str) -> None:
+        """The results as scalars of the last step."""
+        for name, value in results.items():
+            self._add(name, value, step, None)
+        self._open().flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _open(self) -> EventFileWriter:
+        if self._writer is None:
+            self._writer = EventFileWriter(str(self._folder), filename_suffix=_SUFFIX)
+        return self._writer
+
+    def _add(self, name: str, value: float, step: int, when: float | None) -> None:
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+        self._open().add_event(Event(wall_time=when or time.time(), step=step, summary=summary))

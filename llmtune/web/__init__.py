@@ -1,0 +1,11 @@
+"""`llmtune ui`: the store's runs as web pages on this machine. It looks and changes nothing.
+
+with Server(port=0) as server:     # a thread of its own, on loopback
+    print(server.url)
+"""
+
+from __future__ import annotations
+
+from llmtune.web.server import Server
+
+__all__ = ["Server"]

@@ -1,0 +1,142 @@
+"""What Azure OpenAI takes: OpenAI's fields, with a shorter suffix, whole numbers only, and its own limits.
+
+Sources: the OpenAI.v1 specification (azure-rest-api-specs, read 2026-11), the authoring specification
+2025-04-01-preview, Microsoft Learn (pages dated as given), and Microsoft's azure-skills repository (2026-08-21).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from llmtune.provider.conversions import shortened
+from llmtune.provider.declarations import (
+    Abilities,
+    Capabilities,
+    Converted,
+    Declarations,
+    Float,
+    Inherent,
+    Int,
+    Limits,
+    No,
+    Sent,
+    Text,
+    Unsupported,
+)
+from llmtune.provider.protocol import Target
+from llmtune_azure.settings import AzureSettings
+from llmtune_openai import declarations as openai
+from llmtune_openai.services import Service, find_model
+
+V1 = "Azure OpenAI v1 REST specification (read 2026-11)"
+LEARN = "Microsoft Learn, Customize a model with fine-tuning (2026-10-05)"
+QUOTAS = "Microsoft Learn, Azure OpenAI quotas and limits (2026-02-17)"
+SKILLS = "Microsoft azure-skills, fine-tuning (2026-08-21)"
+
+#: The specifications say 40 and 64 characters, a page 18; 29 were seen to pass. Thirteen are kept for the run key.
+LONGEST_SUFFIX = 40
+LONGEST_NAME = LONGEST_SUFFIX - 13
+
+
+def _azure(ours: Declarations) -> Declarations:
+    word = "dpo" if ours is openai.DPO else "supervised"
+    path = f"method.{word}.hyperparameters."
+    automatic = "unset: chosen by the service, which tells it as -1 until then"
+    changed = ours.but(
+        epochs=Sent(path + "n_epochs", Int(1, 50), default="auto", source=V1, note=automatic),
+        batch_size=Sent(path + "batch_size", Int(1, 256), default="auto", source=V1, note=automatic),
+        learning_rate_multiplier=Sent(
+            path + "learning_rate_multiplier",
+            Float(gt=0),
+            default="auto",
+            source=V1,
+            note=f"Microsoft advises 0.02 to 0.2 ({LEARN})",
+        ),
+        max_sequence_length=Unsupported(
+            "the longest row depends on the model, and what becomes of longer ones is not documented (unverified)",
+            source=LEARN,
+        ),
+        keep_checkpoints=Inherent(
+            openai.KEPT_CHECKPOINTS, "the final model and the two epochs before it are kept", source=LEARN
+        ),
+        dpo_beta=Sent("method.dpo.hyperparameters.beta", Float(gt=0, le=2), default=0.1, source=f"{V1}; {SKILLS}"),
+        name=Converted(
+            "suffix",
+            Text(LONGEST_NAME),
+            shortened(LONGEST_NAME, allowed="A-Za-z0-9_-"),
+            says=f"as the suffix of the tuned model's name, at most {LONGEST_NAME} characters before llmtune's own key",
+            default=None,
+            source=V1,
+            note="no dots: they are reserved",
+        ),
+        seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=V1),
+    )
+    if word == "supervised":
+        return changed.but(
+            prompt_loss_weight=Inherent(
+                0.0,
+                "prompts are always masked; one sample of Microsoft's still shows the old knob, in no specification",
+                source=V1,
+            )
+        )
+    return changed
+
+
+ABILITIES = Abilities(
+    pause=True,
+    base_serving=No("a base model answers only through a deployment: name a standing one as base_deployment"),
+    billed_cost=No("the service tells the tokens it trained on, not what it billed"),
+    deployment="required",
+)
+
+LIMITS = {
+    method: Limits(
+        format="openai_preference" if method == "dpo" else "openai",
+        min_rows=10,
+        max_bytes=512 * 1024**2,
+        validation="used",
+        source=f"{QUOTAS}; {LEARN}",
+        note="tokens times epochs may not exceed two billion, nor a job 720 hours; 100 files and 1 GB a resource",
+    )
+    for method in ("sft", "dpo")
+}
+
+AZURE = Service(
+    title="Azure OpenAI",
+    kind="azure",
+    catalog=Path(__file__).with_name("catalog.toml"),
+    sft=_azure(openai.SFT),
+    dpo=_azure(openai.DPO),
+    methods=openai.METHODS,
+    adapters=openai.ADAPTERS,
+    limits=LIMITS,
+    abilities=ABILITIES,
+    key_env="AZURE_OPENAI_API_KEY",
+    key_in=("suffix",),
+    longest_suffix=LONGEST_SUFFIX,
+    concurrency=3,
+    concurrency_source=QUOTAS,
+)
+
+
+def capabilities(target: Target, settings: AzureSettings) -> Capabilities:
+    """What a target can express, with what the account's settings change: hosting price, base model, concurrency."""
+    known = AZURE.capabilities(target)
+    if settings.deployment_sku == "DeveloperTier":
+        note = (
+            "the training price depends on region and training type, and the price page shows none without a region;"
+            " a developer deployment has no hourly price and is removed after 24 hours"
+        )
+        known = replace(known, price=replace(known.price, hosting=0.0, note=note))
+    if settings.base_deployment:
+        known = replace(known, abilities=replace(known.abilities, base_serving=True))
+    chosen = target.options.get("training_type")
+    if chosen == "developerTier":
+        known = replace(known, concurrency=5)
+    entry, _ = find_model(AZURE.known(), target.model)
+    needed = entry.facts.get("training_type")
+    if needed and chosen != needed:
+        warning = f"{entry.id} is trained as {needed} only: set provider_options.{target.provider}.training_type"
+        known = replace(known, warnings=(*known.warnings, warning))
+    return known

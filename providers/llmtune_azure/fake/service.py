@@ -1,0 +1,216 @@
+"""A stateful stand-in for one Azure OpenAI resource and the control plane that deploys on it.
+
+Requests to the v1 endpoint go to `{url}/openai/v1/`, those to the control plane to `{url}/subscriptions/...`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from llmtune.testing.fake_vendor import FakeDeployment, FakeJob, Phase
+from llmtune.testing.http import Call, Refusal, Reply, route
+from llmtune.testing.request_schema import Required
+from llmtune_openai.fake.service import FakeOpenAI
+
+_WHOLE = {"n_epochs": int, "batch_size": int, "learning_rate_multiplier": float}
+_ARM = (
+    "/subscriptions/{subscription}/resourceGroups/{group}"
+    "/providers/Microsoft.CognitiveServices/accounts/{account}/deployments"
+)
+_SKUS = frozenset({"Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard", "ProvisionedManaged"})
+
+
+class FakeAzure(FakeOpenAI):
+    """Azure OpenAI: files that must be processed first, jobs without a metadata filter, models that need deployments.
+
+    `looks_until_standing` is how often a new deployment is looked at before it stands, `looks_until_answering` how
+    many questions it leaves unanswered after that.
+    """
+
+    name = "azure"
+    prefix = "openai/v1"
+    walks = {
+        "success": (Phase("pending"), Phase("running", looks=3, training=True), Phase("succeeded")),
+        "failure": (Phase("pending"), Phase("running", training=True), Phase("failed")),
+        "cancelled": (Phase("cancelled"),),
+    }
+    job_shape = {
+        "model": Required(str),
+        "training_file": Required(str),
+        "validation_file": str,
+        "method": {
+            "type": Required({"supervised", "dpo"}),
+            "supervised": {"hyperparameters": _WHOLE},
+            "dpo": {"hyperparameters": {**_WHOLE, "beta": float}},
+        },
+        "suffix": str,
+        "seed": int,
+        "integrations": FakeOpenAI.job_shape["integrations"],
+        "metadata": {...: str},
+        "trainingType": str,
+    }
+    longest_suffix = 40
+    file_walk: ClassVar[tuple[str, ...]] = ("pending", "running", "processed")
+    base_models = (
+        "gpt-4.1-2025-04-14",
+        "gpt-4.1-mini-2025-04-14",
+        "gpt-4.1-nano-2025-04-14",
+        "gpt-4o-2024-08-06",
+        "gpt-oss-20b",
+    )
+    automatic = -1
+
+    def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
+        super().__init__(lag=lag, api_key=api_key)
+        self.looks_until_standing = 2
+        self.looks_until_answering = 1
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+    def check_job(self, call: Call, body: Mapping[str, Any]) -> None:
+        """Azure's own refusals, then those it shares with OpenAI."""
+        if body.get("trainingType", "Standard") not in ("Standard", "GlobalStandard", "developerTier"):
+            call.refused.append(("trainingType", "is none of the three that the service understands"))
+            raise Refusal(400, "The fineTuningJob field is required.")
+        if "suffix" in body and not re.fullmatch(r"[A-Za-z0-9_-]+", body["suffix"]):
+            call.refused.append(("suffix", "holds a reserved character"))
+            raise Refusal(400, "The suffix contains reserved characters.", field="suffix")
+        super().check_job(call, body)
+
+    def check_file(self, field: str, id: str) -> None:
+        """A file must have been processed."""
+        super().check_file(field, id)
+        if self.status_of(self.files[id]) != "processed":
+            message = "The specified file reference must point to a completed file import."
+            raise Refusal(400, message, code="invalidPayload")
+
+    def key_of(self, body: Mapping[str, Any]) -> str | None:
+        """The run key at the end of the suffix."""
+        return str(body["suffix"])[-12:] if "suffix" in body else None
+
+    @route("GET", "/{prefix*}/fine_tuning/jobs", role="find")
+    def list_jobs(self, call: Call) -> Any:
+        """The jobs, newest first. There is no metadata filter."""
+        self.at_home(call)
+        query = call.fields({"limit": str, "after": str})
+        return self.page(query, [self.describe_job(job) for job in reversed(self.listed(self.jobs.values()))])
+
+    def describe_job(self, job: FakeJob) -> dict[str, Any]:
+        """A job as Azure tells it."""
+        told = super().describe_job(job)
+        for name in ("user_provided_suffix", "usage_metrics", "shared_with_openai", "eval_id", "organization_id"):
+            del told[name]
+        told["suffix"] = job.body.get("suffix")
+        if "trainingType" in job.body:
+            told["trainingType"] = job.body["trainingType"]
+        return told
+
+    def tuned_name(self, job: FakeJob) -> str:
+        """The id of the tuned model."""
+        return f"{job.body['model'].split('.ft-')[0]}.ft-{job.id[-6:]:0>32}-{job.body.get('suffix', '')}"
+
+    def checkpoint_name(self, job: FakeJob, step: int) -> str:
+        """The id of a checkpoint."""
+        return f"{self.tuned_name(job)}:ckpt-step-{step}"
+
+    def result_file(self, job: FakeJob) -> bytes:
+        """The result file: plain CSV, one column spelled otherwise."""
+        columns = {
+            "step": "step",
+            "train_loss": "train_loss",
+            "train_mean_token_accuracy": "train_mean_token_accuracy",
+            "valid_loss": "valid_loss",
+            "validation_mean_token_accuracy": "valid_mean_token_accuracy",
+            "full_valid_loss": "full_valid_loss",
+            "full_valid_mean_token_accuracy": "full_valid_mean_token_accuracy",
+        }
+        return self.csv(job, columns)
+
+    # --- deployments -------------------------------------------------------------------------------------------------
+    def answers_as(self, model: str) -> bool:
+        """Only a deployment answers, and not at once."""
+        deployment = self.deployment(model)
+        if deployment is None:
+            message = "The API deployment for this resource does not exist."
+            raise Refusal(404, message, code="DeploymentNotFound")
+        if self.state_of(deployment) != "Succeeded" or deployment.data["silences"] > 0:
+            deployment.data["silences"] -= 1
+            raise Refusal(404, "The deployment is not ready yet.", code="DeploymentNotReady")
+        return deployment.model in self.models
+
+    def deployment(self, name: str) -> FakeDeployment | None:
+        """The standing deployment of that name."""
+        return next((each for each in self.standing if each.id == name), None)
+
+    def state_of(self, deployment: FakeDeployment) -> str:
+        """Its provisioning state."""
+        return "Succeeded" if deployment.data["looks"] >= self.looks_until_standing else "Creating"
+
+    def deploy_by_hand(self, name: str, model: str) -> FakeDeployment:
+        """A deployment that stands already, such as one of a base model."""
+        made = FakeDeployment(name, model, None, self.now(), data={"looks": 99, "silences": 0, "sku": {}})
+        self.deployments[name] = made
+        return made
+
+    def _control(self, call: Call) -> None:
+        if not call.query.get("api-version"):
+            raise Refusal(400, "The api-version query parameter is required.", code="MissingApiVersionParameter")
+
+    @route("PUT", _ARM + "/{deployment}", role="deploy")
+    def put_deployment(self, call: Call) -> Any:
+        """Make a deployment."""
+        self._control(call)
+        shape = {
+            "sku": Required({"name": Required(set(_SKUS)), "capacity": Required(int)}),
+            "properties": Required(
+                {"model": Required({"format": Required({"OpenAI"}), "name": Required(str), "version": Required({"1"})})}
+            ),
+        }
+        body = call.json(shape)
+        name, model = call.params["deployment"], body["properties"]["model"]["name"]
+        if model not in self.models:
+            raise Refusal(400, f"The specified model '{model}' does not exist.", code="DeploymentModelNotSupported")
+        known = self.deployment(name)
+        if known is None:
+            key = name.removeprefix("llmtune-")
+            data = {"looks": 0, "silences": self.looks_until_answering, "sku": body["sku"]}
+            known = FakeDeployment(name, model, key, self.now(), data=data)
+            self.deployments[name] = known
+            return Reply(self._describe(known), 201)
+        return self._describe(known)
+
+    @route("GET", _ARM + "/{deployment}")
+    def get_deployment(self, call: Call) -> Any:
+        """One deployment; each look brings it on."""
+        self._control(call)
+        found = self.deployment(call.params["deployment"])
+        if found is None:
+            raise Refusal(404, "The resource was not found.", code="ResourceNotFound")
+        found.data["looks"] += 1
+        return self._describe(found)
+
+    @route("DELETE", _ARM + "/{deployment}", role="undeploy")
+    def delete_deployment(self, call: Call) -> Any:
+        """Remove a deployment."""
+        self._control(call)
+        found = self.deployment(call.params["deployment"])
+        if found is None:
+            return Reply(status=204)
+        self.remove_deployment(found.id)
+        return Reply(status=202)
+
+    def _describe(self, deployment: FakeDeployment) -> dict[str, Any]:
+        return {
+            "id": f"/fake/deployments/{deployment.id}",
+            "name": deployment.id,
+            "type": "Microsoft.CognitiveServices/accounts/deployments",
+            "sku": deployment.data["sku"],
+            "properties": {
+                "model": {"format": "OpenAI", "name": deployment.model, "version": "1"},
+                "provisioningState": self.state_of(deployment),
+            },
+        }
+
+
+__all__ = ["FakeAzure"]

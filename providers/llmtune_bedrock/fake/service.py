@@ -1,0 +1,392 @@
+"""A stand-in for Bedrock and S3 on a loopback port, for tests and for `python -m llmtune.testing.serve bedrock`.
+
+Every request is checked against AWS's own service model (botocore's copy) and hyperparameters against the family's
+published table; what does not fit is refused and remembered. It needs boto3's botocore.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from llmtune.provider.declarations import Converted, Sent
+from llmtune.testing.fake_vendor import FakeJob, Phase
+from llmtune.testing.http import Call, Refusal, Reply, route
+from llmtune_bedrock import service_model
+from llmtune_bedrock.capabilities import HINTS, inference_id
+from llmtune_bedrock.declarations import FAMILIES, RUN_TAG
+from llmtune_bedrock.fake.s3 import REGION, FakeS3
+
+ACCOUNT = "123456789012"
+_CODES = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "ServiceUnavailableException",
+}
+
+
+class FakeBedrock(FakeS3):
+    """Bedrock at `url`, S3 at `url + "/s3"`."""
+
+    name = "bedrock"
+    walks: Mapping[str, tuple[Phase, ...]] = {  # type: ignore[misc]
+        "success": (Phase("InProgress", looks=3, training=True), Phase("Completed")),
+        "failure": (Phase("InProgress", looks=2, training=True), Phase("Failed")),
+        "cancelled": (Phase("Stopping"), Phase("Stopped")),
+    }
+    failure_message = "Encountered an error in the training data: line 3 is not a valid record."
+
+    def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
+        super().__init__(lag=lag, api_key=api_key)
+        self.provisioned: dict[str, dict[str, Any]] = {}
+        self.csv_newline = "\n"
+        """Line ends of the metrics files that finished jobs leave behind; AWS's are seen with both kinds."""
+
+        self.csv_perplexity = True
+        self.csv_nested = False
+        """Whether the validation file lies one folder deeper, as in AWS's own samples."""
+
+        self.deploy_looks = 1
+
+    # --- the wire ----------------------------------------------------------------------------------------------------
+    def error_body(self, refusal: Refusal) -> Any:
+        """An error as Bedrock's REST protocol has it."""
+        code = refusal.code if refusal.code and refusal.code[0].isupper() else _CODES.get(refusal.status, "Unknown")
+        return {"__type": code, "message": refusal.message}
+
+    def check(self, call: Call, operation: str, value: Mapping[str, Any], service: str = "bedrock") -> None:
+        """Refuse a request that does not fit AWS's service model."""
+        wrong = service_model.faults(service, operation, value)
+        if wrong:
+            call.refused += wrong
+            raise Refusal(400, "; ".join(f"{path} {fault}" for path, fault in wrong), code="ValidationException")
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+    @route("POST", "/model-customization-jobs", role="submit")
+    def create_job(self, call: Call) -> Any:
+        body = dict(call.data or {})
+        self.check(call, "CreateModelCustomizationJob", body)
+        token = body.get("clientRequestToken")
+        for job in self.jobs.values():
+            if token is not None and job.token == token:
+                return Reply({"jobArn": job.data["arn"]}, 201)
+            if body["jobName"] == job.body["jobName"]:
+                raise Refusal(400, f"Job name {body['jobName']} is in use", code="ConflictException")
+        family = next((family for hint, family in HINTS if hint in body["baseModelIdentifier"]), None)
+        if family is None:
+            raise Refusal(400, f"{body['baseModelIdentifier']} cannot be customized", code="ValidationException")
+        self._check_hyperparameters(call, family, body.get("hyperParameters", {}))
+        validators = body.get("validationDataConfig", {}).get("validators", [])
+        for uri in (body["trainingDataConfig"]["s3Uri"], *(each["s3Uri"] for each in validators)):
+            bucket, _, key = uri.removeprefix("s3://").partition("/")
+            if (bucket, key) not in self.objects:
+                raise Refusal(400, f"Unable to access S3 object {uri}", code="ValidationException")
+        key = next((tag["value"] for tag in body.get("jobTags", []) if tag["key"] == RUN_TAG), None)
+        job = self.new_job(body, key=key, token=token, prefix="job000")
+        job.id = _twelve(job.id)
+        base = inference_id(body["baseModelIdentifier"])
+        suffix = body["baseModelIdentifier"].removeprefix(base)
+        job.data["arn"] = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:model-customization-job/{base}{suffix}/{job.id}"
+        job.data["base_arn"] = f"arn:aws:bedrock:{REGION}::foundation-model/{body['baseModelIdentifier']}"
+        return Reply({"jobArn": job.data["arn"]}, 201)
+
+    def _check_hyperparameters(self, call: Call, family: str, sent: Mapping[str, str]) -> None:
+        ranges: dict[str, Any] = {"evalPercentage": None} if family.startswith("cohere") else {}
+        for declared in FAMILIES[family].values():
+            if isinstance(declared, (Sent, Converted)) and declared.wire.startswith("hyperParameters."):
+                ranges.setdefault(declared.wire.removeprefix("hyperParameters."), declared.type)
+        for name, text in sent.items():
+            if name not in ranges:
+                call.refused.append((f"hyperParameters.{name}", f"is not a hyperparameter of {family}"))
+                raise Refusal(400, f"Unknown hyperparameter {name}", code="ValidationException")
+            number = float(text)
+            value = int(number) if number.is_integer() and "." not in text else number
+            if ranges[name] is not None and (wrong := ranges[name].fault(value)):
+                call.refused.append((f"hyperParameters.{name}", wrong))
+                raise Refusal(400, f"{name} {wrong}", code="ValidationException")
+
+    def find_job(self, identifier: str) -> FakeJob:
+        """A job by name or ARN, or 404."""
+        for job in self.jobs.values():
+            if identifier in (job.data["arn"], job.body["jobName"]):
+                return job
+        raise Refusal(404, f"Could not find the customization job {identifier}", code="ResourceNotFoundException")
+
+    @route("GET", "/model-customization-jobs/{job}", role="poll")
+    def get_job(self, call: Call) -> Any:
+        job = self.find_job(call.params["job"])
+        return self.describe(job, self.look(job))
+
+    def describe(self, job: FakeJob, word: str) -> dict[str, Any]:
+        """A job as GetModelCustomizationJob answers it."""
+        body = job.body
+        answer = {
+            "jobArn": job.data["arn"],
+            "jobName": body["jobName"],
+            "outputModelName": body["customModelName"],
+            "clientRequestToken": body.get("clientRequestToken"),
+            "roleArn": body["roleArn"],
+            "status": word,
+            "creationTime": _iso(job.created),
+            "lastModifiedTime": _iso(job.since),
+            "baseModelArn": job.data["base_arn"],
+            "hyperParameters": body.get("hyperParameters", {}),
+            "trainingDataConfig": body["trainingDataConfig"],
+            "validationDataConfig": body.get("validationDataConfig", {"validators": []}),
+            "outputDataConfig": body["outputDataConfig"],
+            "customizationType": body.get("customizationType", "FINE_TUNING"),
+        }
+        part = {"Completed": "Completed", "Failed": "Failed"}.get(word, "InProgress")
+        answer["statusDetails"] = {
+            "validationDetails": {"status": "Completed", "lastModifiedTime": _iso(job.created)},
+            "dataProcessingDetails": {"status": "Completed", "lastModifiedTime": _iso(job.created)},
+            "trainingDetails": {"status": part, "lastModifiedTime": _iso(job.since)},
+        }
+        if word in ("Completed", "Failed", "Stopped"):
+            answer["endTime"] = _iso(job.since)
+        if word == "Failed":
+            answer["failureMessage"] = self.failure_message
+        if word == "Completed":
+            answer |= self._finished(job)
+        return {name: value for name, value in answer.items() if value is not None}
+
+    def _finished(self, job: FakeJob) -> dict[str, Any]:
+        base = job.body["baseModelIdentifier"]
+        arn = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:custom-model/{base}/{job.id}"
+        if arn not in self.models:
+            self.models[arn] = {"job": job.id, "created": self.now()}
+            self._write_curves(job)
+        losses = _losses(job.data["steps"])
+        found: dict[str, Any] = {"outputModelArn": arn, "trainingMetrics": {"trainingLoss": losses[-1]}}
+        validators = job.body.get("validationDataConfig", {}).get("validators", [])
+        found["validationMetrics"] = [{"validationLoss": losses[-1] + 0.1} for _ in validators]
+        return found
+
+    def _write_curves(self, job: FakeJob) -> None:
+        bucket, _, prefix = job.body["outputDataConfig"]["s3Uri"].removeprefix("s3://").partition("/")
+        folder = f"{prefix.strip('/')}/model-customization-job-{job.id}"
+        self._put(bucket, f"{folder}/training_artifacts/step_wise_training_metrics.csv", self._csv(job, "training"))
+        if job.body.get("validationDataConfig", {}).get("validators"):
+            deeper = "validation/" if self.csv_nested else ""
+            name = f"{folder}/validation_artifacts/post_fine_tuning_validation/{deeper}validation_metrics.csv"
+            self._put(bucket, name, self._csv(job, "validation"))
+
+    def _csv(self, job: FakeJob, kind: str) -> bytes:
+        rows = [f"step_number,epoch_number,{kind}_loss{',perplexity' if self.csv_perplexity else ''}"]
+        losses = _losses(job.data["steps"])
+        epochs = int(job.body.get("hyperParameters", {}).get("epochCount", "2"))
+        for step, loss in enumerate(losses):
+            shifted = loss + (0.1 if kind == "validation" else 0.0)
+            epoch = step * epochs // max(1, len(losses))
+            rows.append(f"{step},{epoch},{shifted:.4f}" + (f",{2.718281828**shifted:.4f}" * self.csv_perplexity))
+        return (self.csv_newline.join(rows) + self.csv_newline).encode()
+
+    @route("POST", "/model-customization-jobs/{job}/stop", role="cancel")
+    def stop_job(self, call: Call) -> Any:
+        job = self.find_job(call.params["job"])
+        if job.ended:
+            raise Refusal(400, f"The job has ended: {job.word}", code="ConflictException")
+        self.cancel_job(job)
+        return {}
+
+    @route("GET", "/model-customization-jobs", role="find")
+    def list_jobs(self, call: Call) -> Any:
+        part = call.query.get("nameContains", "")
+        found = [job for job in self.listed(self.jobs.values()) if part in job.body["jobName"]]
+        page = int(call.query.get("nextToken", "0"))
+        size = int(call.query.get("maxResults", "100"))
+        answer: dict[str, Any] = {
+            "modelCustomizationJobSummaries": [
+                {
+                    "jobArn": job.data["arn"],
+                    "baseModelArn": job.data["base_arn"],
+                    "jobName": job.body["jobName"],
+                    "status": job.word,
+                    "creationTime": _iso(job.created),
+                    "customModelName": job.body["customModelName"],
+                }
+                for job in found[page : page + size]
+            ]
+        }
+        if page + size < len(found):
+            answer["nextToken"] = str(page + size)
+        return answer
+
+    # --- models ------------------------------------------------------------------------------------------------------
+    @route("GET", "/custom-models")
+    def list_models(self, call: Call) -> Any:
+        jobs = {job.id: job for job in self.jobs.values()}
+        return {
+            "modelSummaries": [
+                {
+                    "modelArn": arn,
+                    "modelName": jobs[model["job"]].body["customModelName"],
+                    "creationTime": _iso(model["created"]),
+                    "baseModelArn": jobs[model["job"]].data["base_arn"],
+                    "baseModelName": jobs[model["job"]].body["baseModelIdentifier"],
+                    "modelStatus": "Active",
+                }
+                for arn, model in self.models.items()
+            ]
+        }
+
+    @route("GET", "/custom-models/{model}")
+    def get_model(self, call: Call) -> Any:
+        model = self.models.get(call.params["model"])
+        if model is None:
+            raise Refusal(404, "The model could not be found", code="ResourceNotFoundException")
+        job = next(job for job in self.jobs.values() if job.id == model["job"])
+        told = self.describe(job, "Completed")
+        kept = ("jobArn", "jobName", "baseModelArn", "customizationType", "hyperParameters", "trainingDataConfig")
+        return {name: told[name] for name in (*kept, "validationDataConfig", "outputDataConfig")} | {
+            "modelArn": call.params["model"],
+            "modelName": job.body["customModelName"],
+            "creationTime": _iso(model["created"]),
+            "modelStatus": "Active",
+        }
+
+    @route("DELETE", "/custom-models/{model}", role="delete")
+    def delete_model(self, call: Call) -> Any:
+        if self.models.pop(call.params["model"], None) is None:
+            raise Refusal(404, "The model could not be found", code="ResourceNotFoundException")
+        return {}
+
+    # --- deployments -------------------------------------------------------------------------------------------------
+    @route("POST", "/model-customization/custom-model-deployments", role="deploy")
+    def create_deployment(self, call: Call) -> Any:
+        body = call.data or {}
+        self.check(call, "CreateCustomModelDeployment", body)
+        return Reply({"customModelDeploymentArn": self._deploy("custom-model-deployment", body["modelArn"], body)}, 202)
+
+    @route("POST", "/provisioned-model-throughput", role="deploy")
+    def create_throughput(self, call: Call) -> Any:
+        body = call.data or {}
+        self.check(call, "CreateProvisionedModelThroughput", body)
+        return Reply({"provisionedModelArn": self._deploy("provisioned-model", body["modelId"], body)}, 201)
+
+    def _deploy(self, kind: str, model: str, body: Mapping[str, Any]) -> str:
+        if model not in self.models:
+            raise Refusal(404, f"The model {model} could not be found", code="ResourceNotFoundException")
+        token = body.get("clientRequestToken")
+        for each in self.deployments.values():
+            if token is not None and each.data["token"] == token:
+                return each.id
+        key = next((tag["value"] for tag in body.get("tags", []) if tag["key"] == RUN_TAG), None)
+        made = self.new_deployment(model, key=key, token=token, looks=0, kind=kind)
+        arn = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:{kind}/{_twelve(made.id)}"
+        made.data["name"] = body.get("modelDeploymentName") or body["provisionedModelName"]
+        self.deployments[arn] = self.deployments.pop(made.id)
+        made.id = arn
+        return arn
+
+    def _deployment(self, arn: str) -> Any:
+        made = self.deployments.get(arn)
+        if made is None or made.removed is not None:
+            raise Refusal(404, f"The deployment {arn} could not be found", code="ResourceNotFoundException")
+        return made
+
+    @route("GET", "/model-customization/custom-model-deployments/{deployment}")
+    def get_deployment(self, call: Call) -> Any:
+        made = self._deployment(call.params["deployment"])
+        made.data["looks"] += 1
+        ready = made.data["looks"] > self.deploy_looks
+        return {
+            "customModelDeploymentArn": made.id,
+            "modelDeploymentName": made.data["name"],
+            "modelArn": made.model,
+            "createdAt": _iso(made.created),
+            "status": "Active" if ready else "Creating",
+        }
+
+    @route("GET", "/provisioned-model-throughput/{deployment}")
+    def get_throughput(self, call: Call) -> Any:
+        made = self._deployment(call.params["deployment"])
+        made.data["looks"] += 1
+        return self._throughput(made) | {
+            "status": "InService" if made.data["looks"] > self.deploy_looks else "Creating"
+        }
+
+    def _throughput(self, made: Any) -> dict[str, Any]:
+        return {
+            "modelUnits": 1,
+            "desiredModelUnits": 1,
+            "provisionedModelName": made.data["name"],
+            "provisionedModelArn": made.id,
+            "modelArn": made.model,
+            "desiredModelArn": made.model,
+            "foundationModelArn": f"arn:aws:bedrock:{REGION}::foundation-model/a.b",
+            "status": "InService",
+            "creationTime": _iso(made.created),
+            "lastModifiedTime": _iso(made.created),
+        }
+
+    @route("GET", "/model-customization/custom-model-deployments")
+    def list_deployments(self, call: Call) -> Any:
+        return {
+            "modelDeploymentSummaries": [
+                {
+                    "customModelDeploymentArn": made.id,
+                    "customModelDeploymentName": made.data["name"],
+                    "modelArn": made.model,
+                    "createdAt": _iso(made.created),
+                    "status": "Active",
+                }
+                for made in self._standing(call, "custom-model-deployment")
+            ]
+        }
+
+    @route("GET", "/provisioned-model-throughputs")
+    def list_throughputs(self, call: Call) -> Any:
+        return {
+            "provisionedModelSummaries": [self._throughput(each) for each in self._standing(call, "provisioned-model")]
+        }
+
+    def _standing(self, call: Call, kind: str) -> list[Any]:
+        part = call.query.get("nameContains", "")
+        return [each for each in self.listed(self.standing) if each.data["kind"] == kind and part in each.data["name"]]
+
+    @route("DELETE", "/model-customization/custom-model-deployments/{deployment}", role="undeploy")
+    @route("DELETE", "/provisioned-model-throughput/{deployment}", role="undeploy")
+    def delete_deployment(self, call: Call) -> Any:
+        self._deployment(call.params["deployment"])
+        self.remove_deployment(call.params["deployment"])
+        return {}
+
+    # --- generation --------------------------------------------------------------------------------------------------
+    @route("POST", "/model/{model}/converse", role="generate")
+    def converse(self, call: Call) -> Any:
+        body = call.data or {}
+        model = call.params["model"]
+        self.check(call, "Converse", body | {"modelId": model}, "bedrock-runtime")
+        tuned = model.startswith("arn:")
+        if tuned:
+            made = self._deployment(model)
+            if made.data["looks"] <= self.deploy_looks:
+                raise Refusal(400, "The deployment is not active", code="ValidationException")
+        asked = "".join(block.get("text", "") for block in body["messages"][-1]["content"])
+        text = self.say(asked, tuned=tuned)
+        return {
+            "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+            "stopReason": "end_turn",
+            "usage": {"inputTokens": 7, "outputTokens": 3, "totalTokens": 10},
+            "metrics": {"latencyMs": 5},
+        }
+
+
+def _losses(steps: int) -> list[float]:
+    return [2.0 / (1 + step) + 0.1 for step in range(max(1, steps))]
+
+
+def _twelve(id: str) -> str:
+    """An id of AWS's shape: twelve of [a-z0-9]."""
+    return re.sub(r"[^a-z0-9]", "", id.lower()).rjust(12, "0")[-12:]
+
+
+def _iso(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")

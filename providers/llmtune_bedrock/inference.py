@@ -1,0 +1,238 @@
+"""Asking models: Converse for base models and deployments; deployments made, found again and removed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from llmtune.data.example import ImagePart, Message, TextPart, ToolCall
+from llmtune.errors import InvalidData, TransientError, VendorError
+from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey
+from llmtune_bedrock.client import Sdk
+from llmtune_bedrock.declarations import RUN_TAG
+
+#: AWS publishes no concurrency for custom models; four at once is modest.
+CONCURRENCY = 4
+
+#: How long a deployment may take to become usable, and how often it is looked at, in seconds.
+DEPLOY_SECONDS = 3600.0
+LOOK_SECONDS = 10.0
+
+_FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "content_filtered": "content_filter",
+    "guardrail_intervened": "content_filter",
+}
+
+
+class ConverseGenerator:
+    """One model behind Converse. A deployment is waited for when the generator is entered."""
+
+    max_concurrency = CONCURRENCY
+
+    def __init__(self, sdk: Sdk, model_id: str, deployment: DeploymentRef | None = None) -> None:
+        self._sdk = sdk
+        self._model_id = model_id
+        self._deployment = deployment
+        self.look_seconds = LOOK_SECONDS
+
+    def __enter__(self) -> Self:
+        if self._deployment is not None:
+            wait(self._sdk, self._deployment, look_seconds=self.look_seconds)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held open; the deployment is removed by `undeploy`."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        """One answer per request, in order."""
+        return [self._ask(request) for request in requests]
+
+    def _ask(self, request: GenerationRequest) -> Generation:
+        body = converse(request)
+        started = time.monotonic()
+        with self._sdk.calling(f"asking {self._model_id}"):
+            answer = self._sdk.runtime.converse(modelId=self._model_id, **body)
+        return generation(answer, time.monotonic() - started)
+
+
+def converse(request: GenerationRequest) -> dict[str, Any]:
+    """A request as Converse's arguments. Raises `InvalidData` for what Converse cannot be asked with."""
+    system: list[dict[str, str]] = []
+    messages: list[dict[str, Any]] = []
+    for message in request.messages:
+        if message.role == "system":
+            system.append({"text": message.words})
+            continue
+        role = "assistant" if message.role == "assistant" else "user"
+        content = _content(message)
+        if messages and messages[-1]["role"] == role:  # Converse wants turns to alternate
+            messages[-1]["content"] += content
+        else:
+            messages.append({"role": role, "content": content})
+    body: dict[str, Any] = {"messages": messages, "inferenceConfig": {"temperature": request.temperature}}
+    if request.top_p is not None:
+        body["inferenceConfig"]["topP"] = request.top_p
+    if request.max_tokens is not None:
+        body["inferenceConfig"]["maxTokens"] = request.max_tokens
+    if system:
+        body["system"] = system
+    if request.tools:
+        body["toolConfig"] = {"tools": [_tool(each) for each in request.tools]}
+    return body
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
+    if message.role == "tool":
+        result = {"toolUseId": message.tool_call_id or "", "content": [{"text": message.words}]}
+        return [{"toolResult": result}]
+    blocks: list[dict[str, Any]] = []
+    parts = (TextPart(message.content),) if isinstance(message.content, str) else (message.content or ())
+    for part in parts:
+        if isinstance(part, TextPart):
+            if part.text:
+                blocks.append({"text": part.text})
+        elif isinstance(part, ImagePart) and part.url.startswith("s3://"):
+            kind = (part.media_type or part.url.rsplit(".", 1)[-1]).rsplit("/", 1)[-1].lower()
+            source = {"s3Location": {"uri": part.url}}
+            blocks.append({"image": {"format": "jpeg" if kind == "jpg" else kind, "source": source}})
+        else:
+            raise InvalidData("Converse is asked with text and with images in S3 only (s3://...)")
+    blocks += [
+        {"toolUse": {"toolUseId": call.id, "name": call.name, "input": json.loads(call.arguments)}}
+        for call in message.tool_calls
+    ]
+    return blocks or [{"text": " "}]  # Converse takes no empty turn
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function", tool)
+    spec: dict[str, Any] = {
+        "name": function["name"],
+        "inputSchema": {"json": function.get("parameters") or {"type": "object", "properties": {}}},
+    }
+    if function.get("description"):
+        spec["description"] = function["description"]
+    return {"toolSpec": spec}
+
+
+def generation(answer: dict[str, Any], seconds: float | None = None) -> Generation:
+    """A Converse answer as ours."""
+    blocks = ((answer.get("output") or {}).get("message") or {}).get("content") or []
+    usage = answer.get("usage") or {}
+    calls = tuple(
+        ToolCall(id=use["toolUseId"], name=use["name"], arguments=json.dumps(use["input"]))
+        for use in (block.get("toolUse") for block in blocks)
+        if use
+    )
+    return Generation(
+        text="".join(block.get("text", "") for block in blocks),
+        finish_reason=_FINISH.get(str(answer.get("stopReason")), "unknown"),
+        tool_calls=calls,
+        prompt_tokens=usage.get("inputTokens"),
+        completion_tokens=usage.get("outputTokens"),
+        seconds=seconds,
+    )
+
+
+# --- deployments ---------------------------------------------------------------------------------------------------
+def name_for(key: RunKey) -> str:
+    """The name that a run's deployment has, by which it is found again."""
+    return f"llmtune-{key}"
+
+
+def deploy(sdk: Sdk, model: ModelRef, key: RunKey, *, on_demand: bool) -> DeploymentRef | None:
+    """Start serving a custom model: on demand where its base allows that, else on bought throughput if allowed."""
+    tags = [{"key": RUN_TAG, "value": key}]
+    name = name_for(key)
+    if on_demand:
+        with sdk.calling(f"deploying {model.id} on demand"):
+            answer = sdk.bedrock.create_custom_model_deployment(
+                modelDeploymentName=name, modelArn=model.id, tags=tags, clientRequestToken=key
+            )
+        return DeploymentRef(id=answer["customModelDeploymentArn"], data={"kind": "on demand", "model": model.id})
+    units = sdk.settings.provisioned_units
+    if units is None:
+        return None
+    with sdk.calling(f"buying provisioned throughput for {model.id}"):
+        answer = sdk.bedrock.create_provisioned_model_throughput(
+            modelUnits=units, provisionedModelName=name, modelId=model.id, tags=tags, clientRequestToken=key
+        )
+    return DeploymentRef(id=answer["provisionedModelArn"], data={"kind": "provisioned", "model": model.id})
+
+
+def find(sdk: Sdk, key: RunKey) -> DeploymentRef | None:
+    """The deployment of that run, on demand or provisioned."""
+    name = name_for(key)
+    with sdk.calling("looking for the run's deployment"):
+        pages = sdk.bedrock.get_paginator("list_custom_model_deployments").paginate(nameContains=name)
+        for page in pages:
+            for entry in page.get("modelDeploymentSummaries", []):
+                if entry["customModelDeploymentName"] == name:
+                    return DeploymentRef(
+                        id=entry["customModelDeploymentArn"], data={"kind": "on demand", "model": entry["modelArn"]}
+                    )
+        pages = sdk.bedrock.get_paginator("list_provisioned_model_throughputs").paginate(nameContains=name)
+        for page in pages:
+            for entry in page.get("provisionedModelSummaries", []):
+                if entry["provisionedModelName"] == name:
+                    return DeploymentRef(
+                        id=entry["provisionedModelArn"], data={"kind": "provisioned", "model": entry["modelArn"]}
+                    )
+    return None
+
+
+def look(sdk: Sdk, ref: DeploymentRef) -> tuple[str, str]:
+    """State and failure message of a deployment, in AWS's words."""
+    with sdk.calling(f"looking at the deployment {ref.id}"):
+        if is_provisioned(ref):
+            answer = sdk.bedrock.get_provisioned_model_throughput(provisionedModelId=ref.id)
+        else:
+            answer = sdk.bedrock.get_custom_model_deployment(customModelDeploymentIdentifier=ref.id)
+    return str(answer["status"]), str(answer.get("failureMessage") or "")
+
+
+def wait(sdk: Sdk, ref: DeploymentRef, *, look_seconds: float = LOOK_SECONDS) -> None:
+    """Wait until a deployment answers. Raises `VendorError` when it fails or takes longer than an hour."""
+    deadline = time.monotonic() + DEPLOY_SECONDS
+    while True:
+        word, message = look(sdk, ref)
+        if word in ("Active", "InService"):
+            return
+        if word == "Failed":
+            raise VendorError(f"the deployment {ref.id} failed: {message or 'AWS does not say why'}", raw=message)
+        if time.monotonic() > deadline:
+            raise VendorError(f"the deployment {ref.id} is still {word} after an hour; undeploy it or wait on")
+        time.sleep(look_seconds)
+
+
+def undeploy(sdk: Sdk, ref: DeploymentRef) -> None:
+    """Remove a deployment; quietly done when it is gone already."""
+    client = sdk.bedrock
+    from botocore.exceptions import ClientError
+
+    with sdk.calling(f"removing the deployment {ref.id}"):
+        try:
+            if is_provisioned(ref):
+                client.delete_provisioned_model_throughput(provisionedModelId=ref.id)
+            else:
+                client.delete_custom_model_deployment(customModelDeploymentIdentifier=ref.id)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code == "ConflictException":  # it is still being made: the same call is right a little later
+                raise TransientError(
+                    f"the deployment {ref.id} cannot be removed just now: {error}", retry_after=LOOK_SECONDS, sent=False
+                ) from error
+            if code != "ResourceNotFoundException":
+                raise
+
+
+def is_provisioned(ref: DeploymentRef) -> bool:
+    """Whether the deployment is bought throughput rather than on demand."""
+    return ref.data.get("kind") == "provisioned" or ":provisioned-model/" in ref.id

@@ -1,0 +1,220 @@
+"""What Bedrock says, in our words: states, payloads and CSV files as pure functions over plain data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider.protocol import Event, ModelRef, RunState, Snapshot
+
+#: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
+STATES: Mapping[str, RunState] = {
+    "InProgress": RunState.RUNNING,
+    "Completed": RunState.SUCCEEDED,
+    "Failed": RunState.FAILED,
+    "Stopping": RunState.CANCELLING,
+    "Stopped": RunState.CANCELLED,
+}
+
+#: The three parts of a job that have a state of their own, in order.
+PARTS = ("validationDetails", "dataProcessingDetails", "trainingDetails")
+_PART_WORDS = {
+    "validationDetails": "validation of the request",
+    "dataProcessingDetails": "data processing",
+    "trainingDetails": "training",
+}
+
+#: Where the curves lie under the job's folder; matched as endings, since AWS's pages and samples disagree.
+TRAIN_CSV = "step_wise_training_metrics.csv"
+VALIDATION_CSV = "validation_metrics.csv"
+
+NEVER_REPORTED = {
+    "train/token_accuracy": "Bedrock reports losses and perplexity only",
+    "validation/token_accuracy": "Bedrock reports losses and perplexity only",
+}
+
+#: Our hyperparameter for each of Bedrock's, and how its text is read.
+_BACK: Mapping[str, tuple[str, type[int] | type[float]]] = {
+    "epochCount": ("epochs", int),
+    "batchSize": ("batch_size", int),
+    "learningRate": ("learning_rate", float),
+    "learningRateMultiplier": ("learning_rate_multiplier", float),
+    "learningRateWarmupSteps": ("warmup_steps", int),
+    "earlyStoppingPatience": ("early_stopping_patience", int),
+    "earlyStoppingThreshold": ("early_stopping_threshold", float),
+}
+
+
+def state(word: str) -> tuple[RunState, tuple[str, ...]]:
+    """The state behind one of Bedrock's words, and a warning when the word is new."""
+    if word in STATES:
+        return STATES[word], ()
+    return RunState.RUNNING, (f"Bedrock says the state is {word!r}, which llmtune does not know: taken as running",)
+
+
+def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, validation_unused: str = "") -> Snapshot:
+    """A GetModelCustomizationJob answer, with the curves read from S3 when there are any.
+
+    `validation_unused` says why validation rows are not used, for the families that do not.
+    """
+    word = str(job.get("status", "Unknown"))
+    now, warnings = state(word)
+    curves = list(points)
+    final = list(final_points(job, curves))
+    validators = (job.get("validationDataConfig") or {}).get("validators") or []
+    missing = dict(NEVER_REPORTED)
+    if not validators:
+        reason = validation_unused or "no validation rows were sent"
+        missing |= {"validation/loss": reason, "validation/perplexity": reason}
+    model = None
+    if arn := job.get("outputModelArn"):
+        base = base_id(str(job.get("baseModelArn", "")))
+        model = ModelRef(id=arn, base=base, data={"name": job.get("outputModelName")})
+    if now is RunState.SUCCEEDED and not curves:
+        warnings = (*warnings, "the curves in S3 could not be found: only the final losses are known")
+    return Snapshot(
+        state=now,
+        raw_state=word,
+        points=(*curves, *final),
+        events=tuple(events(job)),
+        model=model if now is RunState.SUCCEEDED else None,
+        error=job.get("failureMessage") or None if now is RunState.FAILED else None,
+        warnings=warnings,
+        resolved=hyperparameters(job.get("hyperParameters") or {})[0],
+        not_reported=missing,
+    )
+
+
+def final_points(job: Mapping[str, Any], curves: Iterable[MetricPoint]) -> Iterable[MetricPoint]:
+    """The final losses of the API. It tells no step: they stand at the last step of the curve, or at 0 without one."""
+    last = dict.fromkeys(("train/loss", "validation/loss"), 0)
+    for point in curves:
+        if point.series in last:
+            last[point.series] = max(last[point.series], point.step)
+    found = [("train/loss", (job.get("trainingMetrics") or {}).get("trainingLoss"), "trainingMetrics.trainingLoss")]
+    for index, validator in enumerate(job.get("validationMetrics") or []):
+        series = "validation/loss" if index == 0 else f"validation/loss_{index + 1}"
+        found.append((series, validator.get("validationLoss"), f"validationMetrics[{index}].validationLoss"))
+    for series, value, raw in found:
+        if value is not None:
+            yield MetricPoint(
+                step=last.get(series, 0), series=series, value=float(value), source="vendor_api", raw_name=raw
+            )
+
+
+def curve(text: str, kind: str) -> list[MetricPoint]:
+    """The points of a metrics CSV; `kind` is train or validation.
+
+    Columns are found by name: step_number and epoch_number (from 0), training_loss or validation_loss, perplexity
+    (not always there). Line ends of any kind; rows that hold no number are passed over.
+    """
+    names = {
+        f"{'training' if kind == 'train' else 'validation'}_loss": f"{kind}/loss",
+        "perplexity": f"{kind}/perplexity",
+    }
+    points = []
+    for row in csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")):
+        cells = {
+            (key or "").strip().lower(): (value or "") for key, value in row.items() if not isinstance(value, list)
+        }
+        step, epoch = _number(cells.get("step_number")), _number(cells.get("epoch_number"))
+        if step is None or step < 0:
+            continue
+        for column, series in names.items():
+            value = _number(cells.get(column))
+            if value is not None:
+                points.append(
+                    MetricPoint(
+                        step=int(step),
+                        series=series,
+                        value=value,
+                        epoch=epoch if epoch is not None and epoch >= 0 else None,
+                        source="vendor_file",
+                        raw_name=column,
+                    )
+                )
+    return points
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float((text or "").strip())
+    except ValueError:
+        return None
+
+
+def events(job: Mapping[str, Any]) -> Iterable[Event]:
+    """What the status details tell, one event a part and state, and why a job failed."""
+    arn = str(job.get("jobArn", ""))
+    details = job.get("statusDetails") or {}
+    for part in PARTS:
+        detail = details.get(part) or {}
+        word = detail.get("status")
+        if word and word != "NotStarted":
+            yield Event(
+                id=f"{arn}:{part}:{word}",
+                time=seconds(detail.get("lastModifiedTime") or detail.get("creationTime")),
+                level="error" if word == "Failed" else "info",
+                message=f"{_PART_WORDS[part]}: {word}",
+            )
+    if message := job.get("failureMessage"):
+        yield Event(
+            id=f"{arn}:failure",
+            time=seconds(job.get("endTime") or job.get("lastModifiedTime")),
+            level="error",
+            message=str(message),
+        )
+
+
+def from_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An EventBridge "Model Customization Job State Change" event as the answer of GetModelCustomizationJob.
+
+    Raises ValueError for an event of another kind.
+    """
+    if event.get("detail-type") != "Model Customization Job State Change":
+        raise ValueError(f"not a state change of a customization job: {event.get('detail-type')!r}")
+    detail = dict(event["detail"])
+    detail["status"] = detail.pop("jobStatus", None)
+    config = detail.pop("validationDataConfig", None)
+    if config:  # the event has one URI where the API has a list of validators
+        detail["validationDataConfig"] = {"validators": [config] if "s3Uri" in config else config.get("validators", [])}
+    return detail
+
+
+def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Bedrock's hyperparameters by our names, and those that have none."""
+    known: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for wire, text in sent.items():
+        name, kind = _BACK.get(wire, ("", float))
+        number = _number(text)
+        if name and number is not None:
+            known[name] = kind(number)
+        else:
+            others[wire] = text
+    return known, others
+
+
+def base_id(arn: str) -> str:
+    """The base model's id inside the ARN of a foundation model or of a custom model; anything else as it is."""
+    if ":custom-model/" in arn:
+        return arn.rsplit(":custom-model/", 1)[-1].rpartition("/")[0]
+    return arn.rsplit(":foundation-model/", 1)[-1]
+
+
+def job_id(arn: str) -> str:
+    """The last part of a job's ARN, which names its folder in S3."""
+    return arn.rsplit("/", 1)[-1]
+
+
+def seconds(value: Any) -> float:
+    """A time as Unix seconds: a datetime, an ISO text, or a number; 0 when there is none."""
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, str):
+        return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    return float(value or 0.0)

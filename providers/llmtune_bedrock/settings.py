@@ -1,0 +1,142 @@
+"""The account at AWS: region, bucket, role; and the options that travel with a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from llmtune.errors import InvalidSettings
+from llmtune.provider.protocol import Account, Options
+
+PLACEHOLDERS = {"role_arn": "<role_arn>", "bucket": "<bucket>"}
+
+
+def _listed(value: Any) -> Any:
+    """Comma-separated text, as environment variables hold it, as a list."""
+    return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+
+
+Ids = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class BedrockSettings(Account):
+    """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
+
+    region: str | None = None
+    """AWS region ("us-east-1" for Nova, "us-west-2" for Claude and Llama); unset: AWS_REGION or the profile's."""
+
+    profile: str | None = None
+    """Profile of the AWS configuration files; unset: AWS_PROFILE or the default one."""
+
+    bucket: str | None = None
+    """S3 bucket for datasets and results, in the same region, without "s3://"."""
+
+    prefix: str = "llmtune"
+    """Folder in the bucket."""
+
+    role_arn: str | None = None
+    """Role that Bedrock assumes: it may read the datasets and write the results, and trusts bedrock.amazonaws.com."""
+
+    kms_key_id: str | None = None
+    """Key that encrypts the custom model (id, ARN or alias); unset: one owned by AWS."""
+
+    subnet_ids: Ids = ()
+    """Subnets of the VPC that the job reads its data through, 1 to 16; needs `security_group_ids`."""
+
+    security_group_ids: Ids = ()
+    """Security groups of that VPC, 1 to 5."""
+
+    provisioned_units: Annotated[int, Field(ge=1)] | None = None
+    """Model units of provisioned throughput that may be bought, by the hour and without commitment, to serve a model
+    whose base cannot be served on demand; unset: never bought."""
+
+    base_url: str | None = None
+    """Address of Bedrock (control plane and runtime), for a proxy or a test; unset: AWS's."""
+
+    storage_url: str | None = None
+    """Address of S3, for a proxy or a test; unset: AWS's."""
+
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds until a call is given up. > 0."""
+
+
+class BedrockOptions(Options):
+    """Options of Bedrock alone, under `provider_options.bedrock` in a job."""
+
+    eval_percentage: Annotated[int, Field(ge=5, le=50)] | None = None
+    """Cohere models: share of the training rows held out for evaluation when there is no validation set, 5 to 50."""
+
+    extra_hyperparameters: dict[str, str] = Field(default_factory=dict)
+    """Hyperparameters sent as they are, for keys that AWS has added since this catalogue was made."""
+
+    base_inference_id: str | None = None
+    """Id under which the base model answers (an inference profile, say); unset: the tuning id without its suffix."""
+
+
+def region(settings: BedrockSettings) -> str | None:
+    """The region: from the settings, or from the variables that AWS's SDK reads."""
+    return settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
+def missing(settings: BedrockSettings) -> tuple[str, ...]:
+    """Settings without which no job can be sent. A profile may name the region, so one stands for it."""
+    where = region(settings) or settings.profile or os.environ.get("AWS_PROFILE")
+    needed = {"region": where, "bucket": settings.bucket, "role_arn": settings.role_arn}
+    return tuple(name for name, value in needed.items() if not value)
+
+
+def require(name: str, settings: BedrockSettings, *fields: str) -> None:
+    """Raise `InvalidSettings` naming those of `fields` that are not set, and the two places to set them."""
+    unset = [field for field in missing(settings) if field in fields]
+    if unset:
+        raise InvalidSettings(needs(name, unset))
+
+
+def needs(name: str, fields: Sequence[str]) -> str:
+    """One sentence that says which settings are missing and where they go."""
+    words = {
+        "region": 'region ("us-east-1")',
+        "bucket": 'bucket (an S3 bucket, without "s3://")',
+        "role_arn": "role_arn (the role that Bedrock assumes)",
+    }
+    named = [words[field] for field in fields]
+    listed = " and ".join([*([", ".join(named[:-1])] if named[:-1] else []), named[-1]])
+    variables = ", ".join(f"LLMTUNE_{name.upper().replace('-', '_')}_{field.upper()}" for field in fields)
+    return f"{name} needs {listed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"
+
+
+_IN_ENVIRONMENT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+
+
+def credentials() -> Literal["found", "not found", "not checked"]:
+    """Whether AWS's chain has something to read, told from files and variables alone.
+
+    A Bedrock bearer token alone does not count: S3 does not take it.
+    """
+    if any(os.environ.get(name) for name in _IN_ENVIRONMENT):
+        return "found"
+    folder = Path.home() / ".aws"
+    files = (
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or folder / "credentials",
+        os.environ.get("AWS_CONFIG_FILE") or folder / "config",
+    )
+    if any(Path(file).is_file() for file in files):
+        return "found"
+    return "not checked" if on_aws() else "not found"
+
+
+def on_aws() -> bool:
+    """Whether this machine is one of AWS's, where a metadata server may hand out credentials."""
+    try:
+        return Path("/sys/class/dmi/id/sys_vendor").read_text(encoding="utf-8").startswith("Amazon")
+    except OSError:
+        return False

@@ -1,0 +1,315 @@
+"""What Cohere's fine-tuning takes, field by field: its API, and its open trainer `cohere-finetune`.
+
+The API's fields are those of the `cohere` SDK 7.3.1, which checks no range; ranges and defaults are from Cohere's
+archived documentation of chat fine-tuning (copy of 2026-08-20), written while the managed service still ran.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtune.job.spec import NOT_YET
+from llmtune.provider.conversions import epochs_from_steps, rate_from_multiplier, shortened, words
+from llmtune.provider.declarations import (
+    Abilities,
+    Ability,
+    Changed,
+    Converted,
+    Declarations,
+    Facts,
+    Float,
+    Inherent,
+    Int,
+    Limits,
+    No,
+    NotApplicable,
+    Refused,
+    Sent,
+    Text,
+    Unsupported,
+    ValueType,
+)
+
+SDK = "cohere SDK 7.3.1 (finetuning types), read 2026-11-21"
+ARCHIVE = "Cohere docs, archived chat fine-tuning pages (cohere-developer-experience e814c8a1, 2026-08-20)"
+OPEN = "cohere-finetune README and configs.py (github.com/cohere-ai/cohere-finetune 0533a2f, 2025-03-13)"
+
+#: Cohere's words for what a job trains (SDK BaseType).
+BASE_TYPES = {"sft": "BASE_TYPE_CHAT", "classification": "BASE_TYPE_CLASSIFICATION"}
+
+#: Dataset types of the datasets API, by method.
+DATASET_TYPES = {
+    "sft": "chat-finetune-input",
+    "classification": "single-label-classification-finetune-input",
+    "multilabel": "multi-label-classification-finetune-input",
+}
+
+MANAGED_RATE = 0.01
+MANAGED_BATCH = 16
+OPEN_RATE = 1e-4
+OPEN_BATCH = 16
+
+#: Characters of a name that are kept for the job's own; "-" and the run key follow.
+NAME_LENGTH = 50
+
+_H = "settings.hyperparameters."
+_NO_KNOB = "Cohere has no such knob and does not say what it uses"
+_CHAT = "cohere SDK 7.3.1 (v2.chat)"
+
+_Q, _K, _V, _O = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MANAGED_MODULES = {
+    (_Q, _V): "LORA_TARGET_MODULES_QV",
+    "attention": "LORA_TARGET_MODULES_QKVO",
+    (_Q, _K, _V, _O): "LORA_TARGET_MODULES_QKVO",
+    "all-linear": "LORA_TARGET_MODULES_QKVO_FFN",
+}
+_OPEN_MODULES = {
+    _Q: "q",
+    _K: "k",
+    _V: "v",
+    _O: "o",
+    "gate_proj": "ffn_expansion",
+    "up_proj": "ffn_expansion",
+}
+_OPEN_PRESETS = {
+    "attention": ["q", "k", "v", "o"],
+    "mlp": ["ffn_expansion"],
+    "all-linear": ["q", "k", "v", "o", "ffn_expansion"],
+}
+
+
+class _Modules:
+    """A list of module names (checked by the rule that makes it)."""
+
+    def fault(self, value: Any) -> str | None:
+        return None if isinstance(value, list) and value else "must name at least one kind of module"
+
+    def describe(self) -> str:
+        return "some of q, k, v, o, ffn_expansion"
+
+
+def _whole_alpha(value: float, facts: Facts) -> Changed | Refused:
+    if float(value).is_integer():
+        return Changed(int(value), "", exact=True)
+    return Refused(f"must be a whole number here, not {value:g}", invalid=True)
+
+
+def _open_modules(value: Any, facts: Facts) -> Changed | Refused:
+    if isinstance(value, str) and value in _OPEN_PRESETS:
+        return Changed(_OPEN_PRESETS[value], f"{value} = {', '.join(_OPEN_PRESETS[value])}")
+    names = (value,) if isinstance(value, str) else tuple(value)
+    unknown = [name for name in names if name not in _OPEN_MODULES]
+    if unknown:
+        known = ", ".join([*_OPEN_PRESETS, *_OPEN_MODULES])
+        return Refused(f"{unknown[0]!r} cannot be tuned here; it can be {known}", invalid=True)
+    chosen = list(dict.fromkeys(_OPEN_MODULES[name] for name in names))
+    return Changed(chosen, f"{', '.join(names)} = {', '.join(chosen)}")
+
+
+def _declare(
+    *,
+    prefix: str,
+    rate: float,
+    batch: int,
+    epochs: ValueType,
+    batches: ValueType,
+    rates: ValueType,
+    source: str,
+    **own: Any,
+) -> Declarations:
+    """What both transports share; `own` are the fields in which they differ."""
+    return Declarations(
+        epochs=Sent(prefix + "train_epochs", epochs, default=1, source=source),
+        max_steps=Converted(
+            prefix + "train_epochs",
+            epochs,
+            epochs_from_steps(batch),
+            says="as whole epochs, from rows and batch size",
+            source=source,
+        ),
+        batch_size=Sent(prefix + "train_batch_size", batches, default=batch, source=source),
+        learning_rate=Sent(prefix + "learning_rate", rates, default=rate, source=source),
+        learning_rate_multiplier=Converted(
+            prefix + "learning_rate",
+            rates,
+            rate_from_multiplier(rate, "Cohere"),
+            says=f"x the published default rate {rate:g}",
+            default=1.0,
+            source=source,
+        ),
+        min_lr_ratio=Unsupported(_NO_KNOB, source),
+        lr_schedule=Unsupported(_NO_KNOB, source),
+        lr_num_cycles=Unsupported(_NO_KNOB, source),
+        warmup_ratio=Unsupported(_NO_KNOB, source),
+        warmup_steps=Unsupported(_NO_KNOB, source),
+        optimizer=Unsupported(_NO_KNOB, source),
+        adam_beta1=Unsupported(_NO_KNOB, source),
+        adam_beta2=Unsupported(_NO_KNOB, source),
+        adam_epsilon=Unsupported(_NO_KNOB, source),
+        weight_decay=Unsupported(_NO_KNOB, source),
+        max_grad_norm=Unsupported(_NO_KNOB, source),
+        prompt_loss_weight=Unsupported("no knob, and Cohere does not say whether prompts are in the loss", source),
+        lora_dropout=Unsupported(_NO_KNOB, source),
+        layer_lr_multipliers=Unsupported("one rate holds for all layers", source),
+        dropout=Unsupported(_NO_KNOB, source),
+        attention_dropout=Unsupported(_NO_KNOB, source),
+        label_smoothing=Unsupported(_NO_KNOB, source),
+        packing=Unsupported(_NO_KNOB, source),
+        eval_every=Unsupported("Cohere evaluates when it chooses to", source),
+        checkpoint_every=Unsupported("no checkpoints are offered", source),
+        keep_checkpoints=Unsupported("no checkpoints are offered", source),
+        dpo_beta=NotApplicable("no preference tuning is offered", source),
+        seed=Unsupported("no seed can be set: two runs of one job differ", source),
+        tags=Unsupported("no labels are kept with a job", source),
+        lora_rank=own.pop("lora_rank"),
+        lora_alpha=own.pop("lora_alpha"),
+        lora_target_modules=own.pop("lora_target_modules"),
+        **own,
+    )
+
+
+#: `client.finetuning`: POST /v1/finetuning/finetuned-models.
+MANAGED = _declare(
+    prefix=_H,
+    rate=MANAGED_RATE,
+    batch=MANAGED_BATCH,
+    epochs=Int(1, 10),
+    batches=Int(2, 16),
+    rates=Float(ge=5e-5, le=0.1),
+    source=ARCHIVE,
+    gradient_accumulation_steps=Unsupported(_NO_KNOB, SDK),
+    lora_rank=Sent(_H + "lora_rank", Int(1), source=SDK, note="range and default were never published"),
+    lora_alpha=Converted(
+        _H + "lora_alpha",
+        Int(1),
+        _whole_alpha,
+        says="whole numbers only",
+        source=SDK,
+        note="range and default were never published",
+    ),
+    lora_target_modules=Converted(
+        _H + "lora_target_modules",
+        Text(),
+        words(_MANAGED_MODULES, "lora_target_modules"),
+        says="one of three sets: query and value, attention, attention and feed-forward",
+        source=SDK,
+    ),
+    max_sequence_length=Inherent(16_384, "a turn may have at most 16,384 tokens, and that is fixed", ARCHIVE),
+    early_stopping_patience=Sent(_H + "early_stopping_patience", Int(0, 10), default=10, source=ARCHIVE),
+    early_stopping_threshold=Sent(
+        _H + "early_stopping_threshold", Float(ge=0.001, le=0.1), default=0.001, source=ARCHIVE
+    ),
+    name=Converted("name", Text(NAME_LENGTH), shortened(NAME_LENGTH), says=f"at most {NAME_LENGTH} characters"),
+    temperature=Sent("temperature", Float(ge=0, le=1), source=_CHAT, where="generation"),
+    top_p=Sent("p", Float(ge=0.01, le=0.99), source=_CHAT, where="generation"),
+    top_k=Sent("k", Int(0, 500), source=_CHAT, where="generation"),
+    max_tokens=Sent("max_tokens", Int(1), source=_CHAT, where="generation"),
+)
+
+#: `cohere-finetune`: POST /finetune of a container of your own.
+SELF_HOSTED = _declare(
+    prefix="",
+    rate=OPEN_RATE,
+    batch=OPEN_BATCH,
+    epochs=Int(1),
+    batches=Int(1),
+    rates=Float(ge=1e-5, le=1),
+    source=OPEN,
+    gradient_accumulation_steps=Sent("gradient_accumulation_steps", Int(1), default=1, source=OPEN),
+    lora_rank=Sent("lora_config.rank", Int(1), default=8, source=OPEN),
+    lora_alpha=Converted(
+        "lora_config.alpha",
+        Int(1),
+        _whole_alpha,
+        says="whole numbers only; with rsLoRA off, so that the update is scaled by alpha / rank",
+        default="2 x lora_rank",
+        source=OPEN,
+        # The trainer's own default is rank-stabilised LoRA, which scales by alpha / sqrt(rank): another meaning.
+        also={"lora_config.rslora": "false"},
+    ),
+    lora_target_modules=Converted(
+        "lora_config.target_modules",
+        _Modules(),
+        _open_modules,
+        says="some of q, k, v, o, ffn_expansion",
+        default=["q", "k", "v", "o"],
+        source=OPEN,
+    ),
+    max_sequence_length=Unsupported("the trainer takes the longest row of the dataset", OPEN),
+    early_stopping_patience=Unsupported("the trainer has no early stopping", OPEN),
+    early_stopping_threshold=Unsupported("the trainer has no early stopping", OPEN),
+    name=Converted(
+        "finetune_name",
+        Text(NAME_LENGTH),
+        shortened(NAME_LENGTH),
+        says=f"as the folder's name, at most {NAME_LENGTH} characters",
+        source=OPEN,
+    ),
+    temperature=Sent("temperature", Float(ge=0), source=OPEN, where="generation"),
+    top_p=Sent("top_p", Float(gt=0, le=1), source=OPEN, where="generation"),
+    top_k=Sent("top_k", Int(1), source=OPEN, where="generation"),
+    max_tokens=Sent("max_new_tokens", Int(1), source=OPEN, where="generation"),
+)
+
+_NEVER: dict[str, Ability] = {name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()}
+
+MANAGED_METHODS: dict[str, Ability] = {
+    "sft": True,
+    "classification": True,
+    "dpo": No("Cohere never offered preference tuning"),
+    **_NEVER,
+}
+SELF_HOSTED_METHODS: dict[str, Ability] = {
+    "sft": True,
+    "classification": No("cohere-finetune trains chat models only; method sft with labels comes closest"),
+    "dpo": No("cohere-finetune does supervised tuning only"),
+    **_NEVER,
+}
+MANAGED_ADAPTERS: dict[str, Ability] = {
+    "lora": True,
+    "qlora": No("the service chose its own precision; use adapter lora"),
+    "dora": No("the service had plain LoRA only; use adapter lora"),
+    "full": No("the service trained adapters only; use adapter lora"),
+}
+SELF_HOSTED_ADAPTERS: dict[str, Ability] = {
+    "lora": True,
+    "qlora": True,
+    "dora": No("cohere-finetune has LoRA and QLoRA only"),
+    "full": No("cohere-finetune has LoRA and QLoRA only"),
+}
+
+MANAGED_ABILITIES = Abilities(
+    pause=No("the service pauses jobs by itself only"),
+    checkpoints=No("the API shows no checkpoints"),
+)
+SELF_HOSTED_ABILITIES = Abilities(
+    pause=No("the trainer has no pause"),
+    metrics=No("the trainer has no metrics endpoint; it can write to Weights & Biases"),
+    validation_metrics=No("the trainer has no metrics endpoint; it can write to Weights & Biases"),
+    checkpoints=No("the trainer does not serve its checkpoints; they lie in its folder"),
+    billed_cost=No("your own machine: no vendor bills it"),
+)
+
+
+def limits(method: str, *, self_hosted: bool) -> Limits:
+    """What is taken as a dataset by this method."""
+    if method == "classification":
+        return Limits(
+            format="cohere_classification",
+            min_rows=40,
+            source=ARCHIVE,
+            note="at least 5 rows a label and 2 labels",
+        )
+    if self_hosted:
+        return Limits(
+            format="cohere_chat",
+            min_rows=1,
+            source=OPEN,
+            note="a fifth is split off where no evaluation rows are given",
+        )
+    return Limits(
+        format="cohere_chat",
+        min_rows=2,
+        source=ARCHIVE,
+        note="a fifth is split off where no evaluation rows are given; a preamble may have 2,048 tokens",
+    )

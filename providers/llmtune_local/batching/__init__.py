@@ -1,0 +1,1 @@
+"""Rows as tokens, packed into steps, and the loss over them."""

@@ -1,0 +1,1 @@
+"""A tuned model in hand: generation, label scores, tool calls."""

@@ -1,0 +1,79 @@
+"""The beginning that many prompts share, computed once: a long system prompt, or examples before each question."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmtune_local.models.model_runner import Network
+
+#: A shorter beginning is not worth a pass of its own.
+LEAST = 16
+
+
+class Prefix:
+    """The cache of a beginning. `length` in tokens."""
+
+    def __init__(self, network: Network, ids: Sequence[int]) -> None:
+        self.length = len(ids)
+        self._cache: Any = network.causal(
+            input_ids=torch.tensor([list(ids)], device=network.device), use_cache=True, logits_to_keep=1
+        ).past_key_values
+
+    def rows(self, count: int) -> Any:
+        """A cache of its own for so many rows behind the beginning."""
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(count)
+        return cache
+
+
+def shared(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all prompts begin with, at least one of each left over; 0 where that is not worth it."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    length = 0
+    for one, other in zip(first, last, strict=False):
+        if one != other:
+            break
+        length += 1
+    length = min(length, min(map(len, prompts)) - 1)
+    return length if length >= LEAST else 0
+
+
+def possible(network: Network) -> bool:
+    """Whether rows behind a kept beginning give the numbers that they give with it; tried on a few tokens.
+
+    Not with sliding windows: what stands between beginning and row would count in the window.
+    """
+    config = network.causal.config.get_text_config()
+    if any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")):
+        return False
+    vocabulary = int(network.causal.get_input_embeddings().weight.shape[0])
+    begin, rest = (torch.tensor([[t % vocabulary for t in tokens]]) for tokens in ((5, 3, 8, 2), (7, 1, 9)))
+    begin, rest = begin.to(network.device), rest.to(network.device)
+    with torch.no_grad(), network.arithmetic(), network.unpacked():
+        try:
+            whole: Tensor = network.causal(input_ids=torch.cat((begin, rest), dim=1), use_cache=False).logits
+            kept = Prefix(network, begin[0].tolist())
+            pad = torch.tensor([[0], [1]], device=network.device)  # the second row is one token shorter
+            ids = torch.stack((rest[0], torch.cat((rest[0, :1], rest[0, :2]))))
+            mask = torch.cat((torch.ones((2, 4), dtype=torch.long, device=network.device), 1 - pad, pad * 0 + 1), dim=1)
+            mask = torch.cat((mask, pad * 0 + 1), dim=1)
+            behind: Tensor = network.causal(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1)[:, 4:],
+                past_key_values=kept.rows(2),
+                use_cache=True,
+            ).logits
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+            return False
+    same = network.same(behind[0], whole[0, 4:])
+    return same and network.same(behind[1, 1:], whole[0, 4:6])

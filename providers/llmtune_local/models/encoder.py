@@ -1,0 +1,298 @@
+"""An encoder with a head for labels: loaded, given an adapter, asked for logits, saved and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llmtune.data.example import Message
+from llmtune.errors import InvalidData, InvalidJob
+from llmtune_local.models import loading as models
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from llmtune.data.example import Example
+    from llmtune_local.run_state.run_dir import Recipe, RunRequest
+
+#: Beside the weights: what the logits stand for.
+LABELS_FILE = "labels.json"
+
+#: Modules between the encoder and the logits; they start untrained or nearly so, and are trained whole.
+_HEADS = ("classifier", "score", "pooler", "pre_classifier", "head", "classification_head", "out_proj")
+
+
+class LabelSet(NamedTuple):
+    """The labels in the order of the logits; `several`: a row may have any number of them."""
+
+    labels: tuple[str, ...]
+    several: bool = False
+    threshold: float = 0.5
+
+    def read(self, logits: Sequence[float]) -> tuple[str, ...]:
+        """What the logits of a row say: the label of the largest; with several, each whose sigmoid reaches the
+        threshold."""
+        values = np.asarray(logits, dtype=np.float64)
+        if not self.several:
+            return (self.labels[int(values.argmax())],)
+        chances = 1 / (1 + np.exp(-values))
+        return tuple(label for label, chance in zip(self.labels, chances, strict=True) if chance >= self.threshold)
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the weights."""
+        text = json.dumps(self._asdict(), indent=2, ensure_ascii=False)
+        (folder / LABELS_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> LabelSet:
+        """Read it back. Raises `InvalidJob` where the folder holds none."""
+        try:
+            kept = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InvalidJob(f"the folder {folder} does not say what its labels are", where="model") from None
+        return cls(tuple(kept["labels"]), kept["several"], kept["threshold"])
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRow:
+    """A text as tokens, and the places of its labels in the label set."""
+
+    ids: np.ndarray[Any, np.dtype[np.int32]]
+    types: np.ndarray[Any, np.dtype[np.int32]]
+    target: tuple[int, ...]
+    text: str = ""
+    cut: bool = False
+    """Whether the text was longer."""
+
+
+def text_of(example: Example) -> str:
+    """What an encoder reads of a row: every turn before the answer, an empty line between two."""
+    from llmtune.data.formats.instruct import question_of
+
+    return question_of(example)
+
+
+def as_turns(text: str) -> tuple[Message, ...]:
+    """A text as the turns of a row, so that `text_of` gives it back."""
+    return (Message("user", text),)
+
+
+def labels_of(example: Example) -> tuple[str, ...]:
+    """The row's labels: those it was given, or its short answer."""
+    if isinstance(example.label, tuple):
+        return example.label
+    return (example.label if example.label is not None else example.completion().strip(),)
+
+
+def label_set_of(examples: Iterable[Example], given: Sequence[str] | None, threshold: float) -> LabelSet:
+    """The label set of the rows: as given, else sorted. Raises `InvalidData` where there is nothing to tell apart."""
+    several = False
+    found: set[str] = set()
+    for example in examples:
+        several = several or isinstance(example.label, tuple)
+        found.update(labels_of(example))
+    labels = tuple(given) if given is not None else tuple(sorted(found))
+    if len(labels) < (1 if several else 2):
+        raise InvalidData(
+            f"there is one label only, {labels[0]!r}: there is nothing to tell apart"
+            if labels
+            else "no row has a label"
+        )
+    return LabelSet(labels, several, threshold)
+
+
+def read_texts(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    labels: LabelSet | None,
+    *,
+    file: str | None,
+    limit: int | None,
+    on_too_long: str,
+) -> Iterator[LabelledRow | None]:
+    """Each row as tokens, cut at its end where it may be; None where it was dropped. Raises `InvalidData` by line."""
+    texts = [text_of(example) for example in examples]
+    for start in range(0, len(texts), 256):
+        part = texts[start : start + 256]
+        encoded = tokenizer(part, verbose=False)["input_ids"]
+        cut = tokenizer(part, truncation=True, max_length=limit, return_token_type_ids=True) if limit else None
+        for place, ids in enumerate(encoded):
+            example = examples[start + place]
+            if limit is not None and len(ids) > limit:
+                if on_too_long == "drop":
+                    yield None
+                    continue
+                if on_too_long == "error":
+                    where = _where(file, example, start + place)
+                    raise InvalidData(
+                        f"{where}: this row has {len(ids)} tokens and the limit is {limit}",
+                        hint="set on_too_long to truncate or drop, or raise max_sequence_length, up to the context",
+                    )
+            kept = cut["input_ids"][place] if cut is not None else ids
+            types = cut["token_type_ids"][place] if cut is not None else [0] * len(kept)
+            yield LabelledRow(
+                np.array(kept, dtype=np.int32),
+                np.array(types, dtype=np.int32),
+                () if labels is None else _places(example, labels, _where(file, example, start + place)),
+                part[place],
+                cut=len(kept) < len(ids),
+            )
+
+
+def _where(file: str | None, example: Example, index: int) -> str:
+    return f"{file or 'the rows'}:{example.line or index + 1}"
+
+
+def _places(example: Example, labels: LabelSet, where: str) -> tuple[int, ...]:
+    own = labels_of(example)
+    unknown = [label for label in own if label not in labels.labels]
+    if unknown:
+        raise InvalidData(
+            f"{where}: the label {unknown[0]!r} is not in the label set",
+            hint="add it to evaluation.labels, or leave that out to take the labels of the dataset",
+        )
+    if not labels.several and len(own) != 1:
+        raise InvalidData(f"{where}: this row has {len(own)} labels where others have one")
+    return tuple(sorted(labels.labels.index(label) for label in own))
+
+
+def check_rows(
+    model: str,
+    parts: Sequence[Sequence[Example]],
+    *,
+    source: str | None,
+    revision: str | None,
+    labels: Sequence[str] | None,
+    max_sequence_length: int | None,
+    on_too_long: str,
+) -> None:
+    """Read every row once, as training will. Raises `InvalidData` with file, line and remedy."""
+    tokenizer = models.load_tokenizer(model, revision)
+    config = models.check_model(model, revision, "classification")
+    limit = models.context_length(config, tokenizer, max_sequence_length)
+    found = label_set_of((row for rows in parts for row in rows), labels, 0.5)
+    for rows in parts:
+        for _ in read_texts(tokenizer, rows, found, file=source, limit=limit, on_too_long=on_too_long):
+            pass
+
+
+def load_classifier(
+    model: str, revision: str | None, labels: LabelSet, *, device: str, tokenizer: Any, recipe: Recipe | None = None
+) -> Any:
+    """The encoder with a fresh head for these labels (or the head that is saved with it), in float32, frozen."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    base, _ = models.adapter_of(model)
+    config = models.check_model(model, revision, "classification")
+    config.id2label = dict(enumerate(labels.labels))
+    config.label2id = {label: place for place, label in enumerate(labels.labels)}
+    config.problem_type = "multi_label_classification" if labels.several else "single_label_classification"
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    hidden = models.set_dropouts(config, recipe) if recipe is not None else None
+    if hidden is not None:
+        raise InvalidJob(f"{config.model_type} models have no place for dropout", where="hyperparameters.dropout")
+    found: Any
+    try:
+        with models.no_progress_bars(), _without_report():
+            found = AutoModelForSequenceClassification.from_pretrained(
+                models.locate(base),
+                config=config,
+                revision=revision,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError) as problem:
+        raise InvalidJob(f"the model {base!r} cannot be loaded: {problem}", where="model") from None
+    return found.requires_grad_(False).to(device).eval()
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """transformers warns of a head that is not in the file; here that is what is wanted."""
+    from transformers.utils import logging as theirs
+
+    told: Any = theirs
+    before = told.get_verbosity()
+    told.set_verbosity_error()
+    try:
+        yield
+    finally:
+        told.set_verbosity(before)
+
+
+def add_adapter(network: Any, request: RunRequest) -> Any:
+    """What is trained: the head and, in the encoder, a fresh adapter, an adapter to go on with, or all weights."""
+    import peft
+
+    recipe = request.hyperparameters
+    _, folder = models.adapter_of(request.model)
+    if request.adapter == "full":
+        if folder is not None:
+            network = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
+        return network.requires_grad_(True)
+    if folder is not None:
+        return models.go_on(network, request, folder)
+    heads = [name for name, _ in network.named_children() if name in _HEADS]
+    base = getattr(network, network.base_model_prefix, None)
+    if base is not None:
+        heads += [name for name, _ in base.named_children() if name in _HEADS]
+    targets = models.target_modules(network, recipe.lora_target_modules, apart=heads)
+    return models.fresh_adapter(network, request, targets, task="SEQ_CLS", whole=heads)
+
+
+def load_tuned(model: str, artefact: Path, revision: str | None, device: str, tokenizer: Any) -> tuple[Any, LabelSet]:
+    """A tuned classifier from its folder: an adapter over its base, or a whole model."""
+    labels = LabelSet.load(artefact)
+    whole = not (artefact / "adapter_config.json").exists()
+    source, revision = (str(artefact), None) if whole else (model, revision)
+    found = load_classifier(source, revision, labels, device=device, tokenizer=tokenizer)
+    if not whole:
+        import peft
+
+        found = peft.PeftModel.from_pretrained(found, artefact).merge_and_unload()
+    return found.eval(), labels
+
+
+def batches_of(lengths: Sequence[int], budget: int, most: int | None = None) -> list[list[int]]:
+    """Groups of rows of like length whose padded area fits the budget (a longer row goes alone), or `most` groups."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    if most is not None:
+        size = -(-len(order) // most)
+        return [order[start : start + size] for start in range(0, len(order), size)]
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def logits_of(network: Any, rows: Sequence[LabelledRow], pad: int, device: str) -> Tensor:
+    """Logits [rows, labels] in float32 of rows that go through the model together."""
+    import torch
+
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.int64)
+    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+    types = torch.zeros((len(rows), longest), dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.ids)] = torch.from_numpy(row.ids.astype(np.int64))
+        types[index, : len(row.ids)] = torch.from_numpy(row.types.astype(np.int64))
+        mask[index, : len(row.ids)] = 1
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    if getattr(network.config, "type_vocab_size", 0):
+        inputs["token_type_ids"] = types.to(device)
+    logits: torch.Tensor = network(**inputs).logits
+    return logits.float()

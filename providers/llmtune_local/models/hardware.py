@@ -1,0 +1,79 @@
+"""What a run was made with and how much memory it took."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+def peak_memory(device: str) -> int:
+    """Most memory this process has held, in bytes: on the GPU where it ran there, else in RAM."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    # Linux hands `ru_maxrss` on through fork and exec: a small worker started by a large notebook would tell the
+    # notebook's peak. The high-water mark of /proc is of this program alone.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def give_memory_back(*, at_once: bool = False) -> None:
+    """Have the C library return freed memory to the system: now, or `at_once` whenever a large block is freed, for runs
+    that are to be small, not fast.
+
+    glibc keeps it for the next allocation, which in training is rarely of a size that fits: with gradient
+    checkpointing more than half of the peak was memory that nobody used, and without it a fifth after ten steps.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            if at_once:
+                libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
+            else:
+                libc.malloc_trim(0)
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an error means that the device's (or the machine's) memory does not suffice."""
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(problem).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    names = ("llmtune-sdk", "torch", "transformers", "peft", "tokenizers", "safetensors")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def equipment() -> dict[str, str]:
+    """What a run would find here: the device it would take, cores, memory, and each GPU with its memory."""
+    from llmtune_local.models.loading import check_device
+    from llmtune_local.worker.process import usable_cores
+
+    found = {"device": check_device(), "cores": str(usable_cores())}
+    if sys.platform != "win32":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found["memory"] = f"{total / 2**30:.1f} GiB"
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        gpu = torch.cuda.get_device_properties(number)
+        found[f"gpu {number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB"
+    return found

@@ -1,0 +1,380 @@
+"""How much memory a run will take, told before anything is loaded. Imports nothing heavy.
+
+Weights and adapters are counted exactly, from the headers of the model's weight files. Activations are what the
+autograd graph keeps of each token in each layer, counted once on small models (benchmarks/memory.py measures how far
+off whole runs are). What a process holds before it has a model is a constant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import DeviceUnavailable
+from llmtune.provider.memory import Footprint, Part, size
+from llmtune_local.models import precision
+
+#: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
+PROCESS = 420 << 20
+#: What the C library's allocator holds beyond what is alive, as a factor on activations on CPU. Blocks of several
+#: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing
+#: the worker has them given back at once (`machine.give_memory_back`).
+_HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
+#: On a GPU the allocator counts tensors alone; the context beside them.
+CUDA_CONTEXT = 600 << 20
+#: Bytes of an element by its name in a safetensors header.
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
+#: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
+_STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
+#: Logits held at once: 64 MiB of float32 (on a GPU, 512), but enough rows to keep the matrix product busy.
+_CHUNK_ELEMENTS, _CHUNK_ELEMENTS_GPU, _CHUNK_ROWS = 1 << 24, 1 << 27, 128
+_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its memory. Widths are in elements, `file_bytes` is the size of its weight files."""
+
+    parameters: int
+    file_bytes: int
+    hidden: int
+    layers: int
+    inner: int
+    query: int
+    key: int
+    vocabulary: int
+    context: int | None
+    linear: tuple[tuple[int, int], ...]
+    """Every matrix inside the transformer blocks, as (out, in)."""
+
+    encoder: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a request decides its memory. `tokens` are those of the largest micro-batch."""
+
+    adapter: str
+    tokens: int
+    trained_tokens: int
+    rank: int = 16
+    dropout: float = 0.0
+    optimizer: str = "adamw_torch"
+    dtype: str = "float32"
+    checkpointing: bool = False
+    device: str = "cpu"
+    micro_batches: int = 1
+    targets: Any = "all-linear"
+    longest: int = 0
+    """Tokens of the longest row, below which no micro-batch can go."""
+
+    processes: int = 1
+    """Processes that share this device's memory: those of a team on CPU."""
+
+
+def token_budget(device: str) -> int:
+    """Tokens of a micro-batch, where nobody says: enough to keep the matrix products busy, and little memory."""
+    return 2048 if device == "cpu" else 16384
+
+
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """Positions whose logits stand at one time."""
+    elements = _CHUNK_ELEMENTS_GPU if device == "cuda" else _CHUNK_ELEMENTS
+    return max(_CHUNK_ROWS, elements // max(1, vocabulary))
+
+
+def shape_of(model: str, revision: str | None = None) -> Shape | None:
+    """The shape of a model that is on this machine; None where it is not (nothing is downloaded)."""
+    folder = _folder(model, revision)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+    headers = _headers(folder)
+    if headers is None:
+        return None
+    hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("dim") or 0)
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or config.get("n_layers") or 0)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or config.get("n_heads") or 1)
+    if not hidden or not layers:
+        return None
+    width = int(config.get("head_dim") or hidden // heads)
+    inner = config.get("intermediate_size") or config.get("n_inner") or config.get("hidden_dim") or 4 * hidden
+    linear = tuple(
+        (shape[0], shape[1]) for name, (shape, _) in headers.items() if len(shape) == 2 and _LAYER.search(f".{name}")
+    )
+    names = " ".join(config.get("architectures") or ())
+    return Shape(
+        parameters=sum(_count(shape) for shape, _ in headers.values()),
+        file_bytes=sum(_count(shape) * _BYTES.get(kind, 4) for shape, kind in headers.values()),
+        hidden=hidden,
+        layers=layers,
+        inner=int(inner),
+        query=heads * width,
+        key=int(config.get("num_key_value_heads") or heads) * width,
+        vocabulary=int(config.get("vocab_size") or 0),
+        context=config.get("max_position_embeddings") or config.get("n_positions"),
+        linear=linear,
+        encoder="MaskedLM" in names or "SequenceClassification" in names,
+    )
+
+
+def estimate(shape: Shape, plan: Plan) -> Footprint:
+    """The parts of the peak and their sum, in bytes."""
+    full = plan.adapter == "full"
+    wide = 4 if plan.dtype == "float32" else 2
+    # What is trained, and everything of an encoder, is float32.
+    weight = 0.55 if plan.adapter == "qlora" else 4 if full or shape.encoder or plan.dtype == "float32" else 2
+    weights = round(shape.parameters * weight)
+    trained = shape.parameters if full else _adapter_parameters(shape, plan)
+    adapters = 0 if full else 4 * trained
+    learning = round(4 * trained * (1 + _STATE.get(plan.optimizer, 2)))  # gradients and the optimizer's state
+    each = _kept(shape, plan, wide)
+    if plan.checkpointing:
+        activations = plan.tokens * (shape.layers * 4 * shape.hidden + each)
+    else:
+        activations = plan.tokens * shape.layers * each
+    activations += plan.tokens * _in_flight(shape, wide)
+    if plan.device == "cpu":
+        activations *= _held(plan)
+    rows = min(plan.trained_tokens, chunk_rows(shape.vocabulary, plan.device))
+    logits = 0 if shape.encoder else 2 * 4 * rows * shape.vocabulary
+    if full and not shape.encoder:
+        logits += 4 * shape.vocabulary * shape.hidden  # the head's gradient before it is added up
+    process = CUDA_CONTEXT if plan.device == "cuda" else PROCESS
+    loading = process + weights + (shape.file_bytes if plan.device == "cpu" and weight * shape.parameters else 0)
+    parts = (
+        Part(name="process", bytes=plan.processes * process),
+        Part(name="weights", bytes=plan.processes * weights),
+        Part(name="adapters", bytes=plan.processes * adapters),
+        Part(name="gradients and optimizer", bytes=plan.processes * learning),
+        Part(name="activations", bytes=plan.processes * round(activations)),
+        Part(name="logits", bytes=plan.processes * round(logits)),
+    )
+    peak = max(sum(part.bytes for part in parts), plan.processes * loading)
+    return Footprint(parts=parts, peak=peak, tokens=plan.tokens, device=plan.device)
+
+
+def sharing(options: dict[str, Any], device: str) -> int:
+    """How many of a run's processes share the device's memory: on CPU all, unless a cluster spreads them."""
+    return int(options.get("processes") or 1) if device == "cpu" and options.get("launcher") != "ray" else 1
+
+
+def _adapter_parameters(shape: Shape, plan: Plan) -> int:
+    chosen = [pair for pair in shape.linear if _targeted(shape, pair, plan.targets)]
+    count = sum(plan.rank * (out + into) for out, into in chosen)
+    return count + (sum(out for out, _ in chosen) if plan.adapter == "dora" else 0)
+
+
+def _targeted(shape: Shape, pair: tuple[int, int], targets: Any) -> bool:
+    """By its shape alone: a matrix to or from the inner width is the MLP's."""
+    mlp = shape.inner in pair
+    return not isinstance(targets, str) or targets == "all-linear" or (targets == "mlp") == mlp
+
+
+def _kept(shape: Shape, plan: Plan, wide: int) -> float:
+    """Bytes that the graph keeps of one token in one layer."""
+    hidden, inner, query, key = shape.hidden, shape.inner, shape.query, shape.key
+    inputs = 5 * hidden + query + inner  # what the adapted matrices are given
+    outputs = query + 2 * key + 2 * hidden + 2 * inner
+    if shape.encoder:
+        return 4.0 * (10 * hidden + 3 * query + 2 * key + 3 * inner + 0.5 * inputs)
+    exact = 5.3 if wide == 2 else 5 if plan.adapter != "full" else 7  # norms and the residual stream stay in float32
+    found = 4.0 * exact * hidden + wide * (2 * query + 2 * key + 4 * inner)
+    if plan.adapter == "full":
+        return found
+    found += wide * 7 * plan.rank
+    if plan.dropout:
+        found += 1.375 * wide * inputs
+    if plan.adapter == "dora":
+        found += 2 * wide * outputs
+    return found
+
+
+def _held(plan: Plan) -> float:
+    if plan.checkpointing:
+        return _HELD_BACK
+    if plan.micro_batches > 1:
+        return _HELD_SEVERAL
+    return _HELD_MASKS if plan.dropout else _HELD
+
+
+def _in_flight(shape: Shape, wide: int) -> float:
+    """Bytes of a token that exist while a layer's backward runs, beside what the graph keeps."""
+    return wide * (2 * shape.inner + shape.query) + 4 * 2 * shape.hidden
+
+
+def advise(shape: Shape, plan: Plan) -> tuple[str, ...]:
+    """What makes the peak smaller, each with the peak it leads to, as far as it would help here."""
+    ways: list[tuple[str, Plan]] = []
+    if plan.dtype == "float32" and plan.adapter != "full" and not shape.encoder:
+        slow = " (slow on a CPU without AVX512-BF16)" if plan.device == "cpu" else ""
+        ways.append((f"provider_options.local.dtype: bfloat16{slow}", replace(plan, dtype="bfloat16")))
+    if plan.adapter == "full":
+        ways.append(("adapter: lora", replace(plan, adapter="lora")))
+    if plan.adapter in ("lora", "dora") and plan.device == "cuda" and not shape.encoder:
+        ways.append(("adapter: qlora (a 4-bit base)", replace(plan, adapter="qlora", dtype="bfloat16")))
+    if not plan.checkpointing:
+        ways.append(("provider_options.local.gradient_checkpointing: true", replace(plan, checkpointing=True)))
+    if plan.tokens > plan.longest:
+        smaller = max(plan.longest, plan.tokens // 4)
+        several = replace(plan, tokens=smaller, micro_batches=max(2, plan.micro_batches))
+        several = replace(several, trained_tokens=max(1, plan.trained_tokens * smaller // plan.tokens))
+        ways.append((f"provider_options.local.token_budget: {smaller} (the batch stays the same)", several))
+    now = estimate(shape, plan).peak or 0
+    found = [(estimate(shape, other).peak or 0, says) for says, other in ways]
+    helps = sorted((peak, says) for peak, says in found if peak < 0.95 * now)
+    return tuple(f"{says}: about {size(peak)}" for peak, says in helps)
+
+
+def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | None) -> Footprint:
+    """The footprint of a planned run. `tokens` of all training rows, `longest` of one row, both estimated."""
+    options = receipt.target.options
+    device = device_here(options.get("device", "auto"))
+    here = room(device)
+    shape = shape_of(receipt.target.model, options.get("revision"))
+    if shape is None:
+        return Footprint(device=device, room=here, unknown="the model is not on this machine yet")
+    batch = int(receipt.effective("batch_size", 16))
+    limit = receipt.effective("max_sequence_length") or shape.context
+    longest = min(longest, int(limit)) if limit else longest
+    allowed = budget or token_budget(device)
+    pieces = 2 if receipt.target.method == "dpo" else 1
+    step = round(tokens / max(1, rows) * min(batch, rows)) * pieces
+    given = receipt.effective("gradient_accumulation_steps")
+    team = max(1, int(options.get("processes") or 1))
+    one = -(-step // int(given)) if given else min(-(-step // team), allowed)
+    most = max(one, min(longest * pieces, step))
+    dtype = options.get("dtype", "auto")
+    plan = Plan(
+        adapter=receipt.target.adapter,
+        tokens=most,
+        trained_tokens=most if receipt.effective("prompt_loss_weight", 0.0) else max(1, most // 4),
+        rank=int(receipt.effective("lora_rank", 16)),
+        dropout=float(receipt.effective("lora_dropout", 0.0)),
+        optimizer=receipt.effective("optimizer", "adamw_torch"),
+        dtype=precision.settled(dtype, device, shape),
+        checkpointing=bool(options.get("gradient_checkpointing", False)),
+        device=device,
+        micro_batches=-(-step // max(1, most)),
+        targets=receipt.effective("lora_target_modules", "all-linear"),
+        longest=longest,
+        processes=sharing(options, device),
+    )
+    found = estimate(shape, plan)
+    return found.model_copy(update={"room": here, "advice": advise(shape, plan)})
+
+
+def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
+    """Refuse a run whose weights, gradients and optimizer alone are more than the device has.
+
+    A lower bound, so that nothing is refused that might run: smaller micro-batches make activations as small as need
+    be. Raises `DeviceUnavailable` with both figures.
+    """
+    shape, there = shape_of(body["model"], body.get("revision")), room(device)
+    if shape is None or there is None:
+        return
+    dtype = body["options"].get("dtype", "auto")
+    recipe = body["hyperparameters"]
+    plan = Plan(
+        adapter=body["adapter"],
+        tokens=16,
+        trained_tokens=16,
+        rank=int(recipe.get("lora_rank") or 16),
+        optimizer=recipe.get("optimizer") or "adamw_torch",
+        dtype=precision.settled(dtype, device, shape),
+        device=device,
+        processes=sharing(body["options"], device),
+    )
+    least = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
+    if least > there:
+        ways = advise(shape, plan)
+        raise DeviceUnavailable(
+            f"the model needs at least {size(least)} on {device} and there are {size(there)}",
+            hint="; ".join(ways) or "take a smaller model",
+        )
+
+
+#: Parts of a footprint that no setting of a run makes smaller.
+_ALWAYS = ("weights", "adapters", "gradients and optimizer")
+
+
+def room(device: str) -> int | None:
+    """Bytes that the device has; None where that cannot be told without loading a library."""
+    if device == "cuda":
+        tool = shutil.which("nvidia-smi")
+        if tool is None:
+            return None
+        try:
+            found = subprocess.run(
+                [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            ).stdout.split()
+            return int(found[0]) << 20
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+            return None
+    if sys.platform == "win32":
+        return None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:  # a container's own limit
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        return total if limit == "max" else min(total, int(limit))
+    except (OSError, ValueError):
+        return total
+
+
+def device_here(asked: str) -> str:
+    """The device a run would take, found without loading a library."""
+    if asked != "auto":
+        return asked
+    if shutil.which("nvidia-smi") and room("cuda"):
+        return "cuda"
+    return "mps" if sys.platform == "darwin" and os.uname().machine == "arm64" else "cpu"
+
+
+def _folder(model: str, revision: str | None) -> Path | None:
+    """Where a model's files are on this machine: a folder, an embedded one, or the hub's cache."""
+    from llmtune_local.models.loading import adapter_of, locate
+
+    base, _ = adapter_of(model)
+    place = Path(locate(base))
+    if place.is_dir():
+        return place
+    cache = (
+        os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
+    )
+    snapshots = Path(cache) / f"models--{base.replace('/', '--')}" / "snapshots"
+    named = Path(cache) / f"models--{base.replace('/', '--')}" / "refs" / (revision or "main")
+    if named.is_file():
+        return snapshots / named.read_text(encoding="ascii").strip()
+    return next(iter(sorted(snapshots.iterdir())), None) if snapshots.is_dir() else None
+
+
+def _headers(folder: Path) -> dict[str, tuple[list[int], str]] | None:
+    """Shape and kind of every tensor, from the headers of the weight files."""
+    found: dict[str, tuple[list[int], str]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        found |= {name: (entry["shape"], entry["dtype"]) for name, entry in header.items()}
+    return found or None
+
+
+def _count(shape: list[int]) -> int:
+    count = 1
+    for each in shape:
+        count *= each
+    return count

@@ -1,0 +1,344 @@
+"""A model as the trainer runs it: packed or padded, with logits only where the loss looks.
+
+Whether a model can be packed, and whether its head is just a linear layer, is not read off its name: both are tried
+on a few tokens when it is loaded, and what does not give the same numbers is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from llmtune_local.batching.loss import LossSums, linear_cross_entropy, logits_cross_entropy, token_nll
+from llmtune_local.batching.packing import Family
+from llmtune_local.kernels import cpu_block_attention, last_block, packed_attention
+from llmtune_local.kernels.liger import use_liger
+from llmtune_local.kernels.rotary import use_fast_rotary
+from llmtune_local.kernels.shared_prefix import Beginning
+from llmtune_local.models import fused_lora
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from llmtune_local.batching.packing import MicroBatch
+
+logger = logging.getLogger(__name__)
+
+#: Relative difference up to which two ways to compute the same count as the same in a model of eight layers; a deeper
+#: one may differ more, as the root of its layers: they round independently of each other.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.04}
+_LAYERS = 8
+
+#: Layouts on which packing is tried: rows that share nothing, and rows that share their beginning.
+_APART = (Family(0, (5,)), Family(0, (9,)), Family(0, (1,)))
+_ALIKE = (Family(6, (4, 1, 7)), Family(0, (5,)))
+
+
+class Network:
+    """A causal language model (with its adapter) on a device.
+
+    `model` is what is saved and trained, `causal` the transformers model inside it. Which of the fast ways are used:
+    `packed`; `shares`: rows stand behind one copy of their common beginning, which `begins`: may be computed before
+    them; `linear_head`; `last`: parts of the last block that compute trained positions alone; `fused` adapters;
+    `kernels`.
+    """
+
+    def __init__(self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True) -> None:
+        self.model = model
+        self.causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.decoder: Any = self.causal.get_decoder()
+        self.device = device
+        self.dtype = dtype
+        implementation = str(getattr(self.causal.config, "_attn_implementation", None) or "sdpa")
+        self.native = "sdpa" if implementation == packed_attention.NAME else implementation
+        self.layers = int(getattr(self.causal.config.get_text_config(), "num_hidden_layers", None) or _LAYERS)
+        self.packed = self.shares = self.begins = False
+        self.last: tuple[nn.Module, ...] = ()
+        self._attend(self.native)
+        was_training = self.causal.training
+        self.causal.eval()
+        with torch.no_grad(), self.arithmetic():
+            self.kernels = device == "cuda" and self._try_kernels()
+            if device == "cpu":
+                use_fast_rotary(self.causal)
+            self.linear_head = self._try_linear_head()
+            self.fused = self._try_fusing()
+            self.last = self._try_last_block()
+            self.packed = pack and self._try_packing(_APART)
+            # Dropout would be drawn once for all rows of a family.
+            self.shares = self.packed and not self._drops() and self._try_packing(_ALIKE)
+            self.begins = self.shares and self.linear_head and not self._checkpoints() and self._try_beginning()
+        self._attend(packed_attention.NAME if self.packed else self.native)
+        self.causal.train(was_training)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is on, for people."""
+        found = ["packing without padding" if self.packed else "padded batches"]
+        if self.shares:
+            found.append("one copy of a beginning that rows share" + (", computed once a step" if self.begins else ""))
+        found.append("logits at trained positions only" if self.linear_head else "logits by the model's own head")
+        if self.last:
+            found.append("last block at trained positions only")
+        if self.fused:
+            found.append("fused adapters")
+        if self.kernels:
+            found.append("Liger kernels")
+        if self.dtype == torch.bfloat16:
+            found.append("bfloat16")
+        if self._checkpoints():
+            found.append("gradient checkpointing")
+        return tuple(found)
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which the model runs: matrix products in its dtype."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, dtype=self.dtype)
+
+    @contextlib.contextmanager
+    def unpacked(self) -> Iterator[None]:
+        """For as long as it lasts, the model runs as transformers made it (for generation)."""
+        self._attend(self.native)
+        try:
+            yield
+        finally:
+            self._attend(packed_attention.NAME if self.packed else self.native)
+
+    def losses(self, batch: MicroBatch, *, smoothing: float = 0.0, beginning: Beginning | None = None) -> LossSums:
+        """The loss sums of one micro-batch, behind its beginning where it has one (see `begin`)."""
+        parts = (batch.targets, batch.weights, batch.completion)
+        with self.arithmetic():
+            if self.linear_head:
+                head = self.causal.get_output_embeddings()
+                hidden = self.hidden(batch, beginning)
+                return linear_cross_entropy(hidden, head.weight, head.bias, *parts, smoothing=smoothing)
+            return logits_cross_entropy(self.logits(batch), *parts, smoothing=smoothing)
+
+    def begin(self, ids: Tensor) -> Beginning:
+        """Compute the beginning [1, tokens] of micro-batches to come."""
+        found = Beginning(ids.shape[1])
+        at = torch.arange(ids.shape[1], device=ids.device)
+        families = (Family(0, (found.tokens,)),)
+        inputs = {"input_ids": ids, "position_ids": at.unsqueeze(0), "families": families, "beginning": found}
+        with self.arithmetic():
+            self._hidden({**inputs, "use_cache": False}, at[-1:])  # of the last block only keys and values are wanted
+        return found
+
+    def in_turn(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, Beginning | None]]:
+        """Each micro-batch, and the beginning that it stands behind, for `losses`.
+
+        The gradient of a batch must have been taken before the next is asked for: behind the last of a beginning, what
+        was collected goes back through that.
+        """
+        for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
+            beginning: Beginning | None = None
+            for batch in some:
+                if batch.beginning is not None and beginning is None:
+                    beginning = self.begin(batch.beginning)
+                yield batch.to(self.device), beginning
+            if beginning is not None:
+                beginning.backward()
+
+    def hidden(self, batch: MicroBatch, beginning: Beginning | None = None) -> Tensor:
+        """What the head is given at the trained positions, [selected, width]."""
+        inputs = self._inputs(batch)
+        if beginning is not None:
+            inputs["beginning"] = beginning
+        return self._hidden(inputs, batch.select)
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """The logits at the trained positions, [selected, vocabulary], for models whose head is more than a layer."""
+        once, back = torch.unique(batch.select, return_inverse=True)
+        return self._logits(self._inputs(batch), once)[back]
+
+    @torch.no_grad()
+    def nll(self, inputs: dict[str, Any], select: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of each target at its flat position; positions may repeat."""
+        once, back = torch.unique(select, return_inverse=True)
+        with self.arithmetic():
+            if self.linear_head:
+                head = self.causal.get_output_embeddings()
+                return token_nll(self._hidden(inputs, once), head.weight, head.bias, back, targets)
+            logits = self._logits(inputs, once).float()
+            return logits.logsumexp(1)[back] - logits[back, targets]
+
+    def _hidden(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
+        if self.last and self.device == "cpu" and "families" in inputs:
+            inputs["reads"] = (self.layers - 1, cpu_block_attention.first_read(inputs["families"], select))
+        try:
+            with last_block.only_at(self.last, select, inputs["input_ids"].shape):
+                output: Tensor = self.decoder(**inputs).last_hidden_state
+        finally:
+            fused_lora.forget()
+        return output.flatten(0, 1)[select]
+
+    def _logits(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
+        """The model's own logits at these positions, which must ascend."""
+        ids = inputs["input_ids"]
+        keep = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+        keep.view(-1)[select] = True
+        logits: Tensor
+        try:
+            logits = self.causal(**inputs, logits_to_keep=keep).logits
+        except TypeError:
+            logits = self.causal(**inputs).logits
+        if logits.ndim == 3:
+            return torch.index_select(logits.flatten(0, 1), 0, select)
+        return logits
+
+    def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": batch.ids, "use_cache": False}
+        if batch.families is not None:
+            inputs |= {"position_ids": batch.positions, "families": batch.families}
+        else:
+            inputs["attention_mask"] = batch.attention_mask
+        return inputs
+
+    def _attend(self, implementation: str) -> None:
+        if self.causal.config._attn_implementation != implementation:
+            self.causal.set_attn_implementation(implementation)
+
+    # trying
+
+    def _tokens(self, count: int, shift: int) -> Tensor:
+        vocabulary = int(self.causal.get_input_embeddings().weight.shape[0])
+        return ((torch.arange(count, device=self.device) * 7 + shift) % vocabulary).unsqueeze(0)
+
+    def _try_linear_head(self) -> bool:
+        head = self.causal.get_output_embeddings()
+        if type(head) is not nn.Linear:
+            return False
+        ids = self._tokens(6, 1)
+        try:
+            hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+        except (TypeError, AttributeError):
+            return False
+        logits = self.causal(input_ids=ids, use_cache=False).logits
+        return logits.shape[:2] == hidden.shape[:2] and self.same(head(hidden.to(head.weight.dtype)), logits)
+
+    def _try_kernels(self) -> bool:
+        """Put Liger's kernels in where they are installed and give the same numbers."""
+        ids = self._tokens(9, 2)
+        plain = self.causal(input_ids=ids, use_cache=False).logits
+        undo = use_liger(self.causal)
+        if undo is None:
+            return False
+        try:
+            alike = self.same(self.causal(input_ids=ids, use_cache=False).logits, plain)
+        except Exception as problem:  # noqa: BLE001 - kernels are compiled here and now, and that can fail in many ways
+            logger.warning("Liger's kernels are left out, and transformers' own used: %r", problem)
+            alike = False
+        if not alike:
+            undo()
+        return alike
+
+    def _try_fusing(self) -> bool:
+        """Fuse the adapters where that gives the same numbers; the adapter is not yet (or no longer) zero for it."""
+        ids = self._tokens(7, 5)
+        with fused_lora.woken(self.causal):
+            plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            if not fused_lora.fuse(self.causal):
+                return False
+            if self.same(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, plain):
+                return True
+        fused_lora.unfuse(self.causal)
+        return False
+
+    def _try_last_block(self) -> tuple[nn.Module, ...]:
+        """The parts of the last block that may compute the trained positions alone."""
+        if not self.linear_head or self._checkpoints():
+            return ()
+        ids, at = self._tokens(9, 4), torch.tensor([3, 7, 8], device=self.device)
+        plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, at]
+        self.last = last_block.parts(self.decoder)
+        try:
+            alike = self.same(self._hidden({"input_ids": ids, "use_cache": False}, at), plain)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            alike = False
+        return self.last if alike else ()
+
+    def _checkpoints(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules())
+
+    def _drops(self) -> bool:
+        """Whether anything is dropped out in training."""
+        names = ("attention_dropout", "attn_pdrop")
+        config = self.causal.config.get_text_config()
+        return any(getattr(config, name, 0) for name in names) or any(
+            isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()
+        )
+
+    def _try_packing(self, families: tuple[Family, ...]) -> bool:
+        """Whether rows laid out like this give what each gives alone."""
+        rows, ids, positions = [], [], []
+        for number, family in enumerate(families):
+            first = self._tokens(family.shared, 3 + number)
+            ids.append(first)
+            positions.append(torch.arange(family.shared))
+            for place, own in enumerate(family.own):
+                rest = self._tokens(own, 11 + 5 * place + number)
+                rows.append((torch.cat([first, rest], dim=1), own))
+                ids.append(rest)
+                positions.append(torch.arange(family.shared, family.shared + own))
+        decoder = self.decoder
+        apart = [decoder(input_ids=row, use_cache=False).last_hidden_state[:, -own:] for row, own in rows]
+        try:
+            self._attend(packed_attention.register())
+            together = decoder(
+                input_ids=torch.cat(ids, dim=1),
+                position_ids=torch.cat(positions).unsqueeze(0).to(self.device),
+                families=families,
+                use_cache=False,
+            ).last_hidden_state
+        except (packed_attention.CannotPack, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
+            return False
+        finally:
+            self._attend(self.native)
+        start, seen = 0, []
+        for family in families:
+            start += family.shared
+            seen.append(together[:, start : start + sum(family.own)])
+            start += sum(family.own)
+        return self.same(torch.cat(seen, dim=1), torch.cat(apart, dim=1))
+
+    def _try_beginning(self) -> bool:
+        """Whether rows behind a beginning that was computed before them give what each gives alone. Not where attention
+        has a window, which may end within the beginning."""
+        config = self.causal.config.get_text_config()
+        windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        if self.device != "cpu" or windowed or getattr(config, "attention_chunk_size", None):
+            return False
+        first, *rest = (self._tokens(count, 3 + count) for count in (6, 4, 1, 7))
+        whole = (self.decoder(input_ids=torch.cat([first, own], dim=1), use_cache=False) for own in rest)
+        apart = torch.cat([each.last_hidden_state[0, 6:] for each in whole])
+        at = torch.cat([torch.arange(6, 6 + own.shape[1], device=self.device) for own in rest]).unsqueeze(0)
+        try:
+            self._attend(packed_attention.NAME)
+            together = self.decoder(
+                input_ids=torch.cat(rest, dim=1),
+                position_ids=at,
+                families=tuple(Family(0, (own.shape[1],)) for own in rest),
+                beginning=self.begin(first),
+                use_cache=False,
+            ).last_hidden_state[0]
+        except (packed_attention.CannotPack, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
+            return False
+        finally:
+            self._attend(self.native)
+        return self.same(together, apart)
+
+    def same(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two ways to compute the same gave the same, as far as this precision goes."""
+        one, other = one.float(), other.float()
+        difference = (one - other).norm() / other.norm().clamp_min(1e-12)
+        return bool(difference < _TOLERANCE[self.dtype] * math.sqrt(max(1.0, self.layers / _LAYERS)))

@@ -1,0 +1,1 @@
+"""The run folder: everything a worker process and its followers tell each other."""

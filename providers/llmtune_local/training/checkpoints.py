@@ -1,0 +1,149 @@
+"""Checkpoints: complete or not there. Written under another name and renamed; what a resume needs is all inside.
+
+    step-N/adapter/      the adapter as it stood, in PEFT's layout (method full: model/)
+    step-N/trainer.pt    the trained weights exactly (LoRA), the optimizer, and the counters
+
+The position in the data and the random state are functions of seed and step, so the step is all there is to keep.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import LlmtuneError
+from llmtune_local.models.loading import artefact_bytes, save_artefact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from llmtune_local.run_state.run_dir import RunDir
+
+
+class DiskFull(LlmtuneError):
+    """There is no room for a checkpoint or for the result."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """The counters that go on after a resume."""
+
+    step: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    base_loss: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    best_step: int = 0
+    best_loss: float | None = None
+    best_accuracy: float | None = None
+    without_improvement: int = 0
+    stopped_early: bool = False
+
+
+def save(
+    folder: RunDir, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int
+) -> Path:
+    """Write the checkpoint of this step and remove all but the newest `keep`. Raises `DiskFull`."""
+    import torch
+
+    final = folder.path / "checkpoints" / f"step-{progress.step}"
+    whole = not hasattr(model, "peft_config")
+
+    def write(temporary: Path) -> None:
+        save_artefact(model, tokenizer, temporary / ("model" if whole else "adapter"))
+        kept = {
+            "trained": None if whole else trained_weights(model),
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(progress),
+        }
+        torch.save(kept, temporary / "trainer.pt")
+
+    write_folder(final, write, needs=artefact_bytes(model) * 4)
+    for step, path in list(folder.checkpoints().items())[:-keep]:
+        if step != progress.step:
+            shutil.rmtree(path, ignore_errors=True)
+    return final
+
+
+def load(folder: RunDir, model: Any, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Put the newest complete checkpoint into model and optimizer; None where there is none."""
+    import torch
+
+    found = folder.checkpoints()
+    if not found:
+        return None
+    path = found[max(found)]
+    kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+    if kept["trained"] is not None:
+        restore_weights(model, kept["trained"])
+    else:
+        saved: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
+    optimizer.load_state_dict(kept["optimizer"])
+    return Progress(**kept["progress"])
+
+
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    """What is trained, by name, on the CPU."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def restore_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Put `trained_weights` back."""
+    import torch
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            parameters[name].copy_(tensor)
+
+
+def write_folder(final: Path, write: Callable[[Path], None], *, needs: int) -> None:
+    """Let `write` fill a folder that appears under its name when it is complete. Raises `DiskFull`."""
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        free = shutil.disk_usage(temporary).free
+        if free < needs:
+            raise DiskFull(
+                f"{final.parent}: {_size(needs)} are needed to write {final.name} and {_size(free)} are free"
+            )
+        write(temporary)
+    except BaseException as problem:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_full(problem):
+            raise DiskFull(f"{final.parent}: no space left on the device while writing {final.name}") from problem
+        raise
+    if final.exists():  # the step was written by an earlier attempt
+        shutil.rmtree(final)
+    temporary.replace(final)
+
+
+def is_full(problem: BaseException) -> bool:
+    """Whether an error, of whatever library, means that the disk (or a quota on it) is full."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    text = str(problem)
+    words = ("No space left on device", "StorageFull", "File too large", "Disk quota exceeded", "file write failed")
+    return isinstance(problem, OSError | RuntimeError | Exception) and any(word in text for word in words)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

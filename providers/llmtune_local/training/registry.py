@@ -1,0 +1,24 @@
+"""Which trainer runs which method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmtune_local.run_state.run_dir import RunRequest
+    from llmtune_local.training.trainer import Trainer
+
+
+def trainer_for(request: RunRequest) -> type[Trainer]:
+    """The trainer of the request's method."""
+    if request.method == "dpo":
+        from llmtune_local.training.dpo_trainer import PreferenceTrainer
+
+        return PreferenceTrainer
+    if request.method == "classification":
+        from llmtune_local.training.classification_trainer import ClassificationTrainer
+
+        return ClassificationTrainer
+    from llmtune_local.training.trainer import Trainer
+
+    return Trainer

@@ -1,0 +1,260 @@
+"""Which process a folder belongs to: known by id and start time, since ids are used again. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from llmtune.errors import LlmtuneError
+
+if TYPE_CHECKING:
+    from llmtune_local.worker.fork_server import Forker
+
+
+class ProcessId(NamedTuple):
+    """A process on a machine. `started` is opaque text that differs between two processes of the same id."""
+
+    pid: int
+    started: str
+    host: str
+
+
+#: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a
+#: stranger's or the user's own types.py, would be run in place of the library.
+PYTHON = (sys.executable, "-P", "-m")
+
+#: Names the workers that were started, a line each, from the moment they were started.
+_LAUNCHED = "launched"
+
+
+class FolderBusy(LlmtuneError):
+    """Another worker is at work in this run folder."""
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, for a Python that we start: what that starts ignores the current folder too."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
+def current() -> ProcessId:
+    """This process."""
+    pid = os.getpid()
+    return ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
+
+
+def start_time(pid: int) -> str | None:
+    """When a process of this machine started, as text to compare; None when there is no such process."""
+    if sys.platform == "linux":
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+        # The name in parentheses may hold spaces; state is the first field after it, start time the 20th.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else f"{boot[:8]}-{fields[19]}"
+    found = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return found or None
+
+
+def alive(process: ProcessId) -> bool | None:
+    """Whether it still runs; None when it is on another machine and cannot be asked."""
+    if process.host != socket.gethostname():
+        return None
+    started = start_time(process.pid)
+    return started is not None and started == process.started
+
+
+class FolderLock:
+    """Holds a folder for one process, through the operating system: a lock dies with its process.
+
+    The file names the holder for people and for other machines. A lock left by a dead process is taken over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> FolderLock:
+        self._file = self.path.open("a+", encoding="utf-8")
+        try:
+            held = not _take(self._file)
+            holder = self.holder()
+            if not held and holder is not None and holder != current():
+                # Where the file system has no locks, the name in the file is all there is.
+                held = alive(holder) is True
+            if held:
+                who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+                raise FolderBusy(f"{self.path.parent}: {who} is already at work on this run")
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(" ".join(map(str, current())) + "\n")
+            self._file.flush()
+        except BaseException:
+            self._file.close()
+            self._file = None
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.close()
+            self._file = None
+
+    def holder(self) -> ProcessId | None:
+        """Who the file names; None when nobody."""
+        try:
+            return _named(self.path.read_text(encoding="utf-8"))
+        except OSError:
+            return None
+
+
+def _take(file: IO[str]) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def usable_cores() -> int:
+    """Physical cores this process may use: the affinity mask, hyper-threads counted once, and the container's quota."""
+    if sys.platform != "linux":
+        return max(1, os.cpu_count() or 1)
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text("ascii"))
+        except OSError:
+            cores.add(str(cpu))
+    count = max(1, len(cores))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        if quota != "max":
+            count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return count
+
+
+#: How often a waiting thread looks before it sleeps.
+SPIN = "10000"
+
+
+def idle() -> bool:
+    """Whether hardly anything has run on this machine in the last minute."""
+    try:
+        return os.getloadavg()[0] < usable_cores() / 4
+    except (OSError, AttributeError):
+        return False
+
+
+def prepare_libraries(*, spin: bool = False) -> None:
+    """Settle how torch's libraries use cores and memory; to be called before torch is imported. A user's own settings
+    stand. `spin` is for the one process that an idle machine is to work for.
+
+    GNU OpenMP's threads spin for milliseconds at every barrier. On a machine that does anything else beside, two
+    spinning threads were measured up to twenty times slower than two sleeping ones. With a short
+    spin a step was 8 % faster on an idle machine, and 40 % slower beside another run with one: hence `spin`.
+
+    oneDNN keeps the last 1,024 matrix products it has made code for, one for each size. In bfloat16 that took 500 MB
+    after ten steps, and since steps differ in size, few are ever used again: with 64 a step takes as long.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN if spin else "0")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
+def launch(run_dir: Path, *, resume: bool = False, forker: Forker | None = None) -> ProcessId:
+    """Start a worker for the folder that outlives this process, its terminal and its signals; by `forker`, if there
+    is one, which has everything loaded."""
+    told = _options(run_dir)
+    launcher = told.get("launcher") or ("worker" if told.get("processes", 1) == 1 else "torchrun")
+    pid = _forked(forker, run_dir, resume) if forker is not None and launcher == "worker" else None
+    if pid is None:
+        pid = _started(run_dir, launcher, told, resume)
+    started = ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
+    # A worker needs seconds before it takes the folder's lock and speaks; until then this says that it is coming.
+    with (run_dir / _LAUNCHED).open("a", encoding="utf-8") as list_:
+        list_.write(" ".join(map(str, started)) + "\n")
+    return started
+
+
+def _forked(forker: Forker, run_dir: Path, resume: bool) -> int | None:
+    from llmtune_local.worker.fork_server import NotForked
+
+    try:
+        return forker.fork(run_dir, resume=resume)
+    except NotForked:
+        return None
+
+
+def _options(run_dir: Path) -> dict[str, Any]:
+    """The options of the folder's request; empty where it has none that can be read, which the worker will say."""
+    try:
+        found = json.loads((run_dir / "request.json").read_bytes())["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _started(run_dir: Path, launcher: str, told: dict[str, Any], resume: bool) -> int:
+    command = [*PYTHON]
+    environment = child_environment()
+    worker = ["llmtune_local.worker", str(run_dir), *(["--resume"] if resume else [])]
+    if launcher == "ray":
+        command += ["llmtune_local.worker.ray_launcher", str(run_dir)]
+    elif launcher == "torchrun":
+        count = told.get("processes", 1)
+        command += ["torch.distributed.run", "--nnodes=1", f"--nproc-per-node={count}", "--max-restarts=0"]
+        # A port of its own, and no look-up of this machine's name, which some networks answer late or never.
+        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost", "-m"]
+        command += [*worker, "--member"]
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
+        if sys.platform == "linux":
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    else:
+        command += worker
+    with (run_dir / "worker.log").open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            close_fds=True,
+            env=environment,
+        )
+    return child.pid
+
+
+def launches(run_dir: Path) -> list[ProcessId]:
+    """The workers that were started for the folder, oldest first."""
+    try:
+        lines = (run_dir / _LAUNCHED).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [named for line in lines if (named := _named(line)) is not None]
+
+
+def _named(line: str) -> ProcessId | None:
+    try:
+        pid, started, host = line.split()
+        return ProcessId(int(pid), started, host)
+    except ValueError:
+        return None

@@ -1,0 +1,158 @@
+"""What Nebius Token Factory takes: OpenAI's calls, with an absolute learning rate and the shape of the adapter.
+
+Source: its create, get, events and checkpoints pages (API version 20260506). The values shown there are taken for
+defaults; they may be examples, and no ranges are given (unverified).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtune.job.spec import NOT_YET
+from llmtune.provider.conversions import epochs_from_steps, ratio_from_steps, shortened
+from llmtune.provider.declarations import (
+    Ability,
+    Bool,
+    Changed,
+    Converted,
+    Declarations,
+    Facts,
+    Float,
+    Int,
+    Limits,
+    No,
+    NotApplicable,
+    Refused,
+    Sent,
+    Text,
+    Unsupported,
+)
+
+PAGE = "Nebius Token Factory, Create a fine-tuning job (API version 20260506)"
+SHOWN = "the default is the value shown on the page, which may be an example (unverified); no range is given"
+
+METHODS: dict[str, Ability] = {
+    "sft": True,
+    "dpo": No("only supervised tuning is documented"),
+    "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
+    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+}
+
+ADAPTERS: dict[str, Ability] = {
+    "lora": True,
+    "full": True,
+    "qlora": No("the service trains LoRA adapters or all weights, nothing else"),
+    "dora": No("the service trains LoRA adapters or all weights, nothing else"),
+}
+
+#: A suffix has 64 characters; thirteen are kept for the run key.
+LONGEST_NAME = 64 - 13
+
+_H = "hyperparameters."
+
+
+def one_text(value: Mapping[str, Any], facts: Facts) -> Changed | Refused:
+    """Tags by name -> the one text that the service takes."""
+    text = ",".join(f"{key}={value[key]}" for key in sorted(value))
+    return Changed(text, f"the service takes one text: {text!r}")
+
+
+def declarations() -> Declarations:
+    """The fields of a supervised job, by adapter or in full."""
+    untold = Unsupported("the service tells nothing of its optimizer and takes no knob for it", source=PAGE)
+    schedule = Unsupported("the service takes a warm-up share and no other shape of schedule", source=PAGE)
+    own_dropout = Unsupported("only the adapter's dropout can be set", source=PAGE)
+    to_the_end = Unsupported("the service trains for all epochs", source=PAGE)
+    return Declarations(
+        epochs=Sent(_H + "n_epochs", Int(1), default=3, source=PAGE, note=SHOWN),
+        max_steps=Converted(
+            _H + "n_epochs",
+            Int(1),
+            epochs_from_steps(),
+            says="as whole epochs, rounded up, from the number of rows and batch_size",
+            default=None,
+            source=PAGE,
+        ),
+        batch_size=Sent(_H + "batch_size", Int(1), default=8, source=PAGE, note=SHOWN),
+        gradient_accumulation_steps=Unsupported("batch_size is the whole of it here", source=PAGE),
+        learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=1e-5, source=PAGE, note=SHOWN),
+        learning_rate_multiplier=Unsupported(
+            "an absolute rate is taken; the 1e-5 on the page may be an example, so no multiplier is reckoned from it",
+            source=PAGE,
+        ),
+        min_lr_ratio=schedule,
+        lr_schedule=schedule,
+        lr_num_cycles=schedule,
+        warmup_ratio=Sent(_H + "warmup_ratio", Float(ge=0, le=1), default=0, source=PAGE, note=SHOWN),
+        warmup_steps=Converted(
+            _H + "warmup_ratio",
+            Float(ge=0, le=1),
+            ratio_from_steps(),
+            says="as a share of all steps, from the number of rows, batch_size and epochs",
+            default=0,
+            source=PAGE,
+        ),
+        optimizer=untold,
+        adam_beta1=untold,
+        adam_beta2=untold,
+        adam_epsilon=untold,
+        weight_decay=Sent(_H + "weight_decay", Float(ge=0), default=0, source=PAGE, note=SHOWN),
+        max_grad_norm=Sent(_H + "max_grad_norm", Float(ge=0), default=1, source=PAGE, note=SHOWN),
+        prompt_loss_weight=Unsupported("the service does not say on which tokens the loss is taken", source=PAGE),
+        lora_rank=Sent(_H + "lora_r", Int(1), default=8, source=PAGE, note=SHOWN),
+        lora_alpha=Converted(
+            _H + "lora_alpha",
+            Int(1),
+            _whole,
+            says="as a whole number",
+            default=8,
+            source=PAGE,
+            note=SHOWN,
+        ),
+        lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0, source=PAGE, note=SHOWN),
+        lora_target_modules=Unsupported("the service chooses the layers itself", source=PAGE),
+        layer_lr_multipliers=Unsupported("the service trains all layers at one rate", source=PAGE),
+        dropout=own_dropout,
+        attention_dropout=own_dropout,
+        label_smoothing=Unsupported("the service has no label smoothing", source=PAGE),
+        max_sequence_length=Sent(_H + "context_length", Int(1), default=8192, source=PAGE, note=SHOWN),
+        packing=Sent(_H + "packing", Bool(), default=True, source=PAGE, note=SHOWN),
+        early_stopping_patience=to_the_end,
+        early_stopping_threshold=to_the_end,
+        eval_every=Unsupported("the service evaluates when it saves a checkpoint", source=PAGE),
+        checkpoint_every=Unsupported("the service saves checkpoints when it chooses to", source=PAGE),
+        keep_checkpoints=Unsupported("the service does not say how many checkpoints it keeps", source=PAGE),
+        dpo_beta=NotApplicable("only supervised tuning is documented", source=PAGE),
+        name=Converted(
+            "suffix",
+            Text(LONGEST_NAME),
+            shortened(LONGEST_NAME, allowed="A-Za-z0-9_-"),
+            says=f"as the suffix of the tuned model's name, at most {LONGEST_NAME} characters before llmtune's own key",
+            default=None,
+            source=PAGE,
+        ),
+        seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=PAGE, note="the page shows 42 (unverified)"),
+        tags=Converted("tags", Text(), one_text, says="joined into one text", default=None, source=PAGE),
+        temperature=Sent("temperature", Float(ge=0, le=2), default=None, source=PAGE, where="generation"),
+        top_p=Sent("top_p", Float(gt=0, le=1), default=None, source=PAGE, where="generation"),
+        top_k=Unsupported("not among the documented fields of the chat API", source=PAGE),
+        max_tokens=Sent("max_tokens", Int(1), default=None, source=PAGE, where="generation"),
+    )
+
+
+def _whole(value: float, facts: Facts) -> Changed | Refused:
+    if float(value).is_integer():
+        return Changed(int(value), "", exact=True)
+    return Refused(f"lora_alpha is a whole number here, not {value:g}", invalid=True)
+
+
+PARAMETERS = declarations()
+
+LIMITS = Limits(
+    format="openai",
+    max_bytes=50 * 1000**3,
+    validation="used",
+    source="Nebius Token Factory, Dataset formats for fine-tuning (copy, 2026)",
+    note="an older copy of the page gives 5 GB instead of 50 GB a file",
+)

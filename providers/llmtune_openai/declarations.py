@@ -1,0 +1,178 @@
+"""What OpenAI's fine-tuning API takes, field by field, and what it does where it has no knob.
+
+Sources: the API reference (openapi.yaml 2.3.0 of 2026-08-21, which carries the ranges), the `openai` SDK 3.52.0
+(which checks nothing itself), and the supervised fine-tuning and best-practices guides (copies, 2026).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.job.spec import NOT_YET
+from llmtune.provider.conversions import epochs_from_steps, shortened
+from llmtune.provider.declarations import (
+    Abilities,
+    Ability,
+    Converted,
+    Declarations,
+    Float,
+    Inherent,
+    Int,
+    Limits,
+    No,
+    NotApplicable,
+    Sent,
+    Text,
+    Unsupported,
+)
+
+SPEC = "OpenAI API reference (openapi.yaml 2.3.0, 2026-08-21)"
+GUIDE = "OpenAI supervised fine-tuning guide (copy, 2026)"
+PRACTICE = "OpenAI fine-tuning best practices (copy, 2026)"
+
+#: The key of a job's metadata that carries the run key; it takes one of the sixteen places.
+KEY_TAG = "llmtune_run"
+
+#: Our method -> the vendor's word for it.
+METHOD_WORDS = {"sft": "supervised", "dpo": "dpo"}
+
+METHODS: dict[str, Ability] = {
+    "sft": True,
+    "dpo": True,
+    "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
+    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+}
+
+ADAPTERS: dict[str, Ability] = {
+    "lora": True,
+    "qlora": No("the service does not say how it trains and cannot be told to; adapter lora stands for its own choice"),
+    "dora": No("the service does not say how it trains and cannot be told to; adapter lora stands for its own choice"),
+    "full": No("the service cannot be told to train all weights; adapter lora stands for its own choice"),
+}
+
+#: One checkpoint at the end of each epoch; the last three are kept.
+KEPT_CHECKPOINTS = 3
+
+TOKENS_PER_ROW = 65_536
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Text by name: at most `most` entries, names of at most 64 and values of at most 512 characters."""
+
+    most: int
+
+    def fault(self, value: Any) -> str | None:
+        right = isinstance(value, Mapping) and len(value) <= self.most
+        if right and all(len(str(key)) <= 64 and len(str(text)) <= 512 for key, text in value.items()):
+            return f"must not hold {KEY_TAG!r}, which carries llmtune's own key" if KEY_TAG in value else None
+        return f"must be {self.describe()}"
+
+    def describe(self) -> str:
+        return f"at most {self.most} tags, names of at most 64 and values of at most 512 characters"
+
+
+def declarations(method: str) -> Declarations:
+    """The fields of a job with this method ("sft" or "dpo"); the knobs stand under the method's own name."""
+    path = f"method.{METHOD_WORDS.get(method, 'supervised')}.hyperparameters."
+    own_choice = Unsupported("the service chooses its own adapter and tells nothing of it", source=SPEC)
+    own_rate = Unsupported("the service chooses its own schedule and warm-up", source=SPEC)
+    own_optimizer = Unsupported("the service chooses its own optimizer and tells nothing of it", source=SPEC)
+    own_dropout = Unsupported("the service chooses its own regularisation", source=SPEC)
+    all_epochs = Unsupported("the service trains for all epochs; it keeps the last three checkpoints", source=GUIDE)
+    return Declarations(
+        epochs=Sent(path + "n_epochs", Int(1, 50), default="auto", source=SPEC),
+        max_steps=Converted(
+            path + "n_epochs",
+            Int(1, 50),
+            epochs_from_steps(),
+            says="as whole epochs, rounded up, from the number of rows and batch_size",
+            default=None,
+            source=SPEC,
+        ),
+        batch_size=Sent(path + "batch_size", Int(1, 256), default="auto", source=SPEC),
+        gradient_accumulation_steps=Unsupported("batch_size is the whole of it here", source=SPEC),
+        learning_rate=Unsupported(
+            "only a multiplier of the service's own rate is taken, and that rate is not published", source=SPEC
+        ),
+        learning_rate_multiplier=Sent(path + "learning_rate_multiplier", Float(gt=0), default="auto", source=SPEC),
+        min_lr_ratio=own_rate,
+        lr_schedule=own_rate,
+        lr_num_cycles=own_rate,
+        warmup_ratio=own_rate,
+        warmup_steps=own_rate,
+        optimizer=own_optimizer,
+        adam_beta1=own_optimizer,
+        adam_beta2=own_optimizer,
+        adam_epsilon=own_optimizer,
+        weight_decay=own_optimizer,
+        max_grad_norm=own_optimizer,
+        prompt_loss_weight=Inherent(
+            0.0, "prompts are always masked: the loss is taken on answers alone (the old knob is gone)", source=GUIDE
+        ),
+        lora_rank=own_choice,
+        lora_alpha=own_choice,
+        lora_dropout=own_choice,
+        lora_target_modules=own_choice,
+        layer_lr_multipliers=Unsupported("the service trains all layers at one rate of its own", source=SPEC),
+        dropout=own_dropout,
+        attention_dropout=own_dropout,
+        label_smoothing=own_dropout,
+        max_sequence_length=Unsupported(
+            f"rows longer than the model's {TOKENS_PER_ROW:,} tokens are cut at the end, whatever is asked",
+            source=PRACTICE,
+        ),
+        packing=Unsupported("the service does not tell how it batches rows", source=SPEC),
+        early_stopping_patience=all_epochs,
+        early_stopping_threshold=all_epochs,
+        eval_every=Unsupported(
+            "the service evaluates at steps of its own: a small batch as it goes, all validation rows once an epoch",
+            source=GUIDE,
+        ),
+        checkpoint_every=Unsupported("one checkpoint at the end of each epoch, whatever is asked", source=GUIDE),
+        keep_checkpoints=Inherent(KEPT_CHECKPOINTS, "the last three epochs' checkpoints are kept", source=GUIDE),
+        dpo_beta=Sent("method.dpo.hyperparameters.beta", Float(gt=0, le=2), default="auto", source=SPEC),
+        name=Converted(
+            "suffix",
+            Text(64),
+            shortened(64, allowed="A-Za-z0-9_-"),
+            says="as the suffix of the tuned model's name, at most 64 characters",
+            default=None,
+            source=SPEC,
+        ),
+        seed=Sent(
+            "seed", Int(0, 2**31 - 1), default=None, source=SPEC, note="unset: drawn by the service and told back"
+        ),
+        tags=Sent("metadata", Tags(15), default=None, source=SPEC, note="the sixteenth place is llmtune's own"),
+        temperature=Sent("temperature", Float(ge=0, le=2), default=1.0, source=SPEC, where="generation"),
+        top_p=Sent("top_p", Float(ge=0, le=1), default=1.0, source=SPEC, where="generation"),
+        top_k=Unsupported("the chat API has no top_k", source=SPEC),
+        max_tokens=Sent("max_completion_tokens", Int(1), default=None, source=SPEC, where="generation"),
+    )
+
+
+SFT = declarations("sft")
+DPO = declarations("dpo").but(
+    prompt_loss_weight=NotApplicable("preference tuning compares two answers; no prompt token is trained", source=SPEC)
+)
+
+
+def limits(method: str, tokens_per_row: int | None) -> Limits:
+    """What a training file may hold."""
+    return Limits(
+        format="openai_preference" if method == "dpo" else "openai",
+        min_rows=10,
+        max_bytes=8 * 1024**3,
+        max_tokens_per_row=tokens_per_row,
+        validation="used",
+        source=f"{GUIDE}; {PRACTICE}; openai 3.52.0 (resources/files.py, resources/uploads)",
+        note="files above 512 MB go up in parts; rows above the token limit are cut at the end, not refused",
+    )
+
+
+ABILITIES = Abilities(
+    pause=True,
+    billed_cost=No("the service tells the tokens it trained on, not what it billed"),
+)

@@ -1,0 +1,208 @@
+"""The half of the fake that tells what becomes of a job: its fields, events, checkpoints and result file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from llmtune.testing.fake_vendor import FakeJob
+from llmtune_openai.fake.files import FakeFiles, lessons
+from llmtune_openai.services import base_of
+
+#: Seconds between two events of a job.
+_TICK = 1
+
+
+class JobStory(FakeFiles):
+    """What a job of a service that speaks OpenAI's API tells of itself."""
+
+    keeps_result_files: ClassVar[bool] = True
+
+    def number(self, job: FakeJob, name: str, automatic: float) -> Any:
+        """A hyperparameter as the service resolves it."""
+        value = hyperparameters_in(job.body).get(name, "auto")
+        return automatic if isinstance(value, str) else value
+
+    def describe_job(self, job: FakeJob) -> dict[str, Any]:
+        """A job as the service tells it."""
+        if job.word == "succeeded":
+            self._finish(job)
+        echoed = self.echoed(job)
+        failed = job.word == "failed"
+        return {
+            "object": "fine_tuning.job",
+            "id": job.id,
+            "model": job.body["model"],
+            "created_at": int(job.created),
+            "finished_at": int(self.now()) if job.word in ("succeeded", "failed") else None,
+            "fine_tuned_model": job.data.get("model"),
+            "organization_id": "org-fake",
+            "result_files": job.data.get("results", []),
+            "status": job.word,
+            "validation_file": job.body.get("validation_file"),
+            "training_file": job.body["training_file"],
+            "hyperparameters": echoed if self.word_of(job) == "supervised" else None,
+            "trained_tokens": job.data.get("tokens"),
+            "error": {"code": "invalid_training_file", "message": self.failure_message, "param": "training_file"}
+            if failed
+            else {},
+            "user_provided_suffix": job.body.get("suffix"),
+            "seed": job.body.get("seed", 42),
+            "estimated_finish": None,
+            "integrations": job.body.get("integrations", []),
+            "metadata": job.body.get("metadata"),
+            "usage_metrics": None,
+            "shared_with_openai": False,
+            "eval_id": None,
+            "method": {"type": self.word_of(job), self.word_of(job): {"hyperparameters": echoed}},
+        }
+
+    def word_of(self, job: FakeJob) -> str:
+        """The vendor's word for the method."""
+        return str(job.body.get("method", {}).get("type", "supervised"))
+
+    automatic: ClassVar[Any] = "auto"
+    """How a value that is left to the service is spelled until it is resolved."""
+
+    def echoed(self, job: FakeJob) -> dict[str, Any]:
+        """The hyperparameters, resolved once training has begun."""
+        begun = self.training_share(job) > 0 or job.word in ("running", "succeeded")
+        resolved = {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 2.0}
+        if self.word_of(job) == "dpo":
+            resolved["beta"] = 0.1
+        given = hyperparameters_in(job.body)
+        return {
+            name: given.get(name, value if begun else self.automatic)
+            if given.get(name) != "auto"
+            else (value if begun else self.automatic)
+            for name, value in resolved.items()
+        }
+
+    def _finish(self, job: FakeJob) -> None:
+        if "model" in job.data:
+            return
+        job.data["model"] = self.tuned_name(job)
+        self.models[job.data["model"]] = {"base": job.body["model"], "job": job.id}
+        for checkpoint in self.checkpoints(job):
+            self.models[checkpoint["fine_tuned_model_checkpoint"]] = {"base": job.body["model"], "job": job.id}
+        file = self.files.get(job.body["training_file"])
+        if file is not None:
+            job.data["tokens"] = max(1, len(file.content) // 4) * job.data["epochs"]
+            self.teach(lessons(file.content))
+        if self.keeps_result_files:
+            made = self.new_file(self.result_file(job), name="step_metrics.csv")
+            made.data["purpose"] = "fine-tune-results"
+            job.data["results"] = [made.id]
+
+    def tuned_name(self, job: FakeJob) -> str:
+        """The id of the tuned model."""
+        return f"ft:{base_of(job.body['model'])}:fake:{job.body.get('suffix', '')}:{job.id[-6:]}"
+
+    def checkpoint_name(self, job: FakeJob, step: int) -> str:
+        """The id of a checkpoint that is not the final model."""
+        return f"ft:{base_of(job.body['model'])}:fake:{job.body.get('suffix', '')}:{job.id[-6:]}x:ckpt-step-{step}"
+
+    def measured(self, job: FakeJob, step: int) -> dict[str, Any]:
+        """What training told at a step."""
+        steps, epochs = job.data["steps"], job.data["epochs"]
+        told: dict[str, Any] = {
+            "step": step,
+            "train_loss": round(2.5 / (1 + 0.4 * step), 5),
+            "train_mean_token_accuracy": round(1 - 0.6 / (1 + 0.3 * step), 5),
+        }
+        if job.body.get("validation_file"):
+            told["valid_loss"] = round(2.6 / (1 + 0.35 * step), 5)
+            told["valid_mean_token_accuracy"] = round(1 - 0.65 / (1 + 0.3 * step), 5)
+            if step in epoch_ends(steps, epochs):
+                told["full_valid_loss"] = round(2.55 / (1 + 0.35 * step), 5)
+                told["full_valid_mean_token_accuracy"] = round(1 - 0.62 / (1 + 0.3 * step), 5)
+        return told
+
+    def events(self, job: FakeJob) -> list[dict[str, Any]]:
+        """What happened so far, oldest first."""
+        said: list[tuple[str, str, Any]] = [
+            ("message", f"Created fine-tuning job: {job.id}", {}),
+            ("message", f"Validating training file: {job.body['training_file']}", {}),
+        ]
+        done = self.steps_done(job)
+        if done or job.at > 0:
+            said.append(("message", "Files validated, moving job to queued state", {}))
+        if done:
+            said.append(("message", "Fine-tuning job started", None))
+        for step in range(1, done + 1):
+            data = {**self.measured(job, step), "total_steps": job.data["steps"]}
+            # The event stream is rounded, the result file is not.
+            data["train_loss"] = round(data["train_loss"], 2)
+            said.append(("metrics", f"Step {step}/{job.data['steps']}: training loss={data['train_loss']}", data))
+        if job.word == "succeeded":
+            self._finish(job)
+            said.append(("message", f"New fine-tuned model created: {job.data['model']}", None))
+            said.append(("message", "The job has successfully completed", {}))
+        if job.word == "failed":
+            said.append(("message", self.failure_message, {}))
+        if job.word == "cancelled":
+            said.append(("message", "Fine tuning job cancelled", {}))
+        return [
+            {
+                "object": "fine_tuning.job.event",
+                "id": f"ftevent-{job.id}-{at:05d}",
+                "created_at": int(job.created) + at * _TICK,
+                "level": "error" if message == self.failure_message else "info",
+                "message": message,
+                "data": data,
+                "type": kind,
+            }
+            for at, (kind, message, data) in enumerate(said)
+        ]
+
+    def checkpoints(self, job: FakeJob) -> list[dict[str, Any]]:
+        """The checkpoints so far, oldest first; the last one of a finished job is its model."""
+        steps, done = job.data["steps"], self.steps_done(job)
+        ends = [step for step in epoch_ends(steps, job.data["epochs"]) if step <= done][-3:]
+        final = job.word == "succeeded" or "model" in job.data
+        return [
+            {
+                "object": "fine_tuning.job.checkpoint",
+                "id": f"ftckpt_{job.id}_{step}",
+                "created_at": int(job.created) + step,
+                "fine_tuned_model_checkpoint": self.tuned_name(job)
+                if final and step == steps
+                else self.checkpoint_name(job, step),
+                "fine_tuning_job_id": job.id,
+                "step_number": step,
+                "metrics": {"type": self.word_of(job), **self.measured(job, step)},
+            }
+            for step in ends
+        ]
+
+    def csv(self, job: FakeJob, columns: Mapping[str, str]) -> bytes:
+        """The metrics of every step under these column names (ours by theirs)."""
+        lines = [",".join(columns)]
+        for step in range(1, job.data["steps"] + 1):
+            told = self.measured(job, step)
+            lines.append(",".join(str(told.get(name, "")) for name in columns.values()))
+        return "\n".join([*lines, ""]).encode()
+
+    def result_file(self, job: FakeJob) -> bytes:
+        """The result file: CSV as base64 text."""
+        columns = {
+            "step": "step",
+            "train_loss": "train_loss",
+            "train_accuracy": "train_mean_token_accuracy",
+            "valid_loss": "valid_loss",
+            "valid_mean_token_accuracy": "valid_mean_token_accuracy",
+        }
+        return base64.b64encode(self.csv(job, columns))
+
+
+def hyperparameters_in(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a job's body, wherever this service takes them."""
+    method = body.get("method") or {}
+    inner = method.get(method.get("type"), {}).get("hyperparameters")
+    return dict(inner or body.get("hyperparameters") or {})
+
+
+def epoch_ends(steps: int, epochs: int) -> list[int]:
+    """The steps at which an epoch ends."""
+    return sorted({max(1, round(steps * epoch / epochs)) for epoch in range(1, epochs + 1)})

@@ -1,0 +1,138 @@
+"""Files to and from the service: named by content, large ones in parts, and waited for until they can be used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from llmtune.errors import InvalidData, LlmtuneError, TransientError, VendorError
+from llmtune.provider.protocol import EncodedFile, UploadRef
+from llmtune_openai import metrics
+from llmtune_openai.client import Connection
+from llmtune_openai.services import Service
+
+PURPOSE: Literal["fine-tune"] = "fine-tune"
+PART = 64 * 1024**2
+LONGEST_WAIT = 1800.0
+
+#: Seconds that sending or fetching one file (or part) may take: 512 MB want more than a poll.
+PATIENCE = 600.0
+
+#: Files a page, where looking for one of ours; accounts hold thousands.
+PAGE = 1000
+
+_READY = frozenset({"processed"})
+_BROKEN = frozenset({"error", "deleted", "deleting"})
+
+
+def name_of(digest: str) -> str:
+    """The name a file is uploaded under: its content's hash, so that it is found again."""
+    return f"llmtune-{digest}.jsonl"
+
+
+def find_upload(connection: Connection, service: Service, digest: str) -> UploadRef | None:
+    """A file of that content which is there and usable."""
+    files = connection.pages(lambda sdk, paging: sdk.files.with_raw_response.list(purpose=PURPOSE, **paging), size=PAGE)
+    for file in files:
+        if file.get("filename") == name_of(digest) and file.get("status") not in _BROKEN:
+            wait(connection, service, file, name_of(digest))
+            return UploadRef(id=str(file["id"]), digest=digest)
+    return None
+
+
+def upload(connection: Connection, service: Service, file: EncodedFile) -> UploadRef:
+    """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not."""
+    patience = connection.patience or PATIENCE
+    most = service.upload_in_parts_above
+    if most is not None and file.bytes > most:
+        sent = _in_parts(connection, file)
+    else:
+        with file.path.open("rb") as stream:
+            sent = connection.ask(
+                lambda sdk: sdk.files.with_raw_response.create(
+                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=patience
+                )
+            )
+    wait(connection, service, sent, file.path.name)
+    return UploadRef(id=str(sent["id"]), digest=file.sha256, role=file.role)
+
+
+def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
+    started = connection.ask(
+        lambda sdk: sdk.uploads.with_raw_response.create(
+            bytes=file.bytes, filename=name_of(file.sha256), mime_type="text/jsonl", purpose=PURPOSE
+        )
+    )
+    id = str(started["id"])
+    try:
+        parts = []
+        with file.path.open("rb") as stream:
+            while piece := stream.read(PART):
+                part = connection.ask(
+                    lambda sdk, piece=piece: sdk.uploads.parts.with_raw_response.create(  # type: ignore[misc]
+                        id, data=piece, timeout=connection.patience or PATIENCE
+                    )
+                )
+                parts.append(str(part["id"]))
+        done = connection.ask(lambda sdk: sdk.uploads.with_raw_response.complete(id, part_ids=parts))
+    except BaseException:
+        _give_up(connection, id)
+        raise
+    whole = done.get("file")
+    if not isinstance(whole, Mapping):
+        raise VendorError(f"{connection.title} completed the upload {id} without naming a file", raw=str(done)[:500])
+    return whole
+
+
+def _give_up(connection: Connection, id: str) -> None:
+    try:
+        connection.ask(lambda sdk: sdk.uploads.with_raw_response.cancel(id))
+    except LlmtuneError:
+        return  # it expires by itself after an hour; what went wrong before is what matters
+
+
+def wait(
+    connection: Connection,
+    service: Service,
+    file: Mapping[str, Any],
+    what: str,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until an uploaded file can be used. A job made earlier is refused, at Azure always.
+
+    Raises:
+        InvalidData: the service cannot use the file; carries its words.
+        TransientError: it is still not ready after half an hour.
+    """
+    ready = _READY | ({"uploaded"} if service.uploaded_is_ready else set())
+    id, delay, waited = str(file["id"]), 0.05, 0.0
+    while True:
+        status = file.get("status")
+        if status is None or status in ready:
+            return
+        if status in _BROKEN:
+            why = file.get("status_details") or f"its state is {status!r}"
+            raise InvalidData(f"{connection.title} cannot use {what} ({id}): {why}")
+        if waited >= LONGEST_WAIT:
+            raise TransientError(f"{connection.title} still has {what} ({id}) in the state {status!r}", sent=False)
+        pause(delay)
+        waited += delay
+        delay = min(delay * 2, 5.0)
+        file = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
+
+
+def download(connection: Connection, id: str, into: Path) -> Path:
+    """Bring a file here under its own name; a result file is written as plain CSV."""
+    facts = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
+    content = connection.content(
+        lambda sdk: sdk.files.with_raw_response.content(id, timeout=connection.patience or PATIENCE)
+    )
+    if facts.get("purpose") == "fine-tune-results" and (text := metrics.decoded(content)) is not None:
+        content = text.encode()
+    into.mkdir(parents=True, exist_ok=True)
+    target = into / (Path(str(facts.get("filename") or id)).name or id)
+    target.write_bytes(content)
+    return target

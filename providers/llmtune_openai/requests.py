@@ -1,0 +1,80 @@
+"""The body that creates a job: the vendor's envelope around the receipt's knobs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from llmtune.provider.protocol import Files, Request, RunKey
+from llmtune.provider.receipt import Receipt
+from llmtune_openai.declarations import KEY_TAG, METHOD_WORDS
+from llmtune_openai.services import Service
+
+OPERATION = "POST /fine_tuning/jobs"
+
+#: What `openai.resources.fine_tuning.jobs.create` takes by name; anything else goes through its `extra_body`.
+SDK_FIELDS = frozenset(
+    {
+        "model",
+        "training_file",
+        "validation_file",
+        "method",
+        "hyperparameters",
+        "suffix",
+        "seed",
+        "integrations",
+        "metadata",
+    }
+)
+
+
+def build(service: Service, receipt: Receipt, files: Files) -> Request:
+    """The exact body, without the run key. Pure."""
+    target = receipt.target
+    body: dict[str, Any] = {"model": target.model, "training_file": files["train"].id}
+    if "validation" in files:
+        body["validation_file"] = files["validation"].id
+    if service.lora_flag:
+        body["hyperparameters"] = {"lora": target.adapter == "lora"}
+    else:
+        body["method"] = {"type": METHOD_WORDS.get(target.method, target.method)}
+    lay_over(body, receipt.knobs())
+    if wandb := target.options.get("wandb"):
+        body["integrations"] = [{"type": "wandb", "wandb": dict(wandb)}]
+    return Request(operation=OPERATION, body=body)
+
+
+def lay_over(body: dict[str, Any], knobs: Mapping[str, Any]) -> None:
+    """Put nested values over a body, mapping by mapping."""
+    for name, value in knobs.items():
+        if isinstance(value, Mapping) and isinstance(body.get(name), dict):
+            lay_over(body[name], value)
+        else:
+            body[name] = copy.deepcopy(value)
+
+
+def keyed(service: Service, body: Mapping[str, Any], key: RunKey) -> dict[str, Any]:
+    """The body with the run key where this service lets us put it."""
+    tagged = copy.deepcopy(dict(body))
+    if "metadata" in service.key_in:
+        tagged["metadata"] = {**tagged.get("metadata", {}), KEY_TAG: key}
+    if "suffix" in service.key_in:
+        name = str(tagged.get("suffix") or "")[: service.longest_suffix - len(key) - 1].strip("-")
+        tagged["suffix"] = f"{name}-{key}" if name else key
+    return tagged
+
+
+def carries(job: Mapping[str, Any], key: RunKey) -> bool:
+    """Whether a job shows the run key: in its metadata, its suffix, or the name of its model."""
+    if (job.get("metadata") or {}).get(KEY_TAG) == key:
+        return True
+    names = (job.get("suffix"), job.get("user_provided_suffix"), job.get("fine_tuned_model"))
+    return any(key in str(name) for name in names if name)
+
+
+def for_sdk(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body as arguments of the SDK's call: what it does not know by name goes through `extra_body`."""
+    arguments = {name: value for name, value in body.items() if name in SDK_FIELDS}
+    extra = {name: value for name, value in body.items() if name not in SDK_FIELDS}
+    return arguments | ({"extra_body": extra} if extra else {})

@@ -1,0 +1,240 @@
+"""OpenAI's answers as llmtune sees them: pure functions over plain data, so that recorded traffic tests them.
+
+States and fields are read as open sets: a word or key that is new here is kept, never dropped and never fatal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmtune.errors import VendorError
+from llmtune.provider.protocol import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune_openai import metrics
+
+#: Every status word seen: the API reference (first six), its sample for pause, Azure's, and old recordings.
+STATES: dict[str, RunState] = {
+    "validating_files": RunState.QUEUED,
+    "queued": RunState.QUEUED,
+    "running": RunState.RUNNING,
+    "succeeded": RunState.SUCCEEDED,
+    "failed": RunState.FAILED,
+    "cancelled": RunState.CANCELLED,
+    "paused": RunState.PAUSED,
+    "created": RunState.QUEUED,
+    "pending": RunState.QUEUED,
+    "pausing": RunState.RUNNING,
+    "resuming": RunState.RUNNING,
+    "cancelling": RunState.CANCELLING,
+    "canceled": RunState.CANCELLED,
+}
+
+LEVELS: dict[str, Any] = {"info": "info", "warn": "warning", "warning": "warning", "error": "error"}
+
+#: The vendor's hyperparameters by our names. "auto" and -1 both mean that the vendor chooses.
+OUR_NAMES = {
+    "n_epochs": "epochs",
+    "batch_size": "batch_size",
+    "learning_rate_multiplier": "learning_rate_multiplier",
+    "beta": "dpo_beta",
+    "learning_rate": "learning_rate",
+    "warmup_ratio": "warmup_ratio",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "packing": "packing",
+    "context_length": "max_sequence_length",
+    "lora_r": "lora_rank",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+}
+
+NO_VALIDATION = "no validation file was sent"
+
+
+def check_is_job(payload: Any) -> dict[str, Any]:
+    """The payload, if it is a fine-tuning job. Raises `VendorError` for anything else, the removed API by name."""
+    if isinstance(payload, Mapping):
+        kind = payload.get("object")
+        if kind == "fine-tune" or str(payload.get("id", "")).startswith("ft-"):
+            raise VendorError(
+                f"{payload.get('id', 'this')} is a job of the removed /v1/fine-tunes API, which ended in January 2024:"
+                " it can neither be followed nor repeated there",
+                code="removed_api",
+                hint="start from its training file with a new job",
+            )
+        if "id" in payload and "status" in payload:
+            return dict(payload)
+    raise VendorError("the service's answer is not a fine-tuning job", code="not_a_job", raw=str(payload)[:500])
+
+
+def state_of(job: Mapping[str, Any]) -> tuple[RunState, tuple[str, ...]]:
+    """The state, and a warning when the word is new."""
+    word = str(job.get("status"))
+    if word in STATES:
+        return STATES[word], ()
+    return RunState.RUNNING, (f"unknown state {word!r}, taken for running",)
+
+
+def snapshot(
+    job: Mapping[str, Any],
+    *,
+    events: Sequence[Mapping[str, Any]] = (),
+    checkpoints: Sequence[Mapping[str, Any]] = (),
+    results: Mapping[str, bytes | None] | None = None,
+    not_reported: Mapping[str, str] | None = None,
+    now: float | None = None,
+) -> Snapshot:
+    """A job with what was read beside it: events (oldest first), checkpoints, and result files by id."""
+    job = check_is_job(job)
+    state, warnings = state_of(job)
+    points = metrics.from_events(events) + metrics.from_checkpoints(checkpoints)
+    for id, content in (results or {}).items():
+        if content is None:
+            warnings += (f"result file {id} is gone, so the metrics are those of the events",)
+            continue
+        found, complaint = metrics.from_result_file(content)
+        points += found
+        if complaint:
+            warnings += (f"result file {id}: {complaint}",)
+    missing = dict(not_reported or {})
+    if not job.get("validation_file"):
+        missing |= dict.fromkeys(metrics.VALIDATION_SERIES, NO_VALIDATION)
+    base = str(job.get("model") or "")
+    tuned = job.get("fine_tuned_model")
+    if state is RunState.SUCCEEDED and not tuned:
+        warnings += ("the job has succeeded, but its answer names no model",)
+    return Snapshot(
+        state=state,
+        raw_state=str(job.get("status")),
+        progress=progress(job, events, now=now),
+        points=metrics.merged(points),
+        events=tuple(told(events)),
+        model=ModelRef(id=tuned, base=base, data={"job": job["id"]}) if tuned else None,
+        checkpoints=tuple(checkpoint_refs(checkpoints, base)),
+        billed=billed(job),
+        error=error_of(job),
+        warnings=warnings,
+        resolved=resolved(job),
+        not_reported=missing,
+    )
+
+
+def error_of(job: Mapping[str, Any]) -> str | None:
+    """Why it failed, in the vendor's words. A job that is well has null, {}, or an object of nulls here."""
+    error = job.get("error")
+    if not isinstance(error, Mapping) or not (error.get("message") or error.get("code")):
+        return None
+    message, code = error.get("message"), error.get("code")
+    return f"{message} ({code})" if message and code else str(message or code)
+
+
+def billed(job: Mapping[str, Any]) -> Billed | None:
+    """The billable tokens, once told. OpenAI's field counts every pass over the rows."""
+    tokens = job.get("trained_tokens")
+    if not isinstance(tokens, int) or tokens <= 0:
+        return None
+    return Billed(tokens=tokens, source="trained_tokens of the job")
+
+
+def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now: float | None = None) -> Progress:
+    """The latest step told by an event or by the job, and the vendor's own estimate of what is left."""
+    step, total = _count(job.get("trained_steps")), _count(job.get("total_steps"))
+    for event in events:
+        data = event.get("data")
+        if isinstance(data, Mapping) and _count(data.get("step")) is not None:
+            step = max(step or 0, _count(data.get("step")) or 0)
+            total = _count(data.get("total_steps")) or total
+    finish = job.get("estimated_finish")
+    left = None
+    if isinstance(finish, (int, float)) and finish > 0 and not state_of(job)[0].final:
+        left = max(0.0, float(finish) - (time.time() if now is None else now))
+    return Progress(step=step, total_steps=total, seconds_left=left)
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
+
+
+def told(events: Iterable[Mapping[str, Any]]) -> list[Event]:
+    """The events that are messages; those that carry metrics became points."""
+    return [
+        Event(
+            id=str(event["id"]),
+            time=float(event.get("created_at") or 0),
+            level=LEVELS.get(str(event.get("level")), "info"),
+            message=str(event.get("message") or ""),
+        )
+        for event in events
+        if event.get("type") != "metrics" and event.get("id")
+    ]
+
+
+def checkpoint_refs(checkpoints: Iterable[Mapping[str, Any]], base: str) -> list[ModelRef]:
+    """The checkpoints that answer, oldest first."""
+    refs = [
+        ModelRef(
+            id=str(entry["fine_tuned_model_checkpoint"]),
+            base=base,
+            data={"checkpoint": entry.get("id"), "step": entry.get("step_number")},
+        )
+        for entry in checkpoints
+        if entry.get("fine_tuned_model_checkpoint")
+    ]
+    return sorted(refs, key=lambda ref: ref.data.get("step") or 0)
+
+
+def hyperparameters_of(job: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The vendor's word for the method, and its hyperparameters as the job echoes them."""
+    method = job.get("method")
+    if isinstance(method, Mapping) and method.get("type"):
+        word = str(method["type"])
+        inner = method.get(word)
+        echoed = inner.get("hyperparameters") if isinstance(inner, Mapping) else None
+        if isinstance(echoed, Mapping):
+            return word, dict(echoed)
+        return word, dict(job.get("hyperparameters") or {})
+    return "supervised", dict(job.get("hyperparameters") or {})
+
+
+def is_told(value: Any) -> bool:
+    """Whether a hyperparameter is a value: "auto" and negative numbers leave it to the vendor."""
+    if value is None or isinstance(value, str):
+        return False
+    return isinstance(value, bool) or not (isinstance(value, (int, float)) and value < 0)
+
+
+def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the vendor has told by now, by our names."""
+    _, echoed = hyperparameters_of(job)
+    found = {OUR_NAMES[name]: value for name, value in echoed.items() if name in OUR_NAMES and is_told(value)}
+    if isinstance(job.get("seed"), int):
+        found["seed"] = job["seed"]
+    return found
+
+
+def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
+    """A job as something that can be run again elsewhere; what has no name of ours is kept under the vendor's."""
+    job = check_is_job(job)
+    word, echoed = hyperparameters_of(job)
+    files = {"train": job.get("training_file"), "validation": job.get("validation_file")}
+    return RemoteJob(
+        id=str(job["id"]),
+        model=str(model or job.get("fine_tuned_model") or ""),
+        base=str(job.get("model") or ""),
+        method={"supervised": "sft"}.get(word, word),
+        hyperparameters={OUR_NAMES[name]: value for name, value in echoed.items() if _ours(name, value)},
+        unmapped={name: value for name, value in echoed.items() if not _ours(name, value)},
+        seed=job.get("seed") if isinstance(job.get("seed"), int) else None,
+        files={role: str(id) for role, id in files.items() if id},
+        data={
+            "status": job.get("status"),
+            "suffix": job.get("user_provided_suffix") or job.get("suffix"),
+            "metadata": job.get("metadata") or {},
+            "result_files": list(job.get("result_files") or ()),
+        },
+    )
+
+
+def _ours(name: str, value: Any) -> bool:
+    return name in OUR_NAMES and is_told(value)

@@ -1,0 +1,75 @@
+"""Account settings and job options of OpenAI and of services that speak its API. No secret is ever among them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmtune.provider.protocol import Account, Options
+from llmtune_openai.services import Profile
+
+
+class OpenAISettings(Account):
+    """Where and as whom OpenAI, or a service that speaks its API, is called."""
+
+    base_url: str | None = None
+    """Address of the service, for another region, a gateway or a compatible service; unset: OPENAI_BASE_URL, else
+    OpenAI's own."""
+
+    profile: Profile | None = None
+    """Whose facts hold (openai, nebius, compatible); unset: told from the host in `base_url`."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; unset: OPENAI_API_KEY (NEBIUS_API_KEY at Nebius)."""
+
+    organization: str | None = None
+    """Organization id, where the key belongs to several; unset: OPENAI_ORG_ID."""
+
+    project: str | None = None
+    """Project id; unset: OPENAI_PROJECT_ID."""
+
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that one call may take; unset: 120, and 600 for files."""
+
+
+class NebiusSettings(Account):
+    """Where and as whom Nebius Token Factory is called."""
+
+    base_url: str | None = None
+    """Address of the service; unset: https://api.tokenfactory.nebius.com/v1/."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; unset: NEBIUS_API_KEY."""
+
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that one call may take; unset: 120, and 600 for files."""
+
+
+class Wandb(BaseModel):
+    """Weights & Biases: the vendor writes the job's metrics there (the key is set in the vendor's console)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    project: Annotated[str, Field(min_length=1)]
+    """Project that the run appears in."""
+
+    name: str | None = None
+    """Name of the run; unset: the job's id."""
+
+    entity: str | None = None
+    """Team or user; unset: the default of the key."""
+
+    tags: tuple[str, ...] | None = None
+    """Labels of the run."""
+
+
+class OpenAIOptions(Options):
+    """What travels with a job to OpenAI alone."""
+
+    wandb: Wandb | None = None
+    """Send the job's metrics to Weights & Biases."""
+
+
+class NebiusOptions(Options):
+    """What travels with a job to Nebius alone: nothing yet."""

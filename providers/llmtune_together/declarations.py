@@ -1,0 +1,356 @@
+"""What Together's fine-tuning API takes, field by field, in the order of its reference page.
+
+Defaults are those of the `together` SDK, which sends every one of them, so that a plan shows the whole request.
+Upper limits are the model's own and are served live (`GET /v1/fine-tunes/models/limits`): `preflight` holds the
+request to them before anything is paid. What stands here is what holds for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtune.job.spec import NOT_YET
+from llmtune.provider.conversions import (
+    count_from_interval,
+    epochs_from_steps,
+    rate_from_multiplier,
+    ratio_from_steps,
+    shortened,
+    train_on_inputs,
+)
+from llmtune.provider.declarations import (
+    Abilities,
+    Ability,
+    Bool,
+    Changed,
+    Choice,
+    Converted,
+    Declaration,
+    Declarations,
+    Facts,
+    Float,
+    Int,
+    Limits,
+    No,
+    Refused,
+    Sent,
+    Text,
+    Unsupported,
+)
+
+SDK = "together SDK 3.1.1 (fine_tuning.create), read 2026-11-21"
+SPEC = "Together OpenAPI (togethercomputer/openapi 090263a, 2026-04-28)"
+CLI = "Together CLI reference, read 2026-11-21"
+PRICING = "docs.together.ai/docs/fine-tuning/pricing, read 2026-11-21"
+MODELS = "docs.together.ai/docs/fine-tuning/supported-models, read 2026-11-21"
+
+#: The SDK's and the specification's default rate, the same for every model.
+DEFAULT_RATE = 1e-5
+
+#: A suffix may have 40 characters (SDK); "-" and the run key take 13 of them.
+SUFFIX = 40
+NAME_LENGTH = SUFFIX - 13
+
+#: The row format, as registered.
+ROW_FORMAT = "together"
+
+#: Evaluations that early stopping skips before it counts, when `early_stopping_warmup_evals` is not set.
+WARMUP_EVALS = 1
+PATIENCE = 2
+
+#: Highest number of evaluations that the CLI takes; the model's live limit may be lower.
+MOST_EVALS = 100
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+_LORA = "training_type."
+_ARGS = "lr_scheduler.lr_scheduler_args."
+_NO_KNOB = "the service has no such knob and does not say what it uses"
+
+
+def _rows_per_step(value: int, facts: Facts) -> Changed | Refused:
+    """Together's batch is one micro-batch; ours is what one optimizer step sees."""
+    pieces = facts.hyperparameters.gradient_accumulation_steps or 1
+    if value % pieces:
+        return Refused(f"{value} rows cannot be cut into {pieces} equal micro-batches", invalid=True)
+    if pieces == 1:
+        return Changed(value, "", exact=True)
+    return Changed(value // pieces, f"{value} rows per step / {pieces} micro-batches = {value // pieces} rows each")
+
+
+def _micro_batches(value: int, facts: Facts) -> Changed | Refused:
+    if facts.hyperparameters.batch_size is None:
+        return Refused(
+            "needs batch_size: the service's own batch ('max') would be multiplied by it, which changes the gradient"
+        )
+    return Changed(value, "", exact=True)
+
+
+def _cycles(value: float, facts: Facts) -> Changed | Refused:
+    if facts.hyperparameters.lr_schedule == "linear":
+        return Refused("a linear schedule has no cycles; they belong to lr_schedule cosine")
+    return Changed(value, "", exact=True)
+
+
+def _whole_alpha(value: float, facts: Facts) -> Changed | Refused:
+    if float(value).is_integer():
+        return Changed(int(value), "", exact=True)
+    return Refused(f"must be a whole number here (the SDK would cut {value:g} to {int(value)})", invalid=True)
+
+
+def _modules(value: Any, facts: Facts) -> Changed | Refused:
+    if value == "all-linear":
+        return Changed(value, "", exact=True)
+    presets = {"attention": ATTENTION, "mlp": MLP}
+    names = presets.get(value, (value,)) if isinstance(value, str) else tuple(value)
+    joined = ",".join(names)
+    if isinstance(value, str) and value in presets:
+        return Changed(joined, f"{value} = {joined}, the names of Llama-like models; preflight asks for this model's")
+    return Changed(joined, f"joined by commas: {joined}")
+
+
+def _patience(warmup: int) -> Any:
+    def rule(value: int, facts: Facts) -> Changed | Refused:
+        every = facts.hyperparameters.eval_every
+        if every is None:
+            return Refused(
+                f"needs eval_every: the service evaluates only when told to, and early stopping wants at least"
+                f" {value + warmup + 1} evaluations (patience + {warmup} skipped + 1)",
+                invalid=True,
+            )
+        count = count_from_interval(epochs=1, most=MOST_EVALS)(every, facts)
+        if isinstance(count, Changed) and count.value < value + warmup + 1:
+            return Refused(
+                f"wants at least {value + warmup + 1} evaluations (patience + {warmup} skipped + 1), and eval_every"
+                f" {every} makes {count.value}: evaluate more often",
+                invalid=True,
+            )
+        return Changed(value, "", exact=True)
+
+    return rule
+
+
+def _threshold(value: float, facts: Facts) -> Changed | Refused:
+    if facts.hyperparameters.early_stopping_patience is None:
+        return Refused("needs early_stopping_patience: without it early stopping is off")
+    return Changed(value, "", exact=True)
+
+
+_DECLARED = Declarations(
+    epochs=Sent("n_epochs", Int(1), default=1, source=SDK, note="the CLI reference says 1 to 20; live limit decides"),
+    max_steps=Converted(
+        "n_epochs", Int(1), epochs_from_steps(), says="as whole epochs, from rows and batch_size", source=SDK
+    ),
+    batch_size=Converted(
+        "batch_size",
+        Int(1),
+        _rows_per_step,
+        says="divided by gradient_accumulation_steps",
+        default="max",
+        source=SDK,
+        also={"gradient_accumulation_steps": 1},
+        note="with packing the rows of a step may differ from this (vendor's reference)",
+    ),
+    gradient_accumulation_steps=Converted(
+        "gradient_accumulation_steps",
+        Int(1),
+        _micro_batches,
+        says="with batch_size divided by it, so that a step sees the same rows",
+        default="the model's own",
+        source=MODELS,
+        also={"batch_size": None},  # build divides: the service's batch is one micro-batch
+    ),
+    learning_rate=Sent("learning_rate", Float(gt=0), default=DEFAULT_RATE, source=SDK),
+    learning_rate_multiplier=Converted(
+        "learning_rate",
+        Float(gt=0),
+        rate_from_multiplier(DEFAULT_RATE, "Together"),
+        says=f"x the published default rate {DEFAULT_RATE:g}",
+        default=1.0,
+        source=SDK,
+    ),
+    min_lr_ratio=Sent(_ARGS + "min_lr_ratio", Float(ge=0, le=1), default=0.0, source=SDK),
+    lr_schedule=Sent(
+        "lr_scheduler.lr_scheduler_type",
+        Choice("cosine", "linear"),
+        default="cosine",
+        source=SDK,
+        also={_ARGS + "num_cycles": None},  # build leaves cycles out of a linear schedule
+    ),
+    lr_num_cycles=Converted(
+        _ARGS + "num_cycles", Float(gt=0), _cycles, says="cosine schedules only", default=0.5, source=SDK
+    ),
+    warmup_ratio=Sent("warmup_ratio", Float(ge=0, le=1), default=0.0, source=SDK),
+    warmup_steps=Converted(
+        "warmup_ratio",
+        Float(ge=0, le=1),
+        ratio_from_steps(epochs=1),
+        says="as a share of the run's steps",
+        default=0,
+        source=SDK,
+    ),
+    optimizer=Unsupported(_NO_KNOB, SPEC),
+    adam_beta1=Unsupported(_NO_KNOB, SPEC),
+    adam_beta2=Unsupported(_NO_KNOB, SPEC),
+    adam_epsilon=Unsupported(_NO_KNOB, SPEC),
+    weight_decay=Sent("weight_decay", Float(ge=0), default=0.0, source=SDK),
+    max_grad_norm=Sent("max_grad_norm", Float(ge=0), default=1.0, source=SDK, note="0: off"),
+    prompt_loss_weight=Converted(
+        "training_method.train_on_inputs",
+        Bool(),
+        train_on_inputs(),
+        says="0 or 1 as train_on_inputs false or true",
+        default="auto",
+        source=SPEC,
+        note="auto: prompts are masked in chat and prompt/completion rows, not in plain text rows",
+    ),
+    lora_rank=Sent(_LORA + "lora_r", Int(1), default="the model's own", source=SDK, note="live limit decides the most"),
+    lora_alpha=Converted(
+        _LORA + "lora_alpha", Int(1), _whole_alpha, says="whole numbers only", default="2 x lora_rank", source=SDK
+    ),
+    lora_dropout=Sent(_LORA + "lora_dropout", Float(ge=0, lt=1), default=0.0, source=SDK),
+    lora_target_modules=Converted(
+        _LORA + "lora_trainable_modules",
+        Text(),
+        _modules,
+        says="module names joined by commas; presets spelled out",
+        default="all-linear",
+        source=SDK,
+    ),
+    layer_lr_multipliers=Unsupported("one rate holds for all layers", SPEC),
+    dropout=Unsupported("the base model's own dropout is used as it is; lora_dropout is there", SPEC),
+    attention_dropout=Unsupported("the base model's own dropout is used as it is; lora_dropout is there", SPEC),
+    label_smoothing=Unsupported(_NO_KNOB, SPEC),
+    max_sequence_length=Sent(
+        "max_seq_length", Int(1), default="the model's longest", source=SPEC, note="live limits decide the range"
+    ),
+    packing=Sent(
+        "packing", Bool(), default=True, source=SDK, note="false bills rows x max_seq_length tokens (pricing page)"
+    ),
+    early_stopping_patience=Converted(
+        "early_stopping_patience",
+        Int(1),
+        _patience(WARMUP_EVALS),
+        says="with early stopping switched on; wants patience + 2 evaluations",
+        default="off",
+        source=SDK,
+        also={"early_stopping_enabled": True},
+    ),
+    early_stopping_threshold=Converted(
+        "early_stopping_min_delta",
+        Float(ge=0),
+        _threshold,
+        says="only with early_stopping_patience",
+        default=0.0,
+        source=SDK,
+    ),
+    eval_every=Converted(
+        "n_evals",
+        Int(0),
+        count_from_interval(epochs=1, most=MOST_EVALS),
+        says=f"as a number of evaluations, at most {MOST_EVALS}",
+        default="no evaluations",
+        source=SDK,
+    ),
+    checkpoint_every=Converted(
+        "n_checkpoints",
+        Int(1),
+        count_from_interval(epochs=1),
+        says="as a number of checkpoints",
+        default="one, at the end",
+        source=SDK,
+    ),
+    keep_checkpoints=Unsupported("every checkpoint that is made is kept; checkpoint_every says how many", SPEC),
+    dpo_beta=Sent("training_method.dpo_beta", Float(gt=0), default=0.1, source=SPEC),
+    name=Converted(
+        "suffix",
+        Text(NAME_LENGTH),
+        shortened(NAME_LENGTH),
+        says=f"at most {NAME_LENGTH} of the suffix's {SUFFIX} characters; the run key takes the rest",
+        source=SDK,
+    ),
+    seed=Sent("random_seed", Int(0), default=42, source=SPEC),
+    tags=Unsupported("the service keeps no labels with a job", SPEC),
+    temperature=Sent("temperature", Float(ge=0), source="together SDK 3.1.1 (chat.completions)", where="generation"),
+    top_p=Sent("top_p", Float(gt=0, le=1), source="together SDK 3.1.1 (chat.completions)", where="generation"),
+    top_k=Sent("top_k", Int(1), source="together SDK 3.1.1 (chat.completions)", where="generation"),
+    max_tokens=Sent("max_tokens", Int(1), source="together SDK 3.1.1 (chat.completions)", where="generation"),
+)
+
+
+def declarations(options: Mapping[str, Any]) -> Declarations:
+    """The declarations under these provider options: a count given there takes the place of our interval."""
+    changed: dict[str, Declaration] = {}
+    warmup = options.get("early_stopping_warmup_evals")
+    if "n_evals" in options:
+        given = options["n_evals"]
+        changed["eval_every"] = Unsupported(f"provider_options set n_evals = {given}, which decides", SDK)
+    patience = _DECLARED["early_stopping_patience"]
+    assert isinstance(patience, Converted)
+    if "n_evals" in options:
+        changed["early_stopping_patience"] = _with_rule(patience, _counted_patience(options, warmup))
+    elif warmup is not None:
+        changed["early_stopping_patience"] = _with_rule(patience, _patience(warmup))
+    if "n_checkpoints" in options:
+        given = options["n_checkpoints"]
+        changed["checkpoint_every"] = Unsupported(f"provider_options set n_checkpoints = {given}, which decides", SDK)
+    return _DECLARED.but(**changed) if changed else _DECLARED
+
+
+def _with_rule(entry: Converted, rule: Any) -> Converted:
+    from dataclasses import replace
+
+    return replace(entry, rule=rule)
+
+
+def _counted_patience(options: Mapping[str, Any], warmup: int | None) -> Any:
+    skipped = WARMUP_EVALS if warmup is None else warmup
+
+    def rule(value: int, facts: Facts) -> Changed | Refused:
+        if options["n_evals"] < value + skipped + 1:
+            return Refused(
+                f"wants at least {value + skipped + 1} evaluations (patience + {skipped} skipped + 1);"
+                f" provider_options set n_evals = {options['n_evals']}",
+                invalid=True,
+            )
+        return Changed(value, "", exact=True)
+
+    return rule
+
+
+METHODS: dict[str, Ability] = {
+    "sft": True,
+    "dpo": True,
+    "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
+    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+}
+
+ADAPTERS: dict[str, Ability] = {
+    "lora": True,
+    "full": True,
+    "qlora": No("the service does not tune a 4-bit base; use adapter lora"),
+    "dora": No("the service has plain LoRA only; use adapter lora"),
+}
+
+ABILITIES = Abilities(
+    pause=No("the service has no pause; continue later with provider_options.from_checkpoint"),
+    billed_cost=No("the job tells the tokens it bills, and a total_price whose unit is not published"),
+    deployment="required",
+)
+
+#: The vendor's checker refuses larger files (50.1 GiB) and wants one row at least.
+MAX_BYTES = int(50.1 * 2**30)
+
+
+def limits(max_tokens: int | None) -> Limits:
+    """What it takes as a dataset."""
+    return Limits(
+        format=ROW_FORMAT,
+        min_rows=1,
+        max_bytes=MAX_BYTES,
+        max_tokens_per_row=max_tokens,
+        source="together SDK 3.1.1 (lib/constants.py)",
+        note="longer rows are cut at the model's max_seq_length",
+    )

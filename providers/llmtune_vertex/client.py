@@ -1,0 +1,134 @@
+"""Google's client libraries in hand: credentials and clients for an instance, every exception turned into ours.
+
+None of the clients retries by itself: what may be repeated is the core's to decide.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from llmtune.config import read_secret
+from llmtune.errors import LlmtuneError, MissingCredentials, MissingExtra
+from llmtune_vertex import errors
+from llmtune_vertex import settings as account
+from llmtune_vertex.settings import VertexSettings
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class Sdk:
+    """The clients of one configured instance, made when they are first used."""
+
+    def __init__(self, name: str, settings: VertexSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._clients: dict[str, Any] = {}
+
+    @property
+    def project(self) -> str:
+        """The project; raises `InvalidSettings` when none is set."""
+        account.require(self.name, self.settings, "project")
+        return str(account.project(self.settings))
+
+    @property
+    def location(self) -> str:
+        """The tuning location; raises `InvalidSettings` when none is set."""
+        account.require(self.name, self.settings, "location")
+        return str(account.location(self.settings))
+
+    @cached_property
+    def credentials(self) -> Any:
+        """Credentials of Google's application-default chain, or the token that `token_env` names."""
+        if variable := self.settings.token_env:
+            token = read_secret(variable)
+            if not token:
+                raise MissingCredentials(f"{variable}, which token_env names, is not set", hint=errors.LOG_IN)
+            from google.oauth2.credentials import Credentials
+
+            return Credentials(token=token)  # type: ignore[no-untyped-call]
+        with self.calling("looking for credentials"):
+            import google.auth
+
+            found, _ = google.auth.default(scopes=[SCOPE])
+        return found
+
+    def genai(self, location: str | None = None) -> Any:
+        """google-genai's client for a location; without one, where jobs are tuned."""
+        where = location or self.location
+        with self._lock:
+            if where not in self._clients:
+                self._clients[where] = self._genai(where)
+            return self._clients[where]
+
+    def _genai(self, location: str) -> Any:
+        try:
+            from google import genai
+            from google.genai import types
+        except ImportError:
+            raise MissingExtra("vertex", "google-genai", purpose="Vertex AI") from None
+        # The SDK says once that its tuning is experimental; our users hear of it in the docs.
+        warnings.filterwarnings("ignore", message="The SDK's tuning implementation is experimental")
+        # A state that the SDK does not know is ours to tell, with the run it belongs to.
+        warnings.filterwarnings("ignore", message=r".* is not a valid (JobState|TuningJobState)")
+        with self.calling("setting up google-genai"):
+            return genai.Client(
+                vertexai=True,
+                project=self.project,
+                location=location,
+                credentials=self.credentials,
+                http_options=types.HttpOptions(
+                    base_url=self.settings.base_url,
+                    api_version="v1beta1",
+                    timeout=int(self.settings.timeout * 1000),
+                ),
+            )
+
+    @cached_property
+    def storage(self) -> Any:
+        """google-cloud-storage's client."""
+        try:
+            from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]
+        except ImportError:
+            raise MissingExtra("vertex", "google-cloud-storage", purpose="Vertex AI") from None
+        options = {"api_endpoint": self.settings.storage_url} if self.settings.storage_url else None
+        with self.calling("setting up Cloud Storage"):
+            return storage.Client(project=self.project, credentials=self.credentials, client_options=options)
+
+    def gapic(self, client: str, location: str) -> Any:
+        """One of aiplatform's generated v1 clients ("TensorboardServiceClient"), over REST, for a location."""
+        key = f"{client}@{location}"
+        with self._lock:
+            if key not in self._clients:
+                self._clients[key] = self._gapic(client, location)
+            return self._clients[key]
+
+    def _gapic(self, client: str, location: str) -> Any:
+        try:
+            from google.cloud import aiplatform_v1
+        except ImportError:
+            raise MissingExtra("vertex", "google-cloud-aiplatform", purpose="Vertex AI's curves") from None
+        host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
+        endpoint = self.settings.base_url or host
+        with self.calling(f"setting up {client}"):
+            return getattr(aiplatform_v1, client)(
+                transport="rest", credentials=self.credentials, client_options={"api_endpoint": endpoint}
+            )
+
+    @contextmanager
+    def calling(self, doing: str) -> Iterator[None]:
+        """Turn whatever Google's libraries raise inside into one clear sentence."""
+        try:
+            yield
+        except LlmtuneError:
+            raise
+        except Exception as error:
+            ours = errors.from_exception(error, doing=doing, name=self.name)
+            if ours is None:
+                raise
+            raise ours from error

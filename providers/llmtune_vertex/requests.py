@@ -1,0 +1,122 @@
+"""The body of the request that creates a tuning job, exactly as google-genai puts it on the wire; and the way back
+from the body to that SDK's arguments.
+
+The SDK's spelling is kept where it is odd: keys inside `encryptionSpec` and `preTunedModel` go out in snake_case.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from llmtune.errors import VendorError
+from llmtune.provider.protocol import Files
+from llmtune.provider.receipt import Receipt
+from llmtune_vertex.declarations import RUN_LABEL, TUNING_MODES
+from llmtune_vertex.settings import VertexSettings
+
+SUPERVISED = "supervisedTuningSpec"
+PREFERENCE = "preferenceOptimizationSpec"
+
+
+def build(receipt: Receipt, files: Files, settings: VertexSettings) -> dict[str, Any]:
+    """The body for this receipt. The run key's label is added when the job is sent."""
+    target, options = receipt.target, receipt.target.options
+    spec = PREFERENCE if target.method == "dpo" else SUPERVISED
+    body: dict[str, Any] = {}
+    if target.model.startswith("projects/"):
+        checkpoint = options.get("pre_tuned_model_checkpoint_id")
+        body["preTunedModel"] = {"tuned_model_name": target.model}
+        if checkpoint:
+            body["preTunedModel"]["checkpoint_id"] = checkpoint
+    else:
+        body["baseModel"] = target.model
+    body[spec] = {"trainingDatasetUri": files["train"].id}
+    if "validation" in files:
+        body[spec]["validationDatasetUri"] = files["validation"].id
+    if receipt.family == "open models":
+        body[spec]["tuningMode"] = TUNING_MODES[target.adapter]
+        body["outputUri"] = output_uri(settings)
+        if custom := options.get("custom_base_model"):
+            body["customBaseModel"] = custom
+    if description := options.get("description"):
+        body["description"] = description
+    if settings.kms_key_name:
+        body["encryptionSpec"] = {"kms_key_name": settings.kms_key_name}
+    if settings.service_account:
+        body["serviceAccount"] = settings.service_account
+    return merged(body, receipt.knobs())
+
+
+def output_uri(settings: VertexSettings) -> str:
+    """Folder for the weights of open models; the run key is appended when the job is sent."""
+    bucket = settings.bucket or "<bucket>"
+    return f"gs://{bucket}/{settings.prefix.strip('/')}/output"
+
+
+def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
+    """The body with the run key as a label, and as the last folder of the output."""
+    keyed = copy.deepcopy(body)
+    keyed["labels"] = {**keyed.get("labels", {}), RUN_LABEL: key}
+    if "outputUri" in keyed:
+        keyed["outputUri"] = f"{keyed['outputUri']}/{key}"
+    return keyed
+
+
+def merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; the right one wins where both have a leaf."""
+    joined = dict(left)
+    for key, value in right.items():
+        here = joined.get(key)
+        joined[key] = merged(here, value) if isinstance(here, dict) and isinstance(value, dict) else value
+    return joined
+
+
+#: Our body's hyperparameters -> the SDK's config.
+_KNOBS = {
+    "epochCount": "epoch_count",
+    "learningRateMultiplier": "learning_rate_multiplier",
+    "adapterSize": "adapter_size",
+    "batchSize": "batch_size",
+    "learningRate": "learning_rate",
+    "beta": "beta",
+}
+_TOP = {
+    "tunedModelDisplayName": "tuned_model_display_name",
+    "description": "description",
+    "labels": "labels",
+    "customBaseModel": "custom_base_model",
+    "outputUri": "output_uri",
+    "encryptionSpec": "encryption_spec",
+}
+_SPEC = {"exportLastCheckpointOnly": "export_last_checkpoint_only", "tuningMode": "tuning_mode"}
+
+
+def sdk_arguments(body: dict[str, Any]) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+    """The body as google-genai's arguments: (base model, training URI, config, extra body).
+
+    The service account has no place in the SDK's config and travels as its `extra_body`.
+
+    Raises:
+        VendorError: the body holds a key that the SDK could not carry; it is never sent without it.
+    """
+    rest = copy.deepcopy(body)
+    pre_tuned = rest.pop("preTunedModel", None)
+    base = pre_tuned["tuned_model_name"] if pre_tuned else rest.pop("baseModel")
+    method = "PREFERENCE_TUNING" if PREFERENCE in rest else "SUPERVISED_FINE_TUNING"
+    spec = rest.pop(PREFERENCE if PREFERENCE in rest else SUPERVISED)
+    config: dict[str, Any] = {"method": method}
+    if pre_tuned and "checkpoint_id" in pre_tuned:
+        config["pre_tuned_model_checkpoint_id"] = pre_tuned["checkpoint_id"]
+    train = spec.pop("trainingDatasetUri")
+    if validation := spec.pop("validationDatasetUri", None):
+        config["validation_dataset"] = {"gcs_uri": validation}
+    knobs = spec.pop("hyperParameters", {})
+    for source, names in ((knobs, _KNOBS), (spec, _SPEC), (rest, _TOP)):
+        for wire, name in names.items():
+            if wire in source:
+                config[name] = source.pop(wire)
+    extra = {"serviceAccount": rest.pop("serviceAccount")} if "serviceAccount" in rest else {}
+    if left := [*knobs, *spec, *rest]:
+        raise VendorError(f"google-genai has no argument for {', '.join(left)}")
+    return base, train, config, extra

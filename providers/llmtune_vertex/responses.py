@@ -1,0 +1,284 @@
+"""What Vertex AI says, in our words: job states, payloads and metric names as pure functions over plain JSON data.
+
+Whole numbers arrive as text from the REST API and as numbers from google-genai; both are read. Google's documentation
+shows a sample answer that the service never gives (`status`, `tuning_data_statistics`, misspelt keys): nothing here
+reads those names, so such an answer has no state and no numbers, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from llmtune.metrics.points import MetricPoint
+from llmtune.provider.protocol import Billed, Event, JobRef, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune_vertex.declarations import ADAPTER_SIZES
+
+#: All twelve states. The SDK's own `has_ended` misses PARTIALLY_SUCCEEDED.
+STATES: Mapping[str, RunState] = {
+    "JOB_STATE_UNSPECIFIED": RunState.RUNNING,
+    "JOB_STATE_QUEUED": RunState.QUEUED,
+    "JOB_STATE_PENDING": RunState.QUEUED,
+    "JOB_STATE_RUNNING": RunState.RUNNING,
+    "JOB_STATE_SUCCEEDED": RunState.SUCCEEDED,
+    "JOB_STATE_FAILED": RunState.FAILED,
+    "JOB_STATE_CANCELLING": RunState.CANCELLING,
+    "JOB_STATE_CANCELLED": RunState.CANCELLED,
+    "JOB_STATE_PAUSED": RunState.PAUSED,
+    "JOB_STATE_EXPIRED": RunState.FAILED,
+    "JOB_STATE_UPDATING": RunState.RUNNING,
+    "JOB_STATE_PARTIALLY_SUCCEEDED": RunState.SUCCEEDED,
+}
+
+#: What a job does while it is queued or running, told as events.
+SUB_STATES: Mapping[str, str] = {
+    "TUNING_JOB_STATE_WAITING_FOR_QUOTA": "waiting for quota",
+    "TUNING_JOB_STATE_PROCESSING_DATASET": "processing the dataset",
+    "TUNING_JOB_STATE_WAITING_FOR_CAPACITY": "waiting for capacity",
+    "TUNING_JOB_STATE_TUNING": "tuning",
+    "TUNING_JOB_STATE_POST_PROCESSING": "post-processing",
+}
+
+#: Google's metric names -> ours (supervised: Google Cloud, Tuning and validation metrics, 2026; preference: third-party
+#: notes checked against Google's pages, 2026-07).
+SERIES: Mapping[str, str] = {
+    "/train_total_loss": "train/loss",
+    "/train_fraction_of_correct_next_step_preds": "train/token_accuracy",
+    "/train_num_predictions": "train/tokens",
+    "/eval_total_loss": "validation/loss",
+    "/eval_fraction_of_correct_next_step_preds": "validation/token_accuracy",
+    "/eval_num_predictions": "validation/tokens",
+    "/preference_optimization_train_loss": "train/loss",
+}
+
+_SPECS = {
+    "supervisedTuningSpec": "sft",
+    "preferenceOptimizationSpec": "dpo",
+    "distillationSpec": "distillation",
+    "reinforcementTuningSpec": "reinforcement",
+    "partnerModelTuningSpec": "sft",
+}
+_STATS = ("supervisedTuningDataStats", "preferenceOptimizationDataStats")
+_SIZES = {word: size for size, word in ADAPTER_SIZES.items()}
+_FIELDS = {
+    "epochCount": ("epochs", int),
+    "batchSize": ("batch_size", int),
+    "learningRate": ("learning_rate", float),
+    "learningRateMultiplier": ("learning_rate_multiplier", float),
+    "beta": ("dpo_beta", float),
+}
+
+#: How many row numbers a warning names.
+NAMED_ROWS = 10
+
+
+def state(word: str) -> tuple[RunState, tuple[str, ...]]:
+    """The state behind one of Google's words, and a warning when the word is new or says nothing."""
+    if not word or word == "JOB_STATE_UNSPECIFIED":
+        return RunState.RUNNING, ("Vertex AI's answer names no state: taken as running",)
+    if word not in STATES:
+        return RunState.RUNNING, (
+            f"Vertex AI says the state is {word!r}, which llmtune does not know: taken as running",
+        )
+    if word == "JOB_STATE_PARTIALLY_SUCCEEDED":
+        return RunState.SUCCEEDED, ("the job succeeded in part only: look at its error and its model",)
+    return STATES[word], ()
+
+
+def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snapshot:
+    """A TuningJob as the service answers it, with the curves read beside it."""
+    word = str(job.get("state") or "")
+    now, warnings = state(word)
+    spec = spec_of(job)
+    model = tuned_model(job)
+    told = list(warnings)
+    if now is RunState.FAILED and model is not None:
+        told.append("the job failed but left a usable model")
+    told += data_warnings(job)
+    missing: dict[str, str] = {}
+    if not spec.get("validationDatasetUri"):
+        names = [name for name in dict.fromkeys(SERIES.values()) if name.startswith("validation/")]
+        missing = dict.fromkeys(names, "no validation rows were sent")
+    error = job.get("error") or {}
+    said = f"{error.get('message') or ''}".strip() or None
+    if now is RunState.FAILED and said is None:
+        said = "it expired" if word == "JOB_STATE_EXPIRED" else "Vertex AI does not say why"
+    return Snapshot(
+        state=now,
+        raw_state=word,
+        progress=progress(job),
+        points=tuple(points),
+        events=tuple(events(job)),
+        model=model if now.final else None,
+        checkpoints=tuple(checkpoints(job)) if now.final else (),
+        billed=billed(job),
+        error=said if now is RunState.FAILED else None,
+        warnings=tuple(told),
+        resolved=hyperparameters(spec)[0],
+        not_reported=missing,
+    )
+
+
+def spec_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a job that says how it is tuned; empty when there is none that is known."""
+    return next((job[name] for name in _SPECS if job.get(name)), {})
+
+
+def stats_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The statistics of the tuning data; empty until the service has told them."""
+    stats = job.get("tuningDataStats") or {}
+    return next((stats[name] for name in _STATS if stats.get(name)), {})
+
+
+def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
+    """The tuned model: its endpoint for Gemini, its folder of weights for open models."""
+    base = str(job.get("baseModel") or "") or None
+    tuned = job.get("tunedModel") or {}
+    if endpoint := tuned.get("endpoint"):
+        return ModelRef(id=endpoint, base=base, data={"model": tuned.get("model"), "job": job.get("name")})
+    if (output := job.get("outputUri")) and job.get("state") == "JOB_STATE_SUCCEEDED":
+        folder = f"{output.rstrip('/')}/postprocess/node-0/checkpoints/final"
+        return ModelRef(id=folder, base=base, data={"weights": True, "job": job.get("name")})
+    if model := tuned.get("model"):
+        return ModelRef(id=model, base=base, data={"model": model, "job": job.get("name")})
+    return None
+
+
+def checkpoints(job: Mapping[str, Any]) -> Iterator[ModelRef]:
+    """The exported checkpoints that have an endpoint."""
+    base = str(job.get("baseModel") or "") or None
+    for each in (job.get("tunedModel") or {}).get("checkpoints") or []:
+        if each.get("endpoint"):
+            facts = {"checkpoint_id": each.get("checkpointId"), "epoch": whole(each.get("epoch"))}
+            yield ModelRef(id=each["endpoint"], base=base, data=facts | {"step": whole(each.get("step"))})
+
+
+def progress(job: Mapping[str, Any]) -> Progress:
+    """Steps and epochs done, where the service tells."""
+    done = job.get("tuningJobMetadata") or {}
+    epoch = whole(done.get("completedEpochCount"))
+    return Progress(
+        step=whole(done.get("completedStepCount")),
+        total_steps=whole(stats_of(job).get("tuningStepCount")),
+        epoch=float(epoch) if epoch is not None else None,
+    )
+
+
+def billed(job: Mapping[str, Any]) -> Billed | None:
+    """Billed training tokens: the billable tokens of one pass, times the epochs; None until both are known."""
+    tokens = whole(stats_of(job).get("totalBillableTokenCount"))
+    epochs = hyperparameters(spec_of(job))[0].get("epochs")
+    if tokens is None or epochs is None:
+        return None
+    return Billed(
+        tokens=tokens * epochs, source=f"tuningDataStats.totalBillableTokenCount ({tokens:,}) x {epochs} epochs"
+    )
+
+
+def data_warnings(job: Mapping[str, Any]) -> Iterator[str]:
+    """Rows that the service cut or left out, by number where it tells."""
+    stats = stats_of(job)
+    cut = whole(stats.get("totalTruncatedExampleCount")) or 0
+    if cut:
+        rows = [int(each) for each in stats.get("truncatedExampleIndices") or []]
+        yield f"{cut} rows were longer than the limit and were truncated{_numbers(rows)}"
+    reasons = stats.get("droppedExampleReasons") or []
+    if reasons:
+        rows = [int(each) for each in stats.get("droppedExampleIndices") or []]
+        told = "; ".join(dict.fromkeys(map(str, reasons)))
+        yield f"{len(rows) or len(reasons)} rows were dropped{_numbers(rows)}: {told}"
+
+
+def _numbers(rows: list[int]) -> str:
+    if not rows:
+        return ""
+    more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
+    return f" (indices {', '.join(map(str, rows[:NAMED_ROWS]))}{more})"
+
+
+def events(job: Mapping[str, Any]) -> Iterator[Event]:
+    """The sub-state, and the error, each once."""
+    name, when = str(job.get("name") or ""), seconds(job.get("updateTime") or job.get("createTime"))
+    sub = str(job.get("tuningJobState") or "")
+    if sub and not sub.endswith("UNSPECIFIED"):
+        yield Event(id=f"{name}:{sub}", time=when, message=SUB_STATES.get(sub, sub))
+    error = job.get("error") or {}
+    if error.get("message"):
+        yield Event(id=f"{name}:error", time=when, level="error", message=str(error["message"]))
+
+
+def hyperparameters(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The service's hyperparameters by our names, and those that have none."""
+    known: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for wire, value in (spec.get("hyperParameters") or {}).items():
+        if wire == "adapterSize" and value in _SIZES:
+            known["lora_rank"] = _SIZES[value]
+        elif wire in _FIELDS:
+            name, kind = _FIELDS[wire]
+            known[name] = kind(value)
+        else:
+            others[wire] = value
+    if spec.get("exportLastCheckpointOnly"):
+        known["keep_checkpoints"] = 1
+    return known, others
+
+
+def remote_job(job: Mapping[str, Any]) -> RemoteJob:
+    """A job fetched back: base, hyperparameters and files."""
+    spec = spec_of(job)
+    known, others = hyperparameters(spec)
+    uris = {"train": spec.get("trainingDatasetUri"), "validation": spec.get("validationDatasetUri")}
+    model = tuned_model(job)
+    method = next((word for name, word in _SPECS.items() if job.get(name)), "sft")
+    return RemoteJob(
+        id=str(job.get("name") or ""),
+        model=model.id if model else "",
+        base=str(job.get("baseModel") or (job.get("preTunedModel") or {}).get("tunedModelName") or ""),
+        method=method,
+        hyperparameters=known,
+        unmapped=others,
+        files={role: str(uri) for role, uri in uris.items() if uri},
+        data={"name": job.get("tunedModelDisplayName"), "mode": spec.get("tuningMode")},
+    )
+
+
+def series(raw: str) -> str:
+    """Our name for one of Google's curves; one without a name of ours keeps its own, under train/ or validation/."""
+    if raw in SERIES:
+        return SERIES[raw]
+    name = raw.lstrip("/")
+    return f"validation/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+
+
+def job_ref(job: Mapping[str, Any]) -> JobRef:
+    """A reference to a job, with the page where a person can look at it."""
+    name = str(job["name"])
+    _, project, _, location, _, id = name.split("/")
+    url = f"https://console.cloud.google.com/vertex-ai/tuning/locations/{location}/tuningJob/{id}/monitor"
+    return JobRef(id=name, url=f"{url}?project={project}")
+
+
+def location_of(name: str) -> str | None:
+    """The location inside a resource name."""
+    parts = name.split("/")
+    return parts[parts.index("locations") + 1] if "locations" in parts[:-1] else None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, which REST spells as text; None when there is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def seconds(value: Any) -> float:
+    """A time as Unix seconds; 0 when there is none or it cannot be read."""
+    if isinstance(value, datetime):
+        return value.timestamp()
+    try:
+        return datetime.fromisoformat(str(value).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0
