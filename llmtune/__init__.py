@@ -10,7 +10,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from llmtune._version import __version__ as __version__
 
 _HOME = {
     "TuningJob": "llmtune.job.spec",
@@ -21,20 +21,20 @@ _HOME = {
     "plan": "llmtune.planning.plan",
     "plan_all": "llmtune.planning.plan",
     "Receipt": "llmtune.provider.receipt",
-    "tune": "llmtune.runs",
-    "start": "llmtune.runs",
-    "attach": "llmtune.runs",
-    "Run": "llmtune.runs",
-    "RunState": "llmtune.provider",
-    "Provider": "llmtune.provider",
+    "tune": "llmtune.runs.run",
+    "start": "llmtune.runs.run",
+    "attach": "llmtune.runs.run",
+    "Run": "llmtune.runs.run",
+    "RunState": "llmtune.provider.protocol",
+    "Provider": "llmtune.provider.protocol",
     "get_provider": "llmtune.provider.registry",
-    "Report": "llmtune.report",
-    "rescue": "llmtune.rescues",
-    "compare": "llmtune.comparisons",
-    "Member": "llmtune.comparisons",
-    "probe": "llmtune.sweeps",
-    "sweep": "llmtune.sweeps",
-    "Sweep": "llmtune.sweeps",
+    "Report": "llmtune.report.schema",
+    "rescue": "llmtune.rescues.rescue",
+    "compare": "llmtune.comparisons.compare",
+    "Member": "llmtune.comparisons.members",
+    "probe": "llmtune.sweeps.learning_curve",
+    "sweep": "llmtune.sweeps.sweep",
+    "Sweep": "llmtune.sweeps.results",
     "Board": "llmtune.report.leaderboard.board",
     "import_job": "llmtune.importers",
     "Example": "llmtune.data.example",

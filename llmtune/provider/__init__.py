@@ -1,1 +1,362 @@
-"""TODO"""
+"""What the core and every backend share: everything that the author of a provider needs.
+
+docs/plugin.md builds a provider from these names. Importing this package imports none of its modules."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+#: Where each name is defined; it is imported when it is first used.
+_HOME = {
+    "Abilities": "llmtune.provider.declarations",
+    "Ability": "llmtune.provider.declarations",
+    "Account": "llmtune.provider.protocol",
+    "AnyRef": "llmtune.provider.protocol",
+    "Anything": "llmtune.provider.declarations",
+    "BARE": "llmtune.provider.base",
+    "Billed": "llmtune.provider.protocol",
+    "Bool": "llmtune.provider.declarations",
+    "Capabilities": "llmtune.provider.declarations",
+    "Catalog": "llmtune.provider.catalog",
+    "Changed": "llmtune.provider.declarations",
+    "CheckResult": "llmtune.provider.abilities",
+    "Choice": "llmtune.provider.declarations",
+    "Client": "llmtune.provider.http",
+    "Continuing": "llmtune.provider.abilities",
+    "Converted": "llmtune.provider.declarations",
+    "CostEstimate": "llmtune.provider.cost",
+    "Cursor": "llmtune.provider.protocol",
+    "DECLARED_FIELDS": "llmtune.provider.declarations",
+    "DataVerdict": "llmtune.provider.receipt",
+    "Dataset": "llmtune.data.dataset",
+    "Declaration": "llmtune.provider.declarations",
+    "Declarations": "llmtune.provider.declarations",
+    "DeploymentRef": "llmtune.provider.protocol",
+    "EncodedDataset": "llmtune.provider.protocol",
+    "EncodedFile": "llmtune.provider.protocol",
+    "Equipped": "llmtune.provider.abilities",
+    "Event": "llmtune.provider.protocol",
+    "Exporting": "llmtune.provider.abilities",
+    "FREE": "llmtune.provider.cost",
+    "Facts": "llmtune.provider.declarations",
+    "FieldReceipt": "llmtune.provider.receipt",
+    "Files": "llmtune.provider.protocol",
+    "Finding": "llmtune.data.findings",
+    "Float": "llmtune.provider.declarations",
+    "Footprint": "llmtune.provider.memory",
+    "FunctionGenerator": "llmtune.provider.base",
+    "GENERATION_FIELDS": "llmtune.provider.declarations",
+    "GROUP": "llmtune.provider.registry",
+    "Generation": "llmtune.provider.generation",
+    "GenerationRequest": "llmtune.provider.generation",
+    "Generator": "llmtune.provider.generation",
+    "Inherent": "llmtune.provider.declarations",
+    "Int": "llmtune.provider.declarations",
+    "JOB_FIELDS": "llmtune.provider.declarations",
+    "JobRef": "llmtune.provider.protocol",
+    "LabelScorer": "llmtune.provider.generation",
+    "Lifecycle": "llmtune.provider.declarations",
+    "LifecycleVerdict": "llmtune.provider.receipt",
+    "Limits": "llmtune.provider.declarations",
+    "Mapped": "llmtune.provider.declarations",
+    "MetricPoint": "llmtune.metrics.points",
+    "ModelEntry": "llmtune.provider.catalog",
+    "ModelRef": "llmtune.provider.protocol",
+    "NOT_PUBLISHED": "llmtune.provider.declarations",
+    "No": "llmtune.provider.declarations",
+    "NotApplicable": "llmtune.provider.declarations",
+    "ONLY_FOR_METHOD": "llmtune.provider.receipt",
+    "ONLY_WITH_ADAPTER": "llmtune.provider.receipt",
+    "Options": "llmtune.provider.protocol",
+    "Pausable": "llmtune.provider.abilities",
+    "Peeking": "llmtune.provider.abilities",
+    "PollingProvider": "llmtune.provider.base",
+    "Price": "llmtune.provider.declarations",
+    "Progress": "llmtune.provider.protocol",
+    "Provider": "llmtune.provider.protocol",
+    "Readiness": "llmtune.provider.protocol",
+    "Receipt": "llmtune.provider.receipt",
+    "Ref": "llmtune.provider.protocol",
+    "Refused": "llmtune.provider.declarations",
+    "RemoteJob": "llmtune.provider.protocol",
+    "RemoteModel": "llmtune.provider.protocol",
+    "Request": "llmtune.provider.protocol",
+    "Requirement": "llmtune.provider.protocol",
+    "Rule": "llmtune.provider.declarations",
+    "RunKey": "llmtune.provider.protocol",
+    "RunState": "llmtune.provider.protocol",
+    "SelfChecking": "llmtune.provider.abilities",
+    "Sent": "llmtune.provider.declarations",
+    "ServiceSettings": "llmtune.provider.base",
+    "Snapshot": "llmtune.provider.protocol",
+    "Streaming": "llmtune.provider.generation",
+    "SubmitSafety": "llmtune.provider.protocol",
+    "Support": "llmtune.provider.declarations",
+    "Target": "llmtune.provider.protocol",
+    "Text": "llmtune.provider.declarations",
+    "TokenScorer": "llmtune.provider.generation",
+    "TokenStats": "llmtune.provider.generation",
+    "Unavailable": "llmtune.provider.generation",
+    "Unsupported": "llmtune.provider.declarations",
+    "UploadRef": "llmtune.provider.protocol",
+    "ValueType": "llmtune.provider.declarations",
+    "Warming": "llmtune.provider.abilities",
+    "Weighed": "llmtune.provider.abilities",
+    "check_options": "llmtune.provider.registry",
+    "count_from_interval": "llmtune.provider.conversions",
+    "deprecated": "llmtune.deprecation",
+    "encode_dataset": "llmtune.provider.encoding",
+    "epochs_from_steps": "llmtune.provider.conversions",
+    "get_provider": "llmtune.provider.registry",
+    "known_kinds": "llmtune.provider.registry",
+    "multiplier_from_rate": "llmtune.provider.conversions",
+    "nearest_size": "llmtune.provider.conversions",
+    "provider_class": "llmtune.provider.registry",
+    "provider_names": "llmtune.provider.registry",
+    "rate_from_multiplier": "llmtune.provider.conversions",
+    "ratio_from_steps": "llmtune.provider.conversions",
+    "steps_from_ratio": "llmtune.provider.conversions",
+    "steps_per_epoch": "llmtune.provider.conversions",
+    "total_steps": "llmtune.provider.conversions",
+    "train_on_inputs": "llmtune.provider.conversions",
+}
+
+__all__ = [
+    "Abilities",
+    "Ability",
+    "Account",
+    "AnyRef",
+    "Anything",
+    "BARE",
+    "Billed",
+    "Bool",
+    "Capabilities",
+    "Catalog",
+    "Changed",
+    "CheckResult",
+    "Choice",
+    "Client",
+    "Continuing",
+    "Converted",
+    "CostEstimate",
+    "Cursor",
+    "DECLARED_FIELDS",
+    "DataVerdict",
+    "Dataset",
+    "Declaration",
+    "Declarations",
+    "DeploymentRef",
+    "EncodedDataset",
+    "EncodedFile",
+    "Equipped",
+    "Event",
+    "Exporting",
+    "FREE",
+    "Facts",
+    "FieldReceipt",
+    "Files",
+    "Finding",
+    "Float",
+    "Footprint",
+    "FunctionGenerator",
+    "GENERATION_FIELDS",
+    "GROUP",
+    "Generation",
+    "GenerationRequest",
+    "Generator",
+    "Inherent",
+    "Int",
+    "JOB_FIELDS",
+    "JobRef",
+    "LabelScorer",
+    "Lifecycle",
+    "LifecycleVerdict",
+    "Limits",
+    "Mapped",
+    "MetricPoint",
+    "ModelEntry",
+    "ModelRef",
+    "NOT_PUBLISHED",
+    "No",
+    "NotApplicable",
+    "ONLY_FOR_METHOD",
+    "ONLY_WITH_ADAPTER",
+    "Options",
+    "Pausable",
+    "Peeking",
+    "PollingProvider",
+    "Price",
+    "Progress",
+    "Provider",
+    "Readiness",
+    "Receipt",
+    "Ref",
+    "Refused",
+    "RemoteJob",
+    "RemoteModel",
+    "Request",
+    "Requirement",
+    "Rule",
+    "RunKey",
+    "RunState",
+    "SelfChecking",
+    "Sent",
+    "ServiceSettings",
+    "Snapshot",
+    "Streaming",
+    "SubmitSafety",
+    "Support",
+    "Target",
+    "Text",
+    "TokenScorer",
+    "TokenStats",
+    "Unavailable",
+    "Unsupported",
+    "UploadRef",
+    "ValueType",
+    "Warming",
+    "Weighed",
+    "check_options",
+    "count_from_interval",
+    "deprecated",
+    "encode_dataset",
+    "epochs_from_steps",
+    "get_provider",
+    "known_kinds",
+    "multiplier_from_rate",
+    "nearest_size",
+    "provider_class",
+    "provider_names",
+    "rate_from_multiplier",
+    "ratio_from_steps",
+    "steps_from_ratio",
+    "steps_per_epoch",
+    "total_steps",
+    "train_on_inputs",
+]
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset as Dataset
+    from llmtune.data.findings import Finding as Finding
+    from llmtune.deprecation import deprecated as deprecated
+    from llmtune.metrics.points import MetricPoint as MetricPoint
+    from llmtune.provider.abilities import CheckResult as CheckResult
+    from llmtune.provider.abilities import Continuing as Continuing
+    from llmtune.provider.abilities import Equipped as Equipped
+    from llmtune.provider.abilities import Exporting as Exporting
+    from llmtune.provider.abilities import Pausable as Pausable
+    from llmtune.provider.abilities import Peeking as Peeking
+    from llmtune.provider.abilities import SelfChecking as SelfChecking
+    from llmtune.provider.abilities import Warming as Warming
+    from llmtune.provider.abilities import Weighed as Weighed
+    from llmtune.provider.base import BARE as BARE
+    from llmtune.provider.base import FunctionGenerator as FunctionGenerator
+    from llmtune.provider.base import PollingProvider as PollingProvider
+    from llmtune.provider.base import ServiceSettings as ServiceSettings
+    from llmtune.provider.catalog import Catalog as Catalog
+    from llmtune.provider.catalog import ModelEntry as ModelEntry
+    from llmtune.provider.conversions import count_from_interval as count_from_interval
+    from llmtune.provider.conversions import epochs_from_steps as epochs_from_steps
+    from llmtune.provider.conversions import multiplier_from_rate as multiplier_from_rate
+    from llmtune.provider.conversions import nearest_size as nearest_size
+    from llmtune.provider.conversions import rate_from_multiplier as rate_from_multiplier
+    from llmtune.provider.conversions import ratio_from_steps as ratio_from_steps
+    from llmtune.provider.conversions import steps_from_ratio as steps_from_ratio
+    from llmtune.provider.conversions import steps_per_epoch as steps_per_epoch
+    from llmtune.provider.conversions import total_steps as total_steps
+    from llmtune.provider.conversions import train_on_inputs as train_on_inputs
+    from llmtune.provider.cost import FREE as FREE
+    from llmtune.provider.cost import CostEstimate as CostEstimate
+    from llmtune.provider.declarations import DECLARED_FIELDS as DECLARED_FIELDS
+    from llmtune.provider.declarations import GENERATION_FIELDS as GENERATION_FIELDS
+    from llmtune.provider.declarations import JOB_FIELDS as JOB_FIELDS
+    from llmtune.provider.declarations import NOT_PUBLISHED as NOT_PUBLISHED
+    from llmtune.provider.declarations import Abilities as Abilities
+    from llmtune.provider.declarations import Ability as Ability
+    from llmtune.provider.declarations import Anything as Anything
+    from llmtune.provider.declarations import Bool as Bool
+    from llmtune.provider.declarations import Capabilities as Capabilities
+    from llmtune.provider.declarations import Changed as Changed
+    from llmtune.provider.declarations import Choice as Choice
+    from llmtune.provider.declarations import Converted as Converted
+    from llmtune.provider.declarations import Declaration as Declaration
+    from llmtune.provider.declarations import Declarations as Declarations
+    from llmtune.provider.declarations import Facts as Facts
+    from llmtune.provider.declarations import Float as Float
+    from llmtune.provider.declarations import Inherent as Inherent
+    from llmtune.provider.declarations import Int as Int
+    from llmtune.provider.declarations import Lifecycle as Lifecycle
+    from llmtune.provider.declarations import Limits as Limits
+    from llmtune.provider.declarations import Mapped as Mapped
+    from llmtune.provider.declarations import No as No
+    from llmtune.provider.declarations import NotApplicable as NotApplicable
+    from llmtune.provider.declarations import Price as Price
+    from llmtune.provider.declarations import Refused as Refused
+    from llmtune.provider.declarations import Rule as Rule
+    from llmtune.provider.declarations import Sent as Sent
+    from llmtune.provider.declarations import Support as Support
+    from llmtune.provider.declarations import Text as Text
+    from llmtune.provider.declarations import Unsupported as Unsupported
+    from llmtune.provider.declarations import ValueType as ValueType
+    from llmtune.provider.encoding import encode_dataset as encode_dataset
+    from llmtune.provider.generation import Generation as Generation
+    from llmtune.provider.generation import GenerationRequest as GenerationRequest
+    from llmtune.provider.generation import Generator as Generator
+    from llmtune.provider.generation import LabelScorer as LabelScorer
+    from llmtune.provider.generation import Streaming as Streaming
+    from llmtune.provider.generation import TokenScorer as TokenScorer
+    from llmtune.provider.generation import TokenStats as TokenStats
+    from llmtune.provider.generation import Unavailable as Unavailable
+    from llmtune.provider.http import Client as Client
+    from llmtune.provider.memory import Footprint as Footprint
+    from llmtune.provider.protocol import Account as Account
+    from llmtune.provider.protocol import AnyRef as AnyRef
+    from llmtune.provider.protocol import Billed as Billed
+    from llmtune.provider.protocol import Cursor as Cursor
+    from llmtune.provider.protocol import DeploymentRef as DeploymentRef
+    from llmtune.provider.protocol import EncodedDataset as EncodedDataset
+    from llmtune.provider.protocol import EncodedFile as EncodedFile
+    from llmtune.provider.protocol import Event as Event
+    from llmtune.provider.protocol import Files as Files
+    from llmtune.provider.protocol import JobRef as JobRef
+    from llmtune.provider.protocol import ModelRef as ModelRef
+    from llmtune.provider.protocol import Options as Options
+    from llmtune.provider.protocol import Progress as Progress
+    from llmtune.provider.protocol import Provider as Provider
+    from llmtune.provider.protocol import Readiness as Readiness
+    from llmtune.provider.protocol import Ref as Ref
+    from llmtune.provider.protocol import RemoteJob as RemoteJob
+    from llmtune.provider.protocol import RemoteModel as RemoteModel
+    from llmtune.provider.protocol import Request as Request
+    from llmtune.provider.protocol import Requirement as Requirement
+    from llmtune.provider.protocol import RunKey as RunKey
+    from llmtune.provider.protocol import RunState as RunState
+    from llmtune.provider.protocol import Snapshot as Snapshot
+    from llmtune.provider.protocol import SubmitSafety as SubmitSafety
+    from llmtune.provider.protocol import Target as Target
+    from llmtune.provider.protocol import UploadRef as UploadRef
+    from llmtune.provider.receipt import ONLY_FOR_METHOD as ONLY_FOR_METHOD
+    from llmtune.provider.receipt import ONLY_WITH_ADAPTER as ONLY_WITH_ADAPTER
+    from llmtune.provider.receipt import DataVerdict as DataVerdict
+    from llmtune.provider.receipt import FieldReceipt as FieldReceipt
+    from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
+    from llmtune.provider.receipt import Receipt as Receipt
+    from llmtune.provider.registry import GROUP as GROUP
+    from llmtune.provider.registry import check_options as check_options
+    from llmtune.provider.registry import get_provider as get_provider
+    from llmtune.provider.registry import known_kinds as known_kinds
+    from llmtune.provider.registry import provider_class as provider_class
+    from llmtune.provider.registry import provider_names as provider_names
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

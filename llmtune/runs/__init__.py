@@ -7,29 +7,6 @@ run = attach("k3f9")            # from any other process
 
 from __future__ import annotations
 
-from llmtune.runs import secrets as _secrets
-from llmtune.runs.actions import Cleanup, cleanup
-from llmtune.runs.poller import Pace, Update
-from llmtune.runs.run import Run, attach, provider_of, runs, start, start_async, tune, tune_async
-from llmtune.runs.store.records import RunRecord
-from llmtune.runs.store.store import Store, open_store
+from llmtune.runs import secrets
 
-_secrets.guard_logs()
-
-__all__ = [
-    "Cleanup",
-    "Pace",
-    "Run",
-    "RunRecord",
-    "Store",
-    "Update",
-    "attach",
-    "cleanup",
-    "open_store",
-    "provider_of",
-    "runs",
-    "start",
-    "start_async",
-    "tune",
-    "tune_async",
-]
+secrets.guard_logs()

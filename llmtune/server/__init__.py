@@ -3,9 +3,3 @@
 with Server(["support-bot"], port=0) as server:     # a thread of its own
     client = openai.OpenAI(base_url=server.url, api_key="none")
 """
-
-from __future__ import annotations
-
-from llmtune.server.server import Server
-
-__all__ = ["Server"]

@@ -3,9 +3,3 @@
 with Server(port=0) as server:     # a thread of its own, on loopback
     print(server.url)
 """
-
-from __future__ import annotations
-
-from llmtune.web.server import Server
-
-__all__ = ["Server"]

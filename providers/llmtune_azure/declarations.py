@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llmtune.provider.conversions import shortened
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Abilities,
     Capabilities,
     Converted,
@@ -21,10 +20,11 @@ from llmtune.provider.declarations import (
     Limits,
     No,
     Sent,
+    Target,
     Text,
     Unsupported,
 )
-from llmtune.provider.protocol import Target
+from llmtune.provider.conversions import shortened
 from llmtune_azure.settings import AzureSettings
 from llmtune_openai import declarations as openai
 from llmtune_openai.services import Service, find_model

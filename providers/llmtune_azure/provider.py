@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
-from llmtune.provider.generation import Unavailable
-from llmtune.provider.protocol import DeploymentRef, JobRef, ModelRef, Readiness, Requirement
+from llmtune.provider import DeploymentRef, JobRef, ModelRef, Readiness, Requirement, Unavailable
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
 from llmtune_azure.settings import AzureOptions, AzureSettings
@@ -19,10 +18,7 @@ from llmtune_openai.inference import ChatGenerator
 from llmtune_openai.provider import OpenAIProvider
 
 if TYPE_CHECKING:
-    from llmtune.provider.declarations import Capabilities
-    from llmtune.provider.generation import Generator
-    from llmtune.provider.protocol import AnyRef, Files, Request, RunKey, Target
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import AnyRef, Capabilities, Files, Generator, Receipt, Request, RunKey, Target
     from llmtune_openai.services import Service
 
 #: A deployment that Azure calls ready may answer 404 for some minutes more.

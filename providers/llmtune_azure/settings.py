@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmtune.provider.protocol import Account, Options
+from llmtune.provider import Account, Options
 from llmtune_openai.settings import Wandb
 
 #: The three words the service takes. Any other makes it drop the whole body: "The fineTuningJob field is required".

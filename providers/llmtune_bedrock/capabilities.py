@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.catalog import Catalog, ModelEntry
-from llmtune.provider.declarations import Abilities, Ability, Capabilities, Limits, No
-from llmtune.provider.protocol import Target
+from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Limits, ModelEntry, No, Target
 from llmtune_bedrock.declarations import API, FAMILIES
 
 PREPARE = "AWS, Prepare data for fine-tuning your models, 2026"

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from llmtune.provider.conversions import epochs_from_steps, rate_from_multiplier, shortened, steps_from_ratio
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Converted,
     Declaration,
     Declarations,
@@ -23,7 +22,11 @@ from llmtune.provider.declarations import (
     Sent,
     Text,
     Unsupported,
+    epochs_from_steps,
+    rate_from_multiplier,
+    steps_from_ratio,
 )
+from llmtune.provider.conversions import shortened
 
 TABLES = "AWS, Custom model hyperparameters, 2026"
 CONVERSE = "botocore 1.44.5, bedrock-runtime Converse, 2026-11-21"

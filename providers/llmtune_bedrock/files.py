@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmtune.errors import VendorError
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import EncodedFile, UploadRef
+from llmtune.provider import EncodedFile, MetricPoint, UploadRef
 from llmtune_bedrock import responses, settings
 from llmtune_bedrock.client import Sdk
 

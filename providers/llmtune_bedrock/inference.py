@@ -9,8 +9,7 @@ from typing import Any, Literal, Self
 
 from llmtune.data.example import ImagePart, Message, TextPart, ToolCall
 from llmtune.errors import InvalidData, TransientError, VendorError
-from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey
+from llmtune.provider import DeploymentRef, Generation, GenerationRequest, ModelRef, RunKey
 from llmtune_bedrock.client import Sdk
 from llmtune_bedrock.declarations import RUN_TAG
 

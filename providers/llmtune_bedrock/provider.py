@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
-from llmtune.provider import catalog
-from llmtune.provider.generation import Generator, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
     Cursor,
     DeploymentRef,
     EncodedFile,
     Files,
+    Generator,
     JobRef,
     ModelRef,
     Readiness,
@@ -29,7 +28,9 @@ from llmtune.provider.protocol import (
     Snapshot,
     SubmitSafety,
     Target,
+    Unavailable,
     UploadRef,
+    catalog,
 )
 from llmtune_bedrock import capabilities as targets
 from llmtune_bedrock import requests, responses, service_model
@@ -38,9 +39,7 @@ from llmtune_bedrock.settings import BedrockOptions, BedrockSettings
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
-    from llmtune.provider.declarations import Capabilities
-    from llmtune.provider.protocol import EncodedDataset
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import Capabilities, EncodedDataset, Receipt
     from llmtune_bedrock.client import Sdk
     from llmtune_bedrock.files import Storage
 
@@ -100,7 +99,7 @@ class BedrockProvider:
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Write the rows in the family's own format to content-named files in `into`."""
-        from llmtune.provider.encoding import encode_dataset
+        from llmtune.provider import encode_dataset
 
         limits = self.capabilities(receipt.target).limits
         return encode_dataset(data, limits.format, into, validation=limits.validation != "unused")

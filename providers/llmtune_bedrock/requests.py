@@ -6,8 +6,7 @@ import copy
 from typing import Any
 
 from llmtune.errors import InvalidJob
-from llmtune.provider.protocol import Files
-from llmtune.provider.receipt import Receipt
+from llmtune.provider import Files, Receipt
 from llmtune_bedrock.declarations import RUN_TAG, as_text
 from llmtune_bedrock.settings import PLACEHOLDERS, BedrockSettings
 

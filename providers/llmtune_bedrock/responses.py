@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Event, ModelRef, RunState, Snapshot
+from llmtune.provider import Event, MetricPoint, ModelRef, RunState, Snapshot
 
 #: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
 STATES: Mapping[str, RunState] = {

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from llmtune.errors import InvalidSettings
-from llmtune.provider.protocol import Account, Options
+from llmtune.provider import Account, Options
 
 PLACEHOLDERS = {"role_arn": "<role_arn>", "bucket": "<bucket>"}
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.conversions import epochs_from_steps, rate_from_multiplier, shortened, words
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Abilities,
     Ability,
     Changed,
@@ -28,7 +27,10 @@ from llmtune.provider.declarations import (
     Text,
     Unsupported,
     ValueType,
+    epochs_from_steps,
+    rate_from_multiplier,
 )
+from llmtune.provider.conversions import shortened, words
 
 SDK = "cohere SDK 7.3.1 (finetuning types), read 2026-11-21"
 ARCHIVE = "Cohere docs, archived chat fine-tuning pages (cohere-developer-experience e814c8a1, 2026-08-20)"

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from llmtune.config import read_secret
 from llmtune.data.findings import Finding
 from llmtune.errors import InvalidData, MissingCredentials, TransientError, VendorError
-from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
     Cursor,
     EncodedFile,
+    Generation,
+    GenerationRequest,
     JobRef,
     ModelRef,
     RemoteJob,

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from llmtune.provider import catalog
-from llmtune.provider.declarations import Capabilities
-from llmtune.provider.generation import Generator, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
+    Capabilities,
     Cursor,
     DeploymentRef,
     EncodedDataset,
     Files,
+    Generator,
     JobRef,
     ModelRef,
     Readiness,
@@ -28,7 +27,9 @@ from llmtune.provider.protocol import (
     Snapshot,
     SubmitSafety,
     Target,
+    Unavailable,
     UploadRef,
+    catalog,
 )
 from llmtune_cohere import declarations, managed, requests, self_hosted
 from llmtune_cohere import settings as account
@@ -37,8 +38,7 @@ from llmtune_cohere.settings import CohereOptions, CohereSettings
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
-    from llmtune.provider.protocol import EncodedFile, Provider
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import EncodedFile, Provider, Receipt
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 
@@ -104,7 +104,7 @@ class CohereProvider:
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Write the rows in Cohere's format to content-named files in `into`."""
-        from llmtune.provider.encoding import encode_dataset
+        from llmtune.provider import encode_dataset
 
         own = self.transport == "self-hosted"
         encoded = encode_dataset(data, self.capabilities(receipt.target).limits.format, into)

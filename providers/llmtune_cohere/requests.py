@@ -9,8 +9,7 @@ from llmtune_cohere.declarations import BASE_TYPES
 from llmtune_cohere.self_hosted import FILES
 
 if TYPE_CHECKING:
-    from llmtune.provider.protocol import Files
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import Files, Receipt
 
 
 def managed(receipt: Receipt, files: Files) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from llmtune.errors import LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Cursor, Event, ModelRef, Progress, RemoteJob, RemoteModel, RunState, Snapshot
+from llmtune.provider import Cursor, Event, MetricPoint, ModelRef, Progress, RemoteJob, RemoteModel, RunState, Snapshot
 from llmtune_cohere.declarations import BASE_TYPES
 
 STATES: dict[str, RunState] = {

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmtune.data.findings import Finding, error
 from llmtune.errors import LlmtuneError, MissingExtra, NotTranslatable, QuotaExceeded, TransientError, VendorError
-from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
     Cursor,
     EncodedFile,
+    Generation,
+    GenerationRequest,
     JobRef,
     ModelRef,
     RemoteJob,
@@ -30,6 +31,7 @@ from llmtune.provider.protocol import (
     RunKey,
     RunState,
     Snapshot,
+    Unavailable,
     UploadRef,
 )
 from llmtune_cohere import responses

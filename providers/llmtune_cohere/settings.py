@@ -12,14 +12,13 @@ from pydantic import Field
 
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, MissingCredentials, MissingExtra, ProviderClosed
-from llmtune.provider.declarations import Lifecycle
-from llmtune.provider.protocol import Account, Options, Readiness
+from llmtune.provider import Account, Lifecycle, Options, Readiness
 
 if TYPE_CHECKING:
     import cohere
     import httpx
 
-    from llmtune.provider.catalog import Catalog, ModelEntry
+    from llmtune.provider import Catalog, ModelEntry
 
 #: Hosts of the public service, which no longer tunes. Naming one of them explicitly changes nothing.
 PUBLIC_HOSTS = ("api.cohere.com", "api.cohere.ai", "production.api.cohere.ai")

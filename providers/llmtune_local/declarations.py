@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib.util
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.conversions import rate_from_multiplier
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Abilities,
     Ability,
     Anything,
@@ -26,6 +25,7 @@ from llmtune.provider.declarations import (
     NotApplicable,
     Sent,
     Text,
+    rate_from_multiplier,
 )
 
 #: Default peak rates. LoRA wants about ten times the rate of full tuning (Thinking Machines, "LoRA Without

@@ -16,35 +16,39 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune import config as settings
 from llmtune.errors import LlmtuneError, MissingExtra, VendorError
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.abilities import CheckResult
-from llmtune.provider.declarations import Capabilities, Converted, Sent
-from llmtune.provider.encoding import encode_dataset
-from llmtune.provider.generation import Generator, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
+    Capabilities,
+    CheckResult,
+    Converted,
     Cursor,
     DeploymentRef,
     EncodedDataset,
     EncodedFile,
     Event,
     Files,
+    Generator,
     JobRef,
+    MetricPoint,
     ModelRef,
     Progress,
     Readiness,
+    Receipt,
     RemoteJob,
     RemoteModel,
     Request,
     Requirement,
     RunKey,
     RunState,
+    Sent,
     Snapshot,
     SubmitSafety,
     Target,
+    Unavailable,
     UploadRef,
+    encode_dataset,
 )
-from llmtune.provider.receipt import Receipt, place
+from llmtune.provider.receipt import place
 from llmtune_local import declarations
 from llmtune_local.run_state.run_dir import Cursor as FileCursor
 from llmtune_local.run_state.run_dir import RunDir, RunRequest, Status
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
-    from llmtune.provider.memory import Footprint
+    from llmtune.provider import Footprint
 
 #: A worker that dies this often without finishing is not started again.
 ATTEMPTS = 3

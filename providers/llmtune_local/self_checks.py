@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import InvalidData
-from llmtune.provider.abilities import CheckResult
-from llmtune.provider.generation import GenerationRequest, Generator
+from llmtune.provider import CheckResult, GenerationRequest, Generator
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from llmtune.provider.protocol import Account, Options
+from llmtune.provider import Account, Options
 
 
 class LocalOptions(Options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmtune.provider.protocol import DeploymentRef, ModelRef
+from llmtune.provider import DeploymentRef, ModelRef
 
 
 def snippet(ref: ModelRef | DeploymentRef) -> str:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.conversions import epochs_from_steps, ratio_from_steps, shortened
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Ability,
     Bool,
     Changed,
@@ -27,7 +26,10 @@ from llmtune.provider.declarations import (
     Sent,
     Text,
     Unsupported,
+    epochs_from_steps,
+    ratio_from_steps,
 )
+from llmtune.provider.conversions import shortened
 
 PAGE = "Nebius Token Factory, Create a fine-tuning job (API version 20260506)"
 SHOWN = "the default is the value shown on the page, which may be an example (unverified); no range is given"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmtune_nebius.provider import NebiusProvider
 from llmtune_openai.provider import OpenAIProvider
 
-__all__ = ["NebiusProvider", "OpenAIProvider"]
+__all__ = ["OpenAIProvider"]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.conversions import epochs_from_steps, shortened
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Abilities,
     Ability,
     Converted,
@@ -26,7 +25,9 @@ from llmtune.provider.declarations import (
     Sent,
     Text,
     Unsupported,
+    epochs_from_steps,
 )
+from llmtune.provider.conversions import shortened
 
 SPEC = "OpenAI API reference (openapi.yaml 2.3.0, 2026-08-21)"
 GUIDE = "OpenAI supervised fine-tuning guide (copy, 2026)"

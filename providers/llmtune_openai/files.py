@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import InvalidData, LlmtuneError, TransientError, VendorError
-from llmtune.provider.protocol import EncodedFile, UploadRef
+from llmtune.provider import EncodedFile, UploadRef
 from llmtune_openai import metrics
 from llmtune_openai.client import Connection
 from llmtune_openai.services import Service

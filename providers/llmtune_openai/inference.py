@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from llmtune.data.example import ImagePart, Message, OtherPart, TextPart, ToolCall
-from llmtune.provider.generation import Generation
+from llmtune.provider import Generation
 
 if TYPE_CHECKING:
-    from llmtune.provider.generation import GenerationRequest
+    from llmtune.provider import GenerationRequest
     from llmtune_openai.client import Connection
 
 _REASONS: dict[str, Any] = {

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmtune.metrics.points import MetricPoint, merge
+from llmtune.metrics.points import merge
+from llmtune.provider import MetricPoint
 
 #: The vendor's names in all their spellings -> ours. `valid_*` is one small batch at that step; `full_valid_*` is
 #: the whole validation file, once an epoch.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from llmtune import _clock
 from llmtune.errors import LlmtuneError, TransientError, VendorError
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     DeploymentRef,
     JobRef,
     ModelRef,
@@ -37,20 +37,21 @@ from llmtune_openai.settings import OpenAIOptions, OpenAISettings
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
-    from llmtune.provider.declarations import Capabilities
-    from llmtune.provider.generation import Generator, Unavailable
-    from llmtune.provider.protocol import (
+    from llmtune.provider import (
         AnyRef,
+        Capabilities,
         Cursor,
         EncodedDataset,
         EncodedFile,
         Files,
+        Generator,
+        Receipt,
         RunKey,
         Snapshot,
         SubmitSafety,
         Target,
+        Unavailable,
     )
-    from llmtune.provider.receipt import Receipt
 
 
 class OpenAIProvider:
@@ -130,7 +131,7 @@ class OpenAIProvider:
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Write the rows as chat or preference rows to content-named files in `into`."""
-        from llmtune.provider.encoding import encode_dataset
+        from llmtune.provider import encode_dataset
 
         return encode_dataset(data, self.capabilities(receipt.target).limits.format, into)
 

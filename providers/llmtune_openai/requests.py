@@ -6,8 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.provider.protocol import Files, Request, RunKey
-from llmtune.provider.receipt import Receipt
+from llmtune.provider import Files, Receipt, Request, RunKey
 from llmtune_openai.declarations import KEY_TAG, METHOD_WORDS
 from llmtune_openai.services import Service
 

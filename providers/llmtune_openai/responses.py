@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider.protocol import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune.provider import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot
 from llmtune_openai import metrics
 
 #: Every status word seen: the API reference (first six), its sample for pause, Azure's, and old recordings.

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from llmtune.provider import (
+    Abilities,
+    Ability,
+    Capabilities,
+    Catalog,
+    Declarations,
+    Limits,
+    ModelEntry,
+    No,
+    SubmitSafety,
+    Target,
+)
 from llmtune.provider import catalog as catalogs
-from llmtune.provider.catalog import Catalog, ModelEntry
-from llmtune.provider.declarations import Abilities, Ability, Capabilities, Declarations, Limits, No
-from llmtune.provider.protocol import SubmitSafety, Target
 from llmtune_nebius import declarations
 from llmtune_openai import declarations as parameters
 
@@ -153,7 +162,7 @@ OPENAI = Service(
 NEBIUS = Service(
     title="Nebius Token Factory",
     kind="nebius",
-    catalog=_HERE / "nebius.toml",
+    catalog=_HERE.parent / "llmtune_nebius" / "catalog.toml",
     sft=declarations.PARAMETERS,
     dpo=None,
     methods=declarations.METHODS,

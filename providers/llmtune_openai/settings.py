@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmtune.provider.protocol import Account, Options
+from llmtune.provider import Account, Options
 from llmtune_openai.services import Profile
 
 

@@ -13,40 +13,46 @@ from typing import TYPE_CHECKING, NoReturn
 from pydantic import BaseModel
 
 from llmtune.errors import ProviderClosed
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     DECLARED_FIELDS,
     Abilities,
+    Account,
     Capabilities,
     Declarations,
     Lifecycle,
     Limits,
     No,
     NotApplicable,
+    Options,
     Price,
+    Readiness,
+    Requirement,
+    SubmitSafety,
+    Target,
 )
-from llmtune.provider.protocol import Account, Options, Readiness, Requirement, SubmitSafety, Target
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
-    from llmtune.provider.generation import Generator, Unavailable
-    from llmtune.provider.protocol import (
+    from llmtune.provider import (
         AnyRef,
         Cursor,
         DeploymentRef,
         EncodedDataset,
         EncodedFile,
         Files,
+        Generator,
         JobRef,
         ModelRef,
+        Receipt,
         RemoteJob,
         RemoteModel,
         Request,
         RunKey,
         Snapshot,
+        Unavailable,
         UploadRef,
     )
-    from llmtune.provider.receipt import Receipt
 
 TABLE = Path(__file__).with_name("vendors.toml")
 METHODS = ("sft", "dpo", "classification", "reinforcement", "distillation", "continued_pretraining")
@@ -230,6 +236,6 @@ class Groq(RetiredProvider):
 
 
 if TYPE_CHECKING:
-    from llmtune.provider.protocol import Provider
+    from llmtune.provider import Provider
 
     _: Provider = RetiredProvider()

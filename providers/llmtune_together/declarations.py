@@ -11,15 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.conversions import (
-    count_from_interval,
-    epochs_from_steps,
-    rate_from_multiplier,
-    ratio_from_steps,
-    shortened,
-    train_on_inputs,
-)
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Abilities,
     Ability,
     Bool,
@@ -37,7 +29,13 @@ from llmtune.provider.declarations import (
     Sent,
     Text,
     Unsupported,
+    count_from_interval,
+    epochs_from_steps,
+    rate_from_multiplier,
+    ratio_from_steps,
+    train_on_inputs,
 )
+from llmtune.provider.conversions import shortened
 
 SDK = "together SDK 3.1.1 (fine_tuning.create), read 2026-11-21"
 SPEC = "Together OpenAPI (togethercomputer/openapi 090263a, 2026-04-28)"

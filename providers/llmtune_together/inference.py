@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from llmtune.data.example import ToolCall
 from llmtune.errors import InvalidSettings, TransientError, VendorError
-from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey
+from llmtune.provider import DeploymentRef, Generation, GenerationRequest, ModelRef, RunKey
 from llmtune_together import settings as account
 from llmtune_together.client import plain, speaking
 

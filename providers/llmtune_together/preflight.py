@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 from llmtune.data.findings import Finding, error, warning
-from llmtune.provider.cost import CostEstimate
+from llmtune.provider import CostEstimate
 from llmtune_together.declarations import PATIENCE, WARMUP_EVALS
 
 _SOURCE = "Together live limits (GET /v1/fine-tunes/models/limits)"

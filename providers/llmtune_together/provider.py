@@ -15,11 +15,9 @@ from pydantic import BaseModel
 
 from llmtune import _clock
 from llmtune.errors import InvalidData, NotTranslatable, QuotaExceeded, TransientError, VendorError
-from llmtune.provider import catalog
-from llmtune.provider.declarations import Capabilities
-from llmtune.provider.generation import Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
+    Capabilities,
     Cursor,
     DeploymentRef,
     EncodedFile,
@@ -35,7 +33,9 @@ from llmtune.provider.protocol import (
     Snapshot,
     SubmitSafety,
     Target,
+    Unavailable,
     UploadRef,
+    catalog,
 )
 from llmtune_together import declarations, inference, preflight, records, requests, responses, weights
 from llmtune_together import settings as account
@@ -49,9 +49,7 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
     from llmtune.data.rendering.preview import Peek
-    from llmtune.provider.cost import CostEstimate
-    from llmtune.provider.protocol import EncodedDataset, Provider
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import CostEstimate, EncodedDataset, Provider, Receipt
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 
@@ -103,7 +101,7 @@ class TogetherProvider:
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Write the rows in Together's format to content-named files in `into`."""
-        from llmtune.provider.encoding import encode_dataset
+        from llmtune.provider import encode_dataset
 
         return encode_dataset(data, self.capabilities(receipt.target).limits.format, into)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.provider.protocol import RemoteJob, RemoteModel
+from llmtune.provider import RemoteJob, RemoteModel
 from llmtune_together import responses
 
 #: The vendor's name of a hyperparameter, and ours.

@@ -13,8 +13,7 @@ from llmtune_together.declarations import DEFAULT_RATE
 from llmtune_together.settings import given
 
 if TYPE_CHECKING:
-    from llmtune.provider.protocol import Files
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import Files, Receipt
 
 
 def build(receipt: Receipt, files: Files) -> dict[str, Any]:

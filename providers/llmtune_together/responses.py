@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Billed, Cursor, Event, ModelRef, Progress, RunState, Snapshot
+from llmtune.provider import Billed, Cursor, Event, MetricPoint, ModelRef, Progress, RunState, Snapshot
 
 if TYPE_CHECKING:
     from llmtune.data.rendering.preview import Peek

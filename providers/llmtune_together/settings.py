@@ -10,7 +10,7 @@ from pydantic import Field
 
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, MissingCredentials, MissingExtra
-from llmtune.provider.protocol import Account, Options, Readiness
+from llmtune.provider import Account, Options, Readiness
 
 if TYPE_CHECKING:
     from together import Together

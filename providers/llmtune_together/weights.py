@@ -14,7 +14,7 @@ from llmtune_together.client import speaking
 if TYPE_CHECKING:
     from together import Together
 
-    from llmtune.provider.protocol import ModelRef
+    from llmtune.provider import ModelRef
 
 #: The file that makes a folder a PEFT adapter.
 PEFT_CONFIG = "adapter_config.json"

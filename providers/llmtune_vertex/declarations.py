@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtune.job.spec import NOT_YET
-from llmtune.provider.catalog import Catalog, ModelEntry
-from llmtune.provider.conversions import epochs_from_steps, nearest_size
-from llmtune.provider.declarations import (
+from llmtune.provider import (
     Abilities,
     Ability,
     Capabilities,
+    Catalog,
     Changed,
     Choice,
     Converted,
@@ -26,14 +25,17 @@ from llmtune.provider.declarations import (
     Float,
     Int,
     Limits,
+    ModelEntry,
     No,
     NotApplicable,
     Refused,
     Sent,
+    Target,
     Text,
     Unsupported,
+    epochs_from_steps,
+    nearest_size,
 )
-from llmtune.provider.protocol import Target
 
 TUNING = "Google Cloud, tuning API reference and google-genai 2.34 CreateTuningJobConfig, 2026-11-21"
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini models, 2026"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider.protocol import EncodedFile, UploadRef
+from llmtune.provider import EncodedFile, UploadRef
 from llmtune_vertex import settings
 from llmtune_vertex.client import Sdk
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from llmtune.data.example import Example, ToolCall
-from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.provider.protocol import ModelRef
+from llmtune.provider import Generation, GenerationRequest, ModelRef
 from llmtune_vertex import responses
 from llmtune_vertex.client import Sdk
 from llmtune_vertex.rows import GeminiRows

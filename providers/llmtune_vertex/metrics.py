@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmtune.metrics.points import MetricPoint
+from llmtune.provider import MetricPoint
 from llmtune_vertex import responses
 from llmtune_vertex.client import Sdk
 

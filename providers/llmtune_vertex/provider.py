@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
-from llmtune.provider import catalog
-from llmtune.provider.generation import Generator, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider import (
     AnyRef,
     Billed,
     Cursor,
     DeploymentRef,
     EncodedFile,
     Files,
+    Generator,
     JobRef,
     ModelRef,
     Readiness,
@@ -32,7 +31,9 @@ from llmtune.provider.protocol import (
     Snapshot,
     SubmitSafety,
     Target,
+    Unavailable,
     UploadRef,
+    catalog,
 )
 from llmtune_vertex import declarations, requests, responses
 from llmtune_vertex import settings as account
@@ -40,10 +41,7 @@ from llmtune_vertex.settings import VertexOptions, VertexSettings
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
-    from llmtune.metrics.points import MetricPoint
-    from llmtune.provider.declarations import Capabilities
-    from llmtune.provider.protocol import EncodedDataset
-    from llmtune.provider.receipt import Receipt
+    from llmtune.provider import Capabilities, EncodedDataset, MetricPoint, Receipt
     from llmtune_vertex.client import Sdk
     from llmtune_vertex.files import Storage
 
@@ -108,7 +106,7 @@ class VertexProvider:
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Write the rows as Gemini `contents` (or preference rows) to content-named files in `into`."""
-        from llmtune.provider.encoding import encode_dataset
+        from llmtune.provider import encode_dataset
 
         return encode_dataset(data, self.capabilities(receipt.target).limits.format, into)
 

@@ -10,8 +10,7 @@ import copy
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider.protocol import Files
-from llmtune.provider.receipt import Receipt
+from llmtune.provider import Files, Receipt
 from llmtune_vertex.declarations import RUN_LABEL, TUNING_MODES
 from llmtune_vertex.settings import VertexSettings
 

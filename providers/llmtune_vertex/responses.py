@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Billed, Event, JobRef, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune.provider import Billed, Event, JobRef, MetricPoint, ModelRef, Progress, RemoteJob, RunState, Snapshot
 from llmtune_vertex.declarations import ADAPTER_SIZES
 
 #: All twelve states. The SDK's own `has_ended` misses PARTIALLY_SUCCEEDED.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from llmtune.errors import InvalidSettings
-from llmtune.provider.protocol import Account, Options
+from llmtune.provider import Account, Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ PAGES = [path for path in sorted((ROOT / "docs/providers").glob("*.md")) if path
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "docs"))
     import provider_pages
 
     return provider_pages

@@ -96,7 +96,7 @@ def test_a_stray_page_and_a_dead_link_fail_the_build(tmp_path: Path, file: str, 
     import shutil
 
     copy = tmp_path / "copy"
-    for name in ("docs", "scripts", "examples"):
+    for name in ("docs", "tools", "examples"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "llmtune-home"))
     (copy / "benchmarks").mkdir()
     for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md"):

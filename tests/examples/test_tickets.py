@@ -33,7 +33,9 @@ def label_of(row: dict[str, Any]) -> str:
 def test_the_script_writes_exactly_this_file(tmp_path: Path) -> None:
     out = tmp_path / "tickets.jsonl"
     subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "make_tickets.py"), "--out", str(out)], check=True, capture_output=True
+        [sys.executable, str(ROOT / "tools" / "tiny_models" / "make_tickets.py"), "--out", str(out)],
+        check=True,
+        capture_output=True,
     )
     assert out.read_bytes() == TICKETS.read_bytes()
     assert len(out.read_bytes()) < 1_500_000
@@ -41,7 +43,7 @@ def test_the_script_writes_exactly_this_file(tmp_path: Path) -> None:
 
 def test_another_seed_gives_other_tickets(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     out = tmp_path / "other.jsonl"
-    script = str(ROOT / "scripts" / "make_tickets.py")
+    script = str(ROOT / "tools" / "tiny_models" / "make_tickets.py")
     subprocess.run([sys.executable, script, "--seed", "8", "--rows", "200", "--out", str(out)], check=True)
     others = {text_of(json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()}
     assert len(others) == 200

@@ -149,7 +149,7 @@ def test_the_script_builds_such_a_model(tmp_path: Path) -> None:
     import torch
 
     out = tmp_path / "tiny"
-    command = [sys.executable, str(ROOT / "scripts" / "build_tiny.py"), "--small-corpus", "--steps", "1"]
+    command = [sys.executable, str(ROOT / "tools" / "tiny_models" / "build_tiny.py"), "--small-corpus", "--steps", "1"]
     result = subprocess.run(
         [*command, "--threads", "1", "--out", str(out)], capture_output=True, text=True, timeout=540, check=False
     )
@@ -169,7 +169,7 @@ def test_the_script_builds_such_a_model(tmp_path: Path) -> None:
 
 
 def test_the_training_text_keeps_away_from_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "tiny_models"))
     import tiny_chats
     import tiny_corpus
 
@@ -185,7 +185,7 @@ def test_the_training_text_keeps_away_from_the_demo(monkeypatch: pytest.MonkeyPa
 
 
 def test_only_permissive_licences_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "tiny_models"))
     import importlib.metadata as metadata
 
     import tiny_corpus

@@ -14,8 +14,9 @@ from llmtune.job.spec import TuningJob
 from llmtune.provider.protocol import EncodedFile, Target
 from llmtune.provider.receipt import Receipt, translate
 from llmtune.provider.registry import check_options
+from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
-from llmtune_openai import NebiusProvider, OpenAIProvider
+from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.settings import NebiusSettings, OpenAISettings
 

@@ -16,7 +16,8 @@ from llmtune.planning.plan import judge_lifecycle, plan
 from llmtune.provider.protocol import Target, UploadRef
 from llmtune.provider.receipt import Receipt, translate
 from llmtune.provider.registry import check_options, get_provider
-from llmtune_openai import NebiusProvider, OpenAIProvider
+from llmtune_nebius import NebiusProvider
+from llmtune_openai import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings
 
 FILES = {"train": UploadRef(id="file-train"), "validation": UploadRef(id="file-valid", role="validation")}

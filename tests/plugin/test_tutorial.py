@@ -141,7 +141,7 @@ def assert_shows(output: str, expected: str) -> None:
 @pytest.fixture
 def tutorial(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module that reads the page."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "docs"))
     import tutorial
 
     return tutorial

@@ -22,7 +22,7 @@ from llmtune.planning import support_matrix as matrix
 from llmtune.provider.declarations import DECLARED_FIELDS, Capabilities
 from llmtune.provider.registry import get_provider, known_kinds
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- generated: (?P<what>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

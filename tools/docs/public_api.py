@@ -28,7 +28,7 @@ import llmtune
 from llmtune.deprecation import release
 from llmtune.errors import LlmtuneError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docs" / "api.json"
 CHANGELOG = ROOT / "CHANGELOG.md"
 

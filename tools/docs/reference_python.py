@@ -21,7 +21,7 @@ import public_api as api
 from pydantic import BaseModel
 from reference_cli import anchor, escaped
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
 MARK = re.compile(r"<!-- generated: module (?P<name>[\w.]+) -->")
 SECTION = re.compile(r"(Args|Raises|Returns):$")

@@ -41,7 +41,7 @@ def say(text: str) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "providers/llmtune_local/tiny")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "providers/llmtune_local/tiny")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of 4096 tokens")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -310,7 +310,7 @@ Never seen: the demo's tickets, banking77, SST-2, GSM8K; paragraphs that mention
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path(__file__).parents[1] / "providers/llmtune_local/tiny_encoder"
+    default = Path(__file__).parents[2] / "providers/llmtune_local/tiny_encoder"
     parser.add_argument("--out", type=Path, default=default)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps of {TOKENS_PER_STEP} tokens")
     parser.add_argument("--seed", type=int, default=20)

@@ -341,7 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "examples/tickets/tickets.jsonl")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "examples/tickets/tickets.jsonl")
     args = parser.parse_args()
     made = tickets(args.rows, args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from llmtune.provider.declarations import Converted, Sent
+from llmtune.provider import Converted, Sent
 from llmtune.testing.fake_vendor import FakeJob, Phase
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from llmtune.data.example import Example
-from llmtune.provider.abilities import CheckResult
-from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.provider import CheckResult, Generation, GenerationRequest
 from llmtune_local.models import encoder
 from llmtune_local.models import loading as models
 from llmtune_local.run_state.run_dir import WorkerOptions

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData
-from llmtune.provider.generation import Generation, GenerationRequest, TokenStats
+from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.models import loading as models
 from llmtune_local.run_state.run_dir import WorkerOptions

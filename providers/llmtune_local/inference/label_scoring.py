@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmtune.data.rendering.tokenize import Renderer
-    from llmtune.provider.generation import GenerationRequest
+    from llmtune.provider import GenerationRequest
     from llmtune_local.models.model_runner import Network
 
 #: Tokens in one pass, and cells of its attention mask.

@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmtune.provider.generation import GenerationRequest
+    from llmtune.provider import GenerationRequest
 
 
 class Sampler:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.data.example import ToolCall
 
 if TYPE_CHECKING:
-    from llmtune.provider.generation import Generation, GenerationRequest
+    from llmtune.provider import Generation, GenerationRequest
 
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _MARK = "[TOOL_CALLS]"

@@ -52,7 +52,7 @@ def locate(model: str) -> str:
     """
     if model not in EMBEDDED:
         return model
-    return str(Path(__file__).parent / EMBEDDED[model])
+    return str(Path(__file__).parents[1] / EMBEDDED[model])
 
 
 def check_model(model: str, revision: str | None = None, method: str = "sft") -> Any:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import DeviceUnavailable
-from llmtune.provider.memory import Footprint, Part, size
+from llmtune.provider import Footprint
+from llmtune.provider.memory import Part, size
 from llmtune_local.models import precision
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
