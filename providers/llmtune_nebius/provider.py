@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from llmtune_nebius.service import NEBIUS
+from llmtune_nebius.settings import NebiusOptions, NebiusSettings
 from llmtune_openai.provider import OpenAIProvider
-from llmtune_openai.services import NEBIUS, Service
-from llmtune_openai.settings import NebiusOptions, NebiusSettings
+from llmtune_openai.services import Service
 
 
 class NebiusProvider(OpenAIProvider):

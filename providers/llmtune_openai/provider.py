@@ -31,7 +31,7 @@ from llmtune_openai import responses
 from llmtune_openai.client import PATIENCE, Connection, key_of
 from llmtune_openai.declarations import KEY_TAG
 from llmtune_openai.inference import ChatGenerator
-from llmtune_openai.services import SERVICES, Service, profile_of
+from llmtune_openai.services import Service, service_of
 from llmtune_openai.settings import OpenAIOptions, OpenAISettings
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class OpenAIProvider:
 
     # --- what another service changes --------------------------------------------------------------------------------
     def _service(self) -> Service:
-        return SERVICES[self.settings.profile or profile_of(self.base_url)]
+        return service_of(self.base_url, self.settings.profile)
 
     @property
     def extra(self) -> str:

@@ -217,11 +217,6 @@ def azure_token_limit(method: str, model: str | None) -> TokenLimit | None:
     return token_limit(method, model)
 
 
-def nebius_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """Nothing beyond the chat shape is published (2026)."""
-    return ()
-
-
 _DEFAULTS = {"sft": "openai", "dpo": "openai_preference", "classification": "openai"}
 
 OPENAI_ROWS = VendorRows(
@@ -240,4 +235,3 @@ AZURE_ROWS = VendorRows(
     file_rules=azure_file_rules,
     token_limit=azure_token_limit,
 )
-NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, row_rules=nebius_row_rules)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from llmtune.errors import UnknownName
 from llmtune.provider import (
     Abilities,
     Ability,
@@ -21,10 +24,7 @@ from llmtune.provider import (
     Target,
 )
 from llmtune.provider import catalog as catalogs
-from llmtune_nebius import declarations
-from llmtune_openai import declarations as parameters
-
-Profile = Literal["openai", "nebius", "compatible"]
+from llmtune_openai import declarations
 
 #: Lists are asked for this long after an unclear submit: they are said to lag, by how much is not published.
 SEARCHABLE = SubmitSafety(kind="searchable", window=60.0)
@@ -38,7 +38,7 @@ class Service:
 
     title: str
     kind: str
-    """The name under which a user's own catalogue overlays this one."""
+    """The name under which a user's own catalogue overlays this one, and by which `profile` chooses it."""
 
     catalog: Path
     sft: Declarations
@@ -46,10 +46,13 @@ class Service:
     methods: Mapping[str, Ability]
     adapters: Mapping[str, Ability]
     limits: Mapping[str, Limits]
-    abilities: Abilities = parameters.ABILITIES
+    abilities: Abilities = declarations.ABILITIES
     key_env: str = "OPENAI_API_KEY"
     base_url: str | None = None
     """Where it is reached when nothing else is configured; None leaves that to the SDK."""
+
+    hosts: tuple[str, ...] = ()
+    """The domains it answers at: a `base_url` there means this service, whoever configured it."""
 
     key_in: tuple[Literal["metadata", "suffix"], ...] = ("metadata",)
     """Where the run key travels."""
@@ -59,7 +62,7 @@ class Service:
     max_tokens_word: str = "max_completion_tokens"
 
     lora_flag: bool = False
-    """Whether `hyperparameters.lora` says if an adapter or all weights are trained."""
+    """Whether `hyperdeclarations.lora` says if an adapter or all weights are trained."""
 
     uploaded_is_ready: bool = False
     """Whether a file in the state "uploaded" counts as usable: the service does not say what it means."""
@@ -136,46 +139,45 @@ def find_model(known: Catalog, model: str) -> tuple[ModelEntry, tuple[str, ...]]
     return known.model(base)
 
 
-def profile_of(base_url: str | None) -> Profile:
-    """Whose facts hold for a base URL: OpenAI's for its own hosts and for this machine, else by the host's name."""
+def service_of(base_url: str | None, profile: str | None = None) -> Service:
+    """Return the service whose facts hold: by its name if `profile` is given, otherwise by the host of `base_url`.
+
+    Raises:
+        UnknownName: no installed service has the name `profile`.
+    """
     host = urlsplit(base_url).hostname or "" if base_url else ""
-    if not host or host == "openai.com" or host.endswith(".openai.com"):
-        return "openai"
-    if host in ("localhost", "127.0.0.1", "::1"):  # a gateway or a fake; whoever runs it can say otherwise
-        return "openai"
-    return "nebius" if host.endswith(".nebius.com") else "compatible"
+    if profile is None and host in ("", "localhost", "127.0.0.1", "::1"):
+        return OPENAI  # a gateway or a fake on this machine; `profile` can say otherwise
+    services = {service.kind: service for service in (OPENAI, *_other_services())}
+    if profile is None:
+        at_host = (
+            service for service in services.values() for domain in service.hosts if f".{host}".endswith(f".{domain}")
+        )
+        return next(at_host, COMPATIBLE)
+    services["compatible"] = COMPATIBLE
+    if profile not in services:
+        raise UnknownName("profile", profile, services)
+    return services[profile]
+
+
+@cache
+def _other_services() -> tuple[Service, ...]:
+    """The services that other packages declare under the entry-point group `llmtune_openai.services`."""
+    return tuple(entry.load() for entry in entry_points(group="llmtune_openai.services"))
 
 
 OPENAI = Service(
     title="OpenAI",
     kind="openai",
     catalog=_HERE / "catalog.toml",
-    sft=parameters.SFT,
-    dpo=parameters.DPO,
-    methods=parameters.METHODS,
-    adapters=parameters.ADAPTERS,
-    limits={method: parameters.limits(method, None) for method in ("sft", "dpo")},
-    upload_in_parts_above=512 * 1024**2,
-    job_page="https://platform.openai.com/finetune/{}",
-)
-
-NEBIUS = Service(
-    title="Nebius Token Factory",
-    kind="nebius",
-    catalog=_HERE.parent / "llmtune_nebius" / "catalog.toml",
-    sft=declarations.PARAMETERS,
-    dpo=None,
+    sft=declarations.SFT,
+    dpo=declarations.DPO,
     methods=declarations.METHODS,
     adapters=declarations.ADAPTERS,
-    limits={"sft": declarations.LIMITS},
-    abilities=Abilities(billed_cost=No("the service does not tell what it billed")),
-    key_env="NEBIUS_API_KEY",
-    base_url="https://api.tokenfactory.nebius.com/v1/",
-    key_in=("suffix",),
-    max_tokens_word="max_tokens",
-    lora_flag=True,
-    uploaded_is_ready=True,
-    may_lack_lists=True,
+    limits={method: declarations.limits(method, None) for method in ("sft", "dpo")},
+    hosts=("openai.com",),
+    upload_in_parts_above=512 * 1024**2,
+    job_page="https://platform.openai.com/finetune/{}",
 )
 
 #: Where the key comes back is not known, so an unclear submit is never repeated.
@@ -183,11 +185,11 @@ COMPATIBLE = Service(
     title="the OpenAI-compatible service",
     kind="openai-compatible",
     catalog=_HERE / "compatible.toml",
-    sft=parameters.SFT,
-    dpo=parameters.DPO,
-    methods=parameters.METHODS,
-    adapters=parameters.ADAPTERS,
-    limits={method: parameters.limits(method, None) for method in ("sft", "dpo")},
+    sft=declarations.SFT,
+    dpo=declarations.DPO,
+    methods=declarations.METHODS,
+    adapters=declarations.ADAPTERS,
+    limits={method: declarations.limits(method, None) for method in ("sft", "dpo")},
     key_in=("metadata",),
     safety=SubmitSafety(kind="none"),
     max_tokens_word="max_tokens",
@@ -196,5 +198,3 @@ COMPATIBLE = Service(
     assumed="this is not OpenAI: what its API takes is assumed to be what OpenAI's takes, and nothing is known of"
     " its models, prices and dates",
 )
-
-SERVICES: dict[Profile, Service] = {"openai": OPENAI, "nebius": NEBIUS, "compatible": COMPATIBLE}

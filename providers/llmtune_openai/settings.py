@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmtune.provider import Account, Options
-from llmtune_openai.services import Profile
 
 
 class OpenAISettings(Account):
@@ -17,8 +16,8 @@ class OpenAISettings(Account):
     """Address of the service, for another region, a gateway or a compatible service; unset: OPENAI_BASE_URL, else
     OpenAI's own."""
 
-    profile: Profile | None = None
-    """Whose facts hold (openai, nebius, compatible); unset: told from the host in `base_url`."""
+    profile: str | None = None
+    """Whose facts hold (openai, nebius, compatible); unset: the host in `base_url` decides."""
 
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; unset: OPENAI_API_KEY (NEBIUS_API_KEY at Nebius)."""
@@ -28,19 +27,6 @@ class OpenAISettings(Account):
 
     project: str | None = None
     """Project id; unset: OPENAI_PROJECT_ID."""
-
-    timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that one call may take; unset: 120, and 600 for files."""
-
-
-class NebiusSettings(Account):
-    """Where and as whom Nebius Token Factory is called."""
-
-    base_url: str | None = None
-    """Address of the service; unset: https://api.tokenfactory.nebius.com/v1/."""
-
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the key; unset: NEBIUS_API_KEY."""
 
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that one call may take; unset: 120, and 600 for files."""
@@ -69,7 +55,3 @@ class OpenAIOptions(Options):
 
     wandb: Wandb | None = None
     """Send the job's metrics to Weights & Biases."""
-
-
-class NebiusOptions(Options):
-    """What travels with a job to Nebius alone: nothing yet."""

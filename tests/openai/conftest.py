@@ -16,9 +16,10 @@ from llmtune.provider.receipt import Receipt, translate
 from llmtune.provider.registry import check_options
 from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_nebius.settings import NebiusSettings
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI
-from llmtune_openai.settings import NebiusSettings, OpenAISettings
+from llmtune_openai.settings import OpenAISettings
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"

@@ -17,9 +17,10 @@ from llmtune_azure.fake.service import FakeAzure
 from llmtune_azure.settings import AzureSettings
 from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_nebius.settings import NebiusSettings
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI
-from llmtune_openai.settings import NebiusSettings, OpenAISettings
+from llmtune_openai.settings import OpenAISettings
 
 KEY = RunKey("lt0123456789")
 GPT = "gpt-4.1-mini-2025-04-14"

@@ -8,10 +8,11 @@ import pytest
 
 from llmtune.errors import MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
 from llmtune.provider.protocol import RunState
+from llmtune_nebius.service import NEBIUS
 from llmtune_openai import errors, metrics, responses
 from llmtune_openai import requests as bodies
 from llmtune_openai.declarations import KEY_TAG
-from llmtune_openai.services import COMPATIBLE, NEBIUS, OPENAI
+from llmtune_openai.services import COMPATIBLE, OPENAI
 
 
 def job(**changed: Any) -> dict[str, Any]:

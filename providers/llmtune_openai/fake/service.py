@@ -259,9 +259,3 @@ class FakeOpenAI(JobStory):
         if model in self.base_models:
             return False
         raise Refusal(404, f"The model '{model}' does not exist", code="model_not_found", field="model")
-
-
-# `python -m llmtune.testing.serve nebius` looks for its fake here too; it is built on the class above.
-from llmtune_nebius.fake.service import FakeNebius  # noqa: E402
-
-__all__ = ["FakeNebius", "FakeOpenAI"]
