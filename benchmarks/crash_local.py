@@ -134,8 +134,9 @@ def child(victim: str) -> None:
     """Start the run, or come back to it, and lose what `victim` says."""
     from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
     from llmtune.runs import evaluation, failpoints
+    from llmtune.runs.api import start
     from llmtune.runs.poller import Update
-    from llmtune.runs.run import Run, start
+    from llmtune.runs.run import Run
     from llmtune.runs.store.store import open_store
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.worker.process import FolderLock

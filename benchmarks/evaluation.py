@@ -71,7 +71,7 @@ def llama(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from llmtune_local.models.loading import locate
+    from llmtune_local.models.hub import locate
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -171,7 +171,7 @@ class Plain:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from llmtune_local.models.loading import locate
+        from llmtune_local.models.hub import locate
 
         self.torch = torch
         _, self.renderer = ours._load()

@@ -40,7 +40,7 @@ def make_model(folder: Path, shape: tuple[int, ...]) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from llmtune_local.models.loading import locate
+    from llmtune_local.models.hub import locate
 
     hidden, layers, inner, heads, keys, vocabulary = shape
     torch.manual_seed(0)
@@ -76,8 +76,10 @@ def write_rows(path: Path, count: int, tokens: int) -> None:
 
 def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str, folder: Path) -> dict[str, Any]:
     """One run: what was told and what was measured, in bytes."""
-    from llmtune_local.models.memory_estimate import Plan, estimate, shape_of
-    from llmtune_local.run_state.run_dir import RunDir, RunRequest
+    from llmtune_local.models.memory_estimate import Plan, estimate
+    from llmtune_local.models.shape import shape_of
+    from llmtune_local.run_state.run_dir import RunDir
+    from llmtune_local.run_state.schema import RunRequest
 
     adapter, length, rows, changes = load
     data = folder / "rows.jsonl"

@@ -33,8 +33,8 @@ def main() -> None:
 def measure(home: Path, questions: int) -> None:
     import llmtune
     from llmtune import EvaluationSpec, Hyperparameters, TuningJob
+    from llmtune.runs.api import attach
     from llmtune.runs.poller import Pace
-    from llmtune.runs.run import attach
     from llmtune.testing.generic_vendor import Fake
 
     rows = [

@@ -84,7 +84,8 @@ class Trainings:
 
     def write(self, values: dict[str, Any], name: str, *, measured: bool = True) -> Any:
         """The run folder of one training; `measured` on the validation rows."""
-        from llmtune_local.run_state.run_dir import RunDir, RunRequest
+        from llmtune_local.run_state.run_dir import RunDir
+        from llmtune_local.run_state.schema import RunRequest
 
         run = RunDir(self.home / "runs" / name)
         recipe = {"epochs": 9, "batch_size": BATCH, "max_steps": STEPS, "eval_every": EVERY, "lr_schedule": "cosine"}

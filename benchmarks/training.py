@@ -175,10 +175,11 @@ def _cpu() -> float:
 
 def ours(folder: Path, name: str, steps: int) -> None:
     """The worker's own trainer on a run folder, set as on an idle machine, which this is in its turn."""
-    from llmtune_local.worker.process import prepare_libraries
+    from llmtune_local.libraries import prepare_libraries
 
     prepare_libraries(spin=True)
-    from llmtune_local.run_state.run_dir import Recipe, RunDir, RunFiles, RunRequest, WorkerOptions
+    from llmtune_local.run_state.run_dir import RunDir
+    from llmtune_local.run_state.schema import Recipe, RunFiles, RunRequest, WorkerOptions
     from llmtune_local.run_state.status_writer import Journal
     from llmtune_local.training.trainer import Trainer
 

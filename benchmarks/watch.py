@@ -115,7 +115,7 @@ def ours(url: str, jobs: list[str]) -> dict[str, Any]:
 
     from llmtune.job.spec import DatasetSpec, TuningJob
     from llmtune.planning.plan import plan
-    from llmtune.provider.protocol import JobRef, RunState
+    from llmtune.provider.types import JobRef, RunState
     from llmtune.runs.ids import new_run_id, run_key
     from llmtune.runs.planned import account_of
     from llmtune.runs.run import Run

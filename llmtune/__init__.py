@@ -65,16 +65,16 @@ if TYPE_CHECKING:
     from llmtune.planning.plan import plan as plan
     from llmtune.planning.plan import plan_all as plan_all
     from llmtune.provider.protocol import Provider as Provider
-    from llmtune.provider.protocol import RunState as RunState
     from llmtune.provider.receipt import Receipt as Receipt
     from llmtune.provider.registry import get_provider as get_provider
+    from llmtune.provider.types import RunState as RunState
     from llmtune.report.leaderboard.board import Board as Board
     from llmtune.report.schema import Report as Report
     from llmtune.rescues.rescue import rescue as rescue
+    from llmtune.runs.api import attach as attach
+    from llmtune.runs.api import start as start
+    from llmtune.runs.api import tune as tune
     from llmtune.runs.run import Run as Run
-    from llmtune.runs.run import attach as attach
-    from llmtune.runs.run import start as start
-    from llmtune.runs.run import tune as tune
     from llmtune.sweeps.learning_curve import probe as probe
     from llmtune.sweeps.results import Sweep as Sweep
     from llmtune.sweeps.sweep import sweep as sweep

@@ -18,8 +18,9 @@ from llmtune.config import redact_url, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
 from llmtune.planning import support_matrix
 from llmtune.provider.abilities import Equipped
-from llmtune.provider.protocol import Provider, Readiness
+from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds, provider_names
+from llmtune.provider.types import Readiness
 from llmtune.runs.secrets import scrub
 from llmtune.runs.store.database import Database
 from llmtune.runs.store.records import RunRecord

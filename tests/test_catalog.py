@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.errors import InvalidSettings
 from llmtune.provider import catalog
-from llmtune.provider.declarations import Lifecycle
+from llmtune.provider.limits import Lifecycle
 
 OURS = """
 [lifecycle]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llmtune.provider.cost import CostEstimate, estimate
-from llmtune.provider.declarations import DECLARED_FIELDS, Capabilities, Declarations, Limits, Price, Unsupported
+from llmtune.provider.declarations import DECLARED_FIELDS, Capabilities, Declarations, Unsupported
+from llmtune.provider.limits import Limits, Price
 
 NOTHING = Declarations(**{name: Unsupported("no knob") for name in DECLARED_FIELDS})
 

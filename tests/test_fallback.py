@@ -24,12 +24,13 @@ from llmtune.errors import (
     UnknownName,
 )
 from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
-from llmtune.provider.protocol import Request, RunState
+from llmtune.provider.types import Request, RunState
 from llmtune.report.schema import Report
 from llmtune.runs import fallback
+from llmtune.runs.api import runs, start, tune
 from llmtune.runs.fallback import Conditions
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import Run, runs, start, tune
+from llmtune.runs.run import Run
 from llmtune.testing import Phase, accept_then_drop, refusal
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake

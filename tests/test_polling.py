@@ -12,9 +12,10 @@ from llmtune.errors import VendorError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import plan
 from llmtune.provider.base import FunctionGenerator, PollingProvider
-from llmtune.provider.declarations import DECLARED_FIELDS, Abilities, Declarations, Float, Sent, Unsupported
+from llmtune.provider.declarations import DECLARED_FIELDS, Declarations, Sent, Unsupported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider.limits import Abilities
+from llmtune.provider.types import (
     JobRef,
     ModelRef,
     RemoteModel,
@@ -26,6 +27,7 @@ from llmtune.provider.protocol import (
     Target,
     UploadRef,
 )
+from llmtune.provider.values import Float
 
 
 class Bare(PollingProvider):

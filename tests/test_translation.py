@@ -15,24 +15,19 @@ from llmtune.provider import conversions
 from llmtune.provider.declarations import (
     DECLARED_FIELDS,
     NOT_PUBLISHED,
-    Anything,
     Capabilities,
-    Choice,
     Converted,
     Declaration,
     Declarations,
-    Float,
     Inherent,
-    Int,
-    Limits,
-    Mapped,
-    No,
     Sent,
-    Text,
     Unsupported,
 )
-from llmtune.provider.protocol import Target
-from llmtune.provider.receipt import Receipt, enforce, place, spec_fields, translate
+from llmtune.provider.limits import Limits, No
+from llmtune.provider.receipt import Receipt, place
+from llmtune.provider.translate import enforce, spec_fields, translate
+from llmtune.provider.types import Target
+from llmtune.provider.values import Anything, Choice, Float, Int, Mapped, Text
 
 #: A made-up vendor that uses every kind of declaration.
 _KNOBS: dict[str, Declaration] = {

@@ -12,8 +12,8 @@ import pytest
 
 from llmtune.planning.support_matrix import ask
 from llmtune.provider import catalog
-from llmtune.provider.protocol import Target
 from llmtune.provider.registry import get_provider, known_kinds, provider_class
+from llmtune.provider.types import Target
 from llmtune.testing.wire_check import check_wire_truth
 
 

@@ -343,8 +343,8 @@ def list_formats(as_json: _Json = False) -> None:
     from rich.markup import escape
 
     from llmtune.cli.output import out, print_json
-    from llmtune.data.formats.base import all_formats, vendors
-    from llmtune.data.io.readers import CONTAINERS
+    from llmtune.data.formats.registry import all_formats, vendors
+    from llmtune.data.io.base import CONTAINERS
 
     known = all_formats()
     if as_json:

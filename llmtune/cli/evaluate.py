@@ -165,7 +165,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to the tuned model. /new begins anew, /quit or Ctrl-D leaves; from a pipe, each line is a question."""
-    from llmtune.runs.run import attach
+    from llmtune.runs.api import attach
 
     with attach(run).model(checkpoint=checkpoint, deploy=deploy) as model:
         talk = _Conversation(model, system, temperature=temperature, max_tokens=max_tokens)

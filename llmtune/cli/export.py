@@ -29,7 +29,7 @@ def export(
     """Write the tuned model of a run to a folder, with its tokenizer, and say how it is served."""
     from llmtune.cli.output import err, print_json
     from llmtune.cli.output import out as console
-    from llmtune.runs.run import attach
+    from llmtune.runs.api import attach
 
     found = attach(run)
     folder = out if out is not None else Path(f"{found.record.name}-{shape.value}")

@@ -33,7 +33,7 @@ def list_(
 ) -> None:
     """List runs, newest first."""
     from llmtune.cli.output import out, print_json
-    from llmtune.provider.protocol import RunState
+    from llmtune.provider.types import RunState
     from llmtune.runs.store.store import open_store
 
     states = None if not state else [_state(each) for each in state]
@@ -67,7 +67,7 @@ def list_(
 def show(run: RunId, as_json: AsJson = False) -> None:
     """Show everything that is known of a run, without asking the vendor."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.run import attach
+    from llmtune.runs.api import attach
 
     found = attach(run)
     record, transitions = found.record, found.transitions()
@@ -119,7 +119,7 @@ def attach(
 
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import show as show_report
-    from llmtune.runs.run import attach as find
+    from llmtune.runs.api import attach as find
 
     found = find(run)
     found.feed(sink or ())
@@ -137,8 +137,8 @@ def watch(
     import asyncio
 
     from llmtune.cli.output import err
-    from llmtune.runs.run import attach as find
-    from llmtune.runs.run import runs
+    from llmtune.runs.api import attach as find
+    from llmtune.runs.api import runs
     from llmtune.runs.store.store import UNFINISHED
 
     chosen = [find(each) for each in which] if which else runs(states=UNFINISHED)
@@ -198,7 +198,7 @@ def _say(update: Update, *, as_json: bool) -> None:
 def cancel(run: RunId, as_json: AsJson = False) -> None:
     """Ask for a run to be stopped."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.run import attach as find
+    from llmtune.runs.api import attach as find
 
     found = find(run)
     before = found.state
@@ -225,7 +225,7 @@ def adopt(
 ) -> None:
     """Say which job at the vendor is a lost run's, so that it is followed again."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.run import attach as find
+    from llmtune.runs.api import attach as find
 
     found = find(run)
     found.adopt(job)
@@ -246,7 +246,7 @@ def resubmit(
     """Submit a lost run once more. Look at the vendor's console first: a job that is there would be paid for twice."""
     from llmtune.cli.output import confirm, err, out, print_json
     from llmtune.errors import OverBudget
-    from llmtune.runs.run import attach as find
+    from llmtune.runs.api import attach as find
 
     found = find(run)
     if not yes:
@@ -335,7 +335,7 @@ def _plain(text: str) -> str:
 
 def _state(word: str) -> Any:
     from llmtune.errors import UnknownName
-    from llmtune.provider.protocol import RunState
+    from llmtune.provider.types import RunState
 
     try:
         return RunState(word)

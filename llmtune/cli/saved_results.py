@@ -49,7 +49,7 @@ def report_of(name: str) -> Report:
     path = Path(name)
     if path.suffix == ".json" and (path.exists() or path.parent != Path()):
         return Report.load(path)
-    from llmtune.runs.run import attach
+    from llmtune.runs.api import attach
 
     return attach(name).report()
 

@@ -50,7 +50,7 @@ def tune(
     from llmtune.job.spec import TuningJob
     from llmtune.planning.plan import plan
     from llmtune.provider.registry import get_provider
-    from llmtune.runs.run import start
+    from llmtune.runs.api import start
 
     loaded = TuningJob.load(job)
     if model is not None:

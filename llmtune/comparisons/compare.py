@@ -19,13 +19,15 @@ from llmtune.job.spec import TuningJob
 from llmtune.planning import support_matrix
 from llmtune.planning.plan import plan, read_dataset
 from llmtune.provider.generation import Unavailable
-from llmtune.provider.protocol import Provider, RunState
+from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import get_provider
+from llmtune.provider.types import RunState
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace, Update
-from llmtune.runs.run import Run, start
+from llmtune.runs.run import Run
 from llmtune.runs.secrets import scrub_error
 from llmtune.runs.store.store import open_store
 

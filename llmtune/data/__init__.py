@@ -68,9 +68,9 @@ if TYPE_CHECKING:
     from llmtune.data.findings import Finding as Finding
     from llmtune.data.formats.base import RowFormat as RowFormat
     from llmtune.data.formats.base import VendorRows as VendorRows
-    from llmtune.data.formats.base import all_formats as all_formats
-    from llmtune.data.formats.base import get_format as get_format
-    from llmtune.data.formats.base import register as register
+    from llmtune.data.formats.registry import all_formats as all_formats
+    from llmtune.data.formats.registry import get_format as get_format
+    from llmtune.data.formats.registry import register as register
     from llmtune.data.io.reading import load as load
     from llmtune.data.io.reading import read as read
 

@@ -28,7 +28,7 @@ from llmtune.metrics.labels import LabelRule
 from llmtune.metrics.points import NotReported
 from llmtune.metrics.text import RowScore, token_figures
 from llmtune.provider.generation import Generator, TokenStats, Unavailable
-from llmtune.provider.protocol import Ref
+from llmtune.provider.types import Ref
 
 #: Called with (system, answers there are, answers wanted).
 OnProgress = Callable[[str, int, int], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llmtune.provider.declarations import Limits
-from llmtune.provider.protocol import Target
+from llmtune.provider.limits import Limits
 from llmtune.provider.receipt import DataVerdict
+from llmtune.provider.types import Target
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -20,7 +20,7 @@ SHOWN = 5
 def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     """The verdict on the rows that would be sent (train and validation); nothing is written or sent."""
     from llmtune.data.checks.left_out import LeftOut
-    from llmtune.data.formats.base import get_writer, vendors
+    from llmtune.data.formats.registry import get_writer, vendors
 
     sent = [("train", dataset.train)]
     if limits.validation != "unused" and dataset.validation:

@@ -14,10 +14,13 @@ from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.provider import cost
 from llmtune.provider.abilities import Weighed
-from llmtune.provider.declarations import Capabilities, Lifecycle
-from llmtune.provider.protocol import Provider, Request, Target, UploadRef
-from llmtune.provider.receipt import DataVerdict, LifecycleVerdict, Receipt, translate
+from llmtune.provider.declarations import Capabilities
+from llmtune.provider.limits import Lifecycle
+from llmtune.provider.protocol import Provider
+from llmtune.provider.receipt import DataVerdict, LifecycleVerdict, Receipt
 from llmtune.provider.registry import check_options, get_provider, known_kinds
+from llmtune.provider.translate import translate
+from llmtune.provider.types import Request, Target, UploadRef
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset

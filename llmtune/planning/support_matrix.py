@@ -12,13 +12,14 @@ from llmtune.provider.declarations import (
     Converted,
     Declaration,
     Inherent,
-    No,
     NotApplicable,
     Sent,
     Unsupported,
 )
-from llmtune.provider.protocol import Provider, Target
+from llmtune.provider.limits import No
+from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds
+from llmtune.provider.types import Target
 
 if TYPE_CHECKING:
     from rich.console import Console

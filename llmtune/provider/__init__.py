@@ -272,33 +272,19 @@ if TYPE_CHECKING:
     from llmtune.provider.declarations import GENERATION_FIELDS as GENERATION_FIELDS
     from llmtune.provider.declarations import JOB_FIELDS as JOB_FIELDS
     from llmtune.provider.declarations import NOT_PUBLISHED as NOT_PUBLISHED
-    from llmtune.provider.declarations import Abilities as Abilities
-    from llmtune.provider.declarations import Ability as Ability
-    from llmtune.provider.declarations import Anything as Anything
-    from llmtune.provider.declarations import Bool as Bool
     from llmtune.provider.declarations import Capabilities as Capabilities
     from llmtune.provider.declarations import Changed as Changed
-    from llmtune.provider.declarations import Choice as Choice
     from llmtune.provider.declarations import Converted as Converted
     from llmtune.provider.declarations import Declaration as Declaration
     from llmtune.provider.declarations import Declarations as Declarations
     from llmtune.provider.declarations import Facts as Facts
-    from llmtune.provider.declarations import Float as Float
     from llmtune.provider.declarations import Inherent as Inherent
-    from llmtune.provider.declarations import Int as Int
-    from llmtune.provider.declarations import Lifecycle as Lifecycle
-    from llmtune.provider.declarations import Limits as Limits
-    from llmtune.provider.declarations import Mapped as Mapped
-    from llmtune.provider.declarations import No as No
     from llmtune.provider.declarations import NotApplicable as NotApplicable
-    from llmtune.provider.declarations import Price as Price
     from llmtune.provider.declarations import Refused as Refused
     from llmtune.provider.declarations import Rule as Rule
     from llmtune.provider.declarations import Sent as Sent
     from llmtune.provider.declarations import Support as Support
-    from llmtune.provider.declarations import Text as Text
     from llmtune.provider.declarations import Unsupported as Unsupported
-    from llmtune.provider.declarations import ValueType as ValueType
     from llmtune.provider.encoding import encode_dataset as encode_dataset
     from llmtune.provider.generation import Generation as Generation
     from llmtune.provider.generation import GenerationRequest as GenerationRequest
@@ -309,35 +295,14 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import TokenStats as TokenStats
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.limits import Abilities as Abilities
+    from llmtune.provider.limits import Ability as Ability
+    from llmtune.provider.limits import Lifecycle as Lifecycle
+    from llmtune.provider.limits import Limits as Limits
+    from llmtune.provider.limits import No as No
+    from llmtune.provider.limits import Price as Price
     from llmtune.provider.memory import Footprint as Footprint
-    from llmtune.provider.protocol import Account as Account
-    from llmtune.provider.protocol import AnyRef as AnyRef
-    from llmtune.provider.protocol import Billed as Billed
-    from llmtune.provider.protocol import Cursor as Cursor
-    from llmtune.provider.protocol import DeploymentRef as DeploymentRef
-    from llmtune.provider.protocol import EncodedDataset as EncodedDataset
-    from llmtune.provider.protocol import EncodedFile as EncodedFile
-    from llmtune.provider.protocol import Event as Event
-    from llmtune.provider.protocol import Files as Files
-    from llmtune.provider.protocol import JobRef as JobRef
-    from llmtune.provider.protocol import ModelRef as ModelRef
-    from llmtune.provider.protocol import Options as Options
-    from llmtune.provider.protocol import Progress as Progress
     from llmtune.provider.protocol import Provider as Provider
-    from llmtune.provider.protocol import Readiness as Readiness
-    from llmtune.provider.protocol import Ref as Ref
-    from llmtune.provider.protocol import RemoteJob as RemoteJob
-    from llmtune.provider.protocol import RemoteModel as RemoteModel
-    from llmtune.provider.protocol import Request as Request
-    from llmtune.provider.protocol import Requirement as Requirement
-    from llmtune.provider.protocol import RunKey as RunKey
-    from llmtune.provider.protocol import RunState as RunState
-    from llmtune.provider.protocol import Snapshot as Snapshot
-    from llmtune.provider.protocol import SubmitSafety as SubmitSafety
-    from llmtune.provider.protocol import Target as Target
-    from llmtune.provider.protocol import UploadRef as UploadRef
-    from llmtune.provider.receipt import ONLY_FOR_METHOD as ONLY_FOR_METHOD
-    from llmtune.provider.receipt import ONLY_WITH_ADAPTER as ONLY_WITH_ADAPTER
     from llmtune.provider.receipt import DataVerdict as DataVerdict
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
@@ -348,6 +313,41 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import known_kinds as known_kinds
     from llmtune.provider.registry import provider_class as provider_class
     from llmtune.provider.registry import provider_names as provider_names
+    from llmtune.provider.translate import ONLY_FOR_METHOD as ONLY_FOR_METHOD
+    from llmtune.provider.translate import ONLY_WITH_ADAPTER as ONLY_WITH_ADAPTER
+    from llmtune.provider.types import Account as Account
+    from llmtune.provider.types import AnyRef as AnyRef
+    from llmtune.provider.types import Billed as Billed
+    from llmtune.provider.types import Cursor as Cursor
+    from llmtune.provider.types import DeploymentRef as DeploymentRef
+    from llmtune.provider.types import EncodedDataset as EncodedDataset
+    from llmtune.provider.types import EncodedFile as EncodedFile
+    from llmtune.provider.types import Event as Event
+    from llmtune.provider.types import Files as Files
+    from llmtune.provider.types import JobRef as JobRef
+    from llmtune.provider.types import ModelRef as ModelRef
+    from llmtune.provider.types import Options as Options
+    from llmtune.provider.types import Progress as Progress
+    from llmtune.provider.types import Readiness as Readiness
+    from llmtune.provider.types import Ref as Ref
+    from llmtune.provider.types import RemoteJob as RemoteJob
+    from llmtune.provider.types import RemoteModel as RemoteModel
+    from llmtune.provider.types import Request as Request
+    from llmtune.provider.types import Requirement as Requirement
+    from llmtune.provider.types import RunKey as RunKey
+    from llmtune.provider.types import RunState as RunState
+    from llmtune.provider.types import Snapshot as Snapshot
+    from llmtune.provider.types import SubmitSafety as SubmitSafety
+    from llmtune.provider.types import Target as Target
+    from llmtune.provider.types import UploadRef as UploadRef
+    from llmtune.provider.values import Anything as Anything
+    from llmtune.provider.values import Bool as Bool
+    from llmtune.provider.values import Choice as Choice
+    from llmtune.provider.values import Float as Float
+    from llmtune.provider.values import Int as Int
+    from llmtune.provider.values import Mapped as Mapped
+    from llmtune.provider.values import Text as Text
+    from llmtune.provider.values import ValueType as ValueType
 
 
 def __getattr__(name: str) -> Any:

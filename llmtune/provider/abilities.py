@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.rendering.preview import Peek
     from llmtune.provider.memory import Footprint
-    from llmtune.provider.protocol import JobRef, ModelRef
     from llmtune.provider.receipt import Receipt
+    from llmtune.provider.types import JobRef, ModelRef
 
 
 @runtime_checkable

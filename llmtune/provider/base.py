@@ -18,10 +18,11 @@ from pydantic import BaseModel, Field
 
 from llmtune.errors import VendorError
 from llmtune.provider import catalog
-from llmtune.provider.declarations import Abilities, Ability, Capabilities, Declarations, Limits, No
+from llmtune.provider.declarations import Capabilities, Declarations
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
 from llmtune.provider.http import Client
-from llmtune.provider.protocol import (
+from llmtune.provider.limits import Abilities, Ability, Limits, No
+from llmtune.provider.types import (
     Account,
     AnyRef,
     Cursor,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import InvalidSettings, UnknownName, did_you_mean
-from llmtune.provider.declarations import Lifecycle, Price
+from llmtune.provider.limits import Lifecycle, Price
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmtune.provider.protocol import EncodedDataset, EncodedFile
+from llmtune.provider.types import EncodedDataset, EncodedFile
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -34,7 +34,7 @@ def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: boo
     """
     from llmtune.data.convert import refuses
     from llmtune.data.findings import refuse
-    from llmtune.data.formats.base import get_writer
+    from llmtune.data.formats.registry import get_writer
 
     writer = get_writer(format)
     into.mkdir(parents=True, exist_ok=True)

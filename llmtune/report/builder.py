@@ -14,8 +14,8 @@ from llmtune.evaluation.results import EvaluationResult, SystemResult
 from llmtune.metrics.diagnosis import Diagnosis, diagnose
 from llmtune.metrics.points import MetricPoint, NotReported, Series, merge
 from llmtune.provider.cost import CostEstimate
-from llmtune.provider.protocol import Billed, RunState
 from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import Billed, RunState
 from llmtune.report.schema import Check, Cost, DataSection, Environment, Identity, ReceiptRow, Report, Timing
 
 #: Curves that every report speaks of, if only to say that there is none.

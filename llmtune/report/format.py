@@ -10,7 +10,7 @@ from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResu
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import NotReported
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.report.schema import Report
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.evaluation.results import EvaluationResult, SystemResult, WorstRow
 from llmtune.metrics.points import NotReported, Series
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
 from llmtune.report.format import count, difference, metric_name, number, one_line, seen, spread
 from llmtune.report.summary import facts

@@ -17,7 +17,7 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.declarations import Support
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 
 if TYPE_CHECKING:
     import pandas

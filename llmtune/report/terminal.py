@@ -20,7 +20,7 @@ from rich.text import Text
 
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.points import NotReported, Series
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
 from llmtune.report.format import (
     count,

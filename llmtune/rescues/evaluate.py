@@ -12,7 +12,8 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, Generator, Unavailable
-from llmtune.provider.protocol import ModelRef, Provider
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import ModelRef
 from llmtune.rescues.golden_set import Questions, Replay, as_reference
 from llmtune.runs.secrets import scrub
 

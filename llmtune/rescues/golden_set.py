@@ -19,7 +19,8 @@ from llmtune.evaluation.sampling import requests_of, subsample, token_limit
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
-from llmtune.provider.protocol import ModelRef, Provider
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import ModelRef
 from llmtune.rescues.results import GoldenSet
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def estimate(
     Answers are taken to be as long as the longest allowed, so that the figure errs upward.
     """
     from llmtune.data.rendering.token_count import Counter
-    from llmtune.provider.protocol import Target
+    from llmtune.provider.types import Target
 
     if not provider.hosted:
         return 0.0, "your own machine: nobody bills it"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
-from llmtune.provider.protocol import ModelRef, Provider, RemoteJob, RemoteModel
+from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_names
+from llmtune.provider.types import ModelRef, RemoteJob, RemoteModel
 from llmtune.rescues.folder import Folder
 from llmtune.rescues.results import DataFile, Source
 from llmtune.runs.run import provider_of

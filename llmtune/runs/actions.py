@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from llmtune.errors import LlmtuneError, StoreError
-from llmtune.provider.protocol import JobRef, Provider, RunState, UploadRef
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import JobRef, RunState, UploadRef
 from llmtune.runs import submission
 from llmtune.runs.secrets import scrub
 from llmtune.runs.store.ledger import Resource

@@ -6,7 +6,8 @@ from typing import Any
 
 from llmtune.errors import InvalidJob
 from llmtune.provider.abilities import Continuing
-from llmtune.provider.protocol import ModelRef, Provider
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import ModelRef
 from llmtune.runs.store.store import open_store
 
 PREFIX = "run:"

@@ -14,7 +14,8 @@ from llmtune.config import home
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
 from llmtune.provider.abilities import SelfChecking
 from llmtune.provider.generation import Generator, Unavailable
-from llmtune.provider.protocol import DeploymentRef, ModelRef, Provider, Ref, RunState, Target
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.runs.secrets import scrub_leaves
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store

@@ -30,7 +30,7 @@ from llmtune.errors import (
     StillQueued,
     did_you_mean,
 )
-from llmtune.provider.protocol import JobRef, RunState
+from llmtune.provider.types import JobRef, RunState
 
 if TYPE_CHECKING:
     from llmtune.job.spec import TuningJob
@@ -211,7 +211,7 @@ class _Chain:
 
     def start(self) -> Run:
         """The run at the next backend that takes the job."""
-        from llmtune.runs.run import start
+        from llmtune.runs.api import start
 
         moves_on: tuple[type[LlmtuneError], ...] = MOVES_ON
         if self._conditions.over_budget:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from llmtune.errors import LlmtuneError, TransientError
-from llmtune.provider.protocol import DeploymentRef, JobRef, ModelRef, Provider, Ref, RunState
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
 from llmtune.runs import evaluation
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.store.leases import Lease, LeaseLost

@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from llmtune.provider.protocol import EncodedFile, Provider, RunKey, UploadRef
+from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import EncodedFile, RunKey, UploadRef
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _KEY = re.compile(r"lt[a-z0-9]{10}")

@@ -17,8 +17,10 @@ from pydantic import BaseModel
 from llmtune import __version__
 from llmtune.config import home, redact
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, MissingExtra, ProviderClosed
-from llmtune.provider.protocol import EncodedDataset, Provider, RunState
-from llmtune.provider.receipt import Receipt, enforce
+from llmtune.provider.protocol import Provider
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import enforce
+from llmtune.provider.types import EncodedDataset, RunState
 from llmtune.runs import budget as money
 from llmtune.runs import ids
 from llmtune.runs.secrets import refuse_secrets, scrub_error

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 from llmtune.errors import LlmtuneError, TransientError
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Event, JobRef, Provider, RunState
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import Event, JobRef, RunState
 from llmtune.runs import finalize, submission
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.secrets import scrub, scrub_error

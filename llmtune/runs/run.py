@@ -6,28 +6,26 @@ import asyncio
 import logging
 import os
 import queue
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.config import note_secrets
-from llmtune.errors import LlmtuneError, RunFailed, StillQueued, StillRunning
+from llmtune.errors import LlmtuneError, RunFailed
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.abilities import Exporting
-from llmtune.provider.protocol import Event, JobRef, ModelRef, Provider, RunState
+from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_class
+from llmtune.provider.types import Event, JobRef, ModelRef, RunState
 from llmtune.runs import poller, submission, tracking
-from llmtune.runs.failpoints import checkpoint
-from llmtune.runs.planned import StartOptions, intend
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, Transition, open_store
+from llmtune.runs.timeouts import _ENDINGS, _Watch
 from llmtune.runs.tracking import Feeds
 
 if TYPE_CHECKING:
-    from llmtune.job.spec import TuningJob
     from llmtune.report.schema import Report
     from llmtune.runs.tuned_model import TunedModel
 
@@ -275,210 +273,6 @@ class Run:
 
         with open_model(self._store, self.record, self.provider, checkpoint=checkpoint, deploy=deploy) as opened:
             yield opened
-
-
-_PAST_THE_QUEUE = (RunState.RUNNING, RunState.PAUSED, RunState.FINALIZING, *(s for s in RunState if s.final))
-_ENDINGS = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled", RunState.LOST: "is lost"}
-
-
-class _Watch:
-    """The clocks of one wait: the whole of it, and the time since anything was new."""
-
-    def __init__(
-        self, run_id: str, timeout: float | None, stall_timeout: float | None, queue_timeout: float | None = None
-    ) -> None:
-        self._run_id = run_id
-        self._timeout, self._stall, self._queue = timeout, stall_timeout, queue_timeout
-        self._began = self._new = time.monotonic()
-        self._told = False
-        self._step: int | None = None
-
-    def patience(self) -> float | None:
-        """Seconds until one of the clocks runs out; None when neither is set."""
-        now = time.monotonic()
-        ends = []
-        if self._timeout is not None:
-            ends.append(self._began + self._timeout - now)
-        if self._stall is not None and not self._told:
-            ends.append(self._new + self._stall - now)
-        if self._queue is not None:
-            ends.append(self._began + self._queue - now)
-        return max(0.0, min(ends)) if ends else None
-
-    def saw(self, update: Update) -> Update:
-        """Something came; a new step or state starts the stall clock again."""
-        if update.record.state in _PAST_THE_QUEUE:
-            self._queue = None
-        step = update.record.progress.step
-        if update.points or update.moved or step != self._step:
-            self._new, self._told, self._step = time.monotonic(), False, step
-        return update
-
-    def idle(self, store: Store) -> Update | None:
-        """A clock has run out: report the stall, or end the wait."""
-        now = time.monotonic()
-        if self._timeout is not None and now >= self._began + self._timeout:
-            raise StillRunning(
-                f"run {self._run_id} did not end within {self._timeout:g} s; it goes on",
-                hint=f"come back with: llmtune runs attach {self._run_id}",
-            )
-        if self._queue is not None and now >= self._began + self._queue:
-            waited, self._queue = self._queue, None
-            if store.get(self._run_id).state is RunState.QUEUED:
-                raise StillQueued(
-                    f"run {self._run_id} has stood in the queue for {waited:g} s",
-                    hint=f"come back with: llmtune runs attach {self._run_id}",
-                )
-        if self._stall is not None and not self._told and now >= self._new + self._stall:
-            self._told = True
-            message = f"no new step or state for {self._stall:g} s"
-            store.note(self._run_id, message, "warning")
-            log.warning("run %s: %s", self._run_id, message, extra={"run": self._run_id})
-            return Update(store.get(self._run_id), message=message, stalled=True)
-        return None
-
-
-# --- the front door --------------------------------------------------------------------------------------------------
-def start(
-    job: TuningJob,
-    provider: str | Provider | Sequence[str | Provider] = "local",
-    *,
-    budget: float | None = None,
-    yes: bool = True,
-    allow_unknown_cost: bool = False,
-    strict: bool | Collection[str] = False,
-    allow_lossy_data: bool = False,
-    new: bool = False,
-    reuse: bool = False,
-    group: str | None = None,
-    fallback_on: Sequence[str] = (),
-    sinks: Collection[str] = (),
-) -> Run:
-    """Plan, upload, submit, and return the run. It goes on without this process.
-
-    An unfinished run of the same content is joined instead of paid for twice. If this process dies at any moment,
-    starting the same job again (or `attach`) goes on from there.
-
-    Args:
-        job: the job.
-        provider: a provider's name, a configured instance's name, or a provider; of a list, the first that takes the
-            job (see `llmtune.runs.fallback`).
-        budget: the most that may be spent, in USD; an unknown cost counts as over it.
-        yes: whether spending money is agreed to; calling from Python is, the command line asks first.
-        allow_unknown_cost: let an unknown cost pass under a budget.
-        strict: refuse when any field that is set (or any of these) would not be used.
-        allow_lossy_data: leave out what the vendor's row format cannot carry.
-        new: start another run although one of the same content is unfinished.
-        reuse: return a finished run of the same content, if there is one.
-        group: name of the comparison or sweep it belongs to.
-        fallback_on: with a list of providers, what else moves on to the next one: "over_budget" (and, for `tune`,
-            "failed" and "queued>2h").
-        sinks: where its curves go too, while it is waited for: "tensorboard:runs/", "mlflow:URI#EXPERIMENT",
-            "wandb:ENTITY/PROJECT". A run that is joined gets them as well. See docs/page.md.
-
-    Raises:
-        LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
-            ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
-    """
-    sinks = tracking.checked(sinks)
-    if isinstance(provider, Sequence) and not isinstance(provider, str):
-        from llmtune.runs.fallback import start_first
-
-        return start_first(
-            job,
-            provider,
-            budget=budget,
-            yes=yes,
-            allow_unknown_cost=allow_unknown_cost,
-            strict=strict,
-            allow_lossy_data=allow_lossy_data,
-            new=new,
-            reuse=reuse,
-            group=group,
-            fallback_on=fallback_on,
-            sinks=sinks,
-        )
-    backend = get_provider(provider)
-    store = open_store()
-    options = StartOptions(
-        budget=budget,
-        yes=yes,
-        allow_unknown_cost=allow_unknown_cost,
-        strict=strict,
-        allow_lossy_data=allow_lossy_data,
-        new=new,
-        reuse=reuse,
-        group=group,
-    )
-    record, how = intend(store, job, backend, options)
-    tracking.attach(store, record.id, sinks)
-    checkpoint("planned")
-    run = Run(record.id, store=store, provider=backend)
-    if how != "new":
-        log.info("%s run %s of the same content", how, record.id, extra={"run": record.id})
-    if record.state in submission.BEFORE_JOB:
-        lease = submission.drive_lease(store, record.id)
-        if lease.acquire(wait=0):
-            with lease:
-                submission.drive(store, record.id, backend, lease=lease)
-        # else the process that started it is at it right now; waiting for the run waits for that too
-    return run
-
-
-def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any) -> Report:
-    """`start` and `wait`: blocks until there is a report. Takes the options of both.
-
-    Raises:
-        RunFailed: the run ended without a model; carries the report. And whatever `start` and `wait` raise.
-    """
-    waits = {name: options.pop(name) for name in _WAITS if name in options}
-    if options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
-        from llmtune.runs.fallback import tune_first
-
-        def follow(run: Run, queued: float | None) -> Report:
-            return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))
-
-        return tune_first(job, provider, follow=follow, **options)
-    return start(job, provider, **options).wait(**waits)
-
-
-_WAITS = ("timeout", "stall_timeout", "queue_timeout", "on_update", "pace")
-
-
-async def start_async(
-    job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
-) -> Run:
-    """`start` for asyncio."""
-    return await asyncio.to_thread(lambda: start(job, provider, **options))
-
-
-async def tune_async(
-    job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
-) -> Report:
-    """`tune` for asyncio."""
-    if options.get("fallback_on"):
-        return await asyncio.to_thread(lambda: tune(job, provider, **options))
-    waits = {name: options.pop(name) for name in _WAITS if name in options}
-    run = await start_async(job, provider, **options)
-    return await run.wait_async(**waits)
-
-
-def attach(run_id: str, *, provider: Provider | None = None) -> Run:
-    """A run by `run_id`: its id, the beginning of that, its key, or its name.
-
-    Raises:
-        RunNotFound: there is none; the message has the nearest ids.
-    """
-    store = open_store()
-    return Run(store.resolve(run_id), store=store, provider=provider)
-
-
-def runs(
-    *, states: Collection[RunState] | None = None, provider: str | None = None, limit: int | None = None
-) -> list[Run]:
-    """The runs in the store, newest first."""
-    store = open_store()
-    return [Run(record.id, store=store) for record in store.runs(states=states, provider=provider, limit=limit)]
 
 
 def provider_of(record: RunRecord) -> Provider:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
-from llmtune.provider.protocol import EncodedFile, JobRef, Provider, Request, RunState, UploadRef
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
 from llmtune.runs import planned
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.secrets import scrub_error

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from llmtune.metrics.points import SOURCE_ORDER, MetricPoint, merge
-from llmtune.provider.protocol import Ref
+from llmtune.provider.types import Ref
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.queries import points_after
 from llmtune.runs.store.records import RunRecord

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from llmtune.data.example import Message
 from llmtune.errors import LlmtuneError
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
-from llmtune.provider.protocol import ModelRef, Provider
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import ModelRef
 from llmtune.runs import finalize
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord

@@ -12,7 +12,8 @@ from typing import Self
 
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
 from llmtune.provider.abilities import Exporting
-from llmtune.runs.run import Run, attach
+from llmtune.runs.api import attach
+from llmtune.runs.run import Run
 from llmtune.server.app import Served, is_loopback, make_app
 from llmtune.server.queue import Line
 

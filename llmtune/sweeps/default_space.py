@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
-from llmtune.provider.declarations import Capabilities, Converted, Declaration, Facts, Float, Int, Refused, Sent
+from llmtune.provider.declarations import Capabilities, Converted, Declaration, Facts, Refused, Sent
+from llmtune.provider.values import Float, Int
 from llmtune.sweeps.space import Choice, Range, Space
 
 

@@ -19,8 +19,8 @@ from llmtune.metrics.points import NotReported, Series
 from llmtune.planning.plan import plan, read_dataset
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps.sweep_plan import Place
 from llmtune.sweeps.trial_job import without_test

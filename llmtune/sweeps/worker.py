@@ -16,9 +16,11 @@ from llmtune.metrics.points import NotReported, Series
 from llmtune.planning import support_matrix
 from llmtune.planning.plan import plan
 from llmtune.provider.abilities import Warming
-from llmtune.provider.protocol import Provider, RunState
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import RunState
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace, Update
-from llmtune.runs.run import Run, start
+from llmtune.runs.run import Run
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps import study as studies

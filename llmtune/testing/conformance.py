@@ -38,19 +38,19 @@ from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.planning.plan import plan, read_dataset
 from llmtune.provider.declarations import DECLARED_FIELDS
 from llmtune.provider.generation import GenerationRequest, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider.protocol import Provider
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import (
     DeploymentRef,
     EncodedDataset,
     JobRef,
     ModelRef,
-    Provider,
     Request,
     RunKey,
     RunState,
     Snapshot,
     UploadRef,
 )
-from llmtune.provider.receipt import Receipt
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.testing import faults
 from llmtune.testing.fake_vendor import FakeVendor
@@ -471,8 +471,8 @@ class ConformanceSuite:
 
     # --- the whole -------------------------------------------------------------------------------------------------
     def test_the_whole_way_from_start_to_report(self, vendor: FakeVendor, provider: Provider, job: TuningJob) -> None:
+        from llmtune.runs.api import start
         from llmtune.runs.poller import Pace
-        from llmtune.runs.run import start
 
         run = start(job, provider)
         report = run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))

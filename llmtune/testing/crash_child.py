@@ -15,8 +15,9 @@ import sqlalchemy.dialects.sqlite  # noqa: F401
 from llmtune.errors import RunFailed, SubmitUnknown
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.runs import failpoints, finalize, poller
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import Run, start
+from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 

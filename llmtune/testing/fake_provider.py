@@ -20,19 +20,15 @@ from llmtune.metrics.points import MetricPoint
 from llmtune.provider.declarations import (
     DECLARED_FIELDS,
     GENERATION_FIELDS,
-    Abilities,
-    Anything,
     Capabilities,
     Declaration,
     Declarations,
-    Limits,
-    No,
-    Price,
     Sent,
 )
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
 from llmtune.provider.http import Client
-from llmtune.provider.protocol import (
+from llmtune.provider.limits import Abilities, Limits, No, Price
+from llmtune.provider.types import (
     Account,
     AnyRef,
     Billed,
@@ -58,6 +54,7 @@ from llmtune.provider.protocol import (
     Target,
     UploadRef,
 )
+from llmtune.provider.values import Anything
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset

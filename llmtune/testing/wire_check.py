@@ -13,8 +13,10 @@ from typing import Any
 
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.provider.declarations import DECLARED_FIELDS, GENERATION_FIELDS, Capabilities, Converted, Sent
-from llmtune.provider.protocol import Provider, Target, UploadRef
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.protocol import Provider
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import Target, UploadRef
 
 #: Rows of the imagined dataset, for the conversions between epochs and steps.
 ROWS = 1000

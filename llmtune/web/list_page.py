@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.report.format import count, metric_name, number
 from llmtune.report.html import page
 from llmtune.report.html.elements import Child, el

@@ -94,7 +94,7 @@ class CohereClassificationRows(RowFormat):
         return False  # the general labelled format tells such rows
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.formats.base import get_format
+        from llmtune.data.formats.registry import get_format
 
         return get_format("labelled").read(row, line, faults)
 

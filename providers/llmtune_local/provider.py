@@ -50,8 +50,9 @@ from llmtune.provider import (
 )
 from llmtune.provider.receipt import place
 from llmtune_local import declarations
-from llmtune_local.run_state.run_dir import Cursor as FileCursor
-from llmtune_local.run_state.run_dir import RunDir, RunRequest, Status
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.schema import Cursor as FileCursor
+from llmtune_local.run_state.schema import RunRequest, Status
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.worker import process
 from llmtune_local.worker.fork_server import POSSIBLE, Forker
@@ -184,7 +185,8 @@ class LocalProvider:
     def preflight(self, request: Request) -> list[Finding]:
         """Whether model and device are there, and the one fits the other, before a folder is made."""
         self._need_libraries()
-        from llmtune_local.models.loading import check_device, check_model
+        from llmtune_local.models.hub import check_model
+        from llmtune_local.models.loading import check_device
         from llmtune_local.models.memory_estimate import refuse_what_cannot_fit
         from llmtune_local.models.quantization import check_adapter
         from llmtune_local.training.distributed import check_team
@@ -484,7 +486,7 @@ class LocalProvider:
 
 def _stamp(model: str) -> str | None:
     """What tells one state of a model in a folder from another, so that answers of a replaced one are not reused."""
-    from llmtune_local.models.loading import locate
+    from llmtune_local.models.hub import locate
 
     files = sorted(Path(locate(model)).glob("*.safetensors")) if Path(locate(model)).is_dir() else []
     facts = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]

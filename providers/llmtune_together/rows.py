@@ -48,7 +48,7 @@ class TogetherRows(RowFormat):
         return False  # rows read from files are told by the general formats of the same shapes
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.formats.base import detect, general_formats
+        from llmtune.data.formats.registry import detect, general_formats
 
         fmt = detect(row, general_formats()) or CHAT
         return fmt.read(row, line, faults)

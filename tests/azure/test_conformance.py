@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from llmtune.testing.conformance import ConformanceSuite, Mark, never
+from llmtune.testing.conformance import ConformanceSuite
+from llmtune.testing.markers import Mark, never
 from llmtune_azure import AzureProvider
 from llmtune_azure.fake.service import FakeAzure
 from llmtune_azure.settings import AzureSettings

@@ -10,9 +10,10 @@ import pytest
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import judge_lifecycle
-from llmtune.provider.protocol import Target, UploadRef
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import check_options
+from llmtune.provider.translate import translate
+from llmtune.provider.types import Target, UploadRef
 from llmtune.testing.wire_check import check_wire_truth
 from llmtune_azure import AzureProvider
 from llmtune_azure.settings import AzureSettings

@@ -13,7 +13,10 @@ import pytest
 from llmtune.data.example import Message
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.provider.generation import GenerationRequest, Unavailable
-from llmtune.provider.protocol import (
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.registry import check_options
+from llmtune.provider.translate import translate
+from llmtune.provider.types import (
     DeploymentRef,
     EncodedFile,
     JobRef,
@@ -24,8 +27,6 @@ from llmtune.provider.protocol import (
     Target,
     UploadRef,
 )
-from llmtune.provider.receipt import Receipt, translate
-from llmtune.provider.registry import check_options
 from llmtune.testing import accept_then_drop, rate_limit, refusal, server_error
 from llmtune.testing.wire_check import job_with
 from llmtune_azure import AzureProvider

@@ -11,8 +11,9 @@ import botocore.loaders
 import botocore.session
 import pytest
 
-from llmtune.provider.protocol import EncodedFile, Target
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import EncodedFile, Target
 from llmtune.testing.wire_check import job_with
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.fake.service import FakeBedrock

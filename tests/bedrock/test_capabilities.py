@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.provider.declarations import Capabilities
-from llmtune.provider.protocol import ModelRef, Target
+from llmtune.provider.types import ModelRef, Target
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.responses import base_id
 from llmtune_bedrock.settings import BedrockSettings

@@ -17,7 +17,7 @@ from llmtune.errors import (
     TransientError,
     VendorError,
 )
-from llmtune.provider.protocol import DeploymentRef, JobRef, ModelRef, Request, RunKey, UploadRef
+from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Request, RunKey, UploadRef
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,

@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.data.example import Message
 from llmtune.provider.generation import GenerationRequest, Unavailable
-from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey, RunState, Snapshot
+from llmtune.provider.types import DeploymentRef, ModelRef, RunKey, RunState, Snapshot
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.fake.service import FakeBedrock
 from tests.bedrock.conftest import NOVA, encoded, provider_at, receipt_for

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtune.provider.declarations import Converted, Sent
-from llmtune.provider.protocol import RunKey
+from llmtune.provider.types import RunKey
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.declarations import FAMILIES

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune_bedrock import responses
 from tests.conftest import SHARED
 

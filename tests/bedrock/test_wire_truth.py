@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from llmtune.provider.declarations import Converted, Sent
-from llmtune.provider.protocol import Target, UploadRef
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import Target, UploadRef
 from llmtune.testing.wire_check import check_wire_truth, job_with
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.capabilities import LIMITS

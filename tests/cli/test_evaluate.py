@@ -16,8 +16,9 @@ from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, TransientErro
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.report.schema import Report
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import Run, start
+from llmtune.runs.run import Run
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider.protocol import EncodedFile, Target
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import EncodedFile, Target
 from llmtune.testing.wire_check import job_with
 from llmtune_cohere import CohereProvider
 from llmtune_cohere.fake.service import FakeCohere, FakeCohereFinetune

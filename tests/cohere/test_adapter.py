@@ -13,8 +13,8 @@ from llmtune.data.example import Message
 from llmtune.errors import InvalidData, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.provider.declarations import DECLARED_FIELDS, Converted, Sent
 from llmtune.provider.generation import GenerationRequest, Unavailable
-from llmtune.provider.protocol import EncodedFile, JobRef, ModelRef, RunKey, RunState, Snapshot
 from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import EncodedFile, JobRef, ModelRef, RunKey, RunState, Snapshot
 from llmtune.testing import FakeVendor, refusal
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_cohere import CohereProvider, responses

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from llmtune.testing.conformance import ConformanceSuite, Mark, never
+from llmtune.testing.conformance import ConformanceSuite
+from llmtune.testing.markers import Mark, never
 from llmtune_cohere import CohereProvider
 from llmtune_cohere.fake.service import FakeCohere, FakeCohereFinetune
 from llmtune_cohere.settings import CohereSettings

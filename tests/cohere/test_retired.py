@@ -12,7 +12,7 @@ from llmtune.errors import InvalidData, InvalidSettings, ProviderClosed
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import alternatives, plan
 from llmtune.provider.generation import Unavailable
-from llmtune.provider.protocol import EncodedFile, JobRef, ModelRef, Request, RunKey, Target
+from llmtune.provider.types import EncodedFile, JobRef, ModelRef, Request, RunKey, Target
 from llmtune_cohere import CohereProvider
 from llmtune_cohere.settings import CohereSettings
 
@@ -116,7 +116,7 @@ def test_a_trainer_of_ones_own_costs_nothing_and_wants_a_shared_folder() -> None
 
 @pytest.mark.parametrize("model", ["command-r-08-2024", {"local": "tiny"}])
 def test_starting_a_job_there_is_refused_with_the_command_that_continues(tmp_path: Path, model: object) -> None:
-    from llmtune.runs.run import start
+    from llmtune.runs.api import start
 
     turn = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}'
     (tmp_path / "rows.jsonl").write_text("\n".join(turn % at for at in range(20)))

@@ -22,8 +22,8 @@ from llmtune import Board, Hyperparameters, Member, TuningJob
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
-from llmtune.provider.declarations import Price
-from llmtune.provider.protocol import RunState
+from llmtune.provider.limits import Price
+from llmtune.provider.types import RunState
 from llmtune.report.leaderboard.board import Entry, build_board
 from llmtune.report.schema import Cost
 from llmtune.runs.poller import Pace

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from llmtune.testing.conformance import ConformanceSuite, Mark, never
+from llmtune.testing.conformance import ConformanceSuite
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
+from llmtune.testing.markers import Mark, never
 
 
 class _Fake(ConformanceSuite):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from llmtune.data.example import Example
-from llmtune.data.formats.base import RowFormat, VendorRows, _known, general_formats, get_format, register, vendors
+from llmtune.data.formats.base import RowFormat, VendorRows
+from llmtune.data.formats.registry import _known, general_formats, get_format, register, vendors
 from llmtune.data.io.reading import load
 
 ROOT = Path(__file__).resolve().parents[2]

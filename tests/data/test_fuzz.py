@@ -15,7 +15,7 @@ from llmtune.data.checks.privacy import check_privacy
 from llmtune.data.convert import refuses
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
-from llmtune.data.formats.base import all_formats, get_format, vendors
+from llmtune.data.formats.registry import all_formats, get_format, vendors
 from llmtune.data.formats.row_features import features
 from llmtune.data.hashing import answer_text, label_of, prompt_text
 from llmtune.data.io.reading import read_rows

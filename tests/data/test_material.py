@@ -12,7 +12,7 @@ from llmtune.data.checks.check import check
 from llmtune.data.convert import convert, refuses
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
-from llmtune.data.formats.base import all_formats, get_format, vendors
+from llmtune.data.formats.registry import all_formats, get_format, vendors
 from llmtune.data.io.reading import Reading, load, read
 from llmtune.errors import InvalidData
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llmtune.data.convert import refuses, write
 from llmtune.data.example import Example, Message, Preference, ToolCall
 from llmtune.data.findings import Finding
-from llmtune.data.formats.base import all_formats, get_format
+from llmtune.data.formats.registry import all_formats, get_format
 from llmtune.data.io.reading import read
 from llmtune.data.split import split
 

@@ -126,7 +126,7 @@ def test_everything_a_chat_row_may_hold_is_kept(rows_file: Any) -> None:
     assert isinstance(sound.content[0], OtherPart)
     assert done.extra == {"refusal": "no"}
     assert example.extra == {"parallel_tool_calls": False, "id": 7}
-    from llmtune.data.formats.base import get_format
+    from llmtune.data.formats.registry import get_format
 
     assert get_format("chat").write(example) == row
 

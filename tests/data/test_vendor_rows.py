@@ -9,7 +9,8 @@ import pytest
 
 from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart, ToolCall, chat
 from llmtune.data.findings import Finding
-from llmtune.data.formats.base import FileFacts, VendorRows, get_format, get_writer, vendor, vendors
+from llmtune.data.formats.base import FileFacts, VendorRows
+from llmtune.data.formats.registry import get_format, get_writer, vendor, vendors
 from llmtune.errors import LlmtuneError, UnknownName
 
 PROVIDERS = ("azure", "bedrock", "cohere", "nebius", "openai", "together", "vertex")
@@ -333,8 +334,8 @@ def test_what_each_format_cannot_carry_is_named() -> None:
 
 def test_the_limits_of_rows_and_of_capabilities_agree() -> None:
     """Row counts and sizes are told twice, before a job is planned and when it is: they must say the same."""
-    from llmtune.provider.protocol import Target
     from llmtune.provider.registry import get_provider
+    from llmtune.provider.types import Target
 
     models = {
         "openai": "gpt-4.1-mini-2025-04-14",
@@ -367,8 +368,8 @@ def test_the_limits_of_rows_and_of_capabilities_agree() -> None:
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_a_plan_and_a_check_ask_the_same_writer(method: str) -> None:
-    from llmtune.provider.protocol import Target
     from llmtune.provider.registry import get_provider
+    from llmtune.provider.types import Target
 
     for name, rules in vendors().items():
         provider = get_provider(name)

@@ -13,7 +13,7 @@ from llmtune import TuningJob, get_provider
 from llmtune.metrics.points import SOURCE_ORDER
 from llmtune.planning.plan import plan
 from llmtune.provider.declarations import Support
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/concepts.md").read_text(encoding="utf-8")

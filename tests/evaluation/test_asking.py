@@ -23,7 +23,7 @@ from llmtune.evaluation.evaluate import evaluate, model_identity
 from llmtune.evaluation.inference import Patience, ask, patiently
 from llmtune.job.spec import EvaluationSpec
 from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.provider.protocol import ModelRef
+from llmtune.provider.types import ModelRef
 from tests.evaluation.conftest import LABELS, Likely, Scripted, limited, often, truth
 
 QUICK = Patience(tries=3, first=0.0, most=0.0)

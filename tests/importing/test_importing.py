@@ -525,8 +525,8 @@ def test_python_is_not_run(place: Path) -> None:
 
 def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.cli.app import app
+    from llmtune.runs.api import start
     from llmtune.runs.poller import Pace
-    from llmtune.runs.run import start
 
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -557,8 +557,8 @@ def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.Monke
 @pytest.fixture
 def two_jobs(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
     """A vendor with two jobs of one name, each trained on rows of its own."""
+    from llmtune.runs.api import start
     from llmtune.runs.poller import Pace
-    from llmtune.runs.run import start
 
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -654,8 +654,8 @@ def test_an_import_whose_second_file_is_gone_leaves_nothing_and_can_be_tried_aga
 
 
 def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmtune.runs.api import start
     from llmtune.runs.poller import Pace
-    from llmtune.runs.run import start
     from llmtune_azure.fake.service import FakeAzure
 
     monkeypatch.chdir(place)

@@ -319,7 +319,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
     """A request over the random base; keywords are hyperparameters, `request` holds the other fields."""
-    from llmtune_local.run_state.run_dir import RunRequest
+    from llmtune_local.run_state.schema import RunRequest
 
     def make(request: dict[str, Any] | None = None, **hyperparameters: Any) -> RunRequest:
         body: dict[str, Any] = {

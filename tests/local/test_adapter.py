@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider.protocol import RunKey, RunState
 from llmtune.provider.registry import get_provider
+from llmtune.provider.types import RunKey, RunState
 from llmtune_local.provider import ATTEMPTS
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.worker import process
@@ -49,7 +49,7 @@ class Launches:
 
 
 def submit(body: dict[str, Any]) -> tuple[Any, Any, RunDir]:
-    from llmtune.provider.protocol import Request
+    from llmtune.provider.types import Request
 
     provider = get_provider("local")
     job = provider.submit(Request(operation="start", body=body), KEY)
@@ -63,7 +63,7 @@ def test_polling_a_worker_that_has_not_spoken_yet_starts_no_second_one(
     provider, job, folder = submit(request_body)
     for _ in range(5):
         assert provider.poll(job, None).state is RunState.QUEUED
-    from llmtune.provider.protocol import Request
+    from llmtune.provider.types import Request
 
     assert provider.submit(Request(operation="start", body=request_body), KEY) == job
     assert provider.find(KEY) == job

@@ -16,7 +16,7 @@ import torch
 from llmtune.errors import InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models import quantization
-from llmtune_local.run_state.run_dir import Recipe
+from llmtune_local.run_state.schema import Recipe
 
 OPTIONS = {"device": "cpu", "num_threads": 1}
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider.protocol import JobRef, RunState
+from llmtune.provider.types import JobRef, RunState
 from llmtune_local import LocalProvider
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.settings import LocalSettings

@@ -329,7 +329,7 @@ def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
 
 def test_the_plan_says_what_dpo_takes(tmp_path: Path) -> None:
     from llmtune import plan
-    from llmtune.provider.receipt import enforce
+    from llmtune.provider.translate import enforce
 
     path = write_pairs(tmp_path / "rows.jsonl", 10)
     receipt = plan(job_of(path, hyperparameters={}), "local")

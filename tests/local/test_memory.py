@@ -12,7 +12,8 @@ import pytest
 
 from llmtune.provider.memory import Footprint
 from llmtune_local.models import memory_estimate
-from llmtune_local.models.memory_estimate import Plan, estimate, shape_of
+from llmtune_local.models.memory_estimate import Plan, estimate
+from llmtune_local.models.shape import shape_of
 
 PLAN = Plan(adapter="lora", tokens=2048, trained_tokens=512, longest=256)
 
@@ -28,7 +29,7 @@ def peak(**changes: Any) -> int:
 def test_the_shape_is_read_from_the_files() -> None:
     from transformers import AutoModelForCausalLM
 
-    from llmtune_local.models.loading import locate
+    from llmtune_local.models.hub import locate
 
     shape = shape_of("tiny")
     assert shape is not None
@@ -49,7 +50,7 @@ def test_adapters_are_counted_exactly(adapter: str, targets: str) -> None:
     import torch
 
     from llmtune_local.models import loading as models
-    from llmtune_local.run_state.run_dir import RunRequest
+    from llmtune_local.run_state.schema import RunRequest
 
     hyper = {"epochs": 1, "batch_size": 1, "learning_rate": 1, "lora_rank": 8, "lora_target_modules": targets}
     request = RunRequest.model_validate(

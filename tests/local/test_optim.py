@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmtune.errors import InvalidJob
-from llmtune_local.run_state.run_dir import Recipe
+from llmtune_local.run_state.schema import Recipe
 from llmtune_local.training.optimizer import OPTIMIZERS, layer_scales, make_optimizer, set_rates
 
 NAMES = [

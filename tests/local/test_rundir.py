@@ -15,7 +15,8 @@ import pytest
 from pydantic import ValidationError
 
 from llmtune_local.run_state import run_dir
-from llmtune_local.run_state.run_dir import Cursor, EventLine, MetricLine, RunDir, RunRequest, Status, write_atomically
+from llmtune_local.run_state.run_dir import RunDir, write_atomically
+from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, RunRequest, Status
 from llmtune_local.run_state.status_writer import Journal
 from llmtune_local.worker import process
 from llmtune_local.worker.process import FolderBusy, FolderLock, ProcessId

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from llmtune.errors import DeviceUnavailable, InvalidJob
-from llmtune.provider.protocol import JobRef, RunState
+from llmtune.provider.types import JobRef, RunState
 from llmtune.runs.store.store import open_store
 from llmtune_local import LocalProvider
 from llmtune_local.models import memory_estimate
-from llmtune_local.run_state.run_dir import RunDir, WorkerOptions
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.schema import WorkerOptions
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.training.distributed import ALONE, Team, check_team, join
 from llmtune_local.worker import process

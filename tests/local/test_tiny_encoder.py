@@ -26,7 +26,7 @@ def test_it_fills_in_masked_words_better_than_chance() -> None:
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from llmtune_local.models.loading import locate
+    from llmtune_local.models.hub import locate
 
     assert locate("tiny-encoder") == str(FOLDER)
     model = AutoModelForMaskedLM.from_pretrained(FOLDER, dtype=torch.float32).eval()

@@ -13,7 +13,8 @@ import torch
 
 from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
-from llmtune_local.run_state.run_dir import Recipe, RunDir
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.schema import Recipe
 from llmtune_local.run_state.status_writer import Journal
 from llmtune_local.training import lr_schedule
 from llmtune_local.training.checkpoints import trained_weights

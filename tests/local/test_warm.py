@@ -16,7 +16,8 @@ import pytest
 
 pytest.importorskip("peft")
 
-from llmtune_local.run_state.run_dir import Result, RunDir, RunRequest
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.schema import Result, RunRequest
 from llmtune_local.worker import process
 from llmtune_local.worker.fork_server import POSSIBLE, Forker
 

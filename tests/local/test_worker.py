@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from llmtune_local.run_state.run_dir import RunDir, Status
+from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.schema import Status
 from llmtune_local.worker import main, process
 from llmtune_local.worker.process import FolderLock
 

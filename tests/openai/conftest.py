@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import EncodedFile, Target
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import check_options
+from llmtune.provider.translate import translate
+from llmtune.provider.types import EncodedFile, Target
 from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
 from llmtune_nebius.settings import NebiusSettings

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import RunKey, Target, UploadRef
-from llmtune.provider.receipt import translate
+from llmtune.provider.translate import translate
+from llmtune.provider.types import RunKey, Target, UploadRef
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with
 from llmtune_openai import OpenAIProvider
 from llmtune_openai import requests as bodies

@@ -13,9 +13,10 @@ import pytest
 from llmtune.errors import InvalidSettings, UnknownName
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import judge_lifecycle, plan
-from llmtune.provider.protocol import Target, UploadRef
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import check_options, get_provider
+from llmtune.provider.translate import translate
+from llmtune.provider.types import Target, UploadRef
 from llmtune_nebius import NebiusProvider
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings

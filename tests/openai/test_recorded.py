@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmtune.errors import ProviderClosed, VendorError
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune_openai import errors, metrics, responses
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

@@ -16,9 +16,9 @@ from llmtune.data.convert import convert
 from llmtune.errors import InvalidData, NotTranslatable, ProviderClosed, RunFailed, UnsupportedHyperparameterWarning
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import plan
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
+from llmtune.runs.api import attach, start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import attach, start
 from llmtune.testing import FakeVendor, accept_then_drop, accept_then_hold, rate_limit, reset, server_error
 from llmtune_azure.fake.service import FakeAzure
 from llmtune_nebius.fake.service import FakeNebius

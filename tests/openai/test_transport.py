@@ -20,7 +20,7 @@ from llmtune.errors import (
 )
 from llmtune.provider.abilities import Pausable
 from llmtune.provider.generation import GenerationRequest
-from llmtune.provider.protocol import JobRef, ModelRef, RunKey, RunState, Snapshot, UploadRef
+from llmtune.provider.types import JobRef, ModelRef, RunKey, RunState, Snapshot, UploadRef
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,

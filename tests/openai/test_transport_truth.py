@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from llmtune.provider.declarations import DECLARED_FIELDS
-from llmtune.provider.protocol import RunKey, Target
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import RunKey, Target
 from llmtune.testing import FakeVendor
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with, moved_paths
 from llmtune_azure import AzureProvider
@@ -97,6 +98,6 @@ def _within(path: str, declared: set[str]) -> bool:
 
 
 def _uploaded(vendor: FakeVendor, role: str) -> Any:
-    from llmtune.provider.protocol import UploadRef
+    from llmtune.provider.types import UploadRef
 
     return UploadRef(id=vendor.new_file(b'{"messages": []}\n').id, role=role)

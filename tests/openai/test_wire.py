@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmtune.errors import MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune_nebius.service import NEBIUS
 from llmtune_openai import errors, metrics, responses
 from llmtune_openai import requests as bodies

@@ -13,8 +13,8 @@ from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import MetricPoint, NotReported
 from llmtune.provider.cost import CostEstimate
 from llmtune.provider.generation import Unavailable
-from llmtune.provider.protocol import Billed, RunState, Target
 from llmtune.provider.receipt import DataVerdict, FieldReceipt, Receipt
+from llmtune.provider.types import Billed, RunState, Target
 from llmtune.report.builder import build_report
 from llmtune.report.schema import Check, Environment, Identity, Report
 from tests.evaluation.conftest import LABELS, Likely, Scripted, often, ticket, truth

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import MetricPoint
 from llmtune.report.schema import Report
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
 from tests.report.conftest import make, points

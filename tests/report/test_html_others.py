@@ -15,8 +15,8 @@ from llmtune.evaluation.evaluate import evaluate
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import MetricPoint, NotReported, Series
-from llmtune.provider.declarations import Price
 from llmtune.provider.generation import Unavailable
+from llmtune.provider.limits import Price
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
 from llmtune.rescues.results import DataFile, GoldenSet, RescueReport, Source

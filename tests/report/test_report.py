@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmtune.errors import InvalidData, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint, NotReported, Series
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.report.builder import build_report, here
 from llmtune.report.format import difference, number, one_line, seconds, seen
 from llmtune.report.schema import Report, schema

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.provider import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings

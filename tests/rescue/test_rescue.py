@@ -19,10 +19,10 @@ from llmtune.evaluation.inference import Patience
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.rescues.results import GoldenSet
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune.runs.store.store import open_store
 from llmtune.testing.faults import refusal
 from llmtune.testing.generic_vendor import Fake

@@ -13,8 +13,8 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
 from llmtune.rescues.results import GoldenSet
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune.testing.generic_vendor import Fake
 
 from .helpers import save, tickets

@@ -13,7 +13,8 @@ import llmtune_retired
 from llmtune.errors import InvalidData, ProviderClosed
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import plan, plan_all
-from llmtune.provider.protocol import Provider, Target
+from llmtune.provider.protocol import Provider
+from llmtune.provider.types import Target
 from llmtune_retired import Databricks, GoogleAIStudio, Groq, Mistral, RetiredProvider
 from llmtune_retired.provider import table
 
@@ -95,7 +96,7 @@ def test_they_are_never_named_as_alternatives() -> None:
 
 @pytest.mark.parametrize("kind", sorted(SINCE))
 def test_asked_for_by_name_they_answer_instead_of_being_unknown(kind: str, job: TuningJob) -> None:
-    from llmtune.runs.run import start
+    from llmtune.runs.api import start
 
     elsewhere = job.model_copy(update={"model": {"local": "tiny"}})
     for each in (job, elsewhere):

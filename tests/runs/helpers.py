@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.poller import Pace
 from llmtune.runs.store.records import RunRecord

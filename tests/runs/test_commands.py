@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 from llmtune.cli.runs import app
 from llmtune.errors import LlmtuneError, RunNotFound, SubmitUnknown, UnknownName
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs import poller
-from llmtune.runs.run import attach, start
+from llmtune.runs.api import attach, start
 from llmtune.testing import accept_then_drop
 from llmtune.testing.fake_provider import FakeProvider
 from llmtune.testing.generic_vendor import Fake

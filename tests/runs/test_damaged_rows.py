@@ -14,10 +14,11 @@ from llmtune.cli.app import app
 from llmtune.errors import StoreError
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.report.schema import Report
 from llmtune.runs.actions import cleanup
-from llmtune.runs.run import attach, provider_of, runs, start
+from llmtune.runs.api import attach, runs, start
+from llmtune.runs.run import provider_of
 from llmtune.runs.store import schema
 from llmtune.runs.store.store import Store, open_store
 from llmtune.testing.fake_provider import FakeProvider

@@ -11,10 +11,11 @@ import pytest
 
 from llmtune.errors import SubmitUnknown, TransientError
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs import poller
+from llmtune.runs.api import attach, start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import Run, attach, start
+from llmtune.runs.run import Run
 from llmtune.testing import (
     Phase,
     accept_then_drop,

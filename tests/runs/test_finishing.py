@@ -12,11 +12,11 @@ from llmtune.errors import LlmtuneError, RunFailed, StillRunning
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider.protocol import RunState, UploadRef
+from llmtune.provider.types import RunState, UploadRef
 from llmtune.report.schema import Report
 from llmtune.runs import evaluation
 from llmtune.runs.actions import cleanup
-from llmtune.runs.run import start
+from llmtune.runs.api import start
 from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase, refusal, server_error
 from llmtune.testing.fake_provider import FakeProvider

@@ -14,7 +14,7 @@ import pytest
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.provider.registry import get_provider
-from llmtune.runs.run import start
+from llmtune.runs.api import start
 from llmtune.runs.secrets import scrub
 from llmtune.runs.store.store import Store, open_store
 from llmtune.testing import refusal, server_error

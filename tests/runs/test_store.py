@@ -12,7 +12,7 @@ import pytest
 
 from llmtune.errors import RunNotFound
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Event, JobRef, ModelRef, Progress, RunState, Snapshot, UploadRef
+from llmtune.provider.types import Event, JobRef, ModelRef, Progress, RunState, Snapshot, UploadRef
 from llmtune.runs.store.store import Store
 
 from .helpers import a_record

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import StoreError
-from llmtune.provider.protocol import Event
+from llmtune.provider.types import Event
 from llmtune.runs.store import migrations, schema
 from llmtune.runs.store.database import network_file_system
 from llmtune.runs.store.store import Store, open_store

@@ -18,9 +18,10 @@ from llmtune.errors import (
     TransientError,
 )
 from llmtune.job.spec import Hyperparameters, TuningJob
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
+from llmtune.runs.api import attach, runs, start, tune
 from llmtune.runs.ids import new_run_id, run_key
-from llmtune.runs.run import Run, attach, runs, start, tune
+from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error
 from llmtune.testing.fake_provider import FakeProvider

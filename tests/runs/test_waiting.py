@@ -12,10 +12,11 @@ import pytest
 
 from llmtune.errors import RunFailed, StillRunning, VendorError
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs import poller as waiting
+from llmtune.runs.api import attach, start, tune_async
 from llmtune.runs.poller import Update
-from llmtune.runs.run import Run, attach, start, tune_async
+from llmtune.runs.run import Run
 from llmtune.runs.store.leases import Lease, gone, new_owner
 from llmtune.runs.store.store import open_store
 from llmtune.testing import garbled, rate_limit, refusal, reset, server_error, truncated, unknown_state

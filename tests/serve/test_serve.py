@@ -23,8 +23,8 @@ from llmtune import Hyperparameters, TuningJob
 from llmtune.errors import InvalidSettings, RunNotFound, TransientError
 from llmtune.job.spec import EvaluationSpec
 from llmtune.provider.generation import Generation, GenerationRequest
+from llmtune.runs.api import attach
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import attach
 from llmtune.server.protocol import Cutter, Refused, read
 from llmtune.server.queue import WAITING, Line, Question
 from llmtune.server.server import Server

@@ -22,8 +22,8 @@ from llmtune import attach, tune
 from llmtune.errors import InvalidJob, LlmtuneError, MissingExtra, RunFailed, UnknownName
 from llmtune.metrics.points import MetricPoint, Series
 from llmtune.report.schema import Report
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune.runs.store.store import open_store
 from llmtune.runs.tracking import Feeds
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
@@ -235,7 +235,7 @@ def test_a_run_that_failed_keeps_its_curves(
 
 
 async def _async(provider: FakeProvider, folder: Path) -> Report:
-    from llmtune.runs.run import tune_async
+    from llmtune.runs.api import tune_async
 
     return await tune_async(job(folder), provider, sinks=["tensorboard:boards"], pace=QUICK)
 

@@ -16,7 +16,7 @@ import llmtune
 from llmtune import Hyperparameters, Sweep, TuningJob
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.metrics.points import NotReported
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs.poller import Pace
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps.space import Choice, Range, parse_space, read_space

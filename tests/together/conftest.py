@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import EncodedFile, Request, Target, UploadRef
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import EncodedFile, Request, Target, UploadRef
 from llmtune.testing.wire_check import job_with
 from llmtune_together import TogetherProvider
 from llmtune_together.fake.service import FakeTogether

@@ -20,8 +20,8 @@ from llmtune.errors import (
     VendorError,
 )
 from llmtune.provider.generation import GenerationRequest, Unavailable
-from llmtune.provider.protocol import EncodedFile, JobRef, ModelRef, Request, RunKey, RunState, Snapshot, UploadRef
 from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import EncodedFile, JobRef, ModelRef, Request, RunKey, RunState, Snapshot, UploadRef
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error, unknown_state
 from llmtune_together import TogetherProvider
 from llmtune_together.fake.service import FakeTogether

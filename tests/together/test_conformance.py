@@ -8,8 +8,8 @@ import pytest
 
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, TuningJob
+from llmtune.runs.api import tune
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import tune
 from llmtune.testing.conformance import ConformanceSuite
 from llmtune_together import TogetherProvider
 from llmtune_together.fake.service import FakeTogether

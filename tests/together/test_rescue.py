@@ -10,9 +10,9 @@ import pytest
 
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.planning.plan import plan
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.provider import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmtune.provider.declarations import DECLARED_FIELDS, Converted, Sent
-from llmtune.provider.protocol import Request, RunKey
 from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import Request, RunKey
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_together import TogetherProvider
 from llmtune_together.fake.service import FakeTogether

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import Run, start
+from llmtune.runs.run import Run
 from llmtune.runs.store.serialization import columns_of
 from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase

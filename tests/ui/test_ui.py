@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from llmtune.errors import LlmtuneError
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
 from llmtune.testing.generic_vendor import Fake

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.provider.protocol import EncodedFile, Target
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import EncodedFile, Target
 from llmtune.testing.wire_check import job_with
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake.service import FakeVertex

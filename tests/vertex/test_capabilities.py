@@ -10,7 +10,7 @@ import pytest
 
 from llmtune.errors import InvalidSettings
 from llmtune.provider.declarations import Capabilities
-from llmtune.provider.protocol import Target
+from llmtune.provider.types import Target
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.settings import VertexSettings, require
 

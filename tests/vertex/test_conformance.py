@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from llmtune.testing.conformance import ConformanceSuite, Mark, never
+from llmtune.testing.conformance import ConformanceSuite
+from llmtune.testing.markers import Mark, never
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake.service import FakeVertex
 from tests.vertex.conftest import FLASH, provider_at

@@ -8,7 +8,7 @@ import pytest
 
 from llmtune.errors import VendorError
 from llmtune.provider.declarations import Converted, Sent
-from llmtune.provider.protocol import RunKey, UploadRef
+from llmtune.provider.types import RunKey, UploadRef
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_vertex import VertexProvider, declarations, requests
 from llmtune_vertex.fake.service import FakeVertex

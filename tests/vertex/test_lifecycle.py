@@ -10,7 +10,7 @@ import pytest
 
 from llmtune.data.example import Message
 from llmtune.provider.generation import GenerationRequest, Unavailable
-from llmtune.provider.protocol import DeploymentRef, ModelRef, RunKey, RunState, Snapshot
+from llmtune.provider.types import DeploymentRef, ModelRef, RunKey, RunState, Snapshot
 from llmtune.testing import unknown_state
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake.service import FakeVertex

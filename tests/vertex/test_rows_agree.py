@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.data.formats.base import FileFacts, get_format
+from llmtune.data.formats.base import FileFacts
+from llmtune.data.formats.registry import get_format
 from llmtune_vertex.declarations import GEMINI_LIMITS, OPEN_ROWS, PREFERENCE_ROWS
 from llmtune_vertex.rows import MAX_BYTES, MAX_ROWS, MAX_TOKENS, MAX_VALIDATION_ROWS, VERTEX_ROWS
 from tests.vertex.conftest import FLASH

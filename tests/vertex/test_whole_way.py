@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
+from llmtune.runs.api import start
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
 from llmtune.testing import Fault, accept_then_drop, garbled, rate_limit, reset, server_error
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake.service import FakeVertex

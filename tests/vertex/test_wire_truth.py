@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtune.provider.protocol import Target, UploadRef
-from llmtune.provider.receipt import Receipt, translate
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.translate import translate
+from llmtune.provider.types import Target, UploadRef
 from llmtune.testing.wire_check import check_wire_truth, job_with
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.settings import VertexSettings

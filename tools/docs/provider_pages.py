@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.planning import support_matrix
-from llmtune.provider.declarations import Capabilities, Limits, Price
+from llmtune.provider.declarations import Capabilities
+from llmtune.provider.limits import Limits, Price
 from llmtune.provider.registry import get_provider
 
 #: A provider whose facts are not in the `catalog.toml` beside it.

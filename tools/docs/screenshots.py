@@ -22,7 +22,7 @@ def main() -> int:
     from playwright.sync_api import sync_playwright
 
     from llmtune.cli import saved_results
-    from llmtune.provider.protocol import RunState
+    from llmtune.provider.types import RunState
     from llmtune.runs.store.queries import listed
     from llmtune.runs.store.store import open_store
     from llmtune.web.server import Server

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmtune.data.checks.stats import Stats
-from llmtune.data.formats.base import vendor, vendors
+from llmtune.data.formats.registry import vendor, vendors
 
 
 def billable(stats: Stats, epochs: int = 1, providers: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,8 @@ from llmtune.data.checks.near_duplicates import NearLeaks
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error
-from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows, get_writer, vendor
+from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows
+from llmtune.data.formats.registry import get_writer, vendor
 from llmtune.data.formats.row_features import PREFERENCE
 from llmtune.data.io import readers
 from llmtune.data.io.reading import Reading

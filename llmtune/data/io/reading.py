@@ -10,10 +10,11 @@ from typing import Any
 
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error, refuse
-from llmtune.data.formats.base import RowFormat, all_formats, detect, get_format
+from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import hiding_key, kind, read_truth
 from llmtune.data.formats.instruct import Labelled
 from llmtune.data.formats.preference import check_unpaired
+from llmtune.data.formats.registry import all_formats, detect, get_format
 from llmtune.data.io import readers, tables
 from llmtune.errors import UnknownName
 

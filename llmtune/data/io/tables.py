@@ -17,7 +17,7 @@ from llmtune.data.io.charset import BOM, bom_finding, bytes_fault, head_fault
 from llmtune.errors import InvalidData, MissingExtra
 
 if TYPE_CHECKING:
-    from llmtune.data.io.readers import Raw, Sniffed
+    from llmtune.data.io.base import Raw, Sniffed
 
 _SAMPLE = 1000
 #: Column names that show that a first row is a header.
@@ -60,7 +60,7 @@ class _Lines:
 
 
 def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[Raw | Finding]:
-    from llmtune.data.io.readers import open_bytes
+    from llmtune.data.io.base import open_bytes
 
     fault = head_fault(sniffed.head)
     if fault is not None:
@@ -270,7 +270,8 @@ def _data_files(folder: Path) -> list[Path]:
 
 
 def _folder_rows(path: Path, names: Collection[str]) -> Iterator[Raw | Finding]:
-    from llmtune.data.io.readers import rows, sniff
+    from llmtune.data.io.base import sniff
+    from llmtune.data.io.readers import rows
 
     splits = folder_splits(path)
     if not splits:

@@ -21,8 +21,8 @@ from llmtune.evaluation.results import EvaluationResult, Latency, MetricValue, S
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Series
-from llmtune.provider.declarations import Price
-from llmtune.provider.protocol import RunState
+from llmtune.provider.limits import Price
+from llmtune.provider.types import RunState
 from llmtune.report.schema import Cost, Report, Timing
 
 if TYPE_CHECKING:

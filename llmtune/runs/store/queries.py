@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import RunState
+from llmtune.provider.types import RunState
 from llmtune.runs.store.store import Store
 
 

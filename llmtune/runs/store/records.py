@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
 
 from llmtune.job.spec import TuningJob
-from llmtune.provider.protocol import Billed, Cursor, EncodedFile, Progress, Request, RunKey, RunState
 from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import Billed, Cursor, EncodedFile, Progress, Request, RunKey, RunState
 
 
 class LiveRecord(BaseModel):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmtune.config import store_url
 from llmtune.errors import LlmtuneWarning, RunNotFound, StoreError, did_you_mean
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.protocol import Event, ModelRef, RunState, Snapshot
+from llmtune.provider.types import Event, ModelRef, RunState, Snapshot
 from llmtune.runs.secrets import scrub
 from llmtune.runs.store.ledger import Ledger
 from llmtune.runs.store.records import RunRecord

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmtune.data.example import Example
 from llmtune.provider import CheckResult, Generation, GenerationRequest
+from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import encoder
 from llmtune_local.models import loading as models
-from llmtune_local.run_state.run_dir import WorkerOptions
-from llmtune_local.worker.process import prepare_libraries
+from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
     from llmtune_local.models.encoder import LabelledRow, LabelSet

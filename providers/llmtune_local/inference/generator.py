@@ -17,9 +17,9 @@ from llmtune.data.example import Example
 from llmtune.errors import InvalidData
 from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local.inference.tool_call_parser import with_calls
+from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import loading as models
-from llmtune_local.run_state.run_dir import WorkerOptions
-from llmtune_local.worker.process import prepare_libraries
+from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
     from llmtune.data.rendering.tokenize import Renderer

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmtune.data.example import Example
-    from llmtune_local.run_state.run_dir import Recipe, RunRequest
+    from llmtune_local.run_state.schema import Recipe, RunRequest
 
 #: Beside the weights: what the logits stand for.
 LABELS_FILE = "labels.json"

@@ -66,8 +66,8 @@ def versions() -> dict[str, str]:
 
 def equipment() -> dict[str, str]:
     """What a run would find here: the device it would take, cores, memory, and each GPU with its memory."""
+    from llmtune_local.libraries import usable_cores
     from llmtune_local.models.loading import check_device
-    from llmtune_local.worker.process import usable_cores
 
     found = {"device": check_device(), "cores": str(usable_cores())}
     if sys.platform != "win32":

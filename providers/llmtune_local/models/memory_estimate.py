@@ -7,11 +7,8 @@ off whole runs are). What a process holds before it has a model is a constant.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-import struct
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -22,6 +19,7 @@ from llmtune.errors import DeviceUnavailable
 from llmtune.provider import Footprint
 from llmtune.provider.memory import Part, size
 from llmtune_local.models import precision
+from llmtune_local.models.shape import Shape, shape_of
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
@@ -31,32 +29,10 @@ PROCESS = 420 << 20
 _HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
-#: Bytes of an element by its name in a safetensors header.
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
 #: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
 _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
 #: Logits held at once: 64 MiB of float32 (on a GPU, 512), but enough rows to keep the matrix product busy.
 _CHUNK_ELEMENTS, _CHUNK_ELEMENTS_GPU, _CHUNK_ROWS = 1 << 24, 1 << 27, 128
-_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.\d+\.")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a model decides its memory. Widths are in elements, `file_bytes` is the size of its weight files."""
-
-    parameters: int
-    file_bytes: int
-    hidden: int
-    layers: int
-    inner: int
-    query: int
-    key: int
-    vocabulary: int
-    context: int | None
-    linear: tuple[tuple[int, int], ...]
-    """Every matrix inside the transformer blocks, as (out, in)."""
-
-    encoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,42 +66,6 @@ def chunk_rows(vocabulary: int, device: str) -> int:
     """Positions whose logits stand at one time."""
     elements = _CHUNK_ELEMENTS_GPU if device == "cuda" else _CHUNK_ELEMENTS
     return max(_CHUNK_ROWS, elements // max(1, vocabulary))
-
-
-def shape_of(model: str, revision: str | None = None) -> Shape | None:
-    """The shape of a model that is on this machine; None where it is not (nothing is downloaded)."""
-    folder = _folder(model, revision)
-    if folder is None or not (folder / "config.json").is_file():
-        return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config") or config
-    headers = _headers(folder)
-    if headers is None:
-        return None
-    hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("dim") or 0)
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or config.get("n_layers") or 0)
-    heads = int(config.get("num_attention_heads") or config.get("n_head") or config.get("n_heads") or 1)
-    if not hidden or not layers:
-        return None
-    width = int(config.get("head_dim") or hidden // heads)
-    inner = config.get("intermediate_size") or config.get("n_inner") or config.get("hidden_dim") or 4 * hidden
-    linear = tuple(
-        (shape[0], shape[1]) for name, (shape, _) in headers.items() if len(shape) == 2 and _LAYER.search(f".{name}")
-    )
-    names = " ".join(config.get("architectures") or ())
-    return Shape(
-        parameters=sum(_count(shape) for shape, _ in headers.values()),
-        file_bytes=sum(_count(shape) * _BYTES.get(kind, 4) for shape, kind in headers.values()),
-        hidden=hidden,
-        layers=layers,
-        inner=int(inner),
-        query=heads * width,
-        key=int(config.get("num_key_value_heads") or heads) * width,
-        vocabulary=int(config.get("vocab_size") or 0),
-        context=config.get("max_position_embeddings") or config.get("n_positions"),
-        linear=linear,
-        encoder="MaskedLM" in names or "SequenceClassification" in names,
-    )
 
 
 def estimate(shape: Shape, plan: Plan) -> Footprint:
@@ -342,40 +282,3 @@ def device_here(asked: str) -> str:
     if shutil.which("nvidia-smi") and room("cuda"):
         return "cuda"
     return "mps" if sys.platform == "darwin" and os.uname().machine == "arm64" else "cpu"
-
-
-def _folder(model: str, revision: str | None) -> Path | None:
-    """Where a model's files are on this machine: a folder, an embedded one, or the hub's cache."""
-    from llmtune_local.models.loading import adapter_of, locate
-
-    base, _ = adapter_of(model)
-    place = Path(locate(base))
-    if place.is_dir():
-        return place
-    cache = (
-        os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
-    )
-    snapshots = Path(cache) / f"models--{base.replace('/', '--')}" / "snapshots"
-    named = Path(cache) / f"models--{base.replace('/', '--')}" / "refs" / (revision or "main")
-    if named.is_file():
-        return snapshots / named.read_text(encoding="ascii").strip()
-    return next(iter(sorted(snapshots.iterdir())), None) if snapshots.is_dir() else None
-
-
-def _headers(folder: Path) -> dict[str, tuple[list[int], str]] | None:
-    """Shape and kind of every tensor, from the headers of the weight files."""
-    found: dict[str, tuple[list[int], str]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        found |= {name: (entry["shape"], entry["dtype"]) for name, entry in header.items()}
-    return found or None
-
-
-def _count(shape: list[int]) -> int:
-    count = 1
-    for each in shape:
-        count *= each
-    return count

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmtune_local.models.memory_estimate import Shape
+    from llmtune_local.models.shape import Shape
 
 #: Parameters from which bfloat16 pays on a CPU that has it.
 HALF_FROM = 20_000_000

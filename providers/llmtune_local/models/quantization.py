@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 from llmtune.errors import InvalidJob
-from llmtune_local.models.loading import first_line
+from llmtune_local.models.hub import first_line
 
 
 def why_no_four_bit(device: str) -> str | None:

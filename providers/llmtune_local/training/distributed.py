@@ -23,7 +23,7 @@ from llmtune.errors import DeviceUnavailable, InvalidJob
 if TYPE_CHECKING:
     import torch
 
-    from llmtune_local.run_state.run_dir import WorkerOptions
+    from llmtune_local.run_state.schema import WorkerOptions
 
 _Batch = TypeVar("_Batch")
 

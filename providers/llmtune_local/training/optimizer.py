@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from llmtune_local.run_state.run_dir import Recipe
+    from llmtune_local.run_state.schema import Recipe
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmtune_local.run_state.run_dir import RunRequest
+    from llmtune_local.run_state.schema import RunRequest
     from llmtune_local.training.trainer import Trainer
 
 

@@ -24,7 +24,7 @@ from llmtune_local.models.hardware import give_memory_back, out_of_memory, peak_
 from llmtune_local.models.memory_estimate import token_budget
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.quantization import check_adapter
-from llmtune_local.run_state.run_dir import EarlyStopping, Result
+from llmtune_local.run_state.schema import EarlyStopping, Result
 from llmtune_local.training import checkpoints, distributed, lr_schedule
 from llmtune_local.training.checkpoints import Progress
 from llmtune_local.training.distributed import ALONE, TeamLost
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from llmtune_local.run_state.run_dir import RunDir, RunRequest
+    from llmtune_local.run_state.run_dir import RunDir
+    from llmtune_local.run_state.schema import RunRequest
     from llmtune_local.run_state.status_writer import Journal
 
 

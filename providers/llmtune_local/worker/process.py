@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from llmtune.errors import LlmtuneError
+from llmtune_local.libraries import usable_cores
 
 if TYPE_CHECKING:
     from llmtune_local.worker.fork_server import Forker
@@ -130,54 +131,6 @@ def _take(file: IO[str]) -> bool:
     except OSError:
         return True
     return True
-
-
-def usable_cores() -> int:
-    """Physical cores this process may use: the affinity mask, hyper-threads counted once, and the container's quota."""
-    if sys.platform != "linux":
-        return max(1, os.cpu_count() or 1)
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text("ascii"))
-        except OSError:
-            cores.add(str(cpu))
-    count = max(1, len(cores))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        if quota != "max":
-            count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return count
-
-
-#: How often a waiting thread looks before it sleeps.
-SPIN = "10000"
-
-
-def idle() -> bool:
-    """Whether hardly anything has run on this machine in the last minute."""
-    try:
-        return os.getloadavg()[0] < usable_cores() / 4
-    except (OSError, AttributeError):
-        return False
-
-
-def prepare_libraries(*, spin: bool = False) -> None:
-    """Settle how torch's libraries use cores and memory; to be called before torch is imported. A user's own settings
-    stand. `spin` is for the one process that an idle machine is to work for.
-
-    GNU OpenMP's threads spin for milliseconds at every barrier. On a machine that does anything else beside, two
-    spinning threads were measured up to twenty times slower than two sleeping ones. With a short
-    spin a step was 8 % faster on an idle machine, and 40 % slower beside another run with one: hence `spin`.
-
-    oneDNN keeps the last 1,024 matrix products it has made code for, one for each size. In bfloat16 that took 500 MB
-    after ten steps, and since steps differ in size, few are ever used again: with 64 a step takes as long.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN if spin else "0")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def launch(run_dir: Path, *, resume: bool = False, forker: Forker | None = None) -> ProcessId:

@@ -14,7 +14,8 @@ from typing import Any
 
 from llmtune._ray import on_ray
 from llmtune.errors import LlmtuneError
-from llmtune_local.run_state.run_dir import FINAL, RunDir, Status, WorkerOptions, now
+from llmtune_local.run_state.run_dir import RunDir, now
+from llmtune_local.run_state.schema import FINAL, Status, WorkerOptions
 from llmtune_local.worker import process
 
 logger = logging.getLogger("llmtune")

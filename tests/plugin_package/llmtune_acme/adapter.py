@@ -6,9 +6,9 @@ from pathlib import Path
 from llmtune.errors import VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.base import FunctionGenerator, PollingProvider
-from llmtune.provider.declarations import Abilities, No
 from llmtune.provider.generation import Generation
-from llmtune.provider.protocol import JobRef, ModelRef, Request, RunState, SubmitSafety, UploadRef
+from llmtune.provider.limits import Abilities, No
+from llmtune.provider.types import JobRef, ModelRef, Request, RunState, SubmitSafety, UploadRef
 from llmtune_acme.parameters import LIMITS, PARAMETERS
 
 

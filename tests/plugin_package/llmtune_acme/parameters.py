@@ -1,7 +1,9 @@
 """Acme's reference page as data: every field of a job, and what becomes of it there."""
 
 from llmtune.provider.conversions import nearest_size
-from llmtune.provider.declarations import Converted, Declarations, Float, Inherent, Int, Limits, Sent, Text
+from llmtune.provider.declarations import Converted, Declarations, Inherent, Sent
+from llmtune.provider.limits import Limits
+from llmtune.provider.values import Float, Int, Text
 
 PAGE = "Acme API reference, Create a tune, https://acme.example/docs/tunes (2026-11-01)"
 

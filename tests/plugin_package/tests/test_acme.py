@@ -1,6 +1,7 @@
 import pytest
 
-from llmtune.testing.conformance import ConformanceSuite, notyet
+from llmtune.testing.conformance import ConformanceSuite
+from llmtune.testing.markers import notyet
 from llmtune_acme import AcmeProvider
 from llmtune_acme.fake import FakeAcme
 

@@ -1,0 +1,227 @@
+"""A job in a backend's own terms: every field translated, and answered for, in a receipt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+from llmtune.errors import NotTranslatable, UnsupportedHyperparameterWarning
+from llmtune.job.spec import DatasetSpec, EvaluationSpec, TuningJob
+from llmtune.provider.declarations import (
+    DECLARED_FIELDS,
+    GENERATION_FIELDS,
+    Capabilities,
+    Converted,
+    Declaration,
+    Facts,
+    Inherent,
+    NotApplicable,
+    Refused,
+    Sent,
+    Support,
+    Unsupported,
+)
+from llmtune.provider.limits import No
+from llmtune.provider.receipt import FieldReceipt, Receipt
+from llmtune.provider.types import Target
+
+#: Fields that mean nothing outside one method or adapter, whatever the backend.
+ONLY_FOR_METHOD = {"dpo_beta": ("dpo",), "prompt_loss_weight": ("sft",)}
+
+
+ONLY_WITH_ADAPTER = {
+    "lora_rank": ("lora", "qlora", "dora"),
+    "lora_alpha": ("lora", "qlora", "dora"),
+    "lora_dropout": ("lora", "qlora", "dora"),
+    "lora_target_modules": ("lora", "qlora", "dora"),
+}
+
+
+_BY_LLMTUNE = "done by llmtune itself, the same for every backend"
+
+
+def spec_fields() -> list[str]:
+    """Every leaf of the job spec, by the name it has in a receipt."""
+    dataset = [f"dataset.{name}" for name in DatasetSpec.model_fields]
+    evaluation = [f"evaluation.{name}" for name in EvaluationSpec.model_fields if name not in GENERATION_FIELDS]
+    return [*DECLARED_FIELDS, "model", "method", "adapter", "provider_options", *dataset, *evaluation]
+
+
+def translate(job: TuningJob, target: Target, capabilities: Capabilities, *, rows: int | None = None) -> Receipt:
+    """Say of every field of the job what becomes of it at this target.
+
+    Args:
+        job: the job.
+        target: model, method and adapter at one provider.
+        capabilities: what that target can express.
+        rows: training rows, for conversions between epochs and steps; None when the dataset was not read.
+    """
+    hyperparameters = job.hyperparameters_for(target.provider)
+    facts = Facts(hyperparameters=hyperparameters, rows=rows, method=target.method, adapter=target.adapter)
+    requested: dict[str, Any] = {name: getattr(hyperparameters, name) for name in type(hyperparameters).model_fields}
+    requested |= {"name": job.name, "seed": job.seed, "tags": job.tags or None}
+    requested |= {name: getattr(job.evaluation, name) for name in GENERATION_FIELDS}
+
+    fields = [_judge(name, requested[name], capabilities.parameters[name], facts) for name in DECLARED_FIELDS]
+    fields += _structural(job, target)
+    refusals = [f"{row.field}: {row.reason}" for row in fields if row.support == "invalid"]
+    abilities = (capabilities.method(target.method), capabilities.adapter(target.adapter))
+    refusals += [ability.reason for ability in abilities if isinstance(ability, No)]
+    return Receipt(
+        target=target,
+        family=capabilities.family,
+        job_name=job.name,
+        fields=tuple(fields),
+        refusals=tuple(refusals),
+        warnings=capabilities.warnings,
+    )
+
+
+def _judge(name: str, value: Any, declared: Declaration, facts: Facts) -> FieldReceipt:
+    if name in ONLY_FOR_METHOD and facts.method not in ONLY_FOR_METHOD[name]:
+        reason = f"means something for {' and '.join(ONLY_FOR_METHOD[name])} only; the method is {facts.method}"
+        return FieldReceipt(field=name, support="not_applicable", requested=value, reason=reason)
+    if name in ONLY_WITH_ADAPTER and facts.adapter not in ONLY_WITH_ADAPTER[name]:
+        reason = f"there is no low-rank adapter: the adapter is {facts.adapter}"
+        return FieldReceipt(field=name, support="not_applicable", requested=value, reason=reason)
+    source = declared.source or None
+    match declared:
+        case NotApplicable(reason):
+            return FieldReceipt(field=name, support="not_applicable", requested=value, reason=reason, source=source)
+        case Unsupported(reason):
+            return FieldReceipt(field=name, support="unsupported", requested=value, reason=reason, source=source)
+        case Inherent(always, reason):
+            same = value is None or value == always
+            return FieldReceipt(
+                field=name,
+                support="inherent" if same else "unsupported",
+                requested=value,
+                effective=always,
+                reason=reason,
+                source=source,
+            )
+    if value is None:
+        return FieldReceipt(
+            field=name,
+            support="default",
+            effective=declared.default,
+            wire=declared.wire,
+            reason=declared.note or None,
+            source=source,
+            where=declared.where,
+        )
+    return _move(name, value, declared, facts, source)
+
+
+def _move(name: str, value: Any, declared: Sent | Converted, facts: Facts, source: str | None) -> FieldReceipt:
+    def refuse(support: Support, reason: str) -> FieldReceipt:
+        return FieldReceipt(
+            field=name, support=support, requested=value, reason=reason, source=source, where=declared.where
+        )
+
+    goes, rule, support = value, None, "sent"
+    if isinstance(declared, Converted):
+        outcome = declared.rule(value, facts)
+        if isinstance(outcome, Refused):
+            return refuse("invalid" if outcome.invalid else "unsupported", outcome.reason)
+        goes = outcome.value
+        if not outcome.exact:
+            rule, support = outcome.rule, "converted"
+    if fault := declared.type.fault(goes):
+        return refuse("invalid", f"{fault} ({rule})" if rule else fault)
+    return FieldReceipt(
+        field=name,
+        support="sent" if support == "sent" else "converted",
+        requested=value,
+        effective=goes,
+        wire=declared.wire,
+        rule=rule,
+        reason=declared.note or None,
+        source=source,
+        encoded=declared.encode(goes) if declared.encode else goes,
+        also=dict(declared.also),
+        where=declared.where,
+    )
+
+
+def _structural(job: TuningJob, target: Target) -> list[FieldReceipt]:
+    """The fields that say which request it is, and those that llmtune itself carries out."""
+    rows = [
+        FieldReceipt(
+            field="model",
+            support="sent",
+            requested=target.model,
+            effective=target.model,
+            reason="part of every request",
+        ),
+        FieldReceipt(
+            field="method",
+            support="sent",
+            requested=target.method,
+            effective=target.method,
+            reason="decides which request it is",
+        ),
+        FieldReceipt(
+            field="adapter",
+            support="sent",
+            requested=target.adapter,
+            effective=target.adapter,
+            reason="decides which request it is",
+        ),
+        FieldReceipt(
+            field="provider_options",
+            support="sent" if target.options else "default",
+            requested=target.options or None,
+            effective=target.options or None,
+            reason="this provider's own options, checked by its Options",
+        ),
+    ]
+    for spec, prefix in ((job.dataset, "dataset"), (job.evaluation, "evaluation")):
+        for name in type(spec).model_fields:
+            if name not in GENERATION_FIELDS:
+                value = getattr(spec, name)
+                rows.append(
+                    FieldReceipt(
+                        field=f"{prefix}.{name}",
+                        support="inherent",
+                        requested=_plain(value),
+                        effective=_plain(value),
+                        reason=_BY_LLMTUNE,
+                    )
+                )
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def enforce(receipt: Receipt, *, strict: bool | Collection[str] = False) -> None:
+    """Refuse what must not run, and warn once about what will be left out.
+
+    Raises:
+        NotTranslatable: for an invalid value, another method or adapter, or (with `strict`) an unsupported field.
+    """
+    name = receipt.target.provider
+    if receipt.refusals:
+        raise NotTranslatable(
+            f"{name} cannot run this job: {'; '.join(receipt.refusals)}",
+            provider=name,
+            fields=[row.field for row in receipt.fields if row.support == "invalid"],
+            hint=f"llmtune plan shows what {name} takes",
+        )
+    left_out = receipt.unsupported()
+    refused = [row for row in left_out if strict is True or (strict and row.field in strict)]
+    if refused:
+        raise NotTranslatable(
+            f"{name} cannot take {_listed(refused)}, and strict was asked for",
+            provider=name,
+            fields=[row.field for row in refused],
+        )
+    if left_out:
+        warnings.warn(f"{name} will not use {_listed(left_out)}", UnsupportedHyperparameterWarning, stacklevel=3)
+
+
+def _listed(rows: list[FieldReceipt]) -> str:
+    return "; ".join(f"{row.field}={row.requested!r} ({row.reason})" for row in rows)

@@ -1,0 +1,323 @@
+"""The values that the core and a backend hand each other: references, requests, snapshots, targets, readiness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NewType
+
+from pydantic import BaseModel, ConfigDict
+
+from llmtune.metrics.points import MetricPoint as MetricPoint
+from llmtune.provider.abilities import CheckResult as CheckResult
+from llmtune.provider.abilities import Continuing as Continuing
+from llmtune.provider.abilities import Equipped as Equipped
+from llmtune.provider.abilities import Exporting as Exporting
+from llmtune.provider.abilities import Pausable as Pausable
+from llmtune.provider.abilities import Peeking as Peeking
+from llmtune.provider.abilities import SelfChecking as SelfChecking
+from llmtune.provider.abilities import Warming as Warming
+from llmtune.provider.abilities import Weighed as Weighed
+from llmtune.provider.generation import Generation as Generation
+from llmtune.provider.generation import GenerationRequest as GenerationRequest
+from llmtune.provider.generation import Generator as Generator
+from llmtune.provider.generation import LabelScorer as LabelScorer
+from llmtune.provider.generation import TokenScorer as TokenScorer
+from llmtune.provider.generation import TokenStats as TokenStats
+from llmtune.provider.generation import Unavailable as Unavailable
+
+if TYPE_CHECKING:
+    pass
+
+
+#: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
+#: vendor lets us tag (metadata, client token, label, suffix, display name).
+RunKey = NewType("RunKey", str)
+
+
+#: Where the next `poll` continues: plain JSON data that only its provider reads.
+Cursor = dict[str, Any]
+
+
+class RunState(StrEnum):
+    """The life of a run. The last four are final."""
+
+    PLANNED = "planned"
+    UPLOADING = "uploading"
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINALIZING = "finalizing"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen to a run in this state."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ref(_Value):
+    """Something that exists at a vendor: its id, and whatever else is needed to reach it. Never a secret."""
+
+    id: str
+    data: dict[str, Any] = {}
+
+
+class UploadRef(Ref):
+    """A file at the vendor. `digest` is the sha256 of its content.
+
+    `role` is "train" or "validation".
+    """
+
+    digest: str = ""
+    role: str = "train"
+
+
+class JobRef(Ref):
+    """A tuning job at the vendor. `url` is where a person can look at it."""
+
+    url: str | None = None
+
+
+class ModelRef(Ref):
+    """A model that answers: base, tuned, or a checkpoint. `base` is the model it was tuned from."""
+
+    base: str | None = None
+    tuned: bool = True
+
+
+class DeploymentRef(Ref):
+    """A deployment that costs money while it stands."""
+
+
+#: What can be removed at a vendor.
+AnyRef = UploadRef | JobRef | ModelRef | DeploymentRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitSafety:
+    """What a provider offers against submitting twice.
+
+    token: the vendor recognises our key and answers a repeated submit with the first job.
+    searchable: `find(key)` finds the job, at the latest `window` seconds after it was accepted.
+    none: neither; an unclear submit ends `lost`, without a second one.
+
+    `kind` is one of those three; `window` is in seconds.
+    """
+
+    kind: Literal["token", "searchable", "none"]
+    window: float = 0.0
+
+
+class EncodedFile(_Value):
+    """One file in the vendor's own row format, on disk, named by its content.
+
+    `role` says what it is for, `path` where it lies; `sha256` (hexadecimal), `rows` and `bytes` describe its
+    content.
+    """
+
+    role: Literal["train", "validation"]
+    path: Path
+    sha256: str
+    rows: int
+    bytes: int
+    format: str
+
+
+class EncodedDataset(_Value):
+    """The files to upload, and what could not be carried into them (by row).
+
+    `lossy` holds those, one sentence each; a run refuses them unless it was asked to go on.
+    """
+
+    files: tuple[EncodedFile, ...]
+    lossy: tuple[str, ...] = ()
+
+    def file(self, role: str) -> EncodedFile | None:
+        """The file of that role, if there is one."""
+        return next((file for file in self.files if file.role == role), None)
+
+
+#: Uploaded files by role. At plan time these are placeholders such as `UploadRef(id="<train file>")`.
+Files = Mapping[str, UploadRef]
+
+
+class Request(_Value):
+    """The exact call that starts the job, without the run key (the key's place is the provider's business)."""
+
+    operation: str
+    """What is called, for people: "POST /fine_tuning/jobs", "start a worker process"."""
+
+    body: dict[str, Any]
+    """The exact body."""
+
+
+class Event(_Value):
+    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice.
+
+    `time` is in Unix seconds, `level` the vendor's weight of it.
+    """
+
+    id: str
+    time: float
+    level: Literal["info", "warning", "error"] = "info"
+    message: str
+
+
+class Progress(_Value):
+    """How far the job is; None where the vendor does not say. Seconds left are the vendor's or measured.
+
+    `step` of `total_steps` optimizer steps, `epoch` with fractions, `seconds_left`, and `tokens_per_second` of
+    training.
+    """
+
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    seconds_left: float | None = None
+    tokens_per_second: float | None = None
+
+
+class Billed(_Value):
+    """What the vendor says it billed. `tokens` are billed training tokens; `amount` is money, where it tells.
+
+    `currency` is an ISO 4217 code; `source` is the call or file that told.
+    """
+
+    tokens: int | None = None
+    amount: float | None = None
+    currency: str = "USD"
+    source: str = ""
+
+
+class Snapshot(_Value):
+    """What one `poll` saw.
+
+    `state` is ours; `progress`, new `events`, usable `checkpoints`, what was `billed`, and `warnings` come with it.
+    `cursor` goes into the next poll.
+    """
+
+    state: RunState
+    raw_state: str
+    """The vendor's own word. One we do not know maps to running, with a warning."""
+
+    progress: Progress = Progress()
+    points: tuple[MetricPoint, ...] = ()
+    """New metric points since the cursor; repeated ones do no harm."""
+
+    events: tuple[Event, ...] = ()
+    model: ModelRef | None = None
+    """The tuned model, once there is one (a FAILED job may have a usable one)."""
+
+    checkpoints: tuple[ModelRef, ...] = ()
+    billed: Billed | None = None
+    error: str | None = None
+    """Why it failed, in the vendor's own words."""
+
+    warnings: tuple[str, ...] = ()
+    resolved: dict[str, Any] = {}
+    """Values that were left to the vendor and that it has told since, by our field names."""
+
+    not_reported: dict[str, str] = {}
+    """Series that this vendor never reports, with the reason: {"validation/loss": "no validation file was sent"}."""
+
+    cursor: Cursor | None = None
+
+
+class Target(_Value):
+    """What a capability question is about: one model, method and adapter at one provider, with its options."""
+
+    provider: str
+    """Name of the configured instance ("azure-eu")."""
+
+    kind: str
+    """Name of the adapter behind it ("azure")."""
+
+    model: str
+    method: str = "sft"
+    adapter: str = "lora"
+    options: dict[str, Any] = {}
+
+
+class Requirement(_Value):
+    """An optional dependency: the extra that installs it and the module that proves it is there.
+
+    `distribution` is what pip calls the package.
+    """
+
+    extra: str
+    module: str
+    distribution: str
+
+
+class Readiness(_Value):
+    """Whether the backend could be used from here, found out offline and without importing its SDK.
+
+    `extra` is about packages, `credentials` about keys, `missing_settings` are names of account settings.
+    """
+
+    extra: Literal["installed", "missing", "not needed"]
+    credentials: Literal["found", "not found", "not checked", "not needed"]
+    missing_settings: tuple[str, ...] = ()
+    hint: str | None = None
+    """The next command to type, when something is missing."""
+
+
+class RemoteModel(_Value):
+    """A tuned model that an account owns, as `inventory` lists it.
+
+    `base` is the base model's id, `job` the id of the job it came from, `created` in Unix seconds.
+    """
+
+    id: str
+    base: str | None = None
+    job: str | None = None
+    created: float | None = None
+    shutdown: str | None = None
+    """Date (YYYY-MM-DD) on which it stops answering, where known."""
+
+    data: dict[str, Any] = {}
+
+
+class RemoteJob(_Value):
+    """A job fetched back from a vendor: enough to run it again elsewhere.
+
+    `hyperparameters` are by our names; `unmapped` holds the vendor's others, so that none vanishes.
+
+    `model` is the tuned model's id, `base` that of its base; `method` and `seed` are as in a job.
+    """
+
+    id: str
+    model: str
+    base: str
+    method: str = "sft"
+    hyperparameters: dict[str, Any] = {}
+    unmapped: dict[str, Any] = {}
+    seed: int | None = None
+    files: dict[str, str] = {}
+    """Vendor file ids by role; `Provider.download` brings them."""
+
+    data: dict[str, Any] = {}
+
+
+class Options(BaseModel):
+    """Base of a provider's own options, the ones that travel with the job. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Account(BaseModel):
+    """Base of a provider's account settings (project, region, bucket, base URL, names of keys). Never a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,0 +1,120 @@
+"""Where a model is: a folder, the embedded ones, the hub's cache; and its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import InvalidJob
+from llmtune_local.libraries import prepare_libraries
+
+if TYPE_CHECKING:
+    pass
+from llmtune_local.models.loading import _embedded
+
+_ENCODERS = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "xlm-roberta", "albert", "mpnet")
+
+
+#: Models inside this package, by the name a job gives.
+EMBEDDED = {"tiny": "tiny", "tiny-encoder": "tiny_encoder"}
+
+
+def locate(model: str) -> str:
+    """What transformers loads for a model id: `tiny` and `tiny-encoder` are folders inside this package, anything
+    else is itself.
+
+    Saved adapters name their base this way, so that `AutoPeftModelForCausalLM.from_pretrained(adapter)` loads one of
+    `tiny` on every machine where llmtune lies in the same place. Elsewhere llmtune itself still knows it
+    (`adapter_of`); for PEFT give the base by hand:
+    `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llmtune_local.models.loading.locate("tiny")), adapter)`.
+    """
+    if model not in EMBEDDED:
+        return model
+    return str(Path(__file__).parents[1] / EMBEDDED[model])
+
+
+def check_model(model: str, revision: str | None = None, method: str = "sft") -> Any:
+    """The model's configuration. Raises `InvalidJob` when there is no such model, or not one that generates text (in
+    method classification: not one that takes a head for labels)."""
+    prepare_libraries()
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    base, _ = adapter_of(model)
+    path = locate(base)
+    if Path(path).is_dir() and not (Path(path) / "config.json").exists():
+        raise InvalidJob(f"the folder {path} holds no model (no config.json)", where="model")
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as problem:
+        raise InvalidJob(
+            f"there is no model {base!r}: {first_line(problem)}",
+            where="model",
+            hint="give a Hugging Face id such as Qwen/Qwen3-0.6B, a folder with a model, or tiny",
+        ) from None
+    if method == "classification":
+        if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+            raise InvalidJob(
+                f"{base!r} is a {config.model_type} model, which transformers gives no head for labels",
+                where="model",
+                hint="take an encoder, such as tiny-encoder or answerdotai/ModernBERT-base",
+            )
+        return config
+    encodes = config.model_type in _ENCODERS and not getattr(config, "is_decoder", False)
+    if encodes or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InvalidJob(
+            f"{base!r} is a {config.model_type} model, which does not generate text",
+            where="model",
+            hint="method classification tunes encoders" if encodes else None,
+        )
+    return config
+
+
+def adapter_of(model: str) -> tuple[str, Path | None]:
+    """The base model and the adapter folder when `model` is a folder with a LoRA adapter; else itself and None."""
+    folder = Path(model)
+    settings = folder / "adapter_config.json"
+    if model in EMBEDDED or not settings.is_file():
+        return model, None
+    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise InvalidJob(f"the adapter in {folder} does not name its base model", where="model")
+    return _embedded(str(base)), folder
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """transformers draws bars on the terminal while it reads and writes weights; that is not ours to print."""
+    from transformers.utils import logging as theirs
+
+    bars: Any = theirs
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an error that says something, or its name."""
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+
+
+#: Every name that this package's folder has had: adapters that were saved then name their base by it. None goes away.
+FOLDERS = frozenset({"llmtune_local"})
+
+
+def _embedded(base: str) -> str:
+    """The name of an embedded model where `base` is its folder in an installation that is not there any more."""
+    place = Path(base)
+    if place.parent.name not in FOLDERS or place.exists():
+        return base
+    return next((name for name, folder in EMBEDDED.items() if folder == place.name), base)

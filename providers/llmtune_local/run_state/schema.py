@@ -1,0 +1,278 @@
+"""What stands in the files of a run folder: the request, the status, metrics, events, the result."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmtune_local.worker.process import ProcessId
+
+WorkerState = Literal["starting", "running", "finalizing", "succeeded", "failed", "cancelled"]
+
+
+FINAL: frozenset[str] = frozenset(("succeeded", "failed", "cancelled"))
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+
+
+class Recipe(_Record):
+    """The hyperparameters as the worker runs them: everything resolved. None has the meaning its docstring gives.
+
+    Meanings, units and ranges are those of `llmtune.Hyperparameters`.
+    """
+
+    epochs: int = Field(ge=1)
+    max_steps: int | None = None
+    """None: no limit but `epochs`."""
+
+    batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int | None = None
+    """None: micro-batches by token budget."""
+
+    learning_rate: float = Field(gt=0)
+    min_lr_ratio: float = 0.0
+    lr_schedule: str = "linear"
+    lr_num_cycles: float | None = None
+    """None: 0.5, and 1 for cosine_with_restarts."""
+
+    warmup_ratio: float | None = 0.0
+    warmup_steps: int | None = None
+    """None: `warmup_ratio` of all steps."""
+
+    optimizer: str = "adamw_torch"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    prompt_loss_weight: float = Field(default=0.0, ge=0, le=1)
+    lora_rank: int = Field(default=16, ge=1)
+    lora_alpha: float | None = None
+    """None: twice the rank."""
+
+    lora_dropout: float = 0.0
+    lora_target_modules: str | tuple[str, ...] = "all-linear"
+    layer_lr_multipliers: dict[str, float] | None = None
+    """None: 1 everywhere."""
+
+    dropout: float | None = None
+    """None: the model's own."""
+
+    attention_dropout: float | None = None
+    """None: the model's own."""
+
+    label_smoothing: float = 0.0
+    max_sequence_length: int | None = None
+    """None: the model's context."""
+
+    packing: bool = True
+    early_stopping_patience: int | None = None
+    """None: no early stopping."""
+
+    early_stopping_threshold: float = 0.0
+    eval_every: int | None = None
+    """None: ten times over the run."""
+
+    checkpoint_every: int | None = None
+    """None: at the end of each epoch."""
+
+    keep_checkpoints: int = Field(default=2, ge=1)
+    dpo_beta: float | None = None
+    """None: 0.1, in method dpo."""
+
+
+class RunFiles(_Record):
+    """The datasets, in canonical rows (chat or plain text JSON lines)."""
+
+    train: str
+    validation: str | None = None
+
+
+class WorkerOptions(_Record):
+    """How and where to run; nothing here changes what is learned, except that bfloat16 rounds."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda, else mps, else cpu."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
+    float32 elsewhere. The trained weights are always float32."""
+
+    launcher: Literal["worker", "torchrun", "ray"] | None = None
+    """What starts the processes: worker (one), torchrun (several on this machine), ray (on a cluster). None: worker for
+    one process, torchrun for several."""
+
+    processes: int = Field(default=1, ge=1)
+    """Processes that share each step's rows, one a GPU, or on CPU with the cores divided among them."""
+
+    ray_address: str = "local"
+    """Launcher ray: a cluster's address, "auto", or "local" for one that is started for the run. Its nodes must see the
+    run folder."""
+
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None: OMP_NUM_THREADS where set, else the physical cores this process may use."""
+
+    token_budget: int | None = Field(default=None, ge=16)
+    """Tokens in a micro-batch at most (a longer row goes alone); None: 2048 on CPU, 16384 elsewhere."""
+
+    gradient_checkpointing: bool = False
+    """Trade speed for memory: recompute activations in the backward pass."""
+
+    chat_template: str | None = None
+    """A Jinja chat template instead of the model's own."""
+
+    template_options: dict[str, Any] = {}
+    """Variables for the chat template (`enable_thinking`), the same for training and answering."""
+
+    rslora: bool = False
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Method classification: weight of each label's rows in the loss; a label left out weighs 1."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Method classification with several labels a row: a label is answered from this probability on."""
+
+
+class RunRequest(_Record):
+    """What the worker has to do."""
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    model: str
+    """Hub id, folder, or `tiny`."""
+
+    revision: str | None = None
+    method: Literal["sft", "dpo", "classification"] = "sft"
+    adapter: Literal["lora", "qlora", "dora", "full"] = "lora"
+    files: RunFiles
+    labels: tuple[str, ...] | None = None
+    """Method classification: the label set; None: the sorted labels of the rows."""
+
+    on_too_long: Literal["error", "truncate", "drop"] = "error"
+    seed: int = 0
+    hyperparameters: Recipe
+    options: WorkerOptions = WorkerOptions()
+    name: str | None = None
+    tags: dict[str, str] = {}
+
+
+class Status(_Record):
+    """Where a worker is. Times are Unix seconds."""
+
+    state: WorkerState = "starting"
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float = 0.0
+    pid: int | None = None
+    started: str | None = None
+    """Start time of the process, as `process.start_time` gives it."""
+
+    host: str | None = None
+    attempt: int = 1
+    """Counts the workers that have run in this folder; a cursor into a file holds within one attempt."""
+
+    heartbeat: float = 0.0
+    """Last sign of life; every few seconds while the process runs."""
+
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    device: str | None = None
+    dtype: str | None = None
+    features: tuple[str, ...] = ()
+    """What makes this run fast and is on: "packing", "selected logits", ..."""
+
+    resolved: dict[str, Any] = {}
+    """Values that were left to the worker: eval_every, checkpoint_every, max_sequence_length, ..."""
+
+    message: str | None = None
+    """What is going on, in one sentence."""
+
+    error: str | None = None
+    """Why it failed, in one sentence."""
+
+    error_code: str | None = None
+    """data, model, device, memory, disk, diverged, request or internal."""
+
+    @property
+    def process(self) -> ProcessId | None:
+        """The worker's process, where known."""
+        if self.pid is None or self.started is None or self.host is None:
+            return None
+        return ProcessId(self.pid, self.started, self.host)
+
+
+class MetricLine(_Record):
+    """One measured value."""
+
+    step: int
+    series: str
+    value: float
+    epoch: float
+    time: float
+
+
+class EventLine(_Record):
+    """Something that happened. `id` is unique in the run."""
+
+    id: str
+    time: float
+    level: Literal["info", "warning", "error"] = "info"
+    message: str
+
+
+class EarlyStopping(_Record):
+    """How early stopping went. `best_step` is the one whose weights were kept."""
+
+    stopped: bool
+    best_step: int
+    best_loss: float
+
+
+class Result(_Record):
+    """Final figures of a run. Losses are in nats per token."""
+
+    train_loss: float
+    """Mean over the last epoch's steps (or all, in a run shorter than one epoch)."""
+
+    validation_loss: float | None = None
+    validation_token_accuracy: float | None = None
+    base_validation_loss: float | None = None
+    """Before the first step."""
+
+    steps: int
+    epochs: float
+    rows: int
+    dropped_rows: int = 0
+    truncated_rows: int = 0
+    tokens: int
+    """Tokens read over all steps."""
+
+    trained_tokens: int
+    """Completion tokens over all steps."""
+
+    trainable_parameters: int
+    total_parameters: int
+    peak_memory_bytes: int
+    seconds: float
+    """Wall time from the worker's start to its end, earlier attempts counted up to their last checkpoint."""
+
+    training_seconds: float
+    """Wall time in steps, evaluations and loading left out."""
+
+    early_stopping: EarlyStopping | None = None
+    artefact: Literal["adapter", "model"] = "adapter"
+    device: str
+    dtype: str
+    features: tuple[str, ...] = ()
+    resolved: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+
+class Cursor(_Record):
+    """How far a file was read."""
+
+    attempt: int = 0
+    offset: int = 0
