@@ -15,9 +15,7 @@ from llmtune.data.findings import Finding, FindingLog, refuse
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.registry import get_format
 from llmtune.data.io.reading import Reading
-from llmtune.data.io.writing import Written, _write_file
-
-_CHUNK = 512
+from llmtune.data.io.writing import Written, write_file
 
 
 def refuses(finding: Finding, *, allow_lossy: bool) -> bool:
@@ -80,7 +78,7 @@ def write(
     """
     fmt = get_format(format) if isinstance(format, str) else format
     log = FindingLog()
-    return _write_file(encode(examples, fmt, allow_lossy=allow_lossy, log=log), Path(path), fmt, log, overwrite)
+    return write_file(encode(examples, fmt, allow_lossy=allow_lossy, log=log), Path(path), fmt, log, overwrite)
 
 
 def convert(
@@ -118,7 +116,7 @@ def convert(
 
     lossy = _Placed(log, reading.path)
     lines = _encode(sound(), fmt, allow_lossy=allow_lossy, log=lossy)
-    return _write_file(lines, Path(target), fmt, log, overwrite)
+    return write_file(lines, Path(target), fmt, log, overwrite)
 
 
 class _Placed(FindingLog):

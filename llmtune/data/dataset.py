@@ -124,7 +124,7 @@ class _Loader:
         path = self._spec.path
         if path is None or path.startswith(readers.HUB) or not Path(path).is_dir():
             return paths
-        from llmtune.data.io.tables import folder_splits
+        from llmtune.data.io.folders import folder_splits
 
         found = folder_splits(Path(path))
         if len(found) < 2 or any(len(files) > 1 and _parent(files) is None for files in found.values()):

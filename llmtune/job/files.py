@@ -5,22 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import InvalidJob
-from llmtune.job.spec import TuningJob
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def load(path: Path) -> TuningJob:
-    """Read and check one job file; relative dataset paths are taken from its folder."""
-    data = read_mapping(path)
-    try:
-        job = TuningJob.model_validate(data)
-    except InvalidJob as error:
-        error.args = (f"{path}: {error.message}",)
-        error.message = f"{path}: {error.message}"
-        raise
-    return job.model_copy(update={"dataset": job.dataset.relative_to(path.parent)})
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -64,11 +51,8 @@ def parse_yaml(path: Path, text: str) -> Any:
         raise InvalidJob(f"{path}: broken YAML: {error}") from None
 
 
-def save(job: TuningJob, path: Path) -> None:
-    """Write a job file; unset fields are left out."""
-    data = job.to_dict()
-    if set(data.get("dataset", {})) == {"path"}:
-        data["dataset"] = data["dataset"]["path"]
+def write_mapping(data: dict[str, Any], path: Path) -> None:
+    """Write a mapping as JSON or YAML, by the ending of `path`."""
     if path.suffix == ".json":
         import json
 

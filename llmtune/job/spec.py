@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmtune.errors import InvalidJob
 from llmtune.job.base import Noun
+from llmtune.job.files import read_mapping, write_mapping
 
 Method = Literal["sft", "dpo", "classification"]
 Adapter = Literal["lora", "qlora", "dora", "full"]
@@ -351,15 +352,22 @@ class TuningJob(Noun):
 
         Raises `InvalidJob` with file and line for a missing file, broken YAML or JSON, and every wrong field.
         """
-        from llmtune.job.files import load
-
-        return load(Path(path))
+        path = Path(path)
+        data = read_mapping(path)
+        try:
+            job = cls.model_validate(data)
+        except InvalidJob as error:
+            error.args = (f"{path}: {error.message}",)
+            error.message = f"{path}: {error.message}"
+            raise
+        return job.model_copy(update={"dataset": job.dataset.relative_to(path.parent)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the job as YAML or JSON, by the ending of `path`; unset fields are left out."""
-        from llmtune.job.files import save
-
-        save(self, Path(path))
+        data = self.to_dict()
+        if set(data.get("dataset", {})) == {"path"}:
+            data["dataset"] = data["dataset"]["path"]
+        write_mapping(data, Path(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with the unset fields left out; `TuningJob.model_validate` reads it back."""

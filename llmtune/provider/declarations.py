@@ -202,9 +202,9 @@ class Capabilities:
     parameters: Declarations
     family: str
     limits: Limits
-    lifecycle: Lifecycle = Lifecycle()
-    price: Price = Price()
-    abilities: Abilities = Abilities()
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    price: Price = field(default_factory=Price)
+    abilities: Abilities = field(default_factory=Abilities)
     methods: Mapping[str, Ability] = field(default_factory=lambda: {"sft": True})
     adapters: Mapping[str, Ability] = field(default_factory=lambda: {"lora": True})
     concurrency: int | None = None

@@ -12,23 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
-from llmtune.metrics.points import MetricPoint as MetricPoint
-from llmtune.provider.abilities import CheckResult as CheckResult
-from llmtune.provider.abilities import Continuing as Continuing
-from llmtune.provider.abilities import Equipped as Equipped
-from llmtune.provider.abilities import Exporting as Exporting
-from llmtune.provider.abilities import Pausable as Pausable
-from llmtune.provider.abilities import Peeking as Peeking
-from llmtune.provider.abilities import SelfChecking as SelfChecking
-from llmtune.provider.abilities import Warming as Warming
-from llmtune.provider.abilities import Weighed as Weighed
-from llmtune.provider.generation import Generation as Generation
-from llmtune.provider.generation import GenerationRequest as GenerationRequest
-from llmtune.provider.generation import Generator as Generator
-from llmtune.provider.generation import LabelScorer as LabelScorer
-from llmtune.provider.generation import TokenScorer as TokenScorer
-from llmtune.provider.generation import TokenStats as TokenStats
-from llmtune.provider.generation import Unavailable as Unavailable
 from llmtune.provider.types import (
     AnyRef,
     Cursor,
@@ -54,6 +37,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
     from llmtune.provider.declarations import Capabilities
+    from llmtune.provider.generation import Generator, Unavailable
     from llmtune.provider.receipt import Receipt
 
 

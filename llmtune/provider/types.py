@@ -6,31 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NewType
+from typing import Any, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
-from llmtune.metrics.points import MetricPoint as MetricPoint
-from llmtune.provider.abilities import CheckResult as CheckResult
-from llmtune.provider.abilities import Continuing as Continuing
-from llmtune.provider.abilities import Equipped as Equipped
-from llmtune.provider.abilities import Exporting as Exporting
-from llmtune.provider.abilities import Pausable as Pausable
-from llmtune.provider.abilities import Peeking as Peeking
-from llmtune.provider.abilities import SelfChecking as SelfChecking
-from llmtune.provider.abilities import Warming as Warming
-from llmtune.provider.abilities import Weighed as Weighed
-from llmtune.provider.generation import Generation as Generation
-from llmtune.provider.generation import GenerationRequest as GenerationRequest
-from llmtune.provider.generation import Generator as Generator
-from llmtune.provider.generation import LabelScorer as LabelScorer
-from llmtune.provider.generation import TokenScorer as TokenScorer
-from llmtune.provider.generation import TokenStats as TokenStats
-from llmtune.provider.generation import Unavailable as Unavailable
-
-if TYPE_CHECKING:
-    pass
-
+from llmtune.metrics.points import MetricPoint
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
 #: vendor lets us tag (metadata, client token, label, suffix, display name).

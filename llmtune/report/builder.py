@@ -119,7 +119,7 @@ def here(*, device: str | None = None, packages: Sequence[str] = ("llmtune-sdk",
     """This process as an environment: versions of the packages named that are installed, host and platform."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from llmtune import __version__
+    from llmtune._version import __version__
 
     versions = {}
     for name in packages:

@@ -6,9 +6,10 @@ A number that the backend does not tell is a `NotReported` with its reason, neve
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +19,7 @@ from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.declarations import Support
 from llmtune.provider.types import RunState
+from llmtune.report.render import Renderable
 
 if TYPE_CHECKING:
     import pandas
@@ -143,7 +145,7 @@ class Check(_Value):
     says: str = ""
 
 
-class Report(_Value):
+class Report(Renderable, _Value):
     """Everything about one run.
 
     `schema_version` changes when a field changes its meaning. `identity` says which run, `receipt` what became of
@@ -151,6 +153,14 @@ class Report(_Value):
     rows, `diagnosis` what the curves and scores point to, `checks` what else was looked at. `environment` is where
     it ran; `warnings` are whatever the reader should know.
     """
+
+    renderers: ClassVar[Mapping[str, str]] = {
+        "headline": "llmtune.report.format:headline",
+        "markdown": "llmtune.report.markdown:render",
+        "html": "llmtune.report.html.run:render",
+        "text": "llmtune.report.terminal:to_text",
+        "rows": "llmtune.report.tables:rows_of",
+    }
 
     schema_version: Literal[1] = SCHEMA_VERSION
     identity: Identity
@@ -204,9 +214,7 @@ class Report(_Value):
     @property
     def headline(self) -> str:
         """What happened, and what it is worth, in one or two sentences."""
-        from llmtune.report.format import headline
-
-        return headline(self)
+        return str(self.render("headline"))
 
     # --- in and out --------------------------------------------------------------------------------------------------
     def to_json(self) -> str:
@@ -237,23 +245,9 @@ class Report(_Value):
         """Read a report from a JSON file."""
         return cls.from_json(Path(path).read_bytes())
 
-    def to_markdown(self) -> str:
-        """The report as GitHub-flavoured Markdown."""
-        from llmtune.report.markdown import render
-
-        return render(self)
-
-    def to_html(self) -> str:
-        """The report as a web page: one file with everything in it, which asks nobody for anything."""
-        from llmtune.report.html.run import render
-
-        return render(self)
-
     def to_text(self, width: int = 80) -> str:
         """The report as it stands on a terminal of `width` columns, without colours."""
-        from llmtune.report.terminal import to_text
-
-        return to_text(self, width=width)
+        return str(self.render("text", width=width))
 
     def to_pandas(self, table: Table = "series") -> pandas.DataFrame:
         """One of the report's tables as a data frame: series, metrics, receipt, classes or worst.
@@ -266,9 +260,7 @@ class Report(_Value):
             import pandas
         except ImportError as error:
             raise MissingExtra("report", "pandas", purpose="report.to_pandas()") from error
-        from llmtune.report.tables import rows_of
-
-        columns, rows = rows_of(self, table)
+        columns, rows = self.render("rows", table)
         return pandas.DataFrame(rows, columns=columns)
 
     def _repr_markdown_(self) -> str:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunState
-from llmtune.runs import submission, tracking
-from llmtune.runs.failpoints import checkpoint
-from llmtune.runs.planned import StartOptions, intend
+from llmtune.runs.fallback import start_first, tune_first
+from llmtune.runs.planned import StartOptions
 from llmtune.runs.store.store import open_store
 
 if TYPE_CHECKING:
     from llmtune.job.spec import TuningJob
     from llmtune.report.schema import Report
-from llmtune.runs.run import Run, log
+from llmtune.runs.run import Run
+from llmtune.runs.start import start_run
 
 
 # --- the front door --------------------------------------------------------------------------------------------------
@@ -62,26 +62,6 @@ def start(
         LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
             ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
     """
-    sinks = tracking.checked(sinks)
-    if isinstance(provider, Sequence) and not isinstance(provider, str):
-        from llmtune.runs.fallback import start_first
-
-        return start_first(
-            job,
-            provider,
-            budget=budget,
-            yes=yes,
-            allow_unknown_cost=allow_unknown_cost,
-            strict=strict,
-            allow_lossy_data=allow_lossy_data,
-            new=new,
-            reuse=reuse,
-            group=group,
-            fallback_on=fallback_on,
-            sinks=sinks,
-        )
-    backend = get_provider(provider)
-    store = open_store()
     options = StartOptions(
         budget=budget,
         yes=yes,
@@ -92,19 +72,9 @@ def start(
         reuse=reuse,
         group=group,
     )
-    record, how = intend(store, job, backend, options)
-    tracking.attach(store, record.id, sinks)
-    checkpoint("planned")
-    run = Run(record.id, store=store, provider=backend)
-    if how != "new":
-        log.info("%s run %s of the same content", how, record.id, extra={"run": record.id})
-    if record.state in submission.BEFORE_JOB:
-        lease = submission.drive_lease(store, record.id)
-        if lease.acquire(wait=0):
-            with lease:
-                submission.drive(store, record.id, backend, lease=lease)
-        # else the process that started it is at it right now; waiting for the run waits for that too
-    return run
+    if isinstance(provider, Sequence) and not isinstance(provider, str):
+        return start_first(job, provider, fallback_on=fallback_on, sinks=sinks, **vars(options))
+    return start_run(job, get_provider(provider), options, sinks=sinks)
 
 
 def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any) -> Report:
@@ -115,7 +85,6 @@ def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "
     """
     waits = {name: options.pop(name) for name in _WAITS if name in options}
     if options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
-        from llmtune.runs.fallback import tune_first
 
         def follow(run: Run, queued: float | None) -> Report:
             return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))

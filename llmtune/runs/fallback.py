@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ from llmtune.errors import (
     did_you_mean,
 )
 from llmtune.provider.types import JobRef, RunState
+from llmtune.runs.planned import StartOptions
+from llmtune.runs.start import start_run
 
 if TYPE_CHECKING:
     from llmtune.job.spec import TuningJob
@@ -196,6 +198,7 @@ class _Chain:
         if not providers:
             raise InvalidJob("the list of providers is empty")
         self._job, self._conditions, self._options = job, conditions, dict(options)
+        self._sinks: Collection[str] = self._options.pop("sinks", ())
         self._left = [get_provider(each) for each in providers]
         self._store: Store = open_store()
         self.group = self._options.pop("group", None) or _group(job, [each.name for each in self._left])
@@ -211,15 +214,14 @@ class _Chain:
 
     def start(self) -> Run:
         """The run at the next backend that takes the job."""
-        from llmtune.runs.api import start
-
         moves_on: tuple[type[LlmtuneError], ...] = MOVES_ON
         if self._conditions.over_budget:
             moves_on = (*MOVES_ON, OverBudget)
         while self._left:
             backend = self._left.pop(0)
             try:
-                run = start(self._job, backend, group=self.group, **self._options)
+                options = StartOptions(group=self.group, **self._options)
+                run = start_run(self._job, backend, options, sinks=self._sinks)
             except moves_on as error:
                 log.info("%s was passed over: %s", backend.name, error.message)
                 self._refused.append((backend.name, error))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from llmtune import __version__
+from llmtune._version import __version__
 from llmtune.config import home, redact
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, MissingExtra, ProviderClosed
 from llmtune.provider.protocol import Provider

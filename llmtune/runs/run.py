@@ -22,7 +22,7 @@ from llmtune.runs import poller, submission, tracking
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, Transition, open_store
-from llmtune.runs.timeouts import _ENDINGS, _Watch
+from llmtune.runs.timeouts import Timeouts
 from llmtune.runs.tracking import Feeds
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from llmtune.runs.tuned_model import TunedModel
 
 log = logging.getLogger("llmtune")
+
+_ENDINGS = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled", RunState.LOST: "is lost"}
 
 
 class Run:
@@ -132,7 +134,7 @@ class Run:
         feeds = Feeds(self._store, self.id)
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         leave = poller.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
-        watch = _Watch(self.id, timeout, stall_timeout, queue_timeout)
+        watch = Timeouts(self.id, timeout, stall_timeout, queue_timeout)
         try:
             while True:
                 try:
@@ -182,7 +184,7 @@ class Run:
             loop.call_soon_threadsafe(updates.put_nowait, update)
 
         leave = poller.poller().follow(self._store, self.id, self.provider, heard, pace=pace)
-        watch = _Watch(self.id, timeout, stall_timeout)
+        watch = Timeouts(self.id, timeout, stall_timeout)
         try:
             while True:
                 try:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
 
 from llmtune.errors import StillQueued, StillRunning
 from llmtune.provider.types import RunState
 from llmtune.runs.poller import Update
 from llmtune.runs.store.store import Store
 
-if TYPE_CHECKING:
-    pass
-from llmtune.runs.run import log
+log = logging.getLogger("llmtune")
 
 _PAST_THE_QUEUE = (RunState.RUNNING, RunState.PAUSED, RunState.FINALIZING, *(s for s in RunState if s.final))
 
 
-_ENDINGS = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled", RunState.LOST: "is lost"}
-
-
-class _Watch:
+class Timeouts:
     """The clocks of one wait: the whole of it, and the time since anything was new."""
 
     def __init__(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +13,7 @@ from llmtune.errors import InvalidData
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import NotReported, Number, Series
+from llmtune.report.render import Renderable
 
 TrialState = Literal["complete", "pruned", "failed", "running"]
 
@@ -70,7 +72,7 @@ class Prescreened(_Value):
     """USD, billed or estimated; part of what the sweep spent."""
 
 
-class Sweep(_Value):
+class Sweep(Renderable, _Value):
     """The result of `sweep`.
 
     `schema_version` changes when a field changes its meaning. `provider` ran the trials, and `group` is what finds
@@ -78,6 +80,11 @@ class Sweep(_Value):
     optimised in which `direction`. `trials` come in the order of their start; `finalists` are those that were
     scored on the test rows. `budget` is the bound in USD.
     """
+
+    renderers: ClassVar[Mapping[str, str]] = {
+        "markdown": "llmtune.sweeps.text:to_markdown",
+        "html": "llmtune.sweeps.html:render",
+    }
 
     schema_version: Literal[1] = 1
     name: str
@@ -129,18 +136,6 @@ class Sweep(_Value):
     def to_json(self) -> str:
         """As JSON; `Sweep.model_validate_json` reads it back."""
         return self.model_dump_json(indent=2)
-
-    def to_markdown(self) -> str:
-        """For a pull request or a wiki."""
-        from llmtune.sweeps.text import to_markdown
-
-        return to_markdown(self)
-
-    def to_html(self) -> str:
-        """As one HTML file that asks nobody for anything."""
-        from llmtune.sweeps.html import render
-
-        return render(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""

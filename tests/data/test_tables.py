@@ -12,8 +12,8 @@ import pytest
 
 from llmtune.data.dataset import Dataset
 from llmtune.data.example import Message
+from llmtune.data.io.folders import folder_splits
 from llmtune.data.io.reading import load, read
-from llmtune.data.io.tables import folder_splits
 from llmtune.errors import InvalidData, MissingExtra
 from llmtune.job.spec import DatasetSpec
 

@@ -120,7 +120,8 @@ def test_a_cancelled_worker_keeps_a_checkpoint(
 def test_launch_outlives_its_parent(make_request: Callable[..., Any], tmp_path: Path) -> None:
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request(max_steps=2))
-    code = "import sys, pathlib\nfrom llmtune_local.worker.process import launch\nprint(launch(pathlib.Path(sys.argv[1])).pid)"
+    code = "import sys, pathlib\nfrom llmtune_local.worker.process import launch\n"
+    code += "print(launch(pathlib.Path(sys.argv[1])).pid)"
     parent = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
     pid = int(parent.stdout)
     assert os.getsid(pid) == pid  # a session of its own: no terminal reaches it

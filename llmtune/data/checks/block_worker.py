@@ -16,7 +16,7 @@ from llmtune.data.formats.base import RowFormat, TokenLimit
 from llmtune.data.formats.row_features import features, plain_features
 from llmtune.data.hashing import answer_text, digest, label_of, prompt_text
 from llmtune.data.io.base import Notes
-from llmtune.data.io.readers import block_rows
+from llmtune.data.io.json_lines import block_rows
 from llmtune.data.io.reading import read_rows
 from llmtune.data.rendering.token_count import Counter, RowTokens
 

@@ -19,8 +19,8 @@ from llmtune.errors import LlmtuneError
 class RowFormat:
     """One shape of a row. Subclass it, set the four names, and write `detect`, `read` and `write`.
 
-    `carries` is a sum of the bits in `llmtune.data.formats.row_features`: what a row of this format can hold. What it cannot
-    is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are bits
+    `carries` is a sum of the bits in `llmtune.data.formats.row_features`: what a row of this format can hold. What it
+    cannot is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are bits
     that reach the row in another place (a system prompt put before the question): a warning, not a refusal.
     """
 

@@ -13,7 +13,6 @@ import orjson
 
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.io.charset import BOM, head_fault
-from llmtune.data.io.readers import BLOCK
 from llmtune.errors import MissingExtra
 
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "folder", "hub"]
@@ -21,6 +20,8 @@ Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "folder",
 
 CONTAINERS: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 
+
+BLOCK = 1 << 20
 
 HUB = "hf://"
 

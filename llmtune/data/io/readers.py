@@ -6,26 +6,23 @@ business of the row formats.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
-
-import orjson
 
 from llmtune.data.findings import Finding, error
-from llmtune.data.io.base import BROKEN, Notes, Raw, Sniffed, open_bytes
-from llmtune.data.io.charset import BOM, bom_finding, bytes_fault, head_fault, line_fault
-
-BLOCK = 1 << 20
-#: A row above this many bytes is reported and skipped, so that memory stays bounded whatever the file holds.
-MAX_ROW = 256 << 20
-TOO_LONG = b"...\x00 the row is too long"
+from llmtune.data.io.base import BROKEN, Raw, Sniffed, open_bytes
+from llmtune.data.io.charset import head_fault
+from llmtune.data.io.json_lines import json_rows, jsonl_rows
 
 
 def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
     """The raw rows of a file, with findings about what is not a row. `names` are columns known to be there."""
-    if sniffed.container in ("parquet", "arrow", "folder", "hub", "csv", "tsv"):
+    if sniffed.container == "folder":
+        from llmtune.data.io.folders import folder_rows
+
+        yield from folder_rows(path, lambda file, inner: rows(file, inner, names))
+        return
+    if sniffed.container in ("parquet", "arrow", "csv", "tsv"):
         from llmtune.data.io import tables
 
         yield from tables.rows(path, sniffed, names)
@@ -36,192 +33,6 @@ def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[
         return
     try:
         with open_bytes(path, sniffed.compression) as stream:
-            yield from _json_rows(stream) if sniffed.container == "json" else jsonl_rows(stream)
+            yield from json_rows(stream) if sniffed.container == "json" else jsonl_rows(stream)
     except BROKEN as broken:
         yield error("unreadable", f"the file breaks off: {broken}", "it is damaged or not whole: fetch it again")
-
-
-def blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
-    """The stream in pieces that end with a line, without a leading byte order mark."""
-    carry: list[bytes] = []
-    held = 0
-    while chunk := stream.read(size):
-        cut = chunk.rfind(b"\n") + 1
-        if not cut:
-            carry.append(chunk)
-            held += len(chunk)
-            if held > MAX_ROW:
-                carry = [carry[0][:100], TOO_LONG]  # enough is kept for the line to be reported
-                held = 0
-            continue
-        carry.append(chunk[:cut])
-        yield b"".join(carry)
-        carry = [chunk[cut:]] if cut < len(chunk) else []
-        held = len(chunk) - cut
-    if carry:
-        yield b"".join(carry)
-
-
-def jsonl_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
-    """The rows of JSON lines. Only b"\\n" ends a line: U+2028 and its kin may stand inside a row."""
-    notes = Notes()
-    line = 0
-    for block in blocks(stream):
-        if line == 0 and block.startswith(BOM):
-            block = block[len(BOM) :]
-            yield bom_finding()
-        line = yield from block_rows(block, line, notes)
-    yield from notes.findings()
-
-
-def block_rows(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding, None, int]:
-    """The rows of one block of lines; `line` is the number of the line before it. Returns the last line's number."""
-    loads = orjson.loads
-    if b"\r\n" in block:
-        notes.crlf = True
-    lines = block.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for text in lines:
-        line += 1
-        try:
-            row = loads(text)
-        except orjson.JSONDecodeError as fault:
-            if TOO_LONG in text:
-                yield error(
-                    "row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it, or mend its line ends"
-                ).at(None, line)
-            elif text.strip():
-                yield line_fault(text, fault).at(None, line)
-            else:
-                notes.blank += 1
-                notes.first_blank = notes.first_blank or line
-            continue
-        yield line, row
-    return line
-
-
-def _json_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
-    """The elements of a JSON array, or JSON objects one after another, each over as many lines as it likes.
-
-    The standard library finds where a value ends, which orjson cannot; orjson then parses it, so that one rule of
-    what is JSON holds for every container. Lines are row numbers here.
-    """
-    buffer = _Text(stream)
-    if buffer.bom:
-        yield bom_finding()
-    inside = buffer.peek() == "["
-    if inside:
-        buffer.skip(1)
-    number = 0
-    while True:
-        mark = buffer.peek()
-        if mark == "," and inside and number:
-            buffer.skip(1)
-            mark = buffer.peek()
-        if mark == "" or (mark == "]" and inside):
-            break
-        number += 1
-        text = buffer.value()
-        if isinstance(text, Finding):
-            yield text.at(None, number)
-            return
-        try:
-            row = orjson.loads(text)
-        except orjson.JSONDecodeError as fault:
-            yield line_fault(text.encode("utf-8", "surrogatepass"), fault).at(None, number)
-            continue
-        yield number, row
-    if buffer.fault is not None:
-        yield buffer.fault.at(None, number + 1)
-    elif inside and mark == "":
-        yield error("json", "the array is not closed: the file ends without ']'", "the file is not whole").at(
-            None, number
-        )
-
-
-class _Text:
-    """A window on decoded text that grows to hold one JSON value."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._pending = b""
-        self._text = ""
-        self._at = 0
-        self._line = 1
-        self._ended = False
-        self._decoder = json.JSONDecoder()
-        self.fault: Finding | None = None
-        self.bom = False
-        self._fill()
-
-    def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
-        while True:
-            text, at = self._text, self._at
-            while at < len(text) and text[at] in " \t\r\n":
-                self._line += text[at] == "\n"
-                at += 1
-            self._at = at
-            if at < len(text):
-                return text[at]
-            if not self._fill():
-                return ""
-
-    def skip(self, count: int) -> None:
-        self._at += count
-
-    def value(self) -> str | Finding:
-        """The text of the JSON value that begins here, or what is wrong with it."""
-        while True:
-            try:
-                _, end = self._decoder.raw_decode(self._text, self._at)
-            except (json.JSONDecodeError, RecursionError) as fault:
-                if self._fill(double=True):
-                    continue
-                if self.fault is not None:
-                    return self.fault
-                return self._broken(fault)
-            if end == len(self._text) and self._fill():  # a number may go on
-                continue
-            text = self._text[self._at : end]
-            self._line += text.count("\n")
-            self._at = end
-            return text
-
-    def _broken(self, fault: Exception) -> Finding:
-        if not isinstance(fault, json.JSONDecodeError):
-            return error("json", "the value is nested too deeply", "flatten it")
-        before = self._text[self._at : fault.pos]
-        line = self._line + before.count("\n")
-        column = fault.pos - (self._text.rfind("\n", 0, fault.pos) + 1) + 1
-        return error(
-            "json",
-            f"broken JSON in row at line {line}, column {column} of the file: {fault.msg}",
-            "mend it there; what follows it in this file could not be read",
-        )
-
-    def _fill(self, *, double: bool = False) -> bool:
-        """Read more text; False at the end. With `double`, at least as much again as is held unread."""
-        if self._ended:
-            return False
-        want = max(BLOCK, len(self._text) - self._at) if double else BLOCK
-        data = self._pending + self._stream.read(want)
-        first = not self._text and not self._pending
-        self._ended = len(data) - len(self._pending) < want
-        if first and data.startswith(BOM):
-            data = data[len(BOM) :]
-            self.bom = True
-        try:
-            text = data.decode("utf-8")
-            self._pending = b""
-        except UnicodeDecodeError as fault:
-            if not self._ended and fault.end == len(data) and len(data) - fault.start < 4:
-                text, self._pending = data[: fault.start].decode("utf-8"), data[fault.start :]
-            else:
-                self.fault = bytes_fault(data)
-                text = data[: fault.start].decode("utf-8")
-                self._ended = True
-        self._text = self._text[self._at :] + text
-        self._at = 0
-        return bool(text) or not self._ended

@@ -8,16 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from typing import IO, Any
 
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats.instruct import Labelled
+from llmtune.data.io.base import Raw, Sniffed, open_bytes
 from llmtune.data.io.charset import BOM, bom_finding, bytes_fault, head_fault
-from llmtune.errors import InvalidData, MissingExtra
-
-if TYPE_CHECKING:
-    from llmtune.data.io.base import Raw, Sniffed
+from llmtune.errors import MissingExtra
 
 _SAMPLE = 1000
 #: Column names that show that a first row is a header.
@@ -28,8 +25,6 @@ _HEADERS = frozenset(
 
 def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
     """The rows of a table as objects, one a record. `names` are column names that the caller knows to be there."""
-    if sniffed.container == "folder":
-        return _folder_rows(path, names)
     if sniffed.container in ("csv", "tsv"):
         return _delimited(path, sniffed, frozenset(names))
     return _arrow_rows(path, sniffed.container)
@@ -60,8 +55,6 @@ class _Lines:
 
 
 def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[Raw | Finding]:
-    from llmtune.data.io.base import open_bytes
-
     fault = head_fault(sniffed.head)
     if fault is not None:
         yield fault.at(None, 1)
@@ -235,95 +228,3 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
         }
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return {}
-
-
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
-
-
-def folder_splits(path: Path) -> dict[str, list[Path]]:
-    """The data files of a dataset folder by split: a saved Hugging Face dataset, or data files named by split.
-
-    A folder without split names has the one key "train".
-    """
-    split_folders = {child.name: child for child in sorted(path.iterdir()) if child.is_dir()}
-    found: dict[str, list[Path]] = {}
-    for name, child in split_folders.items():
-        if name in _SPLITS and (files := _data_files(child)):
-            found.setdefault(_SPLITS[name], []).extend(files)
-    if found:
-        return found
-    files = _data_files(path) or (_data_files(path / "data") if (path / "data").is_dir() else [])
-    for file in files:
-        word = file.name.split(".")[0].split("-")[0].lower()
-        found.setdefault(_SPLITS.get(word, "train"), []).append(file)
-    return found
-
-
-def _data_files(folder: Path) -> list[Path]:
-    skipped = ("dataset_info.json", "state.json", "dataset_dict.json")
-    kinds = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".zst")
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix in kinds and file.name not in skipped and not file.name.startswith(("cache-", "."))
-    )
-
-
-def _folder_rows(path: Path, names: Collection[str]) -> Iterator[Raw | Finding]:
-    from llmtune.data.io.base import sniff
-    from llmtune.data.io.readers import rows
-
-    splits = folder_splits(path)
-    if not splits:
-        yield error("empty-file", "the folder holds no data files", "give a folder of .arrow, .parquet or .jsonl files")
-        return
-    if len(splits) > 1:
-        found = ", ".join(splits)
-        yield error("splits", f"the folder holds several splits ({found})", f"name one: {path}/{next(iter(splits))}")
-        return
-    number = 0
-    for file in next(iter(splits.values())):
-        sniffed = sniff(file)
-        if isinstance(sniffed, Finding):
-            yield sniffed
-            continue
-        for item in rows(file, sniffed, names):
-            if isinstance(item, Finding):
-                yield item._replace(message=f"{file.name}: {item.message}")
-                continue
-            number += 1
-            yield number, item[1]
-
-
-def hub_rows(address: str) -> Iterator[Raw | Finding]:
-    """The rows of `hf://owner/name[?config=...&split=train&revision=...]`, streamed through the datasets library."""
-    try:
-        import datasets
-    except ImportError as fault:
-        raise MissingExtra("hub", "datasets", purpose="datasets of the hub") from fault
-    parts = urlsplit(address)
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    unknown = set(query) - {"config", "split", "revision"}
-    if unknown:
-        raise InvalidData(f"{address}: unknown option {sorted(unknown)[0]!r}; known: config, split, revision")
-    name = f"{parts.netloc}{parts.path}"
-    split = query.get("split", "train")
-    try:
-        found = datasets.load_dataset(
-            name, query.get("config"), split=split, revision=query.get("revision"), streaming=True
-        )
-        names = {
-            key: feature.names
-            for key, feature in (found.features or {}).items()
-            if isinstance(feature, datasets.ClassLabel)
-        }
-        for number, row in enumerate(found, 1):
-            for key, labels in names.items():
-                value = row.get(key)
-                if isinstance(value, int) and 0 <= value < len(labels):
-                    row[key] = labels[value]
-            yield number, row
-    except (OSError, ValueError, ConnectionError) as fault:
-        yield error(
-            "unreadable", f"the hub's dataset cannot be read: {fault}", "check the name, the split and the network"
-        )

@@ -13,7 +13,6 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
-from llmtune.data.convert import _CHUNK
 from llmtune.data.findings import Finding, FindingLog, error, refuse
 from llmtune.data.formats.base import RowFormat
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
@@ -22,6 +21,8 @@ _TABLES = (".csv", ".tsv")
 
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+#: Rows of one Parquet row group's batch.
+_CHUNK = 512
 
 
 class Written(NamedTuple):
@@ -35,7 +36,8 @@ class Written(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
-def _write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingLog, overwrite: bool) -> Written:
+def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingLog, overwrite: bool) -> Written:
+    """Write the lines, in the container that the name of `path` says; nothing is left there when it fails."""
     if path.exists() and not overwrite:
         raise LlmtuneError(f"{path} is already there", hint="name another file, or allow overwriting (--overwrite)")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,7 @@ from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
+from llmtune.report.render import Renderable
 from llmtune.report.schema import Cost, Report, Timing
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class BreakEven(_Value):
     answers: float | NotReported
 
 
-class Board(_Value):
+class Board(Renderable, _Value):
     """The result of `compare`.
 
     `schema_version` changes when a field changes its meaning; `name` is the job's. `metric` is what members are
@@ -106,6 +107,12 @@ class Board(_Value):
     requests a dearer tuning is the cheaper model, `verdict` is the answer in sentences, `warnings` are whatever
     weakens it.
     """
+
+    renderers: ClassVar[Mapping[str, str]] = {
+        "markdown": "llmtune.report.leaderboard.text:to_markdown",
+        "html": "llmtune.report.leaderboard.html:render",
+        "sentences": "llmtune.report.leaderboard.text:sentences",
+    }
 
     schema_version: Literal[1] = 1
     name: str
@@ -138,18 +145,6 @@ class Board(_Value):
     def to_json(self) -> str:
         """As JSON; `Board.model_validate_json` reads it back."""
         return self.model_dump_json(indent=2)
-
-    def to_markdown(self) -> str:
-        """For a pull request or a wiki."""
-        from llmtune.report.leaderboard.text import to_markdown
-
-        return to_markdown(self)
-
-    def to_html(self) -> str:
-        """As one HTML file that asks nobody for anything."""
-        from llmtune.report.leaderboard.html import render
-
-        return render(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""
@@ -270,7 +265,7 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
         break_even=even,
         warnings=tuple(said),
     )
-    return board.model_copy(update={"verdict": tuple(verdict(board))})
+    return board.model_copy(update={"verdict": tuple(board.render("sentences"))})
 
 
 def _evaluation(entry: Entry) -> EvaluationResult | None:
@@ -462,10 +457,3 @@ def _answers(entry: Entry, tuned: Standing, shown: Standing) -> float | NotRepor
 def _hourly(entry: Entry) -> float:
     """What keeping the tuned model ready costs an hour; 0 where only its tokens are billed."""
     return entry.price.hosting or 0.0 if entry.hosted and isinstance(entry.price, Price) else 0.0
-
-
-def verdict(board: Board) -> list[str]:
-    """The board in sentences, each with its evidence."""
-    from llmtune.report.leaderboard.text import sentences
-
-    return sentences(board)

@@ -198,7 +198,7 @@ class Ledger(Database):
             row = connection.execute(table.select().where(table.c.run_id == run_id)).first()
         return None if row is None else str(row.report)
 
-    # --- leases (llmtune.runs.store.leases holds them) -------------------------------------------------------------------
+    # --- leases (llmtune.runs.store.leases holds them) ---------------------------------------------------------------
     def take_lease(self, name: str, owner: str, *, over: tuple[str, int] | None = None) -> tuple[str, int]:
         """Take a lease that is free, or that still stands exactly at `over` (owner, beat). Returns who holds it now."""
         from llmtune.runs.store import schema

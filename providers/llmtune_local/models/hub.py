@@ -13,13 +13,14 @@ from llmtune_local.libraries import prepare_libraries
 
 if TYPE_CHECKING:
     pass
-from llmtune_local.models.loading import _embedded
 
 _ENCODERS = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "xlm-roberta", "albert", "mpnet")
 
 
 #: Models inside this package, by the name a job gives.
 EMBEDDED = {"tiny": "tiny", "tiny-encoder": "tiny_encoder"}
+#: Every name that this package's folder has had: adapters that were saved then name their base by it. None goes away.
+FOLDERS = frozenset({"llmtune_local"})
 
 
 def locate(model: str) -> str:
@@ -29,7 +30,7 @@ def locate(model: str) -> str:
     Saved adapters name their base this way, so that `AutoPeftModelForCausalLM.from_pretrained(adapter)` loads one of
     `tiny` on every machine where llmtune lies in the same place. Elsewhere llmtune itself still knows it
     (`adapter_of`); for PEFT give the base by hand:
-    `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llmtune_local.models.loading.locate("tiny")), adapter)`.
+    `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(locate("tiny")), adapter)`.
     """
     if model not in EMBEDDED:
         return model
@@ -106,10 +107,6 @@ def no_progress_bars() -> Iterator[None]:
 def first_line(problem: BaseException) -> str:
     """The first line of an error that says something, or its name."""
     return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
-
-
-#: Every name that this package's folder has had: adapters that were saved then name their base by it. None goes away.
-FOLDERS = frozenset({"llmtune_local"})
 
 
 def _embedded(base: str) -> str:

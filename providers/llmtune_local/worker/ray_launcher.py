@@ -1,4 +1,4 @@
-"""One run on a Ray cluster: `python -m llmtune_local.worker.ray_launcher RUN_DIR`, the process that asks Ray for the team.
+"""One run on a Ray cluster: `python -m llmtune_local.worker.ray_launcher RUN_DIR` asks Ray for the team.
 
 Ray places the processes, tells each its rank, and starts them all again when one is lost; they find the last checkpoint
 in the run folder, which every node must see. What a run says and how it ends is the first process's, as everywhere.
