@@ -138,8 +138,8 @@ def child(victim: str) -> None:
     from llmtune.runs.poller import Update
     from llmtune.runs.run import Run
     from llmtune.runs.store.store import open_store
+    from llmtune_local.run_state.process import FolderLock
     from llmtune_local.run_state.run_dir import RunDir
-    from llmtune_local.worker.process import FolderLock
 
     who, _, where = victim.partition(":")
     evaluation.FIT_ROWS = 0

@@ -111,10 +111,10 @@ class Trainings:
         return self.made[key]
 
     def _train(self, values: dict[str, Any], name: str) -> list[tuple[int, float]]:
-        from llmtune_local.worker import process
+        from llmtune_local.worker.launch import launch
 
         run = self.write(values, name)
-        process.launch(run.path, forker=self.forker)
+        launch(run.path, forker=self.forker)
         while (status := run.read_status()) is None or status.state not in ("succeeded", "failed"):
             time.sleep(0.02)
         points = [p for p in run.read_metrics()[0] if p.series == "validation/loss" and p.step]
@@ -124,15 +124,15 @@ class Trainings:
 
 def starts(trainings: Trainings, pairs: int) -> None:
     """Cold and warm starts in turn."""
-    from llmtune_local.worker import process
+    from llmtune_local.worker.launch import launch
 
     found: dict[str, list[float]] = {"cold": [], "warm": []}
-    process.launch(trainings.write({"learning_rate": 1e-3}, "first", measured=False).path, forker=trainings.forker)
+    launch(trainings.write({"learning_rate": 1e-3}, "first", measured=False).path, forker=trainings.forker)
     for number in range(pairs):
         for how, forker in (("cold", None), ("warm", trainings.forker)):
             run = trainings.write({"learning_rate": 1e-3, "max_steps": 2}, f"start-{how}-{number}", measured=False)
             began = time.monotonic()
-            process.launch(run.path, forker=forker)
+            launch(run.path, forker=forker)
             while not any(p.series == "train/loss" for p in run.read_metrics()[0]):
                 time.sleep(0.005)
             found[how].append(time.monotonic() - began)

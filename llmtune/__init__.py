@@ -18,8 +18,8 @@ _HOME = {
     "DatasetSpec": "llmtune.job.spec",
     "EvaluationSpec": "llmtune.job.spec",
     "Settings": "llmtune.config",
-    "plan": "llmtune.planning.plan",
-    "plan_all": "llmtune.planning.plan",
+    "plan": "llmtune.runs.plans",
+    "plan_all": "llmtune.runs.plans",
     "Receipt": "llmtune.provider.receipt",
     "tune": "llmtune.runs.run",
     "start": "llmtune.runs.run",
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from llmtune.job.spec import EvaluationSpec as EvaluationSpec
     from llmtune.job.spec import Hyperparameters as Hyperparameters
     from llmtune.job.spec import TuningJob as TuningJob
-    from llmtune.planning.plan import plan as plan
-    from llmtune.planning.plan import plan_all as plan_all
     from llmtune.provider.protocol import Provider as Provider
     from llmtune.provider.receipt import Receipt as Receipt
     from llmtune.provider.registry import get_provider as get_provider
@@ -74,6 +72,8 @@ if TYPE_CHECKING:
     from llmtune.runs.api import attach as attach
     from llmtune.runs.api import start as start
     from llmtune.runs.api import tune as tune
+    from llmtune.runs.plans import plan as plan
+    from llmtune.runs.plans import plan_all as plan_all
     from llmtune.runs.run import Run as Run
     from llmtune.sweeps.learning_curve import probe as probe
     from llmtune.sweeps.results import Sweep as Sweep

@@ -27,8 +27,9 @@ def plan(
     """Show what each backend would do with a job, and what it would cost. Sends nothing."""
     from llmtune.cli.output import out, print_json
     from llmtune.job.spec import TuningJob
-    from llmtune.planning.plan import plan_all, to_json
+    from llmtune.planning.plan import to_json
     from llmtune.provider.registry import get_provider, known_kinds
+    from llmtune.runs.plans import plan_all
 
     loaded = TuningJob.load(job)
     if provider:

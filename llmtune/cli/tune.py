@@ -48,9 +48,9 @@ def tune(
     from llmtune.cli.output import err
     from llmtune.cli.progress import follow
     from llmtune.job.spec import TuningJob
-    from llmtune.planning.plan import plan
     from llmtune.provider.registry import get_provider
     from llmtune.runs.api import start
+    from llmtune.runs.plans import plan
 
     loaded = TuningJob.load(job)
     if model is not None:
@@ -78,8 +78,8 @@ def tune(
     }
     conditions = [word for word in fallback_on.split(",") if word.strip()]
     if len(backends) > 1:
-        from llmtune.planning.plan import plan_all
         from llmtune.runs.fallback import outlook
+        from llmtune.runs.plans import plan_all
 
         for line in outlook(plan_all(loaded, backends)):
             err.print(escape(line), soft_wrap=True, style="dim")

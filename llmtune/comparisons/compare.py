@@ -17,7 +17,7 @@ from llmtune.comparisons.members import Member
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget, RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.planning import support_matrix
-from llmtune.planning.plan import plan, read_dataset
+from llmtune.planning.plan import read_dataset
 from llmtune.provider.generation import Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
@@ -26,6 +26,7 @@ from llmtune.provider.types import RunState
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
+from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
 from llmtune.runs.secrets import scrub_error

@@ -15,7 +15,7 @@ from llmtune.data.checks.per_row import check_example
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, refuse
 from llmtune.data.hashing import label_set
-from llmtune.data.io import readers
+from llmtune.data.io.base import HUB
 from llmtune.data.io.reading import Reading
 from llmtune.data.split import split
 
@@ -122,7 +122,7 @@ class _Loader:
         """The files by role; a folder that holds splits stands for its files."""
         paths = self._spec.paths
         path = self._spec.path
-        if path is None or path.startswith(readers.HUB) or not Path(path).is_dir():
+        if path is None or path.startswith(HUB) or not Path(path).is_dir():
             return paths
         from llmtune.data.io.folders import folder_splits
 
@@ -191,7 +191,7 @@ def _parent(files: Iterable[Path]) -> Path | None:
 
 
 def _sha256(path: str) -> str:
-    if path.startswith(readers.HUB):
+    if path.startswith(HUB):
         return hashlib.sha256(path.encode()).hexdigest()
     total = hashlib.sha256()
     place = Path(path)

@@ -25,9 +25,9 @@ from llmtune.metrics.classification import ClassificationResult, classify, class
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.labels import LabelRule
-from llmtune.metrics.points import NotReported
+from llmtune.metrics.points import NotReported, TokenStats
 from llmtune.metrics.text import RowScore, token_figures
-from llmtune.provider.generation import Generator, TokenStats, Unavailable
+from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.types import Ref
 
 #: Called with (system, answers there are, answers wanted).

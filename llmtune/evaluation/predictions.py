@@ -16,8 +16,9 @@ from llmtune.evaluation.inference import Answer, Patience, ask, patiently, score
 from llmtune.evaluation.sampling import expected_text, requests_of
 from llmtune.evaluation.scoring import RowData
 from llmtune.evaluation.task import Part, Questions
+from llmtune.metrics.points import TokenStats
 from llmtune.metrics.text import TextMetric
-from llmtune.provider.generation import Generation, Generator, LabelScorer, TokenScorer, TokenStats
+from llmtune.provider.generation import Generation, Generator, LabelScorer, TokenScorer
 
 
 @dataclass(frozen=True)

@@ -259,3 +259,15 @@ def merge(points: Iterable[MetricPoint]) -> dict[str, Series]:
     order = {name: place for place, name in enumerate(SERIES)}
     names = sorted(grouped, key=lambda name: (order.get(name, len(order)), name))
     return {name: Series(name=name, points=tuple(grouped[name])) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStats:
+    """Loss over the trained tokens of some rows: summed nats, how many tokens, how many of them were predicted.
+
+    `loss_sum` is in nats, over `tokens` tokens; `correct` of those were the likeliest one.
+    """
+
+    loss_sum: float
+    tokens: int
+    correct: int

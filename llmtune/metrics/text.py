@@ -23,7 +23,7 @@ from llmtune.metrics.labels import normalise
 from llmtune.metrics.points import Better, Number
 
 if TYPE_CHECKING:
-    from llmtune.provider.generation import TokenStats
+    from llmtune.metrics.points import TokenStats
 
 #: The value of one row: (reference answer, answer given) to a number.
 RowScore = Callable[[str, str], float]

@@ -5,7 +5,7 @@ Pure: no network, no vendor SDK. The dataset is read once for all backends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,15 @@ from llmtune.provider.declarations import Capabilities
 from llmtune.provider.limits import Lifecycle
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import DataVerdict, LifecycleVerdict, Receipt
-from llmtune.provider.registry import check_options, get_provider, known_kinds
+from llmtune.provider.registry import check_options, get_provider, open_providers
 from llmtune.provider.translate import translate
 from llmtune.provider.types import Request, Target, UploadRef
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
+
+#: From `run:ID` and the provider of the new job: the provider's own name for that model, and options it needs.
+FindModel = Callable[[str, Provider], tuple[str, dict[str, Any]]]
 
 #: A standing deployment that an evaluation needs is assumed to stand this long.
 EVALUATION_HOURS = 1.0
@@ -35,6 +38,7 @@ def plan(
     *,
     dataset: Dataset | InvalidData | None = None,
     today: date | None = None,
+    earlier_model: FindModel | None = None,
 ) -> Receipt:
     """What this backend will do with the job, field by field, with the exact request and an estimate of its cost.
 
@@ -44,13 +48,14 @@ def plan(
         dataset: the dataset when it was read already; else it is read here. A dataset that cannot be read does not
             stop the plan: the verdict on the data says why.
         today: the day on which the plan is made, for lifecycles; None is today.
+        earlier_model: finds what `model: run:ID` means; the runs know (`llmtune.runs.plans`).
 
     Raises:
         InvalidJob: the job names no model for this provider, or its options are wrong.
         UnknownName: there is no such provider.
     """
     backend = get_provider(provider)
-    target = target_of(job, backend)
+    target = target_of(job, backend, earlier_model)
     capabilities = backend.capabilities(target)
     if dataset is None:
         dataset = read_dataset(job)
@@ -71,7 +76,11 @@ def plan(
 
 
 def plan_all(
-    job: TuningJob, providers: Iterable[str | Provider], *, today: date | None = None
+    job: TuningJob,
+    providers: Iterable[str | Provider],
+    *,
+    today: date | None = None,
+    earlier_model: FindModel | None = None,
 ) -> dict[str, Receipt | LlmtuneError]:
     """One receipt per backend, the dataset read once; a backend that cannot be asked answers with its error."""
     dataset = read_dataset(job)
@@ -79,7 +88,7 @@ def plan_all(
     for provider in providers:
         name = provider if isinstance(provider, str) else provider.name
         try:
-            answers[name] = plan(job, provider, dataset=dataset, today=today)
+            answers[name] = plan(job, provider, dataset=dataset, today=today, earlier_model=earlier_model)
         except LlmtuneError as error:
             answers[name] = error
     return answers
@@ -96,8 +105,12 @@ def to_json(answers: dict[str, Receipt | LlmtuneError]) -> dict[str, Any]:
     return {"schema": 1, "plans": plans}
 
 
-def target_of(job: TuningJob, provider: Provider) -> Target:
-    """The capability question that this job asks of this provider."""
+def target_of(job: TuningJob, provider: Provider, earlier_model: FindModel | None = None) -> Target:
+    """The capability question that this job asks of this provider; `earlier_model` finds what `run:ID` means.
+
+    Raises:
+        InvalidJob: the job names no model for this provider, or one that only the run store knows.
+    """
     try:
         model = job.model_for(provider.name)
     except InvalidJob:
@@ -108,8 +121,8 @@ def target_of(job: TuningJob, provider: Provider) -> Target:
         model = ""
     options = dict(job.provider_options.get(provider.name, {}))
     if model.startswith("run:"):
-        from llmtune.runs.continue_from import earlier_model
-
+        if earlier_model is None:
+            raise InvalidJob(f"{model} is the model of a run, and no run store was given to look it up", where="model")
         model, needed = earlier_model(model, provider)
         options = needed | options
     return Target(
@@ -142,22 +155,8 @@ def judge_lifecycle(lifecycle: Lifecycle, today: date) -> LifecycleVerdict:
         answers_until=lifecycle.answers_until.isoformat() if lifecycle.answers_until else None,
         note=lifecycle.note,
         source=lifecycle.source,
-        alternatives=lifecycle.alternatives or (alternatives(today) if lifecycle.closed_on(today) else ()),
+        alternatives=lifecycle.alternatives or (open_providers(today) if lifecycle.closed_on(today) else ()),
     )
-
-
-def alternatives(today: date) -> tuple[str, ...]:
-    """Backends that still take jobs on that day: what a closed vendor's refusal names."""
-    living = []
-    for kind in known_kinds():
-        try:
-            backend = get_provider(kind)
-            lifecycle = backend.capabilities(Target(provider=kind, kind=kind, model="")).lifecycle
-        except LlmtuneError:  # one broken plug-in must not keep the others from being named
-            continue
-        if backend.listed and not lifecycle.closed_on(today):
-            living.append(kind)
-    return tuple(living)
 
 
 def judge_data(dataset: Dataset | InvalidData, capabilities: Capabilities, target: Target) -> DataVerdict:

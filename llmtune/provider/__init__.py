@@ -110,6 +110,7 @@ _HOME = {
     "epochs_from_steps": "llmtune.provider.conversions",
     "get_provider": "llmtune.provider.registry",
     "known_kinds": "llmtune.provider.registry",
+    "open_providers": "llmtune.provider.registry",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
     "provider_class": "llmtune.provider.registry",
@@ -226,6 +227,7 @@ __all__ = [
     "known_kinds",
     "multiplier_from_rate",
     "nearest_size",
+    "open_providers",
     "provider_class",
     "provider_names",
     "rate_from_multiplier",
@@ -241,6 +243,7 @@ if TYPE_CHECKING:
     from llmtune.data.findings import Finding as Finding
     from llmtune.deprecation import deprecated as deprecated
     from llmtune.metrics.points import MetricPoint as MetricPoint
+    from llmtune.metrics.points import TokenStats as TokenStats
     from llmtune.provider.abilities import CheckResult as CheckResult
     from llmtune.provider.abilities import Continuing as Continuing
     from llmtune.provider.abilities import Equipped as Equipped
@@ -292,7 +295,6 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import LabelScorer as LabelScorer
     from llmtune.provider.generation import Streaming as Streaming
     from llmtune.provider.generation import TokenScorer as TokenScorer
-    from llmtune.provider.generation import TokenStats as TokenStats
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import Client as Client
     from llmtune.provider.limits import Abilities as Abilities
@@ -311,6 +313,7 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import check_options as check_options
     from llmtune.provider.registry import get_provider as get_provider
     from llmtune.provider.registry import known_kinds as known_kinds
+    from llmtune.provider.registry import open_providers as open_providers
     from llmtune.provider.registry import provider_class as provider_class
     from llmtune.provider.registry import provider_names as provider_names
     from llmtune.provider.translate import ONLY_FOR_METHOD as ONLY_FOR_METHOD

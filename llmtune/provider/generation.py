@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
+from llmtune.metrics.points import TokenStats
+
 if TYPE_CHECKING:
     from llmtune.data.example import Example, Message
 
@@ -41,18 +43,6 @@ class Generation:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenStats:
-    """Loss over the trained tokens of some rows: summed nats, how many tokens, how many of them were predicted.
-
-    `loss_sum` is in nats, over `tokens` tokens; `correct` of those were the likeliest one.
-    """
-
-    loss_sum: float
-    tokens: int
-    correct: int
 
 
 class Generator(Protocol):

@@ -12,10 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmtune.provider.cost import CostEstimate
-from llmtune.provider.declarations import (
-    NOT_PUBLISHED,
-    Support,
-)
+from llmtune.provider.declarations import NOT_PUBLISHED, Support
 from llmtune.provider.memory import Footprint
 from llmtune.provider.types import Readiness, Request, Target
 

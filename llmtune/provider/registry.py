@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmtune import config
 from llmtune.errors import InvalidSettings, LlmtuneError, UnknownName
 from llmtune.job.base import explain
 from llmtune.provider.protocol import Provider
+from llmtune.provider.types import Target
 
 GROUP = "llmtune.providers"
 
@@ -76,3 +78,17 @@ def check_options(provider: Provider, given: Mapping[str, Any]) -> dict[str, Any
         raise fault from None
     config.note_secrets(options)
     return options.model_dump(mode="json", exclude_unset=True)
+
+
+def open_providers(today: date) -> tuple[str, ...]:
+    """The providers that take jobs on that day: what the refusal of a closed one names."""
+    living = []
+    for kind in known_kinds():
+        try:
+            backend = get_provider(kind)
+            lifecycle = backend.capabilities(Target(provider=kind, kind=kind, model="")).lifecycle
+        except LlmtuneError:  # one broken plug-in must not keep the others from being named
+            continue
+        if backend.listed and not lifecycle.closed_on(today):
+            living.append(kind)
+    return tuple(living)

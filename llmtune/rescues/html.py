@@ -8,10 +8,9 @@ from markupsafe import Markup
 
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
-from llmtune.report.html import page
 from llmtune.report.html.elements import Child, el
 from llmtune.report.html.evaluation import by_label, confusion, held_out, worst
-from llmtune.report.html.page import Section, facts_list, table
+from llmtune.report.html.page import Section, facts_list, page, table
 from llmtune.rescues.results import RescueReport
 from llmtune.rescues.text import golden_words, left_behind, verdict
 

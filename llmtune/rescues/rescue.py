@@ -282,7 +282,7 @@ def _translated(
     folder: Folder, kept: Source, backend: Provider, model: str | None, found: source.Found, judged: EvaluationSpec
 ) -> tuple[TuningJob, Receipt, dict[str, str]]:
     """The job for the new backend; a value it refuses is left to it, with the reason, since the old service took it."""
-    from llmtune.planning.plan import plan
+    from llmtune.runs.plans import plan
 
     named = model or _named(found, backend)
     if named is None:

@@ -59,7 +59,8 @@ def intend(
 
     Nothing has been sent when this returns, except the read-only questions of `preflight`.
     """
-    from llmtune.planning.plan import plan, read_dataset
+    from llmtune.planning.plan import read_dataset
+    from llmtune.runs.plans import plan
 
     if job.evaluation.metrics is not None:
         from llmtune.evaluation.scoring import check_metrics

@@ -10,9 +10,9 @@ from llmtune.errors import RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
-from llmtune.planning.plan import plan
 from llmtune.report.format import not_asked
 from llmtune.runs.api import start
+from llmtune.runs.plans import plan
 from llmtune.sweeps.results import Finalist, TrialRow
 from llmtune.sweeps.sweep_plan import Place
 from llmtune.sweeps.trial_job import with_params

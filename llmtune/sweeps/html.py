@@ -9,10 +9,9 @@ from markupsafe import Markup
 
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, money
-from llmtune.report.html import page
 from llmtune.report.html.charts import chart_places, overlaid
 from llmtune.report.html.elements import Child, el
-from llmtune.report.html.page import Section, facts_list, sorted_by, table
+from llmtune.report.html.page import Section, facts_list, page, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.sweeps.results import Sweep, TrialRow
 from llmtune.sweeps.text import asides, headline, shown, sums, tested

@@ -16,10 +16,11 @@ from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, OverBudget, Ru
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.metrics.diagnosis import STILL_FALLING, late_fall
 from llmtune.metrics.points import NotReported, Series
-from llmtune.planning.plan import plan, read_dataset
+from llmtune.planning.plan import read_dataset
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.runs.api import start
+from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps.sweep_plan import Place

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
-from llmtune.planning.plan import target_of
 from llmtune.provider.declarations import Converted, Sent
 from llmtune.provider.registry import get_provider
+from llmtune.runs.plans import target_of
 from llmtune.sweeps.results import Prescreened, Sweep
 from llmtune.sweeps.space import Space
 

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, OverBudget
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.planning.plan import plan, read_dataset, target_of
+from llmtune.planning.plan import read_dataset
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
+from llmtune.runs.plans import plan, target_of
 from llmtune.runs.poller import Pace
 from llmtune.sweeps import study as studies
 from llmtune.sweeps.distributed import PREFIX, Invitation, invite

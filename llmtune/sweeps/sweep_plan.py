@@ -12,10 +12,10 @@ from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported
 from llmtune.planning import support_matrix
-from llmtune.planning.plan import plan, target_of
 from llmtune.provider.declarations import Converted, Sent
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
+from llmtune.runs.plans import plan, target_of
 from llmtune.sweeps.default_space import suggest
 from llmtune.sweeps.space import Choice, Space, read_space
 

@@ -14,11 +14,11 @@ from llmtune.errors import InvalidJob, LlmtuneError, NotTranslatable, RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported, Series
 from llmtune.planning import support_matrix
-from llmtune.planning.plan import plan
 from llmtune.provider.abilities import Warming
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
+from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
 from llmtune.runs.store.leases import Lease

@@ -35,7 +35,7 @@ import pytest
 
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.job.spec import Hyperparameters, TuningJob
-from llmtune.planning.plan import plan, read_dataset
+from llmtune.planning.plan import read_dataset
 from llmtune.provider.declarations import DECLARED_FIELDS
 from llmtune.provider.generation import GenerationRequest, Unavailable
 from llmtune.provider.protocol import Provider
@@ -52,6 +52,7 @@ from llmtune.provider.types import (
     UploadRef,
 )
 from llmtune.runs.ids import new_run_id, run_key
+from llmtune.runs.plans import plan
 from llmtune.testing import faults
 from llmtune.testing.fake_vendor import FakeVendor
 from llmtune.testing.markers import Mark, marked, never, notimpl, notyet

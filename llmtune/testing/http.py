@@ -13,14 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmtune.testing.faults import Fault, Role
 from llmtune.testing.request_schema import complaints
-
-if TYPE_CHECKING:
-    from llmtune.testing.fake_vendor import FakeVendor
 
 
 class Refusal(Exception):
@@ -198,13 +195,30 @@ def multipart(content_type: str, body: bytes) -> list[Part]:
     return parts
 
 
+class CallHandler(Protocol):
+    """What answers the calls that come in: a fake vendor."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for the thread that serves it."""
+        ...
+
+    def receive(self, call: Call) -> Fault | None:
+        """Record the call and find its route. Returns the fault that strikes it, if one does."""
+        ...
+
+    def answer_call(self, call: Call, fault: Fault | None) -> Reply:
+        """Return what the route answers."""
+        ...
+
+
 class Server(ThreadingHTTPServer):
     """One fake vendor's listening socket."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 1024
-    vendor: FakeVendor
+    vendor: CallHandler
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -341,7 +355,7 @@ class Handler(BaseHTTPRequestHandler):
         os.close(self.connection.detach())
 
 
-def serve(vendor: FakeVendor, host: str = "127.0.0.1", port: int = 0) -> tuple[Server, str]:
+def serve(vendor: CallHandler, host: str = "127.0.0.1", port: int = 0) -> tuple[Server, str]:
     """Start answering for `vendor` in threads of its own; returns the server and its base URL."""
     server = Server((host, port), Handler)
     server.vendor = vendor

@@ -11,10 +11,9 @@ from llmtune.errors import RunNotFound
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, metric_name, money, number, seconds, spread
-from llmtune.report.html import page
 from llmtune.report.html.charts import chart_places, overlaid
 from llmtune.report.html.elements import Child, el
-from llmtune.report.html.page import Section, sorted_by, table
+from llmtune.report.html.page import Section, page, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.report.schema import Report
 from llmtune.runs.store.store import Store

@@ -11,9 +11,8 @@ import orjson
 
 from llmtune.provider.types import RunState
 from llmtune.report.format import count, metric_name, number
-from llmtune.report.html import page
 from llmtune.report.html.elements import Child, el
-from llmtune.report.html.page import Section, sorted_by, table
+from llmtune.report.html.page import Section, page, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.runs.store.queries import ListedRun, how_many, kept_reports, listed
 from llmtune.runs.store.store import UNFINISHED, Store

@@ -9,9 +9,8 @@ from typing import Any
 import orjson
 
 from llmtune.errors import RunNotFound
-from llmtune.report.html import page
 from llmtune.report.html.elements import el
-from llmtune.report.html.page import Section
+from llmtune.report.html.page import Section, page
 from llmtune.report.schema import Report
 from llmtune.runs.store.store import Store
 from llmtune.web import compare_page, list_page, run_page

@@ -9,10 +9,9 @@ from markupsafe import Markup
 
 from llmtune.metrics.points import merge
 from llmtune.report.format import count, number, seconds
-from llmtune.report.html import page
 from llmtune.report.html.charts import chart_data, kind_of, plain_number
 from llmtune.report.html.elements import el
-from llmtune.report.html.page import Section
+from llmtune.report.html.page import Section, page
 from llmtune.report.html.run import header, sections
 from llmtune.report.schema import Report
 from llmtune.runs.evaluation import draft_report

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune_local.models import loading as models
+from llmtune_local.models.hub import check_model
 from llmtune_local.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
     base, revision = str(data["model"]), data.get("revision")
     tokenizer = models.load_tokenizer(str(artefact), revision)
     labelled = data.get("method") == "classification"
-    published = getattr(models.check_model(base, revision, data.get("method", "sft")), "dtype", None)
+    published = getattr(check_model(base, revision, data.get("method", "sft")), "dtype", None)
     if labelled:
         from llmtune_local.models.encoder import LABELS_FILE, load_tuned
 

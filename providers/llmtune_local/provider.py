@@ -50,12 +50,13 @@ from llmtune.provider import (
 )
 from llmtune.provider.receipt import place
 from llmtune_local import declarations
+from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Cursor as FileCursor
 from llmtune_local.run_state.schema import RunRequest, Status
 from llmtune_local.settings import LocalOptions, LocalSettings
-from llmtune_local.worker import process
 from llmtune_local.worker.fork_server import POSSIBLE, Forker
+from llmtune_local.worker.launch import launch
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -474,7 +475,7 @@ class LocalProvider:
         started = process.launches(folder.path)
         if folder.alive() or (started and process.alive(started[-1])):
             return False
-        process.launch(folder.path, resume=status is not None, forker=self._forker)
+        launch(folder.path, resume=status is not None, forker=self._forker)
         return True
 
     @staticmethod

@@ -152,9 +152,9 @@ def _loaded() -> Any:
 
 
 def _alternatives() -> tuple[str, ...]:
-    from llmtune.planning.plan import alternatives
+    from llmtune.provider import open_providers
 
-    return alternatives(_clock.today())
+    return open_providers(_clock.today())
 
 
 def key_of(env: str) -> str | None:

@@ -10,8 +10,9 @@ import pytest
 
 from llmtune.errors import InvalidData, InvalidSettings, ProviderClosed
 from llmtune.job.spec import TuningJob
-from llmtune.planning.plan import alternatives, plan
+from llmtune.planning.plan import plan
 from llmtune.provider.generation import Unavailable
+from llmtune.provider.registry import open_providers
 from llmtune.provider.types import EncodedFile, JobRef, ModelRef, Request, RunKey, Target
 from llmtune_cohere import CohereProvider
 from llmtune_cohere.settings import CohereSettings
@@ -90,7 +91,7 @@ def test_it_is_named_as_an_alternative_only_where_somebody_runs_one() -> None:
 
     assert closed(CohereProvider())
     assert not closed(CohereProvider(settings=CohereSettings(base_url="https://cohere.internal.example")))
-    assert "cohere" not in alternatives(TODAY)
+    assert "cohere" not in open_providers(TODAY)
 
 
 def test_an_endpoint_of_ones_own_is_open_and_says_whose_it_is() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from llmtune.data.example import Example, chat
 from llmtune.errors import TransientError, VendorError
-from llmtune.provider.generation import Generation, GenerationRequest, TokenStats
+from llmtune.metrics.points import TokenStats
+from llmtune.provider.generation import Generation, GenerationRequest
 
 
 class Scripted:

@@ -50,13 +50,14 @@ def test_adapters_are_counted_exactly(adapter: str, targets: str) -> None:
     import torch
 
     from llmtune_local.models import loading as models
+    from llmtune_local.models.peft_adapter import add_adapter
     from llmtune_local.run_state.schema import RunRequest
 
     hyper = {"epochs": 1, "batch_size": 1, "learning_rate": 1, "lora_rank": 8, "lora_target_modules": targets}
     request = RunRequest.model_validate(
         {"model": "tiny", "adapter": adapter, "files": {"train": "x"}, "hyperparameters": hyper}
     )
-    tuned = models.add_adapter(models.load_base("tiny", None, dtype=torch.float32, device="cpu"), request)
+    tuned = add_adapter(models.load_base("tiny", None, dtype=torch.float32, device="cpu"), request)
     counted = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
     shape = shape_of("tiny")
     assert shape is not None

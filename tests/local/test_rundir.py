@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmtune_local.run_state import run_dir
+from llmtune_local.libraries import prepare_libraries, usable_cores
+from llmtune_local.run_state import process, run_dir
+from llmtune_local.run_state.process import FolderBusy, FolderLock, ProcessId
 from llmtune_local.run_state.run_dir import RunDir, write_atomically
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, RunRequest, Status
 from llmtune_local.run_state.status_writer import Journal
-from llmtune_local.worker import process
-from llmtune_local.worker.process import FolderBusy, FolderLock, ProcessId
 
 
 def point(step: int, series: str = "train/loss", value: float = 1.0) -> MetricLine:
@@ -28,7 +28,8 @@ def point(step: int, series: str = "train/loss", value: float = 1.0) -> MetricLi
 
 def test_importing_the_contract_loads_nothing_heavy() -> None:
     code = (
-        "import sys, llmtune_local.run_state.run_dir, llmtune_local.worker.process, llmtune_local.training.lr_schedule;"
+        "import sys, llmtune_local.run_state.run_dir, llmtune_local.run_state.process;"
+        "import llmtune_local.training.lr_schedule;"
         "print([n for n in ('torch', 'transformers', 'peft', 'numpy', 'sqlalchemy') if n in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -200,7 +201,7 @@ def test_one_worker_a_folder(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, pathlib\nfrom llmtune_local.worker.process import FolderLock\n"
+            "import sys, pathlib\nfrom llmtune_local.run_state.process import FolderLock\n"
             "with FolderLock(pathlib.Path(sys.argv[1])): print('held', flush=True); input()",
             str(lock),
         ],
@@ -231,7 +232,7 @@ def untold(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.parametrize(("spin", "told"), [(True, process.SPIN), (False, "0")])
 def test_waiting_threads_spin_where_that_was_asked_for(spin: bool, told: str, untold: pytest.MonkeyPatch) -> None:
-    process.prepare_libraries(spin=spin)
+    prepare_libraries(spin=spin)
     assert os.environ["GOMP_SPINCOUNT"] == told
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
 
@@ -239,11 +240,11 @@ def test_waiting_threads_spin_where_that_was_asked_for(spin: bool, told: str, un
 def test_a_users_own_settings_of_the_libraries_stand(untold: pytest.MonkeyPatch) -> None:
     untold.setenv("GOMP_SPINCOUNT", "7")
     untold.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
-    process.prepare_libraries(spin=True)
+    prepare_libraries(spin=True)
     assert (os.environ["GOMP_SPINCOUNT"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) == ("7", "9")
     untold.delenv("GOMP_SPINCOUNT")
     untold.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    process.prepare_libraries(spin=True)
+    prepare_libraries(spin=True)
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
@@ -256,7 +257,7 @@ def test_a_machine_is_idle_by_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_usable_cores_are_at_least_one_and_at_most_all() -> None:
-    assert 1 <= process.usable_cores() <= (os.cpu_count() or 1)
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
 # Journal

@@ -20,11 +20,12 @@ from llmtune.provider.types import JobRef, RunState
 from llmtune.runs.store.store import open_store
 from llmtune_local import LocalProvider
 from llmtune_local.models import memory_estimate
+from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import WorkerOptions
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.training.distributed import ALONE, Team, check_team, join
-from llmtune_local.worker import process
+from llmtune_local.worker.launch import launch
 
 if sys.platform != "linux":
     pytest.skip("who is at work is read from /proc", allow_module_level=True)
@@ -123,7 +124,7 @@ def test_two_processes_give_the_losses_of_one(
     settings = {"dropout": 0.0, "attention_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
     alone = train(asked | {"options": {"device": "cpu", "dtype": "float32"}}, **settings)
     folder.write_request(make_request(asked | {"options": TWO | {"dtype": "float32"}}, **settings))
-    process.launch(folder.path)
+    launch(folder.path)
     assert ended(folder) == "succeeded"
     names = {line.series for line in folder.read_metrics()[0]} - {"train/tokens_per_second"}
     assert {"train/loss", "validation/loss", "train/grad_norm"} <= names
@@ -167,7 +168,7 @@ def test_a_team_that_is_cancelled_keeps_a_checkpoint_and_goes_on(
     make_request: Callable[..., Any], folder: RunDir
 ) -> None:
     folder.write_request(make_request({"options": TWO}, epochs=200))
-    process.launch(folder.path)
+    launch(folder.path)
     assert wait(lambda: series(folder, "train/loss"))
     folder.cancel()
     assert ended(folder) == "cancelled"
@@ -177,7 +178,7 @@ def test_a_team_that_is_cancelled_keeps_a_checkpoint_and_goes_on(
 
 def test_nobody_trains_on_when_the_launcher_is_killed(make_request: Callable[..., Any], folder: RunDir) -> None:
     folder.write_request(make_request({"options": TWO}, epochs=500))
-    launcher = process.launch(folder.path)
+    launcher = launch(folder.path)
     assert wait(lambda: series(folder, "train/loss"))
     assert len(members(folder)) == 2
     os.kill(launcher.pid, signal.SIGKILL)

@@ -16,10 +16,11 @@ import pytest
 
 pytest.importorskip("peft")
 
+from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Result, RunRequest
-from llmtune_local.worker import process
 from llmtune_local.worker.fork_server import POSSIBLE, Forker
+from llmtune_local.worker.launch import launch
 
 pytestmark = [pytest.mark.skipif(not POSSIBLE, reason="workers are forked on Linux alone"), pytest.mark.slow]
 
@@ -76,16 +77,16 @@ def losses(run: RunDir) -> list[float]:
 @pytest.mark.usefixtures("strange_folder")
 def test_a_forked_worker_trains_what_any_other_does(forker: Forker, rows: Path, tmp_path: Path) -> None:
     cold = write_run(tmp_path / "cold", rows)
-    process.launch(cold.path)
+    launch(cold.path)
     warm = [write_run(tmp_path / f"warm{number}", rows) for number in range(2)]
     for run in warm:
-        mine = process.launch(run.path, forker=forker)
+        mine = launch(run.path, forker=forker)
         assert process.launches(run.path) == [mine]
         ended(run)
     ended(cold)
     assert losses(warm[0]) == losses(warm[1]) == losses(cold)
     other = write_run(tmp_path / "other", rows, dropout=0.5, lora_rank=4)
-    process.launch(other.path, forker=forker)
+    launch(other.path, forker=forker)
     ended(other)
     assert losses(other) != losses(cold)
 
@@ -94,11 +95,11 @@ def test_its_failure_is_said_in_its_own_folder_and_the_next_run_is_well(
     forker: Forker, rows: Path, tmp_path: Path
 ) -> None:
     bad = write_run(tmp_path / "bad", tmp_path / "no.jsonl")
-    process.launch(bad.path, forker=forker)
+    launch(bad.path, forker=forker)
     status = until(lambda: (s := bad.read_status()) is not None and s.state == "failed" and s)
     assert "no.jsonl" in status.error
     good = write_run(tmp_path / "good", rows)
-    process.launch(good.path, forker=forker)
+    launch(good.path, forker=forker)
     ended(good)
 
 
@@ -106,21 +107,22 @@ def test_rows_that_changed_are_read_again(forker: Forker, rows: Path, tmp_path: 
     mine = tmp_path / "mine.jsonl"
     mine.write_text(rows.read_text())
     before = write_run(tmp_path / "before", mine)
-    process.launch(before.path, forker=forker)
+    launch(before.path, forker=forker)
     ended(before)
     mine.write_text(rows.read_text().replace("case", "another case"))
     after = write_run(tmp_path / "after", mine)
-    process.launch(after.path, forker=forker)
+    launch(after.path, forker=forker)
     assert ended(after).tokens > ended(before).tokens
 
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from llmtune_local.worker import process
+from llmtune_local.run_state import process
+from llmtune_local.worker.launch import launch
 from llmtune_local.worker.fork_server import Forker
 forker = Forker()
-print(forker._process.pid, process.launch(Path(sys.argv[1]), forker=forker).pid, flush=True)
+print(forker._process.pid, launch(Path(sys.argv[1]), forker=forker).pid, flush=True)
 time.sleep(600)
 """
 
@@ -143,6 +145,6 @@ def test_without_the_forking_process_a_worker_is_started_the_usual_way(rows: Pat
     forker = Forker()
     os.kill(forker._process.pid, signal.SIGKILL)
     run = write_run(tmp_path / "run", rows)
-    process.launch(run.path, forker=forker)
+    launch(run.path, forker=forker)
     ended(run)
     forker.close()

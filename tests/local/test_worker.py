@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from llmtune_local.run_state import process
+from llmtune_local.run_state.process import FolderLock
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Status
-from llmtune_local.worker import main, process
-from llmtune_local.worker.process import FolderLock
+from llmtune_local.worker import main
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -120,7 +121,7 @@ def test_a_cancelled_worker_keeps_a_checkpoint(
 def test_launch_outlives_its_parent(make_request: Callable[..., Any], tmp_path: Path) -> None:
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request(max_steps=2))
-    code = "import sys, pathlib\nfrom llmtune_local.worker.process import launch\n"
+    code = "import sys, pathlib\nfrom llmtune_local.worker.launch import launch\n"
     code += "print(launch(pathlib.Path(sys.argv[1])).pid)"
     parent = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
     pid = int(parent.stdout)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from llmtune.errors import InvalidData, InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics import text
+from llmtune.metrics.points import TokenStats
 from llmtune.metrics.text import METRICS, TokenFigures, final_number, perplexity_of, text_metric, token_figures
-from llmtune.provider.generation import TokenStats
 
 
 def test_exact_and_normalised_match() -> None:

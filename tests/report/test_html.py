@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from llmtune.metrics.points import MetricPoint, Series, merge
-from llmtune.report.html import page
 from llmtune.report.html.charts import MOST_POINTS, chart_data, thinned
 from llmtune.report.html.elements import el, json_script, link
-from llmtune.report.html.page import Section, policy
+from llmtune.report.html.page import Section, page, policy
 from llmtune.report.schema import Report
 from tests.report.conftest import make, points
 

@@ -8,9 +8,9 @@ import pytest
 
 from llmtune import TuningJob
 from llmtune.errors import InvalidJob, RunNotFound
-from llmtune.planning.plan import target_of
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import ModelRef, RunState
+from llmtune.runs.plans import target_of
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, open_store
 

@@ -64,7 +64,7 @@ def test_a_run_passes_through_its_states_and_everything_is_written_down(
 
 
 def test_the_stored_receipt_builds_the_same_request(at: Callable[..., FakeProvider], job: TuningJob) -> None:
-    from llmtune.planning.plan import plan
+    from llmtune.runs.plans import plan
 
     provider = at()
     run = start(job, provider)

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 import llmtune
 from llmtune import Sweep, TuningJob
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
-from llmtune.planning.plan import target_of
 from llmtune.provider.declarations import Converted, Sent
 from llmtune.provider.registry import get_provider, known_kinds
+from llmtune.runs.plans import target_of
 from llmtune.runs.poller import Pace
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps.default_space import suggest

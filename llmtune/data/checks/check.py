@@ -21,7 +21,8 @@ from llmtune.data.findings import Finding, FindingLog, error
 from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows
 from llmtune.data.formats.registry import get_writer, vendor
 from llmtune.data.formats.row_features import PREFERENCE
-from llmtune.data.io import readers
+from llmtune.data.io.base import BROKEN, HUB, Notes, Sniffed, open_bytes, sniff
+from llmtune.data.io.json_lines import blocks
 from llmtune.data.io.reading import Reading
 from llmtune.data.rendering.token_count import Counter as TokenCounter
 from llmtune.data.rendering.token_count import Tokenizer
@@ -259,8 +260,8 @@ class _Checker:
     def _blocks(self, reading: Reading, part: int) -> Iterator[Block]:
         """The file's blocks in order, worked on in several processes when it is a large file of JSON lines."""
         path = Path(reading.path)
-        if self._jobs > 1 and not reading.path.startswith(readers.HUB) and path.is_file():
-            sniffed = readers.sniff(path)
+        if self._jobs > 1 and not reading.path.startswith(HUB) and path.is_file():
+            sniffed = sniff(path)
             large = path.stat().st_size > PARALLEL_BYTES
             if large and not isinstance(sniffed, Finding) and sniffed.container == "jsonl" and not reading.renames:
                 fmt = reading.recognise()
@@ -273,13 +274,13 @@ class _Checker:
             work = work or self._work(reading, part)
             yield block_worker.work_on(work, batch)
 
-    def _parallel(self, path: Path, sniffed: readers.Sniffed, work: Work) -> Iterator[Block]:
+    def _parallel(self, path: Path, sniffed: Sniffed, work: Work) -> Iterator[Block]:
         import multiprocessing
         from collections import deque
         from concurrent.futures import Future, ProcessPoolExecutor
 
-        notes = readers.Notes()
-        waiting: deque[Future[tuple[Block, readers.Notes]]] = deque()
+        notes = Notes()
+        waiting: deque[Future[tuple[Block, Notes]]] = deque()
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(self._jobs, context, initializer=block_worker.begin, initargs=(work,)) as pool:
             try:
@@ -332,7 +333,7 @@ def _row_rules(rows: VendorRows, method: str, model: str | None, example: Exampl
     return rows.row_rules(example, method, model)
 
 
-def _done(result: tuple[Block, readers.Notes], notes: readers.Notes) -> Block:
+def _done(result: tuple[Block, Notes], notes: Notes) -> Block:
     block, seen = result
     notes.crlf = notes.crlf or seen.crlf
     notes.blank += seen.blank
@@ -340,20 +341,20 @@ def _done(result: tuple[Block, readers.Notes], notes: readers.Notes) -> Block:
     return block
 
 
-def _numbered_blocks(path: Path, sniffed: readers.Sniffed, log: FindingLog, file: str) -> Iterable[tuple[bytes, int]]:
+def _numbered_blocks(path: Path, sniffed: Sniffed, log: FindingLog, file: str) -> Iterable[tuple[bytes, int]]:
     """Blocks of whole lines, each with the number of the line before it."""
     from llmtune.data.io.charset import BOM, bom_finding
 
     line = 0
     try:
-        with readers.open_bytes(path, sniffed.compression) as stream:
-            for block in readers.blocks(stream, block_worker.BLOCK):
+        with open_bytes(path, sniffed.compression) as stream:
+            for block in blocks(stream, block_worker.BLOCK):
                 if line == 0 and block.startswith(BOM):
                     block = block[len(BOM) :]
                     log.add(bom_finding().at(file, None))
                 yield block, line
                 line += block.count(b"\n")
-    except readers.BROKEN as fault:
+    except BROKEN as fault:
         log.add(
             error("unreadable", f"the file breaks off: {fault}", "it is damaged or not whole: fetch it again").at(
                 file, None

@@ -20,8 +20,8 @@ class RowFormat:
     """One shape of a row. Subclass it, set the four names, and write `detect`, `read` and `write`.
 
     `carries` is a sum of the bits in `llmtune.data.formats.row_features`: what a row of this format can hold. What it
-    cannot is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are bits
-    that reach the row in another place (a system prompt put before the question): a warning, not a refusal.
+    cannot is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are
+    bits that reach the row in another place (a system prompt put before the question): a warning, not a refusal.
     """
 
     name: str = ""

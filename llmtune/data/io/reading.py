@@ -15,7 +15,9 @@ from llmtune.data.formats.chat import hiding_key, kind, read_truth
 from llmtune.data.formats.instruct import Labelled
 from llmtune.data.formats.preference import check_unpaired
 from llmtune.data.formats.registry import all_formats, detect, get_format
-from llmtune.data.io import readers, tables
+from llmtune.data.io import readers
+from llmtune.data.io.base import CONTAINERS, HUB, Raw, sniff
+from llmtune.data.io.folders import hub_rows
 from llmtune.errors import UnknownName
 
 _QUESTIONS = frozenset((*Labelled.TEXTS, "messages", "prompt"))
@@ -44,7 +46,7 @@ class Reading:
         self.renames = renaming(columns, label_column)
         self._group_by = group_by
         self._classes: bool | None = None
-        if format != "auto" and format not in readers.CONTAINERS:
+        if format != "auto" and format not in CONTAINERS:
             self.format = get_format(format)
 
     def __iter__(self) -> Iterator[Example | Finding]:
@@ -71,28 +73,28 @@ class Reading:
         This reads the file again, so it is asked only where a row leaves it open.
         """
         if self._classes is None:
-            rows = islice(self._raw(), _HUB_LABELS if self.path.startswith(readers.HUB) else None)
+            rows = islice(self._raw(), _HUB_LABELS if self.path.startswith(HUB) else None)
             labels = (item[1].get("label") for item in rows if item.__class__ is tuple and isinstance(item[1], dict))
             self._classes = any(label is not None and read_truth(label) is None for label in labels)
         return self._classes
 
-    def _raw(self) -> Iterator[readers.Raw | Finding]:
-        if self.path.startswith(readers.HUB):
+    def _raw(self) -> Iterator[Raw | Finding]:
+        if self.path.startswith(HUB):
             self.container = "hub"
-            raw = tables.hub_rows(self.path)
+            raw = hub_rows(self.path)
         else:
             path = Path(self.path)
-            container = self._wanted if self._wanted in readers.CONTAINERS else "auto"
-            sniffed = readers.sniff(path, container)
+            container = self._wanted if self._wanted in CONTAINERS else "auto"
+            sniffed = sniff(path, container)
             if isinstance(sniffed, Finding):
                 return iter((sniffed,))
             self.container = sniffed.container
             raw = readers.rows(path, sniffed, self.renames)
         return rename(raw, self.renames) if self.renames else raw
 
-    def _recognise(self, raw: Iterator[readers.Raw | Finding]) -> tuple[list[readers.Raw | Finding], Finding | None]:
+    def _recognise(self, raw: Iterator[Raw | Finding]) -> tuple[list[Raw | Finding], Finding | None]:
         """Hold rows back until one is recognised; the fault says why none was, unless the findings held do."""
-        held: list[readers.Raw | Finding] = []
+        held: list[Raw | Finding] = []
         unknown: list[Any] = []
         for item in raw:
             held.append(item)
@@ -151,7 +153,7 @@ def load(
 
 
 def read_rows(
-    raw: Iterable[readers.Raw | Finding],
+    raw: Iterable[Raw | Finding],
     fmt: RowFormat,
     group_by: str | None = None,
     file: str | None = None,
@@ -231,7 +233,7 @@ def renaming(columns: Mapping[str, str] | None, label_column: str | None) -> dic
     return {theirs: ours for theirs, ours in renames.items() if theirs != ours}
 
 
-def rename(raw: Iterator[readers.Raw | Finding], renames: Mapping[str, str]) -> Iterator[readers.Raw | Finding]:
+def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator[Raw | Finding]:
     """Raw rows with their keys renamed; a row without one of the keys is told."""
     taken = set(renames.values())
     for item in raw:
@@ -288,6 +290,6 @@ def unknown_format(row: Any) -> Finding:
 
 def check_format_name(name: str) -> None:
     """Raises `UnknownName` for a format nobody knows."""
-    known = ["auto", *readers.CONTAINERS, *all_formats()]
+    known = ["auto", *CONTAINERS, *all_formats()]
     if name not in known:
         raise UnknownName("row format", name, known)

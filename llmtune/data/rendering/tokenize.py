@@ -1,10 +1,10 @@
 """Rows into tokens: which of them the model has to produce, and which it is given.
 
 `llmtune.data.rendering.chat_template` says what a completion is. Here the same is demanded of the tokens: those
-before a trained turn are exactly those inference would send, or the row is rendered in pieces. One rendering cannot train all turns
-where a template renders an earlier turn differently once a later one follows (it drops old reasoning, closes the
-last turn with another token, or moves the tools), or where a token would lie across the border between prompt and
-answer. Such a row becomes one piece per trained turn, each rendered just as inference would see it.
+before a trained turn are exactly those inference would send, or the row is rendered in pieces. One rendering cannot
+train all turns where a template renders an earlier turn differently once a later one follows (it drops old reasoning,
+closes the last turn with another token, or moves the tools), or where a token would lie across the border between
+prompt and answer. Such a row becomes one piece per trained turn, each rendered just as inference would see it.
 
 The tokenizer is an object with the interface of a transformers fast tokenizer; nothing here imports one.
 """

@@ -13,6 +13,9 @@ import numpy as np
 from llmtune.data.example import Message
 from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
+from llmtune_local.models.dropout import set_dropouts
+from llmtune_local.models.hub import adapter_of, check_model, locate, no_progress_bars
+from llmtune_local.models.peft_adapter import fresh_adapter, go_on, target_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -176,7 +179,7 @@ def check_rows(
 ) -> None:
     """Read every row once, as training will. Raises `InvalidData` with file, line and remedy."""
     tokenizer = models.load_tokenizer(model, revision)
-    config = models.check_model(model, revision, "classification")
+    config = check_model(model, revision, "classification")
     limit = models.context_length(config, tokenizer, max_sequence_length)
     found = label_set_of((row for rows in parts for row in rows), labels, 0.5)
     for rows in parts:
@@ -191,21 +194,21 @@ def load_classifier(
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    base, _ = models.adapter_of(model)
-    config = models.check_model(model, revision, "classification")
+    base, _ = adapter_of(model)
+    config = check_model(model, revision, "classification")
     config.id2label = dict(enumerate(labels.labels))
     config.label2id = {label: place for place, label in enumerate(labels.labels)}
     config.problem_type = "multi_label_classification" if labels.several else "single_label_classification"
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    hidden = models.set_dropouts(config, recipe) if recipe is not None else None
+    hidden = set_dropouts(config, recipe) if recipe is not None else None
     if hidden is not None:
         raise InvalidJob(f"{config.model_type} models have no place for dropout", where="hyperparameters.dropout")
     found: Any
     try:
-        with models.no_progress_bars(), _without_report():
+        with no_progress_bars(), _without_report():
             found = AutoModelForSequenceClassification.from_pretrained(
-                models.locate(base),
+                locate(base),
                 config=config,
                 revision=revision,
                 dtype=torch.float32,
@@ -236,19 +239,19 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
     import peft
 
     recipe = request.hyperparameters
-    _, folder = models.adapter_of(request.model)
+    _, folder = adapter_of(request.model)
     if request.adapter == "full":
         if folder is not None:
             network = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
         return network.requires_grad_(True)
     if folder is not None:
-        return models.go_on(network, request, folder)
+        return go_on(network, request, folder)
     heads = [name for name, _ in network.named_children() if name in _HEADS]
     base = getattr(network, network.base_model_prefix, None)
     if base is not None:
         heads += [name for name, _ in base.named_children() if name in _HEADS]
-    targets = models.target_modules(network, recipe.lora_target_modules, apart=heads)
-    return models.fresh_adapter(network, request, targets, task="SEQ_CLS", whole=heads)
+    targets = target_modules(network, recipe.lora_target_modules, apart=heads)
+    return fresh_adapter(network, request, targets, task="SEQ_CLS", whole=heads)
 
 
 def load_tuned(model: str, artefact: Path, revision: str | None, device: str, tokenizer: Any) -> tuple[Any, LabelSet]:

@@ -23,8 +23,8 @@ import re
 import time
 from pathlib import Path
 
+from llmtune_local.run_state.process import alive
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, Status
-from llmtune_local.worker.process import alive
 
 #: A status file fills one block of the disk, so that it can still be rewritten in place when the disk is full.
 _STATUS_BYTES = 4096

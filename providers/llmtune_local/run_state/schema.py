@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmtune_local.worker.process import ProcessId
+from llmtune_local.run_state.process import ProcessId
 
 WorkerState = Literal["starting", "running", "finalizing", "succeeded", "failed", "cancelled"]
 

@@ -6,9 +6,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import now
 from llmtune_local.run_state.schema import EventLine, MetricLine, Status
-from llmtune_local.worker import process
 
 if TYPE_CHECKING:
     from llmtune_local.run_state.run_dir import RunDir

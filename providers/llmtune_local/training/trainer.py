@@ -21,8 +21,10 @@ from llmtune_local.batching.packing import Step
 from llmtune_local.batching.token_rows import TokenRows, read_rows
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import give_memory_back, out_of_memory, peak_memory, versions
+from llmtune_local.models.hub import check_model
 from llmtune_local.models.memory_estimate import token_budget
 from llmtune_local.models.model_runner import Network
+from llmtune_local.models.peft_adapter import add_adapter
 from llmtune_local.models.quantization import check_adapter
 from llmtune_local.run_state.schema import EarlyStopping, Result
 from llmtune_local.training import checkpoints, distributed, lr_schedule
@@ -100,7 +102,7 @@ class Trainer:
         self.journal.update(
             message="reading the rows", device=self.device, dtype=str(self.dtype).removeprefix("torch.")
         )
-        self.config = config = models.check_model(request.model, request.revision, request.method)
+        self.config = config = check_model(request.model, request.revision, request.method)
         self.tokenizer = models.load_tokenizer(request.model, request.revision, options.chat_template)
         self.limit = models.context_length(config, self.tokenizer, self.recipe.max_sequence_length)
         if self.limit is not None and self.limit < 2:
@@ -190,7 +192,7 @@ class Trainer:
             four_bit=request.adapter == "qlora",
         )
         torch.manual_seed(request.seed)
-        return models.add_adapter(base, request)
+        return add_adapter(base, request)
 
     def _wrap(self) -> Any:
         """The model as it is run."""

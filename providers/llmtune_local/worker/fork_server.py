@@ -20,8 +20,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from llmtune_local.libraries import prepare_libraries
 from llmtune_local.run_state import cache
-from llmtune_local.worker import process
 
 #: Whether workers can be forked here.
 POSSIBLE = sys.platform == "linux"
@@ -77,7 +77,7 @@ class Forker:
 
 def serve(orders: socket.socket) -> None:
     """Fork a worker for each folder that is named on the socket, until the other side is gone."""
-    process.prepare_libraries()
+    prepare_libraries()
     # One thread until the fork: a pool of threads would not live on in the worker, and its locks would.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA itself must not be started before a fork

@@ -18,11 +18,11 @@ from pydantic import ValidationError
 
 from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.libraries import idle, prepare_libraries
+from llmtune_local.run_state.process import FolderBusy, FolderLock
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import FINAL
 from llmtune_local.run_state.status_writer import Journal, Silent
 from llmtune_local.training.distributed import TeamLost, end_with_parent
-from llmtune_local.worker.process import FolderBusy, FolderLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ from typing import Any
 
 from llmtune._ray import on_ray
 from llmtune.errors import LlmtuneError
+from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.run_dir import RunDir, now
 from llmtune_local.run_state.schema import FINAL, Status, WorkerOptions
-from llmtune_local.worker import process
 
 logger = logging.getLogger("llmtune")
 
@@ -43,7 +43,7 @@ def run_on_cluster(folder: RunDir) -> None:
     Raises `MissingExtra` without Ray, `LlmtuneError` where the cluster cannot be reached or has no room.
     """
     options = folder.read_request().options
-    cores = process.usable_cores()
+    cores = usable_cores()
     count = options.processes
     with on_ray(options.ray_address, cpus=max(cores, count), purpose="training on a Ray cluster") as ray:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -99,8 +99,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from llmtune_local.worker.ray_launcher import (
-        main as main_,  # by its name, so that Ray's processes find what they are sent
-    )
+    from llmtune_local.worker.ray_launcher import main as main_
 
     sys.exit(main_())

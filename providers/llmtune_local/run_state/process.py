@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from llmtune.errors import LlmtuneError
-from llmtune_local.libraries import usable_cores
 
 if TYPE_CHECKING:
-    from llmtune_local.worker.fork_server import Forker
+    pass
 
 
 class ProcessId(NamedTuple):
@@ -25,21 +23,15 @@ class ProcessId(NamedTuple):
     host: str
 
 
-#: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a
-#: stranger's or the user's own types.py, would be run in place of the library.
-PYTHON = (sys.executable, "-P", "-m")
 
 #: Names the workers that were started, a line each, from the moment they were started.
-_LAUNCHED = "launched"
+LAUNCHED = "launched"
 
 
 class FolderBusy(LlmtuneError):
     """Another worker is at work in this run folder."""
 
 
-def child_environment() -> dict[str, str]:
-    """This process's environment, for a Python that we start: what that starts ignores the current folder too."""
-    return {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
 def current() -> ProcessId:
@@ -133,73 +125,10 @@ def _take(file: IO[str]) -> bool:
     return True
 
 
-def launch(run_dir: Path, *, resume: bool = False, forker: Forker | None = None) -> ProcessId:
-    """Start a worker for the folder that outlives this process, its terminal and its signals; by `forker`, if there
-    is one, which has everything loaded."""
-    told = _options(run_dir)
-    launcher = told.get("launcher") or ("worker" if told.get("processes", 1) == 1 else "torchrun")
-    pid = _forked(forker, run_dir, resume) if forker is not None and launcher == "worker" else None
-    if pid is None:
-        pid = _started(run_dir, launcher, told, resume)
-    started = ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
-    # A worker needs seconds before it takes the folder's lock and speaks; until then this says that it is coming.
-    with (run_dir / _LAUNCHED).open("a", encoding="utf-8") as list_:
-        list_.write(" ".join(map(str, started)) + "\n")
-    return started
-
-
-def _forked(forker: Forker, run_dir: Path, resume: bool) -> int | None:
-    from llmtune_local.worker.fork_server import NotForked
-
-    try:
-        return forker.fork(run_dir, resume=resume)
-    except NotForked:
-        return None
-
-
-def _options(run_dir: Path) -> dict[str, Any]:
-    """The options of the folder's request; empty where it has none that can be read, which the worker will say."""
-    try:
-        found = json.loads((run_dir / "request.json").read_bytes())["options"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _started(run_dir: Path, launcher: str, told: dict[str, Any], resume: bool) -> int:
-    command = [*PYTHON]
-    environment = child_environment()
-    worker = ["llmtune_local.worker", str(run_dir), *(["--resume"] if resume else [])]
-    if launcher == "ray":
-        command += ["llmtune_local.worker.ray_launcher", str(run_dir)]
-    elif launcher == "torchrun":
-        count = told.get("processes", 1)
-        command += ["torch.distributed.run", "--nnodes=1", f"--nproc-per-node={count}", "--max-restarts=0"]
-        # A port of its own, and no look-up of this machine's name, which some networks answer late or never.
-        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost", "-m"]
-        command += [*worker, "--member"]
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
-        if sys.platform == "linux":
-            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    else:
-        command += worker
-    with (run_dir / "worker.log").open("ab") as log:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            close_fds=True,
-            env=environment,
-        )
-    return child.pid
-
-
 def launches(run_dir: Path) -> list[ProcessId]:
     """The workers that were started for the folder, oldest first."""
     try:
-        lines = (run_dir / _LAUNCHED).read_text(encoding="utf-8").splitlines()
+        lines = (run_dir / LAUNCHED).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     return [named for line in lines if (named := _named(line)) is not None]

@@ -1,0 +1,53 @@
+"""Plans with the run store at hand, so that `model: run:ID` is looked up in it. See `llmtune.planning.plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from typing import TYPE_CHECKING
+
+from llmtune.planning import plan as planning
+from llmtune.runs.continue_from import earlier_model
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.errors import InvalidData, LlmtuneError
+    from llmtune.job.spec import TuningJob
+    from llmtune.provider.protocol import Provider
+    from llmtune.provider.receipt import Receipt
+    from llmtune.provider.types import Target
+
+
+def plan(
+    job: TuningJob,
+    provider: str | Provider,
+    *,
+    dataset: Dataset | InvalidData | None = None,
+    today: date | None = None,
+) -> Receipt:
+    """What this backend will do with the job, field by field, with the exact request and an estimate of its cost.
+
+    Args:
+        job: the job.
+        provider: a provider's name, a configured instance's name, or a provider.
+        dataset: the dataset when it was read already; else it is read here. A dataset that cannot be read does not
+            stop the plan: the verdict on the data says why.
+        today: the day on which the plan is made, for lifecycles; None is today.
+
+    Raises:
+        InvalidJob: the job names no model for this provider, or its options are wrong.
+        UnknownName: there is no such provider.
+    """
+    return planning.plan(job, provider, dataset=dataset, today=today, earlier_model=earlier_model)
+
+
+def plan_all(
+    job: TuningJob, providers: Iterable[str | Provider], *, today: date | None = None
+) -> dict[str, Receipt | LlmtuneError]:
+    """One receipt per backend, the dataset read once; a backend that cannot be asked answers with its error."""
+    return planning.plan_all(job, providers, today=today, earlier_model=earlier_model)
+
+
+def target_of(job: TuningJob, provider: Provider) -> Target:
+    """The capability question that this job asks of this provider."""
+    return planning.target_of(job, provider, earlier_model)
