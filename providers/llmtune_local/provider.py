@@ -186,8 +186,8 @@ class LocalProvider:
     def preflight(self, request: Request) -> list[Finding]:
         """Whether model and device are there, and the one fits the other, before a folder is made."""
         self._need_libraries()
+        from llmtune_local.models.hardware import check_device
         from llmtune_local.models.hub import check_model
-        from llmtune_local.models.loading import check_device
         from llmtune_local.models.memory_estimate import refuse_what_cannot_fit
         from llmtune_local.models.quantization import check_adapter
         from llmtune_local.training.distributed import check_team

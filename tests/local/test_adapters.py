@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from llmtune.errors import InvalidJob
-from llmtune_local.models import loading as models
 from llmtune_local.models import quantization
+from llmtune_local.models.hardware import check_device
 from llmtune_local.run_state.schema import Recipe
 
 OPTIONS = {"device": "cpu", "num_threads": 1}
@@ -98,7 +98,7 @@ def test_the_plan_warns_and_the_run_is_refused_before_it_begins(
 
 
 def test_qlora_trains_where_it_runs(train: Callable[..., Any]) -> None:
-    device = models.check_device()
+    device = check_device()
     if (reason := quantization.why_no_four_bit(device)) is not None:
         pytest.skip(reason)
     trainer = train({"model": "tiny", "adapter": "qlora", "options": {"device": device}}, epochs=3)

@@ -13,11 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune_local.batching import loss, packing
+from llmtune_local.batching import loss, packing, sizes
 from llmtune_local.batching.packing import MicroBatch, make_step
 from llmtune_local.batching.token_rows import TokenRow
 from llmtune_local.kernels import packed_attention
-from llmtune_local.models import fused_lora, memory_estimate
+from llmtune_local.models import fused_lora
 from llmtune_local.models.model_runner import Network
 
 VOCABULARY = 97
@@ -354,8 +354,8 @@ def test_label_smoothing_is_torchs(lora_model: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("chunk", [1, 64, 1 << 20])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_estimate, "_CHUNK_ELEMENTS", chunk)
-    monkeypatch.setattr(memory_estimate, "_CHUNK_ROWS", 3)
+    monkeypatch.setattr(sizes, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(sizes, "_CHUNK_ROWS", 3)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(20, 8, generator=generator, dtype=torch.float64).float().requires_grad_(True)
     weight = torch.randn(11, 8, generator=generator).requires_grad_(True)

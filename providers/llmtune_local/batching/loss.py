@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from llmtune_local.models.memory_estimate import chunk_rows
+from llmtune_local.batching.sizes import chunk_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,6 +18,7 @@ from llmtune.provider import CheckResult, Generation, GenerationRequest
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import encoder
 from llmtune_local.models import loading as models
+from llmtune_local.models.hardware import check_device, set_threads
 from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ class LocalClassifier:
 
     def _load(self) -> tuple[Any, Any, LabelSet, str, int | None]:
         if self._loaded is None:
-            models.set_threads(self.options)
-            device = models.check_device(self.options.device)
+            set_threads(self.options)
+            device = check_device(self.options.device)
             tokenizer = models.load_tokenizer(str(self.artefact))
             network, labels = encoder.load_tuned(self.model, self.artefact, self.revision, device, tokenizer)
             limit = models.context_length(network.config, tokenizer, None)

@@ -19,6 +19,7 @@ from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import loading as models
+from llmtune_local.models.hardware import check_device, set_threads
 from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
@@ -232,8 +233,8 @@ class LocalGenerator:
         from llmtune_local.models.model_runner import Network
 
         options = self.options
-        models.set_threads(options)
-        device = models.check_device(options.device)
+        set_threads(options)
+        device = check_device(options.device)
         dtype = models.choose_dtype(options.dtype, device, self.model, self.revision)
         adapter = self.artefact if self.artefact and (self.artefact / "adapter_config.json").exists() else None
         source = str(self.artefact) if self.artefact and adapter is None else self.model

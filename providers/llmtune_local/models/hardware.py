@@ -1,4 +1,4 @@
-"""What a run was made with and how much memory it took."""
+"""The device of a run, its threads, how much memory it took, and what it was made with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import sys
 from pathlib import Path
 
 import torch
+
+from llmtune.errors import DeviceUnavailable
+from llmtune_local.libraries import prepare_libraries, usable_cores
+from llmtune_local.run_state.schema import WorkerOptions
 
 
 def peak_memory(device: str) -> int:
@@ -66,9 +70,6 @@ def versions() -> dict[str, str]:
 
 def equipment() -> dict[str, str]:
     """What a run would find here: the device it would take, cores, memory, and each GPU with its memory."""
-    from llmtune_local.libraries import usable_cores
-    from llmtune_local.models.loading import check_device
-
     found = {"device": check_device(), "cores": str(usable_cores())}
     if sys.platform != "win32":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -77,3 +78,27 @@ def equipment() -> dict[str, str]:
         gpu = torch.cuda.get_device_properties(number)
         found[f"gpu {number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB"
     return found
+
+
+def check_device(name: str = "auto") -> str:
+    """cpu, cuda or mps. Raises `DeviceUnavailable` when one is asked for that is not here."""
+    prepare_libraries()
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    if name in ("auto", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    if name in ("auto", "cpu"):
+        return "cpu"
+    raise DeviceUnavailable(
+        f"the device {name!r} is not available on this machine", hint="leave device at auto, or set it to cpu"
+    )
+
+
+def set_threads(options: WorkerOptions) -> int:
+    """Set torch's CPU threads by the option, OMP_NUM_THREADS, or the physical cores; returns their number."""
+    count = options.num_threads
+    if count is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        count = int(os.environ["OMP_NUM_THREADS"])
+    count = count or usable_cores()
+    torch.set_num_threads(count)
+    return count

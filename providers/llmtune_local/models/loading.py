@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import DeviceUnavailable, InvalidJob
-from llmtune_local.libraries import prepare_libraries, usable_cores
+from llmtune.errors import InvalidJob
+from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import precision
 from llmtune_local.models.dropout import _add_dropout, set_dropouts
 from llmtune_local.models.hub import adapter_of, check_model, first_line, locate, no_progress_bars
@@ -17,25 +17,9 @@ from llmtune_local.run_state.cache import kept, stamp
 if TYPE_CHECKING:
     import torch
 
-    from llmtune_local.run_state.schema import Recipe, WorkerOptions
+    from llmtune_local.run_state.schema import Recipe
 
 logger = logging.getLogger("llmtune")
-
-
-def check_device(name: str = "auto") -> str:
-    """cpu, cuda or mps. Raises `DeviceUnavailable` when one is asked for that is not here."""
-    prepare_libraries()
-    import torch
-
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return "cuda"
-    if name in ("auto", "mps") and torch.backends.mps.is_available():
-        return "mps"
-    if name in ("auto", "cpu"):
-        return "cpu"
-    raise DeviceUnavailable(
-        f"the device {name!r} is not available on this machine", hint="leave device at auto, or set it to cpu"
-    )
 
 
 def choose_dtype(name: str, device: str, model: str, revision: str | None = None) -> torch.dtype:
@@ -210,17 +194,3 @@ def check_rows(
             for row in pieces:
                 if limit is not None:
                     renderer.fit(row, limit, on_too_long)  # type: ignore[arg-type]
-
-
-def set_threads(options: WorkerOptions) -> int:
-    """Set torch's CPU threads by the option, OMP_NUM_THREADS, or the physical cores; returns their number."""
-    import os
-
-    import torch
-
-    count = options.num_threads
-    if count is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        count = int(os.environ["OMP_NUM_THREADS"])
-    count = count or usable_cores()
-    torch.set_num_threads(count)
-    return count

@@ -18,6 +18,7 @@ from typing import Any
 from llmtune.errors import DeviceUnavailable
 from llmtune.provider import Footprint
 from llmtune.provider.memory import Part, size
+from llmtune_local.batching.sizes import chunk_rows, token_budget
 from llmtune_local.models import precision
 from llmtune_local.models.shape import Shape, shape_of
 
@@ -31,8 +32,6 @@ _HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
 CUDA_CONTEXT = 600 << 20
 #: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
 _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
-#: Logits held at once: 64 MiB of float32 (on a GPU, 512), but enough rows to keep the matrix product busy.
-_CHUNK_ELEMENTS, _CHUNK_ELEMENTS_GPU, _CHUNK_ROWS = 1 << 24, 1 << 27, 128
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,6 @@ class Plan:
 
     processes: int = 1
     """Processes that share this device's memory: those of a team on CPU."""
-
-
-def token_budget(device: str) -> int:
-    """Tokens of a micro-batch, where nobody says: enough to keep the matrix products busy, and little memory."""
-    return 2048 if device == "cpu" else 16384
-
-
-def chunk_rows(vocabulary: int, device: str) -> int:
-    """Positions whose logits stand at one time."""
-    elements = _CHUNK_ELEMENTS_GPU if device == "cuda" else _CHUNK_ELEMENTS
-    return max(_CHUNK_ROWS, elements // max(1, vocabulary))
 
 
 def estimate(shape: Shape, plan: Plan) -> Footprint:

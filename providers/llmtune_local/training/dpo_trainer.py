@@ -25,9 +25,9 @@ import torch
 from torch.nn import functional
 
 from llmtune_local.batching.packing import SHARED_TOKENS, Family, MicroBatch
+from llmtune_local.batching.sizes import chunk_rows
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_pairs
 from llmtune_local.models.hub import adapter_of
-from llmtune_local.models.memory_estimate import chunk_rows
 from llmtune_local.run_state.run_dir import write_atomically
 from llmtune_local.training.trainer import Trainer
 

@@ -18,11 +18,18 @@ import torch
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.batching import packing
 from llmtune_local.batching.packing import Step
+from llmtune_local.batching.sizes import token_budget
 from llmtune_local.batching.token_rows import TokenRows, read_rows
 from llmtune_local.models import loading as models
-from llmtune_local.models.hardware import give_memory_back, out_of_memory, peak_memory, versions
+from llmtune_local.models.hardware import (
+    check_device,
+    give_memory_back,
+    out_of_memory,
+    peak_memory,
+    set_threads,
+    versions,
+)
 from llmtune_local.models.hub import check_model
-from llmtune_local.models.memory_estimate import token_budget
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
 from llmtune_local.models.quantization import check_adapter
@@ -83,8 +90,8 @@ class Trainer:
     def prepare(self) -> None:
         """Load rows and model, and settle what was left open."""
         options = self.request.options
-        threads = models.set_threads(options)
-        self.team = distributed.join(options, models.check_device(options.device))
+        threads = set_threads(options)
+        self.team = distributed.join(options, check_device(options.device))
         self.read()
         self._settle(threads)
         self.journal.update(message="loading the model")
@@ -93,7 +100,7 @@ class Trainer:
     def read(self) -> None:
         """Find device and precision, and load tokenizer and rows."""
         request, options = self.request, self.request.options
-        self.device = models.check_device(options.device)
+        self.device = check_device(options.device)
         check_adapter(request.adapter, self.device)
         if options.gradient_checkpointing and self.device == "cpu":
             give_memory_back(at_once=True)
