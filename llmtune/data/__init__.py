@@ -21,12 +21,12 @@ _HOME = {
     "TextPart": "llmtune.data.example",
     "ToolCall": "llmtune.data.example",
     "VendorRows": "llmtune.data.formats.base",
-    "all_formats": "llmtune.data.formats.base",
+    "all_formats": "llmtune.data.formats.registry",
     "chat": "llmtune.data.example",
-    "get_format": "llmtune.data.formats.base",
+    "get_format": "llmtune.data.formats.registry",
     "load": "llmtune.data.io.reading",
     "read": "llmtune.data.io.reading",
-    "register": "llmtune.data.formats.base",
+    "register": "llmtune.data.formats.registry",
 }
 
 __all__ = [

@@ -23,15 +23,12 @@ class ProcessId(NamedTuple):
     host: str
 
 
-
 #: Names the workers that were started, a line each, from the moment they were started.
 LAUNCHED = "launched"
 
 
 class FolderBusy(LlmtuneError):
     """Another worker is at work in this run folder."""
-
-
 
 
 def current() -> ProcessId:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     pass
 
 
-
 #: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a
 #: stranger's or the user's own types.py, would be run in place of the library.
 PYTHON = (sys.executable, "-P", "-m")

@@ -22,6 +22,7 @@ from typing import Any
 
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.run_state import cache
+from llmtune_local.worker.child_process import PYTHON, child_environment
 
 #: Whether workers can be forked here.
 POSSIBLE = sys.platform == "linux"
@@ -42,8 +43,8 @@ class Forker:
         here.settimeout(PATIENCE)
         with there:
             self._process = subprocess.Popen(
-                [*process.PYTHON, "llmtune_local.worker.fork_server"],
-                env=process.child_environment(),
+                [*PYTHON, "llmtune_local.worker.fork_server"],
+                env=child_environment(),
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
