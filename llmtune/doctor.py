@@ -21,7 +21,7 @@ from llmtune.provider.abilities import Equipped
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds, provider_names
 from llmtune.provider.types import Readiness
-from llmtune.runs.secrets import scrub
+from llmtune.redaction.secrets import scrub
 from llmtune.runs.store.database import Database
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import UNFINISHED, open_store

@@ -142,7 +142,8 @@ def test_a_name_that_an_init_binds_hides_the_submodule_of_that_name(check: Check
 def test_who_imports_from_the_public_facade_imports_all_of_it(check: Check) -> None:
     files = {
         "llmtune/__init__.py": (
-            "__version__ = '1'\n_HOME = {'Job': 'llmtune.job.spec'}\nif TYPE_CHECKING:\n    from llmtune.job.spec import Job\n"
+            "__version__ = '1'\n_HOME = {'Job': 'llmtune.job.spec'}\n"
+            "if TYPE_CHECKING:\n    from llmtune.job.spec import Job\n"
             "def __getattr__(name):\n    return getattr(importlib.import_module(_HOME[name]), name)\n"
         ),
         "llmtune/job/spec.py": "from llmtune.low import x\n",

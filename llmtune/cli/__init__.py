@@ -8,9 +8,9 @@ import sys
 import warnings
 from typing import TextIO
 
-from llmtune._escape import escape_controls
 from llmtune.deprecation import LlmtuneDeprecationWarning
 from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
+from llmtune.redaction.control_chars import escape_controls
 
 __all__ = ["main"]
 
@@ -35,7 +35,7 @@ def main() -> None:
     except OSError as error:
         fail(LlmtuneError(_os_sentence(error)))
     except Exception as error:
-        from llmtune.runs.secrets import scrub_error
+        from llmtune.redaction.secrets import scrub_error
 
         scrub_error(error)
         raise
@@ -43,7 +43,7 @@ def main() -> None:
 
 def fail(error: LlmtuneError) -> None:
     """Print the sentence and leave with the error's exit code; the traceback only under LLMTUNE_DEBUG."""
-    from llmtune.runs.secrets import scrub_error
+    from llmtune.redaction.secrets import scrub_error
 
     scrub_error(error)
     if os.environ.get("LLMTUNE_DEBUG"):

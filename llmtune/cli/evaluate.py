@@ -209,7 +209,7 @@ class _Conversation:
 def _converse(talk: _Conversation) -> None:
     from llmtune.cli.output import err
     from llmtune.errors import TransientError
-    from llmtune.runs.secrets import scrub
+    from llmtune.redaction.secrets import scrub
 
     err.print("/new begins anew, /quit leaves", style="dim", markup=False)
     read = _reader()

@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from llmtune._escape import escape_controls
+from llmtune.redaction.control_chars import escape_controls
 
 
 class PlainConsole(Console):

@@ -160,7 +160,7 @@ async def _watch_all(chosen: list[Run], *, as_json: bool) -> int:
 
     from llmtune.cli.output import err
     from llmtune.errors import LlmtuneError
-    from llmtune.runs.secrets import scrub
+    from llmtune.redaction.secrets import scrub
 
     async def one(run: Run) -> bool:
         last: Update | None = None

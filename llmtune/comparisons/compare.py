@@ -23,13 +23,13 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunState
+from llmtune.redaction.secrets import scrub_error
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
-from llmtune.runs.secrets import scrub_error
 from llmtune.runs.store.store import open_store
 
 if TYPE_CHECKING:

@@ -138,7 +138,7 @@ def evaluate(
         except (TransientError, InvalidData, MissingExtra):
             raise
         except LlmtuneError as error:
-            from llmtune.runs.secrets import scrub_error
+            from llmtune.redaction.secrets import scrub_error
 
             scrub_error(error)
             last_error = error

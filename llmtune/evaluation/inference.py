@@ -286,7 +286,7 @@ class _Refusals:
             self._count += 1
             if self._count > self._allowed or self._count == self._rows:
                 raise error
-        from llmtune.runs.secrets import scrub
+        from llmtune.redaction.secrets import scrub
 
         return Answer(None, refused=scrub(error.message))
 

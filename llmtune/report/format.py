@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 
-from llmtune._escape import escape_controls
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import NotReported
 from llmtune.provider.types import RunState
+from llmtune.redaction.control_chars import escape_controls
 from llmtune.report.schema import Report
 
 

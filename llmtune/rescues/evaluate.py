@@ -14,8 +14,8 @@ from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, Generator, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef
+from llmtune.redaction.secrets import scrub
 from llmtune.rescues.golden_set import Questions, Replay, as_reference
-from llmtune.runs.secrets import scrub
 
 
 def judge(

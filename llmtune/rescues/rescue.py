@@ -19,13 +19,13 @@ from llmtune.planning import support_matrix
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import ModelRef, RunState
+from llmtune.redaction.secrets import scrub
 from llmtune.rescues import evaluate, golden_set, html, source
 from llmtune.rescues.folder import Folder
 from llmtune.rescues.results import GoldenSet, Rescue, RescueReport, Source
 from llmtune.rescues.text import to_markdown
 from llmtune.runs.api import start
 from llmtune.runs.run import Run, provider_of
-from llmtune.runs.secrets import scrub
 from llmtune.runs.store.store import open_store
 
 if TYPE_CHECKING:

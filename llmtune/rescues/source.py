@@ -14,10 +14,10 @@ from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_names
 from llmtune.provider.types import ModelRef, RemoteJob, RemoteModel
+from llmtune.redaction.secrets import scrub
 from llmtune.rescues.folder import Folder
 from llmtune.rescues.results import DataFile, Source
 from llmtune.runs.run import provider_of
-from llmtune.runs.secrets import scrub
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 

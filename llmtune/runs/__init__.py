@@ -7,6 +7,6 @@ run = attach("k3f9")            # from any other process
 
 from __future__ import annotations
 
-from llmtune.runs import secrets
+from llmtune.redaction import secrets
 
 secrets.guard_logs()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from llmtune.errors import LlmtuneError, StoreError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import JobRef, RunState, UploadRef
+from llmtune.redaction.secrets import scrub
 from llmtune.runs import submission
-from llmtune.runs.secrets import scrub
 from llmtune.runs.store.ledger import Resource
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import UNFINISHED, Store

@@ -16,7 +16,7 @@ from llmtune.provider.abilities import SelfChecking
 from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
-from llmtune.runs.secrets import scrub_leaves
+from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 

@@ -21,9 +21,9 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.translate import enforce
 from llmtune.provider.types import EncodedDataset, RunState
+from llmtune.redaction.secrets import refuse_secrets, scrub_error
 from llmtune.runs import budget as money
 from llmtune.runs import ids
-from llmtune.runs.secrets import refuse_secrets, scrub_error
 from llmtune.runs.store.records import RunRecord, dump_receipt
 from llmtune.runs.store.store import Store
 

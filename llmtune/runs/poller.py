@@ -20,9 +20,9 @@ from llmtune.errors import LlmtuneError, TransientError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import Event, JobRef, RunState
+from llmtune.redaction.secrets import scrub, scrub_error
 from llmtune.runs import finalize, submission
 from llmtune.runs.failpoints import checkpoint
-from llmtune.runs.secrets import scrub, scrub_error
 from llmtune.runs.store.leases import Lease, who
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store

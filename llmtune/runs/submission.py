@@ -22,9 +22,9 @@ from typing import TypeVar
 from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
+from llmtune.redaction.secrets import scrub_error
 from llmtune.runs import planned
 from llmtune.runs.failpoints import checkpoint
-from llmtune.runs.secrets import scrub_error
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store

@@ -16,7 +16,7 @@ from llmtune.data.findings import Finding
 from llmtune.data.formats.chat import read_messages, read_tools
 from llmtune.errors import InvalidData, LlmtuneError, QuotaExceeded, TransientError, VendorError
 from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.runs.secrets import scrub_error
+from llmtune.redaction.secrets import scrub_error
 
 #: Parameters that are taken only with the value that changes nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {

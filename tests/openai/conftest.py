@@ -15,8 +15,8 @@ from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import check_options
 from llmtune.provider.translate import translate
 from llmtune.provider.types import EncodedFile, Target
-from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_nebius.provider import NebiusProvider
 from llmtune_nebius.settings import NebiusSettings
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 from llmtune.testing.conformance import ConformanceSuite
-from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_nebius.provider import NebiusProvider
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.settings import OpenAISettings

@@ -17,7 +17,7 @@ from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import check_options, get_provider
 from llmtune.provider.translate import translate
 from llmtune.provider.types import Target, UploadRef
-from llmtune_nebius import NebiusProvider
+from llmtune_nebius.provider import NebiusProvider
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings
 

@@ -32,8 +32,8 @@ from llmtune.testing import (
     truncated,
     unknown_state,
 )
-from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_nebius.provider import NebiusProvider
 from llmtune_openai import OpenAIProvider
 from llmtune_openai import files as transfer
 from llmtune_openai.fake.service import FakeOpenAI

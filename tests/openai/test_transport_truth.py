@@ -16,8 +16,8 @@ from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with, moved_p
 from llmtune_azure import AzureProvider
 from llmtune_azure.fake.service import FakeAzure
 from llmtune_azure.settings import AzureSettings
-from llmtune_nebius import NebiusProvider
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_nebius.provider import NebiusProvider
 from llmtune_nebius.settings import NebiusSettings
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI

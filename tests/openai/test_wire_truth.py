@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmtune.testing.wire_check import check_wire_truth
-from llmtune_nebius import NebiusProvider
+from llmtune_nebius.provider import NebiusProvider
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings
 

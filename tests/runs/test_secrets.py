@@ -14,8 +14,8 @@ import pytest
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.provider.registry import get_provider
+from llmtune.redaction.secrets import scrub
 from llmtune.runs.api import start
-from llmtune.runs.secrets import scrub
 from llmtune.runs.store.store import Store, open_store
 from llmtune.testing import refusal, server_error
 from llmtune.testing.fake_provider import FakeProvider

@@ -6,9 +6,9 @@ import html
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from llmtune._escape import escape_controls
 from llmtune.data.example import Example
 from llmtune.data.rendering.tokenize import RenderedRow, Renderer
+from llmtune.redaction.control_chars import escape_controls
 
 #: White space that would not be seen otherwise.
 _SHOWN = str.maketrans({"\n": "↵\n", "\t": "→\t", "\r": "␍"})

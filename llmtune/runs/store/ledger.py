@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from llmtune.errors import StoreError
 from llmtune.provider.types import AnyRef, DeploymentRef, JobRef, ModelRef, Ref, UploadRef
-from llmtune.runs.secrets import scrub_leaves
+from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs.store.database import Database
 from llmtune.runs.store.serialization import dump, read_each
 

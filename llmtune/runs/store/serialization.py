@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from llmtune.errors import LlmtuneWarning, StoreError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.types import RunState, Snapshot
-from llmtune.runs.secrets import scrub, scrub_leaves
+from llmtune.redaction.secrets import scrub, scrub_leaves
 from llmtune.runs.store.records import FIXED, LIVE, PLANNED, LiveRecord, RunRecord
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from llmtune.config import store_url
 from llmtune.errors import LlmtuneWarning, RunNotFound, StoreError, did_you_mean
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.types import Event, ModelRef, RunState, Snapshot
-from llmtune.runs.secrets import scrub
+from llmtune.redaction.secrets import scrub
 from llmtune.runs.store.ledger import Ledger
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.serialization import columns_of, identity, nothing_new, read_each, record_of, updated
