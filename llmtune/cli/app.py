@@ -7,22 +7,8 @@ from typing import Annotated
 import typer
 
 from llmtune import __version__
-from llmtune.cli import (
-    compare,
-    data,
-    doctor,
-    evaluate,
-    export,
-    import_job,
-    info,
-    plan,
-    rescue,
-    runs,
-    serve,
-    sweep,
-    tune,
-    ui,
-)
+from llmtune.cli import compare, doctor, evaluate, export, import_job, info, plan, rescue, runs, serve, sweep, tune, ui
+from llmtune.cli.data.app import app as data_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +43,7 @@ app.command("plan")(plan.plan)
 app.command("init")(plan.init)
 evaluate.mount(app)
 app.add_typer(runs.app, name="runs", help="List, follow, come back to, cancel and clean up runs.")
-app.add_typer(data.app, name="data", help="Check, split, convert and look at datasets.")
+app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.")
 app.command("ui")(ui.ui)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llmtune.cli.data import app
+from llmtune.cli.data.app import app
 from llmtune.data.io.reading import load
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, UnknownName
 
@@ -263,6 +263,6 @@ def test_the_command_itself_ends_in_sentences_and_exit_codes() -> None:
 
 def test_the_sub_command_imports_light() -> None:
     heavy = ("numpy", "torch", "transformers", "pyarrow", "rich.table", "pydantic", "sqlalchemy")
-    code = f"import sys; import llmtune.cli.data; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys; import llmtune.cli.data.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

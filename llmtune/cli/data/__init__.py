@@ -1,0 +1,1 @@
+"""`llmtune data`: check, count, split, convert, look at and prepare datasets. One file a command."""

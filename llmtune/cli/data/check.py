@@ -1,0 +1,78 @@
+"""`llmtune data check`: everything that is wrong with a dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmtune.cli.data.output import SHOWN, print_report
+
+if TYPE_CHECKING:
+    pass
+from llmtune.cli.data.options import (
+    ColumnsOption,
+    FileArgument,
+    FormatOption,
+    JsonOption,
+    LabelOption,
+    MethodOption,
+    ModelOption,
+    ProviderOption,
+    TokenizerOption,
+    known_format,
+    open_tokenizer,
+    read_columns,
+)
+
+
+def check(
+    file: FileArgument,
+    validation: Annotated[str | None, typer.Option(help="The validation file.")] = None,
+    test: Annotated[str | None, typer.Option(help="The test file.")] = None,
+    format: FormatOption = "auto",
+    column: ColumnsOption = None,
+    label_column: LabelOption = None,
+    provider: ProviderOption = None,
+    method: MethodOption = None,
+    model: ModelOption = None,
+    tokenizer: TokenizerOption = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest row allowed, in tokens.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this check only; may be repeated.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave this check out; may be repeated.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes for large files.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave with 2 on warnings, too.")] = False,
+    show: Annotated[int, typer.Option(help="Findings printed of each code; 0 prints all.")] = SHOWN,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is wrong with a dataset, row by row. Leaves with 2 on errors, 0 on warnings."""
+    from llmtune.cli.output import print_json
+    from llmtune.data.checks.block_worker import CHECKS
+    from llmtune.data.checks.check import check as run
+    from llmtune.errors import UnknownName
+
+    for name in [*(only or []), *(skip or [])]:
+        if name not in CHECKS:
+            raise UnknownName("check", name, CHECKS)
+    report = run(
+        file,
+        validation,
+        test,
+        format=known_format(format),
+        columns=read_columns(column),
+        label_column=label_column,
+        provider=provider,
+        method=method,
+        model=model,
+        tokenizer=open_tokenizer(tokenizer),
+        max_tokens=max_tokens,
+        checks=[name for name in only or CHECKS if name not in (skip or [])],
+        jobs=jobs,
+        keep=None if show == 0 else max(show, 1000 if as_json else show),
+    )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_report(report, show)
+    if report.errors or (strict and report.warnings):
+        raise typer.Exit(2)

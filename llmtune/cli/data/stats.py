@@ -1,0 +1,61 @@
+"""`llmtune data stats`: counts over a dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmtune.cli.data.output import SHOWN, print_findings, print_stats
+
+if TYPE_CHECKING:
+    pass
+from llmtune.cli.data.options import (
+    ColumnsOption,
+    FileArgument,
+    FormatOption,
+    JsonOption,
+    LabelOption,
+    ProviderOption,
+    TokenizerOption,
+    known_format,
+    open_tokenizer,
+    read_columns,
+)
+
+
+def stats(
+    file: FileArgument,
+    format: FormatOption = "auto",
+    column: ColumnsOption = None,
+    label_column: LabelOption = None,
+    provider: ProviderOption = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows, for what is billed.", min=1)] = 1,
+    tokenizer: TokenizerOption = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes for large files.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill. Leaves with 2 on
+    rows that cannot be read."""
+    from llmtune.cli.output import print_json
+    from llmtune.data.checks.billing import billable
+    from llmtune.data.checks.check import check as run
+
+    report = run(
+        file,
+        format=known_format(format),
+        columns=read_columns(column),
+        label_column=label_column,
+        tokenizer=open_tokenizer(tokenizer),
+        checks=("tokens",),
+        jobs=jobs,
+    )
+    counted = report.files[0]
+    bills = billable(counted.stats, epochs, [provider] if provider else None)
+    if as_json:
+        print_json({"schema": 1, **counted.as_dict(), "billable": bills, "errors": report.errors})
+    else:
+        print_findings(report.findings, report.counts, SHOWN)
+        print_stats(counted.as_dict(), bills, epochs)
+    if report.errors:
+        raise typer.Exit(2)
