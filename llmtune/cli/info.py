@@ -11,9 +11,9 @@ config = typer.Typer(no_args_is_help=True)
 
 #: What `llmtune schema` knows besides the job file: the model whose JSON a command prints.
 _PRINTED = {
-    "report": "llmtune.report:Report",
-    "tune": "llmtune.report:Report",
-    "attach": "llmtune.report:Report",
+    "report": "llmtune.report.schema:Report",
+    "tune": "llmtune.report.schema:Report",
+    "attach": "llmtune.report.schema:Report",
     "board": "llmtune.report.leaderboard.board:Board",
     "compare": "llmtune.report.leaderboard.board:Board",
     "sweep": "llmtune.sweeps.results:Sweep",

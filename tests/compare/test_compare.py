@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import llmtune
 from llmtune import Board, Hyperparameters, Member, TuningJob
+from llmtune.comparisons.compare import plan_members
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
@@ -248,7 +249,7 @@ def test_the_last_word_on_a_member_counts(job: TuningJob, vendors: dict[str, Any
 def test_an_adapters_slip_is_that_members_failure(
     job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = llmtune.comparisons.plan_members(job, ["fake", "other"], few_shot=0)
+    plans = plan_members(job, ["fake", "other"], few_shot=0)
 
     def slip(*_: object, **__: object) -> None:
         raise KeyError("choices")
@@ -335,7 +336,7 @@ def test_examples_in_the_prompt_are_a_row_of_the_board(job: TuningJob, vendors: 
 
 def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, Any]) -> None:
     job = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
-    plans = llmtune.comparisons.plan_members(job, ["openai", "fake"])
+    plans = plan_members(job, ["openai", "fake"])
     assert plans.total is not None
     with pytest.raises(OverBudget, match="together, over the budget"):
         llmtune.compare(job, ["openai", "fake"], budget=plans.total / 2)
@@ -350,7 +351,7 @@ def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, An
         "openai",
         "fake",
     ]
-    mixed = llmtune.comparisons.plan_members(without, some)
+    mixed = plan_members(without, some)
     assert mixed.total is None
     assert mixed.known > 0
     with pytest.raises(OverBudget, match="and an unknown amount together, over the budget"):

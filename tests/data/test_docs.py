@@ -19,14 +19,14 @@ SOURCES = [
     path
     for folder in ("llmtune/data", "providers")
     for path in (ROOT / folder).rglob("*.py")
-    if path.name.startswith("row") or folder == "llmtune/data"
+    if path.name.startswith(("row", "dataset_rules")) or folder == "llmtune/data"
 ]
 
 
 def codes_in_the_code() -> set[str]:
     found: set[str] = set()
     for path in SOURCES:
-        if path.name in ("templates.py", "rendering.py") or "llmtune_local" in str(path):
+        if path.name in ("chat_template.py", "tokenize.py") or "llmtune_local" in str(path):
             continue
         text = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'\b(?:error|warning|say|_Loss)\(\s*"([a-z]+(?:-[a-z]+)*)",', text))
@@ -56,7 +56,7 @@ def test_the_format_of_the_page_works(rows_file: Any, monkeypatch: pytest.Monkey
     exec(code, space)
     rows: VendorRows = space["ROWS"]
     assert issubclass(space["Dialogs"], RowFormat)
-    monkeypatch.setattr("llmtune.data.formats.base._registered", [])
+    monkeypatch.setattr("llmtune.data.formats.registry._registered", [])
     register(rows)
     try:
         (example,) = load(rows_file([{"ask": "q", "say": "a"}]))

@@ -45,7 +45,7 @@ class Launches:
         def popen(command: list[str], **options: Any) -> Any:
             return real([sys.executable, "-c", code], **options)
 
-        monkeypatch.setattr(process.subprocess, "Popen", popen)
+        monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 def submit(body: dict[str, Any]) -> tuple[Any, Any, RunDir]:

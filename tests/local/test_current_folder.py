@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.worker import fork_server, process
+from llmtune_local.worker import fork_server
+from llmtune_local.worker.launch import launch
 
 pytestmark = pytest.mark.usefixtures("strange_folder")
 
@@ -92,7 +93,7 @@ def test_a_worker_is_started_on_its_own_libraries(
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
     (folder.path / "request.json").write_text(json.dumps({"options": options}))
-    started = would_start(lambda: process.launch(folder.path))
+    started = would_start(lambda: launch(folder.path))
     assert module in started.command
     assert output([*python_of(started), "-c", LOOK], started.environment) == "7"
     assert output(MEMBER, started.environment) == "7"

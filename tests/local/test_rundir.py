@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmtune_local.libraries import prepare_libraries, usable_cores
-from llmtune_local.run_state import process, run_dir
+from llmtune_local.libraries import SPIN, idle, prepare_libraries, usable_cores
+from llmtune_local.run_state import process, run_dir, schema
 from llmtune_local.run_state.process import FolderBusy, FolderLock, ProcessId
 from llmtune_local.run_state.run_dir import RunDir, write_atomically
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, RunRequest, Status
@@ -57,7 +57,7 @@ def test_recipe_has_every_hyperparameter_there_is() -> None:
     from llmtune.job.spec import Hyperparameters
 
     # The multiplier arrives as a rate.
-    assert set(run_dir.Recipe.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
+    assert set(schema.Recipe.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
 
 
 def test_metrics_are_read_in_order_behind_a_cursor(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def untold(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-@pytest.mark.parametrize(("spin", "told"), [(True, process.SPIN), (False, "0")])
+@pytest.mark.parametrize(("spin", "told"), [(True, SPIN), (False, "0")])
 def test_waiting_threads_spin_where_that_was_asked_for(spin: bool, told: str, untold: pytest.MonkeyPatch) -> None:
     prepare_libraries(spin=spin)
     assert os.environ["GOMP_SPINCOUNT"] == told
@@ -251,9 +251,9 @@ def test_a_users_own_settings_of_the_libraries_stand(untold: pytest.MonkeyPatch)
 def test_a_machine_is_idle_by_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
     for load, expected in ((0.0, True), (100.0, False)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
-        assert process.idle() is expected
+        assert idle() is expected
     monkeypatch.delattr(os, "getloadavg")  # as on Windows
-    assert process.idle() is False
+    assert idle() is False
 
 
 def test_usable_cores_are_at_least_one_and_at_most_all() -> None:
@@ -295,7 +295,7 @@ def test_what_is_declared_is_what_the_trainer_knows() -> None:
     assert set(declarations.OPTIMIZERS) == set(optimizer.OPTIMIZERS)
     assert set(declarations.SCHEDULES) == set(lr_schedule.SCHEDULES)
     declared = declarations.capabilities("lora").parameters
-    for name, field in run_dir.Recipe.model_fields.items():
+    for name, field in schema.Recipe.model_fields.items():
         entry = declared[name]
         assert isinstance(entry, Sent)
         if not field.is_required() and entry.default is not None and name != "dpo_beta":

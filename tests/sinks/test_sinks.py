@@ -280,7 +280,7 @@ import os, signal, sys
 sys.path[:0] = [{root!r}, {root!r} + "/providers"]
 from pathlib import Path
 from llmtune.runs.poller import Pace
-from llmtune.runs.run import start
+from llmtune.runs.api import start
 from llmtune.runs.store.store import Store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from tests.ui.conftest import job
