@@ -38,16 +38,13 @@ _HOME = {
     "Equipped": "llmtune.provider.abilities",
     "Event": "llmtune.provider.types",
     "Exporting": "llmtune.provider.abilities",
-    "FREE": "llmtune.provider.cost",
     "Facts": "llmtune.provider.declarations",
     "FieldReceipt": "llmtune.provider.receipt",
     "Files": "llmtune.provider.types",
-    "Finding": "llmtune.data.findings",
     "Float": "llmtune.provider.values",
     "Footprint": "llmtune.provider.memory",
     "FunctionGenerator": "llmtune.provider.base",
     "GENERATION_FIELDS": "llmtune.provider.declarations",
-    "GROUP": "llmtune.provider.registry",
     "Generation": "llmtune.provider.generation",
     "GenerationRequest": "llmtune.provider.generation",
     "Generator": "llmtune.provider.generation",
@@ -66,8 +63,6 @@ _HOME = {
     "NOT_PUBLISHED": "llmtune.provider.declarations",
     "No": "llmtune.provider.limits",
     "NotApplicable": "llmtune.provider.declarations",
-    "ONLY_FOR_METHOD": "llmtune.provider.translate",
-    "ONLY_WITH_ADAPTER": "llmtune.provider.translate",
     "Options": "llmtune.provider.types",
     "Pausable": "llmtune.provider.abilities",
     "Peeking": "llmtune.provider.abilities",
@@ -103,18 +98,14 @@ _HOME = {
     "ValueType": "llmtune.provider.values",
     "Warming": "llmtune.provider.abilities",
     "Weighed": "llmtune.provider.abilities",
-    "check_options": "llmtune.provider.registry",
     "count_from_interval": "llmtune.provider.conversions",
     "deprecated": "llmtune.deprecation",
     "encode_dataset": "llmtune.provider.encoding",
     "epochs_from_steps": "llmtune.provider.conversions",
     "get_provider": "llmtune.provider.registry",
-    "known_kinds": "llmtune.provider.registry",
     "open_providers": "llmtune.provider.registry",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
-    "provider_class": "llmtune.provider.registry",
-    "provider_names": "llmtune.provider.registry",
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
     "steps_from_ratio": "llmtune.provider.conversions",
@@ -126,13 +117,9 @@ _HOME = {
 __all__ = [
     "BARE",
     "DECLARED_FIELDS",
-    "FREE",
     "GENERATION_FIELDS",
-    "GROUP",
     "JOB_FIELDS",
     "NOT_PUBLISHED",
-    "ONLY_FOR_METHOD",
-    "ONLY_WITH_ADAPTER",
     "Abilities",
     "Ability",
     "Account",
@@ -163,7 +150,6 @@ __all__ = [
     "Facts",
     "FieldReceipt",
     "Files",
-    "Finding",
     "Float",
     "Footprint",
     "FunctionGenerator",
@@ -218,18 +204,14 @@ __all__ = [
     "ValueType",
     "Warming",
     "Weighed",
-    "check_options",
     "count_from_interval",
     "deprecated",
     "encode_dataset",
     "epochs_from_steps",
     "get_provider",
-    "known_kinds",
     "multiplier_from_rate",
     "nearest_size",
     "open_providers",
-    "provider_class",
-    "provider_names",
     "rate_from_multiplier",
     "ratio_from_steps",
     "steps_from_ratio",
@@ -240,7 +222,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset as Dataset
-    from llmtune.data.findings import Finding as Finding
     from llmtune.deprecation import deprecated as deprecated
     from llmtune.metrics.points import MetricPoint as MetricPoint
     from llmtune.metrics.points import TokenStats as TokenStats
@@ -269,7 +250,6 @@ if TYPE_CHECKING:
     from llmtune.provider.conversions import steps_per_epoch as steps_per_epoch
     from llmtune.provider.conversions import total_steps as total_steps
     from llmtune.provider.conversions import train_on_inputs as train_on_inputs
-    from llmtune.provider.cost import FREE as FREE
     from llmtune.provider.cost import CostEstimate as CostEstimate
     from llmtune.provider.declarations import DECLARED_FIELDS as DECLARED_FIELDS
     from llmtune.provider.declarations import GENERATION_FIELDS as GENERATION_FIELDS
@@ -309,15 +289,8 @@ if TYPE_CHECKING:
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
     from llmtune.provider.receipt import Receipt as Receipt
-    from llmtune.provider.registry import GROUP as GROUP
-    from llmtune.provider.registry import check_options as check_options
     from llmtune.provider.registry import get_provider as get_provider
-    from llmtune.provider.registry import known_kinds as known_kinds
     from llmtune.provider.registry import open_providers as open_providers
-    from llmtune.provider.registry import provider_class as provider_class
-    from llmtune.provider.registry import provider_names as provider_names
-    from llmtune.provider.translate import ONLY_FOR_METHOD as ONLY_FOR_METHOD
-    from llmtune.provider.translate import ONLY_WITH_ADAPTER as ONLY_WITH_ADAPTER
     from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
     from llmtune.provider.types import Billed as Billed

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class CostEstimate(BaseModel):
-    """An estimate in `currency`. `total` is None when a part is not known, and `unknown` says which and why."""
+    """An estimate in `currency`: `training`, `evaluation` and `hosting` add up to `total`.
+
+    `total` is None when a part is not known, and `unknown` says which and why. `formula` is the sum written out;
+    `source` is where the price was read, and `checked` the day.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -15,12 +15,12 @@ class Part(BaseModel):
 
 
 class Footprint(BaseModel):
-    """An estimate of the peak, its parts, and what would make it smaller. Sizes in bytes."""
+    """An estimate of the peak on `device`, its parts, and what would make it smaller. Sizes in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     peak: int | None = None
-    """None where it cannot be told; `unknown` says why."""
+    """None where it cannot be estimated."""
 
     parts: tuple[Part, ...] = ()
     tokens: int | None = None
@@ -34,6 +34,7 @@ class Footprint(BaseModel):
     """What makes it fit, or smaller, each with the peak it leads to."""
 
     unknown: str = ""
+    """Why there is no estimate."""
 
     @property
     def fits(self) -> bool | None:

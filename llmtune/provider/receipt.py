@@ -18,7 +18,11 @@ from llmtune.provider.types import Readiness, Request, Target
 
 
 class FieldReceipt(BaseModel):
-    """What becomes of one field of the job at one backend."""
+    """What becomes of one field of the job at one backend.
+
+    `support` is one of the seven words, `requested` the job's value (None: it sets none), and `where` the request that
+    carries the field: "training" or "generation".
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +60,11 @@ class FieldReceipt(BaseModel):
 
 
 class DataVerdict(BaseModel):
-    """What the backend would say of the dataset."""
+    """What the backend would say of the dataset.
+
+    `rows` counts the rows by split, `format` is the row format they are sent in, `sha256` identifies their content.
+    `errors` and `warnings` count the findings; errors refuse the dataset.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,6 +75,8 @@ class DataVerdict(BaseModel):
     """Tokens of one pass over the training rows, as the vendor would bill them."""
 
     tokens_estimated: bool = True
+    """False when they were counted with the model's tokenizer."""
+
     errors: int = 0
     warnings: int = 0
     findings: tuple[str, ...] = ()
@@ -84,7 +94,11 @@ class DataVerdict(BaseModel):
 
 
 class LifecycleVerdict(BaseModel):
-    """Whether the service takes this job today."""
+    """Whether the service takes this job today.
+
+    `open` is the answer, `sentence` says it in words, and `status` is the vendor's own word. From the day `closes` on
+    no new job is taken; tuned models answer until the day `answers_until`. `alternatives` are providers to go to.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 class Renderable:
     """A result that can be shown. A renderer is imported when it is first asked for, and imports the result's class."""
 
-    renderers: ClassVar[Mapping[str, str]] = {}
+    _renderers: ClassVar[Mapping[str, str]] = {}
     """`module:function` for each form ("markdown", "html", ...); the function takes the result first."""
 
     def to_markdown(self) -> str:
@@ -23,6 +23,6 @@ class Renderable:
 
     def render(self, form: str, *arguments: Any, **options: Any) -> Any:
         """Return what the renderer of that `form` makes of this result; `arguments` and `options` are its own."""
-        module, _, name = self.renderers[form].partition(":")
+        module, _, name = self._renderers[form].partition(":")
         renderer: Callable[..., Any] = getattr(import_module(module), name)
         return renderer(self, *arguments, **options)

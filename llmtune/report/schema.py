@@ -154,7 +154,7 @@ class Report(Renderable, _Value):
     it ran; `warnings` are whatever the reader should know.
     """
 
-    renderers: ClassVar[Mapping[str, str]] = {
+    _renderers: ClassVar[Mapping[str, str]] = {
         "headline": "llmtune.report.format:headline",
         "markdown": "llmtune.report.markdown:render",
         "html": "llmtune.report.html.run:render",

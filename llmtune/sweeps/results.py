@@ -81,7 +81,7 @@ class Sweep(Renderable, _Value):
     scored on the test rows. `budget` is the bound in USD.
     """
 
-    renderers: ClassVar[Mapping[str, str]] = {
+    _renderers: ClassVar[Mapping[str, str]] = {
         "markdown": "llmtune.sweeps.text:to_markdown",
         "html": "llmtune.sweeps.html:render",
     }

@@ -80,6 +80,7 @@ def _declare(field: str) -> Declaration:
     return Sent(_PLACES.get(field, f"hyperparameters.{field}"), Anything(), default=None)
 
 
+#: What the `fake` provider takes: every field, with any value.
 PARAMETERS = Declarations(**{field: _declare(field) for field in DECLARED_FIELDS})
 
 

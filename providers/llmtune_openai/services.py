@@ -62,7 +62,7 @@ class Service:
     max_tokens_word: str = "max_completion_tokens"
 
     lora_flag: bool = False
-    """Whether `hyperdeclarations.lora` says if an adapter or all weights are trained."""
+    """Whether `hyperparameters.lora` says if an adapter or all weights are trained."""
 
     uploaded_is_ready: bool = False
     """Whether a file in the state "uploaded" counts as usable: the service does not say what it means."""

@@ -13,9 +13,6 @@ from llmtune.provider.declarations import Capabilities
 from llmtune.provider.limits import Limits, Price
 from llmtune.provider.registry import get_provider
 
-#: A provider whose facts are not in the `catalog.toml` beside it.
-CATALOGUES = {"nebius": "nebius.toml"}
-
 
 def service(name: str) -> str:
     """Whether it takes jobs and until when, what it trains, what it takes, and what llmtune needs for it."""
@@ -68,7 +65,7 @@ def fields(name: str) -> str:
 
 def _catalogued(name: str) -> Iterator[tuple[str, Capabilities]]:
     provider = get_provider(name)
-    file = Path(inspect.getfile(type(provider))).parent / CATALOGUES.get(name, "catalog.toml")
+    file = Path(inspect.getfile(type(provider))).parent / "catalog.toml"
     listed: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))["models"]
     for model, entry in listed.items():
         method = (entry.get("methods") or ["sft"])[0]

@@ -32,20 +32,25 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docs" / "api.json"
 CHANGELOG = ROOT / "CHANGELOG.md"
 
-#: The public modules, as docs/versioning.md lists them. A name that stands in several is described where it is defined.
+#: The public modules, as docs/versioning.md lists them. A name that stands in several is described where it is defined,
+#: if that module is public, and else in the first of them.
 MODULES = (
     "llmtune",
-    "llmtune.provider.declarations",
-    "llmtune.provider.catalog",
-    "llmtune.provider.http",
-    "llmtune.provider.conversions",
-    "llmtune.deprecation",
-    "llmtune.provider.encoding",
-    "llmtune.errors",
-    "llmtune.provider.generation",
-    "llmtune.metrics.points",
-    "llmtune.provider.abilities",
+    "llmtune.provider.protocol",
+    "llmtune.provider.types",
     "llmtune.provider.base",
+    "llmtune.provider.declarations",
+    "llmtune.provider.values",
+    "llmtune.provider.limits",
+    "llmtune.provider.conversions",
+    "llmtune.provider.catalog",
+    "llmtune.provider.abilities",
+    "llmtune.provider.generation",
+    "llmtune.provider.http",
+    "llmtune.provider.encoding",
+    "llmtune.metrics.points",
+    "llmtune.deprecation",
+    "llmtune.errors",
     "llmtune.provider",
     "llmtune.testing",
     "llmtune.testing.conformance",
@@ -56,6 +61,9 @@ MODULES = (
 
 #: Where a leaf of the file tells of something that may be left out, it holds its default after this.
 DEFAULT = " = "
+
+#: What the file holds, followed by a module, for a name that is described at that module.
+AS_IN = "as in "
 
 #: Types that say nothing of what a parameter means, so that words must.
 PLAIN = re.compile(r"(str|int|float|bool|bytes|Any|None|dict|list|tuple|Mapping|Sequence|Iterable|[\[\], |.])+")
@@ -97,11 +105,21 @@ def surface() -> Tree:
     return {"modules": modules, "commands": commands()}
 
 
+def home_of(module: str, name: str) -> str:
+    """The public module at which a name of `module` is described."""
+    value = getattr(importlib.import_module(module), name)
+    defined = getattr(value, "__module__", None)
+    if defined in MODULES and getattr(value, "__name__", None) == name:
+        return str(defined)
+    holders = (each for each in MODULES if getattr(importlib.import_module(each), name, None) is value)
+    return next((each for each in holders if name in public_names(each)), module)
+
+
 def described(module: str, name: str, value: Any) -> Any:
     """One name: a class with its parts, a function with its parameters, or a value with its type."""
-    home = getattr(value, "__module__", None)
-    if home != module and home in MODULES and getattr(value, "__name__", None) == name:
-        return f"as in {home}"
+    home = home_of(module, name)
+    if home != module:
+        return f"{AS_IN}{home}"
     if inspect.isclass(value) and get_origin(value) is None:
         return of_class(value)
     if inspect.isfunction(value):
@@ -255,13 +273,37 @@ def spoken(path: tuple[str, ...]) -> str:
     return ".".join(part for before, part in inner if before in tables or part not in (*tables, "kind", "bases"))
 
 
+def resolve_homes(tree: Tree) -> Tree:
+    """The tree with what a name is wherever it says at which module it is described."""
+    modules = tree.get("modules", {})
+
+    def resolve(name: str, entry: Any) -> Any:
+        if isinstance(entry, str) and entry.startswith(AS_IN):
+            return modules.get(entry.removeprefix(AS_IN), {}).get(name, entry)
+        return entry
+
+    entries = {module: {name: resolve(name, each) for name, each in names.items()} for module, names in modules.items()}
+    return tree | {"modules": entries}
+
+
 def compared(before: Tree, now: Tree) -> tuple[list[str], list[tuple[str, str]]]:
-    """What was added, and what is a break: (its name, what became of it)."""
+    """What was added, and what is a break: (its name, what became of it).
+
+    A public module that is gone is one break, whatever it held: it was moved or removed as a whole.
+    """
+    gone_modules = sorted(before.get("modules", {}).keys() - now.get("modules", {}).keys())
+    before, now = resolve_homes(before), resolve_homes(now)
+    for module in gone_modules:
+        del before["modules"][module]
     old, new = dict(leaves(before)), dict(leaves(now))
-    added, breaks = [], []
+    added, breaks = [], [(module, "was removed") for module in gone_modules]
     gone, both = sorted(old.keys() - new.keys()), sorted(old.keys() & new.keys())
     breaks += [(spoken(path), "was removed") for path in gone if old[path] not in ("{}", "[]")]
-    breaks += [(spoken(at), f"changed from {old[at]} to {new[at]}") for at in both if old[at] != new[at]]
+    for path in both:
+        if path[-1] == "bases" and set(json.loads(old[path])) < set(json.loads(new[path])):
+            added.append(spoken(path))
+        elif old[path] != new[path]:
+            breaks.append((spoken(path), f"changed from {old[path]} to {new[path]}"))
     for path in sorted(new.keys() - old.keys()):
         if new[path] in ("{}", "[]"):
             continue
@@ -322,8 +364,7 @@ def silent() -> list[str]:
     for module in MODULES:
         for name in public_names(module):
             value = getattr(importlib.import_module(module), name)
-            home = getattr(value, "__module__", module)
-            if home != module and home in MODULES:
+            if home_of(module, name) != module:
                 continue
             if inspect.isclass(value) and get_origin(value) is None:
                 found += _silent_class(f"{module}.{name}", value)
@@ -339,7 +380,9 @@ def _silent_class(path: str, cls: type) -> Iterator[str]:
     if not text or text.startswith(f"{cls.__name__}("):
         yield f"{path}: no docstring"
         return
-    described = _described_fields(cls)
+    described = {
+        field for each in cls.__mro__ if each.__module__.startswith("llmtune") for field in _described_fields(each)
+    }
     for name in inspect.get_annotations(cls):
         if not name.startswith("_") and name != "model_config" and name not in described:
             words = " ".join(each.__doc__ or "" for each in cls.__mro__ if each.__module__.startswith("llmtune"))
@@ -450,8 +493,8 @@ def faults(before: Tree, now: Tree, changelog: str, *, check: bool) -> list[str]
             "that breaks somebody's code: keep the name and deprecate it (docs/versioning.md), or name it in backticks"
             " in the newest section of CHANGELOG.md and run `make docs`"
         )
-    elif check and (added or breaks):
-        names = [*added, *(name for name, _ in breaks)]
+    elif check and before != now:
+        names = [*added, *(name for name, _ in breaks)] or ["the modules that names are defined in now"]
         found.append(
             f"docs/api.json does not have {', '.join(names[:8])}{' ...' if len(names) > 8 else ''} yet; run `make docs`"
         )

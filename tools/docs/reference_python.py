@@ -58,7 +58,9 @@ def places() -> dict[str, tuple[str, str]]:
 @cache
 def own_names(module: str) -> tuple[str, ...]:
     """The names that are described at this module; others it only passes on."""
-    return tuple(name for name, told in tree(module).items() if not isinstance(told, str) or told[:5] != "as in")
+    return tuple(
+        name for name, told in tree(module).items() if not isinstance(told, str) or not told.startswith(api.AS_IN)
+    )
 
 
 @cache

@@ -108,7 +108,7 @@ class Board(Renderable, _Value):
     weakens it.
     """
 
-    renderers: ClassVar[Mapping[str, str]] = {
+    _renderers: ClassVar[Mapping[str, str]] = {
         "markdown": "llmtune.report.leaderboard.text:to_markdown",
         "html": "llmtune.report.leaderboard.html:render",
         "sentences": "llmtune.report.leaderboard.text:sentences",
