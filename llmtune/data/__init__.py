@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 #: Where each name is defined; it is imported when it is first used.
 _HOME = {
+    "BASIC": "llmtune.data.formats.row_features",
     "Content": "llmtune.data.example",
     "Dataset": "llmtune.data.dataset",
     "Example": "llmtune.data.example",
@@ -30,6 +31,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BASIC",
     "Content",
     "Dataset",
     "Example",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from llmtune.data.formats.registry import all_formats as all_formats
     from llmtune.data.formats.registry import get_format as get_format
     from llmtune.data.formats.registry import register as register
+    from llmtune.data.formats.row_features import BASIC as BASIC
     from llmtune.data.io.reading import load as load
     from llmtune.data.io.reading import read as read
 

@@ -4,12 +4,21 @@ from functools import partial
 from pathlib import Path
 
 from llmtune.errors import VendorError
-from llmtune.metrics.points import MetricPoint
-from llmtune.provider.base import FunctionGenerator, PollingProvider
-from llmtune.provider.generation import Generation
-from llmtune.provider.limits import Abilities, No
-from llmtune.provider.types import JobRef, ModelRef, Request, RunState, SubmitSafety, UploadRef
-from llmtune_acme.parameters import LIMITS, PARAMETERS
+from llmtune.provider import (
+    Abilities,
+    FunctionGenerator,
+    Generation,
+    JobRef,
+    MetricPoint,
+    ModelRef,
+    No,
+    PollingProvider,
+    Request,
+    RunState,
+    SubmitSafety,
+    UploadRef,
+)
+from llmtune_acme.declarations import LIMITS, PARAMETERS
 
 
 class AcmeProvider(PollingProvider):
