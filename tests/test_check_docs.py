@@ -53,6 +53,10 @@ from llmtune.provider import Nothing
 from elsewhere import anything
 ```
 
+`llmtune/errors.py` `providers/llmtune_NAME/rows.py` `llmtune_openai/rows.py` `llmtune/erors.py` `tools/docs/nothing/`
+`llmtune.errors.LlmtuneError` `llmtune.TuningJob.name` `llmtune.formats` `llmtune.toml`
+`llmtune.eror` `llmtune_openai.nothing`
+
 [here](#a-page-about-llmtune-runs-list) [there](#nowhere) [a file](no-such.md) [out](https://example.com/x#y)
 """
 
@@ -67,6 +71,10 @@ def test_a_page_is_read_as_people_read_it(docs: ModuleType, tmp_path: Path) -> N
     path = tmp_path / "page.md"
     path.write_text(PAGE)
     assert docs.faults(path) == [
+        "there is no llmtune/erors.py",
+        "there is no tools/docs/nothing/",
+        "there is no llmtune.eror",
+        "there is no llmtune_openai.nothing",
         "llmtune has no tuner",
         "llmtune.provider has no Nothing",
         "#nowhere: there is no such heading",

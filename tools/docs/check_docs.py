@@ -1,7 +1,7 @@
-"""Hold the pages to the code: every command and option that they type, every import, and every link must be there.
+"""Hold the pages to the code: every command, option, import, link, file and module that they name must be there.
 
-What is generated is checked by generate_docs.py; this looks at what people wrote, in README.md, CONTRIBUTING.md,
-CHANGELOG.md and docs/.
+What is generated is checked by generate_docs.py; this looks at what people wrote: the pages of the checkout's top
+folder, docs/, examples/ and providers/, and the results in benchmarks/.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -30,8 +31,10 @@ COMMENT = re.compile(r"(^|\s)#\s.*$")
 def pages() -> list[Path]:
     """The pages that people wrote."""
     return [
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")),
         *sorted(ROOT.glob("docs/**/*.md")),
+        *sorted(ROOT.glob("examples/**/README.md")),
+        ROOT / "providers/README.md",
     ]
 
 
@@ -100,6 +103,52 @@ def import_faults(page: str) -> Iterator[str]:
                         yield f"{node.module} has no {alias.name}"
 
 
+# --- files and modules -----------------------------------------------------------------------------------------------
+@cache
+def packages() -> frozenset[str]:
+    """The import packages of the checkout."""
+    return frozenset(["llmtune", *(path.name for path in ROOT.glob("providers/llmtune_*"))])
+
+
+@cache
+def groups() -> frozenset[str]:
+    """The entry-point groups, which are spelled like modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return frozenset(project["entry-points"])
+
+
+def name_faults(path: Path, page: str) -> Iterator[str]:
+    """Files and modules of the checkout that are named in backticks and are not there; `NAME` stands for any name."""
+    folders = {"tools", "providers", "benchmarks", "tests", "examples", "docs"} | packages()
+    for span in INLINE.findall(BLOCK.sub("", page)):
+        for word in span.split():
+            if re.fullmatch(r"\w+/[\w./-]*", word) and word.split("/")[0] in folders:
+                pattern = word.rstrip("/").replace("NAME", "*")
+                if not any(any(base.glob(pattern)) for base in (ROOT, ROOT / "providers", path.parent)):
+                    yield f"there is no {word}"
+        for word in re.findall(r"(?<![\w./-])llmtune\w*(?:\.\w+)+", span):
+            if word.split(".")[0] in packages() and word not in groups() and not has_name(word):
+                yield f"there is no {word}"
+
+
+def has_name(dotted: str) -> bool:
+    """Whether a dotted name is a module, a name in one, or a settings file (`llmtune.toml`)."""
+    if dotted.endswith(".toml"):
+        return True
+    module, parts = None, dotted.split(".")
+    while parts and module is None:
+        try:
+            module = importlib.import_module(".".join(parts))
+        except ModuleNotFoundError:
+            parts.pop()
+    value: Any = module
+    for part in dotted.split(".")[len(parts) :]:
+        if not hasattr(value, part):  # a field without a default is no attribute of its class
+            return part in getattr(value, "__annotations__", {})
+        value = getattr(value, part)
+    return module is not None
+
+
 def slug(heading: str) -> str:
     """The anchor of a heading, as code hosts make it."""
     return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
@@ -124,6 +173,8 @@ def faults(path: Path) -> list[str]:
     """Everything on a page that the code does not bear out."""
     page = path.read_text(encoding="utf-8")
     found = [f"{text}: {fault}" for text in typed(page) if (fault := command_fault(text))]
+    if path.name != "CHANGELOG.md":  # which also names what is gone
+        found += name_faults(path, page)
     return [*found, *import_faults(page), *link_faults(path, page)]
 
 
