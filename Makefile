@@ -17,6 +17,7 @@ check: $(VENV)/dev.stamp ## everything a machine can see without running the pro
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_imports.py
 	$(BIN)/mypy
 	$(BIN)/deptry .
 	$(BIN)/typos
@@ -26,7 +27,7 @@ check: $(VENV)/dev.stamp ## everything a machine can see without running the pro
 	$(BIN)/python tools/docs/public_api.py --check
 	$(BIN)/python tools/check_lock.py
 
-format: $(VENV)/dev.stamp ## mend what can be mended by itself
+format: $(VENV)/dev.stamp ## fix what can be fixed by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -21,10 +21,10 @@ ALLOWED = {
     # environment names in the docstring that shows how settings are found
     "llmtune/config.py": r"openai|azure-eu|LLMTUNE_(OPENAI|AZURE)",
     # an instance's name as an example in a docstring
-    "llmtune/provider/protocol.py": r"azure(-eu)?",
+    "llmtune/provider/types.py": r"azure(-eu)?",
     "llmtune/job/spec.py": r"openai",
     # the protocol of the endpoint, which most clients speak, and the client in the lines that show how it is called
-    "llmtune/serving": r"OpenAI|openai|platform\.openai\.com",
+    "llmtune/server": r"OpenAI|openai|platform\.openai\.com",
     "llmtune/cli/serve.py": r"OpenAI|openai",
     "llmtune/cli/app.py": r"OpenAI's chat completions",
 }
