@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import pwd
 import shutil
@@ -11,15 +12,22 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+
+from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.runs import finalize, poller, submission
+from llmtune.runs.store.store import Store, open_store
+from llmtune.testing.fake_provider import FakeProvider, FakeSettings
+from llmtune.testing.generic_vendor import Fake
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: A package of its own, whose tests run where it is installed (tests/plugin).
+#: A package of its own, whose tests run where it is installed (tests/system/plugin).
 collect_ignore = ["plugin_package"]
 
 #: Third-party material beside the checkout; tests that use it skip where it is absent.
@@ -176,6 +184,75 @@ def watch(browser: Any) -> Iterator[Callable[..., Watched]]:
     yield open_page
     for each in opened:
         each.context.close()
+
+
+# --- rows
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows (objects, or lines as bytes) to a file of JSON lines."""
+
+    def write(rows: Iterable[Any], name: str = "rows.jsonl", end: bytes = b"\n") -> Path:
+        path = tmp_path / name
+        lines = [row if isinstance(row, bytes) else orjson.dumps(row) for row in rows]
+        path.write_bytes(end.join(lines) + end)
+        return path
+
+    return write
+
+
+# --- runs at a fake vendor
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store of each kind."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("LLMTUNE_STORE", request.getfixturevalue("postgres_url"))
+    opened = open_store()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once."""
+    monkeypatch.setattr(submission, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(finalize, "DEPLOYMENT_LAG", 0.2)
+    monkeypatch.setattr(poller, "_poller", poller.Poller(polls_per_second=500))
+
+
+@pytest.fixture
+def vendor() -> Iterator[Fake]:
+    """A fake vendor."""
+    with Fake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def at(vendor: Fake) -> Callable[..., FakeProvider]:
+    """Makes a provider pointed at the fake vendor, of a class of submit safety, with other settings."""
+
+    def make(safety: str = "token", **settings: Any) -> FakeProvider:
+        values = {"base_url": vendor.url, "submit_safety": safety, "window": 0.2, "timeout": 5, **settings}
+        return FakeProvider("fake", FakeSettings.model_validate(values))
+
+    return make
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TuningJob:
+    """A small job."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n % 3}"}]}
+        for n in range(30)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TuningJob(
+        name="tickets",
+        dataset=str(path),
+        model="m-1",
+        hyperparameters=Hyperparameters(epochs=2),
+        evaluation=EvaluationSpec(baseline=False, max_rows=2),
+    )
 
 
 # --- PostgreSQL

@@ -1,0 +1,323 @@
+"""Waiting: patient with a vendor that is unwell, honest about a stall, and never endless."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmtune.errors import RunFailed, StillRunning, VendorError
+from llmtune.job.spec import TuningJob
+from llmtune.provider.types import RunState
+from llmtune.runs import poller as waiting
+from llmtune.runs.api import attach, start, tune_async
+from llmtune.runs.poller import Update
+from llmtune.runs.run import Run
+from llmtune.runs.store.leases import Lease, gone, new_owner
+from llmtune.runs.store.store import open_store
+from llmtune.testing import garbled, rate_limit, refusal, reset, server_error, truncated, unknown_state
+from llmtune.testing.fake_provider import FakeProvider
+from llmtune.testing.generic_vendor import Fake
+from tests.llmtune.runs.helpers import QUICK, a_record
+
+pytestmark = pytest.mark.usefixtures("no_long_pauses")
+
+At = Callable[..., FakeProvider]
+
+
+def test_transient_errors_are_waited_out_and_told_once(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    vendor.faults.add(server_error(), role="poll", times=2)
+    vendor.faults.add(reset(), role="poll", times=2, after=1)
+    vendor.faults.add(truncated(), role="poll")
+    vendor.faults.add(garbled(), role="poll", after=2)
+    said: list[str] = []
+    run.wait(pace=QUICK, on_update=lambda update: said.append(update.message) if update.message else None)
+    assert run.state is RunState.SUCCEEDED
+    assert any("does not answer" in each for each in said)
+    assert any("answers again" in each for each in said)
+    assert vendor.faults.total() == 6
+
+
+def test_retry_after_is_honoured(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    vendor.faults.add(rate_limit(0.6), role="poll")
+    run.wait(pace=QUICK)
+    polls = [call.time for call in vendor.requests if call.role == "poll"]
+    assert polls[1] - polls[0] >= 0.45  # jitter takes a fifth at most
+
+
+def test_an_unknown_state_is_running_with_a_warning(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    vendor.faults.add(unknown_state("recalibrating"), role="poll", times=2, after=1)
+    states: list[tuple[str, RunState]] = []
+    run.wait(pace=QUICK, on_update=lambda u: states.append((u.record.raw_state, u.record.state)))
+    assert ("recalibrating", RunState.RUNNING) in states
+    assert any("recalibrating" in warning for warning in run.record.warnings)
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_a_permanent_refusal_ends_the_wait_in_the_vendors_words_and_leaves_the_run(
+    vendor: Fake, at: At, job: TuningJob
+) -> None:
+    run = start(job, at())
+    vendor.faults.add(refusal(404, "This job was deleted by an administrator.", "gone"), role="poll")
+    with pytest.raises(VendorError, match="deleted by an administrator"):
+        run.wait(pace=QUICK)
+    assert run.state is RunState.QUEUED
+    run.wait(pace=QUICK)
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_a_failed_job_raises_with_its_report(vendor: Fake, at: At, job: TuningJob) -> None:
+    vendor.outcome = "failure"
+    run = start(job, at())
+    with pytest.raises(RunFailed, match="could not be processed") as caught:
+        run.wait(pace=QUICK)
+    assert caught.value.report is not None
+    assert run.state is RunState.FAILED
+
+
+def test_a_timeout_ends_the_wait_and_not_the_run(vendor: Fake, at: At, job: TuningJob) -> None:
+    vendor.walks = {**vendor.walks, "success": vendor.walks["success"][:1] * 2}  # type: ignore[misc]
+    run = start(job, at())
+    began = time.monotonic()
+    with pytest.raises(StillRunning, match=r"within 0\.2 s; it goes on"):
+        run.wait(timeout=0.2, pace=QUICK)
+    assert time.monotonic() - began < 2
+    with pytest.raises(TimeoutError):
+        run.wait(timeout=0, pace=QUICK)
+    assert not run.state.final
+
+
+def test_a_stall_is_reported_once_and_not_failed(vendor: Fake, at: At, job: TuningJob) -> None:
+    from llmtune.testing import Phase
+
+    vendor.walks = {**vendor.walks, "success": (Phase("training", looks=60), Phase("succeeded"))}  # type: ignore[misc]
+    vendor.steps = 0
+    run = start(job, at())
+    stalls: list[Update] = []
+    run.wait(stall_timeout=0.25, pace=QUICK, on_update=lambda u: stalls.append(u) if u.stalled else None)
+    assert len(stalls) in (1, 2), "once for each silence: before the first look of a slow machine, and while it trains"
+    assert "no new step or state for 0.25 s" in (stalls[0].message or "")
+    assert any("no new step or state" in event.message for _, event in run.events())
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_an_adapter_that_keeps_breaking_stops_the_wait(
+    vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(job, at())
+    calls = []
+
+    def poll(*_: Any) -> Any:
+        calls.append(1)
+        raise KeyError("status")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeProvider, "poll", poll)
+        with pytest.raises(KeyError):
+            run.wait(pace=QUICK)
+    assert len(calls) == waiting.BROKEN_LIMIT
+    run.wait(pace=QUICK)
+
+
+def test_many_wait_for_one_run_and_each_hears_of_everything(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    heard: list[int] = []
+
+    def wait() -> None:
+        points = []
+        Run(run.id, provider=at()).wait(pace=QUICK, on_update=lambda update: points.extend(update.points))
+        heard.append(len(points))
+
+    threads = [threading.Thread(target=wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(heard) == 5
+    assert vendor.counts["get_job"] < 15
+
+
+def test_async_waits_share_the_pollers_threads(vendor: Fake, at: At, job: TuningJob) -> None:
+    async def everything() -> list[Any]:
+        jobs = [job.model_copy(update={"seed": number}) for number in range(30)]
+        return await asyncio.gather(*(tune_async(each, at(), pace=QUICK) for each in jobs))
+
+    most = 0
+    done = threading.Event()
+    others = set(threading.enumerate())  # earlier tests' pollers, whose idle threads end by and by
+
+    def count() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            ours = [each for each in threading.enumerate() if each not in others and each.name.startswith("llmtune-")]
+            most = max(most, len(ours))
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        reports = asyncio.run(everything())
+    finally:
+        done.set()
+        counter.join()
+    assert len(reports) == 30
+    assert all(report is not None for report in reports)
+    assert most <= 32, "an evaluation's own threads included"
+    assert len(vendor.jobs) == 30
+
+
+def test_async_timeout_and_failure(vendor: Fake, at: At, job: TuningJob) -> None:
+    vendor.outcome = "failure"
+    run = start(job, at())
+    with pytest.raises(RunFailed):
+        asyncio.run(run.wait_async(pace=QUICK))
+    other = start(job.model_copy(update={"seed": 1}), at())
+    vendor.faults.add(server_error(), role="poll", times=1000)
+    with pytest.raises(StillRunning):
+        asyncio.run(other.wait_async(timeout=0.1, pace=QUICK))
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    shift = [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + shift[0])
+    run = start(job, at("searchable"))
+
+    def jump(_: Update) -> None:
+        shift[0] = 86_400.0 if shift[0] <= 0 else -86_400.0
+
+    run.wait(timeout=20, stall_timeout=10, pace=QUICK, on_update=jump)
+    assert run.state is RunState.SUCCEEDED
+    steps = [point.step for point in run.metrics() if point.series == "train/loss"]
+    assert steps == list(range(1, 11))
+
+
+def test_attach_from_nowhere_reaches_the_same_account(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at("searchable"))
+    other = attach(run.id[:4])  # knows nothing but the store
+    assert other.provider.submit_safety.kind == "searchable"
+    other.wait(pace=QUICK)
+    assert other.state is RunState.SUCCEEDED
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+def test_a_lease_has_one_holder(store: Any) -> None:
+    first, second = Lease(store, "x"), Lease(store, "x")
+    assert first.acquire()
+    assert not second.acquire(wait=0)
+    assert second.holder == first.owner
+    first.release()
+    assert second.acquire(wait=0)
+    second.release()
+
+
+def test_a_lease_whose_heart_has_stopped_is_taken_over_and_its_old_holder_told(store: Any) -> None:
+    from llmtune.runs.store.leases import LeaseLost, _heart
+
+    first, second = Lease(store, "x", ttl=0.3), Lease(store, "x", ttl=0.3)
+    assert first.acquire()
+    time.sleep(0.5)
+    assert not second.acquire(wait=0), "a heart that beats is respected, however long"
+    first.check()
+    _heart.remove(first)  # a suspended process
+    assert second.acquire(wait=5)
+    with pytest.raises(LeaseLost):
+        first.check()
+    second.check()
+    second.release()
+
+
+def test_a_holder_that_is_a_dead_process_of_this_machine_is_gone_at_once(store: Any) -> None:
+    import subprocess
+    import sys
+
+    code = "from llmtune.runs.store.leases import new_owner; print(new_owner())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert gone(dead)
+    assert not gone(new_owner())
+    assert not gone("another-host|abc|pid:[1]/1/1/x")
+    store.take_lease("x", dead)
+    lease = Lease(store, "x")
+    assert lease.acquire(wait=0)
+    lease.release()
+
+
+def test_two_that_finish_one_run_evaluate_it_once(
+    vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmtune.runs import evaluation
+    from llmtune.runs.poller import Poller
+
+    evaluated = []
+    real = evaluation.evaluate
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        evaluated.append(1)
+        time.sleep(0.3)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "evaluate", slow)
+    run = start(job, at())
+    ended = [threading.Event(), threading.Event()]
+    for each in ended:  # two pollers: as two processes would have
+        Poller().follow(
+            open_store(), run.id, at(), lambda update, each=each: each.set() if update.last else None, pace=QUICK
+        )
+    assert all(each.wait(20) for each in ended)
+    assert len(evaluated) == 1
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_a_run_that_is_being_submitted_elsewhere_is_waited_for_not_submitted(
+    vendor: Fake, at: At, job: TuningJob
+) -> None:
+    from llmtune.runs import submission
+
+    run = start(job, at("searchable"))
+    store = open_store()
+    store.drop_ref(run.id, "job")
+    store.move(run.id, RunState.SUBMITTING, back=True)
+    lease = submission.drive_lease(store, run.id)
+    assert lease.acquire()
+    with pytest.raises(StillRunning):
+        run.wait(timeout=0.5, pace=QUICK)
+    assert vendor.counts["submit"] == 1
+    lease.release()
+    run.wait(pace=QUICK)
+    assert vendor.counts["submit"] == 1
+    assert len(vendor.jobs) == 1
+
+
+def test_the_rate_of_polls_is_bounded(vendor: Fake, at: At, job: TuningJob) -> None:
+    from llmtune.runs.poller import Poller
+
+    poller = Poller(polls_per_second=50)
+    runs = [start(job.model_copy(update={"seed": number}), at()) for number in range(10)]
+    vendor.requests.clear()
+    ended = threading.Semaphore(0)
+    began = time.monotonic()
+    for run in runs:
+        poller.follow(open_store(), run.id, at(), lambda u: ended.release() if u.last else None, pace=QUICK)
+    for _ in runs:
+        assert ended.acquire(timeout=30)
+    seconds = time.monotonic() - began
+    polls = sum(call.role == "poll" for call in vendor.requests) - len(runs)  # one more each at the end, on its own
+    assert polls <= 50 * seconds * 1.1 + 2
+
+
+def test_a_record_of_an_unknown_run_is_not_found() -> None:
+    from llmtune.errors import RunNotFound
+
+    with pytest.raises(RunNotFound):
+        attach("nothing")
+    store = open_store()
+    store.begin(a_record(id="abcdefghij"))
+    assert attach("abc").id == "abcdefghij"
