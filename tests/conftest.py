@@ -19,6 +19,9 @@ from typing import Any
 import orjson
 import pytest
 
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding
+from llmtune.data.io.reading import read
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.runs import finalize, poller, submission
 from llmtune.runs.store.store import Store, open_store
@@ -201,6 +204,20 @@ def rows_file(tmp_path: Path) -> Callable[..., Path]:
 
 
 # --- runs at a fake vendor
+@pytest.fixture
+def both() -> Callable[..., tuple[list[Example], list[Finding]]]:
+    """Reads a file into its examples and its findings."""
+
+    def read_both(path: Any, *args: Any, **kwargs: Any) -> tuple[list[Example], list[Finding]]:
+        items = list(read(path, *args, **kwargs))
+        return (
+            [item for item in items if isinstance(item, Example)],
+            [item for item in items if isinstance(item, Finding)],
+        )
+
+    return read_both
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store of each kind."""
