@@ -15,17 +15,22 @@ _HOME = {
     "AnyRef": "llmtune.provider.types",
     "Anything": "llmtune.provider.values",
     "BARE": "llmtune.provider.base",
+    "BaseGenerator": "llmtune.provider.chat",
+    "BaseProvider": "llmtune.provider.base",
     "Billed": "llmtune.provider.types",
     "Bool": "llmtune.provider.values",
+    "CHAT_FIELDS": "llmtune.provider.chat",
     "Capabilities": "llmtune.provider.declarations",
     "Catalog": "llmtune.provider.catalog",
     "Changed": "llmtune.provider.declarations",
+    "ChatGenerator": "llmtune.provider.chat",
     "CheckResult": "llmtune.provider.abilities",
     "Choice": "llmtune.provider.values",
     "Client": "llmtune.provider.http",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
+    "Credentials": "llmtune.provider.base",
     "Cursor": "llmtune.provider.types",
     "DECLARED_FIELDS": "llmtune.provider.declarations",
     "DataVerdict": "llmtune.provider.receipt",
@@ -45,7 +50,7 @@ _HOME = {
     "Finding": "llmtune.data.findings",
     "Float": "llmtune.provider.values",
     "Footprint": "llmtune.provider.memory",
-    "FunctionGenerator": "llmtune.provider.base",
+    "FunctionGenerator": "llmtune.provider.chat",
     "GENERATION_FIELDS": "llmtune.provider.declarations",
     "GROUP": "llmtune.provider.registry",
     "Generation": "llmtune.provider.generation",
@@ -68,10 +73,10 @@ _HOME = {
     "NotApplicable": "llmtune.provider.declarations",
     "ONLY_FOR_METHOD": "llmtune.provider.translate",
     "ONLY_WITH_ADAPTER": "llmtune.provider.translate",
+    "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
     "Pausable": "llmtune.provider.abilities",
     "Peeking": "llmtune.provider.abilities",
-    "PollingProvider": "llmtune.provider.base",
     "Price": "llmtune.provider.limits",
     "Progress": "llmtune.provider.types",
     "Provider": "llmtune.provider.protocol",
@@ -103,28 +108,37 @@ _HOME = {
     "ValueType": "llmtune.provider.values",
     "Warming": "llmtune.provider.abilities",
     "Weighed": "llmtune.provider.abilities",
+    "chat_message": "llmtune.provider.chat",
     "check_options": "llmtune.provider.registry",
     "count_from_interval": "llmtune.provider.conversions",
+    "deep_merge": "llmtune.provider.receipt",
     "deprecated": "llmtune.deprecation",
     "encode_dataset": "llmtune.provider.encoding",
     "epochs_from_steps": "llmtune.provider.conversions",
     "get_provider": "llmtune.provider.registry",
+    "ignore_not_found": "llmtune.provider.sdk",
+    "is_installed": "llmtune.provider.sdk",
     "known_kinds": "llmtune.provider.registry",
-    "open_providers": "llmtune.provider.registry",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
+    "open_providers": "llmtune.provider.registry",
     "provider_class": "llmtune.provider.registry",
     "provider_names": "llmtune.provider.registry",
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
+    "read_completion": "llmtune.provider.chat",
+    "retry_after": "llmtune.provider.http",
+    "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
     "steps_per_epoch": "llmtune.provider.conversions",
     "total_steps": "llmtune.provider.conversions",
     "train_on_inputs": "llmtune.provider.conversions",
+    "translate_errors": "llmtune.provider.sdk",
 }
 
 __all__ = [
     "BARE",
+    "CHAT_FIELDS",
     "DECLARED_FIELDS",
     "FREE",
     "GENERATION_FIELDS",
@@ -138,17 +152,21 @@ __all__ = [
     "Account",
     "AnyRef",
     "Anything",
+    "BaseGenerator",
+    "BaseProvider",
     "Billed",
     "Bool",
     "Capabilities",
     "Catalog",
     "Changed",
+    "ChatGenerator",
     "CheckResult",
     "Choice",
     "Client",
     "Continuing",
     "Converted",
     "CostEstimate",
+    "Credentials",
     "Cursor",
     "DataVerdict",
     "Dataset",
@@ -183,10 +201,10 @@ __all__ = [
     "ModelRef",
     "No",
     "NotApplicable",
+    "ObjectStore",
     "Options",
     "Pausable",
     "Peeking",
-    "PollingProvider",
     "Price",
     "Progress",
     "Provider",
@@ -218,12 +236,16 @@ __all__ = [
     "ValueType",
     "Warming",
     "Weighed",
+    "chat_message",
     "check_options",
     "count_from_interval",
+    "deep_merge",
     "deprecated",
     "encode_dataset",
     "epochs_from_steps",
     "get_provider",
+    "ignore_not_found",
+    "is_installed",
     "known_kinds",
     "multiplier_from_rate",
     "nearest_size",
@@ -232,10 +254,14 @@ __all__ = [
     "provider_names",
     "rate_from_multiplier",
     "ratio_from_steps",
+    "read_completion",
+    "retry_after",
+    "sampling_settings",
     "steps_from_ratio",
     "steps_per_epoch",
     "total_steps",
     "train_on_inputs",
+    "translate_errors",
 ]
 
 if TYPE_CHECKING:
@@ -254,11 +280,18 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import Warming as Warming
     from llmtune.provider.abilities import Weighed as Weighed
     from llmtune.provider.base import BARE as BARE
-    from llmtune.provider.base import FunctionGenerator as FunctionGenerator
-    from llmtune.provider.base import PollingProvider as PollingProvider
+    from llmtune.provider.base import BaseProvider as BaseProvider
+    from llmtune.provider.base import Credentials as Credentials
     from llmtune.provider.base import ServiceSettings as ServiceSettings
     from llmtune.provider.catalog import Catalog as Catalog
     from llmtune.provider.catalog import ModelEntry as ModelEntry
+    from llmtune.provider.chat import CHAT_FIELDS as CHAT_FIELDS
+    from llmtune.provider.chat import BaseGenerator as BaseGenerator
+    from llmtune.provider.chat import ChatGenerator as ChatGenerator
+    from llmtune.provider.chat import FunctionGenerator as FunctionGenerator
+    from llmtune.provider.chat import chat_message as chat_message
+    from llmtune.provider.chat import read_completion as read_completion
+    from llmtune.provider.chat import sampling_settings as sampling_settings
     from llmtune.provider.conversions import count_from_interval as count_from_interval
     from llmtune.provider.conversions import epochs_from_steps as epochs_from_steps
     from llmtune.provider.conversions import multiplier_from_rate as multiplier_from_rate
@@ -297,6 +330,7 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import TokenScorer as TokenScorer
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import retry_after as retry_after
     from llmtune.provider.limits import Abilities as Abilities
     from llmtune.provider.limits import Ability as Ability
     from llmtune.provider.limits import Lifecycle as Lifecycle
@@ -304,11 +338,13 @@ if TYPE_CHECKING:
     from llmtune.provider.limits import No as No
     from llmtune.provider.limits import Price as Price
     from llmtune.provider.memory import Footprint as Footprint
+    from llmtune.provider.object_store import ObjectStore as ObjectStore
     from llmtune.provider.protocol import Provider as Provider
     from llmtune.provider.receipt import DataVerdict as DataVerdict
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
     from llmtune.provider.receipt import Receipt as Receipt
+    from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import GROUP as GROUP
     from llmtune.provider.registry import check_options as check_options
     from llmtune.provider.registry import get_provider as get_provider
@@ -316,6 +352,9 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import open_providers as open_providers
     from llmtune.provider.registry import provider_class as provider_class
     from llmtune.provider.registry import provider_names as provider_names
+    from llmtune.provider.sdk import ignore_not_found as ignore_not_found
+    from llmtune.provider.sdk import is_installed as is_installed
+    from llmtune.provider.sdk import translate_errors as translate_errors
     from llmtune.provider.translate import ONLY_FOR_METHOD as ONLY_FOR_METHOD
     from llmtune.provider.translate import ONLY_WITH_ADAPTER as ONLY_WITH_ADAPTER
     from llmtune.provider.types import Account as Account

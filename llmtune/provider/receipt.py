@@ -6,7 +6,8 @@ from the list of knobs, and a request is built from the receipt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -165,3 +166,14 @@ def place(body: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         body = body.setdefault(part, {})
     body[last] = value
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `base` with `over` laid over it, mapping by mapping; elsewhere the value of `over` stands."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = deep_merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NewType
+from typing import Any, ClassVar, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
+from llmtune.config import setting_variable
+from llmtune.errors import InvalidSettings
 from llmtune.metrics.points import MetricPoint
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -231,14 +234,19 @@ class Target(_Value):
 
 
 class Requirement(_Value):
-    """An optional dependency: the extra that installs it and the module that proves it is there.
+    """An optional dependency: the module that proves it is there, and what pip calls its `distribution`.
 
-    `distribution` is what pip calls the package.
+    `extra` is the extra of llmtune that installs it, "" where there is none.
     """
 
     extra: str
     module: str
     distribution: str
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs it: by llmtune's extra, or by its own name where `extra` is empty."""
+        return f"pip install 'llmtune-sdk[{self.extra}]'" if self.extra else f"pip install {self.distribution}"
 
 
 class Readiness(_Value):
@@ -301,3 +309,30 @@ class Account(BaseModel):
     """Base of a provider's account settings (project, region, bucket, base URL, names of keys). Never a secret."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    variables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The vendor's own environment variables that a setting is read from when it is unset, by setting."""
+
+    required: ClassVar[Mapping[str, str]] = {}
+    """Settings without which no job can be sent, and how a sentence calls each: 'region ("us-east-1")'."""
+
+    def value_of(self, setting: str) -> str | None:
+        """Return a setting, from here or else from the vendor's environment variables."""
+        values = (getattr(self, setting), *(os.environ.get(name) for name in self.variables.get(setting, ())))
+        return next((value for value in values if value), None)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the required settings that have no value."""
+        return tuple(setting for setting in self.required if not self.value_of(setting))
+
+    def require(self, name: str, *settings: str) -> None:
+        """Raise `InvalidSettings` naming those of `settings` that the instance `name` lacks and where to set them."""
+        if missing := [setting for setting in self.missing() if setting in settings]:
+            raise InvalidSettings(self.describe_missing(name, missing))
+
+    def describe_missing(self, name: str, settings: Sequence[str]) -> str:
+        """Return one sentence that says which settings the instance `name` needs and where they are set."""
+        *first, last = (self.required[setting] for setting in settings)
+        needed = " and ".join([*([", ".join(first)] if first else []), last])
+        variables = ", ".join(setting_variable(name, setting) for setting in settings)
+        return f"{name} needs {needed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"

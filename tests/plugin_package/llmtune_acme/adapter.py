@@ -5,14 +5,15 @@ from pathlib import Path
 
 from llmtune.errors import VendorError
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.base import FunctionGenerator, PollingProvider
+from llmtune.provider.base import BaseProvider
+from llmtune.provider.chat import FunctionGenerator
 from llmtune.provider.generation import Generation
 from llmtune.provider.limits import Abilities, No
 from llmtune.provider.types import JobRef, ModelRef, Request, RunState, SubmitSafety, UploadRef
 from llmtune_acme.parameters import LIMITS, PARAMETERS
 
 
-class AcmeProvider(PollingProvider):
+class AcmeProvider(BaseProvider):
     """Models tuned at Acme."""
 
     kind = "acme"
