@@ -150,7 +150,7 @@ def tutorial(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_page_and_the_package_are_the_same_text(tutorial: ModuleType) -> None:
     wanted = tutorial.files(tutorial.PAGE.read_text(encoding="utf-8"))
     assert wanted == tutorial.kept(tutorial.PACKAGE)
-    assert {"pyproject.toml", "llmtune_acme/adapter.py", "tests/test_acme.py", "job.yaml"} <= set(wanted)
+    assert {"pyproject.toml", "llmtune_acme/provider.py", "tests/test_acme.py", "job.yaml"} <= set(wanted)
 
 
 @pytest.mark.slow

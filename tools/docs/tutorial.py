@@ -1,6 +1,6 @@
 """Keep tests/plugin_package/ the same text as docs/plugin.md; `--check` only says whether it is.
 
-A code block of the page with a title is a file (`title="llmtune_acme/adapter.py"`); one that comes again replaces the
+A code block of the page with a title is a file (`title="llmtune_acme/provider.py"`); one that comes again replaces the
 first. `sh` blocks are what the reader types, and a `text` block is what is then seen. tests/plugin follows it all.
 """
 

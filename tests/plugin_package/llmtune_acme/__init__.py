@@ -1,3 +1,3 @@
 """Acme's fine-tuning service as a backend of llmtune."""
 
-from llmtune_acme.adapter import AcmeProvider as AcmeProvider
+from llmtune_acme.provider import AcmeProvider as AcmeProvider

@@ -1,7 +1,6 @@
 import pytest
 
-from llmtune.testing.conformance import ConformanceSuite
-from llmtune.testing.markers import notyet
+from llmtune.testing.conformance import ConformanceSuite, notyet
 from llmtune_acme import AcmeProvider
 from llmtune_acme.fake import FakeAcme
 

@@ -1,9 +1,6 @@
 """Acme's reference page as data: every field of a job, and what becomes of it there."""
 
-from llmtune.provider.conversions import nearest_size
-from llmtune.provider.declarations import Converted, Declarations, Inherent, Sent
-from llmtune.provider.limits import Limits
-from llmtune.provider.values import Float, Int, Text
+from llmtune.provider import Converted, Declarations, Float, Inherent, Int, Limits, Sent, Text, nearest_size
 
 PAGE = "Acme API reference, Create a tune, https://acme.example/docs/tunes (2026-11-01)"
 
