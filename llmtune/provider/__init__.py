@@ -70,6 +70,7 @@ _HOME = {
     "ModelRef": "llmtune.provider.types",
     "NOT_PUBLISHED": "llmtune.provider.declarations",
     "No": "llmtune.provider.limits",
+    "NOT_YET_METHODS": "llmtune.provider.limits",
     "NotApplicable": "llmtune.provider.declarations",
     "ONLY_FOR_METHOD": "llmtune.provider.translate",
     "ONLY_WITH_ADAPTER": "llmtune.provider.translate",
@@ -117,7 +118,7 @@ _HOME = {
     "epochs_from_steps": "llmtune.provider.conversions",
     "get_provider": "llmtune.provider.registry",
     "ignore_not_found": "llmtune.provider.sdk",
-    "is_installed": "llmtune.provider.sdk",
+    "growing_pauses": "llmtune.provider.sdk",
     "known_kinds": "llmtune.provider.registry",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
@@ -145,6 +146,7 @@ __all__ = [
     "GROUP",
     "JOB_FIELDS",
     "NOT_PUBLISHED",
+    "NOT_YET_METHODS",
     "ONLY_FOR_METHOD",
     "ONLY_WITH_ADAPTER",
     "Abilities",
@@ -244,8 +246,8 @@ __all__ = [
     "encode_dataset",
     "epochs_from_steps",
     "get_provider",
+    "growing_pauses",
     "ignore_not_found",
-    "is_installed",
     "known_kinds",
     "multiplier_from_rate",
     "nearest_size",
@@ -331,6 +333,7 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import Client as Client
     from llmtune.provider.http import retry_after as retry_after
+    from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities
     from llmtune.provider.limits import Ability as Ability
     from llmtune.provider.limits import Lifecycle as Lifecycle
@@ -352,8 +355,8 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import open_providers as open_providers
     from llmtune.provider.registry import provider_class as provider_class
     from llmtune.provider.registry import provider_names as provider_names
+    from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
-    from llmtune.provider.sdk import is_installed as is_installed
     from llmtune.provider.sdk import translate_errors as translate_errors
     from llmtune.provider.translate import ONLY_FOR_METHOD as ONLY_FOR_METHOD
     from llmtune.provider.translate import ONLY_WITH_ADAPTER as ONLY_WITH_ADAPTER

@@ -23,7 +23,6 @@ from llmtune.provider.declarations import Capabilities, Declarations
 from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.http import Client
 from llmtune.provider.limits import Abilities, Ability, Limits, No
-from llmtune.provider.sdk import is_installed
 from llmtune.provider.types import (
     Account,
     AnyRef,
@@ -129,7 +128,7 @@ class BaseProvider(ABC):
     """The provider's own options of a job."""
 
     Settings: type[BaseModel] = ServiceSettings
-    """Its account settings."""
+    """Its account settings, a subclass of `Account`."""
 
     requirements: tuple[Requirement, ...] = ()
     """Packages that it imports when it talks to the vendor."""
@@ -176,11 +175,16 @@ class BaseProvider(ABC):
         """The environment variable that holds the key: `api_key_env` of the settings, else `key_env`; "" for none."""
         return getattr(self.settings, "api_key_env", None) or self.key_env
 
+    @property
+    def address(self) -> str:
+        """Where the service is called: at the `base_url` of the settings, else at the vendor's own."""
+        return self.settings.value_of("base_url") or self.base_url
+
     @cached_property
     def client(self) -> Client:
-        """The vendor's service over HTTP, at `base_url` or where the settings say, with the key of `key_variable`."""
-        base = getattr(self.settings, "base_url", None) or self.base_url
-        return Client(base, key_env=self.key_variable or None, timeout=getattr(self.settings, "timeout", 60.0))
+        """The vendor's service over HTTP, at `address` and with the key of `key_variable`."""
+        timeout = getattr(self.settings, "timeout", 60.0)
+        return Client(self.address, key_env=self.key_variable or None, timeout=timeout)
 
     def snapshot(self, word: str, **rest: Any) -> Snapshot:
         """A snapshot of a job in the state that the vendor calls `word`, by `states`; `rest` are its other fields.
@@ -240,8 +244,8 @@ class BaseProvider(ABC):
 
         Imports and sends nothing. The hint is the first thing to do.
         """
-        absent = next((each for each in self.requirements if not is_installed(each.module)), None)
-        missing = self.settings.missing() if isinstance(self.settings, Account) else ()
+        absent = next((each for each in self.requirements if not each.is_installed), None)
+        missing = self.settings.missing()
         credentials, hint = self.find_credentials()
         if missing:
             hint = self.settings.describe_missing(self.name, missing)

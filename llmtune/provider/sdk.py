@@ -1,20 +1,12 @@
-"""Calling a vendor's SDK: whether it is installed, and its exceptions as those of llmtune."""
+"""Calling a vendor's SDK: its exceptions as those of llmtune, and waiting for what takes its time there."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 from llmtune.errors import LlmtuneError, VendorError
-
-
-def is_installed(module: str) -> bool:
-    """Whether a module can be imported; only its parent packages are imported to find out."""
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 @contextmanager
@@ -42,3 +34,26 @@ def ignore_not_found() -> Iterator[None]:
     except VendorError as error:
         if error.status != 404:
             raise
+
+
+def growing_pauses(
+    limit: float, *, first: float = 0.1, longest: float = 10.0, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[float]:
+    """Yield the seconds waited so far, at once and then after pauses that double, until `limit` is reached.
+
+    For a loop that looks whether something is done and returns; what follows the loop says that it took too long.
+
+    Args:
+        limit: seconds after which it ends.
+        first: the first pause, in seconds.
+        longest: the longest pause, in seconds.
+        sleep: waits; a test may give its own.
+    """
+    pause, waited = first, 0.0
+    while True:
+        yield waited
+        if waited >= limit:
+            return
+        sleep(pause)
+        waited += pause
+        pause = min(pause * 2, longest)

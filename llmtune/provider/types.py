@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
 from llmtune.config import setting_variable
-from llmtune.errors import InvalidSettings
+from llmtune.errors import InvalidSettings, MissingExtra
 from llmtune.metrics.points import MetricPoint
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -244,6 +245,19 @@ class Requirement(_Value):
     distribution: str
 
     @property
+    def is_installed(self) -> bool:
+        """Whether the module can be imported; only its parent packages are imported to find out."""
+        try:
+            return find_spec(self.module) is not None
+        except ModuleNotFoundError:
+            return False
+
+    def require(self, purpose: str) -> None:
+        """Raise `MissingExtra`, which says what the package is needed for (`purpose`), unless it is installed."""
+        if not self.is_installed:
+            raise MissingExtra(self.extra, self.distribution, purpose=purpose)
+
+    @property
     def install_command(self) -> str:
         """The command that installs it: by llmtune's extra, or by its own name where `extra` is empty."""
         return f"pip install 'llmtune-sdk[{self.extra}]'" if self.extra else f"pip install {self.distribution}"
@@ -318,7 +332,7 @@ class Account(BaseModel):
 
     def value_of(self, setting: str) -> str | None:
         """Return a setting, from here or else from the vendor's environment variables."""
-        values = (getattr(self, setting), *(os.environ.get(name) for name in self.variables.get(setting, ())))
+        values = (getattr(self, setting, None), *(os.environ.get(name) for name in self.variables.get(setting, ())))
         return next((value for value in values if value), None)
 
     def missing(self) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ class FakeProvider(BaseProvider):
     Options: type[BaseModel] = FakeOptions
     """It has none."""
 
-    Settings: type[BaseModel] = FakeSettings
+    Settings = FakeSettings
     """Which service, and how it behaves."""
 
     parameters = PARAMETERS
