@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
 from llmtune.provider import (
+    NOT_YET_METHODS,
     Ability,
     Bool,
     Changed,
@@ -38,7 +38,7 @@ METHODS: dict[str, Ability] = {
     "sft": True,
     "dpo": No("only supervised tuning is documented"),
     "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **NOT_YET_METHODS,
 }
 
 ADAPTERS: dict[str, Ability] = {
@@ -83,9 +83,7 @@ def declarations() -> Declarations:
             "an absolute rate is taken; the 1e-5 on the page may be an example, so no multiplier is reckoned from it",
             source=PAGE,
         ),
-        min_lr_ratio=schedule,
-        lr_schedule=schedule,
-        lr_num_cycles=schedule,
+        **dict.fromkeys(("min_lr_ratio", "lr_schedule", "lr_num_cycles"), schedule),
         warmup_ratio=Sent(_H + "warmup_ratio", Float(ge=0, le=1), default=0, source=PAGE, note=SHOWN),
         warmup_steps=Converted(
             _H + "warmup_ratio",
@@ -95,10 +93,7 @@ def declarations() -> Declarations:
             default=0,
             source=PAGE,
         ),
-        optimizer=untold,
-        adam_beta1=untold,
-        adam_beta2=untold,
-        adam_epsilon=untold,
+        **dict.fromkeys(("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"), untold),
         weight_decay=Sent(_H + "weight_decay", Float(ge=0), default=0, source=PAGE, note=SHOWN),
         max_grad_norm=Sent(_H + "max_grad_norm", Float(ge=0), default=1, source=PAGE, note=SHOWN),
         prompt_loss_weight=Unsupported("the service does not say on which tokens the loss is taken", source=PAGE),
@@ -115,13 +110,11 @@ def declarations() -> Declarations:
         lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0, source=PAGE, note=SHOWN),
         lora_target_modules=Unsupported("the service chooses the layers itself", source=PAGE),
         layer_lr_multipliers=Unsupported("the service trains all layers at one rate", source=PAGE),
-        dropout=own_dropout,
-        attention_dropout=own_dropout,
+        **dict.fromkeys(("dropout", "attention_dropout"), own_dropout),
         label_smoothing=Unsupported("the service has no label smoothing", source=PAGE),
         max_sequence_length=Sent(_H + "context_length", Int(1), default=8192, source=PAGE, note=SHOWN),
         packing=Sent(_H + "packing", Bool(), default=True, source=PAGE, note=SHOWN),
-        early_stopping_patience=to_the_end,
-        early_stopping_threshold=to_the_end,
+        **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), to_the_end),
         eval_every=Unsupported("the service evaluates when it saves a checkpoint", source=PAGE),
         checkpoint_every=Unsupported("the service saves checkpoints when it chooses to", source=PAGE),
         keep_checkpoints=Unsupported("the service does not say how many checkpoints it keeps", source=PAGE),

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
 from llmtune.provider import (
+    NOT_YET_METHODS,
     Abilities,
     Ability,
     Converted,
@@ -43,7 +43,7 @@ METHODS: dict[str, Ability] = {
     "sft": True,
     "dpo": True,
     "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **NOT_YET_METHODS,
 }
 
 ADAPTERS: dict[str, Ability] = {
@@ -99,35 +99,22 @@ def declarations(method: str) -> Declarations:
             "only a multiplier of the service's own rate is taken, and that rate is not published", source=SPEC
         ),
         learning_rate_multiplier=Sent(path + "learning_rate_multiplier", Float(gt=0), default="auto", source=SPEC),
-        min_lr_ratio=own_rate,
-        lr_schedule=own_rate,
-        lr_num_cycles=own_rate,
-        warmup_ratio=own_rate,
-        warmup_steps=own_rate,
-        optimizer=own_optimizer,
-        adam_beta1=own_optimizer,
-        adam_beta2=own_optimizer,
-        adam_epsilon=own_optimizer,
-        weight_decay=own_optimizer,
-        max_grad_norm=own_optimizer,
+        **dict.fromkeys(("min_lr_ratio", "lr_schedule", "lr_num_cycles", "warmup_ratio", "warmup_steps"), own_rate),
+        **dict.fromkeys(
+            ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"), own_optimizer
+        ),
         prompt_loss_weight=Inherent(
             0.0, "prompts are always masked: the loss is taken on answers alone (the old knob is gone)", source=GUIDE
         ),
-        lora_rank=own_choice,
-        lora_alpha=own_choice,
-        lora_dropout=own_choice,
-        lora_target_modules=own_choice,
+        **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), own_choice),
         layer_lr_multipliers=Unsupported("the service trains all layers at one rate of its own", source=SPEC),
-        dropout=own_dropout,
-        attention_dropout=own_dropout,
-        label_smoothing=own_dropout,
+        **dict.fromkeys(("dropout", "attention_dropout", "label_smoothing"), own_dropout),
         max_sequence_length=Unsupported(
             f"rows longer than the model's {TOKENS_PER_ROW:,} tokens are cut at the end, whatever is asked",
             source=PRACTICE,
         ),
         packing=Unsupported("the service does not tell how it batches rows", source=SPEC),
-        early_stopping_patience=all_epochs,
-        early_stopping_threshold=all_epochs,
+        **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), all_epochs),
         eval_every=Unsupported(
             "the service evaluates at steps of its own: a small batch as it goes, all validation rows once an epoch",
             source=GUIDE,

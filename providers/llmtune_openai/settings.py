@@ -12,6 +12,8 @@ from llmtune.provider import Account, Options
 class OpenAISettings(Account):
     """Where and as whom OpenAI, or a service that speaks its API, is called."""
 
+    variables = {"base_url": ("OPENAI_BASE_URL",)}
+
     base_url: str | None = None
     """Address of the service, for another region, a gateway or a compatible service; unset: OPENAI_BASE_URL, else
     OpenAI's own."""
