@@ -5,16 +5,14 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from llmtune._models import FrozenModel
 
 if TYPE_CHECKING:
     from llmtune.provider.declarations import Capabilities
 
 
-class CostEstimate(BaseModel):
+class CostEstimate(FrozenModel):
     """An estimate in `currency`. `total` is None when a part is not known, and `unknown` says which and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     training: float | None = None
     evaluation: float | None = None

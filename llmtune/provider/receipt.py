@@ -10,18 +10,17 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import FrozenModel
 from llmtune.provider.cost import CostEstimate
 from llmtune.provider.declarations import NOT_PUBLISHED, Support
 from llmtune.provider.memory import Footprint
 from llmtune.provider.types import Readiness, Request, Target
 
 
-class FieldReceipt(BaseModel):
+class FieldReceipt(FrozenModel):
     """What becomes of one field of the job at one backend."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: str
     support: Support
@@ -56,10 +55,8 @@ class FieldReceipt(BaseModel):
         return self.support in ("sent", "converted")
 
 
-class DataVerdict(BaseModel):
+class DataVerdict(FrozenModel):
     """What the backend would say of the dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = ""
     sha256: str | None = None
@@ -84,10 +81,8 @@ class DataVerdict(BaseModel):
     """False when the dataset could not be read here (the findings say why)."""
 
 
-class LifecycleVerdict(BaseModel):
+class LifecycleVerdict(FrozenModel):
     """Whether the service takes this job today."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     status: str = "active"
     sentence: str = "active"
@@ -99,15 +94,13 @@ class LifecycleVerdict(BaseModel):
     alternatives: tuple[str, ...] = ()
 
 
-class Receipt(BaseModel):
+class Receipt(FrozenModel):
     """What a backend will do with a job, field by field, before anything is sent.
 
     `target` and `family` say where, `job_name` which job; `fields` holds one row a field of the job, under one of
     the seven words. `request` is the exact body that would go out, `cost` the estimate, `lifecycle` whether the
     service takes jobs today, `ready` whether it could be used from here. `warnings` stop nothing.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: Target
     family: str

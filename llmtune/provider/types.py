@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel, FrozenModel
 from llmtune.config import setting_variable
 from llmtune.errors import InvalidSettings, MissingExtra
 from llmtune.metrics.points import MetricPoint
@@ -47,11 +46,7 @@ class RunState(StrEnum):
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Ref(_Value):
+class Ref(FrozenModel):
     """Something that exists at a vendor: its id, and whatever else is needed to reach it. Never a secret."""
 
     id: str
@@ -104,7 +99,7 @@ class SubmitSafety:
     window: float = 0.0
 
 
-class EncodedFile(_Value):
+class EncodedFile(FrozenModel):
     """One file in the vendor's own row format, on disk, named by its content.
 
     `role` says what it is for, `path` where it lies; `sha256` (hexadecimal), `rows` and `bytes` describe its
@@ -119,7 +114,7 @@ class EncodedFile(_Value):
     format: str
 
 
-class EncodedDataset(_Value):
+class EncodedDataset(FrozenModel):
     """The files to upload, and what could not be carried into them (by row).
 
     `lossy` holds those, one sentence each; a run refuses them unless it was asked to go on.
@@ -137,7 +132,7 @@ class EncodedDataset(_Value):
 Files = Mapping[str, UploadRef]
 
 
-class Request(_Value):
+class Request(FrozenModel):
     """The exact call that starts the job, without the run key (the key's place is the provider's business)."""
 
     operation: str
@@ -147,7 +142,7 @@ class Request(_Value):
     """The exact body."""
 
 
-class Event(_Value):
+class Event(FrozenModel):
     """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice.
 
     `time` is in Unix seconds, `level` the vendor's weight of it.
@@ -159,7 +154,7 @@ class Event(_Value):
     message: str
 
 
-class Progress(_Value):
+class Progress(FrozenModel):
     """How far the job is; None where the vendor does not say. Seconds left are the vendor's or measured.
 
     `step` of `total_steps` optimizer steps, `epoch` with fractions, `seconds_left`, and `tokens_per_second` of
@@ -173,7 +168,7 @@ class Progress(_Value):
     tokens_per_second: float | None = None
 
 
-class Billed(_Value):
+class Billed(FrozenModel):
     """What the vendor says it billed. `tokens` are billed training tokens; `amount` is money, where it tells.
 
     `currency` is an ISO 4217 code; `source` is the call or file that told.
@@ -185,7 +180,7 @@ class Billed(_Value):
     source: str = ""
 
 
-class Snapshot(_Value):
+class Snapshot(FrozenModel):
     """What one `poll` saw.
 
     `state` is ours; `progress`, new `events`, usable `checkpoints`, what was `billed`, and `warnings` come with it.
@@ -219,7 +214,7 @@ class Snapshot(_Value):
     cursor: Cursor | None = None
 
 
-class Target(_Value):
+class Target(FrozenModel):
     """What a capability question is about: one model, method and adapter at one provider, with its options."""
 
     provider: str
@@ -234,7 +229,7 @@ class Target(_Value):
     options: dict[str, Any] = {}
 
 
-class Requirement(_Value):
+class Requirement(FrozenModel):
     """An optional dependency: the module that proves it is there, and what pip calls its `distribution`.
 
     `extra` is the extra of llmtune that installs it, "" where there is none.
@@ -263,7 +258,7 @@ class Requirement(_Value):
         return f"pip install 'llmtune-sdk[{self.extra}]'" if self.extra else f"pip install {self.distribution}"
 
 
-class Readiness(_Value):
+class Readiness(FrozenModel):
     """Whether the backend could be used from here, found out offline and without importing its SDK.
 
     `extra` is about packages, `credentials` about keys, `missing_settings` are names of account settings.
@@ -276,7 +271,7 @@ class Readiness(_Value):
     """The next command to type, when something is missing."""
 
 
-class RemoteModel(_Value):
+class RemoteModel(FrozenModel):
     """A tuned model that an account owns, as `inventory` lists it.
 
     `base` is the base model's id, `job` the id of the job it came from, `created` in Unix seconds.
@@ -292,7 +287,7 @@ class RemoteModel(_Value):
     data: dict[str, Any] = {}
 
 
-class RemoteJob(_Value):
+class RemoteJob(FrozenModel):
     """A job fetched back from a vendor: enough to run it again elsewhere.
 
     `hyperparameters` are by our names; `unmapped` holds the vendor's others, so that none vanishes.
@@ -313,16 +308,12 @@ class RemoteJob(_Value):
     data: dict[str, Any] = {}
 
 
-class Options(BaseModel):
+class Options(DocumentedModel):
     """Base of a provider's own options, the ones that travel with the job. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-
-class Account(BaseModel):
+class Account(DocumentedModel):
     """Base of a provider's account settings (project, region, bucket, base URL, names of keys). Never a secret."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     variables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """The vendor's own environment variables that a setting is read from when it is unset, by setting."""

@@ -134,7 +134,7 @@ class FakeProvider(BaseProvider):
     Options: type[BaseModel] = FakeOptions
     """It has none."""
 
-    Settings = FakeSettings
+    Settings: type[BaseModel] = FakeSettings
     """Which service, and how it behaves."""
 
     parameters = PARAMETERS

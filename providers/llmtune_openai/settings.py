@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import DocumentedModel
 from llmtune.provider import Account, Options
 
 
@@ -34,10 +35,8 @@ class OpenAISettings(Account):
     """Seconds that one call may take; unset: 120, and 600 for files."""
 
 
-class Wandb(BaseModel):
+class Wandb(DocumentedModel):
     """Weights & Biases: the vendor writes the job's metrics there (the key is set in the vendor's console)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     project: Annotated[str, Field(min_length=1)]
     """Project that the run appears in."""
