@@ -116,13 +116,18 @@ def instance(name: str, fields: tuple[str, ...] = (), **passed: Any) -> Instance
                 kind = str(value)
             else:
                 values[key], origins[key] = value, str(path)
-    prefix = f"LLMTUNE_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_"
     for key in fields:
-        if (value := os.environ.get(prefix + key.upper())) is not None:
-            values[key], origins[key] = value, prefix + key.upper()
+        variable = setting_variable(name, key)
+        if (value := os.environ.get(variable)) is not None:
+            values[key], origins[key] = value, variable
     for key, value in passed.items():
         values[key], origins[key] = value, "python"
     return Instance(name=name, kind=kind, values=values, origins=origins)
+
+
+def setting_variable(name: str, key: str) -> str:
+    """Return the environment variable that sets an account setting of an instance: LLMTUNE_NAME_KEY."""
+    return f"LLMTUNE_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_{key.upper()}"
 
 
 def redact(key: str, value: Any) -> Any:

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from llmtune import _clock
+from llmtune._models import FrozenModel
 from llmtune.config import redact_url, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
 from llmtune.planning import support_matrix
@@ -27,11 +26,7 @@ from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import UNFINISHED, open_store
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Backend(_Value):
+class Backend(FrozenModel):
     """Whether one backend could be used from here."""
 
     name: str
@@ -55,7 +50,7 @@ class Backend(_Value):
     error: str | None = None
 
 
-class StoreHealth(_Value):
+class StoreHealth(FrozenModel):
     """Whether the run store can be trusted."""
 
     url: str
@@ -70,7 +65,7 @@ class StoreHealth(_Value):
     error: str | None = None
 
 
-class OwnedModel(_Value):
+class OwnedModel(FrozenModel):
     """A tuned model, and how long it will answer."""
 
     model: str
@@ -87,7 +82,7 @@ class OwnedModel(_Value):
     """Days from today to that day; 0 or less: it has stopped."""
 
 
-class Unseen(_Value):
+class Unseen(FrozenModel):
     """A backend whose tuned models could not be listed."""
 
     provider: str

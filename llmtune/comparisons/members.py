@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import Hyperparameters, TuningJob
 
 
-class Member(BaseModel):
+class Member(DocumentedModel):
     """One run of a comparison. What is None is the job's own.
 
     `model` is its base model's id.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     provider: str
     """A provider's name or a configured instance's."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import DocumentedModel
 from llmtune.metrics.classification import ClassificationResult
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval
@@ -16,11 +17,7 @@ from llmtune.metrics.text import TokenFigures
 ScoredBy = Literal["likelihood", "text", "loss"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class MetricValue(_Value):
+class MetricValue(DocumentedModel):
     """One metric of one system on the evaluated rows."""
 
     name: str
@@ -35,7 +32,7 @@ class MetricValue(_Value):
     """ "share" is 0..1 and is shown in per cent; "nats/token" is a loss; anything else is shown as it is."""
 
 
-class WorstRow(_Value):
+class WorstRow(DocumentedModel):
     """A row that went wrong, for people to look at."""
 
     row: int
@@ -56,7 +53,7 @@ class WorstRow(_Value):
     """Why it stands here: how sure the model was, its loss, the vendor's refusal."""
 
 
-class Contradiction(_Value):
+class Contradiction(DocumentedModel):
     """One prompt with different labels: no model can get all of them right."""
 
     prompt: str
@@ -64,7 +61,7 @@ class Contradiction(_Value):
     """(label, where it stands: "train line 12")."""
 
 
-class Latency(_Value):
+class Latency(DocumentedModel):
     """Seconds an answer took, over the answers whose time is known."""
 
     p50: float
@@ -72,7 +69,7 @@ class Latency(_Value):
     answers: int
 
 
-class Usage(_Value):
+class Usage(DocumentedModel):
     """Tokens that the answers took, by the backend's own count. Answers from the cache keep theirs."""
 
     prompt_tokens: int | NotReported
@@ -84,7 +81,7 @@ class Usage(_Value):
     """Answers that were there already, and were not paid for again."""
 
 
-class SystemResult(_Value):
+class SystemResult(DocumentedModel):
     """One system (the base model, the tuned model) on the evaluated rows."""
 
     name: str
@@ -123,7 +120,7 @@ class SystemResult(_Value):
         return next((each for each in self.metrics if each.name == metric), None)
 
 
-class Majority(_Value):
+class Majority(DocumentedModel):
     """What always giving the most frequent answer would reach."""
 
     label: str
@@ -132,7 +129,7 @@ class Majority(_Value):
     """Where the most frequent label was counted."""
 
 
-class Fit(_Value):
+class Fit(DocumentedModel):
     """The tuned model on a sample of its own training rows, and on validation rows, by the main metric."""
 
     metric: str
@@ -142,7 +139,7 @@ class Fit(_Value):
     """The sampled training rows of highest loss, where the backend gives logits."""
 
 
-class EvaluationResult(_Value):
+class EvaluationResult(DocumentedModel):
     """Base and tuned model on held-out rows: how good, how sure, and where it goes wrong."""
 
     rows: int

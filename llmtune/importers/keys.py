@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import FrozenModel
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 
@@ -25,10 +24,8 @@ def refuse_existing(path: Path, overwrite: bool, *, instead: str) -> None:
         raise LlmtuneError(f"{path} is already there", hint=f"{instead}, or pass --overwrite")
 
 
-class Line(BaseModel):
+class Line(FrozenModel):
     """What became of one key. `word` "default" is a value that was not written there but holds there all the same."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     value: Any = None
@@ -39,10 +36,8 @@ class Line(BaseModel):
     says: str = ""
 
 
-class Imported(BaseModel):
+class Imported(FrozenModel):
     """A job made from another tool's configuration, with the receipt of every key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     job: TuningJob
     source: str

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, InvalidJob, did_you_mean
 from llmtune.metrics.labels import LabelRule, check_labels, label_rule
 
@@ -22,11 +23,7 @@ OUTSIDE_LISTED = 20
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ClassMetrics(_Value):
+class ClassMetrics(DocumentedModel):
     """The figures of one label. A figure without a denominator is 0, as in scikit-learn; the counts tell."""
 
     label: str
@@ -49,7 +46,7 @@ class ClassMetrics(_Value):
     """Answers that say this label."""
 
 
-class Average(_Value):
+class Average(DocumentedModel):
     """One way of averaging over the labels."""
 
     precision: Share
@@ -58,14 +55,14 @@ class Average(_Value):
     f_beta: Share
 
 
-class OutsideAnswer(_Value):
+class OutsideAnswer(DocumentedModel):
     """An answer that is no label of the set, and how often it came; None is "no answer at all"."""
 
     answer: str | None
     count: int
 
 
-class ClassificationResult(_Value):
+class ClassificationResult(DocumentedModel):
     """Everything about one set of answers; `rule` says when an answer counted as a label."""
 
     rows: int

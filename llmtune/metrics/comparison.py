@@ -14,8 +14,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData
 from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval, bootstrap, mean_of, wilson
 from llmtune.metrics.points import Better, Number
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 Verdict = Literal["better", "worse", "not separable"]
 
 
-class Comparison(BaseModel):
+class Comparison(DocumentedModel):
     """Two systems judged by one metric. The verdict is about the second, `name_b`, relative to the first, `name_a`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metric: str
     name_a: str

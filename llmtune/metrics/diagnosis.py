@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.metrics.comparison import compare_unpaired
 from llmtune.metrics.intervals import wilson
 from llmtune.metrics.points import NotReported, Number, Series
@@ -69,11 +68,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Spike(_Value):
+class Spike(DocumentedModel):
     """A loss that jumped out of its neighbourhood, or was no number."""
 
     series: str
@@ -90,7 +85,7 @@ class Spike(_Value):
         return f"{self.series} jumped to {self.value:.4g} at step {self.step}{before}"
 
 
-class Diagnosis(_Value):
+class Diagnosis(DocumentedModel):
     """How well the model fits, the numbers behind it, and what to try next."""
 
     verdict: Verdict

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData
 from llmtune.metrics.points import Number
 
@@ -36,10 +37,8 @@ RESAMPLES = 2000
 _CHUNK = 2_000_000
 
 
-class Interval(BaseModel):
+class Interval(DocumentedModel):
     """A confidence interval: `low` and `high` at `level` (0..1), and the method that gave it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     low: Number
     high: Number

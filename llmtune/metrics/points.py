@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from llmtune._models import DocumentedModel, FrozenModel
 
 #: Where a number comes from: the vendor's API, a file the vendor wrote, or llmtune's own measurement.
 Source = Literal["vendor_api", "vendor_file", "computed"]
@@ -146,10 +148,8 @@ Number = Annotated[
 ]
 
 
-class MetricPoint(BaseModel):
+class MetricPoint(DocumentedModel):
     """One value of one series at one optimizer step. NaN and infinities are kept: a diverged loss is a fact."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     step: Annotated[int, Field(ge=0)]
     """Optimizer steps done when it was measured. Integer >= 0."""
@@ -173,15 +173,13 @@ class MetricPoint(BaseModel):
     """The backend's own name of it ("full_valid_loss")."""
 
 
-class Series(BaseModel):
+class Series(FrozenModel):
     """One curve: points by step, one a step. Given in any order and with repeats, they come out sorted and single.
 
     Of several values for one step the better source is kept (`SOURCE_ORDER`), of one source the later one.
 
     `unit` is "" for plain numbers.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     unit: str = ""

@@ -16,8 +16,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics.labels import normalise
 from llmtune.metrics.points import Better, Number
@@ -228,10 +227,8 @@ def _own(name: str, function: RowScore) -> TextMetric:
 
 
 # --- where logits exist ----------------------------------------------------------------------------------------------
-class TokenFigures(BaseModel):
+class TokenFigures(DocumentedModel):
     """Loss, perplexity and token accuracy over the trained tokens of some rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rows: int
     tokens: int

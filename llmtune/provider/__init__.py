@@ -15,17 +15,22 @@ _HOME = {
     "AnyRef": "llmtune.provider.types",
     "Anything": "llmtune.provider.values",
     "BARE": "llmtune.provider.base",
+    "BaseGenerator": "llmtune.provider.chat",
+    "BaseProvider": "llmtune.provider.base",
     "Billed": "llmtune.provider.types",
     "Bool": "llmtune.provider.values",
+    "CHAT_FIELDS": "llmtune.provider.chat",
     "Capabilities": "llmtune.provider.declarations",
     "Catalog": "llmtune.provider.catalog",
     "Changed": "llmtune.provider.declarations",
+    "ChatGenerator": "llmtune.provider.chat",
     "CheckResult": "llmtune.provider.abilities",
     "Choice": "llmtune.provider.values",
     "Client": "llmtune.provider.http",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
+    "Credentials": "llmtune.provider.base",
     "Cursor": "llmtune.provider.types",
     "DECLARED_FIELDS": "llmtune.provider.declarations",
     "DataVerdict": "llmtune.provider.receipt",
@@ -43,7 +48,7 @@ _HOME = {
     "Files": "llmtune.provider.types",
     "Float": "llmtune.provider.values",
     "Footprint": "llmtune.provider.memory",
-    "FunctionGenerator": "llmtune.provider.base",
+    "FunctionGenerator": "llmtune.provider.chat",
     "GENERATION_FIELDS": "llmtune.provider.declarations",
     "Generation": "llmtune.provider.generation",
     "GenerationRequest": "llmtune.provider.generation",
@@ -61,12 +66,13 @@ _HOME = {
     "ModelEntry": "llmtune.provider.catalog",
     "ModelRef": "llmtune.provider.types",
     "NOT_PUBLISHED": "llmtune.provider.declarations",
+    "NOT_YET_METHODS": "llmtune.provider.limits",
     "No": "llmtune.provider.limits",
     "NotApplicable": "llmtune.provider.declarations",
+    "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
     "Pausable": "llmtune.provider.abilities",
     "Peeking": "llmtune.provider.abilities",
-    "PollingProvider": "llmtune.provider.base",
     "Price": "llmtune.provider.limits",
     "Progress": "llmtune.provider.types",
     "Provider": "llmtune.provider.protocol",
@@ -98,44 +104,58 @@ _HOME = {
     "ValueType": "llmtune.provider.values",
     "Warming": "llmtune.provider.abilities",
     "Weighed": "llmtune.provider.abilities",
+    "chat_message": "llmtune.provider.chat",
     "count_from_interval": "llmtune.provider.conversions",
+    "deep_merge": "llmtune.provider.receipt",
     "deprecated": "llmtune.deprecation",
     "encode_dataset": "llmtune.provider.encoding",
     "epochs_from_steps": "llmtune.provider.conversions",
     "get_provider": "llmtune.provider.registry",
-    "open_providers": "llmtune.provider.registry",
+    "growing_pauses": "llmtune.provider.sdk",
+    "ignore_not_found": "llmtune.provider.sdk",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
+    "open_providers": "llmtune.provider.registry",
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
+    "read_completion": "llmtune.provider.chat",
+    "retry_after": "llmtune.provider.http",
+    "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
     "steps_per_epoch": "llmtune.provider.conversions",
     "total_steps": "llmtune.provider.conversions",
     "train_on_inputs": "llmtune.provider.conversions",
+    "translate_errors": "llmtune.provider.sdk",
 }
 
 __all__ = [
     "BARE",
+    "CHAT_FIELDS",
     "DECLARED_FIELDS",
     "GENERATION_FIELDS",
     "JOB_FIELDS",
     "NOT_PUBLISHED",
+    "NOT_YET_METHODS",
     "Abilities",
     "Ability",
     "Account",
     "AnyRef",
     "Anything",
+    "BaseGenerator",
+    "BaseProvider",
     "Billed",
     "Bool",
     "Capabilities",
     "Catalog",
     "Changed",
+    "ChatGenerator",
     "CheckResult",
     "Choice",
     "Client",
     "Continuing",
     "Converted",
     "CostEstimate",
+    "Credentials",
     "Cursor",
     "DataVerdict",
     "Dataset",
@@ -169,10 +189,10 @@ __all__ = [
     "ModelRef",
     "No",
     "NotApplicable",
+    "ObjectStore",
     "Options",
     "Pausable",
     "Peeking",
-    "PollingProvider",
     "Price",
     "Progress",
     "Provider",
@@ -204,20 +224,28 @@ __all__ = [
     "ValueType",
     "Warming",
     "Weighed",
+    "chat_message",
     "count_from_interval",
+    "deep_merge",
     "deprecated",
     "encode_dataset",
     "epochs_from_steps",
     "get_provider",
+    "growing_pauses",
+    "ignore_not_found",
     "multiplier_from_rate",
     "nearest_size",
     "open_providers",
     "rate_from_multiplier",
     "ratio_from_steps",
+    "read_completion",
+    "retry_after",
+    "sampling_settings",
     "steps_from_ratio",
     "steps_per_epoch",
     "total_steps",
     "train_on_inputs",
+    "translate_errors",
 ]
 
 if TYPE_CHECKING:
@@ -235,11 +263,18 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import Warming as Warming
     from llmtune.provider.abilities import Weighed as Weighed
     from llmtune.provider.base import BARE as BARE
-    from llmtune.provider.base import FunctionGenerator as FunctionGenerator
-    from llmtune.provider.base import PollingProvider as PollingProvider
+    from llmtune.provider.base import BaseProvider as BaseProvider
+    from llmtune.provider.base import Credentials as Credentials
     from llmtune.provider.base import ServiceSettings as ServiceSettings
     from llmtune.provider.catalog import Catalog as Catalog
     from llmtune.provider.catalog import ModelEntry as ModelEntry
+    from llmtune.provider.chat import CHAT_FIELDS as CHAT_FIELDS
+    from llmtune.provider.chat import BaseGenerator as BaseGenerator
+    from llmtune.provider.chat import ChatGenerator as ChatGenerator
+    from llmtune.provider.chat import FunctionGenerator as FunctionGenerator
+    from llmtune.provider.chat import chat_message as chat_message
+    from llmtune.provider.chat import read_completion as read_completion
+    from llmtune.provider.chat import sampling_settings as sampling_settings
     from llmtune.provider.conversions import count_from_interval as count_from_interval
     from llmtune.provider.conversions import epochs_from_steps as epochs_from_steps
     from llmtune.provider.conversions import multiplier_from_rate as multiplier_from_rate
@@ -277,6 +312,8 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import TokenScorer as TokenScorer
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import retry_after as retry_after
+    from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities
     from llmtune.provider.limits import Ability as Ability
     from llmtune.provider.limits import Lifecycle as Lifecycle
@@ -284,13 +321,18 @@ if TYPE_CHECKING:
     from llmtune.provider.limits import No as No
     from llmtune.provider.limits import Price as Price
     from llmtune.provider.memory import Footprint as Footprint
+    from llmtune.provider.object_store import ObjectStore as ObjectStore
     from llmtune.provider.protocol import Provider as Provider
     from llmtune.provider.receipt import DataVerdict as DataVerdict
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
     from llmtune.provider.receipt import Receipt as Receipt
+    from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import get_provider as get_provider
     from llmtune.provider.registry import open_providers as open_providers
+    from llmtune.provider.sdk import growing_pauses as growing_pauses
+    from llmtune.provider.sdk import ignore_not_found as ignore_not_found
+    from llmtune.provider.sdk import translate_errors as translate_errors
     from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
     from llmtune.provider.types import Billed as Billed

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from llmtune._models import FrozenModel
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -27,13 +27,11 @@ class Continuing(Protocol):
         ...
 
 
-class CheckResult(BaseModel):
+class CheckResult(FrozenModel):
     """Something that was looked at once a model was there: that templates agree, that the model ends its turn.
 
     `passed` is the verdict, `says` a sentence with what was seen.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     passed: bool

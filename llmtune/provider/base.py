@@ -1,4 +1,4 @@
-"""A base for providers: files go up, a job starts, and then one asks how it goes. Most vendors are like that.
+"""The base of every provider: files go up, a job starts, and then one asks how it goes.
 
 Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is told as
 data. Whatever else a provider may do is answered here by what is true of one that does not do it: there is no guess and
@@ -7,19 +7,20 @@ no silent nothing. Override those answers one by one; docs/plugin.md goes the wh
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field
 
+from llmtune.config import read_secret
 from llmtune.errors import VendorError
 from llmtune.provider import catalog
 from llmtune.provider.declarations import Capabilities, Declarations
-from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
+from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.http import Client
 from llmtune.provider.limits import Abilities, Ability, Limits, No
 from llmtune.provider.types import (
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from llmtune.provider.protocol import Provider
     from llmtune.provider.receipt import Receipt
 
+#: Whether credentials are there, and the command that would provide them where there is one.
+Credentials = tuple[Literal["found", "not found", "not checked", "not needed"], str | None]
+
 #: What a provider can do that overrides nothing: train, and tell the training loss.
 BARE = Abilities(
     cancel=No("jobs cannot be cancelled from here yet"),
@@ -72,7 +76,7 @@ class ServiceSettings(Account):
     """Seconds that a request may wait for its answer. > 0."""
 
 
-class PollingProvider(ABC):
+class BaseProvider(ABC):
     """A provider whose vendor is polled. The class attributes are what it says of the vendor; give `kind` and
     `parameters` at least.
 
@@ -124,14 +128,14 @@ class PollingProvider(ABC):
     """The provider's own options of a job."""
 
     Settings: type[BaseModel] = ServiceSettings
-    """Its account settings."""
+    """Its account settings, a subclass of `Account`."""
 
     requirements: tuple[Requirement, ...] = ()
     """Packages that it imports when it talks to the vendor."""
 
     def __init__(self, name: str = "", settings: Any = None) -> None:
         self.name = name or self.kind
-        self.settings = settings if settings is not None else self.Settings()
+        self.settings: Any = settings if settings is not None else self.Settings()
 
     # --- to be given -----------------------------------------------------------------------------------------------
     @abstractmethod
@@ -167,10 +171,20 @@ class PollingProvider(ABC):
 
     # --- help for those four ---------------------------------------------------------------------------------------
     @property
+    def key_variable(self) -> str:
+        """The environment variable that holds the key: `api_key_env` of the settings, else `key_env`; "" for none."""
+        return getattr(self.settings, "api_key_env", None) or self.key_env
+
+    @property
+    def address(self) -> str:
+        """Where the service is called: at the `base_url` of the settings, else at the vendor's own."""
+        return self.settings.value_of("base_url") or self.base_url
+
+    @cached_property
     def client(self) -> Client:
-        """The vendor's service over HTTP, at `base_url` or where the settings say, with the key of `key_env`."""
-        base = getattr(self.settings, "base_url", None) or self.base_url
-        return Client(base, key_env=self.key_env or None, timeout=getattr(self.settings, "timeout", 60.0))
+        """The vendor's service over HTTP, at `address` and with the key of `key_variable`."""
+        timeout = getattr(self.settings, "timeout", 60.0)
+        return Client(self.address, key_env=self.key_variable or None, timeout=timeout)
 
     def snapshot(self, word: str, **rest: Any) -> Snapshot:
         """A snapshot of a job in the state that the vendor calls `word`, by `states`; `rest` are its other fields.
@@ -185,39 +199,62 @@ class PollingProvider(ABC):
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
-        """What this target can express: the class attributes, and the model's line of the catalogue. Pure."""
-        rest: dict[str, Any] = {"family": self.kind}
+        """What this target can express: the class attributes, and the model's line of the catalogue. Pure.
+
+        Where a target changes more than that, override it and `dataclasses.replace` what differs.
+        """
+        limits = self.limits
+        from_catalog: dict[str, Any] = {"family": self.kind}
         if self.catalog is not None:
-            known = catalog.load(self.kind, self.catalog)
-            entry, warnings = known.model(target.model) if target.model else (known.default, ())
-            rest = {
+            models = catalog.load(self.kind, self.catalog)
+            entry, warnings = models.model(target.model) if target.model else (models.default, ())
+            if entry.max_tokens_per_row is not None:
+                limits = replace(limits, max_tokens_per_row=entry.max_tokens_per_row)
+            from_catalog = {
                 "family": entry.family,
-                "lifecycle": entry.lifecycle or known.lifecycle,
+                "lifecycle": entry.lifecycle or models.lifecycle,
                 "price": entry.price,
                 "known_model": not warnings,
                 "warnings": warnings,
             }
         return Capabilities(
             parameters=self.parameters,
-            limits=self.limits,
+            limits=limits,
             abilities=self.abilities,
             methods=self.methods,
             adapters=self.adapters,
-            **rest,
+            **from_catalog,
         )
 
+    def find_credentials(self) -> Credentials:
+        """Whether the key of `key_variable` is there; override for a vendor with a credential chain of its own.
+
+        Returns:
+            the status, and the command that would provide the credentials, or None. Files and variables are looked
+            at; nothing is imported or sent.
+        """
+        if not self.key_variable:
+            return "not needed", None
+        if read_secret(self.key_variable):
+            return "found", None
+        return "not found", f"export {self.key_variable}=..."
+
     def ready(self) -> Readiness:
-        """Whether the packages of `requirements` and the key of `key_env` are there. Imports and sends nothing."""
-        missing = next((each for each in self.requirements if find_spec(each.module) is None), None)
-        found = bool(os.environ.get(self.key_env)) if self.key_env else None
-        hint = None
-        if missing is not None:
-            hint = f"pip install {missing.distribution}"
-        elif found is False:
-            hint = f"export {self.key_env}=..."
+        """Whether the packages of `requirements`, the required settings and the credentials are there.
+
+        Imports and sends nothing. The hint is the first thing to do.
+        """
+        absent = next((each for each in self.requirements if not each.is_installed), None)
+        missing = self.settings.missing()
+        credentials, hint = self.find_credentials()
+        if missing:
+            hint = self.settings.describe_missing(self.name, missing)
+        if absent is not None:
+            hint = absent.install_command
         return Readiness(
-            extra="not needed" if not self.requirements else "missing" if missing else "installed",
-            credentials="not needed" if found is None else "found" if found else "not found",
+            extra="not needed" if not self.requirements else "missing" if absent else "installed",
+            credentials=credentials,
+            missing_settings=missing,
             hint=hint,
         )
 
@@ -298,30 +335,7 @@ class PollingProvider(ABC):
         return Unavailable(able.reason if isinstance(able, No) else "this provider cannot ask its models yet")
 
 
-class FunctionGenerator:
-    """A generator out of a function that answers one question. Nothing is held, so closing frees nothing.
-
-    Args:
-        answer: answers one request; raises `TransientError` where trying again later is right.
-        max_concurrency: how many calls the vendor stands at once. >= 1.
-    """
-
-    def __init__(self, answer: Callable[[GenerationRequest], Generation], *, max_concurrency: int = 8) -> None:
-        self._answer = answer
-        self.max_concurrency = max_concurrency
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order. Raises what the function raises."""
-        return [self._answer(request) for request in requests]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
-
-
 if TYPE_CHECKING:
 
-    def _is_a_provider(made: PollingProvider) -> Provider:
+    def _is_a_provider(made: BaseProvider) -> Provider:
         return made

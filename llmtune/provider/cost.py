@@ -5,20 +5,18 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from llmtune._models import FrozenModel
 
 if TYPE_CHECKING:
     from llmtune.provider.declarations import Capabilities
 
 
-class CostEstimate(BaseModel):
+class CostEstimate(FrozenModel):
     """An estimate in `currency`: `training`, `evaluation` and `hosting` add up to `total`.
 
     `total` is None when a part is not known, and `unknown` says which and why. `formula` is the sum written out;
     `source` is where the price was read, and `checked` the day.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     training: float | None = None
     evaluation: float | None = None

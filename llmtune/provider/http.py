@@ -1,33 +1,54 @@
-"""A small JSON-over-HTTP client on the standard library, with the errors an adapter owes the core.
+"""A small JSON-over-HTTP client on httpx, with the errors that a provider owes the core.
 
 For vendors without an SDK, or whose SDK is not worth its imports. It never repeats a request. What broke before
 anything was sent is `TransientError(sent=False)`; what may have reached the service is `sent=True`; a refusal is
-`VendorError` in the service's own words.
+`VendorError` in the service's own words. httpx is imported when the first request is made.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import ssl
-import threading
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
 
-_kept = threading.local()
+if TYPE_CHECKING:
+    import httpx
+
+
+def retry_after(headers: Mapping[str, str] | None) -> float | None:
+    """Return the seconds that a service asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
+
+    None when the `headers` of its answer hold neither.
+    """
+    values = {name.lower(): value for name, value in (headers or {}).items()}
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if name not in values:
+            continue
+        try:
+            return max(0.0, float(values[name]) * scale)
+        except ValueError:
+            pass
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return max(0.0, parsedate_to_datetime(values[name]).timestamp() - time.time())
+        except (TypeError, ValueError):
+            continue
+    return None
 
 
 class Client:
-    """Talks to one service; connections are kept per thread and used again for requests that may be repeated.
+    """Talks to one service. Connections are kept open for requests that may be repeated; a paid one gets a fresh one.
 
     The key is read from the environment when a request is made, goes out as `Authorization: Bearer KEY`, and is
     neither kept nor shown. HTTPS is verified against the system's certificates (`SSL_CERT_FILE` names others), and
-    `HTTPS_PROXY` and `NO_PROXY` are followed.
+    `HTTPS_PROXY` and `NO_PROXY` are followed. Safe for several threads.
 
     Args:
         base: address of the service, with any path that all its calls share: "https://api.acme.example/v1".
@@ -41,20 +62,18 @@ class Client:
     def __init__(self, base: str, *, key_env: str | None = None, timeout: float = 10.0) -> None:
         self.base = base.rstrip("/")
         self.key_env = key_env
-        split = urlsplit(self.base)
-        if split.scheme not in ("http", "https") or not split.hostname:
-            raise InvalidSettings(f"{base!r} is not an address; write it as https://host or http://host:port")
-        self._secure, self._netloc, self._host, self._path = (
-            split.scheme == "https",
-            split.netloc.rpartition("@")[2],
-            split.hostname,
-            split.path,
-        )
         self._timeout = timeout
+        self._transports: dict[bool, httpx.Client] = {}
+        parts = urlsplit(self.base)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidSettings(f"{base!r} is not an address; write it as https://host or http://host:port")
+        self._secure = parts.scheme == "https"
+        self._host = parts.netloc.rpartition("@")[2]
+        self._url = f"{parts.scheme}://{self._host}{parts.path}"
 
     def get(self, path: str, **query: str) -> Any:
         """GET of a path with the parameters in `query`, as JSON. Raises as `send` does."""
-        return self._json(self._exchange("GET", path + ("?" + urlencode(query) if query else ""), None, {}, safe=True))
+        return self.send("GET", path, query=query, safe=True)
 
     def content(self, path: str) -> bytes:
         """GET, as bytes. Raises as `send` does."""
@@ -87,12 +106,16 @@ class Client:
             QuotaExceeded: the code is "quota_exceeded".
             VendorError: any other refusal, or a certificate that cannot be verified.
         """
-        data, more = body, dict(headers or {})
+        data, sent_headers = body, dict(headers or {})
         if body is not None and not isinstance(body, bytes):
             data = json.dumps(body).encode()
-            more = {"Content-Type": "application/json"} | more
+            sent_headers = {"Content-Type": "application/json"} | sent_headers
         path += "?" + urlencode(query) if query else ""
-        return self._json(self._exchange(method, path, data, more, safe=safe))
+        content = self._exchange(method, path, data, sent_headers, safe=safe)
+        try:
+            return json.loads(content) if content else {}
+        except ValueError:
+            raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
 
     def said(self, told: Any) -> tuple[str | None, str | None]:
         """The words and the code in the JSON of a refusal (`told`); override for another shape.
@@ -108,86 +131,64 @@ class Client:
         return (str(words) if words else None, str(code) if code else None)
 
     def _exchange(self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool) -> bytes:
-        connection, fresh = self._connection(fresh=not safe)
+        import httpx
+
         if self.key_env and (key := read_secret(self.key_env)):
             headers = {"Authorization": f"Bearer {key}"} | headers
         try:
-            if fresh:
-                connection.connect()
-        except ssl.SSLCertVerificationError as error:
-            self._drop()
-            raise VendorError(
-                f"the certificate of {self._netloc} cannot be verified: {error.verify_message}",
-                hint="SSL_CERT_FILE names a file of certificates to trust",
-            ) from None
-        except OSError as error:
-            self._drop()
-            raise TransientError(f"cannot connect to {self._netloc}: {error}", sent=False) from None
-        try:
-            connection.request(method, self._path + path, data, headers)
-            reply = connection.getresponse()
-            content = reply.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            self._drop()
+            response = self._transport(safe=safe).request(method, self._url + path, content=data, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            if certificate := _certificate_error(error):
+                raise VendorError(
+                    f"the certificate of {self._host} cannot be verified: {certificate.verify_message}",
+                    hint="SSL_CERT_FILE names a file of certificates to trust",
+                ) from None
+            raise TransientError(f"cannot connect to {self._host}: {error}", sent=False) from None
+        except httpx.HTTPError as error:
             raise TransientError(f"{method} {path}: {type(error).__name__}: {error}".rstrip(": ")) from None
-        if not safe or reply.will_close:
-            connection.close()
-            self._drop()
-        if reply.status >= 300:
-            raise self._refused(f"{method} {path.partition('?')[0]}", reply, content)
-        return content
+        if response.status_code >= 300:
+            raise self._refused(f"{method} {path.partition('?')[0]}", response)
+        return response.content
 
-    def _connection(self, *, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
-        pool: dict[str, http.client.HTTPConnection] = _kept.__dict__.setdefault("pool", {})
-        if not fresh and self._place in pool:
-            return pool[self._place], False
-        connection = self._new()
-        if not fresh:
-            pool[self._place] = connection
-        return connection, True
+    def _transport(self, *, safe: bool) -> httpx.Client:
+        """Return the httpx client for requests that may be repeated, or the one that opens a connection for each.
 
-    def _new(self) -> http.client.HTTPConnection:
-        if not self._secure:
-            return http.client.HTTPConnection(self._netloc, timeout=self._timeout)
-        context = ssl.create_default_context()
-        proxy = None if proxy_bypass(self._host) else getproxies().get("https")
-        if proxy is None:
-            return http.client.HTTPSConnection(self._netloc, timeout=self._timeout, context=context)
-        through = urlsplit(proxy if "//" in proxy else f"//{proxy}").netloc.rpartition("@")[2]
-        connection = http.client.HTTPSConnection(through, timeout=self._timeout, context=context)
-        connection.set_tunnel(self._netloc)
-        return connection
+        A kept connection may be dead by now, and a request that dies on it may have arrived or not.
+        """
+        import httpx
 
-    @property
-    def _place(self) -> str:
-        return f"{self._secure} {self._netloc}"
+        if safe not in self._transports:
+            self._transports[safe] = httpx.Client(
+                timeout=self._timeout,
+                verify=ssl.create_default_context() if self._secure else False,
+                trust_env=self._secure,  # HTTPS_PROXY and NO_PROXY; plain HTTP is for services on this machine
+                limits=httpx.Limits(max_keepalive_connections=None if safe else 0),
+            )
+        return self._transports[safe]
 
-    def _drop(self) -> None:
-        _kept.__dict__.setdefault("pool", {}).pop(self._place, None)
-
-    @staticmethod
-    def _json(content: bytes) -> Any:
+    def _refused(self, action: str, response: httpx.Response) -> Exception:
         try:
-            return json.loads(content) if content else {}
-        except ValueError:
-            raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
-
-    def _refused(self, what: str, reply: http.client.HTTPResponse, content: bytes) -> Exception:
-        try:
-            words, code = self.said(json.loads(content))
+            words, code = self.said(json.loads(response.content))
         except ValueError:
             words, code = None, None
-        words = words or content[:200].decode("utf-8", "replace") or reply.reason
-        status = reply.status
+        words = words or response.content[:200].decode("utf-8", "replace") or response.reason_phrase
+        status = response.status_code
         if status == 429:
-            after = reply.headers.get("Retry-After")
-            wait = float(after) if after and after.replace(".", "", 1).isdigit() else None
+            wait = retry_after(response.headers)
             return TransientError(words, retry_after=wait, sent=False, code=code, status=status, raw=words)
         if status >= 500:
             return TransientError(words, code=code, status=status, raw=words)
         if status in (401, 403):
-            return MissingCredentials(f"{what}: {words}", hint=f"set {self.key_env}" if self.key_env else None)
+            return MissingCredentials(f"{action}: {words}", hint=f"set {self.key_env}" if self.key_env else None)
         if code == "quota_exceeded":
             return QuotaExceeded(words)
-        return VendorError(f"{what}: {words}", code=code, status=status, raw=words)
+        return VendorError(f"{action}: {words}", code=code, status=status, raw=words)
+
+
+def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
+from llmtune.job.spec import NOT_YET
+
 
 # --- everything else a backend says of itself ------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +135,7 @@ class Abilities:
     billed_cost: Ability = No("the service does not tell what it billed")
     deployment: Literal["none", "optional", "required"] = "none"
     """Whether the tuned model must be deployed, at a price, before it answers."""
+
+
+#: The methods that no provider runs yet, each with the reason; the rest of a provider's own `methods`.
+NOT_YET_METHODS: dict[str, Ability] = {name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()}

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from llmtune._models import DocumentedModel, FrozenModel
 
 
-class Part(BaseModel):
+class Part(FrozenModel):
     """One part of a run's memory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     bytes: int
 
 
-class Footprint(BaseModel):
+class Footprint(DocumentedModel):
     """An estimate of the peak on `device`, its parts, and what would make it smaller. Sizes in bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     peak: int | None = None
     """None where it cannot be estimated."""

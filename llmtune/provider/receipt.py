@@ -6,25 +6,25 @@ from the list of knobs, and a request is built from the receipt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import FrozenModel
 from llmtune.provider.cost import CostEstimate
 from llmtune.provider.declarations import NOT_PUBLISHED, Support
 from llmtune.provider.memory import Footprint
 from llmtune.provider.types import Readiness, Request, Target
 
 
-class FieldReceipt(BaseModel):
+class FieldReceipt(FrozenModel):
     """What becomes of one field of the job at one backend.
 
     `support` is one of the seven words, `requested` the job's value (None: it sets none), and `where` the request that
     carries the field: "training" or "generation".
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: str
     support: Support
@@ -59,14 +59,12 @@ class FieldReceipt(BaseModel):
         return self.support in ("sent", "converted")
 
 
-class DataVerdict(BaseModel):
+class DataVerdict(FrozenModel):
     """What the backend would say of the dataset.
 
     `rows` counts the rows by split, `format` is the row format they are sent in, `sha256` identifies their content.
     `errors` and `warnings` count the findings; errors refuse the dataset.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = ""
     sha256: str | None = None
@@ -93,14 +91,12 @@ class DataVerdict(BaseModel):
     """False when the dataset could not be read here (the findings say why)."""
 
 
-class LifecycleVerdict(BaseModel):
+class LifecycleVerdict(FrozenModel):
     """Whether the service takes this job today.
 
     `open` is the answer, `sentence` says it in words, and `status` is the vendor's own word. From the day `closes` on
     no new job is taken; tuned models answer until the day `answers_until`. `alternatives` are providers to go to.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     status: str = "active"
     sentence: str = "active"
@@ -112,15 +108,13 @@ class LifecycleVerdict(BaseModel):
     alternatives: tuple[str, ...] = ()
 
 
-class Receipt(BaseModel):
+class Receipt(FrozenModel):
     """What a backend will do with a job, field by field, before anything is sent.
 
     `target` and `family` say where, `job_name` which job; `fields` holds one row a field of the job, under one of
     the seven words. `request` is the exact body that would go out, `cost` the estimate, `lifecycle` whether the
     service takes jobs today, `ready` whether it could be used from here. `warnings` stop nothing.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: Target
     family: str
@@ -179,3 +173,14 @@ def place(body: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         body = body.setdefault(part, {})
     body[last] = value
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `base` with `over` laid over it, mapping by mapping; elsewhere the value of `over` stands."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = deep_merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NewType
+from typing import Any, ClassVar, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel, FrozenModel
+from llmtune.config import setting_variable
+from llmtune.errors import InvalidSettings, MissingExtra
 from llmtune.metrics.points import MetricPoint
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -43,11 +46,7 @@ class RunState(StrEnum):
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Ref(_Value):
+class Ref(FrozenModel):
     """Something that exists at a vendor: its id, and whatever else is needed to reach it. Never a secret."""
 
     id: str
@@ -100,7 +99,7 @@ class SubmitSafety:
     window: float = 0.0
 
 
-class EncodedFile(_Value):
+class EncodedFile(FrozenModel):
     """One file in the vendor's own row format, on disk, named by its content.
 
     `role` says what it is for, `path` where it lies; `sha256` (hexadecimal), `rows` and `bytes` describe its
@@ -115,7 +114,7 @@ class EncodedFile(_Value):
     format: str
 
 
-class EncodedDataset(_Value):
+class EncodedDataset(FrozenModel):
     """The files to upload, and what could not be carried into them (by row).
 
     `lossy` holds those, one sentence each; a run refuses them unless it was asked to go on.
@@ -133,7 +132,7 @@ class EncodedDataset(_Value):
 Files = Mapping[str, UploadRef]
 
 
-class Request(_Value):
+class Request(FrozenModel):
     """The exact call that starts the job, without the run key (the key's place is the provider's business)."""
 
     operation: str
@@ -143,7 +142,7 @@ class Request(_Value):
     """The exact body."""
 
 
-class Event(_Value):
+class Event(FrozenModel):
     """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice.
 
     `time` is in Unix seconds, `level` the vendor's weight of it.
@@ -155,7 +154,7 @@ class Event(_Value):
     message: str
 
 
-class Progress(_Value):
+class Progress(FrozenModel):
     """How far the job is; None where the vendor does not say. Seconds left are the vendor's or measured.
 
     `step` of `total_steps` optimizer steps, `epoch` with fractions, `seconds_left`, and `tokens_per_second` of
@@ -169,7 +168,7 @@ class Progress(_Value):
     tokens_per_second: float | None = None
 
 
-class Billed(_Value):
+class Billed(FrozenModel):
     """What the vendor says it billed. `tokens` are billed training tokens; `amount` is money, where it tells.
 
     `currency` is an ISO 4217 code; `source` is the call or file that told.
@@ -181,7 +180,7 @@ class Billed(_Value):
     source: str = ""
 
 
-class Snapshot(_Value):
+class Snapshot(FrozenModel):
     """What one `poll` saw.
 
     `state` is ours; `progress`, new `events`, usable `checkpoints`, what was `billed`, and `warnings` come with it.
@@ -215,7 +214,7 @@ class Snapshot(_Value):
     cursor: Cursor | None = None
 
 
-class Target(_Value):
+class Target(FrozenModel):
     """What a capability question is about: one model, method and adapter at one provider, with its options."""
 
     provider: str
@@ -230,18 +229,36 @@ class Target(_Value):
     options: dict[str, Any] = {}
 
 
-class Requirement(_Value):
-    """An optional dependency: the extra that installs it and the module that proves it is there.
+class Requirement(FrozenModel):
+    """An optional dependency: the module that proves it is there, and what pip calls its `distribution`.
 
-    `distribution` is what pip calls the package.
+    `extra` is the extra of llmtune that installs it, "" where there is none.
     """
 
     extra: str
     module: str
     distribution: str
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the module can be imported; only its parent packages are imported to find out."""
+        try:
+            return find_spec(self.module) is not None
+        except ModuleNotFoundError:
+            return False
 
-class Readiness(_Value):
+    def require(self, purpose: str) -> None:
+        """Raise `MissingExtra`, which says what the package is needed for (`purpose`), unless it is installed."""
+        if not self.is_installed:
+            raise MissingExtra(self.extra, self.distribution, purpose=purpose)
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs it: by llmtune's extra, or by its own name where `extra` is empty."""
+        return f"pip install 'llmtune-sdk[{self.extra}]'" if self.extra else f"pip install {self.distribution}"
+
+
+class Readiness(FrozenModel):
     """Whether the backend could be used from here, found out offline and without importing its SDK.
 
     `extra` is about packages, `credentials` about keys, `missing_settings` are names of account settings.
@@ -254,7 +271,7 @@ class Readiness(_Value):
     """The next command to type, when something is missing."""
 
 
-class RemoteModel(_Value):
+class RemoteModel(FrozenModel):
     """A tuned model that an account owns, as `inventory` lists it.
 
     `base` is the base model's id, `job` the id of the job it came from, `created` in Unix seconds.
@@ -270,7 +287,7 @@ class RemoteModel(_Value):
     data: dict[str, Any] = {}
 
 
-class RemoteJob(_Value):
+class RemoteJob(FrozenModel):
     """A job fetched back from a vendor: enough to run it again elsewhere.
 
     `hyperparameters` are by our names; `unmapped` holds the vendor's others, so that none vanishes.
@@ -291,13 +308,36 @@ class RemoteJob(_Value):
     data: dict[str, Any] = {}
 
 
-class Options(BaseModel):
+class Options(DocumentedModel):
     """Base of a provider's own options, the ones that travel with the job. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-
-class Account(BaseModel):
+class Account(DocumentedModel):
     """Base of a provider's account settings (project, region, bucket, base URL, names of keys). Never a secret."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    variables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The vendor's own environment variables that a setting is read from when it is unset, by setting."""
+
+    required: ClassVar[Mapping[str, str]] = {}
+    """Settings without which no job can be sent, and how a sentence calls each: 'region ("us-east-1")'."""
+
+    def value_of(self, setting: str) -> str | None:
+        """Return a setting, from here or else from the vendor's environment variables."""
+        values = (getattr(self, setting, None), *(os.environ.get(name) for name in self.variables.get(setting, ())))
+        return next((value for value in values if value), None)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the required settings that have no value."""
+        return tuple(setting for setting in self.required if not self.value_of(setting))
+
+    def require(self, name: str, *settings: str) -> None:
+        """Raise `InvalidSettings` naming those of `settings` that the instance `name` lacks and where to set them."""
+        if missing := [setting for setting in self.missing() if setting in settings]:
+            raise InvalidSettings(self.describe_missing(name, missing))
+
+    def describe_missing(self, name: str, settings: Sequence[str]) -> str:
+        """Return one sentence that says which settings the instance `name` needs and where they are set."""
+        *first, last = (self.required[setting] for setting in settings)
+        needed = " and ".join([*([", ".join(first)] if first else []), last])
+        variables = ", ".join(setting_variable(name, setting) for setting in settings)
+        return f"{name} needs {needed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidJob, LlmtuneError, UnknownName
 from llmtune.evaluation import scoring
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
@@ -25,11 +24,7 @@ from llmtune.report.schema import Report
 CLOSED = 1
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class GateResult(_Value):
+class GateResult(DocumentedModel):
     """Whether a run may pass, and why."""
 
     passed: bool
@@ -83,7 +78,7 @@ class GateResult(_Value):
         return "\n\n".join(parts) + "\n"
 
 
-class Change(_Value):
+class Change(DocumentedModel):
     """One field in which two runs differ."""
 
     field: str
@@ -91,7 +86,7 @@ class Change(_Value):
     b: Any = None
 
 
-class DiffResult(_Value):
+class DiffResult(DocumentedModel):
     """In what two runs differ: settings, data, results."""
 
     run_a: str

@@ -11,8 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, MissingExtra
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.diagnosis import Diagnosis
@@ -30,11 +31,7 @@ SCHEMA_VERSION: Literal[1] = 1
 Table = Literal["series", "metrics", "receipt", "classes", "worst"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Identity(_Value):
+class Identity(DocumentedModel):
     """Which run this is about."""
 
     run_id: str
@@ -64,7 +61,7 @@ class Identity(_Value):
     finished: float | None = None
 
 
-class ReceiptRow(_Value):
+class ReceiptRow(DocumentedModel):
     """What became of one field of the job."""
 
     field: str
@@ -77,7 +74,7 @@ class ReceiptRow(_Value):
     source: str | None = None
 
 
-class DataSection(_Value):
+class DataSection(DocumentedModel):
     """What the model was trained on."""
 
     source: str = ""
@@ -100,7 +97,7 @@ class DataSection(_Value):
     """What the backend's row format could not carry."""
 
 
-class Timing(_Value):
+class Timing(DocumentedModel):
     """Seconds, from the states the run went through."""
 
     queued: float | NotReported = NotReported("the run never waited in a queue that we saw")
@@ -110,7 +107,7 @@ class Timing(_Value):
     tokens_per_second: float | NotReported = NotReported("the backend does not tell")
 
 
-class Cost(_Value):
+class Cost(DocumentedModel):
     """Money: the estimate before, and what the backend says it billed."""
 
     estimated: float | NotReported = NotReported("not estimated")
@@ -125,7 +122,7 @@ class Cost(_Value):
     """When the prices were looked up."""
 
 
-class Environment(_Value):
+class Environment(DocumentedModel):
     """Where it ran, as far as this side knows."""
 
     llmtune: str = ""
@@ -137,7 +134,7 @@ class Environment(_Value):
     """Packages that took part, by distribution."""
 
 
-class Check(_Value):
+class Check(DocumentedModel):
     """Something that was looked at after training: that the model ends its turn, that templates agree, ..."""
 
     name: str
@@ -145,7 +142,7 @@ class Check(_Value):
     says: str = ""
 
 
-class Report(Renderable, _Value):
+class Report(Renderable, DocumentedModel):
     """Everything about one run.
 
     `schema_version` changes when a field changes its meaning. `identity` says which run, `receipt` what became of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 
@@ -15,11 +14,7 @@ STEPS = ("fetch", "golden", "plan", "train", "report")
 Step = Literal["fetch", "golden", "plan", "train", "report"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class DataFile(_Value):
+class DataFile(DocumentedModel):
     """A file of the old job, as it lies in the folder."""
 
     path: str
@@ -31,7 +26,7 @@ class DataFile(_Value):
     """The vendor's file id, the run's dataset, or the file that was given instead."""
 
 
-class Source(_Value):
+class Source(DocumentedModel):
     """The tuned model that is rescued, and what is still known of how it was made."""
 
     provider: str
@@ -59,7 +54,7 @@ class Source(_Value):
     """Whether the rows to judge by were among those the old model was trained on: its figures flatter it then."""
 
 
-class GoldenSet(_Value):
+class GoldenSet(DocumentedModel):
     """The old model's answers: how many, asked how."""
 
     rows: int
@@ -70,7 +65,7 @@ class GoldenSet(_Value):
     completion_tokens: int | NotReported = NotReported("the vendor does not report it")
 
 
-class RescueReport(_Value):
+class RescueReport(DocumentedModel):
     """Old against new. `labels` judges both by the reference answers, `agreement` judges new by old's answers."""
 
     source: Source
@@ -96,7 +91,7 @@ class RescueReport(_Value):
         return self.model_dump_json(indent=2) + "\n"
 
 
-class Rescue(_Value):
+class Rescue(DocumentedModel):
     """Where a rescue is: the content of `rescue.json`, and what `llmtune.rescue` returns."""
 
     asked: str

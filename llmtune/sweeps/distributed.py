@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from llmtune._models import FrozenModel
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import read_dataset
@@ -32,10 +33,8 @@ _KEY = "llmtune"
 PREFIX = "sweep "
 
 
-class Invitation(BaseModel):
+class Invitation(FrozenModel):
     """What a worker must know to take part in a sweep."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     job: TuningJob
     provider: str

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.config import home
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, OverBudget, RunFailed
 from llmtune.job.spec import DatasetSpec, TuningJob
@@ -38,11 +37,7 @@ WORTH = 0.02
 Answer = Literal["more epochs", "more data", "both", "neither", "cannot tell"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Rung(_Value):
+class Rung(DocumentedModel):
     """The job on a share of its training rows. The rows of a smaller share are among those of a larger one."""
 
     share: float
@@ -57,7 +52,7 @@ class Rung(_Value):
     note: str = ""
 
 
-class Probe(_Value):
+class Probe(DocumentedModel):
     """The answer and what it rests on."""
 
     name: str

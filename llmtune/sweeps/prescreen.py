@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
 from llmtune.provider.declarations import Converted, Sent
@@ -16,10 +17,8 @@ from llmtune.sweeps.results import Prescreened, Sweep
 from llmtune.sweeps.space import Space
 
 
-class Prescreen(BaseModel):
+class Prescreen(DocumentedModel):
     """Where to explore and how many configurations to carry over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     provider: str = "local"
     model: str | None = None

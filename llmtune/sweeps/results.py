@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import Interval
@@ -18,11 +17,7 @@ from llmtune.report.render import Renderable
 TrialState = Literal["complete", "pruned", "failed", "running"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class TrialRow(_Value):
+class TrialRow(DocumentedModel):
     """One trial."""
 
     number: int
@@ -44,7 +39,7 @@ class TrialRow(_Value):
     """The metric over the steps."""
 
 
-class Finalist(_Value):
+class Finalist(DocumentedModel):
     """One of the best configurations, trained again with several seeds and scored on the test split."""
 
     params: dict[str, Any]
@@ -57,7 +52,7 @@ class Finalist(_Value):
     runs: tuple[str, ...] = ()
 
 
-class Prescreened(_Value):
+class Prescreened(DocumentedModel):
     """A search on another backend, whose best configurations were carried over."""
 
     provider: str
@@ -72,7 +67,7 @@ class Prescreened(_Value):
     """USD, billed or estimated; part of what the sweep spent."""
 
 
-class Sweep(Renderable, _Value):
+class Sweep(Renderable, DocumentedModel):
     """The result of `sweep`.
 
     `schema_version` changes when a field changes its meaning. `provider` ran the trials, and `group` is what finds

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from llmtune._models import FrozenModel
 from llmtune.errors import InvalidJob, did_you_mean
 from llmtune.job.spec import Hyperparameters
 
@@ -22,10 +23,8 @@ _LOG = ("learning_rate", "learning_rate_multiplier", "weight_decay", "adam_epsil
 GRID_POINTS = 4
 
 
-class Range(BaseModel):
+class Range(FrozenModel):
     """All values between two bounds, both included."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     low: float
     high: float
@@ -55,10 +54,8 @@ class Range(BaseModel):
         return sorted({round(each) for each in found}) if self.whole else found
 
 
-class Choice(BaseModel):
+class Choice(FrozenModel):
     """One of some values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     values: tuple[Any, ...]
 

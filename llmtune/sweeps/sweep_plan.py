@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported
@@ -38,10 +37,8 @@ class Place:
         return job.model_copy(update={"model": {self.backend.name: self.model}}) if self.model else job
 
 
-class Outline(BaseModel):
+class Outline(DocumentedModel):
     """What `sweep` will search, and what a trial costs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     providers: tuple[str, ...]
     space: dict[str, str]

@@ -9,14 +9,17 @@ Its settings and options change how the service behaves, so that a pipeline meet
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from llmtune.errors import VendorError
 from llmtune.metrics.points import MetricPoint
+from llmtune.provider.base import BaseProvider
+from llmtune.provider.chat import BaseGenerator, sampling_settings
 from llmtune.provider.declarations import (
     DECLARED_FIELDS,
     GENERATION_FIELDS,
@@ -28,13 +31,13 @@ from llmtune.provider.declarations import (
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
 from llmtune.provider.http import Client
 from llmtune.provider.limits import Abilities, Limits, No, Price
+from llmtune.provider.sdk import ignore_not_found
 from llmtune.provider.types import (
     Account,
     AnyRef,
     Billed,
     Cursor,
     DeploymentRef,
-    EncodedDataset,
     EncodedFile,
     Event,
     Files,
@@ -42,11 +45,9 @@ from llmtune.provider.types import (
     ModelRef,
     Options,
     Progress,
-    Readiness,
     RemoteJob,
     RemoteModel,
     Request,
-    Requirement,
     RunKey,
     RunState,
     Snapshot,
@@ -57,8 +58,6 @@ from llmtune.provider.types import (
 from llmtune.provider.values import Anything
 
 if TYPE_CHECKING:
-    from llmtune.data.dataset import Dataset
-    from llmtune.data.findings import Finding
     from llmtune.provider.receipt import Receipt
     from llmtune.testing.generic_vendor import Fake
 
@@ -128,7 +127,7 @@ def service() -> Fake:
         return _inside
 
 
-class FakeProvider:
+class FakeProvider(BaseProvider):
     """A backend that tunes nothing: every call, state, metric and answer is real, the training is not."""
 
     kind = "fake"
@@ -139,47 +138,36 @@ class FakeProvider:
     Settings: type[BaseModel] = FakeSettings
     """Which service, and how it behaves."""
 
-    requirements: tuple[Requirement, ...] = ()
-    """Nothing beyond llmtune itself."""
+    parameters = PARAMETERS
+    states = _STATES
+    methods = {"sft": True, "dpo": True}
+    adapters = {"lora": True, "qlora": True, "dora": True, "full": True}
+    limits = Limits(format="chat", min_rows=1, note="a fake service takes any chat rows")
 
     def __init__(self, name: str = "fake", settings: FakeSettings | None = None) -> None:
-        self.name = name
-        self.settings = settings or FakeSettings()
+        super().__init__(name, settings)
         self.hosted = self.settings.hosted
         window = self.settings.window if self.settings.submit_safety == "searchable" else 0.0
         self.submit_safety = SubmitSafety(kind=self.settings.submit_safety, window=window)
 
-    @property
-    def _client(self) -> Client:
+    @cached_property
+    def client(self) -> Client:
+        """The service that the settings name, or the one inside this process."""
         base = self.settings.base_url or service().url
         return Client(base, key_env="LLMTUNE_FAKE_API_KEY", timeout=self.settings.timeout)
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
         """Everything: each field goes out under its own name."""
-        return Capabilities(
-            parameters=PARAMETERS,
-            family="fake",
-            limits=Limits(format="chat", min_rows=1, note="a fake service takes any chat rows"),
+        return replace(
+            super().capabilities(target),
             price=Price(training=self.settings.price, hosting=self.settings.price, input=self.settings.price),
             abilities=Abilities(
                 checkpoints=No("the fake service keeps none"),
                 deployment=self.settings.deployment,
                 billed_cost=True,
             ),
-            methods={"sft": True, "dpo": True},
-            adapters={"lora": True, "qlora": True, "dora": True, "full": True},
         )
-
-    def ready(self) -> Readiness:
-        """Always."""
-        return Readiness(extra="not needed", credentials="not needed")
-
-    def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
-        """Chat rows."""
-        from llmtune.provider.encoding import encode_dataset
-
-        return encode_dataset(data, "chat", into)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """The body of POST /v1/jobs."""
@@ -193,18 +181,14 @@ class FakeProvider:
         return Request(operation="POST /v1/jobs", body=body | receipt.knobs())
 
     # --- online ----------------------------------------------------------------------------------------------------
-    def preflight(self, request: Request) -> list[Finding]:
-        """Nothing can be wrong."""
-        return []
-
     def find_upload(self, digest: str) -> UploadRef | None:
         """A file of this content, by its `digest`."""
-        found = self._client.get("/v1/files", sha256=digest)["data"]
+        found = self.client.get("/v1/files", sha256=digest)["data"]
         return UploadRef(id=found[0]["id"], digest=digest) if found else None
 
     def upload(self, file: EncodedFile) -> UploadRef:
         """Send one file."""
-        made = self._client.send("POST", "/v1/files", file.path.read_bytes(), query={"name": file.path.name})
+        made = self.client.send("POST", "/v1/files", file.path.read_bytes(), query={"name": file.path.name})
         return UploadRef(id=made["id"], digest=file.sha256, role=file.role)
 
     def submit(self, request: Request, key: RunKey) -> JobRef:
@@ -215,22 +199,21 @@ class FakeProvider:
             headers["Idempotency-Key"] = key
         elif self.submit_safety.kind == "searchable":
             body["key"] = key
-        made = self._client.send("POST", "/v1/jobs", body, headers=headers)
+        made = self.client.send("POST", "/v1/jobs", body, headers=headers)
         return JobRef(id=made["id"])
 
     def find(self, key: RunKey) -> JobRef | None:
         """The job labelled with this key."""
         if self.submit_safety.kind != "searchable":
             return None
-        found = self._client.get("/v1/jobs", key=key)["data"]
+        found = self.client.get("/v1/jobs", key=key)["data"]
         return JobRef(id=found[0]["id"]) if found else None
 
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
         """How the job stands."""
         seen = since or {"step": 0, "event": 0}
-        told = self._client.get(f"/v1/jobs/{job.id}", after_step=str(seen["step"]), after_event=str(seen["event"]))
-        word, body = told["status"], told["body"]
-        state = _STATES.get(word)
+        told = self.client.get(f"/v1/jobs/{job.id}", after_step=str(seen["step"]), after_event=str(seen["event"]))
+        body = told["body"]
         points = [
             MetricPoint(series=_SERIES[name], step=row["step"], value=row[name], source="vendor_api", raw_name=name)
             for row in told["metrics"]
@@ -239,16 +222,14 @@ class FakeProvider:
         ]
         events = [Event(id=f"e{each['id']}", time=each["time"], message=each["message"]) for each in told["events"]]
         billed = told["billed_tokens"]
-        return Snapshot(
-            state=state or RunState.RUNNING,
-            raw_state=word,
+        return self.snapshot(
+            told["status"],
             progress=Progress(step=told["step"], total_steps=told["total_steps"]),
             points=tuple(points),
             events=tuple(events),
             model=ModelRef(id=told["model"], base=body["model"]) if told["model"] else None,
             billed=Billed(tokens=billed, source="GET /v1/jobs") if billed is not None else None,
             error=told["error"],
-            warnings=() if state else (f"the fake service says {word!r}, a state we do not know",),
             not_reported={} if "validation" in body["files"] else {"validation/loss": "no validation file was sent"},
             cursor={
                 "step": max([seen["step"], *(row["step"] for row in told["metrics"])]),
@@ -258,17 +239,17 @@ class FakeProvider:
 
     def cancel(self, job: JobRef) -> None:
         """Stop a job."""
-        self._client.send("POST", f"/v1/jobs/{job.id}/cancel", {})
+        self.client.send("POST", f"/v1/jobs/{job.id}/cancel", {})
 
     def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
         """Make a model answer, where the settings say that this is needed."""
         if self.settings.deployment == "none":
             return None
-        return DeploymentRef(id=self._client.send("POST", "/v1/deployments", {"model": model.id, "key": key})["id"])
+        return DeploymentRef(id=self.client.send("POST", "/v1/deployments", {"model": model.id, "key": key})["id"])
 
     def find_deployment(self, key: RunKey) -> DeploymentRef | None:
         """The standing deployment labelled with this key."""
-        found = self._client.get("/v1/deployments", key=key)["data"]
+        found = self.client.get("/v1/deployments", key=key)["data"]
         return DeploymentRef(id=found[0]["id"]) if found else None
 
     def undeploy(self, ref: DeploymentRef) -> None:
@@ -279,7 +260,7 @@ class FakeProvider:
         """The model in hand."""
         if isinstance(ref, ModelRef) and ref.tuned and self.settings.deployment == "required":
             return Unavailable("the tuned model answers only from a deployment")
-        return FakeGenerator(self._client, ref.id)
+        return FakeGenerator(self.client, ref.id)
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
         """The untuned model."""
@@ -290,18 +271,18 @@ class FakeProvider:
         return (
             "import json, urllib.request\n\n"
             f'body = {{"model": {ref.id!r}, "messages": [{{"role": "user", "content": "..."}}]}}\n'
-            f"request = urllib.request.Request({self._client.base + '/v1/generate'!r}, json.dumps(body).encode())\n"
+            f"request = urllib.request.Request({self.client.base + '/v1/generate'!r}, json.dumps(body).encode())\n"
             'print(json.load(urllib.request.urlopen(request))["text"])\n'
         )
 
     def inventory(self) -> Iterator[RemoteModel]:
         """Every tuned model."""
-        for model in self._client.get("/v1/models")["data"]:
+        for model in self.client.get("/v1/models")["data"]:
             yield RemoteModel(id=model["id"], base=model["base"], job=model["job"])
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
         """The job behind a tuned model."""
-        job = self._client.get(f"/v1/jobs/{remote.job}")
+        job = self.client.get(f"/v1/jobs/{remote.job}")
         body: dict[str, Any] = job["body"]
         known = {name: value for name, value in body.get("hyperparameters", {}).items() if name in DECLARED_FIELDS}
         rest = {name: value for name, value in body.get("hyperparameters", {}).items() if name not in known}
@@ -320,7 +301,7 @@ class FakeProvider:
         """The content of the file `file_id`, in a folder."""
         into.mkdir(parents=True, exist_ok=True)
         path = into / f"{file_id}.jsonl"
-        path.write_bytes(self._client.content(f"/v1/files/{file_id}/content"))
+        path.write_bytes(self.client.content(f"/v1/files/{file_id}/content"))
         return path
 
     def delete(self, ref: AnyRef) -> None:
@@ -333,14 +314,11 @@ class FakeProvider:
             self.undeploy(ref)
 
     def _remove(self, path: str) -> None:
-        try:
-            self._client.send("DELETE", path)
-        except VendorError as error:
-            if error.status != 404:  # gone already is gone
-                raise
+        with ignore_not_found():
+            self.client.send("DELETE", path)
 
 
-class FakeGenerator:
+class FakeGenerator(BaseGenerator):
     """A model of the fake service."""
 
     max_concurrency = 8
@@ -348,29 +326,17 @@ class FakeGenerator:
     def __init__(self, client: Client, name: str) -> None:
         self._client, self._name = client, name
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order."""
-        return [self._one(request) for request in requests]
-
-    def _one(self, request: GenerationRequest) -> Generation:
+    def answer(self, request: GenerationRequest) -> Generation:
+        """Ask the service once."""
         body: dict[str, Any] = {
             "model": self._name,
             "messages": [{"role": each.role, "content": each.words} for each in request.messages],
-            "temperature": request.temperature,
         }
-        for name in ("top_p", "top_k", "max_tokens", "seed"):
-            if (value := getattr(request, name)) is not None:
-                body[name] = value
-        told = self._client.send("POST", "/v1/generate", body, safe=True)
+        body |= sampling_settings(request, {name: name for name in GENERATION_FIELDS} | {"seed": "seed"})
+        reply = self._client.send("POST", "/v1/generate", body, safe=True)
         return Generation(
-            text=told["text"],
+            text=reply["text"],
             finish_reason="stop",
-            prompt_tokens=told["prompt_tokens"],
-            completion_tokens=told["completion_tokens"],
+            prompt_tokens=reply["prompt_tokens"],
+            completion_tokens=reply["completion_tokens"],
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""

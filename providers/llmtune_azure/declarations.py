@@ -9,22 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llmtune.provider import (
-    Abilities,
-    Capabilities,
-    Converted,
-    Declarations,
-    Float,
-    Inherent,
-    Int,
-    Limits,
-    No,
-    Sent,
-    Target,
-    Text,
-    Unsupported,
-)
-from llmtune.provider.conversions import shortened
+from llmtune import provider as core
+from llmtune.provider import Declarations, Float, Inherent, Int, No, Sent, Unsupported
 from llmtune_azure.settings import AzureSettings
 from llmtune_openai import declarations as openai
 from llmtune_openai.services import Service, find_model
@@ -61,15 +47,7 @@ def _azure(ours: Declarations) -> Declarations:
             openai.KEPT_CHECKPOINTS, "the final model and the two epochs before it are kept", source=LEARN
         ),
         dpo_beta=Sent("method.dpo.hyperparameters.beta", Float(gt=0, le=2), default=0.1, source=f"{V1}; {SKILLS}"),
-        name=Converted(
-            "suffix",
-            Text(LONGEST_NAME),
-            shortened(LONGEST_NAME, allowed="A-Za-z0-9_-"),
-            says=f"as the suffix of the tuned model's name, at most {LONGEST_NAME} characters before llmtune's own key",
-            default=None,
-            source=V1,
-            note="no dots: they are reserved",
-        ),
+        name=openai.suffix(LONGEST_NAME, V1, more=" before llmtune's own key", note="no dots: they are reserved"),
         seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=V1),
     )
     if word == "supervised":
@@ -83,7 +61,7 @@ def _azure(ours: Declarations) -> Declarations:
     return changed
 
 
-ABILITIES = Abilities(
+ABILITIES = core.Abilities(
     pause=True,
     base_serving=No("a base model answers only through a deployment: name a standing one as base_deployment"),
     billed_cost=No("the service tells the tokens it trained on, not what it billed"),
@@ -91,7 +69,7 @@ ABILITIES = Abilities(
 )
 
 LIMITS = {
-    method: Limits(
+    method: core.Limits(
         format="openai_preference" if method == "dpo" else "openai",
         min_rows=10,
         max_bytes=512 * 1024**2,
@@ -120,23 +98,23 @@ AZURE = Service(
 )
 
 
-def capabilities(target: Target, settings: AzureSettings) -> Capabilities:
+def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilities:
     """What a target can express, with what the account's settings change: hosting price, base model, concurrency."""
-    known = AZURE.capabilities(target)
+    capabilities = AZURE.capabilities(target)
     if settings.deployment_sku == "DeveloperTier":
         note = (
             "the training price depends on region and training type, and the price page shows none without a region;"
             " a developer deployment has no hourly price and is removed after 24 hours"
         )
-        known = replace(known, price=replace(known.price, hosting=0.0, note=note))
+        capabilities = replace(capabilities, price=replace(capabilities.price, hosting=0.0, note=note))
     if settings.base_deployment:
-        known = replace(known, abilities=replace(known.abilities, base_serving=True))
+        capabilities = replace(capabilities, abilities=replace(capabilities.abilities, base_serving=True))
     chosen = target.options.get("training_type")
     if chosen == "developerTier":
-        known = replace(known, concurrency=5)
+        capabilities = replace(capabilities, concurrency=5)
     entry, _ = find_model(AZURE.known(), target.model)
     needed = entry.facts.get("training_type")
     if needed and chosen != needed:
         warning = f"{entry.id} is trained as {needed} only: set provider_options.{target.provider}.training_type"
-        known = replace(known, warnings=(*known.warnings, warning))
-    return known
+        capabilities = replace(capabilities, warnings=(*capabilities.warnings, warning))
+    return capabilities

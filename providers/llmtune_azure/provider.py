@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import BaseModel
-
+import llmtune.provider as core
+from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
-from llmtune.provider import DeploymentRef, JobRef, ModelRef, Readiness, Requirement, Unavailable
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
 from llmtune_azure.settings import AzureOptions, AzureSettings
-from llmtune_openai.client import PATIENCE, key_of
-from llmtune_openai.inference import ChatGenerator
+from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
-
-if TYPE_CHECKING:
-    from llmtune.provider import AnyRef, Capabilities, Files, Generator, Receipt, Request, RunKey, Target
-    from llmtune_openai.services import Service
 
 #: A deployment that Azure calls ready may answer 404 for some minutes more.
 LONGEST_SILENCE = 900.0
@@ -33,74 +25,52 @@ class AzureProvider(OpenAIProvider):
     """
 
     kind = "azure"
-    Options: type[BaseModel] = AzureOptions
-    Settings: type[BaseModel] = AzureSettings
-    requirements: tuple[Requirement, ...] = (
-        Requirement(extra="azure", module="openai", distribution="openai"),
-        Requirement(extra="azure", module="azure.identity", distribution="azure-identity"),
-        Requirement(extra="azure", module="azure.mgmt.cognitiveservices", distribution="azure-mgmt-cognitiveservices"),
-    )
+    Options = AzureOptions
+    Settings = AzureSettings
+    requirements = (deployments.OPENAI_SDK, deployments.IDENTITY, deployments.MANAGEMENT)
+    service = AZURE
 
-    def __init__(self, name: str = "azure", settings: AzureSettings | None = None) -> None:
+    def __init__(self, name: str = "", settings: AzureSettings | None = None) -> None:
         super().__init__(name, settings)
-        self._control = deployments.ControlPlane(name, self.settings)
-
-    def _service(self) -> Service:
-        return AZURE
+        self._control = deployments.ControlPlane(self.name, self.settings)
 
     @property
-    def base_url(self) -> str | None:
-        """The v1 endpoint of the resource, or None while no endpoint is configured."""
-        endpoint = deployments.endpoint(self.settings)
-        if endpoint is None:
-            return None
+    def address(self) -> str:
+        """The v1 endpoint of the resource, or "" while no endpoint is configured."""
+        endpoint = (self.settings.value_of("endpoint") or "").rstrip("/")
+        if not endpoint:
+            return ""
         return f"{endpoint}/" if endpoint.endswith("/openai/v1") else f"{endpoint}/openai/v1/"
 
     @property
-    def _token_env(self) -> str:
+    def _token_variable(self) -> str:
         return str(self.settings.token_env or "AZURE_OPENAI_AD_TOKEN")
 
     def _client_arguments(self) -> dict[str, Any]:
-        if self.base_url is None:
+        if not self.address:
             raise InvalidSettings(
                 f"the endpoint of {self.name} is not set",
                 hint=f"set endpoint under [providers.{self.name}] in llmtune.toml, or AZURE_OPENAI_ENDPOINT",
             )
-        timeout = self.settings.timeout or PATIENCE
-        return {"base_url": self.base_url, "api_key": self._sign_in(), "timeout": timeout}
-
-    def _sign_in(self) -> str | Callable[[], str] | None:
-        key = key_of(self.key_env)
-        if self.settings.auth == "key" or (self.settings.auth is None and key):
-            return key
-        return key_of(self._token_env) or deployments.token_provider()
+        arguments = super()._client_arguments()
+        if self.settings.auth == "entra" or (self.settings.auth is None and "api_key" not in arguments):
+            arguments["api_key"] = read_secret(self._token_variable) or deployments.token_provider()
+        return arguments
 
     # --- offline -----------------------------------------------------------------------------------------------------
-    def capabilities(self, target: Target) -> Capabilities:
+    def capabilities(self, target: core.Target) -> core.Capabilities:
         """What this target can express. Pure."""
         return capabilities(target, self.settings)
 
-    def ready(self) -> Readiness:
-        """Whether the packages, the endpoint and a way to sign in are there."""
-        absent = [each for each in self.requirements if not deployments.installed(each.module)]
-        unset = () if deployments.endpoint(self.settings) else ("endpoint",)
-        found = key_of(self.key_env) is not None or key_of(self._token_env) is not None
-        hint = None
-        if absent:
-            hint = "pip install 'llmtune-sdk[azure]'"
-        elif unset:
-            hint = f"set endpoint under [providers.{self.name}] in llmtune.toml, or AZURE_OPENAI_ENDPOINT"
-        elif not found:
-            hint = f"export {self.key_env}=..." if self.settings.auth == "key" else "az login"
-        credentials = "found" if found else "not found" if self.settings.auth == "key" else "not checked"
-        return Readiness(
-            extra="missing" if absent else "installed",
-            credentials=credentials,  # type: ignore[arg-type]
-            missing_settings=unset,
-            hint=hint,
-        )
+    def find_credentials(self) -> core.Credentials:
+        """Whether a key or a token is there; what azure-identity would find is not looked for."""
+        if read_secret(self.key_variable) or read_secret(self._token_variable):
+            return "found", None
+        if self.settings.auth == "key":
+            return "not found", f"export {self.key_variable}=..."
+        return "not checked", "az login"
 
-    def build(self, receipt: Receipt, files: Files) -> Request:
+    def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
         """The exact body, without the run key. Pure."""
         request = super().build(receipt, files)
         if training_type := receipt.target.options.get("training_type"):
@@ -108,23 +78,19 @@ class AzureProvider(OpenAIProvider):
         return request
 
     # --- the model ---------------------------------------------------------------------------------------------------
-    def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
+    def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:
         """Deploy the model under a name that carries the key, and wait until it answers."""
         name = _name(key)
         self._control.create(name, model.id)
-        ref = DeploymentRef(id=name, data={"model": model.id, "sku": self.settings.deployment_sku})
+        ref = core.DeploymentRef(id=name, data={"model": model.id, "sku": self.settings.deployment_sku})
         self._wait_for_an_answer(ref)
         return ref
 
-    def _wait_for_an_answer(self, ref: DeploymentRef, *, pause: Callable[[float], None] = time.sleep) -> None:
-        delay, waited = 0.1, 0.0
-        while True:
+    def _wait_for_an_answer(self, ref: core.DeploymentRef) -> None:
+        question = {"model": ref.id, "messages": [{"role": "user", "content": "."}], "max_completion_tokens": 1}
+        for _ in core.growing_pauses(LONGEST_SILENCE):
             try:
-                self._connection.ask(
-                    lambda sdk: sdk.chat.completions.with_raw_response.create(
-                        model=ref.id, messages=[{"role": "user", "content": "."}], max_completion_tokens=1
-                    )
-                )
+                self._complete(question)
             except TransientError as error:
                 if error.status == 429:  # it answers, if only to say that it is busy
                     return
@@ -137,61 +103,45 @@ class AzureProvider(OpenAIProvider):
                 why = error.message
             else:
                 return
-            if waited >= LONGEST_SILENCE:
-                raise TransientError(f"the deployment {ref.id} stands but does not answer: {why}")
-            pause(delay)
-            waited += delay
-            delay = min(delay * 2, 10.0)
+        raise TransientError(f"the deployment {ref.id} stands but does not answer: {why}")
 
-    def find_deployment(self, key: RunKey) -> DeploymentRef | None:
+    def find_deployment(self, key: core.RunKey) -> core.DeploymentRef | None:
         """The deployment whose name carries the key."""
-        found = self._control.get(_name(key))
-        if found is None:
+        deployment = self._control.get(_name(key))
+        if deployment is None:
             return None
-        return DeploymentRef(id=_name(key), data={"model": found["model"], "sku": found["sku"]})
+        return core.DeploymentRef(id=_name(key), data={"model": deployment["model"], "sku": deployment["sku"]})
 
-    def undeploy(self, ref: DeploymentRef) -> None:
+    def undeploy(self, ref: core.DeploymentRef) -> None:
         """Remove a deployment; quietly done when it is gone."""
         self._control.delete(ref.id)
 
-    def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
+    def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
         """A deployment, through the chat API. A model that is not deployed does not answer here."""
-        if isinstance(ref, ModelRef) and not ref.data.get("deployment"):
-            return Unavailable(f"{ref.id} answers on Azure only while it is deployed")
-        return ChatGenerator(self._connection, ref.id, self.service.max_tokens_word)
+        if isinstance(ref, core.ModelRef) and not ref.data.get("deployment"):
+            return core.Unavailable(f"{ref.id} answers on Azure only while it is deployed")
+        return super().generator(ref)
 
-    def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
+    def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
         """The standing deployment named in the settings, if there is one."""
         name = self.settings.base_deployment
         if name:
-            return ModelRef(id=name, tuned=False, data={"deployment": name})
-        return Unavailable(
+            return core.ModelRef(id=name, tuned=False, data={"deployment": name})
+        return core.Unavailable(
             "a base model answers on Azure only through a deployment; name a standing one as base_deployment"
         )
 
-    def snippet(self, ref: ModelRef | DeploymentRef) -> str:
+    def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """A few lines of Python that call a deployment through the `openai` package."""
-        name = ref.id if isinstance(ref, DeploymentRef) or ref.data.get("deployment") else "<deployment>"
-        return "\n".join(
-            [
-                "import os",
-                "",
-                "from openai import OpenAI",
-                "",
-                f"client = OpenAI(base_url={self.base_url!r}, api_key=os.environ[{self.key_env!r}])",
-                "answer = client.chat.completions.create(",
-                f"    model={name!r},  # the deployment of {ref.data.get('model') or ref.id}",
-                '    messages=[{"role": "user", "content": "Hello"}],',
-                ")",
-                "print(answer.choices[0].message.content)",
-            ]
-        )
+        name = ref.id if isinstance(ref, core.DeploymentRef) or ref.data.get("deployment") else "<deployment>"
+        comment = f"the deployment of {ref.data.get('model') or ref.id}"
+        return inference.snippet(name, base_url=self.address, key_variable=self.key_variable, comment=comment)
 
-    def delete(self, ref: AnyRef) -> None:
+    def delete(self, ref: core.AnyRef) -> None:
         """Delete a file or a deployment; quietly done when it is gone. The v1 endpoint deletes no models and jobs."""
-        if isinstance(ref, DeploymentRef):
+        if isinstance(ref, core.DeploymentRef):
             self.undeploy(ref)
-        elif isinstance(ref, (ModelRef, JobRef)):
+        elif isinstance(ref, (core.ModelRef, core.JobRef)):
             raise LlmtuneError(
                 f"Azure's v1 endpoint deletes neither models nor jobs: {ref.id} stays",
                 hint="delete it in the Foundry portal; a model that is not deployed costs nothing by the hour",
@@ -200,5 +150,5 @@ class AzureProvider(OpenAIProvider):
             super().delete(ref)
 
 
-def _name(key: RunKey) -> str:
+def _name(key: core.RunKey) -> str:
     return f"llmtune-{key}"

@@ -18,6 +18,9 @@ Sku = Literal["Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard",
 class AzureSettings(Account):
     """Which Azure OpenAI resource is used, as whom, and how tuned models are deployed on it."""
 
+    variables = {"endpoint": ("AZURE_OPENAI_ENDPOINT",), "subscription_id": ("AZURE_SUBSCRIPTION_ID",)}
+    required = {"endpoint": 'endpoint ("https://NAME.openai.azure.com")'}
+
     endpoint: str | None = None
     """Address of the resource ("https://NAME.openai.azure.com") or of a Foundry project; unset:
     AZURE_OPENAI_ENDPOINT."""

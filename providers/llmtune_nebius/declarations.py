@@ -9,43 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
-from llmtune.provider import (
-    Ability,
-    Bool,
-    Changed,
-    Converted,
-    Declarations,
-    Facts,
-    Float,
-    Int,
-    Limits,
-    No,
-    NotApplicable,
-    Refused,
-    Sent,
-    Text,
-    Unsupported,
-    epochs_from_steps,
-    ratio_from_steps,
-)
-from llmtune.provider.conversions import shortened
+from llmtune import provider as core
+from llmtune.provider import Changed, Converted, Facts, Float, Int, No, Refused, Sent, Unsupported
+from llmtune_openai.declarations import METHODS as OPENAI_METHODS
+from llmtune_openai.declarations import suffix
 
 PAGE = "Nebius Token Factory, Create a fine-tuning job (API version 20260506)"
 SHOWN = "the default is the value shown on the page, which may be an example (unverified); no range is given"
 
-METHODS: dict[str, Ability] = {
-    "sft": True,
-    "dpo": No("only supervised tuning is documented"),
-    "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
-}
+METHODS = {**OPENAI_METHODS, "dpo": No("only supervised tuning is documented")}
 
-ADAPTERS: dict[str, Ability] = {
-    "lora": True,
-    "full": True,
-    "qlora": No("the service trains LoRA adapters or all weights, nothing else"),
-    "dora": No("the service trains LoRA adapters or all weights, nothing else"),
+ADAPTERS: dict[str, core.Ability] = {
+    **dict.fromkeys(("lora", "full"), True),
+    **dict.fromkeys(("qlora", "dora"), No("the service trains LoRA adapters or all weights, nothing else")),
 }
 
 #: A suffix has 64 characters; thirteen are kept for the run key.
@@ -60,18 +36,18 @@ def one_text(value: Mapping[str, Any], facts: Facts) -> Changed | Refused:
     return Changed(text, f"the service takes one text: {text!r}")
 
 
-def declarations() -> Declarations:
+def declarations() -> core.Declarations:
     """The fields of a supervised job, by adapter or in full."""
     untold = Unsupported("the service tells nothing of its optimizer and takes no knob for it", source=PAGE)
     schedule = Unsupported("the service takes a warm-up share and no other shape of schedule", source=PAGE)
     own_dropout = Unsupported("only the adapter's dropout can be set", source=PAGE)
     to_the_end = Unsupported("the service trains for all epochs", source=PAGE)
-    return Declarations(
+    return core.Declarations(
         epochs=Sent(_H + "n_epochs", Int(1), default=3, source=PAGE, note=SHOWN),
         max_steps=Converted(
             _H + "n_epochs",
             Int(1),
-            epochs_from_steps(),
+            core.epochs_from_steps(),
             says="as whole epochs, rounded up, from the number of rows and batch_size",
             default=None,
             source=PAGE,
@@ -83,22 +59,17 @@ def declarations() -> Declarations:
             "an absolute rate is taken; the 1e-5 on the page may be an example, so no multiplier is reckoned from it",
             source=PAGE,
         ),
-        min_lr_ratio=schedule,
-        lr_schedule=schedule,
-        lr_num_cycles=schedule,
+        **dict.fromkeys(("min_lr_ratio", "lr_schedule", "lr_num_cycles"), schedule),
         warmup_ratio=Sent(_H + "warmup_ratio", Float(ge=0, le=1), default=0, source=PAGE, note=SHOWN),
         warmup_steps=Converted(
             _H + "warmup_ratio",
             Float(ge=0, le=1),
-            ratio_from_steps(),
+            core.ratio_from_steps(),
             says="as a share of all steps, from the number of rows, batch_size and epochs",
             default=0,
             source=PAGE,
         ),
-        optimizer=untold,
-        adam_beta1=untold,
-        adam_beta2=untold,
-        adam_epsilon=untold,
+        **dict.fromkeys(("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"), untold),
         weight_decay=Sent(_H + "weight_decay", Float(ge=0), default=0, source=PAGE, note=SHOWN),
         max_grad_norm=Sent(_H + "max_grad_norm", Float(ge=0), default=1, source=PAGE, note=SHOWN),
         prompt_loss_weight=Unsupported("the service does not say on which tokens the loss is taken", source=PAGE),
@@ -115,27 +86,18 @@ def declarations() -> Declarations:
         lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0, source=PAGE, note=SHOWN),
         lora_target_modules=Unsupported("the service chooses the layers itself", source=PAGE),
         layer_lr_multipliers=Unsupported("the service trains all layers at one rate", source=PAGE),
-        dropout=own_dropout,
-        attention_dropout=own_dropout,
+        **dict.fromkeys(("dropout", "attention_dropout"), own_dropout),
         label_smoothing=Unsupported("the service has no label smoothing", source=PAGE),
         max_sequence_length=Sent(_H + "context_length", Int(1), default=8192, source=PAGE, note=SHOWN),
-        packing=Sent(_H + "packing", Bool(), default=True, source=PAGE, note=SHOWN),
-        early_stopping_patience=to_the_end,
-        early_stopping_threshold=to_the_end,
+        packing=Sent(_H + "packing", core.Bool(), default=True, source=PAGE, note=SHOWN),
+        **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), to_the_end),
         eval_every=Unsupported("the service evaluates when it saves a checkpoint", source=PAGE),
         checkpoint_every=Unsupported("the service saves checkpoints when it chooses to", source=PAGE),
         keep_checkpoints=Unsupported("the service does not say how many checkpoints it keeps", source=PAGE),
-        dpo_beta=NotApplicable("only supervised tuning is documented", source=PAGE),
-        name=Converted(
-            "suffix",
-            Text(LONGEST_NAME),
-            shortened(LONGEST_NAME, allowed="A-Za-z0-9_-"),
-            says=f"as the suffix of the tuned model's name, at most {LONGEST_NAME} characters before llmtune's own key",
-            default=None,
-            source=PAGE,
-        ),
+        dpo_beta=core.NotApplicable("only supervised tuning is documented", source=PAGE),
+        name=suffix(LONGEST_NAME, PAGE, more=" before llmtune's own key"),
         seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=PAGE, note="the page shows 42 (unverified)"),
-        tags=Converted("tags", Text(), one_text, says="joined into one text", default=None, source=PAGE),
+        tags=Converted("tags", core.Text(), one_text, says="joined into one text", default=None, source=PAGE),
         temperature=Sent("temperature", Float(ge=0, le=2), default=None, source=PAGE, where="generation"),
         top_p=Sent("top_p", Float(gt=0, le=1), default=None, source=PAGE, where="generation"),
         top_k=Unsupported("not among the documented fields of the chat API", source=PAGE),
@@ -151,7 +113,7 @@ def _whole(value: float, facts: Facts) -> Changed | Refused:
 
 PARAMETERS = declarations()
 
-LIMITS = Limits(
+LIMITS = core.Limits(
     format="openai",
     max_bytes=50 * 1000**3,
     validation="used",

@@ -10,23 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
-from llmtune.provider import (
-    Abilities,
-    Ability,
-    Converted,
-    Declarations,
-    Float,
-    Inherent,
-    Int,
-    Limits,
-    No,
-    NotApplicable,
-    Sent,
-    Text,
-    Unsupported,
-    epochs_from_steps,
-)
+from llmtune import provider as core
+from llmtune.provider import Ability, Converted, Declarations, Inherent, No, Sent, Text, Unsupported
 from llmtune.provider.conversions import shortened
 
 SPEC = "OpenAI API reference (openapi.yaml 2.3.0, 2026-08-21)"
@@ -43,14 +28,16 @@ METHODS: dict[str, Ability] = {
     "sft": True,
     "dpo": True,
     "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **core.NOT_YET_METHODS,
 }
+
+_UNKNOWN_TRAINING = "the service does not say how it trains and cannot be told to"
+_OWN_CHOICE = "adapter lora stands for its own choice"
 
 ADAPTERS: dict[str, Ability] = {
     "lora": True,
-    "qlora": No("the service does not say how it trains and cannot be told to; adapter lora stands for its own choice"),
-    "dora": No("the service does not say how it trains and cannot be told to; adapter lora stands for its own choice"),
-    "full": No("the service cannot be told to train all weights; adapter lora stands for its own choice"),
+    **dict.fromkeys(("qlora", "dora"), No(f"{_UNKNOWN_TRAINING}; {_OWN_CHOICE}")),
+    "full": No(f"the service cannot be told to train all weights; {_OWN_CHOICE}"),
 }
 
 #: One checkpoint at the end of each epoch; the last three are kept.
@@ -75,6 +62,20 @@ class Tags:
         return f"at most {self.most} tags, names of at most 64 and values of at most 512 characters"
 
 
+def suffix(longest: int, source: str, *, more: str = "", note: str = "") -> Converted:
+    """Return the name of a job as the suffix of the tuned model's name, of at most `longest` characters (`more` says
+    what the rest is for)."""
+    return Converted(
+        "suffix",
+        Text(longest),
+        shortened(longest, allowed="A-Za-z0-9_-"),
+        says=f"as the suffix of the tuned model's name, at most {longest} characters{more}",
+        default=None,
+        source=source,
+        note=note,
+    )
+
+
 def declarations(method: str) -> Declarations:
     """The fields of a job with this method ("sft" or "dpo"); the knobs stand under the method's own name."""
     path = f"method.{METHOD_WORDS.get(method, 'supervised')}.hyperparameters."
@@ -84,85 +85,67 @@ def declarations(method: str) -> Declarations:
     own_dropout = Unsupported("the service chooses its own regularisation", source=SPEC)
     all_epochs = Unsupported("the service trains for all epochs; it keeps the last three checkpoints", source=GUIDE)
     return Declarations(
-        epochs=Sent(path + "n_epochs", Int(1, 50), default="auto", source=SPEC),
+        epochs=Sent(path + "n_epochs", core.Int(1, 50), default="auto", source=SPEC),
         max_steps=Converted(
             path + "n_epochs",
-            Int(1, 50),
-            epochs_from_steps(),
+            core.Int(1, 50),
+            core.epochs_from_steps(),
             says="as whole epochs, rounded up, from the number of rows and batch_size",
             default=None,
             source=SPEC,
         ),
-        batch_size=Sent(path + "batch_size", Int(1, 256), default="auto", source=SPEC),
+        batch_size=Sent(path + "batch_size", core.Int(1, 256), default="auto", source=SPEC),
         gradient_accumulation_steps=Unsupported("batch_size is the whole of it here", source=SPEC),
         learning_rate=Unsupported(
             "only a multiplier of the service's own rate is taken, and that rate is not published", source=SPEC
         ),
-        learning_rate_multiplier=Sent(path + "learning_rate_multiplier", Float(gt=0), default="auto", source=SPEC),
-        min_lr_ratio=own_rate,
-        lr_schedule=own_rate,
-        lr_num_cycles=own_rate,
-        warmup_ratio=own_rate,
-        warmup_steps=own_rate,
-        optimizer=own_optimizer,
-        adam_beta1=own_optimizer,
-        adam_beta2=own_optimizer,
-        adam_epsilon=own_optimizer,
-        weight_decay=own_optimizer,
-        max_grad_norm=own_optimizer,
+        learning_rate_multiplier=Sent(path + "learning_rate_multiplier", core.Float(gt=0), default="auto", source=SPEC),
+        **dict.fromkeys(("min_lr_ratio", "lr_schedule", "lr_num_cycles", "warmup_ratio", "warmup_steps"), own_rate),
+        **dict.fromkeys(
+            ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"), own_optimizer
+        ),
         prompt_loss_weight=Inherent(
             0.0, "prompts are always masked: the loss is taken on answers alone (the old knob is gone)", source=GUIDE
         ),
-        lora_rank=own_choice,
-        lora_alpha=own_choice,
-        lora_dropout=own_choice,
-        lora_target_modules=own_choice,
+        **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), own_choice),
         layer_lr_multipliers=Unsupported("the service trains all layers at one rate of its own", source=SPEC),
-        dropout=own_dropout,
-        attention_dropout=own_dropout,
-        label_smoothing=own_dropout,
+        **dict.fromkeys(("dropout", "attention_dropout", "label_smoothing"), own_dropout),
         max_sequence_length=Unsupported(
             f"rows longer than the model's {TOKENS_PER_ROW:,} tokens are cut at the end, whatever is asked",
             source=PRACTICE,
         ),
         packing=Unsupported("the service does not tell how it batches rows", source=SPEC),
-        early_stopping_patience=all_epochs,
-        early_stopping_threshold=all_epochs,
+        **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), all_epochs),
         eval_every=Unsupported(
             "the service evaluates at steps of its own: a small batch as it goes, all validation rows once an epoch",
             source=GUIDE,
         ),
         checkpoint_every=Unsupported("one checkpoint at the end of each epoch, whatever is asked", source=GUIDE),
         keep_checkpoints=Inherent(KEPT_CHECKPOINTS, "the last three epochs' checkpoints are kept", source=GUIDE),
-        dpo_beta=Sent("method.dpo.hyperparameters.beta", Float(gt=0, le=2), default="auto", source=SPEC),
-        name=Converted(
-            "suffix",
-            Text(64),
-            shortened(64, allowed="A-Za-z0-9_-"),
-            says="as the suffix of the tuned model's name, at most 64 characters",
-            default=None,
-            source=SPEC,
-        ),
+        dpo_beta=Sent("method.dpo.hyperparameters.beta", core.Float(gt=0, le=2), default="auto", source=SPEC),
+        name=suffix(64, SPEC),
         seed=Sent(
-            "seed", Int(0, 2**31 - 1), default=None, source=SPEC, note="unset: drawn by the service and told back"
+            "seed", core.Int(0, 2**31 - 1), default=None, source=SPEC, note="unset: drawn by the service and told back"
         ),
         tags=Sent("metadata", Tags(15), default=None, source=SPEC, note="the sixteenth place is llmtune's own"),
-        temperature=Sent("temperature", Float(ge=0, le=2), default=1.0, source=SPEC, where="generation"),
-        top_p=Sent("top_p", Float(ge=0, le=1), default=1.0, source=SPEC, where="generation"),
+        temperature=Sent("temperature", core.Float(ge=0, le=2), default=1.0, source=SPEC, where="generation"),
+        top_p=Sent("top_p", core.Float(ge=0, le=1), default=1.0, source=SPEC, where="generation"),
         top_k=Unsupported("the chat API has no top_k", source=SPEC),
-        max_tokens=Sent("max_completion_tokens", Int(1), default=None, source=SPEC, where="generation"),
+        max_tokens=Sent("max_completion_tokens", core.Int(1), default=None, source=SPEC, where="generation"),
     )
 
 
 SFT = declarations("sft")
 DPO = declarations("dpo").but(
-    prompt_loss_weight=NotApplicable("preference tuning compares two answers; no prompt token is trained", source=SPEC)
+    prompt_loss_weight=core.NotApplicable(
+        "preference tuning compares two answers; no prompt token is trained", source=SPEC
+    )
 )
 
 
-def limits(method: str, tokens_per_row: int | None) -> Limits:
+def limits(method: str, tokens_per_row: int | None) -> core.Limits:
     """What a training file may hold."""
-    return Limits(
+    return core.Limits(
         format="openai_preference" if method == "dpo" else "openai",
         min_rows=10,
         max_bytes=8 * 1024**3,
@@ -173,7 +156,7 @@ def limits(method: str, tokens_per_row: int | None) -> Limits:
     )
 
 
-ABILITIES = Abilities(
+ABILITIES = core.Abilities(
     pause=True,
     billed_cost=No("the service tells the tokens it trained on, not what it billed"),
 )

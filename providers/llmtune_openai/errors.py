@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from llmtune.errors import LlmtuneError, MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
+from llmtune.provider import retry_after
 
 #: The organisation, or everybody, may not tune this model (any more).
 CLOSED = frozenset({"training_not_available", "model_not_available"})
@@ -38,24 +37,6 @@ def body_of(payload: Any) -> dict[str, Any]:
     return {"message": str(payload)} if payload else {}
 
 
-def wait_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asks us to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
-    lowered = {name.lower(): value for name, value in headers.items()}
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = lowered.get(name)
-        if value is None:
-            continue
-        try:
-            return max(0.0, float(value) * scale)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-        except (TypeError, ValueError):
-            continue
-    return None
-
-
 def refusal(
     status: int,
     payload: Any,
@@ -83,37 +64,25 @@ def refusal(
     param = f" (field {body['param']})" if body.get("param") else ""
     raw = str(payload)[:2000]
     if code in CLOSED:
-        living = [other for other in alternatives() if other != name]
-        hint = "check the model's id"
-        if living:
-            hint += (
-                f", or tune elsewhere: {', '.join(living)} take jobs (llmtune plan JOB --provider {','.join(living)})"
-            )
+        hint, providers = "check the model's id", [provider for provider in alternatives() if provider != name]
+        if providers:
+            hint += f", or tune elsewhere: {', '.join(providers)} take jobs"
+            hint += f" (llmtune plan JOB --provider {','.join(providers)})"
         return ProviderClosed(
             f"{title} does not let this organisation tune this model: {words}",
             provider=name,
-            alternatives=living,
+            alternatives=providers,
             hint=hint,
         )
     if (code or "").lower() in EXHAUSTED or (status == 429 and "maximum" in words and "active" in words):
         return QuotaExceeded(f"{title}: {words}", hint="wait until running jobs have ended, or raise the limit there")
+    facts: dict[str, Any] = {"code": code, "status": status, "raw": raw}
     if status == 429:
-        return TransientError(
-            f"{title} asks us to slow down: {words}",
-            retry_after=wait_of(headers),
-            sent=False,
-            code=code,
-            status=status,
-            raw=raw,
-        )
+        wait = retry_after(headers)
+        return TransientError(f"{title} asks us to slow down: {words}", retry_after=wait, sent=False, **facts)
     if status == 401:
         return MissingCredentials(f"{title} does not accept the credentials in {key_env}: {words}")
     if status in (408, 409) or status >= 500:
-        return TransientError(
-            f"{title} could not answer ({status}): {words}",
-            retry_after=wait_of(headers),
-            code=code,
-            status=status,
-            raw=raw,
-        )
-    return VendorError(f"{title} refused ({status}): {words}{param}", code=code, status=status, raw=raw)
+        wait = retry_after(headers)
+        return TransientError(f"{title} could not answer ({status}): {words}", retry_after=wait, **facts)
+    return VendorError(f"{title} refused ({status}): {words}{param}", **facts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import InvalidData, LlmtuneError, TransientError, VendorError
-from llmtune.provider import EncodedFile, UploadRef
+from llmtune.provider import EncodedFile, UploadRef, growing_pauses
 from llmtune_openai import metrics
 from llmtune_openai.client import Connection
 from llmtune_openai.services import Service
@@ -18,7 +17,7 @@ PART = 64 * 1024**2
 LONGEST_WAIT = 1800.0
 
 #: Seconds that sending or fetching one file (or part) may take: 512 MB want more than a poll.
-PATIENCE = 600.0
+TIMEOUT = 600.0
 
 #: Files a page, where looking for one of ours; accounts hold thousands.
 PAGE = 1000
@@ -44,15 +43,15 @@ def find_upload(connection: Connection, service: Service, digest: str) -> Upload
 
 def upload(connection: Connection, service: Service, file: EncodedFile) -> UploadRef:
     """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not."""
-    patience = connection.patience or PATIENCE
-    most = service.upload_in_parts_above
-    if most is not None and file.bytes > most:
+    timeout = connection.timeout or TIMEOUT
+    limit = service.upload_in_parts_above
+    if limit is not None and file.bytes > limit:
         sent = _in_parts(connection, file)
     else:
         with file.path.open("rb") as stream:
             sent = connection.ask(
                 lambda sdk: sdk.files.with_raw_response.create(
-                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=patience
+                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout
                 )
             )
     wait(connection, service, sent, file.path.name)
@@ -72,7 +71,7 @@ def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
             while piece := stream.read(PART):
                 part = connection.ask(
                     lambda sdk, piece=piece: sdk.uploads.parts.with_raw_response.create(  # type: ignore[misc]
-                        id, data=piece, timeout=connection.patience or PATIENCE
+                        id, data=piece, timeout=connection.timeout or TIMEOUT
                     )
                 )
                 parts.append(str(part["id"]))
@@ -80,10 +79,10 @@ def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
     except BaseException:
         _give_up(connection, id)
         raise
-    whole = done.get("file")
-    if not isinstance(whole, Mapping):
+    uploaded = done.get("file")
+    if not isinstance(uploaded, Mapping):
         raise VendorError(f"{connection.title} completed the upload {id} without naming a file", raw=str(done)[:500])
-    return whole
+    return uploaded
 
 
 def _give_up(connection: Connection, id: str) -> None:
@@ -93,14 +92,7 @@ def _give_up(connection: Connection, id: str) -> None:
         return  # it expires by itself after an hour; what went wrong before is what matters
 
 
-def wait(
-    connection: Connection,
-    service: Service,
-    file: Mapping[str, Any],
-    what: str,
-    *,
-    pause: Callable[[float], None] = time.sleep,
-) -> None:
+def wait(connection: Connection, service: Service, file: Mapping[str, Any], filename: str) -> None:
     """Wait until an uploaded file can be used. A job made earlier is refused, at Azure always.
 
     Raises:
@@ -108,27 +100,24 @@ def wait(
         TransientError: it is still not ready after half an hour.
     """
     ready = _READY | ({"uploaded"} if service.uploaded_is_ready else set())
-    id, delay, waited = str(file["id"]), 0.05, 0.0
-    while True:
+    id = str(file["id"])
+    for seconds in growing_pauses(LONGEST_WAIT, first=0.05, longest=5.0):
+        if seconds:
+            file = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
         status = file.get("status")
         if status is None or status in ready:
             return
         if status in _BROKEN:
             why = file.get("status_details") or f"its state is {status!r}"
-            raise InvalidData(f"{connection.title} cannot use {what} ({id}): {why}")
-        if waited >= LONGEST_WAIT:
-            raise TransientError(f"{connection.title} still has {what} ({id}) in the state {status!r}", sent=False)
-        pause(delay)
-        waited += delay
-        delay = min(delay * 2, 5.0)
-        file = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
+            raise InvalidData(f"{connection.title} cannot use {filename} ({id}): {why}")
+    raise TransientError(f"{connection.title} still has {filename} ({id}) in the state {status!r}", sent=False)
 
 
 def download(connection: Connection, id: str, into: Path) -> Path:
     """Bring a file here under its own name; a result file is written as plain CSV."""
     facts = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
     content = connection.content(
-        lambda sdk: sdk.files.with_raw_response.content(id, timeout=connection.patience or PATIENCE)
+        lambda sdk: sdk.files.with_raw_response.content(id, timeout=connection.timeout or TIMEOUT)
     )
     if facts.get("purpose") == "fine-tune-results" and (text := metrics.decoded(content)) is not None:
         content = text.encode()

@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+import llmtune.provider as core
 from llmtune import _clock
+from llmtune.config import read_secret
 from llmtune.errors import LlmtuneError, TransientError, VendorError
-from llmtune.provider import (
-    DeploymentRef,
-    JobRef,
-    ModelRef,
-    Readiness,
-    RemoteJob,
-    RemoteModel,
-    Request,
-    Requirement,
-    RunState,
-    UploadRef,
-)
 from llmtune_openai import files as transfer
+from llmtune_openai import inference, responses
 from llmtune_openai import requests as bodies
-from llmtune_openai import responses
-from llmtune_openai.client import PATIENCE, Connection, key_of
+from llmtune_openai.client import TIMEOUT, Connection
 from llmtune_openai.declarations import KEY_TAG
-from llmtune_openai.inference import ChatGenerator
-from llmtune_openai.services import Service, service_of
+from llmtune_openai.services import OPENAI, Service, base_of, service_of
 from llmtune_openai.settings import OpenAIOptions, OpenAISettings
 
 if TYPE_CHECKING:
-    from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
-    from llmtune.provider import (
-        AnyRef,
-        Capabilities,
-        Cursor,
-        EncodedDataset,
-        EncodedFile,
-        Files,
-        Generator,
-        Receipt,
-        RunKey,
-        Snapshot,
-        SubmitSafety,
-        Target,
-        Unavailable,
-    )
 
 
-class OpenAIProvider:
+class OpenAIProvider(core.BaseProvider):
     """Tuning at OpenAI through the `openai` SDK: supervised and preference jobs, served under the model's id.
 
     With a `base_url` in its settings it is the way to another service of the same API; `profile` says whose facts
@@ -62,85 +33,55 @@ class OpenAIProvider:
     """
 
     kind = "openai"
-    hosted = True
-    listed = True
     Options: type[BaseModel] = OpenAIOptions
     Settings: type[BaseModel] = OpenAISettings
-    requirements: tuple[Requirement, ...] = (Requirement(extra="openai", module="openai", distribution="openai"),)
+    requirements: tuple[core.Requirement, ...] = (
+        core.Requirement(extra="openai", module="openai", distribution="openai"),
+    )
+    service: Service = OPENAI
+    """The facts that hold; a service of the same API derives from this class and gives its own."""
 
-    def __init__(self, name: str = "openai", settings: Any = None) -> None:
-        self.name = name
-        self.settings: Any = settings if settings is not None else self.Settings()
-        self.service: Service = self._service()
-        self.submit_safety: SubmitSafety = self.service.safety
+    def __init__(self, name: str = "", settings: Any = None) -> None:
+        super().__init__(name, settings)
+        if isinstance(self.settings, OpenAISettings):
+            self.service = service_of(self.settings.value_of("base_url"), self.settings.profile)
+        self.abilities = self.service.abilities
+        self.submit_safety = self.service.safety
         self._connection = Connection(
-            name,
+            self.name,
             self.service.title,
-            self.extra,
-            self.key_env,
+            self.requirements[0],
+            self.key_variable,
             self._client_arguments,
-            getattr(self.settings, "timeout", None),
+            self.settings.timeout,
         )
 
-    # --- what another service changes --------------------------------------------------------------------------------
-    def _service(self) -> Service:
-        return service_of(self.base_url, self.settings.profile)
-
     @property
-    def extra(self) -> str:
-        """The extra that installs the SDK."""
-        return self.requirements[0].extra
-
-    @property
-    def base_url(self) -> str | None:
-        """The address that is configured; None leaves it to the service's own."""
-        return self.settings.base_url or os.environ.get("OPENAI_BASE_URL") or None
-
-    @property
-    def key_env(self) -> str:
+    def key_variable(self) -> str:
         """The environment variable that holds the key."""
         return str(self.settings.api_key_env or self.service.key_env)
 
     def _client_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {
-            "api_key": key_of(self.key_env),
-            "base_url": self.base_url or self.service.base_url,
+            "api_key": read_secret(self.key_variable),
+            "base_url": self.address or self.service.base_url,
             "organization": getattr(self.settings, "organization", None),
             "project": getattr(self.settings, "project", None),
-            "timeout": self.settings.timeout or PATIENCE,
+            "timeout": self.settings.timeout or TIMEOUT,
         }
         return {name: value for name, value in arguments.items() if value is not None}
 
     # --- offline -----------------------------------------------------------------------------------------------------
-    def capabilities(self, target: Target) -> Capabilities:
+    def capabilities(self, target: core.Target) -> core.Capabilities:
         """What this target can express. Pure."""
         return self.service.capabilities(target)
 
-    def ready(self) -> Readiness:
-        """Whether the SDK and the key are there."""
-        installed = importlib.util.find_spec("openai") is not None
-        found = key_of(self.key_env) is not None
-        hint = None
-        if not installed:
-            hint = f"pip install 'llmtune-sdk[{self.extra}]'"
-        elif not found:
-            hint = f"export {self.key_env}=..."
-        return Readiness(
-            extra="installed" if installed else "missing", credentials="found" if found else "not found", hint=hint
-        )
-
-    def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
-        """Write the rows as chat or preference rows to content-named files in `into`."""
-        from llmtune.provider import encode_dataset
-
-        return encode_dataset(data, self.capabilities(receipt.target).limits.format, into)
-
-    def build(self, receipt: Receipt, files: Files) -> Request:
+    def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
         """The exact body, without the run key. Pure."""
         return bodies.build(self.service, receipt, files)
 
     # --- before money is spent ---------------------------------------------------------------------------------------
-    def preflight(self, request: Request) -> list[Finding]:
+    def preflight(self, request: core.Request) -> list[Finding]:
         """Ask whether this account sees the model, and when it shuts down."""
         from llmtune.data.findings import error, warning
 
@@ -159,27 +100,26 @@ class OpenAIProvider:
         message = f"{model} shuts down on {shutdown}, and every model tuned from it with it"
         return [warning("shutdown", message, "plan its replacement")]
 
-    def find_upload(self, digest: str) -> UploadRef | None:
+    def find_upload(self, digest: str) -> core.UploadRef | None:
         """A file of that content which is there and usable."""
         return transfer.find_upload(self._connection, self.service, digest)
 
-    def upload(self, file: EncodedFile) -> UploadRef:
+    def upload(self, file: core.EncodedFile) -> core.UploadRef:
         """Send one file and wait until it can be used."""
         return transfer.upload(self._connection, self.service, file)
 
     # --- the job -----------------------------------------------------------------------------------------------------
-    def submit(self, request: Request, key: RunKey) -> JobRef:
+    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one call, never repeated here."""
         arguments = bodies.for_sdk(bodies.keyed(self.service, request.body, key))
         job = self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.create(**arguments))
         return self._ref(responses.check_is_job(job))
 
-    def _ref(self, job: Mapping[str, Any]) -> JobRef:
+    def _ref(self, job: Mapping[str, Any]) -> core.JobRef:
         page = self.service.job_page
-        own = self.base_url is None
-        return JobRef(id=str(job["id"]), url=page.format(job["id"]) if page and own else None)
+        return core.JobRef(id=str(job["id"]), url=page.format(job["id"]) if page and not self.address else None)
 
-    def find(self, key: RunKey) -> JobRef | None:
+    def find(self, key: core.RunKey) -> core.JobRef | None:
         """The job that carries this key. OpenAI filters by metadata; elsewhere all jobs are looked through."""
         searches: list[dict[str, Any]] = []
         if "metadata" in self.service.key_in:
@@ -197,25 +137,27 @@ class OpenAIProvider:
             lambda sdk, paging: sdk.fine_tuning.jobs.with_raw_response.list(**search, **paging)
         )
 
-    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
+    def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
         """State, new events and points, checkpoints, and the result file once there is one."""
         cursor = dict(since or {})
         payload = self._job(job.id)
         state, _ = responses.state_of(payload)
-        untold: dict[str, str] = {}
-        events = self._events(job.id, cursor.get("event"), untold)
-        begun = state.final or state in (RunState.RUNNING, RunState.PAUSED)
-        checkpoints = self._checkpoints(job.id, untold) if begun else []
+        not_reported: dict[str, str] = {}
+        events = self._events(job.id, cursor.get("event"), not_reported)
+        begun = state.final or state in (core.RunState.RUNNING, core.RunState.PAUSED)
+        checkpoints = self._checkpoints(job.id, not_reported) if begun else []
         results = {
             str(id): self._result_file(str(id))
             for id in payload.get("result_files") or ()
             if id not in cursor.get("results", ())
         }
-        seen = responses.snapshot(payload, events=events, checkpoints=checkpoints, results=results, not_reported=untold)
+        snapshot = responses.snapshot(
+            payload, events=events, checkpoints=checkpoints, results=results, not_reported=not_reported
+        )
         cursor["results"] = [*cursor.get("results", ()), *results]
         if events:
             cursor["event"] = events[-1]["id"]
-        return seen.model_copy(update={"cursor": cursor})
+        return snapshot.model_copy(update={"cursor": cursor})
 
     def _result_file(self, id: str) -> bytes | None:
         try:
@@ -230,29 +172,29 @@ class OpenAIProvider:
             self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.retrieve(id))
         )
 
-    def _events(self, id: str, seen: str | None, untold: dict[str, str]) -> list[dict[str, Any]]:
-        """The events after the one already seen, oldest first. The service lists the newest first."""
-        found: list[dict[str, Any]] = []
+    def _events(self, id: str, last: str | None, not_reported: dict[str, str]) -> list[dict[str, Any]]:
+        """The events after the one with the id `last`, oldest first. The service lists the newest first."""
+        events: list[dict[str, Any]] = []
         pages = self._connection.pages(
             lambda sdk, paging: sdk.fine_tuning.jobs.with_raw_response.list_events(id, **paging)
         )
-        for event in self._where_there_is_one(pages, "events", untold):
-            found.append(event)
-            if event.get("id") == seen and _newest_first(found):
+        for event in self._items_if_listed(pages, "events", not_reported):
+            events.append(event)
+            if event.get("id") == last and _newest_first(events):
                 break
-        if _newest_first(found):
-            found.reverse()
-        known = next((at for at, event in enumerate(found) if seen and event.get("id") == seen), -1)
-        return found[known + 1 :]
+        if _newest_first(events):
+            events.reverse()
+        reported = next((index for index, event in enumerate(events) if last and event.get("id") == last), -1)
+        return events[reported + 1 :]
 
-    def _checkpoints(self, id: str, untold: dict[str, str]) -> list[dict[str, Any]]:
+    def _checkpoints(self, id: str, not_reported: dict[str, str]) -> list[dict[str, Any]]:
         pages = self._connection.pages(
             lambda sdk, paging: sdk.fine_tuning.jobs.checkpoints.with_raw_response.list(id, **paging)
         )
-        return list(self._where_there_is_one(pages, "checkpoints", untold))
+        return list(self._items_if_listed(pages, "checkpoints", not_reported))
 
-    def _where_there_is_one(
-        self, pages: Iterator[dict[str, Any]], what: str, untold: dict[str, str]
+    def _items_if_listed(
+        self, pages: Iterator[dict[str, Any]], what: str, not_reported: dict[str, str]
     ) -> Iterator[dict[str, Any]]:
         """The items of a list that compatible services may lack; elsewhere a missing list is an error."""
         try:
@@ -264,9 +206,9 @@ class OpenAIProvider:
                 or error.status not in (404, 405, 501)
             ):
                 raise
-            untold[what] = f"{self.service.title} has no list of {what}"
+            not_reported[what] = f"{self.service.title} has no list of {what}"
 
-    def cancel(self, job: JobRef) -> None:
+    def cancel(self, job: core.JobRef) -> None:
         """Ask the service to stop the job; quietly done when it has ended already."""
         try:
             self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.cancel(job.id))
@@ -274,71 +216,44 @@ class OpenAIProvider:
             if isinstance(error, TransientError) or not responses.state_of(self._job(job.id))[0].final:
                 raise
 
-    def pause(self, job: JobRef) -> None:
+    def pause(self, job: core.JobRef) -> None:
         """Ask the service to pause the job."""
         self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.pause(job.id))
 
-    def resume(self, job: JobRef) -> None:
+    def resume(self, job: core.JobRef) -> None:
         """Ask the service to go on with a paused job."""
         self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.resume(job.id))
 
     # --- the model ---------------------------------------------------------------------------------------------------
-    def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
-        """Nothing to do: a tuned model answers under its id."""
-        return None
-
-    def find_deployment(self, key: RunKey) -> DeploymentRef | None:
-        """There are no deployments here."""
-        return None
-
-    def undeploy(self, ref: DeploymentRef) -> None:
-        """There are no deployments here."""
-
-    def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
+    def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
         """The model under its id, through the chat API."""
-        return ChatGenerator(self._connection, ref.id, self.service.max_tokens_word)
+        fields = {**core.CHAT_FIELDS, "max_tokens": self.service.max_tokens_word}
+        return core.ChatGenerator(ref.id, self._complete, fields=fields)
 
-    def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The model that the job starts from."""
-        return ModelRef(id=receipt.target.model, tuned=False)
+    def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._connection.ask(lambda sdk: sdk.chat.completions.with_raw_response.create(**body))
 
-    def snippet(self, ref: ModelRef | DeploymentRef) -> str:
+    def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """A few lines of Python that call this model through the `openai` package."""
-        where = self.base_url or self.service.base_url
-        own_key = self.key_env != "OPENAI_API_KEY"
-        arguments = ([f"base_url={where!r}"] if where else []) + (
-            [f"api_key=os.environ[{self.key_env!r}]"] if own_key else []
-        )
-        return "\n".join(
-            [
-                *(["import os", ""] if own_key else []),
-                "from openai import OpenAI",
-                "",
-                f"client = OpenAI({', '.join(arguments)})",
-                "answer = client.chat.completions.create(",
-                f"    model={ref.id!r},",
-                '    messages=[{"role": "user", "content": "Hello"}],',
-                ")",
-                "print(answer.choices[0].message.content)",
-            ]
-        )
+        key = self.key_variable if self.key_variable != "OPENAI_API_KEY" else None
+        return inference.snippet(ref.id, base_url=self.address or self.service.base_url, key_variable=key)
 
     # --- what the account owns ---------------------------------------------------------------------------------------
-    def inventory(self) -> Iterator[RemoteModel]:
+    def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model: those of the account's jobs, then any other that the service lists."""
         models = {
             str(model.get("id")): model
             for model in self._connection.ask(lambda sdk: sdk.models.with_raw_response.list()).get("data") or ()
         }
-        told: set[str] = set()
+        tuned: set[str] = set()
         for job in self._jobs():
             id = job.get("fine_tuned_model")
-            if not id or id in told:
+            if not id or id in tuned:
                 continue
-            told.add(id)
+            tuned.add(id)
             base = str(job.get("model") or "")
             listed = models.get(id, {})
-            yield RemoteModel(
+            yield core.RemoteModel(
                 id=id,
                 base=base or None,
                 job=str(job["id"]),
@@ -346,15 +261,13 @@ class OpenAIProvider:
                 shutdown=listed.get("shutdown_date") or models.get(base, {}).get("shutdown_date"),
                 data={"status": job.get("status"), "listed": id in models},
             )
-        from llmtune_openai.services import base_of
-
         for id, model in models.items():
-            if id not in told and base_of(id) != id:
+            if id not in tuned and base_of(id) != id:
                 base = base_of(id)
                 shutdown = model.get("shutdown_date") or models.get(base, {}).get("shutdown_date")
-                yield RemoteModel(id=id, base=base, created=model.get("created"), shutdown=shutdown)
+                yield core.RemoteModel(id=id, base=base, created=model.get("created"), shutdown=shutdown)
 
-    def fetch(self, remote: RemoteModel) -> RemoteJob:
+    def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model. Raises `VendorError` when the account has none."""
         if remote.job:
             return responses.remote_job(self._job(remote.job), remote.id)
@@ -367,23 +280,18 @@ class OpenAIProvider:
         """Bring a file here; a result file as plain CSV."""
         return transfer.download(self._connection, file_id, into)
 
-    def delete(self, ref: AnyRef) -> None:
+    def delete(self, ref: core.AnyRef) -> None:
         """Delete a file or a tuned model; quietly done when it is gone. Job records cannot be deleted."""
-        if isinstance(ref, UploadRef):
-            self._gone(lambda: self._connection.ask(lambda sdk: sdk.files.with_raw_response.delete(ref.id)))
-        elif isinstance(ref, ModelRef):
+        if isinstance(ref, core.UploadRef):
+            with core.ignore_not_found():
+                self._connection.ask(lambda sdk: sdk.files.with_raw_response.delete(ref.id))
+        elif isinstance(ref, core.ModelRef):
             if not ref.tuned:
                 raise LlmtuneError(f"{ref.id} is a base model; only tuned models are deleted")
-            self._gone(lambda: self._connection.ask(lambda sdk: sdk.models.with_raw_response.delete(ref.id)))
-        elif isinstance(ref, JobRef):
+            with core.ignore_not_found():
+                self._connection.ask(lambda sdk: sdk.models.with_raw_response.delete(ref.id))
+        elif isinstance(ref, core.JobRef):
             raise LlmtuneError(f"{self.service.title} keeps its job records: {ref.id} cannot be deleted")
-
-    def _gone(self, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except VendorError as error:
-            if error.status != 404:
-                raise
 
 
 def _newest_first(events: list[dict[str, Any]]) -> bool:

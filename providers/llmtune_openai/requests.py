@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.provider import Files, Receipt, Request, RunKey
+from llmtune.provider import Files, Receipt, Request, RunKey, deep_merge
 from llmtune_openai.declarations import KEY_TAG, METHOD_WORDS
 from llmtune_openai.services import Service
 
@@ -38,19 +38,10 @@ def build(service: Service, receipt: Receipt, files: Files) -> Request:
         body["hyperparameters"] = {"lora": target.adapter == "lora"}
     else:
         body["method"] = {"type": METHOD_WORDS.get(target.method, target.method)}
-    lay_over(body, receipt.knobs())
+    body = deep_merge(body, receipt.knobs())
     if wandb := target.options.get("wandb"):
         body["integrations"] = [{"type": "wandb", "wandb": dict(wandb)}]
     return Request(operation=OPERATION, body=body)
-
-
-def lay_over(body: dict[str, Any], knobs: Mapping[str, Any]) -> None:
-    """Put nested values over a body, mapping by mapping."""
-    for name, value in knobs.items():
-        if isinstance(value, Mapping) and isinstance(body.get(name), dict):
-            lay_over(body[name], value)
-        else:
-            body[name] = copy.deepcopy(value)
 
 
 def keyed(service: Service, body: Mapping[str, Any], key: RunKey) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One service: its name for people, and everything that the adapter must know before it calls."""
+    """One service: its name for people, and everything that the provider must know before it calls."""
 
     title: str
     kind: str
@@ -92,11 +92,13 @@ class Service:
         if self.assumed:
             warnings = (self.assumed,)
         declared = self.dpo if target.method == "dpo" and self.dpo is not None else self.sft
-        limits = self.limits.get(target.method, self.limits["sft"])
+        limits = replace(
+            self.limits.get(target.method, self.limits["sft"]), max_tokens_per_row=entry.max_tokens_per_row
+        )
         return Capabilities(
             parameters=declared,
             family=entry.family,
-            limits=_with_tokens(limits, entry.max_tokens_per_row),
+            limits=limits,
             lifecycle=entry.lifecycle or known.lifecycle,
             price=entry.price,
             abilities=self.abilities,
@@ -107,10 +109,6 @@ class Service:
             known_model=not warnings,
             warnings=warnings,
         )
-
-
-def _with_tokens(limits: Limits, tokens: int | None) -> Limits:
-    return replace(limits, max_tokens_per_row=tokens)
 
 
 def _methods_of(entry: ModelEntry, offered: Mapping[str, Ability]) -> dict[str, Ability]:
@@ -181,16 +179,14 @@ OPENAI = Service(
 )
 
 #: Where the key comes back is not known, so an unclear submit is never repeated.
-COMPATIBLE = Service(
+COMPATIBLE = replace(
+    OPENAI,
     title="the OpenAI-compatible service",
     kind="openai-compatible",
     catalog=_HERE / "compatible.toml",
-    sft=declarations.SFT,
-    dpo=declarations.DPO,
-    methods=declarations.METHODS,
-    adapters=declarations.ADAPTERS,
-    limits={method: declarations.limits(method, None) for method in ("sft", "dpo")},
-    key_in=("metadata",),
+    hosts=(),
+    upload_in_parts_above=None,
+    job_page=None,
     safety=SubmitSafety(kind="none"),
     max_tokens_word="max_tokens",
     uploaded_is_ready=True,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmtune._models import DocumentedModel
 from llmtune.provider import Account, Options
 
 
 class OpenAISettings(Account):
     """Where and as whom OpenAI, or a service that speaks its API, is called."""
+
+    variables = {"base_url": ("OPENAI_BASE_URL",)}
 
     base_url: str | None = None
     """Address of the service, for another region, a gateway or a compatible service; unset: OPENAI_BASE_URL, else
@@ -32,10 +35,8 @@ class OpenAISettings(Account):
     """Seconds that one call may take; unset: 120, and 600 for files."""
 
 
-class Wandb(BaseModel):
+class Wandb(DocumentedModel):
     """Weights & Biases: the vendor writes the job's metrics there (the key is set in the vendor's console)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     project: Annotated[str, Field(min_length=1)]
     """Project that the run appears in."""

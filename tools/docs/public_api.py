@@ -39,6 +39,9 @@ MODULES = (
     "llmtune.provider.protocol",
     "llmtune.provider.types",
     "llmtune.provider.base",
+    "llmtune.provider.chat",
+    "llmtune.provider.object_store",
+    "llmtune.provider.sdk",
     "llmtune.provider.declarations",
     "llmtune.provider.values",
     "llmtune.provider.limits",
@@ -170,13 +173,22 @@ def shown(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
+def public_bases(cls: type) -> Iterator[type]:
+    """Yield the bases that are promised; a base of a private module stands for its own bases."""
+    for base in cls.__bases__:
+        if base.__module__.startswith("llmtune._"):
+            yield from public_bases(base)
+        elif base is not object and not base.__name__.startswith("_"):
+            yield base
+
+
 def of_class(cls: type) -> Tree:
     """Bases, fields and members; what it has from a base of ours counts as its own."""
     ours = [each for each in reversed(cls.__mro__) if each.__module__.startswith("llmtune")]
     protocol = getattr(cls, "_is_protocol", False)
     told: Tree = {
         "kind": "protocol" if protocol else "enum" if issubclass(cls, enum.Enum) else "class",
-        "bases": [each.__name__ for each in cls.__bases__ if each is not object and not each.__name__.startswith("_")],
+        "bases": [base.__name__ for base in public_bases(cls)],
     }
     if issubclass(cls, enum.Enum):
         return told | {"members": {each.name: repr(each.value) for each in cls}}
@@ -289,14 +301,18 @@ def resolve_homes(tree: Tree) -> Tree:
 def compared(before: Tree, now: Tree) -> tuple[list[str], list[tuple[str, str]]]:
     """What was added, and what is a break: (its name, what became of it).
 
-    A public module that is gone is one break, whatever it held: it was moved or removed as a whole.
+    A public module or name that is gone is one break, whatever it held: it was moved or removed as a whole.
     """
     gone_modules = sorted(before.get("modules", {}).keys() - now.get("modules", {}).keys())
     before, now = resolve_homes(before), resolve_homes(now)
     for module in gone_modules:
         del before["modules"][module]
-    old, new = dict(leaves(before)), dict(leaves(now))
     added, breaks = [], [(module, "was removed") for module in gone_modules]
+    for module, names in before.get("modules", {}).items():
+        for name in sorted(names.keys() - now["modules"][module].keys()):
+            breaks.append((f"{module}.{name}", "was removed"))
+            del names[name]
+    old, new = dict(leaves(before)), dict(leaves(now))
     gone, both = sorted(old.keys() - new.keys()), sorted(old.keys() & new.keys())
     breaks += [(spoken(path), "was removed") for path in gone if old[path] not in ("{}", "[]")]
     for path in both:

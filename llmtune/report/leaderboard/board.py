@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, MissingExtra
 from llmtune.evaluation.results import EvaluationResult, Latency, MetricValue, SystemResult, Usage
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Standing(_Value):
+class Standing(DocumentedModel):
     """One row of the board: a tuned model, or a base model as it is or with examples in its prompt."""
 
     label: str
@@ -78,7 +74,7 @@ class Standing(_Value):
     curves: dict[str, Series] = {}
 
 
-class Pair(_Value):
+class Pair(DocumentedModel):
     """Two rows of the board, told apart or not."""
 
     comparison: Comparison
@@ -91,7 +87,7 @@ class Pair(_Value):
     separable: bool
 
 
-class BreakEven(_Value):
+class BreakEven(DocumentedModel):
     """From how many answers on tuning is cheaper than examples in the prompt."""
 
     tuned: str
@@ -99,7 +95,7 @@ class BreakEven(_Value):
     answers: float | NotReported
 
 
-class Board(Renderable, _Value):
+class Board(Renderable, DocumentedModel):
     """The result of `compare`.
 
     `schema_version` changes when a field changes its meaning; `name` is the job's. `metric` is what members are
@@ -193,7 +189,7 @@ def _flat(each: Standing) -> dict[str, Any]:
     return told
 
 
-class Entry(_Value):
+class Entry(DocumentedModel):
     """What the board is made of: a member's report (or why there is none), and what its answers cost."""
 
     label: str

@@ -11,7 +11,8 @@ import pytest
 from llmtune.errors import VendorError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import plan
-from llmtune.provider.base import FunctionGenerator, PollingProvider
+from llmtune.provider.base import BaseProvider
+from llmtune.provider.chat import FunctionGenerator
 from llmtune.provider.declarations import DECLARED_FIELDS, Declarations, Sent, Unsupported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from llmtune.provider.limits import Abilities
@@ -30,7 +31,7 @@ from llmtune.provider.types import (
 from llmtune.provider.values import Float
 
 
-class Bare(PollingProvider):
+class Bare(BaseProvider):
     """The least there can be."""
 
     kind = "bare"
@@ -55,7 +56,7 @@ TARGET = Target(provider="bare", kind="bare", model="m")
 
 
 def test_four_methods_are_asked_for() -> None:
-    class Nothing(PollingProvider):
+    class Nothing(BaseProvider):
         kind = "nothing"
 
     with pytest.raises(TypeError, match=r"build.*poll.*submit.*upload"):

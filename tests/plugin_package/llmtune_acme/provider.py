@@ -6,22 +6,23 @@ from pathlib import Path
 from llmtune.errors import VendorError
 from llmtune.provider import (
     Abilities,
+    BaseProvider,
     FunctionGenerator,
     Generation,
     JobRef,
     MetricPoint,
     ModelRef,
     No,
-    PollingProvider,
     Request,
     RunState,
     SubmitSafety,
     UploadRef,
+    ignore_not_found,
 )
 from llmtune_acme.declarations import LIMITS, PARAMETERS
 
 
-class AcmeProvider(PollingProvider):
+class AcmeProvider(BaseProvider):
     """Models tuned at Acme."""
 
     kind = "acme"
@@ -56,10 +57,10 @@ class AcmeProvider(PollingProvider):
         return JobRef(id=self.client.send("POST", "/v1/tunes", request.body | {"label": key})["id"])
 
     def poll(self, job, since):
-        told = self.client.get(f"/v1/tunes/{job.id}")
-        points = [MetricPoint(series="train/loss", source="vendor_api", **row) for row in told["losses"]]
-        model = ModelRef(id=told["tuned"], base=told["model"]) if told["tuned"] else None
-        return self.snapshot(told["state"], points=points, model=model, error=told["error"])
+        reply = self.client.get(f"/v1/tunes/{job.id}")
+        points = [MetricPoint(series="train/loss", source="vendor_api", **row) for row in reply["losses"]]
+        model = ModelRef(id=reply["tuned"], base=reply["model"]) if reply["tuned"] else None
+        return self.snapshot(reply["state"], points=points, model=model, error=reply["error"])
 
     def find(self, key):
         found = self.client.get("/v1/tunes", label=key)["tunes"]
@@ -73,12 +74,9 @@ class AcmeProvider(PollingProvider):
         self.client.send("POST", f"/v1/tunes/{job.id}/stop")
 
     def delete(self, ref):
-        place = "files" if isinstance(ref, UploadRef) else "models"
-        try:
-            self.client.send("DELETE", f"/v1/{place}/{ref.id}")
-        except VendorError as error:
-            if error.status != 404:  # gone already is gone
-                raise
+        kind = "files" if isinstance(ref, UploadRef) else "models"
+        with ignore_not_found():
+            self.client.send("DELETE", f"/v1/{kind}/{ref.id}")
 
     def generator(self, ref):
         return FunctionGenerator(partial(self.answer, ref.id))
@@ -88,5 +86,5 @@ class AcmeProvider(PollingProvider):
         body = {"model": model, "messages": messages, "temperature": asked.temperature}
         if asked.max_tokens is not None:
             body["max_tokens"] = asked.max_tokens
-        told = self.client.send("POST", "/v1/chat", body, safe=True)
-        return Generation(text=told["text"], prompt_tokens=told["read"], completion_tokens=told["written"])
+        reply = self.client.send("POST", "/v1/chat", body, safe=True)
+        return Generation(text=reply["text"], prompt_tokens=reply["read"], completion_tokens=reply["written"])

@@ -118,4 +118,4 @@ def test_ready_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_v1_endpoint(endpoint: str, url: str) -> None:
-    assert AzureProvider("azure", AzureSettings(endpoint=endpoint)).base_url == url
+    assert AzureProvider("azure", AzureSettings(endpoint=endpoint)).address == url

@@ -21,10 +21,10 @@ def test_the_check_sees_a_forgotten_field(monkeypatch: pytest.MonkeyPatch) -> No
     """A builder that drops the batch size is caught: the test above can fail."""
     import llmtune_openai.requests as bodies
 
-    def forgetful(body: dict, knobs: dict) -> None:  # type: ignore[type-arg]
+    def forgetful(body: dict, knobs: dict) -> dict:  # type: ignore[type-arg]
         knobs.get("method", {}).get("supervised", {}).get("hyperparameters", {}).pop("batch_size", None)
-        original(body, knobs)
+        return original(body, knobs)
 
-    original = bodies.lay_over
-    monkeypatch.setattr(bodies, "lay_over", forgetful)
+    original = bodies.deep_merge
+    monkeypatch.setattr(bodies, "deep_merge", forgetful)
     assert "batch_size" in {each.field for each in check_wire_truth(OpenAIProvider(), "gpt-4.1-2025-04-14")}

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from llmtune.errors import MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
+from llmtune.provider.http import retry_after
 from llmtune.provider.types import RunState
-from llmtune_nebius.service import NEBIUS
+from llmtune_nebius.provider import NEBIUS
 from llmtune_openai import errors, metrics, responses
 from llmtune_openai import requests as bodies
 from llmtune_openai.declarations import KEY_TAG
@@ -201,12 +202,12 @@ def test_a_full_house_is_a_quota_and_a_hurry_is_not() -> None:
     [({"retry-after-ms": "250"}, 0.25), ({"Retry-After": "2"}, 2.0), ({}, None), ({"retry-after": "soon"}, None)],
 )
 def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    assert errors.wait_of(headers) == seconds
+    assert retry_after(headers) == seconds
 
 
 def test_a_date_to_wait_for_lies_ahead() -> None:
-    assert errors.wait_of({"retry-after": "Fri, 01 Jan 2038 00:00:00 GMT"}) > 1e6  # type: ignore[operator]
-    assert errors.wait_of({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}) == 0.0
+    assert retry_after({"retry-after": "Fri, 01 Jan 2038 00:00:00 GMT"}) > 1e6  # type: ignore[operator]
+    assert retry_after({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}) == 0.0
 
 
 @pytest.mark.parametrize("payload", ["<html>gone</html>", None, {"title": "problem", "validation": []}, {"error": "x"}])

@@ -1,0 +1,59 @@
+"""Calling a vendor's SDK: its exceptions as those of llmtune, and waiting for what takes its time there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from llmtune.errors import LlmtuneError, VendorError
+
+
+@contextmanager
+def translate_errors(translate: Callable[[Exception], Exception | None]) -> Iterator[None]:
+    """Raise `translate(error)` in place of an exception raised inside.
+
+    llmtune's own errors pass through, and so does an exception for which `translate` returns None.
+    """
+    try:
+        yield
+    except LlmtuneError:
+        raise
+    except Exception as error:
+        translated = translate(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+@contextmanager
+def ignore_not_found() -> Iterator[None]:
+    """Swallow the vendor's 404: what is gone already need not be removed."""
+    try:
+        yield
+    except VendorError as error:
+        if error.status != 404:
+            raise
+
+
+def growing_pauses(
+    limit: float, *, first: float = 0.1, longest: float = 10.0, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[float]:
+    """Yield the seconds waited so far, at once and then after pauses that double, until `limit` is reached.
+
+    For a loop that looks whether something is done and returns; what follows the loop says that it took too long.
+
+    Args:
+        limit: seconds after which it ends.
+        first: the first pause, in seconds.
+        longest: the longest pause, in seconds.
+        sleep: waits; a test may give its own.
+    """
+    pause, waited = first, 0.0
+    while True:
+        yield waited
+        if waited >= limit:
+            return
+        sleep(pause)
+        waited += pause
+        pause = min(pause * 2, longest)
