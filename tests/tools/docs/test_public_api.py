@@ -80,7 +80,7 @@ def test_what_is_added_breaks_nothing_and_is_asked_for(api: ModuleType, path: tu
 @pytest.mark.parametrize(
     ("path", "value", "name", "what"),
     [
-        (("modules", "llmtune", "plan"), None, "llmtune.plan.provider", "was removed"),
+        (("modules", "llmtune", "plan"), None, "llmtune.plan", "was removed"),
         ((*PLAN, "strict"), None, "llmtune.plan.strict", "was removed"),
         ((*PLAN, "strict"), "by name: bool = True", "llmtune.plan.strict", "changed from"),
         ((*PLAN, "rows"), "int", "llmtune.plan.rows", "is new and must be given"),
