@@ -6,11 +6,12 @@ kill finds the run, or finds that there is none yet. From there on `llmtune.runs
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmtune.errors import LlmtuneError, RunNotFound, StoreError, TransientError
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import scrub, scrub_error
 from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.finalize import remove_leftover
 from llmtune.runs.planned import StartOptions, intend
 from llmtune.runs.poller import Update, poller
 from llmtune.runs.run import Run
@@ -43,11 +45,18 @@ class Follower:
         self._closed = threading.Event()
         self._leave: dict[str, Callable[[], None]] = {}
 
-    def resume(self) -> None:
-        """Go on with every job that an earlier server left unfinished."""
+    def resume(self, served: Collection[str] = ()) -> None:
+        """Go on with every job that an earlier server left unfinished, and with what it left standing at backends.
+
+        `served` are the runs whose models are served beside the jobs' own.
+        """
         for job in reversed(self._state.jobs()):
             if not job.settled:
                 self.take(job.id)
+            elif job.error is None and not job.model_deleted:
+                self._submit(lambda run_id=job.run_id: self._tidy(run_id), job.id)  # type: ignore[misc]
+        for run_id in served:
+            self._submit(lambda run_id=run_id: self._tidy(run_id), run_id)  # type: ignore[misc]
 
     def take(self, job_id: str) -> None:
         """Bring this job to its end, from wherever it stands."""
@@ -77,16 +86,16 @@ class Follower:
             except LlmtuneError as error:
                 scrub_error(error)
                 log.warning("%s: %s; trying again in %.0f s", job_id, error.message, PAUSE)
-                self._later(job_id)
+                self._later(action, job_id)
             except Exception:
                 log.exception("%s broke; trying again in %.0f s", job_id, PAUSE)
-                self._later(job_id)
+                self._later(action, job_id)
 
         if not self._closed.is_set():
             self._workers.submit(guarded)
 
-    def _later(self, job_id: str) -> None:
-        timer = threading.Timer(PAUSE, lambda: None if self._closed.is_set() else self.take(job_id))
+    def _later(self, action: Callable[[], None], job_id: str) -> None:
+        timer = threading.Timer(PAUSE, lambda: self._submit(action, job_id))
         timer.daemon = True
         timer.start()
 
@@ -143,7 +152,13 @@ class Follower:
         else:
             error = update.error
             log.warning("%s: %s; looking again in %.0f s", job_id, scrub(str(error)), PAUSE)
-            self._later(job_id)
+            self._later(lambda: self._advance(job_id), job_id)
+
+    def _tidy(self, run_id: str) -> None:
+        """Remove the deployment of a model that was being asked when its server died."""
+        with contextlib.suppress(RunNotFound):
+            run = Run(self._store.get(run_id).id, store=self._store)
+            remove_leftover(self._store, run.id, run.provider)
 
     def _settle(self, job_id: str) -> None:
         """The run has ended: write its result file, and let its files go."""

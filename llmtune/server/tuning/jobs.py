@@ -65,6 +65,7 @@ class Jobs:
             return self.show(self._state.change_job(earlier.id, retries=max(earlier.retries, retry)))
         job = self._record(request, digest, key)
         self._check(job)
+        checkpoint("job-checked")
         self._state.save_job(job)
         checkpoint("job-recorded")
         self._follower.take(job.id)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmtune.config import home
 from llmtune.errors import InvalidSettings, OverBudget
+from llmtune.runs.api import attach
 from llmtune.runs.planned import StartOptions
 from llmtune.runs.store.store import open_store
 from llmtune.server.server import KEY, HttpServer
@@ -85,7 +86,7 @@ class TuningServer(HttpServer):
             self.names = model_map.names
             jobs = Jobs(state, store, catalog, follower, options)
             self._run(make_tuning_app(Endpoint(key=key, state=state, models=catalog, jobs=jobs, pool=pool)))
-            follower.resume()
+            follower.resume([attach(target.run_id).id for target in model_map.targets if target.run_id is not None])
         except BaseException:
             self._stack.close()
             raise

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmtune.errors import StoreError
+from llmtune.runs.failpoints import checkpoint
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -170,6 +171,7 @@ class TuningState:
             _flush(temporary)
             temporary.replace(self.path(record))
             _flush(self.content)
+            checkpoint("content-kept")
             self._write("files", record)
             self._files[record.id] = record
         return record
