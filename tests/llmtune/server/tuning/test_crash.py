@@ -206,8 +206,8 @@ def test_a_deployment_is_removed_whose_server_died_while_it_was_asked(
 @pytest.mark.timeout(400)
 def test_a_local_worker_that_is_killed_goes_on_and_so_does_its_job(environment: dict[str, str]) -> None:
     pytest.importorskip("peft")
+    from llmtune_local.run_state import process
     from llmtune_local.run_state.run_dir import RunDir
-    from llmtune_local.worker import process
 
     endpoint = Endpoint(environment, models={BASE: "local:tiny"})
     try:
