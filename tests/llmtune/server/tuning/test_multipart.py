@@ -11,7 +11,8 @@ KIND = 'multipart/form-data; boundary="b x"'
 BODY = (
     b'preamble\r\n--b x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
     b"--b x\r\ncontent-type: application/jsonl\r\n"
-    b'content-disposition: form-data; name="file"; filename="\xc3\xa4 1.jsonl"\r\n\r\n{"a": "\r\n--b"}\r\n\r\n--b x\r\nContent-Disposition: form-data; name="empty"\r\n\r\n\r\n--b x--\r\nrest'
+    b'content-disposition: form-data; name="file"; filename="\xc3\xa4 1.jsonl"\r\n\r\n{"a": "\r\n--b"}\r\n\r\n'
+    b'--b x\r\nContent-Disposition: form-data; name="empty"\r\n\r\n\r\n--b x--\r\nrest'
 )
 
 
