@@ -48,14 +48,16 @@ def serve(
     organization: Annotated[str, typer.Option(help="With --tuning: third part of tuned models' names.")] = "llmtune",
 ) -> None:
     """Answer OpenAI's chat completions with tuned models, or (--tuning) its whole fine-tuning API, until Ctrl-C."""
+    from llmtune.errors import InvalidSettings
+
     if tuning:
         from llmtune.server.tuning.server import TuningServer
 
         if run:
-            raise typer.BadParameter("with --tuning, runs are named in the model map: NAME: run:ID", param_hint="RUN")
+            raise InvalidSettings("with --tuning, runs are named in the model map", hint="write NAME: run:ID there")
         if models is None:
-            raise typer.BadParameter(
-                "--tuning needs a model map; the shortest is: default: local:tiny", param_hint="--models"
+            raise InvalidSettings(
+                "--tuning needs a model map", hint="--models FILE, of which the shortest is: default: local:tiny"
             )
         _run(
             TuningServer(
@@ -74,7 +76,7 @@ def serve(
         )
         return
     if not run:
-        raise typer.BadParameter("name at least one run, or pass --tuning", param_hint="RUN")
+        raise InvalidSettings("there is no run to serve", hint="name at least one, or pass --tuning")
     from llmtune.server.server import Server
 
     _run(Server(run, host=host, port=port, key_from=key_from, deploy=deploy), key_from)

@@ -166,6 +166,9 @@ class Follower:
         if job is None or job.settled:
             return
         run = Run(job.run_id, store=self._store)
+        if run.state is RunState.LOST:  # until a person has said what became of it: `llmtune runs adopt`, `resubmit`
+            self._later(lambda: self._advance(job_id), job_id)
+            return
         result = None
         checkpoint("settling")
         if run.state is RunState.SUCCEEDED:

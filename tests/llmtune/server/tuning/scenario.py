@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import time
 from typing import Any
+
+import pytest
 
 from tests.llmtune.server.tuning.conftest import ENDED, rows
 
@@ -35,11 +39,10 @@ def run(api: Any, model: str, *, streams: bool = True) -> Any:
         metadata={"team": "a"},
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}},
     )
-    pairs = b"".join(_pair(number) for number in range(12))
-    preferences = api.files.create(file=("pairs.jsonl", pairs), purpose="fine-tune")
+    pairs = api.files.create(file=("pairs.jsonl", preferences()), purpose="fine-tune")
     other = jobs.create(
         model=model,
-        training_file=preferences.id,
+        training_file=pairs.id,
         method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": "auto"}}},
     )
     broken = api.files.create(file=("bad.jsonl", b'{"messages": []}\n'), purpose="fine-tune")
@@ -72,9 +75,51 @@ def run(api: Any, model: str, *, streams: bool = True) -> Any:
             )
             list(stream)
     api.models.delete(job.fine_tuned_model)
-    for file in (train, held_out, preferences, broken):
+    for file in (train, held_out, pairs, broken):
         api.files.delete(file.id)
     return job
+
+
+async def run_async(url: str, key: str, model: str) -> Any:
+    """The same with the async client, and the calls that are refused; the finished job."""
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120) as api:
+        train = await api.files.create(file=("train.jsonl", io.BytesIO(rows())), purpose="fine-tune")
+        await api.files.wait_for_processing(train.id)
+        job = await api.fine_tuning.jobs.create(model=model, training_file=train.id)
+        while (job := await api.fine_tuning.jobs.retrieve(job.id)).status not in ("succeeded", "failed"):
+            await asyncio.sleep(0.05)
+        assert job.status == "succeeded"
+        assert job.id in [each.id async for each in api.fine_tuning.jobs.list(limit=1)]
+        events = [event async for event in api.fine_tuning.jobs.list_events(job.id, limit=9)]
+        assert events[0].message == "The job has successfully completed"
+        checkpoints = [each async for each in api.fine_tuning.jobs.checkpoints.list(job.id)]
+        assert checkpoints[0].fine_tuned_model_checkpoint == job.fine_tuned_model
+        assert (await api.files.content(job.result_files[0])).read()
+        stream = await api.chat.completions.create(
+            model=job.fine_tuned_model, messages=[{"role": "user", "content": "case 1"}], max_tokens=8, stream=True
+        )
+        assert [chunk async for chunk in stream][-1].choices[0].finish_reason
+        with pytest.raises(openai.BadRequestError, match="Job has already ended: it is succeeded"):
+            await api.fine_tuning.jobs.cancel(job.id)
+        assert (await api.models.retrieve(job.fine_tuned_model)).id == job.fine_tuned_model
+        assert (await api.models.delete(job.fine_tuned_model)).deleted
+        assert (await api.files.delete(train.id)).deleted
+        for call in (
+            api.fine_tuning.jobs.pause(job.id),
+            api.fine_tuning.jobs.resume(job.id),
+            api.fine_tuning.checkpoints.permissions.list("ft:x:y::z"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await call
+            assert caught.value.code == "unsupported_endpoint"
+        return job
+
+
+def preferences() -> bytes:
+    """Preference rows as JSON Lines."""
+    return b"".join(_pair(number) for number in range(12))
 
 
 def _pair(number: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import runpy
 import shutil
 import sys
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from llmtune.runs.api import attach
 from llmtune.server.tuning.server import TuningServer
+from tests.llmtune.server.tuning import scenario
 from tests.llmtune.server.tuning.conftest import KEY, client, upload, wait
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -84,3 +87,36 @@ def test_what_the_vendor_does_otherwise_stands_in_the_events(server: TuningServe
         assert checkpoints[0].fine_tuned_model_checkpoint.count(":") == 4
         assert checkpoints[1].fine_tuned_model_checkpoint.endswith(f":ckpt-step-{checkpoints[1].step_number}")
         assert api.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint)
+
+
+def test_every_call_runs_at_a_vendor_with_both_clients(server: TuningServer, together: Any) -> None:
+    with client(server) as api:
+        assert scenario.run(api, MODEL).fine_tuned_model.startswith(f"ft:{MODEL}:llmtune:desk:lt")
+    asyncio.run(scenario.run_async(server.url, KEY, MODEL))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+@pytest.mark.timeout(600)
+def test_every_call_runs_on_this_machine_with_both_clients() -> None:
+    pytest.importorskip("peft")
+    with TuningServer({"default": "local:tiny"}, port=0) as local, client(local, timeout=300) as api:
+        scenario.run(api, MODEL)
+        asyncio.run(scenario.run_async(local.url, KEY, MODEL))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+@pytest.mark.timeout(600)
+def test_preferences_are_learned_on_this_machine() -> None:
+    pytest.importorskip("peft")
+    with TuningServer({MODEL: "local:tiny"}, port=0) as local, client(local, timeout=300) as api:
+        method = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3, "n_epochs": 1, "batch_size": 4}}}
+        file = upload(api, scenario.preferences())
+        job = wait(api, api.fine_tuning.jobs.create(model=MODEL, training_file=file.id, method=method).id, 300)
+        assert job.status == "succeeded", job.error
+        assert job.method.dpo.hyperparameters.beta == 0.3
+        run = attach(job.id.removeprefix("ftjob-"))
+        assert (run.record.tuning_job.method, run.record.tuning_job.hyperparameters.dpo_beta) == ("dpo", 0.3)
+        events = api.fine_tuning.jobs.list_events(job.id, limit=100)
+        assert any("train/reward_margin" in event.data for event in events if event.type == "metrics")

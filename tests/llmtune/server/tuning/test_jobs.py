@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any
 
 import pytest
@@ -11,11 +10,13 @@ import pytest
 from llmtune.errors import InvalidSettings, OverBudget, StoreError
 from llmtune.runs.api import attach
 from llmtune.runs.store.store import open_store
+from llmtune.server.tuning import follower
 from llmtune.server.tuning.server import TuningServer
 from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.faults import accept_then_drop
 from llmtune.testing.generic_vendor import Fake
-from tests.llmtune.server.tuning.conftest import BASE, KEY, client, rows, upload, wait
+from tests.llmtune.server.tuning import scenario
+from tests.llmtune.server.tuning.conftest import BASE, KEY, client, rows, until, upload, wait
 
 openai = pytest.importorskip("openai")
 
@@ -57,41 +58,8 @@ def test_a_job_is_a_run_and_its_model_answers(api: Any, vendor: Fake) -> None:
     assert answer.model == done.fine_tuned_model
 
 
-async def _everything(url: str) -> None:
-    async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as api:
-        train = await api.files.create(file=("train.jsonl", io.BytesIO(rows())), purpose="fine-tune")
-        await api.files.wait_for_processing(train.id)
-        job = await api.fine_tuning.jobs.create(model=BASE, training_file=train.id)
-        while (job := await api.fine_tuning.jobs.retrieve(job.id)).status not in ("succeeded", "failed"):
-            await asyncio.sleep(0.02)
-        assert job.status == "succeeded"
-        assert [each.id async for each in api.fine_tuning.jobs.list()] == [job.id]
-        events = [event async for event in api.fine_tuning.jobs.list_events(job.id, limit=9)]
-        assert events[0].message == "The job has successfully completed"
-        checkpoints = [each async for each in api.fine_tuning.jobs.checkpoints.list(job.id)]
-        assert checkpoints[0].fine_tuned_model_checkpoint == job.fine_tuned_model
-        assert (await api.files.content(job.result_files[0])).read()
-        stream = await api.chat.completions.create(
-            model=job.fine_tuned_model, messages=[{"role": "user", "content": "case 1"}], temperature=0, stream=True
-        )
-        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "n"
-        with pytest.raises(openai.BadRequestError, match="Job has already ended: it is succeeded"):
-            await api.fine_tuning.jobs.cancel(job.id)
-        assert (await api.models.retrieve(job.fine_tuned_model)).id == job.fine_tuned_model
-        assert (await api.models.delete(job.fine_tuned_model)).deleted
-        assert (await api.files.delete(train.id)).deleted
-        for call in (
-            api.fine_tuning.jobs.pause(job.id),
-            api.fine_tuning.jobs.resume(job.id),
-            api.fine_tuning.checkpoints.permissions.list("ft:x:y::z"),
-        ):
-            with pytest.raises(openai.BadRequestError) as caught:
-                await call
-            assert caught.value.code == "unsupported_endpoint"
-
-
 def test_the_same_with_the_async_client(server: TuningServer) -> None:
-    asyncio.run(_everything(server.url))
+    asyncio.run(scenario.run_async(server.url, KEY, BASE))
 
 
 def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(api: Any) -> None:
@@ -209,6 +177,23 @@ def test_an_answer_that_is_lost_on_the_way_to_the_vendor_makes_no_second_job(api
     vendor.faults.add(accept_then_drop(), role="submit")
     job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id).id)
     assert job.status == "succeeded"
+    assert len(vendor.jobs) == 1
+
+
+def test_a_job_of_which_nobody_knows_is_failed_until_a_person_says_what_became_of_it(
+    vendor: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMTUNE_FAKE_SUBMIT_SAFETY", "none")
+    monkeypatch.setattr(follower, "PAUSE", 0.05)
+    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True) as server, client(server) as api:
+        vendor.faults.add(accept_then_drop(), role="submit")
+        job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id).id)
+        assert (job.status, job.error.code) == ("failed", "outcome_unknown")
+        assert "nothing was sent a second time" in job.error.message
+        attach(job.id.removeprefix("ftjob-")).adopt(next(iter(vendor.jobs)))
+        found = until(lambda: (again := api.fine_tuning.jobs.retrieve(job.id)).status == "succeeded" and again)
+        assert found.error is None
+        assert len(found.result_files) == 1
     assert len(vendor.jobs) == 1
 
 
