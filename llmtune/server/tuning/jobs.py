@@ -11,6 +11,7 @@ from typing import Any
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
 from llmtune.provider.receipt import DataVerdict
 from llmtune.provider.types import RunState
+from llmtune.redaction.secrets import refuse_secrets
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.ids import new_run_id
 from llmtune.runs.planned import StartOptions, refuse_what_cannot_run
@@ -192,9 +193,9 @@ class Jobs:
         try:
             target = self._models.find(job.model).target
             backend = target.backend()
-            receipt = plan(
-                tuning_job(job, target, backend.name, self._state), backend, dataset=InvalidData("not read yet")
-            )
+            spec = tuning_job(job, target, backend.name, self._state)
+            refuse_secrets(spec.to_dict())  # before anything of it is written down
+            receipt = plan(spec, backend, dataset=InvalidData("not read yet"))
             unread = receipt.model_copy(update={"data": DataVerdict()})
             refuse_what_cannot_run(unread, self._options, listed=backend.name)
         except LlmtuneError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from llmtune.errors import InvalidSettings, LlmtuneError
 from llmtune.job.files import read_mapping
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
-from llmtune.provider.types import ModelRef
+from llmtune.provider.types import AnyRef, ModelRef
 from llmtune.runs.api import attach
 from llmtune.runs.ids import run_key
 from llmtune.runs.run import Run
@@ -20,6 +22,10 @@ from llmtune.runs.store.store import Store
 from llmtune.server.protocol import Refused
 from llmtune.server.tuning.state import JobRecord, TuningState
 
+log = logging.getLogger("llmtune")
+
+#: Seconds that a worker of this machine is given to end before its model counts as in use.
+ENDING_SECONDS = 20.0
 #: The entry of a model map that every name stands for which has none of its own.
 DEFAULT = "default"
 _CHECKPOINT = ":ckpt-step-"
@@ -156,10 +162,7 @@ class Models:
         run = Run(resolved.job.run_id, store=self._store)
         for resource in self._store.resources(run.id):
             if resource.type in ("deployment", "model"):
-                try:
-                    run.provider.delete(resource.ref)
-                except LlmtuneError as error:
-                    raise Refused.of(error) from error
+                _delete(run.provider, resource.ref, name)
                 self._store.mark_removed(resource)
         self._state.change_job(resolved.job.id, model_deleted=True)
 
@@ -177,6 +180,22 @@ class Models:
             param="model",
             code="model_not_found",
         )
+
+
+def _delete(provider: Provider, ref: AnyRef, name: str) -> None:
+    """Remove it at the backend. A worker on this machine may still be ending that has just reported its model."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    while True:
+        try:
+            provider.delete(ref)
+            return
+        except LlmtuneError as error:
+            if type(error) is not LlmtuneError:  # the vendor's own words, a missing key, ...
+                raise Refused.of(error) from error
+            if time.monotonic() > deadline:
+                log.warning("%s could not be deleted: %s", name, error.message)
+                raise Refused(409, f"The model '{name}' is in use: try again later", param="model") from error
+            time.sleep(0.2)
 
 
 def tuned_name(model: str, organization: str, suffix: str | None, run_id: str) -> str:

@@ -89,8 +89,8 @@ class MultipartReader:
 def _start(header: bytes) -> PartStart:
     fields = Message()
     for line in header.decode("utf-8", errors="replace").split("\r\n"):
-        name, colon, value = line.partition(":")
-        if colon and name.strip().lower() == "content-disposition":
+        header_name, colon, value = line.partition(":")
+        if colon and header_name.strip().lower() == "content-disposition":
             fields["content-disposition"] = value.strip()
     name = fields.get_param("name", header="content-disposition")
     if fields.get_content_disposition() != "form-data" or not isinstance(name, str):

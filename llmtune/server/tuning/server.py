@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmtune.config import home
+from llmtune.config import home, read_secret
 from llmtune.errors import InvalidSettings, OverBudget
 from llmtune.runs.api import attach
 from llmtune.runs.planned import StartOptions
@@ -58,7 +58,7 @@ class TuningServer(HttpServer):
         deploy: bool | None = None,
         organization: str = "llmtune",
     ) -> None:
-        key = os.environ.get(key_from) or None
+        key = read_secret(key_from)
         if key is None:
             raise InvalidSettings(
                 f"whoever reaches this endpoint can start jobs, so it needs a key, and {key_from} is not set",

@@ -12,7 +12,6 @@ here; the run store knows it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -133,13 +132,11 @@ class TuningState:
                 f"the folder {self.folder} cannot be written: {error.strerror}",
                 hint="set LLMTUNE_HOME to a folder you may write to",
             ) from None
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(self._held):
             os.close(self._held)
             raise StoreError(
                 f"another llmtune serve --tuning uses {self.folder}", hint="stop it, or set another LLMTUNE_HOME"
-            ) from None
+            )
         self._files = {record.id: record for record in self._read("files", FileRecord)}
         self._jobs = {record.id: record for record in self._read("jobs", JobRecord)}
         self._remove_leftovers()
@@ -288,6 +285,19 @@ def write_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _flush(path.parent)
+
+
+def _lock(file: int) -> bool:
+    """Hold the file until this process has ended, however it ends; False when another one does."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: there, one server a home is the user's own care
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _flush(path: Path) -> None:

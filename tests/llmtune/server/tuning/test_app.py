@@ -136,6 +136,17 @@ def test_the_key_is_written_nowhere(api: Any, own_home: Path) -> None:
         assert not path.is_file() or KEY.encode() not in path.read_bytes()
 
 
+def test_a_secret_in_a_job_is_refused_before_it_is_written_down(
+    api: Any, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_VENDOR_API_KEY", "sk-canary-5d8812aa")
+    file = upload(api)
+    with pytest.raises(openai.BadRequestError, match="it holds the secret in the environment variable"):
+        api.fine_tuning.jobs.create(model=BASE, training_file=file.id, metadata={"key": "sk-canary-5d8812aa"})
+    for path in own_home.rglob("*"):
+        assert not path.is_file() or b"sk-canary-5d8812aa" not in path.read_bytes()
+
+
 def test_a_file_is_bounded_in_size_and_time(
     http: Any, server: TuningServer, monkeypatch: pytest.MonkeyPatch, own_home: Path
 ) -> None:

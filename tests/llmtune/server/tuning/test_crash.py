@@ -134,7 +134,6 @@ def everything(endpoint: Endpoint) -> tuple[list[str], list[str], list[str]]:
     return by_purpose["fine-tune"], by_purpose["fine-tune-results"], jobs
 
 
-@pytest.mark.xdist_group("tuning-crash")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("endpoint", ARROWS, indirect=True)
 def test_a_server_killed_at_any_step_loses_and_doubles_nothing(endpoint: Endpoint, vendor: Fake) -> None:
@@ -150,7 +149,6 @@ def test_a_server_killed_at_any_step_loses_and_doubles_nothing(endpoint: Endpoin
     assert [record.id for record in open_store().runs()] == [job_id.removeprefix("ftjob-")]
 
 
-@pytest.mark.xdist_group("tuning-crash")
 @pytest.mark.timeout(120)
 def test_another_follower_of_the_run_that_dies_leaves_it_to_the_server(endpoint: Endpoint, vendor: Fake) -> None:
     from tests.llmtune.server.tuning import crash_server
@@ -171,7 +169,6 @@ def test_another_follower_of_the_run_that_dies_leaves_it_to_the_server(endpoint:
     assert len(vendor.jobs) == 1
 
 
-@pytest.mark.xdist_group("tuning-crash")
 @pytest.mark.timeout(120)
 def test_a_cancellation_outlives_the_server(endpoint: Endpoint, vendor: Fake) -> None:
     vendor.walks = Fake.walks | {"success": (Phase("queued"), Phase("training", looks=10**6, training=True))}
@@ -181,7 +178,6 @@ def test_a_cancellation_outlives_the_server(endpoint: Endpoint, vendor: Fake) ->
     assert ended(endpoint, job_id).status == "cancelled"
 
 
-@pytest.mark.xdist_group("tuning-crash")
 @pytest.mark.timeout(120)
 def test_a_deployment_is_removed_whose_server_died_while_it_was_asked(
     environment: dict[str, str], vendor: Fake
