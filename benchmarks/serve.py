@@ -4,7 +4,9 @@
 
 Backends: a vendor on loopback (the neutral fake, by its own adapter) and `tiny` on this machine, 16 tokens an answer.
 Asked: the backend directly, the endpoint by OpenAI's client, and the endpoint as a stream to its end. Floor: one HTTP
-request on loopback, GET /health by the library that the client stands on.
+request on loopback, GET /health by the library that the client stands on. Then what
+`llmtune serve --tuning` takes to say how a job stands: `fine_tuning.jobs.retrieve`, over jobs that have ended, while as
+many others are followed.
 """
 
 from __future__ import annotations
@@ -54,6 +56,36 @@ def measure(home: Path, questions: int) -> None:
             )
             llmtune.start(job, provider).wait(pace=Pace(first=0.05, most=0.2))
             compare(provider, attach(provider), questions)
+        retrieve(questions)
+
+
+def retrieve(questions: int) -> None:
+    import openai
+
+    from llmtune.server.tuning.server import TuningServer
+
+    key = os.environ["LLMTUNE_SERVE_KEY"] = "benchmark"
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    with (
+        TuningServer({"base": "fake:m-1"}, port=0, yes=True) as server,
+        openai.OpenAI(base_url=server.url, api_key=key) as api,
+    ):
+        content = (json.dumps(row) + "\n").encode() * 20
+        file = api.files.create(file=("train.jsonl", content), purpose="fine-tune").id
+        create = api.fine_tuning.jobs.create
+        ids = [create(model="base", training_file=file, seed=number).id for number in range(20)]
+        while any(job.status not in ("succeeded", "failed") for job in api.fine_tuning.jobs.list()):
+            time.sleep(0.5)
+        for number in range(20, 40):
+            create(model="base", training_file=file, seed=number)
+        times = []
+        for number in range(questions * 3):
+            began = time.perf_counter()
+            api.fine_tuning.jobs.retrieve(ids[number % len(ids)])
+            times.append(time.perf_counter() - began)
+    ordered = sorted(times[3:])
+    middle, late = statistics.median(ordered), ordered[int(0.95 * len(ordered))]
+    print(f"fine_tuning.jobs.retrieve, {len(ordered)} times: p50 {1000 * middle:.1f} ms, p95 {1000 * late:.1f} ms")
 
 
 def compare(name: str, run: Any, questions: int) -> None:

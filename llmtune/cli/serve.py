@@ -1,18 +1,22 @@
-"""`llmtune serve`: tuned models behind an endpoint that speaks OpenAI's chat completions."""
+"""`llmtune serve`: tuned models, or a whole tuning service, behind an endpoint that speaks OpenAI's API."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from llmtune.server.server import HttpServer
 
 
 def serve(
     run: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs whose models are served.", show_default=False)
-    ],
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs whose models are served.", show_default=False)
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; off this machine a key is required.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any that is free.")] = 8421,
     key_from: Annotated[
@@ -21,24 +25,78 @@ def serve(
     deploy: Annotated[
         bool | None, typer.Option(help="Allow a deployment that costs money while this runs.", show_default=False)
     ] = None,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Serve OpenAI's fine-tuning API: files, jobs, models and chat.")
+    ] = False,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="With --tuning: the model map, a YAML file of NAME: PROVIDER:MODEL.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="With --tuning: the most that one job may be estimated to cost, in USD.", show_default=False),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --tuning: let jobs be billed without a budget.")
+    ] = False,
+    allow_unknown_cost: Annotated[
+        bool, typer.Option("--allow-unknown-cost", help="With --budget: let an unknown cost pass.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --tuning: refuse a job of which any field would not be used.")
+    ] = False,
+    organization: Annotated[str, typer.Option(help="With --tuning: third part of tuned models' names.")] = "llmtune",
 ) -> None:
-    """Answer OpenAI's chat completions with tuned models, local or hosted, until Ctrl-C."""
+    """Answer OpenAI's chat completions with tuned models, or (--tuning) its whole fine-tuning API, until Ctrl-C."""
+    from llmtune.errors import InvalidSettings
+
+    if tuning:
+        from llmtune.server.tuning.server import TuningServer
+
+        if run:
+            raise InvalidSettings("with --tuning, runs are named in the model map", hint="write NAME: run:ID there")
+        if models is None:
+            raise InvalidSettings(
+                "--tuning needs a model map", hint="--models FILE, of which the shortest is: default: local:tiny"
+            )
+        _run(
+            TuningServer(
+                models,
+                host=host,
+                port=port,
+                key_from=key_from,
+                budget=budget,
+                yes=yes,
+                allow_unknown_cost=allow_unknown_cost,
+                strict=strict,
+                deploy=deploy,
+                organization=organization,
+            ),
+            key_from,
+        )
+        return
+    if not run:
+        raise InvalidSettings("there is no run to serve", hint="name at least one, or pass --tuning")
+    from llmtune.server.server import Server
+
+    _run(Server(run, host=host, port=port, key_from=key_from, deploy=deploy), key_from)
+
+
+def _run(server: HttpServer, key_from: str) -> None:
     from llmtune.cli.output import err, out
     from llmtune.server.server import Server, hand_over
 
-    server = Server(run, host=host, port=port, key_from=key_from, deploy=deploy)
     try:
         out.print(server.url, markup=False, soft_wrap=True)
-        err.print(f"models: {', '.join(server.names)}", markup=False, soft_wrap=True)
-        key = f'os.environ["{key_from}"]' if server.keyed else '"none"'
-        err.print(
-            f'client = openai.OpenAI(base_url="{server.url}", api_key={key})\n'
-            f'client.chat.completions.create(model="{server.names[0]}", messages=[...])',
-            markup=False,
-            soft_wrap=True,
-        )
-        for each in server.runs:
-            if (command := hand_over(each)) is not None:
+        keyed = server.keyed if isinstance(server, Server) else True
+        key = f'os.environ["{key_from}"]' if keyed else '"none"'
+        lines = [f'client = openai.OpenAI(base_url="{server.url}", api_key={key})']
+        if isinstance(server, Server):
+            lines.append(f'client.chat.completions.create(model="{server.names[0]}", messages=[...])')
+        err.print(f"models: {', '.join(server.names) or 'any name'}", markup=False, soft_wrap=True)
+        err.print("\n".join(lines), markup=False, soft_wrap=True)
+        for tuned in server.runs if isinstance(server, Server) else ():
+            if (command := hand_over(tuned)) is not None:
                 err.print(f"for many clients, with vLLM: {command}", style="dim", markup=False, soft_wrap=True)
         err.print("Ctrl-C ends it", style="dim")
         # Told to end by the system, too, models and deployments are let go of.

@@ -165,6 +165,24 @@ def _remove_leftover(store: Store, record: RunRecord, provider: Provider) -> Non
         undeploy(store, record, provider, ref)
 
 
+def remove_leftover(store: Store, run_id: str, provider: Provider) -> None:
+    """Remove the deployment that a process left standing which died while it asked a finished run's model.
+
+    Nothing happens while another process asks it. Raises `LlmtuneError` when the vendor cannot be asked.
+    """
+    standing = store.ref(run_id, "deployment", DeploymentRef) is not None
+    if not standing and store.ref(run_id, MEANT, Ref) is None:
+        return
+    record, lease = store.get(run_id), Lease(store, f"model:{run_id}")
+    if not record.state.final or not lease.acquire(wait=0):
+        return
+    with lease:
+        if not standing and (ref := _look_for_deployment(provider, record)) is not None:
+            store.keep_ref(record, "deployment", "deployment", ref)
+        _remove_leftover(store, record, provider)
+        store.drop_ref(run_id, MEANT)
+
+
 def _look_for_deployment(provider: Provider, record: RunRecord) -> DeploymentRef | None:
     """A deployment of our key, looked for as long as the vendor's lists may lag."""
     window = max(provider.submit_safety.window, DEPLOYMENT_LAG)

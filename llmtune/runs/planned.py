@@ -45,6 +45,8 @@ class StartOptions:
     new: bool = False
     reuse: bool = False
     group: str | None = None
+    run_id: str | None = None
+    """The id of a new run, from `new_run_id`, where it must be on record before the run is."""
 
 
 def files_folder(kind: str) -> Path:
@@ -163,7 +165,7 @@ def _record(
     fingerprint: str,
     options: StartOptions,
 ) -> RunRecord:
-    run_id = ids.new_run_id()
+    run_id = options.run_id or ids.new_run_id()
     now = time.time()
     return RunRecord(
         id=run_id,

@@ -41,12 +41,8 @@ class Served:
 def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
     """The application. `models` by every name they answer to; `key` is None where none is asked for."""
     from starlette.applications import Starlette
-    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.responses import JSONResponse
     from starlette.routing import Route
-
-    def refuse(error: Refused) -> Response:
-        headers = {"retry-after": f"{max(1, round(error.wait))}"} if error.wait is not None else None
-        return JSONResponse(error.body, error.status, headers=headers)
 
     def check(request: Request) -> None:
         if key is None:
@@ -55,9 +51,7 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
             if not is_loopback(_host(named)):
                 raise Refused(403, f"without a key only this machine is answered, not the host {named!r}")
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if not hmac.compare_digest(given.encode(), key.encode()):
-            raise Refused(401, "the API key is missing or wrong", code="invalid_api_key")
+        check_key(request, key)
 
     def find(name: str) -> Served:
         found = models.get(name)
@@ -87,16 +81,8 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
     async def completions(request: Request) -> Response:
         try:
             check(request)
-            asked = read(await _body(request))
-            answers = _ask(find(asked.model).line, asked)
-            if asked.stream:
-                return StreamingResponse(
-                    _stream(answers, asked), media_type="text/event-stream", headers={"cache-control": "no-store"}
-                )
-            found = await _unless_gone(request, answers)
-            if found is None:
-                return Response(status_code=499)
-            return JSONResponse(Writer(asked.model).whole(found, asked))
+            asked = read(await read_body(request))
+            return await answer_chat(request, asked, find(asked.model).line)
         except Refused as error:
             return refuse(error)
 
@@ -111,6 +97,36 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
         Route("/v1/chat/completions", completions, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
+
+
+def refuse(error: Refused) -> Response:
+    """The answer to a request that is refused."""
+    from starlette.responses import JSONResponse
+
+    headers = {"retry-after": f"{max(1, round(error.wait))}"} if error.wait is not None else None
+    return JSONResponse(error.body, error.status, headers=headers)
+
+
+def check_key(request: Request, key: str) -> None:
+    """Refuse a request without the key. Raises `Refused` (401)."""
+    sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    if not hmac.compare_digest(sent.encode(), key.encode()):
+        raise Refused(401, "the API key is missing or wrong", code="invalid_api_key")
+
+
+async def answer_chat(request: Request, asked: Asked, line: Line) -> Response:
+    """Answer a chat completion, whole or as a stream. Raises `Refused`."""
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+
+    answers = _ask(line, asked)
+    if asked.stream:
+        return StreamingResponse(
+            _stream(answers, asked), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+    answer = await _unless_gone(request, answers)
+    if answer is None:
+        return Response(status_code=499)
+    return JSONResponse(Writer(asked.model).whole(answer, asked))
 
 
 def is_loopback(host: str) -> bool:
@@ -131,8 +147,8 @@ def _host(header: str) -> str:
         return ""
 
 
-async def _body(request: Request) -> bytes:
-    """The body, never more of it in memory than `LARGEST`."""
+async def read_body(request: Request) -> bytes:
+    """The body, never more of it in memory than `LARGEST`. Raises `Refused` when it is too large or too slow."""
     from starlette.requests import ClientDisconnect
 
     told = request.headers.get("content-length", "")

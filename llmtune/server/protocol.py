@@ -192,7 +192,8 @@ class Writer:
         """A chat.completion."""
         cutter = Cutter(asked.stop)
         text = cutter.more(answer.text) + cutter.rest()
-        message: dict[str, Any] = {"role": "assistant", "content": text or None if answer.tool_calls else text}
+        content = text or None if answer.tool_calls else text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if answer.tool_calls:
             message["tool_calls"] = _calls(answer)
         choice = {"index": 0, "message": message, "finish_reason": _reason(answer, cutter), "logprobs": None}

@@ -52,21 +52,34 @@ class Line:
         self._waiting: queue.Queue[Question | None] = queue.Queue(WAITING)
         count = max(1, min(generator.max_concurrency, 64))
         self._batched = count == 1
+        self._state = threading.Lock()
+        self._open, self._pending = True, 0
         self._threads = [threading.Thread(target=self._work, name="llmtune-serve", daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 
     def ask(self, question: Question) -> None:
-        """Put a question into the line. Raises `Refused` (429) when it is full."""
-        try:
-            self._waiting.put_nowait(question)
-        except queue.Full:
-            raise Refused(
-                429, f"{WAITING} questions are waiting for this model already: try again", code="overloaded", wait=1
-            ) from None
+        """Put a question into the line. Raises `Refused`: 429 when it is full, 503 when it was closed."""
+        with self._state:
+            if not self._open:
+                raise Refused(503, "this model is being put away: try again", code="unavailable", wait=1)
+            try:
+                self._waiting.put_nowait(question)
+            except queue.Full:
+                raise Refused(
+                    429, f"{WAITING} questions are waiting for this model already: try again", code="overloaded", wait=1
+                ) from None
+            self._pending += 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was asked is unanswered."""
+        return self._pending == 0
 
     def close(self) -> None:
         """Answer what was asked, and end the threads."""
+        with self._state:
+            self._open = False
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -78,6 +91,8 @@ class Line:
             wanted = [each for each in batch if each.wanted]
             if wanted:
                 self._answer(wanted)
+            with self._state:
+                self._pending -= len(batch)
             if ended:
                 return
 

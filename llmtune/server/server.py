@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
 from llmtune.provider.abilities import Exporting
@@ -17,13 +17,92 @@ from llmtune.runs.run import Run
 from llmtune.server.app import Served, is_loopback, make_app
 from llmtune.server.queue import Line
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
 #: Where the key is looked for, where nothing else is said.
 KEY = "LLMTUNE_SERVE_KEY"
 #: Seconds that answers under way are given when the server is told to end.
 GRACE = 30
 
 
-class Server:
+class HttpServer:
+    """An application on a socket. Use as a context manager (a thread of its own), or call `serve`.
+
+    A subclass opens what it needs on `_stack`, then calls `_run`; closing lets go of it in the opposite order.
+    """
+
+    names: list[str]
+    """What the models are called."""
+
+    def __init__(self, host: str, port: int, *, purpose: str) -> None:
+        try:
+            import uvicorn  # noqa: F401
+        except ImportError:
+            raise MissingExtra("serve", "uvicorn", purpose=purpose) from None
+        self._stack = contextlib.ExitStack()
+        self._thread: threading.Thread | None = None
+        self._socket = self._listen(host, port)
+
+    def _run(self, app: Starlette) -> None:
+        """Answer with this application from now on."""
+        import uvicorn
+
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+        )
+        self._server = uvicorn.Server(config)
+
+    def _listen(self, host: str, port: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # Named as TCP, so that asyncio sends each piece of a stream at once: else each waits 40 ms for the last one's
+        # acknowledgement.
+        found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._stack.callback(found.close)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((host, port))
+            found.listen(512)
+        except OSError as error:
+            raise InvalidSettings(
+                f"{host}:{port} cannot be listened on: {error.strerror or error}", hint="take another --port"
+            ) from None
+        self.port = int(found.getsockname()[1])
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self.port}/v1"
+        return found
+
+    def serve(self) -> None:
+        """Answer until Ctrl-C or SIGTERM; answers under way are finished first."""
+        self._server.run([self._socket])
+
+    def close(self) -> None:
+        """End it, and let go of models and deployments."""
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(GRACE + 10)
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self.serve, name="llmtune-serve-http", daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                self._stack.close()
+                raise LlmtuneError(f"the server at {self.url} did not start")
+            self._thread.join(0.01)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Server(HttpServer):
     """Tuned models behind one endpoint. Use as a context manager (a thread of its own), or call `serve`.
 
     Args:
@@ -50,10 +129,6 @@ class Server:
         key_from: str = KEY,
         deploy: bool | None = None,
     ) -> None:
-        try:
-            import uvicorn
-        except ImportError:
-            raise MissingExtra("serve", "uvicorn", purpose="serving a model") from None
         if not runs:
             raise InvalidSettings("there is no run to serve")
         key = os.environ.get(key_from) or None
@@ -64,43 +139,14 @@ class Server:
             )
         self.runs = [run if isinstance(run, Run) else attach(run) for run in runs]
         self.keyed = key is not None
-        self._stack = contextlib.ExitStack()
-        self._thread: threading.Thread | None = None
+        super().__init__(host, port, purpose="serving a model")
         try:
-            self._socket = self._listen(host, port)
             models = self._open(deploy)
             self.names = sorted({served.name for served in models.values()})
-            config = uvicorn.Config(
-                make_app(models, key),
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=GRACE,
-                server_header=False,
-            )
-            self._server = uvicorn.Server(config)
+            self._run(make_app(models, key))
         except BaseException:
             self._stack.close()
             raise
-
-    def _listen(self, host: str, port: int) -> socket.socket:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # Named as TCP, so that asyncio sends each piece of a stream at once: else each waits 40 ms for the last one's
-        # acknowledgement.
-        found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._stack.callback(found.close)
-        try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind((host, port))
-            found.listen(512)
-        except OSError as error:
-            raise InvalidSettings(
-                f"{host}:{port} cannot be listened on: {error.strerror or error}", hint="take another --port"
-            ) from None
-        self.port = int(found.getsockname()[1])
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self.port}/v1"
-        return found
 
     def _open(self, deploy: bool | None) -> dict[str, Served]:
         models: dict[str, Served] = {}
@@ -115,30 +161,6 @@ class Server:
             served = Served(name=name, created=int(run.record.created), line=line)
             models |= {name: served, run.id: served}
         return models
-
-    def serve(self) -> None:
-        """Answer until Ctrl-C or SIGTERM; answers under way are finished first."""
-        self._server.run([self._socket])
-
-    def close(self) -> None:
-        """End it, and let go of models and deployments."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(GRACE + 10)
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self.serve, name="llmtune-serve-http", daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                self._stack.close()
-                raise LlmtuneError(f"the server at {self.url} did not start")
-            self._thread.join(0.01)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def hand_over(run: Run) -> str | None:

@@ -1,0 +1,208 @@
+"""/v1/files: uploads come in as a stream, and are on the disk, named by their content, before they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from llmtune.server.protocol import Refused
+from llmtune.server.tuning.multipart import MultipartReader, PartStart
+from llmtune.server.tuning.state import FileRecord, TuningState, digest_of, new_file_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+#: Bytes that a file may have, and seconds in which it must be here.
+LARGEST_FILE, UPLOAD_SECONDS = 512 << 20, 600.0
+_FIELD_BYTES = 4096
+_PURPOSE = "fine-tune"
+_FIELDS = ("purpose", "file", "expires_after[anchor]", "expires_after[seconds]")
+
+
+class _Upload:
+    """A file on its way in: written beside the content folder's files, and hashed while it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f".upload-{secrets.token_hex(8)}.tmp"
+        self.fields: dict[str, bytes] = {}
+        self.filename: str | None = None
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._file: BinaryIO | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of what has come so far."""
+        return self._hash.hexdigest()
+
+    def write(self, field: str, data: bytes) -> None:
+        """Take bytes of a field."""
+        if field != "file":
+            self.fields[field] = self.fields[field] + data
+            if len(self.fields[field]) > _FIELD_BYTES:
+                raise Refused(400, f"{field} is too long", param=field, code="invalid_value")
+            return
+        self.size += len(data)
+        if self.size > LARGEST_FILE:
+            raise Refused(
+                413, f"a file may have at most {LARGEST_FILE >> 20} MB", param="file", code="request_too_large"
+            )
+        if self._file is None:
+            self._file = self.path.open("wb")
+        self._hash.update(data)
+        self._file.write(data)
+
+    def flush(self) -> None:
+        """Bring it to the disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def close(self) -> None:
+        """Remove it, unless it was taken into the content folder."""
+        if self._file is not None:
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+async def receive(request: Request, state: TuningState, *, retry: int, key: str | None) -> FileRecord:
+    """Read a file's upload to its end, and keep it. Raises `Refused`."""
+    upload = _Upload(state.content)
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            await _read(_stream(request), MultipartReader(request.headers.get("content-type", "")), upload)
+        expires = _check(upload)
+        return await asyncio.to_thread(_keep, upload, state, expires, retry, key)
+    except TimeoutError:
+        raise Refused(408, f"the file did not come within {UPLOAD_SECONDS:.0f} seconds") from None
+    finally:
+        upload.close()
+
+
+async def _stream(request: Request) -> AsyncIterator[bytes]:
+    from starlette.requests import ClientDisconnect
+
+    try:
+        async for data in request.stream():
+            yield data
+    except ClientDisconnect:
+        raise Refused(400, "the client went away") from None
+
+
+async def _read(stream: AsyncIterator[bytes], reader: MultipartReader, upload: _Upload) -> None:
+    field = ""
+    async for data in stream:
+        for part in reader.feed(data):
+            if not isinstance(part, PartStart):
+                upload.write(field, part.data)
+                continue
+            field = part.name
+            if field not in _FIELDS:
+                raise Refused(
+                    400, f"{field} is not a parameter of this request here", param=field, code="unknown_parameter"
+                )
+            if field in upload.fields or (field == "file" and upload.filename is not None):
+                raise Refused(400, f"{field} is there twice", param=field, code="invalid_value")
+            if field == "file":
+                upload.filename = Path(part.filename or "file.jsonl").name
+            else:
+                upload.fields[field] = b""
+    reader.close()
+
+
+def _check(upload: _Upload) -> float | None:
+    """Refuse what cannot be trained on; the seconds until the file expires."""
+    purpose = upload.fields.get("purpose", b"").decode(errors="replace")
+    if purpose != _PURPOSE:
+        raise Refused(
+            400,
+            f"purpose must be '{_PURPOSE}', the only one that is served here"
+            + (f", not '{purpose}'" if purpose else ""),
+            param="purpose",
+            code="invalid_value",
+        )
+    if upload.filename is None or upload.size == 0:
+        raise Refused(400, "file is missing or empty", param="file", code="invalid_value")
+    upload.flush()
+    with upload.path.open("rb") as content:
+        line = next((line for line in content if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise Refused(
+            400,
+            "the file is not JSON Lines: its first line is not a JSON object",
+            param="file",
+            code="invalid_file_format",
+        )
+    anchor, seconds = upload.fields.get("expires_after[anchor]"), upload.fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != b"created_at":
+        raise Refused(400, "expires_after.anchor must be 'created_at'", param="expires_after", code="invalid_value")
+    if seconds is None or not seconds.isdigit() or not 3600 <= int(seconds) <= 2592000:
+        raise Refused(
+            400,
+            "expires_after.seconds must be a whole number from 3600 to 2592000",
+            param="expires_after",
+            code="invalid_value",
+        )
+    return float(seconds)
+
+
+def _keep(upload: _Upload, state: TuningState, expires: float | None, retry: int, key: str | None) -> FileRecord:
+    digest = digest_of([upload.sha256, upload.filename, expires])
+    earlier = state.repeated(state.files(), digest=digest, retry=retry, key=key)
+    if earlier is not None:
+        earlier = earlier.model_copy(update={"retries": max(earlier.retries, retry)})
+        state.update_file(earlier)
+        return earlier
+    now = time.time()
+    record = FileRecord(
+        id=new_file_id(),
+        created=now,
+        digest=digest,
+        idempotency_key=key,
+        sha256=upload.sha256,
+        bytes=upload.size,
+        filename=upload.filename or "",
+        purpose=_PURPOSE,
+        expires=None if expires is None else now + expires,
+    )
+    return state.add_file(upload.path, record)
+
+
+def file_object(record: FileRecord) -> dict[str, Any]:
+    """A file as the API shows it."""
+    shown: dict[str, Any] = {
+        "id": record.id,
+        "object": "file",
+        "bytes": record.bytes,
+        "created_at": int(record.created),
+        "filename": record.filename,
+        "purpose": record.purpose,
+        "status": "processed",
+    }
+    if record.expires is not None:
+        shown["expires_at"] = int(record.expires)
+    return shown
+
+
+def find_file(state: TuningState, file_id: str, *, param: str = "id") -> FileRecord:
+    """The file of that id. Raises `Refused` (404)."""
+    record = state.file(file_id)
+    if record is None:
+        raise Refused(404, f"No such File object: {file_id}", param=param, code="not_found")
+    return record

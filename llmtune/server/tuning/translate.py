@@ -1,0 +1,251 @@
+"""From the API's request to a job and back: what was asked, field by field, and what the receipt says became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, NotTranslatable, OverBudget, ProviderClosed
+from llmtune.job.spec import NOT_YET, DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.provider.receipt import FieldReceipt, Receipt
+from llmtune.server.protocol import Refused
+from llmtune.server.tuning.models import Target
+from llmtune.server.tuning.state import JobRecord, TuningState
+
+#: The API's hyperparameters by method: our name, kind, least and greatest value. A float's least is excluded.
+_HYPERPARAMETERS: dict[str, dict[str, tuple[str, type, float, float]]] = {
+    "supervised": {
+        "n_epochs": ("epochs", int, 1, 50),
+        "batch_size": ("batch_size", int, 1, 256),
+        "learning_rate_multiplier": ("learning_rate_multiplier", float, 0, math.inf),
+    }
+}
+_HYPERPARAMETERS["dpo"] = _HYPERPARAMETERS["supervised"] | {"beta": ("dpo_beta", float, 0, 2)}
+
+_METHODS = {"supervised": "sft", "dpo": "dpo"}
+_API_NAMES = {ours: theirs for theirs, (ours, *_) in _HYPERPARAMETERS["dpo"].items()} | {
+    "name": "suffix",
+    "tags": "metadata",
+    "dataset.train": "training_file",
+    "dataset.validation": "validation_file",
+}
+_FIELDS = (
+    *("model", "training_file", "validation_file", "method", "hyperparameters"),
+    *("suffix", "seed", "metadata", "integrations"),
+)
+
+
+@dataclass(frozen=True)
+class CreateJob:
+    """A request for a job, read and checked by itself: files and model are not looked up yet."""
+
+    model: str
+    training_file: str
+    validation_file: str | None
+    method: str
+    hyperparameters: dict[str, Any]
+    suffix: str | None
+    seed: int | None
+    metadata: dict[str, str] | None
+
+
+def read_create(body: Mapping[str, Any]) -> CreateJob:
+    """Read the body of POST /fine_tuning/jobs. Raises `Refused` (400) with the field that is wrong or not served."""
+    for name in body:
+        if name not in _FIELDS:
+            raise _unknown(name)
+    if body.get("integrations"):
+        raise Refused(
+            400,
+            "integrations are not served here; the run's curves can be sent on with `llmtune runs attach --sink`",
+            param="integrations",
+            code="unsupported_parameter",
+        )
+    method, hyperparameters = _method(body)
+    seed = body.get("seed")
+    if seed is not None and not (_whole(seed) and 0 <= seed <= 2**31 - 1):
+        raise _wrong("seed", "a whole number from 0 to 2147483647")
+    suffix = body.get("suffix")
+    if suffix is not None and not (isinstance(suffix, str) and 1 <= len(suffix) <= 64):
+        raise _wrong("suffix", "a text of 1 to 64 characters")
+    return CreateJob(
+        model=_text(body, "model"),
+        training_file=_text(body, "training_file"),
+        validation_file=None if body.get("validation_file") is None else _text(body, "validation_file"),
+        method=method,
+        hyperparameters=hyperparameters,
+        suffix=suffix,
+        seed=seed,
+        metadata=read_metadata(body.get("metadata")),
+    )
+
+
+def read_metadata(value: Any) -> dict[str, str] | None:
+    """Up to 16 texts by name. Raises `Refused`."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, dict)
+        or len(value) > 16
+        or not all(isinstance(key, str) and 1 <= len(key) <= 64 for key in value)
+        or not all(isinstance(text, str) and len(text) <= 512 for text in value.values())
+    ):
+        raise _wrong("metadata", "up to 16 texts of at most 512 characters, with names of at most 64")
+    return dict(value)
+
+
+def _method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    method = body.get("method")
+    older = _hyperparameters(body.get("hyperparameters"), "supervised", "hyperparameters")
+    if method is None:
+        return "supervised", older
+    if not isinstance(method, dict):
+        raise _wrong("method", "an object with the method's type")
+    word = method.get("type")
+    if word == "reinforcement":
+        raise Refused(
+            400,
+            f"the method 'reinforcement' is not served here: {NOT_YET['reinforcement']}",
+            param="method.type",
+            code="unsupported_value",
+        )
+    if word not in _METHODS:
+        raise _wrong("method.type", " or ".join(map(repr, _METHODS)))
+    for name in method:
+        if name not in ("type", word):
+            raise _unknown(f"method.{name}")
+    settings = method.get(word)
+    if settings is not None and not isinstance(settings, dict):
+        raise _wrong(f"method.{word}", "an object")
+    for name in settings or {}:
+        if name != "hyperparameters":
+            raise _unknown(f"method.{word}.{name}")
+    values = _hyperparameters((settings or {}).get("hyperparameters"), word, f"method.{word}.hyperparameters")
+    for name, value in older.items():
+        if values.setdefault(name, value) != value:
+            raise Refused(
+                400,
+                f"hyperparameters.{name} is {value!r} and method.{word}.hyperparameters.{name} is {values[name]!r};"
+                " set the second one alone",
+                param=f"hyperparameters.{name}",
+            )
+    return word, values
+
+
+def _hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]:
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise _wrong(path, "an object")
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in _HYPERPARAMETERS[method]:
+            raise _unknown(f"{path}.{name}")
+        if value is None:
+            continue
+        _, kind, least, most = _HYPERPARAMETERS[method][name]
+        if value != "auto":
+            numeric = _whole(value) if kind is int else isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not numeric or not (least <= value if kind is int else least < value) or value > most:
+                number = f"a whole number from {least:g} to {most:g}" if kind is int else f"a number above {least:g}"
+                limit = f" and up to {most:g}" if kind is float and most < math.inf else ""
+                raise _wrong(f"{path}.{name}", f"'auto' or {number}{limit}")
+        read[name] = value
+    return read
+
+
+def tuning_job(job: JobRecord, target: Target, provider: str, state: TuningState) -> TuningJob:
+    """The job that a request stands for, at that provider. Every row of the training file is trained on."""
+    fields = _HYPERPARAMETERS[job.method]
+    values = {fields[name][0]: value for name, value in job.hyperparameters.items() if value != "auto"}
+    validation = job.validation_file
+    return TuningJob(
+        name=job.suffix or job.id,
+        dataset=DatasetSpec(
+            train=str(state.path(job.training_file)),
+            validation=None if validation is None else str(state.path(validation)),
+            split=(1, 0, 0),
+        ),
+        model={provider: str(target) if target.run_id is not None else target.model},
+        method=_METHODS[job.method],  # type: ignore[arg-type]
+        hyperparameters=Hyperparameters(**values),
+        evaluation=EvaluationSpec(baseline=False),
+        seed=job.seed,
+        tags=job.metadata or {},
+    )
+
+
+# --- what became of it ---------------------------------------------------------------------------------------------
+def receipt_lines(job: JobRecord, receipt: Receipt) -> list[tuple[FieldReceipt, str]]:
+    """One sentence per field of the job that is not sent as it was asked. Files are named as the client knows them."""
+    files = {"dataset.train": job.training_file, "dataset.validation": job.validation_file}
+    lines = []
+    for row in receipt.fields:
+        if row.support != "sent":
+            record = files.get(row.field)
+            row = row if record is None else row.model_copy(update={"requested": record.id, "effective": record.id})
+            lines.append((row, _sentence(row)))
+    return lines
+
+
+def _sentence(row: FieldReceipt) -> str:
+    api_name = _API_NAMES.get(row.field, row.field)
+    name = row.field if api_name == row.field else f"{row.field} ({api_name})"
+    values = [f"set to {row.requested!r}"] if row.asked else []
+    if row.effective is not None and row.effective != row.requested:
+        values.append(f"used {row.effective!r}")
+    parts = [", ".join(values), row.rule or "", row.reason or ""]
+    return f"{name}: {row.support.replace('_', ' ')}" + "".join(f"; {part}" for part in parts if part)
+
+
+def used_hyperparameters(job: JobRecord, receipt: Receipt | None, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters as the API reports them: "auto" until the backend has said what that is."""
+    fields = _HYPERPARAMETERS[job.method]
+    values: dict[str, Any] = {}
+    for name, (ours, kind, least, most) in fields.items():
+        value = job.hyperparameters.get(name, "auto")
+        if receipt is not None:
+            used = resolved.get(ours, receipt.effective(ours))
+            numeric = isinstance(used, (int, float)) and not isinstance(used, bool)
+            if numeric and least <= used <= most and (kind is float or used == int(used)):
+                value = kind(used)
+        values[name] = value
+    return values
+
+
+def refusal(error: LlmtuneError) -> Refused:
+    """What a job that cannot run is to the client: status 400, and the field that it is about."""
+    if isinstance(error, NotTranslatable):
+        field = error.fields[0] if error.fields else None
+        return Refused(400, error.message, param=_API_NAMES.get(field or "", field), code="not_translatable")
+    if isinstance(error, InvalidData):
+        return Refused(400, error.message, param="training_file", code="invalid_training_file")
+    if isinstance(error, ProviderClosed):
+        return Refused(400, error.message, param="model", code="model_not_available")
+    if isinstance(error, OverBudget):
+        return Refused(400, error.message, code="over_budget")
+    if isinstance(error, InvalidJob):
+        return Refused(400, error.message, param=_API_NAMES.get(error.where or "", error.where))
+    return Refused(400, error.message, code="backend_not_ready")
+
+
+# --- helpers -------------------------------------------------------------------------------------------------------
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise _wrong(name, "a text, and it must be there") if value is None else _wrong(name, "a text")
+    return value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _wrong(field: str, expected: str) -> Refused:
+    return Refused(400, f"{field} must be {expected}", param=field, code="invalid_value")
+
+
+def _unknown(field: str) -> Refused:
+    return Refused(400, f"{field} is not a parameter of this request here", param=field, code="unknown_parameter")

@@ -1,0 +1,138 @@
+"""Every call of the API that is served, as OpenAI's client makes it: what is held against the published document."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from typing import Any
+
+import pytest
+
+from tests.llmtune.server.tuning.conftest import ENDED, rows
+
+#: A function as clients describe it.
+TOOL = {
+    "type": "function",
+    "function": {"name": "look_up", "parameters": {"type": "object", "properties": {"order": {"type": "string"}}}},
+}
+
+
+def run(api: Any, model: str, *, streams: bool = True) -> Any:
+    """Call everything (streams too, unless whoever listens cannot read them); the finished job."""
+    jobs = api.fine_tuning.jobs
+    train = api.files.create(file=("train.jsonl", rows()), purpose="fine-tune")
+    held_out = api.files.create(
+        file=("valid.jsonl", rows(8, "other")),
+        purpose="fine-tune",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    api.files.retrieve(train.id)
+    api.files.content(train.id).read()
+    list(api.files.list(limit=1))
+    job = jobs.create(
+        model=model,
+        training_file=train.id,
+        validation_file=held_out.id,
+        suffix="desk",
+        seed=3,
+        metadata={"team": "a"},
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}},
+    )
+    pairs = api.files.create(file=("pairs.jsonl", preferences()), purpose="fine-tune")
+    other = jobs.create(
+        model=model,
+        training_file=pairs.id,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": "auto"}}},
+    )
+    broken = api.files.create(file=("bad.jsonl", b'{"messages": []}\n'), purpose="fine-tune")
+    failed = jobs.create(model=model, training_file=broken.id)
+    jobs.cancel(other.id)
+    job, other, failed = (_ended(api, each.id) for each in (job, other, failed))
+    assert (job.status, failed.status) == ("succeeded", "failed")
+    assert len(list(jobs.list(limit=2))) == 3
+    assert [each.id for each in jobs.list(metadata={"team": "a"})] == [job.id]
+    for each in (job, other, failed):
+        list(jobs.list_events(each.id, limit=50))
+        list(jobs.checkpoints.list(each.id))
+    for file in job.result_files:
+        api.files.retrieve(file)
+        api.files.content(file).read()
+    list(api.models.list())
+    api.models.retrieve(model)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "case 1"}]
+    for name in (model, job.fine_tuned_model):
+        api.chat.completions.create(model=name, messages=messages, max_tokens=8, temperature=0)
+    api.chat.completions.create(model=job.fine_tuned_model, messages=messages, tools=[TOOL], max_completion_tokens=8)
+    if streams:
+        for usage in (True, False):
+            stream = api.chat.completions.create(
+                model=job.fine_tuned_model,
+                messages=messages,
+                max_tokens=8,
+                stream=True,
+                stream_options={"include_usage": usage},
+            )
+            list(stream)
+    api.models.delete(job.fine_tuned_model)
+    for file in (train, held_out, pairs, broken):
+        api.files.delete(file.id)
+    return job
+
+
+async def run_async(url: str, key: str, model: str) -> Any:
+    """The same with the async client, and the calls that are refused; the finished job."""
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120) as api:
+        train = await api.files.create(file=("train.jsonl", io.BytesIO(rows())), purpose="fine-tune")
+        await api.files.wait_for_processing(train.id)
+        job = await api.fine_tuning.jobs.create(model=model, training_file=train.id)
+        while (job := await api.fine_tuning.jobs.retrieve(job.id)).status not in ("succeeded", "failed"):
+            await asyncio.sleep(0.05)
+        assert job.status == "succeeded"
+        assert job.id in [each.id async for each in api.fine_tuning.jobs.list(limit=1)]
+        events = [event async for event in api.fine_tuning.jobs.list_events(job.id, limit=9)]
+        assert events[0].message == "The job has successfully completed"
+        checkpoints = [each async for each in api.fine_tuning.jobs.checkpoints.list(job.id)]
+        assert checkpoints[0].fine_tuned_model_checkpoint == job.fine_tuned_model
+        assert (await api.files.content(job.result_files[0])).read()
+        stream = await api.chat.completions.create(
+            model=job.fine_tuned_model, messages=[{"role": "user", "content": "case 1"}], max_tokens=8, stream=True
+        )
+        assert [chunk async for chunk in stream][-1].choices[0].finish_reason
+        with pytest.raises(openai.BadRequestError, match="Job has already ended: it is succeeded"):
+            await api.fine_tuning.jobs.cancel(job.id)
+        assert (await api.models.retrieve(job.fine_tuned_model)).id == job.fine_tuned_model
+        assert (await api.models.delete(job.fine_tuned_model)).deleted
+        assert (await api.files.delete(train.id)).deleted
+        for call in (
+            api.fine_tuning.jobs.pause(job.id),
+            api.fine_tuning.jobs.resume(job.id),
+            api.fine_tuning.checkpoints.permissions.list("ft:x:y::z"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await call
+            assert caught.value.code == "unsupported_endpoint"
+        return job
+
+
+def preferences() -> bytes:
+    """Preference rows as JSON Lines."""
+    return b"".join(_pair(number) for number in range(12))
+
+
+def _pair(number: int) -> bytes:
+    return (
+        b'{"input": {"messages": [{"role": "user", "content": "case %d"}]},'
+        b' "preferred_output": [{"role": "assistant", "content": "yes"}],'
+        b' "non_preferred_output": [{"role": "assistant", "content": "no"}]}\n' % number
+    )
+
+
+def _ended(api: Any, job_id: str) -> Any:
+    deadline = time.monotonic() + 120
+    while (job := api.fine_tuning.jobs.retrieve(job_id)).status not in ENDED:
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+    return job
