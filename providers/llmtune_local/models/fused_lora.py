@@ -68,21 +68,18 @@ def unfuse(network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def woken(network: nn.Module) -> Iterator[None]:
-    """For as long as it lasts, no adapter is zero: a fresh one's second matrix is, and would hide a difference."""
-    asleep = [
-        layer.lora_B[layer.active_adapters[0]].weight
-        for layer in _layers(network)
-        if not layer.lora_B[layer.active_adapters[0]].weight.any()
-    ]
-    for number, weight in enumerate(asleep):
+    """For as long as it lasts, no adapter is near zero: a fresh one's second matrix is, and would hide a difference."""
+    weights = [layer.lora_B[layer.active_adapters[0]].weight for layer in _layers(network)]
+    before = [weight.data.clone() for weight in weights]
+    for number, weight in enumerate(weights):
         pattern = torch.arange(weight.numel(), device=weight.device).remainder(13 + number % 5).sub(6)
-        weight.data.copy_(pattern.view_as(weight) * 1e-3)
+        weight.data.copy_(pattern.view_as(weight) * 1e-2)
     torch.clear_autocast_cache()  # which holds what the weights were
     try:
         yield
     finally:
-        for weight in asleep:
-            weight.data.zero_()
+        for weight, value in zip(weights, before, strict=True):
+            weight.data.copy_(value)
         torch.clear_autocast_cache()
 
 
