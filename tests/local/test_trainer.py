@@ -13,7 +13,7 @@ import torch
 
 from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
-from llmtune_local.models.peft_adapter import add_adapter, target_modules
+from llmtune_local.models.targets import select_targets
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Recipe
 from llmtune_local.run_state.status_writer import Journal
@@ -311,9 +311,9 @@ def test_target_modules(targets: Any, expected: set[str], train: Train) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox", "gemma2"])
 def test_presets_on_other_families(family: str, random_model: Callable[..., Any]) -> None:
     model = random_model(family)
-    attention = set(target_modules(model, "attention"))
-    mlp = set(target_modules(model, "mlp"))
-    everything = set(target_modules(model, "all-linear"))
+    attention = set(select_targets(model, "attention").modules)
+    mlp = set(select_targets(model, "mlp").modules)
+    everything = set(select_targets(model, "all-linear").modules)
     assert attention
     assert mlp
     assert not attention & mlp
@@ -324,14 +324,7 @@ def test_presets_on_other_families(family: str, random_model: Callable[..., Any]
 
 def test_an_unknown_module_is_refused_with_the_nearest(random_model: Callable[..., Any]) -> None:
     with pytest.raises(InvalidJob, match=r"no module 'q_prj'; there are q_proj"):
-        target_modules(random_model("llama"), ("v_proj", "q_prj"))
-
-
-def test_what_peft_cannot_do_is_one_sentence(
-    random_model: Callable[..., Any], make_request: Callable[..., Any]
-) -> None:
-    with pytest.raises(InvalidJob, match="incompatible with Mamba"):
-        add_adapter(random_model("mamba"), make_request())
+        select_targets(random_model("llama"), ("v_proj", "q_prj"))
 
 
 def test_layer_multipliers_freeze_a_layer(train: Train) -> None:

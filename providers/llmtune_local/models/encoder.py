@@ -15,10 +15,11 @@ from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models.dropout import set_dropouts
 from llmtune_local.models.hub import adapter_of, check_model, locate, no_progress_bars
-from llmtune_local.models.peft_adapter import fresh_adapter, go_on, target_modules
+from llmtune_local.models.peft_adapter import fresh_adapter, go_on, is_plain
+from llmtune_local.models.targets import select_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
     from torch import Tensor
@@ -234,7 +235,7 @@ def _without_report() -> Iterator[None]:
         told.set_verbosity(before)
 
 
-def add_adapter(network: Any, request: RunRequest) -> Any:
+def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
     """What is trained: the head and, in the encoder, a fresh adapter, an adapter to go on with, or all weights."""
     import peft
 
@@ -250,7 +251,9 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
     base = getattr(network, network.base_model_prefix, None)
     if base is not None:
         heads += [name for name, _ in base.named_children() if name in _HEADS]
-    targets = target_modules(network, recipe.lora_target_modules, apart=heads)
+    targets = select_targets(network, recipe.lora_target_modules, apart=heads, plain=is_plain(request))
+    for note in targets.notes:
+        report(note)
     return fresh_adapter(network, request, targets, task="SEQ_CLS", whole=heads)
 
 

@@ -11,7 +11,7 @@ from llmtune.errors import InvalidJob
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import precision
 from llmtune_local.models.dropout import _add_dropout, set_dropouts
-from llmtune_local.models.hub import adapter_of, check_model, first_line, locate, no_progress_bars
+from llmtune_local.models.hub import adapter_of, auto_class, check_model, first_line, locate, no_progress_bars
 from llmtune_local.run_state.cache import kept, stamp
 
 if TYPE_CHECKING:
@@ -133,12 +133,10 @@ def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any)
 
 
 def _read_weights(model: str, revision: str | None, dtype: torch.dtype, config: Any, **quantised: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
     base, _ = adapter_of(model)
     try:
         with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
+            return auto_class(config).from_pretrained(
                 locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
             )
     except (OSError, ValueError) as problem:

@@ -30,7 +30,7 @@ class Shape:
     vocabulary: int
     context: int | None
     linear: tuple[tuple[int, int], ...]
-    """Every matrix inside the transformer blocks, as (out, in)."""
+    """Every matrix inside the transformer blocks, as (out, in), without those of routed experts."""
 
     encoder: bool = False
 
@@ -53,7 +53,9 @@ def shape_of(model: str, revision: str | None = None) -> Shape | None:
     width = int(config.get("head_dim") or hidden // heads)
     inner = config.get("intermediate_size") or config.get("n_inner") or config.get("hidden_dim") or 4 * hidden
     linear = tuple(
-        (shape[0], shape[1]) for name, (shape, _) in headers.items() if len(shape) == 2 and _LAYER.search(f".{name}")
+        (shape[0], shape[1])
+        for name, (shape, _) in headers.items()
+        if len(shape) == 2 and _LAYER.search(f".{name}") and ".experts." not in name
     )
     names = " ".join(config.get("architectures") or ())
     return Shape(
