@@ -121,6 +121,29 @@ class LocalProvider:
             receipt, len(dataset.train), sizes["train"], sizes["longest"], options.get("token_budget")
         )
 
+    def plan_notes(self, receipt: Receipt) -> Sequence[str]:
+        """What an adapter will cover and leave out, where the model is on this machine and of a shape in which that
+        does not go without saying."""
+        from llmtune_local.models.shape import is_plain_decoder
+        from llmtune_local.models.targets import PRESETS
+
+        target, wanted = receipt.target, receipt.effective("lora_target_modules", "all-linear")
+        revision = target.options.get("revision")
+        if target.method == "classification" or target.adapter == "full" or self.ready().extra != "installed":
+            return ()
+        plain = is_plain_decoder(target.model, revision)
+        if plain is None or (plain and wanted in PRESETS):
+            return ()
+        from llmtune_local.models.peft_adapter import planned_targets
+
+        dropout = float(receipt.effective("lora_dropout", 0.0) or 0.0)
+        try:
+            found = planned_targets(target.model, revision, wanted, adapter=target.adapter, dropout=dropout)
+        except LlmtuneError as problem:
+            hint = f" ({problem.hint})" if problem.hint else ""
+            return (f"the run will be refused: {problem.message}{hint}",)
+        return found.notes if found is not None else ()
+
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Canonical rows of the method's kind. Every row is rendered once with the model's own template, so that one
         that is too long or has nothing to learn is found before anything starts."""
@@ -189,13 +212,24 @@ class LocalProvider:
         from llmtune_local.models.hardware import check_device
         from llmtune_local.models.hub import check_model
         from llmtune_local.models.memory_estimate import refuse_what_cannot_fit
+        from llmtune_local.models.peft_adapter import planned_targets
         from llmtune_local.models.quantization import check_adapter
         from llmtune_local.training.distributed import check_team
 
         check_model(request.body["model"], request.body.get("revision"), request.body["method"])
         device = check_device(request.body["options"].get("device", "auto"))
         check_adapter(request.body["adapter"], device)
-        check_team(RunRequest.model_validate(request.body).options, device)
+        run = RunRequest.model_validate(request.body)
+        check_team(run.options, device)
+        if run.method != "classification":
+            recipe = run.hyperparameters
+            planned_targets(
+                run.model,
+                run.revision,
+                recipe.lora_target_modules,
+                adapter=run.adapter,
+                dropout=recipe.lora_dropout,
+            )
         refuse_what_cannot_fit(request.body, device)
         return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from llmtune.errors import InvalidJob
 if TYPE_CHECKING:
     from llmtune_local.run_state.schema import Recipe, RunRequest
 from llmtune_local.models.dropout import _set_lora_dropout
-from llmtune_local.models.hub import adapter_of, first_line, locate
+from llmtune_local.models.hub import adapter_of, auto_class, check_model, first_line, locate
 from llmtune_local.models.targets import Targets, select_targets
+from llmtune_local.run_state.cache import stamp
 
 
 def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
@@ -37,6 +39,28 @@ def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None]
 def is_plain(request: RunRequest) -> bool:
     """Whether the adapter is LoRA on weights, without what needs to see a layer's input."""
     return request.adapter == "lora" and not request.hyperparameters.lora_dropout
+
+
+def planned_targets(
+    model: str, revision: str | None, wanted: str | Sequence[str], *, adapter: str, dropout: float
+) -> Targets | None:
+    """The layers that a fresh adapter will be on, from the model's configuration alone; None where an adapter is gone
+    on with, which has its own. Raises `InvalidJob` as `select_targets` does."""
+    _, folder = adapter_of(model)
+    if folder is not None or adapter == "full":
+        return None
+    network = _empty_model(model, revision, repr(stamp(locate(model))))
+    return select_targets(network, wanted, plain=adapter == "lora" and not dropout)
+
+
+@functools.lru_cache(maxsize=4)
+def _empty_model(model: str, revision: str | None, _state: str) -> Any:
+    """The model without weights: its modules by name, and their shapes."""
+    import torch
+
+    config = check_model(model, revision)
+    with torch.device("meta"):
+        return auto_class(config).from_config(config)
 
 
 def go_on(network: Any, request: RunRequest, folder: Path) -> Any:

@@ -73,6 +73,20 @@ def shape_of(model: str, revision: str | None = None) -> Shape | None:
     )
 
 
+def is_plain_decoder(model: str, revision: str | None = None) -> bool | None:
+    """Whether a model has the layers that every decoder has and no others; None where it is not on this machine."""
+    folder = _folder(model, revision)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = str(config.get("model_type", ""))
+    return not (
+        "text_config" in config
+        or any("expert" in key for key in config)
+        or any(word in kind for word in ("mamba", "_h", "rwkv", "moe"))
+    )
+
+
 def _folder(model: str, revision: str | None) -> Path | None:
     """Where a model's files are on this machine: a folder, an embedded one, or the hub's cache."""
     from llmtune_local.models.hub import adapter_of, locate

@@ -178,3 +178,46 @@ def test_matrices_that_are_still_zero_are_found() -> None:
         if "lora_B" in name and "k_proj" not in name:
             torch.nn.init.ones_(parameter)
     assert [name.rpartition("self_attn.")[2] for name in zero_tensors(tuned)] == ["k_proj.lora_B.weight"] * 2
+
+
+def test_plan_says_what_the_adapter_will_cover_and_start_refuses_before_anything_begins(tmp_path: Path) -> None:
+    from llmtune import TuningJob, plan, start
+    from llmtune_local.models.hub import locate
+
+    folder = tmp_path / "model"
+    build("mamba", vocab_size=700, bos_token_id=None, eos_token_id=None).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((Path(locate("tiny")) / name).read_bytes())
+    rows = tmp_path / "rows.jsonl"
+    row = '{"messages": [{"role": "user", "content": "%d"}, {"role": "assistant", "content": "b"}]}\n'
+    rows.write_text("".join(row % number for number in range(20)))
+    job = TuningJob.model_validate(
+        {"name": "t", "dataset": str(rows), "model": str(folder)}
+        | {"provider_options": {"local": {"device": "cpu", "num_threads": 1}}}
+    )
+    (note,) = [line for line in plan(job, "local").warnings if "the adapter is on" in line]
+    assert "not on out_proj (PEFT takes no adapter there in mamba models)" in note
+    named = job.model_validate(job.model_dump() | {"hyperparameters": {"lora_target_modules": ["out_proj"]}})
+    (note,) = [line for line in plan(named, "local").warnings if "will be refused" in line]
+    assert "PEFT takes no adapter on out_proj" in note
+    with pytest.raises(InvalidJob, match="PEFT takes no adapter on out_proj"):
+        start(named, "local").wait(timeout=60)
+    assert not any("adapter is on" in line for line in plan(job.model_copy(update={"model": "tiny"}), "local").warnings)
+
+
+def test_a_model_of_text_and_images_is_loaded_under_the_names_it_is_published_with(tmp_path: Path) -> None:
+    from llmtune_local.models.hub import check_model
+    from llmtune_local.models.loading import load_base
+
+    build_vlm().save_pretrained(tmp_path)
+    assert check_model(str(tmp_path)).model_type == "gemma3"
+    loaded = load_base(str(tmp_path), None, dtype=torch.float32, device="cpu")
+    assert type(loaded).__name__ == "Gemma3ForConditionalGeneration"
+
+
+def test_an_encoder_decoder_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    from llmtune_local.models.hub import check_model
+
+    AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    with pytest.raises(InvalidJob, match="an encoder and a decoder: decoder-only models"):
+        check_model(str(tmp_path))
