@@ -398,8 +398,7 @@ class LocalProvider:
                 found = logits_agree(generator, Path(model.data["folder"]))
             return [found] if found is not None else []
         asked = [example for example in examples if example.messages and example.preference is None]
-        with generator:
-            return [templates_agree(model.data, asked), answers_end(generator, asked)] if asked else []
+        return [templates_agree(model.data, asked), answers_end(model.data, Path(model.id), asked)] if asked else []
 
     # what is there
 

@@ -37,7 +37,7 @@ class Shape:
 
 def shape_of(model: str, revision: str | None = None) -> Shape | None:
     """The shape of a model that is on this machine; None where it is not (nothing is downloaded)."""
-    folder = _folder(model, revision)
+    folder = folder_of(model, revision)
     if folder is None or not (folder / "config.json").is_file():
         return None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def shape_of(model: str, revision: str | None = None) -> Shape | None:
 
 def is_plain_decoder(model: str, revision: str | None = None) -> bool | None:
     """Whether a model has the layers that every decoder has and no others; None where it is not on this machine."""
-    folder = _folder(model, revision)
+    folder = folder_of(model, revision)
     if folder is None or not (folder / "config.json").is_file():
         return None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -87,7 +87,22 @@ def is_plain_decoder(model: str, revision: str | None = None) -> bool | None:
     )
 
 
-def _folder(model: str, revision: str | None) -> Path | None:
+def published_dtypes(model: str, revision: str | None = None) -> dict[str, str]:
+    """The dtype of every tensor of a model's weight files, by its name there; empty where they are not here."""
+    folder = folder_of(model, revision)
+    headers = _headers(folder) if folder is not None else None
+    return {name: kind for name, (_, kind) in (headers or {}).items()}
+
+
+def text_part_of(folder: Path) -> bool:
+    """Whether the model in this folder is one of text and images (or sound), by its configuration."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = config.get("architectures") or [""]
+    return "text_config" in config and names[0].endswith("ForConditionalGeneration")
+
+
+def folder_of(model: str, revision: str | None) -> Path | None:
     """Where a model's files are on this machine: a folder, an embedded one, or the hub's cache."""
     from llmtune_local.models.hub import adapter_of, locate
 
