@@ -200,8 +200,7 @@ def load_classifier(
     config.id2label = dict(enumerate(labels.labels))
     config.label2id = {label: place for place, label in enumerate(labels.labels)}
     config.problem_type = "multi_label_classification" if labels.several else "single_label_classification"
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
+    set_padding(config, tokenizer)
     hidden = set_dropouts(config, recipe) if recipe is not None else None
     if hidden is not None:
         raise InvalidJob(f"{config.model_type} models have no place for dropout", where="hyperparameters.dropout")
@@ -219,6 +218,27 @@ def load_classifier(
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the model {base!r} cannot be loaded: {problem}", where="model") from None
     return found.requires_grad_(False).to(device).eval()
+
+
+def set_padding(config: Any, tokenizer: Any) -> None:
+    """Give configuration and tokenizer one padding token: a decoder reads its labels off the last token that is none.
+
+    Base models often name none; their end of text is taken then, as usual. Raises `InvalidJob` where there is neither.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    number = getattr(text, "pad_token_id", None)
+    if number is None or number < 0:
+        number = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if number is None:
+        raise InvalidJob(
+            f"the tokenizer of this {config.model_type} model has neither a padding token nor an end of text, so rows"
+            " of different length cannot be put side by side",
+            where="model",
+            hint="set pad_token in its tokenizer_config.json",
+        )
+    config.pad_token_id = text.pad_token_id = number
+    if tokenizer.pad_token_id != number:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(number)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llmtune")
 
 
+#: Names under which configurations keep how many positions a model has.
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+#: Encoders whose first token has the position behind the padding token's number: of their positions, so many are lost.
+_COUNTS_FROM_PADDING = frozenset(
+    [
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ]
+)
+
+
 def choose_dtype(name: str, device: str, model: str, revision: str | None = None) -> torch.dtype:
     """The dtype of the frozen weights and of the arithmetic; see `precision` for what auto means."""
     import torch
@@ -66,9 +89,10 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
     Raises `InvalidJob` when more is asked than the model's positions hold.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limits = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length]
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9]
-    context = known[0] if known else None
+    context = next((limit for name in _CONTEXT if _is_length(limit := getattr(text, name, None))), None)
+    if context is not None and text.model_type in _COUNTS_FROM_PADDING:
+        context -= 1 + (1 if text.model_type == "mpnet" else text.pad_token_id or 0)
+    known = [limit for limit in (context, tokenizer.model_max_length) if _is_length(limit)]
     if asked is None:
         return min(known) if known else None
     if context is not None and asked > context:
@@ -77,6 +101,10 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
             where="hyperparameters.max_sequence_length",
         )
     return asked
+
+
+def _is_length(limit: Any) -> bool:
+    return isinstance(limit, int) and 0 < limit < 10**9
 
 
 def load_base(
