@@ -348,19 +348,35 @@ class LocalProvider:
         )
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The untuned base model, loaded with the same options."""
-        if receipt.target.method == "classification":
-            return Unavailable("an encoder that is not tuned has no head for these labels")
+        """The model that training began with, loaded with the same options: the untuned base, or where a run was gone on
+        with, the earlier run's model."""
+        from llmtune_local.models.hub import adapter_of
+
         options = dict(receipt.target.options)
         revision = options.pop("revision", None)
-        data = {
+        model = receipt.target.model
+        data: dict[str, Any] = {
             "tuned": False,
-            "model": receipt.target.model,
+            "model": model,
             "revision": revision,
             "options": options,
-            "weights": _stamp(receipt.target.model),
+            "weights": _stamp(model),
         }
-        return ModelRef(id=receipt.target.model, tuned=False, data=data)
+        if receipt.target.method == "classification":
+            if not (Path(model) / "labels.json").is_file():
+                return Unavailable("an encoder that is not tuned has no head for these labels")
+            data |= {"model": adapter_of(model)[0], "method": "classification"}
+        return ModelRef(id=model, tuned=False, data=data)
+
+    def continue_from(self, model: ModelRef) -> tuple[str, dict[str, Any]]:
+        """The folder of an earlier run's model, with the revision of its base and what its template was given."""
+        options = model.data.get("options", {})
+        template = {
+            name: options[name] for name in ("chat_template", "template_options") if options.get(name) is not None
+        }
+        adapter = (Path(model.id) / "adapter_config.json").is_file()
+        revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}
+        return model.id, revision | template
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """The model through transformers and PEFT, without llmtune."""

@@ -100,11 +100,9 @@ def auto_class(config: Any) -> Any:
 
 
 def _why_not(config: Any, *, encodes: bool) -> str:
-    if encodes:
-        return "does not generate text"
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and not encodes:
         return "generates text with an encoder and a decoder: decoder-only models can be trained here"
-    return "transformers has no class for that generates text"
+    return "does not generate text"
 
 
 def adapter_of(model: str) -> tuple[str, Path | None]:

@@ -78,6 +78,18 @@ def go_on(network: Any, request: RunRequest, folder: Path) -> Any:
             where="hyperparameters.lora_rank",
             hint="set lora_rank and lora_alpha to the adapter's own, or start from the base model",
         )
+    if bool(settings.use_dora) != (request.adapter == "dora"):
+        raise InvalidJob(
+            f"the adapter to go on with is {'DoRA' if settings.use_dora else 'LoRA'},"
+            f" the job asks for {request.adapter}",
+            where="adapter",
+            hint="set adapter to the earlier run's, or start from the base model",
+        )
+    if settings.target_parameters and recipe.lora_dropout:
+        raise InvalidJob(
+            "the adapter to go on with is on parameters, which takes no lora_dropout",
+            where="hyperparameters.lora_dropout",
+        )
     settings.lora_dropout = recipe.lora_dropout
     _set_lora_dropout(tuned, recipe.lora_dropout)
     return tuned
