@@ -348,8 +348,8 @@ class LocalProvider:
         )
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The model that training began with, loaded with the same options: the untuned base, or where a run was gone on
-        with, the earlier run's model."""
+        """The model that training began with, loaded with the same options: the untuned base, or an earlier run's model
+        that the run went on with."""
         from llmtune_local.models.hub import adapter_of
 
         options = dict(receipt.target.options)

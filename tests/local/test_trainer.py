@@ -308,6 +308,17 @@ def test_target_modules(targets: Any, expected: set[str], train: Train) -> None:
     assert trainer.network.linear_head == ("lm_head" not in expected)
 
 
+def test_what_the_adapter_covers_and_what_of_it_learned_nothing_is_reported(train: Train) -> None:
+    trainer = train(lora_target_modules="attention", layer_lr_multipliers={"0": 0.0})
+    events = [(line.level, line.message) for line in trainer.folder.read_events()[0]]
+    assert ("info", "the adapter is on k_proj, o_proj, q_proj, v_proj (2 of each)") in events
+    (warning,) = [message for level, message in events if level == "warning"]
+    assert warning.startswith("4 of the adapter's matrices are still zero, so the layers behind them learned nothing")
+    assert "layers.0.self_attn" in warning
+    learned = train(max_steps=2)
+    assert not [line for line in learned.folder.read_events()[0] if line.level == "warning"]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox", "gemma2"])
 def test_presets_on_other_families(family: str, random_model: Callable[..., Any]) -> None:
     model = random_model(family)

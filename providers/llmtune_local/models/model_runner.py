@@ -68,7 +68,7 @@ class Network:
         self.model = model
         self.longest = longest
         self.causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.decoder: Any = self.causal.get_decoder()
+        self.decoder: Any = _decoder_of(self.causal)
         self.device = device
         self.dtype = dtype
         implementation = str(getattr(self.causal.config, "_attn_implementation", None) or "sdpa")
@@ -253,6 +253,8 @@ class Network:
         weight, bias = head.weight, head.bias
         # The decoder is stood in for, so that hidden states can be large: a cap shows on large logits alone.
         hidden = self.decoder(input_ids=ids, use_cache=False)
+        if not hasattr(hidden, "last_hidden_state"):
+            return False
         plain = hidden.last_hidden_state.float()
         some = slice(0, _HEAD_ROWS)
         size = (plain.flatten(0, 1) @ weight[some].float().t()).abs().amax().clamp_min(1e-6)
@@ -429,6 +431,12 @@ class Network:
         one, other = one.float(), other.float()
         difference = (one - other).norm() / other.norm().clamp_min(1e-12)
         return bool(difference < _HALF_TOLERANCE * math.sqrt(max(1.0, self.layers / _LAYERS)))
+
+
+def _decoder_of(causal: Any) -> Any:
+    """The model without its head; where transformers' look-up does not find it, under its usual name."""
+    decoder = causal.get_decoder()
+    return getattr(causal, "model", decoder) if decoder is causal else decoder
 
 
 def _changes_logits(config: Any) -> bool:

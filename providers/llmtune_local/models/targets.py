@@ -77,6 +77,10 @@ def select_targets(
         if refused:
             kind = network.config.model_type
             notes.append(f"{_leaves(refused)} (PEFT takes no adapter there in {kind} models)")
+        bypassed = {name for name in chosen if _bypassed(name)}
+        chosen -= bypassed
+        if bypassed:
+            notes.append(f"{_leaves(bypassed)} (the model reads its weight past an adapter)")
         parameters: set[str] = set()
         if wanted != "attention" and layers.experts:
             count = _expert_count(network, layers.experts)
@@ -97,6 +101,12 @@ def select_targets(
         if refused:
             raise InvalidJob(
                 f"PEFT takes no adapter on {_leaves(refused)} in {network.config.model_type} models",
+                where=_WHERE,
+                hint="leave it out; the preset all-linear does",
+            )
+        if bypassed := {name for name in chosen if _bypassed(name)}:
+            raise InvalidJob(
+                f"the model reads the weight of {_leaves(bypassed)} past an adapter, which would learn nothing there",
                 where=_WHERE,
                 hint="leave it out; the preset all-linear does",
             )
@@ -237,6 +247,11 @@ def _refused(network: Any, name: str) -> bool:
         except ValueError:
             return True
     return False
+
+
+def _bypassed(name: str) -> bool:
+    """Whether the model's code reads this layer's weight instead of calling the layer (the step size of Mamba)."""
+    return name.rpartition(".")[2] == "dt_proj"
 
 
 def _rewritten(network: Any, name: str) -> bool:

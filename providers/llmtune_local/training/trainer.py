@@ -204,7 +204,9 @@ class Trainer:
 
     def _wrap(self) -> Any:
         """The model as it is run."""
-        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
+        rows = (piece for part in (self.train, self.validation) for pieces in part.rows for piece in pieces)
+        longest = max(len(row.ids) for row in rows)
+        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
 
     def _hold_out(self) -> list[Any]:
         """The validation rows as micro-batches."""

@@ -152,7 +152,10 @@ def test_layers_that_only_plain_lora_can_reach_are_left_out_and_named_otherwise(
 def test_what_peft_refuses_is_left_out_of_a_preset(preset: str) -> None:
     model = build("mamba")
     targets = select_targets(model, preset)
-    assert leaves(targets) == {"in_proj", "x_proj", "dt_proj"}
+    assert leaves(targets) == {"in_proj", "x_proj"}
+    assert "not on dt_proj (the model reads its weight past an adapter)" in targets.notes[0]
+    with pytest.raises(InvalidJob, match="would learn nothing there"):
+        select_targets(model, ["dt_proj"])
     assert "not on out_proj (PEFT takes no adapter there in mamba models)" in targets.notes[0]
     assert adapt(model, targets)
     with pytest.raises(InvalidJob, match="PEFT takes no adapter on out_proj in mamba models"):
