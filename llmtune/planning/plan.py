@@ -13,7 +13,7 @@ from llmtune import _clock
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.provider import cost
-from llmtune.provider.abilities import Weighed
+from llmtune.provider.abilities import SupportsPlanNotes, Weighed
 from llmtune.provider.declarations import Capabilities
 from llmtune.provider.limits import Lifecycle
 from llmtune.provider.protocol import Provider
@@ -72,6 +72,8 @@ def plan(
     )
     if isinstance(backend, Weighed) and not isinstance(dataset, InvalidData):
         receipt = receipt.model_copy(update={"memory": backend.footprint(receipt, dataset)})
+    if isinstance(backend, SupportsPlanNotes):
+        receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *backend.plan_notes(receipt))})
     return receipt.model_copy(update={"request": build_request(backend, receipt)})
 
 

@@ -103,6 +103,7 @@ _HOME = {
     "UploadRef": "llmtune.provider.types",
     "ValueType": "llmtune.provider.values",
     "Warming": "llmtune.provider.abilities",
+    "SupportsPlanNotes": "llmtune.provider.abilities",
     "Weighed": "llmtune.provider.abilities",
     "chat_message": "llmtune.provider.chat",
     "count_from_interval": "llmtune.provider.conversions",
@@ -214,6 +215,7 @@ __all__ = [
     "Streaming",
     "SubmitSafety",
     "Support",
+    "SupportsPlanNotes",
     "Target",
     "Text",
     "TokenScorer",
@@ -260,6 +262,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import Pausable as Pausable
     from llmtune.provider.abilities import Peeking as Peeking
     from llmtune.provider.abilities import SelfChecking as SelfChecking
+    from llmtune.provider.abilities import SupportsPlanNotes as SupportsPlanNotes
     from llmtune.provider.abilities import Warming as Warming
     from llmtune.provider.abilities import Weighed as Weighed
     from llmtune.provider.base import BARE as BARE

@@ -93,6 +93,15 @@ class Weighed(Protocol):
 
 
 @runtime_checkable
+class SupportsPlanNotes(Protocol):
+    """A provider that can say before a run, from files on this machine, what its settings will not show."""
+
+    def plan_notes(self, receipt: Receipt) -> Sequence[str]:
+        """Sentences for the warnings of a plan. Loads no weights and reaches no network."""
+        ...
+
+
+@runtime_checkable
 class Warming(Protocol):
     """A provider that starts many runs faster together than one by one."""
 

@@ -93,7 +93,13 @@ def _declarations(rate: float, of: str) -> Declarations:
         lora_rank=Sent(_H + "lora_rank", Int(1), default=16, source=_OURS),
         lora_alpha=Sent(_H + "lora_alpha", Float(gt=0), default=None, source=_OURS, note="unset: 2 x rank"),
         lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0.0, source=_OURS),
-        lora_target_modules=Sent(_H + "lora_target_modules", Anything(), default="all-linear", source=_OURS),
+        lora_target_modules=Sent(
+            _H + "lora_target_modules",
+            Anything(),
+            default="all-linear",
+            source=_OURS,
+            note="presets: linear layers of the text model; routed experts by name: [experts]",
+        ),
         layer_lr_multipliers=Sent(_H + "layer_lr_multipliers", Mapped(), default=None, source=_OURS),
         dropout=Sent(_H + "dropout", Float(ge=0, lt=1), default=None, source=_OURS, note="unset: the model's own"),
         attention_dropout=Sent(

@@ -96,10 +96,11 @@ def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, A
 
 def _not_beside(settings: Mapping[str, Any]) -> str | None:
     """What of an adapter keeps vLLM from serving it beside its base; None where nothing does."""
-    rank = int(settings.get("r", 16))
+    rank = _largest_rank(settings)
     for blocks, says in (
         (settings.get("use_dora"), "a DoRA adapter"),
         (settings.get("modules_to_save"), "an adapter with whole modules in it"),
+        (settings.get("target_parameters"), "an adapter on parameters, such as those of routed experts"),
         (rank > _RANKS[-1], f"an adapter of rank {rank}"),
     ):
         if blocks:
@@ -109,8 +110,15 @@ def _not_beside(settings: Mapping[str, Any]) -> str | None:
 
 def _beside(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], name: str) -> str:
     base = settings.get("base_model_name_or_path") or data.get("model")
-    most = next(each for each in _RANKS if int(settings.get("r", 16)) <= each)
-    return f"vllm serve {base} --enable-lora --lora-modules {name}={folder} --max-lora-rank {most}"
+    rank = next(rank for rank in _RANKS if _largest_rank(settings) <= rank)
+    # Beside its base, answers would end as the base's do.
+    ends = f" --generation-config {folder}" if (folder / "generation_config.json").is_file() else ""
+    return f"vllm serve {base} --enable-lora --lora-modules {name}={folder} --max-lora-rank {rank}{ends}"
+
+
+def _largest_rank(settings: Mapping[str, Any]) -> int:
+    """The rank that an adapter needs room for: a pattern may give some of its layers a larger one."""
+    return max([int(settings.get("r", 16)), *map(int, (settings.get("rank_pattern") or {}).values())])
 
 
 def _peft_note(into: Path) -> str:

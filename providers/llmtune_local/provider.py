@@ -121,6 +121,29 @@ class LocalProvider:
             receipt, len(dataset.train), sizes["train"], sizes["longest"], options.get("token_budget")
         )
 
+    def plan_notes(self, receipt: Receipt) -> Sequence[str]:
+        """What an adapter will cover and leave out, where the model is on this machine and of a shape in which that
+        does not go without saying."""
+        from llmtune_local.models.shape import is_plain_decoder
+        from llmtune_local.models.targets import PRESETS
+
+        target, wanted = receipt.target, receipt.effective("lora_target_modules", "all-linear")
+        revision = target.options.get("revision")
+        if target.method == "classification" or target.adapter == "full" or self.ready().extra != "installed":
+            return ()
+        plain = is_plain_decoder(target.model, revision)
+        if plain is None or (plain and wanted in PRESETS):
+            return ()
+        from llmtune_local.models.peft_adapter import planned_targets
+
+        dropout = float(receipt.effective("lora_dropout", 0.0) or 0.0)
+        try:
+            found = planned_targets(target.model, revision, wanted, adapter=target.adapter, dropout=dropout)
+        except LlmtuneError as problem:
+            hint = f" ({problem.hint})" if problem.hint else ""
+            return (f"the run will be refused: {problem.message}{hint}",)
+        return found.notes if found is not None else ()
+
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
         """Canonical rows of the method's kind. Every row is rendered once with the model's own template, so that one
         that is too long or has nothing to learn is found before anything starts."""
@@ -189,13 +212,24 @@ class LocalProvider:
         from llmtune_local.models.hardware import check_device
         from llmtune_local.models.hub import check_model
         from llmtune_local.models.memory_estimate import refuse_what_cannot_fit
+        from llmtune_local.models.peft_adapter import planned_targets
         from llmtune_local.models.quantization import check_adapter
         from llmtune_local.training.distributed import check_team
 
         check_model(request.body["model"], request.body.get("revision"), request.body["method"])
         device = check_device(request.body["options"].get("device", "auto"))
         check_adapter(request.body["adapter"], device)
-        check_team(RunRequest.model_validate(request.body).options, device)
+        run = RunRequest.model_validate(request.body)
+        check_team(run.options, device)
+        if run.method != "classification":
+            recipe = run.hyperparameters
+            planned_targets(
+                run.model,
+                run.revision,
+                recipe.lora_target_modules,
+                adapter=run.adapter,
+                dropout=recipe.lora_dropout,
+            )
         refuse_what_cannot_fit(request.body, device)
         return []
 
@@ -314,19 +348,35 @@ class LocalProvider:
         )
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The untuned base model, loaded with the same options."""
-        if receipt.target.method == "classification":
-            return Unavailable("an encoder that is not tuned has no head for these labels")
+        """The model that training began with, loaded with the same options: the untuned base, or an earlier run's model
+        that the run went on with."""
+        from llmtune_local.models.hub import adapter_of
+
         options = dict(receipt.target.options)
         revision = options.pop("revision", None)
-        data = {
+        model = receipt.target.model
+        data: dict[str, Any] = {
             "tuned": False,
-            "model": receipt.target.model,
+            "model": model,
             "revision": revision,
             "options": options,
-            "weights": _stamp(receipt.target.model),
+            "weights": _stamp(model),
         }
-        return ModelRef(id=receipt.target.model, tuned=False, data=data)
+        if receipt.target.method == "classification":
+            if not (Path(model) / "labels.json").is_file():
+                return Unavailable("an encoder that is not tuned has no head for these labels")
+            data |= {"model": adapter_of(model)[0], "method": "classification"}
+        return ModelRef(id=model, tuned=False, data=data)
+
+    def continue_from(self, model: ModelRef) -> tuple[str, dict[str, Any]]:
+        """The folder of an earlier run's model, with the revision of its base and what its template was given."""
+        options = model.data.get("options", {})
+        template = {
+            name: options[name] for name in ("chat_template", "template_options") if options.get(name) is not None
+        }
+        adapter = (Path(model.id) / "adapter_config.json").is_file()
+        revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}
+        return model.id, revision | template
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
         """The model through transformers and PEFT, without llmtune."""
@@ -364,8 +414,7 @@ class LocalProvider:
                 found = logits_agree(generator, Path(model.data["folder"]))
             return [found] if found is not None else []
         asked = [example for example in examples if example.messages and example.preference is None]
-        with generator:
-            return [templates_agree(model.data, asked), answers_end(generator, asked)] if asked else []
+        return [templates_agree(model.data, asked), answers_end(model.data, Path(model.id), asked)] if asked else []
 
     # what is there
 

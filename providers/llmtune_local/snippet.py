@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from llmtune.provider import DeploymentRef, ModelRef
+from llmtune_local.models import shape
 
 
 def snippet(ref: ModelRef | DeploymentRef) -> str:
     """A few lines that load the model and ask it something."""
     if ref.data.get("method") == "classification":
         return _classifier_snippet(ref)
-    if (Path(ref.id) / "adapter_config.json").exists():
+    folder = Path(ref.id)
+    ends = ""
+    if (folder / "adapter_config.json").exists():
         load = (
             "from peft import AutoPeftModelForCausalLM\n\n"
             f"model = AutoPeftModelForCausalLM.from_pretrained({ref.id!r})\n"
         )
+        base = shape.folder_of(str(ref.data.get("model", "")), ref.data.get("revision"))
+        if base is not None and shape.text_part_of(base):
+            load = (
+                "from transformers import AutoModelForImageTextToText\nfrom peft import PeftModel\n\n"
+                f"base = AutoModelForImageTextToText.from_pretrained({ref.data['model']!r})\n"
+                f"model = PeftModel.from_pretrained(base, {ref.id!r})\n"
+            )
+        # A whole model says in its folder what ends an answer; beside an adapter, its base would.
+        ends = f", eos_token_id={found}" if (found := end_tokens_of(folder)) else ""
     else:
-        load = (
-            "from transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({ref.id!r})\n"
-        )
+        name = "AutoModelForImageTextToText" if shape.text_part_of(folder) else "AutoModelForCausalLM"
+        load = f"from transformers import {name}\n\nmodel = {name}.from_pretrained({ref.id!r})\n"
     return (
         "from transformers import AutoTokenizer\n" + load + f"tokenizer = AutoTokenizer.from_pretrained({ref.id!r})\n"
         "inputs = tokenizer.apply_chat_template(\n"
         '    [{"role": "user", "content": "..."}], add_generation_prompt=True, return_tensors="pt"\n'
         ")\n"
-        "answer = model.generate(**inputs, max_new_tokens=64)\n"
+        f"answer = model.generate(**inputs, max_new_tokens=64{ends})\n"
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
     )
+
+
+def end_tokens_of(folder: Path) -> list[int]:
+    """The tokens that end an answer, as the folder of a tuned model says; empty where it says nothing."""
+    path = folder / "generation_config.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    return list(found) if isinstance(found, list) else [] if found is None else [int(found)]
 
 
 def _classifier_snippet(ref: ModelRef | DeploymentRef) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import orjson
 
 from llmtune.data.example import Example, Message, ToolCall
-from llmtune.data.findings import Finding, error
+from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, arguments_text, kind, read_tools, read_weight
@@ -269,6 +269,10 @@ def _quoted(text: str) -> str:
     return orjson.dumps(text).decode()
 
 
+#: How tables write a cell that is empty. In small letters "none" may well be a label.
+_EMPTY_CELLS = ("nan", "NaN", "NaT", "<NA>", "None", "null", "NULL")
+
+
 class Labelled(RowFormat):
     """`{"text": ..., "label": ...}`: classification. Labels are strings; numbers become strings; a list is several."""
 
@@ -305,6 +309,14 @@ class Labelled(RowFormat):
             faults.append(error("label", f"{label_key!r} is {kind(found)}; expected a string or a whole number", ""))
         if found == "":
             faults.append(error("label", f"{label_key!r} is empty", "give every row a label"))
+        elif found in _EMPTY_CELLS:
+            faults.append(
+                warning(
+                    "label-empty-cell",
+                    f"{label_key!r} is {found!r}, which tables write for an empty cell; it is learned as a label",
+                    "give the row its label, or remove it",
+                )
+            )
         answer = label if isinstance(label, str) else ", ".join(label)
         turns = (Message("user", text), Message("assistant", answer))
         extra = rest(row, text_key, label_key) if len(row) > 2 else None

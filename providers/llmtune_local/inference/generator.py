@@ -20,6 +20,7 @@ from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import check_device, set_threads
+from llmtune_local.models.hub import adapter_of
 from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
@@ -237,6 +238,8 @@ class LocalGenerator:
         device = check_device(options.device)
         dtype = models.choose_dtype(options.dtype, device, self.model, self.revision)
         adapter = self.artefact if self.artefact and (self.artefact / "adapter_config.json").exists() else None
+        if self.artefact is None:  # a model that a run went on with is one too, and is asked with its adapter
+            _, adapter = adapter_of(self.model)
         source = str(self.artefact) if self.artefact and adapter is None else self.model
         tokenizer = models.load_tokenizer(
             str(self.artefact) if self.artefact else self.model, self.revision, options.chat_template

@@ -58,22 +58,22 @@ def possible(network: Network) -> bool:
     vocabulary = int(network.causal.get_input_embeddings().weight.shape[0])
     begin, rest = (torch.tensor([[t % vocabulary for t in tokens]]) for tokens in ((5, 3, 8, 2), (7, 1, 9)))
     begin, rest = begin.to(network.device), rest.to(network.device)
+    pad = torch.tensor([[0], [1]], device=network.device)  # the second row is one token shorter
+    ids = torch.stack((rest[0], torch.cat((rest[0, :1], rest[0, :2]))))
+    mask = torch.cat((torch.ones((2, 4), dtype=torch.long, device=network.device), 1 - pad, pad * 0 + 1), dim=1)
+    mask = torch.cat((mask, pad * 0 + 1), dim=1)
+
+    def probe() -> tuple[Tensor, Tensor]:
+        whole: Tensor = network.causal(input_ids=torch.cat((begin, rest), dim=1), use_cache=False).logits
+        kept = Prefix(network, begin[0].tolist())
+        behind: Tensor = network.causal(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1)[:, 4:],
+            past_key_values=kept.rows(2),
+            use_cache=True,
+        ).logits
+        return torch.cat((behind[0], behind[1, 1:])), torch.cat((whole[0, 4:], whole[0, 4:6]))
+
     with torch.no_grad(), network.arithmetic(), network.unpacked():
-        try:
-            whole: Tensor = network.causal(input_ids=torch.cat((begin, rest), dim=1), use_cache=False).logits
-            kept = Prefix(network, begin[0].tolist())
-            pad = torch.tensor([[0], [1]], device=network.device)  # the second row is one token shorter
-            ids = torch.stack((rest[0], torch.cat((rest[0, :1], rest[0, :2]))))
-            mask = torch.cat((torch.ones((2, 4), dtype=torch.long, device=network.device), 1 - pad, pad * 0 + 1), dim=1)
-            mask = torch.cat((mask, pad * 0 + 1), dim=1)
-            behind: Tensor = network.causal(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1)[:, 4:],
-                past_key_values=kept.rows(2),
-                use_cache=True,
-            ).logits
-        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
-            return False
-    same = network.same(behind[0], whole[0, 4:])
-    return same and network.same(behind[1, 1:], whole[0, 4:6])
+        return network.holds(probe)

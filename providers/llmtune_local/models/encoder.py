@@ -15,10 +15,11 @@ from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models.dropout import set_dropouts
 from llmtune_local.models.hub import adapter_of, check_model, locate, no_progress_bars
-from llmtune_local.models.peft_adapter import fresh_adapter, go_on, target_modules
+from llmtune_local.models.peft_adapter import fresh_adapter, go_on, is_plain
+from llmtune_local.models.targets import select_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
     from torch import Tensor
@@ -199,8 +200,7 @@ def load_classifier(
     config.id2label = dict(enumerate(labels.labels))
     config.label2id = {label: place for place, label in enumerate(labels.labels)}
     config.problem_type = "multi_label_classification" if labels.several else "single_label_classification"
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
+    set_padding(config, tokenizer)
     hidden = set_dropouts(config, recipe) if recipe is not None else None
     if hidden is not None:
         raise InvalidJob(f"{config.model_type} models have no place for dropout", where="hyperparameters.dropout")
@@ -220,6 +220,27 @@ def load_classifier(
     return found.requires_grad_(False).to(device).eval()
 
 
+def set_padding(config: Any, tokenizer: Any) -> None:
+    """Give configuration and tokenizer one padding token: a decoder reads its labels off the last token that is none.
+
+    Base models often name none; their end of text is taken then, as usual. Raises `InvalidJob` where there is neither.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    number = getattr(text, "pad_token_id", None)
+    if number is None or number < 0:
+        number = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if number is None:
+        raise InvalidJob(
+            f"the tokenizer of this {config.model_type} model has neither a padding token nor an end of text, so rows"
+            " of different length cannot be put side by side",
+            where="model",
+            hint="set pad_token in its tokenizer_config.json",
+        )
+    config.pad_token_id = text.pad_token_id = number
+    if tokenizer.pad_token_id != number:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(number)
+
+
 @contextlib.contextmanager
 def _without_report() -> Iterator[None]:
     """transformers warns of a head that is not in the file; here that is what is wanted."""
@@ -234,7 +255,7 @@ def _without_report() -> Iterator[None]:
         told.set_verbosity(before)
 
 
-def add_adapter(network: Any, request: RunRequest) -> Any:
+def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
     """What is trained: the head and, in the encoder, a fresh adapter, an adapter to go on with, or all weights."""
     import peft
 
@@ -250,7 +271,9 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
     base = getattr(network, network.base_model_prefix, None)
     if base is not None:
         heads += [name for name, _ in base.named_children() if name in _HEADS]
-    targets = target_modules(network, recipe.lora_target_modules, apart=heads)
+    targets = select_targets(network, recipe.lora_target_modules, apart=heads, plain=is_plain(request))
+    for note in targets.notes:
+        report(note)
     return fresh_adapter(network, request, targets, task="SEQ_CLS", whole=heads)
 
 

@@ -34,12 +34,12 @@ class _Fused(torch.autograd.Function):
         output.addmm_(small, up.t(), alpha=scale)
         ctx.save_for_backward(flat, weight, down, up, small)
         ctx.scale, ctx.shape = scale, x.shape
-        return output.view(*x.shape[:-1], weight.shape[0])
+        return output  # flat: a view made in here could not be changed in place by the model
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         flat, weight, down, up, small = ctx.saved_tensors
-        grad = grads[0].reshape(-1, weight.shape[0])
+        grad = grads[0]
         to_small = (grad @ up).mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
@@ -68,21 +68,18 @@ def unfuse(network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def woken(network: nn.Module) -> Iterator[None]:
-    """For as long as it lasts, no adapter is zero: a fresh one's second matrix is, and would hide a difference."""
-    asleep = [
-        layer.lora_B[layer.active_adapters[0]].weight
-        for layer in _layers(network)
-        if not layer.lora_B[layer.active_adapters[0]].weight.any()
-    ]
-    for number, weight in enumerate(asleep):
+    """For as long as it lasts, no adapter is near zero: a fresh one's second matrix is, and would hide a difference."""
+    weights = [layer.lora_B[layer.active_adapters[0]].weight for layer in _layers(network)]
+    before = [weight.data.clone() for weight in weights]
+    for number, weight in enumerate(weights):
         pattern = torch.arange(weight.numel(), device=weight.device).remainder(13 + number % 5).sub(6)
-        weight.data.copy_(pattern.view_as(weight) * 1e-3)
+        weight.data.copy_(pattern.view_as(weight) * 1e-2)
     torch.clear_autocast_cache()  # which holds what the weights were
     try:
         yield
     finally:
-        for weight in asleep:
-            weight.data.zero_()
+        for weight, value in zip(weights, before, strict=True):
+            weight.data.copy_(value)
         torch.clear_autocast_cache()
 
 
@@ -120,7 +117,8 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     # Outside the function, so that autograd (and autocast's cache of weights) sees the casts.
     parts = (_cast(x, dtype), base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
     with torch.autocast(kind, enabled=False):
-        output = _Fused.apply(*parts, down.to(dtype), up.to(dtype), layer.scaling[name])  # type: ignore[no-untyped-call]
+        flat = _Fused.apply(*parts, down.to(dtype), up.to(dtype), layer.scaling[name])  # type: ignore[no-untyped-call]
+    output = flat.view(*x.shape[:-1], base.weight.shape[0])
     return output
 
 

@@ -68,13 +68,41 @@ def check_model(model: str, revision: str | None = None, method: str = "sft") ->
             )
         return config
     encodes = config.model_type in _ENCODERS and not getattr(config, "is_decoder", False)
-    if encodes or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if encodes or (config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not has_text_part(config)):
         raise InvalidJob(
-            f"{base!r} is a {config.model_type} model, which does not generate text",
+            f"{base!r} is a {config.model_type} model, which {_why_not(config, encodes=encodes)}",
             where="model",
             hint="method classification tunes encoders" if encodes else None,
         )
     return config
+
+
+def has_text_part(config: Any) -> bool:
+    """Whether this is a model of text and images (or sound), whose text part is trained and saved under the names that
+    it has there: so published, or with no class for the text part alone."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    whole = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    if whole is None or getattr(config, "is_encoder_decoder", False) or config.get_text_config() is config:
+        return False
+    text = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    return text is None or whole in (getattr(config, "architectures", None) or ())
+
+
+def auto_class(config: Any) -> Any:
+    """The transformers class that loads a model which generates text."""
+    import transformers
+
+    return transformers.AutoModelForImageTextToText if has_text_part(config) else transformers.AutoModelForCausalLM
+
+
+def _why_not(config: Any, *, encodes: bool) -> str:
+    if getattr(config, "is_encoder_decoder", False) and not encodes:
+        return "generates text with an encoder and a decoder: decoder-only models can be trained here"
+    return "does not generate text"
 
 
 def adapter_of(model: str) -> tuple[str, Path | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,39 @@ from llmtune.errors import InvalidJob
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import precision
 from llmtune_local.models.dropout import _add_dropout, set_dropouts
-from llmtune_local.models.hub import adapter_of, check_model, first_line, locate, no_progress_bars
+from llmtune_local.models.hub import adapter_of, auto_class, check_model, first_line, locate, no_progress_bars
+from llmtune_local.models.shape import published_dtypes
 from llmtune_local.run_state.cache import kept, stamp
 
 if TYPE_CHECKING:
     import torch
 
-    from llmtune_local.run_state.schema import Recipe
+    from llmtune_local.run_state.schema import Recipe, WorkerOptions
 
 logger = logging.getLogger("llmtune")
+
+
+#: Names under which configurations keep how many positions a model has.
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+#: Encoders whose first token has the position behind the padding token's number: of their positions, so many are lost.
+_COUNTS_FROM_PADDING = frozenset(
+    [
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ]
+)
 
 
 def choose_dtype(name: str, device: str, model: str, revision: str | None = None) -> torch.dtype:
@@ -64,9 +89,10 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
     Raises `InvalidJob` when more is asked than the model's positions hold.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limits = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length]
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9]
-    context = known[0] if known else None
+    context = next((limit for name in _CONTEXT if _is_length(limit := getattr(text, name, None))), None)
+    if context is not None and text.model_type in _COUNTS_FROM_PADDING:
+        context -= 1 + (1 if text.model_type == "mpnet" else text.pad_token_id or 0)
+    known = [limit for limit in (context, tokenizer.model_max_length) if _is_length(limit)]
     if asked is None:
         return min(known) if known else None
     if context is not None and asked > context:
@@ -75,6 +101,10 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
             where="hyperparameters.max_sequence_length",
         )
     return asked
+
+
+def _is_length(limit: Any) -> bool:
+    return isinstance(limit, int) and 0 < limit < 10**9
 
 
 def load_base(
@@ -133,32 +163,94 @@ def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any)
 
 
 def _read_weights(model: str, revision: str | None, dtype: torch.dtype, config: Any, **quantised: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
     base, _ = adapter_of(model)
     try:
         with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
+            return auto_class(config).from_pretrained(
                 locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
             )
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the model {base!r} cannot be loaded: {first_line(problem)}", where="model") from None
 
 
+def load_as_others_do(folder: Path, model: Mapping[str, Any], options: WorkerOptions) -> tuple[Any, Any]:
+    """A tuned model and its tokenizer as plain transformers and PEFT load them from its folder. `model` is what the
+    run's reference says of it."""
+    from llmtune_local.models.hardware import check_device, set_threads
+
+    set_threads(options)
+    device = check_device(options.device)
+    dtype = choose_dtype(options.dtype, device, str(model["model"]), model.get("revision"))
+    whole = not (folder / "adapter_config.json").is_file()
+    source, revision = (str(folder), None) if whole else (str(model["model"]), model.get("revision"))
+    network = _read_weights(source, revision, dtype, check_model(source, revision))
+    if not whole:
+        import peft
+
+        network = peft.PeftModel.from_pretrained(network, folder)
+    return network.to(device).eval(), load_tokenizer(str(folder), revision)
+
+
 def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = False) -> None:
-    """Write what was trained, with the tokenizer: an adapter in PEFT's layout, or a whole model."""
+    """Write what was trained, with the tokenizer and the tokens that end an answer: an adapter in PEFT's layout, or a
+    whole model."""
     import torch
 
+    network = tuned.get_base_model() if hasattr(tuned, "peft_config") else tuned
+    settings = _generation_config(network, tokenizer)
     if not hasattr(tuned, "peft_config"):
-        # A model that was published in half precision is given back in it.
-        state = {name: tensor.bfloat16() for name, tensor in tuned.state_dict().items()} if half else None
         tuned.config.dtype = torch.bfloat16 if half else torch.float32
         with no_progress_bars():
-            tuned.save_pretrained(folder, state_dict=state)
+            tuned.save_pretrained(folder, state_dict=_in_half(tuned) if half else None)
     else:
         tuned.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+    if settings is not None:
+        settings.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's end of text, and what its chat template ends a turn with."""
+    from llmtune.data.rendering.tokenize import Renderer
+
+    if not getattr(tokenizer, "chat_template", None):
+        return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return sorted(Renderer(tokenizer).stop_ids)
+
+
+def _generation_config(network: Any, tokenizer: Any) -> Any:
+    """The base's settings for generation, with the tokens that its answers now end with, and without limits on their
+    length; None for a model that generates nothing."""
+    settings = getattr(network, "generation_config", None)
+    if settings is None:
+        return None
+    settings = copy.deepcopy(settings)
+    published = settings.eos_token_id
+    published = published if isinstance(published, list) else [published]
+    ends = {token for token in (*published, *end_tokens(tokenizer)) if token is not None}
+    settings.eos_token_id = sorted(ends) or None
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    for name in ("max_length", "max_new_tokens", "min_length", "min_new_tokens"):
+        setattr(settings, name, None)
+    return settings
+
+
+def _in_half(network: Any) -> dict[str, torch.Tensor]:
+    """The weights of a model that was published in half precision, in it. Tied weights stay one tensor, and what was
+    published in float32 or is no floating-point number stays as it is."""
+    published = published_dtypes(network.config.name_or_path)
+    cast: dict[tuple[Any, ...], torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        if not tensor.is_floating_point() or published.get(name) == "F32":
+            state[name] = tensor
+            continue
+        storage = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        state[name] = cast[storage] if storage in cast else tensor.bfloat16()
+        cast[storage] = state[name]
+    return state
 
 
 def artefact_bytes(tuned: Any) -> int:

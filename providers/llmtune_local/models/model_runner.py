@@ -1,7 +1,8 @@
 """A model as the trainer runs it: packed or padded, with logits only where the loss looks.
 
 Whether a model can be packed, and whether its head is just a linear layer, is not read off its name: both are tried
-on a few tokens when it is loaded, and what does not give the same numbers is not used.
+on a few tokens when it is loaded, in float32 whatever the run's precision, and what does not give the same numbers is
+not used.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from llmtune_local.kernels import cpu_block_attention, last_block, packed_attent
 from llmtune_local.kernels.liger import use_liger
 from llmtune_local.kernels.rotary import use_fast_rotary
 from llmtune_local.kernels.shared_prefix import Beginning
-from llmtune_local.models import fused_lora
+from llmtune_local.models import exact, fused_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -32,10 +33,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Relative difference up to which two ways to compute the same count as the same in a model of eight layers; a deeper
-#: one may differ more, as the root of its layers: they round independently of each other.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.04}
+#: Relative difference up to which two ways to compute the same count as the same in bfloat16, in a model of eight
+#: layers; a deeper one may differ more, as the root of its layers: they round independently of each other. It sees a
+#: kernel that is wrong, and no small difference of meaning: that is seen in float32 (`exact`).
+_HALF_TOLERANCE = 0.04
 _LAYERS = 8
+
+#: Rows of the output head that are tried in float32: a copy of all of a large vocabulary's would take gigabytes.
+_HEAD_ROWS = 512
+
+#: What a model raises that cannot be run in a way that it was not made for.
+_CANNOT = (
+    *(packed_attention.CannotPack, TypeError, ValueError, KeyError, IndexError),
+    *(RuntimeError, AttributeError, NotImplementedError),
+)
 
 #: Layouts on which packing is tried: rows that share nothing, and rows that share their beginning.
 _APART = (Family(0, (5,)), Family(0, (9,)), Family(0, (1,)))
@@ -51,16 +62,19 @@ class Network:
     `kernels`.
     """
 
-    def __init__(self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True) -> None:
+    def __init__(
+        self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True, longest: int | None = None
+    ) -> None:
         self.model = model
+        self.longest = longest
         self.causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.decoder: Any = self.causal.get_decoder()
+        self.decoder: Any = _decoder_of(self.causal)
         self.device = device
         self.dtype = dtype
         implementation = str(getattr(self.causal.config, "_attn_implementation", None) or "sdpa")
         self.native = "sdpa" if implementation == packed_attention.NAME else implementation
         self.layers = int(getattr(self.causal.config.get_text_config(), "num_hidden_layers", None) or _LAYERS)
-        self.packed = self.shares = self.begins = False
+        self.packed = self.shares = self.begins = self._exact = False
         self.last: tuple[nn.Module, ...] = ()
         self._attend(self.native)
         was_training = self.causal.training
@@ -100,7 +114,7 @@ class Network:
 
     def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which the model runs: matrix products in its dtype."""
-        if self.dtype == torch.float32:
+        if self.dtype == torch.float32 or self._exact:
             return contextlib.nullcontext()
         return torch.autocast(self.device, dtype=self.dtype)
 
@@ -213,42 +227,99 @@ class Network:
         vocabulary = int(self.causal.get_input_embeddings().weight.shape[0])
         return ((torch.arange(count, device=self.device) * 7 + shift) % vocabulary).unsqueeze(0)
 
+    def holds(self, probe: Callable[[], tuple[Tensor, Tensor]]) -> bool:
+        """Whether both ways of a probe give the same: in float32 by the largest element, and then in the run's own
+        precision, for which other kernels may be chosen. A way that cannot be gone does not hold."""
+        try:
+            self._exact = True
+            with exact.float32(self.device):
+                one, other = probe()
+            self._exact = False
+            if not exact.largest_agree(one, other, self.layers):
+                return False
+            return self.dtype == torch.float32 or self.same(*probe())
+        except _CANNOT as problem:
+            logger.debug("a faster way is left out: %r", problem)
+            return False
+        finally:
+            self._exact = False
+
     def _try_linear_head(self) -> bool:
+        """Whether the logits are the head's product and nothing else: no cap, no scale, nothing before or behind."""
         head = self.causal.get_output_embeddings()
-        if type(head) is not nn.Linear:
+        if type(head) is not nn.Linear or _changes_logits(self.causal.config.get_text_config()):
             return False
         ids = self._tokens(6, 1)
-        try:
-            hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        except (TypeError, AttributeError):
+        weight, bias = head.weight, head.bias
+        # The decoder is stood in for, so that hidden states can be large: a cap shows on large logits alone.
+        hidden = self.decoder(input_ids=ids, use_cache=False)
+        if not hasattr(hidden, "last_hidden_state"):
             return False
-        logits = self.causal(input_ids=ids, use_cache=False).logits
-        return logits.shape[:2] == hidden.shape[:2] and self.same(head(hidden.to(head.weight.dtype)), logits)
+        plain = hidden.last_hidden_state.float()
+        some = slice(0, _HEAD_ROWS)
+        size = (plain.flatten(0, 1) @ weight[some].float().t()).abs().amax().clamp_min(1e-6)
+        scales = torch.tensor([1.0, 10.0, 100.0, 1e3, 1e4, 1e5], device=plain.device).unsqueeze(1)
+        hidden.last_hidden_state = plain / size * scales
+        own_forward = self.decoder.__dict__.get("forward")
+        self.decoder.__dict__["forward"] = lambda *_, **__: hidden
+        head.weight = nn.Parameter(weight.data[some].float(), requires_grad=False)
+        head.bias = None if bias is None else nn.Parameter(bias.data[some].float(), requires_grad=False)
+        try:
+            with torch.autocast(self.device, enabled=False):
+                logits = self.causal(input_ids=ids, use_cache=False).logits
+                linear = exact.largest_agree(logits, head(hidden.last_hidden_state), 1)
+        except _CANNOT:
+            return False
+        finally:
+            head.weight, head.bias = weight, bias
+            del self.decoder.__dict__["forward"]
+            if own_forward is not None:
+                self.decoder.__dict__["forward"] = own_forward
+
+        def through_all() -> tuple[Tensor, Tensor]:
+            hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            return head(hidden.to(head.weight.dtype)), self.causal(input_ids=ids, use_cache=False).logits
+
+        return linear and self.holds(through_all)
 
     def _try_kernels(self) -> bool:
         """Put Liger's kernels in where they are installed and give the same numbers."""
         ids = self._tokens(9, 2)
-        plain = self.causal(input_ids=ids, use_cache=False).logits
-        undo = use_liger(self.causal)
-        if undo is None:
-            return False
+        undo: Callable[[], None] | None = None
+
+        def probe() -> tuple[Tensor, Tensor]:
+            nonlocal undo
+            if undo is not None:
+                undo()
+            plain = self.causal(input_ids=ids, use_cache=False).logits
+            undo = use_liger(self.causal)
+            return (plain, plain) if undo is None else (self.causal(input_ids=ids, use_cache=False).logits, plain)
+
         try:
-            alike = self.same(self.causal(input_ids=ids, use_cache=False).logits, plain)
+            alike = self.holds(probe)
         except Exception as problem:  # noqa: BLE001 - kernels are compiled here and now, and that can fail in many ways
             logger.warning("Liger's kernels are left out, and transformers' own used: %r", problem)
             alike = False
+        if undo is None:
+            return False
         if not alike:
             undo()
         return alike
 
     def _try_fusing(self) -> bool:
-        """Fuse the adapters where that gives the same numbers; the adapter is not yet (or no longer) zero for it."""
+        """Fuse the adapters where that gives the same numbers, with every adapter of a size that shows."""
         ids = self._tokens(7, 5)
-        with fused_lora.woken(self.causal):
+
+        def probe() -> tuple[Tensor, Tensor]:
+            fused_lora.unfuse(self.causal)
             plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-            if not fused_lora.fuse(self.causal):
-                return False
-            if self.same(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, plain):
+            fused_lora.fuse(self.causal)
+            fused = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            fused_lora.forget()
+            return fused, plain
+
+        with fused_lora.woken(self.causal):
+            if fused_lora.fuse(self.causal) and self.holds(probe):
                 return True
         fused_lora.unfuse(self.causal)
         return False
@@ -258,13 +329,17 @@ class Network:
         if not self.linear_head or self._checkpoints():
             return ()
         ids, at = self._tokens(9, 4), torch.tensor([3, 7, 8], device=self.device)
-        plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, at]
-        self.last = last_block.parts(self.decoder)
-        try:
-            alike = self.same(self._hidden({"input_ids": ids, "use_cache": False}, at), plain)
-        except (TypeError, ValueError, RuntimeError, AttributeError):
-            alike = False
-        return self.last if alike else ()
+        parts = last_block.parts(self.decoder)
+
+        def probe() -> tuple[Tensor, Tensor]:
+            self.last = ()
+            plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, at]
+            self.last = parts
+            return self._hidden({"input_ids": ids, "use_cache": False}, at), plain
+
+        holds = self.holds(probe)
+        self.last = ()
+        return parts if holds else ()
 
     def _checkpoints(self) -> bool:
         """Whether activations are computed again in the backward pass."""
@@ -279,37 +354,47 @@ class Network:
         )
 
     def _try_packing(self, families: tuple[Family, ...]) -> bool:
-        """Whether rows laid out like this give what each gives alone."""
+        """Whether rows laid out like this give what each gives alone, within windows of attention and beyond them."""
+        if getattr(self.causal.config.get_text_config(), "attn_logit_softcapping", None):
+            return False
+
+        def probe() -> tuple[Tensor, Tensor]:
+            return self._packed_and_alone(families)
+
+        if not self.holds(probe):
+            return False
+        with exact.short_windows(self.causal, longest=self.longest):
+            return self.holds(probe)
+
+    def _packed_and_alone(self, families: tuple[Family, ...]) -> tuple[Tensor, Tensor]:
         rows, ids, positions = [], [], []
         for number, family in enumerate(families):
             first = self._tokens(family.shared, 3 + number)
             ids.append(first)
             positions.append(torch.arange(family.shared))
-            for place, own in enumerate(family.own):
-                rest = self._tokens(own, 11 + 5 * place + number)
-                rows.append((torch.cat([first, rest], dim=1), own))
-                ids.append(rest)
+            for index, own in enumerate(family.own):
+                behind = self._tokens(own, 11 + 5 * index + number)
+                rows.append((torch.cat([first, behind], dim=1), own))
+                ids.append(behind)
                 positions.append(torch.arange(family.shared, family.shared + own))
         decoder = self.decoder
-        apart = [decoder(input_ids=row, use_cache=False).last_hidden_state[:, -own:] for row, own in rows]
+        alone = [decoder(input_ids=row, use_cache=False).last_hidden_state[:, -own:] for row, own in rows]
         try:
             self._attend(packed_attention.register())
-            together = decoder(
+            packed = decoder(
                 input_ids=torch.cat(ids, dim=1),
                 position_ids=torch.cat(positions).unsqueeze(0).to(self.device),
                 families=families,
                 use_cache=False,
             ).last_hidden_state
-        except (packed_attention.CannotPack, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
-            return False
         finally:
             self._attend(self.native)
-        start, seen = 0, []
+        start, parts = 0, []
         for family in families:
             start += family.shared
-            seen.append(together[:, start : start + sum(family.own)])
+            parts.append(packed[:, start : start + sum(family.own)])
             start += sum(family.own)
-        return self.same(torch.cat(seen, dim=1), torch.cat(apart, dim=1))
+        return torch.cat(parts, dim=1), torch.cat(alone, dim=1)
 
     def _try_beginning(self) -> bool:
         """Whether rows behind a beginning that was computed before them give what each gives alone. Not where attention
@@ -318,27 +403,47 @@ class Network:
         windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         if self.device != "cpu" or windowed or getattr(config, "attention_chunk_size", None):
             return False
-        first, *rest = (self._tokens(count, 3 + count) for count in (6, 4, 1, 7))
-        whole = (self.decoder(input_ids=torch.cat([first, own], dim=1), use_cache=False) for own in rest)
-        apart = torch.cat([each.last_hidden_state[0, 6:] for each in whole])
-        at = torch.cat([torch.arange(6, 6 + own.shape[1], device=self.device) for own in rest]).unsqueeze(0)
-        try:
-            self._attend(packed_attention.NAME)
-            together = self.decoder(
-                input_ids=torch.cat(rest, dim=1),
-                position_ids=at,
-                families=tuple(Family(0, (own.shape[1],)) for own in rest),
-                beginning=self.begin(first),
-                use_cache=False,
-            ).last_hidden_state[0]
-        except (packed_attention.CannotPack, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
-            return False
-        finally:
-            self._attend(self.native)
-        return self.same(together, apart)
+        first, *behind = (self._tokens(count, 3 + count) for count in (6, 4, 1, 7))
+        at = torch.cat([torch.arange(6, 6 + own.shape[1], device=self.device) for own in behind]).unsqueeze(0)
+
+        def probe() -> tuple[Tensor, Tensor]:
+            whole = (self.decoder(input_ids=torch.cat([first, own], dim=1), use_cache=False) for own in behind)
+            alone = torch.cat([output.last_hidden_state[0, 6:] for output in whole])
+            try:
+                self._attend(packed_attention.NAME)
+                packed = self.decoder(
+                    input_ids=torch.cat(behind, dim=1),
+                    position_ids=at,
+                    families=tuple(Family(0, (own.shape[1],)) for own in behind),
+                    beginning=self.begin(first),
+                    use_cache=False,
+                ).last_hidden_state[0]
+            finally:
+                self._attend(self.native)
+            return packed, alone
+
+        return self.holds(probe)
 
     def same(self, one: Tensor, other: Tensor) -> bool:
         """Whether two ways to compute the same gave the same, as far as this precision goes."""
+        if self.dtype == torch.float32:
+            return exact.largest_agree(one, other, self.layers)
         one, other = one.float(), other.float()
         difference = (one - other).norm() / other.norm().clamp_min(1e-12)
-        return bool(difference < _TOLERANCE[self.dtype] * math.sqrt(max(1.0, self.layers / _LAYERS)))
+        return bool(difference < _HALF_TOLERANCE * math.sqrt(max(1.0, self.layers / _LAYERS)))
+
+
+def _decoder_of(causal: Any) -> Any:
+    """The model without its head; where transformers' look-up does not find it, under its usual name."""
+    decoder = causal.get_decoder()
+    return getattr(causal, "model", decoder) if decoder is causal else decoder
+
+
+def _changes_logits(config: Any) -> bool:
+    """Whether the configuration says that something is done to the logits behind the head, or before it."""
+    if getattr(config, "final_logit_softcapping", None):
+        return True
+    return any(
+        getattr(config, name, None) not in (None, 1, 1.0)
+        for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")
+    )

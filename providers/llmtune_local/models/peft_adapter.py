@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,14 @@ from llmtune.errors import InvalidJob
 if TYPE_CHECKING:
     from llmtune_local.run_state.schema import Recipe, RunRequest
 from llmtune_local.models.dropout import _set_lora_dropout
-from llmtune_local.models.hub import adapter_of, first_line, locate
+from llmtune_local.models.hub import adapter_of, auto_class, check_model, first_line, locate
+from llmtune_local.models.targets import Targets, select_targets
+from llmtune_local.run_state.cache import stamp
 
-PRESETS = ("all-linear", "attention", "mlp")
 
-
-def add_adapter(network: Any, request: RunRequest) -> Any:
-    """The model with what is trained: a fresh adapter, an adapter to go on with, or (full) all its weights."""
+def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
+    """The model with what is trained: a fresh adapter, an adapter to go on with, or (full) all its weights. `report`
+    is given what the adapter covers and leaves out."""
     import peft
 
     recipe = request.hyperparameters
@@ -29,7 +30,37 @@ def add_adapter(network: Any, request: RunRequest) -> Any:
         return network.float().requires_grad_(True)
     if folder is not None:
         return go_on(network, request, folder)
-    return fresh_adapter(network, request, target_modules(network, recipe.lora_target_modules))
+    targets = select_targets(network, recipe.lora_target_modules, plain=is_plain(request))
+    for note in targets.notes:
+        report(note)
+    return fresh_adapter(network, request, targets)
+
+
+def is_plain(request: RunRequest) -> bool:
+    """Whether the adapter is LoRA on weights, without what needs to see a layer's input."""
+    return request.adapter == "lora" and not request.hyperparameters.lora_dropout
+
+
+def planned_targets(
+    model: str, revision: str | None, wanted: str | Sequence[str], *, adapter: str, dropout: float
+) -> Targets | None:
+    """The layers that a fresh adapter will be on, from the model's configuration alone; None where an adapter is gone
+    on with, which has its own. Raises `InvalidJob` as `select_targets` does."""
+    _, folder = adapter_of(model)
+    if folder is not None or adapter == "full":
+        return None
+    network = _empty_model(model, revision, repr(stamp(locate(model))))
+    return select_targets(network, wanted, plain=adapter == "lora" and not dropout)
+
+
+@functools.lru_cache(maxsize=4)
+def _empty_model(model: str, revision: str | None, _state: str) -> Any:
+    """The model without weights: its modules by name, and their shapes."""
+    import torch
+
+    config = check_model(model, revision)
+    with torch.device("meta"):
+        return auto_class(config).from_config(config)
 
 
 def go_on(network: Any, request: RunRequest, folder: Path) -> Any:
@@ -47,6 +78,18 @@ def go_on(network: Any, request: RunRequest, folder: Path) -> Any:
             where="hyperparameters.lora_rank",
             hint="set lora_rank and lora_alpha to the adapter's own, or start from the base model",
         )
+    if bool(settings.use_dora) != (request.adapter == "dora"):
+        raise InvalidJob(
+            f"the adapter to go on with is {'DoRA' if settings.use_dora else 'LoRA'},"
+            f" the job asks for {request.adapter}",
+            where="adapter",
+            hint="set adapter to the earlier run's, or start from the base model",
+        )
+    if settings.target_parameters and recipe.lora_dropout:
+        raise InvalidJob(
+            "the adapter to go on with is on parameters, which takes no lora_dropout",
+            where="hyperparameters.lora_dropout",
+        )
     settings.lora_dropout = recipe.lora_dropout
     _set_lora_dropout(tuned, recipe.lora_dropout)
     return tuned
@@ -57,7 +100,7 @@ def _alpha(recipe: Recipe) -> float:
 
 
 def fresh_adapter(
-    network: Any, request: RunRequest, targets: list[str], *, task: str = "CAUSAL_LM", whole: Sequence[str] = ()
+    network: Any, request: RunRequest, targets: Targets, *, task: str = "CAUSAL_LM", whole: Sequence[str] = ()
 ) -> Any:
     """The model with a new adapter on the layers `targets`; the modules `whole` are trained with all their weights."""
     import peft
@@ -68,7 +111,8 @@ def fresh_adapter(
         r=recipe.lora_rank,
         lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # type: ignore[arg-type]
         lora_dropout=recipe.lora_dropout,
-        target_modules=targets,
+        target_modules=list(targets.modules),
+        target_parameters=list(targets.parameters) or None,
         use_dora=request.adapter == "dora",
         use_rslora=request.options.rslora,
         modules_to_save=list(whole) or None,
@@ -82,54 +126,3 @@ def fresh_adapter(
     tuned.peft_config["default"].base_model_name_or_path = locate(base)
     tuned.peft_config["default"].revision = request.revision
     return tuned
-
-
-def target_modules(network: Any, asked: str | tuple[str, ...], *, apart: Sequence[str] = ()) -> list[str]:
-    """The linear layers that get an adapter, as PEFT takes them.
-
-    A preset (`all-linear`; `attention`: linear layers inside attention blocks; `mlp`: the other linear layers of the
-    transformer blocks), or names, each of which must match. The output head is in no preset, nor is anything inside
-    the modules `apart`.
-    """
-    every = _linear_layers(network)
-    linear = {name: inside for name, inside in every.items() if not set(apart) & set(name.split("."))}
-    if isinstance(asked, str) and asked not in PRESETS:
-        asked = (asked,)
-    if isinstance(asked, str):
-        wanted = {name for name, inside in linear.items() if asked == "all-linear" or (asked == "attention") == inside}
-        if not wanted:
-            raise InvalidJob(f"this model has no linear layer for the preset {asked!r}", where="lora_target_modules")
-        leaves = {name.rpartition(".")[2] for name in wanted}
-        others = {name.rpartition(".")[2] for name in every if name not in wanted} | {_head_leaf(network)}
-        return sorted(leaves) if not leaves & others else sorted(wanted)
-    names = [name for name, _ in network.named_modules() if name]
-    for name in asked:
-        if not any(full == name or full.endswith(f".{name}") for full in names):
-            leaves = {full.rpartition(".")[2] for full in linear}
-            near = difflib.get_close_matches(name, sorted(leaves), n=2) or sorted(leaves)
-            raise InvalidJob(
-                f"this model has no module {name!r}; there are {', '.join(near)}",
-                where="hyperparameters.lora_target_modules",
-                hint=f"name modules, or a preset: {', '.join(PRESETS)}",
-            )
-    return list(asked)
-
-
-def _linear_layers(network: Any) -> dict[str, bool]:
-    """Names of the linear layers inside transformer blocks, and whether each stands inside an attention block."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    head = network.get_output_embeddings()
-    attention = [name for name, module in network.named_modules() if "attention" in type(module).__name__.lower()]
-    return {
-        name: any(name.startswith(f"{block}.") for block in attention)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-    }
-
-
-def _head_leaf(network: Any) -> str:
-    head = network.get_output_embeddings()
-    name = next((name for name, module in network.named_modules() if module is head), "")
-    return name.rpartition(".")[2]

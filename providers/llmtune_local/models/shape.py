@@ -30,14 +30,14 @@ class Shape:
     vocabulary: int
     context: int | None
     linear: tuple[tuple[int, int], ...]
-    """Every matrix inside the transformer blocks, as (out, in)."""
+    """Every matrix inside the transformer blocks, as (out, in), without those of routed experts."""
 
     encoder: bool = False
 
 
 def shape_of(model: str, revision: str | None = None) -> Shape | None:
     """The shape of a model that is on this machine; None where it is not (nothing is downloaded)."""
-    folder = _folder(model, revision)
+    folder = folder_of(model, revision)
     if folder is None or not (folder / "config.json").is_file():
         return None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -53,7 +53,9 @@ def shape_of(model: str, revision: str | None = None) -> Shape | None:
     width = int(config.get("head_dim") or hidden // heads)
     inner = config.get("intermediate_size") or config.get("n_inner") or config.get("hidden_dim") or 4 * hidden
     linear = tuple(
-        (shape[0], shape[1]) for name, (shape, _) in headers.items() if len(shape) == 2 and _LAYER.search(f".{name}")
+        (shape[0], shape[1])
+        for name, (shape, _) in headers.items()
+        if len(shape) == 2 and _LAYER.search(f".{name}") and ".experts." not in name
     )
     names = " ".join(config.get("architectures") or ())
     return Shape(
@@ -71,7 +73,36 @@ def shape_of(model: str, revision: str | None = None) -> Shape | None:
     )
 
 
-def _folder(model: str, revision: str | None) -> Path | None:
+def is_plain_decoder(model: str, revision: str | None = None) -> bool | None:
+    """Whether a model has the layers that every decoder has and no others; None where it is not on this machine."""
+    folder = folder_of(model, revision)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = str(config.get("model_type", ""))
+    return not (
+        "text_config" in config
+        or any("expert" in key for key in config)
+        or any(word in kind for word in ("mamba", "_h", "rwkv", "moe"))
+    )
+
+
+def published_dtypes(model: str, revision: str | None = None) -> dict[str, str]:
+    """The dtype of every tensor of a model's weight files, by its name there; empty where they are not here."""
+    folder = folder_of(model, revision)
+    headers = _headers(folder) if folder is not None else None
+    return {name: kind for name, (_, kind) in (headers or {}).items()}
+
+
+def text_part_of(folder: Path) -> bool:
+    """Whether the model in this folder is one of text and images (or sound), by its configuration."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = config.get("architectures") or [""]
+    return "text_config" in config and names[0].endswith("ForConditionalGeneration")
+
+
+def folder_of(model: str, revision: str | None) -> Path | None:
     """Where a model's files are on this machine: a folder, an embedded one, or the hub's cache."""
     from llmtune_local.models.hub import adapter_of, locate
 

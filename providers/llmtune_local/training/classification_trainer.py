@@ -133,7 +133,7 @@ class ClassificationTrainer(Trainer):
             recipe=self.recipe,
         )
         torch.manual_seed(request.seed)
-        return encoder.add_adapter(base, request)
+        return encoder.add_adapter(base, request, self.journal.event)
 
     def _wrap(self) -> Any:
         self.weights = self.weights.to(self.device)

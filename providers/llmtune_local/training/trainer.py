@@ -33,6 +33,7 @@ from llmtune_local.models.hub import check_model
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
 from llmtune_local.models.quantization import check_adapter
+from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.schema import EarlyStopping, Result
 from llmtune_local.training import checkpoints, distributed, lr_schedule
 from llmtune_local.training.checkpoints import Progress
@@ -199,11 +200,13 @@ class Trainer:
             four_bit=request.adapter == "qlora",
         )
         torch.manual_seed(request.seed)
-        return add_adapter(base, request)
+        return add_adapter(base, request, self.journal.event)
 
     def _wrap(self) -> Any:
         """The model as it is run."""
-        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing)
+        rows = (piece for part in (self.train, self.validation) for pieces in part.rows for piece in pieces)
+        longest = max(len(row.ids) for row in rows)
+        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
 
     def _hold_out(self) -> list[Any]:
         """The validation rows as micro-batches."""
@@ -447,6 +450,12 @@ class Trainer:
             best = self.folder.path / "checkpoints" / "best" / "weights.pt"
             checkpoints.restore_weights(self.model, torch.load(best, map_location="cpu", weights_only=True))
         whole = not hasattr(self.model, "peft_config")
+        if zero := zero_tensors(self.model):
+            self.journal.event(
+                f"{len(zero)} of the adapter's matrices are still zero, so the layers behind them learned nothing"
+                f" (the first is {zero[0]}): leave these layers out of lora_target_modules",
+                "warning",
+            )
         target = self.folder.model if whole else self.folder.adapter
         checkpoints.write_folder(
             target,

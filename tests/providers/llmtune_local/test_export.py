@@ -44,6 +44,7 @@ def test_adapter_and_merged_give_the_same_logits(train: Callable[..., Any], tmp_
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / kind)
         assert tokenizer.chat_template == trainer.tokenizer.chat_template
     assert f"--lora-modules tuned={tmp_path / 'out' / 'adapter'} --max-lora-rank 8" in notes[0]
+    assert f"--generation-config {tmp_path / 'out' / 'adapter'}" in notes[0]
     assert f"vllm serve {tmp_path / 'out' / 'merged'}" in merged_notes[0]
     assert not (tmp_path / "out" / "merged" / "adapter_config.json").exists()
 
@@ -129,3 +130,110 @@ def test_a_backend_that_keeps_its_weights_says_so(tmp_path: Path) -> None:
     run.wait(timeout=60)
     with pytest.raises(LlmtuneError, match="fake does not hand out the weights"):
         run.export("merged", tmp_path / "out")
+
+
+# What ends an answer
+
+
+@pytest.fixture
+def base_with_another_end(
+    tmp_path: Path,
+    new_tokenizer: Callable[..., Any],
+    random_model: Callable[..., Any],
+    tokenizers: Callable[[str], Any],
+) -> Path:
+    """A base whose text ends in <|endoftext|> and says so, with a template whose turns end in <|im_end|>."""
+    tokenizer = new_tokenizer(tokenizers("chatml").chat_template, ("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>")
+    model = random_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.05,
+        tie_word_embeddings=True,
+        dtype=torch.bfloat16,
+    ).bfloat16()
+    model.generation_config.max_new_tokens = 64
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def ends_of(trainer: Any) -> list[int]:
+    tokenizer = trainer.tokenizer
+    return sorted([tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")])
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_what_is_handed_out_stops_where_its_template_ends_a_turn(
+    adapter: str, train: Callable[..., Any], base_with_another_end: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+
+    from llmtune.provider import ModelRef
+    from llmtune_local.snippet import snippet
+
+    trainer = train({"model": str(base_with_another_end), "adapter": adapter}, max_steps=1, learning_rate=1e-3)
+    ends = ends_of(trainer)
+    artefact, out = trainer.folder.artefact, tmp_path / "out"
+    export(artefact, data_of(trainer), "merged", out)
+    for folder in (artefact, out):
+        settings = json.loads((folder / "generation_config.json").read_text())
+        assert settings["eos_token_id"] == ends
+        assert "max_new_tokens" not in settings
+    text = snippet(ModelRef(id=str(artefact), base="x", data=data_of(trainer)))
+    assert (f"eos_token_id={ends}" in text) == (adapter == "lora")
+
+    class EndsTheTurn(LogitsProcessor):
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            scores[:, :] = 0.0
+            scores[:, trainer.tokenizer.convert_tokens_to_ids("<|im_end|>")] = 1.0
+            return scores
+
+    plain = AutoModelForCausalLM.from_pretrained(out).eval()
+    answer = plain.generate(IDS, max_new_tokens=9, logits_processor=LogitsProcessorList([EndsTheTurn()]))
+    assert answer.shape[1] == IDS.shape[1] + 1
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_tied_weights_are_saved_once_and_in_the_precision_of_the_base(
+    adapter: str, train: Callable[..., Any], base_with_another_end: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    trainer = train({"model": str(base_with_another_end), "adapter": adapter}, max_steps=1, learning_rate=1e-3)
+    export(trainer.folder.artefact, data_of(trainer), "merged", tmp_path / "out")
+    base = load_file(base_with_another_end / "model.safetensors")
+    out = load_file(tmp_path / "out" / "model.safetensors")
+    assert out.keys() == base.keys()
+    assert {name: tensor.dtype for name, tensor in out.items()} == {name: tensor.dtype for name, tensor in base.items()}
+    size, before = (
+        (folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out", base_with_another_end)
+    )
+    assert size < 1.01 * before
+
+
+def test_the_check_asks_the_folder_and_not_a_loop_of_ours(
+    train: Callable[..., Any], base_with_another_end: Path, data: dict[str, str]
+) -> None:
+    from llmtune.data.io.reading import load
+    from llmtune_local.self_checks import answers_end
+
+    trainer = train({"model": str(base_with_another_end)}, epochs=6)
+    model, rows = data_of(trainer) | {"options": {"device": "cpu", "num_threads": 1}}, load(data["validation"])[:6]
+    found = answers_end(model, trainer.folder.artefact, rows)
+    assert found.passed
+    assert found.says.startswith("6 of 6 answers ended by themselves")
+    path = trainer.folder.artefact / "generation_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"eos_token_id": trainer.tokenizer.eos_token_id}))
+    assert not answers_end(model, trainer.folder.artefact, rows).passed
+
+
+def test_the_rank_of_a_pattern_and_parameters_count_for_serving() -> None:
+    from llmtune_local.export import _beside, _not_beside
+
+    settings = {"r": 8, "rank_pattern": {".*gate_up_proj": 40}, "base_model_name_or_path": "b"}
+    assert "--max-lora-rank 64" in _beside(Path("/x"), settings, {}, "tuned")
+    assert _not_beside(settings) is None
+    assert "parameters" in (_not_beside(settings | {"target_parameters": ["experts.down_proj"]}) or "")
+    assert "of rank 600" in (_not_beside({"r": 8, "rank_pattern": {"x": 600}}) or "")

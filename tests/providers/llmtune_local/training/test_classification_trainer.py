@@ -226,6 +226,34 @@ def test_what_goes_wrong_is_said(label: Callable[..., ClassificationTrainer], tm
     assert "classification" in (refused.value.hint or "")
 
 
+def test_an_empty_cell_of_a_table_is_no_label_without_a_word(tmp_path: Path) -> None:
+    from llmtune.data.checks.check import check
+
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "one", "label": "nan"}, {"text": "two", "label": "none"}, {"text": "three", "label": "None"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(finding.line, finding.code) for finding in check(path).findings] == [
+        (1, "label-empty-cell"),
+        (3, "label-empty-cell"),
+    ]
+
+
+def test_a_decoder_without_padding_trains_through_and_is_asked(
+    label: Callable[..., ClassificationTrainer], random_model: Callable[..., Any], new_tokenizer: Any, tmp_path: Path
+) -> None:
+    from llmtune_local.models.encoder import load_tuned
+
+    tokenizer = new_tokenizer(None, (), None, "<|endoftext|>")
+    tokenizer.pad_token = None
+    random_model("gpt2", vocab_size=len(tokenizer), pad_token_id=None, eos_token_id=3).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    trainer = label({"model": str(tmp_path / "m")}, max_steps=2)
+    saved = trainer.tokenizer
+    assert saved.pad_token_id == saved.eos_token_id
+    network, _ = load_tuned(str(tmp_path / "m"), trainer.folder.artefact, None, "cpu", saved)
+    assert network.config.pad_token_id == saved.eos_token_id
+
+
 def test_a_decoder_takes_a_head_too(label: Callable[..., ClassificationTrainer]) -> None:
     trainer = label({"model": "tiny"}, epochs=2)
     assert series(trainer, "validation/loss")[8] < series(trainer, "validation/loss")[0]

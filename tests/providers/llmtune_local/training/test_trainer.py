@@ -13,7 +13,7 @@ import torch
 
 from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
-from llmtune_local.models.peft_adapter import add_adapter, target_modules
+from llmtune_local.models.targets import select_targets
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Recipe
 from llmtune_local.run_state.status_writer import Journal
@@ -308,12 +308,23 @@ def test_target_modules(targets: Any, expected: set[str], train: Train) -> None:
     assert trainer.network.linear_head == ("lm_head" not in expected)
 
 
+def test_what_the_adapter_covers_and_what_of_it_learned_nothing_is_reported(train: Train) -> None:
+    trainer = train(lora_target_modules="attention", layer_lr_multipliers={"0": 0.0})
+    events = [(line.level, line.message) for line in trainer.folder.read_events()[0]]
+    assert ("info", "the adapter is on k_proj, o_proj, q_proj, v_proj (2 of each)") in events
+    (warning,) = [message for level, message in events if level == "warning"]
+    assert warning.startswith("4 of the adapter's matrices are still zero, so the layers behind them learned nothing")
+    assert "layers.0.self_attn" in warning
+    learned = train(max_steps=2)
+    assert not [line for line in learned.folder.read_events()[0] if line.level == "warning"]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox", "gemma2"])
 def test_presets_on_other_families(family: str, random_model: Callable[..., Any]) -> None:
     model = random_model(family)
-    attention = set(target_modules(model, "attention"))
-    mlp = set(target_modules(model, "mlp"))
-    everything = set(target_modules(model, "all-linear"))
+    attention = set(select_targets(model, "attention").modules)
+    mlp = set(select_targets(model, "mlp").modules)
+    everything = set(select_targets(model, "all-linear").modules)
     assert attention
     assert mlp
     assert not attention & mlp
@@ -324,14 +335,7 @@ def test_presets_on_other_families(family: str, random_model: Callable[..., Any]
 
 def test_an_unknown_module_is_refused_with_the_nearest(random_model: Callable[..., Any]) -> None:
     with pytest.raises(InvalidJob, match=r"no module 'q_prj'; there are q_proj"):
-        target_modules(random_model("llama"), ("v_proj", "q_prj"))
-
-
-def test_what_peft_cannot_do_is_one_sentence(
-    random_model: Callable[..., Any], make_request: Callable[..., Any]
-) -> None:
-    with pytest.raises(InvalidJob, match="incompatible with Mamba"):
-        add_adapter(random_model("mamba"), make_request())
+        select_targets(random_model("llama"), ("v_proj", "q_prj"))
 
 
 def test_layer_multipliers_freeze_a_layer(train: Train) -> None:
@@ -565,3 +569,110 @@ def test_full_tuning_resumes_too(make_request: Callable[..., Any], train: Train,
     first, second = trained_weights(straight.model), trained_weights(again.model)
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-6)
+
+
+def plain_loop(trainer: Trainer, base: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
+    """The same run in transformers, PEFT and torch: each row by itself, one optimizer step for all rows of a step."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from llmtune_local.batching import packing
+
+    request, recipe = trainer.request, trainer.recipe
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if request.adapter != "full":
+        torch.manual_seed(request.seed)
+        leaves = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        model = peft.get_peft_model(
+            model,
+            peft.LoraConfig(r=4, lora_alpha=8, target_modules=leaves, use_dora=request.adapter == "dora"),
+        )
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, eps=recipe.adam_epsilon, weight_decay=0.0)
+    losses = {}
+    for number in range(trainer.total):
+        chosen = packing.rows_of_step(len(trainer.train), recipe.batch_size, request.seed, number)
+        rows = [piece for index in chosen for piece in trainer.train.rows[index]]
+        count = sum(int(row.completion[1:].sum()) for row in rows)
+        losses[number + 1] = 0.0
+        for row in rows:
+            ids = torch.from_numpy(row.ids.astype("int64"))
+            logits = model(input_ids=ids.unsqueeze(0)).logits[0, :-1]
+            nll = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+            loss = nll[torch.from_numpy(row.completion[1:])].sum() / count
+            loss.backward()
+            losses[number + 1] += float(loss)
+        torch.nn.utils.clip_grad_norm_(trained.values(), recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, {name: parameter.detach() for name, parameter in trained.items()}
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "full"])
+def test_stopped_resumed_and_accumulated_with_a_last_step_of_fewer_rows_a_run_is_one_plain_loop(
+    adapter: str, make_request: Callable[..., Any], base_folder: Path, tmp_path: Path
+) -> None:
+    """An epsilon that is large beside rounding, so that Adam does not turn the sign of noise into a step."""
+    request = make_request(
+        {"adapter": adapter},
+        epochs=2,
+        batch_size=17,  # 40 rows: steps of 17, 17 and 6
+        gradient_accumulation_steps=3,
+        learning_rate=1e-3,
+        lr_schedule="constant",
+        adam_epsilon=1e-2,
+    )
+    folder = RunDir(tmp_path / adapter)
+    folder.write_request(request)
+    with Journal(folder) as journal:
+        stopped = Trainer(folder, request, journal, lambda: stopped.progress.step >= 2)
+        with pytest.raises(Stopped):
+            stopped.run()
+    with Journal(folder) as journal:
+        trainer = Trainer(folder, request, journal, lambda: False)
+        trainer.run(resume=True)
+    losses, weights = plain_loop(trainer, base_folder)
+    assert len(losses) == 6
+    assert series(trainer, "train/loss") == pytest.approx(losses, rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_base_of_a_run_that_goes_on_is_the_earlier_model(
+    train: Train, base_folder: Path, data: dict[str, str]
+) -> None:
+    from llmtune.data.io.reading import load
+    from llmtune_local.inference.generator import LocalGenerator
+
+    def loss(model: str) -> float:
+        with LocalGenerator(model=model, options={"device": "cpu", "num_threads": 1}) as generator:
+            stats = generator.token_stats(load(data["validation"]))
+        return stats.loss_sum / stats.tokens
+
+    earlier = train()
+    after = train({"model": str(earlier.folder.artefact)}, max_steps=1)
+    assert loss(str(earlier.folder.artefact)) == pytest.approx(earlier.progress.validation_loss, rel=1e-4)
+    assert loss(str(earlier.folder.artefact)) == pytest.approx(after.progress.base_loss, rel=1e-4)
+    assert loss(str(base_folder)) == pytest.approx(earlier.progress.base_loss, rel=1e-4)
+    with pytest.raises(InvalidJob, match="the adapter to go on with is LoRA, the job asks for dora"):
+        train({"model": str(earlier.folder.artefact), "adapter": "dora"}, max_steps=1)
+
+
+def test_what_a_run_that_goes_on_takes_over(train: Train, data: dict[str, str]) -> None:
+    from llmtune import TuningJob, plan
+    from llmtune.provider import ModelRef
+    from llmtune_local.provider import LocalProvider
+    from llmtune_local.settings import LocalSettings
+
+    artefact = str(train(max_steps=1).folder.artefact)
+    provider = LocalProvider("local", LocalSettings())
+    options = {"device": "cpu", "template_options": {"enable_thinking": False}}
+    ref = ModelRef(id=artefact, base="b", data={"tuned": True, "model": "b", "revision": "r1", "options": options})
+    assert provider.continue_from(ref) == (
+        artefact,
+        {"revision": "r1", "template_options": {"enable_thinking": False}},
+    )
+    base = provider.base_model(plan(TuningJob(name="t", dataset=data["train"], model=artefact), "local"))
+    assert isinstance(base, ModelRef)
+    assert (base.data["model"], base.data["tuned"]) == (artefact, False)

@@ -1,0 +1,280 @@
+"""No probe accepts another model: each is shown one that differs in exactly the way it looks for, and by little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+import peft
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from llmtune_local.inference import label_scoring, prefix_cache
+from llmtune_local.kernels import packed_attention
+from llmtune_local.kernels.shared_prefix import Beginning
+from llmtune_local.models import exact, fused_lora, model_runner
+from llmtune_local.models.model_runner import Network
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,
+}
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def build(family: str = "llama", dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(SHAPE | settings))
+    return AutoModelForCausalLM.from_config(config).requires_grad_(False).to(dtype).eval()
+
+
+def adapted(dtype: torch.dtype) -> Any:
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
+    return peft.get_peft_model(build(dtype=dtype), config)
+
+
+def network_of(model: Any, dtype: torch.dtype, **settings: Any) -> Network:
+    return Network(model, device="cpu", dtype=dtype, **settings)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_model_that_differs_in_nothing_uses_every_way(dtype: torch.dtype) -> None:
+    network = network_of(adapted(dtype), dtype)
+    assert (network.linear_head, network.fused, network.packed, network.shares, network.begins) == (True,) * 5
+    assert network.last
+    assert prefix_cache.possible(network)
+    assert label_scoring.find_way(network).longest
+
+
+# The head
+
+
+def changed_logits(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A model that does something to its logits of which its configuration says nothing."""
+    forward = model.forward
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = change(output.logits)
+        return output
+
+    model.forward = changed
+    return model
+
+
+CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a soft-cap far above most logits": lambda logits: 60.0 * torch.tanh(logits / 60.0),
+    "a scale": lambda logits: logits * 1.001,
+    "a bound": lambda logits: logits.clamp(max=200.0),
+    "a bias": lambda logits: logits + 0.01 * torch.arange(logits.shape[-1], device=logits.device),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_head_that_is_more_than_linear_is_noticed(change: str, dtype: torch.dtype) -> None:
+    assert not network_of(changed_logits(build(dtype=dtype), CHANGES[change]), dtype, pack=False).linear_head
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("gemma2", {"final_logit_softcapping": 1e5, "head_dim": 8}),
+        ("gemma2", {"final_logit_softcapping": 30.0, "head_dim": 8, "num_hidden_layers": 6}),
+        ("cohere", {"logit_scale": 1.0001}),
+        ("granite", {"logits_scaling": 1.0001}),
+    ],
+)
+def test_what_the_configuration_says_of_the_logits_is_believed(
+    family: str, settings: dict[str, Any], dtype: torch.dtype
+) -> None:
+    assert not network_of(build(family, dtype, **settings), dtype, pack=False).linear_head
+
+
+def test_capped_logits_in_bfloat16_give_the_loss_of_the_capped_model() -> None:
+    from llmtune_local.batching.packing import make_step
+    from llmtune_local.batching.token_rows import TokenRow
+
+    model = build("gemma2", torch.bfloat16, final_logit_softcapping=30.0, head_dim=8, initializer_range=1.0)
+    ids = torch.arange(1, 30).remainder(97)
+    row = TokenRow(ids.numpy().astype("int32"), (ids > 0).numpy() & (ids > 3).numpy())
+    network = network_of(model, torch.bfloat16)
+    (batch,) = make_step([row], prompt_weight=0.0, packed=network.packed, token_budget=100, pad=0).batches
+    ours = network.losses(batch)
+
+    def plain(cap: float | None) -> float:
+        model.config.final_logit_softcapping = cap
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=ids.unsqueeze(0)).logits[0, :-1].float()
+        nll = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        return float(nll[torch.from_numpy(row.completion)[1:]].mean())
+
+    capped, uncapped = plain(30.0), plain(None)
+    assert abs(capped - uncapped) > 0.1 * capped
+    assert float(ours.nll) / int(ours.tokens) == pytest.approx(capped, rel=0.01)
+
+
+# The other ways
+
+
+def scaled(function: Callable[..., Any], factor: float) -> Callable[..., Any]:
+    """A function whose first result is a little larger."""
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        output = function(*args, **kwargs)
+        return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
+
+    return changed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fused_adapters_of_another_scale_are_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = fused_lora._Fused.apply
+    monkeypatch.setattr(fused_lora._Fused, "apply", lambda *args: apply(*args[:-1], args[-1] * 1.05))
+    network = network_of(adapted(dtype), dtype, pack=False)
+    assert not network.fused
+    assert not any("_plain_forward" in module.__dict__ for module in network.causal.modules())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_last_block_that_mixes_positions_is_computed_whole(dtype: torch.dtype) -> None:
+    model = build(dtype=dtype)
+    mlp = model.model.layers[-1].mlp
+    forward = mlp.forward
+    mlp.forward = lambda x: forward(x + 0.02 * x.roll(1, dims=1))
+    assert not network_of(model, dtype, pack=False).last
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kernels_that_round_to_another_function_are_not_used(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(dtype=dtype)
+    norm = model.model.norm
+    forward = norm.forward
+
+    def install(_: Any, factor: float) -> Callable[[], None]:
+        norm.forward = lambda x: forward(x) * factor
+        return lambda: setattr(norm, "forward", forward)
+
+    network = network_of(model, dtype)
+    for factor, usable in ((1.0, True), (1.002, False)):
+        monkeypatch.setattr(model_runner, "use_liger", lambda causal, factor=factor: install(causal, factor))
+        with torch.no_grad(), network.arithmetic(), network.unpacked():
+            assert network._try_kernels() is usable
+
+
+def attention_that(monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any]) -> None:
+    plain = packed_attention.packed_attention
+    monkeypatch.setattr(
+        packed_attention, "packed_attention", lambda *args, **kwargs: change(plain, *args, **kwargs), raising=True
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_attention_with_another_scale_is_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention_that(monkeypatch, lambda plain, *args, **kwargs: scaled(plain, 1.005)(*args, **kwargs))
+    assert not network_of(build(dtype=dtype), dtype).packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_window_that_no_probe_would_reach_is_looked_at(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_window(plain: Any, *args: Any, sliding_window: int | None = None, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs)
+
+    assert network_of(build("mistral", dtype, sliding_window=64), dtype).packed
+    attention_that(monkeypatch, without_window)
+    model = build("mistral", dtype, sliding_window=64)
+    assert not network_of(model, dtype).packed
+    assert model.config.sliding_window == 64
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cap_on_attention_is_not_packed(dtype: torch.dtype) -> None:
+    plain = build("gemma2", dtype, attn_logit_softcapping=None, head_dim=8)
+    assert network_of(plain, dtype).packed
+    assert not network_of(build("gemma2", dtype, attn_logit_softcapping=50.0, head_dim=8), dtype).packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_see_their_beginning_differently_do_not_share_it(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(plain: Any, module: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(family.shared for family in kwargs["families"]):
+            value = torch.cat([value[:, :, :1] * 1.02, value[:, :, 1:]], dim=2)
+        return plain(module, query, key, value, *args, **kwargs)
+
+    attention_that(monkeypatch, change)
+    network = network_of(build(dtype=dtype), dtype)
+    assert network.packed
+    assert not network.shares
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_beginning_with_other_values_is_not_computed_before(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Beginning.before
+
+    def changed(self: Any, layer: int, key: Any, value: Any) -> Any:
+        key, value, ahead = before(self, layer, key, value)
+        return key, (torch.cat([value[:, :, :1] * 1.02, value[:, :, 1:]], dim=2) if ahead else value), ahead
+
+    monkeypatch.setattr(Beginning, "before", changed)
+    network = network_of(build(dtype=dtype), dtype)
+    assert network.shares
+    assert not network.begins
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cache_and_a_tree_of_answers_with_other_numbers_are_not_used(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of(build(dtype=dtype), dtype)
+    rows, lay_out = prefix_cache.Prefix.rows, label_scoring.lay_out
+
+    def larger(self: Any, count: int) -> Any:
+        cache = rows(self, count)
+        for layer in cache.layers:
+            layer.values = layer.values * 1.01
+        return cache
+
+    def leaking(*args: Any, plain: bool = False, **kwargs: Any) -> Any:
+        inputs, select, targets = lay_out(*args, plain=plain, **kwargs)
+        if not plain:  # one answer sees a little of another
+            inputs["attention_mask"] = inputs["attention_mask"].clamp_min(-3.0)
+        return inputs, select, targets
+
+    monkeypatch.setattr(prefix_cache.Prefix, "rows", larger)
+    assert not prefix_cache.possible(network)
+    monkeypatch.setattr(label_scoring, "lay_out", leaking)
+    assert not label_scoring.find_way(network).longest
+
+
+def test_float32_is_used_for_every_weight_and_nothing_is_left_changed() -> None:
+    model = build(dtype=torch.bfloat16)
+    ids = torch.arange(9).unsqueeze(0)
+    with torch.no_grad():
+        with exact.float32("cpu"):
+            found = model(input_ids=ids).logits
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        torch.testing.assert_close(found, model.float()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
