@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune import _clock
+from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example
 from llmtune.errors import LlmtuneError, OverBudget, TransientError, VendorError
-from llmtune.evaluation.inference import Patience
 from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
 from llmtune.planning import support_matrix
@@ -57,7 +57,7 @@ def rescue(
     confirm_run: Callable[[Receipt], None] | None = None,
     follow: Follow | None = None,
     say: Callable[[str], None] | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
 ) -> Rescue:
     """Move a tuned model to another backend: fetch what made it, record what it answers, train it again, compare.
 
@@ -228,7 +228,7 @@ def _record(
     questions: golden_set.Questions | None,
     consent: _Consent,
     tell: Callable[[str], None],
-    patience: Patience | None,
+    patience: RetryPolicy | None,
 ) -> GoldenSet | NotReported:
     kept = folder.state.source
     assert kept is not None
