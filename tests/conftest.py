@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ def store(request: pytest.FixtureRequest, own_home: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
-    monkeypatch.setattr(submission, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(submission, "RETRIES", replace(submission.RETRIES, most=0.02))
     monkeypatch.setattr(finalize, "DEPLOYMENT_LAG", 0.2)
     monkeypatch.setattr(poller, "_poller", poller.Poller(polls_per_second=500))
 

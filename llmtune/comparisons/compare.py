@@ -27,6 +27,7 @@ from llmtune.redaction.secrets import scrub_error
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
+from llmtune.runs.budget import ALLOW_UNKNOWN, Bill, check_bill
 from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
@@ -173,7 +174,7 @@ def compare(
         LlmtuneError: no member could be run; the message has every reason.
     """
     told = plans or plan_members(job, provider, few_shot=few_shot)
-    _check_money(told, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
+    _check_budget(told, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
     crew = _Crew(told, allow_lossy_data=allow_lossy_data, retry_failed=retry_failed, on_update=on_update, pace=pace)
     results = crew.run()
     if not any(isinstance(each, Report) for each in results.values()):
@@ -191,25 +192,30 @@ def _group(job: TuningJob, members: Sequence[Member]) -> str:
     return f"compare {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _check_money(told: Plans, *, budget: float | None, yes: bool, allow_unknown: bool) -> None:
-    if not told.billed:
+def _check_budget(plans: Plans, *, budget: float | None, yes: bool, allow_unknown: bool) -> None:
+    if not plans.billed:
         return
-    if budget is None:
-        if not yes:
-            raise OverBudget(
-                f"these members are billed {told.price} and it was not confirmed", hint="pass --budget USD or --yes"
-            )
-        return
-    if told.total is None and not allow_unknown:
-        raise OverBudget(
-            f"what the members cost is not known ({'; '.join(told.unknown)}), which counts as over the budget",
-            hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same",
-        )
-    if told.known > budget:  # whatever is let pass beside it
-        raise OverBudget(
-            f"the members would cost {told.price} together, over the budget of {budget:,.2f} USD",
+
+    def bill(budget: float) -> Bill:
+        over = OverBudget(
+            f"the members would cost {plans.price} together, over the budget of {budget:,.2f} USD",
             hint="leave a member out, or raise the budget",
         )
+        unknown = OverBudget(
+            f"what the members cost is not known ({'; '.join(plans.unknown)}), which counts as over the budget",
+            hint=ALLOW_UNKNOWN,
+        )
+        return Bill(plans.known, over, unknown if plans.total is None else None)
+
+    check_bill(
+        bill,
+        budget=budget,
+        confirmed=yes,
+        allow_unknown_cost=allow_unknown,
+        unconfirmed=OverBudget(
+            f"these members are billed {plans.price} and it was not confirmed", hint="pass --budget USD or --yes"
+        ),
+    )
 
 
 class _Left(Exception):

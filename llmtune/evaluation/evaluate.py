@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example
 from llmtune.data.hashing import label_of
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, TransientError
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache
-from llmtune.evaluation.inference import Answer, Patience
+from llmtune.evaluation.inference import Answer
 from llmtune.evaluation.predictions import Access, Answered, against, answer, labels_in
 from llmtune.evaluation.results import EvaluationResult, Fit, Latency, Majority, MetricValue, SystemResult, Usage
 from llmtune.evaluation.sampling import contradictions, row_ids
@@ -54,7 +55,7 @@ def evaluate(
     rule: str | LabelRule | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     on_progress: OnProgress | None = None,
 ) -> EvaluationResult:
     """Answer the test rows with each system and score the answers.
@@ -107,7 +108,7 @@ def evaluate(
             if on_progress is not None:
                 on_progress(title, done, wanted)
 
-        return Access((models or {}).get(name), cache, patience or Patience(), progress)
+        return Access((models or {}).get(name), cache, patience or RetryPolicy(), progress)
 
     tuned = "tuned" if "tuned" in generators else list(generators)[-1]
     systems: dict[str, SystemResult | NotReported] = {}

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
-import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from llmtune._retry import Gate, RetryPolicy, with_retries
 from llmtune.errors import TransientError, VendorError
 from llmtune.evaluation.cache import AnswerCache, answer_key
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, LabelScorer
 
-log = logging.getLogger("llmtune")
-
 #: Questions in one call to a generator that takes one call at a time: large enough to batch, small enough to lose.
 TOGETHER = 32
+
+#: What the log calls a question.
+ASKING = "asking the model"
 
 #: More threads than this are of no use to one evaluation.
 MOST_THREADS = 16
@@ -36,25 +35,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a call that may be tried again is tried: pauses from `first` seconds, doubling, up to `most`.
-
-    What the backend itself asks for is waited, up to `longest` seconds.
-    """
-
-    tries: int = 7
-    first: float = 1.0
-    most: float = 60.0
-    longest: float = 600.0
-
-    def pause(self, attempt: int, error: TransientError) -> float:
-        """Seconds until the next try: what the backend asks for, else the doubling pause and up to half more."""
-        if error.retry_after is not None:
-            return min(max(0.0, error.retry_after), self.longest)
-        return min(self.most, self.first * 2.0**attempt) * random.uniform(1.0, 1.5)
-
-
-@dataclass(frozen=True)
 class Answer:
     """One answer, and whether it came from the cache. `refused` holds the backend's words when it gave none."""
 
@@ -63,69 +43,13 @@ class Answer:
     refused: str | None = None
 
 
-class _Gate:
-    """When one call is told to wait, all calls to that model wait: the limit is the account's, not the thread's."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._until = 0.0
-        self._stopped = threading.Event()
-        self.answered = 0
-        """Calls that succeeded, so that a waiting one sees whether the backend answers at all."""
-
-    def hold(self, seconds: float) -> None:
-        with self._lock:
-            self._until = max(self._until, time.monotonic() + seconds)
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def pass_through(self) -> None:
-        while (left := self._until - time.monotonic()) > 0 and not self._stopped.is_set():
-            self._stopped.wait(left)
-        if self._stopped.is_set():
-            raise _Stopped
-
-    def count(self) -> None:
-        with self._lock:
-            self.answered += 1
-
-
-class _Stopped(Exception):
-    """The evaluation has given up or was interrupted; what has not begun does not begin."""
-
-
-def patiently(call: Callable[[], T], patience: Patience, gate: _Gate | None = None) -> T:
-    """The result of a call, tried again as long as `patience` allows. Only `TransientError` is tried again.
-
-    A refusal that surely did not reach the model (a rate limit) does not use up a try while other calls get through.
-    """
-    gate = gate or _Gate()
-    attempt, seen = 0, gate.answered
-    while True:
-        gate.pass_through()
-        try:
-            result = call()
-        except TransientError as error:
-            queued = not error.sent and gate.answered > seen
-            attempt, seen = 0 if queued else attempt + 1, gate.answered
-            if attempt >= patience.tries:
-                raise
-            pause = patience.pause(attempt, error)
-            log.info("asking again in %.1f s: %s", pause, error.message)
-            gate.hold(pause)
-        else:
-            gate.count()
-            return result
-
-
 def ask(
     generator: Generator,
     requests: Sequence[GenerationRequest],
     *,
     model: str | None,
     cache: AnswerCache | None,
-    patience: Patience,
+    patience: RetryPolicy,
     progress: Progress,
 ) -> list[Answer]:
     """One answer a request, in order. Equal requests are asked once; what the cache holds is not asked at all.
@@ -164,7 +88,7 @@ def score_labels(
     *,
     model: str | None,
     cache: AnswerCache | None,
-    patience: Patience,
+    patience: RetryPolicy,
     progress: Progress,
 ) -> tuple[list[list[float]], int]:
     """Log-likelihoods of `labels[i]` after `requests[i]`, and how many rows came from the cache.
@@ -188,7 +112,7 @@ def score_labels(
     for label_set, wanted in missing.items():
         for group in _groups(list(wanted.items()), TOGETHER):
             batch = [request for _, request in group]
-            rows = patiently(partial(generator.score_labels, batch, label_set), patience)
+            rows = with_retries(partial(generator.score_labels, batch, label_set), patience, doing=ASKING)
             for (key, _), row in zip(group, rows, strict=True):
                 scores[key] = [float(value) for value in row]
                 if cache is not None and model is not None:
@@ -198,14 +122,14 @@ def score_labels(
 
 
 def _answers(
-    generator: Generator, wanted: dict[str, GenerationRequest], patience: Patience, refusals: _Refusals
+    generator: Generator, wanted: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
 ) -> Iterator[tuple[str, Answer]]:
     if not wanted:
         return
     if generator.max_concurrency > 1:
         yield from _in_parallel(generator, wanted, patience, refusals)
         return
-    gate = _Gate()
+    gate = Gate()
     for group in _groups(list(wanted.items()), TOGETHER):
         try:
             found = generator.generate([request for _, request in group])
@@ -221,10 +145,10 @@ def _answers(
 
 
 def _one(
-    generator: Generator, request: GenerationRequest, patience: Patience, refusals: _Refusals, gate: _Gate
+    generator: Generator, request: GenerationRequest, patience: RetryPolicy, refusals: _Refusals, gate: Gate
 ) -> Answer:
     try:
-        return Answer(patiently(lambda: generator.generate([request])[0], patience, gate))
+        return Answer(with_retries(lambda: generator.generate([request])[0], patience, doing=ASKING, gate=gate))
     except TransientError as error:
         if error.sent and gate.answered:  # others get through: it is this row that the backend breaks on
             return refusals.take(error)
@@ -234,9 +158,9 @@ def _one(
 
 
 def _in_parallel(
-    generator: Generator, wanted: dict[str, GenerationRequest], patience: Patience, refusals: _Refusals
+    generator: Generator, wanted: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
 ) -> Iterator[tuple[str, Answer]]:
-    gate = _Gate()
+    gate = Gate()
     threads = min(generator.max_concurrency, MOST_THREADS, len(wanted))
     left = iter(wanted.items())
     running: dict[Future[Answer], str] = {}

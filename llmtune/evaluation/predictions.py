@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from llmtune._retry import RetryPolicy, with_retries
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.hashing import turn_text
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache, answer_key
-from llmtune.evaluation.inference import Answer, Patience, ask, patiently, score_labels
+from llmtune.evaluation.inference import ASKING, Answer, ask, score_labels
 from llmtune.evaluation.sampling import expected_text, requests_of
 from llmtune.evaluation.scoring import RowData
 from llmtune.evaluation.task import Part, Questions
@@ -27,7 +28,7 @@ class Access:
 
     model: str | None
     cache: AnswerCache | None
-    patience: Patience
+    patience: RetryPolicy
     progress: Callable[[int, int], None]
 
     def kept(self, key: str) -> dict[str, Any] | None:
@@ -197,7 +198,7 @@ def _losses(out: Answered, generator: TokenScorer, access: Access) -> None:
         stats = (
             TokenStats(**kept)
             if kept is not None
-            else patiently(partial(generator.token_stats, [row]), access.patience)
+            else with_retries(partial(generator.token_stats, [row]), access.patience, doing=ASKING)
         )
         if kept is None:
             access.keep(key, {"loss_sum": stats.loss_sum, "tokens": stats.tokens, "correct": stats.correct})

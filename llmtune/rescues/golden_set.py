@@ -10,11 +10,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.chat import write_messages
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.cache import answer_key
-from llmtune.evaluation.inference import Patience, ask
+from llmtune.evaluation.inference import ask
 from llmtune.evaluation.sampling import requests_of, subsample, token_limit
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
@@ -180,7 +181,7 @@ def record(
     provider: Provider,
     model: ModelRef,
     *,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     progress: Progress,
 ) -> GoldenSet | NotReported:
     """Ask what has no answer yet. `NotReported` when the old model cannot be asked any more; what it said is kept.
@@ -199,7 +200,7 @@ def record(
                 questions.requests,
                 model=questions.model,
                 cache=file,
-                patience=patience or Patience(),
+                patience=patience or RetryPolicy(),
                 progress=progress,
             )
         refused = sum(each.generation is None for each in answers)

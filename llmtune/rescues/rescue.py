@@ -6,13 +6,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune import _clock
+from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example
 from llmtune.errors import LlmtuneError, OverBudget, TransientError, VendorError
-from llmtune.evaluation.inference import Patience
 from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
 from llmtune.planning import support_matrix
@@ -25,6 +26,7 @@ from llmtune.rescues.folder import Folder
 from llmtune.rescues.results import GoldenSet, Rescue, RescueReport, Source
 from llmtune.rescues.text import to_markdown
 from llmtune.runs.api import start
+from llmtune.runs.budget import CONFIRM, Bill, check_bill
 from llmtune.runs.run import Run, provider_of
 from llmtune.runs.store.store import open_store
 
@@ -55,7 +57,7 @@ def rescue(
     confirm_run: Callable[[Receipt], None] | None = None,
     follow: Follow | None = None,
     say: Callable[[str], None] | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
 ) -> Rescue:
     """Move a tuned model to another backend: fetch what made it, record what it answers, train it again, compare.
 
@@ -107,7 +109,7 @@ def rescue(
     )
 
     if not folder.done("golden"):
-        told = _record(folder, found, questions, _Money(yes, budget, allow_unknown_cost, confirm), tell, patience)
+        told = _record(folder, found, questions, _Consent(yes, budget, allow_unknown_cost, confirm), tell, patience)
         # Without an answer the step stays open: the same call tries again, should the model become reachable.
         notes = tuple(note for note in folder.state.notes if not note.startswith("no golden set: "))
         folder.keep(golden=told, notes=notes, done=None if isinstance(told, NotReported) else "golden")
@@ -181,43 +183,52 @@ def _answers_cost(folder: Folder, found: source.Found, kept: Source, questions: 
     return golden_set.estimate(questions, found.provider, kept.base, file, answered=True)[0] or 0.0
 
 
-class _Money:
-    """What may be spent on answers."""
+@dataclass(frozen=True)
+class _Consent:
+    """Whether money may be spent on answers, and how much."""
 
-    def __init__(self, yes: bool, budget: float | None, unknown: bool, confirm: golden_set.Confirm | None) -> None:
-        self.yes, self.budget, self.unknown, self.confirm = yes, budget, unknown, confirm
+    yes: bool
+    budget: float | None
+    allow_unknown_cost: bool
+    confirm: golden_set.Confirm | None
 
     def check(self, cost: float | None, formula: str, sampling: dict[str, Any], spent: float) -> None:
-        """Whether it may be spent, besides what was spent before; raises `OverBudget` if not."""
+        """Raise `OverBudget` if the answers may not be paid for, besides what was spent before."""
         if cost == 0:
             return
-        if self.budget is not None:
-            if cost is None and not self.unknown:
-                raise OverBudget(
+        if self.budget is None and not self.yes and self.confirm is not None:
+            self.confirm(cost, formula, sampling)
+            return
+
+        def bill(budget: float) -> Bill:
+            if cost is None:
+                unknown = OverBudget(
                     f"what the old model's answers cost is not known ({formula})",
                     hint="pass --allow-unknown-cost, or --max-rows 0 to go without a golden set",
                 )
-            if cost is not None and cost + spent > self.budget:
-                before = f" besides {spent:,.2f} USD for those on file" if spent else ""
-                raise OverBudget(
-                    f"the old model's answers may cost {cost:,.2f} USD{before}, over the budget ({formula})"
-                )
-        elif self.confirm is not None and not self.yes:
-            self.confirm(cost, formula, sampling)
-        elif not self.yes:
-            raise OverBudget(
-                f"the old model's answers are billed ({formula}) and it was not confirmed",
-                hint="pass --budget USD or --yes (Python: budget= or yes=True)",
-            )
+                return Bill(0.0, unknown, unknown)
+            before = f" besides {spent:,.2f} USD for those on file" if spent else ""
+            over = OverBudget(f"the old model's answers may cost {cost:,.2f} USD{before}, over the budget ({formula})")
+            return Bill(cost + spent, over)
+
+        check_bill(
+            bill,
+            budget=self.budget,
+            confirmed=self.yes,
+            allow_unknown_cost=self.allow_unknown_cost,
+            unconfirmed=OverBudget(
+                f"the old model's answers are billed ({formula}) and it was not confirmed", hint=CONFIRM
+            ),
+        )
 
 
 def _record(
     folder: Folder,
     found: source.Found,
     questions: golden_set.Questions | None,
-    money: _Money,
+    consent: _Consent,
     tell: Callable[[str], None],
-    patience: Patience | None,
+    patience: RetryPolicy | None,
 ) -> GoldenSet | NotReported:
     kept = folder.state.source
     assert kept is not None
@@ -228,7 +239,7 @@ def _record(
     if ended is not None:
         return _so_far(NotReported(f"{kept.model}: {ended}"), questions, file)
     cost, formula = golden_set.estimate(questions, found.provider, kept.base, file)
-    money.check(cost, formula, questions.sampling, _answers_cost(folder, found, kept, questions))
+    consent.check(cost, formula, questions.sampling, _answers_cost(folder, found, kept, questions))
     tell(f"asking {kept.model} ({formula}; {', '.join(f'{k} {v}' for k, v in questions.sampling.items())})")
     ref = _old_model(found, kept)
     try:

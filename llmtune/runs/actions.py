@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from llmtune._retry import with_retries
 from llmtune.errors import LlmtuneError, StoreError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import JobRef, RunState, UploadRef
@@ -40,7 +41,7 @@ def cancel(store: Store, run_id: str, provider: Provider) -> RunState:
                     return _never_submitted(store, record, provider)
                 submission.keep_job(store, record, found, "found at the vendor by its key")
                 job = found
-    submission.patiently(lambda: provider.cancel(job), f"cancellation of run {run_id}")
+    with_retries(lambda: provider.cancel(job), submission.RETRIES, doing=f"cancellation of run {run_id}")
     return store.move(run_id, RunState.CANCELLING, "cancellation asked for").state
 
 
@@ -122,9 +123,10 @@ def cleanup(
             continue
         try:
             provider = provider_for(store.get(resource.run_id))
-            submission.patiently(
+            with_retries(
                 lambda provider=provider, ref=resource.ref: provider.delete(ref),  # type: ignore[misc]
-                f"removal of {resource.type} {resource.ref.id}",
+                submission.RETRIES,
+                doing=f"removal of {resource.type} {resource.ref.id}",
             )
         except LlmtuneError as error:
             done.failed.append((resource, scrub(error.message)))

@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from llmtune.errors import OverBudget
 from llmtune.provider.receipt import Receipt
 
+#: The advice where nobody agreed to spend money.
+CONFIRM = "pass --budget USD or --yes (Python: budget= or yes=True)"
 
-def check(
+#: The advice where several things are billed together and a price is not known.
+ALLOW_UNKNOWN = "pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same"
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What is about to be billed together, and the two ways in which that can be too much for a budget."""
+
+    total: float
+    """USD, of everything whose price is known."""
+
+    over: OverBudget | None
+    """Raised when `total` is above the budget; None: whoever spends it keeps to the budget."""
+
+    unknown: OverBudget | None = None
+    """Raised when unknown costs are not allowed; None: every price is known."""
+
+
+def check_bill(
+    bill: Callable[[float], Bill],
+    *,
+    budget: float | None,
+    confirmed: bool,
+    allow_unknown_cost: bool,
+    unconfirmed: OverBudget,
+) -> None:
+    """Refuse what is over its budget, of unknown cost under a budget, or that nobody agreed to.
+
+    Args:
+        bill: given the budget, returns what is billed; called only where there is a budget.
+        budget: the most that may be spent, in USD, or None. A budget is consent.
+        confirmed: whether somebody said yes (at the terminal, `--yes`, or by calling Python).
+        allow_unknown_cost: let a cost that is not known pass under a budget.
+        unconfirmed: raised where there is neither a budget nor a yes.
+
+    Raises:
+        OverBudget: one of the three that were given.
+    """
+    if budget is None:
+        if not confirmed:
+            raise unconfirmed
+        return
+    billed = bill(budget)
+    if billed.unknown is not None and not allow_unknown_cost:
+        raise billed.unknown
+    if billed.over is not None and billed.total > budget:
+        raise billed.over
+
+
+def check_run(
     receipt: Receipt, *, hosted: bool, budget: float | None, confirmed: bool, allow_unknown_cost: bool = False
 ) -> None:
     """Refuse a run that is over its budget, of unknown cost under a budget, or that nobody agreed to.
@@ -23,26 +77,30 @@ def check(
     """
     if not hosted:
         return
-    name, cost = receipt.target.provider, receipt.cost
-    if budget is None:
-        if not confirmed:
-            raise OverBudget(
-                f"{name} bills this run (estimate: {cost.sentence()}) and it was not confirmed",
-                hint="pass --budget USD or --yes (Python: budget= or yes=True)",
-            )
-        return
-    if budget < 0:
+    if budget is not None and budget < 0:
         raise OverBudget(f"a budget of {budget:g} USD allows nothing")
-    if cost.total is None:
-        if not allow_unknown_cost:
-            raise OverBudget(
-                f"what {name} will bill is not known ({cost.unknown}), which counts as over the budget"
-                f" of {budget:,.2f} {cost.currency}",
-                hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run it all the same",
-            )
-    elif cost.total > budget:
-        raise OverBudget(
-            f"{name} would bill about {cost.total:,.2f} {cost.currency}, over the budget of"
+    name, cost = receipt.target.provider, receipt.cost
+
+    def bill(budget: float) -> Bill:
+        total = cost.total or 0.0
+        over = OverBudget(
+            f"{name} would bill about {total:,.2f} {cost.currency}, over the budget of"
             f" {budget:,.2f} {cost.currency} ({cost.formula})",
-            hint=f"raise the budget to at least {cost.total:.2f}, or make the job smaller",
+            hint=f"raise the budget to at least {total:.2f}, or make the job smaller",
         )
+        unknown = OverBudget(
+            f"what {name} will bill is not known ({cost.unknown}), which counts as over the budget"
+            f" of {budget:,.2f} {cost.currency}",
+            hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run it all the same",
+        )
+        return Bill(total, over, unknown if cost.total is None else None)
+
+    check_bill(
+        bill,
+        budget=budget,
+        confirmed=confirmed,
+        allow_unknown_cost=allow_unknown_cost,
+        unconfirmed=OverBudget(
+            f"{name} bills this run (estimate: {cost.sentence()}) and it was not confirmed", hint=CONFIRM
+        ),
+    )

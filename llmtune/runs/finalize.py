@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from llmtune._retry import with_retries
 from llmtune.errors import LlmtuneError, TransientError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
-from llmtune.runs import evaluation
+from llmtune.runs import evaluation, submission
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.store.leases import Lease, LeaseLost
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
-from llmtune.runs.submission import patiently
 
 log = logging.getLogger("llmtune")
 Say = Callable[[str], None]
@@ -75,7 +75,7 @@ def _last_metrics(store: Store, record: RunRecord, provider: Provider, last_try:
     if job is None:
         return record
     try:
-        snapshot = patiently(lambda: provider.poll(job, record.cursor), "last metrics")
+        snapshot = with_retries(lambda: provider.poll(job, record.cursor), submission.RETRIES, doing="last metrics")
         return store.record(record.id, snapshot, known=record).record
     except LlmtuneError as error:
         if isinstance(error, TransientError) and not last_try:
@@ -189,7 +189,9 @@ def _look_for_deployment(provider: Provider, record: RunRecord) -> DeploymentRef
     deadline = time.monotonic() + window
     while True:
         late = time.monotonic() >= deadline
-        found = patiently(lambda: provider.find_deployment(record.key), "look for a deployment")
+        found = with_retries(
+            lambda: provider.find_deployment(record.key), submission.RETRIES, doing="look for a deployment"
+        )
         if found is not None or late:
             return found
         time.sleep(min(1.0, max(0.05, window / 20)))
@@ -217,7 +219,7 @@ def undeploy(store: Store, record: RunRecord, provider: Provider, ref: Deploymen
     """Remove a deployment of ours; one that cannot be removed becomes a warning that says what to type."""
     checkpoint("before-undeploy")
     try:
-        patiently(lambda: provider.undeploy(ref), f"removal of deployment {ref.id}")
+        with_retries(lambda: provider.undeploy(ref), submission.RETRIES, doing=f"removal of deployment {ref.id}")
     except LlmtuneError as error:
         with suppress(LlmtuneError):
             store.warn(

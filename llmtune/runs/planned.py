@@ -22,8 +22,8 @@ from llmtune.provider.receipt import Receipt
 from llmtune.provider.translate import enforce
 from llmtune.provider.types import EncodedDataset, RunState
 from llmtune.redaction.secrets import refuse_secrets, scrub_error
-from llmtune.runs import budget as money
 from llmtune.runs import ids
+from llmtune.runs.budget import check_run
 from llmtune.runs.store.records import RunRecord, dump_receipt
 from llmtune.runs.store.store import Store
 
@@ -82,7 +82,7 @@ def intend(
         found = store.same(print_, reuse=options.reuse)
         if found is not None:
             return found, "reused" if found.state.final else "joined"
-    money.check(
+    check_run(
         receipt,
         hosted=provider.hosted,
         budget=options.budget,

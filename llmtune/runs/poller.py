@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from llmtune._retry import RetryPolicy
 from llmtune.errors import LlmtuneError, TransientError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.protocol import Provider
@@ -56,6 +57,11 @@ class Pace:
     def after(self, pause: float) -> float:
         """The next pause when nothing was new."""
         return min(self.most, pause * self.growth)
+
+    @property
+    def when_unwell(self) -> RetryPolicy:
+        """The pauses while the vendor is down. The jitter of every poll comes on top."""
+        return RetryPolicy(first=self.first, most=self.most, longest=3600.0, jitter=(1.0, 1.0), never_sooner=True)
 
 
 #: Vendors are asked now and then; a folder on this machine can be looked at more often.
@@ -317,8 +323,7 @@ class Poller:
     ) -> tuple[Update | None, float | None]:
         """The vendor is down for now: wait longer each time, at least as long as it asks for."""
         following.errors += 1
-        grown = following.pace.first * 2 ** min(following.errors, 10)
-        seconds = max(min(grown, following.pace.most), min(error.retry_after or 0.0, 3600.0))
+        seconds = following.pace.when_unwell.pause(following.errors, error)
         message = None
         if following.down_since is None:
             following.down_since = time.monotonic()

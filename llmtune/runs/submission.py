@@ -13,12 +13,10 @@ it does after an unclear submit depends on what the vendor offers (`Provider.sub
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
+from llmtune._retry import RetryPolicy, with_retries
 from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
@@ -30,16 +28,12 @@ from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
 log = logging.getLogger("llmtune")
-T = TypeVar("T")
 
 #: States in which there is no job at the vendor yet, as far as we know.
 BEFORE_JOB = (RunState.PLANNED, RunState.UPLOADING, RunState.SUBMITTING)
 
-#: Attempts at something that may safely be repeated, before the run is left for later.
-ATTEMPTS = 6
-
-#: Longest pause between two attempts, in seconds.
-LONGEST_PAUSE = 30.0
+#: How something that may safely be repeated is tried again, before the run is left for later.
+RETRIES = RetryPolicy(tries=6, first=0.25, most=30.0, jitter=(0.5, 1.0), never_sooner=True)
 
 
 def drive_lease(store: Store, run_id: str) -> Lease:
@@ -98,7 +92,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
         return kept
     if store.find_upload(provider.name, file.sha256) is not None:
         # We know of it; the vendor is asked all the same, because somebody may have removed it there.
-        there = patiently(lambda: provider.find_upload(file.sha256), f"look for the {file.role} file")
+        there = with_retries(lambda: provider.find_upload(file.sha256), RETRIES, doing=f"look for the {file.role} file")
         if there is not None:
             ref = _as(there, file)
             store.keep_upload(record, name, ref, ours=False)  # whoever made it has it on its own list
@@ -113,7 +107,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
         checkpoint("before-upload")
         return provider.upload(file), True
 
-    found, ours = patiently(upload, f"upload of the {file.role} file to {provider.name}")
+    found, ours = with_retries(upload, RETRIES, doing=f"upload of the {file.role} file to {provider.name}")
     checkpoint("after-upload")
     ref = _as(found, file)
     store.keep_upload(record, name, ref, ours=ours)
@@ -165,9 +159,9 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
             unsent += 1
             # It surely did not arrive: the run stands where it stood before.
             record = store.move(record.id, RunState.UPLOADING, f"not accepted: {_words(error)}", back=True)
-            if unsent >= ATTEMPTS:
+            if unsent >= RETRIES.tries:
                 raise
-            _pause(unsent, error.retry_after)
+            time.sleep(RETRIES.pause(unsent, error))
         except LlmtuneError as error:  # a refusal in the vendor's own words: there is no job
             _failed(store, record.id, error)
             raise
@@ -205,7 +199,7 @@ def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, l
         raise SubmitUnknown(sentence, run_id=record.id, hint=lost_hint(record.id))
     request = record.request
     assert request is not None
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, RETRIES.tries + 1):
         if safety.kind == "searchable":
             job = look_for(provider, record, safety.window)
             if job is not None:
@@ -219,7 +213,7 @@ def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, l
             return _submit_once(store, record, provider, request)
         except TransientError as error:
             store.note(record.id, f"submitting again failed too: {_words(error)}", "warning")
-            _pause(attempt, error.retry_after)
+            time.sleep(RETRIES.pause(attempt, error))
         except LlmtuneError as error:
             job = look_for(
                 provider, record, safety.window
@@ -250,15 +244,15 @@ def look_for(provider: Provider, record: RunRecord, window: float) -> JobRef | N
             answered_after_deadline = late
         except TransientError as error:
             job = None
-            pause = max(pause, min(error.retry_after or 0.0, LONGEST_PAUSE))
-            if time.monotonic() > deadline + 20 * LONGEST_PAUSE:
+            pause = max(pause, min(error.retry_after or 0.0, RETRIES.most))
+            if time.monotonic() > deadline + 20 * RETRIES.most:
                 raise
         if job is not None:
             return job
         if answered_after_deadline:
             return None
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())) if not late else pause)
-        pause = min(pause * 1.6, LONGEST_PAUSE, max(0.05, window / 4))
+        pause = min(pause * 1.6, RETRIES.most, max(0.05, window / 4))
 
 
 def lost_hint(run_id: str) -> str:
@@ -270,24 +264,6 @@ def lost_hint(run_id: str) -> str:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
-def patiently(action: Callable[[], T], what: str) -> T:
-    """Do something that may be repeated, again after a while when the vendor is unwell; `ATTEMPTS` times at most."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except TransientError as error:
-            if attempt == ATTEMPTS:
-                raise
-            log.info("%s: %s; trying again", what, _words(error))
-            _pause(attempt, error.retry_after)
-    raise AssertionError  # the loop returns or raises
-
-
-def _pause(attempt: int, retry_after: float | None) -> None:
-    grown = min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-    time.sleep(min(max(grown, retry_after or 0.0), 600.0))
-
-
 def _failed(store: Store, run_id: str, error: LlmtuneError) -> None:
     store.move(run_id, RunState.FAILED, _words(error), error=_words(error), outcome=RunState.FAILED)
 

@@ -19,6 +19,7 @@ from llmtune.planning.plan import read_dataset
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.runs.api import start
+from llmtune.runs.budget import ALLOW_UNKNOWN, CONFIRM, Bill, check_bill
 from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace
 from llmtune.runs.store.store import open_store
@@ -120,7 +121,7 @@ def probe(
     order = sorted(dataset.train, key=_place)
     kind = {"preference": "preference", "text": "text"}.get(dataset.kind, "chat")
     jobs = [_job(whole, order, share, kind, home() / "sweeps" / group.replace(" ", "-")) for share in wanted]
-    _check_money(backend, jobs, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
+    _check_budget(backend, jobs, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
     with kept_warm([Place(backend, None, frozenset())]), ThreadPoolExecutor(at_once(backend)) as pool:
         climbed = [
             pool.submit(_climb, share, each, backend, group, len(order), on_rung, pace)
@@ -153,28 +154,36 @@ def _job(whole: TuningJob, order: Sequence[Example], share: float, kind: str, fo
     return whole.model_copy(update={"dataset": spec})
 
 
-def _check_money(
+def _check_budget(
     backend: Provider, jobs: Sequence[TuningJob], *, budget: float | None, yes: bool, allow_unknown: bool
 ) -> None:
     if not backend.hosted:
         return
-    if budget is None and not yes:
-        raise OverBudget(
-            f"{backend.name} bills every run and it was not confirmed",
-            hint="pass --budget USD or --yes (Python: budget= or yes=True)",
+
+    def bill(budget: float) -> Bill:
+        costs = [plan(job, backend).cost for job in jobs]
+        total = sum(cost.total for cost in costs if cost.total is not None)
+        over = OverBudget(f"the {len(jobs)} runs cost about {total:,.2f} USD and the budget is {budget:,.2f}")
+        unknown = next(
+            (
+                OverBudget(
+                    f"what the runs cost is not known ({cost.unknown}), which counts as over the budget",
+                    hint=ALLOW_UNKNOWN,
+                )
+                for cost in costs
+                if cost.total is None
+            ),
+            None,
         )
-    if budget is None:
-        return
-    costs = [plan(each, backend).cost for each in jobs]
-    unknown = next((cost.unknown for cost in costs if cost.total is None), None)
-    if unknown is not None and not allow_unknown:
-        raise OverBudget(
-            f"what the runs cost is not known ({unknown}), which counts as over the budget",
-            hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same",
-        )
-    total = sum(float(cost.total) for cost in costs if cost.total is not None)
-    if total > budget:
-        raise OverBudget(f"the {len(jobs)} runs cost about {total:,.2f} USD and the budget is {budget:,.2f}")
+        return Bill(total, over, unknown)
+
+    check_bill(
+        bill,
+        budget=budget,
+        confirmed=yes,
+        allow_unknown_cost=allow_unknown,
+        unconfirmed=OverBudget(f"{backend.name} bills every run and it was not confirmed", hint=CONFIRM),
+    )
 
 
 def _climb(

@@ -14,6 +14,7 @@ from llmtune.metrics.points import NotReported
 from llmtune.planning.plan import read_dataset
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
+from llmtune.runs.budget import ALLOW_UNKNOWN, CONFIRM, Bill, check_bill
 from llmtune.runs.plans import plan, target_of
 from llmtune.runs.poller import Pace
 from llmtune.sweeps import study as studies
@@ -125,7 +126,7 @@ def sweep(
         pruning=pruning,
         pace=pace,
     )
-    _check_money(search, yes=yes, allow_unknown=allow_unknown_cost)
+    _check_budget(search, yes=yes, allow_unknown=allow_unknown_cost)
     queue: tuple[dict[str, Any], ...] = ()
     if screen is not None:
         explored = _explore(
@@ -260,22 +261,31 @@ def _group(
     return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _check_money(search: Search, *, yes: bool, allow_unknown: bool) -> None:
+def _check_budget(search: Search, *, yes: bool, allow_unknown: bool) -> None:
+    """Refuse a sweep that nobody agreed to, or whose trials have no known price; the crew keeps to the budget."""
     paid = [place for place in search.places if place.backend.hosted]
     if not paid:
         return
-    names = ", ".join(dict.fromkeys(place.backend.name for place in paid))
-    if search.budget is None and not yes:
-        raise OverBudget(
-            f"{names} bills every trial and it was not confirmed",
-            hint="pass --budget USD or --yes (Python: budget= or yes=True)",
+
+    def bill(budget: float) -> Bill:
+        costs = (
+            [] if allow_unknown else [(place.name, plan(place.job(search.job), place.backend).cost) for place in paid]
         )
-    if search.budget is None or allow_unknown:
-        return
-    for place in paid:
-        cost = plan(place.job(search.job), place.backend).cost
-        if cost.total is None:
-            raise OverBudget(
-                f"what a trial at {place.name} costs is not known ({cost.unknown}), which counts as over the budget",
-                hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same",
+        unknown = (
+            OverBudget(
+                f"what a trial at {name} costs is not known ({cost.unknown}), which counts as over the budget",
+                hint=ALLOW_UNKNOWN,
             )
+            for name, cost in costs
+            if cost.total is None
+        )
+        return Bill(0.0, None, next(unknown, None))
+
+    names = ", ".join(dict.fromkeys(place.backend.name for place in paid))
+    check_bill(
+        bill,
+        budget=search.budget,
+        confirmed=yes,
+        allow_unknown_cost=allow_unknown,
+        unconfirmed=OverBudget(f"{names} bills every trial and it was not confirmed", hint=CONFIRM),
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, Preference, ToolCall, chat
 from llmtune.errors import InvalidData, MissingExtra, UnknownName, VendorError
 from llmtune.evaluation.cache import MemoryCache
 from llmtune.evaluation.evaluate import evaluate
-from llmtune.evaluation.inference import Patience
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.evaluation.sampling import contradictions, row_ids, subsample
 from llmtune.evaluation.scoring import check_metrics
@@ -20,7 +20,7 @@ from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, limited, often, ticket, truth
 
-QUICK = Patience(tries=3, first=0.0, most=0.0)
+QUICK = RetryPolicy(tries=3, first=0.0, most=0.0)
 SPEC = EvaluationSpec(max_rows=500)
 
 

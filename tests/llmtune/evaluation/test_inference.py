@@ -16,17 +16,18 @@ from typing import Any
 
 import pytest
 
+from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, ToolCall
-from llmtune.errors import TransientError, VendorError
+from llmtune.errors import TransientError
 from llmtune.evaluation.cache import FileCache, MemoryCache, answer_key
 from llmtune.evaluation.evaluate import evaluate, model_identity
-from llmtune.evaluation.inference import Patience, ask, patiently
+from llmtune.evaluation.inference import ask
 from llmtune.job.spec import EvaluationSpec
 from llmtune.provider.generation import Generation, GenerationRequest
 from llmtune.provider.types import ModelRef
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, limited, often, truth
 
-QUICK = Patience(tries=3, first=0.0, most=0.0)
+QUICK = RetryPolicy(tries=3, first=0.0, most=0.0)
 SPEC = EvaluationSpec(max_rows=500)
 
 
@@ -58,16 +59,6 @@ def test_a_generator_of_one_call_gets_its_requests_in_groups() -> None:
 
 
 # --- patience ---------------------------------------------------------------------
-def test_the_wait_is_the_one_the_backend_asks_for() -> None:
-    patience = Patience(first=1.0, most=60.0)
-    assert patience.pause(0, limited(7.5)) == 7.5
-    assert patience.pause(0, limited(-3)) == 0.0
-    unwell = TransientError("down")
-    assert 1.0 <= patience.pause(0, unwell) <= 1.5
-    assert 8.0 <= patience.pause(3, unwell) <= 12.0
-    assert patience.pause(50, unwell) <= 90.0
-
-
 def test_when_one_call_is_limited_all_wait() -> None:
     model = Scripted(lambda prompt: prompt, max_concurrency=4)
     model.faults = {"q 0": [limited(1.0)]}
@@ -88,33 +79,9 @@ def test_a_rate_limit_does_not_use_up_tries_while_others_get_through() -> None:
     model = Scripted(lambda prompt: prompt, max_concurrency=2)
     model.pause = 0.001
     model.faults = {"q 0": [limited(0.03) for _ in range(14)]}  # more refusals than tries
-    patience = Patience(tries=6, first=0.0, most=0.0)
+    patience = RetryPolicy(tries=6, first=0.0, most=0.0)
     answers = asked(model, [request(f"q {n}") for n in range(60)], patience=patience)
     assert all(answer.generation is not None for answer in answers)
-
-
-def test_patience_ends() -> None:
-    calls = []
-
-    def never() -> None:
-        calls.append(1)
-        raise limited(0.0)
-
-    with pytest.raises(TransientError, match="too many requests"):
-        patiently(never, QUICK)
-    assert len(calls) == 3
-
-
-def test_other_faults_are_not_tried_again() -> None:
-    calls = []
-
-    def refuse() -> None:
-        calls.append(1)
-        raise VendorError("no", status=400)
-
-    with pytest.raises(VendorError):
-        patiently(refuse, QUICK)
-    assert len(calls) == 1
 
 
 def test_a_row_the_backend_always_breaks_on_is_that_rows_fault() -> None:

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 import llmtune
+from llmtune._retry import RetryPolicy
 from llmtune.errors import LlmtuneError, OverBudget, RunFailed
-from llmtune.evaluation.inference import Patience
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported
@@ -29,7 +29,7 @@ from llmtune.testing.generic_vendor import Fake
 from llmtune_openai.fake.service import FakeOpenAI
 from tests.llmtune.rescues.helpers import questions, save, tickets
 
-QUICK = Patience(first=0.01, most=0.02, tries=2)
+QUICK = RetryPolicy(first=0.01, most=0.02, tries=2)
 
 
 def follow(run: Any) -> Any:

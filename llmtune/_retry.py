@@ -1,0 +1,115 @@
+"""Trying a call again while the other side is unwell: how often, with which pauses, and for several threads at once."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from llmtune.errors import TransientError
+
+log = logging.getLogger("llmtune")
+
+T = TypeVar("T")
+
+#: Pauses double so often at most: a float overflows after a thousand, which a vendor that is down for a day reaches.
+MAX_DOUBLINGS = 10
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a call that may be tried again is tried: pauses from `first` seconds, doubling, up to `most`.
+
+    What the backend itself asks for is waited, up to `longest` seconds.
+    """
+
+    tries: int = 7
+    first: float = 1.0
+    most: float = 60.0
+    longest: float = 600.0
+    jitter: tuple[float, float] = (1.0, 1.5)
+    """Our own pause is multiplied by a random number of this range, so that many callers do not come back together."""
+
+    never_sooner: bool = False
+    """Whether our own pause is waited even where the backend asks for less."""
+
+    def pause(self, attempt: int, error: TransientError) -> float:
+        """Return the seconds until the next try, after `attempt` failures in a row."""
+        doublings = min(attempt, MAX_DOUBLINGS)
+        own = min(self.most, self.first * 2.0**doublings) * random.uniform(*self.jitter)
+        if error.retry_after is None:
+            return own
+        return max(own if self.never_sooner else 0.0, min(error.retry_after, self.longest))
+
+
+class Stopped(Exception):
+    """The gate was stopped: a call that has not begun does not begin."""
+
+
+class Gate:
+    """Holds all calls to one model back when one is told to wait: the limit is the account's, not the thread's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._stopped = threading.Event()
+        self.answered = 0
+        """Calls that succeeded, so that a waiting one sees whether the backend answers at all."""
+
+    def hold(self, seconds: float) -> None:
+        """Let nobody through for so long."""
+        with self._lock:
+            self._until = max(self._until, time.monotonic() + seconds)
+
+    def stop(self) -> None:
+        """Let nobody through any more, and wake who waits."""
+        self._stopped.set()
+
+    def pass_through(self) -> None:
+        """Wait until calls may go out. Raises `Stopped` once they never will."""
+        while (remaining := self._until - time.monotonic()) > 0 and not self._stopped.is_set():
+            self._stopped.wait(remaining)
+        if self._stopped.is_set():
+            raise Stopped
+
+    def count(self) -> None:
+        """Note a call that succeeded."""
+        with self._lock:
+            self.answered += 1
+
+
+def with_retries(call: Callable[[], T], policy: RetryPolicy, *, doing: str, gate: Gate | None = None) -> T:
+    """Return the result of a call, tried again as long as `policy` allows. Only `TransientError` is tried again.
+
+    Args:
+        call: what may safely be repeated.
+        policy: how often, and with which pauses.
+        doing: what the call does, for the log.
+        gate: shared by calls to one model. A refusal that surely did not reach it (a rate limit) does not use up a try
+            while other calls get through.
+
+    Raises:
+        TransientError: the last one, when no try is left.
+        Stopped: the gate was stopped meanwhile.
+    """
+    gate = gate or Gate()
+    attempt, answered = 0, gate.answered
+    while True:
+        gate.pass_through()
+        try:
+            result = call()
+        except TransientError as error:
+            queued = not error.sent and gate.answered > answered
+            attempt, answered = 0 if queued else attempt + 1, gate.answered
+            if attempt >= policy.tries:
+                raise
+            pause = policy.pause(attempt, error)
+            log.info("%s: %s; trying again in %.1f s", doing, error.message, pause)
+            gate.hold(pause)
+        else:
+            gate.count()
+            return result
