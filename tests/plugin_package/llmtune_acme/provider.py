@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from llmtune.errors import VendorError
 from llmtune.provider import (
     Abilities,
     BaseProvider,
