@@ -23,12 +23,14 @@ class ImagePart(NamedTuple):
     """An image inside a message, named and never opened.
 
     `url` is http(s)://, gs://, s3://, a data: URL or a path, as the row gave it. `media_type` is such as
-    "image/png" where the row said so; `detail` is the resolution hint some formats carry.
+    "image/png" where the row said so; `detail` is the resolution hint some formats carry, `bucket_owner` the account
+    that an s3:// address belongs to where it is not the caller's.
     """
 
     url: str
     media_type: str | None = None
     detail: str | None = None
+    bucket_owner: str | None = None
 
 
 class OtherPart(NamedTuple):

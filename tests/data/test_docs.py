@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from llmtune.data.example import Example
+from llmtune.data.findings import Finding
 from llmtune.data.formats.base import RowFormat, VendorRows
 from llmtune.data.formats.registry import _known, general_formats, get_format, register, vendors
-from llmtune.data.io.reading import load
+from llmtune.data.io.reading import Reading, load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -19,7 +20,7 @@ SOURCES = [
     path
     for folder in ("llmtune/data", "providers")
     for path in (ROOT / folder).rglob("*.py")
-    if path.name.startswith("row") or folder == "llmtune/data"
+    if path.name in ("rows.py", "dataset_rules.py") or folder == "llmtune/data"
 ]
 
 
@@ -50,13 +51,36 @@ def test_every_general_format_is_documented() -> None:
     assert set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE)) == {fmt.name for fmt in general_formats()}
 
 
+EXAMPLES = re.findall(
+    r"^`([a-z_]+)`.*?:\n\n```json\n(.*?)\n```$",
+    PAGE[PAGE.index("### Each format by example") : PAGE.index("### Tables")],
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def test_every_general_format_has_an_example() -> None:
+    assert {name for name, _ in EXAMPLES} == {fmt.name for fmt in general_formats()}
+
+
+@pytest.mark.parametrize(("name", "rows"), EXAMPLES)
+def test_the_examples_are_read_as_their_format(name: str, rows: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows + "\n", encoding="utf-8")
+    reading = Reading(path)
+    items = list(reading)
+    assert [item for item in items if isinstance(item, Finding)] == []
+    assert len(items) == 2
+    assert reading.format is not None
+    assert reading.format.name == name
+
+
 def test_the_format_of_the_page_works(rows_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     code = PAGE[PAGE.index("## A format of your own") :].split("```python\n")[1].split("```")[0]
     space: dict[str, Any] = {}
     exec(code, space)
     rows: VendorRows = space["ROWS"]
     assert issubclass(space["Dialogs"], RowFormat)
-    monkeypatch.setattr("llmtune.data.formats.base._registered", [])
+    monkeypatch.setattr("llmtune.data.formats.registry._registered", [])
     register(rows)
     try:
         (example,) = load(rows_file([{"ask": "q", "say": "a"}]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llmtune.cli.data import app
+from llmtune.cli.data.app import app
 from llmtune.data.checks import block_worker
 from llmtune.data.checks import check as checking
 from llmtune.data.checks.check import check

@@ -263,9 +263,9 @@ class _Checker:
         if self._jobs > 1 and not reading.path.startswith(HUB) and path.is_file():
             sniffed = sniff(path)
             large = path.stat().st_size > PARALLEL_BYTES
-            if large and not isinstance(sniffed, Finding) and sniffed.container == "jsonl" and not reading.renames:
+            if large and not isinstance(sniffed, Finding) and sniffed.container == "jsonl":
                 fmt = reading.recognise()
-                if fmt is not None:
+                if fmt is not None and reading.is_plain:
                     yield from self._parallel(path, sniffed, self._work(reading, part))
                     return
         items = iter(reading)

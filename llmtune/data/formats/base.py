@@ -35,6 +35,14 @@ class RowFormat:
     """Set it where `problems` is overridden but for a plain conversation still follows from `carries` alone, which
     spares it the call."""
 
+    turns_key: str = "messages"
+    """The key under which rows of this format have their turns, for findings about one of them."""
+
+    def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Which keys of the row are read, by what they are here: `{"prompt": "question + context", ...}`."""
+        extra = self.read(dict(row), None, []).extra or {}
+        return {key: key for key in row if key not in extra}
+
     def takes_plain(self) -> Callable[[Example], bool]:
         """A quick answer for plain conversations (`checks.is_simple`): whether nothing is lost of one, surely."""
         if type(self).problems is not RowFormat.problems and not self.plain_by_bits:
