@@ -88,6 +88,14 @@ class Message(NamedTuple):
         return tuple(part for part in self.content if isinstance(part, ImagePart))
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the turn says and calls nothing."""
+        content = self.content
+        if content is None or isinstance(content, str):
+            return not (content or "").strip() and not self.tool_calls
+        return not content
+
+    @property
     def trained(self) -> bool:
         """Whether the loss is taken on this turn: an assistant turn whose weight is not 0."""
         return self.role == "assistant" and self.weight != 0

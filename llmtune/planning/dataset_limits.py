@@ -46,7 +46,8 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
     changed += [_once(same) for same in changes.values()]
     errors = [each for each in found if each.is_error]
-    warnings = changed + [each for each in found if not each.is_error]
+    warnings = changed + [each for each in found if each.severity == "warning"]
+    infos = [each for each in found if each.severity == "info"]
     return DataVerdict(
         source=dataset.source,
         sha256=dataset.sha256 or None,
@@ -55,7 +56,7 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
         tokens_estimated=True,
         errors=len(errors),
         warnings=len(warnings),
-        findings=tuple(str(each) for each in (errors + warnings)[:SHOWN]),
+        findings=tuple(str(each) for each in (errors + warnings + infos)[:SHOWN]),
         lossy=tuple(lossy),
         changed=tuple(str(each) for each in changed),
         format=writer.name,

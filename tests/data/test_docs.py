@@ -30,7 +30,7 @@ def codes_in_the_code() -> set[str]:
         if path.name in ("templates.py", "rendering.py") or "llmtune_local" in str(path):
             continue
         text = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r'\b(?:error|warning|say|_Loss)\(\s*"([a-z]+(?:-[a-z]+)*)",', text))
+        found |= set(re.findall(r'\b(?:error|warning|info|say|_Loss)\(\s*"([a-z]+(?:-[a-z]+)*)",', text))
     found |= {code.replace("lost-system", "changed-system") for code in found if code == "lost-system"}
     return found | {"secret", "personal-data", "duplicate-row", "contradiction", "leakage"}
 

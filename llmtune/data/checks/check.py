@@ -13,7 +13,7 @@ from typing import Any
 from llmtune.data.checks import block_worker
 from llmtune.data.checks.block_worker import CHECKS, Block, Work
 from llmtune.data.checks.duplicates import RowIndex
-from llmtune.data.checks.left_out import LeftOut
+from llmtune.data.checks.left_out import LeftOut, UnusedKeys
 from llmtune.data.checks.near_duplicates import NearLeaks
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
@@ -44,6 +44,10 @@ class FileReport:
     container: str | None = None
     format: str | None = None
     size: int = 0
+    columns: dict[str, str] = field(default_factory=dict)
+    """Which keys are read, by what they are here."""
+    unused: list[str] = field(default_factory=list)
+    """The keys that nothing reads."""
     stats: Stats = field(default_factory=Stats)
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +58,8 @@ class FileReport:
             "container": self.container,
             "format": self.format,
             "bytes": self.size,
+            "columns": self.columns,
+            "unused": self.unused,
             **self.stats.as_dict(),
         }
 
@@ -98,6 +104,8 @@ def check(
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
     provider: str | None = None,
     method: str | None = None,
     model: str | None = None,
@@ -111,6 +119,8 @@ def check(
 
     Args:
         train, validation, test: the files, each in any format and container that can be read.
+        on_empty: "drop" leaves rows with an empty answer out.
+        system: "fold" puts a system turn at the beginning of the first user turn.
         provider: a backend whose own rules are added, for this `method` and `model`.
         method: sft, dpo or classification; None takes the rows for what they are.
         tokenizer: counts tokens exactly; without one they are estimated, and the report says so.
@@ -126,7 +136,13 @@ def check(
     paths = {role: os.fspath(path) for role, path in given.items() if path is not None}
     checker = _Checker(
         paths,
-        reading={"format": format, "columns": columns, "label_column": label_column},
+        reading={
+            "format": format,
+            "columns": columns,
+            "label_column": label_column,
+            "on_empty": on_empty,
+            "system": system,
+        },
         rows=None if provider is None else vendor(provider),
         method=method,
         model=model,
@@ -208,13 +224,18 @@ class _Checker:
     def _file(self, role: str, path: str, part: int) -> FileReport:
         reading = Reading(path, **self._reading)
         report = FileReport(role, path, size=_size(path))
-        left_out = LeftOut()
+        left_out, unused = LeftOut(), UnusedKeys()
         for block in self._blocks(reading, part):
             self._take(report, block, part)
             left_out.merge(block.left_out)
+            unused.merge(block.unused)
         self._log.extend(finding.at(path, None) for finding in left_out.findings())
         report.container = reading.container
         report.format = reading.format.name if reading.format is not None else None
+        # what a backend is not sent is one warning already, which names every key
+        keys = unused.findings(report.format or "", warnings_only=bool(left_out.rows))
+        self._log.extend(finding.at(path, None) for finding in keys)
+        report.columns, report.unused = reading.columns(), list(unused.rows)
         report.stats.exact, report.stats.rule = self._counter.exact, self._counter.rule
         return report
 

@@ -25,6 +25,18 @@ def check_example(example: Example, method: str | None = None) -> Sequence[Findi
     return _NOTHING if method != "dpo" and is_simple(example) else _closely(example, method)
 
 
+def in_own_terms(findings: Sequence[Finding], turns_key: str) -> Sequence[Finding]:
+    """The findings with the turns under the name that rows of this format have for them."""
+    if turns_key == "messages":
+        return findings
+    return [
+        finding._replace(message=finding.message.replace("messages[", f"{turns_key}["))
+        if finding.message.startswith("messages[")
+        else finding
+        for finding in findings
+    ]
+
+
 def is_simple(example: Example) -> bool:
     """Whether a row is a plain conversation without fault: user and assistant in turn, words alone, the answer last.
 
@@ -82,7 +94,7 @@ def _check_preference(example: Example, found: list[Finding]) -> None:
     if preferred == rejected:
         found.append(warning("same-answers", "both answers are the same: nothing is learned", "remove the row"))
     for name, turns in (("preferred", preferred), ("rejected", rejected)):
-        if any(message.role == "assistant" and _is_empty(message) for message in turns):
+        if any(message.role == "assistant" and message.is_empty for message in turns):
             found.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
         answers = [message for message in turns if message.role == "assistant"]
         if answers and not any(message.trained for message in answers):
@@ -120,20 +132,11 @@ def _check_trained(example: Example, found: list[Finding]) -> None:
         )
 
 
-def _is_empty(message: Message) -> bool:
-    content = message.content
-    if content is None:
-        return not message.tool_calls
-    if isinstance(content, str):
-        return not content.strip() and not message.tool_calls
-    return not content
-
-
 def _check_turns(messages: Sequence[Message], found: list[Finding], *, whole: bool) -> None:
     before = ""
     for index, message in enumerate(messages):
         role = message.role
-        if _is_empty(message):
+        if message.is_empty:
             if message.trained:
                 found.append(
                     error("empty-content", f"messages[{index}]: the answer is empty", "write it, or give it weight 0")

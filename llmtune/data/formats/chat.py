@@ -25,6 +25,8 @@ _HIDES = ("masked",)
 _UNREADABLE = ("mask", "training_detail", "train_detail")
 WEIGHT_KEYS = frozenset((*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE))
 _KNOWN = WEIGHT_KEYS | {"role", "content", "tool_calls", "tool_call_id", "name", "function_call"}
+#: Keys of a message that hold what was thought before the answer; chat templates read them.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 #: Names of a text part; the last two are those of the Responses API. No set: what a row has there may not be hashable.
 _TEXTS = ("text", "input_text", "output_text")
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))

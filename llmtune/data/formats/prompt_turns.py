@@ -28,7 +28,7 @@ class PromptTurns(RowFormat):
     name = "prompt_completion_turns"
     title = '{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}'
     carries = (1 << 20) - 1 & ~(f.PREFERENCE | f.TEXT | f.LABELS | f.OTHER_PARTS)
-    turns_key = "prompt and completion"
+    turns_key = "turns"
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         keys = find_pair(row)

@@ -18,6 +18,7 @@ from llmtune.data.formats.registry import all_formats, detect, general_formats, 
 from llmtune.data.io import readers
 from llmtune.data.io.base import CONTAINERS, HUB, Raw, sniff
 from llmtune.data.io.folders import hub_rows
+from llmtune.data.io.row_changes import ON_EMPTY, SYSTEM_TURNS, change_rows
 from llmtune.errors import UnknownName
 
 _QUESTIONS = frozenset((*Labelled.TEXTS, "messages", "prompt"))
@@ -38,6 +39,8 @@ class Reading:
         columns: Mapping[str, str] | None = None,
         label_column: str | None = None,
         group_by: str | None = None,
+        on_empty: str = "error",
+        system: str = "keep",
     ) -> None:
         self.path = os.fspath(path)
         self.format: RowFormat | None = None
@@ -47,13 +50,19 @@ class Reading:
         self._group_by = group_by
         self._classes: bool | None = None
         self._lowered = False
+        self._on_empty = choose("on_empty", on_empty, ON_EMPTY)
+        self._system = choose("system", system, SYSTEM_TURNS)
         if format != "auto" and format not in CONTAINERS:
             self.format = get_format(format)
 
     @property
     def is_plain(self) -> bool:
         """Whether rows are read as they are, so that blocks of the file can be read one by one. After `recognise`."""
-        return not self.renames and not self._lowered
+        return not self.renames and not self._lowered and not self._changes
+
+    @property
+    def _changes(self) -> bool:
+        return self._on_empty != "error" or self._system != "keep"
 
     def columns(self) -> dict[str, str]:
         """Which keys of the file are read, by what they are here, told by the first row of its format; its own names.
@@ -85,7 +94,8 @@ class Reading:
                 if fault is not None:
                     yield fault.at(self.path, fault.line)
                 return
-        yield from read_rows(raw, self.format, self._group_by, self.path, self.names_classes)
+        items = read_rows(raw, self.format, self._group_by, self.path, self.names_classes)
+        yield from change_rows(items, self._on_empty, self._system, self.path) if self._changes else items
 
     def recognise(self) -> RowFormat | None:
         """The row format, told by the first rows; None when none of them is known."""
@@ -184,15 +194,29 @@ def read(
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
 ) -> Iterator[Example | Finding]:
     """Every sound row as an `Example`, in order, and every fault as a `Finding`, in one pass and bounded memory.
 
     `format` is a row format ("chat", "alpaca", ...), a container ("jsonl", "csv", "parquet", ...) or "auto".
     `columns` says which key holds what where the names differ: `{"text": "utterance", "label": "intent"}`;
     `label_column` is short for `columns={"label": ...}`. `group_by` names the key whose value becomes
-    `Example.group`. A row with an error is not yielded as an example. Nothing is raised for faults of the data.
+    `Example.group`. `on_empty="drop"` leaves rows with an empty answer out, `system="fold"` puts a system turn at the
+    beginning of the first user turn; both are counted in a finding. A row with an error is not yielded as an example.
+    Nothing is raised for faults of the data.
     """
-    return iter(Reading(path, format, columns=columns, label_column=label_column, group_by=group_by))
+    return iter(
+        Reading(
+            path,
+            format,
+            columns=columns,
+            label_column=label_column,
+            group_by=group_by,
+            on_empty=on_empty,
+            system=system,
+        )
+    )
 
 
 def load(
@@ -202,11 +226,15 @@ def load(
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
 ) -> list[Example]:
     """All rows of a file as examples. Raises `InvalidData` with every finding when any of them is an error."""
     examples: list[Example] = []
     findings: list[Finding] = []
-    for item in read(path, format, columns=columns, label_column=label_column, group_by=group_by):
+    for item in read(
+        path, format, columns=columns, label_column=label_column, group_by=group_by, on_empty=on_empty, system=system
+    ):
         if isinstance(item, Finding):
             findings.append(item)
         else:
@@ -390,6 +418,13 @@ def _guess_options(row: Mapping[str, Any], rows: Sequence[Any]) -> str:
             other = next(text for text in longest if text != key)
             return f"--column text={other} --column label={key}"
     return f"--column prompt={longest[0]} --column completion={longest[1]}"
+
+
+def choose(option: str, value: str, choices: Sequence[str]) -> str:
+    """The value of an option that has few. Raises `UnknownName`."""
+    if value not in choices:
+        raise UnknownName(f"choice for {option}", value, choices)
+    return value
 
 
 def check_format_name(name: str) -> None:

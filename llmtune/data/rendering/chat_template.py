@@ -14,7 +14,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import error, refuse
+from llmtune.data.formats.chat import REASONING_KEYS
 
+_FOLD = (
+    "if it takes no system turns, put them into the first user turn: dataset.system: fold in a job, --system fold in"
+    " `llmtune data`; or use another template (provider_options.local.chat_template)"
+)
 _PROBE = "llmtune probes the end of a turn"
 
 
@@ -160,7 +165,9 @@ class ChatTemplate:
                     example,
                     "template_leaves_out",
                     f"the chat template leaves out the {missing} of turn {index + 1} (role {message.role})",
-                    "use a model whose template renders it, or take it out of the rows",
+                    _FOLD
+                    if message.role == "system"
+                    else "use a model whose template renders it, or take it out of the rows",
                 )
         for tool in example.tools:
             if str(tool.get("function", tool).get("name", "")) not in rendered:
@@ -207,7 +214,9 @@ class ChatTemplate:
                 example,
                 "template_refuses",
                 f"the model's chat template refuses this row: {problem}",
-                "change the row to what the model's template takes (roles, their order, system turns)",
+                _FOLD
+                if any(turn.role == "system" for turn in example.messages)
+                else "change the row to what the model's template takes (roles, their order)",
             )
 
     def _probe_end(self) -> str | None:
@@ -247,7 +256,7 @@ def _payload(message: Message) -> dict[str, Any]:
 def _reasoning(message: Message) -> str:
     """What the assistant thought before it answered, under the names that rows use for it."""
     extra = message.extra or {}
-    found = next((extra[key] for key in ("reasoning_content", "reasoning", "thinking") if extra.get(key)), "")
+    found = next((extra[key] for key in REASONING_KEYS if extra.get(key)), "")
     return found if isinstance(found, str) else ""
 
 
