@@ -261,10 +261,10 @@ class ShareGPT(RowFormat):
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         for key in self.KEYS:
+            if key != "messages" and key in row:
+                return True
             turns = row.get(key)
-            if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-                return "from" in turns[0] or (key != "messages" and "role" in turns[0])
-            if key in row and key != "messages":
+            if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "from" in turns[0]:
                 return True
         return False
 
