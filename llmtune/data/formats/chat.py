@@ -170,8 +170,9 @@ def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls
     if call_id is not None and not isinstance(call_id, str):
         faults.append(shape(call_id, "a string", f"{where}.tool_call_id"))
         call_id = None
+    if role == "tool" and call_id is None:  # by name, where calls have no ids either
+        call_id = calls.answered(name)
     if raw_role == "function":
-        call_id = call_id or calls.answered(name)
         raw_role = None
     extra = {key: value for key, value in item.items() if key not in _KNOWN and value is not None}
     return Message(role, content, made, call_id, name, read_weight(item, role, where, faults), raw_role, extra or None)

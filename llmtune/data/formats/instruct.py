@@ -122,6 +122,10 @@ class PromptCompletion(RowFormat):
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
         first, second = find_pair(row) or ("prompt", "completion")
+        if second not in row and isinstance(row.get("completions"), list):
+            what = "rows of several completions with a label each (stepwise supervision) are supported by no method"
+            faults.append(error("reinforcement-row", what, "give each row one completion to learn from"))
+            return Example(line=line)
         prompt, completion = row.get(first), row.get(second)
         if prompt.__class__ is not str:
             prompt = take_text(row, first, faults)

@@ -31,8 +31,8 @@ class PromptTurns(RowFormat):
     turns_key = "turns"
 
     def detect(self, row: Mapping[str, Any]) -> bool:
-        keys = find_pair(row)
-        return keys is not None and any(isinstance(row[key], list) for key in keys)
+        keys = find_pair(row) or ("prompt",)
+        return any(isinstance(row.get(key), list) for key in keys)
 
     def takes_part(self, part: OtherPart) -> bool:
         return "type" in part.raw
