@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmtune.data.checks.duplicates import RowIndex
 from llmtune.data.checks.left_out import LeftOut, UnusedKeys
-from llmtune.data.checks.per_row import check_example, in_own_terms, is_simple
+from llmtune.data.checks.per_row import (
+    check_control_tokens,
+    check_example,
+    compile_tokens,
+    in_own_terms,
+    is_simple,
+)
 from llmtune.data.checks.privacy import check_privacy
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
@@ -104,6 +110,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     texts: list[str] = []
     lines: list[int] = []
     prompts: list[int] = []
+    control = compile_tokens(work.counter.control_tokens) if structure else None
     for item in items:
         if isinstance(item, Finding):
             log.add(item)
@@ -122,6 +129,8 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
                 found += left_out.problems(writer, item)
             if work.rules is not None:
                 found += work.rules(item)
+            if control is not None:
+                found += check_control_tokens(item, control, turns_key)
         tokens = count(item) if count is not None else None
         if tokens is not None and (work.limit is not None or work.max_tokens is not None):
             found += _too_long(work, tokens)

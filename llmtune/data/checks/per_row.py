@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -10,6 +11,13 @@ import orjson
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.hashing import label_of
+
+#: What chat templates write around turns, in the families that are about.
+_MARKERS = re.compile(
+    r"<\|(?:im_start|im_end|begin_of_text|start_header_id|end_header_id|eot_id|system|user|assistant|start|message"
+    r"|channel|header_start)\|>|<\|?(?:start_of_turn|end_of_turn|turn)>|\[/?INST\]|<</?SYS>>"
+    r"|<\uff5c(?:User|Assistant)\uff5c>"
+)
 
 _NOTHING: tuple[Finding, ...] = ()
 
@@ -35,6 +43,31 @@ def in_own_terms(findings: Sequence[Finding], turns_key: str) -> Sequence[Findin
         else finding
         for finding in findings
     ]
+
+
+def compile_tokens(tokens: Collection[str]) -> re.Pattern[str] | None:
+    """A pattern that finds any of a tokenizer's control tokens; None where it has none."""
+    if not tokens:
+        return None
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+
+
+def check_control_tokens(example: Example, tokens: re.Pattern[str], turns_key: str = "messages") -> Sequence[Finding]:
+    """A warning for the first control token of the tokenizer inside a turn, where it would become a real one."""
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for index, message in enumerate((*example.messages, *answers)):
+        texts = (message.words, *(call.arguments for call in message.tool_calls))
+        found = next((match for text in texts if (match := tokens.search(text))), None)
+        if found is not None:
+            what = f"{turns_key}[{index}]: {found.group()!r} is a control token of the tokenizer"
+            return [
+                warning(
+                    "control-token",
+                    f"{what}, and would be one here too: the model would see a turn begin or end",
+                    "write it in another way, such as with a space in it, or take the row out",
+                )
+            ]
+    return _NOTHING
 
 
 def is_simple(example: Example) -> bool:
@@ -74,6 +107,11 @@ def _closely(example: Example, method: str | None) -> Sequence[Finding]:
     if example.text is not None:
         if not example.text.strip():
             found.append(error("empty-content", "the text is empty", "remove the row"))
+        marker = _MARKERS.search(example.text)
+        if marker is not None:
+            what = f"the text is rendered by a chat template already: it holds its marker {marker.group()!r}"
+            remedy = "give the turns themselves as chat rows: as text all of it is learned, the questions too"
+            found.append(warning("rendered-text", what, remedy))
         return found
     if example.preference is not None:
         if method == "sft":

@@ -111,8 +111,8 @@ class ChatTemplate:
         text = example.text or ""
         if not text.strip():
             self.refuse(example, "empty_text", "nothing to learn: the text is empty", "remove the row")
-        eos = self.tokenizer.eos_token or ""
-        return Conversation(example, text if text.endswith(eos) else text + eos, ())
+        ended = any(text.rstrip().endswith(end) for end in self.ends)  # a text that was rendered before has its end
+        return Conversation(example, text if ended else text + (self.tokenizer.eos_token or ""), ())
 
     def _turn(self, example: Example, payloads: list[dict[str, Any]], index: int, prompt: str, through: str) -> Turn:
         if not through.startswith(prompt):
