@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import error, refuse
 from llmtune.data.formats.chat import REASONING_KEYS
+from llmtune.data.rendering.ready_templates import suggest_template
 
 _FOLD = (
     "if it takes no system turns, put them into the first user turn: dataset.system: fold in a job, --system fold in"
@@ -124,7 +125,7 @@ class ChatTemplate:
                 f"the chat template's prompt for turn {index + 1} is not the beginning of the conversation it renders"
                 f" (they part at {prompt[at : at + 30]!r} and {through[at : at + 30]!r}), so the model would be"
                 " trained on another text than it is asked",
-                "use a chat template whose generation prompt also begins each assistant turn",
+                f"use a chat template whose generation prompt also begins each assistant turn; {self._ready()}",
             )
         body = through[len(prompt) :]
         closed = body.rstrip()
@@ -134,7 +135,8 @@ class ChatTemplate:
                 "template_no_end",
                 f"the chat template does not end turn {index + 1} with an end-of-turn token (it ends in"
                 f" {body[-20:]!r}), so the model would never learn to stop",
-                "use a chat template that writes the end-of-text or end-of-turn token after each assistant turn",
+                "use a chat template that writes the end-of-text or end-of-turn token after each assistant turn;"
+                f" {self._ready()}",
             )
         lead = body[: max(0, body.find(example.messages[index].words.strip()))]
         if any(end in lead for end in self.ends) and prompt == self._apply(example, payloads[:index]):
@@ -142,7 +144,8 @@ class ChatTemplate:
                 example,
                 "template_no_generation_prompt",
                 "the chat template ignores add_generation_prompt, so inference would not begin the assistant's turn",
-                "use a chat template that writes the assistant's header when add_generation_prompt is set",
+                "use a chat template that writes the assistant's header when add_generation_prompt is set;"
+                f" {self._ready()}",
             )
         return Turn(prompt, through, len(prompt) + len(closed))
 
@@ -197,7 +200,7 @@ class ChatTemplate:
                 example,
                 "template_missing",
                 f"{name} has no chat template, so chat rows cannot be rendered",
-                "choose an instruction-tuned model, give it a chat template, or use plain text rows",
+                f"choose an instruction-tuned model, {self._ready()}, or use plain text rows",
             )
         try:
             return str(
@@ -218,6 +221,10 @@ class ChatTemplate:
                 if any(turn.role == "system" for turn in example.messages)
                 else "change the row to what the model's template takes (roles, their order)",
             )
+
+    def _ready(self) -> str:
+        name = suggest_template(self.tokenizer)
+        return f"take a ready template (chat_template: {name} fits its tokens)"
 
     def _probe_end(self) -> str | None:
         if not self.tokenizer.chat_template:
