@@ -18,6 +18,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat, VendorRows
 from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
 from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.json_text import check_long_numbers
 from llmtune_bedrock.dataset_rules import PREPARE, choose, file_rules, row_rules, token_limit
 
 SCHEMA = "bedrock-conversation-2024"
@@ -43,6 +44,7 @@ class ConverseRows(RowFormat):
     name = "bedrock_converse"
     title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
     carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
+    plain_by_bits = True  # what `problems` adds is about calls
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         turns = row.get("messages")
@@ -200,6 +202,9 @@ class ConverseRows(RowFormat):
                 answering = False
                 turns.append({"role": role, "content": _write_blocks(message)})
         return turns
+
+    def problems(self, example: Example) -> list[Finding]:
+        return super().problems(example) + check_long_numbers(example, self.name)
 
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _BLOCKS and "type" not in part.raw

@@ -16,17 +16,9 @@ from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import (
-    WEIGHT_KEYS,
-    Calls,
-    answered,
-    check_long_numbers,
-    find_long_number,
-    kind,
-    load_json,
-    read_weight,
-)
+from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
 from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"

@@ -15,10 +15,11 @@ from llmtune.data.checks.block_worker import CHECKS, Block, Work
 from llmtune.data.checks.duplicates import RowIndex
 from llmtune.data.checks.left_out import LeftOut, UnusedKeys
 from llmtune.data.checks.near_duplicates import NearLeaks
+from llmtune.data.checks.per_row import check_example
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
-from llmtune.data.findings import Finding, FindingLog, error
-from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows
+from llmtune.data.findings import Finding, FindingLog, error, warning
+from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
 from llmtune.data.formats.registry import get_writer, vendor
 from llmtune.data.formats.row_features import PREFERENCE
 from llmtune.data.io.base import BROKEN, HUB, Notes, Sniffed, open_bytes, sniff
@@ -32,6 +33,8 @@ from llmtune.errors import UnknownName
 PARALLEL_BYTES = 16 << 20
 _ROWS_AT_ONCE = 2000
 _SAMPLE = 2000
+#: The share of the rows that a job trains on unless it says otherwise.
+_TRAIN_SHARE = 0.8
 _ROLES = ("train", "validation", "test")
 
 
@@ -132,6 +135,11 @@ def check(
     unknown = [name for name in checks if name not in CHECKS]
     if unknown:
         raise UnknownName("check", unknown[0], CHECKS)
+    rows = None if provider is None else vendor(provider)
+    rendering = None
+    if rows is not None and rows.rendering is not None and model is not None:
+        rendering = rows.rendering(model, {}, False)
+        tokenizer = tokenizer or (rendering and rendering.tokenizer)
     given = {"train": train, "validation": validation, "test": test}
     paths = {role: os.fspath(path) for role, path in given.items() if path is not None}
     checker = _Checker(
@@ -143,7 +151,8 @@ def check(
             "on_empty": on_empty,
             "system": system,
         },
-        rows=None if provider is None else vendor(provider),
+        rows=rows,
+        rendering=rendering,
         method=method,
         model=model,
         counter=TokenCounter(tokenizer),
@@ -171,6 +180,7 @@ class _Checker:
         *,
         reading: Mapping[str, Any],
         rows: VendorRows | None,
+        rendering: Rendering | None,
         method: str | None,
         model: str | None,
         counter: TokenCounter,
@@ -182,6 +192,7 @@ class _Checker:
         self._paths = paths
         self._reading = reading
         self._rows = rows
+        self._rendering = rendering
         self._method = method
         self._model = model
         self._counter = counter
@@ -267,7 +278,7 @@ class _Checker:
             file=path,
             part=part,
             method=self._method,
-            rules=None if rows is None else partial(_row_rules, rows, method, self._model),
+            rules=None if rows is None else partial(_row_rules, rows, self._rendering, method, self._model),
             writer=writer,
             checks=self._checks,
             counter=self._counter,
@@ -338,7 +349,22 @@ class _Checker:
                 train_rows=train if report.role != "train" else None,
                 total_rows=total,
             )
-            self._log.extend(finding.at(report.path, None) for finding in self._rows.file_rules(facts))
+            found = list(self._rows.file_rules(facts))
+            self._log.extend(finding.at(report.path, None) for finding in found)
+            if len(reports) == 1 and not any(finding.code == "vendor-rows" for finding in found):
+                self._log.extend(finding.at(report.path, None) for finding in self._after_split(facts))
+
+    def _after_split(self, facts: FileFacts) -> Iterator[Finding]:
+        """A warning where the training rows that a job's own split leaves of one file are too few."""
+        assert self._rows is not None
+        rows = round(facts.rows * _TRAIN_SHARE)
+        for finding in self._rows.file_rules(facts._replace(rows=rows, total_rows=rows)):
+            if finding.code == "vendor-rows":
+                yield warning(
+                    finding.code,
+                    f"a job that splits this file trains on about {rows} of its {facts.rows} rows: {finding.message}",
+                    "add rows, or set dataset.split so that enough are left to train on",
+                )
 
 
 def _method_of(fmt: RowFormat | None, rows: VendorRows) -> str:
@@ -350,8 +376,12 @@ def _method_of(fmt: RowFormat | None, rows: VendorRows) -> str:
     return "dpo" if fmt.pairs else "sft"
 
 
-def _row_rules(rows: VendorRows, method: str, model: str | None, example: Example) -> Iterable[Finding]:
-    return rows.row_rules(example, method, model)
+def _row_rules(
+    rows: VendorRows, rendering: Rendering | None, method: str, model: str | None, example: Example
+) -> Iterable[Finding]:
+    yield from rows.row_rules(example, method, model)
+    if rendering is not None and not any(finding.is_error for finding in check_example(example, method)):
+        yield from rendering.problems(example, method)  # what is wrong with the row itself is reported already
 
 
 def _done(result: tuple[Block, Notes], notes: Notes) -> Block:

@@ -19,7 +19,8 @@ from llmtune.data.formats.chat import (
     take_messages,
     write_messages,
 )
-from llmtune.data.formats.instruct import CONTEXTS, SHAREGPT, SYSTEMS, find_text, read_history, rest, with_context
+from llmtune.data.formats.instruct import CONTEXTS, SYSTEMS, find_text, read_history, rest, with_context
+from llmtune.data.formats.sharegpt import SHAREGPT
 
 _PLAIN = Message("user", "")[2:]
 _CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)

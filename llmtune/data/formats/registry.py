@@ -55,8 +55,9 @@ def general_formats() -> tuple[RowFormat, ...]:
     from llmtune.data.formats import instruct, preference
     from llmtune.data.formats.chat import CHAT
     from llmtune.data.formats.prompt_turns import PROMPT_TURNS
+    from llmtune.data.formats.sharegpt import SHAREGPT
 
-    return (*preference.FORMATS, *instruct.FORMATS[:1], CHAT, PROMPT_TURNS, *instruct.FORMATS[1:])
+    return (*preference.FORMATS, SHAREGPT, CHAT, PROMPT_TURNS, *instruct.FORMATS)
 
 
 @cache

@@ -34,7 +34,7 @@ TEMPLATES: tuple[ReadyTemplate, ...] = (
     ReadyTemplate(
         "chatml",
         "<|im_end|>",
-        "https://github.com/openai/openai-python/blob/release-v0.28.0/chatml.md (Qwen, SmolLM and others use it)",
+        "https://huggingface.co/Qwen/Qwen2.5-0.5B-Instruct (tokenizer_config.json; SmolLM and others use it, too)",
         "{%- for message in messages -%}"
         "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
         "{%- endfor -%}"

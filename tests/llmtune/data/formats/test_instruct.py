@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.findings import Finding
-from llmtune.data.formats.instruct import SHAREGPT
 from llmtune.data.formats.registry import detect, get_format
+from llmtune.data.formats.sharegpt import SHAREGPT
 from llmtune.data.io.reading import read
 
 WORDS = st.text(min_size=1, max_size=30).filter(str.strip)
