@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from llmtune.data.checks.left_out import LeftOut
-from llmtune.data.checks.per_row import check_example, is_simple
+from llmtune.data.checks.per_row import check_example, in_own_terms, is_simple
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, refuse
 from llmtune.data.formats.base import RowFormat
@@ -89,6 +89,8 @@ def convert(
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
     allow_lossy: bool = False,
     overwrite: bool = False,
     method: str = "sft",
@@ -101,7 +103,7 @@ def convert(
     """
     fmt = get_format(to, method=method, model=model)
     log = FindingLog()
-    reading = Reading(source, format, columns=columns, label_column=label_column)
+    reading = Reading(source, format, columns=columns, label_column=label_column, on_empty=on_empty, system=system)
 
     def sound() -> Iterator[tuple[Example, bool]]:
         for item in reading:
@@ -110,7 +112,8 @@ def convert(
                 continue
             simple = is_simple(item)
             if not simple:
-                for fault in check_example(item):
+                turns_key = reading.format.turns_key if reading.format is not None else "messages"
+                for fault in in_own_terms(check_example(item), turns_key):
                     log.add(fault.at(reading.path, item.line))
             yield item, simple
 

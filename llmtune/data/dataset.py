@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.data.checks.duplicates import RowIndex, keys_of
-from llmtune.data.checks.per_row import check_example
+from llmtune.data.checks.left_out import UnusedKeys
+from llmtune.data.checks.per_row import check_example, in_own_terms
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, refuse
 from llmtune.data.hashing import label_set
@@ -134,18 +135,29 @@ class _Loader:
     def _read(self, path: str) -> list[Example]:
         spec = self._spec
         reading = Reading(
-            path, spec.format, columns=spec.columns, label_column=spec.label_column, group_by=spec.group_by
+            path,
+            spec.format,
+            columns=spec.columns,
+            label_column=spec.label_column,
+            group_by=spec.group_by,
+            on_empty=spec.on_empty,
+            system=spec.system,
         )
         examples: list[Example] = []
+        unused = UnusedKeys()
         for item in reading:
             if isinstance(item, Finding):
                 self._log.add(item)
                 continue
-            for finding in check_example(item, self._method):
+            turns_key = reading.format.turns_key if reading.format is not None else "messages"
+            for finding in in_own_terms(check_example(item, self._method), turns_key):
                 self._log.add(finding.at(path, item.line))
+            unused.add(item, turns_key)
             examples.append(item)
-        if reading.format is not None and not self._format:
-            self._format = reading.format.name
+        if reading.format is not None:
+            self._format = self._format or reading.format.name
+            findings = unused.findings(reading.format.name, warnings_only=True)
+            self._log.extend(finding.at(path, None) for finding in findings)
         return examples
 
     def _cut(self, train: list[Example], given: dict[str, list[Example]]) -> dict[str, Sequence[Example]]:

@@ -23,12 +23,14 @@ class ImagePart(NamedTuple):
     """An image inside a message, named and never opened.
 
     `url` is http(s)://, gs://, s3://, a data: URL or a path, as the row gave it. `media_type` is such as
-    "image/png" where the row said so; `detail` is the resolution hint some formats carry.
+    "image/png" where the row said so; `detail` is the resolution hint some formats carry, `bucket_owner` the account
+    that an s3:// address belongs to where it is not the caller's.
     """
 
     url: str
     media_type: str | None = None
     detail: str | None = None
+    bucket_owner: str | None = None
 
 
 class OtherPart(NamedTuple):
@@ -84,6 +86,14 @@ class Message(NamedTuple):
         if self.content is None or isinstance(self.content, str):
             return ()
         return tuple(part for part in self.content if isinstance(part, ImagePart))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the turn says and calls nothing."""
+        content = self.content
+        if content is None or isinstance(content, str):
+            return not (content or "").strip() and not self.tool_calls
+        return not content
 
     @property
     def trained(self) -> bool:

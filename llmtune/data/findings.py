@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from llmtune.errors import InvalidData
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "info"]
 
 
 class Finding(NamedTuple):
-    """One fault. `code` is a stable identifier; an error refuses the file, a warning does not.
+    """One fault. `code` is a stable identifier; an error refuses the file, a warning does not; what
+    is only worth knowing (info) counts as neither.
 
     `line` is the 1-based line (or row number where rows are not lines); None where the fault is the file's.
     """
@@ -59,6 +60,11 @@ def warning(code: str, message: str, remedy: str) -> Finding:
     return Finding(code, "warning", message, remedy)
 
 
+def info(code: str, message: str, remedy: str = "") -> Finding:
+    """A finding that is worth knowing and no fault."""
+    return Finding(code, "info", message, remedy)
+
+
 class FindingLog:
     """Findings, counted all and kept up to `keep` of each code, so that a file of faults stays in bounded memory."""
 
@@ -72,10 +78,8 @@ class FindingLog:
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep it while there is room for its code."""
         self.counts[finding.code] += 1
-        if finding.severity == "error":
-            self.errors += 1
-        else:
-            self.warnings += 1
+        self.errors += finding.severity == "error"
+        self.warnings += finding.severity == "warning"
         if self.keep is None or self.counts[finding.code] <= self.keep:
             self.kept.append(finding)
 
@@ -92,7 +96,7 @@ class FindingLog:
             let_go = count - sum(finding.code == code for finding in other.kept) if other.keep is not None else 0
             self.counts[code] += let_go
         self.errors += other.errors - sum(finding.is_error for finding in other.kept)
-        self.warnings += other.warnings - sum(not finding.is_error for finding in other.kept)
+        self.warnings += other.warnings - sum(finding.severity == "warning" for finding in other.kept)
 
     def in_order(self) -> list[Finding]:
         """What was kept, by file and line; what concerns whole files comes last."""

@@ -27,7 +27,26 @@ _TYPES = {
     "chat_template": "auto",
     "chat_template.default": "auto",
     "completion": "text",
-    "input_output": "auto",
+    "named columns": "auto",
+    "alpaca_chat.load_qa": "auto",
+    "alpaca_w_system.load_open_orca": "auto",
+    "context_qa.load_v2": "auto",
+    "context_qa": "auto",
+    "gpteacher": "auto",
+    "jeopardy": "auto",
+    "metharme": "auto",
+    "oasst": "auto",
+    "summarizetldr": "auto",
+    "chatml.argilla": "auto",
+    "chatml.argilla_chat": "auto",
+    "chatml.intel": "auto",
+    "chatml.prompt_pairs": "auto",
+    "chatml.ultra": "auto",
+    "llama3.argilla": "auto",
+    "llama3.argilla_chat": "auto",
+    "llama3.intel": "auto",
+    "llama3.prompt_pairs": "auto",
+    "llama3.ultra": "auto",
 }
 
 #: Where the first dataset's columns are named, and which of ours they are.
@@ -38,6 +57,9 @@ _FIELDS = {
     "field_rejected": "rejected",
     "field_system": "system",
     "field_tools": "tools",
+    "field_instruction": "instruction",
+    "field_input": "input",
+    "field_output": "output",
 }
 _USUAL = "from/value, role/content and the usual roles are read by themselves; mend others in the rows"
 _IN_DATASETS = {
@@ -51,6 +73,7 @@ _IN_DATASETS = {
     "message_field_training": "train, training and weight on a turn are read by themselves; rename another field",
     "message_field_training_detail": "set weight 0 or 1 on the turns themselves",
     "drop_system_message": "take it out of the rows",
+    "format": "the prompt is instruction and input, with an empty line between; write another into the rows",
     "conversation": "the tokenizer's own template is used",
     "chat_template": "the tokenizer's own template is used",
     "ds_type": "the kind of file is seen from the file",
@@ -231,6 +254,10 @@ def _datasets(keys: Keys) -> None:
         "dataset.path",
         where,
     )
+    described = first.get("type")
+    if isinstance(described, dict):  # columns named one by one, and a template for the prompt
+        first = {**first, **{key: value for key, value in described.items() if key in _FIELDS or key == "format"}}
+        first["type"] = "named columns"
     kind = str(first.get("type") or "")
     form = _TYPES.get(kind, "auto")
     if form != "auto":

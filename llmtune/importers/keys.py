@@ -51,6 +51,38 @@ class Imported(FrozenModel):
         return tuple(line for line in self.lines if line.word == "left out")
 
 
+#: How many rows are tried before their format is said not to be read.
+_TRIED = 20
+
+
+def _find_file(named: str, folder: Path) -> Path | None:
+    """A file or folder of rows as it is named where the tool is run, or beside its configuration."""
+    if "://" in named:
+        return None
+    return next((path for path in (Path(named), folder / named) if path.exists()), None)
+
+
+def _fault_of_rows(path: Path, dataset: Mapping[str, Any], method: str) -> str | None:
+    """Why none of the first rows can be trained on; None where one can."""
+    from llmtune.data.checks.per_row import check_example
+    from llmtune.data.findings import Finding
+    from llmtune.data.io.reading import Reading
+
+    fault = None
+    for number, item in enumerate(Reading(path, dataset.get("format", "auto"), columns=dataset.get("columns"))):
+        if isinstance(item, Finding):
+            found = [item] if item.is_error else []
+        else:
+            found = [finding for finding in check_example(item, method) if finding.is_error]
+            if not found:
+                return None
+        if found and fault is None:
+            fault = found[0].message
+        if number >= _TRIED:
+            break
+    return fault
+
+
 class Keys:
     """The keys of one configuration, taken one after the other, and the job that grows from them."""
 
@@ -115,6 +147,25 @@ class Keys:
         """The error for a configuration that no job of ours can express."""
         return InvalidJob(f"{self.path}: {key}: {message}", where=key, hint=hint)
 
+    def _try_rows(self) -> None:
+        """Read the first rows of each file that is here, as the job would: a format that is not read is not mapped."""
+        for role in ("path", "train", "validation"):
+            named = self.dataset.get(role)
+            found = None if named is None else _find_file(str(named), self.path.parent)
+            fault = None if found is None else _fault_of_rows(found, self.dataset, str(self.job.get("method", "sft")))
+            if fault is None:
+                continue
+            says = f"no row of {named} can be read so: {fault}"
+            fields = ("dataset.format", "dataset.columns")
+            self.lines = [
+                line.model_copy(update={"word": "left out", "says": says})
+                if line.field is not None and line.field.startswith(fields) and line.word != "left out"
+                else line
+                for line in self.lines
+            ]
+            if not any(line.says == says for line in self.lines):
+                self.say(f"dataset.{role}", named, "left out", "dataset.format", says)
+
     def leave_rest(self, reasons: Mapping[str, str]) -> None:
         """Answer every key that is still there: by its reason, or as one that is not known."""
         for key in list(self._rest):
@@ -128,6 +179,7 @@ class Keys:
     def finish(self, *, name: str, model: str) -> Imported:
         """The job. Raises `InvalidJob` naming the key's file when a value is out of range."""
         data: dict[str, Any] = {"name": name[:128] or "imported", "model": {"local": model}, "dataset": self.dataset}
+        self._try_rows()
         data |= self.job
         data["hyperparameters"] = self.hyperparameters
         if self.options:

@@ -200,6 +200,12 @@ class DatasetSpec(Noun):
     on_too_long: Literal["error", "truncate", "drop"] = "error"
     """What to do with a row longer than `max_sequence_length` or the model's context."""
 
+    on_empty: Literal["error", "drop"] = "error"
+    """What to do with a row whose answer is empty. How many were dropped is reported."""
+
+    system: Literal["keep", "fold"] = "keep"
+    """fold: put system turns at the beginning of the first user turn, for models whose template takes none."""
+
     def _check_rules(self) -> None:
         if (self.path is None) == (self.train is None):
             raise ValueError("give either path (llmtune splits it) or train (with validation and test, if any)")

@@ -11,8 +11,12 @@ from llmtune.provider.types import Target
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
+    from llmtune.data.example import Example
     from llmtune.data.findings import Finding
+    from llmtune.data.formats.base import VendorRows
 
+#: Rows of each part that a plan renders, where the model is on this machine; a run renders all of them.
+RENDERED = 500
 #: Findings shown in a plan; `llmtune data check --provider NAME` shows all.
 SHOWN = 5
 
@@ -31,6 +35,8 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     left_out = LeftOut()
     writer = get_writer(limits.format, method=target.method, model=target.model)
     rules = vendors().get(target.kind)
+    if rules is not None:
+        found += _rendered(rules, dataset, [row for _, rows in sent for row in rows[:RENDERED]], target)
     for _, rows in sent:
         for row in rows:
             for problem in left_out.problems(writer, row):
@@ -46,7 +52,8 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
     changed += [_once(same) for same in changes.values()]
     errors = [each for each in found if each.is_error]
-    warnings = changed + [each for each in found if not each.is_error]
+    warnings = changed + [each for each in found if each.severity == "warning"]
+    infos = [each for each in found if each.severity == "info"]
     return DataVerdict(
         source=dataset.source,
         sha256=dataset.sha256 or None,
@@ -55,11 +62,32 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
         tokens_estimated=True,
         errors=len(errors),
         warnings=len(warnings),
-        findings=tuple(str(each) for each in (errors + warnings)[:SHOWN]),
+        findings=tuple(str(each) for each in (errors + warnings + infos)[:SHOWN]),
         lossy=tuple(lossy),
         changed=tuple(str(each) for each in changed),
         format=writer.name,
     )
+
+
+def _rendered(rules: VendorRows, dataset: Dataset, rows: Sequence[Example], target: Target) -> list[Finding]:
+    """What the model's own template refuses of rows, where the backend and the model are on this machine. How long a
+    row may be is the job's affair, and is left to the run."""
+    from llmtune.errors import LlmtuneError
+
+    if rules.rendering is None or not target.model or target.method == "classification":
+        return []
+    try:
+        rendering = rules.rendering(target.model, target.options, True)
+    except LlmtuneError:  # a model that is no model, libraries that are not installed: the plan says so elsewhere
+        return []
+    if rendering is None:
+        return []
+    return [
+        finding.at(dataset.source, row.line)
+        for row in rows
+        for finding in rendering.problems(row, target.method)
+        if finding.code not in ("too_long", "answer_too_long")
+    ]
 
 
 def _once(same: Sequence[Finding]) -> Finding:

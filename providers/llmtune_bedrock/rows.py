@@ -18,6 +18,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat, VendorRows
 from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
 from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.json_text import check_long_numbers
 from llmtune_bedrock.dataset_rules import PREPARE, choose, file_rules, row_rules, token_limit
 
 SCHEMA = "bedrock-conversation-2024"
@@ -43,6 +44,7 @@ class ConverseRows(RowFormat):
     name = "bedrock_converse"
     title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
     carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
+    plain_by_bits = True  # what `problems` adds is about calls
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         turns = row.get("messages")
@@ -201,6 +203,9 @@ class ConverseRows(RowFormat):
                 turns.append({"role": role, "content": _write_blocks(message)})
         return turns
 
+    def problems(self, example: Example) -> list[Finding]:
+        return super().problems(example) + check_long_numbers(example, self.name)
+
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _BLOCKS and "type" not in part.raw
 
@@ -224,11 +229,11 @@ def _read_image(block: Mapping[str, Any]) -> Part:
     type_ = f"image/{format_}" if isinstance(format_, str) else None
     if isinstance(source, dict):
         place = source.get("s3Location")
-        if isinstance(place, dict) and set(place) == {"uri"} and isinstance(place["uri"], str):
-            return ImagePart(place["uri"], type_)
+        if isinstance(place, dict) and set(place) <= {"uri", "bucketOwner"} and isinstance(place.get("uri"), str):
+            return ImagePart(place["uri"], type_, bucket_owner=place.get("bucketOwner"))
         if isinstance(source.get("bytes"), str) and type_ is not None:
             return ImagePart(f"data:{type_};base64,{source['bytes']}", type_)
-    return OtherPart("image", block)  # with an owner of the bucket, or in a way not known here: kept as it is
+    return OtherPart("image", block)  # in a way not known here: kept as it is
 
 
 def _write_blocks(message: Message) -> list[dict[str, Any]]:
@@ -248,7 +253,8 @@ def _write_part(part: Part) -> dict[str, Any]:
         return {"text": part.text}
     if isinstance(part, ImagePart):
         type_ = part.media_type or mimetypes.guess_type(part.url)[0] or "image/jpeg"
-        source: dict[str, Any] = {"s3Location": {"uri": part.url}}
+        location = {"uri": part.url} | ({"bucketOwner": part.bucket_owner} if part.bucket_owner else {})
+        source: dict[str, Any] = {"s3Location": location}
         if part.url.startswith("data:") and ";base64," in part.url:
             head, data = part.url.split(";base64,", 1)
             type_, source = head.removeprefix("data:"), {"bytes": data}

@@ -43,7 +43,8 @@ class LocalOptions(Options):
     """Branch, tag or commit of a hub model."""
 
     chat_template: str | None = None
-    """A Jinja chat template instead of the model's own."""
+    """A Jinja chat template instead of the model's own, or the name of a ready one: chatml, llama3, gemma, deepseek-r1,
+    vicuna, alpaca."""
 
     template_options: dict[str, Any] = {}
     """Variables for the chat template (enable_thinking), the same for training and answering."""

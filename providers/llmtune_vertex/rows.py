@@ -18,6 +18,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
 from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
@@ -169,8 +170,10 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _response(text: str) -> dict[str, Any]:
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = load_json(text)
+        if find_long_number(value) is not None:  # as an object it would lose digits
+            return {"content": text}
+    except ValueError:
         return {"content": text}
     return value if isinstance(value, dict) else {"content": text}
 
@@ -294,7 +297,7 @@ class GeminiRows(RowFormat):
         found = super().problems(example)
         if example.tools:
             found += tool_problems(example, self.name)
-        return found
+        return found + check_long_numbers(example, self.name)
 
 
 class GeminiPreferenceRows(GeminiRows):

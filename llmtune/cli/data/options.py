@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    pass
+    from llmtune.data.findings import Finding
 
 
 FileArgument = Annotated[str, typer.Argument(help="A file, a dataset folder, or hf://owner/name.", show_default=False)]
@@ -24,6 +24,14 @@ ColumnsOption = Annotated[
 
 
 LabelOption = Annotated[str | None, typer.Option("--label-column", help="The column that holds the label.")]
+
+
+OnEmptyOption = Annotated[str, typer.Option("--on-empty", help="Rows with an empty answer: error or drop.")]
+
+
+SystemOption = Annotated[
+    str, typer.Option("--system", help="keep, or fold: a system turn goes to the beginning of the first user turn.")
+]
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
@@ -75,16 +83,39 @@ def open_tokenizer(name: str | None) -> Any:
     return load_tokenizer(name)
 
 
-def open_rows(file: str, format: str, column: list[str] | None, label_column: str | None) -> Any:
+def open_rows(
+    file: str,
+    format: str,
+    column: list[str] | None,
+    label_column: str | None,
+    on_empty: str = "error",
+    system: str = "keep",
+) -> Any:
     """Examples one by one; the first error ends it."""
     from llmtune.data.findings import Finding, refuse
     from llmtune.data.io.reading import read
 
-    for item in read(file, known_format(format), columns=read_columns(column), label_column=label_column):
+    for item in read(
+        file,
+        known_format(format),
+        columns=read_columns(column),
+        label_column=label_column,
+        on_empty=on_empty,
+        system=system,
+    ):
         if not isinstance(item, Finding):
             yield item
         elif item.is_error:
             raise refuse([item])
+        elif item.severity == "info":
+            say_aside(item)
+
+
+def say_aside(finding: Finding) -> None:
+    """What was changed in the rows as the caller asked, beside a command's own output."""
+    from llmtune.cli.output import err
+
+    err.print(f"{finding.where}: {finding.message}", soft_wrap=True, markup=False)
 
 
 def fail(message: str) -> None:

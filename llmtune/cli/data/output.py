@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmtune.data.checks.check import CheckReport
+    from llmtune.data.checks.check import CheckReport, FileReport
     from llmtune.data.findings import Finding
 
 #: Findings of one code that are printed.
@@ -20,7 +20,7 @@ def say(finding: Finding) -> None:
 
     from llmtune.cli.output import out
 
-    color = "red" if finding.is_error else "yellow"
+    color = {"error": "red", "warning": "yellow", "info": "dim"}[finding.severity]
     place = f"{finding.where}: " if finding.where else ""
     code = escape(f"[{finding.code}]")
     out.print(f"{escape(place)}[{color}]{finding.severity}[/] {escape(finding.message)} [dim]{code}[/]", soft_wrap=True)
@@ -43,9 +43,15 @@ def print_findings(findings: Iterable[Finding], counts: Mapping[str, int], show:
 
 
 def print_report(report: CheckReport, show: int) -> None:
-    """The findings, a line a file, and the sum."""
+    """Which keys are read, the findings, a line a file, and the sum."""
+    from rich.markup import escape
+
     from llmtune.cli.output import out
 
+    for file in report.files:
+        if file.columns:
+            of = f" of {file.role}" if len(report.files) > 1 else ""
+            out.print(escape(f"columns{of}: {describe_columns(file)}"), soft_wrap=True)
     print_findings(report.findings, report.counts, show)
     for file in report.files:
         stats = file.stats
@@ -56,6 +62,15 @@ def print_report(report: CheckReport, show: int) -> None:
     errors = "1 error" if report.errors == 1 else f"{report.errors:,} errors"
     warnings = "1 warning" if report.warnings == 1 else f"{report.warnings:,} warnings"
     out.print(f"[{color}]{errors}, {warnings}[/]")
+
+
+def describe_columns(file: FileReport) -> str:
+    """Which keys of a file are read, and which are not: "text = utterance, label = intent; not used: id"."""
+    read = ", ".join(name if name == key else f"{name} = {key}" for name, key in file.columns.items())
+    if not file.unused:
+        return read
+    more = f" and {len(file.unused) - 20:,} more" if len(file.unused) > 20 else ""
+    return f"{read}; not used: {', '.join(file.unused[:20])}{more}"
 
 
 def print_stats(counted: dict[str, Any], bills: dict[str, Any], epochs: int) -> None:

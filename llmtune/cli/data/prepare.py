@@ -15,6 +15,8 @@ from llmtune.cli.data.options import (
     FormatOption,
     JsonOption,
     LabelOption,
+    OnEmptyOption,
+    SystemOption,
     open_rows,
     open_tokenizer,
 )
@@ -33,6 +35,8 @@ def prepare(
     format: FormatOption = "auto",
     column: ColumnsOption = None,
     label_column: LabelOption = None,
+    on_empty: OnEmptyOption = "error",
+    system: SystemOption = "keep",
     as_json: JsonOption = False,
 ) -> None:
     """Write rows as tokens, weights and positions, named by their content; made once, then found again."""
@@ -45,7 +49,7 @@ def prepare(
         raise UnknownName("choice for --on-too-long", on_too_long, ["error", "truncate", "drop"])
     if container not in ("safetensors", "arrow"):
         raise UnknownName("container", container, ["safetensors", "arrow"])
-    examples = list(open_rows(file, format, column, label_column))
+    examples = list(open_rows(file, format, column, label_column, on_empty, system))
     done = run(
         examples,
         open_tokenizer(tokenizer),

@@ -18,8 +18,11 @@ from llmtune.cli.data.options import (
     FormatOption,
     JsonOption,
     LabelOption,
+    OnEmptyOption,
+    SystemOption,
     open_rows,
     open_tokenizer,
+    say_aside,
 )
 
 
@@ -34,6 +37,8 @@ def peek(
     format: FormatOption = "auto",
     column: ColumnsOption = None,
     label_column: LabelOption = None,
+    on_empty: OnEmptyOption = "error",
+    system: SystemOption = "keep",
     as_json: JsonOption = False,
 ) -> None:
     """Show exactly which tokens of a row are learned from, and which are only given."""
@@ -43,7 +48,7 @@ def peek(
 
     wanted = _lines(rows)
     chosen: list[Example] = []
-    for example in open_rows(file, format, column, label_column):
+    for example in open_rows(file, format, column, label_column, on_empty, system):
         if not wanted or example.line in wanted:
             chosen.append(example)
         if len(chosen) == (len(wanted) or limit):
@@ -106,6 +111,9 @@ def _sound(items: Any) -> list[Example]:
             findings.append(item)
         else:
             examples.append(item)
+    for finding in findings:
+        if finding.severity == "info":
+            say_aside(finding)
     if any(finding.is_error for finding in findings):
         print_findings(findings, {}, SHOWN)
         raise refuse(findings)

@@ -17,6 +17,8 @@ from llmtune.cli.data.options import (
     FormatOption,
     JsonOption,
     LabelOption,
+    OnEmptyOption,
+    SystemOption,
     known_format,
     read_columns,
 )
@@ -40,6 +42,8 @@ def split(
     format: FormatOption = "auto",
     column: ColumnsOption = None,
     label_column: LabelOption = None,
+    on_empty: OnEmptyOption = "error",
+    system: SystemOption = "keep",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +55,13 @@ def split(
     from llmtune.errors import LlmtuneError
 
     reading = Reading(
-        file, known_format(format), columns=read_columns(column), label_column=label_column, group_by=group_by
+        file,
+        known_format(format),
+        columns=read_columns(column),
+        label_column=label_column,
+        group_by=group_by,
+        on_empty=on_empty,
+        system=system,
     )
     examples = _sound(reading)
     assert reading.format is not None

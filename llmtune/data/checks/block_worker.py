@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmtune.data.checks.duplicates import RowIndex
-from llmtune.data.checks.left_out import LeftOut
-from llmtune.data.checks.per_row import check_example, is_simple
+from llmtune.data.checks.left_out import LeftOut, UnusedKeys
+from llmtune.data.checks.per_row import (
+    check_control_tokens,
+    check_example,
+    compile_tokens,
+    in_own_terms,
+    is_simple,
+)
 from llmtune.data.checks.privacy import check_privacy
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
@@ -65,6 +71,7 @@ class Block(NamedTuple):
     keys: bytes
     sketches: Sketches | None
     left_out: LeftOut
+    unused: UnusedKeys
 
 
 _work: Work | None = None
@@ -96,11 +103,14 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     sketching = work.sketcher is not None
     writer = work.writer
     left_out = LeftOut()
+    unused = UnusedKeys()
+    turns_key = "messages" if work.fmt is None else work.fmt.turns_key
     takes = writer.takes_plain() if writer is not None else is_simple
     keys: list[tuple[int, int, int, bool]] = []
     texts: list[str] = []
     lines: list[int] = []
     prompts: list[int] = []
+    control = compile_tokens(work.counter.control_tokens) if structure else None
     for item in items:
         if isinstance(item, Finding):
             log.add(item)
@@ -110,13 +120,17 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
         bits = 0
         if structure:
             simple = is_simple(item)
+            if item.extra or not simple:
+                unused.add(item, turns_key)
             bits = plain_features(item) if simple else features(item)
             if not simple or work.method == "dpo":
-                found += check_example(item, work.method)
+                found += in_own_terms(check_example(item, work.method), turns_key)
             if writer is not None and not (simple and takes(item)):
                 found += left_out.problems(writer, item)
             if work.rules is not None:
                 found += work.rules(item)
+            if control is not None:
+                found += check_control_tokens(item, control, turns_key)
         tokens = count(item) if count is not None else None
         if tokens is not None and (work.limit is not None or work.max_tokens is not None):
             found += _too_long(work, tokens)
@@ -138,7 +152,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     sketches = None
     if work.sketcher is not None and texts:
         sketches = Sketches(*work.sketcher.sketch(texts), lines, prompts)
-    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out)
+    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out, unused)
 
 
 def _too_long(work: Work, tokens: RowTokens) -> list[Finding]:

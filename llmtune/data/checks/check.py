@@ -13,12 +13,13 @@ from typing import Any
 from llmtune.data.checks import block_worker
 from llmtune.data.checks.block_worker import CHECKS, Block, Work
 from llmtune.data.checks.duplicates import RowIndex
-from llmtune.data.checks.left_out import LeftOut
+from llmtune.data.checks.left_out import LeftOut, UnusedKeys
 from llmtune.data.checks.near_duplicates import NearLeaks
+from llmtune.data.checks.per_row import check_example
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
-from llmtune.data.findings import Finding, FindingLog, error
-from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows
+from llmtune.data.findings import Finding, FindingLog, error, warning
+from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
 from llmtune.data.formats.registry import get_writer, vendor
 from llmtune.data.formats.row_features import PREFERENCE
 from llmtune.data.io.base import BROKEN, HUB, Notes, Sniffed, open_bytes, sniff
@@ -32,6 +33,8 @@ from llmtune.errors import UnknownName
 PARALLEL_BYTES = 16 << 20
 _ROWS_AT_ONCE = 2000
 _SAMPLE = 2000
+#: The share of the rows that a job trains on unless it says otherwise.
+_TRAIN_SHARE = 0.8
 _ROLES = ("train", "validation", "test")
 
 
@@ -44,6 +47,10 @@ class FileReport:
     container: str | None = None
     format: str | None = None
     size: int = 0
+    columns: dict[str, str] = field(default_factory=dict)
+    """Which keys are read, by what they are here."""
+    unused: list[str] = field(default_factory=list)
+    """The keys that nothing reads."""
     stats: Stats = field(default_factory=Stats)
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +61,8 @@ class FileReport:
             "container": self.container,
             "format": self.format,
             "bytes": self.size,
+            "columns": self.columns,
+            "unused": self.unused,
             **self.stats.as_dict(),
         }
 
@@ -98,6 +107,8 @@ def check(
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
     provider: str | None = None,
     method: str | None = None,
     model: str | None = None,
@@ -111,6 +122,8 @@ def check(
 
     Args:
         train, validation, test: the files, each in any format and container that can be read.
+        on_empty: "drop" leaves rows with an empty answer out.
+        system: "fold" puts a system turn at the beginning of the first user turn.
         provider: a backend whose own rules are added, for this `method` and `model`.
         method: sft, dpo or classification; None takes the rows for what they are.
         tokenizer: counts tokens exactly; without one they are estimated, and the report says so.
@@ -122,12 +135,24 @@ def check(
     unknown = [name for name in checks if name not in CHECKS]
     if unknown:
         raise UnknownName("check", unknown[0], CHECKS)
+    rows = None if provider is None else vendor(provider)
+    rendering = None
+    if rows is not None and rows.rendering is not None and model is not None:
+        rendering = rows.rendering(model, {}, False)
+        tokenizer = tokenizer or (rendering and rendering.tokenizer)
     given = {"train": train, "validation": validation, "test": test}
     paths = {role: os.fspath(path) for role, path in given.items() if path is not None}
     checker = _Checker(
         paths,
-        reading={"format": format, "columns": columns, "label_column": label_column},
-        rows=None if provider is None else vendor(provider),
+        reading={
+            "format": format,
+            "columns": columns,
+            "label_column": label_column,
+            "on_empty": on_empty,
+            "system": system,
+        },
+        rows=rows,
+        rendering=rendering,
         method=method,
         model=model,
         counter=TokenCounter(tokenizer),
@@ -155,6 +180,7 @@ class _Checker:
         *,
         reading: Mapping[str, Any],
         rows: VendorRows | None,
+        rendering: Rendering | None,
         method: str | None,
         model: str | None,
         counter: TokenCounter,
@@ -166,6 +192,7 @@ class _Checker:
         self._paths = paths
         self._reading = reading
         self._rows = rows
+        self._rendering = rendering
         self._method = method
         self._model = model
         self._counter = counter
@@ -208,13 +235,18 @@ class _Checker:
     def _file(self, role: str, path: str, part: int) -> FileReport:
         reading = Reading(path, **self._reading)
         report = FileReport(role, path, size=_size(path))
-        left_out = LeftOut()
+        left_out, unused = LeftOut(), UnusedKeys()
         for block in self._blocks(reading, part):
             self._take(report, block, part)
             left_out.merge(block.left_out)
+            unused.merge(block.unused)
         self._log.extend(finding.at(path, None) for finding in left_out.findings())
         report.container = reading.container
         report.format = reading.format.name if reading.format is not None else None
+        # what a backend is not sent is one warning already, which names every key
+        keys = unused.findings(report.format or "", warnings_only=bool(left_out.rows))
+        self._log.extend(finding.at(path, None) for finding in keys)
+        report.columns, report.unused = reading.columns(), list(unused.rows)
         report.stats.exact, report.stats.rule = self._counter.exact, self._counter.rule
         return report
 
@@ -246,7 +278,7 @@ class _Checker:
             file=path,
             part=part,
             method=self._method,
-            rules=None if rows is None else partial(_row_rules, rows, method, self._model),
+            rules=None if rows is None else partial(_row_rules, rows, self._rendering, method, self._model),
             writer=writer,
             checks=self._checks,
             counter=self._counter,
@@ -263,9 +295,9 @@ class _Checker:
         if self._jobs > 1 and not reading.path.startswith(HUB) and path.is_file():
             sniffed = sniff(path)
             large = path.stat().st_size > PARALLEL_BYTES
-            if large and not isinstance(sniffed, Finding) and sniffed.container == "jsonl" and not reading.renames:
+            if large and not isinstance(sniffed, Finding) and sniffed.container == "jsonl":
                 fmt = reading.recognise()
-                if fmt is not None:
+                if fmt is not None and reading.is_plain:
                     yield from self._parallel(path, sniffed, self._work(reading, part))
                     return
         items = iter(reading)
@@ -317,7 +349,22 @@ class _Checker:
                 train_rows=train if report.role != "train" else None,
                 total_rows=total,
             )
-            self._log.extend(finding.at(report.path, None) for finding in self._rows.file_rules(facts))
+            found = list(self._rows.file_rules(facts))
+            self._log.extend(finding.at(report.path, None) for finding in found)
+            if len(reports) == 1 and not any(finding.code == "vendor-rows" for finding in found):
+                self._log.extend(finding.at(report.path, None) for finding in self._after_split(facts))
+
+    def _after_split(self, facts: FileFacts) -> Iterator[Finding]:
+        """A warning where the training rows that a job's own split leaves of one file are too few."""
+        assert self._rows is not None
+        rows = round(facts.rows * _TRAIN_SHARE)
+        for finding in self._rows.file_rules(facts._replace(rows=rows, total_rows=rows)):
+            if finding.code == "vendor-rows":
+                yield warning(
+                    finding.code,
+                    f"a job that splits this file trains on about {rows} of its {facts.rows} rows: {finding.message}",
+                    "add rows, or set dataset.split so that enough are left to train on",
+                )
 
 
 def _method_of(fmt: RowFormat | None, rows: VendorRows) -> str:
@@ -329,8 +376,12 @@ def _method_of(fmt: RowFormat | None, rows: VendorRows) -> str:
     return "dpo" if fmt.pairs else "sft"
 
 
-def _row_rules(rows: VendorRows, method: str, model: str | None, example: Example) -> Iterable[Finding]:
-    return rows.row_rules(example, method, model)
+def _row_rules(
+    rows: VendorRows, rendering: Rendering | None, method: str, model: str | None, example: Example
+) -> Iterable[Finding]:
+    yield from rows.row_rules(example, method, model)
+    if rendering is not None and not any(finding.is_error for finding in check_example(example, method)):
+        yield from rendering.problems(example, method)  # what is wrong with the row itself is reported already
 
 
 def _done(result: tuple[Block, Notes], notes: Notes) -> Block:

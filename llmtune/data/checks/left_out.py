@@ -1,11 +1,15 @@
-"""Keys that a row format leaves out, counted over a file and reported once: there may be one in every row."""
+"""Keys that a row format leaves out or that nothing reads, counted over a file and reported once a file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmtune.data.findings import Finding, warning
+import orjson
+
+from llmtune.data.findings import Finding, info, warning
+from llmtune.data.formats.chat import REASONING_KEYS
+from llmtune.data.io.reading import MEDIA
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example
@@ -52,3 +56,70 @@ class LeftOut:
                 "they are not sent; put what should be learned into the messages",
             )
         ]
+
+
+#: A key whose values have fewer characters than this on average is an id, a date or a name; more is text.
+_SHORT = 20
+#: What is said of a key that is reported elsewhere, or read by the model's own template.
+_REPORTED = frozenset(MEDIA)
+#: Formats that read a second text of the prompt, and the name under which it can be given to them.
+_WITH_CONTEXT = frozenset(("prompt_completion", "alpaca", "preference_pair"))
+
+
+class UnusedKeys:
+    """The keys of the rows of one file that nothing reads: how many rows have each, and how long its values are."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self.characters: Counter[str] = Counter()
+
+    def add(self, example: Example, turns_key: str = "messages") -> None:
+        """Count the keys of one row and of its turns. An empty value has nothing that could be lost."""
+        found: dict[str, int] = {}
+        for key, value in (example.extra or {}).items():
+            if key not in _REPORTED and (size := _length(value)):
+                found[key] = size
+        answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+        for message in (*example.messages, *answers):
+            for key, value in (message.extra or {}).items():
+                if key not in REASONING_KEYS and (size := _length(value)):
+                    name = f"{turns_key}[].{key}"
+                    found[name] = found.get(name, 0) + size
+        self.rows.update(found.keys())
+        self.characters.update(found)
+
+    def merge(self, other: UnusedKeys) -> None:
+        """Add what another part of the file has."""
+        self.rows.update(other.rows)
+        self.characters.update(other.characters)
+
+    def findings(self, format: str, *, warnings_only: bool = False) -> list[Finding]:
+        """One finding a key: a warning where it holds text that may belong to the prompt, else for information."""
+        out: list[Finding] = []
+        for key, count in self.rows.most_common(_NAMED):
+            average = round(self.characters[key] / count)
+            rows = f"{count:,} row{'s' * (count > 1)}, {average:,} characters on average"
+            if average < _SHORT:
+                if not warnings_only:
+                    out.append(info("unused-key", f"{key!r} is not used: {rows}"))
+                continue
+            option = f": --column context={key}" if format in _WITH_CONTEXT and "[]" not in key else ""
+            out.append(
+                warning(
+                    "unused-key",
+                    f"{key!r} is not used: {rows}: does it belong to the prompt?",
+                    f"if so, put it there{option}; else remove it from the rows",
+                )
+            )
+        if len(self.rows) > _NAMED and not warnings_only:
+            out.append(info("unused-key", f"{len(self.rows) - _NAMED:,} more keys are not used"))
+        return out
+
+
+def _length(value: Any) -> int:
+    """How many characters a value has, as text or as JSON; 0 where it is empty."""
+    if value is None or value in ("", [], {}):
+        return 0
+    if isinstance(value, (dict, list)):
+        return len(orjson.dumps(value, default=str))
+    return len(str(value))

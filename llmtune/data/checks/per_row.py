@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -10,6 +11,13 @@ import orjson
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.hashing import label_of
+
+#: What chat templates write around turns, in the families that are about.
+_MARKERS = re.compile(
+    r"<\|(?:im_start|im_end|begin_of_text|start_header_id|end_header_id|eot_id|system|user|assistant|start|message"
+    r"|channel|header_start)\|>|<\|?(?:start_of_turn|end_of_turn|turn)>|\[/?INST\]|<</?SYS>>"
+    r"|<\uff5c(?:User|Assistant)\uff5c>"
+)
 
 _NOTHING: tuple[Finding, ...] = ()
 
@@ -23,6 +31,43 @@ def check_example(example: Example, method: str | None = None) -> Sequence[Findi
         if example.label == ():  # none of several labels is an answer too, with no words for it
             return _NOTHING
     return _NOTHING if method != "dpo" and is_simple(example) else _closely(example, method)
+
+
+def in_own_terms(findings: Sequence[Finding], turns_key: str) -> Sequence[Finding]:
+    """The findings with the turns under the name that rows of this format have for them."""
+    if turns_key == "messages":
+        return findings
+    return [
+        finding._replace(message=finding.message.replace("messages[", f"{turns_key}["))
+        if finding.message.startswith("messages[")
+        else finding
+        for finding in findings
+    ]
+
+
+def compile_tokens(tokens: Collection[str]) -> re.Pattern[str] | None:
+    """A pattern that finds any of a tokenizer's control tokens; None where it has none."""
+    if not tokens:
+        return None
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+
+
+def check_control_tokens(example: Example, tokens: re.Pattern[str], turns_key: str = "messages") -> Sequence[Finding]:
+    """A warning for the first control token of the tokenizer inside a turn, where it would become a real one."""
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for index, message in enumerate((*example.messages, *answers)):
+        texts = (message.words, *(call.arguments for call in message.tool_calls))
+        found = next((match for text in texts if (match := tokens.search(text))), None)
+        if found is not None:
+            what = f"{turns_key}[{index}]: {found.group()!r} is a control token of the tokenizer"
+            return [
+                warning(
+                    "control-token",
+                    f"{what}, and would be one here too: the model would see a turn begin or end",
+                    "write it in another way, such as with a space in it, or take the row out",
+                )
+            ]
+    return _NOTHING
 
 
 def is_simple(example: Example) -> bool:
@@ -62,6 +107,11 @@ def _closely(example: Example, method: str | None) -> Sequence[Finding]:
     if example.text is not None:
         if not example.text.strip():
             found.append(error("empty-content", "the text is empty", "remove the row"))
+        marker = _MARKERS.search(example.text)
+        if marker is not None:
+            what = f"the text is rendered by a chat template already: it holds its marker {marker.group()!r}"
+            remedy = "give the turns themselves as chat rows: as text all of it is learned, the questions too"
+            found.append(warning("rendered-text", what, remedy))
         return found
     if example.preference is not None:
         if method == "sft":
@@ -82,7 +132,7 @@ def _check_preference(example: Example, found: list[Finding]) -> None:
     if preferred == rejected:
         found.append(warning("same-answers", "both answers are the same: nothing is learned", "remove the row"))
     for name, turns in (("preferred", preferred), ("rejected", rejected)):
-        if any(message.role == "assistant" and _is_empty(message) for message in turns):
+        if any(message.role == "assistant" and message.is_empty for message in turns):
             found.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
         answers = [message for message in turns if message.role == "assistant"]
         if answers and not any(message.trained for message in answers):
@@ -120,20 +170,11 @@ def _check_trained(example: Example, found: list[Finding]) -> None:
         )
 
 
-def _is_empty(message: Message) -> bool:
-    content = message.content
-    if content is None:
-        return not message.tool_calls
-    if isinstance(content, str):
-        return not content.strip() and not message.tool_calls
-    return not content
-
-
 def _check_turns(messages: Sequence[Message], found: list[Finding], *, whole: bool) -> None:
     before = ""
     for index, message in enumerate(messages):
         role = message.role
-        if _is_empty(message):
+        if message.is_empty:
             if message.trained:
                 found.append(
                     error("empty-content", f"messages[{index}]: the answer is empty", "write it, or give it weight 0")

@@ -35,6 +35,14 @@ class RowFormat:
     """Set it where `problems` is overridden but for a plain conversation still follows from `carries` alone, which
     spares it the call."""
 
+    turns_key: str = "messages"
+    """The key under which rows of this format have their turns, for findings about one of them."""
+
+    def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Which keys of the row are read, by what they are here: `{"prompt": "question + context", ...}`."""
+        extra = self.read(dict(row), None, []).extra or {}
+        return {key: key for key in row if key not in extra}
+
     def takes_plain(self) -> Callable[[Example], bool]:
         """A quick answer for plain conversations (`checks.is_simple`): whether nothing is lost of one, surely."""
         if type(self).problems is not RowFormat.problems and not self.plain_by_bits:
@@ -131,12 +139,23 @@ class TokenLimit(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Rendering:
+    """Rows as a backend on this machine renders them: the model's tokenizer, and what it would refuse of a row for a
+    method, its place left out."""
+
+    tokenizer: Any
+    problems: Callable[[Example, str], Iterable[Finding]]
+
+
+@dataclass(frozen=True)
 class VendorRows:
     """A vendor's row formats and dataset rules.
 
     `formats` are its own formats (general ones need no entry). `defaults` names the format that each method's
     rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
-    whole file, `token_limit` says how long a row may be. `billing` says in words that the tokens of the training
+    whole file, `token_limit` says how long a row may be. `rendering` makes the `Rendering` of a model and of the job's
+    options, where rows are rendered on this machine; with True as its third argument nothing is downloaded, and None
+    says that the model is not here. `billing` says in words that the tokens of the training
     file times the epochs are billed, and where that is written; empty where it is not known.
     """
 
@@ -147,6 +166,7 @@ class VendorRows:
     file_rules: Callable[[FileFacts], Iterable[Finding]] = _no_file_rules
     token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
     choose: Callable[[str, str | None], str] | None = None
+    rendering: Callable[[str, Mapping[str, Any], bool], Rendering | None] | None = None
     billing: str = ""
 
     def format_for(self, method: str = "sft", model: str | None = None) -> str:

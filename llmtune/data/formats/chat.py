@@ -11,6 +11,7 @@ from llmtune.data.example import ROLES, Content, Example, ImagePart, Message, Ot
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
+from llmtune.data.formats.json_text import dump_json, find_long_number, load_json
 
 #: Other names of the four roles that chat rows use.
 _ALIASES = {"developer": "system", "function": "tool"}
@@ -23,6 +24,8 @@ _HIDES = ("masked",)
 _UNREADABLE = ("mask", "training_detail", "train_detail")
 WEIGHT_KEYS = frozenset((*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE))
 _KNOWN = WEIGHT_KEYS | {"role", "content", "tool_calls", "tool_call_id", "name", "function_call"}
+#: Keys of a message that hold what was thought before the answer; chat templates read them.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 #: Names of a text part; the last two are those of the Responses API. No set: what a row has there may not be hashable.
 _TEXTS = ("text", "input_text", "output_text")
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))
@@ -83,11 +86,31 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
                     out.append(_new(Message, (role, content, (), None, None, None, None, None)))
                     continue
             calls = calls or Calls()
+            if "role" not in item:  # "Role", "ROLE"
+                item = lower_keys(item)
             out.append(_read_message(item, f"{where}[{len(out)}]", faults, calls))
         else:
             faults.append(shape(item, 'an object such as {"role": "user", "content": "..."}', f"{where}[{len(out)}]"))
             out.append(Message("user", ""))
     return tuple(out)
+
+
+def lower_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row or turn with its keys in lower case; where two become one, the one that was so already counts."""
+    return {key.lower(): value for key, value in row.items()} | {
+        key: value for key, value in row.items() if key == key.lower()
+    }
+
+
+def take_messages(
+    row: Mapping[str, Any], key: str, faults: list[Finding], where: str | None = None
+) -> tuple[Message, ...]:
+    """The messages under a key; a fault when there is no such key, which is not the same as null."""
+    if key in row:
+        return read_messages(row[key], faults, where or key)
+    have = ", ".join(map(repr, list(row)[:8])) or "no keys"
+    faults.append(error("row-shape", f"there is no {where or key!r}; there is {have}", "add it"))
+    return ()
 
 
 def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls: Calls) -> Message:
@@ -103,8 +126,9 @@ def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls
     if call_id is not None and not isinstance(call_id, str):
         faults.append(shape(call_id, "a string", f"{where}.tool_call_id"))
         call_id = None
+    if role == "tool" and call_id is None:  # by name, where calls have no ids either
+        call_id = calls.answered(name)
     if raw_role == "function":
-        call_id = call_id or calls.answered(name)
         raw_role = None
     extra = {key: value for key, value in item.items() if key not in _KNOWN and value is not None}
     return Message(role, content, made, call_id, name, read_weight(item, role, where, faults), raw_role, extra or None)
@@ -115,7 +139,8 @@ def _read_role(item: dict[str, Any], where: str, faults: list[Finding]) -> tuple
     if isinstance(role, str) and role in ROLES:
         return role, None
     if role is None:
-        faults.append(error("role", f"{where} has no role", "add one of: system, user, assistant, tool"))
+        what = "role is null" if "role" in item else "there is no role"
+        faults.append(error("role", f"{where}: {what}", "add one of: system, user, assistant, tool"))
         return "user", None
     if isinstance(role, str) and role in _ALIASES:
         return _ALIASES[role], role
@@ -268,12 +293,16 @@ def arguments_text(arguments: Any, where: str, faults: list[Finding]) -> str:
     if arguments is None or arguments == "":
         return "{}"
     if isinstance(arguments, dict):
-        return orjson.dumps(arguments).decode()
+        number = find_long_number(arguments)
+        if isinstance(number, float):  # read with the row: what its digits were is not known any more
+            what = f"{where}: the arguments hold a number above 64 bits, of which only {number!r} can be read"
+            faults.append(error("tool-arguments", what, "write the arguments as JSON text, or the number as a string"))
+        return dump_json(arguments)
     if isinstance(arguments, str):
         try:
-            if isinstance(orjson.loads(arguments), dict):
+            if isinstance(load_json(arguments), dict):
                 return arguments
-        except orjson.JSONDecodeError:
+        except ValueError:
             pass
     faults.append(
         error("tool-arguments", f"{where}: the arguments are not a JSON object as text", "write them with json.dumps")
@@ -406,19 +435,17 @@ class ChatRows(RowFormat):
         return "type" in part.raw
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        messages = read_messages(row.get("messages"), faults)
-        if len(row) == 1:
+        if len(row) == 1 and "messages" in row:
+            messages = read_messages(row["messages"], faults)
             return _new(Example, (messages, (), None, None, None, line, None, None))
+        row = place_images(row, "messages")
+        messages = take_messages(row, "messages", faults)
         tools = read_tools(row.get("tools"), row.get("functions"), faults)
         extra = {key: value for key, value in row.items() if key not in _ROW_KEYS}
         system = extra.get("system")
         if isinstance(system, str):  # some sets keep the system prompt beside the turns
             del extra["system"]
             messages = (Message("system", system), *messages)
-        if extra.get("images"):
-            faults.append(
-                warning("images-beside", "images stand beside the messages, where no backend sees them", "move them in")
-            )
         return Example(messages, tools, line=line, extra=extra or None)
 
     def write(self, example: Example) -> dict[str, Any]:
@@ -428,6 +455,49 @@ class ChatRows(RowFormat):
         if example.extra:
             row.update(example.extra)
         return row
+
+
+def place_images(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The row with the addresses under `images` put where its messages under `keys` say {"type": "image"}, in order.
+
+    It is left as it is unless there is one address for each mark.
+    """
+    images = row.get("images")
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+        return row
+    contents = [
+        turn["content"] for key in keys for turn in _turns_of(row.get(key)) if type(turn.get("content")) is list
+    ]
+    if sum(_is_mark(part) for content in contents for part in content) != len(images):
+        return row
+    waiting = iter(images)
+    placed = {key: value for key, value in row.items() if key != "images"}
+    for key in keys:
+        placed[key] = [
+            turn
+            | {
+                "content": [
+                    {"type": "image", "url": next(waiting)} if _is_mark(part) else part for part in turn["content"]
+                ]
+            }
+            if isinstance(turn, dict) and type(turn.get("content")) is list
+            else turn
+            for turn in row.get(key) or ()
+        ]
+    return placed
+
+
+def _turns_of(value: Any) -> list[dict[str, Any]]:
+    return [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
+
+
+def _is_mark(part: Any) -> bool:
+    """Whether a part only says that an image stands here, as rows do whose images are in a column of their own."""
+    return (
+        isinstance(part, dict)
+        and part.get("type") == "image"
+        and all(key == "type" or value is None for key, value in part.items())
+    )
 
 
 def answered(example: Example) -> tuple[Message, ...]:

@@ -1,17 +1,21 @@
-"""Rows of one question and one answer, and plain text: prompt/completion, Alpaca, ShareGPT, text with label, text."""
+"""Rows of one question and one answer, and plain text: prompt/completion, Alpaca, text with label, text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
-from llmtune.data.example import Example, Message, ToolCall
+from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
-from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, arguments_text, kind, read_tools, read_weight
+from llmtune.data.formats.chat import (
+    answered,
+    kind,
+)
 
 _new = tuple.__new__
 
@@ -46,33 +50,73 @@ def rest(row: Mapping[str, Any], *known: str) -> dict[str, Any] | None:
     return {key: value for key, value in row.items() if key not in known} or None
 
 
+#: Keys of a second text that belongs to the prompt, and of a system prompt beside it.
+CONTEXTS = ("context", "passage", "article", "document", "background")
+SYSTEMS = ("system", "system_prompt")
+
+
+def find_text(row: Mapping[str, Any], names: Sequence[str], *taken: str) -> str | None:
+    """The first of the keys, other than those that are taken, under which the row has a text."""
+    return next((key for key in names if key not in taken and isinstance(row.get(key), str)), None)
+
+
+def with_context(prompt: str, context: str) -> str:
+    """The prompt with the text it is about behind it, if there is any."""
+    return f"{prompt}\n\n{context}" if context.strip() else prompt
+
+
+def read_history(row: Mapping[str, Any]) -> list[Message] | None:
+    """The turns before the prompt: a list of questions with their answers; None where the row has no such list."""
+    history = row.get("history")
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        return None
+    return [message for turn in history for message in pair(str(turn[0]), str(turn[1]))]
+
+
+def find_pair(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The keys of question and answer in a row, under the names that sets use."""
+    return next(((first, second) for first, second in PAIRS if first in row and second in row), None)
+
+
+PAIRS = (
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("question", "response"),
+    ("prompt", "generation"),
+    ("prompt", "output"),
+    ("prompt", "answer"),
+    ("input_text", "output_text"),
+    ("inputs", "targets"),
+    ("input", "output"),
+    ("message_1", "message_2"),
+    ("article", "summary"),
+    ("document", "summary"),
+    ("dialogue", "summary"),
+    ("text", "ground_truth"),
+)
+
+
 class PromptCompletion(RowFormat):
     """`{"prompt": ..., "completion": ...}`, and the same under the names other sets use."""
 
     name = "prompt_completion"
-    title = '{"prompt": "...", "completion": "..."} (or question/answer, prompt/response, text/ground_truth)'
+    title = '{"prompt": "...", "completion": "..."} (or question/answer, input/output, ..., with context and system)'
     carries = f.CHAT | f.EXTRA
     folds = f.SYSTEM
 
-    PAIRS = (
-        ("prompt", "completion"),
-        ("question", "answer"),
-        ("prompt", "response"),
-        ("input_text", "output_text"),
-        ("inputs", "targets"),
-        ("text", "ground_truth"),
-    )
-
-    def _keys(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
-        return next(((first, second) for first, second in self.PAIRS if first in row and second in row), None)
-
     def detect(self, row: Mapping[str, Any]) -> bool:
-        if self._keys(row) is not None:
-            return True
-        return "instruction" not in row and ("prompt" in row or "completion" in row)
+        if "instruction" in row:
+            found = find_pair(row)
+            return found is not None and found[0] != "input"
+        return find_pair(row) is not None or "prompt" in row or "completion" in row
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        first, second = self._keys(row) or ("prompt", "completion")
+        first, second = find_pair(row) or ("prompt", "completion")
+        if second not in row and isinstance(row.get("completions"), list):
+            what = "rows of several completions with a label each (stepwise supervision) are supported by no method"
+            faults.append(error("reinforcement-row", what, "give each row one completion to learn from"))
+            return Example(line=line)
         prompt, completion = row.get(first), row.get(second)
         if prompt.__class__ is not str:
             prompt = take_text(row, first, faults)
@@ -80,10 +124,27 @@ class PromptCompletion(RowFormat):
             completion = take_text(row, second, faults)
         if len(row) == 2:
             return Example(pair(prompt, completion), line=line)
-        system = row.get("system")
-        known = (first, second, "system") if isinstance(system, str) else (first, second)
-        turns = pair(prompt, completion, system if isinstance(system, str) else None)
+        known = [first, second]
+        system, context = find_text(row, SYSTEMS), find_text(row, CONTEXTS, first, second)
+        if context is not None:
+            known.append(context)
+            prompt = with_context(prompt, row[context])
+        if system is not None:
+            known.append(system)
+        history = read_history(row)
+        turns: tuple[Message, ...] = pair(prompt, completion, row[system] if system is not None else None)
+        if history is not None:
+            known.append("history")
+            turns = (*turns[:-2], *history, *turns[-2:])
         return Example(turns, line=line, extra=rest(row, *known))
+
+    def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        first, second = find_pair(row) or ("prompt", "completion")
+        context, system = find_text(row, CONTEXTS, first, second), find_text(row, SYSTEMS)
+        named = {"prompt": f"{first} + {context}" if context else first, "completion": second}
+        if system is not None:
+            named["system"] = system
+        return named | ({"history": "history"} if read_history(row) is not None else {})
 
     def write(self, example: Example) -> dict[str, Any]:
         row: dict[str, Any] = {"prompt": question_of(example), "completion": example.completion()}
@@ -93,35 +154,58 @@ class PromptCompletion(RowFormat):
 
 
 class Alpaca(RowFormat):
-    """`{"instruction": ..., "input": ..., "output": ...}`, with `system` and `history` where a row has them."""
+    """`{"instruction": ..., "input": ..., "output": ...}`, with `system` and `history` where a row has them, and the
+    same under other names (`context` and `response`, as dolly has them; `query`)."""
 
     name = "alpaca"
-    title = '{"instruction": "...", "input": "...", "output": "..."}'
+    title = '{"instruction": "...", "input": "...", "output": "..."} (or instruction/context/response, query/response)'
     carries = (f.BASIC | f.EXTRA) & ~f.UNANSWERED
 
+    INSTRUCTIONS = ("instruction", "query")
+    INPUTS = ("input", *CONTEXTS)
+    OUTPUTS = ("output", "response", "answer", "completion")
+
+    def _keys(self, row: Mapping[str, Any]) -> tuple[str, str | None, str]:
+        instruction = next((key for key in self.INSTRUCTIONS if key in row), "instruction")
+        given = next((key for key in self.INPUTS if key in row), None)
+        return instruction, given, next((key for key in self.OUTPUTS if key in row), "output")
+
     def detect(self, row: Mapping[str, Any]) -> bool:
-        return "instruction" in row and ("output" in row or "input" in row)
+        if "instruction" in row:
+            return "input" in row or any(key in row for key in self.OUTPUTS)
+        return "query" in row and any(key in row for key in self.OUTPUTS)
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        instruction = take_text(row, "instruction", faults)
-        output = take_text(row, "output", faults)
-        given = row.get("input")
+        instruction_key, given_key, output_key = self._keys(row)
+        instruction = take_text(row, instruction_key, faults)
+        output = take_text(row, output_key, faults)
+        known = [instruction_key, output_key]
+        given = None
+        if given_key is not None:
+            known.append(given_key)
+            given = row[given_key]
         if given is not None and not isinstance(given, str):
-            faults.append(error("row-shape", f"'input' is {kind(given)}; expected a string", "quote it"))
+            faults.append(error("row-shape", f"{given_key!r} is {kind(given)}; expected a string", "quote it"))
             given = ""
         messages = list(pair(f"{instruction}\n\n{given}" if given else instruction, output))
-        history = row.get("history")
-        known = ["instruction", "input", "output"]
-        if isinstance(history, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        history = read_history(row)
+        if history is not None:
             known.append("history")
-            before = [message for turn in history for message in pair(str(turn[0]), str(turn[1]))]
-            messages = before + messages
-        system = row.get("system")
-        if isinstance(system, str):
-            known.append("system")
-            if system:
-                messages.insert(0, Message("system", system))
+            messages = history + messages
+        system = find_text(row, SYSTEMS)
+        if system is not None:
+            known.append(system)
+            if row[system]:
+                messages.insert(0, Message("system", row[system]))
         return Example(tuple(messages), line=line, extra=rest(row, *known))
+
+    def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        instruction, given, output = self._keys(row)
+        system = find_text(row, SYSTEMS)
+        named = {"instruction": instruction, "input": given, "output": output, "system": system}
+        if read_history(row) is not None:
+            named["history"] = "history"
+        return {name: key for name, key in named.items() if key is not None}
 
     def write(self, example: Example) -> dict[str, Any]:
         messages = list(answered(example))
@@ -145,130 +229,6 @@ class Alpaca(RowFormat):
         return found
 
 
-class ShareGPT(RowFormat):
-    """`{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}`."""
-
-    name = "sharegpt"
-    title = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
-    carries = f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM
-
-    KEYS = ("conversations", "conversation", "messages")
-    ROLES: ClassVar[dict[str, str]] = {
-        "human": "user",
-        "user": "user",
-        "gpt": "assistant",
-        "assistant": "assistant",
-        "chatgpt": "assistant",
-        "bot": "assistant",
-        "model": "assistant",
-        "system": "system",
-        "tool": "tool",
-        "observation": "tool",
-        "function_response": "tool",
-        "function_call": "assistant",
-    }
-    NAMES: ClassVar[dict[str, str]] = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
-
-    def detect(self, row: Mapping[str, Any]) -> bool:
-        for key in self.KEYS:
-            turns = row.get(key)
-            if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-                return "from" in turns[0] or (key != "messages" and "role" in turns[0])
-            if key in row and key != "messages":
-                return True
-        return False
-
-    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        key = next((key for key in self.KEYS if key in row), "conversations")
-        turns = row.get(key)
-        if not isinstance(turns, list):
-            faults.append(error("row-shape", f"{key!r} is {kind(turns)}; expected a list of turns", "make it a list"))
-            turns = []
-        elif not turns:
-            faults.append(
-                error("empty-messages", f"{key} is an empty list", "give it at least a question and an answer")
-            )
-        messages: list[Message] = []
-        calls = Calls()
-        for index, turn in enumerate(turns):
-            messages.append(self._turn(turn, f"{key}[{index}]", faults, calls))
-        system = row.get("system")
-        known = [key, "tools"]
-        if isinstance(system, str):
-            known.append("system")
-            if system:
-                messages.insert(0, Message("system", system))
-        tools = read_tools(row.get("tools") or None, None, faults)
-        return Example(tuple(messages), tools, line=line, extra=rest(row, *known))
-
-    def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
-        for message in answered(example):
-            if len(message.tool_calls) > 1 or (message.tool_calls and message.content is not None):
-                found.append(error("lost-tools", "sharegpt rows hold one call a turn, without text", "cut the turn"))
-                break
-        return found
-
-    def _turn(self, turn: Any, where: str, faults: list[Finding], calls: Calls) -> Message:
-        if not isinstance(turn, dict):
-            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object with from and value", ""))
-            return Message("user", "")
-        speaker = turn.get("from", turn.get("role"))
-        value = turn.get("value", turn.get("content"))
-        role = self.ROLES.get(speaker) if isinstance(speaker, str) else None
-        if role is None:
-            expected = "human, gpt, system, function_call or observation"
-            faults.append(error("role", f"{where}.from is {speaker!r}; expected {expected}", "rename it"))
-            role = "user"
-        if not isinstance(value, str):
-            faults.append(error("content", f"{where}.value is {kind(value)}; expected a string", "quote it"))
-            value = ""
-        weight = read_weight(turn, role, where, faults)
-        extra = rest(turn, "from", "role", "value", "content", *WEIGHT_KEYS)
-        if speaker == "function_call":
-            return Message(role, None, (self._call(value, calls, where, faults),), weight=weight, extra=extra)
-        if role == "tool":
-            return Message(role, value, (), calls.answered(None), weight=weight, extra=extra)
-        return Message(role, value, weight=weight, extra=extra)
-
-    def _call(self, value: str, calls: Calls, where: str, faults: list[Finding]) -> ToolCall:
-        try:
-            call = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            call = None
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            faults.append(
-                error("tool-call", f"{where} holds no call", 'write {"name": ..., "arguments": {...}} as text')
-            )
-            return ToolCall("", "", "{}")
-        return ToolCall(calls.new(call["name"]), call["name"], arguments_text(call.get("arguments"), where, faults))
-
-    def write(self, example: Example) -> dict[str, Any]:
-        turns: list[dict[str, Any]] = []
-        for message in answered(example):
-            before = len(turns)
-            for call in message.tool_calls:
-                text = f'{{"name": {_quoted(call.name)}, "arguments": {call.arguments}}}'
-                turns.append({"from": "function_call", "value": text})
-            if message.content is not None or not message.tool_calls:
-                turns.append({"from": self.NAMES[message.role], "value": message.words})
-            for turn in turns[before:]:
-                if message.weight is not None:
-                    turn["weight"] = message.weight
-                if message.extra:
-                    turn.update(message.extra)
-        row: dict[str, Any] = {"conversations": turns}
-        if example.tools:
-            row["tools"] = list(example.tools)
-        if example.extra:
-            row.update(example.extra)
-        return row
-
-
-def _quoted(text: str) -> str:
-    return orjson.dumps(text).decode()
-
-
 #: How tables write a cell that is empty. In small letters "none" may well be a label.
 _EMPTY_CELLS = ("nan", "NaN", "NaT", "<NA>", "None", "null", "NULL")
 
@@ -281,22 +241,39 @@ class Labelled(RowFormat):
     carries = f.CHAT | f.LABELS | f.EXTRA
     folds = f.SYSTEM
 
-    TEXTS = ("text", "sentence", "utterance", "review", "tweet", "query", "message", "content", "body", "title")
+    TEXTS = ("text", "sentence", "utterance", "review", "tweet", "query", "message", "content", "body", "description")
+    #: A heading stands before one of these texts, and alone where there is none of them.
+    HEADINGS = ("title", "headline", "subject")
+    BODIES = ("content", "body", "description")
     LABELS = ("label", "labels", "category", "intent", "class", "sentiment", "topic", "emotion", "target")
 
-    def _keys(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
-        text = next((key for key in self.TEXTS if isinstance(row.get(key), str)), None)
+    def _keys(self, row: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
+        """The keys of the text (a heading and what is below it), and the key of the label."""
         label = next((key for key in self.LABELS if key in row), None)
-        return (text, label) if text is not None and label is not None else None
+        if label is None:
+            return None
+        text = find_text(row, self.TEXTS)
+        heading = find_text(row, self.HEADINGS)
+        if heading is not None and (text is None or text in self.BODIES):
+            return ((heading,) if text is None else (heading, text)), label
+        return None if text is None else ((text,), label)
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return self._keys(row) is not None and "messages" not in row
 
+    def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        texts, label = self._keys(row) or (("text",), "label")
+        return {"text": " + ".join(texts), "label": label}
+
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        text_key, label_key = self._keys(row) or ("text", "label")
-        text = take_text(row, text_key, faults)
+        text_keys, label_key = self._keys(row) or (("text",), "label")
+        text = take_text(row, text_keys[0], faults)
+        for key in text_keys[1:]:
+            text = with_context(text, row[key])
         found = row.get(label_key)
         label: str | tuple[str, ...] = ""
+        if isinstance(found, str) and found.startswith("[") and found.endswith("]"):
+            found = _list_in(found)
         if isinstance(found, (str, int)):  # bool is an int: "True", "False"
             label = str(found)
         elif isinstance(found, float) and found.is_integer():
@@ -319,7 +296,7 @@ class Labelled(RowFormat):
             )
         answer = label if isinstance(label, str) else ", ".join(label)
         turns = (Message("user", text), Message("assistant", answer))
-        extra = rest(row, text_key, label_key) if len(row) > 2 else None
+        extra = rest(row, *text_keys, label_key) if len(row) > 2 else None
         return _new(Example, (turns, (), label, None, None, line, None, extra))
 
     def write(self, example: Example) -> dict[str, Any]:
@@ -328,6 +305,19 @@ class Labelled(RowFormat):
         if example.extra:
             row.update(example.extra)
         return row
+
+
+def _list_in(text: str) -> Any:
+    """The list that a table's cell spells, in JSON or as Python prints it; the text itself where it spells none."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+    sound = isinstance(found, list) and all(isinstance(one, (str, int)) for one in found)
+    return found if sound else text
 
 
 class PlainText(RowFormat):
@@ -351,4 +341,4 @@ class PlainText(RowFormat):
 
 
 #: In the order in which they are asked whether a row is theirs.
-FORMATS: tuple[RowFormat, ...] = (ShareGPT(), PromptCompletion(), Alpaca(), Labelled(), PlainText())
+FORMATS: tuple[RowFormat, ...] = (PromptCompletion(), Alpaca(), Labelled(), PlainText())

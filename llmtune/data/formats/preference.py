@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,17 @@ from llmtune.data.example import Example, ImagePart, Message, OtherPart, Prefere
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
-from llmtune.data.formats.chat import kind, read_messages, read_tools, read_truth, shape, write_messages
-from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.chat import (
+    kind,
+    read_messages,
+    read_tools,
+    read_truth,
+    shape,
+    take_messages,
+    write_messages,
+)
+from llmtune.data.formats.instruct import CONTEXTS, SYSTEMS, find_text, read_history, rest, with_context
+from llmtune.data.formats.sharegpt import SHAREGPT
 
 _PLAIN = Message("user", "")[2:]
 _CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)
@@ -93,16 +103,16 @@ class InputPreferred(_PreferenceRows):
         tools: tuple[Mapping[str, Any], ...] = ()
         extra = rest(row, "input", "preferred_output", "non_preferred_output") or {}
         if not isinstance(given, dict):
-            what = "missing" if given is None else kind(given)
-            faults.append(error("row-shape", f"'input' is {what}; expected an object with messages", "add it"))
+            what = f"'input' is {kind(given)}" if "input" in row else "there is no 'input'"
+            faults.append(error("row-shape", f"{what}; expected an object with messages", "add it"))
         else:
-            messages = read_messages(given.get("messages"), faults, "input.messages")
+            messages = take_messages(given, "messages", faults, "input.messages")
             tools = read_tools(given.get("tools"), given.get("functions"), faults)
             beside = rest(given, "messages", "tools", "functions")
             if beside:
                 extra["input"] = beside
         names = ("preferred_output", "non_preferred_output")
-        preference = Preference(*(read_messages(row.get(name), faults, name) for name in names))
+        preference = Preference(*(take_messages(row, name, faults) for name in names))
         check_answers(preference, names, faults)
         return Example(messages, tools, preference=preference, line=line, extra=extra or None)
 
@@ -123,50 +133,115 @@ class InputPreferred(_PreferenceRows):
         }
 
 
+#: Where a turn of a transcript begins, as the rows of hh-rlhf are written.
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def read_transcript(text: str) -> tuple[Message, ...]:
+    """The turns of a text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello"; none where it is no such text."""
+    text = text.strip()
+    marks = list(_SPEAKER.finditer(text))
+    if not marks or marks[0].start() > 0:
+        return ()
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    return tuple(
+        Message(_SPEAKERS[mark.group(1)], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)
+    )
+
+
 class PromptChosen(_PreferenceRows):
     """`{"prompt": ..., "chosen": ..., "rejected": ...}`, each a text or a list of messages; the prompt may also be
-    the beginning that both answers share."""
+    the beginning that both answers share, and stand under the names of Alpaca, ShareGPT or chat rows."""
 
     name = "preference_pair"
     title = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 
+    CHOSEN = ("chosen", "chosen_response")
+    REJECTED = ("rejected", "rejected_response")
+    PROMPTS = ("prompt", "question", "instruction", "query", "input")
+    TURNS = ("conversations", "conversation", "messages")
+
+    def _keys(self, row: Mapping[str, Any]) -> tuple[str | None, str | None, str, str]:
+        """The keys of the prompt and of a text that belongs to it, of the chosen and of the rejected answer."""
+        prompt = next((key for key in self.PROMPTS if key in row), None)
+        if prompt is None:
+            prompt = next((key for key in self.TURNS if isinstance(row.get(key), list)), None)
+        context = None
+        if prompt is not None and isinstance(row[prompt], str):
+            context = find_text(row, ("input", *CONTEXTS), prompt)
+        chosen = next((key for key in self.CHOSEN if key in row), "chosen")
+        return prompt, context, chosen, next((key for key in self.REJECTED if key in row), "rejected")
+
     def detect(self, row: Mapping[str, Any]) -> bool:
-        return "chosen" in row or "rejected" in row
+        return any(key in row for key in (*self.CHOSEN, *self.REJECTED))
+
+    def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        prompt, context, chosen, rejected = self._keys(row)
+        named = {"prompt": f"{prompt} + {context}" if context else prompt or "what both answers begin with"}
+        named |= {"chosen": chosen, "rejected": rejected}
+        return named | {key: key for key in (*SYSTEMS, "tools", "history", "images") if key in row}
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        chosen = self._turns(row.get("chosen"), "assistant", "chosen", faults)
-        rejected = self._turns(row.get("rejected"), "assistant", "rejected", faults)
-        if "prompt" in row:
-            prompt = self._turns(row["prompt"], "user", "prompt", faults)
-        else:
+        prompt_key, context, *names = self._keys(row)
+        known = [*names, "tools"]
+        sides = [self._side(row, name, prompt_key is None, faults) for name in names]
+        chosen, rejected = sides
+        prompt: tuple[Message, ...] = ()
+        if prompt_key is not None:
+            known.append(prompt_key)
+            value = row[prompt_key]
+            if context is not None:
+                known.append(context)
+                value = with_context(value, row[context])
+            prompt = self._turns(value, "user", prompt_key, faults)
+            history = read_history(row)
+            if history is not None:
+                known.append("history")
+                prompt = (*history, *prompt)
+            prompt, chosen, rejected = without_prompt(prompt, chosen, rejected)
+        elif chosen and rejected:
             prompt, chosen, rejected = shared_prompt(chosen, rejected)
             if not prompt:
-                faults.append(error("row-shape", "the row has no 'prompt', and the answers share no turn", "add it"))
-        known = ["prompt", "chosen", "rejected", "tools"]
-        system = row.get("system")
-        if isinstance(system, str):
-            known.append("system")
-            prompt = (Message("system", system), *prompt)
+                have = ", ".join(map(repr, list(row)[:8]))
+                what = f"there is no 'prompt', and the answers begin with no turn that both share; there is {have}"
+                faults.append(error("row-shape", what, "add the prompt, or name its key: --column prompt=KEY"))
+        if row.get("messages") == row.get(names[0]):  # the same again, for sft
+            known.append("messages")
+        system = find_text(row, SYSTEMS)
+        if system is not None:
+            known.append(system)
+            prompt = (Message("system", row[system]), *prompt) if row[system] else prompt
         images = row.get("images")
         if isinstance(images, list) and images and all(isinstance(image, str) for image in images) and prompt:
             known.append("images")
             last = prompt[-1]
             parts = tuple(ImagePart(image) for image in images)
             prompt = (*prompt[:-1], last.replace(content=(*parts, TextPart(last.words))))
-        check_answers(Preference(chosen, rejected), ("chosen", "rejected"), faults)
-        tools = read_tools(row.get("tools"), None, faults)
         pair = Preference(chosen, rejected)
+        check_answers(pair, (names[0], names[1]), faults)
+        tools = read_tools(row.get("tools") or None, None, faults)
         return Example(prompt, tools, preference=pair, line=line, extra=rest(row, *known))
+
+    def _side(self, row: Mapping[str, Any], name: str, transcript: bool, faults: list[Finding]) -> tuple[Message, ...]:
+        """One answer; a whole transcript is cut into its turns where no key holds the prompt."""
+        if name not in row:
+            return take_messages(row, name, faults)
+        value = row[name]
+        if transcript and isinstance(value, str):
+            return read_transcript(value) or (Message("assistant", value),)
+        return self._turns(value, "assistant", name, faults)
 
     def _turns(self, value: Any, role: str, where: str, faults: list[Finding]) -> tuple[Message, ...]:
         if isinstance(value, str):
             return (Message(role, value),)
-        if isinstance(value, list):
-            return read_messages(value, faults, where)
-        if isinstance(value, dict):
-            return read_messages([value], faults, where)
-        faults.append(shape(value, "a text or a list of messages", where))
-        return ()
+        turns = [value] if isinstance(value, dict) else value
+        if not isinstance(turns, list):
+            faults.append(shape(value, "a text or a list of messages", where))
+            return ()
+        if any(isinstance(turn, dict) and "from" in turn for turn in turns):
+            return tuple(SHAREGPT.read_turns(turns, where, faults))
+        return read_messages(turns, faults, where)
 
     def write(self, example: Example) -> dict[str, Any]:
         preferred, rejected = example.preference or Preference((), ())
@@ -216,8 +291,8 @@ class ChosenMessages(_PreferenceRows):
         return "chosen_messages" in row or "rejected_messages" in row
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        chosen = read_messages(row.get("chosen_messages"), faults, "chosen_messages")
-        rejected = read_messages(row.get("rejected_messages"), faults, "rejected_messages")
+        chosen = take_messages(row, "chosen_messages", faults)
+        rejected = take_messages(row, "rejected_messages", faults)
         prompt, chosen, rejected = shared_prompt(chosen, rejected)
         if not prompt and not faults:
             faults.append(error("row-shape", "the two conversations share no first turn", "give both the same prompt"))
@@ -249,6 +324,24 @@ def shared_prompt(
             break
         cut += 1
     return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def without_prompt(
+    prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """The prompt and two answers, where answers may be whole conversations that have the prompt in them already."""
+    shared, first, second = shared_prompt(chosen, rejected)
+    if shared and _spoken(shared)[-len(prompt) :] == _spoken(prompt):  # a system turn may stand before the prompt
+        return shared, first, second
+    sides = [
+        side[len(prompt) :] if len(side) > len(prompt) and _spoken(side)[: len(prompt)] == _spoken(prompt) else side
+        for side in (chosen, rejected)
+    ]
+    return prompt, sides[0], sides[1]
+
+
+def _spoken(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
+    return [(turn.role, turn.words.strip()) for turn in turns]
 
 
 FORMATS: tuple[RowFormat, ...] = (InputPreferred(), ChosenMessages(), PromptChosen())

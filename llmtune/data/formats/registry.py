@@ -54,8 +54,10 @@ def general_formats() -> tuple[RowFormat, ...]:
     """The formats of this package, in the order in which they are asked whether a row is theirs."""
     from llmtune.data.formats import instruct, preference
     from llmtune.data.formats.chat import CHAT
+    from llmtune.data.formats.prompt_turns import PROMPT_TURNS
+    from llmtune.data.formats.sharegpt import SHAREGPT
 
-    return (*preference.FORMATS, *instruct.FORMATS[:1], CHAT, *instruct.FORMATS[1:])
+    return (*preference.FORMATS, SHAREGPT, CHAT, PROMPT_TURNS, *instruct.FORMATS)
 
 
 @cache

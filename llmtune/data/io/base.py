@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, NamedTuple, cast
 import orjson
 
 from llmtune.data.findings import Finding, error, warning
-from llmtune.data.io.charset import BOM, head_fault
+from llmtune.data.io.charset import BOM, COMMENTS, comment_finding, head_fault
 from llmtune.errors import MissingExtra
 
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "folder", "hub"]
@@ -125,6 +125,9 @@ def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:
         return Sniffed("json", compression, head)
     if text.startswith(b"{"):
         return Sniffed("json" if _spans_lines(text) else "jsonl", compression, head)
+    first = text.split(b"\n", 1)[0][:80].decode("utf-8", "replace")
+    if first.startswith(COMMENTS):
+        return comment_finding(f"the file begins {first!r}")
     if known is not None or (suffixes and suffixes[-1] == ".json") or head_fault(head) is not None:
         return Sniffed("jsonl", compression, head)
     return error(

@@ -69,6 +69,15 @@ def _wrong(what: str, at: int, byte: int, source: str, *, no: bool = False) -> F
     )
 
 
+#: How a comment begins where people write them into JSON.
+COMMENTS = ("//", "/*", "#")
+
+
+def comment_finding(where: str) -> Finding:
+    """The fault of JSON with comments."""
+    return error("json", f"this is JSON with comments, which JSON does not have ({where})", "take the comments out")
+
+
 def line_fault(line: bytes, fault: orjson.JSONDecodeError) -> Finding:
     """What is wrong with a line that orjson refused: its bytes, or its JSON with the column and what was expected."""
     wrong = bytes_fault(line)
@@ -77,6 +86,8 @@ def line_fault(line: bytes, fault: orjson.JSONDecodeError) -> Finding:
     text = line.decode("utf-8")
     column = fault.pos + 1
     shown = text[max(fault.pos - 12, 0) : fault.pos + 12].strip()
+    if text[fault.pos :].startswith(COMMENTS):
+        return comment_finding(f"column {column}, near {shown!r}")
     if "\r" in line.decode("utf-8").strip():
         remedy = "if its lines end in a bare CR, convert them: tr '\\r' '\\n' < OLD > NEW"
     elif "no low surrogate" in fault.msg or "surrogate" in fault.msg:

@@ -68,6 +68,8 @@ def folder_rows(path: Path, read_file: Callable[[Path, Sniffed], Iterator[Raw | 
 
 def hub_rows(address: str) -> Iterator[Raw | Finding]:
     """The rows of `hf://owner/name[?config=...&split=train&revision=...]`, streamed through the datasets library."""
+    from llmtune.data.io.tables import without_padding
+
     try:
         import datasets
     except ImportError as fault:
@@ -88,7 +90,8 @@ def hub_rows(address: str) -> Iterator[Raw | Finding]:
             for key, feature in (found.features or {}).items()
             if isinstance(feature, datasets.ClassLabel)
         }
-        for number, row in enumerate(found, 1):
+        for number, padded in enumerate(found, 1):
+            row = {key: without_padding(value) for key, value in padded.items()}
             for key, labels in names.items():
                 value = row.get(key)
                 if isinstance(value, int) and 0 <= value < len(labels):

@@ -10,7 +10,7 @@ import orjson
 
 from llmtune.data.findings import Finding, error
 from llmtune.data.io.base import BLOCK, Notes, Raw
-from llmtune.data.io.charset import BOM, bom_finding, bytes_fault, line_fault
+from llmtune.data.io.charset import BOM, COMMENTS, bom_finding, bytes_fault, comment_finding, line_fault
 
 #: A row above this many bytes is reported and skipped, so that memory stays bounded whatever the file holds.
 MAX_ROW = 256 << 20
@@ -173,6 +173,8 @@ class _Text:
         before = self._text[self._at : fault.pos]
         line = self._line + before.count("\n")
         column = fault.pos - (self._text.rfind("\n", 0, fault.pos) + 1) + 1
+        if self._text[fault.pos :].lstrip().startswith(COMMENTS):
+            return comment_finding(f"line {line}, column {column} of the file")
         return error(
             "json",
             f"broken JSON in row at line {line}, column {column} of the file: {fault.msg}",

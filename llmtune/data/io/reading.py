@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from llmtune.data.example import Example
-from llmtune.data.findings import Finding, error, refuse
+from llmtune.data.findings import Finding, error, refuse, warning
 from llmtune.data.formats.base import RowFormat
-from llmtune.data.formats.chat import hiding_key, kind, read_truth
+from llmtune.data.formats.chat import hiding_key, kind, lower_keys, read_truth
 from llmtune.data.formats.instruct import Labelled
 from llmtune.data.formats.preference import check_unpaired
-from llmtune.data.formats.registry import all_formats, detect, get_format
+from llmtune.data.formats.registry import all_formats, detect, general_formats, get_format
 from llmtune.data.io import readers
 from llmtune.data.io.base import CONTAINERS, HUB, Raw, sniff
 from llmtune.data.io.folders import hub_rows
+from llmtune.data.io.row_changes import ON_EMPTY, SYSTEM_TURNS, change_rows
 from llmtune.errors import UnknownName
 
 _QUESTIONS = frozenset((*Labelled.TEXTS, "messages", "prompt"))
@@ -38,6 +39,8 @@ class Reading:
         columns: Mapping[str, str] | None = None,
         label_column: str | None = None,
         group_by: str | None = None,
+        on_empty: str = "error",
+        system: str = "keep",
     ) -> None:
         self.path = os.fspath(path)
         self.format: RowFormat | None = None
@@ -46,20 +49,53 @@ class Reading:
         self.renames = renaming(columns, label_column)
         self._group_by = group_by
         self._classes: bool | None = None
+        self._lowered = False
+        self._on_empty = choose("on_empty", on_empty, ON_EMPTY)
+        self._system = choose("system", system, SYSTEM_TURNS)
         if format != "auto" and format not in CONTAINERS:
             self.format = get_format(format)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows are read as they are, so that blocks of the file can be read one by one. After `recognise`."""
+        return not self.renames and not self._lowered and not self._changes
+
+    @property
+    def _changes(self) -> bool:
+        return self._on_empty != "error" or self._system != "keep"
+
+    def columns(self) -> dict[str, str]:
+        """Which keys of the file are read, by what they are here, told by the first row of its format; its own names.
+
+        Nothing for a dataset of the hub, which would be fetched again.
+        """
+        if self.path.startswith(HUB) or self.recognise() is None or self.format is None:
+            return {}
+        raw = _lower(self._raw()) if self._lowered else self._raw()
+        rows = (item[1] for item in raw if item.__class__ is tuple and isinstance(item[1], dict))
+        row = next((row for row in islice(rows, _LOOK_AHEAD) if self.format.detect(row)), None)
+        if row is None:
+            return {}
+        own = {ours: theirs for theirs, ours in self.renames.items()}
+        return {
+            name: " + ".join(own.get(key, key) for key in keys.split(" + "))
+            for name, keys in self.format.columns(row).items()
+        }
 
     def __iter__(self) -> Iterator[Example | Finding]:
         raw = self._raw()
         if self.format is None:
             held, fault = self._recognise(raw)
             raw = chain(held, raw)
+            if self._lowered:
+                raw = _lower(raw)
             if self.format is None:  # what is broken is still told, line by line
                 yield from (item.at(self.path, item.line) for item in raw if isinstance(item, Finding))
                 if fault is not None:
                     yield fault.at(self.path, fault.line)
                 return
-        yield from read_rows(raw, self.format, self._group_by, self.path, self.names_classes)
+        items = read_rows(raw, self.format, self._group_by, self.path, self.names_classes)
+        yield from change_rows(items, self._on_empty, self._system, self.path) if self._changes else items
 
     def recognise(self) -> RowFormat | None:
         """The row format, told by the first rows; None when none of them is known."""
@@ -100,17 +136,55 @@ class Reading:
             held.append(item)
             if isinstance(item, Finding):
                 continue
-            self.format = detect(item[1])
+            self.format, self._lowered = self._detect(item[1])
             if self.format is not None:
                 return held, None
             unknown.append(item[1])
             if len(unknown) >= _LOOK_AHEAD:
                 break
         if unknown:
-            return held, unknown_format(unknown[0])
+            return held, unknown_format(unknown[0], unknown)
         if any(isinstance(item, Finding) and item.is_error for item in held):
             return held, None
         return held, error("empty-file", "the file holds no rows", "give a file with at least one row")
+
+    def _detect(self, row: Any) -> tuple[RowFormat | None, bool]:
+        """The format of a row, and whether it is that of its keys in lower case ("Prompt", "INSTRUCTION")."""
+        named = _formats_named(frozenset(self.renames.values()))
+        found = (detect(row, named) if named else None) or detect(row)
+        if not isinstance(row, dict) or named or not any(key != key.lower() for key in row):
+            return found, False
+        if found is not None and found not in general_formats():
+            return found, False
+        lowered = detect(lower_keys(row), general_formats())
+        return (found, False) if lowered is None or lowered is found else (lowered, True)
+
+
+def _formats_named(ours: frozenset[str]) -> tuple[RowFormat, ...]:
+    """The formats that a caller asks for who names their keys, whatever else the rows have."""
+    formats = {fmt.name: fmt for fmt in general_formats()}
+    for keys, names in _NAMED:
+        if ours & keys == keys:
+            return tuple(formats[name] for name in names)
+    return ()
+
+
+_NAMED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
+    (frozenset(("chosen", "rejected")), ("preference_pair",)),
+    (frozenset(("prompt", "completion")), ("prompt_completion_turns", "prompt_completion")),
+    (frozenset(("instruction", "output")), ("alpaca",)),
+    (frozenset(("label",)), ("labelled",)),
+    (frozenset(("messages",)), ("sharegpt", "chat")),
+    (frozenset(("conversations",)), ("sharegpt",)),
+)
+
+
+def _lower(raw: Iterator[Raw | Finding]) -> Iterator[Raw | Finding]:
+    for item in raw:
+        if isinstance(item, Finding) or not isinstance(item[1], dict):
+            yield item
+        else:
+            yield item[0], lower_keys(item[1])
 
 
 def read(
@@ -120,15 +194,29 @@ def read(
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
 ) -> Iterator[Example | Finding]:
     """Every sound row as an `Example`, in order, and every fault as a `Finding`, in one pass and bounded memory.
 
     `format` is a row format ("chat", "alpaca", ...), a container ("jsonl", "csv", "parquet", ...) or "auto".
     `columns` says which key holds what where the names differ: `{"text": "utterance", "label": "intent"}`;
     `label_column` is short for `columns={"label": ...}`. `group_by` names the key whose value becomes
-    `Example.group`. A row with an error is not yielded as an example. Nothing is raised for faults of the data.
+    `Example.group`. `on_empty="drop"` leaves rows with an empty answer out, `system="fold"` puts a system turn at the
+    beginning of the first user turn; both are counted in a finding. A row with an error is not yielded as an example.
+    Nothing is raised for faults of the data.
     """
-    return iter(Reading(path, format, columns=columns, label_column=label_column, group_by=group_by))
+    return iter(
+        Reading(
+            path,
+            format,
+            columns=columns,
+            label_column=label_column,
+            group_by=group_by,
+            on_empty=on_empty,
+            system=system,
+        )
+    )
 
 
 def load(
@@ -138,11 +226,15 @@ def load(
     columns: Mapping[str, str] | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    on_empty: str = "error",
+    system: str = "keep",
 ) -> list[Example]:
     """All rows of a file as examples. Raises `InvalidData` with every finding when any of them is an error."""
     examples: list[Example] = []
     findings: list[Finding] = []
-    for item in read(path, format, columns=columns, label_column=label_column, group_by=group_by):
+    for item in read(
+        path, format, columns=columns, label_column=label_column, group_by=group_by, on_empty=on_empty, system=system
+    ):
         if isinstance(item, Finding):
             findings.append(item)
         else:
@@ -177,6 +269,7 @@ def read_rows(
             continue
         example = read_row(row, line, faults)
         if example[7]:  # extra: what the format has no place for may say that the row is not to be learned
+            faults += check_media(example)
             refused = check_unpaired(row, example, names_classes) or _check_hidden(example)
             if refused is not None:
                 yield refused.at(file, line)
@@ -198,6 +291,23 @@ def read_rows(
                 continue
             example = example.replace(group=str(value))
         yield example
+
+
+#: Keys beside the turns that hold what is seen or heard, as trainers of models with several inputs name them.
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+
+
+def check_media(example: Example) -> list[Finding]:
+    """A warning for each kind of media that stands beside the turns, where no backend looks for it."""
+    found = [key for key in MEDIA if (example.extra or {}).get(key)]
+    return [
+        warning(
+            "media-beside",
+            f"the row has {key!r} beside the messages, where no backend sees or hears it",
+            "put each into the content of its message as a part, or take such rows out",
+        )
+        for key in found
+    ]
 
 
 def _check_hidden(example: Example) -> Finding | None:
@@ -264,7 +374,7 @@ def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator
 _REINFORCEMENT = (("problem", "solution"), ("prompt", "ground_truth"), ("question", "solution"))
 
 
-def unknown_format(row: Any) -> Finding:
+def unknown_format(row: Any, rows: Sequence[Any] = ()) -> Finding:
     """The finding for a file whose rows are of no known format, with a guess at what they are."""
     if not isinstance(row, dict):
         return error("row-shape", f"rows are {kind(row)}; expected objects", "write one JSON object a row").at(None, 1)
@@ -276,7 +386,7 @@ def unknown_format(row: Any) -> Finding:
             return error(
                 "reinforcement-rows",
                 f"rows with {first!r} and {second!r} are of reinforcement tuning (a reference to score against)",
-                f'to learn from {second!r} itself: columns={{"prompt": "{first}", "completion": "{second}"}}',
+                f"to learn from {second!r} itself: --column prompt={first} --column completion={second}",
             )
     nested = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if len(row) == 1 and nested:
@@ -284,8 +394,37 @@ def unknown_format(row: Any) -> Finding:
     return error(
         "unknown-format",
         f"rows with {keys} are of no known format",
-        'name the keys, such as columns={"prompt": ..., "completion": ...}; known: ' + ", ".join(all_formats()),
+        f"name the keys: {_guess_options(row, rows) or '--column prompt=KEY --column completion=KEY'}"
+        " (in Python and in a job: columns); `llmtune data formats` lists what is known",
     )
+
+
+def _guess_options(row: Mapping[str, Any], rows: Sequence[Any]) -> str:
+    """The options by which rows of no known format could be read: two texts, or a text and its label."""
+    texts = [key for key, value in row.items() if isinstance(value, str)]
+    turns = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if turns and {"role", "from"} & set(map(str.lower, row[turns[0]][0])):
+        return f"--column {'messages' if 'role' in row[turns[0]][0] else 'conversations'}={turns[0]}"
+    values = {
+        key: [other[key] for other in rows if isinstance(other, dict) and isinstance(other.get(key), str)]
+        for key in texts
+    }
+    size = {key: sum(map(len, values[key])) for key in texts}
+    longest = sorted(sorted(texts, key=lambda key: -size[key])[:2], key=texts.index)
+    if len(longest) < 2:
+        return f"--column text={longest[0]}" if longest else ""
+    for key in longest:
+        if len(values[key]) > 3 and 2 * len(set(values[key])) <= len(values[key]):  # few values, given again and again
+            other = next(text for text in longest if text != key)
+            return f"--column text={other} --column label={key}"
+    return f"--column prompt={longest[0]} --column completion={longest[1]}"
+
+
+def choose(option: str, value: str, choices: Sequence[str]) -> str:
+    """The value of an option that has few. Raises `UnknownName`."""
+    if value not in choices:
+        raise UnknownName(f"choice for {option}", value, choices)
+    return value
 
 
 def check_format_name(name: str) -> None:

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from llmtune.data.findings import Finding, error
+from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats.instruct import Labelled
 from llmtune.data.io.base import Raw, Sniffed, open_bytes
 from llmtune.data.io.charset import BOM, bom_finding, bytes_fault, head_fault
 from llmtune.errors import MissingExtra
 
 _SAMPLE = 1000
+#: How spreadsheets say by which mark a file is cut, and what pandas calls a column without a name.
+_SEP = re.compile(rb"sep=([^\r\n])\r?\n", re.IGNORECASE)
+_UNNAMED = re.compile(r"|Unnamed: \d+")
+#: What column names look like: a few words of letters and digits.
+_NAME = re.compile(r"[^\W\d]\w*(?:[ .-]\w+){0,2}")
 #: Column names that show that a first row is a header.
 _HEADERS = frozenset(
-    (*Labelled.TEXTS, *Labelled.LABELS, "prompt", "completion", "response", "question", "answer", "instruction")
+    (
+        *Labelled.TEXTS,
+        *Labelled.HEADINGS,
+        *Labelled.LABELS,
+        "prompt",
+        "completion",
+        "response",
+        "question",
+        "answer",
+        "instruction",
+    )
 ) | {"input", "output", "chosen", "rejected", "id", "idx", "index", "split", "label_text", "intents", "labels"}
 
 
@@ -33,8 +50,9 @@ def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[
 class _Lines:
     """Decoded lines of a byte stream for the csv module, which counts bytes and keeps the first encoding fault."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], skip: int = 0) -> None:
         self._stream = stream
+        self._skip = skip
         self.line = 0
         self.fault: Finding | None = None
         self.bom = False
@@ -46,6 +64,8 @@ class _Lines:
             if self.line == 1 and data.startswith(BOM):
                 self.bom = True
                 data = data[len(BOM) :]
+            if self.line <= self._skip:
+                continue
             try:
                 yield decoder.decode(data)
             except UnicodeDecodeError:
@@ -59,10 +79,13 @@ def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[
     if fault is not None:
         yield fault.at(None, 1)
         return
+    said = _SEP.match(sniffed.head.removeprefix(BOM))
     delimiter = "\t" if sniffed.container == "tsv" else _delimiter(sniffed.head)
+    if said is not None:
+        delimiter = said.group(1).decode()
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open_bytes(path, sniffed.compression) as stream:
-        lines = _Lines(stream)
+        lines = _Lines(stream, skip=1 if said is not None else 0)
         reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
         records: Iterator[tuple[int, list[str]] | Finding] = _records(reader, lines)
         sample: list[tuple[int, list[str]]] = []
@@ -79,20 +102,30 @@ def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[
         if not sample:
             yield from found
             return
+        records = chain(sample, records)
         names = _header(sample[0][1], known)
         if names is not None:
-            sample.pop(0)
+            next(records)
         else:
             named = _guess_columns([cells for _, cells in sample])
             if isinstance(named, Finding):
-                yield named.at(None, 1)
+                yield named.at(None, sample[0][0])
                 return
             names = named
+            yield from _header_taken_as_row([cells for _, cells in sample], names, sample[0][0])
         yield from found
-        for line, cells in sample:
-            yield _as_row(names, line, cells)
+        blank = first = 0
         for record in records:
-            yield record if isinstance(record, Finding) else _as_row(names, *record)
+            if isinstance(record, Finding):
+                yield record
+            elif any(record[1]):
+                yield _as_row(names, *record)
+            else:
+                blank += 1
+                first = first or record[0]
+        if blank:
+            rows = "1 row without any text is" if blank == 1 else f"{blank:,} rows without any text are"
+            yield warning("blank-line", f"{rows} skipped, the first of them here", "remove empty rows").at(None, first)
 
 
 def _records(reader: Any, lines: _Lines) -> Iterator[tuple[int, list[str]] | Finding]:
@@ -113,13 +146,15 @@ def _records(reader: Any, lines: _Lines) -> Iterator[tuple[int, list[str]] | Fin
 
 
 def _as_row(names: list[str], line: int, cells: list[str]) -> Raw | Finding:
+    while len(cells) > len(names) and not cells[-1]:
+        cells.pop()  # spreadsheets write empty columns behind the last
     if len(cells) != len(names):
         return error(
             "csv",
             f"{len(cells)} cells where {len(names)} are expected ({', '.join(names)})",
             "quote texts that hold the delimiter",
         ).at(None, line)
-    return line, dict(zip(names, cells, strict=True))
+    return line, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 
 def _delimiter(head: bytes) -> str:
@@ -138,25 +173,51 @@ def _delimiter(head: bytes) -> str:
 
 
 def _header(cells: list[str], known: frozenset[str]) -> list[str] | None:
-    """The column names when a record is a header: short, distinct, and at least one of them known."""
+    """The column names when a record is a header: short, distinct, and at least one of them known. A column without
+    a name (an index, or an empty one behind the last) has the name ""."""
     names = [cell.strip() for cell in cells]
-    if known and known <= set(names):
-        return names
-    lowered = [name.lower() for name in names]
-    if any(not name or len(name) > 64 for name in names) or len(set(lowered)) != len(names):
+    while names and not names[-1]:
+        names.pop()
+    if known:  # the caller names columns, so there is a header, and a name that is not in it is reported by row
+        return ["" if _UNNAMED.fullmatch(name) and name not in known else name for name in names]
+    lowered = ["" if _UNNAMED.fullmatch(name) else name.lower() for name in names]
+    named = [name for name in lowered if name]
+    if any(len(name) > 64 for name in named) or len(set(named)) != len(named):
         return None
-    if not any(name in _HEADERS for name in lowered):
+    if not any(name in _HEADERS for name in named):
         return None
-    return [low if low in _HEADERS else name for low, name in zip(lowered, names, strict=True)]
+    return [low if low in _HEADERS or not low else name for low, name in zip(lowered, names, strict=True)]
+
+
+def _header_taken_as_row(records: list[list[str]], names: list[str], line: int) -> Iterator[Finding]:
+    """A warning where the first record looks like a header: names, none of which comes again in its column."""
+    first, *others = records
+    again = any(cell == row[column] for row in others for column, cell in enumerate(first))
+    if again or not others or not all(_NAME.fullmatch(cell.strip()) for cell in first):
+        return
+    texts = [row[names.index("text")] for row in others]
+    single = sum(" " in text.strip() for text in texts) * 2 < len(texts)
+    if single and not any("_" in cell for cell in first):
+        return  # texts of one word look like names themselves
+    options = " ".join(f"--column {name}={cell.strip()}" for name, cell in zip(names, first, strict=True))
+    yield warning(
+        "header-as-row",
+        f"the first line ({', '.join(first)}) looks like a header, and was taken as a row of {' and '.join(names)}",
+        f"if it is one, name the columns ({options}, or --column prompt={first[0].strip()}"
+        f" --column completion={first[1].strip()}); else leave it",
+    ).at(None, line)
 
 
 def _guess_columns(records: list[list[str]]) -> list[str] | Finding:
     """Names for the two columns of a table without a header: the one with few short repeated values is the label."""
     if {len(cells) for cells in records} != {2}:
+        first = [cell.strip() for cell in records[0] if cell.strip()]
+        options = " ".join(f"--column {ours}={cell}" for ours, cell in zip(("text", "label"), first, strict=False))
+        named = all(_NAME.fullmatch(cell) for cell in first)
         return error(
             "csv",
             f"the first row ({', '.join(records[0])[:60]}) is no header llmtune knows, and there are not two columns",
-            "add a header such as text,label; or name the columns",
+            f"if it is a header, name the columns, such as {options}" if named else "add a header such as text,label",
         )
     distinct = [len({cells[column] for cells in records}) for column in (0, 1)]
     lengths = [sum(len(cells[column]) for cells in records) for column in (0, 1)]
@@ -180,8 +241,11 @@ def _arrow_rows(path: Path, container: str, first: int = 0) -> Iterator[Raw | Fi
         number = first
         for batch in _batches(path, container, pyarrow):
             names = _class_names(batch.schema)
+            nested = [field.name for field in batch.schema if pyarrow.types.is_nested(field.type)]
             for row in batch.to_pylist():
                 number += 1
+                for key in nested:
+                    row[key] = without_padding(row[key])
                 for key, labels in names.items():
                     value = row.get(key)
                     if isinstance(value, int) and 0 <= value < len(labels):
@@ -189,6 +253,13 @@ def _arrow_rows(path: Path, container: str, first: int = 0) -> Iterator[Raw | Fi
                 yield number, row
     except (pyarrow.ArrowException, OSError) as fault:
         yield error("unreadable", f"the {container} file cannot be read: {fault}", "it is damaged or not whole")
+
+
+def without_padding(value: Any) -> Any:
+    """A value without the nulls in its objects: Arrow gives every object of a column the keys of all the others."""
+    if isinstance(value, dict):
+        return {key: without_padding(part) for key, part in value.items() if part is not None}
+    return [without_padding(part) for part in value] if isinstance(value, list) else value
 
 
 def _batches(path: Path, container: str, pyarrow: Any) -> Iterator[Any]:

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple, NoReturn
 
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import error, refuse
+from llmtune.data.formats.chat import REASONING_KEYS
+from llmtune.data.rendering.ready_templates import suggest_template
 
+_FOLD = (
+    "if it takes no system turns, put them into the first user turn: dataset.system: fold in a job, --system fold in"
+    " `llmtune data`; or use another template (provider_options.local.chat_template)"
+)
 _PROBE = "llmtune probes the end of a turn"
 
 
@@ -106,8 +112,8 @@ class ChatTemplate:
         text = example.text or ""
         if not text.strip():
             self.refuse(example, "empty_text", "nothing to learn: the text is empty", "remove the row")
-        eos = self.tokenizer.eos_token or ""
-        return Conversation(example, text if text.endswith(eos) else text + eos, ())
+        ended = any(text.rstrip().endswith(end) for end in self.ends)  # a text that was rendered before has its end
+        return Conversation(example, text if ended else text + (self.tokenizer.eos_token or ""), ())
 
     def _turn(self, example: Example, payloads: list[dict[str, Any]], index: int, prompt: str, through: str) -> Turn:
         if not through.startswith(prompt):
@@ -119,7 +125,7 @@ class ChatTemplate:
                 f"the chat template's prompt for turn {index + 1} is not the beginning of the conversation it renders"
                 f" (they part at {prompt[at : at + 30]!r} and {through[at : at + 30]!r}), so the model would be"
                 " trained on another text than it is asked",
-                "use a chat template whose generation prompt also begins each assistant turn",
+                f"use a chat template whose generation prompt also begins each assistant turn; {self._ready()}",
             )
         body = through[len(prompt) :]
         closed = body.rstrip()
@@ -129,7 +135,8 @@ class ChatTemplate:
                 "template_no_end",
                 f"the chat template does not end turn {index + 1} with an end-of-turn token (it ends in"
                 f" {body[-20:]!r}), so the model would never learn to stop",
-                "use a chat template that writes the end-of-text or end-of-turn token after each assistant turn",
+                "use a chat template that writes the end-of-text or end-of-turn token after each assistant turn;"
+                f" {self._ready()}",
             )
         lead = body[: max(0, body.find(example.messages[index].words.strip()))]
         if any(end in lead for end in self.ends) and prompt == self._apply(example, payloads[:index]):
@@ -137,7 +144,8 @@ class ChatTemplate:
                 example,
                 "template_no_generation_prompt",
                 "the chat template ignores add_generation_prompt, so inference would not begin the assistant's turn",
-                "use a chat template that writes the assistant's header when add_generation_prompt is set",
+                "use a chat template that writes the assistant's header when add_generation_prompt is set;"
+                f" {self._ready()}",
             )
         return Turn(prompt, through, len(prompt) + len(closed))
 
@@ -160,7 +168,9 @@ class ChatTemplate:
                     example,
                     "template_leaves_out",
                     f"the chat template leaves out the {missing} of turn {index + 1} (role {message.role})",
-                    "use a model whose template renders it, or take it out of the rows",
+                    _FOLD
+                    if message.role == "system"
+                    else "use a model whose template renders it, or take it out of the rows",
                 )
         for tool in example.tools:
             if str(tool.get("function", tool).get("name", "")) not in rendered:
@@ -190,7 +200,7 @@ class ChatTemplate:
                 example,
                 "template_missing",
                 f"{name} has no chat template, so chat rows cannot be rendered",
-                "choose an instruction-tuned model, give it a chat template, or use plain text rows",
+                f"choose an instruction-tuned model, {self._ready()}, or use plain text rows",
             )
         try:
             return str(
@@ -207,8 +217,14 @@ class ChatTemplate:
                 example,
                 "template_refuses",
                 f"the model's chat template refuses this row: {problem}",
-                "change the row to what the model's template takes (roles, their order, system turns)",
+                _FOLD
+                if any(turn.role == "system" for turn in example.messages)
+                else "change the row to what the model's template takes (roles, their order)",
             )
+
+    def _ready(self) -> str:
+        name = suggest_template(self.tokenizer)
+        return f"take a ready template (chat_template: {name} fits its tokens)"
 
     def _probe_end(self) -> str | None:
         if not self.tokenizer.chat_template:
@@ -247,7 +263,7 @@ def _payload(message: Message) -> dict[str, Any]:
 def _reasoning(message: Message) -> str:
     """What the assistant thought before it answered, under the names that rows use for it."""
     extra = message.extra or {}
-    found = next((extra[key] for key in ("reasoning_content", "reasoning", "thinking") if extra.get(key)), "")
+    found = next((extra[key] for key in REASONING_KEYS if extra.get(key)), "")
     return found if isinstance(found, str) else ""
 
 

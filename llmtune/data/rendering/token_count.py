@@ -47,6 +47,16 @@ def load_tokenizer(name: str) -> Any:
     raise MissingExtra("local", "transformers", purpose="opening a model's tokenizer")
 
 
+def control_tokens(tokenizer: Any) -> frozenset[str]:
+    """The tokens that mean something else than their text (where a turn begins and ends): special ones, as they are
+    written."""
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if added is None and hasattr(tokenizer, "get_added_tokens_decoder"):
+        added = tokenizer.get_added_tokens_decoder()
+    found = {str(token.content) for token in (added or {}).values() if token.special}
+    return frozenset(found | set(map(str, getattr(tokenizer, "all_special_tokens", ()))))
+
+
 class RowTokens(NamedTuple):
     """Tokens of one row: by role, in all, in the longest turn, and of what is learned."""
 
@@ -65,6 +75,8 @@ class Counter:
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         self._tokenizer = tokenizer
         self.exact = tokenizer is not None
+        self.control_tokens = frozenset() if tokenizer is None else control_tokens(tokenizer)
+        """What a text must not hold, because it would become another token than its letters say."""
 
     @property
     def rule(self) -> str:

@@ -272,7 +272,10 @@ class Renderer:
 
     def _plain(self, conversation: Conversation) -> RenderedRow:
         example, text = conversation.example, conversation.text
-        ids = tuple(self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"])
+        bos = self.tokenizer.bos_token
+        begun = bool(bos) and text.lstrip().startswith(bos)  # a text that was rendered before has its beginning
+        encoded = self.tokenizer(text, add_special_tokens=not begun, return_attention_mask=False, verbose=False)
+        ids = tuple(encoded["input_ids"])
         if len(ids) < 2:
             self.template.refuse(example, "empty_text", "nothing to learn: the text is one token", "remove the row")
         mask = (False,) + (True,) * (len(ids) - 1)

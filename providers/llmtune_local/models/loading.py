@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.data.rendering.ready_templates import resolve_template
 from llmtune.errors import InvalidJob
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import precision
@@ -79,7 +80,7 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
             f"{model!r} has no fast tokenizer, which is needed to know what each token covers", where="model"
         )
     if chat_template is not None:
-        tokenizer.chat_template = chat_template
+        tokenizer.chat_template = resolve_template(chat_template)
     return tokenizer
 
 

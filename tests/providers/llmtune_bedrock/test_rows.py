@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from llmtune.data.dataset import Dataset
+from llmtune.data.example import ImagePart
+from llmtune.data.findings import Finding
+from llmtune.data.formats.registry import get_format
 from llmtune.job.spec import DatasetSpec
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.capabilities import LIMITS
@@ -44,3 +48,33 @@ def test_rows_are_written_in_the_familys_own_format(family: str, tmp_path: Path)
     first = (files.files[0].path).read_text().splitlines()[0]
     mark = {"bedrock_converse": '"schemaVersion"', "claude": '"system":"S"', "prompt_completion": '"prompt"'}
     assert mark[LIMITS[family].format] in first
+
+
+ROW = {
+    "schemaVersion": "bedrock-conversation-2024",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"text": "Which flag?"},
+                {
+                    "image": {
+                        "format": "png",
+                        "source": {"s3Location": {"uri": "s3://pier/flag.png", "bucketOwner": "12"}},
+                    }
+                },
+            ],
+        },
+        {"role": "assistant", "content": [{"text": "The pilot flag."}]},
+    ],
+}
+
+
+def test_the_owner_of_the_bucket_is_kept() -> None:
+    fmt = get_format("bedrock_converse")
+    faults: list[Finding] = []
+    example = fmt.read(orjson.loads(orjson.dumps(ROW)), None, faults)
+    assert faults == []
+    assert example.messages[0].images == (ImagePart("s3://pier/flag.png", "image/png", bucket_owner="12"),)
+    assert fmt.problems(example) == []
+    assert fmt.write(example) == ROW

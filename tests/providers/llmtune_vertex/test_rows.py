@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.base import FileFacts
 from llmtune.data.formats.registry import get_format
 from llmtune_vertex.declarations import GEMINI_LIMITS, OPEN_ROWS, PREFERENCE_ROWS
@@ -44,3 +49,33 @@ def test_a_validation_set_may_have_5000_rows_and_30_percent(rows: int, train: in
     found = list(VERTEX_ROWS.file_rules(facts))
     assert bool(found) is refused
     assert all(each.is_error for each in found)
+
+
+LONG = st.integers(min_value=2**64, max_value=10**40) | st.integers(min_value=-(10**40), max_value=-(2**64))
+
+
+def calling(arguments: str, result: str) -> Example:
+    call = ToolCall("call_1", "track", arguments)
+    messages = (Message("user", "Where?"), Message("assistant", None, (call,)), Message("tool", result, (), "call_1"))
+    return Example((*messages, Message("assistant", "On its way.")))
+
+
+@pytest.mark.parametrize("name", ["gemini", "bedrock_converse"])
+@given(number=LONG)
+def test_a_call_with_a_longer_integer_is_refused(name: str, number: int) -> None:
+    example = calling(json.dumps({"parcel": [number]}), "here")
+    assert [problem.code for problem in get_format(name).problems(example)] == ["cannot-number"]
+    assert get_format(name).problems(calling(json.dumps({"parcel": str(number), "km": 1.5}), "here")) == []
+    assert get_format("chat").problems(example) == []
+
+
+@given(number=LONG)
+def test_the_result_of_a_tool_is_kept_as_text(number: int) -> None:
+    text = json.dumps({"parcel": number})
+    (answer,) = [
+        part["functionResponse"]
+        for content in get_format("gemini").write(calling("{}", text))["contents"]
+        for part in content["parts"]
+        if "functionResponse" in part
+    ]
+    assert answer["response"] == {"content": text}

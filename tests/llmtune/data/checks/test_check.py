@@ -341,9 +341,10 @@ def test_keys_a_backend_does_not_get_are_one_finding_a_file(
     rows = [row(f"q{at}", "a") | {"owner": at} | ({"shelf": "x" * 50} if at % 2 else {}) for at in range(200)]
     rows[7]["messages"][0]["heard_at"] = 5
     report = check(rows_file(rows), provider="openai", jobs=jobs, checks=("structure",))
-    assert (report.counts, report.errors) == ({"changed-extra": 1}, 0)
-    (finding,) = report.findings
+    assert (report.counts, report.errors) == ({"changed-extra": 1, "unused-key": 1}, 0)
+    finding, unused = report.findings
     assert finding.line is None
+    assert "'shelf' is not used: 100 rows, 50 characters on average" in unused.message
     assert "3 keys: 'owner' (200 rows), 'shelf' (100 rows), 'messages[].heard_at' (1 row)" in finding.message
     assert check(rows_file(rows)).counts.get("changed-extra") is None, "at no backend nothing is left out"
 

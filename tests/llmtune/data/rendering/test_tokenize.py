@@ -412,6 +412,19 @@ def test_truncation_never_trains_half_a_turn(tokenizers: Callable[[str], Any]) -
         assert completions(tokenizer, cut) == (expected if removed <= first.first else expected[1:])
 
 
+def test_a_text_that_was_rendered_before_gets_no_second_beginning_or_end(new_tokenizer: Callable[..., Any]) -> None:
+    template = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|over|>{% endfor %}"
+    tokenizer = new_tokenizer(template, ("<|turn|>", "<|over|>"), "<s>", "</s>", add_bos=True)
+    renderer = Renderer(tokenizer)
+    begin, end, over = (tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<|over|>"))
+    (plain,) = renderer.render(Example(text="the lazy dog"))
+    assert (plain.ids[0], plain.ids[1:].count(begin), plain.ids[-1]) == (begin, 0, end)
+    (rendered,) = renderer.render(Example(text="<s><|turn|>user\nthe lazy dog<|over|>"))
+    assert (rendered.ids[0], rendered.ids.count(begin), rendered.ids[-1]) == (begin, 1, over)
+    (spaced,) = renderer.render(Example(text="<s><|turn|>user\nthe lazy dog<|over|>\n"))
+    assert spaced.ids.count(end) == 0
+
+
 def test_plain_text_is_cut_at_its_end(new_tokenizer: Callable[..., Any]) -> None:
     tokenizer = new_tokenizer(None, (), "<s>", "</s>", add_bos=True)
     renderer = Renderer(tokenizer)

@@ -1,0 +1,235 @@
+"""ShareGPT rows, `{"conversations": [{"from": "human", "value": ...}, ...]}`: speakers, calls and observations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+
+from llmtune.data.example import Example, Message, ToolCall
+from llmtune.data.findings import Finding, error
+from llmtune.data.formats import row_features as f
+from llmtune.data.formats.base import RowFormat
+from llmtune.data.formats.chat import (
+    WEIGHT_KEYS,
+    Calls,
+    answered,
+    arguments_text,
+    kind,
+    lower_keys,
+    read_tools,
+    read_weight,
+)
+from llmtune.data.formats.instruct import SYSTEMS, find_text, rest
+from llmtune.data.formats.json_text import dump_json, load_json
+
+
+class ShareGPT(RowFormat):
+    """`{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}`."""
+
+    name = "sharegpt"
+    turns_key = "conversations"
+    title = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
+    carries = f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM
+
+    KEYS = ("conversations", "conversation", "messages")
+    ROLES: ClassVar[dict[str, str]] = {
+        "human": "user",
+        "user": "user",
+        "gpt": "assistant",
+        "assistant": "assistant",
+        "chatgpt": "assistant",
+        "bot": "assistant",
+        "model": "assistant",
+        "system": "system",
+        "tool": "tool",
+        "observation": "tool",
+        "function_response": "tool",
+        "function_call": "assistant",
+    }
+    NAMES: ClassVar[dict[str, str]] = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        for key in self.KEYS:
+            if key != "messages" and key in row:
+                return True
+            turns = row.get(key)
+            if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "from" in turns[0]:
+                return True
+        return False
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        key = next((key for key in self.KEYS if key in row), "conversations")
+        turns = row.get(key)
+        if not isinstance(turns, list):
+            faults.append(error("row-shape", f"{key!r} is {kind(turns)}; expected a list of turns", "make it a list"))
+            turns = []
+        elif not turns:
+            faults.append(
+                error("empty-messages", f"{key} is an empty list", "give it at least a question and an answer")
+            )
+        messages = self.read_turns(turns, key, faults)
+        system = find_text(row, SYSTEMS)
+        known = [key, "tools"]
+        if system is not None:
+            known.append(system)
+            if row[system]:
+                messages.insert(0, Message("system", row[system]))
+        tools = read_tools(row.get("tools") or None, None, faults)
+        return Example(tuple(messages), tools, line=line, extra=rest(row, *known))
+
+    def read_turns(self, turns: Sequence[Any], where: str, faults: list[Finding]) -> list[Message]:
+        """Turns of from and value in canonical form; `where` names the list in faults."""
+        messages: list[Message] = []
+        calls = Calls()
+        for index, turn in enumerate(turns):
+            messages += self._turn(turn, f"{where}[{index}]", faults, calls)
+        return messages
+
+    def problems(self, example: Example) -> list[Finding]:
+        found = super().problems(example)
+        turns = answered(example)
+        if any(message.tool_calls and message.content is not None for message in turns):
+            found.append(error("lost-tools", "sharegpt rows hold no text beside a call", "cut the turn"))
+        elif any(not _answers_in_order(turns, index) for index, turn in enumerate(turns) if len(turn.tool_calls) > 1):
+            what = "sharegpt rows hold the answers to several calls of a turn in one observation, in their order"
+            found.append(error("lost-tools", what, "answer each call, in the order of the calls"))
+        return found
+
+    def _turn(self, turn: Any, where: str, faults: list[Finding], calls: Calls) -> Iterator[Message]:
+        if not isinstance(turn, dict):
+            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object with from and value", ""))
+            yield Message("user", "")
+            return
+        if "from" not in turn and "role" not in turn:
+            turn = lower_keys(turn)
+        name, text = "from" if "from" in turn else "role", "value" if "value" in turn else "content"
+        speaker, value = turn.get(name), turn.get(text)
+        role = self.ROLES.get(speaker) if isinstance(speaker, str) else None
+        if role is None:
+            what = f"{where}.{name} is {speaker!r}" if name in turn else f"{where} has neither from nor role"
+            expected = "human, gpt, system, function_call or observation"
+            faults.append(error("role", f"{what}; expected {expected}", "rename it"))
+            role = "user"
+        if not isinstance(value, str):
+            what = f"{where}.{text} is {kind(value)}" if text in turn else f"{where} has no value"
+            faults.append(error("content", f"{what}; expected a string", "quote it"))
+            value = ""
+        weight = read_weight(turn, role, where, faults)
+        extra = rest(turn, "from", "role", "value", "content", *WEIGHT_KEYS)
+        if speaker == "function_call":
+            thought, made = self._calls(value, calls, where, faults)
+            if thought:
+                extra = {"reasoning_content": thought} | (extra or {})
+            yield Message(role, None, made, weight=weight, extra=extra)
+        elif role == "tool":
+            yield from self._observation(value, calls, where, faults, weight, extra)
+        else:
+            yield Message(role, value, weight=weight, extra=extra)
+
+    def _calls(self, value: str, calls: Calls, where: str, faults: list[Finding]) -> tuple[str, tuple[ToolCall, ...]]:
+        """What was thought before a call, if anything, and the call or the calls of a turn."""
+        thought = _THOUGHT.match(value)
+        try:
+            made = load_json(value[thought.end() :] if thought else value)
+        except ValueError:
+            made = None
+        read = []
+        for call in made if isinstance(made, list) and made else [made]:
+            if isinstance(call, dict) and isinstance(call.get("function"), dict):
+                call = call["function"]
+            if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+                expected = 'write {"name": ..., "arguments": {...}} as text, or a list of such'
+                faults.append(error("tool-call", f"{where}: the function_call holds no call", expected))
+                continue
+            arguments = call.get("arguments")
+            text = dump_json(arguments) if isinstance(arguments, dict) else arguments_text(arguments, where, faults)
+            read.append(ToolCall(calls.new(call["name"]), call["name"], text))
+        return thought.group(1).strip() if thought else "", tuple(read)
+
+    def _observation(
+        self,
+        value: str,
+        calls: Calls,
+        where: str,
+        faults: list[Finding],
+        weight: int | None,
+        extra: dict[str, Any] | None,
+    ) -> Iterator[Message]:
+        """One answer, or one for each of several calls where the observation is a list of as many."""
+        if not calls.waiting:
+            what = f"{where} is an observation, and no function_call before it waits for one"
+            faults.append(error("tool-call-id", what, "put the function_call before it, or make it a human turn"))
+        if len(calls.waiting) > 1 and value.lstrip().startswith("["):
+            try:
+                results = load_json(value)
+            except ValueError:
+                results = None
+            if isinstance(results, list) and len(results) == len(calls.waiting):
+                for result in results:
+                    text = result if isinstance(result, str) else dump_json(result)
+                    yield Message("tool", text, (), calls.answered(None), weight=weight, extra=extra)
+                return
+        yield Message("tool", value, (), calls.answered(None), weight=weight, extra=extra)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        row: dict[str, Any] = {"conversations": self.write_turns(answered(example))}
+        if example.tools:
+            row["tools"] = list(example.tools)
+        if example.extra:
+            row.update(example.extra)
+        return row
+
+    def write_turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Canonical turns as turns of from and value: several calls as one list, and so their answers."""
+        turns: list[dict[str, Any]] = []
+        waiting = 0
+        for message in messages:
+            turn: dict[str, Any] = {"from": self.NAMES[message.role], "value": message.words}
+            if message.tool_calls:
+                texts = [
+                    f'{{"name": {_quoted(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls
+                ]
+                turn = {"from": "function_call", "value": texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"}
+                waiting = len(texts)
+            elif message.role == "tool" and waiting > 1:
+                turn["value"] = [message.words]
+            if message.weight is not None:
+                turn["weight"] = message.weight
+            if message.extra:
+                turn.update(message.extra)
+            joins = isinstance(turn["value"], list) and turns and isinstance(turns[-1]["value"], list)
+            if joins:
+                turns[-1]["value"] += turn["value"]
+            else:
+                turns.append(turn)
+            waiting = waiting if message.tool_calls or message.role == "tool" else 0
+        for turn in turns:
+            if isinstance(turn["value"], list):
+                turn["value"] = dump_json(turn["value"])
+        return turns
+
+
+#: A thought before a call, as rows of reasoning models have it.
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+def _answers_in_order(turns: Sequence[Message], index: int) -> bool:
+    """Whether the calls of a turn are followed by one plain answer each, in their order."""
+    calls = turns[index].tool_calls
+    answers = turns[index + 1 : index + 1 + len(calls)]
+    behind = turns[index + 1 + len(calls) : index + 2 + len(calls)]
+    return (
+        [(turn.role, turn.tool_call_id) for turn in answers] == [("tool", call.id) for call in calls]
+        and not any(turn.extra or turn.weight is not None for turn in answers)
+        and all(turn.role != "tool" for turn in behind)
+    )
+
+
+SHAREGPT = ShareGPT()
+
+
+def _quoted(text: str) -> str:
+    return orjson.dumps(text).decode()

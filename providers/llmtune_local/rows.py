@@ -1,0 +1,61 @@
+"""Rows of the local trainer: general formats, and what the model's own template and context refuse of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmtune.data.formats.base import Rendering, VendorRows
+from llmtune.errors import InvalidData
+
+if TYPE_CHECKING:
+    from llmtune.data.example import Example
+    from llmtune.data.findings import Finding
+
+
+def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Rendering | None:
+    """The tokenizer of a model, and what training would refuse of a row: the same renderer and limit as the worker's.
+    With `offline`, None where the model is not on this machine yet.
+
+    Raises `InvalidJob` where there is no such model, `MissingExtra` where the libraries are not installed.
+    """
+    from llmtune.data.rendering.tokenize import Renderer
+    from llmtune_local.models.hub import adapter_of, check_model
+    from llmtune_local.models.loading import context_length, load_tokenizer
+    from llmtune_local.models.shape import shape_of
+    from llmtune_local.settings import LocalOptions
+
+    given = LocalOptions.model_validate(dict(options))
+    if offline and shape_of(adapter_of(model)[0], given.revision) is None:
+        return None
+    tokenizer = load_tokenizer(model, given.revision, given.chat_template)
+    renderer = Renderer(tokenizer, template_options=given.template_options)
+    limits: dict[str, int | None] = {}
+
+    def problems(example: Example, method: str) -> Iterable[Finding]:
+        if method == "classification":  # the text alone is read, and a label is demanded of every row anyway
+            return ()
+        if method not in limits:
+            limits[method] = context_length(check_model(model, given.revision, method), tokenizer, None)
+        limit = limits[method]
+        try:
+            if example.preference is not None:
+                pair = renderer.render_pair(example)
+                rendered = [pair.preferred, pair.rejected]
+            else:
+                rendered = list(renderer.render(example))
+            for row in rendered:
+                if limit is not None:
+                    renderer.fit(row, limit, "error")
+        except InvalidData as refused:
+            return [finding.at(None, None) for finding in refused.findings]
+        return ()
+
+    return Rendering(tokenizer, problems)
+
+
+LOCAL_ROWS = VendorRows(
+    provider="local",
+    defaults={"sft": "chat", "dpo": "preference", "classification": "labelled"},
+    rendering=open_rendering,
+)

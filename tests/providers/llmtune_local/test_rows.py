@@ -1,0 +1,90 @@
+"""What `data check --provider local` and a plan say of rows is what the trainer would refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+pytest.importorskip("transformers")
+
+from llmtune.data.checks.check import check
+from llmtune.data.dataset import Dataset
+from llmtune.errors import InvalidData
+from llmtune.job.spec import DatasetSpec, TuningJob
+from llmtune.planning.plan import plan
+from llmtune_local.models.loading import check_rows
+
+ASK, SAY = {"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Until six."}
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]}
+#: Templates that take no system turn, and that forget the user's words.
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "codes"),
+    [
+        ([{"messages": [ASK, SAY]}], set()),
+        ([{"messages": [IMAGE, SAY]}], {"not_text"}),
+        ([{"messages": [SAY]}], {"no_prompt"}),
+        ([{"messages": [ASK, {"role": "assistant", "content": "six " * 20_000}]}], {"too_long"}),
+        ([{"prompt": "Open?", "chosen": "Yes.", "rejected": "No."}], set()),
+        ([{"prompt": "Open?", "chosen": "Yes.", "rejected": "no " * 20_000}], {"too_long"}),
+    ],
+)
+def test_check_says_what_the_trainer_refuses(tmp_path: Path, rows: list[dict[str, Any]], codes: set[str]) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    report = check(path, provider="local", model="tiny", checks=("structure",))
+    assert {finding.code for finding in report.findings if finding.is_error} == codes
+    assert all(finding.line == 1 for finding in report.findings if finding.is_error)
+    examples = Dataset.from_spec(DatasetSpec(train=str(path), split=(1.0, 0.0, 0.0))).train
+    if codes:
+        with pytest.raises(InvalidData):
+            check_rows("tiny", {"train": examples})
+    else:
+        check_rows("tiny", {"train": examples})
+
+
+def test_tokens_are_counted_by_the_model_itself(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": [ASK, SAY]}])
+    assert check(path, provider="local", model="tiny").files[0].stats.exact
+    assert not check(path, provider="local").files[0].stats.exact
+    report = check(
+        write_rows(path, [{"messages": [ASK, SAY | {"content": "<|im_end|>"}]}]), provider="local", model="tiny"
+    )
+    assert "control-token" in report.counts
+
+
+def test_a_plan_says_the_same_and_goes_by_the_jobs_template(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    rows = [{"messages": [system, {"role": "user", "content": f"q{number}"}, SAY]} for number in range(20)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+
+    def planned(**keys: Any) -> Any:
+        dataset = {"path": str(path), **keys.pop("dataset", {})}
+        return plan(TuningJob.model_validate({"name": "a", "dataset": dataset, "model": "tiny"} | keys), "local").data
+
+    assert planned().errors == 0
+    refused = planned(provider_options={"local": {"chat_template": NO_SYSTEM}})
+    assert refused.errors
+    assert "system: fold" in refused.findings[0]
+    assert planned(provider_options={"local": {"chat_template": NO_SYSTEM}}, dataset={"system": "fold"}).errors == 0
+    assert planned(provider_options={"local": {"chat_template": "gemma"}}).errors  # the tokenizer has no such tokens
+    assert planned(provider_options={"local": {"chat_template": "chatml"}}).errors == 0
+
+
+def test_a_model_that_is_not_here_is_not_asked_for_by_a_plan(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": [ASK, SAY]}] * 5)
+    job = TuningJob.model_validate({"name": "a", "dataset": {"path": str(path)}, "model": "nobody/nothing"})
+    assert plan(job, "local").data.errors == 0
