@@ -324,7 +324,8 @@ def _fall_by_chance(curve: Series) -> float:
     values = [point.value for point in curve.points if math.isfinite(point.value)]
     half = max(1, len(values) // 8)
     level = _middle(values[-max(1, len(values) // 4) :])
-    return 3 * _noise(values) * math.sqrt(2 / half) / level if level > 0 else math.inf
+    recent = values[-max(12, len(values) // 3) :]  # noise shrinks as the loss does
+    return 3 * _noise(recent) * math.sqrt(2 / half) / level if level > 0 else math.inf
 
 
 def _noise(values: Sequence[float]) -> float:
