@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.evaluation.results import EvaluationResult, SystemResult, WorstRow
+from llmtune.metrics.classification import ClassMetrics, recall_interval
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
@@ -182,7 +183,7 @@ def _classes(system: SystemResult) -> Iterator[str]:
         [
             plain(row.label, 60),
             number(row.precision, "share"),
-            number(row.recall, "share"),
+            _recall(row),
             number(row.f1, "share"),
             *([number(row.f_beta, "share")] if weighed else []),
             f"{row.support:,}",
@@ -195,6 +196,11 @@ def _classes(system: SystemResult) -> Iterator[str]:
     heads = ["label", "precision", "recall", "F1", *([f"F{found.beta:g}"] if weighed else []), "rows"]
     body = table(heads, rows, right=range(1, len(heads)))
     yield f"<details><summary>The {plain(system.name)} model by label</summary>\n\n{body}{tail}{outside}\n\n</details>"
+
+
+def _recall(row: ClassMetrics) -> str:
+    interval = recall_interval(row)
+    return "\u2013" if interval is None else f"{number(row.recall, 'share')}<br>{spread(interval, 'share')}"
 
 
 def _rows(title: str, worst: Sequence[WorstRow]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import llmtune
 from llmtune import Board, Hyperparameters, Member, TuningJob
+from llmtune.comparisons.compare import plan_members
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
@@ -156,11 +157,13 @@ def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: di
     ]
     (pair,) = [each for each in board.pairs if {each.comparison.name_a, each.comparison.name_b} == {"fake", "other"}]
     assert pair.p_value == pytest.approx(binomtest(min(only), sum(only), 0.5).pvalue)
-    count = sum(each.p_value is not None for each in board.pairs)
-    assert pair.p_value <= pair.p_holm <= min(1.0, count * pair.p_value) + 1e-12  # type: ignore[operator]
+    # Two members are one question; each baseline is a question of its own, asked of both members.
+    assert pair.p_holm == pair.p_value
+    assert {each.family for each in board.pairs if each is not pair} == {2}
     assert pair.separable
     assert board.standings[0].label == "fake"
-    assert board.verdict[0].startswith("fake beats")
+    assert board.verdict[0].startswith("fake leads other by ")
+    assert "of accuracy (95% interval " in board.verdict[0]
     tuned = {each.label for each in board.standings if each.kind == "tuned"}
     assert all(tuned & {each.comparison.name_a, each.comparison.name_b} for each in board.pairs)
     untuned = len(board.standings) - len(tuned)
@@ -248,7 +251,7 @@ def test_the_last_word_on_a_member_counts(job: TuningJob, vendors: dict[str, Any
 def test_an_adapters_slip_is_that_members_failure(
     job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = llmtune.comparisons.plan_members(job, ["fake", "other"], few_shot=0)
+    plans = plan_members(job, ["fake", "other"], few_shot=0)
 
     def slip(*_: object, **__: object) -> None:
         raise KeyError("choices")
@@ -335,7 +338,7 @@ def test_examples_in_the_prompt_are_a_row_of_the_board(job: TuningJob, vendors: 
 
 def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, Any]) -> None:
     job = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
-    plans = llmtune.comparisons.plan_members(job, ["openai", "fake"])
+    plans = plan_members(job, ["openai", "fake"])
     assert plans.total is not None
     with pytest.raises(OverBudget, match="together, over the budget"):
         llmtune.compare(job, ["openai", "fake"], budget=plans.total / 2)
@@ -350,7 +353,7 @@ def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, An
         "openai",
         "fake",
     ]
-    mixed = llmtune.comparisons.plan_members(without, some)
+    mixed = plan_members(without, some)
     assert mixed.total is None
     assert mixed.known > 0
     with pytest.raises(OverBudget, match="and an unknown amount together, over the budget"):
@@ -500,10 +503,12 @@ def test_where_nothing_beats_no_tuning_the_board_says_so(entries: list[Entry]) -
     start = first.model_copy(update={"few_shot": (label, perfect)})
     all_worse = build_board("router", "g", [wrong(start, 12), wrong(second, 13)])
     assert any(line.startswith(f"Tuning did not help: {label}") for line in all_worse.verdict)
-    assert any("fake[lora_rank=4] is not separable from fake" in line for line in all_worse.verdict)
+    (members,) = [line for line in all_worse.verdict if line.startswith("fake leads fake[lora_rank=4] by ")]
+    assert "; not certain on " in members
+    assert members.endswith("would settle it.")  # and no word of a price
     one_alike = build_board("router", "g", [wrong(start, 1), wrong(second, 13)])
     assert any(line.startswith(f"Tuning is not shown to help: {label}") for line in one_alike.verdict)
-    assert any(line.startswith("fake beats fake[lora_rank=4]") for line in one_alike.verdict)
+    assert any(line.startswith("fake leads fake[lora_rank=4]") for line in one_alike.verdict)
 
 
 def test_holm_is_statsmodels_by_hand() -> None:

@@ -1,7 +1,9 @@
 """Several runs on one held-out split, side by side: who is better, by how much, at what price, and is that luck.
 
 Pairs are told apart by the exact McNemar test where rows are right or wrong, else by a sign-flip permutation test of
-the mean difference, and all p-values are corrected together by Holm's method (Holm 1979, Scand. J. Stat. 6:65).
+the mean difference. The p-values of the members among themselves are corrected by Holm's method (Holm 1979, Scand. J.
+Stat. 6:65); so are those of all members against one baseline, each baseline by itself: whether tuning helps is another
+question than which member is the best, and asking both must not make either harder to answer.
 """
 
 from __future__ import annotations
@@ -25,12 +27,10 @@ from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
 from llmtune.report.render import Renderable
 from llmtune.report.schema import Cost, Report, Timing
+from llmtune.report.sentences import ALPHA
 
 if TYPE_CHECKING:
     import pandas
-
-#: A pair is separable when its corrected p-value is at most this.
-ALPHA = 0.05
 
 
 class _Value(BaseModel):
@@ -86,7 +86,10 @@ class Pair(_Value):
     """Of this pair alone."""
 
     p_holm: float | None
-    """Corrected for all pairs of the board."""
+    """Corrected for the family: the members among themselves, or all members against one baseline."""
+
+    family: int = 1
+    """Pairs in the family."""
 
     separable: bool
 
@@ -374,15 +377,23 @@ def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]
         comparison = compare_means(left, right, metric=main, name_a=one, name_b=other, better=x.better)
         p_value = comparison.p_value if comparison.p_value is not None else sign_flip(left, right)
         compared.append((comparison, p_value))
-    corrected = holm([p_value for _, p_value in compared])
+    families: dict[str, list[int]] = {}
+    for number, (comparison, _) in enumerate(compared):
+        untuned = {comparison.name_a, comparison.name_b} - tuned
+        families.setdefault(min(untuned, default=""), []).append(number)
+    corrected: dict[int, float | None] = {}
+    for numbers in families.values():
+        corrected |= zip(numbers, holm([compared[number][1] for number in numbers]), strict=True)
+    sizes = {number: len(numbers) for numbers in families.values() for number in numbers}
     return tuple(
         Pair(
             comparison=comparison,
             p_value=p_value,
-            p_holm=fixed,
+            p_holm=(fixed := corrected[number]),
+            family=sizes[number],
             separable=comparison.separable and (fixed is None or fixed <= ALPHA),
         )
-        for (comparison, p_value), fixed in zip(compared, corrected, strict=True)
+        for number, (comparison, p_value) in enumerate(compared)
     )
 
 
