@@ -305,11 +305,12 @@ def test_runs_are_compared_as_before(stored: Stored) -> None:
     tickets = stored.ids()["tickets"]
     differ = stored.llmtune("diff", tickets, "longer", "--json")
     assert lacks(differ.json, stored.document("printed/diff.json")) == []
-    decided = stored.llmtune("gate", "longer", "--baseline", tickets, "--min-delta", "1", "--json")
-    assert decided.code == 1
-    assert lacks(decided.json, stored.document("printed/gate.json")) == []
-    beside = stored.llmtune("gate", "longer", "--baseline", "report.json", "--min-delta", "1", "--json")
-    assert lacks(beside.json, stored.document("printed/gate.json")) == []
+    before = stored.document("printed/gate.json")
+    for baseline in (tickets, "report.json"):
+        decided = stored.llmtune("gate", "longer", "--baseline", baseline, "--better", "--json")
+        assert decided.code == 5
+        for name in ("passed", "run", "baseline", "metric", "delta", "comparison", "paired"):
+            assert lacks(decided.json[name], before[name]) == [], name
 
 
 def test_a_board_opens_and_its_comparison_is_not_run_again(stored: Stored) -> None:
