@@ -403,6 +403,7 @@ def _shown(
         labels=dataset.labels,
         models={"few-shot": f"{model_identity(backend.name, base)} few-shot {ids}"},
         cache=FileCache(answers_folder(record)),
+        rule="likelihood" if job.method == "classification" else None,
         seed=job.seed or 0,
     )
 

@@ -59,8 +59,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Answer the test rows with each system and score the answers.
 
-    Label datasets are scored by the likelihood of each label where every system can tell it, otherwise by the text
-    that is generated. Answers are cached one by one: an evaluation that is killed goes on where it was.
+    Label datasets are scored by the text that is generated, which is what a user of the model gets; where every system
+    can tell the likelihood of each label, the accuracy of the likeliest one stands beside it. Answers are cached one by
+    one: an evaluation that is killed goes on where it was.
 
     Args:
         test: the held-out rows; at most `spec.max_rows` of them are used, chosen by content.
@@ -77,8 +78,8 @@ def evaluate(
         metrics: names or functions, instead of `spec.metrics`.
         models: for each system, which model answers (`model_identity`); without it nothing is cached.
         cache: where answers are kept.
-        rule: when a generated answer counts as a label; None is "normalised" unless that confuses two labels, and
-            leaves the choice of likelihood open.
+        rule: when a generated answer counts as a label; None is "normalised" unless that confuses two labels.
+            "likelihood" takes the likeliest label as the answer, for models that serve it so (classifiers).
         seed: of sampled answers and of the resampling.
         resamples: bootstrap samples.
         patience: how long a backend that is unwell is waited for.
@@ -272,6 +273,7 @@ class _Judge:
             scored_by=questions.scored_by,
             labels=questions.labels,
             truth=None if part.truth is None else tuple(part.truth),
+            labels_told=questions.labels_told,
             rule=None if questions.rule is None else f"{questions.rule.name}: {questions.rule.says}",
             systems=systems,
             majority=majority,

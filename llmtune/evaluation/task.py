@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmtune.data.example import Example
-from llmtune.data.hashing import label_of, label_set
+from llmtune.data.hashing import label_of, label_set, prompt_text
 from llmtune.errors import InvalidData, did_you_mean
 from llmtune.evaluation import scoring
 from llmtune.evaluation.results import ScoredBy
@@ -15,6 +15,9 @@ from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.labels import LIKELIHOOD, LabelRule, check_labels, label_rule, rule_for
 from llmtune.metrics.text import RowScore, TextMetric
 from llmtune.provider.generation import Generator, LabelScorer, Unavailable
+
+#: Rows that are looked at to tell whether prompts name the labels.
+LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Questions:
     seed: int
     sets: tuple[str, ...] | None = None
     """The label set where rows have several labels each."""
+
+    labels_told: bool | None = None
+    """Whether the prompts name the labels; None where there are none."""
 
     said: tuple[str, ...] = field(default=())
     """What there is to say about these choices."""
@@ -79,6 +85,7 @@ def settle(
     askable = [each for each in generators.values() if not isinstance(each, Unavailable)]
     can_score = bool(askable) and all(isinstance(each, LabelScorer) for each in askable)
     label_names, label_reading = _labels(test, every, spec, labels, rule)
+    as_classifier = label_reading is LIKELIHOOD  # a classifier serves the likeliest label; it has no other answer
     sets = _several(every, spec)
     preference = all(row.preference is not None for row in test)
     plain_text = all(row.text is not None for row in test)
@@ -98,14 +105,17 @@ def settle(
             expected=[expected_text(row) for row in test],
             sets=sets is not None,
         )
-        chosen += scoring.TOKEN_METRICS  # told as well where logits exist
+        if label_names is not None and can_score and not as_classifier:
+            chosen.append(scoring.LIKELIHOOD_ACCURACY)  # beside what is answered, which is what a user gets
+        chosen += scoring.TOKEN_METRICS  # reported as well where logits exist
 
     scored_by: ScoredBy = "text"
     if plain_text or all(isinstance(metric, str) and metric in scoring.TOKEN_METRICS for metric in chosen):
         scored_by = "loss"
-    elif can_score and rule is None and (label_names is not None or preference):
+    elif can_score and (as_classifier or (preference and label_names is None)):
         scored_by = "likelihood"
-        label_reading = LIKELIHOOD if label_names is not None else None
+    elif as_classifier and label_names is not None:
+        label_reading = rule_for(label_names)
     return Questions(
         spec=spec,
         metrics=tuple(chosen),
@@ -115,8 +125,20 @@ def settle(
         max_tokens=token_limit(test, spec),
         seed=seed,
         sets=sets,
+        labels_told=None if label_names is None else labels_told(test, label_names),
         said=tuple(said),
     )
+
+
+def labels_told(rows: Sequence[Example], labels: Sequence[str]) -> bool:
+    """Whether the prompts of most rows name most of the labels: a model that was not told them can only guess."""
+    looked_at = rows[:: max(1, len(rows) // LOOKED_AT)]
+    names = [label.casefold() for label in labels]
+    told = 0
+    for row in looked_at:
+        text = prompt_text(row).casefold()
+        told += sum(name in text for name in names) > len(names) / 2
+    return told > len(looked_at) / 2
 
 
 def _several(every: Sequence[Example], spec: EvaluationSpec) -> tuple[str, ...] | None:

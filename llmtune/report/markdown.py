@@ -16,6 +16,7 @@ from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
 from llmtune.report.format import count, difference, metric_name, number, one_line, seen, spread
+from llmtune.report.sentences import outside_shares
 from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
     rule = f" Labels are read by the rule {plain(result.rule)}." if result.rule else ""
     yield f"{count(result.rows, 'row')}{some}, {how}; intervals at {result.level:.0%}.{rule}"
     yield _metrics(result)
+    if shares := outside_shares(result):
+        yield plain(shares)
     for name, system in result.systems.items():
         if isinstance(system, NotReported):
             yield f"The {plain(name)} model was not asked: {plain(system.reason)}"

@@ -57,6 +57,7 @@ SENTENCES: Final[dict[str, str]] = {
     # Beside the verdict.
     "untold_base": "The prompts do not name the labels, so the base model was never told them.",
     "outside": "{amount} of {rows} answers ({share}) are none of the {labels} labels{likelihood}.",
+    "outside_shares": "Answers that are none of the labels: {shares}.",
     "likelihood": "; choosing the likeliest label instead would reach {figure}",
     "majority": "Always answering '{label}' reaches {figure}.",
     "majority_more": "Always answering '{label}' reaches {figure}, more than the {name} model.",
@@ -154,6 +155,19 @@ def _outside(tuned: SystemResult) -> str:
         labels=len(found.labels),
         likelihood="" if likeliest is None else say("likelihood", figure=number(likeliest.value, "share")),
     )
+
+
+def outside_shares(result: EvaluationResult) -> str:
+    """How many answers of each system were none of the labels: one line; empty where no answer was."""
+    found = {
+        name: system.classification
+        for name in result.systems
+        if (system := result.system(name)) is not None and system.classification is not None
+    }
+    if not any(each.outside for each in found.values()):
+        return ""
+    shares = (f"{one_line(name, 40)} {number(each.outside / each.rows, 'share')}" for name, each in found.items())
+    return say("outside_shares", shares=", ".join(shares))
 
 
 def _majority(result: EvaluationResult, after: str) -> str:

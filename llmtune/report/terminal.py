@@ -33,6 +33,7 @@ from llmtune.report.format import (
     seen,
     spread,
 )
+from llmtune.report.sentences import outside_shares
 from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ class _View:
             cells += self._difference(result, name, unit) if compared else []
             table.add_row(*cells)
         yield table
+        if outside := outside_shares(result):
+            yield Text(seen(outside), style=_DOUBT)
         if result.rule is not None:
             yield Text(f"labels read by the rule {one_line(result.rule)}", style="dim")
 

@@ -91,6 +91,7 @@ def evaluate(
         fit_rows=0 if provider.hosted else FIT_ROWS,
         models=models,
         cache=FileCache(answers_folder(record)),
+        rule="likelihood" if job.method == "classification" else None,
         seed=job.seed or 0,
         on_progress=_Progress(say),
     )

@@ -46,9 +46,9 @@ def test_the_terminal_report_says_what_matters(report: Report) -> None:
     text = report.to_text()
     flat = " ".join(text.replace("\u2502", " ").split())
     assert report.headline in flat
-    assert text.index("Tuning helped") < text.index("held-out rows, labels") < text.index("Training")
+    assert text.index("Tuning helped") < text.index("held-out rows, by") < text.index("Training")
     for wanted in (
-        "120 held-out rows, labels by likelihood, intervals at 95%",
+        "120 held-out rows, by generated text, intervals at 95%",
         "macro F1",
         "better",
         "validation loss",

@@ -13,6 +13,7 @@ from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, difference, metric_name, number, p_words, pick_system, spread
 from llmtune.report.html.elements import Child, el, join
 from llmtune.report.html.page import Section, details, sorted_by, table
+from llmtune.report.sentences import outside_shares
 
 #: Labels up to which the whole confusion matrix is shown; above, only what is confused most.
 MATRIX_LABELS = 80
@@ -49,7 +50,8 @@ def held_out(
         if (system := result.system(name)) is not None
         for metric, reason in system.not_reported.items()
     ]
-    body = join([el("p", said, class_="hint"), bars(result), _metrics(result, before, after), absent, missing])
+    outside = el("p", shares, class_="hint") if (shares := outside_shares(result)) else None
+    body = join([el("p", said, class_="hint"), bars(result), _metrics(result, before, after), outside, absent, missing])
     return Section(id, title or "Held-out rows", body, short="Results")
 
 
