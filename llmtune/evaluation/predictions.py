@@ -87,7 +87,7 @@ def answer(questions: Questions, part: Part, generator: Generator, access: Acces
         if scoring.LIKELIHOOD_ACCURACY in questions.metrics and isinstance(generator, LabelScorer):
             _likeliest(out, questions, generator, access)
     if questions.scored_by != "loss":
-        _text_metrics(out, questions)
+        score_texts(out, questions)
     if questions.wants_loss and isinstance(generator, TokenScorer):
         _losses(out, generator, access)
     return out
@@ -193,7 +193,8 @@ def labels_in(text: str | None) -> list[str]:
     return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
-def _text_metrics(out: Answered, questions: Questions) -> None:
+def score_texts(out: Answered, questions: Questions) -> None:
+    """Score the answer texts of each row by every text metric that is wanted."""
     expected = [expected_text(row) for row in out.part.rows]
     for metric in questions.metrics:
         if isinstance(metric, TextMetric):

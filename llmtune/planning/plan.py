@@ -194,7 +194,7 @@ def estimate_cost(
     deploys = capabilities.abilities.deployment == "required" and job.evaluation.deploy
     rows = min(job.evaluation.max_rows, verdict.rows.get("test", 0))
     per_row = (verdict.tokens or 0) / max(1, verdict.rows.get("train", 1))
-    asked = rows * (2 if job.evaluation.baseline else 1)
+    asked = rows * (1 + sum(job.evaluation.measures(each) for each in ("base", "few_shot")))
     served = capabilities.abilities.deployment != "required" or deploys
     return cost.estimate(
         capabilities,

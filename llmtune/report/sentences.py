@@ -64,6 +64,10 @@ SENTENCES: Final[dict[str, str]] = {
     "majority_alike": "Always answering '{label}' reaches {figure}, which is not separable from the {name} model.",
     "cheap_less": "{who} reaches {figure}, {gap} less ({within}).",
     "cheap_more": "{who} reaches {figure}, {gap} more ({within}): do not pay for tuning.",
+    "cheap_ahead": (
+        "{who} does at least as well: it reaches {figure}, {gap} more ({within}), which is not certain on {rows}:"
+        " do not pay for tuning."
+    ),
     "cheap_alike": "{who} does as well: it reaches {figure} (a difference of {gap}, {within}): do not pay for tuning.",
     "cheap_unclear": "{who} reaches {figure} ({signed}, {within}); {settle}.",
     # One against another, on a board.
@@ -138,7 +142,7 @@ def judged(result: EvaluationResult) -> str:
         first = verdict(comparison, metric.unit)
         if result.labels_told is False:
             first = f"{first} {say('untold_base')}"
-    parts = (first, _outside(tuned), _majority(result, after), *_cheap(result, after, metric))
+    parts = (first, _outside(tuned), _majority(result, after), *cheap_baselines(result))
     return " ".join(part for part in parts if part)
 
 
@@ -179,14 +183,15 @@ def _majority(result: EvaluationResult, after: str) -> str:
     return say(name, label=label, figure=number(comparison.a, "share"), name=one_line(after, 40))
 
 
-def _cheap(result: EvaluationResult, after: str, metric: MetricValue) -> list[str]:
-    """What a model that costs next to nothing reaches beside the tuned one."""
-    said = []
-    for name, who in CHEAP.items():
-        comparison = result.comparison(a=name, b=after)
-        if comparison is not None:
-            said.append(cheap(who, comparison, metric.unit))
-    return said
+def cheap_baselines(result: EvaluationResult) -> list[str]:
+    """What models that cost next to nothing reach beside the tuned one, a sentence each."""
+    after = judged_name(result)
+    tuned = result.system(after)
+    metric = tuned.get(result.main) if tuned is not None else None
+    if metric is None:
+        return []
+    pairs = [(who, result.comparison(a=name, b=after)) for name, who in CHEAP.items()]
+    return [cheap(who, comparison, metric.unit) for who, comparison in pairs if comparison is not None]
 
 
 def cheap(who: str, comparison: Comparison, unit: str) -> str:
@@ -203,7 +208,10 @@ def cheap(who: str, comparison: Comparison, unit: str) -> str:
         return say("cheap_less", **values)
     if comparison.verdict == "worse":
         return say("cheap_more", **(values | {"within": _within(_turned(within), unit)}))
-    if ahead <= 0 or (unit == "share" and within.high <= AS_WELL):
+    if ahead < 0:
+        rows = count(comparison.rows, "row")
+        return say("cheap_ahead", **(values | {"within": _within(_turned(within), unit)}), rows=rows)
+    if ahead == 0 or (unit == "share" and within.high <= AS_WELL):
         return say("cheap_alike", **values)
     return say("cheap_unclear", **values, settle=settle(comparison))
 

@@ -33,7 +33,7 @@ from llmtune.report.format import (
     seen,
     spread,
 )
-from llmtune.report.sentences import outside_shares
+from llmtune.report.sentences import CHEAP, outside_shares
 from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
@@ -177,7 +177,8 @@ class _View:
                 for metric in system.metrics
             )
         )
-        answered = [name for name in result.systems if result.system(name) is not None]
+        # The bars show every baseline; a table of base and tuned model fits 80 columns.
+        answered = [name for name in result.systems if name not in CHEAP and result.system(name) is not None]
         if not names:
             return
         compared = any(each.name_a == "base" for each in result.comparisons)

@@ -55,6 +55,8 @@ class Finalist(_Value):
     mean: Number
     interval: Interval | NotReported
     runs: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    """What models that cost next to nothing reach on the same rows, beside its first seed: a sentence each."""
 
 
 class Prescreened(_Value):

@@ -43,7 +43,8 @@ def tested(final: Finalist) -> str:
     spread = "" if isinstance(within, NotReported) else f" ({within.low:.3f} to {within.high:.3f})"
     params = ", ".join(f"{name} {shown(value)}" for name, value in final.params.items())
     times = f"{len(final.values)} seed{'' if len(final.values) == 1 else 's'}"
-    return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}"
+    beside = "".join(f". {sentence.rstrip('.')}" for sentence in final.baselines)
+    return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}{beside}"
 
 
 def asides(found: Sweep) -> list[str]:

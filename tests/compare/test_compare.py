@@ -128,7 +128,8 @@ def test_two_ranks_here_and_three_vendors_from_one_command(
         spans.append((moves[RunState.PLANNED], moves[RunState.SUCCEEDED]))
     spans.sort()
     assert spans[0][1] <= spans[1][0]
-    assert {each.kind for each in board.standings} == {"tuned", "base", "few-shot"}
+    assert {each.kind for each in board.standings} >= {"tuned", "base", "few-shot"}
+    assert {each.kind for each in board.standings} >= {"linear", "majority"}
     assert board.verdict
     assert "# router" in board.to_markdown()
 
@@ -169,6 +170,22 @@ def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: di
     untuned = len(board.standings) - len(tuned)
     every = len(board.standings) * (len(board.standings) - 1) // 2
     assert len(board.pairs) == every - untuned * (untuned - 1) // 2
+
+
+def test_a_linear_model_is_on_the_board_once_and_its_lead_is_said(job: TuningJob, vendors: dict[str, Any]) -> None:
+    vendors["other"].teach = lambda rows: None
+    board = llmtune.compare(job, ["other"], few_shot=0, pace=QUICK)
+    (linear,) = [each for each in board.standings if each.kind == "linear"]
+    (always,) = [each for each in board.standings if each.kind == "majority"]
+    assert linear.quality.value == 1.0  # type: ignore[union-attr]
+    assert always.quality.value < 0.5  # type: ignore[union-attr]
+    assert board.verdict[0] == (
+        "Tuning did not help: linear model (TF-IDF) needs none and is ahead of every tuned model."
+        " Do not pay for tuning."
+    )
+    assert any(line.startswith("linear model (TF-IDF) leads other by ") for line in board.verdict)
+    assert "linear model" in board.to_markdown()
+    assert "linear model" in board.to_html()
 
 
 def test_one_that_fails_does_not_stop_the_others(job: TuningJob, vendors: dict[str, Any]) -> None:

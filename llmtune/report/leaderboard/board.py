@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,15 +33,24 @@ if TYPE_CHECKING:
     import pandas
 
 
+#: Baselines for which no model is asked, and what they are called on the board.
+COMPUTED = {
+    "linear": "linear model (TF-IDF)",
+    "nearest": "nearest training row",
+    "majority": "most frequent label",
+}
+
+
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Standing(_Value):
-    """One row of the board: a tuned model, or a base model as it is or with examples in its prompt."""
+    """One row of the board: a tuned model, a base model as it is or with examples in its prompt, or a baseline for
+    which no model is asked (a linear model, the nearest training row, always the most frequent label)."""
 
     label: str
-    kind: Literal["tuned", "base", "few-shot"]
+    kind: Literal["tuned", "base", "few-shot", "linear", "nearest", "majority"]
     provider: str
     model: str
     run: str | None = None
@@ -242,6 +251,9 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
             standings.append(_standing(entry, "few-shot", label, shown, system, main))
             if system is not None:
                 scores[label] = (shown, system)
+    computed = _computed(found.values(), main)
+    standings += [standing for standing, _, _ in computed]
+    scores |= {standing.label: (evaluation, system) for standing, evaluation, system in computed}
     tuned_ones = {each.label for each in standings if each.kind == "tuned"}
     pairs = _pairs(main, scores, tuned_ones)
     standings.sort(key=_rank(scores, main))
@@ -269,6 +281,41 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
         warnings=tuple(said),
     )
     return board.model_copy(update={"verdict": tuple(board.render("sentences"))})
+
+
+def _computed(
+    evaluations: Iterable[EvaluationResult | None], main: str
+) -> list[tuple[Standing, EvaluationResult, SystemResult]]:
+    """The baselines for which no model is asked: the same rows give the same figures, so each stands here once."""
+    found: dict[str, tuple[Standing, EvaluationResult, SystemResult]] = {}
+    for evaluation in evaluations:
+        if evaluation is None:
+            continue
+        systems = {name: system for name in COMPUTED if (system := evaluation.system(name)) is not None}
+        if (
+            (majority := evaluation.majority) is not None
+            and evaluation.truth
+            and evaluation.labels
+            and main == "accuracy"
+        ):
+            place = evaluation.labels.index(majority.label)
+            always = (place,) * len(evaluation.truth)
+            systems["majority"] = SystemResult(name="majority", metrics=(majority.accuracy,), predicted=always)
+        for name, system in systems.items():
+            value = system.get(main)
+            if value is None or name in found:
+                continue
+            standing = Standing(
+                label=COMPUTED[name],
+                kind=name,  # type: ignore[arg-type]
+                provider="here",
+                model=name,
+                quality=value,
+                metrics=system.metrics,
+                price_per_1000=0.0,
+            )
+            found[name] = (standing, evaluation, system)
+    return list(found.values())
 
 
 def _evaluation(entry: Entry) -> EvaluationResult | None:

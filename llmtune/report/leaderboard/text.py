@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.markdown import code, plain, table
-from llmtune.report.sentences import ALPHA, AS_WELL, CHEAP, lead, worst_loss
+from llmtune.report.sentences import ALPHA, AS_WELL, lead, worst_loss
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def _against(board: Board, members: list[Standing], untuned: list[Standing]) -> 
     every = len(pairs) > 1 and all(pair.separable and _is_ahead(first, each) for each, pair in pairs)
     said = []
     for rank, (each, pair) in enumerate(pairs):  # they stand best first
-        if rank == 0 or each.kind in CHEAP:
+        if rank == 0 or each.kind in ("linear", "nearest"):
             before = "Ahead of every model without tuning: " if every and rank == 0 else ""
             said.append(f"{before}{_lead(pair, first)}")
     return said

@@ -174,6 +174,10 @@ def test_who_leads_whom(found: Comparison, certain: bool, says: str) -> None:
             comparison(-0.3, -0.4, -0.2, "worse"),
             "X reaches 50.0%, 30.0 points more (95% interval 20.0 to 40.0): do not pay for tuning.",
         ),
+        (
+            comparison(-0.1, -0.25, 0.05, "not separable"),
+            "X does at least as well: it reaches 50.0%, 10.0 points more (95% interval -5.0 to 25.0), which",
+        ),
         (comparison(0.0, -0.05, 0.05, "not separable"), "X does as well: it reaches 50.0%"),
         (comparison(0.005, -0.01, 0.015, "not separable"), "X does as well: it reaches 50.0%"),
         (
