@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmtune.data.example import Example
-from llmtune.data.hashing import label_of, label_set, prompt_text
+from llmtune.data.hashing import label_of, label_set, names_labels
 from llmtune.errors import InvalidData, did_you_mean
 from llmtune.evaluation import scoring
 from llmtune.evaluation.results import ScoredBy
@@ -15,9 +15,6 @@ from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.labels import LIKELIHOOD, LabelRule, check_labels, label_rule, rule_for
 from llmtune.metrics.text import RowScore, TextMetric
 from llmtune.provider.generation import Generator, LabelScorer, Unavailable
-
-#: Rows that are looked at to tell whether prompts name the labels.
-LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
@@ -125,20 +122,9 @@ def settle(
         max_tokens=token_limit(test, spec),
         seed=seed,
         sets=sets,
-        labels_told=None if label_names is None else labels_told(test, label_names),
+        labels_told=None if label_names is None else names_labels(test, label_names),
         said=tuple(said),
     )
-
-
-def labels_told(rows: Sequence[Example], labels: Sequence[str]) -> bool:
-    """Whether the prompts of most rows name most of the labels: a model that was not told them can only guess."""
-    looked_at = rows[:: max(1, len(rows) // LOOKED_AT)]
-    names = [label.casefold() for label in labels]
-    told = 0
-    for row in looked_at:
-        text = prompt_text(row).casefold()
-        told += sum(name in text for name in names) > len(names) / 2
-    return told > len(looked_at) / 2
 
 
 def _several(every: Sequence[Example], spec: EvaluationSpec) -> tuple[str, ...] | None:

@@ -287,7 +287,7 @@ def lead(comparison: Comparison, unit: str, *, certain: bool, level: float = LEV
     """
     ahead, within = _ahead(comparison)
     first, second = comparison.name_b, comparison.name_a
-    if ahead < 0:
+    if ahead <= 0:
         first, second, within = second, first, _turned(within)
     values = {
         "first": first,

@@ -73,7 +73,8 @@ def _no_tuning(board: Board, best: Standing, members: list[Standing]) -> str:
     pairs = [pair for each in members if (pair := _pair(board, best.label, each.label)) is not None]
     certain = bool(pairs) and all(pair.separable for pair in pairs)
     what = "did not help" if certain else "is not shown to help"
-    return f"Tuning {what}: {best.label} needs none and is ahead of every tuned model. Do not pay for tuning."
+    reaches = "is ahead of every tuned model" if _is_ahead(best, members[0]) else "does as well as the best tuned model"
+    return f"Tuning {what}: {best.label} needs none and {reaches}. Do not pay for tuning."
 
 
 def _is_ahead(first: Standing, other: Standing) -> bool:

@@ -146,7 +146,7 @@ def comparison(difference: float, low: float, high: float, verdict: str, **more:
         (
             comparison(0.0, -0.1, 0.1, "not separable"),
             False,
-            "two and one are equal in accuracy (95% interval -10.0 to 10.0) on 40 rows.",
+            "one and two are equal in accuracy (95% interval -10.0 to 10.0) on 40 rows.",
         ),
         (
             comparison(0.001, -0.1, 0.1, "not separable"),
