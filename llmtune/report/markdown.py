@@ -229,9 +229,10 @@ def _training(report: Report) -> Iterator[str]:
     if drawn:
         yield block(drawn)
     rows = []
+    absent: dict[str, list[str]] = {}
     for name, series in report.series.items():
         if isinstance(series, NotReported):
-            rows.append([plain(name), "", "", "", plain(str(series))])
+            absent.setdefault(series.reason, []).append(name)
             continue
         first, last, best = series.first, series.last, series.best
         unit = series.unit if series.unit == "share" else ""
@@ -244,7 +245,11 @@ def _training(report: Report) -> Iterator[str]:
                 ", ".join(source.replace("_", " ") for source in series.sources),
             ]
         )
-    yield table(["series", "first", "last", "best", "source"], rows, right=(1, 2, 3))
+    if rows:
+        yield table(["series", "first", "last", "best", "source"], rows, right=(1, 2, 3))
+    if absent:  # nobody can act on these: one line for all
+        reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in absent.items())
+        yield plain(f"Not reported: {reasons}.", 1000)
 
 
 def curve_text(report: Report, width: int = 72, height: int = 8, *, ascii_only: bool = False) -> str:

@@ -228,11 +228,11 @@ class _View:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for heading in ("", "first", "last", "best", "", "source"):
             table.add_column(heading, justify="left" if heading in ("", "source") else "right")
-        absent = []
+        absent: dict[str, list[str]] = {}
         for name, series in self.report.series.items():
             if isinstance(series, NotReported) or not series.points:
                 reason = series.reason if isinstance(series, NotReported) else "no point was reported"
-                absent.append(Text(f"{one_line(name, 40)}: not reported ({one_line(reason)})", style="dim"))
+                absent.setdefault(one_line(reason), []).append(one_line(name, 40))
                 continue
             first, last, best = series.first, series.last, series.best
             unit = series.unit if series.unit == "share" else ""
@@ -246,7 +246,9 @@ class _View:
             )
         if table.row_count:
             yield table
-        yield from absent
+        if absent:  # nobody can act on these: one line for all
+            reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in absent.items())
+            yield Text(f"not reported: {reasons}", style="dim")
 
     def _curve(self, name: str) -> Series | None:
         found = self.report.series.get(name)

@@ -73,7 +73,7 @@ def test_a_hosted_report_shows_money_and_its_source(hosted: Report) -> None:
     assert "billed 11.90 USD, 9,300,000 tokens billed" in flat
     assert "vendor api" in flat
     assert "840 tokens in, 240 out" in flat
-    assert "validation/loss: not reported" in flat
+    assert "not reported: validation/loss (" in flat
     assert "difference" not in flat.split("Training")[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.metrics.points import NotReported
@@ -141,6 +141,13 @@ def cells(each: Standing) -> tuple[str, ...]:
     )
 
 
+def filled_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns with something in them; the first is the name."""
+    return [
+        column for column in range(len(HEADINGS)) if column == 0 or any(row[column] not in ("", "-") for row in rows)
+    ]
+
+
 def _cost(each: Standing) -> str:
     if each.kind != "tuned":
         return ""
@@ -170,8 +177,11 @@ def _parts(board: Board) -> Iterator[str]:
     yield "\n".join([f"- **{first}**", *(f"- {each}" for each in others)])
     yield f"By {plain(metric_name(board.metric))} on {board.rows} rows that no member was trained on."
     unit = next((each.quality.unit for each in board.standings if not isinstance(each.quality, NotReported)), "")
-    rows = [[plain(cell) for cell in cells(each)] for each in board.standings]
-    yield table(list(HEADINGS), rows, right=(1, 3, 4, 5, 6, 8))
+    shown = [cells(each) for each in board.standings]
+    columns = filled_columns(shown)
+    rows = [[plain(row[column]) for column in columns] for row in shown]
+    right = [number for number, column in enumerate(columns) if column in (1, 3, 4, 5, 6, 8)]
+    yield table([HEADINGS[column] for column in columns], rows, right=right)
     if board.pairs:
         yield "## Told apart?"
         yield table(
@@ -214,7 +224,7 @@ def print_board(board: Board, console: Console) -> None:
     console.print()
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     rows = [cells(each) for each in board.standings]
-    kept = [place for place in range(len(HEADINGS)) if place == 0 or any(row[place] not in ("", "-") for row in rows)]
+    kept = filled_columns(rows)
     for place in kept:
         shown.add_column(
             HEADINGS[place], overflow="fold", justify="left" if place in (0, len(HEADINGS) - 1) else "right"
