@@ -169,7 +169,7 @@ def child(victim: str) -> None:
         model="tiny",
         seed=7,
         hyperparameters=Hyperparameters(epochs=100, max_steps=STEPS, batch_size=2, checkpoint_every=10, lora_rank=4),
-        evaluation=EvaluationSpec(max_rows=1, max_tokens=1, baseline=False),
+        evaluation=EvaluationSpec(max_rows=1, max_tokens=1, baselines=()),
     )
     known = open_store().runs()
     run: Any = Run(known[0].id) if known else start(job, "local")

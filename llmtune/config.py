@@ -82,6 +82,12 @@ def store_url() -> str:
     return os.environ.get("LLMTUNE_STORE") or f"sqlite:///{home() / 'store.db'}"
 
 
+def origin(name: str) -> str:
+    """Where `home` or `store` comes from: the environment variable, or "default"."""
+    variable = f"LLMTUNE_{name.upper()}"
+    return variable if os.environ.get(variable) else "default"
+
+
 def settings() -> Settings:
     """Everything the configuration files and the environment say now. Raises `InvalidSettings` for a broken file."""
     read = [(path, _read(path)) for path in config_files() if path.is_file()]

@@ -20,7 +20,8 @@ The tree, with the exit code the command line answers with::
     ├── SubmitUnknown                  1   we cannot know whether the vendor took the job
     ├── RunFailed                      1   the run ended without a model; carries the report
     ├── StillRunning                   1   waiting ended before the run did; the run goes on (a TimeoutError too)
-    └── RunNotFound                    1   no run of that id in the store
+    ├── RunNotFound                    1   no run of that id in the store
+    └── NotJudged                      6   a gate has nothing to judge by; judged and not passed is 5, without an error
 
 An interrupted command exits with 130. Every message is one clear sentence that says what is wrong, where,
 and how to mend it: it is shown to the user as it stands, without a traceback.
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 #: Exit code of a command that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
+
+
+#: Exit code of a gate that judged and did not let pass.
+EXIT_NOT_PASSED = 5
 
 
 class LlmtuneError(Exception):
@@ -255,3 +260,9 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 2) -> list[str
     lowered = {word.lower(): word for word in known}
     matches = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.6)
     return [lowered[match] for match in matches]
+
+
+class NotJudged(LlmtuneError):
+    """A gate has nothing to judge by: a run was not evaluated, or has no such metric."""
+
+    exit_code = 6

@@ -269,7 +269,7 @@ def job(tmp_path: Path) -> TuningJob:
         dataset=str(path),
         model="m-1",
         hyperparameters=Hyperparameters(epochs=2),
-        evaluation=EvaluationSpec(baseline=False, max_rows=2),
+        evaluation=EvaluationSpec(baselines=(), max_rows=2),
     )
 
 

@@ -17,7 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One typed fine-tuning job, any backend, one report.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a rule or a budget, 4 something is not installed"
-    " or not set up, 130 interrupted. Under --json the last line of standard error tells why.",
+    " or not set up, 5 judged and not passed, 6 could not be judged, 130 interrupted."
+    " Under --json the last line of standard error tells why.",
 )
 
 

@@ -103,13 +103,16 @@ def _plain(found: Kept) -> str:
 def gate(
     run: RunOrFile,
     baseline: Annotated[str, typer.Option(help="The run (or report.json) to beat.", show_default=False)],
-    min_delta: Annotated[
-        float,
+    better: Annotated[bool, typer.Option("--better", help="Pass only if it is better, and not by chance.")] = False,
+    not_worse: Annotated[
+        float | None,
         typer.Option(
-            help="Least improvement: points for a metric in per cent, its own unit otherwise. 0 or less asks that no"
-            " harm be shown."
+            min=0.0,
+            metavar="MARGIN",
+            help="Pass only if it is surely not worse by more than this: points for a metric in per cent, its own unit"
+            " otherwise.",
         ),
-    ] = 0.0,
+    ] = None,
     metric: Annotated[str | None, typer.Option(help="Which metric; by default the run's first.")] = None,
     comment: Annotated[
         Path | None, typer.Option(help="Also write the Markdown comment to this file (for a pull request).")
@@ -117,11 +120,13 @@ def gate(
     shape: AsFormat = Format.TERMINAL,
     as_json: AsJson = False,
 ) -> None:
-    """Let a run pass (exit 0) only if it beats another one and that is not chance; else exit 1."""
+    """Let a run pass (exit 0) or not (5) against another one, by one of two tests; 6 where it cannot be judged."""
     from llmtune.cli.output import out, print_json
     from llmtune.report.gate import gate as decide
 
-    result = decide(_report(run), _report(baseline), min_delta=min_delta, metric=metric)
+    if better == (not_worse is not None):
+        raise typer.BadParameter("name one test: --better, or --not-worse MARGIN", param_hint="--better / --not-worse")
+    result = decide(_report(run), _report(baseline), not_worse=not_worse, metric=metric)
     if comment is not None:
         comment.write_text(result.to_markdown(), encoding="utf-8")
     if as_json or shape is Format.JSON:

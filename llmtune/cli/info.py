@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from llmtune.config import Instance
 
 config = typer.Typer(no_args_is_help=True)
 
@@ -63,7 +67,7 @@ def show(
     from rich.markup import escape
 
     from llmtune.cli.output import out, print_json
-    from llmtune.config import config_files, redact, redact_url, settings
+    from llmtune.config import config_files, origin, redact, redact_url, settings
 
     now = settings()
     if as_json:
@@ -71,6 +75,7 @@ def show(
             {
                 "home": str(now.home),
                 "store": redact_url(now.store),
+                "origins": {name: origin(name) for name in ("home", "store")},
                 "files": [{"path": str(path), "read": path in now.files} for path in config_files()],
                 "providers": {
                     name: {
@@ -78,19 +83,46 @@ def show(
                         "values": redact("", each.values),
                         "origins": each.origins,
                     }
-                    for name, each in now.providers.items()
+                    for name, each in _instances().items()
                 },
             }
         )
         return
-    out.print(f"home    {escape(str(now.home))}", soft_wrap=True)
-    out.print(f"store   {escape(redact_url(now.store))}", soft_wrap=True)
+    for title, value in (("home", str(now.home)), ("store", redact_url(now.store))):
+        out.print(f"{title:<7} {escape(value)}  [dim]{escape(origin(title))}[/]", soft_wrap=True)
     for path in config_files():
         out.print(f"config  {escape(str(path))} [dim]{'read' if path in now.files else 'not there'}[/]", soft_wrap=True)
-    for name, each in now.providers.items():
+    for name, each in _instances().items():
         out.print(f"\n[bold]{escape(name)}[/] [dim]kind {escape(each.kind)}[/]")
         for key, value in each.values.items():
             out.print(f"  {escape(key)} = {escape(str(redact(key, value)))}  [dim]{escape(each.origins[key])}[/]")
+
+
+def _instances() -> dict[str, Instance]:
+    """Every instance that a file or the environment says something of, with all its settings, defaults included."""
+    from llmtune.config import instance, settings
+    from llmtune.errors import LlmtuneError
+    from llmtune.provider.registry import provider_class, provider_names
+
+    configured = settings().providers
+    found = {}
+    for name in provider_names():
+        kind = configured[name].kind if name in configured else name
+        try:
+            fields = provider_class(kind).Settings.model_fields
+        except LlmtuneError:  # it cannot be loaded; what the files say is shown all the same
+            fields = {}
+        each = instance(name, tuple(fields))
+        if not each.values and name not in configured:
+            continue
+        defaults = {
+            field: info.get_default(call_default_factory=True)
+            for field, info in fields.items()
+            if not info.is_required()
+        }
+        origins = {field: each.origins.get(field, "default") for field in (*defaults, *each.values)}
+        found[name] = replace(each, values=defaults | each.values, origins=origins)
+    return found
 
 
 def providers(

@@ -44,7 +44,8 @@ def plan(
     if as_json:
         print_json(to_json(answers))
         return
-    print_plans(out, loaded.name, answers, every_field=every_field, request=request)
+    aside = "nothing is sent by a plan"
+    print_plans(out, loaded.name, answers, every_field=every_field, request=request, aside=aside)
 
 
 def split_names(text: str) -> list[str]:
@@ -53,7 +54,13 @@ def split_names(text: str) -> list[str]:
 
 
 def print_plans(
-    console: Any, title: str, answers: dict[str, Receipt | LlmtuneError], *, every_field: bool, request: bool
+    console: Any,
+    title: str,
+    answers: dict[str, Receipt | LlmtuneError],
+    *,
+    every_field: bool,
+    request: bool,
+    aside: str = "",
 ) -> None:
     """One table over all backends: a line a field, a column a backend; then what each of them has to say."""
     from rich.markup import escape
@@ -62,7 +69,7 @@ def print_plans(
     from llmtune.provider.receipt import Receipt
 
     receipts = {name: answer for name, answer in answers.items() if isinstance(answer, Receipt)}
-    console.print(f"[bold]{escape(title)}[/]  nothing is sent by a plan\n")
+    console.print(f"[bold]{escape(title)}[/]{f'  {aside}' if aside else ''}\n")
     common = _common_findings(list(receipts.values()))
     for line in common:
         console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
@@ -135,15 +142,19 @@ def _short(value: Any) -> str:
 def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str], *, request: bool) -> None:
     from rich.markup import escape
 
+    from llmtune.provider.receipt import PLACEHOLDER
+
     def say(label: str, text: str, style: str = "") -> None:
         body = escape(text)
         console.print(f"  {label:<9} {f'[{style}]{body}[/]' if style else body}", soft_wrap=True)
 
-    refused = bool(receipt.refusals) or not receipt.lifecycle.open or receipt.data.errors > 0
-    mark = "[red]✗[/]" if refused else "[green]✓[/]"
+    obstacles = receipt.obstacles()
+    mark = "[red]✗[/]" if obstacles else "[green]✓[/]"
     console.print(f"{mark} [bold]{escape(name)}[/]  {escape(receipt.target.model)} [dim]{escape(receipt.family)}[/]")
     for text in receipt.refusals:
         say("refused", text, "red")
+    if receipt.target.model == PLACEHOLDER:
+        say("model", f"{PLACEHOLDER} stands for a model that is not named yet: write its id into the job file", "red")
     say("service", receipt.lifecycle.sentence, "" if receipt.lifecycle.open else "red")
     if receipt.lifecycle.note:
         say("", receipt.lifecycle.note, "dim")
@@ -165,7 +176,8 @@ def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str],
             say("", f"smaller by {text}", "dim")
     ready = receipt.ready
     missing = f"; settings missing: {', '.join(ready.missing_settings)}" if ready.missing_settings else ""
-    say("ready", f"extra {ready.extra}, credentials {ready.credentials}{missing}")
+    lacking = ready.extra == "missing" or ready.credentials == "not found" or bool(ready.missing_settings)
+    say("ready", f"extra {ready.extra}, credentials {ready.credentials}{missing}", "red" if lacking else "")
     if ready.hint:
         say("", ready.hint, "dim")
     for text in receipt.warnings:
@@ -184,6 +196,10 @@ def _print_data(say: Any, receipt: Receipt, common: list[str]) -> None:
         about = "about " if data.tokens_estimated else ""
         tokens = f", {about}{data.tokens:,} training tokens" if data.tokens is not None else ""
         say("data", f"{rows} rows{tokens}, sent as {data.format}")
+        if data.evaluated:
+            from llmtune.report.sentences import held_out_power
+
+            say("test", held_out_power(data.evaluated))
     if data.errors or data.warnings:
         say("", f"{data.errors} errors, {data.warnings} warnings (llmtune data check shows all)", "yellow")
     for line in [line for line in data.findings if line not in common][:3]:
@@ -207,6 +223,7 @@ def init(
     from llmtune.cli.output import err
     from llmtune.errors import InvalidJob
     from llmtune.planning.job_template import starter_job, suggest
+    from llmtune.provider.receipt import PLACEHOLDER
 
     if out_file.exists():
         raise InvalidJob(f"{out_file} is there already", hint="choose another name with --out")
@@ -214,7 +231,7 @@ def init(
     err.print(found.summary, soft_wrap=True)
     ask = not yes and err.is_terminal
     provider = provider or (typer.prompt("Backend", default="local", err=True) if ask else "local")
-    default_model = "tiny" if provider == "local" else "MODEL_ID"
+    default_model = "tiny" if provider == "local" else PLACEHOLDER
     model = model or (typer.prompt("Base model", default=default_model, err=True) if ask else default_model)
     text = starter_job(found, provider=provider, model=model, relative_to=out_file.parent)
     out_file.write_text(text, encoding="utf-8")

@@ -11,9 +11,11 @@ import typer
 from llmtune.errors import EXIT_INTERRUPTED, RunFailed
 
 if TYPE_CHECKING:
+    from llmtune.job.spec import TuningJob
     from llmtune.provider.receipt import Receipt
     from llmtune.report.schema import Report
     from llmtune.runs.run import Run
+    from llmtune.runs.store.records import RunRecord
 
 
 def tune(
@@ -63,7 +65,7 @@ def tune(
                 break
             receipt = plan(loaded, backend)
             if receipt.lifecycle.open and not receipt.refusals:
-                confirm(receipt)
+                confirm(receipt, None if new or reuse else finished_like(loaded, receipt))
                 yes = True
                 break
     options: dict[str, Any] = {
@@ -140,8 +142,31 @@ def _print(report: Report, *, as_json: bool) -> None:
         print_report(report, out)
 
 
-def confirm(receipt: Receipt) -> None:
-    """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead."""
+def finished_like(job: TuningJob, receipt: Receipt) -> RunRecord | None:
+    """The newest run that has finished with the same job on the same rows at this backend."""
+    from llmtune.errors import InvalidJob
+    from llmtune.provider.types import RunState
+    from llmtune.runs.store.store import open_store
+
+    def content(of: TuningJob) -> tuple[object, ...]:
+        provider = receipt.target.provider
+        return of.model_for(provider), of.method, of.adapter, of.hyperparameters_for(provider), of.seed
+
+    for record in open_store().runs(states=[RunState.SUCCEEDED], provider=receipt.target.provider):  # newest first
+        try:
+            same = content(record.tuning_job) == content(job)
+        except InvalidJob:  # of a version that knew other fields
+            continue
+        if same and receipt.data.sha256 and record.receipt.get("data", {}).get("sha256") == receipt.data.sha256:
+            return record
+    return None
+
+
+def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
+    """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead.
+
+    A run that has `finished` with the same content is named: its model is there already.
+    """
     from llmtune.cli.output import confirm as ask
     from llmtune.cli.output import err
     from llmtune.cli.plan import print_plans
@@ -155,5 +180,11 @@ def confirm(receipt: Receipt) -> None:
             hint="pass --budget USD or --yes",
         )
     print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)
+    if finished is not None:
+        err.print(
+            f"run {finished.id} has finished with the same job on the same rows: --reuse takes its model and costs"
+            f" nothing (llmtune report {finished.id})",
+            soft_wrap=True,
+        )
     if not ask(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?"):
         raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimate again")

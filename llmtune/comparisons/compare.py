@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.comparisons.few_shot import few_shot as with_examples
-from llmtune.comparisons.few_shot import shots
 from llmtune.comparisons.members import Member
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget, RunFailed
+from llmtune.evaluation.few_shot import SHOTS, model_with, shots
+from llmtune.evaluation.few_shot import few_shot as with_examples
 from llmtune.job.spec import TuningJob
 from llmtune.planning import support_matrix
 from llmtune.planning.plan import read_dataset
@@ -84,7 +84,7 @@ class Plans:
         return f"about {self.known:,.2f} USD and an unknown amount" if self.known else "an unknown amount"
 
 
-def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: int = 3) -> Plans:
+def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: int = SHOTS) -> Plans:
     """The plans of all members, and what they cost together. Sends nothing.
 
     Raises:
@@ -139,7 +139,7 @@ def compare(
     job: TuningJob,
     provider: Sequence[str | Member],
     *,
-    few_shot: int = 3,
+    few_shot: int = SHOTS,
     budget: float | None = None,
     yes: bool = True,
     allow_unknown_cost: bool = False,
@@ -400,15 +400,15 @@ def _shown(
     if isinstance(generator, Unavailable):
         raise LlmtuneError(generator.reason)
     record = open_store().get(result.identity.run_id)
-    ids = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
     job = told.jobs[member.label]
     return evaluate(
         dataset.test,
         {"few-shot": with_examples(generator, examples)},
         job.evaluation,
         labels=dataset.labels,
-        models={"few-shot": f"{model_identity(backend.name, base)} few-shot {ids}"},
+        models={"few-shot": model_with(model_identity(backend.name, base), examples)},
         cache=FileCache(answers_folder(record)),
+        rule="likelihood" if job.method == "classification" else None,
         seed=job.seed or 0,
     )
 

@@ -10,6 +10,8 @@ from llmtune.data.example import Example, ImagePart, Message, OtherPart, TextPar
 #: A set of labels is taken from answers when there are at most this many, each at most this long.
 MAX_LABELS = 256
 MAX_LABEL_LENGTH = 64
+#: Prompts that are read to tell whether they name the labels.
+PROMPTS_READ = 50
 
 
 def turn_text(message: Message) -> str:
@@ -105,3 +107,14 @@ def label_set(examples: Sequence[Example] | Iterable[Example]) -> list[str] | No
     if not count or (not given and (len(labels) < 2 or 2 * len(labels) > count)):
         return None
     return sorted(labels)
+
+
+def names_labels(rows: Sequence[Example], labels: Sequence[str]) -> bool:
+    """Whether the prompts of most rows name most of the labels: a model that was not told them can only guess."""
+    sample = rows[:: max(1, len(rows) // PROMPTS_READ)]
+    names = [label.casefold() for label in labels]
+    naming = 0
+    for row in sample:
+        text = prompt_text(row).casefold()
+        naming += sum(name in text for name in names) > len(names) / 2
+    return naming > len(sample) / 2

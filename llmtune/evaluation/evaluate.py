@@ -14,8 +14,9 @@ from llmtune.data.hashing import label_of
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, TransientError
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache
+from llmtune.evaluation.cheap_models import nearest_answers, predict_labels
 from llmtune.evaluation.inference import Answer
-from llmtune.evaluation.predictions import Access, Answered, against, answer, labels_in
+from llmtune.evaluation.predictions import Access, Answered, against, answer, labels_in, score_texts
 from llmtune.evaluation.results import EvaluationResult, Fit, Latency, Majority, MetricValue, SystemResult, Usage
 from llmtune.evaluation.sampling import contradictions, row_ids
 from llmtune.evaluation.scoring import RowData
@@ -27,7 +28,7 @@ from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.labels import LabelRule
 from llmtune.metrics.points import NotReported, TokenStats
-from llmtune.metrics.text import RowScore, token_figures
+from llmtune.metrics.text import RowScore, TextMetric, token_figures
 from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.types import Ref
 
@@ -60,8 +61,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Answer the test rows with each system and score the answers.
 
-    Label datasets are scored by the likelihood of each label where every system can tell it, otherwise by the text
-    that is generated. Answers are cached one by one: an evaluation that is killed goes on where it was.
+    Label datasets are scored by the text that is generated, which is what a user of the model gets; where every system
+    can tell the likelihood of each label, the accuracy of the likeliest one stands beside it. Answers are cached one by
+    one: an evaluation that is killed goes on where it was.
 
     Args:
         test: the held-out rows; at most `spec.max_rows` of them are used, chosen by content.
@@ -78,8 +80,8 @@ def evaluate(
         metrics: names or functions, instead of `spec.metrics`.
         models: for each system, which model answers (`model_identity`); without it nothing is cached.
         cache: where answers are kept.
-        rule: when a generated answer counts as a label; None is "normalised" unless that confuses two labels, and
-            leaves the choice of likelihood open.
+        rule: when a generated answer counts as a label; None is "normalised" unless that confuses two labels.
+            "likelihood" takes the likeliest label as the answer, for models that serve it so (classifiers).
         seed: of sampled answers and of the resampling.
         resamples: bootstrap samples.
         patience: how long a backend that is unwell is waited for.
@@ -136,7 +138,12 @@ def evaluate(
                             questions, each, opened, access(name, f"{name} on {each.name} rows")
                         ),
                     )
-        except (TransientError, InvalidData, MissingExtra):
+        except InvalidData as error:
+            if name != "few_shot":
+                raise
+            systems[name] = NotReported(error.message)  # examples in the prompt may be too much for it
+            judge.warn(f"the base model could not be asked with examples: {error.message}")
+        except (TransientError, MissingExtra):
             raise
         except LlmtuneError as error:
             from llmtune.redaction.secrets import scrub_error
@@ -147,6 +154,9 @@ def evaluate(
             judge.warn(f"the {name} model could not be evaluated: {error.message}")
     if last_error is not None and not any(isinstance(each, SystemResult) for each in systems.values()):
         raise last_error
+    found = judge.cheap_models(train)
+    order = [name for name in systems if name != tuned]
+    systems = {**{name: systems[name] for name in order}, **found, tuned: systems[tuned]}
     return judge.result(systems, tuned, fit, len(test), train)
 
 
@@ -191,6 +201,29 @@ class _Judge:
         )
         self._look(result)
         return result
+
+    def cheap_models(self, train: Sequence[Example]) -> dict[str, SystemResult]:
+        """What models that cost next to nothing reach on the same rows; those that the job asks for and that fit."""
+        questions, part = self.questions, self.part
+        if not train or questions.scored_by == "loss" or questions.sets is not None:
+            return {}
+        out = Answered(part=part, labels=questions.labels)
+        if questions.labels is not None:
+            places = predict_labels(train, part.rows, questions.labels) if questions.spec.measures("linear") else ""
+            if isinstance(places, str):
+                return {}
+            out.predicted, out.got = places, [questions.labels[place] for place in places]
+            return {"linear": self.system("linear", out).model_copy(update={"worst": ()})}
+        if questions.scored_by != "text" or not questions.spec.measures("nearest"):
+            return {}
+        if not any(isinstance(metric, TextMetric) for metric in questions.metrics):
+            return {}
+        answers = nearest_answers(train, part.rows)
+        if isinstance(answers, str):
+            return {}
+        out.got = list(answers)
+        score_texts(out, questions)
+        return {"nearest": self.system("nearest", out).model_copy(update={"worst": ()})}
 
     def _classified(self, out: Answered) -> ClassificationResult | None:
         beta = scoring.beta_of(self.questions.metrics)
@@ -273,6 +306,7 @@ class _Judge:
             scored_by=questions.scored_by,
             labels=questions.labels,
             truth=None if part.truth is None else tuple(part.truth),
+            labels_told=questions.labels_told,
             rule=None if questions.rule is None else f"{questions.rule.name}: {questions.rule.says}",
             systems=systems,
             majority=majority,
@@ -319,7 +353,7 @@ class _Judge:
 
     def _majority(self, train: Sequence[Example]) -> tuple[Majority | None, RowData | None]:
         labels, truth = self.questions.labels, self.part.truth
-        if labels is None or truth is None:
+        if labels is None or truth is None or not self.questions.spec.measures("majority"):
             return None, None
         in_train = Counter(label for row in train if (label := label_of(row)) in labels)
         counted = in_train or Counter(labels[place] for place in truth)

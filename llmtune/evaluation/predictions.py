@@ -85,8 +85,10 @@ def answer(questions: Questions, part: Part, generator: Generator, access: Acces
         _by_likelihood(out, questions, generator, access)
     elif questions.scored_by == "text":
         _by_text(out, questions, generator, access)
+        if scoring.LIKELIHOOD_ACCURACY in questions.metrics and isinstance(generator, LabelScorer):
+            _likeliest(out, questions, generator, access)
     if questions.scored_by != "loss":
-        _text_metrics(out, questions)
+        score_texts(out, questions)
     if questions.wants_loss and isinstance(generator, TokenScorer):
         _losses(out, generator, access)
     return out
@@ -96,15 +98,7 @@ def _by_likelihood(out: Answered, questions: Questions, generator: LabelScorer, 
     rows = out.part.rows
     labels = questions.labels
     choices: list[Sequence[str]] = [_two_answers(row) if labels is None else labels for row in rows]
-    scores, out.cached = score_labels(
-        generator,
-        requests_of(rows, questions.spec, max_tokens=questions.max_tokens, seed=questions.seed),
-        choices,
-        model=access.model,
-        cache=access.cache,
-        patience=access.patience,
-        progress=access.progress,
-    )
+    scores, out.cached = _likelihoods(out.part, questions, choices, generator, access)
     out.asked = len(rows) - out.cached
     out.likelihoods = scores
     best = [max(range(len(row)), key=row.__getitem__) for row in scores]
@@ -113,6 +107,30 @@ def _by_likelihood(out: Answered, questions: Questions, generator: LabelScorer, 
         out.scores["preference_accuracy"] = [float(row[0] > row[1]) for row in scores]
     else:
         out.predicted = best
+
+
+def _likelihoods(
+    part: Part, questions: Questions, choices: Sequence[Sequence[str]], generator: LabelScorer, access: Access
+) -> tuple[list[list[float]], int]:
+    return score_labels(
+        generator,
+        requests_of(part.rows, questions.spec, max_tokens=questions.max_tokens, seed=questions.seed),
+        choices,
+        model=access.model,
+        cache=access.cache,
+        patience=access.patience,
+        progress=access.progress,
+    )
+
+
+def _likeliest(out: Answered, questions: Questions, generator: LabelScorer, access: Access) -> None:
+    """Whether the likeliest of the labels is the row's own, beside what the model answered when it was asked."""
+    labels, truth = questions.labels, out.part.truth
+    if labels is None or truth is None or out.part.name != "test":  # the fit is judged by what is answered
+        return
+    rows, _ = _likelihoods(out.part, questions, [labels] * len(out.part.rows), generator, access)
+    likeliest = [max(range(len(row)), key=row.__getitem__) for row in rows]
+    out.scores[scoring.LIKELIHOOD_ACCURACY] = [float(a == b) for a, b in zip(likeliest, truth, strict=True)]
 
 
 def against(out: Answered, base: Answered) -> None:
@@ -176,7 +194,8 @@ def labels_in(text: str | None) -> list[str]:
     return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
-def _text_metrics(out: Answered, questions: Questions) -> None:
+def score_texts(out: Answered, questions: Questions) -> None:
+    """Score the answer texts of each row by every text metric that is wanted."""
     expected = [expected_text(row) for row in out.part.rows]
     for metric in questions.metrics:
         if isinstance(metric, TextMetric):

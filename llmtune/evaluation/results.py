@@ -159,6 +159,9 @@ class EvaluationResult(DocumentedModel):
     truth: tuple[int, ...] | None = None
     """True label of each row, an index into `labels`."""
 
+    labels_told: bool | None = None
+    """Whether the prompts name the labels; None where rows have none. A base model that was not told cannot know."""
+
     rule: str | None = None
     """When an answer counts as a label."""
 

@@ -41,8 +41,11 @@ TOKEN_METRICS = {
     "perplexity": ("exp(loss)", "", "lower"),
     "token_accuracy": ("share of the answer's tokens that were the likeliest one", "share", "higher"),
 }
+#: What choosing the likeliest label would reach: beside the answers, never instead of them.
+LIKELIHOOD_ACCURACY = "likelihood_accuracy"
 #: Metrics that need more than (expected, got): the row's own structure.
 ROW_METRICS = {
+    LIKELIHOOD_ACCURACY: "of the labels, the likeliest as the whole answer is the row's own (nothing is generated)",
     "reward_accuracy": "tuning made the preferred answer likelier, against the base model, more than the rejected one",
     "subset_accuracy": "rows answered with all of their labels and no other",
     "samples_f1": "mean over the rows of the F1 between the labels answered and the row's own",
@@ -299,6 +302,8 @@ def why_not(metric: str) -> str:
         return "it takes rows with several labels"
     if is_label_metric(metric):
         return "the rows have no label each (evaluation.labels names a label set)"
+    if metric == LIKELIHOOD_ACCURACY:
+        return "it takes rows with labels and a backend that tells how likely an answer is"
     if metric == "reward_accuracy":
         return "it compares a tuned model's likelihoods with the base model's, on preference rows"
     if metric == "preference_accuracy":

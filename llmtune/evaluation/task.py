@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmtune.data.example import Example
-from llmtune.data.hashing import label_of, label_set
+from llmtune.data.hashing import label_of, label_set, names_labels
 from llmtune.errors import InvalidData, did_you_mean
 from llmtune.evaluation import scoring
 from llmtune.evaluation.results import ScoredBy
@@ -40,6 +40,9 @@ class Questions:
     seed: int
     sets: tuple[str, ...] | None = None
     """The label set where rows have several labels each."""
+
+    labels_told: bool | None = None
+    """Whether the prompts name the labels; None where there are none."""
 
     said: tuple[str, ...] = field(default=())
     """What there is to say about these choices."""
@@ -79,6 +82,7 @@ def settle(
     askable = [each for each in generators.values() if not isinstance(each, Unavailable)]
     can_score = bool(askable) and all(isinstance(each, LabelScorer) for each in askable)
     label_names, label_reading = _labels(test, every, spec, labels, rule)
+    as_classifier = label_reading is LIKELIHOOD  # a classifier serves the likeliest label; it has no other answer
     sets = _several(every, spec)
     preference = all(row.preference is not None for row in test)
     plain_text = all(row.text is not None for row in test)
@@ -98,14 +102,17 @@ def settle(
             expected=[expected_text(row) for row in test],
             sets=sets is not None,
         )
-        chosen += scoring.TOKEN_METRICS  # told as well where logits exist
+        if label_names is not None and can_score and not as_classifier:
+            chosen.append(scoring.LIKELIHOOD_ACCURACY)  # beside what is answered, which is what a user gets
+        chosen += scoring.TOKEN_METRICS  # reported as well where logits exist
 
     scored_by: ScoredBy = "text"
     if plain_text or all(isinstance(metric, str) and metric in scoring.TOKEN_METRICS for metric in chosen):
         scored_by = "loss"
-    elif can_score and rule is None and (label_names is not None or preference):
+    elif can_score and (as_classifier or (preference and label_names is None)):
         scored_by = "likelihood"
-        label_reading = LIKELIHOOD if label_names is not None else None
+    elif as_classifier and label_names is not None:
+        label_reading = rule_for(label_names)
     return Questions(
         spec=spec,
         metrics=tuple(chosen),
@@ -115,6 +122,7 @@ def settle(
         max_tokens=token_limit(test, spec),
         seed=seed,
         sets=sets,
+        labels_told=None if label_names is None else names_labels(test, label_names),
         said=tuple(said),
     )
 

@@ -19,6 +19,11 @@ from llmtune.job.files import read_mapping, write_mapping
 Method = Literal["sft", "dpo", "classification"]
 Adapter = Literal["lora", "qlora", "dora", "full"]
 
+Baseline = Literal["base", "majority", "linear", "few_shot", "nearest"]
+
+#: The baselines for which no model is asked.
+UNASKED_BASELINES: tuple[Baseline, ...] = ("majority", "linear", "nearest")
+
 #: What vendors call tuning too, and why llmtune does not do it (yet): said by name instead of "unknown method".
 NOT_YET: dict[str, str] = {
     "reinforcement": "each vendor's graders and reward functions differ in kind; there is no common job for them yet",
@@ -260,11 +265,34 @@ class EvaluationSpec(Noun):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer in tokens. Integer >= 1; None takes the longest reference answer and a margin."""
 
-    baseline: bool = True
-    """Also ask the untuned base model, where the backend can serve it."""
+    baselines: tuple[Baseline, ...] | None = None
+    """What the tuned model is measured against: base (the untuned model), majority (always the most frequent label),
+    linear (TF-IDF and logistic regression on the training rows), nearest (the answer of the nearest training row),
+    few_shot (the base model with examples in its prompt). None takes base, and majority and linear where rows have
+    labels, nearest where answers are text, few_shot where answers cost nothing. `baseline: true` is the same as None,
+    `baseline: false` leaves out whatever asks a model."""
 
     deploy: bool = False
     """Allow an evaluation that needs a paid deployment; it is removed afterwards."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_switch(cls, data: Any) -> Any:
+        """Read `baseline: true` and `baseline: false`, which is how jobs were written before."""
+        if not isinstance(data, dict) or "baseline" not in data:
+            return data
+        rest = {name: value for name, value in data.items() if name != "baseline"}
+        if not isinstance(data["baseline"], bool):
+            raise ValueError("baseline is true or false; baselines takes a list of names")  # noqa: TRY004
+        if "baselines" in rest:
+            raise ValueError("baseline and baselines exclude each other: baselines is the newer name")
+        return rest if data["baseline"] else rest | {"baselines": UNASKED_BASELINES}
+
+    def measures(self, baseline: Baseline, *, free: bool = False) -> bool:
+        """Whether the tuned model is measured against a baseline; `free` says that asking the model costs nothing."""
+        if self.baselines is not None:
+            return baseline in self.baselines
+        return baseline != "few_shot" or free
 
 
 def _as_dataset(value: Any) -> Any:

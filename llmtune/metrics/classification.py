@@ -15,6 +15,7 @@ from pydantic import Field
 
 from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, InvalidJob, did_you_mean
+from llmtune.metrics.intervals import Interval, wilson
 from llmtune.metrics.labels import LabelRule, check_labels, label_rule
 
 #: Distinct outside answers a result lists; the rest are counted.
@@ -44,6 +45,11 @@ class ClassMetrics(DocumentedModel):
 
     predicted: int
     """Answers that say this label."""
+
+
+def recall_interval(row: ClassMetrics) -> Interval | None:
+    """Return Wilson's interval of a label's recall; None for a label without a row."""
+    return wilson(round(row.recall * row.support), row.support) if row.support else None
 
 
 class Average(DocumentedModel):

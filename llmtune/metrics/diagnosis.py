@@ -3,8 +3,8 @@
 Two kinds of evidence. Scores (accuracy, or any share where higher is better) on a sample of the training rows, on
 validation and on test rows: a low training score is underfitting, a training score far above the others is
 overfitting. And the loss curves: validation loss that rises while training loss falls is overfitting, loss that still
-falls at the end is underfitting. Where both are there the scores decide, because they are what the model is for, and
-what the curves say stands beside them.
+falls at the end is underfitting. Where both are there the scores decide, because they are what the model is for; the
+curve stands beside them as a fact, never as a second verdict, and takes out the advice that it contradicts.
 
 The thresholds are rules of thumb and are named below; a gap that so few rows could show by chance does not count.
 """
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
 from llmtune._models import DocumentedModel
 from llmtune.metrics.comparison import compare_unpaired
 from llmtune.metrics.intervals import wilson
-from llmtune.metrics.points import NotReported, Number, Series
+from llmtune.metrics.points import MetricPoint, NotReported, Number, Series
 
 #: A training score this far above the held-out ones is overfitting (10 points).
 GAP = 0.10
@@ -31,6 +32,8 @@ NOTHING_LEARNED = 0.05
 TURNED = 0.05
 #: Loss that fell this much over the last quarter of the steps is still falling (5 %).
 STILL_FALLING = 0.05
+#: Points from which on a curve can be said to have levelled off.
+ENOUGH_POINTS = 5
 #: A loss is a spike above this many robust deviations from the steps before it, and above 1.5 times their median.
 SPIKE_DEVIATIONS = 6.0
 SPIKE_FACTOR = 1.5
@@ -43,15 +46,21 @@ SPIKE_SHARE = 0.02
 
 Verdict = Literal["underfit", "good fit", "overfit", "diverged", "unclear"]
 
+TRAIN_LONGER = "train longer: more epochs or max_steps"
+RAISE_RATE = "raise the learning rate (learning_rate or learning_rate_multiplier, twice to five times)"
+STOP_EARLIER = "stop earlier: fewer epochs, or early_stopping_patience with eval_every"
+EARLIER_CHECKPOINT = "look at the checkpoint before validation loss turned (early_stopping_patience with eval_every)"
+UNCLEAR = "Too little is reported to judge the fit: it takes training and held-out figures."
+
 ADVICE: dict[str, tuple[str, ...]] = {
     "underfit": (
-        "train longer: more epochs or max_steps",
-        "raise the learning rate (learning_rate or learning_rate_multiplier, twice to five times)",
+        TRAIN_LONGER,
+        RAISE_RATE,
         "give the adapter more room: a higher lora_rank, lora_target_modules all-linear, or a larger base model",
         "look at the rows: contradicting labels or prompts without the needed facts cannot be learned",
     ),
     "overfit": (
-        "stop earlier: fewer epochs, or early_stopping_patience with eval_every",
+        STOP_EARLIER,
         "add training rows, above all of the kinds that fail, and remove near-duplicates",
         "hold back: lora_dropout, weight_decay, a lower lora_rank or a lower learning rate",
         "check that no test row stands in the training data before believing a very high training score",
@@ -114,37 +123,46 @@ def diagnose(
         test: the same score on test rows.
         rows: how many rows each score is over ({"train": 200, "test": 300}); without them gaps are taken as exact.
         majority: score of always giving the most frequent answer, where there is such.
-        series: curves by canonical name; "train/loss" and "validation/loss" are looked at.
+        series: curves by canonical name; "train/loss" and the two validation losses are looked at.
     """
-    curves = {name: each for name, each in (series or {}).items() if isinstance(each, Series) and each.points}
+    curves = {name: curve for name, curve in (series or {}).items() if isinstance(curve, Series) and curve.points}
     train_loss = curves.get("train/loss")
-    # The loss over all validation rows is the better witness, where there is enough of it: it comes once an epoch.
-    whole, sampled = curves.get("validation/full_loss"), curves.get("validation/loss")
-    validation_loss = whole if whole is not None and (sampled is None or len(whole.points) >= 3) else sampled
+    validation_loss = pick_validation(curves.get("validation/full_loss"), curves.get("validation/loss"))
     spikes = tuple(spike for curve in (train_loss, validation_loss) if curve for spike in find_spikes(curve))
 
     broken = _diverged(train_loss)
     by_scores = _from_scores(train, validation, test, rows or {}, majority)
-    by_curves = _from_curves(train_loss, validation_loss)
+    trend = _trend(train_loss, validation_loss)
+    verdict: Verdict
     if broken is not None:
-        verdict, sentence = broken
-        evidence = _told(by_scores, by_curves)
+        verdict, sentence = "diverged", broken
+        evidence = (by_scores[1],) if by_scores is not None else ()
+        advice = ADVICE["diverged"]
     elif by_scores is not None:
         verdict, sentence = by_scores
-        evidence = _told(by_curves)
-    elif by_curves is not None:
-        verdict, sentence = by_curves
+        evidence = (_capitalised(trend.fact),) if trend is not None else ()
+        advice = _advice(verdict, trend)
+    elif trend is not None:
+        verdict = _BY_TREND[trend.direction]
+        sentence = f"{_BY_CURVES[verdict]}: {trend.fact}."
         evidence = ()
+        advice = ADVICE[verdict]
     else:
-        verdict, sentence = (
-            "unclear",
-            "Too little is reported to judge the fit: it takes training and held-out figures.",
-        )
-        evidence = ()
-    advice = ADVICE[verdict]
+        verdict, sentence, evidence, advice = "unclear", UNCLEAR, (), ADVICE["unclear"]
     if spikes and verdict != "diverged":
         advice = (*advice, "look at the rows of the spiking steps; a lower learning rate or max_grad_norm smooths them")
     return Diagnosis(verdict=verdict, sentence=sentence, evidence=evidence, advice=advice, spikes=spikes)
+
+
+def pick_validation(full: Series | None, sampled: Series | None) -> Series | None:
+    """Return the validation curve that can be judged: the full one where it has enough points, else the longer one.
+
+    The loss over all validation rows is the better witness, but it often comes once an epoch, and two or three points
+    cannot tell a curve that falls from one that has levelled off.
+    """
+    if full is None or sampled is None:
+        return full if sampled is None else sampled
+    return full if len(full) >= min(ENOUGH_POINTS, len(sampled)) else sampled
 
 
 def find_spikes(curve: Series, most: int = 10) -> list[Spike]:
@@ -223,53 +241,136 @@ def _beyond_chance(train: float, held_out: float, train_rows: int | None, held_o
     ).separable
 
 
-def _from_curves(train: Series | None, validation: Series | None) -> tuple[Verdict, str] | None:
-    if validation is None or len(validation) < 3 or validation.best is None or validation.last is None:
-        return _from_training_alone(train)
-    best, last = validation.best, validation.last
-    rise = last.value - best.value
-    if rise > TURNED * abs(best.value) and rise > 0.005:
-        fell = _level(train, up_to=best.step), _level(train)
+@dataclass(frozen=True)
+class _Trend:
+    """Where a loss curve was going at its end, and the fact in words, as a clause."""
+
+    direction: Literal["rising", "falling", "level", "short"]
+    fact: str
+
+
+_BY_TREND: dict[str, Verdict] = {
+    "rising": "overfit",
+    "falling": "underfit",
+    "level": "good fit",
+    "short": "unclear",
+}
+_BY_CURVES: dict[Verdict, str] = {
+    "overfit": "Overfit by the curves",
+    "underfit": "Underfit by the curves",
+    "good fit": "Good fit by the curves",
+    "unclear": "Unclear",
+}
+
+
+def _trend(train: Series | None, validation: Series | None) -> _Trend | None:
+    """Return where the validation loss was going; without one that can be judged, whether the training loss fell."""
+    values = [] if validation is None else [point.value for point in validation.points if math.isfinite(point.value)]
+    if validation is None or len(values) < 3:
+        return _training_trend(train, validation)
+    name = f"{validation.info.title} ({len(values)} points)"
+    first_rise = _rise(validation)
+    if first_rise is not None:
+        lowest, last = first_rise
+        start, end = _level(train, up_to=lowest.step), _level(train)
         beside = (
-            f", while training loss fell from {fell[0]:.4g} to {fell[1]:.4g}"
-            if fell[0] is not None and fell[1] is not None and fell[1] < fell[0]
+            f", while training loss fell from {start:.4g} to {end:.4g}"
+            if start is not None and end is not None and end < start
             else ""
         )
-        return "overfit", (
-            f"Overfit by the curves: validation loss was lowest at step {best.step} ({best.value:.4g}) and is"
-            f" {last.value:.4g} at step {last.step}{beside}."
+        return _Trend(
+            "rising",
+            f"{name} was lowest at step {lowest.step} ({lowest.value:.4g}) and is {last.value:.4g} at step"
+            f" {last.step}{beside}",
         )
-    fallen = late_fall(validation)
-    if fallen is not None and fallen > STILL_FALLING:
-        return "underfit", (
-            f"Underfit by the curves: validation loss was still falling at the end ({fallen:.0%} over the last quarter"
-            f" of the steps, to {last.value:.4g})."
+    fall = late_fall(validation)
+    if fall is None:
+        return _Trend("short", f"{name} has too few points to tell whether it had levelled off")
+    if fall > STILL_FALLING and fall > _fall_by_chance(validation):
+        return _Trend(
+            "falling",
+            f"{name} was still falling at the end ({fall:.0%} over the last quarter of the steps, to {values[-1]:.4g})",
         )
-    return "good fit", (
-        f"Good fit by the curves: validation loss ended at {last.value:.4g}, within {TURNED:.0%} of its lowest"
-        f" ({best.value:.4g} at step {best.step}), and had levelled off."
+    if len(values) < ENOUGH_POINTS:
+        return _Trend("short", f"{name} has too few points to tell whether it had levelled off")
+    best = validation.best
+    assert best is not None
+    return _Trend(
+        "level",
+        f"{name} ended at {values[-1]:.4g}, with its lowest {best.value:.4g} at step {best.step}, and had levelled off",
     )
 
 
-def _from_training_alone(train: Series | None) -> tuple[Verdict, str] | None:
-    fallen = late_fall(train) if train is not None and len(train) >= 8 else None
-    if fallen is not None and fallen > 2 * STILL_FALLING:
-        return "underfit", (
-            f"Probably underfit: training loss was still falling at the end ({fallen:.0%} over the last quarter of the"
-            " steps), and there is no validation loss to say more."
-        )
-    return None
+def _rise(curve: Series) -> tuple[MetricPoint, MetricPoint] | None:
+    """Return the lowest point and the last one, where the curve has turned by more than its own noise."""
+    points = [point for point in curve.points if math.isfinite(point.value)]
+    lowest, last = min(points, key=lambda point: point.value), points[-1]
+    size = max(1, len(points) // 8)
+    levels = [_middle([point.value for point in points[at : at + size]]) for at in range(len(points) - size + 1)]
+    best, end = min(levels), levels[-1]
+    noise = _noise([point.value for point in points])
+    # The lowest of many noisy levels lies well below their mean: four deviations, not two.
+    turned = end - best > max(TURNED * abs(best), 0.005, 4 * noise / math.sqrt(size))
+    return (lowest, last) if turned and lowest.step < last.step else None
 
 
-def _diverged(train: Series | None) -> tuple[Verdict, str] | None:
+def _fall_by_chance(curve: Series) -> float:
+    """Return the late fall, as a share, that the curve's own noise can show."""
+    values = [point.value for point in curve.points if math.isfinite(point.value)]
+    half = max(1, len(values) // 8)
+    level = _middle(values[-max(1, len(values) // 4) :])
+    recent = values[-max(12, len(values) // 3) :]  # noise shrinks as the loss does
+    return 3 * _noise(recent) * math.sqrt(2 / half) / level if level > 0 else math.inf
+
+
+def _noise(values: Sequence[float]) -> float:
+    """Return the standard deviation of one value around a smooth curve, from second differences; 0 for short curves."""
+    if len(values) < 12:  # the bend of so few points would be taken for noise
+        return 0.0
+    second = [abs(values[at] - 2 * values[at + 1] + values[at + 2]) for at in range(len(values) - 2)]
+    # A second difference of independent values has a variance of 6; 1.4826 makes the median a deviation.
+    return 1.4826 * float(median(second)) / math.sqrt(6)
+
+
+def _training_trend(train: Series | None, validation: Series | None) -> _Trend | None:
+    fall = late_fall(train) if train is not None and len(train) >= 8 else None
+    if train is None or fall is None or fall <= max(2 * STILL_FALLING, _fall_by_chance(train)):
+        return None
+    few = "there is no validation loss" if validation is None else "there are too few points of the validation loss"
+    return _Trend(
+        "falling",
+        f"training loss was still falling at the end ({fall:.0%} over the last quarter of the steps), and {few} to say"
+        " more",
+    )
+
+
+def _advice(verdict: Verdict, trend: _Trend | None) -> tuple[str, ...]:
+    """Return what to try: never to train longer where validation loss rises, nor to stop earlier where it falls."""
+    advice = ADVICE[verdict]
+    if trend is None:
+        return advice
+    if trend.direction == "rising":
+        dropped = tuple(line for line in advice if line not in (TRAIN_LONGER, RAISE_RATE))
+        return (*dropped, EARLIER_CHECKPOINT) if verdict != "overfit" else dropped
+    if trend.direction == "falling":
+        dropped = tuple(line for line in advice if line != STOP_EARLIER)
+        return (*dropped, TRAIN_LONGER) if verdict == "good fit" else dropped
+    return advice
+
+
+def _capitalised(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
+
+
+def _diverged(train: Series | None) -> str | None:
     if train is None or train.last is None or train.first is None:
         return None
     if not math.isfinite(train.last.value):
         broke = next(point for point in train.points if not math.isfinite(point.value))
-        return "diverged", f"Diverged: training loss is {train.last.value} (since step {broke.step} at the latest)."
+        return f"Diverged: training loss is {train.last.value} (since step {broke.step} at the latest)."
     start, end = _level(train, first=True), _level(train)
     if len(train) >= 8 and start is not None and end is not None and end > 1.2 * start + 0.05:
-        return "diverged", f"Diverged: training loss rose from {start:.4g} to {end:.4g}."
+        return f"Diverged: training loss rose from {start:.4g} to {end:.4g}."
     return None
 
 
@@ -302,7 +403,3 @@ def late_fall(curve: Series) -> float | None:
 
 def _middle(values: Sequence[float]) -> float:
     return float(median(values))
-
-
-def _told(*verdicts: tuple[Verdict, str] | None) -> tuple[str, ...]:
-    return tuple(verdict[1] for verdict in verdicts if verdict is not None)

@@ -68,7 +68,7 @@ hyperparameters:
 
 evaluation:
   max_rows: 200                      # test rows asked, of the base and of the tuned model
-  baseline: true
+  # baselines: [base, majority, linear]   # and few_shot, nearest: what tuning has to beat
 """
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune import _clock
@@ -60,8 +61,12 @@ def plan(
     if dataset is None:
         dataset = read_dataset(job)
     verdict = judge_data(dataset, capabilities, target)
+    if verdict.rows.get("test"):
+        verdict = verdict.model_copy(update={"evaluated": min(verdict.rows["test"], job.evaluation.max_rows)})
     receipt = translate(job, target, capabilities, rows=verdict.rows.get("train"))
     lifecycle = judge_lifecycle(capabilities.lifecycle, today or _clock.today())
+    if missing := missing_model(target, backend):
+        receipt = receipt.model_copy(update={"refusals": (*receipt.refusals, missing)})
     receipt = receipt.model_copy(
         update={
             "data": verdict,
@@ -137,6 +142,14 @@ def target_of(job: TuningJob, provider: Provider, earlier_model: FindModel | Non
     )
 
 
+def missing_model(target: Target, backend: Provider) -> str | None:
+    """Return why a model named by its folder cannot be trained here: the folder is not there."""
+    model = target.model
+    if backend.hosted or not model.startswith(("./", "../", "/", "~")) or Path(model).expanduser().exists():
+        return None
+    return f"model: there is no folder {model}"
+
+
 def read_dataset(job: TuningJob) -> Dataset | InvalidData:
     """The dataset, or what is wrong with it."""
     from llmtune.data.dataset import Dataset
@@ -183,7 +196,7 @@ def estimate_cost(
     deploys = capabilities.abilities.deployment == "required" and job.evaluation.deploy
     rows = min(job.evaluation.max_rows, verdict.rows.get("test", 0))
     per_row = (verdict.tokens or 0) / max(1, verdict.rows.get("train", 1))
-    asked = rows * (2 if job.evaluation.baseline else 1)
+    asked = rows * (1 + sum(job.evaluation.measures(each) for each in ("base", "few_shot")))
     served = capabilities.abilities.deployment != "required" or deploys
     return cost.estimate(
         capabilities,

@@ -59,6 +59,10 @@ class FieldReceipt(FrozenModel):
         return self.support in ("sent", "converted")
 
 
+#: What a job file that `init` writes names where no model was given.
+PLACEHOLDER = "MODEL_ID"
+
+
 class DataVerdict(FrozenModel):
     """What the backend would say of the dataset.
 
@@ -74,6 +78,9 @@ class DataVerdict(FrozenModel):
 
     tokens_estimated: bool = True
     """False when they were counted with the model's tokenizer."""
+
+    evaluated: int | None = None
+    """Test rows that the evaluation will ask."""
 
     errors: int = 0
     warnings: int = 0
@@ -142,6 +149,23 @@ class Receipt(FrozenModel):
         """The value of a `field` that the backend will use, or `otherwise` when the vendor does not publish it."""
         value = self[field].effective
         return otherwise if value is None or value == NOT_PUBLISHED else value
+
+    def obstacles(self) -> list[str]:
+        """Why a run would not start from here today: what is refused, and what is missing. Empty when it would."""
+        found = list(self.refusals)
+        if not self.lifecycle.open:
+            found.append(self.lifecycle.sentence)
+        if self.data.errors:
+            found.append("the dataset has errors")
+        if self.target.model == PLACEHOLDER:
+            found.append(f"model: {PLACEHOLDER} stands for a model that is not named yet")
+        if self.ready.extra == "missing":
+            found.append("the packages of this backend are not installed")
+        if self.ready.credentials == "not found":
+            found.append("no credentials were found")
+        if self.ready.missing_settings:
+            found.append(f"settings are missing: {', '.join(self.ready.missing_settings)}")
+        return found
 
     def moving(self) -> Iterator[FieldReceipt]:
         """The fields that go into the training request."""

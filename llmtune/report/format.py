@@ -6,12 +6,8 @@ import math
 import re
 
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
-from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
-from llmtune.metrics.points import NotReported
-from llmtune.provider.types import RunState
 from llmtune.redaction.control_chars import escape_controls
-from llmtune.report.schema import Report
 
 
 def seen(text: str) -> str:
@@ -92,52 +88,6 @@ def measured(value: MetricValue) -> str:
     return f"{number(value.value, value.unit)} ({level} interval {spread(value.interval, value.unit)})"
 
 
-def headline(report: Report) -> str:
-    """What happened, and what it is worth."""
-    state = report.identity.state
-    if state is RunState.FAILED:
-        return f"The run failed: {one_line(report.error or 'the backend gives no reason', 400)}"
-    if state is RunState.CANCELLED:
-        return "The run was cancelled; there is no model."
-    if state is RunState.LOST:
-        return "The run is lost: it is not known whether the backend took the job."
-    if not state.final:
-        return f"The run is not over yet: it is {state.value}."
-    if isinstance(report.evaluation, NotReported):
-        return f"A model was tuned, and not evaluated: {one_line(report.evaluation.reason, 300)}"
-    return judged(report.evaluation)
-
-
-def judged(result: EvaluationResult) -> str:
-    """The verdict of an evaluation, by its main metric; figures stand under the name of the system they are of."""
-    after = judged_name(result)
-    tuned = result.system(after)
-    metric = tuned.get(result.main) if tuned is not None else None
-    if metric is None:
-        return _not_measured(result, after)
-    comparison = result.comparison(a="base", b=after)
-    if comparison is None:
-        base = result.systems.get("base")
-        why = f"; the base model was not asked: {_reason(base.reason)}" if isinstance(base, NotReported) else ""
-        first = f"{_reaches(after, metric, result)}{why}."
-    else:
-        first = verdict(comparison, metric.unit)
-    majority = result.comparison(metric="accuracy", a="majority", b=after)
-    if majority is None or result.majority is None:
-        return first
-    label = one_line(result.majority.label, 40)
-    always = f"Always answering '{label}' reaches {number(majority.a, 'share')}"
-    if majority.verdict == "better":
-        return f"{first} {always}."
-    name = one_line(after, 40)
-    worse = (
-        f"more than the {name} model"
-        if majority.verdict == "worse"
-        else f"which is not separable from the {name} model"
-    )
-    return f"{first} {always}, {worse}."
-
-
 def judged_name(result: EvaluationResult) -> str:
     """Return the name of the system an evaluation is about, whether it answered or not: "tuned", else the last."""
     return "tuned" if "tuned" in result.systems else next(reversed(result.systems), "tuned")
@@ -150,57 +100,3 @@ def pick_system(result: EvaluationResult, after: str) -> tuple[SystemResult | No
         return system, ""
     system = next((found for name in result.systems if (found := result.system(name))), None)
     return system, f" of the {one_line(system.name, 40)} model" if system is not None else ""
-
-
-def not_asked(result: EvaluationResult, name: str) -> str:
-    """Return "the tuned model could not be asked: ..." for a system without the main metric."""
-    system = result.systems.get(name)
-    who = f"the {one_line(name, 40)} model"
-    if isinstance(system, NotReported):
-        return f"{who} could not be asked: {_reason(system.reason)}"
-    if system is None:
-        return f"{who} was not asked"
-    reason = system.not_reported.get(result.main)
-    return f"{who} has no {metric_name(result.main)}" + (f": {_reason(reason)}" if reason else "")
-
-
-def _not_measured(result: EvaluationResult, after: str) -> str:
-    """The headline where the system in question has no figure: whose figures there are, and why its own are missing."""
-    reached = [
-        _reaches(name, metric, result)
-        for name in result.systems
-        if name != after and (system := result.system(name)) and (metric := system.get(result.main))
-    ]
-    if reached:
-        return f"{'; '.join(reached)}; {not_asked(result, after)}."
-    nothing = "A model was tuned; nothing could be measured on the held-out rows"
-    reason = not_asked(result, after)
-    return f"{nothing}. {reason[0].upper()}{reason[1:]}." if after in result.systems else f"{nothing}."
-
-
-def _reaches(name: str, metric: MetricValue, result: EvaluationResult) -> str:
-    figure = f"{metric_name(metric.name)} {measured(metric)}"
-    return f"The {one_line(name, 40)} model reaches {figure} on {count(result.rows, 'held-out row')}"
-
-
-def _reason(text: str) -> str:
-    return one_line(text, 200).rstrip(".")
-
-
-def verdict(comparison: Comparison, unit: str) -> str:
-    """A comparison of base and tuned in a sentence."""
-    name = metric_name(comparison.metric)
-    before, after = number(comparison.a, unit), number(comparison.b, unit)
-    interval = spread(comparison.interval, unit)
-    level = f"{comparison.interval.level:.0%}"
-    test = f", {p_words(comparison.p_value)} by McNemar's exact test" if comparison.p_value is not None else ""
-    change = f"{difference(comparison.difference, unit)}, {level} interval {interval}{test}"
-    if comparison.verdict == "not separable":
-        rows = count(comparison.rows, "row")
-        return (
-            f"Base and tuned model are not separable: {name} was {before} and is {after} ({change});"
-            f" with {rows} that can be chance."
-        )
-    helped = "helped" if comparison.verdict == "better" else "hurt"
-    moved = "rose" if comparison.difference > 0 else "fell"
-    return f"Tuning {helped}: {name} {moved} from {before} to {after} ({change})."

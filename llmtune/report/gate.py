@@ -7,10 +7,10 @@ intervals side by side; otherwise their intervals decide.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from llmtune._models import DocumentedModel
-from llmtune.errors import InvalidJob, LlmtuneError, UnknownName
+from llmtune.errors import EXIT_NOT_PASSED, InvalidJob, LlmtuneError, NotJudged, UnknownName
 from llmtune.evaluation import scoring
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison, compare_unpaired
@@ -19,26 +19,36 @@ from llmtune.metrics.points import NotReported, Number
 from llmtune.report.format import count, difference, metric_name, number, p_words, spread
 from llmtune.report.markdown import plain, table
 from llmtune.report.schema import Report
+from llmtune.report.sentences import amount, say, settle
 
-#: Exit code of a gate that does not let pass: not 2, 3 or 4, which say that something could not be done.
-CLOSED = 1
+#: What a gate can be asked: better and not by chance, or not worse by more than a margin and not by chance.
+GateTest = Literal["better", "not-worse"]
 
 
 class GateResult(DocumentedModel):
     """Whether a run may pass, and why."""
 
     passed: bool
+    test: GateTest
     run: str
     baseline: str
     metric: str
     unit: str
-    min_delta: Number
-    """Least improvement asked for: points for shares, the metric's own unit otherwise."""
+    """Of `margin`, `delta`, `low` and `high`: "points" for a metric in per cent, else the metric's own."""
+
+    margin: Number | None = None
+    """How much worse the run may be; None for the test "better"."""
 
     delta: Number
-    """Improvement, in the same unit; positive is better, whichever direction is good."""
+    """Improvement; positive is better, whichever direction is good."""
 
+    low: Number
+    """Lower end of the interval of the improvement."""
+
+    high: Number
     comparison: Comparison
+    """As it was computed, in the metric's own unit (shares are 0..1)."""
+
     paired: bool
     """Whether the same rows were compared one by one."""
 
@@ -49,19 +59,20 @@ class GateResult(DocumentedModel):
 
     @property
     def exit_code(self) -> int:
-        """0 when it passes, 1 when it does not."""
-        return 0 if self.passed else CLOSED
+        """0 when it passes, 5 when it does not; what cannot be judged is an error of its own (6)."""
+        return 0 if self.passed else EXIT_NOT_PASSED
 
     def to_markdown(self) -> str:
         """A comment for a pull request."""
         mark = "\u2705" if self.passed else "\u274c"
         comparison = self.comparison
+        unit = "share" if self.unit == "points" else self.unit
         rows = [
             [
                 plain(metric_name(self.metric)),
-                f"{number(comparison.a, self.unit)}",
-                f"**{number(comparison.b, self.unit)}**",
-                f"{difference(comparison.difference, self.unit)}<br>{spread(comparison.interval, self.unit)}",
+                f"{number(comparison.a, unit)}",
+                f"**{number(comparison.b, unit)}**",
+                f"{difference(comparison.difference, unit)}<br>{spread(comparison.interval, unit)}",
                 comparison.verdict + (f" ({p_words(comparison.p_value)})" if comparison.p_value is not None else ""),
             ]
         ]
@@ -109,41 +120,50 @@ def gate(
     report: Report,
     baseline: Report,
     *,
-    min_delta: float = 0.0,
+    not_worse: float | None = None,
     metric: str | None = None,
     resamples: int = RESAMPLES,
 ) -> GateResult:
-    """Whether the tuned model of `report` beats that of `baseline`, by `min_delta` or more, and separably.
+    """Whether the tuned model of `report` is better than that of `baseline`, or is not worse by more than a margin.
 
-    `min_delta` above 0 asks for an improvement of at least so much that is not chance as well. `min_delta` 0 or below
-    asks for no harm: it passes unless the run is separably worse, or worse by more than `-min_delta`.
+    Both are tests: "better" passes only where the difference is not chance; "not worse" only where the interval of the
+    difference leaves out a loss of more than the margin, so that too few rows do not pass either.
 
     Args:
         report: the run in question.
-        baseline: the run it must beat.
-        min_delta: points (1.0 is one per cent point) for shares, the metric's own unit otherwise.
+        baseline: the run it is compared with.
+        not_worse: how much worse it may be, >= 0: points (1.0 is one per cent point) for shares, the metric's own unit
+            otherwise. None asks whether it is better.
         metric: which metric; None takes the first of the run's evaluation.
         resamples: bootstrap samples.
 
     Raises:
-        LlmtuneError: one of the two was not evaluated, or has no such metric.
+        NotJudged: one of the two was not evaluated, or has no such metric.
+        UnknownName: there is no metric of that name.
+        InvalidJob: a margin below 0.
     """
+    if not_worse is not None and not not_worse >= 0:
+        raise InvalidJob(f"a margin is 0 or more, not {not_worse:g}", where="not_worse")
     result, tuned = _evaluated(report)
     other, rival = _evaluated(baseline)
     name = metric or result.main
     value, old = _metric(tuned, name, report), _metric(rival, name, baseline)
     comparison, paired, notes = _compare(result, tuned, other, rival, value, old, resamples)
     scale = 100.0 if value.unit == "share" else 1.0
-    delta = (comparison.difference if value.better == "higher" else -comparison.difference) * scale
-    passed, reason = _decide(comparison, value, delta, min_delta)
+    sign = scale if value.better == "higher" else -scale
+    low, high = sorted((sign * comparison.interval.low, sign * comparison.interval.high))
+    passed, reason = _decide(comparison, value, low, high, not_worse)
     return GateResult(
         passed=passed,
+        test="better" if not_worse is None else "not-worse",
         run=report.identity.run_id,
         baseline=baseline.identity.run_id,
         metric=name,
-        unit=value.unit,
-        min_delta=min_delta,
-        delta=delta,
+        unit="points" if value.unit == "share" else value.unit,
+        margin=not_worse,
+        delta=sign * comparison.difference,
+        low=low,
+        high=high,
         comparison=comparison,
         paired=paired,
         reason=reason,
@@ -151,30 +171,26 @@ def gate(
     )
 
 
-def _decide(comparison: Comparison, value: MetricValue, delta: float, min_delta: float) -> tuple[bool, str]:
-    share = value.unit == "share"
-    name = metric_name(value.name)
-    moved = f"{name} {number(comparison.a, value.unit)} to {number(comparison.b, value.unit)}"
-    by = f"{delta:+.1f} points" if share else f"{delta:+.4g} for the better"
-    asked = f"{min_delta:g} points" if share else f"{min_delta:g}"
-    enough = delta >= min_delta - 1e-9
-    if min_delta > 0:
+def _decide(
+    comparison: Comparison, value: MetricValue, low: float, high: float, not_worse: float | None
+) -> tuple[bool, str]:
+    unit = value.unit
+    level = f"{comparison.interval.level:.0%}"
+    values = {
+        "moved": f"{metric_name(value.name)} {number(comparison.a, unit)} to {number(comparison.b, unit)}",
+        "change": f"{difference(comparison.difference, unit)}, {level} interval {spread(comparison.interval, unit)}",
+        "rows": count(comparison.rows, "row"),
+    }
+    if not_worse is None:
+        if comparison.verdict == "better":
+            return True, say("better_passed", **values)
         if comparison.verdict == "worse":
-            return False, f"The run is worse than the baseline: {moved} ({by})."
-        if not enough:
-            return False, f"The run does not improve by {asked}: {moved} ({by})."
-        if comparison.verdict != "better":
-            return False, (
-                f"The improvement is not separable from chance: {moved} ({by}) on {count(comparison.rows, 'row')}."
-            )
-        return True, f"The run is better than the baseline, by {asked} or more: {moved} ({by})."
-    if comparison.verdict == "worse":
-        return False, f"The run is worse than the baseline: {moved} ({by})."
-    if not enough:
-        return False, f"The run may lose {asked.lstrip('-')} and loses more: {moved} ({by}), although not separably."
-    if comparison.verdict == "better":
-        return True, f"The run is better than the baseline: {moved} ({by})."
-    return True, f"The run is not separable from the baseline, so no harm is shown: {moved} ({by})."
+            return False, say("better_worse", **values)
+        return False, say("better_uncertain", **values, settle=settle(comparison))
+    values["margin"] = amount(not_worse / 100 if unit == "share" else not_worse, unit)
+    if low >= -not_worse - 1e-9:
+        return True, say("not_worse_passed", **values)
+    return False, say("not_worse_failed" if high < -not_worse else "not_worse_uncertain", **values)
 
 
 def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
@@ -212,12 +228,12 @@ def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
 def _evaluated(report: Report) -> tuple[EvaluationResult, SystemResult]:
     run = report.identity.run_id
     if isinstance(report.evaluation, NotReported):
-        raise LlmtuneError(f"run {run} has no evaluation to compare: {report.evaluation.reason}")
+        raise NotJudged(f"run {run} has no evaluation to compare: {report.evaluation.reason}")
     tuned = report.evaluation.system("tuned")
     if tuned is None:
         found = report.evaluation.systems.get("tuned")
         why = f": {found.reason}" if isinstance(found, NotReported) else ""
-        raise LlmtuneError(f"the tuned model of run {run} was not evaluated{why}")
+        raise NotJudged(f"the tuned model of run {run} was not evaluated{why}")
     return report.evaluation, tuned
 
 
@@ -226,7 +242,7 @@ def _metric(system: SystemResult, name: str, report: Report) -> MetricValue:
     if found is not None:
         return found
     if name in system.not_reported:
-        raise InvalidJob(f"run {report.identity.run_id} has no {name}: {system.not_reported[name]}")
+        raise NotJudged(f"run {report.identity.run_id} has no {name}: {system.not_reported[name]}")
     raise UnknownName("metric", name, [each.name for each in system.metrics], where=f"run {report.identity.run_id}")
 
 

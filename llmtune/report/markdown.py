@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.evaluation.results import EvaluationResult, SystemResult, WorstRow
+from llmtune.metrics.classification import ClassMetrics, recall_interval
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
 from llmtune.report.format import count, difference, metric_name, number, one_line, seen, spread
+from llmtune.report.sentences import outside_shares
 from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
     rule = f" Labels are read by the rule {plain(result.rule)}." if result.rule else ""
     yield f"{count(result.rows, 'row')}{some}, {how}; intervals at {result.level:.0%}.{rule}"
     yield _metrics(result)
+    if shares := outside_shares(result):
+        yield plain(shares)
     for name, system in result.systems.items():
         if isinstance(system, NotReported):
             yield f"The {plain(name)} model was not asked: {plain(system.reason)}"
@@ -182,7 +186,7 @@ def _classes(system: SystemResult) -> Iterator[str]:
         [
             plain(row.label, 60),
             number(row.precision, "share"),
-            number(row.recall, "share"),
+            _recall(row),
             number(row.f1, "share"),
             *([number(row.f_beta, "share")] if weighed else []),
             f"{row.support:,}",
@@ -195,6 +199,11 @@ def _classes(system: SystemResult) -> Iterator[str]:
     heads = ["label", "precision", "recall", "F1", *([f"F{found.beta:g}"] if weighed else []), "rows"]
     body = table(heads, rows, right=range(1, len(heads)))
     yield f"<details><summary>The {plain(system.name)} model by label</summary>\n\n{body}{tail}{outside}\n\n</details>"
+
+
+def _recall(row: ClassMetrics) -> str:
+    interval = recall_interval(row)
+    return "\u2013" if interval is None else f"{number(row.recall, 'share')}<br>{spread(interval, 'share')}"
 
 
 def _rows(title: str, worst: Sequence[WorstRow]) -> Iterator[str]:
@@ -220,9 +229,10 @@ def _training(report: Report) -> Iterator[str]:
     if drawn:
         yield block(drawn)
     rows = []
+    absent: dict[str, list[str]] = {}
     for name, series in report.series.items():
         if isinstance(series, NotReported):
-            rows.append([plain(name), "", "", "", plain(str(series))])
+            absent.setdefault(series.reason, []).append(name)
             continue
         first, last, best = series.first, series.last, series.best
         unit = series.unit if series.unit == "share" else ""
@@ -235,7 +245,11 @@ def _training(report: Report) -> Iterator[str]:
                 ", ".join(source.replace("_", " ") for source in series.sources),
             ]
         )
-    yield table(["series", "first", "last", "best", "source"], rows, right=(1, 2, 3))
+    if rows:
+        yield table(["series", "first", "last", "best", "source"], rows, right=(1, 2, 3))
+    if absent:  # nobody can act on these: one line for all
+        reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in absent.items())
+        yield plain(f"Not reported: {reasons}.", 1000)
 
 
 def curve_text(report: Report, width: int = 72, height: int = 8, *, ascii_only: bool = False) -> str:

@@ -17,7 +17,7 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "cost", _cost(report)
     if isinstance(report.evaluation, EvaluationResult):
         for system in report.evaluation.systems.values():
-            if isinstance(system, SystemResult):
+            if isinstance(system, SystemResult) and not _is_computed(system):
                 yield f"asking {system.name}", _asking(system)
     yield "machine", _machine(report)
     yield from report.artifacts.items()
@@ -66,6 +66,11 @@ def _cost(report: Report) -> str:
     how = f" ({one_line(cost.formula)})" if cost.formula else ""
     dated = f", prices of {cost.checked.isoformat()}" if cost.checked else ""
     return f"{estimate}{how}{dated}; {billed}{tokens}"
+
+
+def _is_computed(system: SystemResult) -> bool:
+    """Whether no model was asked: a linear model, the nearest training row."""
+    return system.name in ("linear", "nearest")
 
 
 def _asking(system: SystemResult) -> str:

@@ -33,6 +33,7 @@ from llmtune.report.format import (
     seen,
     spread,
 )
+from llmtune.report.sentences import CHEAP, outside_shares
 from llmtune.report.summary import facts
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class _View:
                 for metric in system.metrics
             )
         )
-        answered = [name for name in result.systems if result.system(name) is not None]
+        # The bars show every baseline; a table of base and tuned model fits 80 columns.
+        answered = [name for name in result.systems if name not in CHEAP and result.system(name) is not None]
         if not names:
             return
         compared = any(each.name_a == "base" for each in result.comparisons)
@@ -203,6 +205,8 @@ class _View:
             cells += self._difference(result, name, unit) if compared else []
             table.add_row(*cells)
         yield table
+        if outside := outside_shares(result):
+            yield Text(seen(outside), style=_DOUBT)
         if result.rule is not None:
             yield Text(f"labels read by the rule {one_line(result.rule)}", style="dim")
 
@@ -224,11 +228,11 @@ class _View:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for heading in ("", "first", "last", "best", "", "source"):
             table.add_column(heading, justify="left" if heading in ("", "source") else "right")
-        absent = []
+        absent: dict[str, list[str]] = {}
         for name, series in self.report.series.items():
             if isinstance(series, NotReported) or not series.points:
                 reason = series.reason if isinstance(series, NotReported) else "no point was reported"
-                absent.append(Text(f"{one_line(name, 40)}: not reported ({one_line(reason)})", style="dim"))
+                absent.setdefault(one_line(reason), []).append(one_line(name, 40))
                 continue
             first, last, best = series.first, series.last, series.best
             unit = series.unit if series.unit == "share" else ""
@@ -242,7 +246,9 @@ class _View:
             )
         if table.row_count:
             yield table
-        yield from absent
+        if absent:  # nobody can act on these: one line for all
+            reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in absent.items())
+            yield Text(f"not reported: {reasons}", style="dim")
 
     def _curve(self, name: str) -> Series | None:
         found = self.report.series.get(name)

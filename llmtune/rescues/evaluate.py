@@ -74,4 +74,4 @@ def judge(
 
 def spec_for(max_rows: int) -> EvaluationSpec:
     """How both models are asked: greedily, at most `max_rows` rows, no baseline (the old model is the baseline)."""
-    return EvaluationSpec(max_rows=max_rows, baseline=False)
+    return EvaluationSpec(max_rows=max_rows, baselines=("majority",))

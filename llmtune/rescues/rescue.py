@@ -317,7 +317,7 @@ def _translated(
             model={backend.name: named},
             method=kept.method,  # type: ignore[arg-type]
             hyperparameters=Hyperparameters.model_validate(known),
-            evaluation=judged.model_copy(update={"baseline": True}),
+            evaluation=judged.model_copy(update={"baselines": None}),
             seed=kept.seed,
             tags={"rescued": kept.model[:64]},
         )

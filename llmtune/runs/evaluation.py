@@ -67,15 +67,24 @@ def evaluate(
     from llmtune.evaluation.cache import FileCache
     from llmtune.evaluation.evaluate import evaluate as judge
     from llmtune.evaluation.evaluate import model_identity
+    from llmtune.evaluation.few_shot import SHOTS, few_shot, model_with, shots
 
     job = record.tuning_job
     generators: dict[str, Generator | Unavailable] = {}
     models: dict[str, str] = {}
-    if job.evaluation.baseline:
+    with_examples = job.evaluation.measures("few_shot", free=not provider.hosted) and job.method == "sft"
+    if job.evaluation.measures("base") or with_examples:
         base = provider.base_model(record.plan)
-        generators["base"] = base if isinstance(base, Unavailable) else provider.generator(base)
+        generator = base if isinstance(base, Unavailable) else provider.generator(base)
+        if job.evaluation.measures("base"):
+            generators["base"] = generator
         if isinstance(base, ModelRef):
             models["base"] = model_identity(record.provider, base)
+        examples = shots(dataset.train, SHOTS) if with_examples else ()
+        if examples and not isinstance(generator, Unavailable):
+            generators["few_shot"] = few_shot(generator, examples)
+            if "base" in models:
+                models["few_shot"] = model_with(models["base"], examples)
     generators["tuned"] = provider.generator(target)
     tuned = store.ref(record.id, "model", ModelRef) or target
     models["tuned"] = model_identity(record.provider, tuned)  # a deployment comes and goes; the model stays
@@ -91,6 +100,7 @@ def evaluate(
         fit_rows=0 if provider.hosted else FIT_ROWS,
         models=models,
         cache=FileCache(answers_folder(record)),
+        rule="likelihood" if job.method == "classification" else None,
         seed=job.seed or 0,
         on_progress=_Progress(say),
     )

@@ -68,6 +68,9 @@ class Pace:
 HOSTED = Pace()
 LOCAL = Pace(first=0.2, most=1.0, growth=1.2)
 
+#: Seconds without news after which a run that is followed is marked as such, so that the pages do not say otherwise.
+HEARD_EVERY = 20.0
+
 
 @dataclass(frozen=True)
 class Update:
@@ -312,6 +315,8 @@ class Poller:
         following.errors, following.broken, following.down_since = 0, 0, None
         new = bool(seen.points or seen.events or seen.moved or seen.record.progress != record.progress)
         following.pause = following.pace.first if new else following.pace.after(following.pause)
+        if not new and time.time() - seen.record.updated > HEARD_EVERY:
+            following.known = store.change(record.id, durable=False)  # it is followed, though nothing is new
         update = Update(seen.record, seen.points, seen.events, seen.moved, message)
         if seen.record.outcome is not None:
             self._tell(following, update)
@@ -349,7 +354,10 @@ class Poller:
 
     def _finish_in_thread(self, following: _Following, lease: Lease) -> None:
         def say(message: str) -> None:
-            self._tell(following, Update(following.store.get(following.run_id), message=message))
+            record = following.store.get(following.run_id)
+            if time.time() - record.updated > HEARD_EVERY:
+                record = following.store.change(record.id, durable=False)
+            self._tell(following, Update(record, message=message))
 
         seconds: float | None = None
         update: Update | None = None

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from llmtune._retry import RetryPolicy, with_retries
+from llmtune.config import redact_url
 from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
@@ -223,10 +224,17 @@ def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, l
             _failed(store, record.id, error)
             raise
     raise SubmitUnknown(
-        f"{provider.name} cannot be reached, so it is not known whether it took the job of run {record.id}",
+        f"{provider.name}{_address(provider)} cannot be reached, so it is not known whether it took the job of run"
+        f" {record.id}",
         run_id=record.id,
         hint=f"later: llmtune runs attach {record.id} finds out, without starting a second job",
     )
+
+
+def _address(provider: Provider) -> str:
+    """Where a provider is asked, as far as its settings say: " at https://..."."""
+    url = getattr(getattr(provider, "settings", None), "base_url", None)
+    return f" at {redact_url(url)}" if isinstance(url, str) and url else ""
 
 
 def look_for(provider: Provider, record: RunRecord, window: float) -> JobRef | None:

@@ -10,7 +10,7 @@ from llmtune.errors import RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
-from llmtune.report.format import not_asked
+from llmtune.report.sentences import cheap_baselines, not_asked
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
 from llmtune.sweeps.results import Finalist, TrialRow
@@ -72,8 +72,11 @@ class _Purse:
 def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse: _Purse) -> Finalist:
     params = trial.params
     place = search.place(params)
-    values, runs, metric, unit = [], [], "", ""
-    intervals = []
+    values: list[float] = []
+    runs: list[str] = []
+    intervals: list[Interval] = []
+    metric = unit = ""
+    baselines: tuple[str, ...] = ()
     for number in range(seeds):
         mine = with_params(place.job(job), params, place.backend.name)
         mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
@@ -96,6 +99,8 @@ def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse
         if figure is None:  # another system's figure would not be this configuration's
             purse.notes.append(f"trial {trial.number} as a finalist: {not_asked(report.evaluation, 'tuned')}")
             continue
+        if not values:
+            baselines = tuple(cheap_baselines(report.evaluation))
         values.append(float(figure.value))
         intervals.append(figure.interval)
         metric, unit = report.evaluation.main, figure.unit
@@ -118,4 +123,5 @@ def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse
         mean=statistics.fmean(values) if values else 0.0,
         interval=spread,
         runs=tuple(runs),
+        baselines=baselines,
     )

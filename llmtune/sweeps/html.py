@@ -8,13 +8,13 @@ from typing import Any
 from markupsafe import Markup
 
 from llmtune.metrics.points import NotReported
-from llmtune.report.format import count, money
+from llmtune.report.format import money
 from llmtune.report.html.charts import chart_places, overlaid
 from llmtune.report.html.elements import Child, el
 from llmtune.report.html.page import Section, facts_list, page, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.sweeps.results import Sweep, TrialRow
-from llmtune.sweeps.text import asides, headline, shown, sums, tested
+from llmtune.sweeps.text import asides, headline, shown, sums, tested, trial_count
 
 #: Curves in one chart: more colours than these nobody can tell apart.
 CURVES = 8
@@ -26,7 +26,7 @@ def render(found: Sweep) -> str:
     """The sweep as one HTML file."""
     named = [(each, {} if each.curve is None else {found.metric: each.curve}) for each in _best(found)]
     charts = overlaid([(f"trial {each.number}", curves) for each, curves in named])
-    title = f"{found.name}: {count(len(found.trials), 'trial')}"
+    title = f"{found.name}: {trial_count(found)}"
     line = (found.provider, found.method, f"by {found.metric}", found.group)
     header = el(
         "header",

@@ -50,6 +50,8 @@ class Finalist(DocumentedModel):
     mean: Number
     interval: Interval | NotReported
     runs: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    """What models that cost next to nothing reach on the same rows, beside its first seed: a sentence each."""
 
 
 class Prescreened(DocumentedModel):
@@ -119,10 +121,21 @@ class Sweep(Renderable, DocumentedModel):
         return next(iter(self.ranked()), None)
 
     def ranked(self, *, every: bool = False) -> list[TrialRow]:
-        """The trials that came to a value, best first; with `every`, the others behind them."""
+        """The trials that came to a value, best first; with `every`, the others behind them.
+
+        Trials with the same values share one run, and stand here once.
+        """
         sign = 1 if self.direction == "minimize" else -1
-        kept = [each for each in self.trials if every or (each.state == "complete" and each.value is not None)]
+        kept = [each for each in self.distinct if every or (each.state == "complete" and each.value is not None)]
         return sorted(kept, key=lambda each: (each.value is None, sign * float(each.value or 0.0), each.number))
+
+    @property
+    def distinct(self) -> list[TrialRow]:
+        """The trials in the order of their start, each run once."""
+        by_run: dict[str, TrialRow] = {}
+        for each in self.trials:
+            by_run.setdefault(each.run or f"trial {each.number}", each)
+        return list(by_run.values())
 
     def save_job(self, path: str | os.PathLike[str]) -> None:
         """Write the best configuration as a job file."""

@@ -18,6 +18,9 @@ log = logging.getLogger("llmtune")
 Method = Literal["random", "grid", "bayesian"]
 Direction = Literal["minimize", "maximize"]
 
+#: Results that differ by no more than this share are equal: rounding is nothing that a field has done.
+SAME_RESULT = 1e-6
+
 #: Seconds that a writer waits for another one, as in the store.
 BUSY_SECONDS = 60
 
@@ -113,9 +116,12 @@ def grid_size(space: Space) -> int:
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """What mattered; empty where that cannot be told (too few trials, no variation)."""
+    """What mattered; empty where that cannot be told (too few trials, or all with the same result)."""
     import optuna
 
+    values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
+    if len(values) < 2 or max(values) - min(values) <= SAME_RESULT * max(map(abs, values)):
+        return {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that few trials say little

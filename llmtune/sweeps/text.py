@@ -26,7 +26,15 @@ def headline(found: Sweep) -> str:
     if best is None:
         return "No trial came to a result."
     params = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
-    return f"best: {params} ({found.metric} {best.value:.4f}, trial {best.number} of {len(found.trials)})"
+    return f"best: {params} ({found.metric} {best.value:.4f}, trial {best.number}; {trial_count(found)})"
+
+
+def trial_count(found: Sweep) -> str:
+    """How many trials there were, and how many of them had the values of an earlier one."""
+    count = len(found.distinct)
+    repeated = len(found.trials) - count
+    words = f"{count} trial{'' if count == 1 else 's'}"
+    return f"{words}, {repeated} more with the values of an earlier one" if repeated else words
 
 
 def tested(final: Finalist) -> str:
@@ -35,7 +43,8 @@ def tested(final: Finalist) -> str:
     spread = "" if isinstance(within, NotReported) else f" ({within.low:.3f} to {within.high:.3f})"
     params = ", ".join(f"{name} {shown(value)}" for name, value in final.params.items())
     times = f"{len(final.values)} seed{'' if len(final.values) == 1 else 's'}"
-    return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}"
+    beside = "".join(f". {sentence.rstrip('.')}" for sentence in final.baselines)
+    return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}{beside}"
 
 
 def asides(found: Sweep) -> list[str]:
@@ -59,7 +68,7 @@ def sums(found: Sweep) -> list[str]:
         if found.budget is not None and found.spent > found.budget + 0.005:
             over = f": {found.spent - found.budget:,.2f} over the budget of {found.budget:,.2f}, by what was billed"
         lines.append(f"spent {found.spent:,.2f} USD{over}")
-    pruned = [each for each in found.trials if each.state == "pruned"]
+    pruned = [each for each in found.distinct if each.state == "pruned"]
     known = [each for each in pruned if each.steps is not None and each.total_steps]
     if pruned:
         planned = sum(each.total_steps or 0 for each in known)
@@ -86,7 +95,7 @@ def print_outline(told: Outline, trials: int, console: Console) -> None:
 
 def to_markdown(found: Sweep) -> str:
     """The sweep for a pull request or a wiki."""
-    parts = [f"# {plain(found.name)}: {len(found.trials)} trials", f"**{plain(headline(found), 1000)}**"]
+    parts = [f"# {plain(found.name)}: {trial_count(found)}", f"**{plain(headline(found), 1000)}**"]
     if found.finalists:
         parts += ["On the test rows:", "\n".join(f"- {plain(tested(each), 1000)}" for each in found.finalists)]
     if found.stopped:

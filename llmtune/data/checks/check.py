@@ -22,6 +22,7 @@ from llmtune.data.findings import Finding, FindingLog, error, warning
 from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
 from llmtune.data.formats.registry import get_writer, vendor
 from llmtune.data.formats.row_features import PREFERENCE
+from llmtune.data.hashing import label_set, names_labels
 from llmtune.data.io.base import BROKEN, HUB, Notes, Sniffed, open_bytes, sniff
 from llmtune.data.io.json_lines import blocks
 from llmtune.data.io.reading import Reading
@@ -35,6 +36,8 @@ _ROWS_AT_ONCE = 2000
 _SAMPLE = 2000
 #: The share of the rows that a job trains on unless it says otherwise.
 _TRAIN_SHARE = 0.8
+#: Rows from which on answers are taken for labels.
+_FEWEST_LABELLED = 20
 _ROLES = ("train", "validation", "test")
 
 
@@ -139,7 +142,8 @@ def check(
     rendering = None
     if rows is not None and rows.rendering is not None and model is not None:
         rendering = rows.rendering(model, {}, False)
-        tokenizer = tokenizer or (rendering and rendering.tokenizer)
+        if tokenizer is None and rendering is not None:
+            tokenizer = rendering.tokenizer
     given = {"train": train, "validation": validation, "test": test}
     paths = {role: os.fspath(path) for role, path in given.items() if path is not None}
     checker = _Checker(
@@ -216,6 +220,8 @@ class _Checker:
             self._log.extend(self._leaks.findings())
         if self._rows is not None:
             self._vendor_files(reports)
+        if "structure" in self._checks and self._method in (None, "sft"):
+            self._log.extend(self._untold_labels())
         reports.sort(key=lambda report: _ROLES.index(report.role))
         return CheckReport(
             files=reports,
@@ -226,6 +232,22 @@ class _Checker:
             provider=self._rows.provider if self._rows is not None else None,
             method=self._method,
         )
+
+    def _untold_labels(self) -> Iterator[Finding]:
+        """A warning where answers are labels that no prompt names: tuning can teach them, a base model cannot know."""
+        sample = list(islice(self._sample(), _SAMPLE))
+        if len(sample) < _FEWEST_LABELLED or any(row.label is not None for row in sample):
+            return
+        labels = label_set(sample)
+        if labels is None or names_labels(sample, labels):
+            return
+        some = ", ".join(repr(label) for label in labels[:3]) + (", ..." if len(labels) > 3 else "")
+        yield warning(
+            "no-instruction",
+            f"answers are one of {len(labels)} labels ({some}), and the prompts do not name them: the base model cannot"
+            " know what is asked, so a comparison with it says little",
+            "name the labels in a system turn, the same in every row and later in use",
+        ).at(self._paths["train"], None)
 
     def _sample(self) -> Iterator[Example]:
         for item in Reading(self._paths["train"], **self._reading):

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from llmtune.evaluation.results import EvaluationResult, MetricValue, WorstRow
-from llmtune.metrics.classification import ClassificationResult
-from llmtune.metrics.comparison import Comparison
+from llmtune.metrics.classification import ClassificationResult, ClassMetrics, recall_interval
+from llmtune.metrics.comparison import Comparison, compare_unpaired
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, difference, metric_name, number, p_words, pick_system, spread
 from llmtune.report.html.elements import Child, el, join
 from llmtune.report.html.page import Section, details, sorted_by, table
+from llmtune.report.sentences import outside_shares
 
 #: Labels up to which the whole confusion matrix is shown; above, only what is confused most.
 MATRIX_LABELS = 80
@@ -49,7 +50,8 @@ def held_out(
         if (system := result.system(name)) is not None
         for metric, reason in system.not_reported.items()
     ]
-    body = join([el("p", said, class_="hint"), bars(result), _metrics(result, before, after), absent, missing])
+    outside = el("p", shares, class_="hint") if (shares := outside_shares(result)) else None
+    body = join([el("p", said, class_="hint"), bars(result), _metrics(result, before, after), outside, absent, missing])
     return Section(id, title or "Held-out rows", body, short="Results")
 
 
@@ -132,7 +134,7 @@ def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tu
     base = result.system(before)
     was_found = base.classification if base is not None and base is not tuned else None
     headings = ["label", "rows", "answered", "precision", "recall", "F1"]
-    headings += [f"F1 {before}", "change"] if was_found is not None else []
+    headings += [f"recall {before}", "change"] if was_found is not None else []
     rows: list[list[Child]] = []
     earlier = {each.label: each for each in was_found.classes} if was_found is not None else {}
     for row in found.classes:
@@ -140,12 +142,13 @@ def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tu
             el("td", row.label, class_="label"),
             sorted_by(row.support, f"{row.support:,}", class_="n"),
             sorted_by(row.predicted, f"{row.predicted:,}", class_="n"),
-            *(sorted_by(value, number(value, "share"), class_="n") for value in (row.precision, row.recall, row.f1)),
+            sorted_by(row.precision, number(row.precision, "share"), class_="n"),
+            _recall(row),
+            sorted_by(row.f1, number(row.f1, "share"), class_="n"),
         ]
         if was_found is not None:
             was = earlier.get(row.label)
-            cells.append(sorted_by(was.f1, number(was.f1, "share"), class_="n") if was else "")
-            cells.append(_change(row.f1 - was.f1) if was else "")
+            cells += [_recall(was), _change(was, row)] if was else ["", ""]
         rows.append(cells)
     rows_table = table(headings, rows, numbers=range(1, len(headings)), caption=f"The {tuned.name} model by label")
     averages = table(
@@ -163,9 +166,25 @@ def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tu
     )
 
 
-def _change(change: float) -> Markup:
-    kind = "good" if change > 0 else "bad" if change < 0 else None
-    return sorted_by(change, el("span", difference(change, "share"), class_=kind), class_="n")
+def _recall(row: ClassMetrics) -> Child:
+    """A label's recall with its interval: with three rows it says little, and shows that."""
+    interval = recall_interval(row)
+    if interval is None:
+        return sorted_by(row.recall, "\u2013", class_="n")
+    within = el("small", spread(interval, "share"))
+    return sorted_by(row.recall, number(row.recall, "share"), within, class_="n two")
+
+
+def _change(was: ClassMetrics, row: ClassMetrics) -> Child:
+    """The change of a label's recall; coloured only where so many rows can tell it from chance."""
+    before, after = recall_interval(was), recall_interval(row)
+    if before is None or after is None:
+        return sorted_by(0.0, "\u2013", class_="n")
+    found = compare_unpaired(was.recall, before, row.recall, after, rows=row.support, metric="recall")
+    kind = {"better": "good", "worse": "bad"}.get(found.verdict)
+    within = el("small", spread(found.interval, "share"))
+    text = el("span", difference(found.difference, "share"), class_=kind)
+    return sorted_by(found.difference, text, within, class_="n two")
 
 
 def confusion(result: EvaluationResult, *, after: str = "tuned") -> Section:

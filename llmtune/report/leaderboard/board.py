@@ -1,7 +1,9 @@
 """Several runs on one held-out split, side by side: who is better, by how much, at what price, and is that luck.
 
 Pairs are told apart by the exact McNemar test where rows are right or wrong, else by a sign-flip permutation test of
-the mean difference, and all p-values are corrected together by Holm's method (Holm 1979, Scand. J. Stat. 6:65).
+the mean difference. The p-values of the members among themselves are corrected by Holm's method (Holm 1979, Scand. J.
+Stat. 6:65); so are those of all members against one baseline, each baseline by itself: whether tuning helps is another
+question than which member is the best, and asking both must not make either harder to answer.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,19 +27,26 @@ from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
 from llmtune.report.render import Renderable
 from llmtune.report.schema import Cost, Report, Timing
+from llmtune.report.sentences import ALPHA
 
 if TYPE_CHECKING:
     import pandas
 
-#: A pair is separable when its corrected p-value is at most this.
-ALPHA = 0.05
+
+#: Baselines for which no model is asked, and what they are called on the board.
+COMPUTED = {
+    "linear": "linear model (TF-IDF)",
+    "nearest": "nearest training row",
+    "majority": "most frequent label",
+}
 
 
 class Standing(DocumentedModel):
-    """One row of the board: a tuned model, or a base model as it is or with examples in its prompt."""
+    """One row of the board: a tuned model, a base model as it is or with examples in its prompt, or a baseline for
+    which no model is asked (a linear model, the nearest training row, always the most frequent label)."""
 
     label: str
-    kind: Literal["tuned", "base", "few-shot"]
+    kind: Literal["tuned", "base", "few-shot", "linear", "nearest", "majority"]
     provider: str
     model: str
     run: str | None = None
@@ -82,7 +91,10 @@ class Pair(DocumentedModel):
     """Of this pair alone."""
 
     p_holm: float | None
-    """Corrected for all pairs of the board."""
+    """Corrected for the family: the members among themselves, or all members against one baseline."""
+
+    family: int = 1
+    """Pairs in the family."""
 
     separable: bool
 
@@ -235,6 +247,9 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
             standings.append(_standing(entry, "few-shot", label, shown, system, main))
             if system is not None:
                 scores[label] = (shown, system)
+    computed = _computed(found.values(), main)
+    standings += [standing for standing, _, _ in computed]
+    scores |= {standing.label: (evaluation, system) for standing, evaluation, system in computed}
     tuned_ones = {each.label for each in standings if each.kind == "tuned"}
     pairs = _pairs(main, scores, tuned_ones)
     standings.sort(key=_rank(scores, main))
@@ -262,6 +277,41 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
         warnings=tuple(said),
     )
     return board.model_copy(update={"verdict": tuple(board.render("sentences"))})
+
+
+def _computed(
+    evaluations: Iterable[EvaluationResult | None], main: str
+) -> list[tuple[Standing, EvaluationResult, SystemResult]]:
+    """The baselines for which no model is asked: the same rows give the same figures, so each stands here once."""
+    found: dict[str, tuple[Standing, EvaluationResult, SystemResult]] = {}
+    for evaluation in evaluations:
+        if evaluation is None:
+            continue
+        systems = {name: system for name in COMPUTED if (system := evaluation.system(name)) is not None}
+        if (
+            (majority := evaluation.majority) is not None
+            and evaluation.truth
+            and evaluation.labels
+            and main == "accuracy"
+        ):
+            place = evaluation.labels.index(majority.label)
+            always = (place,) * len(evaluation.truth)
+            systems["majority"] = SystemResult(name="majority", metrics=(majority.accuracy,), predicted=always)
+        for name, system in systems.items():
+            value = system.get(main)
+            if value is None or name in found:
+                continue
+            standing = Standing(
+                label=COMPUTED[name],
+                kind=name,  # type: ignore[arg-type]
+                provider="here",
+                model=name,
+                quality=value,
+                metrics=system.metrics,
+                price_per_1000=0.0,
+            )
+            found[name] = (standing, evaluation, system)
+    return list(found.values())
 
 
 def _evaluation(entry: Entry) -> EvaluationResult | None:
@@ -370,15 +420,23 @@ def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]
         comparison = compare_means(left, right, metric=main, name_a=one, name_b=other, better=x.better)
         p_value = comparison.p_value if comparison.p_value is not None else sign_flip(left, right)
         compared.append((comparison, p_value))
-    corrected = holm([p_value for _, p_value in compared])
+    families: dict[str, list[int]] = {}
+    for number, (comparison, _) in enumerate(compared):
+        untuned = {comparison.name_a, comparison.name_b} - tuned
+        families.setdefault(min(untuned, default=""), []).append(number)
+    corrected: dict[int, float | None] = {}
+    for numbers in families.values():
+        corrected |= zip(numbers, holm([compared[number][1] for number in numbers]), strict=True)
+    sizes = {number: len(numbers) for numbers in families.values() for number in numbers}
     return tuple(
         Pair(
             comparison=comparison,
             p_value=p_value,
-            p_holm=fixed,
+            p_holm=(fixed := corrected[number]),
+            family=sizes[number],
             separable=comparison.separable and (fixed is None or fixed <= ALPHA),
         )
-        for (comparison, p_value), fixed in zip(compared, corrected, strict=True)
+        for number, (comparison, p_value) in enumerate(compared)
     )
 
 

@@ -126,7 +126,8 @@ def _pairs(board: Board) -> Markup:
     unit = next((each.quality.unit for each in board.standings if not isinstance(each.quality, NotReported)), "")
     how = (
         "Compared row by row where both answered the same rows: McNemar's exact test for right and wrong, a sign-flip"
-        " permutation test for means; all p-values corrected together by Holm's method."
+        " permutation test for means; p-values corrected by Holm's method, the members among themselves and all members"
+        " against each baseline."
     )
     shown = table(
         ["first", "second", "second against first", "p", "p (Holm)", "verdict"],

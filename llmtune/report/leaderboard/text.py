@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.metrics.points import NotReported
-from llmtune.report.format import metric_name, money, number, p_words, seconds, spread
+from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.markdown import code, plain, table
+from llmtune.report.sentences import ALPHA, AS_WELL, lead, worst_loss
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,38 +19,23 @@ HEADINGS = ("", "quality", "interval", "cost", "queue", "training", "tokens", "p
 
 
 def sentences(board: Board) -> list[str]:
-    """Who is better, told apart or not, and what that costs."""
+    """Who leads whom, by how much and whether that is certain, and what that costs."""
     ranked = [each for each in board.standings if not isinstance(each.quality, NotReported)]
     if not ranked:
         return ["No member has a result.", *_without_result(board)]
     best = ranked[0]
-    said, untuned, alike = [], [], []
-    for other in ranked[1:]:
-        pair = _pair(board, best.label, other.label)
-        if pair is None:
-            continue
-        if not pair.separable:
-            alike.append(other)
-        elif other.kind == "tuned":
-            said.append(_beats(best, other, pair))
-        else:
-            untuned.append((other, pair))
-    if untuned:
-        closest, pair = untuned[0]  # they stand best first
-        every = all(each.kind == "tuned" for each in alike) and len(untuned) > 1
-        said.append(("Ahead of every model without tuning: " if every else "") + _beats(best, closest, pair))
-    said += [f"{other.label} is not separable from {best.label}{_cheaper(best, other)}." for other in alike]
-    if not said:
-        said.append(
-            f"{best.label} is the only member with a result."
-            if len(ranked) == 1
-            else f"No tuned model has a result; of the models without tuning {best.label} is ahead in figures."
-        )
-    tuned = [each for each in ranked if each.kind == "tuned"]
-    if best.kind != "tuned" and tuned:
-        help_ = "is not shown to help" if any(each.kind == "tuned" for each in alike) else "did not help"
-        said.append(f"Tuning {help_}: {best.label} needs none and is ahead of every tuned model.")
-        said += _among(board, tuned)
+    members = [each for each in ranked if each.kind == "tuned"]
+    untuned = [each for each in ranked if each.kind != "tuned"]
+    said = []
+    if len(ranked) == 1:
+        said.append(f"{best.label} is the only member with a result.")
+    elif not members:
+        said.append(f"No tuned model has a result; of the models without tuning {best.label} is ahead in figures.")
+    else:
+        said += _among(board, members)
+        said += _against(board, members, untuned)
+        if best.kind != "tuned":
+            said.insert(0, _no_tuning(board, best, members))
     reasons = []
     for even in board.break_even:
         if isinstance(even.answers, NotReported):
@@ -60,16 +46,42 @@ def sentences(board: Board) -> list[str]:
     return [*said, *_without_result(board)]
 
 
-def _among(board: Board, tuned: list[Standing]) -> list[str]:
-    """The best tuned model against the others, where a model without tuning stands first."""
-    first, *others = tuned
-    found = [(other, pair) for other in others if (pair := _pair(board, first.label, other.label)) is not None]
+def _among(board: Board, members: list[Standing]) -> list[str]:
+    """The best tuned model against the others."""
+    first, *others = members
     return [
-        _beats(first, other, pair)
-        if pair.separable
-        else f"{other.label} is not separable from {first.label}{_cheaper(first, other)}."
-        for other, pair in found
+        f"{_lead(pair, first)}{_price_note(first, other, pair)}"
+        for other in others
+        if (pair := _pair(board, first.label, other.label)) is not None
     ]
+
+
+def _against(board: Board, members: list[Standing], untuned: list[Standing]) -> list[str]:
+    """The best tuned model against the best model without tuning, and against each one that costs nothing."""
+    first = members[0]
+    pairs = [(each, pair) for each in untuned if (pair := _pair(board, first.label, each.label)) is not None]
+    every = len(pairs) > 1 and all(pair.separable and _is_ahead(first, each) for each, pair in pairs)
+    said = []
+    for rank, (each, pair) in enumerate(pairs):  # they stand best first
+        if rank == 0 or each.kind in ("linear", "nearest"):
+            before = "Ahead of every model without tuning: " if every and rank == 0 else ""
+            said.append(f"{before}{_lead(pair, first)}")
+    return said
+
+
+def _no_tuning(board: Board, best: Standing, members: list[Standing]) -> str:
+    pairs = [pair for each in members if (pair := _pair(board, best.label, each.label)) is not None]
+    certain = bool(pairs) and all(pair.separable for pair in pairs)
+    what = "did not help" if certain else "is not shown to help"
+    reaches = "is ahead of every tuned model" if _is_ahead(best, members[0]) else "does as well as the best tuned model"
+    return f"Tuning {what}: {best.label} needs none and {reaches}. Do not pay for tuning."
+
+
+def _is_ahead(first: Standing, other: Standing) -> bool:
+    assert not isinstance(first.quality, NotReported)
+    assert not isinstance(other.quality, NotReported)
+    ahead = first.quality.value - other.quality.value
+    return ahead > 0 if first.quality.better == "higher" else ahead < 0
 
 
 def _without_result(board: Board) -> list[str]:
@@ -88,31 +100,26 @@ def _pair(board: Board, one: str, other: str) -> Pair | None:
     )
 
 
-def _beats(best: Standing, other: Standing, pair: Pair) -> str:
-    assert not isinstance(best.quality, NotReported)
-    unit = best.quality.unit
-    found = pair.comparison
-    size = abs(found.difference)
-    half = (found.interval.high - found.interval.low) / 2
-    amount = f"{100 * size:.1f} \u00b1 {100 * half:.1f} points" if unit == "share" else f"{size:.3f} \u00b1 {half:.3f}"
-    corrected = "" if pair.p_holm is None else f" ({p_words(pair.p_holm)} after Holm)"
-    return f"{best.label} beats {other.label} by {amount} of {metric_name(found.metric)}{corrected}."
+def _lead(pair: Pair, of: Standing) -> str:
+    assert not isinstance(of.quality, NotReported)
+    return lead(pair.comparison, of.quality.unit, certain=pair.separable, level=1 - ALPHA / pair.family)
 
 
-def _cheaper(best: Standing, other: Standing) -> str:
+def _price_note(best: Standing, other: Standing, pair: Pair) -> str:
+    """What the other one costs, where it is as good in figures or at worst next to it: a price is no reason to take
+    what is probably worse."""
+    if pair.comparison.difference and (pair.separable or worst_loss(pair.comparison) > AS_WELL):
+        return ""
     one, two = best.cost.billed, other.cost.billed
     if isinstance(one, NotReported) or isinstance(two, NotReported):
         one, two = best.cost.estimated, other.cost.estimated
-    if other.kind != "tuned":
-        return " and needs no training"
     if isinstance(one, NotReported) or isinstance(two, NotReported) or one == two:
         return ""
     if two == 0:
-        return " and costs nothing to train"
-    share = two / one if one else None
-    if share is None:
-        return f" and costs {money(two, other.cost.currency)} to train"
-    return f" and costs {share:.2g} times as much to train"
+        return f" {other.label} costs nothing to train."
+    if not one:
+        return f" {other.label} costs {money(two, other.cost.currency)} to train."
+    return f" {other.label} costs {two / one:.2g} times as much to train."
 
 
 def cells(each: Standing) -> tuple[str, ...]:
@@ -132,6 +139,13 @@ def cells(each: Standing) -> tuple[str, ...]:
         "-" if isinstance(each.price_per_1000, NotReported) else money(each.price_per_1000, each.cost.currency),
         ", ".join(each.lost) or "",
     )
+
+
+def filled_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns with something in them; the first is the name."""
+    return [
+        column for column in range(len(HEADINGS)) if column == 0 or any(row[column] not in ("", "-") for row in rows)
+    ]
 
 
 def _cost(each: Standing) -> str:
@@ -162,12 +176,18 @@ def _parts(board: Board) -> Iterator[str]:
     first, *others = (plain(each, 1000) for each in board.verdict)
     yield "\n".join([f"- **{first}**", *(f"- {each}" for each in others)])
     yield f"By {plain(metric_name(board.metric))} on {board.rows} rows that no member was trained on."
-    rows = [[plain(cell) for cell in cells(each)] for each in board.standings]
-    yield table(list(HEADINGS), rows, right=(1, 3, 4, 5, 6, 8))
+    unit = next((each.quality.unit for each in board.standings if not isinstance(each.quality, NotReported)), "")
+    shown = [cells(each) for each in board.standings]
+    columns = filled_columns(shown)
+    rows = [[plain(row[column]) for column in columns] for row in shown]
+    right = [number for number, column in enumerate(columns) if column in (1, 3, 4, 5, 6, 8)]
+    yield table([HEADINGS[column] for column in columns], rows, right=right)
     if board.pairs:
         yield "## Told apart?"
         yield table(
-            ["", "", "difference", "p", "p (Holm)", ""], [_pair_cells(each) for each in board.pairs], right=(2, 3, 4)
+            ["first", "second", "second against first", "interval", "p", "p (Holm)", "verdict"],
+            [_pair_cells(each, unit) for each in board.pairs],
+            right=(2, 3, 4, 5),
         )
     lost = [
         [plain(each.label), code(field), plain(reason)]
@@ -185,12 +205,13 @@ def _parts(board: Board) -> Iterator[str]:
         yield "\n".join(f"- {plain(each, 1000)}" for each in board.warnings)
 
 
-def _pair_cells(pair: Pair) -> list[str]:
+def _pair_cells(pair: Pair, unit: str) -> list[str]:
     found = pair.comparison
     p = "-" if pair.p_value is None else f"{pair.p_value:.3g}"
     fixed = "-" if pair.p_holm is None else f"{pair.p_holm:.3g}"
     words = "told apart" if pair.separable else "not separable"
-    return [plain(found.name_a), plain(found.name_b), f"{found.difference:+.3f}", p, fixed, words]
+    moved, within = difference(found.difference, unit), spread(found.interval, unit)
+    return [plain(found.name_a), plain(found.name_b), moved, within, p, fixed, words]
 
 
 def print_board(board: Board, console: Console) -> None:
@@ -203,7 +224,7 @@ def print_board(board: Board, console: Console) -> None:
     console.print()
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     rows = [cells(each) for each in board.standings]
-    kept = [place for place in range(len(HEADINGS)) if place == 0 or any(row[place] not in ("", "-") for row in rows)]
+    kept = filled_columns(rows)
     for place in kept:
         shown.add_column(
             HEADINGS[place], overflow="fold", justify="left" if place in (0, len(HEADINGS) - 1) else "right"

@@ -171,7 +171,7 @@ def tuning_job(job: JobRecord, target: Target, provider: str, state: TuningState
         model={provider: str(target) if target.run_id is not None else target.model},
         method=_METHODS[job.method],  # type: ignore[arg-type]
         hyperparameters=Hyperparameters(**values),
-        evaluation=EvaluationSpec(baseline=False),
+        evaluation=EvaluationSpec(baselines=()),
         seed=job.seed,
         tags=job.metadata or {},
     )

@@ -93,7 +93,7 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
     context = next((limit for name in _CONTEXT if _is_length(limit := getattr(text, name, None))), None)
     if context is not None and text.model_type in _COUNTS_FROM_PADDING:
         context -= 1 + (1 if text.model_type == "mpnet" else text.pad_token_id or 0)
-    known = [limit for limit in (context, tokenizer.model_max_length) if _is_length(limit)]
+    known = [int(limit) for limit in (context, tokenizer.model_max_length) if limit is not None and _is_length(limit)]
     if asked is None:
         return min(known) if known else None
     if context is not None and asked > context:

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from llmtune.cli import evaluate
-from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, TransientError
+from llmtune.errors import InvalidData, NotJudged, RunNotFound, TransientError
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.report.schema import Report
@@ -117,26 +117,29 @@ def weaker(run: Run, tmp_path: Path) -> Path:
 
 def test_the_gate_tells_by_its_exit_code_and_writes_the_comment(run: Run, weaker: Path, tmp_path: Path) -> None:
     comment = tmp_path / "comment.md"
-    better = llmtune("gate", run.id, "--baseline", weaker, "--min-delta", "1.0", "--comment", comment)
+    better = llmtune("gate", run.id, "--baseline", weaker, "--better", "--comment", comment)
     assert better.exit_code == 0
-    assert better.stdout.startswith("passed\nThe run is better than the baseline, by 1 points or more: accuracy")
+    assert better.stdout.startswith("passed\nThe run is better than the baseline: accuracy")
     assert comment.read_text(encoding="utf-8").startswith("### \u2705 llmtune gate: passed")
-    worse = llmtune("gate", weaker, "--baseline", run.id)
-    assert worse.exit_code == 1
+    worse = llmtune("gate", weaker, "--baseline", run.id, "--not-worse", "1")
+    assert worse.exit_code == 5
     assert "not passed" in worse.stdout
-    itself = llmtune("gate", run.id, "--baseline", run.id, "--min-delta", "1")
-    assert itself.exit_code == 1
-    assert llmtune("gate", run.id, "--baseline", run.id).exit_code == 0  # no harm
-    data = json.loads(llmtune("gate", run.id, "--baseline", weaker, "--metric", "macro_f1", "-f", "json").stdout)
-    assert (data["metric"], data["passed"], data["paired"]) == ("macro_f1", True, True)
-    assert "llmtune gate: passed" in llmtune("gate", run.id, "--baseline", weaker, "-f", "markdown").stdout
+    itself = llmtune("gate", run.id, "--baseline", run.id, "--better")
+    assert itself.exit_code == 5
+    assert llmtune("gate", run.id, "--baseline", run.id, "--not-worse", "99").exit_code == 0
+    for tests in ([], ["--better", "--not-worse", "1"]):
+        assert llmtune("gate", run.id, "--baseline", weaker, *tests).exit_code == 2
+    shown = llmtune("gate", run.id, "--baseline", weaker, "--better", "--metric", "macro_f1", "-f", "json")
+    data = json.loads(shown.stdout)
+    assert (data["metric"], data["passed"], data["paired"], data["unit"]) == ("macro_f1", True, True, "points")
+    assert "llmtune gate: passed" in llmtune("gate", run.id, "--baseline", weaker, "--better", "-f", "markdown").stdout
 
 
 def test_the_gate_does_not_guess_without_an_evaluation(run: Run, tmp_path: Path) -> None:
     bare = run.report().model_copy(update={"evaluation": Report.model_fields["evaluation"].default})
     bare.save(tmp_path / "bare.json")
-    with pytest.raises(LlmtuneError, match="has no evaluation to compare"):
-        llmtune("gate", run.id, "--baseline", tmp_path / "bare.json")
+    with pytest.raises(NotJudged, match="has no evaluation to compare"):
+        llmtune("gate", run.id, "--baseline", tmp_path / "bare.json", "--better")
 
 
 def test_a_diff_in_three_shapes(run: Run, weaker: Path) -> None:

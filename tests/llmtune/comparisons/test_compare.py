@@ -128,7 +128,8 @@ def test_two_ranks_here_and_three_vendors_from_one_command(
         spans.append((moves[RunState.PLANNED], moves[RunState.SUCCEEDED]))
     spans.sort()
     assert spans[0][1] <= spans[1][0]
-    assert {each.kind for each in board.standings} == {"tuned", "base", "few-shot"}
+    assert {each.kind for each in board.standings} >= {"tuned", "base", "few-shot"}
+    assert {each.kind for each in board.standings} >= {"linear", "majority"}
     assert board.verdict
     assert "# router" in board.to_markdown()
 
@@ -157,16 +158,34 @@ def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: di
     ]
     (pair,) = [each for each in board.pairs if {each.comparison.name_a, each.comparison.name_b} == {"fake", "other"}]
     assert pair.p_value == pytest.approx(binomtest(min(only), sum(only), 0.5).pvalue)
-    count = sum(each.p_value is not None for each in board.pairs)
-    assert pair.p_value <= pair.p_holm <= min(1.0, count * pair.p_value) + 1e-12  # type: ignore[operator]
+    # Two members are one question; each baseline is a question of its own, asked of both members.
+    assert pair.p_holm == pair.p_value
+    assert {each.family for each in board.pairs if each is not pair} == {2}
     assert pair.separable
     assert board.standings[0].label == "fake"
-    assert board.verdict[0].startswith("fake beats")
+    assert board.verdict[0].startswith("fake leads other by ")
+    assert "of accuracy (95% interval " in board.verdict[0]
     tuned = {each.label for each in board.standings if each.kind == "tuned"}
     assert all(tuned & {each.comparison.name_a, each.comparison.name_b} for each in board.pairs)
     untuned = len(board.standings) - len(tuned)
     every = len(board.standings) * (len(board.standings) - 1) // 2
     assert len(board.pairs) == every - untuned * (untuned - 1) // 2
+
+
+def test_a_linear_model_is_on_the_board_once_and_its_lead_is_said(job: TuningJob, vendors: dict[str, Any]) -> None:
+    vendors["other"].teach = lambda rows: None
+    board = llmtune.compare(job, ["other"], few_shot=0, pace=QUICK)
+    (linear,) = [each for each in board.standings if each.kind == "linear"]
+    (always,) = [each for each in board.standings if each.kind == "majority"]
+    assert linear.quality.value == 1.0  # type: ignore[union-attr]
+    assert always.quality.value < 0.5  # type: ignore[union-attr]
+    assert board.verdict[0] == (
+        "Tuning did not help: linear model (TF-IDF) needs none and is ahead of every tuned model."
+        " Do not pay for tuning."
+    )
+    assert any(line.startswith("linear model (TF-IDF) leads other by ") for line in board.verdict)
+    assert "linear model" in board.to_markdown()
+    assert "linear model" in board.to_html()
 
 
 def test_one_that_fails_does_not_stop_the_others(job: TuningJob, vendors: dict[str, Any]) -> None:
@@ -501,10 +520,12 @@ def test_where_nothing_beats_no_tuning_the_board_says_so(entries: list[Entry]) -
     start = first.model_copy(update={"few_shot": (label, perfect)})
     all_worse = build_board("router", "g", [wrong(start, 12), wrong(second, 13)])
     assert any(line.startswith(f"Tuning did not help: {label}") for line in all_worse.verdict)
-    assert any("fake[lora_rank=4] is not separable from fake" in line for line in all_worse.verdict)
+    (members,) = [line for line in all_worse.verdict if line.startswith("fake leads fake[lora_rank=4] by ")]
+    assert "; not certain on " in members
+    assert members.endswith("would settle it.")  # and no word of a price
     one_alike = build_board("router", "g", [wrong(start, 1), wrong(second, 13)])
     assert any(line.startswith(f"Tuning is not shown to help: {label}") for line in one_alike.verdict)
-    assert any(line.startswith("fake beats fake[lora_rank=4]") for line in one_alike.verdict)
+    assert any(line.startswith("fake leads fake[lora_rank=4]") for line in one_alike.verdict)
 
 
 def test_holm_is_statsmodels_by_hand() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from llmtune.evaluation.scoring import check_metrics
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
+from llmtune.report.sentences import judged
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, limited, often, ticket, truth
 
 QUICK = RetryPolicy(tries=3, first=0.0, most=0.0)
@@ -88,9 +91,48 @@ def test_answers_outside_the_set_are_wrong_counted_and_said(tickets: list[Exampl
     assert lenient.rule.startswith("mentioned")
 
 
-def test_labels_are_scored_by_likelihood_where_every_system_can(tickets: list[Example]) -> None:
+class Rambling(Likely):
+    """A model that finds the right label likeliest, and answers with something else when it is asked."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        answers = super().generate(requests)
+        return [
+            answer if place % 16 == 0 else replace(answer, text=f"{answer.text}, I think")
+            for place, answer in enumerate(answers)
+        ]
+
+
+def test_what_is_answered_is_measured_and_the_likeliest_label_stands_beside_it(tickets: list[Example]) -> None:
+    result = evaluate(tickets, {"base": Likely(lambda prompt: "bug"), "tuned": Rambling(truth)}, SPEC, labels=LABELS)
+    assert result.scored_by == "text"
+    tuned = result.system("tuned")
+    assert tuned is not None
+    assert result.main == "accuracy"
+    assert tuned["accuracy"].value < 0.25
+    assert tuned["likelihood_accuracy"].value == 1.0
+    assert tuned.classification is not None
+    assert tuned.classification.outside > 90
+    said = judged(result)
+    assert "Tuning hurt: accuracy fell" in said
+    assert f"{tuned.classification.outside} of 120 answers" in said
+    assert "are none of the 3 labels; choosing the likeliest label instead would reach 100.0%." in said
+    likeliest = result.comparison("likelihood_accuracy")
+    assert likeliest is not None
+    assert likeliest.verdict == "better"
+
+
+@pytest.mark.parametrize(("told", "words"), [(True, "bug, feature or question? "), (False, "")])
+def test_a_base_model_that_was_not_told_the_labels_is_said(told: bool, words: str) -> None:
+    rows = [chat(("user", f"{words}ticket {n}"), ("assistant", LABELS[n % 3])) for n in range(60)]
+    result = evaluate(rows, {"base": Scripted(lambda prompt: "bug"), "tuned": Scripted(truth)}, SPEC, labels=LABELS)
+    assert result.labels_told is told
+    assert ("the base model was never told them" in judged(result)) is not told
+    assert evaluate(rows, {"tuned": Scripted(truth)}, SPEC, labels=()).labels_told is None
+
+
+def test_a_classifier_is_scored_by_the_label_it_finds_likeliest(tickets: list[Example]) -> None:
     base, tuned = Likely(lambda prompt: "bug", loss=2.0), Likely(often, loss=0.5)
-    result = evaluate(tickets, {"base": base, "tuned": tuned}, SPEC, labels=LABELS)
+    result = evaluate(tickets, {"base": base, "tuned": tuned}, SPEC, labels=LABELS, rule="likelihood")
     assert result.scored_by == "likelihood"
     assert base.asked == tuned.asked == []
     assert accuracy(result, "base") == 1 / 3
@@ -105,7 +147,7 @@ def test_labels_are_scored_by_likelihood_where_every_system_can(tickets: list[Ex
     by_loss = result.comparison("loss")
     assert by_loss is not None
     assert by_loss.verdict == "better"  # lower is better
-    mixed = evaluate(tickets, {"base": Scripted(often), "tuned": Likely(often)}, SPEC, labels=LABELS)
+    mixed = evaluate(tickets, {"base": Scripted(often), "tuned": Likely(often)}, SPEC, labels=LABELS, rule="likelihood")
     assert mixed.scored_by == "text"  # both in the same way, or the comparison would be unfair
 
 
@@ -402,8 +444,9 @@ def test_the_fit_asks_training_and_validation_rows_of_the_tuned_model_only(ticke
     assert result.fit.train.value == 1.0
     assert result.fit.train.rows == 40
     assert result.fit.validation.value == 1 / 3
-    assert len(base.scored) == 30
-    assert len(tuned.scored) == 30 + 40 + 30
+    assert len(base.asked) == 30
+    assert len(tuned.asked) == 30 + 40 + 30
+    assert len(tuned.scored) == 30  # likelihoods of the test rows alone
     assert result.fit.hardest
     assert "nats/token" in result.fit.hardest[0].note
 

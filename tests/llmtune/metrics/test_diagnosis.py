@@ -81,6 +81,104 @@ def test_validation_loss_that_levels_off_is_a_good_fit() -> None:
     assert diagnose(series={"validation/loss": validation}).verdict == "good fit"
 
 
+# --- curves of known truth -------------------------------------------------------------------------------------------
+def _falling(steps: np.ndarray) -> np.ndarray:
+    return 3.0 - 2.2 * steps  # a straight line down: far from its floor at the end
+
+
+def _exponential(steps: np.ndarray) -> np.ndarray:
+    return 0.5 + 2.0 * np.exp(-1.5 * steps)
+
+
+def _flat(steps: np.ndarray) -> np.ndarray:
+    return 0.8 + 1.5 * np.exp(-12 * steps)
+
+
+def _rising(steps: np.ndarray) -> np.ndarray:
+    return 0.6 + 1.2 * np.exp(-10 * steps) + 0.9 * np.clip(steps - 0.3, 0, None)
+
+
+SHAPES = {
+    "falling": (_falling, "underfit"),
+    "exponential": (_exponential, "underfit"),
+    "flat": (_flat, "good fit"),
+    "rising": (_rising, "overfit"),
+}
+
+
+def shaped(shape: str, points: int, noise: float, seed: int, name: str = "validation/loss") -> Series:
+    """A curve of known truth: `points` values of a shape, each off by `noise` of itself."""
+    generator = np.random.default_rng(seed)
+    steps = np.linspace(1 / points, 1, points)
+    values = SHAPES[shape][0](steps) * generator.lognormal(0, noise, points)
+    return curve(name, [float(value) for value in values], every=10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("points", [6, 8, 12, 20, 50, 200])
+def test_a_clean_curve_is_judged_by_its_shape(shape: str, points: int) -> None:
+    found = diagnose(series={"validation/loss": shaped(shape, points, 0.0, 0)})
+    assert found.verdict == SHAPES[shape][1], found.sentence
+    assert f"({points} points)" in found.sentence
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("points", "noise"), [(20, 0.01), (50, 0.03), (200, 0.05), (400, 0.15)])
+def test_a_noisy_curve_is_judged_by_its_shape_in_nineteen_cases_of_twenty(
+    shape: str, points: int, noise: float
+) -> None:
+    verdicts = [diagnose(series={"validation/loss": shaped(shape, points, noise, seed)}).verdict for seed in range(100)]
+    assert verdicts.count(SHAPES[shape][1]) >= 95, verdicts
+
+
+@pytest.mark.parametrize("shape", ["falling", "rising"])
+def test_a_sparse_full_validation_loss_does_not_hide_what_the_dense_one_shows(shape: str) -> None:
+    series = {
+        "train/loss": shaped("falling", 60, 0.05, 1, "train/loss"),
+        "validation/loss": shaped(shape, 24, 0.01, 2),
+        "validation/full_loss": curve("validation/full_loss", [1.0, 0.99, 0.99], every=80),
+    }
+    found = diagnose(series=series)
+    assert found.verdict == SHAPES[shape][1]
+    assert "validation loss (24 points)" in found.sentence
+    assert "levelled off" not in found.sentence
+
+
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.7], [0.9, 0.8, 0.79], [0.9, 0.8, 0.79, 0.785]])
+def test_a_few_points_are_not_said_to_have_levelled_off(values: list[float]) -> None:
+    found = diagnose(series={"validation/loss": curve("validation/loss", values)})
+    assert found.verdict == "unclear"
+    assert found.advice
+
+
+def test_a_diverged_curve_is_diverged_whatever_its_noise() -> None:
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        values = (1.0 + 3.0 * np.linspace(0, 1, 60) ** 2) * generator.lognormal(0, 0.1, 60)
+        train = curve("train/loss", [float(value) for value in values])
+        assert diagnose(series={"train/loss": train}).verdict == "diverged"
+
+
+# --- one verdict -----------------------------------------------------------------------------------------------------
+VERDICT_WORDS = ("Underfit", "Overfit", "Good fit", "Diverged")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("train", "test"), [(0.6, 0.59), (0.9, 0.89), (0.98, 0.7)])
+def test_there_is_one_verdict_and_its_advice_goes_with_the_curve(shape: str, train: float, test: float) -> None:
+    found = diagnose(train=train, test=test, series={"validation/loss": shaped(shape, 20, 0.01, 3)})
+    lines = (found.sentence, *found.evidence)
+    assert sum(word in line for line in lines for word in VERDICT_WORDS) == 1
+    longer = [line for line in found.advice if line.startswith("train longer")]
+    earlier = [line for line in found.advice if line.startswith("stop earlier")]
+    if SHAPES[shape][1] == "overfit":
+        assert not longer
+    if SHAPES[shape][1] == "underfit":
+        assert not earlier
+        assert found.verdict == "overfit" or longer
+    assert not (longer and earlier)
+
+
 def test_the_full_validation_loss_is_preferred() -> None:
     sampled = curve("validation/loss", [1.0, 0.5, 0.9, 0.4, 1.2])
     full = curve("validation/full_loss", [1.0, 0.6, 0.55, 0.549, 0.548])

@@ -159,7 +159,7 @@ def test_a_difference_that_can_be_chance_is_called_so_in_those_words() -> None:
 
     same = make(evaluation=evaluation(generators={"base": Scripted(often), "tuned": Scripted(often)}, fit_rows=0))
     assert "are not separable" in same.headline
-    assert "can be chance" in same.headline
+    assert "; not certain on 120 rows" in same.headline
     assert "not separable" in same.to_text()
     assert "not separable" in same.to_markdown()
 
@@ -209,7 +209,7 @@ def test_tables_as_data_frames(report: Report) -> None:
     metrics = report.to_pandas("metrics")
     row = metrics[(metrics.system == "tuned") & (metrics.metric == "accuracy")].iloc[0]
     assert row.low < row.value < row.high
-    assert set(metrics.system) == {"base", "tuned", "majority"}
+    assert set(metrics.system) == {"base", "linear", "tuned", "majority"}
     assert set(report.to_pandas("receipt").field) == {row.field for row in report.receipt}
     assert list(report.to_pandas("classes").label) == ["bug", "feature", "question"] * 2
     assert "prompt" in report.to_pandas("worst").columns

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmtune.data.example import Example
-from llmtune.errors import InvalidJob, LlmtuneError, UnknownName
+from llmtune.errors import InvalidJob, NotJudged, UnknownName
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.job.spec import EvaluationSpec
 from llmtune.report.gate import diff, gate
@@ -35,62 +35,63 @@ def strong() -> Report:
 
 
 def test_a_clear_improvement_passes(strong: Report, weak: Report) -> None:
-    result = gate(strong, weak, min_delta=1.0, resamples=400)
+    result = gate(strong, weak, resamples=400)
     assert result.passed
     assert result.exit_code == 0
     assert result.paired
-    assert result.metric == "accuracy"
+    assert (result.test, result.metric, result.unit, result.margin) == ("better", "accuracy", "points", None)
     assert result.delta == pytest.approx(100 * (0.95 - 2 / 3))
+    assert 0 < result.low < result.delta < result.high  # all in points
     assert result.comparison.p_value is not None
     assert result.comparison.p_value < 1e-6
-    assert "better than the baseline, by 1 points or more" in result.reason
+    assert result.reason.startswith("The run is better than the baseline: accuracy 66.7% to 95.0% (+28.3 points, 95%")
+    assert gate(strong, weak, not_worse=0.0, resamples=400).passed
 
 
-def test_a_clear_loss_does_not_pass(strong: Report, weak: Report) -> None:
-    for least in (1.0, 0.0, -50.0):
-        result = gate(weak, strong, min_delta=least, resamples=400)
-        assert not result.passed
-        assert result.exit_code == 1
-        assert "worse than the baseline" in result.reason
+def test_a_clear_loss_passes_neither_test(strong: Report, weak: Report) -> None:
+    better = gate(weak, strong, resamples=400)
+    assert (better.passed, better.exit_code) == (False, 5)
+    assert "The run is worse than the baseline: " in better.reason
+    worse = gate(weak, strong, not_worse=5.0, resamples=400)
+    assert (worse.passed, worse.exit_code, worse.test, worse.margin) == (False, 5, "not-worse", 5.0)
+    assert "The run is worse than the baseline by more than 5.0 points: " in worse.reason
+    assert gate(weak, strong, not_worse=50.0, resamples=400).passed
 
 
-def test_an_improvement_that_is_too_small_does_not_pass(strong: Report, weak: Report) -> None:
-    result = gate(strong, weak, min_delta=40.0, resamples=400)
-    assert not result.passed
-    assert "does not improve by 40 points" in result.reason
-
-
-def test_an_improvement_that_can_be_chance_does_not_pass_but_is_no_harm_either() -> None:
+def test_what_can_be_chance_is_not_better_and_passes_as_not_worse_only_with_room() -> None:
     rows = [ticket(number) for number in range(60)]
     before, after = run(10, rows=rows, name="ltbaseline01"), run(12, rows=rows)
-    chance = gate(after, before, min_delta=1.0, resamples=400)
+    chance = gate(after, before, resamples=400)
     assert chance.comparison.difference > 0.01
     assert not chance.passed
-    assert "not separable from chance" in chance.reason
-    harmless = gate(after, before, min_delta=0.0, resamples=400)
-    assert harmless.passed
-    assert "no harm is shown" in harmless.reason
-    loses = gate(before, after, min_delta=-0.5, resamples=400)
-    assert not loses.passed
-    assert "may lose 0.5 points and loses more" in loses.reason
-    assert gate(before, after, min_delta=-5.0, resamples=400).passed
+    assert "is not shown to be better" in chance.reason
+    assert "; not certain on 60 rows: about " in chance.reason
+    tight = gate(before, after, not_worse=0.5, resamples=400)
+    assert not tight.passed
+    assert "may be worse than the baseline by more than 0.5 points" in tight.reason
+    assert gate(before, after, not_worse=25.0, resamples=400).passed
+
+
+def test_a_margin_is_not_negative(strong: Report, weak: Report) -> None:
+    with pytest.raises(InvalidJob, match="a margin is 0 or more"):
+        gate(strong, weak, not_worse=-1.0)
 
 
 def test_runs_on_the_same_rows_are_paired_and_others_are_not(strong: Report, weak: Report) -> None:
     elsewhere = run(3, rows=[ticket(number) for number in range(1000, 1300)], name="ltbaseline02")
-    result = gate(strong, elsewhere, min_delta=1.0, resamples=400)
+    result = gate(strong, elsewhere, resamples=400)
     assert not result.paired
     assert result.comparison.p_value is None
     assert any("different rows" in note for note in result.notes)
     assert result.passed  # 28 points are clear even so
     mostly = run(3, rows=[ticket(number) for number in range(5, 305)], name="ltbaseline03")
-    common = gate(strong, mostly, min_delta=1.0, resamples=400)
+    common = gate(strong, mostly, resamples=400)
     assert common.paired
     assert common.comparison.rows == 295
     assert any("compared on the 295 rows" in note for note in common.notes)
     shuffled = run(3, rows=[ticket(number) for number in reversed(range(300))], name="ltbaseline04")
-    again = gate(strong, shuffled, min_delta=1.0, resamples=400)
-    assert again.comparison.discordant == gate(strong, weak, min_delta=1.0, resamples=400).comparison.discordant
+    again = gate(strong, shuffled, resamples=400)
+    assert again.comparison.discordant == gate(strong, weak, resamples=400).comparison.discordant
 
 
 def test_other_metrics_and_directions() -> None:
@@ -101,28 +102,31 @@ def test_other_metrics_and_directions() -> None:
         return make(identity=identity(run_id=name), evaluation=result)
 
     low, high = losing(0.5, "ltlow0000001"), losing(1.5, "lthigh000001")
-    better = gate(low, high, metric="loss", min_delta=0.5, resamples=200)
+    better = gate(low, high, metric="loss", resamples=200)
     assert better.passed
     assert better.delta == pytest.approx(1.0)
-    assert not gate(high, low, metric="loss", min_delta=0.5, resamples=200).passed
-    assert gate(low, high, metric="macro_f1", min_delta=0.0, resamples=200).passed
+    assert better.unit == "nats/token"
+    assert not gate(high, low, metric="loss", resamples=200).passed
+    assert gate(high, low, metric="loss", not_worse=1.2, resamples=200).passed
+    assert gate(low, high, metric="macro_f1", not_worse=10.0, resamples=200).passed
 
 
 def test_what_cannot_be_compared_is_a_sentence(strong: Report, weak: Report, failed: Report) -> None:
-    with pytest.raises(LlmtuneError, match="has no evaluation to compare: the run was not evaluated"):
+    with pytest.raises(NotJudged, match="has no evaluation to compare: the run was not evaluated"):
         gate(strong, failed)
     with pytest.raises(UnknownName, match="accuracy"):
         gate(strong, weak, metric="acuracy")
-    with pytest.raises(InvalidJob, match="has no loss: the backend tells no likelihoods of tokens"):
+    with pytest.raises(NotJudged, match="has no loss: the backend tells no likelihoods of tokens"):
         gate(strong, weak, metric="loss")
+    assert NotJudged.exit_code == 6
 
 
 def test_the_comment_is_markdown_and_says_why(strong: Report, weak: Report) -> None:
-    comment = gate(strong, weak, min_delta=1.0, resamples=400).to_markdown()
+    comment = gate(strong, weak, resamples=400).to_markdown()
     assert comment.startswith("### \u2705 llmtune gate: passed")
     assert "| accuracy | 66.7% | **95.0%** | +28.3 points<br>" in comment
     assert "300 held-out rows, the same rows, compared one by one" in comment
-    stopped = gate(weak, strong, min_delta=1.0, resamples=400).to_markdown()
+    stopped = gate(weak, strong, resamples=400).to_markdown()
     assert stopped.startswith("### \u274c llmtune gate: not passed")
 
 

@@ -46,9 +46,9 @@ def test_the_terminal_report_says_what_matters(report: Report) -> None:
     text = report.to_text()
     flat = " ".join(text.replace("\u2502", " ").split())
     assert report.headline in flat
-    assert text.index("Tuning helped") < text.index("held-out rows, labels") < text.index("Training")
+    assert text.index("Tuning helped") < text.index("held-out rows, by") < text.index("Training")
     for wanted in (
-        "120 held-out rows, labels by likelihood, intervals at 95%",
+        "120 held-out rows, by generated text, intervals at 95%",
         "macro F1",
         "better",
         "validation loss",
@@ -73,7 +73,7 @@ def test_a_hosted_report_shows_money_and_its_source(hosted: Report) -> None:
     assert "billed 11.90 USD, 9,300,000 tokens billed" in flat
     assert "vendor api" in flat
     assert "840 tokens in, 240 out" in flat
-    assert "validation/loss: not reported" in flat
+    assert "not reported: validation/loss (" in flat
     assert "difference" not in flat.split("Training")[0]
 
 

@@ -34,7 +34,7 @@ def evaluated(job: TuningJob, **spec: Any) -> TuningJob:
 
 # --- evaluation and report -------------------------------------------------------------------------------------------
 def test_the_report_says_everything_that_is_known(vendor: Fake, at: At, job: TuningJob) -> None:
-    run = start(evaluated(job, baseline=True), at())
+    run = start(evaluated(job, baselines=None), at())
     report = run.wait(pace=QUICK)
     assert isinstance(report, Report)
     assert run.report() == report
@@ -42,7 +42,7 @@ def test_the_report_says_everything_that_is_known(vendor: Fake, at: At, job: Tun
     assert (identity.run_id, identity.key, identity.state) == (run.id, run.record.key, RunState.SUCCEEDED)
     assert identity.tuned_model == f"tuned:{next(iter(vendor.jobs))}"
     assert isinstance(report.evaluation, EvaluationResult)
-    assert set(report.evaluation.systems) == {"base", "tuned"}
+    assert list(report.evaluation.systems) == ["base", "linear", "tuned"]
     assert report.cost.billed_tokens == 10_000
     assert not isinstance(report.series["train/loss"], NotReported)
     assert "json" in str(report.snippet)
@@ -79,10 +79,10 @@ def test_changed_test_rows_are_not_evaluated_on(vendor: Fake, at: At, job: Tunin
 
 
 def test_answers_that_are_there_are_not_asked_again(vendor: Fake, at: At, job: TuningJob) -> None:
-    start(evaluated(job, baseline=True), at()).wait(pace=QUICK)
+    start(evaluated(job, baselines=None), at()).wait(pace=QUICK)
     asked = vendor.counts["generate"]
     assert asked == 4
-    start(evaluated(job, baseline=True), at(), new=True).wait(pace=QUICK)
+    start(evaluated(job, baselines=None), at(), new=True).wait(pace=QUICK)
     assert vendor.counts["generate"] == asked + 2, "the base model's answers were kept"
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_has_no_report_yet(at: At, job: TuningJob) -> None:
 
 # --- deployments -----------------------------------------------------------------------------------------------------
 def test_a_deployment_stands_only_while_it_is_needed(vendor: Fake, at: At, job: TuningJob) -> None:
-    run = start(evaluated(job, deploy=True, baseline=False), at(deployment="required"))
+    run = start(evaluated(job, deploy=True, baselines=()), at(deployment="required"))
     report = run.wait(pace=QUICK)
     assert isinstance(report.evaluation, EvaluationResult)
     assert len(vendor.deployments) == 1

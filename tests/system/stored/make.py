@@ -182,7 +182,7 @@ def printed(llmtune: Callable[..., str], tickets: str) -> None:
     for name in ("longer", "fails", "half", "under-way"):
         llmtune("runs", "show", name, "--json", into=f"printed/show-{name}.json")
     llmtune("diff", tickets, "longer", "--json", into="printed/diff.json")
-    llmtune("gate", "longer", "--baseline", tickets, "--min-delta", "1", "--json", into="printed/gate.json", code=1)
+    llmtune("gate", "longer", "--baseline", tickets, "--better", "--json", into="printed/gate.json", code=5)
     llmtune("runs", "cleanup", "--dry-run", "--models", "--json", into="printed/cleanup.json")
 
 

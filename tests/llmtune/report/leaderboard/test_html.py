@@ -177,7 +177,7 @@ def test_everything_of_the_rescue_is_in_its_page(watch: Watch, tmp_path: Path) -
     for wanted in ("Old against new", "The new model is worse", "data/train.jsonl", "batch_size", "too large", EVIL):
         assert wanted in said
     assert "not reported (there is no golden set)" in said
-    assert "F1 old" in said
+    assert "recall old" in said
     assert watched.page.locator("#labels tbody tr").count() >= len(LABELS)
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert watched.page.evaluate("window.broken === undefined")
@@ -259,7 +259,7 @@ def test_everything_of_the_sweep_is_in_its_page() -> None:
     said = " ".join(Reader(text).text)
     for words in (
         "best: learning_rate 0.1",
-        "trial 1 of 5",
+        "trial 1; 5 trials",
         "pruned at step 2 of 5",
         "7.50 USD",
         "0.850 to 0.970",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +13,15 @@ from llmtune.provider.generation import Generation, GenerationRequest, Generator
 
 if TYPE_CHECKING:
     from typing import Self
+
+
+#: Examples in the prompt, unless a number is given.
+SHOTS = 3
+
+
+def model_with(model: str, examples: Sequence[Example]) -> str:
+    """Return the name under which answers of a model with these examples are cached, of the model's own name."""
+    return f"{model} few-shot {hashlib.sha256(repr(tuple(examples)).encode()).hexdigest()[:16]}"
 
 
 def shots(train: Sequence[Example], count: int) -> tuple[Example, ...]:

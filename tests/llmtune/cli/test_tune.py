@@ -1,0 +1,50 @@
+"""Before money is spent: a run that has finished with the same content is named, with how to take it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import llmtune
+from llmtune import Hyperparameters, TuningJob
+from llmtune.cli.output import PlainConsole
+from llmtune.cli.tune import confirm, finished_like
+from llmtune.errors import OverBudget
+from llmtune.runs.plans import plan
+from llmtune.runs.poller import Pace
+from llmtune.testing.generic_vendor import Fake
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TuningJob:
+    turns = [{"role": "user", "content": "hello {n}"}, {"role": "assistant", "content": "good day {n}"}]
+    lines = (json.dumps({"messages": turns}).replace("{n}", str(n)) + "\n" for n in range(60))
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    return TuningJob(name="t", dataset=str(tmp_path / "rows.jsonl"), model="m-1")
+
+
+def test_a_finished_run_of_the_same_content_is_named(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Fake() as vendor:
+        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
+        assert finished_like(job, plan(job, "fake")) is None
+        report = llmtune.tune(job, "fake", pace=Pace(first=0.01, most=0.05))
+        receipt = plan(job, "fake")
+        found = finished_like(job, receipt)
+        assert found is not None
+        assert found.id == report.identity.run_id
+        other = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=7)})
+        assert finished_like(other, plan(other, "fake")) is None
+
+        monkeypatch.setattr("llmtune.cli.output.confirm", lambda question: False)
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        written = io.StringIO()
+        monkeypatch.setattr("llmtune.cli.output.err", PlainConsole(file=written, force_terminal=True, width=200))
+        with pytest.raises(OverBudget, match="not confirmed"):
+            confirm(receipt, found)
+    said = " ".join(written.getvalue().split())
+    assert "has finished with the same job on the same rows: --reuse takes its model and costs nothing" in said
+    assert found.id in said
+    assert "nothing is sent by a plan" not in said

@@ -1,0 +1,49 @@
+"""How many rows a difference takes: against the textbook, and against what was just not enough."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmtune.metrics.comparison import compare_means, rows_needed, rows_to_settle, smallest_difference
+
+
+@pytest.mark.parametrize(
+    ("size", "discordant", "rows"),
+    # Connor 1987: n = (1.96 sqrt(d) + 0.8416 sqrt(d - size^2))^2 / size^2, worked by hand.
+    [(0.10, 0.25, 194), (0.05, 0.25, 783), (0.20, 0.30, 57)],
+)
+def test_the_rows_of_a_paired_difference_are_the_textbooks(size: float, discordant: float, rows: int) -> None:
+    assert rows_needed(size, discordant=discordant) == pytest.approx(rows, abs=2)
+
+
+def test_the_smallest_difference_is_the_inverse() -> None:
+    for rows in (40, 100, 400, 1000):
+        size = smallest_difference(rows)
+        assert rows_needed(size) <= rows
+        assert rows_needed(size - 0.002) > rows
+    assert smallest_difference(1) == 1.0
+
+
+def test_what_was_not_enough_needs_more_and_equal_models_are_never_told_apart() -> None:
+    a = [1.0] * 30 + [0.0] * 10
+    b = [1.0] * 34 + [0.0] * 6
+    found = compare_means(a, b, metric="accuracy", resamples=400)
+    assert found.verdict == "not separable"
+    needed = rows_to_settle(found)
+    assert needed is not None
+    assert needed > 40
+    assert rows_to_settle(found, level=0.99) > needed  # type: ignore[operator]
+    assert rows_to_settle(compare_means(a, a, metric="accuracy", resamples=400)) is None
+
+
+def test_the_number_of_rows_settles_it_in_about_eight_cases_of_ten() -> None:
+    generator = np.random.default_rng(5)
+    rows = rows_needed(0.1, discordant=0.3)
+    found = 0
+    for _ in range(300):
+        draw = generator.random(rows)  # 20 % only b is right, 10 % only a is
+        a = [float(0.2 <= each < 0.7) for each in draw]
+        b = [float(each < 0.2 or 0.3 <= each < 0.7) for each in draw]
+        found += compare_means(a, b, metric="accuracy", resamples=300).verdict == "better"
+    assert 0.7 <= found / 300 <= 0.9
