@@ -139,7 +139,8 @@ def check(
     rendering = None
     if rows is not None and rows.rendering is not None and model is not None:
         rendering = rows.rendering(model, {}, False)
-        tokenizer = tokenizer or (rendering and rendering.tokenizer)
+        if tokenizer is None and rendering is not None:
+            tokenizer = rendering.tokenizer
     given = {"train": train, "validation": validation, "test": test}
     paths = {role: os.fspath(path) for role, path in given.items() if path is not None}
     checker = _Checker(
