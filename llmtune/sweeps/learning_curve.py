@@ -150,6 +150,8 @@ def _job(whole: TuningJob, order: Sequence[Example], share: float, kind: str, fo
         validation=whole.dataset.validation,
         split=(1.0, 0.0, 0.0),
         on_too_long=whole.dataset.on_too_long,
+        on_empty=whole.dataset.on_empty,
+        system=whole.dataset.system,
     )
     return whole.model_copy(update={"dataset": spec})
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example, Message, Preference
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import CHAT, write_messages
+from llmtune.data.formats.chat import CHAT, REASONING_KEYS, write_messages
 
 DOCS = "Together, Fine-tuning data preparation, 2026"
+#: The key of an assistant message that holds what was thought before it (Together, Reasoning fine-tuning, 2026-11).
+REASONING = "reasoning_content"
 VALIDATOR = "together-python's file check, 2025"
 
 MIN_ROWS = 1
@@ -53,6 +55,12 @@ class TogetherRows(RowFormat):
         fmt = detect(row, general_formats()) or CHAT
         return fmt.read(row, line, faults)
 
+    def without_own_keys(self, example: Example) -> Example:
+        pair = example.preference
+        if pair is not None:
+            pair = Preference(_without_reasoning(pair.preferred), _without_reasoning(pair.rejected))
+        return example.replace(messages=_without_reasoning(example.messages), preference=pair)
+
     def write(self, example: Example) -> dict[str, Any]:
         if example.text is not None:
             return {"text": example.text}
@@ -73,8 +81,30 @@ class TogetherRows(RowFormat):
         return row
 
 
+def _reasoning(turn: Message) -> str:
+    """What was thought before an answer, under whatever name the row has for it."""
+    found = (turn.extra or {}).get(next((key for key in REASONING_KEYS if (turn.extra or {}).get(key)), ""))
+    return found if isinstance(found, str) and turn.role == "assistant" else ""
+
+
 def _known(turns: Iterable[Message]) -> tuple[Message, ...]:
-    return tuple(turn.replace(extra=None, raw_role=None) if turn.extra or turn.raw_role else turn for turn in turns)
+    return tuple(
+        turn.replace(extra={REASONING: _reasoning(turn)} if _reasoning(turn) else None, raw_role=None)
+        if turn.extra or turn.raw_role
+        else turn
+        for turn in turns
+    )
+
+
+def _without_reasoning(turns: Iterable[Message]) -> tuple[Message, ...]:
+    return tuple(
+        turn.replace(
+            extra={key: value for key, value in (turn.extra or {}).items() if key not in REASONING_KEYS} or None
+        )
+        if _reasoning(turn)
+        else turn
+        for turn in turns
+    )
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
