@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune_local.models import loading as models
+from llmtune_local.models import shape
 from llmtune_local.models.hub import check_model
 from llmtune_local.training.checkpoints import write_folder
 
@@ -80,6 +81,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
     def write(path: Path) -> None:
         models.save_artefact(network, tokenizer, path, half=half)
+        _copy_processor(base, revision, path)
         if labelled:
             shutil.copy(artefact / LABELS_FILE, path)
 
@@ -87,11 +89,21 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
     write_folder(_empty(into), write, needs=bytes_)
 
 
+def _copy_processor(base: str, revision: str | None, into: Path) -> None:
+    """Copy what a model of text and images is served with beside its weights: how images are read."""
+    folder = shape.folder_of(base, revision)
+    if folder is None or not shape.text_part_of(folder):
+        return
+    for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
+        if (folder / name).is_file():
+            shutil.copy(folder / name, into)
+
+
 def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
     if (why := _not_beside(settings)) is not None:
-        return (f"vLLM does not serve {why}: export it with --format merged", _peft_note(into))
+        return (f"vLLM does not serve {why}: export it with --format merged", _peft_note(into, data))
     command = _beside(into.absolute(), settings, data, "tuned")
-    return (f"vLLM serves it beside its base: {command}   (ask for the model 'tuned')", _peft_note(into))
+    return (f"vLLM serves it beside its base: {command}   (ask for the model 'tuned')", _peft_note(into, data))
 
 
 def _not_beside(settings: Mapping[str, Any]) -> str | None:
@@ -121,7 +133,15 @@ def _largest_rank(settings: Mapping[str, Any]) -> int:
     return max([int(settings.get("r", 16)), *map(int, (settings.get("rank_pattern") or {}).values())])
 
 
-def _peft_note(into: Path) -> str:
+def _auto_class(folder: Path) -> str:
+    return "AutoModelForImageTextToText" if shape.text_part_of(folder) else "AutoModelForCausalLM"
+
+
+def _peft_note(into: Path, data: Mapping[str, Any]) -> str:
+    base = shape.folder_of(str(data.get("model", "")), data.get("revision"))
+    if base is not None and shape.text_part_of(base):
+        loaded = f"AutoModelForImageTextToText.from_pretrained({str(data['model'])!r})"
+        return f"PEFT loads it: PeftModel.from_pretrained({loaded}, {str(into)!r})"
     return f"PEFT loads it: AutoPeftModelForCausalLM.from_pretrained({str(into)!r})"
 
 
@@ -133,7 +153,7 @@ def _merged_notes(into: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
         )
     return (
         f"vLLM serves it: {_whole(into.absolute(), data)}   (the chat template is in the folder)",
-        f"transformers loads it: AutoModelForCausalLM.from_pretrained({str(into)!r})",
+        f"transformers loads it: {_auto_class(into)}.from_pretrained({str(into)!r})",
     )
 
 

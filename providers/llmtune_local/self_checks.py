@@ -50,7 +50,7 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
 
     from llmtune.data.rendering.tokenize import Renderer
     from llmtune_local.models import loading
-    from llmtune_local.snippet import end_tokens_of
+    from llmtune_local.models.shape import end_tokens_of
 
     options = WorkerOptions.model_validate(model.get("options", {}))
     network, tokenizer = loading.load_as_others_do(folder, model, options)

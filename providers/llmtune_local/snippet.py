@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from llmtune.provider import DeploymentRef, ModelRef
@@ -28,7 +27,7 @@ def snippet(ref: ModelRef | DeploymentRef) -> str:
                 f"model = PeftModel.from_pretrained(base, {ref.id!r})\n"
             )
         # A whole model says in its folder what ends an answer; beside an adapter, its base would.
-        ends = f", eos_token_id={found}" if (found := end_tokens_of(folder)) else ""
+        ends = f", eos_token_id={found}" if (found := shape.end_tokens_of(folder)) else ""
     else:
         name = "AutoModelForImageTextToText" if shape.text_part_of(folder) else "AutoModelForCausalLM"
         load = f"from transformers import {name}\n\nmodel = {name}.from_pretrained({ref.id!r})\n"
@@ -40,13 +39,6 @@ def snippet(ref: ModelRef | DeploymentRef) -> str:
         f"answer = model.generate(**inputs, max_new_tokens=64{ends})\n"
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
     )
-
-
-def end_tokens_of(folder: Path) -> list[int]:
-    """The tokens that end an answer, as the folder of a tuned model says; empty where it says nothing."""
-    path = folder / "generation_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-    return list(found) if isinstance(found, list) else [] if found is None else [int(found)]
 
 
 def _classifier_snippet(ref: ModelRef | DeploymentRef) -> str:

@@ -24,7 +24,8 @@ _LAYERS = 8
 
 #: Lengths in a configuration (and in modules that copied them) from which on attention is another.
 _WINDOWS = ("sliding_window", "attention_chunk_size", "original_max_position_embeddings")
-_SHORT = 4
+#: Between the lengths of two rows that are tried: the longer one leaves it, and the other must not notice.
+_SHORT = 6
 
 
 def _widen(value: Any) -> Any:

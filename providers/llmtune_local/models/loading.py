@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmtune.data.rendering.ready_templates import resolve_template
 from llmtune.errors import InvalidJob
@@ -93,7 +93,7 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
     context = next((limit for name in _CONTEXT if _is_length(limit := getattr(text, name, None))), None)
     if context is not None and text.model_type in _COUNTS_FROM_PADDING:
         context -= 1 + (1 if text.model_type == "mpnet" else text.pad_token_id or 0)
-    known = [int(limit) for limit in (context, tokenizer.model_max_length) if limit is not None and _is_length(limit)]
+    known: list[int] = [limit for limit in (context, tokenizer.model_max_length) if _is_length(limit)]
     if asked is None:
         return min(known) if known else None
     if context is not None and asked > context:
@@ -104,7 +104,7 @@ def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None
     return asked
 
 
-def _is_length(limit: Any) -> bool:
+def _is_length(limit: Any) -> TypeGuard[int]:
     return isinstance(limit, int) and 0 < limit < 10**9
 
 

@@ -102,6 +102,13 @@ def text_part_of(folder: Path) -> bool:
     return "text_config" in config and names[0].endswith("ForConditionalGeneration")
 
 
+def end_tokens_of(folder: Path) -> list[int]:
+    """The tokens that end an answer, as the folder of a tuned model says; empty where it says nothing."""
+    path = folder / "generation_config.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    return list(found) if isinstance(found, list) else [] if found is None else [int(found)]
+
+
 def folder_of(model: str, revision: str | None) -> Path | None:
     """Where a model's files are on this machine: a folder, an embedded one, or the hub's cache."""
     from llmtune_local.models.hub import adapter_of, locate

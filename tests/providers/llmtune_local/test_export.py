@@ -237,3 +237,40 @@ def test_the_rank_of_a_pattern_and_parameters_count_for_serving() -> None:
     assert _not_beside(settings) is None
     assert "parameters" in (_not_beside(settings | {"target_parameters": ["experts.down_proj"]}) or "")
     assert "of rank 600" in (_not_beside({"r": 8, "rank_pattern": {"x": 600}}) or "")
+
+
+def test_a_model_of_text_and_images_is_handed_out_whole(
+    train: Callable[..., Any], tokenizers: Callable[[str], Any], tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from llmtune.provider import ModelRef
+    from llmtune_local.snippet import snippet
+
+    tokenizer, base = tokenizers("chatml"), tmp_path / "base"
+    text = {"vocab_size": len(tokenizer) + 3, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text | heads, vision_config=vision | {"image_size": 8, "patch_size": 4}
+    )
+    AutoModelForImageTextToText.from_config(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    (base / "preprocessor_config.json").write_text("{}")
+    trainer = train({"model": str(base)}, max_steps=1)
+    (adapted, loads), (_, whole) = (
+        export(trainer.folder.artefact, data_of(trainer), kind, tmp_path / kind)  # type: ignore[arg-type]
+        for kind in ("adapter", "merged")
+    )
+    assert "--enable-lora" in adapted
+    assert "PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(" in loads
+    assert "AutoModelForImageTextToText" in whole
+    assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
+    text_of = snippet(ModelRef(id=str(tmp_path / "adapter"), base="b", data=data_of(trainer)))
+    assert "AutoModelForImageTextToText.from_pretrained" in text_of
+    with (
+        safe_open(base / "model.safetensors", "pt") as before,
+        safe_open(tmp_path / "merged" / "model.safetensors", "pt") as after,
+    ):
+        assert set(before.keys()) == set(after.keys())

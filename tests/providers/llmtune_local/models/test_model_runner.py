@@ -208,6 +208,20 @@ def test_a_window_that_no_probe_would_reach_is_looked_at(dtype: torch.dtype, mon
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_positions_that_a_longer_row_would_stretch_for_all_are_not_packed(dtype: torch.dtype) -> None:
+    """Phi-3's rotary frequencies are others once the longest row of a batch is beyond the length of pretraining."""
+    stretched = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+        "original_max_position_embeddings": 64,
+    }
+    assert not network_of(build("phi3", dtype, rope_parameters=stretched), dtype).packed
+    assert network_of(build("phi3", dtype, rope_parameters=stretched), dtype, longest=60).packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_cap_on_attention_is_not_packed(dtype: torch.dtype) -> None:
     plain = build("gemma2", dtype, attn_logit_softcapping=None, head_dim=8)
     assert network_of(plain, dtype).packed
