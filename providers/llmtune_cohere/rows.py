@@ -99,18 +99,12 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Rows a file, and rows a label."""
     if facts.role != "train":
         return
-    if facts.method != "classification":
-        if facts.rows < MIN_CHAT_ROWS:
-            yield error(
-                "vendor-rows", f"{facts.rows} rows; at least {MIN_CHAT_ROWS} are needed ({CHAT_DATA})", "add rows"
-            )
+    classification = facts.method == "classification"
+    minimum, source = (MIN_CLASSIFICATION_ROWS, CLASSIFY_DATA) if classification else (MIN_CHAT_ROWS, CHAT_DATA)
+    if facts.rows < minimum:
+        yield error("vendor-rows", f"{facts.rows} rows; at least {minimum} are needed ({source})", "add rows")
+    if not classification:
         return
-    if facts.rows < MIN_CLASSIFICATION_ROWS:
-        yield error(
-            "vendor-rows",
-            f"{facts.rows} rows; at least {MIN_CLASSIFICATION_ROWS} are needed ({CLASSIFY_DATA})",
-            "add rows",
-        )
     if len(facts.labels) < MIN_LABELS:
         yield error("vendor-labels", f"{len(facts.labels)} labels; at least 2 are needed ({CLASSIFY_DATA})", "add one")
     for label, count in sorted(facts.labels.items()):
