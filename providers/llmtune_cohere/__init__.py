@@ -5,6 +5,8 @@ The `cohere` package is imported only when a call is made.
 
 from __future__ import annotations
 
+from llmtune_cohere.managed import Managed
 from llmtune_cohere.provider import CohereProvider
+from llmtune_cohere.self_hosted import SelfHosted
 
-__all__ = ["CohereProvider"]
+__all__ = ["CohereProvider", "Managed", "SelfHosted"]

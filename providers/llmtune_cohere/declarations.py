@@ -8,28 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
-from llmtune.provider import (
-    Abilities,
-    Ability,
-    Changed,
-    Converted,
-    Declarations,
-    Facts,
-    Float,
-    Inherent,
-    Int,
-    Limits,
-    No,
-    NotApplicable,
-    Refused,
-    Sent,
-    Text,
-    Unsupported,
-    ValueType,
-    epochs_from_steps,
-    rate_from_multiplier,
-)
+import llmtune.provider as core
+from llmtune.provider import Changed, Converted, Declarations, Facts, Float, Int, No, Refused, Sent, Text, Unsupported
 from llmtune.provider.conversions import shortened, words
 
 SDK = "cohere SDK 7.3.1 (finetuning types), read 2026-11-21"
@@ -108,14 +88,22 @@ def _open_modules(value: Any, facts: Facts) -> Changed | Refused:
     return Changed(chosen, f"{', '.join(names)} = {', '.join(chosen)}")
 
 
+#: What neither service has a knob for.
+_NEITHER = (
+    *("min_lr_ratio", "lr_schedule", "lr_num_cycles", "warmup_ratio", "warmup_steps"),
+    *("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
+    *("lora_dropout", "dropout", "attention_dropout", "label_smoothing", "packing"),
+)
+
+
 def _declare(
     *,
     prefix: str,
     rate: float,
     batch: int,
-    epochs: ValueType,
-    batches: ValueType,
-    rates: ValueType,
+    epochs: core.ValueType,
+    batches: core.ValueType,
+    rates: core.ValueType,
     source: str,
     **own: Any,
 ) -> Declarations:
@@ -125,7 +113,7 @@ def _declare(
         max_steps=Converted(
             prefix + "train_epochs",
             epochs,
-            epochs_from_steps(batch),
+            core.epochs_from_steps(batch),
             says="as whole epochs, from rows and batch size",
             source=source,
         ),
@@ -134,38 +122,19 @@ def _declare(
         learning_rate_multiplier=Converted(
             prefix + "learning_rate",
             rates,
-            rate_from_multiplier(rate, "Cohere"),
+            core.rate_from_multiplier(rate, "Cohere"),
             says=f"x the published default rate {rate:g}",
             default=1.0,
             source=source,
         ),
-        min_lr_ratio=Unsupported(_NO_KNOB, source),
-        lr_schedule=Unsupported(_NO_KNOB, source),
-        lr_num_cycles=Unsupported(_NO_KNOB, source),
-        warmup_ratio=Unsupported(_NO_KNOB, source),
-        warmup_steps=Unsupported(_NO_KNOB, source),
-        optimizer=Unsupported(_NO_KNOB, source),
-        adam_beta1=Unsupported(_NO_KNOB, source),
-        adam_beta2=Unsupported(_NO_KNOB, source),
-        adam_epsilon=Unsupported(_NO_KNOB, source),
-        weight_decay=Unsupported(_NO_KNOB, source),
-        max_grad_norm=Unsupported(_NO_KNOB, source),
+        **dict.fromkeys(_NEITHER, Unsupported(_NO_KNOB, source)),
         prompt_loss_weight=Unsupported("no knob, and Cohere does not say whether prompts are in the loss", source),
-        lora_dropout=Unsupported(_NO_KNOB, source),
         layer_lr_multipliers=Unsupported("one rate holds for all layers", source),
-        dropout=Unsupported(_NO_KNOB, source),
-        attention_dropout=Unsupported(_NO_KNOB, source),
-        label_smoothing=Unsupported(_NO_KNOB, source),
-        packing=Unsupported(_NO_KNOB, source),
         eval_every=Unsupported("Cohere evaluates when it chooses to", source),
-        checkpoint_every=Unsupported("no checkpoints are offered", source),
-        keep_checkpoints=Unsupported("no checkpoints are offered", source),
-        dpo_beta=NotApplicable("no preference tuning is offered", source),
+        **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), Unsupported("no checkpoints are offered", source)),
+        dpo_beta=core.NotApplicable("no preference tuning is offered", source),
         seed=Unsupported("no seed can be set: two runs of one job differ", source),
         tags=Unsupported("no labels are kept with a job", source),
-        lora_rank=own.pop("lora_rank"),
-        lora_alpha=own.pop("lora_alpha"),
-        lora_target_modules=own.pop("lora_target_modules"),
         **own,
     )
 
@@ -196,7 +165,7 @@ MANAGED = _declare(
         says="one of three sets: query and value, attention, attention and feed-forward",
         source=SDK,
     ),
-    max_sequence_length=Inherent(16_384, "a turn may have at most 16,384 tokens, and that is fixed", ARCHIVE),
+    max_sequence_length=core.Inherent(16_384, "a turn may have at most 16,384 tokens, and that is fixed", ARCHIVE),
     early_stopping_patience=Sent(_H + "early_stopping_patience", Int(0, 10), default=10, source=ARCHIVE),
     early_stopping_threshold=Sent(
         _H + "early_stopping_threshold", Float(ge=0.001, le=0.1), default=0.001, source=ARCHIVE
@@ -238,8 +207,10 @@ SELF_HOSTED = _declare(
         source=OPEN,
     ),
     max_sequence_length=Unsupported("the trainer takes the longest row of the dataset", OPEN),
-    early_stopping_patience=Unsupported("the trainer has no early stopping", OPEN),
-    early_stopping_threshold=Unsupported("the trainer has no early stopping", OPEN),
+    **dict.fromkeys(
+        ("early_stopping_patience", "early_stopping_threshold"),
+        Unsupported("the trainer has no early stopping", OPEN),
+    ),
     name=Converted(
         "finetune_name",
         Text(NAME_LENGTH),
@@ -253,65 +224,47 @@ SELF_HOSTED = _declare(
     max_tokens=Sent("max_new_tokens", Int(1), source=OPEN, where="generation"),
 )
 
-_NEVER: dict[str, Ability] = {name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()}
-
-MANAGED_METHODS: dict[str, Ability] = {
+MANAGED_METHODS: dict[str, core.Ability] = {
     "sft": True,
     "classification": True,
     "dpo": No("Cohere never offered preference tuning"),
-    **_NEVER,
+    **core.NOT_YET_METHODS,
 }
-SELF_HOSTED_METHODS: dict[str, Ability] = {
-    "sft": True,
+SELF_HOSTED_METHODS = MANAGED_METHODS | {
     "classification": No("cohere-finetune trains chat models only; method sft with labels comes closest"),
     "dpo": No("cohere-finetune does supervised tuning only"),
-    **_NEVER,
 }
-MANAGED_ADAPTERS: dict[str, Ability] = {
+MANAGED_ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     "qlora": No("the service chose its own precision; use adapter lora"),
     "dora": No("the service had plain LoRA only; use adapter lora"),
     "full": No("the service trained adapters only; use adapter lora"),
 }
-SELF_HOSTED_ADAPTERS: dict[str, Ability] = {
+SELF_HOSTED_ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     "qlora": True,
-    "dora": No("cohere-finetune has LoRA and QLoRA only"),
-    "full": No("cohere-finetune has LoRA and QLoRA only"),
+    **dict.fromkeys(("dora", "full"), No("cohere-finetune has LoRA and QLoRA only")),
 }
 
-MANAGED_ABILITIES = Abilities(
+MANAGED_ABILITIES = core.Abilities(
     pause=No("the service pauses jobs by itself only"),
     checkpoints=No("the API shows no checkpoints"),
 )
-SELF_HOSTED_ABILITIES = Abilities(
+_NO_METRICS = No("the trainer has no metrics endpoint; it can write to Weights & Biases")
+SELF_HOSTED_ABILITIES = core.Abilities(
     pause=No("the trainer has no pause"),
-    metrics=No("the trainer has no metrics endpoint; it can write to Weights & Biases"),
-    validation_metrics=No("the trainer has no metrics endpoint; it can write to Weights & Biases"),
+    metrics=_NO_METRICS,
+    validation_metrics=_NO_METRICS,
     checkpoints=No("the trainer does not serve its checkpoints; they lie in its folder"),
     billed_cost=No("your own machine: no vendor bills it"),
 )
 
 
-def limits(method: str, *, self_hosted: bool) -> Limits:
-    """What is taken as a dataset by this method."""
-    if method == "classification":
-        return Limits(
-            format="cohere_classification",
-            min_rows=40,
-            source=ARCHIVE,
-            note="at least 5 rows a label and 2 labels",
-        )
-    if self_hosted:
-        return Limits(
-            format="cohere_chat",
-            min_rows=1,
-            source=OPEN,
-            note="a fifth is split off where no evaluation rows are given",
-        )
-    return Limits(
-        format="cohere_chat",
-        min_rows=2,
-        source=ARCHIVE,
-        note="a fifth is split off where no evaluation rows are given; a preamble may have 2,048 tokens",
-    )
+_SPLIT = "a fifth is split off where no evaluation rows are given"
+CHAT_LIMITS = core.Limits(
+    format="cohere_chat", min_rows=2, source=ARCHIVE, note=f"{_SPLIT}; a preamble may have 2,048 tokens"
+)
+SELF_HOSTED_LIMITS = core.Limits(format="cohere_chat", min_rows=1, source=OPEN, note=_SPLIT)
+CLASSIFICATION_LIMITS = core.Limits(
+    format="cohere_classification", min_rows=40, source=ARCHIVE, note="at least 5 rows a label and 2 labels"
+)

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
+import orjson
+
+import llmtune.provider as core
 from llmtune.config import read_secret
 from llmtune.data.findings import Finding
 from llmtune.errors import InvalidData, MissingCredentials, TransientError, VendorError
-from llmtune.provider import (
-    AnyRef,
-    Cursor,
-    EncodedFile,
-    Generation,
-    GenerationRequest,
-    JobRef,
-    ModelRef,
-    RemoteJob,
-    RemoteModel,
-    Request,
-    RunKey,
-    Snapshot,
-    UploadRef,
-)
 from llmtune_cohere import responses
-from llmtune_cohere import settings as account
 from llmtune_cohere.declarations import BASE_TYPES, DATASET_TYPES
+from llmtune_cohere.provider import CohereProvider
 
 if TYPE_CHECKING:
     import cohere
 
-    from llmtune_cohere.settings import CohereSettings
+    from llmtune.data.dataset import Dataset
 
 #: The id under which validation rows are recorded: they travel inside the training file's dataset.
 INSIDE = "in-the-training-dataset"
+
+#: How many inputs one call of /v1/classify takes.
+CLASSIFY_BATCH = 96
+
+#: The fields of /v2/chat, by our names.
+FIELDS = {**core.CHAT_FIELDS, "top_p": "p", "top_k": "k"}
 
 _PAGE = 50
 _FINISH: dict[str, Literal["stop", "length", "tool_calls"]] = {
@@ -47,248 +42,241 @@ _FINISH: dict[str, Literal["stop", "length", "tool_calls"]] = {
 }
 
 
-@contextmanager
-def speaking(name: str, action: str) -> Iterator[None]:
-    """Turn what the SDK raises inside into our errors; `action` says what was being done."""
-    import httpx
-    from cohere.core.api_error import ApiError
+class Managed(CohereProvider, transport="api"):
+    """Cohere's API at an endpoint of the user's own."""
 
-    try:
-        yield
-    except ApiError as error:
-        status = error.status_code or 0
-        raise responses.refusal(name, action, status, error.body, error.headers or {}) from error
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise TransientError(f"{name}: {action}: no connection ({error})", sent=False, raw=repr(error)) from error
-    except httpx.TimeoutException as error:
-        raise TransientError(f"{name}: {action}: no answer in time", raw=repr(error)) from error
-    except httpx.HTTPError as error:
-        raise TransientError(f"{name}: {action}: the connection failed ({error})", raw=repr(error)) from error
-    except ValueError as error:  # an answer that is no JSON, or not the JSON the SDK expects
-        raise TransientError(f"{name}: {action}: an answer that cannot be read", raw=repr(error)) from error
+    service = "an endpoint of your own that serves the API"
 
+    @cached_property
+    def sdk(self) -> cohere.ClientV2:
+        """The SDK's client, its own retries off. Raises `MissingExtra`, or `MissingCredentials` without a key."""
+        self.requirements[0].require(f"provider {self.name}")
+        key = read_secret(self.key_variable)
+        if not key:
+            raise MissingCredentials(
+                f"provider {self.name}: no API key: the environment variable {self.key_variable} is not set",
+                hint=f"export {self.key_variable}=...  (the key of the endpoint at {self.address})",
+            )
+        import cohere
+        import httpx
 
-def plain(answer: Any) -> dict[str, Any]:
-    """An SDK object as plain data, unset fields left out."""
-    found: dict[str, Any] = answer.model_dump(mode="json", exclude_none=True, by_alias=True, warnings=False)
-    return found
+        timeout = self.settings.timeout
+        # No connection is kept open: on a fresh one a failure says more about what has arrived.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits)
+        return cohere.ClientV2(api_key=key, base_url=self.address, timeout=timeout, max_retries=0, httpx_client=http)
 
+    def ask(self, action: str, call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Return what `call(sdk, *arguments)` answers, as plain data without unset fields."""
+        with self.translate_errors(action):
+            answer = call(self.sdk, *arguments)
+            data: dict[str, Any] = answer.model_dump(mode="json", exclude_none=True, by_alias=True, warnings=False)
+            return data
 
-class Managed:
-    """The calls, one client each: a job's client lives as long as the command that made it."""
+    def translate_errors(self, action: str) -> AbstractContextManager[None]:
+        """Turn what the SDK raises inside into llmtune's errors; `action` says what was being done."""
+        return core.translate_errors(lambda error: self._translate(error, action))
 
-    def __init__(self, name: str, settings: CohereSettings) -> None:
-        self._name = name
-        self._settings = settings
-        self._made: cohere.ClientV2 | None = None
+    def _translate(self, error: Exception, action: str) -> Exception | None:
+        import httpx
+        from cohere.core.api_error import ApiError
 
-    @property
-    def _client(self) -> cohere.ClientV2:
-        if self._made is None:
-            self._made = account.client(self._name, self._settings)
-        return self._made
+        sent = True
+        if isinstance(error, ApiError):
+            return responses.refusal(self.name, action, error.status_code or 0, error.body, error.headers or {})
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+            problem, sent = f"no connection ({error})", False
+        elif isinstance(error, httpx.TimeoutException):
+            problem = "no answer in time"
+        elif isinstance(error, httpx.HTTPError):
+            problem = f"the connection failed ({error})"
+        elif isinstance(error, ValueError):  # an answer that is no JSON, or not the JSON the SDK expects
+            problem = "an answer that cannot be read"
+        else:
+            return None
+        return TransientError(f"{self.name}: {action}: {problem}", sent=sent, raw=repr(error))
 
-    def preflight(self, request: Request) -> list[Finding]:
+    def preflight(self, request: core.Request) -> list[Finding]:
         """Whether the endpoint answers for fine-tuning at all."""
-        with speaking(self._name, "ask for the tuned models"):
-            self._client.finetuning.list_finetuned_models(page_size=1)
+        self.ask("ask for the tuned models", lambda sdk: sdk.finetuning.list_finetuned_models(page_size=1))
         return []
 
     # --- datasets ----------------------------------------------------------------------------------------------------
-    def find_upload(self, digest: str) -> UploadRef | None:
+    def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
+        """Write the rows; the training file's name says which validation file goes into the same dataset."""
+        encoded = super().encode(data, receipt, into)
+        train, validation = encoded.file("train"), encoded.file("validation")
+        if train is None or validation is None:
+            return encoded
+        path = train.path.replace(train.path.with_name(pair_name(train.sha256, validation.sha256)))
+        return encoded.model_copy(update={"files": (train.model_copy(update={"path": path}), validation)})
+
+    def find_upload(self, digest: str) -> core.UploadRef | None:
         """Never one: a dataset holds training and validation rows, and one digest does not name both."""
         return None
 
-    def upload(self, file: EncodedFile) -> UploadRef:
+    def upload(self, file: core.EncodedFile) -> core.UploadRef:
         """Make a dataset of the training rows (and the validation rows beside them) and wait until it is valid."""
         if file.role == "validation":
-            return UploadRef(id=INSIDE, digest=file.sha256, role="validation")
-        beside = partner(file.path)
-        kind = dataset_type(file.path)
+            return core.UploadRef(id=INSIDE, digest=file.sha256, role="validation")
         action = f"upload {file.path.name}"
-        with speaking(self._name, action), file.path.open("rb") as rows:
-            parts: dict[str, Any] = {"data": (file.path.name, rows, "application/jsonl")}
-            if beside is not None:
-                parts["eval_data"] = (beside.name, beside.read_bytes(), "application/jsonl")
-            made = self._client.datasets.create(name=f"llmtune-{file.sha256[:32]}", type=kind, **parts)
-        if not made.id:
-            raise TransientError(f"{self._name}: {action}: an answer without an id")
-        told = self._validated(made.id, file.path.name)
-        measured = (told.get("metrics") or {}).get("finetune_dataset_metrics") or {}
-        return UploadRef(
-            id=made.id,
-            digest=file.sha256,
-            role="train",
-            data={"trainable_tokens": measured.get("trainable_token_count")} if measured else {},
-        )
+        name, kind, validation = f"llmtune-{file.sha256[:32]}", dataset_type(file.path), partner(file.path)
+        with ExitStack() as files:
+            parts = {
+                part: (path.name, files.enter_context(path.open("rb")), "application/jsonl")
+                for part, path in (("data", file.path), ("eval_data", validation))
+                if path is not None
+            }
+            answer = self.ask(action, lambda sdk: sdk.datasets.create(name=name, type=kind, **parts))
+        id = self._present(answer.get("id"), action)
+        metrics = self._validated(id, file.path.name).get("metrics") or {}
+        measured = metrics.get("finetune_dataset_metrics")
+        data = {"trainable_tokens": measured.get("trainable_token_count")} if measured else {}
+        return core.UploadRef(id=id, digest=file.sha256, data=data)
 
     def _validated(self, id: str, filename: str) -> dict[str, Any]:
         """Our own wait: the SDK's prints to the terminal and raises bare exceptions."""
-        deadline = time.monotonic() + self._settings.dataset_wait
-        while True:
-            with speaking(self._name, f"look at {filename}"):
-                told = plain(self._client.datasets.get(id)).get("dataset") or {}
-            status = told.get("validation_status")
+        limit, pause = self.settings.dataset_wait, self.settings.poll_interval
+        for _ in core.growing_pauses(limit, first=pause, longest=pause):
+            dataset = self._dataset(id, f"look at {filename}")
+            status = dataset.get("validation_status")
             if status in ("validated", "skipped"):
-                return told
+                return dataset
             if status == "failed":
                 raise InvalidData(
-                    f"{self._name}: Cohere refused {filename}: {told.get('validation_error') or 'no reason given'}",
+                    f"{self.name}: Cohere refused {filename}: {dataset.get('validation_error') or 'no reason given'}",
                     hint="llmtune data check --provider cohere FILE",
                 )
-            if time.monotonic() > deadline:
-                raise TransientError(
-                    f"{self._name}: {filename} is still {status} after {self._settings.dataset_wait:.0f} s"
-                )
-            time.sleep(self._settings.poll_interval)
+        raise TransientError(f"{self.name}: {filename} is still {status} after {limit:.0f} s")
+
+    def _dataset(self, id: str, action: str) -> dict[str, Any]:
+        return dict(self.ask(action, lambda sdk: sdk.datasets.get(id)).get("dataset") or {})
+
+    def _present(self, value: Any, action: str) -> Any:
+        """Return the part of an answer that must be there."""
+        if not value:
+            raise TransientError(f"{self.name}: {action}: an answer without what was asked for")
+        return value
 
     # --- the job -----------------------------------------------------------------------------------------------------
-    def submit(self, request: Request, key: RunKey) -> JobRef:
+    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one paid call, nothing retried."""
         from cohere.finetuning import FinetunedModel
 
         action = "create the fine-tuned model"
         body = request.body | {"name": f"{request.body['name']}-{key}"}
-        wandb = body["settings"].get("wandb")
-        if wandb is not None:
+        if wandb := body["settings"].get("wandb"):
             body["settings"] = body["settings"] | {"wandb": wandb | {"api_key": self._secret(wandb.get("api_key"))}}
-        with speaking(self._name, action):
-            answer = self._client.finetuning.create_finetuned_model(request=FinetunedModel(**body))
-        made = answer.finetuned_model
-        if made is None or not made.id:
-            raise TransientError(f"{self._name}: {action}: an answer without an id")
-        return self._job(plain(made))
+        model = FinetunedModel(**body)
+        answer = self.ask(action, lambda sdk: sdk.finetuning.create_finetuned_model(request=model))
+        created = answer.get("finetuned_model") or {}
+        self._present(created.get("id"), action)
+        return self._job(created)
 
     def _secret(self, reference: Any) -> str:
         variable = str(reference or "").removeprefix("${").removesuffix("}")
         value = read_secret(variable) if variable else None
         if not value:
             raise MissingCredentials(
-                f"{self._name}: Weights & Biases needs a key"
+                f"{self.name}: Weights & Biases needs a key"
                 + (f": the environment variable {variable} is not set" if variable else ""),
                 hint="name the variable that holds it: provider_options wandb_api_key_env",
             )
         return value
 
-    def find(self, key: RunKey) -> JobRef | None:
-        """The fine-tuned model whose name ends with this key; the oldest, if there were several."""
-        for model in self._models():
-            if str(model.get("name")).endswith(f"-{key}"):
-                return self._job(model)
-        return None
+    def _job(self, model: dict[str, Any]) -> core.JobRef:
+        return core.JobRef(id=str(model["id"]), data={"name": model.get("name")})
 
-    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
+    def find(self, key: core.RunKey) -> core.JobRef | None:
+        """The fine-tuned model whose name ends with this key; the oldest, if there were several."""
+        models = (model for model in self._models() if str(model.get("name")).endswith(f"-{key}"))
+        return next(map(self._job, models), None)
+
+    def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
         """The record, the evaluations and the changes of state."""
-        tuning = self._client.finetuning
         action = f"look at {job.id}"
         try:
-            with speaking(self._name, action):
-                answer = tuning.get_finetuned_model(job.id)
+            model = self._model(job.id)
         except VendorError as error:
             if isinstance(error, TransientError) or error.status != 404 or since is None:
                 raise
             # Seen before and gone now: deleting is the only way to stop a job here.
             return responses.snapshot({"id": job.id, "status": "STATUS_DELETED"}, since=since)
-        if answer.finetuned_model is None:
-            raise TransientError(f"{self._name}: {action}: an answer without a model")
         return responses.snapshot(
-            plain(answer.finetuned_model),
-            metrics=self._pages(lambda at: tuning.list_training_step_metrics(job.id, **at), "step_metrics", action),
-            said=self._pages(lambda at: tuning.list_events(job.id, **at), "events", action),
+            model,
+            metrics=self._pages(
+                action, "step_metrics", lambda sdk, page: sdk.finetuning.list_training_step_metrics(job.id, **page)
+            ),
+            events=self._pages(action, "events", lambda sdk, page: sdk.finetuning.list_events(job.id, **page)),
             since=since,
         )
 
-    def cancel(self, job: JobRef) -> None:
+    def _model(self, id: str) -> dict[str, Any]:
+        action = f"look at {id}"
+        answer = self.ask(action, lambda sdk: sdk.finetuning.get_finetuned_model(id))
+        return dict(self._present(answer.get("finetuned_model"), action))
+
+    def _models(self) -> list[dict[str, Any]]:
+        return self._pages(
+            "list the tuned models",
+            "finetuned_models",
+            lambda sdk, page: sdk.finetuning.list_finetuned_models(order_by="created_at", **page),
+        )
+
+    def _pages(self, action: str, field: str, call: Callable[..., Any]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"page_size": _PAGE}
+        while True:
+            answer = self.ask(action, call, page)
+            rows += answer.get(field) or ()
+            if not answer.get("next_page_token"):
+                return rows
+            page["page_token"] = answer["next_page_token"]
+
+    def cancel(self, job: core.JobRef) -> None:
         """Delete the fine-tuned model: the API has no other way to stop a job."""
-        self._delete_model(job.id)
+        self.delete(job)
 
     # --- what the account owns ---------------------------------------------------------------------------------------
-    def inventory(self) -> Iterator[RemoteModel]:
+    def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model that is ready or resting."""
         for model in self._models():
             if model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING:
                 yield responses.remote_model(model)
 
-    def fetch(self, remote: RemoteModel) -> RemoteJob:
+    def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model."""
-        id = remote.job or remote.id.removesuffix("-ft")
-        with speaking(self._name, f"look at {id}"):
-            answer = self._client.finetuning.get_finetuned_model(id)
-        if answer.finetuned_model is None:
-            raise TransientError(f"{self._name}: look at {id}: an answer without a model")
-        return responses.remote_job(plain(answer.finetuned_model))
+        return responses.remote_job(self._model(remote.job or remote.id.removesuffix("-ft")))
 
     def download(self, file_id: str, into: Path) -> Path:
         """The files of a dataset, joined in their order; `into` is a folder, or the file to write."""
-        action = f"download the dataset {file_id}"
-        with speaking(self._name, action):
-            told = plain(self._client.datasets.get(file_id)).get("dataset") or {}
-            parts = sorted(told.get("dataset_parts") or (), key=lambda part: part.get("index") or 0)
-            if not parts:
-                raise VendorError(f"{self._name}: the dataset {file_id} lists no files")
-            path = into / Path(str(parts[0].get("name") or file_id)).name if into.is_dir() else into
-            with path.open("wb") as file, account.http(self._settings) as http:
-                for part in parts:
-                    address = part.get("original_url") or part.get("url")
-                    if not address:
-                        raise VendorError(f"{self._name}: the dataset {file_id} gives no address for its files")
-                    answer = http.get(address)
-                    if answer.status_code != 200:
-                        raise responses.refusal(
-                            self._name, action, answer.status_code, answer.content, dict(answer.headers)
-                        )
-                    file.write(answer.content)
+        dataset = self._dataset(file_id, f"download the dataset {file_id}")
+        parts = sorted(dataset.get("dataset_parts") or (), key=lambda part: part.get("index") or 0)
+        addresses = [str(part.get("original_url") or part.get("url") or "") for part in parts]
+        if not parts or not all(addresses):
+            raise VendorError(f"{self.name}: the dataset {file_id} gives no address for its files")
+        path = into / Path(str(parts[0].get("name") or file_id)).name if into.is_dir() else into
+        with path.open("wb") as file:
+            for address in addresses:  # signed addresses of the storage behind the API: no key goes there
+                url = urlsplit(address)
+                host = f"{url.scheme}://{url.netloc}"
+                file.write(core.Client(host, timeout=self.settings.timeout).content(address.removeprefix(host)))
         return path
 
-    def delete(self, ref: AnyRef) -> None:
+    def delete(self, ref: core.AnyRef) -> None:
         """Remove a dataset or a fine-tuned model; quietly done when it is gone already."""
-        if isinstance(ref, UploadRef):
-            if ref.id != INSIDE:
-                self._quietly(lambda: self._client.datasets.delete(ref.id), f"delete the dataset {ref.id}")
-        else:
-            self._delete_model(str(ref.data.get("finetuned_model", ref.id)))
+        if ref.id == INSIDE:
+            return
+        with core.ignore_not_found(), self.translate_errors(f"delete {ref.id}"):
+            if isinstance(ref, core.UploadRef):
+                self.sdk.datasets.delete(ref.id)
+            else:
+                self.sdk.finetuning.delete_finetuned_model(str(ref.data.get("finetuned_model", ref.id)))
 
-    def generator(self, model: ModelRef) -> ChatGenerator | ClassifyGenerator:
-        """The model in hand: over chat, or over classify for a classifier."""
-        client = account.client(self._name, self._settings)
-        if model.data.get("base_type") == BASE_TYPES["classification"]:
-            return ClassifyGenerator(self._name, client, model.id)
-        return ChatGenerator(self._name, client, model.id)
-
-    # --- pieces ------------------------------------------------------------------------------------------------------
-    def _job(self, model: dict[str, Any]) -> JobRef:
-        return JobRef(id=str(model["id"]), data={"name": model.get("name")})
-
-    def _models(self) -> Iterator[dict[str, Any]]:
-        tuning = self._client.finetuning
-        yield from self._pages(
-            lambda at: tuning.list_finetuned_models(order_by="created_at", **at),
-            "finetuned_models",
-            "list the tuned models",
-        )
-
-    def _pages(self, ask: Any, field: str, action: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        at: dict[str, Any] = {"page_size": _PAGE}
-        while True:
-            with speaking(self._name, action):
-                answer = ask(at)
-            found += [plain(each) for each in getattr(answer, field, None) or ()]
-            token = getattr(answer, "next_page_token", None)
-            if not token:
-                return found
-            at = {"page_size": _PAGE, "page_token": token}
-
-    def _delete_model(self, id: str) -> None:
-        self._quietly(lambda: self._client.finetuning.delete_finetuned_model(id), f"delete {id}")
-
-    def _quietly(self, call: Any, action: str) -> None:
-        try:
-            with speaking(self._name, action):
-                call()
-        except VendorError as error:
-            if error.status != 404:
-                raise
+    def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
+        """The model, over chat, or over classify for a classifier."""
+        is_classifier = ref.data.get("base_type") == BASE_TYPES["classification"]
+        return (ClassifyGenerator if is_classifier else ChatGenerator)(self, ref.id)
 
 
 def pair_name(train: str, validation: str) -> str:
@@ -299,18 +287,14 @@ def pair_name(train: str, validation: str) -> str:
 def partner(train: Path) -> Path | None:
     """The validation file that `encode` wrote to go with this training file."""
     _, _, digest = train.stem.partition("-with-")
-    if not digest:
-        return None
-    found = train.with_name(f"validation-{digest}.jsonl")
-    if not found.is_file():
-        raise InvalidData(f"the validation rows that belong to {train.name} are gone ({found})", hint="plan again")
-    return found
+    path = train.with_name(f"validation-{digest}.jsonl")
+    if digest and not path.is_file():
+        raise InvalidData(f"the validation rows that belong to {train.name} are gone ({path})", hint="plan again")
+    return path if digest else None
 
 
 def dataset_type(train: Path) -> str:
     """The dataset type that these rows are: chat, or classification with one or several labels."""
-    import orjson
-
     with train.open("rb") as file:
         first = orjson.loads(file.readline())
     if "label" not in first:
@@ -318,71 +302,43 @@ def dataset_type(train: Path) -> str:
     return DATASET_TYPES["multilabel" if isinstance(first["label"], list) else "classification"]
 
 
-class ChatGenerator:
+class ChatGenerator(core.BaseGenerator):
     """A chat model, over /v2/chat."""
 
-    max_concurrency = 4
-
-    def __init__(self, name: str, client: cohere.ClientV2, model: str) -> None:
-        self._name = name
-        self._client = client
+    def __init__(self, provider: Managed, model: str) -> None:
+        self._provider = provider
         self._model = model
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """One answer per request, in order."""
-        return [self._one(request) for request in requests]
-
-    def _one(self, request: GenerationRequest) -> Generation:
-        asked = {
-            "temperature": request.temperature,
-            "p": request.top_p,
-            "k": request.top_k,
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-        }
-        turns: Any = [{"role": turn.role, "content": turn.words} for turn in request.messages]
-        started = time.monotonic()
-        with speaking(self._name, f"ask {self._model}"):
-            answer = plain(
-                self._client.chat(
-                    model=self._model,
-                    messages=turns,
-                    **{name: value for name, value in asked.items() if value is not None},  # type: ignore[arg-type]
-                )
-            )
-        content = (answer.get("message") or {}).get("content") or ()
-        tokens = (answer.get("usage") or {}).get("tokens") or {}
-        return Generation(
-            text="".join(part.get("text") or "" for part in content),
-            finish_reason=_FINISH.get(str(answer.get("finish_reason")), "unknown"),
-            prompt_tokens=_whole(tokens.get("input_tokens")),
-            completion_tokens=_whole(tokens.get("output_tokens")),
-            seconds=time.monotonic() - started,
+    def answer(self, request: core.GenerationRequest) -> core.Generation:
+        """Ask the model once."""
+        settings = core.sampling_settings(request, FIELDS)
+        turns = [{"role": turn.role, "content": turn.words} for turn in request.messages]
+        answer = self._provider.ask(
+            f"ask {self._model}", lambda sdk: sdk.chat(model=self._model, messages=turns, **settings)
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
+        tokens = (answer.get("usage") or {}).get("tokens") or {}
+        counts = [None if tokens.get(name) is None else int(tokens[name]) for name in ("input_tokens", "output_tokens")]
+        return core.Generation(
+            text="".join(part.get("text") or "" for part in (answer.get("message") or {}).get("content") or ()),
+            finish_reason=_FINISH.get(str(answer.get("finish_reason")), "unknown"),
+            prompt_tokens=counts[0],
+            completion_tokens=counts[1],
+        )
 
 
 class ClassifyGenerator(ChatGenerator):
     """A classifier, over /v1/classify: the answer is the label."""
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    def generate(self, requests: Sequence[core.GenerationRequest]) -> Sequence[core.Generation]:
         """One label per request, in order; up to 96 inputs go in one call."""
-        found: list[Generation] = []
-        for at in range(0, len(requests), 96):
-            batch = requests[at : at + 96]
-            texts = [next(turn.words for turn in reversed(each.messages) if turn.role == "user") for each in batch]
-            with speaking(self._name, f"ask {self._model}"):
-                answer = plain(self._client.classify(model=self._model, inputs=texts))
-            for one in answer.get("classifications") or ():
-                labels = one.get("predictions") or [one.get("prediction")]
-                found.append(Generation(text="\n".join(str(label) for label in labels), finish_reason="stop"))
-        return found
-
-
-def _whole(value: Any) -> int | None:
-    return None if value is None else int(value)
+        texts = [next(turn.words for turn in reversed(r.messages) if turn.role == "user") for r in requests]
+        answers: list[core.Generation] = []
+        for start in range(0, len(texts), CLASSIFY_BATCH):
+            batch = texts[start : start + CLASSIFY_BATCH]
+            reply = self._provider.ask(
+                f"ask {self._model}", lambda sdk, batch: sdk.classify(model=self._model, inputs=batch), batch
+            )
+            for row in reply.get("classifications") or ():
+                labels = row.get("predictions") or [row.get("prediction")]
+                answers.append(core.Generation(text="\n".join(map(str, labels)), finish_reason="stop"))
+        return answers

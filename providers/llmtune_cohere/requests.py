@@ -1,15 +1,18 @@
-"""The request bodies of the two transports. Pure; no key of any kind is in them."""
+"""The request bodies of the two services. Pure; no key of any kind is in them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmtune.provider.receipt import place
+from llmtune.provider import deep_merge
 from llmtune_cohere.declarations import BASE_TYPES
-from llmtune_cohere.self_hosted import FILES
 
 if TYPE_CHECKING:
     from llmtune.provider import Files, Receipt
+
+#: The key under which the files travel to `submit` of one's own trainer; it is taken out before the body is sent.
+FILES = "files"
 
 
 def managed(receipt: Receipt, files: Files) -> dict[str, Any]:
@@ -19,15 +22,11 @@ def managed(receipt: Receipt, files: Files) -> dict[str, Any]:
     if target.method == "sft":  # a classifier's base has no name (archived docs)
         base["name"] = target.model
     settings: dict[str, Any] = {"base_model": base, "dataset_id": files["train"].id}
-    body: dict[str, Any] = {"settings": settings}
-    _merge(body, receipt.knobs())
     if "wandb_project" in options:
-        settings["wandb"] = {"project": options["wandb_project"]}
-        if "wandb_entity" in options:
-            settings["wandb"]["entity"] = options["wandb_entity"]
+        settings["wandb"] = _renamed(options, {"wandb_project": "project", "wandb_entity": "entity"})
         if "wandb_api_key_env" in options:  # only the name of the variable; submit puts its value in
             settings["wandb"]["api_key"] = f"${{{options['wandb_api_key_env']}}}"
-    return body
+    return deep_merge({"settings": settings}, receipt.knobs())
 
 
 def self_hosted(receipt: Receipt, files: Files) -> dict[str, Any]:
@@ -36,35 +35,26 @@ def self_hosted(receipt: Receipt, files: Files) -> dict[str, Any]:
     `files` is no field of the service: it reads a shared folder, into which `submit` lays them.
     """
     target, options = receipt.target, receipt.target.options
-    body: dict[str, Any] = {FILES: {role: file.id for role, file in files.items()}}
-    body |= {"base_model_name_or_path": target.model, "finetune_strategy": "lora"}
+    body: dict[str, Any] = {
+        FILES: {role: file.id for role, file in files.items()},
+        "base_model_name_or_path": target.model,
+        "finetune_strategy": "lora",
+    }
     if target.adapter == "qlora":
         body["use_4bit_quantization"] = "true"
-    _merge(body, receipt.knobs())
-    for name in ("parallel_strategy", "validation_batch_size", "eval_percentage"):
+    body = deep_merge(body, receipt.knobs())
+    for name in ("parallel_strategy", "validation_batch_size", "eval_percentage", "gradient_checkpointing"):
         if name in options:
-            body[name] = options[name]
-    if "gradient_checkpointing" in options:
-        body["gradient_checkpointing"] = _word(options["gradient_checkpointing"])
+            body[name] = _word(options[name])
     if "rslora" in options:
         body.setdefault("lora_config", {})["rslora"] = _word(options["rslora"])
-    wandb = {
-        key: options[option]
-        for key, option in (("project", "wandb_project"), ("entity", "wandb_entity"), ("run_id", "wandb_run_id"))
-        if option in options
-    }
-    if wandb:
-        body["wandb_config"] = wandb
-    return body
+    wandb = _renamed(options, {"wandb_project": "project", "wandb_entity": "entity", "wandb_run_id": "run_id"})
+    return body | ({"wandb_config": wandb} if wandb else {})
 
 
-def _word(value: bool) -> str:
-    return "true" if value else "false"
+def _renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {theirs: options[ours] for ours, theirs in names.items() if ours in options}
 
 
-def _merge(body: dict[str, Any], knobs: dict[str, Any], prefix: str = "") -> None:
-    for key, value in knobs.items():
-        if isinstance(value, dict):
-            _merge(body, value, f"{prefix}{key}.")
-        else:
-            place(body, f"{prefix}{key}", value)
+def _word(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value

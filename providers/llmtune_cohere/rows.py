@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, answered, kind, read_weight
-from llmtune.data.formats.instruct import question_of, rest
+from llmtune.data.formats.chat import answered, read_messages
+from llmtune.data.formats.instruct import Labelled, rest
 from llmtune.data.hashing import label_of
 
 CHAT_DATA = "Cohere, Preparing the chat fine-tuning data, archived 2025"
@@ -26,7 +26,6 @@ MIN_CLASSIFICATION_ROWS = 40
 MIN_ROWS_A_LABEL = 5
 MIN_LABELS = 2
 MAX_TURN_TOKENS = 16_384
-MAX_PREAMBLE_TOKENS = 2_048
 
 
 class CohereChatRows(RowFormat):
@@ -47,30 +46,13 @@ class CohereChatRows(RowFormat):
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
         turns = row.get("messages")
-        if not isinstance(turns, list) or not turns:
-            faults.append(error("row-shape", f"messages is {kind(turns)}; expected a list of turns", "mend it"))
-            turns = []
-        messages = []
-        for index, turn in enumerate(turns):
-            where = f"messages[{index}]"
-            if not isinstance(turn, dict):
-                faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
-                continue
-            role = self.ROLES.get(str(turn.get("role")))
-            if role is None:
-                faults.append(
-                    error(
-                        "role", f"{where}.role is {turn.get('role')!r}; expected System, User or Chatbot", "rename it"
-                    )
-                )
-                role = "user"
-            content = turn.get("content")
-            if not isinstance(content, str):
-                faults.append(error("content", f"{where}.content is {kind(content)}; expected a string", "quote it"))
-                content = ""
-            weight = read_weight(turn, role, where, faults)
-            messages.append(Message(role, content, weight=weight, extra=rest(turn, "role", "content", *WEIGHT_KEYS)))
-        return Example(tuple(messages), line=line, extra=rest(row, "messages"))
+        if isinstance(turns, list):
+            turns = [self._renamed(turn) if isinstance(turn, dict) else turn for turn in turns]
+        return Example(read_messages(turns, faults), line=line, extra=rest(row, "messages"))
+
+    def _renamed(self, turn: dict[str, Any]) -> dict[str, Any]:
+        role = turn.get("role")
+        return turn | {"role": self.ROLES.get(role, role)} if isinstance(role, str) else turn
 
     def write(self, example: Example) -> dict[str, Any]:
         return {
@@ -82,33 +64,24 @@ class CohereChatRows(RowFormat):
         }
 
 
-class CohereClassificationRows(RowFormat):
+class CohereClassificationRows(Labelled):
     """`{"text": ..., "label": ...}`; a list of labels for multi-label sets."""
 
     name = "cohere_classification"
-    title = '{"text": "...", "label": "..."}'
     carries = f.CHAT | f.LABELS
-    folds = f.SYSTEM
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # the general labelled format tells such rows
 
-    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        from llmtune.data.formats.registry import get_format
-
-        return get_format("labelled").read(row, line, faults)
-
     def write(self, example: Example) -> dict[str, Any]:
-        label: Any = example.label if example.label is not None else example.completion()
-        return {"text": question_of(example), "label": list(label) if isinstance(label, tuple) else label}
+        return super().write(example._replace(extra=None))
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
+        findings = super().problems(example)
         if label_of(example) is None:
-            found.append(
-                error("cannot-label", "the answer is no label (64 characters on one line at most)", "use chat")
-            )
-        return found
+            problem = "the answer is no label (64 characters on one line at most)"
+            findings.append(error("cannot-label", problem, "use chat"))
+        return findings
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
@@ -126,18 +99,12 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Rows a file, and rows a label."""
     if facts.role != "train":
         return
-    if facts.method != "classification":
-        if facts.rows < MIN_CHAT_ROWS:
-            yield error(
-                "vendor-rows", f"{facts.rows} rows; at least {MIN_CHAT_ROWS} are needed ({CHAT_DATA})", "add rows"
-            )
+    classification = facts.method == "classification"
+    minimum, source = (MIN_CLASSIFICATION_ROWS, CLASSIFY_DATA) if classification else (MIN_CHAT_ROWS, CHAT_DATA)
+    if facts.rows < minimum:
+        yield error("vendor-rows", f"{facts.rows} rows; at least {minimum} are needed ({source})", "add rows")
+    if not classification:
         return
-    if facts.rows < MIN_CLASSIFICATION_ROWS:
-        yield error(
-            "vendor-rows",
-            f"{facts.rows} rows; at least {MIN_CLASSIFICATION_ROWS} are needed ({CLASSIFY_DATA})",
-            "add rows",
-        )
     if len(facts.labels) < MIN_LABELS:
         yield error("vendor-labels", f"{len(facts.labels)} labels; at least 2 are needed ({CLASSIFY_DATA})", "add one")
     for label, count in sorted(facts.labels.items()):

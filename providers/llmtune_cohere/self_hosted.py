@@ -1,4 +1,4 @@
-"""cohere-finetune, Cohere's open trainer in a container of one's own, over httpx.
+"""cohere-finetune, Cohere's open trainer in a container of one's own.
 
 Source: its README and services (github.com/cohere-ai/cohere-finetune 0533a2f, 2025-03-13, MIT). Its limits: one job at
 a time; files travel through a folder shared with the container; no list of jobs, no metrics, no events; stopping a job
@@ -11,162 +11,171 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
+import llmtune.provider as core
 from llmtune.data.findings import Finding, error
-from llmtune.errors import LlmtuneError, MissingExtra, NotTranslatable, QuotaExceeded, TransientError, VendorError
-from llmtune.provider import (
-    AnyRef,
-    Cursor,
-    EncodedFile,
-    Generation,
-    GenerationRequest,
-    JobRef,
-    ModelRef,
-    RemoteJob,
-    RemoteModel,
-    Request,
-    RunKey,
-    RunState,
-    Snapshot,
-    Unavailable,
-    UploadRef,
-)
-from llmtune_cohere import responses
-from llmtune_cohere import settings as account
-
-if TYPE_CHECKING:
-    import httpx
-
-    from llmtune_cohere.settings import CohereSettings
+from llmtune.errors import InvalidSettings, QuotaExceeded, TransientError, VendorError
+from llmtune.provider import RunState
+from llmtune_cohere import declarations, requests
+from llmtune_cohere.provider import CohereProvider
 
 #: Where our uploads lie in the shared folder until a job takes them.
 UPLOADS = "llmtune-uploads"
 
-#: The body's key under which the uploaded files travel to `submit`; it is taken out before the body is sent.
-FILES = "files"
-
 #: What we write beside a job's data: what was asked for, and whether it was stopped.
 NOTE = "llmtune.json"
 
-#: Names of the service's request; it refuses others.
-FIELDS = frozenset(
-    {
-        "finetune_name",
-        "base_model_name_or_path",
-        "parallel_strategy",
-        "finetune_strategy",
-        "use_4bit_quantization",
-        "gradient_checkpointing",
-        "gradient_accumulation_steps",
-        "train_epochs",
-        "train_batch_size",
-        "validation_batch_size",
-        "learning_rate",
-        "eval_percentage",
-        "lora_config",
-        "wandb_config",
-    }
-)
+#: The file in the shared folder that names the job which was started last.
+CURRENT = "llmtune-current"
 
 #: Seconds after a start during which "idle" means "not begun yet".
 BEGINNING = 60.0
 
-_ROLES = {"train": "training", "validation": "evaluation"}
+_BUSY = "the trainer is at work on another job, and does one at a time"
+_FOLDERS = {"train": "training", "validation": "evaluation"}
 _MERGED = "output/merged_weights"
-_MOST_TOKENS = 1024
+_MIN_NEW_TOKENS = 1024
+_ROLES = {"system": "System", "user": "User", "assistant": "Chatbot"}
 
 
-class SelfHosted:
-    """The calls to a container of one's own."""
+class SelfHosted(CohereProvider, transport="self-hosted"):
+    """A container of the user's own, over HTTP; it holds one job at a time, and one model that answers."""
 
-    def __init__(self, name: str, settings: CohereSettings) -> None:
-        self._name = name
-        self._settings = settings
-        self._made: httpx.Client | None = None
+    service = "your own cohere-finetune"
+    parameters = declarations.SELF_HOSTED
+    limits = declarations.SELF_HOSTED_LIMITS
+    methods = declarations.SELF_HOSTED_METHODS
+    adapters = declarations.SELF_HOSTED_ADAPTERS
+    abilities = declarations.SELF_HOSTED_ABILITIES
+    requirements = (core.Requirement(extra="cohere", module="httpx", distribution="httpx"),)
+    hosted = False
+    submit_safety = core.SubmitSafety(kind="none")
+    key_variable = ""
 
-    def preflight(self, request: Request) -> list[Finding]:
-        """Whether the shared folder is there and the service is free."""
-        account.data_root(self._name, self._settings)
-        word = self._status()["status"]
-        if word == "in progress":
-            return [error("busy", "the trainer is at work on another job, and does one at a time", "wait for it")]
-        return []
+    @property
+    def address(self) -> str:
+        """Where the trainer is called."""
+        return str(self.settings.service_url)
+
+    # --- offline -----------------------------------------------------------------------------------------------------
+    def capabilities(self, target: core.Target) -> core.Capabilities:
+        """What this target can express. Pure."""
+        capabilities = super().capabilities(target)
+        if target.model.startswith("/"):  # a checkpoint of the user's own, by its path in the container
+            capabilities = replace(capabilities, known_model=True, warnings=())
+        return replace(capabilities, family="cohere-finetune", concurrency=1, concurrency_source=declarations.OPEN)
+
+    def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
+        """The exact body. Pure."""
+        return core.Request(operation="POST /finetune", body=requests.self_hosted(receipt, files))
 
     # --- files -------------------------------------------------------------------------------------------------------
-    def find_upload(self, digest: str) -> UploadRef | None:
+    @property
+    def _root(self) -> Path:
+        """The shared folder. Raises `InvalidSettings` when it is not named or not there."""
+        self.settings.require(self.name, "data_root")
+        root = Path(self.settings.data_root)
+        if not root.is_dir():
+            raise InvalidSettings(f"{self.name}: data_root {root} is not a folder on this machine")
+        return root
+
+    def preflight(self, request: core.Request) -> list[Finding]:
+        """Whether the shared folder is there and the service is free."""
+        busy = self._root and self._status()["status"] == "in progress"
+        return [error("busy", _BUSY, "wait for it")] if busy else []
+
+    def find_upload(self, digest: str) -> core.UploadRef | None:
         """A file of ours with this content in the shared folder."""
-        folder = account.data_root(self._name, self._settings) / UPLOADS
-        for path in folder.glob(f"*-{digest[:16]}.jsonl"):
+        for path in (self._root / UPLOADS).glob(f"*-{digest[:16]}.jsonl"):
             if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-                return UploadRef(id=f"{UPLOADS}/{path.name}", digest=digest, role=path.name.partition("-")[0])
+                return core.UploadRef(id=f"{UPLOADS}/{path.name}", digest=digest, role=path.name.partition("-")[0])
         return None
 
-    def upload(self, file: EncodedFile) -> UploadRef:
+    def upload(self, file: core.EncodedFile) -> core.UploadRef:
         """Put one file into the shared folder."""
-        folder = account.data_root(self._name, self._settings) / UPLOADS
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{file.role}-{file.sha256[:16]}.jsonl"
-        shutil.copyfile(file.path, target.with_suffix(".part"))
-        target.with_suffix(".part").replace(target)
-        return UploadRef(id=f"{UPLOADS}/{target.name}", digest=file.sha256, role=file.role)
+        path = self._root / UPLOADS / f"{file.role}-{file.sha256[:16]}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_suffix(".part")
+        shutil.copyfile(file.path, part)
+        part.replace(path)
+        return core.UploadRef(id=f"{UPLOADS}/{path.name}", digest=file.sha256, role=file.role)
+
+    def download(self, file_id: str, into: Path) -> Path:
+        """A file of the shared folder; `into` is a folder, or the file to write."""
+        source = self._root / file_id
+        if not source.is_file():
+            raise VendorError(f"{self.name}: there is no file {file_id} in the shared folder")
+        path = into / source.name if into.is_dir() else into
+        shutil.copyfile(source, path)
+        return path
+
+    def delete(self, ref: core.AnyRef) -> None:
+        """Remove an upload, or a job's folder with its weights; quietly done when it is gone already."""
+        if isinstance(ref, core.UploadRef):
+            (self._root / ref.id).unlink(missing_ok=True)
+            return
+        name = str(ref.data.get("finetune_name", ref.id))
+        if name and (self._root / name / NOTE).is_file():
+            shutil.rmtree(self._root / name)
 
     # --- the job -----------------------------------------------------------------------------------------------------
-    def submit(self, request: Request, key: RunKey) -> JobRef:
+    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Lay the files where the service looks for them and start it: one call, nothing retried."""
-        body = {name: value for name, value in request.body.items() if name != FILES}
-        unknown = sorted(set(body) - FIELDS)
-        if unknown:
-            raise NotTranslatable(
-                f"{self._name} cannot run this job: cohere-finetune has no field {unknown[0]!r}", provider=self._name
-            )
-        body["finetune_name"] = f"{body['finetune_name']}-{key}"
-        root = account.data_root(self._name, self._settings)
-        folder = root / body["finetune_name"]
-        for role, id in request.body[FILES].items():
-            place = folder / "input" / "data" / _ROLES[role]
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / id, place / f"{role}.jsonl")
-        self._note(folder, {"request": body, "submitted": time.time()})
-        answer = self._call("POST", "/finetune", "start the trainer", json=body)
-        if answer.status_code == 409:
-            raise QuotaExceeded(
-                f"{self._name}: the trainer is at work on another job, and does one at a time",
-                hint="try again when it has finished (its address: GET /status)",
-            )
-        self._read(answer, "start the trainer", accepted=(200, 202))
-        (root / "llmtune-current").write_text(body["finetune_name"], encoding="utf-8")
-        return JobRef(
-            id=body["finetune_name"],
-            data={"base": body.get("base_model_name_or_path"), "submitted": time.time()},
-        )
+        body = dict(request.body)
+        files = body.pop(requests.FILES)
+        body["finetune_name"] = name = f"{body['finetune_name']}-{key}"
+        submitted = time.time()
+        for role, id in files.items():
+            folder = self._root / name / "input" / "data" / _FOLDERS[role]
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._root / id, folder / f"{role}.jsonl")
+        self._write_note(name, {"request": body, "submitted": submitted})
+        try:
+            self.client.send("POST", "/finetune", body)
+        except VendorError as problem:
+            if problem.status != 409:
+                raise
+            hint = "try again when it has finished (its address: GET /status)"
+            raise QuotaExceeded(f"{self.name}: {_BUSY}", hint=hint) from problem
+        (self._root / CURRENT).write_text(name, encoding="utf-8")
+        return core.JobRef(id=name, data={"base": body["base_model_name_or_path"], "submitted": submitted})
 
-    def find(self, key: RunKey) -> JobRef | None:
+    def find(self, key: core.RunKey) -> core.JobRef | None:
         """Never one: the service shows no jobs."""
         return None
 
-    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
+    def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
         """The service's one status, read as this job's."""
-        root = account.data_root(self._name, self._settings)
-        if (self._noted(root / job.id)).get("stopped"):
-            return Snapshot(state=RunState.CANCELLED, raw_state="terminated", cursor=since)
-        told = self._status()
-        word = str(told["status"])
-        current = root / "llmtune-current"
-        ours = not current.is_file() or current.read_text(encoding="utf-8") == job.id
-        if not ours:
-            done = (root / job.id / _MERGED).is_dir()
-            word = "finished" if done else "error"
-            told = {"message": "the trainer has begun another job, and this one left no weights"}
-        now, problem, warnings = self._state(word, job)
-        model = self._tuned(job) if now is RunState.SUCCEEDED else None
-        return Snapshot(
-            state=now,
+        if self._read_note(job.id).get("stopped"):
+            return core.Snapshot(state=RunState.CANCELLED, raw_state="terminated", cursor=since)
+        status = self._status()
+        current = self._root / CURRENT
+        if current.is_file() and current.read_text(encoding="utf-8") != job.id:
+            status = {
+                "status": "finished" if (self._root / job.id / _MERGED).is_dir() else "error",
+                "message": "the trainer has begun another job, and this one left no weights",
+            }
+        word = str(status["status"])
+        warnings: tuple[str, ...] = ()
+        states = {"in progress": RunState.RUNNING, "finished": RunState.SUCCEEDED, "error": RunState.FAILED}
+        state = states.get(word, RunState.RUNNING)
+        if word == "idle":
+            state = RunState.QUEUED
+            if time.time() - float(job.data.get("submitted", 0)) >= BEGINNING:
+                state = RunState.FAILED
+                status["message"] = "the trainer is idle and knows of no job: it was started again meanwhile"
+        elif word not in states:
+            unknown = f"cohere-finetune reports a state that llmtune does not know: {word!r}; taken as running"
+            warnings = (unknown,)
+        return core.Snapshot(
+            state=state,
             raw_state=word,
-            model=model,
-            error=(problem or str(told.get("message") or "no reason given")) if now is RunState.FAILED else None,
+            model=self._tuned(job) if state is RunState.SUCCEEDED else None,
+            error=str(status.get("message") or "no reason given") if state is RunState.FAILED else None,
             warnings=warnings,
             not_reported=dict.fromkeys(
                 ("train/loss", "validation/loss"),
@@ -175,205 +184,113 @@ class SelfHosted:
             cursor=since,
         )
 
-    def _state(self, word: str, job: JobRef) -> tuple[RunState, str | None, tuple[str, ...]]:
-        known = responses.SELF_HOSTED_STATES.get(word)
-        if known is not None:
-            return known, None, ()
-        if word == "idle":
-            if time.time() - float(job.data.get("submitted", 0)) < BEGINNING:
-                return RunState.QUEUED, None, ()
-            return RunState.FAILED, "the trainer is idle and knows of no job: it was started again meanwhile", ()
-        return (
-            RunState.RUNNING,
-            None,
-            (f"cohere-finetune reports a state that llmtune does not know: {word!r}; taken as running",),
-        )
+    def _status(self) -> dict[str, Any]:
+        status = self.client.get("/status")
+        if not isinstance(status, dict) or "status" not in status:
+            raise TransientError(f"{self.name}: look at the trainer: an answer without a status")
+        return status
 
-    def cancel(self, job: JobRef) -> None:
+    def cancel(self, job: core.JobRef) -> None:
         """End the service, which is the only way to stop a job; it has to be started again by hand."""
-        root = account.data_root(self._name, self._settings)
-        noted = self._noted(root / job.id)
-        if noted.get("stopped") or (root / job.id / _MERGED).is_dir():
+        note = self._read_note(job.id)
+        if note.get("stopped") or (self._root / job.id / _MERGED).is_dir():
             return
         try:
-            self._read(self._call("GET", "/terminate", "stop the trainer"), "stop the trainer")
+            self.client.get("/terminate")
         except TransientError as problem:
             if problem.sent is False:
                 raise  # it was never reached; otherwise it ended before it could answer
-        self._note(root / job.id, noted | {"stopped": time.time()})
+        self._write_note(job.id, note | {"stopped": time.time()})
+
+    def _write_note(self, job: str, note: Mapping[str, Any]) -> None:
+        folder = self._root / job
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{NOTE}.part"
+        part.write_text(json.dumps(note), encoding="utf-8")
+        part.replace(folder / NOTE)
+
+    def _read_note(self, job: str) -> dict[str, Any]:
+        path = self._root / job / NOTE
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     # --- the model ---------------------------------------------------------------------------------------------------
-    def _tuned(self, job: JobRef) -> ModelRef:
-        path = f"{self._settings.container_root.rstrip('/')}/{job.id}/{_MERGED}"
-        return ModelRef(id=path, base=job.data.get("base"), data={"finetune_name": job.id})
+    def _tuned(self, job: core.JobRef) -> core.ModelRef:
+        path = f"{self.settings.container_root.rstrip('/')}/{job.id}/{_MERGED}"
+        return core.ModelRef(id=path, base=job.data.get("base"), data={"finetune_name": job.id})
 
-    def generator(self, model: ModelRef) -> InferenceGenerator | Unavailable:
-        """The model over the inference container, where its address is set."""
-        if self._settings.inference_url is None:
-            return Unavailable("the inference container's address is not set (inference_url)")
-        return InferenceGenerator(self, self._settings.inference_url, model.id)
-
-    def inventory(self) -> Iterator[RemoteModel]:
+    def inventory(self) -> Iterator[core.RemoteModel]:
         """Every job of ours in the shared folder that left weights."""
-        root = account.data_root(self._name, self._settings)
-        for note in sorted(root.glob(f"*/{NOTE}")):
-            if (note.parent / _MERGED).is_dir():
-                told = self._noted(note.parent)
-                job = JobRef(id=note.parent.name, data={"base": told["request"].get("base_model_name_or_path")})
-                tuned = self._tuned(job)
-                yield RemoteModel(id=tuned.id, base=tuned.base, job=job.id, created=told.get("submitted"))
+        for path in sorted(self._root.glob(f"*/{NOTE}")):
+            if (path.parent / _MERGED).is_dir():
+                note = self._read_note(path.parent.name)
+                base = note["request"].get("base_model_name_or_path")
+                tuned = self._tuned(core.JobRef(id=path.parent.name, data={"base": base}))
+                yield core.RemoteModel(id=tuned.id, base=base, job=path.parent.name, created=note.get("submitted"))
 
-    def fetch(self, remote: RemoteModel) -> RemoteJob:
+    def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job as we noted it down when it was started."""
         id = remote.job or ""
-        told = self._noted(account.data_root(self._name, self._settings) / id)
-        if "request" not in told:
-            raise VendorError(f"{self._name}: nothing is noted of a job {id!r} in the shared folder")
-        request = told["request"]
-        lora = request.get("lora_config") or {}
-        names = {
-            "train_epochs": "epochs",
-            "train_batch_size": "batch_size",
-            "learning_rate": "learning_rate",
-            "gradient_accumulation_steps": "gradient_accumulation_steps",
-        }
-        found = {ours: request[theirs] for theirs, ours in names.items() if theirs in request}
-        found |= {f"lora_{name}": lora[name] for name in ("rank", "alpha") if name in lora}
-        kept = ("parallel_strategy", "eval_percentage", "validation_batch_size", "gradient_checkpointing")
-        return RemoteJob(
+        request = self._read_note(id).get("request")
+        if request is None:
+            raise VendorError(f"{self.name}: nothing is noted of a job {id!r} in the shared folder")
+        lora = {f"lora_{name}": value for name, value in (request.get("lora_config") or {}).items()}
+        names = ("train_epochs", "train_batch_size", "learning_rate", "gradient_accumulation_steps")
+        values = {name.removeprefix("train_"): request[name] for name in names if name in request}
+        values |= {name: lora[name] for name in ("lora_rank", "lora_alpha") if name in lora}
+        names = ("parallel_strategy", "eval_percentage", "validation_batch_size", "gradient_checkpointing")
+        unmapped = {name: request[name] for name in names if name in request}
+        if "lora_target_modules" in lora:
+            unmapped["lora_target_modules"] = lora["lora_target_modules"]
+        return core.RemoteJob(
             id=id,
             model=remote.id,
             base=str(request.get("base_model_name_or_path")),
-            hyperparameters=found,
-            unmapped={name: request[name] for name in kept if name in request}
-            | ({"lora_target_modules": lora["target_modules"]} if "target_modules" in lora else {}),
+            hyperparameters=values,
+            unmapped=unmapped,
             files={"train": f"{id}/input/data/training/train.jsonl"},
         )
 
-    def download(self, file_id: str, into: Path) -> Path:
-        """A file of the shared folder; `into` is a folder, or the file to write."""
-        source = account.data_root(self._name, self._settings) / file_id
-        if not source.is_file():
-            raise VendorError(f"{self._name}: there is no file {file_id} in the shared folder")
-        path = into / source.name if into.is_dir() else into
-        shutil.copyfile(source, path)
-        return path
+    def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
+        """The model over the inference container, where its address is set."""
+        if self.settings.inference_url is None:
+            return core.Unavailable("the inference container's address is not set (inference_url)")
+        client = core.Client(self.settings.inference_url, timeout=self.settings.timeout)
 
-    def delete(self, ref: AnyRef) -> None:
-        """Remove an upload, or a job's folder with its weights; quietly done when it is gone already."""
-        root = account.data_root(self._name, self._settings)
-        if isinstance(ref, UploadRef):
-            (root / ref.id).unlink(missing_ok=True)
-            return
-        name = str(ref.data.get("finetune_name", ref.id))
-        if name and (root / name / NOTE).is_file():
-            shutil.rmtree(root / name)
+        def answer(request: core.GenerationRequest) -> core.Generation:
+            reply = dict(client.send("POST", "/inference", _question(ref.id, request)))
+            if "text" not in reply:
+                problem = reply.get("message") or "an answer without text"
+                raise VendorError(f"{self.name}: ask the inference container: {problem}")
+            return core.Generation(text=str(reply["text"]), finish_reason="stop")
 
-    # --- pieces ------------------------------------------------------------------------------------------------------
-    def _status(self) -> dict[str, Any]:
-        told = self._read(self._call("GET", "/status", "look at the trainer"), "look at the trainer")
-        if "status" not in told:
-            raise TransientError(f"{self._name}: look at the trainer: an answer without a status")
-        return told
+        return core.FunctionGenerator(answer, max_concurrency=1)
 
-    def _call(
-        self, method: str, path: str, action: str, *, base: str | None = None, json: Any = None
-    ) -> httpx.Response:
-        try:
-            import httpx
-        except ImportError:
-            raise MissingExtra("cohere", "httpx", purpose=f"provider {self._name}") from None
-        address = (base or self._settings.service_url or "").rstrip("/") + path
-        if self._made is None:
-            self._made = account.http(self._settings)
-        try:
-            return self._made.request(method, address, json=json)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as problem:
-            raise TransientError(
-                f"{self._name}: {action}: no connection to {address} ({problem})", sent=False, raw=repr(problem)
-            ) from problem
-        except httpx.TimeoutException as problem:
-            raise TransientError(f"{self._name}: {action}: no answer in time", raw=repr(problem)) from problem
-        except httpx.HTTPError as problem:
-            raise TransientError(
-                f"{self._name}: {action}: the connection failed ({problem})", raw=repr(problem)
-            ) from problem
-
-    def _read(self, answer: httpx.Response, action: str, accepted: tuple[int, ...] = (200,)) -> dict[str, Any]:
-        if answer.status_code not in accepted:
-            problem: LlmtuneError = responses.refusal(
-                self._name, action, answer.status_code, answer.content, dict(answer.headers)
-            )
-            raise problem
-        try:
-            told = answer.json()
-        except ValueError:
-            told = None
-        if not isinstance(told, dict):
-            raise TransientError(f"{self._name}: {action}: an answer that cannot be read", raw=answer.text[:500])
-        return told
-
-    def ask(self, base: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """One question to the inference container."""
-        action = "ask the inference container"
-        told = self._read(self._call("POST", "/inference", action, base=base, json=dict(body)), action)
-        if "text" not in told:
-            raise VendorError(f"{self._name}: {action}: {told.get('message') or 'an answer without text'}")
-        return told
-
-    def _note(self, folder: Path, told: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{NOTE}.part"
-        part.write_text(json.dumps(dict(told)), encoding="utf-8")
-        part.replace(folder / NOTE)
-
-    def _noted(self, folder: Path) -> dict[str, Any]:
-        path = folder / NOTE
-        if not path.is_file():
-            return {}
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
+        """A few lines that ask the inference container."""
+        address = self.settings.inference_url or "http://localhost:5001"
+        return (
+            "import httpx\n\n"
+            f'answer = httpx.post("{address}/inference", timeout=600, json={{\n'
+            f'    "model_name_or_path": "{ref.id}",\n'
+            '    "message": "Hello!",\n'
+            f'    "max_new_tokens": {_MIN_NEW_TOKENS},\n'
+            '    "do_sample": "false",\n'
+            '})\nprint(answer.json()["text"])\n'
+        )
 
 
-class InferenceGenerator:
-    """A model in the inference container, which holds one at a time and answers one question at a time."""
-
-    max_concurrency = 1
-    _ROLES = {"system": "System", "user": "User", "assistant": "Chatbot"}
-
-    def __init__(self, service: SelfHosted, address: str, model: str) -> None:
-        self._service = service
-        self._address = address
-        self._model = model
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """One answer per request, in order."""
-        return [self._one(request) for request in requests]
-
-    def _one(self, request: GenerationRequest) -> Generation:
-        turns = [turn for turn in request.messages if turn.role in self._ROLES]
-        preamble = turns[0].words if turns and turns[0].role == "system" else ""
-        history = turns[1 if preamble else 0 :]
-        body: dict[str, Any] = {
-            "model_name_or_path": self._model,
-            "chat_history": [{"role": self._ROLES[turn.role], "content": turn.words} for turn in history[:-1]],
-            "message": history[-1].words if history else "",
-            "preamble": preamble,
-            # An answer that is cut off breaks the service, so the room is never small.
-            "max_new_tokens": max(request.max_tokens or 0, _MOST_TOKENS),
-            "do_sample": "true" if request.temperature > 0 else "false",
-        }
-        if request.temperature > 0:
-            body["temperature"] = request.temperature
-            body |= {
-                name: value for name, value in (("top_p", request.top_p), ("top_k", request.top_k)) if value is not None
-            }
-        started = time.monotonic()
-        told = self._service.ask(self._address, body)
-        return Generation(text=str(told["text"]), finish_reason="stop", seconds=time.monotonic() - started)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
+def _question(model: str, request: core.GenerationRequest) -> dict[str, Any]:
+    """The body of POST /inference: the last turn is the message, a system turn before the first is the preamble."""
+    turns = [turn for turn in request.messages if turn.role in _ROLES]
+    preamble = turns.pop(0).words if turns and turns[0].role == "system" else ""
+    sampling = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k"} if request.temperature > 0 else {}
+    return {
+        "model_name_or_path": model,
+        "chat_history": [{"role": _ROLES[turn.role], "content": turn.words} for turn in turns[:-1]],
+        "message": turns[-1].words if turns else "",
+        "preamble": preamble,
+        # An answer that is cut off breaks the service, so the room is never small.
+        "max_new_tokens": max(request.max_tokens or 0, _MIN_NEW_TOKENS),
+        "do_sample": "true" if sampling else "false",
+        **core.sampling_settings(request, sampling),
+    }

@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any
 
-from pydantic import BaseModel
-
+import llmtune.provider as core
 from llmtune.errors import ProviderClosed
-from llmtune.provider import (
-    DECLARED_FIELDS,
-    Abilities,
-    Account,
-    Capabilities,
-    Declarations,
-    Lifecycle,
-    Limits,
-    No,
-    NotApplicable,
-    Options,
-    Price,
-    Readiness,
-    Requirement,
-    SubmitSafety,
-    Target,
-)
-
-if TYPE_CHECKING:
-    from llmtune.data.dataset import Dataset
-    from llmtune.data.findings import Finding
-    from llmtune.provider import (
-        AnyRef,
-        Cursor,
-        DeploymentRef,
-        EncodedDataset,
-        EncodedFile,
-        Files,
-        Generator,
-        JobRef,
-        ModelRef,
-        Receipt,
-        RemoteJob,
-        RemoteModel,
-        Request,
-        RunKey,
-        Snapshot,
-        Unavailable,
-        UploadRef,
-    )
 
 TABLE = Path(__file__).with_name("vendors.toml")
 METHODS = ("sft", "dpo", "classification", "reinforcement", "distillation", "continued_pretraining")
@@ -78,13 +36,13 @@ class Gone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told(Lifecycle):
+class RetiredLifecycle(core.Lifecycle):
     """A lifecycle whose sentence the table gives: not every vendor has a day on which it closed."""
 
-    told: str = ""
+    text: str = ""
 
     def sentence(self, today: date) -> str:
-        return self.told
+        return self.text
 
 
 @cache
@@ -94,55 +52,46 @@ def table() -> dict[str, Gone]:
     return {name: Gone(**(row | {"alternatives": tuple(row["alternatives"])})) for name, row in rows.items()}
 
 
-class RetiredProvider:
+class RetiredProvider(core.BaseProvider):
     """A vendor that is gone. Everything that would reach it raises `ProviderClosed` with the way on."""
 
-    kind: str = ""
-    hosted = True
     listed = False
-    submit_safety = SubmitSafety(kind="none")
-    Options: type[BaseModel] = Options
-    Settings: type[BaseModel] = Account
-    requirements: tuple[Requirement, ...] = ()
+    Settings = core.Account
 
-    def __init__(self, name: str | None = None, settings: BaseModel | None = None) -> None:
-        self.name = name or self.kind
-        self.settings = settings or Account()
-        self.gone = table()[self.kind]
+    @property
+    def gone(self) -> Gone:
+        """The vendor's row of the table."""
+        return table()[self.kind]
 
-    def capabilities(self, target: Target) -> Capabilities:
+    def capabilities(self, target: core.Target) -> core.Capabilities:
         """Nothing, with the reason, the date and the source. Pure."""
         gone = self.gone
-        reason = f"{gone.vendor} tunes no models"
-        told = f"retired {gone.since}" if gone.since else "no fine-tuning: inference only"
-        return Capabilities(
-            parameters=Declarations(
-                **{name: NotApplicable("no service is there to take it", gone.source) for name in DECLARED_FIELDS}
-            ),
+        reason = core.No(f"{gone.vendor} tunes no models")
+        field = core.NotApplicable("no service is there to take it", gone.source)
+        return core.Capabilities(
+            parameters=core.Declarations(**dict.fromkeys(core.DECLARED_FIELDS, field)),
             family=gone.vendor,
-            limits=Limits(source=gone.source),
-            lifecycle=_Told(
+            limits=core.Limits(source=gone.source),
+            lifecycle=RetiredLifecycle(
                 status="retired",
                 closes=gone.closes,
                 note=f"{gone.sentence}. Instead: {gone.way_on}",
                 source=f"{gone.source}; checked {gone.checked}",
                 alternatives=gone.alternatives,
-                told=told,
+                text=f"retired {gone.since}" if gone.since else "no fine-tuning: inference only",
             ),
-            price=Price(source=gone.source, checked=gone.checked, note="no fine-tuning is sold"),
-            abilities=Abilities(
-                cancel=No(reason), metrics=No(reason), validation_metrics=No(reason), checkpoints=No(reason)
-            ),
-            methods=dict.fromkeys(METHODS, No(reason)),
+            price=core.Price(source=gone.source, checked=gone.checked, note="no fine-tuning is sold"),
+            abilities=core.Abilities(cancel=reason, metrics=reason, validation_metrics=reason, checkpoints=reason),
+            methods=dict.fromkeys(METHODS, reason),
             adapters=dict.fromkeys(("lora", "qlora", "dora", "full"), True),
         )
 
-    def ready(self) -> Readiness:
-        """Nothing is needed to learn that the vendor is gone."""
-        return Readiness(extra="not needed", credentials="not needed", hint=self.gone.way_on)
+    def find_credentials(self) -> core.Credentials:
+        """Nothing is needed to learn that the vendor is gone; the hint is the way on."""
+        return "not needed", self.gone.way_on
 
-    def refuse(self) -> NoReturn:
-        """Raise the refusal every call ends in."""
+    def refuse(self, *_: Any, **__: Any) -> Any:
+        """Raise the refusal that every call ends in."""
         gone = self.gone
         raise ProviderClosed(
             f"{self.name}: {gone.sentence} ({gone.source}; checked {gone.checked})",
@@ -152,63 +101,9 @@ class RetiredProvider:
             hint=gone.way_on,
         )
 
-    # Every one of these raises ProviderClosed.
-    def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
-        self.refuse()
-
-    def build(self, receipt: Receipt, files: Files) -> Request:
-        self.refuse()
-
-    def preflight(self, request: Request) -> list[Finding]:
-        self.refuse()
-
-    def find_upload(self, digest: str) -> UploadRef | None:
-        self.refuse()
-
-    def upload(self, file: EncodedFile) -> UploadRef:
-        self.refuse()
-
-    def submit(self, request: Request, key: RunKey) -> JobRef:
-        self.refuse()
-
-    def find(self, key: RunKey) -> JobRef | None:
-        self.refuse()
-
-    def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
-        self.refuse()
-
-    def cancel(self, job: JobRef) -> None:
-        self.refuse()
-
-    def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
-        self.refuse()
-
-    def find_deployment(self, key: RunKey) -> DeploymentRef | None:
-        self.refuse()
-
-    def undeploy(self, ref: DeploymentRef) -> None:
-        self.refuse()
-
-    def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
-        self.refuse()
-
-    def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        self.refuse()
-
-    def snippet(self, ref: ModelRef | DeploymentRef) -> str:
-        self.refuse()
-
-    def inventory(self) -> Iterator[RemoteModel]:
-        self.refuse()
-
-    def fetch(self, remote: RemoteModel) -> RemoteJob:
-        self.refuse()
-
-    def download(self, file_id: str, into: Path) -> Path:
-        self.refuse()
-
-    def delete(self, ref: AnyRef) -> None:
-        self.refuse()
+    encode = build = preflight = find_upload = upload = submit = find = poll = cancel = refuse
+    deploy = find_deployment = undeploy = generator = base_model = snippet = refuse
+    inventory = fetch = download = delete = refuse
 
 
 class GoogleAIStudio(RetiredProvider):
@@ -233,9 +128,3 @@ class Groq(RetiredProvider):
     """Groq, which serves adapters and tunes none."""
 
     kind = "groq"
-
-
-if TYPE_CHECKING:
-    from llmtune.provider import Provider
-
-    _: Provider = RetiredProvider()

@@ -8,33 +8,11 @@ request to them before anything is paid. What stands here is what holds for ever
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
-from llmtune.provider import (
-    Abilities,
-    Ability,
-    Bool,
-    Changed,
-    Choice,
-    Converted,
-    Declaration,
-    Declarations,
-    Facts,
-    Float,
-    Int,
-    Limits,
-    No,
-    Refused,
-    Sent,
-    Text,
-    Unsupported,
-    count_from_interval,
-    epochs_from_steps,
-    rate_from_multiplier,
-    ratio_from_steps,
-    train_on_inputs,
-)
+import llmtune.provider as core
+from llmtune.provider import Changed, Converted, Declarations, Facts, Float, Int, No, Refused, Sent, Unsupported
 from llmtune.provider.conversions import shortened
 
 SDK = "together SDK 3.1.1 (fine_tuning.create), read 2026-11-21"
@@ -109,22 +87,28 @@ def _modules(value: Any, facts: Facts) -> Changed | Refused:
     return Changed(joined, f"joined by commas: {joined}")
 
 
-def _patience(warmup: int) -> Any:
+def _patience(warmup: int = WARMUP_EVALS, evaluations: int | None = None) -> core.Rule:
+    """Return the rule that early stopping gets enough evaluations; `evaluations` is n_evals of the options."""
+
     def rule(value: int, facts: Facts) -> Changed | Refused:
+        minimum = f"{value + warmup + 1} evaluations (patience + {warmup} skipped + 1)"
         every = facts.hyperparameters.eval_every
-        if every is None:
+        if evaluations is not None:
+            count, origin = evaluations, f"; provider_options set n_evals = {evaluations}"
+        elif every is None:
             return Refused(
-                f"needs eval_every: the service evaluates only when told to, and early stopping wants at least"
-                f" {value + warmup + 1} evaluations (patience + {warmup} skipped + 1)",
+                "needs eval_every: the service evaluates only when told to, and early stopping wants at least"
+                f" {minimum}",
                 invalid=True,
             )
-        count = count_from_interval(epochs=1, most=MOST_EVALS)(every, facts)
-        if isinstance(count, Changed) and count.value < value + warmup + 1:
-            return Refused(
-                f"wants at least {value + warmup + 1} evaluations (patience + {warmup} skipped + 1), and eval_every"
-                f" {every} makes {count.value}: evaluate more often",
-                invalid=True,
-            )
+        else:
+            counted = core.count_from_interval(epochs=1, most=MOST_EVALS)(every, facts)
+            if not isinstance(counted, Changed):
+                return Changed(value, "", exact=True)
+            count = counted.value
+            origin = f", and eval_every {every} makes {count}: evaluate more often"
+        if count < value + warmup + 1:
+            return Refused(f"wants at least {minimum}{origin}", invalid=True)
         return Changed(value, "", exact=True)
 
     return rule
@@ -136,10 +120,10 @@ def _threshold(value: float, facts: Facts) -> Changed | Refused:
     return Changed(value, "", exact=True)
 
 
-_DECLARED = Declarations(
+PARAMETERS = Declarations(
     epochs=Sent("n_epochs", Int(1), default=1, source=SDK, note="the CLI reference says 1 to 20; live limit decides"),
     max_steps=Converted(
-        "n_epochs", Int(1), epochs_from_steps(), says="as whole epochs, from rows and batch_size", source=SDK
+        "n_epochs", Int(1), core.epochs_from_steps(), says="as whole epochs, from rows and batch_size", source=SDK
     ),
     batch_size=Converted(
         "batch_size",
@@ -164,7 +148,7 @@ _DECLARED = Declarations(
     learning_rate_multiplier=Converted(
         "learning_rate",
         Float(gt=0),
-        rate_from_multiplier(DEFAULT_RATE, "Together"),
+        core.rate_from_multiplier(DEFAULT_RATE, "Together"),
         says=f"x the published default rate {DEFAULT_RATE:g}",
         default=1.0,
         source=SDK,
@@ -172,7 +156,7 @@ _DECLARED = Declarations(
     min_lr_ratio=Sent(_ARGS + "min_lr_ratio", Float(ge=0, le=1), default=0.0, source=SDK),
     lr_schedule=Sent(
         "lr_scheduler.lr_scheduler_type",
-        Choice("cosine", "linear"),
+        core.Choice("cosine", "linear"),
         default="cosine",
         source=SDK,
         also={_ARGS + "num_cycles": None},  # build leaves cycles out of a linear schedule
@@ -184,21 +168,20 @@ _DECLARED = Declarations(
     warmup_steps=Converted(
         "warmup_ratio",
         Float(ge=0, le=1),
-        ratio_from_steps(epochs=1),
+        core.ratio_from_steps(epochs=1),
         says="as a share of the run's steps",
         default=0,
         source=SDK,
     ),
-    optimizer=Unsupported(_NO_KNOB, SPEC),
-    adam_beta1=Unsupported(_NO_KNOB, SPEC),
-    adam_beta2=Unsupported(_NO_KNOB, SPEC),
-    adam_epsilon=Unsupported(_NO_KNOB, SPEC),
+    **dict.fromkeys(
+        ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing"), Unsupported(_NO_KNOB, SPEC)
+    ),
     weight_decay=Sent("weight_decay", Float(ge=0), default=0.0, source=SDK),
     max_grad_norm=Sent("max_grad_norm", Float(ge=0), default=1.0, source=SDK, note="0: off"),
     prompt_loss_weight=Converted(
         "training_method.train_on_inputs",
-        Bool(),
-        train_on_inputs(),
+        core.Bool(),
+        core.train_on_inputs(),
         says="0 or 1 as train_on_inputs false or true",
         default="auto",
         source=SPEC,
@@ -211,26 +194,27 @@ _DECLARED = Declarations(
     lora_dropout=Sent(_LORA + "lora_dropout", Float(ge=0, lt=1), default=0.0, source=SDK),
     lora_target_modules=Converted(
         _LORA + "lora_trainable_modules",
-        Text(),
+        core.Text(),
         _modules,
         says="module names joined by commas; presets spelled out",
         default="all-linear",
         source=SDK,
     ),
     layer_lr_multipliers=Unsupported("one rate holds for all layers", SPEC),
-    dropout=Unsupported("the base model's own dropout is used as it is; lora_dropout is there", SPEC),
-    attention_dropout=Unsupported("the base model's own dropout is used as it is; lora_dropout is there", SPEC),
-    label_smoothing=Unsupported(_NO_KNOB, SPEC),
+    **dict.fromkeys(
+        ("dropout", "attention_dropout"),
+        Unsupported("the base model's own dropout is used as it is; lora_dropout is there", SPEC),
+    ),
     max_sequence_length=Sent(
         "max_seq_length", Int(1), default="the model's longest", source=SPEC, note="live limits decide the range"
     ),
     packing=Sent(
-        "packing", Bool(), default=True, source=SDK, note="false bills rows x max_seq_length tokens (pricing page)"
+        "packing", core.Bool(), default=True, source=SDK, note="false bills rows x max_seq_length tokens (pricing page)"
     ),
     early_stopping_patience=Converted(
         "early_stopping_patience",
         Int(1),
-        _patience(WARMUP_EVALS),
+        _patience(),
         says="with early stopping switched on; wants patience + 2 evaluations",
         default="off",
         source=SDK,
@@ -247,7 +231,7 @@ _DECLARED = Declarations(
     eval_every=Converted(
         "n_evals",
         Int(0),
-        count_from_interval(epochs=1, most=MOST_EVALS),
+        core.count_from_interval(epochs=1, most=MOST_EVALS),
         says=f"as a number of evaluations, at most {MOST_EVALS}",
         default="no evaluations",
         source=SDK,
@@ -255,7 +239,7 @@ _DECLARED = Declarations(
     checkpoint_every=Converted(
         "n_checkpoints",
         Int(1),
-        count_from_interval(epochs=1),
+        core.count_from_interval(epochs=1),
         says="as a number of checkpoints",
         default="one, at the end",
         source=SDK,
@@ -264,7 +248,7 @@ _DECLARED = Declarations(
     dpo_beta=Sent("training_method.dpo_beta", Float(gt=0), default=0.1, source=SPEC),
     name=Converted(
         "suffix",
-        Text(NAME_LENGTH),
+        core.Text(NAME_LENGTH),
         shortened(NAME_LENGTH),
         says=f"at most {NAME_LENGTH} of the suffix's {SUFFIX} characters; the run key takes the rest",
         source=SDK,
@@ -280,75 +264,45 @@ _DECLARED = Declarations(
 
 def declarations(options: Mapping[str, Any]) -> Declarations:
     """The declarations under these provider options: a count given there takes the place of our interval."""
-    changed: dict[str, Declaration] = {}
+    changed: dict[str, core.Declaration] = {
+        field: Unsupported(f"provider_options set {option} = {options[option]}, which decides", SDK)
+        for field, option in (("eval_every", "n_evals"), ("checkpoint_every", "n_checkpoints"))
+        if option in options
+    }
     warmup = options.get("early_stopping_warmup_evals")
-    if "n_evals" in options:
-        given = options["n_evals"]
-        changed["eval_every"] = Unsupported(f"provider_options set n_evals = {given}, which decides", SDK)
-    patience = _DECLARED["early_stopping_patience"]
-    assert isinstance(patience, Converted)
-    if "n_evals" in options:
-        changed["early_stopping_patience"] = _with_rule(patience, _counted_patience(options, warmup))
-    elif warmup is not None:
-        changed["early_stopping_patience"] = _with_rule(patience, _patience(warmup))
-    if "n_checkpoints" in options:
-        given = options["n_checkpoints"]
-        changed["checkpoint_every"] = Unsupported(f"provider_options set n_checkpoints = {given}, which decides", SDK)
-    return _DECLARED.but(**changed) if changed else _DECLARED
+    if "n_evals" in options or warmup is not None:
+        rule = _patience(WARMUP_EVALS if warmup is None else warmup, options.get("n_evals"))
+        patience = PARAMETERS["early_stopping_patience"]
+        assert isinstance(patience, Converted)
+        changed["early_stopping_patience"] = replace(patience, rule=rule)
+    return PARAMETERS.but(**changed) if changed else PARAMETERS
 
 
-def _with_rule(entry: Converted, rule: Any) -> Converted:
-    from dataclasses import replace
-
-    return replace(entry, rule=rule)
-
-
-def _counted_patience(options: Mapping[str, Any], warmup: int | None) -> Any:
-    skipped = WARMUP_EVALS if warmup is None else warmup
-
-    def rule(value: int, facts: Facts) -> Changed | Refused:
-        if options["n_evals"] < value + skipped + 1:
-            return Refused(
-                f"wants at least {value + skipped + 1} evaluations (patience + {skipped} skipped + 1);"
-                f" provider_options set n_evals = {options['n_evals']}",
-                invalid=True,
-            )
-        return Changed(value, "", exact=True)
-
-    return rule
-
-
-METHODS: dict[str, Ability] = {
+METHODS: dict[str, core.Ability] = {
     "sft": True,
     "dpo": True,
     "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **core.NOT_YET_METHODS,
 }
 
-ADAPTERS: dict[str, Ability] = {
+ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     "full": True,
     "qlora": No("the service does not tune a 4-bit base; use adapter lora"),
     "dora": No("the service has plain LoRA only; use adapter lora"),
 }
 
-ABILITIES = Abilities(
+ABILITIES = core.Abilities(
     pause=No("the service has no pause; continue later with provider_options.from_checkpoint"),
     billed_cost=No("the job tells the tokens it bills, and a total_price whose unit is not published"),
     deployment="required",
 )
 
-#: The vendor's checker refuses larger files (50.1 GiB) and wants one row at least.
-MAX_BYTES = int(50.1 * 2**30)
-
-
-def limits(max_tokens: int | None) -> Limits:
-    """What it takes as a dataset."""
-    return Limits(
-        format=ROW_FORMAT,
-        min_rows=1,
-        max_bytes=MAX_BYTES,
-        max_tokens_per_row=max_tokens,
-        source="together SDK 3.1.1 (lib/constants.py)",
-        note="longer rows are cut at the model's max_seq_length",
-    )
+#: Its checker wants one row at least and refuses files above 50.1 GiB; a model's longest row is in the catalogue.
+LIMITS = core.Limits(
+    format=ROW_FORMAT,
+    min_rows=1,
+    max_bytes=int(50.1 * 2**30),
+    source="together SDK 3.1.1 (lib/constants.py)",
+    note="longer rows are cut at the model's max_seq_length",
+)

@@ -1,18 +1,18 @@
-"""What comes back over the wire, as pure functions over plain data: states, metrics, events, errors.
+"""What comes back over the wire, as pure functions over plain data: states, metrics, events, jobs, errors.
 
 Field and state names are those of the together SDK 3.1.1 and of Together's OpenAPI (090263a, 2026-04-28).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import llmtune.provider as core
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.provider import Billed, Cursor, Event, MetricPoint, ModelRef, Progress, RunState, Snapshot
+from llmtune.provider import RunState
 
 if TYPE_CHECKING:
     from llmtune.data.rendering.preview import Peek
@@ -34,37 +34,48 @@ STATES: dict[str, RunState] = {
 _SPLITS = {"eval": "validation", "val": "validation", "validation": "validation", "train": "train"}
 _STEP_NAMES = ("global_step", "step")
 
-#: The vendor's names of what it has told since, by ours.
-_RESOLVED = {
+#: The vendor's names of hyperparameters, and ours.
+_OUR_NAMES = {
     "n_epochs": "epochs",
     "batch_size": "batch_size",
     "learning_rate": "learning_rate",
     "warmup_ratio": "warmup_ratio",
-    "max_grad_norm": "max_grad_norm",
     "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
     "max_seq_length": "max_sequence_length",
     "packing": "packing",
-    "random_seed": "seed",
 }
-_RESOLVED_LORA = {
-    "lora_r": "lora_rank",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "lora_trainable_modules": "lora_target_modules",
+_OUR_LORA_NAMES = {"lora_r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+
+#: What a job's record holds beside them.
+_UNMAPPED = ("n_evals", "n_checkpoints", "from_checkpoint", "from_hf_model", "hf_model_revision", "suffix")
+
+#: Ids of a tuned model in the registry.
+_REGISTRY = (
+    "model_object_id",
+    "model_object_revision_id",
+    "adapter_object_id",
+    "adapter_object_revision_id",
+    "adapter_object_name",
+)
+
+_ERRORS = ("error", "legacy_ierror")
+_LEVELS: dict[str, Literal["warning", "error"]] = {
+    **dict.fromkeys(("warning", "legacy_iwarning"), "warning"),
+    **dict.fromkeys(_ERRORS, "error"),
 }
 
 
 def state(word: str) -> tuple[RunState, tuple[str, ...]]:
-    """Our state for the vendor's word; one we do not know is running, with a warning."""
-    known = STATES.get(word)
-    if known is not None:
-        return known, ()
+    """Our state for the vendor's word; an unknown one is running, with a warning."""
+    if word in STATES:
+        return STATES[word], ()
     return RunState.RUNNING, (f"Together reports a state that llmtune does not know: {word!r}; taken as running",)
 
 
-def points(rows: Iterable[Mapping[str, float]]) -> list[MetricPoint]:
+def points(rows: Iterable[Mapping[str, float]]) -> list[core.MetricPoint]:
     """Flat metric rows ({"train/loss": 0.5, "train/global_step": 7}) as points, in the order of their steps."""
-    found: list[MetricPoint] = []
+    measured: list[core.MetricPoint] = []
     for row in rows:
         step = _number_named(row, _STEP_NAMES)
         if step is None:
@@ -75,56 +86,35 @@ def points(rows: Iterable[Mapping[str, float]]) -> list[MetricPoint]:
             if name in (*_STEP_NAMES, "epoch") or not isinstance(value, (int, float)):
                 continue
             series = f"{_SPLITS.get(split, split or 'train')}/{name}"
-            found.append(
-                MetricPoint(
-                    step=int(step), series=series, value=float(value), epoch=epoch, source="vendor_api", raw_name=raw
-                )
+            point = core.MetricPoint(
+                step=int(step), series=series, value=float(value), epoch=epoch, source="vendor_api", raw_name=raw
             )
-    return sorted(found, key=lambda point: (point.step, point.series))
+            measured.append(point)
+    return sorted(measured, key=lambda point: (point.step, point.series))
 
 
 def _number_named(row: Mapping[str, float], names: tuple[str, ...]) -> float | None:
-    for raw, value in row.items():
-        if raw.rpartition("/")[2] in names:
-            return value
-    return None
+    return next((value for raw, value in row.items() if raw.rpartition("/")[2] in names), None)
 
 
-_LEVELS: dict[str, Literal["info", "warning", "error"]] = {
-    "warning": "warning",
-    "error": "error",
-    "legacy_iwarning": "warning",
-    "legacy_ierror": "error",
-}
-
-
-def events(rows: Iterable[Mapping[str, Any]]) -> list[Event]:
-    """The vendor's events. Its types are lower case on the wire, whatever its SDK's enumeration says."""
-    found = []
-    for at, row in enumerate(rows):
-        kind = str(row.get("type") or "event").lower()
-        key = row.get("hash") or f"{row.get('created_at')}-{kind}-{row.get('step') or at}"
-        level = _LEVELS.get(str(row.get("level") or "").lower(), "info")
-        found.append(
-            Event(
-                id=str(key),
-                time=moment(row.get("created_at")) or 0.0,
-                level=level,
-                message=str(row.get("message") or kind),
-            )
-        )
-    return found
+def _event(index: int, row: Mapping[str, Any]) -> core.Event:
+    """One of the vendor's events. Its types are lower case on the wire, whatever its SDK's enumeration says."""
+    kind = str(row.get("type") or "event").lower()
+    return core.Event(
+        id=str(row.get("hash") or f"{row.get('created_at')}-{kind}-{row.get('step') or index}"),
+        time=moment(row.get("created_at")) or 0.0,
+        level=_LEVELS.get(str(row.get("level") or "").lower(), "info"),
+        message=str(row.get("message") or kind),
+    )
 
 
 def moment(value: Any) -> float | None:
     """ISO-8601 text or Unix seconds as Unix seconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, str) or not value:
-        return None
     try:
         return datetime.fromisoformat(value).timestamp()
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 
@@ -132,91 +122,84 @@ def snapshot(
     job: Mapping[str, Any],
     *,
     metrics: Iterable[Mapping[str, float]] = (),
-    said: Iterable[Mapping[str, Any]] = (),
+    events: Sequence[Mapping[str, Any]] = (),
     checkpoints: Iterable[Mapping[str, Any]] = (),
-    since: Cursor | None = None,
-) -> Snapshot:
+    since: core.Cursor | None = None,
+) -> core.Snapshot:
     """One look at a job: its record, the metric rows since the cursor, all events, all checkpoints."""
     word = str(job.get("status") or "")
-    now, warnings = state(word)
-    said = list(said)
+    run_state, warnings = state(word)
     measured = points(metrics)
-    last = max([point.step for point in measured], default=(since or {}).get("step"))
-    seen = (since or {}).get("events", 0)
-    return Snapshot(
-        state=now,
+    reported = [_event(index, row) for index, row in enumerate(events)]
+    cursor = since or {}
+    seen = cursor.get("events", 0)
+    epoch = job.get("epochs_completed")
+    estimate = job.get("progress") or {}
+    return core.Snapshot(
+        state=run_state,
         raw_state=word,
-        progress=_progress(job),
+        progress=core.Progress(
+            step=job.get("steps_completed"),
+            total_steps=job.get("total_steps"),
+            epoch=None if epoch is None else float(epoch),
+            seconds_left=float(estimate["seconds_remaining"]) if estimate.get("estimate_available") else None,
+        ),
         points=tuple(measured),
-        events=tuple(events(said)[seen:]),
-        model=_model(job) if now is RunState.SUCCEEDED else None,
-        checkpoints=tuple(_checkpoint(job, each) for each in checkpoints),
+        events=tuple(reported[seen:]),
+        model=_model(job) if run_state is RunState.SUCCEEDED else None,
+        checkpoints=tuple(_checkpoint(job, row) for row in checkpoints),
         billed=_billed(job),
-        error=_failure(said, word) if now is RunState.FAILED else None,
+        error=_failure(events, word) if run_state is RunState.FAILED else None,
         warnings=warnings,
         resolved=_resolved(job),
         not_reported=_not_reported(job),
-        cursor={"step": last, "events": max(seen, len(said))},
+        cursor={
+            "step": max((point.step for point in measured), default=cursor.get("step")),
+            "events": max(seen, len(reported)),
+        },
     )
 
 
-def _progress(job: Mapping[str, Any]) -> Progress:
-    told = job.get("progress") or {}
-    epoch = job.get("epochs_completed")
-    return Progress(
-        step=job.get("steps_completed"),
-        total_steps=job.get("total_steps"),
-        epoch=None if epoch is None else float(epoch),
-        seconds_left=float(told["seconds_remaining"]) if told.get("estimate_available") else None,
-    )
-
-
-def _model(job: Mapping[str, Any]) -> ModelRef | None:
+def _model(job: Mapping[str, Any]) -> core.ModelRef | None:
     name = job.get("model_output_name")
     if not name:
         return None
-    kept = (
-        "model_object_id",
-        "model_object_revision_id",
-        "adapter_object_id",
-        "adapter_object_revision_id",
-        "adapter_object_name",
-    )
-    return ModelRef(
-        id=str(name),
-        base=job.get("model"),
-        data={"job": job["id"]} | {key: job[key] for key in kept if job.get(key)},
-    )
+    ids = {key: job[key] for key in _REGISTRY if job.get(key)}
+    return core.ModelRef(id=str(name), base=job.get("model"), data={"job": job["id"], **ids})
 
 
-def _checkpoint(job: Mapping[str, Any], row: Mapping[str, Any]) -> ModelRef:
+def _checkpoint(job: Mapping[str, Any], row: Mapping[str, Any]) -> core.ModelRef:
     step = row.get("step")
-    return ModelRef(
+    return core.ModelRef(
         id=f"{job['id']}:{step}",
         base=job.get("model"),
         data={"job": job["id"], "step": step, "type": row.get("checkpoint_type"), "path": row.get("path")},
     )
 
 
-def _billed(job: Mapping[str, Any]) -> Billed | None:
+def _billed(job: Mapping[str, Any]) -> core.Billed | None:
     tokens, price = job.get("token_count"), job.get("total_price")
     if not tokens and not price:
         return None
-    told = f"; total_price {price}, whose unit is not published" if price else ""
-    return Billed(tokens=int(tokens) if tokens else None, source=f"Together job record: token_count{told}")
+    total = f"; total_price {price}, whose unit is not published" if price else ""
+    return core.Billed(tokens=int(tokens) if tokens else None, source=f"Together job record: token_count{total}")
 
 
-def _failure(said: list[Mapping[str, Any]], word: str) -> str:
-    for row in reversed(said):
-        if str(row.get("level") or "").lower() in ("error", "legacy_ierror") or "error" in str(row.get("type")).lower():
+def _failure(events: Sequence[Mapping[str, Any]], word: str) -> str:
+    for row in reversed(events):
+        if str(row.get("level") or "").lower() in _ERRORS or "error" in str(row.get("type")).lower():
             return str(row.get("message"))
     return f"Together ended the job with state {word!r} and no message"
 
 
+def _rename(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {ours: values[theirs] for theirs, ours in names.items() if values.get(theirs) is not None}
+
+
 def _resolved(job: Mapping[str, Any]) -> dict[str, Any]:
-    found = {ours: job[theirs] for theirs, ours in _RESOLVED.items() if job.get(theirs) not in (None, "max")}
-    lora = job.get("training_type") or {}
-    return found | {ours: lora[theirs] for theirs, ours in _RESOLVED_LORA.items() if lora.get(theirs) is not None}
+    values = _rename(job, {**_OUR_NAMES, "random_seed": "seed"})
+    lora = _rename(job.get("training_type") or {}, {**_OUR_LORA_NAMES, "lora_trainable_modules": "lora_target_modules"})
+    return {name: value for name, value in values.items() if value != "max"} | lora
 
 
 def _not_reported(job: Mapping[str, Any]) -> dict[str, str]:
@@ -227,70 +210,107 @@ def _not_reported(job: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
-def peeks(answer: Mapping[str, Any], name: str) -> list[Peek]:
+def previews(answer: Mapping[str, Any], name: str) -> list[Peek]:
     """The service's preview of training rows in the form of our own: each token, and whether it is trained."""
     from llmtune.data.rendering.preview import Peek, Piece
 
-    found = []
-    for at, row in enumerate(answer.get("rows") or (), start=1):
+    rows = []
+    for number, row in enumerate(answer.get("rows") or (), start=1):
         pieces = tuple(
             Piece(text, (id,), label != -100)
             for text, id, label in zip(row["tokens"], row["input_ids"], row["labels"], strict=True)
         )
         cut = ", cut" if row.get("truncated") else ""
-        found.append(Peek(at, f"{name}{cut}", 0, pieces, row["num_tokens"], row["num_trained_tokens"]))
-    return found
+        rows.append(Peek(number, f"{name}{cut}", 0, pieces, row["num_tokens"], row["num_trained_tokens"]))
+    return rows
+
+
+# --- what the account owns -------------------------------------------------------------------------------------------
+def remote_model(job: Mapping[str, Any]) -> core.RemoteModel:
+    """A finished job as a tuned model."""
+    return core.RemoteModel(
+        id=str(job["model_output_name"]),
+        base=job.get("model"),
+        job=str(job["id"]),
+        created=moment(job.get("created_at")),
+    )
+
+
+def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
+    """A job's record as hyperparameters of ours; what has no place among them is in `unmapped`."""
+    values = _rename(job, _OUR_NAMES)
+    unmapped = {name: job[name] for name in _UNMAPPED if job.get(name) is not None}
+    pieces = job.get("gradient_accumulation_steps")
+    if not isinstance(values.get("batch_size"), int) and "batch_size" in values:
+        unmapped["batch_size"] = values.pop("batch_size")
+    elif "batch_size" in values and isinstance(pieces, int) and pieces > 1:
+        values["batch_size"] *= pieces
+        values["gradient_accumulation_steps"] = pieces
+    schedule = job.get("lr_scheduler") or {}
+    if schedule.get("lr_scheduler_type"):
+        values["lr_schedule"] = schedule["lr_scheduler_type"]
+    args = schedule.get("lr_scheduler_args") or {}
+    values |= _rename(args, {"min_lr_ratio": "min_lr_ratio"})
+    if schedule.get("lr_scheduler_type") == "cosine":
+        values |= _rename(args, {"num_cycles": "lr_num_cycles"})
+    training_type = job.get("training_type") or {}
+    values |= _rename(training_type, _OUR_LORA_NAMES)
+    if modules := training_type.get("lora_trainable_modules"):
+        values["lora_target_modules"] = modules if modules == "all-linear" else modules.split(",")
+    method = job.get("training_method") or {}
+    inputs = method.get("train_on_inputs", job.get("train_on_inputs"))
+    if isinstance(inputs, bool):
+        values["prompt_loss_weight"] = float(inputs)
+    elif inputs is not None:
+        unmapped["train_on_inputs"] = inputs
+    if method.get("dpo_beta"):
+        values["dpo_beta"] = method["dpo_beta"]
+    files = {"train": job.get("training_file"), "validation": job.get("validation_file")}
+    return core.RemoteJob(
+        id=str(job["id"]),
+        model=str(job.get("model_output_name") or ""),
+        base=str(job.get("model") or ""),
+        method=str(method.get("method") or "sft"),
+        hyperparameters=values,
+        unmapped=unmapped | {name: method[name] for name in ("rpo_alpha", "simpo_gamma") if method.get(name)},
+        seed=job.get("random_seed"),
+        files={role: str(id) for role, id in files.items() if id},
+        data={"adapter": "full" if training_type.get("type") == "Full" else "lora"},
+    )
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
-def words(body: Any, otherwise: str) -> tuple[str, str | None]:
+def _message_of(body: Any, otherwise: str) -> tuple[str, str | None]:
     """The vendor's message and code out of an error body: {"error": {"message", "code"}}, {"message"}, or text."""
-    if isinstance(body, str) and body.lstrip().startswith("{"):
-        with contextlib.suppress(ValueError):
+    if isinstance(body, str):
+        try:
             body = json.loads(body)
-    if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        if isinstance(inner, Mapping):
-            code = inner.get("code") or inner.get("type")
-            return str(inner.get("message") or otherwise), str(code) if code else None
-        if inner:
-            return str(inner), None
-    if isinstance(body, str) and body.strip() and len(body) < 500:
-        return body.strip(), None
-    return otherwise, None
+        except ValueError:
+            return (body.strip() if len(body) < 500 else "") or otherwise, None
+    inner = body.get("error", body) if isinstance(body, Mapping) else None
+    if isinstance(inner, Mapping):
+        code = inner.get("code") or inner.get("type")
+        return str(inner.get("message") or otherwise), str(code) if code else None
+    return str(inner or otherwise), None
 
 
 def refusal(
-    name: str, action: str, status: int, body: Any, headers: Mapping[str, str], otherwise: str = ""
+    name: str, action: str, status: int, body: Any, headers: Mapping[str, str], *, otherwise: str
 ) -> LlmtuneError:
-    """An HTTP answer of 4xx or 5xx as one of our errors."""
-    message, code = words(body, otherwise or f"HTTP {status}")
-    raw = str(body)[:2000] if body is not None else otherwise
-    if status in (408, 429) or status >= 500:
-        return TransientError(
-            f"{name}: {action}: {message} (HTTP {status})",
-            retry_after=retry_after(headers),
-            sent=status not in (408, 429),
-            code=code,
-            status=status,
-            raw=raw,
-        )
+    """An HTTP answer of 4xx or 5xx as one of our errors; `otherwise` is what is said where the body is empty."""
+    message, code = _message_of(body, otherwise or f"HTTP {status}")
     if status == 401:
         return MissingCredentials(
             f"{name}: Together did not accept the API key: {message}", hint="check the key at api.together.ai/settings"
         )
     if status == 402:
         return QuotaExceeded(f"{name}: {action}: {message}", hint="Settings, Billing on api.together.ai")
-    return VendorError(f"{name}: {action}: {message} (HTTP {status})", code=code, status=status, raw=raw)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the vendor asks to wait, None when it does not say."""
-    value = headers.get("retry-after") or headers.get("Retry-After")
-    try:
-        return max(0.0, float(value)) if value else None
-    except ValueError:
-        return None
+    text = f"{name}: {action}: {message} (HTTP {status})"
+    facts: dict[str, Any] = {"code": code, "status": status, "raw": str(body)[:2000] if body else otherwise}
+    if status in (408, 429) or status >= 500:
+        sent = status not in (408, 429)
+        return TransientError(text, retry_after=core.retry_after(headers), sent=sent, **facts)
+    return VendorError(text, **facts)
 
 
 def invalid_file(name: str, file: str, report: Mapping[str, Any]) -> InvalidData:

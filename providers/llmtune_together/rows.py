@@ -13,7 +13,7 @@ from typing import Any
 from llmtune.data.example import Example, Message, Preference
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows
 from llmtune.data.formats.chat import CHAT, REASONING_KEYS, write_messages
 
 DOCS = "Together, Fine-tuning data preparation, 2026"
@@ -146,18 +146,13 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
         yield error("vendor-size", f"{facts.size / 2**30:,.1f} GB; at most 50.1 GB (SDK 3.1.1)", "cut the file")
 
 
-def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """Each model's own, which only the live service tells (model_limits); nothing is assumed here."""
-    return None
-
-
+# No token limit: it is each model's own, which only the live service tells.
 TOGETHER_ROWS = VendorRows(
     provider="together",
     formats=(TogetherRows(),),
     defaults={"sft": "together", "dpo": "together"},
     row_rules=row_rules,
     file_rules=file_rules,
-    token_limit=token_limit,
     billing="tokens of the training file x epochs, and validation tokens x evaluations; without packing each row counts"
     " as max_seq_length (Together, pricing, 2026)",
 )

@@ -1,21 +1,12 @@
-"""The account: where the service is, which key, which project; and the client made of them."""
+"""Account settings and job options of Together AI. No secret is ever among them."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from llmtune.config import read_secret
-from llmtune.errors import InvalidSettings, MissingCredentials, MissingExtra
-from llmtune.provider import Account, Options, Readiness
-
-if TYPE_CHECKING:
-    from together import Together
-
-KEY_VARIABLE = "TOGETHER_API_KEY"
+from llmtune.provider import Account, Options
 
 
 class TogetherOptions(Options):
@@ -77,10 +68,12 @@ class TogetherOptions(Options):
 class TogetherSettings(Account):
     """How to reach the account."""
 
+    variables = {"project_id": ("TOGETHER_PROJECT_ID",)}
+
     base_url: str | None = None
     """Address of the service; None is the SDK's own, or TOGETHER_BASE_URL."""
 
-    api_key_env: str = KEY_VARIABLE
+    api_key_env: str = "TOGETHER_API_KEY"
     """Name of the environment variable that holds the API key."""
 
     project_id: str | None = None
@@ -100,71 +93,3 @@ class TogetherSettings(Account):
 
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds until an unanswered request is given up."""
-
-
-def client(name: str, settings: TogetherSettings) -> Together:
-    """The SDK's client, its own retries off.
-
-    Raises:
-        MissingExtra: `together` is not installed.
-        MissingCredentials: the environment variable is not set.
-    """
-    try:
-        import together
-    except ImportError:
-        raise MissingExtra("together", "together", purpose=f"provider {name}") from None
-    key = read_secret(settings.api_key_env)
-    if not key:
-        raise MissingCredentials(
-            f"provider {name}: no API key: the environment variable {settings.api_key_env} is not set",
-            hint=f"export {settings.api_key_env}=...  (keys: api.together.ai/settings/api-keys)",
-        )
-    return together.Together(
-        api_key=key,
-        base_url=settings.base_url,
-        project_id=settings.project_id,
-        timeout=settings.timeout,
-        max_retries=0,
-    )
-
-
-def project(name: str, settings: TogetherSettings) -> str:
-    """The project that dedicated endpoints belong to. Raises `InvalidSettings` when none is named."""
-    found = settings.project_id or os.environ.get("TOGETHER_PROJECT_ID")
-    if not found:
-        variable = "LLMTUNE_" + "".join(c if c.isalnum() else "_" for c in name.upper()) + "_PROJECT_ID"
-        raise InvalidSettings(
-            f"provider {name}: a dedicated endpoint needs project_id",
-            hint=f"set project_id under [providers.{name}] in llmtune.toml, or {variable}",
-        )
-    return found
-
-
-def secret(name: str, variable: str, purpose: str) -> str:
-    """The value of an environment variable that the job's options name."""
-    value = read_secret(variable)
-    if not value:
-        raise MissingCredentials(
-            f"provider {name}: the environment variable {variable} ({purpose}) is not set",
-            hint=f"export {variable}=...",
-        )
-    return value
-
-
-def ready(settings: TogetherSettings) -> Readiness:
-    """Whether the SDK and the key are there, found out without importing the one or showing the other."""
-    installed = importlib.util.find_spec("together") is not None
-    found = bool(read_secret(settings.api_key_env))
-    hint = None
-    if not installed:
-        hint = "pip install 'llmtune-sdk[together]'"
-    elif not found:
-        hint = f"export {settings.api_key_env}=...  (keys: api.together.ai/settings/api-keys)"
-    return Readiness(
-        extra="installed" if installed else "missing", credentials="found" if found else "not found", hint=hint
-    )
-
-
-def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Those of the named options that are set."""
-    return {name: options[name] for name in names if options.get(name) is not None}

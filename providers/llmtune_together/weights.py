@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from llmtune.errors import MissingExtra, VendorError
-from llmtune_together.client import speaking
 
 if TYPE_CHECKING:
-    from together import Together
-
     from llmtune.provider import ModelRef
+    from llmtune_together.client import Connection
 
 #: The file that makes a folder a PEFT adapter.
 PEFT_CONFIG = "adapter_config.json"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
-def download_adapter(name: str, client: Together, model: ModelRef, into: Path) -> Path:
+def download_adapter(connection: Connection, model: ModelRef, into: Path) -> Path:
     """Fetch the adapter of a tuned model or checkpoint and unpack it into `into`, which is made.
 
     Raises:
@@ -31,14 +29,14 @@ def download_adapter(name: str, client: Together, model: ModelRef, into: Path) -
     step = model.data.get("step")
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "adapter.tar"
-        with speaking(name, "download the adapter"):
+        with connection.translate_errors("download the adapter"):
             which = {"checkpoint_step": step} if step else {"checkpoint": "adapter"}
-            streaming = client.with_options(timeout=3600).fine_tuning.with_streaming_response
+            streaming = connection.sdk.with_options(timeout=3600).fine_tuning.with_streaming_response
             with streaming.content(ft_id=model.data["job"], **which) as answer:
                 answer.stream_to_file(archive)
         unpacked = Path(folder) / "unpacked"
         unpack(archive, unpacked)
-        return place(unpacked, into, name)
+        return place(unpacked, into, connection.name)
 
 
 def unpack(archive: Path, into: Path) -> None:
