@@ -238,8 +238,9 @@ def rows_to_settle(comparison: Comparison, *, level: float = LEVEL, power: float
         return None
     normal = NormalDist()
     found, more = normal.inv_cdf(0.5 + level / 2), normal.inv_cdf(power)
-    if comparison.discordant is not None and sum(comparison.discordant):
-        share = sum(comparison.discordant) / comparison.rows
+    only_a, only_b = comparison.discordant or (0, 0)
+    if only_a + only_b:
+        share = (only_a + only_b) / comparison.rows
         needed = _rows_for_pairs(size, share, found, more)
     else:
         width = comparison.interval.high - comparison.interval.low

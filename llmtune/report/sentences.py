@@ -359,5 +359,5 @@ def _within(interval: Interval, unit: str) -> str:
 
 def _rounded(rows: int) -> int:
     """A number of rows to two digits, upwards: more would pretend to know."""
-    step = 10 ** max(0, math.floor(math.log10(rows)) - 1)
+    step = int(10 ** max(0, math.floor(math.log10(rows)) - 1))
     return math.ceil(rows / step) * step

@@ -72,7 +72,9 @@ class _Purse:
 def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse: _Purse) -> Finalist:
     params = trial.params
     place = search.place(params)
-    values, runs, metric, unit = [], [], "", ""
+    values: list[float] = []
+    runs: list[str] = []
+    metric, unit = "", ""
     intervals = []
     baselines: tuple[str, ...] = ()
     for number in range(seeds):
