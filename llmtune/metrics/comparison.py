@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData
 from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval, bootstrap, mean_of, wilson
 from llmtune.metrics.points import Better, Number
@@ -36,8 +35,10 @@ DISCORDANT = 0.25
 Verdict = Literal["better", "worse", "not separable"]
 
 
-class Comparison(DocumentedModel):
+class Comparison(BaseModel):
     """Two systems judged by one metric. The verdict is about the second, `name_b`, relative to the first, `name_a`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metric: str
     name_a: str
@@ -237,8 +238,9 @@ def rows_to_settle(comparison: Comparison, *, level: float = LEVEL, power: float
         return None
     normal = NormalDist()
     found, more = normal.inv_cdf(0.5 + level / 2), normal.inv_cdf(power)
-    if comparison.discordant is not None and any(comparison.discordant):
-        share = sum(comparison.discordant) / comparison.rows
+    only_a, only_b = comparison.discordant or (0, 0)
+    if only_a + only_b:
+        share = (only_a + only_b) / comparison.rows
         needed = _rows_for_pairs(size, share, found, more)
     else:
         width = comparison.interval.high - comparison.interval.low
