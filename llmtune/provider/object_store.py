@@ -16,6 +16,7 @@ class ObjectStore(ABC):
     Args:
         name: the configured instance, for sentences.
         settings: its account settings, with `bucket` and `prefix`.
+        sdk: what the four calls go through.
     """
 
     scheme: str
@@ -24,9 +25,10 @@ class ObjectStore(ABC):
     title: str
     """What an address is called in a sentence: "an S3 address"."""
 
-    def __init__(self, name: str, settings: Any) -> None:
+    def __init__(self, name: str, settings: Any, sdk: Any = None) -> None:
         self.name = name
         self.settings = settings
+        self.sdk = sdk
 
     @abstractmethod
     def size(self, bucket: str, key: str) -> int | None:

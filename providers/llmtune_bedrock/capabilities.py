@@ -1,111 +1,135 @@
-"""What each family on Bedrock takes as a dataset, where it is tuned, how it is served: capabilities as a whole."""
+"""The model families of Bedrock: what tells them apart, how each is tuned, and what it takes as a dataset.
+
+`FAMILIES` is the only place of these facts; which family a model belongs to, and where it is tuned, is in
+`catalog.toml`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from llmtune.job.spec import NOT_YET
-from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Limits, ModelEntry, No, Target
-from llmtune_bedrock.declarations import API, FAMILIES
+from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Declarations, Limits, No, catalog
+from llmtune.provider.limits import NOT_YET_METHODS
+from llmtune_bedrock import declarations as fields
 
+CATALOG = Path(__file__).with_name("catalog.toml")
 PREPARE = "AWS, Prepare data for fine-tuning your models, 2026"
-SERVING = "AWS, Deploy a custom model for on-demand inference, 2026"
 
 #: Row formats: Converse and Claude as registered by this package's rows, prompt/completion by the core.
 CONVERSE_ROWS = "bedrock_converse"
 CLAUDE_ROWS = "claude"
 PROMPT_ROWS = "prompt_completion"
 
-_LLAMA_NOTE = "training and validation rows together at least 100; the upper limit can be raised"
-_NOVA = Limits(
-    format=CONVERSE_ROWS,
-    source=PREPARE,
-    note="at least 100 rows a task are recommended; hard limits are not published (unverified)",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What holds for all models of a family."""
+
+    name: str
+    """As in the catalogue."""
+
+    title: str
+    id_part: str
+    """The part of a model id that tells the family where the catalogue does not list the model."""
+
+    parameters: Declarations
+    limits: Limits
+    min_total_rows: int | None = None
+    """Least training and validation rows together."""
+
+    max_validation_bytes: int | None = None
+    warning: str = ""
+    """Stands on every plan."""
 
 
-def _llama(format: str) -> Limits:
-    return Limits(format=format, max_total_rows=10_000, max_tokens_per_row=16_000, source=PREPARE, note=_LLAMA_NOTE)
+def _family(
+    name: str,
+    title: str,
+    id_part: str,
+    parameters: Declarations,
+    rows: str,
+    *,
+    note: str,
+    min_total_rows: int | None = None,
+    max_validation_bytes: int | None = None,
+    warning: str = "",
+    **limits: Any,
+) -> Family:
+    """Return a family that takes `rows` as its format; `note` and `limits` are fields of `Limits`."""
+    return Family(
+        name=name,
+        title=title,
+        id_part=id_part,
+        parameters=parameters,
+        limits=Limits(format=rows, source=PREPARE, note=note, **limits),
+        min_total_rows=min_total_rows,
+        max_validation_bytes=max_validation_bytes,
+        warning=warning,
+    )
 
 
-_TITAN = Limits(
-    format=PROMPT_ROWS,
-    max_bytes=1_000_000_000,
-    max_tokens_per_row=4_096,
-    source=PREPARE,
-    note="2,048 tokens a row at larger batch sizes; the quota on rows is not published (unverified)",
-)
-_COHERE = Limits(
-    format=PROMPT_ROWS,
-    min_rows=32,
-    max_rows=10_000,
-    max_validation_rows=1_000,
-    source=PREPARE,
-    note="4,096 tokens a prompt, 2,048 an answer",
-)
+_LLAMA: dict[str, Any] = {
+    "note": "training and validation rows together at least 100; the upper limit can be raised",
+    "min_total_rows": 100,
+    "max_total_rows": 10_000,
+    "max_tokens_per_row": 16_000,
+}
+_TITAN: dict[str, Any] = {
+    "note": "2,048 tokens a row at larger batch sizes; the quota on rows is not published (unverified)",
+    "max_bytes": 1_000_000_000,
+    "max_validation_bytes": 100_000_000,
+    "max_tokens_per_row": 4_096,
+}
+_COHERE: dict[str, Any] = {
+    "note": "4,096 tokens a prompt, 2,048 an answer",
+    "min_rows": 32,
+    "max_rows": 10_000,
+    "max_validation_rows": 1_000,
+    "max_tokens_per_row": 4_096 + 2_048,
+}
 
-LIMITS: Mapping[str, Limits] = {
-    "nova": _NOVA,
-    "nova-2": Limits(
-        format=CONVERSE_ROWS,
+_LISTED = (
+    _family(
+        *("nova-2", "Amazon Nova 2", "nova-2", fields.NOVA_2, CONVERSE_ROWS),
+        note="2,000 to 10,000 rows are recommended; tool sections may fail the job; validation rows are not used",
         min_rows=200,
         validation="unused",
-        source=PREPARE,
-        note="2,000 to 10,000 rows are recommended; tool sections may fail the job; validation rows are not used",
+        warning="AWS publishes no hyperparameter table for Nova 2 Lite; the keys are Nova 1's",
     ),
-    "claude-3-haiku": Limits(
-        format=CLAUDE_ROWS,
+    _family(
+        *("nova", "Amazon Nova", "nova", fields.NOVA, CONVERSE_ROWS),
+        note="at least 100 rows a task are recommended; hard limits are not published (unverified)",
+    ),
+    _family(
+        *("claude-3-haiku", "Claude 3 Haiku", "claude", fields.CLAUDE_3_HAIKU, CLAUDE_ROWS),
+        note="the row limits can be raised; validation files of at most 1 GB",
         min_rows=32,
         max_rows=10_000,
         max_validation_rows=1_000,
         max_total_rows=10_000,
         max_bytes=10_000_000_000,
+        max_validation_bytes=1_000_000_000,
         max_tokens_per_row=32_000,
-        source=PREPARE,
-        note="the row limits can be raised; validation files of at most 1 GB",
     ),
-    "llama-3.1": _llama(PROMPT_ROWS),
-    "llama-3.2": _llama(CONVERSE_ROWS),
-    "llama-3.3": _llama(CONVERSE_ROWS),
-    "titan-premier": _TITAN,
-    "titan": _TITAN,
-    "cohere": _COHERE,
-    "cohere-light": _COHERE,
-}
-
-_TITLES = {
-    "nova": "Amazon Nova",
-    "nova-2": "Amazon Nova 2",
-    "claude-3-haiku": "Claude 3 Haiku",
-    "llama-3.1": "Llama 3.1",
-    "llama-3.2": "Llama 3.2",
-    "llama-3.3": "Llama 3.3",
-    "titan-premier": "Titan Text Premier",
-    "titan": "Titan Text",
-    "cohere": "Cohere Command",
-    "cohere-light": "Cohere Command Light",
-}
-
-#: Parts of an id that tell the family of a model which the catalogue does not list.
-HINTS = (
-    ("amazon.nova-2", "nova-2"),
-    ("amazon.nova", "nova"),
-    ("anthropic.claude", "claude-3-haiku"),
-    ("meta.llama3-1", "llama-3.1"),
-    ("meta.llama3-2", "llama-3.2"),
-    ("meta.llama", "llama-3.3"),
-    ("amazon.titan-text-premier", "titan-premier"),
-    ("amazon.titan", "titan"),
-    ("cohere.command-light", "cohere-light"),
-    ("cohere.command", "cohere"),
+    _family("llama-3.1", "Llama 3.1", "llama3-1", fields.LLAMA, PROMPT_ROWS, **_LLAMA),
+    _family("llama-3.2", "Llama 3.2", "llama3-2", fields.LLAMA, CONVERSE_ROWS, **_LLAMA),
+    _family("llama-3.3", "Llama 3.3", "llama", fields.LLAMA_33, CONVERSE_ROWS, **_LLAMA),
+    _family("titan-premier", "Titan Text Premier", "titan-text-premier", fields.TITAN_PREMIER, PROMPT_ROWS, **_TITAN),
+    _family("titan", "Titan Text", "titan", fields.TITAN, PROMPT_ROWS, **_TITAN),
+    _family("cohere-light", "Cohere Command Light", "command-light", fields.COHERE_LIGHT, PROMPT_ROWS, **_COHERE),
+    _family("cohere", "Cohere Command", "cohere", fields.COHERE, PROMPT_ROWS, **_COHERE),
 )
+#: The families by name. An id that is not listed belongs to the first whose part it holds.
+FAMILIES: Mapping[str, Family] = {family.name: family for family in _LISTED}
 
 METHODS: Mapping[str, Ability] = {
     "sft": True,
-    "dpo": No(f"Bedrock's API has no preference tuning ({API})"),
+    "dpo": No(f"Bedrock's API has no preference tuning ({fields.API})"),
     "classification": No("there is no classification head here; use method sft with the label as the answer"),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **NOT_YET_METHODS,
 }
 ADAPTERS: Mapping[str, Ability] = {
     "lora": True,
@@ -113,24 +137,62 @@ ADAPTERS: Mapping[str, Ability] = {
     "qlora": No("Bedrock chooses how it adapts the model; a 4-bit base cannot be asked for"),
     "dora": No("Bedrock chooses how it adapts the model; DoRA cannot be asked for"),
 }
+ABILITIES = Abilities(
+    pause=No("Bedrock has no pause"),
+    checkpoints=No("Bedrock gives the final model only"),
+    billed_cost=No("Bedrock does not tell what it billed for a job"),
+    deployment="required",
+)
 
 
-def abilities(family: str) -> Abilities:
-    """What exists beside training for this family."""
-    return Abilities(
-        pause=No("Bedrock has no pause"),
-        checkpoints=No("Bedrock gives the final model only"),
-        validation_metrics=No("Nova 2 does not use validation rows") if family == "nova-2" else True,
-        billed_cost=No("Bedrock does not tell what it billed for a job"),
-        deployment="required",
+def load_catalog() -> Catalog:
+    """Return the catalogue, with the user's own laid over it."""
+    return catalog.load("bedrock", CATALOG)
+
+
+def find_family(model: str) -> Family | None:
+    """Return the family of a model id: as the catalogue has it, else by its parts; None when neither tells.
+
+    Where the catalogue has a longest row for the model itself, that one is among the limits.
+    """
+    listed = load_catalog().models.get(model)
+    if listed is None:
+        return next((family for family in FAMILIES.values() if family.id_part in model), None)
+    family = FAMILIES[listed.family]
+    if listed.max_tokens_per_row is None:
+        return family
+    return replace(family, limits=replace(family.limits, max_tokens_per_row=listed.max_tokens_per_row))
+
+
+def by_family(declared: Capabilities, model: str, region: str | None) -> Capabilities:
+    """Return what holds for a model, out of what holds for all; `region` is where the account tunes, for warnings."""
+    family = find_family(model) or FAMILIES["nova"]
+    warnings = declared.warnings
+    if ":custom-model/" in model:  # one of the user's own
+        warnings = ()
+    elif tuned := tuning_id(model):
+        warnings = (f"{model!r} is the id for inference; the one for tuning is {tuned!r}",)
+    added = (wrong_region(model, region), family.warning)
+    abilities = declared.abilities
+    if family.limits.validation == "unused":
+        abilities = replace(abilities, validation_metrics=No("Nova 2 does not use validation rows"))
+    return replace(
+        declared,
+        parameters=family.parameters,
+        family=family.title,
+        limits=family.limits,
+        abilities=abilities,
+        known_model=model in load_catalog().models,
+        warnings=(*warnings, *(warning for warning in added if warning)),
     )
 
 
-def family_of(entry: ModelEntry, known: bool) -> str:
-    """The family of a model; an id that is not listed is judged by its name."""
-    if known:
-        return entry.family
-    return next((family for hint, family in HINTS if hint in entry.id), entry.family)
+def wrong_region(model: str, region: str | None) -> str:
+    """Return a sentence that says where a model is tuned when that is not in `region`; else ""."""
+    regions = load_catalog().model(model)[0].facts.get("regions", ())
+    if not region or not regions or region in regions:
+        return ""
+    return f"{model} is tuned in {' or '.join(regions)}; the region is {region}"
 
 
 def inference_id(tuning_id: str) -> str:
@@ -142,43 +204,13 @@ def inference_id(tuning_id: str) -> str:
     return ":".join(parts[:2]) if len(parts) == 3 and not tuning_id.startswith("arn:") else tuning_id
 
 
-def on_demand(entry: ModelEntry) -> bool:
-    """Whether a model tuned from this base can be served without buying provisioned throughput."""
-    return bool(entry.facts.get("on_demand", False))
-
-
-def capabilities(target: Target, catalog: Catalog, region: str | None = None) -> Capabilities:
-    """Everything this target can express. `region` is where the account tunes, for warnings."""
-    known = target.model in catalog.models
-    entry, warnings = catalog.model(target.model)
-    if not target.model or ":custom-model/" in target.model:  # no model, or a custom one of the user's own
-        warnings = ()
-    elif not known and (tuned := tuning_id_of(target.model, catalog)):
-        warnings = (f"{target.model!r} is the id for inference; the one for tuning is {tuned!r}",)
-    family = family_of(entry, known)
-    regions = entry.facts.get("regions", ())
-    if region and regions and region not in regions:
-        warnings = (*warnings, f"{entry.id} is tuned in {' or '.join(regions)}; the region is {region!r}")
-    if family == "nova-2":
-        warnings = (*warnings, "AWS publishes no hyperparameter table for Nova 2 Lite; the keys are Nova 1's")
-    limits = LIMITS[family]
-    if entry.max_tokens_per_row and entry.max_tokens_per_row != limits.max_tokens_per_row:
-        limits = replace(limits, max_tokens_per_row=entry.max_tokens_per_row)
-    return Capabilities(
-        parameters=FAMILIES[family],
-        family=_TITLES[family],
-        limits=limits,
-        lifecycle=entry.lifecycle or catalog.lifecycle,
-        price=entry.price,
-        abilities=abilities(family),
-        methods=METHODS,
-        adapters=ADAPTERS,
-        concurrency=None,
-        known_model=known,
-        warnings=warnings,
-    )
-
-
-def tuning_id_of(id: str, catalog: Catalog) -> str | None:
+def tuning_id(id: str) -> str | None:
     """The tuning id whose inference id this is, if the catalogue knows one."""
-    return next((each for each in catalog.models if inference_id(each) == id and each != id), None)
+    return next((model for model in load_catalog().models if inference_id(model) == id and model != id), None)
+
+
+def on_demand(base: str) -> bool:
+    """Whether a model tuned from this base (a tuning or inference id) needs no bought throughput to be served."""
+    models = load_catalog().models
+    entry = models.get(base) or models.get(tuning_id(base) or "")
+    return entry is not None and bool(entry.facts.get("on_demand", False))

@@ -7,15 +7,16 @@ named by its content can be repeated without harm.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
-from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
+from llmtune.errors import InvalidSettings
+from llmtune.provider import Requirement, translate_errors
 from llmtune_bedrock import errors
-from llmtune_bedrock import settings as account
 from llmtune_bedrock.settings import BedrockSettings
+
+BOTO3 = Requirement(extra="bedrock", module="boto3", distribution="boto3")
 
 CONNECT_SECONDS = 10.0
 
@@ -30,14 +31,14 @@ class Sdk:
 
     @cached_property
     def _session(self) -> Any:
-        try:
-            import boto3
-        except ImportError:
-            raise MissingExtra("bedrock", "boto3", purpose="AWS Bedrock") from None
-        with self.calling("reading the AWS configuration"):
-            session = boto3.Session(profile_name=self.settings.profile, region_name=account.region(self.settings))
+        BOTO3.require("AWS Bedrock")
+        import boto3
+
+        settings = self.settings
+        with self.translate_errors("reading the AWS configuration"):
+            session = boto3.Session(profile_name=settings.profile, region_name=settings.value_of("region"))
         if session.region_name is None:
-            raise InvalidSettings(account.needs(self.name, ("region",)))
+            raise InvalidSettings(settings.describe_missing(self.name, ("region",)))
         return session
 
     @property
@@ -61,7 +62,10 @@ class Sdk:
         return self._client("s3", self.settings.storage_url, attempts=4)
 
     def _client(self, service: str, endpoint: str | None, *, attempts: int) -> Any:
-        with self._lock, self.calling(f"setting up {service}"):  # a session must not be used by two threads at once
+        with (
+            self._lock,
+            self.translate_errors(f"setting up {service}"),
+        ):  # a session must not be used by two threads at once
             session = self._session
             from botocore.config import Config
 
@@ -73,15 +77,9 @@ class Sdk:
             )
             return session.client(service, endpoint_url=endpoint, config=config)
 
-    @contextmanager
-    def calling(self, doing: str) -> Iterator[None]:
-        """Turn whatever boto3 raises inside into one clear sentence; `doing` is what it says we were doing."""
-        try:
-            yield
-        except LlmtuneError:
-            raise
-        except Exception as error:
-            ours = errors.from_exception(error, doing=doing, name=self.name, profile=self.settings.profile or "")
-            if ours is None:
-                raise
-            raise ours from error
+    def translate_errors(self, action: str) -> AbstractContextManager[None]:
+        """Turn what boto3 raises inside into one clear sentence; `action` is what was being done."""
+        profile = self.settings.profile or ""
+        return translate_errors(
+            lambda error: errors.from_exception(error, doing=action, name=self.name, profile=profile)
+        )

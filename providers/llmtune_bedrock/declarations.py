@@ -12,20 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from llmtune.provider import (
-    Converted,
-    Declaration,
-    Declarations,
-    Float,
-    Int,
-    NotApplicable,
-    Sent,
-    Text,
-    Unsupported,
-    epochs_from_steps,
-    rate_from_multiplier,
-    steps_from_ratio,
-)
+import llmtune.provider as core
+from llmtune.provider import Converted, Declaration, Sent, Unsupported
 from llmtune.provider.conversions import shortened
 
 TABLES = "AWS, Custom model hyperparameters, 2026"
@@ -79,39 +67,38 @@ class Tags:
         )
 
 
-def _nothing(reason: str = "the service chooses it and has no knob for it") -> Unsupported:
-    return Unsupported(reason, source=TABLES)
+def _length(
+    high: int, default: int, *, batch: tuple[int, int, int] | None = None, note: str = ""
+) -> dict[str, Declaration]:
+    """Epochs, and for a family whose batch size (`batch`: lowest, highest, default) is known the steps beside it."""
+    fields: dict[str, Declaration] = {"epochs": _sent("epochCount", core.Int(1, high), default, note=note)}
+    if batch is not None:
+        low, most, size = batch
+        fields["max_steps"] = Converted(
+            _H + "epochCount",
+            core.Int(1, high),
+            core.epochs_from_steps(size),
+            says=f"whole epochs, rounded up, from rows and batch size (default {size})",
+            source=TABLES,
+            encode=as_text,
+        )
+        fields["batch_size"] = _sent("batchSize", core.Int(low, most), size)
+    return fields
 
 
-def _epochs(high: int | None, default: Any, source: str = TABLES, note: str = "") -> Sent:
-    return Sent(_H + "epochCount", Int(1, high), default=default, source=source, encode=as_text, note=note)
-
-
-def _steps(batch: int, high: int) -> Converted:
-    """max_steps for a family whose batch size is known."""
-    return Converted(
-        _H + "epochCount",
-        Int(1, high),
-        epochs_from_steps(batch),
-        says=f"whole epochs, rounded up, from rows and batch size (default {batch})",
-        source=TABLES,
-        encode=as_text,
-    )
-
-
-def _batch(low: int, high: int, default: int) -> Sent:
-    return Sent(_H + "batchSize", Int(low, high), default=default, source=TABLES, encode=as_text)
+def _sent(name: str, type: Any, default: Any, note: str = "") -> Sent:
+    return Sent(_H + name, type, default=default, source=TABLES, encode=as_text, note=note)
 
 
 def _rate(low: float, high: float, default: float, of: str, note: str = "") -> dict[str, Declaration]:
     """learning_rate as the knob, and learning_rate_multiplier through its published default."""
-    takes = Float(ge=low, le=high)
+    takes = core.Float(ge=low, le=high)
     return {
-        "learning_rate": Sent(_H + "learningRate", takes, default=default, source=TABLES, encode=as_text, note=note),
+        "learning_rate": _sent("learningRate", takes, default, note),
         "learning_rate_multiplier": Converted(
             _H + "learningRate",
             takes,
-            rate_from_multiplier(default, of),
+            core.rate_from_multiplier(default, of),
             says=f"x {of}'s published default {default:g}",
             default=1.0,
             source=TABLES,
@@ -121,164 +108,116 @@ def _rate(low: float, high: float, default: float, of: str, note: str = "") -> d
     }
 
 
-def _warmup_steps(high: int, default: int, note: str = "") -> Sent:
-    return Sent(_H + "learningRateWarmupSteps", Int(0, high), default=default, source=TABLES, encode=as_text, note=note)
-
-
-def _warmup_ratio(high: int, batch: int, epochs: int) -> Converted:
-    return Converted(
-        _H + "learningRateWarmupSteps",
-        Int(0, high),
-        steps_from_ratio(batch, epochs),
-        says="steps, from rows, batch size and epochs",
-        source=TABLES,
-        encode=as_text,
-    )
-
-
-def _early_stopping(patience: int, threshold: float) -> dict[str, Declaration]:
+def _warmup(high: int, default: int, *, batch: int, epochs: int) -> dict[str, Declaration]:
+    """Warm-up in steps, and as a ratio through the default batch size and epochs."""
     return {
-        "early_stopping_patience": Sent(
-            _H + "earlyStoppingPatience", Int(1, 10), default=patience, source=TABLES, encode=as_text
-        ),
-        "early_stopping_threshold": Sent(
-            _H + "earlyStoppingThreshold", Float(ge=0, le=0.1), default=threshold, source=TABLES, encode=as_text
+        "warmup_steps": _sent("learningRateWarmupSteps", core.Int(0, high), default),
+        "warmup_ratio": Converted(
+            _H + "learningRateWarmupSteps",
+            core.Int(0, high),
+            core.steps_from_ratio(batch, epochs),
+            says="steps, from rows, batch size and epochs",
+            source=TABLES,
+            encode=as_text,
         ),
     }
 
 
+def _early_stopping(patience: int, threshold: float) -> dict[str, Declaration]:
+    return {
+        "early_stopping_patience": _sent("earlyStoppingPatience", core.Int(1, 10), patience),
+        "early_stopping_threshold": _sent("earlyStoppingThreshold", core.Float(ge=0, le=0.1), threshold),
+    }
+
+
+def _no(reason: str) -> Unsupported:
+    return Unsupported(reason, source=TABLES)
+
+
+_NO_ADAPTER = _no("the service chooses how it adapts the model and does not say")
+_NO_STOPPING = _no("this family trains for all epochs")
+_FINAL_ONLY = _no("Bedrock gives the final model only")
+#: Fields that no family has a knob for, and those that only some families have.
+_NO_KNOB = (
+    *("epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "learning_rate_multiplier"),
+    *("min_lr_ratio", "lr_schedule", "lr_num_cycles", "warmup_ratio", "warmup_steps"),
+    *("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
+    *("layer_lr_multipliers", "dropout", "attention_dropout", "label_smoothing", "packing"),
+)
+
 #: What holds for every family; the families below say what they add.
-NOTHING = Declarations(
-    epochs=_nothing(),
-    max_steps=_nothing("length is given in epochs, and the batch size that would convert them is not published"),
-    batch_size=_nothing(),
-    gradient_accumulation_steps=_nothing(),
-    learning_rate=_nothing(),
-    learning_rate_multiplier=_nothing(),
-    min_lr_ratio=_nothing(),
-    lr_schedule=_nothing(),
-    lr_num_cycles=_nothing(),
-    warmup_ratio=_nothing(),
-    warmup_steps=_nothing(),
-    optimizer=_nothing(),
-    adam_beta1=_nothing(),
-    adam_beta2=_nothing(),
-    adam_epsilon=_nothing(),
-    weight_decay=_nothing(),
-    max_grad_norm=_nothing(),
-    prompt_loss_weight=_nothing("there is no knob, and AWS does not say how prompt tokens are weighed"),
-    lora_rank=_nothing("the service chooses how it adapts the model and does not say"),
-    lora_alpha=_nothing("the service chooses how it adapts the model and does not say"),
-    lora_dropout=_nothing("the service chooses how it adapts the model and does not say"),
-    lora_target_modules=_nothing("the service chooses how it adapts the model and does not say"),
-    layer_lr_multipliers=_nothing(),
-    dropout=_nothing(),
-    attention_dropout=_nothing(),
-    label_smoothing=_nothing(),
-    max_sequence_length=_nothing("the limit is the model's own; longer rows fail the job"),
-    packing=_nothing(),
-    early_stopping_patience=_nothing("this family trains for all epochs"),
-    early_stopping_threshold=_nothing("this family trains for all epochs"),
-    eval_every=_nothing("the service evaluates on validation rows at intervals of its own"),
-    checkpoint_every=_nothing("Bedrock gives the final model only"),
-    keep_checkpoints=_nothing("Bedrock gives the final model only"),
-    dpo_beta=NotApplicable("Bedrock has no preference tuning"),
+NOTHING = core.Declarations(
+    **dict.fromkeys(_NO_KNOB, _no("the service chooses it and has no knob for it")),
+    max_steps=_no("length is given in epochs, and the batch size that would convert them is not published"),
+    prompt_loss_weight=_no("there is no knob, and AWS does not say how prompt tokens are weighed"),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), _NO_ADAPTER),
+    max_sequence_length=_no("the limit is the model's own; longer rows fail the job"),
+    **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), _NO_STOPPING),
+    eval_every=_no("the service evaluates on validation rows at intervals of its own"),
+    **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), _FINAL_ONLY),
+    dpo_beta=core.NotApplicable("Bedrock has no preference tuning"),
     name=Converted(
         "customModelName",
-        Text(NAME_LENGTH),
+        core.Text(NAME_LENGTH),
         shortened(NAME_LENGTH, allowed="A-Za-z0-9"),
         says=f"letters, digits and -, at most {NAME_LENGTH} characters",
         source=API,
         note="the run key is appended; the job gets the same name",
     ),
-    seed=_nothing("the service takes no seed: two runs of one job differ"),
+    seed=_no("the service takes no seed: two runs of one job differ"),
     tags=Sent("jobTags", Tags(), default=None, source=API, encode=as_tags),
-    temperature=Sent("inferenceConfig.temperature", Float(ge=0, le=1), source=CONVERSE, where="generation"),
-    top_p=Sent("inferenceConfig.topP", Float(gt=0, le=1), source=CONVERSE, where="generation"),
+    temperature=Sent("inferenceConfig.temperature", core.Float(ge=0, le=1), source=CONVERSE, where="generation"),
+    top_p=Sent("inferenceConfig.topP", core.Float(gt=0, le=1), source=CONVERSE, where="generation"),
     top_k=Unsupported("Converse has no top_k; the model's own default holds", source=CONVERSE),
-    max_tokens=Sent("inferenceConfig.maxTokens", Int(1), source=CONVERSE, where="generation"),
+    max_tokens=Sent("inferenceConfig.maxTokens", core.Int(1), source=CONVERSE, where="generation"),
 )
 
 NOVA = NOTHING.but(
-    epochs=_epochs(5, 2),
+    **_length(5, 2),
     **_rate(1e-6, 1e-4, 1e-5, "Nova"),
-    warmup_steps=_warmup_steps(100, 10, note="the older Nova guide says 0 to 20"),
-    warmup_ratio=_nothing(
+    warmup_steps=_sent("learningRateWarmupSteps", core.Int(0, 100), 10, "the older Nova guide says 0 to 20"),
+    warmup_ratio=_no(
         "warm-up is given in steps, and the batch size that would convert a ratio is not published; set warmup_steps"
     ),
 )
 
 _NOVA_2_NOTE = "AWS publishes no table for Nova 2 Lite: key as for Nova 1, range unknown (unverified)"
 NOVA_2 = NOTHING.but(
-    epochs=_epochs(None, "not published", note=_NOVA_2_NOTE),
-    learning_rate=Sent(_H + "learningRate", Float(gt=0), source=TABLES, encode=as_text, note=_NOVA_2_NOTE),
-    learning_rate_multiplier=_nothing("no default rate is published that a multiplier could be taken of"),
-    warmup_steps=Sent(_H + "learningRateWarmupSteps", Int(0), source=TABLES, encode=as_text, note=_NOVA_2_NOTE),
-    warmup_ratio=_nothing("warm-up is given in steps, and the batch size is not published; set warmup_steps"),
-    eval_every=_nothing("Nova 2 does not use validation rows"),
+    epochs=_sent("epochCount", core.Int(1), core.NOT_PUBLISHED, _NOVA_2_NOTE),
+    learning_rate=_sent("learningRate", core.Float(gt=0), core.NOT_PUBLISHED, _NOVA_2_NOTE),
+    learning_rate_multiplier=_no("no default rate is published that a multiplier could be taken of"),
+    warmup_steps=_sent("learningRateWarmupSteps", core.Int(0), core.NOT_PUBLISHED, _NOVA_2_NOTE),
+    warmup_ratio=_no("warm-up is given in steps, and the batch size is not published; set warmup_steps"),
+    eval_every=_no("Nova 2 does not use validation rows"),
 )
 
 CLAUDE_3_HAIKU = NOTHING.but(
-    epochs=_epochs(10, 2),
-    max_steps=_steps(32, 10),
-    batch_size=_batch(4, 256, 32),
-    learning_rate=_nothing("the knob is a multiplier of a rate that is not published; the service uses its own rate"),
-    learning_rate_multiplier=Sent(
-        _H + "learningRateMultiplier", Float(ge=0.1, le=2), default=1.0, source=TABLES, encode=as_text
-    ),
+    **_length(10, 2, batch=(4, 256, 32)),
+    learning_rate=_no("the knob is a multiplier of a rate that is not published; the service uses its own rate"),
+    learning_rate_multiplier=_sent("learningRateMultiplier", core.Float(ge=0.1, le=2), 1.0),
     **_early_stopping(2, 0.001),
 )
 
-LLAMA = NOTHING.but(
-    epochs=_epochs(10, 5),
-    max_steps=_steps(1, 10),
-    batch_size=_batch(1, 1, 1),
-    **_rate(5e-6, 0.1, 1e-4, "Llama 3"),
-)
+LLAMA = NOTHING.but(**_length(10, 5, batch=(1, 1, 1)), **_rate(5e-6, 0.1, 1e-4, "Llama 3"))
 
 _LLAMA_33_NOTE = "no table of its own: Llama 3.2's values are assumed (unverified)"
-LLAMA_33 = LLAMA.but(
-    epochs=_epochs(10, 5, note=_LLAMA_33_NOTE), **_rate(5e-6, 0.1, 1e-4, "Llama 3", note=_LLAMA_33_NOTE)
-)
+LLAMA_33 = LLAMA.but(**_length(10, 5, note=_LLAMA_33_NOTE), **_rate(5e-6, 0.1, 1e-4, "Llama 3", note=_LLAMA_33_NOTE))
 
 TITAN_PREMIER = NOTHING.but(
-    epochs=_epochs(5, 2),
-    max_steps=_steps(1, 5),
-    batch_size=_batch(1, 1, 1),
+    **_length(5, 2, batch=(1, 1, 1)),
     **_rate(1e-7, 1e-5, 1e-6, "Titan Text Premier"),
-    warmup_steps=_warmup_steps(20, 5),
-    warmup_ratio=_warmup_ratio(20, 1, 2),
+    **_warmup(20, 5, batch=1, epochs=2),
 )
 
 TITAN = NOTHING.but(
-    epochs=_epochs(10, 5),
-    max_steps=_steps(1, 10),
-    batch_size=_batch(1, 64, 1),
+    **_length(10, 5, batch=(1, 64, 1)),
     **_rate(0.0, 1.0, 1e-5, "Titan Text"),
-    warmup_steps=_warmup_steps(250, 5),
-    warmup_ratio=_warmup_ratio(250, 1, 5),
+    **_warmup(250, 5, batch=1, epochs=5),
 )
 
-_COHERE_NOTE = "leave it unset when there is a validation set"
 COHERE = NOTHING.but(
-    epochs=_epochs(100, 1),
-    max_steps=_steps(8, 100),
-    batch_size=_batch(8, 8, 8),
-    **_rate(5e-6, 0.1, 1e-5, "Cohere Command", note=_COHERE_NOTE),
+    **_length(100, 1, batch=(8, 8, 8)),
+    **_rate(5e-6, 0.1, 1e-5, "Cohere Command", note="leave it unset when there is a validation set"),
     **_early_stopping(6, 0.01),
 )
-COHERE_LIGHT = COHERE.but(batch_size=_batch(8, 32, 8))
-
-#: Family (as in the catalogue) -> its knobs.
-FAMILIES: Mapping[str, Declarations] = {
-    "nova": NOVA,
-    "nova-2": NOVA_2,
-    "claude-3-haiku": CLAUDE_3_HAIKU,
-    "llama-3.1": LLAMA,
-    "llama-3.2": LLAMA,
-    "llama-3.3": LLAMA_33,
-    "titan-premier": TITAN_PREMIER,
-    "titan": TITAN,
-    "cohere": COHERE,
-    "cohere-light": COHERE_LIGHT,
-}
+COHERE_LIGHT = COHERE.but(batch_size=_sent("batchSize", core.Int(8, 32), 8))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.provider import retry_after as seconds_to_wait
+
+#: AWS's code for a name in use, and for a resource that is not in the state for such a call.
+CONFLICT = "ConflictException"
 
 _THROTTLED = {"ThrottlingException", "TooManyRequestsException", "Throttling", "RequestLimitExceeded", "SlowDown"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -46,7 +50,7 @@ def from_answer(
             f"the account's quota is reached ({doing}: {said})",
             hint="wait for running jobs to end, or ask for more in the Service Quotas console",
         )
-    if code == "ConflictException":
+    if code == CONFLICT:
         return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)
     if code == "NoSuchBucket" or (code in _GONE and doing.startswith("looking at the bucket")):
         return InvalidSettings(f"the bucket does not exist ({doing}): mend bucket in llmtune.toml, or create it")
@@ -72,7 +76,7 @@ def from_exception(error: Exception, *, doing: str, name: str, profile: str = ""
             str(answer.get("Message", "")),
             meta.get("HTTPStatusCode"),
             doing=doing,
-            retry_after=_retry_after(meta.get("HTTPHeaders", {})),
+            retry_after=seconds_to_wait(meta.get("HTTPHeaders")),
             profile=profile,
         )
     if isinstance(error, (aws.SSOError, aws.TokenRetrievalError, aws.LoginError)):
@@ -120,10 +124,3 @@ def _broken(error: Exception, *, doing: str) -> LlmtuneError | None:
 
 def _log_in(profile: str) -> str:
     return f"aws sso login{f' --profile {profile}' if profile else ''} (or: aws configure)"
-
-
-def _retry_after(headers: Any) -> float | None:
-    try:
-        return float(headers.get("retry-after"))
-    except (TypeError, ValueError):
-        return None

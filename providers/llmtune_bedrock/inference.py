@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+import llmtune.provider as core
 from llmtune.data.example import ImagePart, Message, TextPart, ToolCall
 from llmtune.errors import InvalidData, TransientError, VendorError
-from llmtune.provider import DeploymentRef, Generation, GenerationRequest, ModelRef, RunKey
+from llmtune.provider.chat import FinishReason
 from llmtune_bedrock.client import Sdk
 from llmtune_bedrock.declarations import RUN_TAG
+from llmtune_bedrock.errors import CONFLICT
 
-#: AWS publishes no concurrency for custom models; four at once is modest.
-CONCURRENCY = 4
-
-#: How long a deployment may take to become usable, and how often it is looked at, in seconds.
+#: How long a deployment may take to become usable, and the longest pause between two looks at it, in seconds.
 DEPLOY_SECONDS = 3600.0
 LOOK_SECONDS = 10.0
 
-_FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+_FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
@@ -29,39 +26,46 @@ _FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = 
     "guardrail_intervened": "content_filter",
 }
 
+_SETTINGS = {"temperature": "temperature", "top_p": "topP", "max_tokens": "maxTokens"}
 
-class ConverseGenerator:
+#: Where each kind of deployment is listed: operation, key of the list, and keys of name and ARN in it.
+_LISTS = {
+    "on demand": (
+        "list_custom_model_deployments",
+        "modelDeploymentSummaries",
+        "customModelDeploymentName",
+        "customModelDeploymentArn",
+    ),
+    "provisioned": (
+        "list_provisioned_model_throughputs",
+        "provisionedModelSummaries",
+        "provisionedModelName",
+        "provisionedModelArn",
+    ),
+}
+
+
+class ConverseGenerator(core.BaseGenerator):
     """One model behind Converse. A deployment is waited for when the generator is entered."""
 
-    max_concurrency = CONCURRENCY
-
-    def __init__(self, sdk: Sdk, model_id: str, deployment: DeploymentRef | None = None) -> None:
+    def __init__(self, sdk: Sdk, model_id: str, deployment: core.DeploymentRef | None = None) -> None:
         self._sdk = sdk
         self._model_id = model_id
         self._deployment = deployment
-        self.look_seconds = LOOK_SECONDS
 
     def __enter__(self) -> Self:
         if self._deployment is not None:
-            wait(self._sdk, self._deployment, look_seconds=self.look_seconds)
+            wait(self._sdk, self._deployment)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held open; the deployment is removed by `undeploy`."""
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order."""
-        return [self._ask(request) for request in requests]
-
-    def _ask(self, request: GenerationRequest) -> Generation:
+    def answer(self, request: core.GenerationRequest) -> core.Generation:
+        """Ask the model once."""
         body = converse(request)
-        started = time.monotonic()
-        with self._sdk.calling(f"asking {self._model_id}"):
-            answer = self._sdk.runtime.converse(modelId=self._model_id, **body)
-        return generation(answer, time.monotonic() - started)
+        with self._sdk.translate_errors(f"asking {self._model_id}"):
+            return generation(self._sdk.runtime.converse(modelId=self._model_id, **body))
 
 
-def converse(request: GenerationRequest) -> dict[str, Any]:
+def converse(request: core.GenerationRequest) -> dict[str, Any]:
     """A request as Converse's arguments. Raises `InvalidData` for what Converse cannot be asked with."""
     system: list[dict[str, str]] = []
     messages: list[dict[str, Any]] = []
@@ -75,11 +79,7 @@ def converse(request: GenerationRequest) -> dict[str, Any]:
             messages[-1]["content"] += content
         else:
             messages.append({"role": role, "content": content})
-    body: dict[str, Any] = {"messages": messages, "inferenceConfig": {"temperature": request.temperature}}
-    if request.top_p is not None:
-        body["inferenceConfig"]["topP"] = request.top_p
-    if request.max_tokens is not None:
-        body["inferenceConfig"]["maxTokens"] = request.max_tokens
+    body: dict[str, Any] = {"messages": messages, "inferenceConfig": core.sampling_settings(request, _SETTINGS)}
     if system:
         body["system"] = system
     if request.tools:
@@ -121,7 +121,7 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return {"toolSpec": spec}
 
 
-def generation(answer: dict[str, Any], seconds: float | None = None) -> Generation:
+def generation(answer: dict[str, Any]) -> core.Generation:
     """A Converse answer as ours."""
     blocks = ((answer.get("output") or {}).get("message") or {}).get("content") or []
     usage = answer.get("usage") or {}
@@ -130,66 +130,56 @@ def generation(answer: dict[str, Any], seconds: float | None = None) -> Generati
         for use in (block.get("toolUse") for block in blocks)
         if use
     )
-    return Generation(
+    return core.Generation(
         text="".join(block.get("text", "") for block in blocks),
         finish_reason=_FINISH.get(str(answer.get("stopReason")), "unknown"),
         tool_calls=calls,
         prompt_tokens=usage.get("inputTokens"),
         completion_tokens=usage.get("outputTokens"),
-        seconds=seconds,
     )
 
 
 # --- deployments ---------------------------------------------------------------------------------------------------
-def name_for(key: RunKey) -> str:
+def name_for(key: core.RunKey) -> str:
     """The name that a run's deployment has, by which it is found again."""
     return f"llmtune-{key}"
 
 
-def deploy(sdk: Sdk, model: ModelRef, key: RunKey, *, on_demand: bool) -> DeploymentRef | None:
+def deploy(sdk: Sdk, model: core.ModelRef, key: core.RunKey, *, on_demand: bool) -> core.DeploymentRef | None:
     """Start serving a custom model: on demand where its base allows that, else on bought throughput if allowed."""
     tags = [{"key": RUN_TAG, "value": key}]
     name = name_for(key)
     if on_demand:
-        with sdk.calling(f"deploying {model.id} on demand"):
+        with sdk.translate_errors(f"deploying {model.id} on demand"):
             answer = sdk.bedrock.create_custom_model_deployment(
                 modelDeploymentName=name, modelArn=model.id, tags=tags, clientRequestToken=key
             )
-        return DeploymentRef(id=answer["customModelDeploymentArn"], data={"kind": "on demand", "model": model.id})
+        return core.DeploymentRef(id=answer["customModelDeploymentArn"], data={"kind": "on demand", "model": model.id})
     units = sdk.settings.provisioned_units
     if units is None:
         return None
-    with sdk.calling(f"buying provisioned throughput for {model.id}"):
+    with sdk.translate_errors(f"buying provisioned throughput for {model.id}"):
         answer = sdk.bedrock.create_provisioned_model_throughput(
             modelUnits=units, provisionedModelName=name, modelId=model.id, tags=tags, clientRequestToken=key
         )
-    return DeploymentRef(id=answer["provisionedModelArn"], data={"kind": "provisioned", "model": model.id})
+    return core.DeploymentRef(id=answer["provisionedModelArn"], data={"kind": "provisioned", "model": model.id})
 
 
-def find(sdk: Sdk, key: RunKey) -> DeploymentRef | None:
+def find(sdk: Sdk, key: core.RunKey) -> core.DeploymentRef | None:
     """The deployment of that run, on demand or provisioned."""
     name = name_for(key)
-    with sdk.calling("looking for the run's deployment"):
-        pages = sdk.bedrock.get_paginator("list_custom_model_deployments").paginate(nameContains=name)
-        for page in pages:
-            for entry in page.get("modelDeploymentSummaries", []):
-                if entry["customModelDeploymentName"] == name:
-                    return DeploymentRef(
-                        id=entry["customModelDeploymentArn"], data={"kind": "on demand", "model": entry["modelArn"]}
-                    )
-        pages = sdk.bedrock.get_paginator("list_provisioned_model_throughputs").paginate(nameContains=name)
-        for page in pages:
-            for entry in page.get("provisionedModelSummaries", []):
-                if entry["provisionedModelName"] == name:
-                    return DeploymentRef(
-                        id=entry["provisionedModelArn"], data={"kind": "provisioned", "model": entry["modelArn"]}
-                    )
+    with sdk.translate_errors("looking for the run's deployment"):
+        for kind, (operation, summaries, name_key, arn_key) in _LISTS.items():
+            for page in sdk.bedrock.get_paginator(operation).paginate(nameContains=name):
+                for entry in page.get(summaries, []):
+                    if entry[name_key] == name:
+                        return core.DeploymentRef(id=entry[arn_key], data={"kind": kind, "model": entry["modelArn"]})
     return None
 
 
-def look(sdk: Sdk, ref: DeploymentRef) -> tuple[str, str]:
+def look(sdk: Sdk, ref: core.DeploymentRef) -> tuple[str, str]:
     """State and failure message of a deployment, in AWS's words."""
-    with sdk.calling(f"looking at the deployment {ref.id}"):
+    with sdk.translate_errors(f"looking at the deployment {ref.id}"):
         if is_provisioned(ref):
             answer = sdk.bedrock.get_provisioned_model_throughput(provisionedModelId=ref.id)
         else:
@@ -197,41 +187,33 @@ def look(sdk: Sdk, ref: DeploymentRef) -> tuple[str, str]:
     return str(answer["status"]), str(answer.get("failureMessage") or "")
 
 
-def wait(sdk: Sdk, ref: DeploymentRef, *, look_seconds: float = LOOK_SECONDS) -> None:
+def wait(sdk: Sdk, ref: core.DeploymentRef) -> None:
     """Wait until a deployment answers. Raises `VendorError` when it fails or takes longer than an hour."""
-    deadline = time.monotonic() + DEPLOY_SECONDS
-    while True:
+    for _ in core.growing_pauses(DEPLOY_SECONDS, longest=LOOK_SECONDS):
         word, message = look(sdk, ref)
         if word in ("Active", "InService"):
             return
         if word == "Failed":
             raise VendorError(f"the deployment {ref.id} failed: {message or 'AWS does not say why'}", raw=message)
-        if time.monotonic() > deadline:
-            raise VendorError(f"the deployment {ref.id} is still {word} after an hour; undeploy it or wait on")
-        time.sleep(look_seconds)
+    raise VendorError(f"the deployment {ref.id} is still {word} after an hour; undeploy it or wait on")
 
 
-def undeploy(sdk: Sdk, ref: DeploymentRef) -> None:
+def undeploy(sdk: Sdk, ref: core.DeploymentRef) -> None:
     """Remove a deployment; quietly done when it is gone already."""
-    client = sdk.bedrock
-    from botocore.exceptions import ClientError
-
-    with sdk.calling(f"removing the deployment {ref.id}"):
-        try:
+    try:
+        with core.ignore_not_found(), sdk.translate_errors(f"removing the deployment {ref.id}"):
             if is_provisioned(ref):
-                client.delete_provisioned_model_throughput(provisionedModelId=ref.id)
+                sdk.bedrock.delete_provisioned_model_throughput(provisionedModelId=ref.id)
             else:
-                client.delete_custom_model_deployment(customModelDeploymentIdentifier=ref.id)
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code")
-            if code == "ConflictException":  # it is still being made: the same call is right a little later
-                raise TransientError(
-                    f"the deployment {ref.id} cannot be removed just now: {error}", retry_after=LOOK_SECONDS, sent=False
-                ) from error
-            if code != "ResourceNotFoundException":
-                raise
+                sdk.bedrock.delete_custom_model_deployment(customModelDeploymentIdentifier=ref.id)
+    except VendorError as error:
+        if error.code != CONFLICT:
+            raise
+        raise TransientError(  # it is still being made: the same call is right a little later
+            f"the deployment {ref.id} cannot be removed just now: {error.raw}", retry_after=LOOK_SECONDS, sent=False
+        ) from error
 
 
-def is_provisioned(ref: DeploymentRef) -> bool:
+def is_provisioned(ref: core.DeploymentRef) -> bool:
     """Whether the deployment is bought throughput rather than on demand."""
     return ref.data.get("kind") == "provisioned" or ":provisioned-model/" in ref.id

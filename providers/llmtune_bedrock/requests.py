@@ -64,8 +64,18 @@ def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
 def with_sample_files(body: dict[str, Any]) -> dict[str, Any]:
     """The body with an address of the right shape wherever a file is only a placeholder ("<train file>")."""
     filled = copy.deepcopy(body)
-    validators = (filled.get("validationDataConfig") or {}).get("validators", [])
-    for config in (filled.get("trainingDataConfig") or {}, *validators):
+    for config in _inputs(filled):
         if str(config.get("s3Uri", "")).startswith("<"):
             config["s3Uri"] = "s3://bucket/file.jsonl"
     return filled
+
+
+def input_files(body: dict[str, Any]) -> list[str]:
+    """The S3 addresses that a body reads from; placeholders of files that are not uploaded yet are left out."""
+    uris = (str(config.get("s3Uri", "<")) for config in _inputs(body))
+    return [uri for uri in uris if not uri.startswith("<")]
+
+
+def _inputs(body: dict[str, Any]) -> list[dict[str, Any]]:
+    validators = (body.get("validationDataConfig") or {}).get("validators", [])
+    return [body.get("trainingDataConfig") or {}, *validators]

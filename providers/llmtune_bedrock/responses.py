@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.provider import Event, MetricPoint, ModelRef, RunState, Snapshot
+from llmtune.provider import Event, JobRef, MetricPoint, ModelRef, RunState, Snapshot
 
 #: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
 STATES: Mapping[str, RunState] = {
@@ -28,8 +28,7 @@ _PART_WORDS = {
 }
 
 #: Where the curves lie under the job's folder; matched as endings, since AWS's pages and samples disagree.
-TRAIN_CSV = "step_wise_training_metrics.csv"
-VALIDATION_CSV = "validation_metrics.csv"
+CSV_KINDS = {"step_wise_training_metrics.csv": "train", "validation_metrics.csv": "validation"}
 
 NEVER_REPORTED = {
     "train/token_accuracy": "Bedrock reports losses and perplexity only",
@@ -203,6 +202,13 @@ def base_id(arn: str) -> str:
     if ":custom-model/" in arn:
         return arn.rsplit(":custom-model/", 1)[-1].rpartition("/")[0]
     return arn.rsplit(":foundation-model/", 1)[-1]
+
+
+def job_ref(arn: str, name: str) -> JobRef:
+    """A reference to a job, with the page where a person can look at it."""
+    region = arn.split(":")[3] if arn.count(":") > 3 else ""
+    console = f"https://{region}.console.aws.amazon.com/bedrock/home?region={region}#/custom-models"
+    return JobRef(id=arn, data={"name": name}, url=console if region else None)
 
 
 def job_id(arn: str) -> str:

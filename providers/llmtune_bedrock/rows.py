@@ -1,13 +1,15 @@
-"""Bedrock's row formats: Converse, and Claude 3 Haiku's own.
+"""Bedrock's row formats (Converse, and Claude 3 Haiku's own), and what each family demands of a dataset.
 
-Source, read 2026-11: AWS, "Prepare data for fine-tuning your models" (2026). Titan Text, Cohere and Llama 3.1 take the
-general prompt/completion rows.
+Sources, read 2026-11: AWS, "Prepare data for fine-tuning your models" and the Nova customization guide (2026);
+Anthropic's fine-tuning cookbook for the order of turns in Claude's rows (2024). Titan Text, Cohere and Llama 3.1 take
+the general prompt/completion rows.
 """
 
 from __future__ import annotations
 
 import mimetypes
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -15,11 +17,16 @@ import orjson
 from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import RowFormat, VendorRows
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers
-from llmtune_bedrock.dataset_rules import PREPARE, choose, file_rules, row_rules, token_limit
+from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
+
+NOVA = "AWS, Nova customization guide, 2026"
+
+#: Words a Nova job fails on, wherever they stand in a row.
+RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EOS]")
 
 SCHEMA = "bedrock-conversation-2024"
 _BLOCKS = frozenset(
@@ -41,7 +48,7 @@ def _blocks(content: Any) -> bool:
 class ConverseRows(RowFormat):
     """`{"schemaVersion": ..., "system": [{"text": ...}], "messages": [{"role": ..., "content": [{"text": ...}]}]}`."""
 
-    name = "bedrock_converse"
+    name = CONVERSE_ROWS
     title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
     carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
     plain_by_bits = True  # what `problems` adds is about calls
@@ -282,7 +289,7 @@ def _write_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 class ClaudeRows(RowFormat):
     """`{"system": "...", "messages": [{"role": "user" | "assistant", "content": "..."}]}`, text only."""
 
-    name = "claude"
+    name = CLAUDE_ROWS
     title = '{"system": "...", "messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}'
     carries = f.BASIC
 
@@ -305,6 +312,97 @@ class ClaudeRows(RowFormat):
             if message.role in ("user", "assistant")
         ]
         return row
+
+
+@lru_cache(maxsize=64)
+def _family_of(model: str | None) -> Family | None:
+    """The family of a model; remembered, since it is asked for with every row."""
+    return find_family(model) if model else None
+
+
+def choose(method: str, model: str | None) -> str:
+    """The row format a model takes: Converse for Nova and Llama 3.2 and later, which is also the default."""
+    family = _family_of(model)
+    return family.limits.format if family else CONVERSE_ROWS
+
+
+def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
+    """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
+    family = _family_of(model)
+    name = family.name if family else None
+    if example.preference is not None:
+        yield error(
+            "vendor-method", "Bedrock has no preference tuning (API of 2026-11)", "tune on the preferred answers"
+        )
+        return
+    if example.text is not None or choose(method, model) == PROMPT_ROWS:
+        return
+    turns = [(index, message) for index, message in enumerate(example.messages) if message.role != "system"]
+    before = "assistant"
+    for index, message in turns:
+        role = "user" if message.role == "tool" else message.role
+        if role == before and not (message.role == "tool" and example.messages[index - 1].role == "tool"):
+            what = "the first turn must be the user's" if index == turns[0][0] else f"two {role} turns in a row"
+            yield error("vendor-role-order", f"messages[{index}]: {what} ({PREPARE})", "user and assistant in turn")
+        before = role
+    if turns and turns[-1][1].role != "assistant":
+        yield error("vendor-last-turn", f"the last turn must be the assistant's ({PREPARE})", "end in the answer")
+    for index, message in turns:
+        for image in message.images:
+            if not image.url.startswith("s3://"):
+                yield error(
+                    "vendor-image",
+                    f"messages[{index}]: {image.url[:60]!r} is not in S3 ({PREPARE})",
+                    "copy it to the bucket of the training file, and name it s3://...",
+                )
+    if name == "nova-2" and example.tools:
+        yield warning("vendor-tools", f"rows with tools may fail a Nova 2 job ({NOVA})", "try a few rows first")
+    if name in (None, "nova", "nova-2"):
+        yield from _reserved_words(example, sure=name is not None)
+
+
+def _reserved_words(example: Example, *, sure: bool) -> Iterable[Finding]:
+    for index, message in enumerate(example.messages):
+        text = message.words
+        for word in RESERVED:
+            if word in text:
+                say = error if sure else warning
+                yield say(
+                    "vendor-reserved-word",
+                    f"messages[{index}]: {word!r} is a reserved word of Nova, on which the job fails ({NOVA})",
+                    "write it another way",
+                )
+
+
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Rows and bytes of a file by the model's family; none are told when the model is not named."""
+    family = _family_of(facts.model)
+    if family is None or facts.role == "test":
+        return
+    limits, max_bytes = family.limits, family.limits.max_bytes
+    if facts.role == "train":
+        yield from _count_rules(facts.rows, "rows", limits.min_rows, limits.max_rows)
+        both = "training and validation rows"
+        yield from _count_rules(facts.total_rows, both, family.min_total_rows, limits.max_total_rows)
+    else:
+        max_bytes = family.max_validation_bytes
+        yield from _count_rules(facts.rows, "validation rows", None, limits.max_validation_rows)
+    if max_bytes is not None and facts.size > max_bytes:
+        yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {max_bytes / 1e6:,.0f} MB", "give fewer")
+
+
+def _count_rules(rows: int, what: str, least: int | None, most: int | None) -> Iterable[Finding]:
+    if least is not None and rows < least:
+        yield error("vendor-rows", f"{rows} {what}; at least {least} are needed ({PREPARE})", "add rows")
+    if most is not None and rows > most:
+        yield error("vendor-rows", f"{rows:,} {what}; at most {most:,} ({PREPARE})", "give fewer")
+
+
+def token_limit(method: str, model: str | None) -> TokenLimit | None:
+    """Tokens of prompt and answer together, by family."""
+    family = _family_of(model)
+    tokens = family.limits.max_tokens_per_row if family else None
+    return TokenLimit(tokens, refuses=True, source=PREPARE) if tokens is not None else None
 
 
 BEDROCK_ROWS = VendorRows(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llmtune.errors import InvalidSettings
 from llmtune.provider import Account, Options
 
 PLACEHOLDERS = {"role_arn": "<role_arn>", "bucket": "<bucket>"}
@@ -25,6 +23,13 @@ Ids = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 class BedrockSettings(Account):
     """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
+
+    variables = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "profile": ("AWS_PROFILE",)}
+    required = {
+        "region": 'region ("us-east-1")',
+        "bucket": 'bucket (an S3 bucket, without "s3://")',
+        "role_arn": "role_arn (the role that Bedrock assumes)",
+    }
 
     region: str | None = None
     """AWS region ("us-east-1" for Nova, "us-west-2" for Claude and Llama); unset: AWS_REGION or the profile's."""
@@ -63,6 +68,11 @@ class BedrockSettings(Account):
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds until a call is given up. > 0."""
 
+    def missing(self) -> tuple[str, ...]:
+        """Return the required settings that have no value. A profile may name the region, so one stands for it."""
+        profile = self.value_of("profile")
+        return tuple(setting for setting in super().missing() if setting != "region" or not profile)
+
 
 class BedrockOptions(Options):
     """Options of Bedrock alone, under `provider_options.bedrock` in a job."""
@@ -77,38 +87,6 @@ class BedrockOptions(Options):
     """Id under which the base model answers (an inference profile, say); unset: the tuning id without its suffix."""
 
 
-def region(settings: BedrockSettings) -> str | None:
-    """The region: from the settings, or from the variables that AWS's SDK reads."""
-    return settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
-
-
-def missing(settings: BedrockSettings) -> tuple[str, ...]:
-    """Settings without which no job can be sent. A profile may name the region, so one stands for it."""
-    where = region(settings) or settings.profile or os.environ.get("AWS_PROFILE")
-    needed = {"region": where, "bucket": settings.bucket, "role_arn": settings.role_arn}
-    return tuple(name for name, value in needed.items() if not value)
-
-
-def require(name: str, settings: BedrockSettings, *fields: str) -> None:
-    """Raise `InvalidSettings` naming those of `fields` that are not set, and the two places to set them."""
-    unset = [field for field in missing(settings) if field in fields]
-    if unset:
-        raise InvalidSettings(needs(name, unset))
-
-
-def needs(name: str, fields: Sequence[str]) -> str:
-    """One sentence that says which settings are missing and where they go."""
-    words = {
-        "region": 'region ("us-east-1")',
-        "bucket": 'bucket (an S3 bucket, without "s3://")',
-        "role_arn": "role_arn (the role that Bedrock assumes)",
-    }
-    named = [words[field] for field in fields]
-    listed = " and ".join([*([", ".join(named[:-1])] if named[:-1] else []), named[-1]])
-    variables = ", ".join(f"LLMTUNE_{name.upper().replace('-', '_')}_{field.upper()}" for field in fields)
-    return f"{name} needs {listed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"
-
-
 _IN_ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -117,8 +95,8 @@ _IN_ENVIRONMENT = (
 )
 
 
-def credentials() -> Literal["found", "not found", "not checked"]:
-    """Whether AWS's chain has something to read, told from files and variables alone.
+def find_credentials() -> Literal["found", "not found", "not checked"]:
+    """Return whether AWS's chain has something to read, told from files and variables alone.
 
     A Bedrock bearer token alone does not count: S3 does not take it.
     """
@@ -131,10 +109,10 @@ def credentials() -> Literal["found", "not found", "not checked"]:
     )
     if any(Path(file).is_file() for file in files):
         return "found"
-    return "not checked" if on_aws() else "not found"
+    return "not checked" if _on_aws() else "not found"
 
 
-def on_aws() -> bool:
+def _on_aws() -> bool:
     """Whether this machine is one of AWS's, where a metadata server may hand out credentials."""
     try:
         return Path("/sys/class/dmi/id/sys_vendor").read_text(encoding="utf-8").startswith("Amazon")

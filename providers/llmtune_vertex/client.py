@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
 from llmtune.config import read_secret
-from llmtune.errors import LlmtuneError, MissingCredentials, MissingExtra
+from llmtune.errors import MissingCredentials
+from llmtune.provider import Requirement, translate_errors
 from llmtune_vertex import errors
-from llmtune_vertex import settings as account
 from llmtune_vertex.settings import VertexSettings
+
+GENAI = Requirement(extra="vertex", module="google.genai", distribution="google-genai")
+STORAGE = Requirement(extra="vertex", module="google.cloud.storage", distribution="google-cloud-storage")
+AIPLATFORM = Requirement(extra="vertex", module="google.cloud.aiplatform_v1", distribution="google-cloud-aiplatform")
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -33,14 +36,14 @@ class Sdk:
     @property
     def project(self) -> str:
         """The project; raises `InvalidSettings` when none is set."""
-        account.require(self.name, self.settings, "project")
-        return str(account.project(self.settings))
+        self.settings.require(self.name, "project")
+        return str(self.settings.value_of("project"))
 
     @property
     def location(self) -> str:
         """The tuning location; raises `InvalidSettings` when none is set."""
-        account.require(self.name, self.settings, "location")
-        return str(account.location(self.settings))
+        self.settings.require(self.name, "location")
+        return str(self.settings.value_of("location"))
 
     @cached_property
     def credentials(self) -> Any:
@@ -52,7 +55,7 @@ class Sdk:
             from google.oauth2.credentials import Credentials
 
             return Credentials(token=token)  # type: ignore[no-untyped-call]
-        with self.calling("looking for credentials"):
+        with self.translate_errors("looking for credentials"):
             import google.auth
 
             found, _ = google.auth.default(scopes=[SCOPE])
@@ -67,16 +70,15 @@ class Sdk:
             return self._clients[where]
 
     def _genai(self, location: str) -> Any:
-        try:
-            from google import genai
-            from google.genai import types
-        except ImportError:
-            raise MissingExtra("vertex", "google-genai", purpose="Vertex AI") from None
+        GENAI.require("Vertex AI")
+        from google import genai
+        from google.genai import types
+
         # The SDK says once that its tuning is experimental; our users hear of it in the docs.
         warnings.filterwarnings("ignore", message="The SDK's tuning implementation is experimental")
         # A state that the SDK does not know is ours to tell, with the run it belongs to.
         warnings.filterwarnings("ignore", message=r".* is not a valid (JobState|TuningJobState)")
-        with self.calling("setting up google-genai"):
+        with self.translate_errors("setting up google-genai"):
             return genai.Client(
                 vertexai=True,
                 project=self.project,
@@ -92,12 +94,11 @@ class Sdk:
     @cached_property
     def storage(self) -> Any:
         """google-cloud-storage's client."""
-        try:
-            from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]
-        except ImportError:
-            raise MissingExtra("vertex", "google-cloud-storage", purpose="Vertex AI") from None
+        STORAGE.require("Vertex AI")
+        from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]
+
         options = {"api_endpoint": self.settings.storage_url} if self.settings.storage_url else None
-        with self.calling("setting up Cloud Storage"):
+        with self.translate_errors("setting up Cloud Storage"):
             return storage.Client(project=self.project, credentials=self.credentials, client_options=options)
 
     def gapic(self, client: str, location: str) -> Any:
@@ -109,26 +110,16 @@ class Sdk:
             return self._clients[key]
 
     def _gapic(self, client: str, location: str) -> Any:
-        try:
-            from google.cloud import aiplatform_v1
-        except ImportError:
-            raise MissingExtra("vertex", "google-cloud-aiplatform", purpose="Vertex AI's curves") from None
+        AIPLATFORM.require("Vertex AI's curves")
+        from google.cloud import aiplatform_v1
+
         host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
         endpoint = self.settings.base_url or host
-        with self.calling(f"setting up {client}"):
+        with self.translate_errors(f"setting up {client}"):
             return getattr(aiplatform_v1, client)(
                 transport="rest", credentials=self.credentials, client_options={"api_endpoint": endpoint}
             )
 
-    @contextmanager
-    def calling(self, doing: str) -> Iterator[None]:
-        """Turn whatever Google's libraries raise inside into one clear sentence."""
-        try:
-            yield
-        except LlmtuneError:
-            raise
-        except Exception as error:
-            ours = errors.from_exception(error, doing=doing, name=self.name)
-            if ours is None:
-                raise
-            raise ours from error
+    def translate_errors(self, action: str) -> AbstractContextManager[None]:
+        """Turn what Google's libraries raise inside into one clear sentence; `action` is what was being done."""
+        return translate_errors(lambda error: errors.from_exception(error, doing=action, name=self.name))

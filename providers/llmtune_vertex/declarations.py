@@ -11,44 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
-from llmtune.provider import (
-    Abilities,
-    Ability,
-    Capabilities,
-    Catalog,
-    Changed,
-    Choice,
-    Converted,
-    Declarations,
-    Facts,
-    Float,
-    Int,
-    Limits,
-    ModelEntry,
-    No,
-    NotApplicable,
-    Refused,
-    Sent,
-    Target,
-    Text,
-    Unsupported,
-    epochs_from_steps,
-    nearest_size,
-)
+import llmtune.provider as core
+from llmtune.provider import Changed, Converted, Declarations, Facts, Refused, Sent, Unsupported
 
 TUNING = "Google Cloud, tuning API reference and google-genai 2.34 CreateTuningJobConfig, 2026-11-21"
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini models, 2026"
 PREFERENCE = "Google Cloud, About preference tuning, 2026, and google-genai 2.34, 2026-11-21"
 OPEN = "Google Cloud, Tune an open model, 2026-09-25, and aiplatform v1beta1 protos, 2026-11-21"
 GENERATE = "google-genai 2.34 GenerateContentConfig, 2026-11-21"
-
-#: Row formats, as registered by this package's rows.
-GEMINI_ROWS = "gemini"
-PREFERENCE_ROWS = "gemini_preference"
-#: Open models take rows of the Gemini kind too, but Google's example gives their answers another role than its text
-#: says ("assistant", "model"); chat rows are unambiguous (Google Cloud, Tune an open model, 2026-09-25).
-OPEN_ROWS = "chat"
 
 #: Enum words of the sizes. The enum's numbers are not sizes, so only words are ever sent.
 ADAPTER_SIZES = {
@@ -117,76 +87,62 @@ def adapter_size(size: int) -> str:
 def _rank(spec: str, sizes: tuple[int, ...], source: str) -> Converted:
     return Converted(
         f"{spec}.hyperParameters.adapterSize",
-        Choice(*sizes),
-        nearest_size(sizes),
+        core.Choice(*sizes),
+        core.nearest_size(sizes),
         says=f"the next size of {', '.join(map(str, sizes))}",
         source=source,
         encode=adapter_size,
     )
 
 
-_CHOSEN = "the service chooses it and has no knob for it"
-
-
-def _nothing(reason: str = _CHOSEN) -> Unsupported:
+def _no(reason: str) -> Unsupported:
     return Unsupported(reason, source=TUNING)
+
+
+#: Fields that Gemini has no knob for.
+_NO_KNOB = (
+    *("batch_size", "gradient_accumulation_steps", "min_lr_ratio", "lr_schedule", "lr_num_cycles"),
+    *("warmup_ratio", "warmup_steps", "optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("weight_decay", "max_grad_norm", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("layer_lr_multipliers", "dropout", "attention_dropout", "label_smoothing", "packing"),
+)
 
 
 def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
     knobs = f"{spec}.hyperParameters."
+    all_epochs = _no("the service trains for all epochs")
     return Declarations(
-        epochs=Sent(knobs + "epochCount", Int(1), source=source),
-        max_steps=_nothing("length is given in epochs, and the batch size that would convert them is not published"),
-        batch_size=_nothing(),
-        gradient_accumulation_steps=_nothing(),
-        learning_rate=_nothing(
+        **dict.fromkeys(_NO_KNOB, _no("the service chooses it and has no knob for it")),
+        epochs=Sent(knobs + "epochCount", core.Int(1), source=source),
+        max_steps=_no("length is given in epochs, and the batch size that would convert them is not published"),
+        learning_rate=_no(
             "Gemini takes a multiplier of a rate that is not published, so an absolute rate cannot be converted;"
             " the service uses its own rate"
         ),
-        learning_rate_multiplier=Sent(knobs + "learningRateMultiplier", Float(gt=0), source=source),
-        min_lr_ratio=_nothing(),
-        lr_schedule=_nothing(),
-        lr_num_cycles=_nothing(),
-        warmup_ratio=_nothing(),
-        warmup_steps=_nothing(),
-        optimizer=_nothing(),
-        adam_beta1=_nothing(),
-        adam_beta2=_nothing(),
-        adam_epsilon=_nothing(),
-        weight_decay=_nothing(),
-        max_grad_norm=_nothing(),
-        prompt_loss_weight=_nothing("there is no knob, and the service does not say how it weighs prompt tokens"),
+        learning_rate_multiplier=Sent(knobs + "learningRateMultiplier", core.Float(gt=0), source=source),
+        prompt_loss_weight=_no("there is no knob, and the service does not say how it weighs prompt tokens"),
         lora_rank=_rank(spec, sizes, source),
-        lora_alpha=_nothing(),
-        lora_dropout=_nothing(),
-        lora_target_modules=_nothing(),
-        layer_lr_multipliers=_nothing(),
-        dropout=_nothing(),
-        attention_dropout=_nothing(),
-        label_smoothing=_nothing(),
-        max_sequence_length=_nothing("the limit is the model's own; longer rows are truncated by the service"),
-        packing=_nothing(),
-        early_stopping_patience=_nothing("the service trains for all epochs"),
-        early_stopping_threshold=_nothing("the service trains for all epochs"),
-        eval_every=_nothing("the service evaluates on validation rows at intervals of its own"),
-        checkpoint_every=_nothing("the service makes checkpoints at intervals of its own"),
+        max_sequence_length=_no("the limit is the model's own; longer rows are truncated by the service"),
+        **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), all_epochs),
+        eval_every=_no("the service evaluates on validation rows at intervals of its own"),
+        checkpoint_every=_no("the service makes checkpoints at intervals of its own"),
         keep_checkpoints=Converted(
             f"{spec}.exportLastCheckpointOnly",
-            Choice(True),
+            core.Choice(True),
             last_checkpoint_only,
             says="1 = exportLastCheckpointOnly",
             default=False,
             source=source,
             note="unset: all checkpoints are exported",
         ),
-        dpo_beta=NotApplicable("supervised tuning has no beta"),
-        name=Sent("tunedModelDisplayName", Text(128), source=TUNING),
-        seed=_nothing("the service takes no seed: two runs of one job differ"),
+        dpo_beta=core.NotApplicable("supervised tuning has no beta"),
+        name=Sent("tunedModelDisplayName", core.Text(128), source=TUNING),
+        seed=_no("the service takes no seed: two runs of one job differ"),
         tags=Converted("labels", Labels(), labels, says="as labels, in lower case", default=None, source=TUNING),
-        temperature=Sent("generationConfig.temperature", Float(ge=0, le=2), source=GENERATE, where="generation"),
-        top_p=Sent("generationConfig.topP", Float(gt=0, le=1), source=GENERATE, where="generation"),
-        top_k=Sent("generationConfig.topK", Int(1), source=GENERATE, where="generation"),
-        max_tokens=Sent("generationConfig.maxOutputTokens", Int(1), source=GENERATE, where="generation"),
+        temperature=Sent("generationConfig.temperature", core.Float(ge=0, le=2), source=GENERATE, where="generation"),
+        top_p=Sent("generationConfig.topP", core.Float(gt=0, le=1), source=GENERATE, where="generation"),
+        top_k=Sent("generationConfig.topK", core.Int(1), source=GENERATE, where="generation"),
+        max_tokens=Sent("generationConfig.maxOutputTokens", core.Int(1), source=GENERATE, where="generation"),
     )
 
 
@@ -195,147 +151,39 @@ _DPO = "preferenceOptimizationSpec"
 _OPEN_KNOBS = f"{_SFT}.hyperParameters."
 
 
-def _supervised(sizes: tuple[int, ...]) -> Declarations:
+def supervised(sizes: tuple[int, ...]) -> Declarations:
+    """The fields of a supervised job on a Gemini with these adapter sizes."""
     return _gemini(_SFT, sizes, TUNING)
 
 
-def _preference(sizes: tuple[int, ...]) -> Declarations:
+def preference(sizes: tuple[int, ...]) -> Declarations:
+    """The fields of a preference job on a Gemini with these adapter sizes."""
     return _gemini(_DPO, sizes, PREFERENCE).but(
-        prompt_loss_weight=NotApplicable("preference tuning compares two answers"),
-        dpo_beta=Sent(f"{_DPO}.hyperParameters.beta", Float(gt=0), source=PREFERENCE),
+        prompt_loss_weight=core.NotApplicable("preference tuning compares two answers"),
+        dpo_beta=Sent(f"{_DPO}.hyperParameters.beta", core.Float(gt=0), source=PREFERENCE),
     )
 
 
-GEMINI = _supervised(GEMINI_SIZES)
-GEMINI_PRO = _supervised(PRO_SIZES)
-GEMINI_PREFERENCE = _preference(GEMINI_SIZES)
-_SERVED = NotApplicable("open models are not asked here: their weights land in your bucket", source=OPEN)
+GEMINI = supervised(GEMINI_SIZES)
+GEMINI_PRO = supervised(PRO_SIZES)
+GEMINI_PREFERENCE = preference(GEMINI_SIZES)
+_SERVED = core.NotApplicable("open models are not asked here: their weights land in your bucket", source=OPEN)
 OPEN_MODELS = GEMINI.but(
-    epochs=Sent(_OPEN_KNOBS + "epochCount", Int(1), source=OPEN),
+    epochs=Sent(_OPEN_KNOBS + "epochCount", core.Int(1), source=OPEN),
     max_steps=Converted(
         _OPEN_KNOBS + "epochCount",
-        Int(1),
-        epochs_from_steps(),
+        core.Int(1),
+        core.epochs_from_steps(),
         says="whole epochs, rounded up, from rows and batch_size",
         source=OPEN,
     ),
-    batch_size=Sent(_OPEN_KNOBS + "batchSize", Int(1), source=OPEN),
-    learning_rate=Sent(_OPEN_KNOBS + "learningRate", Float(gt=0), source=OPEN),
+    batch_size=Sent(_OPEN_KNOBS + "batchSize", core.Int(1), source=OPEN),
+    learning_rate=Sent(_OPEN_KNOBS + "learningRate", core.Float(gt=0), source=OPEN),
     learning_rate_multiplier=Unsupported(
         "open models take an absolute rate, and no default is published that a multiplier could be taken of",
         source=OPEN,
     ),
     lora_rank=_rank(_SFT, tuple(ADAPTER_SIZES), OPEN),
     max_sequence_length=Unsupported("the limit is the model's own (8,192 tokens for most)", source=OPEN),
-    temperature=_SERVED,
-    top_p=_SERVED,
-    top_k=_SERVED,
-    max_tokens=_SERVED,
+    **dict.fromkeys(core.GENERATION_FIELDS, _SERVED),
 )
-
-_NOT_YET: dict[str, Ability] = {name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()}
-_NO_CLASSIFIER = No("there is no classification head here; use method sft with the label as the answer")
-_NO_PAUSE = No("the service has no pause")
-
-GEMINI_ABILITIES = Abilities(
-    pause=_NO_PAUSE,
-    validation_metrics=True,
-    billed_cost=True,
-    deployment="none",
-)
-OPEN_ABILITIES = Abilities(
-    pause=_NO_PAUSE,
-    checkpoints=No("checkpoints of open models are files in your bucket, under the output folder"),
-    serving=No("open models' weights land in your bucket; deploy them from Model Garden, then delete the endpoint"),
-    base_serving=No("open base models answer only once you have deployed them from Model Garden"),
-    billed_cost=True,
-    deployment="none",
-)
-
-GEMINI_LIMITS = Limits(
-    format=GEMINI_ROWS,
-    max_rows=10_000_000,
-    max_validation_rows=5_000,
-    max_bytes=1_000_000_000,
-    max_tokens_per_row=131_072,
-    source=ABOUT,
-    note="300,000 rows when they hold images; a validation set of more than 1,000 rows may be at most 30 % of train",
-)
-
-
-def family_of(entry: ModelEntry, known: bool) -> str:
-    """gemini, gemini-pro or open; an id that is not listed is judged by its shape (publisher/model@version: open)."""
-    if known:
-        return entry.family
-    return "open" if re.fullmatch(r"[\w.-]+/[\w.-]+@[\w.-]+", entry.id) else "gemini"
-
-
-def capabilities(target: Target, catalog: Catalog, location: str | None = None) -> Capabilities:
-    """Everything this target can express. `location` is where the account tunes, for warnings about regions."""
-    entry, warnings = catalog.model(target.model)
-    if not target.model or target.model.startswith("projects/"):  # no model, or a tuned one of the user's own
-        warnings = ()
-    family = family_of(entry, target.model in catalog.models)
-    sizes = PRO_SIZES if family == "gemini-pro" else GEMINI_SIZES
-    dpo = target.method == "dpo"
-    if family == "open":
-        parameters, abilities = OPEN_MODELS, OPEN_ABILITIES
-        limits = Limits(format=OPEN_ROWS, max_tokens_per_row=entry.max_tokens_per_row, source=OPEN)
-    else:
-        parameters = _preference(sizes) if dpo else _supervised(sizes)
-        abilities = GEMINI_ABILITIES
-        limits = GEMINI_LIMITS if not dpo else _preference_limits()
-    regions = entry.facts.get("regions", ())
-    if location and regions and location not in regions:
-        warnings = (*warnings, f"{entry.id} is tuned in {' or '.join(regions)}; location is {location!r}")
-    return Capabilities(
-        parameters=parameters,
-        family={"open": "open models", "gemini-pro": "Gemini Pro"}.get(family, "Gemini"),
-        limits=limits,
-        lifecycle=entry.lifecycle or catalog.lifecycle,
-        price=entry.price,
-        abilities=abilities,
-        methods=_methods(entry, family),
-        adapters=_adapters(entry, family),
-        concurrency=1,
-        concurrency_source=f"{ABOUT}: 1 concurrent tuning job a project by default",
-        known_model=target.model in catalog.models,
-        warnings=warnings,
-    )
-
-
-def _preference_limits() -> Limits:
-    return Limits(
-        format=PREFERENCE_ROWS,
-        max_rows=GEMINI_LIMITS.max_rows,
-        max_validation_rows=GEMINI_LIMITS.max_validation_rows,
-        max_bytes=GEMINI_LIMITS.max_bytes,
-        max_tokens_per_row=131_072,
-        source=PREFERENCE,
-        note="text only; exactly one preferred and one dispreferred answer a row",
-    )
-
-
-def _methods(entry: ModelEntry, family: str) -> dict[str, Ability]:
-    dpo: Ability = True
-    if family == "open":
-        dpo = No("open models are tuned by supervised tuning only")
-    elif "dpo" not in entry.methods:
-        dpo = No(f"preference tuning is offered for Gemini 2.5 Flash and 2.5 Flash-Lite, not for {entry.id}")
-    return {"sft": True, "dpo": dpo, "classification": _NO_CLASSIFIER, **_NOT_YET}
-
-
-def _adapters(entry: ModelEntry, family: str) -> dict[str, Ability]:
-    offered = entry.adapters or ("lora", "full")
-    if family != "open":
-        full: Ability = No("Gemini is tuned through low-rank adapters only")
-        lora: Ability = True
-    else:
-        full = True if "full" in offered else No(f"{entry.id} is tuned through adapters only (adapter: lora)")
-        lora = True if "lora" in offered else No(f"{entry.id} is tuned in full only (adapter: full)")
-    return {
-        "lora": lora,
-        "full": full,
-        "qlora": No("the service does not tune on a 4-bit base"),
-        "dora": No("the service offers plain low-rank adapters"),
-    }

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.provider import catalog
+from llmtune.provider import retry_after as seconds_to_wait
 
 LOG_IN = "gcloud auth application-default login"
 
@@ -80,7 +81,7 @@ def from_exception(error: Exception, *, doing: str, name: str) -> LlmtuneError |
             str(getattr(error, "message", "") or ""),
             doing=doing,
             name=name,
-            retry_after=_retry_after(getattr(answer, "headers", None)),
+            retry_after=seconds_to_wait(getattr(answer, "headers", None)),
         )
     if "GoogleAPICallError" in kinds:
         status = getattr(error, "code", None)
@@ -91,7 +92,7 @@ def from_exception(error: Exception, *, doing: str, name: str) -> LlmtuneError |
             _message(error),
             doing=doing,
             name=name,
-            retry_after=_retry_after(getattr(answer, "headers", None)),
+            retry_after=seconds_to_wait(getattr(answer, "headers", None)),
         )
     if module.startswith("google.auth"):
         return _credentials(error, kinds, doing)
@@ -136,10 +137,3 @@ def _first(error: Exception) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split()).rstrip(".")
     return text if len(text) <= 240 else f"{text[:237]}..."
-
-
-def _retry_after(headers: Any) -> float | None:
-    try:
-        return float(headers.get("retry-after"))
-    except (AttributeError, TypeError, ValueError):
-        return None

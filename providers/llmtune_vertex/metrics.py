@@ -23,7 +23,7 @@ def read(sdk: Sdk, experiment: str) -> list[MetricPoint]:
     Empty while the experiment has no TensorBoard yet.
     """
     location = responses.location_of(experiment) or sdk.location
-    with sdk.calling("reading the curves"):
+    with sdk.translate_errors("reading the curves"):
         context = sdk.gapic("MetadataServiceClient", location).get_context(
             name=experiment, retry=None, timeout=sdk.settings.timeout
         )

@@ -10,7 +10,7 @@ import copy
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider import Files, Receipt
+from llmtune.provider import Files, Receipt, deep_merge
 from llmtune_vertex.declarations import RUN_LABEL, TUNING_MODES
 from llmtune_vertex.settings import VertexSettings
 
@@ -44,7 +44,7 @@ def build(receipt: Receipt, files: Files, settings: VertexSettings) -> dict[str,
         body["encryptionSpec"] = {"kms_key_name": settings.kms_key_name}
     if settings.service_account:
         body["serviceAccount"] = settings.service_account
-    return merged(body, receipt.knobs())
+    return deep_merge(body, receipt.knobs())
 
 
 def output_uri(settings: VertexSettings) -> str:
@@ -60,15 +60,6 @@ def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
     if "outputUri" in keyed:
         keyed["outputUri"] = f"{keyed['outputUri']}/{key}"
     return keyed
-
-
-def merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
-    """Two nested mappings as one; the right one wins where both have a leaf."""
-    joined = dict(left)
-    for key, value in right.items():
-        here = joined.get(key)
-        joined[key] = merged(here, value) if isinstance(here, dict) and isinstance(value, dict) else value
-    return joined
 
 
 #: Our body's hyperparameters -> the SDK's config.

@@ -20,15 +20,19 @@ from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_w
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
+from llmtune_vertex.capabilities import (
+    GEMINI_ROWS,
+    MAX_BYTES,
+    MAX_ROWS,
+    MAX_TOKENS,
+    MAX_VALIDATION_ROWS,
+    PREFERENCE_ROWS,
+)
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
 PREFERENCE = "Google Cloud, Preference tuning, 2026"
 
-MAX_TOKENS = 131_072
-MAX_ROWS = 10_000_000
 MAX_IMAGE_ROWS = 300_000
-MAX_BYTES = 1_000_000_000
-MAX_VALIDATION_ROWS = 5_000
 MAX_VALIDATION_SHARE = 0.3
 
 _ROLES = {"user": "user", "model": "assistant", "assistant": "assistant", "function": "tool", "tool": "tool"}
@@ -262,7 +266,7 @@ _OWN_PARTS = frozenset(("thought", "fileData", "inlineData", "executableCode", "
 class GeminiRows(RowFormat):
     """`{"systemInstruction": ..., "contents": [{"role": "user" | "model", "parts": [...]}], "tools": ...}`."""
 
-    name = "gemini"
+    name = GEMINI_ROWS
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
     carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
     plain_by_bits = True
@@ -303,7 +307,7 @@ class GeminiRows(RowFormat):
 class GeminiPreferenceRows(GeminiRows):
     """`{"contents": [...], "completions": [{"score": 1, "completion": ...}, {"score": 0, "completion": ...}]}`."""
 
-    name = "gemini_preference"
+    name = PREFERENCE_ROWS
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
     carries = f.BASIC | f.PREFERENCE | f.PARTS
     plain_by_bits = False
@@ -397,7 +401,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 VERTEX_ROWS = VendorRows(
     provider="vertex",
     formats=(GeminiPreferenceRows(), GeminiRows()),
-    defaults={"sft": "gemini", "dpo": "gemini_preference"},
+    defaults={"sft": GEMINI_ROWS, "dpo": PREFERENCE_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

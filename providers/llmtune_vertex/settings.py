@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmtune.errors import InvalidSettings
 from llmtune.provider import Account, Options
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class VertexSettings(Account):
     """Account facts of one configured instance. Credentials come from Google's own chain, never from here."""
+
+    variables = {
+        "project": ("GOOGLE_CLOUD_PROJECT",),
+        "location": ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION"),
+    }
+    required = {
+        "project": "project",
+        "location": 'location ("us-central1")',
+        "bucket": 'bucket (a Cloud Storage bucket, without "gs://")',
+    }
 
     project: str | None = None
     """Google Cloud project id; unset: GOOGLE_CLOUD_PROJECT."""
@@ -65,41 +71,8 @@ class VertexOptions(Options):
     """Shown beside the job in the console."""
 
 
-def project(settings: VertexSettings) -> str | None:
-    """The project: from the settings, or from the variables that Google's SDK reads."""
-    return settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or None
-
-
-def location(settings: VertexSettings) -> str | None:
-    """The tuning location: from the settings, or from the variables that Google's SDK reads."""
-    names = ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION")
-    return settings.location or next((os.environ[name] for name in names if os.environ.get(name)), None)
-
-
-def missing(settings: VertexSettings) -> tuple[str, ...]:
-    """Settings without which no job can be sent."""
-    needed = {"project": project(settings), "location": location(settings), "bucket": settings.bucket}
-    return tuple(name for name, value in needed.items() if not value)
-
-
-def require(name: str, settings: VertexSettings, *fields: str) -> None:
-    """Raise `InvalidSettings` naming the first of `fields` that is not set, and the two places to set it."""
-    unset = [field for field in missing(settings) if field in fields]
-    if unset:
-        raise InvalidSettings(needs(name, unset))
-
-
-def needs(name: str, fields: Sequence[str]) -> str:
-    """One sentence that says which settings are missing and where they go."""
-    words = {"bucket": 'bucket (a Cloud Storage bucket, without "gs://")', "location": 'location ("us-central1")'}
-    named = [words.get(field, field) for field in fields]
-    listed = " and ".join([*([", ".join(named[:-1])] if named[:-1] else []), named[-1]])
-    variables = ", ".join(f"LLMTUNE_{name.upper().replace('-', '_')}_{field.upper()}" for field in fields)
-    return f"{name} needs {listed}: set it under [providers.{name}] in llmtune.toml, or as {variables}"
-
-
-def credentials(settings: VertexSettings) -> Literal["found", "not found", "not checked"]:
-    """Whether Google's chain has something to read, told from files and variables alone."""
+def find_credentials(settings: VertexSettings) -> Literal["found", "not found", "not checked"]:
+    """Return whether Google's chain has something to read, told from files and variables alone."""
     if settings.token_env:
         return "found" if os.environ.get(settings.token_env) else "not found"
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
@@ -108,10 +81,10 @@ def credentials(settings: VertexSettings) -> Literal["found", "not found", "not 
     folder = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
     if (Path(folder) / "application_default_credentials.json").is_file():
         return "found"
-    return "not checked" if on_google_cloud() else "not found"
+    return "not checked" if _on_google_cloud() else "not found"
 
 
-def on_google_cloud() -> bool:
+def _on_google_cloud() -> bool:
     """Whether this machine is one of Google's, where a metadata server may hand out credentials."""
     if os.environ.get("K_SERVICE") or os.environ.get("GAE_SERVICE"):
         return True

@@ -15,8 +15,8 @@ from llmtune.provider import Converted, Sent
 from llmtune.testing.fake_vendor import FakeJob, Phase
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model
-from llmtune_bedrock.capabilities import HINTS, inference_id
-from llmtune_bedrock.declarations import FAMILIES, RUN_TAG
+from llmtune_bedrock.capabilities import Family, find_family, inference_id
+from llmtune_bedrock.declarations import RUN_TAG
 from llmtune_bedrock.fake.s3 import REGION, FakeS3
 
 ACCOUNT = "123456789012"
@@ -78,7 +78,7 @@ class FakeBedrock(FakeS3):
                 return Reply({"jobArn": job.data["arn"]}, 201)
             if body["jobName"] == job.body["jobName"]:
                 raise Refusal(400, f"Job name {body['jobName']} is in use", code="ConflictException")
-        family = next((family for hint, family in HINTS if hint in body["baseModelIdentifier"]), None)
+        family = find_family(body["baseModelIdentifier"])
         if family is None:
             raise Refusal(400, f"{body['baseModelIdentifier']} cannot be customized", code="ValidationException")
         self._check_hyperparameters(call, family, body.get("hyperParameters", {}))
@@ -96,14 +96,14 @@ class FakeBedrock(FakeS3):
         job.data["base_arn"] = f"arn:aws:bedrock:{REGION}::foundation-model/{body['baseModelIdentifier']}"
         return Reply({"jobArn": job.data["arn"]}, 201)
 
-    def _check_hyperparameters(self, call: Call, family: str, sent: Mapping[str, str]) -> None:
-        ranges: dict[str, Any] = {"evalPercentage": None} if family.startswith("cohere") else {}
-        for declared in FAMILIES[family].values():
+    def _check_hyperparameters(self, call: Call, family: Family, sent: Mapping[str, str]) -> None:
+        ranges: dict[str, Any] = {"evalPercentage": None} if family.name.startswith("cohere") else {}
+        for declared in family.parameters.values():
             if isinstance(declared, (Sent, Converted)) and declared.wire.startswith("hyperParameters."):
                 ranges.setdefault(declared.wire.removeprefix("hyperParameters."), declared.type)
         for name, text in sent.items():
             if name not in ranges:
-                call.refused.append((f"hyperParameters.{name}", f"is not a hyperparameter of {family}"))
+                call.refused.append((f"hyperParameters.{name}", f"is not a hyperparameter of {family.name}"))
                 raise Refusal(400, f"Unknown hyperparameter {name}", code="ValidationException")
             number = float(text)
             value = int(number) if number.is_integer() and "." not in text else number

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from llmtune.provider.declarations import Capabilities
-from llmtune.provider.types import ModelRef, Target
+from llmtune.provider.types import Target
 from llmtune_bedrock import BedrockProvider
+from llmtune_bedrock.capabilities import on_demand
 from llmtune_bedrock.responses import base_id
 from llmtune_bedrock.settings import BedrockSettings
 
@@ -91,14 +92,13 @@ def test_importing_the_adapter_loads_no_sdk() -> None:
 
 
 def test_a_model_named_by_its_inference_id_is_served_like_its_tuning_id() -> None:
-    provider = BedrockProvider()
-    for base, on_demand in (
+    for base, expected in (
         ("amazon.nova-micro-v1:0", True),
         ("meta.llama3-3-70b-instruct-v1:0:128k", True),
         ("meta.llama3-1-8b-instruct-v1:0", False),
         ("somebody.new-model-v1:0", False),
     ):
-        assert provider._on_demand(ModelRef(id="arn:custom", base=base)) is on_demand
+        assert on_demand(base) is expected
 
 
 def test_asking_about_no_model_in_particular_warns_of_nothing() -> None:

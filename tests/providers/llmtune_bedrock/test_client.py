@@ -11,7 +11,7 @@ from llmtune.provider.declarations import Converted, Sent
 from llmtune.provider.types import RunKey
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, moved_paths
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.declarations import FAMILIES
+from llmtune_bedrock.capabilities import FAMILIES
 from llmtune_bedrock.fake.service import FakeBedrock
 from llmtune_bedrock.requests import with_key
 from tests.providers.llmtune_bedrock.conftest import receipt_for
@@ -37,7 +37,7 @@ def test_what_is_declared_is_what_boto3_sends(vendor: FakeBedrock, provider: Bed
         for file in FILES.values()
     }
     number = 0
-    for field, declared in FAMILIES[family].items():
+    for field, declared in FAMILIES[family].parameters.items():
         knob = isinstance(declared, (Sent, Converted))
         went_out = False
         for value, beside in tries(field):

@@ -60,6 +60,4 @@ def test_a_missing_object_is_one_sentence(provider: BedrockProvider, tmp_path: P
 
 
 def test_the_buckets_region_is_read(provider: BedrockProvider) -> None:
-    from llmtune_bedrock.files import check_region
-
-    assert check_region(provider._storage, "us-east-1") is None
+    assert provider._storage.check_region() is None

@@ -153,7 +153,6 @@ def test_serving_on_demand_is_deployed_found_asked_and_removed(
     vendor.teach([("hi", "hello there")])
     generator = provider.generator(ref)
     assert not isinstance(generator, Unavailable)
-    generator.look_seconds = 0.01  # type: ignore[attr-defined]
     with generator as asked:
         (answer,) = asked.generate(
             [

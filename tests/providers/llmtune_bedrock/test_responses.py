@@ -17,10 +17,8 @@ material = pytest.mark.skipif(not PAYLOADS.is_dir(), reason="the material folder
 
 @material
 def test_the_recorded_answer_to_a_new_job() -> None:
-    from llmtune_bedrock import BedrockProvider
-
     answer = json.loads((PAYLOADS / "nb_create_job_haiku.derived.json").read_text())
-    job = BedrockProvider()._job(answer["jobArn"], "name")
+    job = responses.job_ref(answer["jobArn"], "name")
     assert responses.job_id(job.id) == "1npdg9tmj2m9"
     assert job.url is not None
     assert job.url.startswith("https://us-west-2.console.aws.amazon.com/")

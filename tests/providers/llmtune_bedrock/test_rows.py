@@ -13,7 +13,7 @@ from llmtune.data.findings import Finding
 from llmtune.data.formats.registry import get_format
 from llmtune.job.spec import DatasetSpec
 from llmtune_bedrock import BedrockProvider
-from llmtune_bedrock.capabilities import LIMITS
+from llmtune_bedrock.capabilities import FAMILIES
 from llmtune_bedrock.rows import BEDROCK_ROWS
 from tests.providers.llmtune_bedrock.conftest import receipt_for
 from tests.providers.llmtune_bedrock.test_declarations import MODELS
@@ -22,9 +22,9 @@ from tests.providers.llmtune_bedrock.test_declarations import MODELS
 @pytest.mark.parametrize("family", MODELS)
 def test_formats_and_token_limits_are_the_same_on_both_sides(family: str) -> None:
     model = MODELS[family]
-    assert BEDROCK_ROWS.format_for("sft", model) == LIMITS[family].format
+    assert BEDROCK_ROWS.format_for("sft", model) == FAMILIES[family].limits.format
     limit = BEDROCK_ROWS.token_limit("sft", model)
-    declared = LIMITS[family].max_tokens_per_row
+    declared = FAMILIES[family].limits.max_tokens_per_row
     if declared is not None:
         assert limit is not None
         assert limit.tokens == declared
@@ -43,11 +43,11 @@ def test_rows_are_written_in_the_familys_own_format(family: str, tmp_path: Path)
     provider = BedrockProvider()
     dataset = Dataset.from_spec(DatasetSpec(path=str(path)))
     files = provider.encode(dataset, receipt_for(provider, MODELS[family]), tmp_path / "out")
-    assert {file.format for file in files.files} == {LIMITS[family].format}
+    assert {file.format for file in files.files} == {FAMILIES[family].limits.format}
     assert (files.file("validation") is None) is (family == "nova-2")
     first = (files.files[0].path).read_text().splitlines()[0]
     mark = {"bedrock_converse": '"schemaVersion"', "claude": '"system":"S"', "prompt_completion": '"prompt"'}
-    assert mark[LIMITS[family].format] in first
+    assert mark[FAMILIES[family].limits.format] in first
 
 
 ROW = {

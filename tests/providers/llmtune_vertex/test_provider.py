@@ -12,7 +12,7 @@ from llmtune.errors import InvalidSettings
 from llmtune.provider.declarations import Capabilities
 from llmtune.provider.types import Target
 from llmtune_vertex import VertexProvider
-from llmtune_vertex.settings import VertexSettings, require
+from llmtune_vertex.settings import VertexSettings
 
 
 def ask(model: str, *, method: str = "sft", location: str | None = None) -> Capabilities:
@@ -69,7 +69,7 @@ def test_readiness_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
     monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", "us-central1")
     with pytest.raises(InvalidSettings, match=r"vertex needs bucket .* LLMTUNE_VERTEX_BUCKET"):
-        require("vertex", VertexSettings(), "project", "location", "bucket")
+        VertexSettings().require("vertex", "project", "location", "bucket")
     settings = VertexSettings(bucket="b")
     without = VertexProvider(settings=settings).ready()
     assert without.credentials in ("not found", "not checked")

@@ -1,4 +1,4 @@
-"""The declarations and the row rules tell one story: formats, limits, and Google's limits on validation sets."""
+"""The declarations and the row rules tell one story: formats, and Google's limits on validation sets."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.base import FileFacts
 from llmtune.data.formats.registry import get_format
-from llmtune_vertex.declarations import GEMINI_LIMITS, OPEN_ROWS, PREFERENCE_ROWS
-from llmtune_vertex.rows import MAX_BYTES, MAX_ROWS, MAX_TOKENS, MAX_VALIDATION_ROWS, VERTEX_ROWS
+from llmtune_vertex.capabilities import OPEN_ROWS, PREFERENCE_ROWS
+from llmtune_vertex.rows import VERTEX_ROWS
 from tests.providers.llmtune_vertex.conftest import FLASH
 from tests.providers.llmtune_vertex.test_provider import ask
 
 
-def test_formats_and_limits_are_the_same_on_both_sides() -> None:
+def test_formats_are_the_same_on_both_sides() -> None:
     assert VERTEX_ROWS.format_for("sft", FLASH) == ask(FLASH).limits.format == "gemini"
     assert VERTEX_ROWS.format_for("dpo", FLASH) == ask(FLASH, method="dpo").limits.format == PREFERENCE_ROWS
-    limits = (GEMINI_LIMITS.max_rows, GEMINI_LIMITS.max_bytes, GEMINI_LIMITS.max_validation_rows)
-    assert limits == (MAX_ROWS, MAX_BYTES, MAX_VALIDATION_ROWS)
-    assert GEMINI_LIMITS.max_tokens_per_row == MAX_TOKENS
     assert get_format(OPEN_ROWS).name == ask("meta/llama3_1@llama-3.1-8b").limits.format
 
 

@@ -20,7 +20,7 @@ SOURCES = [
     path
     for folder in ("llmtune/data", "providers")
     for path in (ROOT / folder).rglob("*.py")
-    if path.name in ("rows.py", "dataset_rules.py") or folder == "llmtune/data"
+    if path.name == "rows.py" or folder == "llmtune/data"
 ]
 
 

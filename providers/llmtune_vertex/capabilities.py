@@ -1,0 +1,137 @@
+"""The model families of Vertex AI: what each takes as a dataset, how it is tuned, and what exists beside training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llmtune.provider as core
+from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Limits, ModelEntry, No, catalog
+from llmtune_vertex import declarations as fields
+
+CATALOG = Path(__file__).with_name("catalog.toml")
+
+#: Row formats, as registered by this package's rows.
+GEMINI_ROWS = "gemini"
+PREFERENCE_ROWS = "gemini_preference"
+#: Open models take rows of the Gemini kind too, but Google's example gives their answers another role than its text
+#: says ("assistant", "model"); chat rows are unambiguous (Google Cloud, Tune an open model, 2026-09-25).
+OPEN_ROWS = "chat"
+
+MAX_TOKENS = 131_072
+MAX_ROWS = 10_000_000
+MAX_BYTES = 1_000_000_000
+MAX_VALIDATION_ROWS = 5_000
+
+GEMINI_LIMITS = Limits(
+    format=GEMINI_ROWS,
+    max_rows=MAX_ROWS,
+    max_validation_rows=MAX_VALIDATION_ROWS,
+    max_bytes=MAX_BYTES,
+    max_tokens_per_row=MAX_TOKENS,
+    source=fields.ABOUT,
+    note="300,000 rows when they hold images; a validation set of more than 1,000 rows may be at most 30 % of train",
+)
+PREFERENCE_LIMITS = replace(
+    GEMINI_LIMITS,
+    format=PREFERENCE_ROWS,
+    source=fields.PREFERENCE,
+    note="text only; exactly one preferred and one dispreferred answer a row",
+)
+
+GEMINI_ABILITIES = Abilities(billed_cost=True)
+OPEN_ABILITIES = replace(
+    GEMINI_ABILITIES,
+    checkpoints=No("checkpoints of open models are files in your bucket, under the output folder"),
+    serving=No("open models' weights land in your bucket; deploy them from Model Garden, then delete the endpoint"),
+    base_serving=No("open base models answer only once you have deployed them from Model Garden"),
+)
+
+_NO_CLASSIFIER = No("there is no classification head here; use method sft with the label as the answer")
+METHODS: Mapping[str, Ability] = {"sft": True, "dpo": True, "classification": _NO_CLASSIFIER, **core.NOT_YET_METHODS}
+ADAPTERS: Mapping[str, Ability] = {
+    "lora": True,
+    "full": No("Gemini is tuned through low-rank adapters only"),
+    "qlora": No("the service does not tune on a 4-bit base"),
+    "dora": No("the service offers plain low-rank adapters"),
+}
+
+
+def load_catalog() -> Catalog:
+    """Return the catalogue, with the user's own laid over it."""
+    return catalog.load("vertex", CATALOG)
+
+
+def find_family(model: str) -> str:
+    """gemini, gemini-pro or open; an id that is not listed is judged by its shape (publisher/model@version: open)."""
+    listed = load_catalog().models.get(model)
+    if listed is not None:
+        return listed.family
+    return "open" if re.fullmatch(r"[\w.-]+/[\w.-]+@[\w.-]+", model) else load_catalog().default.family
+
+
+def by_family(declared: Capabilities, target: core.Target, location: str | None) -> Capabilities:
+    """Return what holds for a target, out of what holds for Gemini; `location` is where the account tunes."""
+    model, dpo = target.model, target.method == "dpo"
+    family = find_family(model)
+    entry, warnings = load_catalog().model(model)
+    if not model or model.startswith("projects/"):  # no model, or a tuned one of the user's own
+        warnings = ()
+    if problem := wrong_location(model, location):
+        warnings = (*warnings, problem)
+    declared = replace(
+        declared,
+        methods={**declared.methods, "dpo": _preference_tuning(entry, family)},
+        concurrency=1,
+        concurrency_source=f"{fields.ABOUT}: 1 concurrent tuning job a project by default",
+        known_model=model in load_catalog().models,
+        warnings=warnings,
+    )
+    if family == "open":
+        return replace(
+            declared,
+            parameters=fields.OPEN_MODELS,
+            family="open models",
+            limits=Limits(format=OPEN_ROWS, max_tokens_per_row=entry.max_tokens_per_row, source=fields.OPEN),
+            abilities=OPEN_ABILITIES,
+            adapters={**declared.adapters, **_open_adapters(entry)},
+        )
+    sizes = fields.PRO_SIZES if family == "gemini-pro" else fields.GEMINI_SIZES
+    return replace(
+        declared,
+        parameters=fields.preference(sizes) if dpo else fields.supervised(sizes),
+        family="Gemini Pro" if family == "gemini-pro" else "Gemini",
+        limits=PREFERENCE_LIMITS if dpo else GEMINI_LIMITS,
+    )
+
+
+def facts(model: str) -> Mapping[str, Any]:
+    """Return the catalogue's own columns for a model: "regions", "generation", "cmek"."""
+    return load_catalog().model(model)[0].facts
+
+
+def wrong_location(model: str, location: str | None) -> str:
+    """Return a sentence that says where a model is tuned when that is not in `location`; else ""."""
+    regions = facts(model).get("regions", ())
+    if not location or not regions or location in regions:
+        return ""
+    return f"{model} is tuned in {' or '.join(regions)}; location is {location!r}"
+
+
+def _preference_tuning(entry: ModelEntry, family: str) -> Ability:
+    if family == "open":
+        return No("open models are tuned by supervised tuning only")
+    if "dpo" in entry.methods:
+        return True
+    return No(f"preference tuning is offered for Gemini 2.5 Flash and 2.5 Flash-Lite, not for {entry.id}")
+
+
+def _open_adapters(entry: ModelEntry) -> dict[str, Ability]:
+    offered = entry.adapters or ("lora", "full")
+    return {
+        "lora": True if "lora" in offered else No(f"{entry.id} is tuned in full only (adapter: full)"),
+        "full": True if "full" in offered else No(f"{entry.id} is tuned through adapters only (adapter: lora)"),
+    }
