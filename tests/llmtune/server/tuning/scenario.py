@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from llmtune.testing.fake_vendor import FakeVendor
 from tests.llmtune.server.tuning.conftest import ENDED, rows
 
 #: A function as clients describe it.
@@ -18,8 +22,11 @@ TOOL = {
 }
 
 
-def run(api: Any, model: str, *, streams: bool = True) -> Any:
-    """Call everything (streams too, unless whoever listens cannot read them); the finished job."""
+def run(api: Any, model: str, *, vendor: FakeVendor | None = None, streams: bool = True) -> Any:
+    """Call everything (streams too, unless whoever listens cannot read them); the finished job.
+
+    `vendor` is the fake behind the endpoint, which is made to hold the job that is cancelled.
+    """
     jobs = api.fine_tuning.jobs
     train = api.files.create(file=("train.jsonl", rows()), purpose="fine-tune")
     held_out = api.files.create(
@@ -30,6 +37,10 @@ def run(api: Any, model: str, *, streams: bool = True) -> Any:
     api.files.retrieve(train.id)
     api.files.content(train.id).read()
     list(api.files.list(limit=1))
+    with held(vendor):
+        cancelled = jobs.create(model=model, training_file=train.id)
+        jobs.cancel(cancelled.id)
+        cancelled = _ended(api, cancelled.id)
     job = jobs.create(
         model=model,
         training_file=train.id,
@@ -47,12 +58,11 @@ def run(api: Any, model: str, *, streams: bool = True) -> Any:
     )
     broken = api.files.create(file=("bad.jsonl", b'{"messages": []}\n'), purpose="fine-tune")
     failed = jobs.create(model=model, training_file=broken.id)
-    jobs.cancel(other.id)
     job, other, failed = (_ended(api, each.id) for each in (job, other, failed))
-    assert (job.status, failed.status) == ("succeeded", "failed")
-    assert len(list(jobs.list(limit=2))) == 3
+    assert (job.status, failed.status, cancelled.status) == ("succeeded", "failed", "cancelled")
+    assert len(list(jobs.list(limit=2))) == 4
     assert [each.id for each in jobs.list(metadata={"team": "a"})] == [job.id]
-    for each in (job, other, failed):
+    for each in (job, other, failed, cancelled):
         list(jobs.list_events(each.id, limit=50))
         list(jobs.checkpoints.list(each.id))
     for file in job.result_files:
@@ -78,6 +88,21 @@ def run(api: Any, model: str, *, streams: bool = True) -> Any:
     for file in (train, held_out, pairs, broken):
         api.files.delete(file.id)
     return job
+
+
+@contextmanager
+def held(vendor: FakeVendor | None) -> Iterator[None]:
+    """Let the jobs that the vendor takes meanwhile train for ever. (On this machine training takes its time anyway.)"""
+    if vendor is None:
+        yield
+        return
+    before = vendor.outcome
+    walk = tuple(replace(phase, looks=10**6) if phase.training else phase for phase in vendor.walks["success"])
+    vendor.walks, vendor.outcome = {**vendor.walks, "held": walk}, "held"
+    try:
+        yield
+    finally:
+        vendor.outcome = before
 
 
 async def run_async(url: str, key: str, model: str) -> Any:

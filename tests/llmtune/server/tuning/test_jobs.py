@@ -12,7 +12,6 @@ from llmtune.runs.api import attach
 from llmtune.runs.store.store import open_store
 from llmtune.server.tuning import follower
 from llmtune.server.tuning.server import TuningServer
-from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.faults import accept_then_drop
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.server.tuning import scenario
@@ -108,11 +107,15 @@ def test_two_requests_are_two_jobs_and_a_second_try_is_none(api: Any, vendor: Fa
 
 
 def test_a_job_is_cancelled_wherever_it_stands(api: Any, vendor: Fake) -> None:
-    vendor.walks = Fake.walks | {"success": (Phase("queued"), Phase("training", looks=10**6, training=True))}
     file = upload(api)
-    job = api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
-    api.fine_tuning.jobs.cancel(job.id)
-    assert wait(api, job.id).status == "cancelled"
+    with scenario.held(vendor):
+        job = api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
+        api.fine_tuning.jobs.cancel(job.id)
+        assert wait(api, job.id).status == "cancelled"
+        job = api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
+        until(lambda: api.fine_tuning.jobs.retrieve(job.id).status == "running")
+        api.fine_tuning.jobs.cancel(job.id)
+        assert wait(api, job.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="it is cancelled") as caught:
         api.fine_tuning.jobs.cancel(job.id)
     assert caught.value.param == "fine_tuning_job_id"

@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmtune.server.tuning.server import TuningServer
+from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.server.tuning import scenario
 from tests.llmtune.server.tuning.conftest import BASE, KEY, client
 
@@ -92,14 +93,16 @@ def document(shared: Path) -> Path:
     return shared / "specs" / "openai-finetune-subset.examples.yaml"
 
 
-def test_every_body_of_the_whole_scenario_is_valid_both_ways(server: TuningServer, document: Path) -> None:
+def test_every_body_of_the_whole_scenario_is_valid_both_ways(
+    server: TuningServer, vendor: Fake, document: Path
+) -> None:
     published, faults = Published(document), []
 
     def look(response: Any) -> None:
         faults.extend(published.check(response))
 
     with httpx2.Client(event_hooks={"response": [look]}, timeout=60) as http:
-        scenario.run(client(server, http_client=http), BASE)
+        scenario.run(client(server, http_client=http), BASE, vendor=vendor)
     assert faults == []
     served = {(method, path) for method, path, _ in published.checked}
     assert served == {
@@ -135,7 +138,7 @@ def test_a_body_that_is_not_as_published_is_noticed(document: Path) -> None:
 @pytest.mark.skipif(REGISTRY is None, reason="LLMTUNE_TEST_REGISTRY is not set, and no test goes to a registry unasked")
 @pytest.mark.timeout(300)
 def test_prism_between_client_and_endpoint_sees_no_violation(
-    server: TuningServer, document: Path, tmp_path: Path
+    server: TuningServer, vendor: Fake, document: Path, tmp_path: Path
 ) -> None:
     """Streams are left out: Prism reads a stream of events as one JSON body. The test above checks each chunk."""
     npx = shutil.which("npx")
@@ -166,7 +169,7 @@ def test_prism_between_client_and_endpoint_sees_no_violation(
             time.sleep(0.2)
         with httpx2.Client(event_hooks={"response": [look]}, timeout=60) as http:
             api = openai.OpenAI(base_url=f"http://127.0.0.1:{port}", api_key=KEY, max_retries=0, http_client=http)
-            scenario.run(api, BASE, streams=False)
+            scenario.run(api, BASE, vendor=vendor, streams=False)
     finally:
         prism.terminate()
         prism.wait(20)
