@@ -251,7 +251,7 @@ class TuningState:
 
     def _expire(self) -> None:
         now = time.time()
-        for record in [each for each in self._files.values() if each.expires is not None and each.expires <= now]:
+        for record in [file for file in self._files.values() if file.expires is not None and file.expires <= now]:
             self.delete_file(record)
 
     def _remove_leftovers(self) -> None:

@@ -51,20 +51,20 @@ def run(api: Any, model: str, *, vendor: FakeVendor | None = None, streams: bool
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}},
     )
     pairs = api.files.create(file=("pairs.jsonl", preferences()), purpose="fine-tune")
-    other = jobs.create(
+    preferred = jobs.create(
         model=model,
         training_file=pairs.id,
         method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": "auto"}}},
     )
     broken = api.files.create(file=("bad.jsonl", b'{"messages": []}\n'), purpose="fine-tune")
     failed = jobs.create(model=model, training_file=broken.id)
-    job, other, failed = (_ended(api, each.id) for each in (job, other, failed))
+    job, preferred, failed = (_ended(api, started.id) for started in (job, preferred, failed))
     assert (job.status, failed.status, cancelled.status) == ("succeeded", "failed", "cancelled")
     assert len(list(jobs.list(limit=2))) == 4
-    assert [each.id for each in jobs.list(metadata={"team": "a"})] == [job.id]
-    for each in (job, other, failed, cancelled):
-        list(jobs.list_events(each.id, limit=50))
-        list(jobs.checkpoints.list(each.id))
+    assert [listed.id for listed in jobs.list(metadata={"team": "a"})] == [job.id]
+    for ended in (job, preferred, failed, cancelled):
+        list(jobs.list_events(ended.id, limit=50))
+        list(jobs.checkpoints.list(ended.id))
     for file in job.result_files:
         api.files.retrieve(file)
         api.files.content(file).read()
@@ -116,10 +116,10 @@ async def run_async(url: str, key: str, model: str) -> Any:
         while (job := await api.fine_tuning.jobs.retrieve(job.id)).status not in ("succeeded", "failed"):
             await asyncio.sleep(0.05)
         assert job.status == "succeeded"
-        assert job.id in [each.id async for each in api.fine_tuning.jobs.list(limit=1)]
+        assert job.id in [listed.id async for listed in api.fine_tuning.jobs.list(limit=1)]
         events = [event async for event in api.fine_tuning.jobs.list_events(job.id, limit=9)]
         assert events[0].message == "The job has successfully completed"
-        checkpoints = [each async for each in api.fine_tuning.jobs.checkpoints.list(job.id)]
+        checkpoints = [checkpoint async for checkpoint in api.fine_tuning.jobs.checkpoints.list(job.id)]
         assert checkpoints[0].fine_tuned_model_checkpoint == job.fine_tuned_model
         assert (await api.files.content(job.result_files[0])).read()
         stream = await api.chat.completions.create(
