@@ -9,10 +9,10 @@ REQUESTS = {
     "shipping": ["When does {} arrive?", "{} went to the wrong address", "The box of {} came open"],
     "support": ["{} does not switch on", "How do I clean {}?", "The light of {} blinks red"],
 }
-THINGS = ["the kettle", "my lamp", "the clock", "our radio", "the fan", "a heater", "the scale", "my drill"]
+PRODUCTS = ["the kettle", "my lamp", "the clock", "our radio", "the fan", "a heater", "the scale", "my drill"]
 
 draw = random.Random(5)
-pairs = [(form.format(thing), name) for name, forms in REQUESTS.items() for form in forms for thing in THINGS]
+pairs = [(form.format(product), name) for name, forms in REQUESTS.items() for form in forms for product in PRODUCTS]
 pairs += draw.sample(pairs, 96 - len(pairs))
 draw.shuffle(pairs)
 for file, part in (("train.jsonl", pairs[:80]), ("valid.jsonl", pairs[80:])):

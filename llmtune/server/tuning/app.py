@@ -102,10 +102,10 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
 
     async def list_jobs(request: Request) -> Response:
         query = _query(request, "after", "limit", "metadata", prefixes=("metadata[",))
-        wanted = {name[len("metadata[") : -1]: text for name, text in query.items() if name.startswith("metadata[")}
+        metadata = {name[len("metadata[") : -1]: text for name, text in query.items() if name.startswith("metadata[")}
         if "metadata" in query and query["metadata"] != "null":
             raise Refused(400, "metadata is filtered by metadata[NAME]=TEXT, or metadata=null", param="metadata")
-        listed = jobs.list(wanted, without="metadata" in query)
+        listed = jobs.list(metadata, without="metadata" in query)
         page, more = _page(listed, query, "jobs", 20, lambda job: job.id)
         data = await asyncio.to_thread(lambda: [jobs.show(job) for job in page])
         return JSONResponse({"object": "list", "data": data, "has_more": more})
@@ -128,7 +128,7 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
         query = _query(request, "after", "limit")
         job = jobs.find(request.path_params["job"])
         checkpoints = await asyncio.to_thread(lambda: job_checkpoints(job, jobs.run(job)))
-        page, more = _page(checkpoints, query, "checkpoints", 10, lambda each: str(each["id"]))
+        page, more = _page(checkpoints, query, "checkpoints", 10, lambda checkpoint: str(checkpoint["id"]))
         ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
         return JSONResponse({"object": "list", "data": page, "has_more": more} | ends)
 
@@ -274,12 +274,12 @@ def _page(
     items: Sequence[Any], query: dict[str, str], kind: str, default: int, name: Callable[[Any], str]
 ) -> tuple[list[Any], bool]:
     """The items after the one that is named, up to the limit, and whether there are more."""
-    text, most = query.get("limit", str(default)), _MOST[kind]
-    if not text.isdigit() or not 1 <= int(text[:9]) <= most:
-        raise Refused(400, f"limit must be a whole number from 1 to {most}", param="limit", code="invalid_value")
+    text, limit = query.get("limit", str(default)), _MOST[kind]
+    if not text.isdigit() or not 1 <= int(text[:9]) <= limit:
+        raise Refused(400, f"limit must be a whole number from 1 to {limit}", param="limit", code="invalid_value")
     start = 0
     if (after := query.get("after")) is not None:
-        position = next((at for at, item in enumerate(items) if name(item) == after), None)
+        position = next((at for at, entry in enumerate(items) if name(entry) == after), None)
         if position is None:
             raise Refused(404, f"there is no {after} in this list", param="after", code="not_found")
         start = position + 1

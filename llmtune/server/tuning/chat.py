@@ -71,8 +71,8 @@ class ModelPool:
     def forget(self, target: Target) -> None:
         """Put a model away, and its checkpoints, because it is about to be deleted."""
         with self._lock:
-            related = [each for each in self._models if each.run_id is not None and each.run_id == target.run_id]
-            models = [(each, self._models.pop(each)) for each in related]
+            related = [model for model in self._models if model.run_id is not None and model.run_id == target.run_id]
+            models = [(model, self._models.pop(model)) for model in related]
         for pair in models:
             _put_away(*pair)
 

@@ -106,8 +106,9 @@ def job_checkpoints(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
     last = run.record.progress.step or max(steps, default=0)
     ended = job.ended or run.record.updated
     listed = [_checkpoint(job, model, last, job.tuned_name, steps, ended)]
-    others = [(ref.data.get("step"), ref) for ref in run.checkpoints]
-    for step, ref in sorted(((step, ref) for step, ref in others if isinstance(step, int)), reverse=True, key=_step):
+    steps_and_refs = [(ref.data.get("step"), ref) for ref in run.checkpoints]
+    numbered = [(step, ref) for step, ref in steps_and_refs if isinstance(step, int)]
+    for step, ref in sorted(numbered, reverse=True, key=_step):
         if ref.id != model.id:
             listed.append(_checkpoint(job, ref, step, checkpoint_name(job, step), steps, ended))
     return listed
@@ -165,8 +166,8 @@ def metrics_by_step(points: list[MetricPoint]) -> dict[int, tuple[float | None, 
 
 def _step_sentence(data: dict[str, Any]) -> str:
     total = f"/{data['total_steps']}" if data["total_steps"] else ""
-    words = {"train_loss": "training loss", "valid_loss": "validation loss", "full_valid_loss": "full validation loss"}
-    losses = [f"{word}={data[name]:.2f}" for name, word in words.items() if isinstance(data.get(name), float)]
+    titles = {"train_loss": "training loss", "valid_loss": "validation loss", "full_valid_loss": "full validation loss"}
+    losses = [f"{title}={data[name]:.2f}" for name, title in titles.items() if isinstance(data.get(name), float)]
     return f"Step {data['step']}{total}" + (f": {', '.join(losses)}" if losses else "")
 
 

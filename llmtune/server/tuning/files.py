@@ -186,7 +186,7 @@ def _keep(upload: _Upload, state: TuningState, expires: float | None, retry: int
 
 def file_object(record: FileRecord) -> dict[str, Any]:
     """A file as the API shows it."""
-    shown: dict[str, Any] = {
+    body: dict[str, Any] = {
         "id": record.id,
         "object": "file",
         "bytes": record.bytes,
@@ -196,8 +196,8 @@ def file_object(record: FileRecord) -> dict[str, Any]:
         "status": "processed",
     }
     if record.expires is not None:
-        shown["expires_at"] = int(record.expires)
-    return shown
+        body["expires_at"] = int(record.expires)
+    return body
 
 
 def find_file(state: TuningState, file_id: str, *, param: str = "id") -> FileRecord:

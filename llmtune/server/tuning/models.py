@@ -102,8 +102,8 @@ class ModelMap:
         """What a base model's name stands for; None when the map has neither it nor a default."""
         if name == DEFAULT:
             return None
-        own = self._targets.get(name)
-        return own if own is not None or name.startswith("ft:") else self._targets.get(DEFAULT)
+        target = self._targets.get(name)
+        return target if target is not None or name.startswith("ft:") else self._targets.get(DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Models:
         if target is not None:
             return Resolved(name, target, self._since)
         tuned, _, step = name.partition(_CHECKPOINT)
-        job = next((each for each in self._state.jobs() if each.tuned_name == tuned), None)
+        job = next((record for record in self._state.jobs() if record.tuned_name == tuned), None)
         model = None if job is None else self._tuned(job)
         if job is None or model is None:
             raise self._missing(name)

@@ -124,8 +124,9 @@ class TuningState:
         self.content = self.folder / "content"
         self._lock = threading.RLock()
         try:
-            for name in ("content", "files", "jobs"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            home.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, self.content, self.folder / "files", self.folder / "jobs"):
+                folder.mkdir(exist_ok=True, mode=0o700)
             self._held = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StoreError(
@@ -137,9 +138,13 @@ class TuningState:
             raise StoreError(
                 f"another llmtune serve --tuning uses {self.folder}", hint="stop it, or set another LLMTUNE_HOME"
             )
-        self._files = {record.id: record for record in self._read("files", FileRecord)}
-        self._jobs = {record.id: record for record in self._read("jobs", JobRecord)}
-        self._remove_leftovers()
+        try:
+            self._files = {record.id: record for record in self._read("files", FileRecord)}
+            self._jobs = {record.id: record for record in self._read("jobs", JobRecord)}
+            self._remove_leftovers()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let another server have the home."""
@@ -246,7 +251,7 @@ class TuningState:
 
     def _expire(self) -> None:
         now = time.time()
-        for record in [each for each in self._files.values() if each.expires is not None and each.expires <= now]:
+        for record in [file for file in self._files.values() if file.expires is not None and file.expires <= now]:
             self.delete_file(record)
 
     def _remove_leftovers(self) -> None:
@@ -301,12 +306,13 @@ def _lock(file: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems do not flush folders
+    """Bring a file, or the names in a folder, to the disk."""
+    with suppress(OSError):  # not every file system can open or flush a folder
+        opened = os.open(path, os.O_RDONLY)
+        try:
             os.fsync(opened)
-    finally:
-        os.close(opened)
+        finally:
+            os.close(opened)
 
 
 def _ending(record: FileRecord) -> str:

@@ -25,7 +25,7 @@ _HYPERPARAMETERS: dict[str, dict[str, tuple[str, type, float, float]]] = {
 _HYPERPARAMETERS["dpo"] = _HYPERPARAMETERS["supervised"] | {"beta": ("dpo_beta", float, 0, 2)}
 
 _METHODS = {"supervised": "sft", "dpo": "dpo"}
-_API_NAMES = {ours: theirs for theirs, (ours, *_) in _HYPERPARAMETERS["dpo"].items()} | {
+_API_NAMES = {field: api_name for api_name, (field, *_) in _HYPERPARAMETERS["dpo"].items()} | {
     "name": "suffix",
     "tags": "metadata",
     "dataset.train": "training_file",
@@ -103,35 +103,35 @@ def _method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         return "supervised", older
     if not isinstance(method, dict):
         raise _wrong("method", "an object with the method's type")
-    word = method.get("type")
-    if word == "reinforcement":
+    type_name = method.get("type")
+    if type_name == "reinforcement":
         raise Refused(
             400,
             f"the method 'reinforcement' is not served here: {NOT_YET['reinforcement']}",
             param="method.type",
             code="unsupported_value",
         )
-    if word not in _METHODS:
+    if type_name not in _METHODS:
         raise _wrong("method.type", " or ".join(map(repr, _METHODS)))
     for name in method:
-        if name not in ("type", word):
+        if name not in ("type", type_name):
             raise _unknown(f"method.{name}")
-    settings = method.get(word)
+    settings = method.get(type_name)
     if settings is not None and not isinstance(settings, dict):
-        raise _wrong(f"method.{word}", "an object")
+        raise _wrong(f"method.{type_name}", "an object")
     for name in settings or {}:
         if name != "hyperparameters":
-            raise _unknown(f"method.{word}.{name}")
-    values = _hyperparameters((settings or {}).get("hyperparameters"), word, f"method.{word}.hyperparameters")
+            raise _unknown(f"method.{type_name}.{name}")
+    path = f"method.{type_name}.hyperparameters"
+    values = _hyperparameters((settings or {}).get("hyperparameters"), type_name, path)
     for name, value in older.items():
         if values.setdefault(name, value) != value:
             raise Refused(
                 400,
-                f"hyperparameters.{name} is {value!r} and method.{word}.hyperparameters.{name} is {values[name]!r};"
-                " set the second one alone",
+                f"hyperparameters.{name} is {value!r} and {path}.{name} is {values[name]!r}; set the second one alone",
                 param=f"hyperparameters.{name}",
             )
-    return word, values
+    return type_name, values
 
 
 def _hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]:
@@ -145,12 +145,12 @@ def _hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]:
             raise _unknown(f"{path}.{name}")
         if value is None:
             continue
-        _, kind, least, most = _HYPERPARAMETERS[method][name]
+        _, kind, low, high = _HYPERPARAMETERS[method][name]
         if value != "auto":
             numeric = _whole(value) if kind is int else isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not numeric or not (least <= value if kind is int else least < value) or value > most:
-                number = f"a whole number from {least:g} to {most:g}" if kind is int else f"a number above {least:g}"
-                limit = f" and up to {most:g}" if kind is float and most < math.inf else ""
+            if not numeric or not (low <= value if kind is int else low < value) or value > high:
+                number = f"a whole number from {low:g} to {high:g}" if kind is int else f"a number above {low:g}"
+                limit = f" and up to {high:g}" if kind is float and high < math.inf else ""
                 raise _wrong(f"{path}.{name}", f"'auto' or {number}{limit}")
         read[name] = value
     return read
@@ -204,12 +204,12 @@ def used_hyperparameters(job: JobRecord, receipt: Receipt | None, resolved: Mapp
     """The hyperparameters as the API reports them: "auto" until the backend has said what that is."""
     fields = _HYPERPARAMETERS[job.method]
     values: dict[str, Any] = {}
-    for name, (ours, kind, least, most) in fields.items():
+    for name, (field, kind, low, high) in fields.items():
         value = job.hyperparameters.get(name, "auto")
         if receipt is not None:
-            used = resolved.get(ours, receipt.effective(ours))
+            used = resolved.get(field, receipt.effective(field))
             numeric = isinstance(used, (int, float)) and not isinstance(used, bool)
-            if numeric and least <= used <= most and (kind is float or used == int(used)):
+            if numeric and low <= used <= high and (kind is float or used == int(used)):
                 value = kind(used)
         values[name] = value
     return values

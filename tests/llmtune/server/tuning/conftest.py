@@ -61,10 +61,10 @@ def client(server: TuningServer, key: str = KEY, **options: Any) -> Any:
     return openai.OpenAI(base_url=server.url, api_key=key, **({"max_retries": 0, "timeout": 60} | options))
 
 
-def rows(count: int = 24, word: str = "case") -> bytes:
+def rows(count: int = 24, subject: str = "case") -> bytes:
     """Chat rows as JSON Lines."""
     lines = (
-        {"messages": [{"role": "user", "content": f"{word} {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
+        {"messages": [{"role": "user", "content": f"{subject} {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
         for at in range(count)
     )
     return "".join(json.dumps(line) + "\n" for line in lines).encode()

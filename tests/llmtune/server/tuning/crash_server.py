@@ -39,11 +39,13 @@ def _prepare(environment: dict[str, str], arrow: str) -> None:
     poller._poller = poller.Poller(polls_per_second=500)
 
 
-def serve(environment: dict[str, str], arrow: str, models: dict[str, str], told: Connection, **options: Any) -> None:
-    """Serve until killed, at the first passing of `arrow` or from outside; the URL goes through `told`."""
+def serve(
+    environment: dict[str, str], arrow: str, models: dict[str, str], connection: Connection, **options: Any
+) -> None:
+    """Serve until killed, at the first passing of `arrow` or from outside; the URL goes through `connection`."""
     _prepare(environment, arrow)
     with TuningServer(models, port=0, yes=True, **options) as server:
-        told.send(server.url)
+        connection.send(server.url)
         threading.Event().wait()
 
 

@@ -54,24 +54,20 @@ def error_of(response: Any) -> dict[str, Any]:
     return dict(body["error"])
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_every_route_asks_for_the_key_and_refuses_pages_of_other_sites(
-    server: TuningServer, method: str, path: str
-) -> None:
+def test_every_route_asks_for_the_key_and_refuses_pages_of_other_sites(server: TuningServer) -> None:
+    strangers: list[dict[str, str]] = [{}, {"authorization": "Bearer wrong"}, {"authorization": KEY[:-1]}]
+    pages = [{"origin": "http://evil.example"}, {"origin": "null"}]
+    pages += [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}]
     with httpx.Client(base_url=server.url, timeout=60) as stranger:
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY[:-1]}):
-            response = stranger.request(method, path, headers=headers)
-            assert response.status_code == 401
-            assert error_of(response)["code"] == "invalid_api_key"
-        for headers in (
-            {"origin": "http://evil.example"},
-            {"origin": "null"},
-            {"sec-fetch-site": "cross-site"},
-            {"sec-fetch-site": "same-site"},
-        ):
-            response = stranger.request(method, path, headers=headers | {"authorization": f"Bearer {KEY}"})
-            assert response.status_code == 403
-            assert error_of(response)["code"] == "foreign_origin"
+        for method, path in ROUTES:
+            for headers in strangers:
+                response = stranger.request(method, path, headers=headers)
+                assert (response.status_code, error_of(response)["code"]) == (401, "invalid_api_key"), path
+            for headers in pages:
+                response = stranger.request(method, path, headers=headers | {"authorization": f"Bearer {KEY}"})
+                assert (response.status_code, error_of(response)["code"]) == (403, "foreign_origin"), path
+        assert stranger.get(server.url.replace("/v1", "/health"), headers=pages[0]).status_code == 403
+        assert stranger.get(server.url.replace("/v1", "/health")).json() == {"status": "ok"}
 
 
 def test_a_page_of_this_very_server_may_ask(http: Any) -> None:

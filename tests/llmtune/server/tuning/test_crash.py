@@ -17,6 +17,7 @@ from llmtune.runs.api import attach
 from llmtune.runs.store.store import open_store
 from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.generic_vendor import Fake
+from tests.llmtune.server.tuning import scenario
 from tests.llmtune.server.tuning.conftest import BASE, ENDED, KEY, rows, until
 
 openai = pytest.importorskip("openai")
@@ -171,11 +172,12 @@ def test_another_follower_of_the_run_that_dies_leaves_it_to_the_server(endpoint:
 
 @pytest.mark.timeout(120)
 def test_a_cancellation_outlives_the_server(endpoint: Endpoint, vendor: Fake) -> None:
-    vendor.walks = Fake.walks | {"success": (Phase("queued"), Phase("training", looks=10**6, training=True))}
-    job_id = create(endpoint, upload(endpoint))
-    endpoint.ask(lambda api, _: api.fine_tuning.jobs.cancel(job_id))
-    endpoint.kill()
-    assert ended(endpoint, job_id).status == "cancelled"
+    with scenario.held(vendor):
+        job_id = create(endpoint, upload(endpoint))
+        until(lambda: vendor.jobs)
+        endpoint.ask(lambda api, _: api.fine_tuning.jobs.cancel(job_id))
+        endpoint.kill()
+        assert ended(endpoint, job_id).status == "cancelled"
 
 
 @pytest.mark.timeout(120)

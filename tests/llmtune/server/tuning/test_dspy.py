@@ -41,9 +41,9 @@ print("status:", job.status())
 @pytest.mark.skipif(REGISTRY is None, reason="LLMTUNE_TEST_REGISTRY is not set, and no test goes to a registry unasked")
 @pytest.mark.timeout(900)
 def test_dspys_provider_tunes_through_the_endpoint(server: TuningServer, vendor: Fake, tmp_path: Path) -> None:
-    own = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(own)], check=True)
-    python = str(own / "bin" / "python")
+    environment_folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(environment_folder)], check=True)
+    python = str(environment_folder / "bin" / "python")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     installed = subprocess.run(
         [python, "-m", "pip", "install", "-q", "dspy", "openai"], capture_output=True, text=True, env=clean

@@ -12,7 +12,6 @@ from llmtune.runs.api import attach
 from llmtune.runs.store.store import open_store
 from llmtune.server.tuning import follower
 from llmtune.server.tuning.server import TuningServer
-from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.faults import accept_then_drop
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.server.tuning import scenario
@@ -64,20 +63,20 @@ def test_the_same_with_the_async_client(server: TuningServer) -> None:
 
 def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(api: Any) -> None:
     file = upload(api)
-    made = [
+    ids = [
         api.fine_tuning.jobs.create(model=BASE, training_file=file.id, metadata=metadata).id
         for metadata in ({"team": "a"}, {"team": "b", "x": "1"}, None, {"team": "a", "x": "1"})
     ]
     page = api.fine_tuning.jobs.list(limit=3)
-    assert [job.id for job in page.data] == made[:0:-1]
+    assert [job.id for job in page.data] == ids[:0:-1]
     assert page.has_more
-    assert [job.id for job in api.fine_tuning.jobs.list(limit=1)] == made[::-1]
-    assert [job.id for job in api.fine_tuning.jobs.list(metadata={"team": "a"})] == [made[3], made[0]]
-    assert [job.id for job in api.fine_tuning.jobs.list(metadata={"team": "a", "x": "1"})] == [made[3]]
-    assert [job.id for job in api.fine_tuning.jobs.list(extra_query={"metadata": "null"})] == [made[2]]
+    assert [job.id for job in api.fine_tuning.jobs.list(limit=1)] == ids[::-1]
+    assert [job.id for job in api.fine_tuning.jobs.list(metadata={"team": "a"})] == [ids[3], ids[0]]
+    assert [job.id for job in api.fine_tuning.jobs.list(metadata={"team": "a", "x": "1"})] == [ids[3]]
+    assert [job.id for job in api.fine_tuning.jobs.list(extra_query={"metadata": "null"})] == [ids[2]]
     with pytest.raises(openai.NotFoundError, match="there is no ftjob-none in this list"):
         api.fine_tuning.jobs.list(after="ftjob-none")
-    for job_id in made:
+    for job_id in ids:
         wait(api, job_id)
 
 
@@ -108,11 +107,15 @@ def test_two_requests_are_two_jobs_and_a_second_try_is_none(api: Any, vendor: Fa
 
 
 def test_a_job_is_cancelled_wherever_it_stands(api: Any, vendor: Fake) -> None:
-    vendor.walks = Fake.walks | {"success": (Phase("queued"), Phase("training", looks=10**6, training=True))}
     file = upload(api)
-    job = api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
-    api.fine_tuning.jobs.cancel(job.id)
-    assert wait(api, job.id).status == "cancelled"
+    with scenario.held(vendor):
+        job = api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
+        api.fine_tuning.jobs.cancel(job.id)
+        assert wait(api, job.id).status == "cancelled"
+        job = api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
+        until(lambda: api.fine_tuning.jobs.retrieve(job.id).status == "running")
+        api.fine_tuning.jobs.cancel(job.id)
+        assert wait(api, job.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="it is cancelled") as caught:
         api.fine_tuning.jobs.cancel(job.id)
     assert caught.value.param == "fine_tuning_job_id"
@@ -147,7 +150,7 @@ def test_what_the_rows_say_fails_the_job_and_what_the_request_says_refuses_it(ap
             api.fine_tuning.jobs.create(**({"model": BASE, "training_file": file.id} | changes))
         assert caught.value.param == param
         assert caught.value.type == "invalid_request_error"
-    assert [each.id for each in api.fine_tuning.jobs.list()] == [job.id]
+    assert [listed.id for listed in api.fine_tuning.jobs.list()] == [job.id]
 
 
 def test_strict_refuses_what_the_backend_would_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +194,9 @@ def test_a_job_of_which_nobody_knows_is_failed_until_a_person_says_what_became_o
         assert (job.status, job.error.code) == ("failed", "outcome_unknown")
         assert "nothing was sent a second time" in job.error.message
         attach(job.id.removeprefix("ftjob-")).adopt(next(iter(vendor.jobs)))
-        found = until(lambda: (again := api.fine_tuning.jobs.retrieve(job.id)).status == "succeeded" and again)
-        assert found.error is None
-        assert len(found.result_files) == 1
+        adopted = until(lambda: (again := api.fine_tuning.jobs.retrieve(job.id)).status == "succeeded" and again)
+        assert adopted.error is None
+        assert len(adopted.result_files) == 1
     assert len(vendor.jobs) == 1
 
 

@@ -28,7 +28,7 @@ def test_a_map_is_read_from_a_file_and_its_mistakes_are_found_at_once(tmp_path: 
     assert models.get("anything") == Target("fake", "m-1")
     assert models.get("ft:of:nobody::x") is None
     assert models.get("default") is None
-    for text, error, words in (
+    for text, error, message in (
         ("default: tiny\n", InvalidSettings, "'tiny' is neither PROVIDER:MODEL nor run:ID"),
         ("default: nowhere:m-1\n", UnknownName, "unknown provider 'nowhere'"),
         ("default: run:nobody\n", RunNotFound, "there is no run 'nobody'"),
@@ -37,7 +37,7 @@ def test_a_map_is_read_from_a_file_and_its_mistakes_are_found_at_once(tmp_path: 
         ("default: a: b\n", InvalidJob, "broken YAML"),
     ):
         path.write_text(text)
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             ModelMap.load(path)
 
 
@@ -72,10 +72,10 @@ def test_base_and_tuned_models_are_listed_asked_and_deleted(api: Any, vendor: Fa
     assert chunks[-1].usage.total_tokens
     with pytest.raises(openai.PermissionDeniedError, match="is not a tuned model of this endpoint"):
         api.models.delete(BASE)
-    kept = attach(job.id.removeprefix("ftjob-")).model_ref.id
-    assert kept in vendor.models
+    model_id = attach(job.id.removeprefix("ftjob-")).model_ref.id
+    assert model_id in vendor.models
     assert api.models.delete(name).deleted
-    assert kept not in vendor.models
+    assert model_id not in vendor.models
     for call in (lambda: api.models.retrieve(name), lambda: api.chat.completions.create(model=name, messages=HI)):
         with pytest.raises(openai.NotFoundError, match="does not exist") as caught:
             call()

@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmtune.server.tuning.server import TuningServer
+from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.server.tuning import scenario
 from tests.llmtune.server.tuning.conftest import BASE, KEY, client
 
@@ -44,8 +45,8 @@ class Published:
         raise AssertionError(f"{method} {path} is not in the document")
 
     def faults(self, schema: dict[str, Any], body: Any) -> list[str]:
-        whole = {**schema, "components": self.document["components"]}
-        validator = jsonschema.Draft202012Validator(whole)
+        document = {**schema, "components": self.document["components"]}
+        validator = jsonschema.Draft202012Validator(document)
         return [f"{'/'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(body)]
 
     def check(self, response: Any) -> list[str]:
@@ -54,32 +55,32 @@ class Published:
         method, path = request.method, request.url.path.removeprefix("/v1")
         template, operation = self.operation(method, path)
         kind = response.headers["content-type"].partition(";")[0]
-        found = []
+        faults = []
         if request.headers.get("content-type", "").startswith("application/json") and request.content:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
-            found += self.faults(schema, json.loads(request.content))
+            faults += self.faults(schema, json.loads(request.content))
             self.checked.add((method, template, "request"))
         if response.status_code >= 400:
-            found += self.faults({"$ref": "#/components/schemas/ErrorResponse"}, json.loads(response.read()))
+            faults += self.faults({"$ref": "#/components/schemas/ErrorResponse"}, json.loads(response.read()))
         elif kind == "text/event-stream":
             schema = {"$ref": "#/components/schemas/CreateChatCompletionStreamResponse"}
             chunks = [line[6:] for line in response.read().decode().split("\n\n") if line.startswith("data: {")]
             assert len(chunks) > 2
-            found += [fault for chunk in chunks for fault in self.faults(schema, json.loads(chunk))]
+            faults += [fault for chunk in chunks for fault in self.faults(schema, json.loads(chunk))]
         elif kind == "application/json":
             schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
-            found += self.faults(schema, json.loads(response.read()))
+            faults += self.faults(schema, json.loads(response.read()))
         self.checked.add((method, template, "response"))
-        return [f"{method} {path} -> {response.status_code}: {fault}" for fault in found]
+        return [f"{method} {path} -> {response.status_code}: {fault}" for fault in faults]
 
 
 def _newer(node: Any) -> Any:
     """The document calls itself OpenAPI 3.1, whose schemas are JSON Schema, and has two words of 3.0 left."""
     if isinstance(node, list):
-        return [_newer(each) for each in node]
+        return [_newer(child) for child in node]
     if not isinstance(node, dict):
         return node
-    node = {name: _newer(each) for name, each in node.items()}
+    node = {name: _newer(child) for name, child in node.items()}
     if node.get("exclusiveMinimum") is True:
         node["exclusiveMinimum"] = node.pop("minimum")
     if node.get("nullable") is True:
@@ -92,14 +93,16 @@ def document(shared: Path) -> Path:
     return shared / "specs" / "openai-finetune-subset.examples.yaml"
 
 
-def test_every_body_of_the_whole_scenario_is_valid_both_ways(server: TuningServer, document: Path) -> None:
+def test_every_body_of_the_whole_scenario_is_valid_both_ways(
+    server: TuningServer, vendor: Fake, document: Path
+) -> None:
     published, faults = Published(document), []
 
     def look(response: Any) -> None:
         faults.extend(published.check(response))
 
     with httpx2.Client(event_hooks={"response": [look]}, timeout=60) as http:
-        scenario.run(client(server, http_client=http), BASE)
+        scenario.run(client(server, http_client=http), BASE, vendor=vendor)
     assert faults == []
     served = {(method, path) for method, path, _ in published.checked}
     assert served == {
@@ -117,7 +120,7 @@ def test_every_body_of_the_whole_scenario_is_valid_both_ways(server: TuningServe
 def test_a_body_that_is_not_as_published_is_noticed(document: Path) -> None:
     published = Published(document)
     file = {"$ref": "#/components/schemas/OpenAIFile"}
-    whole = {
+    listed = {
         "id": "file-a",
         "object": "file",
         "bytes": 1,
@@ -126,16 +129,16 @@ def test_a_body_that_is_not_as_published_is_noticed(document: Path) -> None:
         "purpose": "fine-tune",
         "status": "processed",
     }
-    assert published.faults(file, whole) == []
-    assert published.faults(file, {name: value for name, value in whole.items() if name != "bytes"})
-    assert published.faults(file, whole | {"purpose": "tuning"})
+    assert published.faults(file, listed) == []
+    assert published.faults(file, {name: value for name, value in listed.items() if name != "bytes"})
+    assert published.faults(file, listed | {"purpose": "tuning"})
 
 
 @pytest.mark.registry
 @pytest.mark.skipif(REGISTRY is None, reason="LLMTUNE_TEST_REGISTRY is not set, and no test goes to a registry unasked")
 @pytest.mark.timeout(300)
 def test_prism_between_client_and_endpoint_sees_no_violation(
-    server: TuningServer, document: Path, tmp_path: Path
+    server: TuningServer, vendor: Fake, document: Path, tmp_path: Path
 ) -> None:
     """Streams are left out: Prism reads a stream of events as one JSON body. The test above checks each chunk."""
     npx = shutil.which("npx")
@@ -166,7 +169,7 @@ def test_prism_between_client_and_endpoint_sees_no_violation(
             time.sleep(0.2)
         with httpx2.Client(event_hooks={"response": [look]}, timeout=60) as http:
             api = openai.OpenAI(base_url=f"http://127.0.0.1:{port}", api_key=KEY, max_retries=0, http_client=http)
-            scenario.run(api, BASE, streams=False)
+            scenario.run(api, BASE, vendor=vendor, streams=False)
     finally:
         prism.terminate()
         prism.wait(20)

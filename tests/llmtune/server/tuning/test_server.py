@@ -51,7 +51,7 @@ def test_the_command_serves_until_it_is_told_to_end(vendor: Fake, models: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "code", "words"),
+    ("options", "environment", "code", "message"),
     [
         (["--models", "MODELS"], {}, 3, "jobs for fake:m-1 are billed"),
         (["--models", "MODELS", "--yes"], {"LLMTUNE_SERVE_KEY": ""}, 2, "it needs a key"),
@@ -63,12 +63,12 @@ def test_the_command_serves_until_it_is_told_to_end(vendor: Fake, models: Path) 
     ],
 )
 def test_what_stands_against_it_is_one_sentence(
-    models: Path, options: list[str], environment: dict[str, str], code: int, words: str
+    models: Path, options: list[str], environment: dict[str, str], code: int, message: str
 ) -> None:
     arguments = [str(models) if option == "MODELS" else option for option in options]
     done = subprocess.run(
         [*LLMTUNE, *arguments], capture_output=True, text=True, env=os.environ | environment, timeout=60
     )
     assert done.returncode == code
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ MINIMAL: dict[str, Any] = {"model": "gpt-4o", "training_file": "file-a"}
 
 
 def job_of(state: TuningState, **changes: Any) -> Any:
-    asked = read_create(MINIMAL | changes)
+    request = read_create(MINIMAL | changes)
     file = FileRecord(id="file-a", created=0, sha256="a" * 64, bytes=1, filename="a.jsonl", purpose="fine-tune")
     record = JobRecord(
         id="ftjob-abcdefghij",
@@ -26,11 +26,11 @@ def job_of(state: TuningState, **changes: Any) -> Any:
         target="fake:m-1",
         tuned_name="ft:gpt-4o:llmtune::ltabcdefghij",
         training_file=file,
-        method=asked.method,
-        hyperparameters=asked.hyperparameters,
-        suffix=asked.suffix,
-        seed=asked.seed,
-        metadata=asked.metadata,
+        method=request.method,
+        hyperparameters=request.hyperparameters,
+        suffix=request.suffix,
+        seed=request.seed,
+        metadata=request.metadata,
     )
     return tuning_job(record, Target("fake", "m-1"), "fake", state)
 
