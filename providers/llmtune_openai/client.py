@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from llmtune import _clock
+from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
 from llmtune.provider import Requirement, translate_errors
 from llmtune_openai import errors
@@ -134,8 +135,10 @@ class Connection:
             cause = error.__cause__
             why = str(cause or error) or type(cause or error).__name__
             sent = type(cause).__name__ not in _NEVER_LEFT
-            problem = "did not answer in time" if isinstance(error, openai.APITimeoutError) else "cannot be reached"
-            return TransientError(f"{self.title} {problem}: {why}", sent=sent)
+            address = f" at {redact_url(str(self._client.base_url))}" if self._client is not None else ""
+            late = isinstance(error, openai.APITimeoutError)
+            problem = f"{address} did not answer in time" if late else f" cannot be reached{address}"
+            return TransientError(f"{self.title}{problem}: {why}", sent=sent)
         return VendorError(f"{self.title}: {error}")
 
 

@@ -9,17 +9,7 @@ from __future__ import annotations
 
 import math
 
-SCHEDULES = (
-    "linear",
-    "cosine",
-    "constant",
-    "constant_with_warmup",
-    "cosine_with_restarts",
-    "cosine_with_min_lr",
-    "polynomial",
-    "inverse_sqrt",
-    "warmup_stable_decay",
-)
+from llmtune_local.declarations import SCHEDULES
 
 
 def warmup_steps(total: int, ratio: float | None, steps: int | None) -> int:

@@ -290,10 +290,9 @@ def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypat
 def test_what_is_declared_is_what_the_trainer_knows() -> None:
     from llmtune.provider.declarations import Sent
     from llmtune_local import declarations
-    from llmtune_local.training import lr_schedule, optimizer
+    from llmtune_local.training import optimizer
 
     assert set(declarations.OPTIMIZERS) == set(optimizer.OPTIMIZERS)
-    assert set(declarations.SCHEDULES) == set(lr_schedule.SCHEDULES)
     declared = declarations.capabilities("lora").parameters
     for name, field in schema.Recipe.model_fields.items():
         entry = declared[name]
