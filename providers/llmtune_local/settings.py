@@ -44,7 +44,7 @@ class LocalOptions(Options):
 
     chat_template: str | None = None
     """A Jinja chat template instead of the model's own, or the name of a ready one: chatml, llama3, gemma, deepseek-r1,
-    vicuna, alpaca."""
+    plain, alpaca."""
 
     template_options: dict[str, Any] = {}
     """Variables for the chat template (enable_thinking), the same for training and answering."""

@@ -1,6 +1,6 @@
 """Chat templates for models that have none, or whose own one cannot be trained on: by name, each with its source.
 
-The formats are the makers' own; the templates are written here, so that every assistant turn begins with what inference
+The formats are the makers' own (`plain` is ours); the templates are written here, so that every assistant turn begins with what inference
 sends and ends in a token that ends a turn, reasoning stays where it is, and no text of a turn is left out. None renders
 tools. Where a maker's format has no system role, a system turn stands at the beginning of the first user turn.
 """
@@ -81,10 +81,10 @@ TEMPLATES: tuple[ReadyTemplate, ...] = (
         "{%- if add_generation_prompt -%}{{- '<\uff5cAssistant\uff5c>' -}}{%- endif -%}",
     ),
     ReadyTemplate(
-        "vicuna",
+        "plain",
         "",
-        "https://github.com/lm-sys/FastChat/blob/main/docs/vicuna_weights_version.md (version 1.1: needs no token but"
-        " the end of text, so it fits any base model)",
+        "our own: the roles of Vicuna 1.1 (https://github.com/lm-sys/FastChat), each turn on lines of its own; it needs no"
+        " token but the end of text, so it fits any base model",
         "{{- bos_token if bos_token else '' -}}"
         "{%- for message in messages -%}"
         "{%- if message.role == 'user' -%}{{- 'USER: ' + message.content + '\\n' -}}"
@@ -116,6 +116,6 @@ def resolve_template(given: str) -> str:
 
 
 def suggest_template(tokenizer: Any) -> str:
-    """The name of the ready template whose end of a turn the tokenizer has; vicuna where it has none."""
+    """The name of the ready template whose end of a turn the tokenizer has; `plain` where it has none."""
     tokens = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    return next((ready.name for ready in TEMPLATES if ready.end in tokens), "vicuna")
+    return next((ready.name for ready in TEMPLATES if ready.end in tokens), "plain")

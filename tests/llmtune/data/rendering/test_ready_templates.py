@@ -68,7 +68,7 @@ def test_rows_are_rendered_as_inference_asks(ready: ReadyTemplate, example: Exam
 @pytest.mark.parametrize("ready", TEMPLATES, ids=lambda ready: ready.name)
 def test_each_has_a_source_and_is_found_by_its_end(ready: ReadyTemplate) -> None:
     assert ready.source.startswith("https://")
-    assert suggest_template(tokenizer_of(ready)) == (ready.name if ready.end else "vicuna")
+    assert suggest_template(tokenizer_of(ready)) == (ready.name if ready.end else "plain")
 
 
 def test_a_template_that_is_given_as_itself_stays() -> None:
@@ -80,4 +80,4 @@ def test_a_model_without_a_template_is_told_of_one_that_fits() -> None:
 
     with pytest.raises(InvalidData) as raised:
         Renderer(tokenizer_of(None)).render(Example((Message("user", "q"), Message("assistant", "a"))))
-    assert "chat_template: vicuna" in str(raised.value.hint)
+    assert "chat_template: plain" in str(raised.value.hint)
