@@ -1,8 +1,9 @@
 """Chat templates for models that have none, or whose own one cannot be trained on: by name, each with its source.
 
-The formats are the makers' own (`plain` is ours); the templates are written here, so that every assistant turn begins with what inference
-sends and ends in a token that ends a turn, reasoning stays where it is, and no text of a turn is left out. None renders
-tools. Where a maker's format has no system role, a system turn stands at the beginning of the first user turn.
+The formats are the makers' own (`plain` is ours); the templates are written here, so that every assistant turn begins
+with what inference sends and ends in a token that ends a turn, reasoning stays where it is, and no text of a turn is
+left out. None renders tools. Where a maker's format has no system role, a system turn stands at the beginning of the
+first user turn.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ TEMPLATES: tuple[ReadyTemplate, ...] = (
     ReadyTemplate(
         "plain",
         "",
-        "our own: the roles of Vicuna 1.1 (https://github.com/lm-sys/FastChat), each turn on lines of its own; it needs no"
-        " token but the end of text, so it fits any base model",
+        "https://github.com/lm-sys/FastChat (our own, with the roles of Vicuna 1.1, each turn on lines of its own: it"
+        " needs no token but the end of text, so it fits any base model)",
         "{{- bos_token if bos_token else '' -}}"
         "{%- for message in messages -%}"
         "{%- if message.role == 'user' -%}{{- 'USER: ' + message.content + '\\n' -}}"
