@@ -16,6 +16,7 @@ from llmtune.errors import InvalidJob, UnknownName
 from llmtune.planning.plan import to_json
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import get_provider, known_kinds
+from llmtune.provider.types import Readiness
 
 NAMED = ("openai", "azure", "vertex", "bedrock", "cohere", "local")
 
@@ -143,3 +144,31 @@ def test_a_receipt_survives_json(rows: Path) -> None:
     again = Receipt.model_validate_json(receipt.model_dump_json())
     assert [row.field for row in again.fields] == [row.field for row in receipt.fields]
     assert again.request == receipt.request
+
+
+def obstacles(rows: Path | str, model: str = "tiny", **ready: Any) -> list[str]:
+    receipt = plan(TuningJob(name="t", dataset=str(rows), model=model), "local")
+    known = {"extra": "installed", "credentials": "not needed"} | ready
+    return receipt.model_copy(update={"ready": Readiness(**known)}).obstacles()
+
+
+def test_a_run_that_would_start_has_none(rows: Path) -> None:
+    assert obstacles(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "MODEL_ID"}, "stands for a model"),
+        ({"model": "./no/such/folder"}, "there is no folder ./no/such/folder"),
+        ({"extra": "missing"}, "not installed"),
+        ({"credentials": "not found"}, "no credentials"),
+        ({"missing_settings": ("bucket",)}, "settings are missing: bucket"),
+    ],
+)
+def test_whatever_would_stop_it_is_named(rows: Path, changes: dict[str, Any], says: str) -> None:
+    assert any(says in line for line in obstacles(rows, **changes))
+
+
+def test_a_dataset_that_is_not_there_stops_it(tmp_path: Path) -> None:
+    assert obstacles(tmp_path / "none.jsonl") == ["the dataset has errors"]

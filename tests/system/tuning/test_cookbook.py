@@ -17,7 +17,7 @@ from llmtune.server.tuning.server import TuningServer
 from tests.llmtune.server.tuning import scenario
 from tests.llmtune.server.tuning.conftest import KEY, client, upload, wait
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 MODEL = "gpt-4o-mini-2024-07-18"
 
 
