@@ -40,7 +40,7 @@ def serve(
         bool, typer.Option("--yes", "-y", help="With --tuning: let jobs be billed without a budget.")
     ] = False,
     allow_unknown_cost: Annotated[
-        bool, typer.Option("--allow-unknown-cost", help="With --budget: let an unknown cost pass.")
+        bool, typer.Option("--allow-unknown-cost", help="Run although the cost is not known.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="With --tuning: refuse a job of which any field would not be used.")

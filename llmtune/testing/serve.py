@@ -18,12 +18,15 @@ def fake_class(name: str) -> type[FakeVendor]:
     if name not in kinds:
         raise UnknownName("provider", name, kinds)
     module = kinds[name].module
-    packages = [module, module.rpartition(".")[0]]
-    for package in filter(None, packages):
+    package = module.rpartition(".")[0]
+    # `generic_vendor` is the service behind the provider `fake`, which is no vendor's.
+    for place in filter(
+        None, [f"{module}.fake", package and f"{package}.fake", package and f"{package}.generic_vendor"]
+    ):
         try:
-            found = importlib.import_module(f"{package}.fake")
+            found = importlib.import_module(place)
         except ModuleNotFoundError as error:
-            if not (error.name or "").endswith(".fake") and error.name != f"{package}.fake":
+            if error.name not in (place, module):
                 raise
             continue
         fakes = [

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from tests.evaluation.conftest import Scripted
 
 from llmtune.data.example import Example, chat
 from llmtune.evaluation.cheap_models import nearest_answers, predict_labels
@@ -14,6 +13,7 @@ from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import SystemResult
 from llmtune.job.spec import EvaluationSpec
 from llmtune.report.sentences import judged
+from tests.llmtune.evaluation.conftest import Scripted
 
 TEAMS = {"billing": ("invoice", "refund"), "network": ("router", "cable"), "hardware": ("screen", "battery")}
 

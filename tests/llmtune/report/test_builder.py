@@ -211,7 +211,7 @@ def test_tables_as_data_frames(report: Report) -> None:
     assert row.low < row.value < row.high
     assert set(metrics.system) == {"base", "linear", "tuned", "majority"}
     assert set(report.to_pandas("receipt").field) == {row.field for row in report.receipt}
-    assert list(report.to_pandas("classes").label) == ["bug", "feature", "question"] * 2
+    assert list(report.to_pandas("classes").label) == ["bug", "feature", "question"] * 3
     assert "prompt" in report.to_pandas("worst").columns
 
 

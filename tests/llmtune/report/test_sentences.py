@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.evaluation.conftest import LABELS, Scripted, ticket, truth
 
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import EvaluationResult
@@ -14,6 +13,7 @@ from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
 from llmtune.provider.generation import Unavailable
 from llmtune.report.sentences import SENTENCES, cheap, held_out_power, judged, lead
+from tests.llmtune.evaluation.conftest import LABELS, Scripted, ticket, truth
 
 GONE = Unavailable("no such model")
 

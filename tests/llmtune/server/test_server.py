@@ -115,7 +115,7 @@ def test_a_local_adapter_answers_and_streams_piece_by_piece(tmp_path: Path) -> N
     command = hand_over(tuned)
     assert command is not None
     assert "--enable-lora --lora-modules answering=" in command
-    assert command.endswith("--max-lora-rank 16")
+    assert "--max-lora-rank 16" in command
     with Server([tuned], port=0) as server, client(server) as api:
         options: dict[str, Any] = {"model": "answering", "messages": HI, "temperature": 0, "max_tokens": 12}
         whole = api.chat.completions.create(**options)

@@ -8,6 +8,7 @@ below, so that a new one is seen.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -84,7 +85,13 @@ def test_every_language_is_one_that_is_checked() -> None:
     assert not strange
 
 
-KINDS = {"python", "toml", "yaml"}
+KINDS = {"python", "toml", "yaml", "json"}
+
+
+@pytest.mark.parametrize("block", of("json"), ids=str)
+def test_rows_in_json_are_json(block: Block) -> None:
+    for line in block.text.splitlines():
+        json.loads(line)
 
 
 def test_what_does_not_run_is_listed_with_its_reason() -> None:
