@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llmtune.cli import main
+from llmtune.cli import main, output
 from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.generic_vendor import Fake
 from llmtune.testing.http import Call, route
@@ -79,8 +79,9 @@ def llmtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         code = leave.value.code
         return Output(code if isinstance(code, int) else 0, *capfd.readouterr())
 
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
+    for console in (output.out, output.err):  # they may have been made by an earlier test, at another width
+        monkeypatch.setattr(console, "_width", 200)
     return run
 
 
