@@ -8,11 +8,12 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from llmtune import __version__
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.slow
@@ -71,8 +72,7 @@ def test_the_installed_wheel_answers(dist: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-    assert run("--version").strip() == f"llmtune {wanted}"
+    assert run("--version").strip() == f"llmtune {__version__}"
     assert "Commands:" in run("--help")
     planned = json.loads(run("plan", "job.yaml", "--provider", "local", "--json"))
     assert planned["plans"]["local"]["fields"]
