@@ -63,6 +63,11 @@ class RunDir:
 
     # the asking side
 
+    @property
+    def exists(self) -> bool:
+        """Whether a run was submitted to this folder."""
+        return (self.path / "request.json").exists()
+
     def write_request(self, request: RunRequest) -> None:
         """Make the folder and write the request; the worker can be started then."""
         self.path.mkdir(parents=True, exist_ok=True)
