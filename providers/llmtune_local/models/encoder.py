@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +205,7 @@ def load_classifier(
         raise InvalidJob(f"{config.model_type} models have no place for dropout", where="hyperparameters.dropout")
     found: Any
     try:
-        with no_progress_bars(), _without_report():
+        with no_progress_bars(warnings=False):  # a head that is not in the file is made here
             found = AutoModelForSequenceClassification.from_pretrained(
                 locate(base),
                 config=config,
@@ -239,20 +238,6 @@ def set_padding(config: Any, tokenizer: Any) -> None:
     config.pad_token_id = text.pad_token_id = number
     if tokenizer.pad_token_id != number:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(number)
-
-
-@contextlib.contextmanager
-def _without_report() -> Iterator[None]:
-    """transformers warns of a head that is not in the file; here that is what is wanted."""
-    from transformers.utils import logging as theirs
-
-    told: Any = theirs
-    before = told.get_verbosity()
-    told.set_verbosity_error()
-    try:
-        yield
-    finally:
-        told.set_verbosity(before)
 
 
 def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
