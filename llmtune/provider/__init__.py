@@ -94,6 +94,8 @@ _HOME = {
     "Streaming": "llmtune.provider.generation",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
+    "SupportsPlanNotes": "llmtune.provider.abilities",
+    "Tags": "llmtune.provider.values",
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
     "TokenScorer": "llmtune.provider.generation",
@@ -103,7 +105,6 @@ _HOME = {
     "UploadRef": "llmtune.provider.types",
     "ValueType": "llmtune.provider.values",
     "Warming": "llmtune.provider.abilities",
-    "SupportsPlanNotes": "llmtune.provider.abilities",
     "Weighed": "llmtune.provider.abilities",
     "chat_message": "llmtune.provider.chat",
     "count_from_interval": "llmtune.provider.conversions",
@@ -114,12 +115,17 @@ _HOME = {
     "get_provider": "llmtune.provider.registry",
     "growing_pauses": "llmtune.provider.sdk",
     "ignore_not_found": "llmtune.provider.sdk",
+    "max_steps_as_epochs": "llmtune.provider.conversions",
+    "multiplier_as_rate": "llmtune.provider.conversions",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
     "open_providers": "llmtune.provider.registry",
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
     "read_completion": "llmtune.provider.chat",
+    "read_number": "llmtune.provider.reading",
+    "read_state": "llmtune.provider.reading",
+    "read_values": "llmtune.provider.reading",
     "retry_after": "llmtune.provider.http",
     "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
@@ -127,6 +133,8 @@ _HOME = {
     "total_steps": "llmtune.provider.conversions",
     "train_on_inputs": "llmtune.provider.conversions",
     "translate_errors": "llmtune.provider.sdk",
+    "unix_seconds": "llmtune.provider.reading",
+    "whole_number": "llmtune.provider.conversions",
 }
 
 __all__ = [
@@ -216,6 +224,7 @@ __all__ = [
     "SubmitSafety",
     "Support",
     "SupportsPlanNotes",
+    "Tags",
     "Target",
     "Text",
     "TokenScorer",
@@ -235,12 +244,17 @@ __all__ = [
     "get_provider",
     "growing_pauses",
     "ignore_not_found",
+    "max_steps_as_epochs",
+    "multiplier_as_rate",
     "multiplier_from_rate",
     "nearest_size",
     "open_providers",
     "rate_from_multiplier",
     "ratio_from_steps",
     "read_completion",
+    "read_number",
+    "read_state",
+    "read_values",
     "retry_after",
     "sampling_settings",
     "steps_from_ratio",
@@ -248,6 +262,8 @@ __all__ = [
     "total_steps",
     "train_on_inputs",
     "translate_errors",
+    "unix_seconds",
+    "whole_number",
 ]
 
 if TYPE_CHECKING:
@@ -280,6 +296,8 @@ if TYPE_CHECKING:
     from llmtune.provider.chat import sampling_settings as sampling_settings
     from llmtune.provider.conversions import count_from_interval as count_from_interval
     from llmtune.provider.conversions import epochs_from_steps as epochs_from_steps
+    from llmtune.provider.conversions import max_steps_as_epochs as max_steps_as_epochs
+    from llmtune.provider.conversions import multiplier_as_rate as multiplier_as_rate
     from llmtune.provider.conversions import multiplier_from_rate as multiplier_from_rate
     from llmtune.provider.conversions import nearest_size as nearest_size
     from llmtune.provider.conversions import rate_from_multiplier as rate_from_multiplier
@@ -288,6 +306,7 @@ if TYPE_CHECKING:
     from llmtune.provider.conversions import steps_per_epoch as steps_per_epoch
     from llmtune.provider.conversions import total_steps as total_steps
     from llmtune.provider.conversions import train_on_inputs as train_on_inputs
+    from llmtune.provider.conversions import whole_number as whole_number
     from llmtune.provider.cost import CostEstimate as CostEstimate
     from llmtune.provider.declarations import DECLARED_FIELDS as DECLARED_FIELDS
     from llmtune.provider.declarations import GENERATION_FIELDS as GENERATION_FIELDS
@@ -326,6 +345,10 @@ if TYPE_CHECKING:
     from llmtune.provider.memory import Footprint as Footprint
     from llmtune.provider.object_store import ObjectStore as ObjectStore
     from llmtune.provider.protocol import Provider as Provider
+    from llmtune.provider.reading import read_number as read_number
+    from llmtune.provider.reading import read_state as read_state
+    from llmtune.provider.reading import read_values as read_values
+    from llmtune.provider.reading import unix_seconds as unix_seconds
     from llmtune.provider.receipt import DataVerdict as DataVerdict
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
@@ -367,6 +390,7 @@ if TYPE_CHECKING:
     from llmtune.provider.values import Float as Float
     from llmtune.provider.values import Int as Int
     from llmtune.provider.values import Mapped as Mapped
+    from llmtune.provider.values import Tags as Tags
     from llmtune.provider.values import Text as Text
     from llmtune.provider.values import ValueType as ValueType
 

@@ -224,7 +224,7 @@ class BedrockProvider(core.BaseProvider):
                     yield core.RemoteModel(
                         id=entry["modelArn"],
                         base=responses.base_id(entry["baseModelArn"]),
-                        created=responses.seconds(entry["creationTime"]),
+                        created=core.unix_seconds(entry["creationTime"]),
                         data={"name": entry["modelName"], "status": entry.get("modelStatus")},
                     )
 

@@ -6,7 +6,6 @@ Names are those of the cohere SDK 7.3.1 (finetuning types).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 import llmtune.provider as core
@@ -55,19 +54,9 @@ _MODULES = {
 
 def state(word: str, *, completed: bool = False) -> tuple[RunState, tuple[str, ...]]:
     """Our state for Cohere's word; an unknown one is running, with a warning."""
-    if word in STATES:
-        return STATES[word], ()
     if word in RESTING:
         return (RunState.SUCCEEDED, (RESTING[word],)) if completed else (RunState.PAUSED, ())
-    return RunState.RUNNING, (f"Cohere reports a state that llmtune does not know: {word!r}; taken as running",)
-
-
-def _moment(value: Any) -> float | None:
-    """ISO-8601 text as Unix seconds."""
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (TypeError, ValueError):
-        return None
+    return core.read_state(word, STATES, "Cohere")
 
 
 def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.MetricPoint]:
@@ -80,7 +69,7 @@ def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.Metr
             step=step,
             series=series.get(raw, f"validation/{raw}"),
             value=float(value),
-            time=_moment(row.get("created_at")),
+            time=core.unix_seconds(row.get("created_at")),
             source="vendor_api",
             raw_name=raw,
         )
@@ -91,7 +80,7 @@ def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.Metr
 def _event(row: Mapping[str, Any]) -> core.Event:
     return core.Event(
         id=f"{row.get('created_at')}-{row.get('status')}",
-        time=_moment(row.get("created_at")) or 0.0,
+        time=core.unix_seconds(row.get("created_at")) or 0.0,
         level="error" if row.get("status") == "STATUS_FAILED" else "info",
         message=str(row.get("status") or "event"),
     )
@@ -166,7 +155,9 @@ def _hyperparameters(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 def remote_model(model: Mapping[str, Any]) -> core.RemoteModel:
     """A tuned model as the account lists it."""
     id = str(model["id"])
-    return core.RemoteModel(id=f"{id}-ft", base=_base_name(model), job=id, created=_moment(model.get("created_at")))
+    return core.RemoteModel(
+        id=f"{id}-ft", base=_base_name(model), job=id, created=core.unix_seconds(model.get("created_at"))
+    )
 
 
 def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from llmtune.job.spec import NOT_YET
 from llmtune.provider import (
     GENERATION_FIELDS,
+    NOT_YET_METHODS,
     Abilities,
     Ability,
     Anything,
     Bool,
     Capabilities,
     Choice,
-    Converted,
     Declarations,
     Float,
     Int,
@@ -28,7 +27,7 @@ from llmtune.provider import (
     Sent,
     Text,
     ValueType,
-    rate_from_multiplier,
+    multiplier_as_rate,
 )
 
 #: Default peak rates. LoRA wants about ten times the rate of full tuning (Thinking Machines, "LoRA Without
@@ -107,14 +106,7 @@ def _declarations(rate: float, of: str) -> Declarations:
     return Declarations(
         **{name: Sent(_H + name, **facts) for name, facts in _SAME_NAME.items()},
         learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=rate, source=_OURS),
-        learning_rate_multiplier=Converted(
-            _H + "learning_rate",
-            Float(gt=0),
-            rate_from_multiplier(rate, of),
-            says=f"x the default rate {rate:g}",
-            default=1.0,
-            source=_OURS,
-        ),
+        learning_rate_multiplier=multiplier_as_rate(_H + "learning_rate", Float(gt=0), rate, of, _OURS),
         name=Sent("name", Text(), source=_OURS),
         seed=Sent("seed", Int(0), default=0, source=_OURS),
         tags=Sent("tags", Mapped(), default=None, source=_OURS),
@@ -155,7 +147,7 @@ _FAMILIES = {"classification": "transformers models with a head for labels (enco
 
 METHODS: dict[str, Ability] = {
     **dict.fromkeys(("sft", "dpo", "classification"), True),
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **NOT_YET_METHODS,
 }
 ADAPTERS: dict[str, Ability] = dict.fromkeys(("lora", "dora", "full", "qlora"), True)
 ABILITIES = Abilities(

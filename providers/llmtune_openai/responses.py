@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune.provider import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot, read_state
 from llmtune_openai import metrics
 
 #: Every status word seen: the API reference (first six), its sample for pause, Azure's, and old recordings.
@@ -70,10 +70,7 @@ def check_is_job(payload: Any) -> dict[str, Any]:
 
 def state_of(job: Mapping[str, Any]) -> tuple[RunState, tuple[str, ...]]:
     """The state, and a warning when the word is new."""
-    word = str(job.get("status"))
-    if word in STATES:
-        return STATES[word], ()
-    return RunState.RUNNING, (f"unknown state {word!r}, taken for running",)
+    return read_state(str(job.get("status")), STATES, "the service")
 
 
 def snapshot(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import llmtune.provider as core
@@ -67,10 +66,8 @@ _LEVELS: dict[str, Literal["warning", "error"]] = {
 
 
 def state(word: str) -> tuple[RunState, tuple[str, ...]]:
-    """Our state for the vendor's word; an unknown one is running, with a warning."""
-    if word in STATES:
-        return STATES[word], ()
-    return RunState.RUNNING, (f"Together reports a state that llmtune does not know: {word!r}; taken as running",)
+    """Return our state for Together's word, and a warning when the word is new."""
+    return core.read_state(word, STATES, "Together")
 
 
 def points(rows: Iterable[Mapping[str, float]]) -> list[core.MetricPoint]:
@@ -102,20 +99,10 @@ def _event(index: int, row: Mapping[str, Any]) -> core.Event:
     kind = str(row.get("type") or "event").lower()
     return core.Event(
         id=str(row.get("hash") or f"{row.get('created_at')}-{kind}-{row.get('step') or index}"),
-        time=moment(row.get("created_at")) or 0.0,
+        time=core.unix_seconds(row.get("created_at")) or 0.0,
         level=_LEVELS.get(str(row.get("level") or "").lower(), "info"),
         message=str(row.get("message") or kind),
     )
-
-
-def moment(value: Any) -> float | None:
-    """ISO-8601 text or Unix seconds as Unix seconds."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (TypeError, ValueError):
-        return None
 
 
 def snapshot(
@@ -232,7 +219,7 @@ def remote_model(job: Mapping[str, Any]) -> core.RemoteModel:
         id=str(job["model_output_name"]),
         base=job.get("model"),
         job=str(job["id"]),
-        created=moment(job.get("created_at")),
+        created=core.unix_seconds(job.get("created_at")),
     )
 
 

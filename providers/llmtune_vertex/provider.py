@@ -269,7 +269,7 @@ class VertexProvider(core.BaseProvider):
                     id=model.id,
                     base=model.base,
                     job=job.get("name"),
-                    created=responses.seconds(job.get("endTime") or job.get("createTime")) or None,
+                    created=core.unix_seconds(job.get("endTime") or job.get("createTime")),
                     data={**model.data, "name": job.get("tunedModelDisplayName")},
                 )
 
