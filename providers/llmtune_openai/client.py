@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, translate_errors
+from llmtune.provider import Requirement, open_providers, translate_errors
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Connection:
                 title=self.title,
                 name=self.name,
                 key_env=self.key_variable,
-                alternatives=_alternatives,
+                alternatives=lambda: open_providers(_clock.today()),
             )
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
@@ -140,9 +140,3 @@ class Connection:
             problem = f"{address} did not answer in time" if late else f" cannot be reached{address}"
             return TransientError(f"{self.title}{problem}: {why}", sent=sent)
         return VendorError(f"{self.title}: {error}")
-
-
-def _alternatives() -> tuple[str, ...]:
-    from llmtune.provider import open_providers
-
-    return open_providers(_clock.today())

@@ -277,17 +277,13 @@ def load_tuned(model: str, artefact: Path, revision: str | None, device: str, to
 
 def batches_of(lengths: Sequence[int], budget: int, most: int | None = None) -> list[list[int]]:
     """Groups of rows of like length whose padded area fits the budget (a longer row goes alone), or `most` groups."""
+    from llmtune_local.batching.packing import by_length
+
+    if most is None:
+        return by_length(lengths, budget)
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    if most is not None:
-        size = -(-len(order) // most)
-        return [order[start : start + size] for start in range(0, len(order), size)]
-    groups: list[list[int]] = []
-    for index in order:
-        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+    size = -(-len(order) // most)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def logits_of(network: Any, rows: Sequence[LabelledRow], pad: int, device: str) -> Tensor:

@@ -6,13 +6,10 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmtune.errors import InvalidJob
 from llmtune_local.libraries import prepare_libraries
-
-if TYPE_CHECKING:
-    pass
 
 _ENCODERS = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "xlm-roberta", "albert", "mpnet")
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from llmtune_local.batching.packing import SHARED_TOKENS, Family, MicroBatch
+from llmtune_local.batching.packing import SHARED_TOKENS, Family, MicroBatch, pad_rows
 from llmtune_local.batching.sizes import chunk_rows
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_pairs
 from llmtune_local.models.hub import adapter_of
@@ -182,17 +182,13 @@ def _pack(pairs: Sequence[Pair], numbers: tuple[int, ...], share: bool, _pad: in
 
 def _pad(pairs: Sequence[Pair], numbers: tuple[int, ...], _share: bool, pad: int) -> PairBatch:
     sides = [side for pair in pairs for side in pair]
-    longest = max(len(side.ids) - 1 for side in sides)
-    ids = np.full((len(sides), longest), pad, dtype=np.int64)
-    mask = np.zeros((len(sides), longest), dtype=np.int64)
+    laid = pad_rows(sides, pad)
+    longest = laid["ids"].shape[1]
     trained = []
     for index, side in enumerate(sides):
-        ids[index, : len(side.ids) - 1] = side.ids[:-1]
-        mask[index, : len(side.ids) - 1] = 1
         at, target = _trained(side)
         trained.append((at + index * longest, target, np.full(len(at), index)))
-    laid = {"ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    return _batch(pairs, numbers, trained, positions=None, families=None, **laid)
+    return _batch(pairs, numbers, trained, **laid)
 
 
 def _batch(

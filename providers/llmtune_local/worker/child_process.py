@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a
 #: stranger's or the user's own types.py, would be run in place of the library.
