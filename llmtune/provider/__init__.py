@@ -91,6 +91,7 @@ _HOME = {
     "Sent": "llmtune.provider.declarations",
     "ServiceSettings": "llmtune.provider.base",
     "Snapshot": "llmtune.provider.types",
+    "StoredUploads": "llmtune.provider.object_store",
     "Streaming": "llmtune.provider.generation",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
@@ -116,9 +117,11 @@ _HOME = {
     "growing_pauses": "llmtune.provider.sdk",
     "ignore_not_found": "llmtune.provider.sdk",
     "max_steps_as_epochs": "llmtune.provider.conversions",
+    "may_have_arrived": "llmtune.provider.http",
     "multiplier_as_rate": "llmtune.provider.conversions",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
+    "only_new_events": "llmtune.provider.reading",
     "open_providers": "llmtune.provider.registry",
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
@@ -126,6 +129,7 @@ _HOME = {
     "read_number": "llmtune.provider.reading",
     "read_state": "llmtune.provider.reading",
     "read_values": "llmtune.provider.reading",
+    "refused_answer": "llmtune.provider.http",
     "retry_after": "llmtune.provider.http",
     "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
@@ -220,6 +224,7 @@ __all__ = [
     "Sent",
     "ServiceSettings",
     "Snapshot",
+    "StoredUploads",
     "Streaming",
     "SubmitSafety",
     "Support",
@@ -245,9 +250,11 @@ __all__ = [
     "growing_pauses",
     "ignore_not_found",
     "max_steps_as_epochs",
+    "may_have_arrived",
     "multiplier_as_rate",
     "multiplier_from_rate",
     "nearest_size",
+    "only_new_events",
     "open_providers",
     "rate_from_multiplier",
     "ratio_from_steps",
@@ -255,6 +262,7 @@ __all__ = [
     "read_number",
     "read_state",
     "read_values",
+    "refused_answer",
     "retry_after",
     "sampling_settings",
     "steps_from_ratio",
@@ -334,6 +342,8 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import TokenScorer as TokenScorer
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import may_have_arrived as may_have_arrived
+    from llmtune.provider.http import refused_answer as refused_answer
     from llmtune.provider.http import retry_after as retry_after
     from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities
@@ -344,7 +354,9 @@ if TYPE_CHECKING:
     from llmtune.provider.limits import Price as Price
     from llmtune.provider.memory import Footprint as Footprint
     from llmtune.provider.object_store import ObjectStore as ObjectStore
+    from llmtune.provider.object_store import StoredUploads as StoredUploads
     from llmtune.provider.protocol import Provider as Provider
+    from llmtune.provider.reading import only_new_events as only_new_events
     from llmtune.provider.reading import read_number as read_number
     from llmtune.provider.reading import read_state as read_state
     from llmtune.provider.reading import read_values as read_values

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.provider.types import RunState
+from llmtune.provider.types import Cursor, RunState, Snapshot
 
 
 def read_state(word: str, states: Mapping[str, RunState], service: str) -> tuple[RunState, tuple[str, ...]]:
@@ -53,3 +53,12 @@ def read_values(
         except (KeyError, TypeError, ValueError):
             unmapped[name] = value
     return known, unmapped
+
+
+def only_new_events(snapshot: Snapshot, cursor: Cursor) -> Snapshot:
+    """Return a snapshot without the events whose ids are in the cursor, and the cursor with those that are new; for a
+    vendor that gives all events each time."""
+    reported = cursor.get("events", [])
+    events = tuple(event for event in snapshot.events if event.id not in reported)
+    cursor = {**cursor, "events": [*reported, *(event.id for event in events)]}
+    return snapshot.model_copy(update={"events": events, "cursor": cursor})

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import llmtune.provider as core
-from llmtune.errors import LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.provider import RunState
 from llmtune_cohere.declarations import BASE_TYPES
 
@@ -174,21 +173,3 @@ def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
         files={"train": str(settings["dataset_id"])} if settings.get("dataset_id") else {},
         data={"name": model.get("name"), "multi_label": bool(settings.get("multi_label"))},
     )
-
-
-def refusal(name: str, action: str, status: int, body: Any, headers: Mapping[str, str]) -> LlmtuneError:
-    """An HTTP answer that is no success as one of our errors. The message is under "message" or "error", or is all."""
-    message = (body.get("message") or body.get("error")) if isinstance(body, Mapping) else body
-    message = str(message or f"HTTP {status}").strip()[:500]
-    text = f"{name}: {action}: {message} (HTTP {status})"
-    if status in (401, 498):
-        return MissingCredentials(f"{name}: the service did not accept the API key: {message}")
-    if status == 402:
-        return QuotaExceeded(text)
-    facts: dict[str, Any] = {"status": status, "raw": str(body)[:2000]}
-    if status < 400:
-        return TransientError(f"{name}: {action}: an answer that cannot be read", **facts)
-    if status in (408, 429) or (status >= 500 and status != 501):
-        wait = core.retry_after(headers)
-        return TransientError(text, retry_after=wait, sent=status not in (408, 429), **facts)
-    return VendorError(text, **facts)

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, open_providers, translate_errors
+from llmtune.provider import Requirement, may_have_arrived, open_providers, translate_errors
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-#: What the SDK's transport raises when no byte of the request has left.
-_NEVER_LEFT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 
 PAGE = 100
 
@@ -134,7 +131,7 @@ class Connection:
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
             why = str(cause or error) or type(cause or error).__name__
-            sent = type(cause).__name__ not in _NEVER_LEFT
+            sent = may_have_arrived(error)
             address = f" at {redact_url(str(self._client.base_url))}" if self._client is not None else ""
             late = isinstance(error, openai.APITimeoutError)
             problem = f"{address} did not answer in time" if late else f" cannot be reached{address}"

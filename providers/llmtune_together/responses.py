@@ -5,12 +5,11 @@ Field and state names are those of the together SDK 3.1.1 and of Together's Open
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import llmtune.provider as core
-from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.errors import InvalidData
 from llmtune.provider import RunState
 
 if TYPE_CHECKING:
@@ -264,40 +263,6 @@ def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
         files={role: str(id) for role, id in files.items() if id},
         data={"adapter": "full" if training_type.get("type") == "Full" else "lora"},
     )
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-def _message_of(body: Any, otherwise: str) -> tuple[str, str | None]:
-    """The vendor's message and code out of an error body: {"error": {"message", "code"}}, {"message"}, or text."""
-    if isinstance(body, str):
-        try:
-            body = json.loads(body)
-        except ValueError:
-            return (body.strip() if len(body) < 500 else "") or otherwise, None
-    inner = body.get("error", body) if isinstance(body, Mapping) else None
-    if isinstance(inner, Mapping):
-        code = inner.get("code") or inner.get("type")
-        return str(inner.get("message") or otherwise), str(code) if code else None
-    return str(inner or otherwise), None
-
-
-def refusal(
-    name: str, action: str, status: int, body: Any, headers: Mapping[str, str], *, otherwise: str
-) -> LlmtuneError:
-    """An HTTP answer of 4xx or 5xx as one of our errors; `otherwise` is what is said where the body is empty."""
-    message, code = _message_of(body, otherwise or f"HTTP {status}")
-    if status == 401:
-        return MissingCredentials(
-            f"{name}: Together did not accept the API key: {message}", hint="check the key at api.together.ai/settings"
-        )
-    if status == 402:
-        return QuotaExceeded(f"{name}: {action}: {message}", hint="Settings, Billing on api.together.ai")
-    text = f"{name}: {action}: {message} (HTTP {status})"
-    facts: dict[str, Any] = {"code": code, "status": status, "raw": str(body)[:2000] if body else otherwise}
-    if status in (408, 429) or status >= 500:
-        sent = status not in (408, 429)
-        return TransientError(text, retry_after=core.retry_after(headers), sent=sent, **facts)
-    return VendorError(text, **facts)
 
 
 def invalid_file(name: str, file: str, report: Mapping[str, Any]) -> InvalidData:
