@@ -25,7 +25,10 @@ def rate_from_multiplier(published: float, of: str) -> Rule:
 
 
 def multiplier_as_rate(wire: str, type: ValueType, published: float, of: str, source: str, **facts: Any) -> Converted:
-    """Return the declaration of learning_rate_multiplier for a vendor that takes a rate and publishes its default."""
+    """Return the declaration of learning_rate_multiplier for a vendor that takes a rate.
+
+    `wire`, `type`, `source` and `facts` are fields of it; `published` is the default rate that holds for `of`.
+    """
     rule = rate_from_multiplier(published, of)
     return Converted(wire, type, rule, f"x {of}'s published default {published:g}", default=1.0, source=source, **facts)
 
@@ -41,7 +44,7 @@ def multiplier_from_rate(published: float, of: str) -> Rule:
 
 
 def whole_number(value: float, facts: Facts) -> Changed | Refused:
-    """A number -> the same as a whole number; a fraction is refused, since the vendor would cut it off."""
+    """A `value` -> the same as a whole number; a fraction is refused whatever the `facts`: a vendor would cut it."""
     if float(value).is_integer():
         return Changed(int(value), "", exact=True)
     return Refused(f"must be a whole number here, not {value:g}", invalid=True)
@@ -116,7 +119,10 @@ def epochs_from_steps(batch_size: int | None = None) -> Rule:
 def max_steps_as_epochs(
     wire: str, type: ValueType, source: str, *, batch_size: int | None = None, **facts: Any
 ) -> Converted:
-    """Return the declaration of max_steps for a vendor that counts epochs; `facts` are further fields of it."""
+    """Return the declaration of max_steps for a vendor that counts epochs.
+
+    `wire`, `type`, `source` and further `facts` are fields of it; `batch_size` is the vendor's default, if any.
+    """
     size = f" (default {batch_size})" if batch_size else ""
     says = f"as whole epochs, rounded up, from the number of rows and batch_size{size}"
     return Converted(wire, type, epochs_from_steps(batch_size), says, source=source, **facts)

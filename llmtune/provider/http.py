@@ -44,8 +44,10 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
 
 
 def read_refusal(body: Any) -> tuple[str | None, str | None]:
-    """Return the words and the code in the JSON of a refusal: `{"error": {"message", "code"}}`, `{"error": "words"}`,
-    `{"message"}` or `{"detail"}`."""
+    """Return the words and the code in the JSON `body` of a refusal.
+
+    Known are `{"error": {"message", "code"}}`, `{"error": "words"}`, `{"message"}` and `{"detail"}`.
+    """
     body = body if isinstance(body, Mapping) else {}
     inner = body.get("error", body)
     if not isinstance(inner, Mapping):

@@ -118,9 +118,9 @@ class StoredUploads:
         return self._storage.find(digest)
 
     def upload(self, file: EncodedFile) -> UploadRef:
-        """Upload one file, named by its content."""
+        """Upload one `file`, named by its content."""
         return self._storage.upload(file)
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Bring an object here."""
+        """Bring the object at the address `file_id` into the folder `into`."""
         return self._storage.download(file_id, into)

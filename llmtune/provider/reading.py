@@ -20,7 +20,10 @@ def read_state(word: str, states: Mapping[str, RunState], service: str) -> tuple
 
 
 def unix_seconds(value: Any) -> float | None:
-    """Return a time (ISO 8601 text, a datetime, or Unix seconds) in Unix seconds; None when it cannot be read."""
+    """Return a time in Unix seconds; None when it cannot be read.
+
+    `value` is ISO 8601 text, a datetime, or Unix seconds already.
+    """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     try:
@@ -30,7 +33,7 @@ def unix_seconds(value: Any) -> float | None:
 
 
 def read_number(value: Any) -> float | None:
-    """Return a number, which may be spelt as text; None when there is none."""
+    """Return the number in `value`, which may be spelt as text; None when there is none."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -40,7 +43,7 @@ def read_number(value: Any) -> float | None:
 def read_values(
     values: Mapping[str, Any], names: Mapping[str, tuple[str, Callable[[Any], Any]]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the vendor's hyperparameters by our names, and those that have none or cannot be read.
+    """Return the vendor's hyperparameters (`values`) by our names, and those that have none or cannot be read.
 
     `names` holds our name for each of the vendor's, and how its value is read.
     """

@@ -12,7 +12,7 @@ from llmtune.provider.chat import FinishReason
 from llmtune_bedrock.client import Sdk
 from llmtune_bedrock.declarations import RUN_TAG
 from llmtune_bedrock.errors import CONFLICT
-from llmtune_bedrock.rows import write_blocks, write_result
+from llmtune_bedrock.rows import write_blocks, write_result, write_tool
 
 #: How long a deployment may take to become usable, and the longest pause between two looks at it, in seconds.
 DEPLOY_SECONDS = 3600.0
@@ -100,13 +100,8 @@ def _content(message: Message) -> list[dict[str, Any]]:
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool.get("function", tool)
-    spec: dict[str, Any] = {
-        "name": function["name"],
-        "inputSchema": {"json": function.get("parameters") or {"type": "object", "properties": {}}},
-    }
-    if function.get("description"):
-        spec["description"] = function["description"]
-    return {"toolSpec": spec}
+    taken = ("name", "description", "parameters")
+    return write_tool({"function": {key: function[key] for key in taken if function.get(key)}})
 
 
 def generation(answer: dict[str, Any]) -> core.Generation:

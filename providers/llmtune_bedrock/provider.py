@@ -186,9 +186,8 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """Python that asks this model through boto3."""
         region = self.settings.value_of("region") or "us-east-1"
-        note = ""
-        if isinstance(ref, core.ModelRef) and ref.tuned:
-            note = "# deploy the model first; modelId is then the deployment's ARN\n"
+        deployed = "# deploy the model first; modelId is then the deployment's ARN\n"
+        note = deployed if getattr(ref, "tuned", False) else ""
         return (
             "import boto3\n\n"
             f'client = boto3.client("bedrock-runtime", region_name="{region}")\n'

@@ -16,7 +16,7 @@ import orjson
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
 from llmtune.data.formats.chat import answered, arguments_text, kind
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers
@@ -160,7 +160,7 @@ class ConverseRows(RowFormat):
             row["system"] = [{"text": part.text} for part in parts if isinstance(part, TextPart)]
         row["messages"] = write_turns(messages, "content", _ROLES, write_blocks, write_result)
         if example.tools:
-            row["toolConfig"] = {"tools": [_write_tool(tool) for tool in example.tools]}
+            row["toolConfig"] = {"tools": [write_tool(tool) for tool in example.tools]}
         return row
 
     def problems(self, example: Example) -> list[Finding]:
@@ -223,7 +223,8 @@ def write_result(message: Message) -> dict[str, Any]:
     }
 
 
-def _write_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+def write_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool's definition as Converse has it."""
     function = tool["function"]
     spec = {key: value for key, value in function.items() if key != "parameters"}
     spec["inputSchema"] = {"json": function.get("parameters") or {"type": "object", "properties": {}}}
@@ -325,21 +326,15 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
         return
     limits, max_bytes = family.limits, family.limits.max_bytes
     if facts.role == "train":
-        yield from _count_rules(facts.rows, "rows", limits.min_rows, limits.max_rows)
+        yield from count_findings(facts.rows, "rows", PREPARE, least=limits.min_rows, most=limits.max_rows)
+        total, least = facts.total_rows, family.min_total_rows
         both = "training and validation rows"
-        yield from _count_rules(facts.total_rows, both, family.min_total_rows, limits.max_total_rows)
+        yield from count_findings(total, both, PREPARE, least=least, most=limits.max_total_rows)
     else:
         max_bytes = family.max_validation_bytes
-        yield from _count_rules(facts.rows, "validation rows", None, limits.max_validation_rows)
+        yield from count_findings(facts.rows, "validation rows", PREPARE, most=limits.max_validation_rows)
     if max_bytes is not None and facts.size > max_bytes:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {max_bytes / 1e6:,.0f} MB", "give fewer")
-
-
-def _count_rules(rows: int, what: str, least: int | None, most: int | None) -> Iterable[Finding]:
-    if least is not None and rows < least:
-        yield error("vendor-rows", f"{rows} {what}; at least {least} are needed ({PREPARE})", "add rows")
-    if most is not None and rows > most:
-        yield error("vendor-rows", f"{rows:,} {what}; at most {most:,} ({PREPARE})", "give fewer")
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:

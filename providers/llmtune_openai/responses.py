@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot, read_state
+from llmtune.provider import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot, read_state, read_values
 from llmtune_openai import metrics
 
 #: Every status word seen: the API reference (first six), its sample for pause, Azure's, and old recordings.
@@ -194,17 +194,22 @@ def hyperparameters_of(job: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "supervised", dict(job.get("hyperparameters") or {})
 
 
-def is_told(value: Any) -> bool:
-    """Whether a hyperparameter is a value: "auto" and negative numbers leave it to the vendor."""
-    if value is None or isinstance(value, str):
-        return False
-    return isinstance(value, bool) or not (isinstance(value, (int, float)) and value < 0)
+def _value(value: Any) -> Any:
+    """Return a hyperparameter that is a value. Raises `ValueError` for "auto" and negative numbers, which leave it to
+    the vendor."""
+    if value is None or isinstance(value, str) or (not isinstance(value, bool) and value < 0):
+        raise ValueError(value)
+    return value
+
+
+def named_values(echoed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The hyperparameters that are values, by our names, and the others."""
+    return read_values(echoed, {name: (ours, _value) for name, ours in OUR_NAMES.items()})
 
 
 def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the vendor has told by now, by our names."""
-    _, echoed = hyperparameters_of(job)
-    found = {OUR_NAMES[name]: value for name, value in echoed.items() if name in OUR_NAMES and is_told(value)}
+    found, _ = named_values(hyperparameters_of(job)[1])
     if isinstance(job.get("seed"), int):
         found["seed"] = job["seed"]
     return found
@@ -214,14 +219,15 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
     """A job as something that can be run again elsewhere; what has no name of ours is kept under the vendor's."""
     job = check_is_job(job)
     word, echoed = hyperparameters_of(job)
+    values, unmapped = named_values(echoed)
     files = {"train": job.get("training_file"), "validation": job.get("validation_file")}
     return RemoteJob(
         id=str(job["id"]),
         model=str(model or job.get("fine_tuned_model") or ""),
         base=str(job.get("model") or ""),
         method={"supervised": "sft"}.get(word, word),
-        hyperparameters={OUR_NAMES[name]: value for name, value in echoed.items() if _ours(name, value)},
-        unmapped={name: value for name, value in echoed.items() if not _ours(name, value)},
+        hyperparameters=values,
+        unmapped=unmapped,
         seed=job.get("seed") if isinstance(job.get("seed"), int) else None,
         files={role: str(id) for role, id in files.items() if id},
         data={
@@ -231,7 +237,3 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
             "result_files": list(job.get("result_files") or ()),
         },
     )
-
-
-def _ours(name: str, value: Any) -> bool:
-    return name in OUR_NAMES and is_told(value)

@@ -282,9 +282,8 @@ class TogetherProvider(core.BaseProvider):
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """A few lines that call this model through the SDK."""
-        note = ""
-        if isinstance(ref, core.ModelRef) and ref.tuned:
-            note = "# A tuned model answers from a dedicated endpoint: deploy it, and put its name here.\n"
+        deployed = "# A tuned model answers from a dedicated endpoint: deploy it, and put its name here.\n"
+        note = deployed if getattr(ref, "tuned", False) else ""
         return (
             "from together import Together\n\n"
             f"client = Together()  # reads {self.key_variable}\n"

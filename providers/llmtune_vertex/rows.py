@@ -14,7 +14,7 @@ import orjson
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
 from llmtune.data.formats.chat import Calls, answered, kind
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
@@ -322,19 +322,16 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Rows and bytes of a file (pages of 2026)."""
     most = MAX_IMAGE_ROWS if facts.features & f.IMAGES else MAX_ROWS
-    if facts.role == "train" and facts.rows > most:
-        yield error("vendor-rows", f"{facts.rows:,} rows; at most {most:,} ({ABOUT})", "give fewer")
+    if facts.role == "train":
+        yield from count_findings(facts.rows, "rows", ABOUT, most=most)
     if facts.size > MAX_BYTES:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most 1,000 MB ({ABOUT})", "give fewer rows")
     if facts.role == "validation":
-        if facts.rows > MAX_VALIDATION_ROWS:
-            yield error("vendor-rows", f"{facts.rows:,} validation rows; at most 5,000 ({ABOUT})", "give fewer")
-        elif facts.train_rows and facts.rows > 1000 and facts.rows > MAX_VALIDATION_SHARE * facts.train_rows:
-            yield error(
-                "vendor-rows",
-                f"{facts.rows:,} validation rows are above 30 % of the training rows ({ABOUT})",
-                "give fewer",
-            )
+        yield from count_findings(facts.rows, "validation rows", ABOUT, most=MAX_VALIDATION_ROWS)
+        share = facts.rows / facts.train_rows if facts.train_rows else 0.0
+        if 1000 < facts.rows <= MAX_VALIDATION_ROWS and share > MAX_VALIDATION_SHARE:
+            problem = f"{facts.rows:,} validation rows are above 30 % of the training rows ({ABOUT})"
+            yield error("vendor-rows", problem, "give fewer")
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:

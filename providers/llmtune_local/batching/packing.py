@@ -337,19 +337,15 @@ def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch
         at, *rest = _trained(row, prompt_weight)
         trained.append((at + index * longest, *rest))
     tokens = sum(len(row.ids) for row in rows)
-    return MicroBatch(**laid, tokens=tokens, **_tensors(*zip(*trained, strict=True)))
+    trained_at = _tensors(*zip(*trained, strict=True))
+    return MicroBatch(**laid, positions=None, families=None, tokens=tokens, **trained_at)
 
 
-def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Any]:
+def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
     """Return rows side by side without their last tokens, padded on the right, as fields of a `MicroBatch`."""
     shape = (len(rows), max(len(row.ids) - 1 for row in rows))
     ids, mask = np.full(shape, pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row.ids) - 1] = row.ids[:-1]
         mask[index, : len(row.ids) - 1] = 1
-    return {
-        "ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(mask),
-        "positions": None,
-        "families": None,
-    }
+    return {"ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}

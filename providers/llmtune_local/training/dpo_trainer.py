@@ -188,7 +188,7 @@ def _pad(pairs: Sequence[Pair], numbers: tuple[int, ...], _share: bool, pad: int
     for index, side in enumerate(sides):
         at, target = _trained(side)
         trained.append((at + index * longest, target, np.full(len(at), index)))
-    return _batch(pairs, numbers, trained, **laid)
+    return _batch(pairs, numbers, trained, positions=None, families=None, **laid)
 
 
 def _batch(
