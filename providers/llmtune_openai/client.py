@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmtune import _clock
@@ -24,6 +25,7 @@ PAGE = 100
 TIMEOUT = 120.0
 
 
+@dataclass(eq=False)
 class Connection:
     """One configured instance's client. Safe for several threads; opened at first use.
 
@@ -36,23 +38,14 @@ class Connection:
         timeout: seconds that any call may take, where that is configured.
     """
 
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        requirement: Requirement,
-        key_variable: str,
-        arguments: Callable[[], dict[str, Any]],
-        timeout: float | None = None,
-    ) -> None:
-        self.name = name
-        self.title = title
-        self.key_variable = key_variable
-        self.timeout = timeout
-        self._requirement = requirement
-        self._arguments = arguments
-        self._lock = threading.Lock()
-        self._client: OpenAI | None = None
+    name: str
+    title: str
+    requirement: Requirement
+    key_variable: str
+    arguments: Callable[[], dict[str, Any]]
+    timeout: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _client: OpenAI | None = None
 
     @property
     def sdk(self) -> OpenAI:
@@ -62,8 +55,8 @@ class Connection:
         """
         with self._lock:
             if self._client is None:
-                self._requirement.require(self.title)
-                arguments = self._arguments()
+                self.requirement.require(self.title)
+                arguments = self.arguments()
                 if not arguments.get("api_key"):
                     raise MissingCredentials(
                         f"no key for {self.title}: the environment variable {self.key_variable} is not set",
