@@ -34,6 +34,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
     Options: type[BaseModel] = settings.BedrockOptions
     Settings: type[BaseModel] = settings.BedrockSettings
     requirements = (BOTO3,)
+    _storage: S3
 
     def __init__(self, name: str = "", settings: Any = None) -> None:
         super().__init__(name, settings)

@@ -5,7 +5,7 @@ The libraries of the trainer are imported when a question needs them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError
@@ -72,7 +72,7 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
     )
 
 
-def check_request(body: Mapping[str, Any]) -> None:
+def check_request(body: dict[str, Any]) -> None:
     """Raise what the worker would refuse: no such model or device, or the one does not fit the other."""
     from llmtune_local.models.hardware import check_device
     from llmtune_local.models.hub import check_model

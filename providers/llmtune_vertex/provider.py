@@ -37,6 +37,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
     Options: type[BaseModel] = settings.VertexOptions
     Settings: type[BaseModel] = settings.VertexSettings
     requirements = (GENAI, STORAGE)
+    _storage: CloudStorage
 
     def __init__(self, name: str = "", settings: Any = None) -> None:
         super().__init__(name, settings)
