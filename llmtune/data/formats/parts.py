@@ -1,4 +1,4 @@
-"""Rows whose turns are lists of parts, as Converse (blocks) and Gemini (parts) have them: the half that they share.
+"""Rows whose turns are lists of parts, each of which names its kind by its key: the half that such formats share.
 
 An answer to a call is a part of a user's turn there and a turn of its own here, so reading takes turns apart and
 writing joins them again.
