@@ -14,7 +14,17 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
+from llmtune.data.example import (
+    Content,
+    Example,
+    ImagePart,
+    Message,
+    OtherPart,
+    Part,
+    TextPart,
+    ToolCall,
+    unlisted,
+)
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
@@ -69,9 +79,9 @@ class ConverseRows(RowFormat):
             if system and (len(texts) != len(system) or not all(isinstance(text, str) for text in texts)):
                 faults.append(error("row-shape", "system holds more than texts", 'write [{"text": "..."}]'))
             elif len(texts) == 1:
-                messages.append(Message("system", texts[0]))
+                messages.append(unlisted(Message("system", texts[0])))
             elif texts:
-                messages.append(Message("system", tuple(TextPart(str(text)) for text in texts)))
+                messages.append(unlisted(Message("system", tuple(TextPart(str(text)) for text in texts))))
         elif system is not None:
             faults.append(error("row-shape", f"system is {kind(system)}; expected a list", 'write [{"text": "..."}]'))
         turns = row.get("messages")
@@ -80,7 +90,8 @@ class ConverseRows(RowFormat):
             faults.append(error("row-shape", f"messages is {what}; expected a list of messages", "give it turns"))
             turns = []
         for index, turn in enumerate(turns):
-            messages += self._read_turn(turn, f"messages[{index}]", faults)
+            first, *further = self._read_turn(turn, f"messages[{index}]", faults)
+            messages += [first, *map(unlisted, further)]
         version = row.get("schemaVersion")
         known = ["system", "messages", "toolConfig"]
         if version is None or version == SCHEMA:
@@ -94,7 +105,7 @@ class ConverseRows(RowFormat):
     def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
         if not isinstance(turn, dict):
             faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
-            return []
+            return [Message("user", "")]
         role = turn.get("role")
         if role not in ("user", "assistant"):
             faults.append(error("role", f"{where}.role is {role!r}; expected user or assistant", "rename the role"))

@@ -12,7 +12,18 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, Preference, TextPart, ToolCall
+from llmtune.data.example import (
+    Content,
+    Example,
+    ImagePart,
+    Message,
+    OtherPart,
+    Part,
+    Preference,
+    TextPart,
+    ToolCall,
+    unlisted,
+)
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
@@ -53,7 +64,8 @@ def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls
         return []
     messages: list[Message] = []
     for index, content in enumerate(contents):
-        messages += _read_content(content, f"{where}[{index}]", faults, calls)
+        first, *further = _read_content(content, f"{where}[{index}]", faults, calls)
+        messages += [first, *map(unlisted, further)]
     return messages
 
 
@@ -62,7 +74,7 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
         faults.append(
             error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "mend it")
         )
-        return []
+        return [Message("user", "")]
     role = _ROLES.get(str(content.get("role", "user")))
     if role is None:
         faults.append(error("role", f"{where}.role is {content.get('role')!r}; expected user or model", "rename it"))
@@ -270,6 +282,7 @@ class GeminiRows(RowFormat):
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
     carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
     plain_by_bits = True
+    turns_key = "contents"
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "contents" in row and "completions" not in row
@@ -281,7 +294,7 @@ class GeminiRows(RowFormat):
         messages = read_contents(row.get("contents"), "contents", faults, Calls())
         system = read_system(row, faults)
         if system is not None:
-            messages.insert(0, system)
+            messages.insert(0, unlisted(system))
         extra = rest(row, "contents", "tools", *_SYSTEM)
         return Example(tuple(messages), read_tools(row, faults), line=line, extra=extra)
 
@@ -321,7 +334,7 @@ class GeminiPreferenceRows(GeminiRows):
         messages = read_contents(row.get("contents"), "contents", faults, calls)
         system = read_system(row, faults)
         if system is not None:
-            messages.insert(0, system)
+            messages.insert(0, unlisted(system))
         scored: dict[float, tuple[Message, ...]] = {}
         completions = row.get("completions")
         for index, one in enumerate(completions if isinstance(completions, list) else []):

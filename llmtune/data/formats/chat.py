@@ -7,7 +7,18 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import ROLES, Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
+from llmtune.data.example import (
+    ROLES,
+    Content,
+    Example,
+    ImagePart,
+    Message,
+    OtherPart,
+    Part,
+    TextPart,
+    ToolCall,
+    unlisted,
+)
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
@@ -445,7 +456,7 @@ class ChatRows(RowFormat):
         system = extra.get("system")
         if isinstance(system, str):  # some sets keep the system prompt beside the turns
             del extra["system"]
-            messages = (Message("system", system), *messages)
+            messages = (unlisted(Message("system", system)), *messages)
         return Example(messages, tools, line=line, extra=extra or None)
 
     def write(self, example: Example) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtune.data.example import Example, Message, OtherPart
+from llmtune.data.example import Example, Message, OtherPart, unlisted
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
@@ -49,7 +49,7 @@ class PromptTurns(RowFormat):
         known = [first, second, "tools", "functions"]
         if isinstance(system, str):
             known.append("system")
-            prompt = (Message("system", system), *prompt)
+            prompt = (unlisted(Message("system", system)), *prompt)
         if completion and not any(turn.role == "assistant" for turn in completion):
             faults.append(error("role", f"{second} holds no assistant turn", "give it the answer"))
         tools = read_tools(row.get("tools"), row.get("functions"), faults)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from llmtune.data.example import Example, Message, ToolCall
+from llmtune.data.example import Example, Message, ToolCall, unlisted
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
@@ -76,7 +76,7 @@ class ShareGPT(RowFormat):
         if system is not None:
             known.append(system)
             if row[system]:
-                messages.insert(0, Message("system", row[system]))
+                messages.insert(0, unlisted(Message("system", row[system])))
         tools = read_tools(row.get("tools") or None, None, faults)
         return Example(tuple(messages), tools, line=line, extra=rest(row, *known))
 
@@ -168,9 +168,10 @@ class ShareGPT(RowFormat):
             except ValueError:
                 results = None
             if isinstance(results, list) and len(results) == len(calls.waiting):
-                for result in results:
+                for index, result in enumerate(results):
                     text = result if isinstance(result, str) else dump_json(result)
-                    yield Message("tool", text, (), calls.answered(None), weight=weight, extra=extra)
+                    answer = Message("tool", text, (), calls.answered(None), weight=weight, extra=extra)
+                    yield unlisted(answer) if index else answer
                 return
         yield Message("tool", value, (), calls.answered(None), weight=weight, extra=extra)
 

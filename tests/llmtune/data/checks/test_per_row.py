@@ -61,9 +61,9 @@ def test_control_tokens_in_turns_are_told_with_a_tokenizer(tmp_path: Path, row: 
 
 def test_findings_on_turns_name_them_as_the_format_does() -> None:
     call = ToolCall("call_1", "tide", "{}")
-    found = check_example(Example((Message("user", "q"), Message("assistant", None, (call,)))))
-    assert [finding.message for finding in in_own_terms(found, "conversations")] == [
+    example = Example((Message("user", "q"), Message("assistant", None, (call,))))
+    assert [finding.message for finding in in_own_terms(check_example(example), example, "conversations")] == [
         "conversations[1]: 'tide' is not among the row's tools"
     ]
     other = Finding("x", "error", "the row", "")
-    assert list(in_own_terms([other], "conversations")) == [other]
+    assert list(in_own_terms([other], example, "conversations")) == [other]
