@@ -2,7 +2,7 @@
 
 Sources, read 2026-11: AWS, "Prepare data for fine-tuning your models" and the Nova customization guide (2026);
 Anthropic's fine-tuning cookbook for the order of turns in Claude's rows (2024). Titan Text, Cohere and Llama 3.1 take
-the general prompt/completion rows.
+prompt/completion rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
-from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.instruct import PromptCompletion, rest
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
 
@@ -325,6 +325,20 @@ class ClaudeRows(RowFormat):
         return row
 
 
+class BedrockPromptRows(PromptCompletion):
+    """`{"prompt": "...", "completion": "..."}` and no other keys."""
+
+    name = PROMPT_ROWS
+    title = '{"prompt": "...", "completion": "..."}'
+    carries = f.CHAT
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general format
+
+    def write(self, example: Example) -> dict[str, Any]:
+        return super().write(example.replace(extra=None))
+
+
 @lru_cache(maxsize=64)
 def _family_of(model: str | None) -> Family | None:
     """The family of a model; remembered, since it is asked for with every row."""
@@ -418,7 +432,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), ClaudeRows()),
+    formats=(ConverseRows(), ClaudeRows(), BedrockPromptRows()),
     defaults={"sft": ConverseRows.name},
     row_rules=row_rules,
     file_rules=file_rules,

@@ -6,7 +6,9 @@ models"; the samples in GoogleCloudPlatform/generative-ai; and google-genai 2.34
 
 from __future__ import annotations
 
+import json
 import mimetypes
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +31,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
 from llmtune.data.formats.instruct import rest
-from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
+from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
 from llmtune_vertex.capabilities import (
     GEMINI_ROWS,
@@ -184,14 +186,22 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return contents
 
 
+#: White space of a JSON text outside its strings, which are the group.
+_LAYOUT = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
+
+
 def _response(text: str) -> dict[str, Any]:
+    """A result as the object that a response must be: what the text spells, where nothing but its layout is lost by
+    that ("1.50", a key given twice and integers above 64 bits would be); else the text itself under `content`."""
     try:
         value = load_json(text)
-        if find_long_number(value) is not None:  # as an object it would lose digits
-            return {"content": text}
     except ValueError:
         return {"content": text}
-    return value if isinstance(value, dict) else {"content": text}
+    if isinstance(value, dict) and set(value) != {"content"} and find_long_number(value) is None:
+        spelled = (dump_json(value), json.dumps(value, separators=(",", ":")))
+        if _LAYOUT.sub(lambda match: match.group(1) or "", text) in spelled:
+            return value
+    return {"content": text}
 
 
 def _write_parts(message: Message) -> list[dict[str, Any]]:
