@@ -28,7 +28,7 @@ from llmtune.data.example import (
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
+from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, note_beside, read_weight
 from llmtune.data.formats.instruct import PromptCompletion, rest
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
@@ -100,7 +100,13 @@ class ConverseRows(RowFormat):
             faults.append(
                 warning("vendor-schema", f"schemaVersion is {version!r}; the documents say {SCHEMA!r} ({PREPARE})", "")
             )
-        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=rest(row, *known))
+        extra = rest(row, *known) or {}
+        for block in system if isinstance(system, list) else ():
+            if isinstance(block, dict):
+                note_beside(block, ("text",), "system[]", extra)
+        if isinstance(row.get("toolConfig"), dict):
+            note_beside(row["toolConfig"], ("tools",), "toolConfig", extra)
+        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=extra or None)
 
     def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
         if not isinstance(turn, dict):
@@ -120,15 +126,20 @@ class ConverseRows(RowFormat):
         answers: list[Message] = []
         for index, block in enumerate(content):
             self._read_block(block, f"{where}.content[{index}]", faults, parts, calls, answers)
+        beside = rest(turn, "role", "content", *WEIGHT_KEYS) or {}
+        for block in content:
+            if isinstance(block, dict):
+                _note_block(block, beside)
+        extra = beside or None
         if answers and not parts and not calls:
-            return answers
+            first = answers[0]
+            return [first.replace(extra={**(first.extra or {}), **beside} or None), *answers[1:]]
         body: Content = tuple(parts)
         if len(parts) == 1 and isinstance(parts[0], TextPart):
             body = parts[0].text
         elif not parts:
             body = None if calls else ""
         weight = read_weight(turn, role, where, faults)
-        extra = rest(turn, "role", "content", *WEIGHT_KEYS)
         return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra)]
 
     def _read_block(
@@ -231,7 +242,35 @@ class ConverseRows(RowFormat):
         if example.extra and "schemaVersion" in example.extra:
             kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
             example = example.replace(extra=kept or None)
+        if any(message.role == "tool" and message.extra for message in example.messages):
+            example = example.replace(messages=tuple(map(_without_result_keys, example.messages)))
         return example
+
+
+#: What is read of the objects that a block holds; a result keeps what else it has.
+_READ = {"text": (), "image": ("format", "source"), "toolUse": ("toolUseId", "name", "input"), "toolResult": None}
+
+
+def _note_block(block: Mapping[str, Any], beside: dict[str, Any]) -> None:
+    """Add the keys of a block that are not read to those beside its content; blocks kept whole have none."""
+    key = next((key for key in _READ if key in block), None)
+    if key is None or (key == "image" and isinstance(_read_image(block), OtherPart)):
+        return
+    note_beside(block, (key,), "content[]", beside)
+    known = _READ[key]
+    if known and isinstance(block[key], dict):
+        note_beside(block[key], known, f"content[].{key}", beside)
+    result = block[key].get("content") if key == "toolResult" and isinstance(block[key], dict) else None
+    for part in result if isinstance(result, list) else ():
+        read = next((name for name in ("text", "json") if isinstance(part, dict) and name in part), None)
+        if read is not None:
+            note_beside(part, (read,), "content[].toolResult.content[]", beside)
+
+
+def _without_result_keys(message: Message) -> Message:
+    if message.role != "tool" or not message.extra:
+        return message
+    return message.replace(extra=rest(message.extra, *_RESULT_KEYS))
 
 
 def _result_text(block: Any) -> str:
@@ -280,12 +319,16 @@ def _write_part(part: Part) -> dict[str, Any]:
     return dict(part.raw)
 
 
+#: Keys of a result that are read and written.
+_RESULT_KEYS = ("status",)
+
+
 def _write_result(message: Message) -> dict[str, Any]:
     return {
         "toolResult": {
             "toolUseId": message.tool_call_id or "",
             "content": [{"text": message.words}],
-            **(message.extra or {}),
+            **{key: value for key, value in (message.extra or {}).items() if key in _RESULT_KEYS},
         }
     }
 

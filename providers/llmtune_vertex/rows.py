@@ -29,7 +29,7 @@ from llmtune.data.example import (
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
+from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, note_beside, read_weight
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
@@ -94,15 +94,41 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     for index, part in enumerate(parts):
         _read_part(part, f"{where}.parts[{index}]", faults, calls, read, made, answers)
     weight = read_weight(content, role, where, faults)
-    extra = rest(content, "role", "parts", *WEIGHT_KEYS)
+    beside = rest(content, "role", "parts", *WEIGHT_KEYS) or {}
+    for part in parts:
+        if isinstance(part, dict):
+            _note_part(part, beside)
+    extra = beside or None
     if answers and not read and not made:
-        return answers
+        return [answers[0].replace(extra=extra), *answers[1:]]
     body: Content = tuple(read)
     if len(read) == 1 and isinstance(read[0], TextPart):
         body = read[0].text
     elif not read:
         body = None if made else ""
     return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra)]
+
+
+#: What is read of the objects that a part holds.
+_READ = {
+    "fileData": ("mimeType", "mime_type", "fileUri", "file_uri"),
+    "inlineData": ("mimeType", "mime_type", "data"),
+    "functionCall": ("name", "args"),
+    "functionResponse": ("name", "response"),
+}
+_READ |= {re.sub("[A-Z]", lambda capital: f"_{capital.group().lower()}", key): keys for key, keys in _READ.items()}
+
+
+def _note_part(part: Mapping[str, Any], beside: dict[str, Any]) -> None:
+    """Add the keys of a part that are not read to those beside its content; parts kept whole have none."""
+    if "text" in part:
+        if not part.get("thought"):
+            note_beside(part, ("text",), "parts[]", beside)
+        return
+    key = next((key for key in _READ if isinstance(part.get(key), dict)), None)
+    if key is not None:
+        note_beside(part, (key,), "parts[]", beside)
+        note_beside(part[key], _READ[key], f"parts[].{key}", beside)
 
 
 def _read_part(
@@ -247,6 +273,22 @@ def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None
     return Message("system", tuple(TextPart(str(text)) for text in texts))
 
 
+def _beside(row: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    """The keys of a row that are not read, and those of its system instruction and of its tools."""
+    beside = rest(row, "tools", *_SYSTEM, *known) or {}
+    system, tools = _either(row, *_SYSTEM), row.get("tools")
+    if isinstance(system, dict):
+        note_beside(system, ("role", "parts"), "systemInstruction", beside)
+        parts = system.get("parts")
+        for part in parts if isinstance(parts, list) else [parts]:
+            if isinstance(part, dict):
+                note_beside(part, ("text",), "systemInstruction.parts[]", beside)
+    for tool in tools if isinstance(tools, list) else [tools]:
+        if isinstance(tool, dict):
+            note_beside(tool, ("functionDeclarations", "function_declarations"), "tools[]", beside)
+    return beside
+
+
 def read_tools(row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
     """Function declarations as tool definitions."""
     tools = row.get("tools")
@@ -305,8 +347,7 @@ class GeminiRows(RowFormat):
         system = read_system(row, faults)
         if system is not None:
             messages.insert(0, unlisted(system))
-        extra = rest(row, "contents", "tools", *_SYSTEM)
-        return Example(tuple(messages), read_tools(row, faults), line=line, extra=extra)
+        return Example(tuple(messages), read_tools(row, faults), line=line, extra=_beside(row, "contents") or None)
 
     def write(self, example: Example) -> dict[str, Any]:
         return self._row(example, answered(example), "systemInstruction")
@@ -346,6 +387,7 @@ class GeminiPreferenceRows(GeminiRows):
         if system is not None:
             messages.insert(0, unlisted(system))
         scored: dict[float, tuple[Message, ...]] = {}
+        beside: dict[str, Any] = {}
         completions = row.get("completions")
         for index, one in enumerate(completions if isinstance(completions, list) else []):
             where = f"completions[{index}]"
@@ -353,6 +395,7 @@ class GeminiPreferenceRows(GeminiRows):
             if score not in (0, 1) or isinstance(score, bool):
                 faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "mend it"))
                 continue
+            note_beside(one, ("score", "completion"), "completions[]", beside)
             scored[float(score)] = tuple(_read_content(one.get("completion"), f"{where}.completion", faults, calls))
         if set(scored) != {0.0, 1.0} or not isinstance(completions, list) or len(completions) != 2:
             faults.append(
@@ -361,8 +404,8 @@ class GeminiPreferenceRows(GeminiRows):
                 )
             )
         pair = Preference(scored.get(1.0, ()), scored.get(0.0, ()))
-        extra = rest(row, "contents", "completions", "tools", *_SYSTEM)
-        return Example(tuple(messages), read_tools(row, faults), preference=pair, line=line, extra=extra)
+        extra = beside | _beside(row, "contents", "completions")
+        return Example(tuple(messages), read_tools(row, faults), preference=pair, line=line, extra=extra or None)
 
     def write(self, example: Example) -> dict[str, Any]:
         row = self._row(example, example.messages, "system_instruction")

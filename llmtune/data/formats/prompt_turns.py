@@ -60,7 +60,9 @@ class PromptTurns(RowFormat):
         if isinstance(value, str):
             return (Message(role, value),)
         if isinstance(value, list) and value and not any(isinstance(item, dict) and _is_turn(item) for item in value):
-            return (Message(role, read_parts(value, key, faults)),)
+            beside: dict[str, Any] = {}
+            parts = read_parts(value, key, faults, beside)
+            return (Message(role, parts, extra=beside or None),)
         if key in row and not isinstance(value, list):
             what = f"{key!r} is {kind(value)}; expected a text, a list of messages or a list of parts"
             faults.append(error("row-shape", what, "give it that shape"))
