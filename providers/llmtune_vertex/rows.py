@@ -29,7 +29,7 @@ from llmtune.data.example import (
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, note_beside, read_weight
+from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, ChatRows, answered, kind, note_beside, read_weight
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
@@ -39,6 +39,7 @@ from llmtune_vertex.capabilities import (
     MAX_ROWS,
     MAX_TOKENS,
     MAX_VALIDATION_ROWS,
+    OPEN_ROWS,
     PREFERENCE_ROWS,
 )
 
@@ -425,6 +426,22 @@ class GeminiPreferenceRows(GeminiRows):
         return found
 
 
+class OpenRows(ChatRows):
+    """Chat rows of open models: roles and contents, and no keys beside them. Weights are documented nowhere, so an
+    answer that is not to be learned is refused."""
+
+    name = OPEN_ROWS
+    title = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+    carries = ChatRows.carries & ~(f.EXTRA | f.MESSAGE_EXTRA | f.RAW_ROLE | f.WEIGHT_ZERO | f.PROMPT_WEIGHT)
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general format
+
+    def write(self, example: Example) -> dict[str, Any]:
+        turns = tuple(turn.replace(extra=None, raw_role=None, weight=None) for turn in answered(example))
+        return super().write(Example(turns, example.tools))
+
+
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
     """Images lie in Cloud Storage; a preference prompt ends in the user's turn (pages of 2026)."""
     for index, message in enumerate(example.messages):
@@ -466,7 +483,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 VERTEX_ROWS = VendorRows(
     provider="vertex",
-    formats=(GeminiPreferenceRows(), GeminiRows()),
+    formats=(GeminiPreferenceRows(), GeminiRows(), OpenRows()),
     defaults={"sft": GEMINI_ROWS, "dpo": PREFERENCE_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,

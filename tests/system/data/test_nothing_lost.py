@@ -78,6 +78,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "chat": CHAT,
     "openai": CHAT,
     "together": {"messages": [ASK, SAY]},
+    "vertex_chat": CHAT,
     "claude": {"system": "Be brief.", "messages": [ASK, SAY]},
     "cohere_chat": {
         "messages": [{"role": "User", "content": "When?"}, {"role": "Chatbot", "content": "At eight."}],
