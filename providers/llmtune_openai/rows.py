@@ -39,12 +39,13 @@ def _turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str
         weight = message.weight if message.role == "assistant" else None
         if message.raw_role is not None or message.extra or weight != message.weight:
             message = message.replace(raw_role=None, extra=None, weight=weight)
-        if isinstance(message.content, tuple):
+        content = message.content
+        if isinstance(content, tuple):
             takes = (TextPart, ImagePart) if images else TextPart
-            parts = tuple(part for part in message.content if isinstance(part, takes))
+            parts = tuple(part for part in content if isinstance(part, takes))
             if message.role == "tool" and not message.images:  # a result is a text to the service, not a list
                 message = message.replace(content=message.words)
-            elif len(parts) < len(message.content):
+            elif len(parts) < len(content):
                 message = message.replace(content=parts or "")
         kept.append(message)
     return write_messages(kept)

@@ -123,4 +123,4 @@ def test_a_result_keeps_its_status_and_nothing_of_other_rows() -> None:
 def test_an_image_is_asked_with_as_it_was_trained_with() -> None:
     example = get_format("bedrock_converse").read(orjson.loads(orjson.dumps(ROW)), None, [])
     body = converse(GenerationRequest(messages=example.prompt(), max_tokens=5))
-    assert body["messages"] == ROW["messages"][:1]  # type: ignore[index]
+    assert body["messages"] == ROW["messages"][:1]
