@@ -113,7 +113,7 @@ def convert(
             simple = is_simple(item)
             if not simple:
                 turns_key = reading.format.turns_key if reading.format is not None else "messages"
-                for fault in in_own_terms(check_example(item), turns_key):
+                for fault in in_own_terms(check_example(item), item, turns_key):
                     log.add(fault.at(reading.path, item.line))
             yield item, simple
 

@@ -24,7 +24,8 @@ SHOWN = 5
 def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     """The verdict on the rows that would be sent (train and validation); nothing is written or sent."""
     from llmtune.data.checks.left_out import LeftOut
-    from llmtune.data.formats.registry import get_writer, vendors
+    from llmtune.data.checks.per_row import in_own_terms
+    from llmtune.data.formats.registry import all_formats, get_writer, vendors
 
     sent = [("train", dataset.train)]
     if limits.validation != "unused" and dataset.validation:
@@ -35,20 +36,21 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     left_out = LeftOut()
     writer = get_writer(limits.format, method=target.method, model=target.model)
     rules = vendors().get(target.kind)
+    row_format = all_formats().get(dataset.format)
+    turns_key = "messages" if row_format is None else row_format.turns_key
     if rules is not None:
-        found += _rendered(rules, dataset, [row for _, rows in sent for row in rows[:RENDERED]], target)
+        found += _rendered(rules, dataset, [row for _, rows in sent for row in rows[:RENDERED]], target, turns_key)
     for _, rows in sent:
         for row in rows:
-            for problem in left_out.problems(writer, row):
+            for problem in in_own_terms(left_out.problems(writer, row), row, turns_key):
                 placed = problem.at(dataset.source, row.line)
                 if placed.is_error:
                     lossy.append(str(placed))
                 else:
                     changes.setdefault(placed.code, []).append(placed)
             if rules is not None:
-                found += [
-                    each.at(dataset.source, row.line) for each in rules.row_rules(row, target.method, target.model)
-                ]
+                broken = in_own_terms(list(rules.row_rules(row, target.method, target.model)), row, turns_key)
+                found += [each.at(dataset.source, row.line) for each in broken]
     changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
     changed += [_once(same) for same in changes.values()]
     errors = [each for each in found if each.is_error]
@@ -69,9 +71,13 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     )
 
 
-def _rendered(rules: VendorRows, dataset: Dataset, rows: Sequence[Example], target: Target) -> list[Finding]:
-    """What the model's own template refuses of rows, where the backend and the model are on this machine. How long a
-    row may be is the job's affair, and is left to the run."""
+def _rendered(
+    rules: VendorRows, dataset: Dataset, rows: Sequence[Example], target: Target, turns_key: str
+) -> list[Finding]:
+    """What the model's own template refuses of rows, and its control tokens in them, where the backend and the model
+    are on this machine. How long a row may be is the job's affair, and is left to the run."""
+    from llmtune.data.checks.per_row import check_control_tokens, compile_tokens, in_own_terms
+    from llmtune.data.rendering.token_count import control_tokens
     from llmtune.errors import LlmtuneError
 
     if rules.rendering is None or not target.model or target.method == "classification":
@@ -82,12 +88,20 @@ def _rendered(rules: VendorRows, dataset: Dataset, rows: Sequence[Example], targ
         return []
     if rendering is None:
         return []
-    return [
+    found = [
         finding.at(dataset.source, row.line)
         for row in rows
         for finding in rendering.problems(row, target.method)
         if finding.code not in ("too_long", "answer_too_long")
     ]
+    tokens = compile_tokens(control_tokens(rendering.tokenizer))
+    if tokens is not None:
+        found += [
+            finding.at(dataset.source, row.line)
+            for row in rows
+            for finding in in_own_terms(check_control_tokens(row, tokens), row, turns_key)
+        ]
+    return found
 
 
 def _once(same: Sequence[Finding]) -> Finding:

@@ -18,10 +18,10 @@ from llmtune_bedrock import declarations as fields
 CATALOG = Path(__file__).with_name("catalog.toml")
 PREPARE = "AWS, Prepare data for fine-tuning your models, 2026"
 
-#: Row formats: Converse and Claude as registered by this package's rows, prompt/completion by the core.
+#: Row formats, as registered by this package's rows.
 CONVERSE_ROWS = "bedrock_converse"
 CLAUDE_ROWS = "claude"
-PROMPT_ROWS = "prompt_completion"
+PROMPT_ROWS = "bedrock_prompt_completion"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,16 +121,17 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
         if structure:
             simple = is_simple(item)
             if item.extra or not simple:
-                unused.add(item, turns_key)
+                unused.add(item if writer is None else writer.without_own_keys(item), turns_key)
             bits = plain_features(item) if simple else features(item)
             if not simple or work.method == "dpo":
-                found += in_own_terms(check_example(item, work.method), turns_key)
+                found += check_example(item, work.method)
             if writer is not None and not (simple and takes(item)):
                 found += left_out.problems(writer, item)
             if work.rules is not None:
                 found += work.rules(item)
             if control is not None:
-                found += check_control_tokens(item, control, turns_key)
+                found += check_control_tokens(item, control)
+            found = list(in_own_terms(found, item, turns_key))
         tokens = count(item) if count is not None else None
         if tokens is not None and (work.limit is not None or work.max_tokens is not None):
             found += _too_long(work, tokens)

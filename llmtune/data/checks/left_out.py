@@ -76,13 +76,17 @@ class UnusedKeys:
     def add(self, example: Example, turns_key: str = "messages") -> None:
         """Count the keys of one row and of its turns. An empty value has nothing that could be lost."""
         found: dict[str, int] = {}
-        for key, value in (example.extra or {}).items():
+        extra = dict(example.extra or {})
+        if example.preference is not None and isinstance(extra.get("input"), dict):
+            extra |= {f"input.{key}": value for key, value in extra.pop("input").items()}
+        for key, value in extra.items():
             if key not in _REPORTED and (size := _length(value)):
                 found[key] = size
         answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
         for message in (*example.messages, *answers):
             for key, value in (message.extra or {}).items():
-                if key not in REASONING_KEYS and (size := _length(value)):
+                thought = key in REASONING_KEYS and message.role == "assistant"
+                if not thought and (size := _length(value)):
                     name = f"{turns_key}[].{key}"
                     found[name] = found.get(name, 0) + size
         self.rows.update(found.keys())

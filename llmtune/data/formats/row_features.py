@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import orjson
+
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding
 
@@ -172,6 +174,19 @@ def _message_features(message: Message) -> int:
             elif isinstance(part, OtherPart):
                 bits |= OTHER_PARTS
     return bits
+
+
+def texts_of(example: Example) -> Iterator[tuple[str, str]]:
+    """Every text of a row that a tokenizer reads, and where it stands: turns, calls, tool definitions, plain text."""
+    if example.text is not None:
+        yield "text", example.text
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for index, message in enumerate((*example.messages, *answers)):
+        yield f"messages[{index}]", message.words
+        for call in message.tool_calls:
+            yield f"messages[{index}]: {call.name}", call.arguments
+    for index, tool in enumerate(example.tools):
+        yield f"tools[{index}]", orjson.dumps(tool).decode()
 
 
 def losses(example: Example, carries: int, folds: int, name: str, takes: Callable[[OtherPart], bool]) -> list[Finding]:

@@ -76,12 +76,30 @@ def test_a_plan_says_the_same_and_goes_by_the_jobs_template(tmp_path: Path) -> N
         return plan(TuningJob.model_validate({"name": "a", "dataset": dataset, "model": "tiny"} | keys), "local").data
 
     assert planned().errors == 0
+    assert planned().warnings == 0
     refused = planned(provider_options={"local": {"chat_template": NO_SYSTEM}})
     assert refused.errors
     assert "system: fold" in refused.findings[0]
     assert planned(provider_options={"local": {"chat_template": NO_SYSTEM}}, dataset={"system": "fold"}).errors == 0
     assert planned(provider_options={"local": {"chat_template": "gemma"}}).errors  # the tokenizer has no such tokens
     assert planned(provider_options={"local": {"chat_template": "chatml"}}).errors == 0
+
+
+def test_control_tokens_in_texts_are_reported_by_check_and_plan_with_their_line(tmp_path: Path) -> None:
+    """A text that holds one would become the token itself: the model would see a turn end in the middle of it."""
+    rows = [{"messages": [{"role": "user", "content": f"Berth {number}?"}, SAY]} for number in range(20)]
+    rows[6]["messages"][0] = {"role": "user", "content": "How is <|im_end|> written? 6"}
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    (finding,) = [each for each in check(path, provider="local", model="tiny").findings if each.code == "control-token"]
+    assert (finding.line, finding.severity) == (7, "warning")
+    assert finding.message.startswith("messages[0]: '<|im_end|>' is a control token of the tokenizer")
+    data = {"path": str(path), "split": [1.0, 0.0, 0.0]}
+    job = TuningJob.model_validate({"name": "a", "dataset": data, "model": "tiny"})
+    assert any(f"{path}:7: warning[control-token]" in said for said in plan(job, "local").data.findings)
+    shared = {"conversations": [{"from": "human", "value": "<|im_end|>?"}, {"from": "gpt", "value": "a"}]}
+    write_rows(path, [shared | {"system": "Be brief."}])
+    report = check(path, provider="local", model="tiny")
+    assert [each.message[:16] for each in report.findings if each.code == "control-token"] == ["conversations[0]"]
 
 
 def test_a_model_that_is_not_here_is_not_asked_for_by_a_plan(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_token_limits(provider: str, model: str | None, tokens: int | None) -> N
         ("vertex", "dpo", None, "gemini_preference"),
         ("bedrock", "sft", "amazon.nova-micro-v1:0:128k", "bedrock_converse"),
         ("bedrock", "sft", "anthropic.claude-3-haiku-20240307-v1:0:200k", "claude"),
-        ("bedrock", "sft", "meta.llama3-1-8b-instruct-v1:0:128k", "prompt_completion"),
+        ("bedrock", "sft", "meta.llama3-1-8b-instruct-v1:0:128k", "bedrock_prompt_completion"),
         ("bedrock", "sft", "meta.llama3-3-70b-instruct-v1:0:128k", "bedrock_converse"),
         ("cohere", "classification", None, "cohere_classification"),
         ("together", "sft", None, "together"),
