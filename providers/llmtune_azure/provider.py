@@ -77,6 +77,14 @@ class AzureProvider(OpenAIProvider):
             return request.model_copy(update={"body": {**request.body, "trainingType": training_type}})
         return request
 
+    def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
+        """The job behind a tuned model. Raises `VendorError` when the account has none."""
+        job = super().fetch(remote)
+        record = dict(job.record)
+        training_type = record.pop("trainingType", None)
+        options = {"training_type": training_type} if training_type else {}
+        return job.model_copy(update={"record": record, "options": options})
+
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:
         """Deploy the model under a name that carries the key, and wait until it answers."""
