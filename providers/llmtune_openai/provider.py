@@ -252,17 +252,17 @@ class OpenAIProvider(core.BaseProvider):
         tuned: dict[str, core.RemoteModel] = {}
         checkpoints: dict[str, set[str]] = {}
 
-        def readers() -> Iterator[Callable[[], core.RemoteModel]]:
+        def readers() -> Iterator[Callable[[], core.RemoteModel | None]]:
             for job in self._jobs():
-                if job.get("fine_tuned_model") and job["fine_tuned_model"] not in tuned:
-                    yield partial(responses.remote_model, job, models)
+                yield partial(responses.remote_model, job, models)
             for id, model in models.items():
                 if id not in tuned and base_of(id) != id:
                     yield partial(self._listed_model, model, models, list(tuned.values()), checkpoints)
 
         for model in core.read_each(readers(), lambda read: read(), self.service.title):
-            tuned[model.id] = model
-            yield model
+            if model.id not in tuned:
+                tuned[model.id] = model
+                yield model
 
     def _listed_model(
         self,

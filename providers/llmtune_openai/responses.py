@@ -226,9 +226,13 @@ def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> RemoteModel:
-    """The tuned model that a job names, with what the list of `models` (by id) says of it. One without is a fault."""
-    id, base = str(job["fine_tuned_model"]), str(job.get("model") or "")
+def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> RemoteModel | None:
+    """The tuned model that a job names, with what the list of `models` (by id) says of it; None if it names none."""
+    id, base = job.get("fine_tuned_model"), str(job.get("model") or "")
+    if not id:
+        return None
+    if not isinstance(id, str):
+        raise TypeError(f"a model's id is {id!r:.80}")
     created = unix_seconds(job.get("finished_at"))
     return RemoteModel(
         id=id,
