@@ -316,6 +316,9 @@ class RemoteJob(FrozenModel):
     options: dict[str, Any] = {}
     """Of this vendor's own options, those that the job was sent with."""
 
+    names: dict[str, str] = {}
+    """What the vendor calls a hyperparameter or an option, by our name."""
+
     record: dict[str, Any] = {}
     """What else the vendor tells of the job, under its names: an import answers every key of it."""
 

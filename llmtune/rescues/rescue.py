@@ -6,11 +6,11 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from llmtune._retry import RetryPolicy
 from llmtune.errors import LlmtuneError
-from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, Method, TuningJob
+from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
@@ -186,7 +186,7 @@ def write_job(
     """
     kept = folder.state.source
     assert kept is not None
-    if kept.method not in get_args(Method):
+    if kept.method not in source.METHODS:
         folder.keep(note=f"no job is written: no method of llmtune repeats a {kept.method} job")
         say(folder.state.notes[-1])
         return None
@@ -196,7 +196,7 @@ def write_job(
         checkpoint("rescue-job-written")
         return planned
     where, base = (kept.provider, kept.base) if named is None else (backend.name, named)
-    known, dropped = _valid(kept.hyperparameters)
+    known, dropped = source.valid_hyperparameters(kept.hyperparameters)
     folder.write_job(_job(kept, {"train": "data/train.jsonl"}, where, base, known, judged))
     for field, reason in dropped.items():
         folder.keep(note=f"{field} was left out: {reason}")
@@ -204,22 +204,6 @@ def write_job(
         folder.keep(note="job.yaml names data/train.jsonl, which is gone: put your own copy of the rows there")
     checkpoint("rescue-job-written")
     return None
-
-
-def _valid(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Those of the hyperparameters that a job may have, and why the others are none."""
-    known: dict[str, Any] = {}
-    dropped: dict[str, str] = {}
-    for name, value in values.items():
-        if name not in Hyperparameters.model_fields:
-            continue
-        try:
-            Hyperparameters.model_validate({name: value})
-        except (LlmtuneError, ValueError) as error:
-            dropped[name] = str(error).splitlines()[0]
-        else:
-            known[name] = value
-    return known, dropped
 
 
 def _job(
@@ -250,7 +234,7 @@ def _translated(
     """The job for the new backend; a value it refuses is left to it, with the reason, since the old service took it."""
     from llmtune.runs.plans import plan
 
-    known, dropped = _valid(kept.hyperparameters)
+    known, dropped = source.valid_hyperparameters(kept.hyperparameters)
     paths = {role: str(folder.path / file.path) for role, file in kept.files.items()}
     while True:
         job = _job(kept, paths, backend.name, model, known, judged)

@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
+from llmtune.job.spec import Hyperparameters, Method
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_names
 from llmtune.provider.types import ModelRef, RemoteJob, RemoteModel
@@ -23,6 +25,9 @@ from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
 Say = Callable[[str], None]
+
+#: The methods that a job may have; a vendor's job of another is not repeated.
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -259,3 +264,19 @@ def short_name(text: str) -> str:
     last = pieces[-2:] if len(pieces) > 3 else pieces
     plain = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(last)).strip("-").lower()
     return plain if 0 < len(plain) <= LONGEST_NAME else f"{plain[:20].rstrip('-') or 'model'}-{digest(text)}"
+
+
+def valid_hyperparameters(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Those of the hyperparameters that a job may have, and why the others are none."""
+    known: dict[str, Any] = {}
+    dropped: dict[str, str] = {}
+    for name, value in values.items():
+        if name not in Hyperparameters.model_fields:
+            continue
+        try:
+            Hyperparameters.model_validate({name: value})
+        except (LlmtuneError, ValueError) as error:
+            dropped[name] = str(error).splitlines()[0]
+        else:
+            known[name] = value
+    return known, dropped

@@ -266,6 +266,10 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
     name = job.get("user_provided_suffix") or job.get("suffix")
     metadata = job.get("metadata")
     record = {key: value for key, value in job.items() if key not in _HELD}
+    options: dict[str, Any] = {}
+    if wandb := _wandb_of(job):
+        options["wandb"] = wandb
+        del record["integrations"]
     method = job.get("method")
     inner = method.get(word) if isinstance(method, Mapping) else None
     if isinstance(inner, Mapping):
@@ -286,8 +290,21 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
         if isinstance(metadata, Mapping)
         else {},
         files={role: str(id) for role, id in files.items() if id},
+        options=options,
+        names={OUR_NAMES[name]: name for name in given if name in OUR_NAMES} | {"wandb": "integrations"},
         record=record,
     )
+
+
+def _wandb_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The project of Weights & Biases that the job reports to, if it does, as the option `wandb` has it."""
+    integrations = job.get("integrations")
+    if not isinstance(integrations, Sequence) or len(integrations) != 1 or not isinstance(integrations[0], Mapping):
+        return None
+    inner = integrations[0].get("wandb")
+    if not isinstance(inner, Mapping) or not inner.get("project"):
+        return None
+    return {key: value for key, value in inner.items() if key in ("project", "name", "entity", "tags") and value}
 
 
 def _was_chosen(job: Mapping[str, Any], name: str) -> bool:

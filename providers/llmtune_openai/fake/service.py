@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llmtune.testing.fake_vendor import Phase
+from llmtune.testing.fake_vendor import FakeJob, Phase
 from llmtune.testing.http import Call, Refusal, route
 from llmtune.testing.request_schema import Required
 from llmtune_openai.fake.job_timeline import JobStory, hyperparameters_in
@@ -80,6 +80,9 @@ class FakeOpenAI(JobStory):
         self.odd_jobs: list[Any] = []
         """Records that the first page of the job list shows besides, as they are."""
 
+        self.told: dict[str, Any] = {}
+        """Fields that every job is told with, in the place of its own."""
+
     def add_tuned_model(
         self,
         *,
@@ -107,6 +110,10 @@ class FakeOpenAI(JobStory):
         file = self.new_file(content)
         file.data["purpose"] = "fine-tune"
         return file.id
+
+    def describe_job(self, job: FakeJob) -> dict[str, Any]:
+        """A job as the service tells it."""
+        return {**super().describe_job(job), **self.told}
 
     # --- jobs --------------------------------------------------------------------------------------------------------
     @route("POST", "/{prefix*}/fine_tuning/jobs", role="submit")
