@@ -705,28 +705,14 @@ def test_every_key_of_a_vendors_job_is_answered(place: Path, monkeypatch: pytest
             assert elsewhere.get(key, key) in lines, f"{key} = {value!r} has no line"
 
 
-def test_a_reranker_is_not_taken_for_a_chat_model(place: Path) -> None:
-    from llmtune_cohere import responses
-
-    job = responses.remote_job(
-        {
-            "id": "r-1",
-            "name": "reranker",
-            "status": "STATUS_READY",
-            "settings": {"base_model": {"base_type": "BASE_TYPE_RERANK", "name": "english"}, "dataset_id": "d-1"},
-        }
-    )
-    assert job.method == "rerank"
-
-
 def test_a_job_that_no_method_repeats_is_refused_in_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         model = vendor.add_tuned_model(train=b"{}", method={"type": "reinforcement", "reinforcement": {}})
         with pytest.raises(LlmtuneError, match="is a reinforcement job, which no method of llmtune repeats"):
-            import_job(model, "openai", data=place / "data")
-    assert not (place / "data").exists()
+            import_job(model, "openai", data=place / "fetched")
+    assert not (place / "fetched").exists()
 
 
 def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
