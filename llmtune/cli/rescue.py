@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,7 @@ def rescue(
         bool, typer.Option("--all", help="Every tuned model of the account that --from names.")
     ] = False,
     since: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With --all: only models made on or after this day.")
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="With --all: only models made on or after this day.")
     ] = None,
     old_base: Annotated[
         str | None, typer.Option("--base", help="With --all: only models tuned from this base (a pattern: 'gpt-4.1*').")
@@ -93,7 +93,7 @@ def rescue(
     }
     try:
         if all_models:
-            filters = Filters(since=since.date() if since else None, base=old_base, name=name, limit=limit)
+            filters = Filters(since=_day(since), base=old_base, name=name, limit=limit)
             account = rescue_all(str(source), to, filters=filters, **common)
             if as_json:
                 print_json(account.model_dump(mode="json"))
@@ -126,6 +126,13 @@ def _check_usage(
         if value is not None:
             rule = "is for one model, not for --all" if all_models else "goes with --all"
             raise typer.BadParameter(f"it {rule}", param_hint=option)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day: write it as 2026-01-31", param_hint="--since") from None
 
 
 def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from llmtune.errors import LlmtuneError, VendorError
 
-T = TypeVar("T")
-R = TypeVar("R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def growing_pauses(
         pause = min(pause * 2, longest)
 
 
-def read_each(records: Iterable[R], read: Callable[[R], T | None], title: str) -> Iterator[T]:
+def read_each(records: Iterable[_R], read: Callable[[_R], _T | None], title: str) -> Iterator[_T]:
     """Yield what `read` makes of each record of a vendor's list; None leaves a record out.
 
     One odd record hurts no other: it is skipped, and the last thing raised says how many there were.
@@ -92,7 +92,7 @@ def read_each(records: Iterable[R], read: Callable[[R], T | None], title: str) -
 
 
 def unix_seconds(value: Any) -> float | None:
-    """A moment as Unix seconds, from a number or from ISO 8601 text; None where it is neither."""
+    """A moment as Unix seconds: `value` is a number or ISO 8601 text; None where it is neither."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):

@@ -313,6 +313,8 @@ class RemoteJob(FrozenModel):
     """What the user called it: a suffix or a display name."""
 
     tags: dict[str, str] = {}
+    """The user's own labels."""
+
     options: dict[str, Any] = {}
     """Of this vendor's own options, those that the job was sent with."""
 

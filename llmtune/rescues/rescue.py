@@ -139,9 +139,13 @@ def fetch_rows(folder: Folder, found: source.Found, data: str | None, say: sourc
         for role, reason in fetched.gone.items():
             folder.keep(note=f"the {role} file could not be fetched: {reason}")
         checkpoint("rescue-fetched")
-    elif data is not None and folder.state.source is not None and "train" not in folder.state.source.files:
-        # Given later, in the same folder: what the old model answered already stays and is not paid for again.
-        folder.keep(source=source.supply(folder.state.source, folder, data))
+    elif folder.state.source is not None and "train" not in folder.state.source.files:
+        # Given later, or put where job.yaml names it: what the old model answered stays and is not paid for again.
+        by_hand = folder.data / "train.jsonl"
+        if data is None and by_hand.is_file():
+            data = str(by_hand)
+        if data is not None:
+            folder.keep(source=source.supply(folder.state.source, folder, data))
     assert folder.state.source is not None
     return folder.state.source
 
