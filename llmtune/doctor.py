@@ -232,8 +232,8 @@ def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], 
                 continue
             shown = shown or ready.credentials == "not checked"
             # One by one: what was listed before a list broke is not lost.
-            for model in _owned(provider, runs):
-                models[name, model.model] = model
+            for owned in _owned(provider, runs):
+                models[name, owned.model] = owned
             answered.append(name)
         except Exception as error:  # noqa: BLE001 - whatever a backend breaks on, the others are asked
             if shown:  # a service that is gone for all, or was never set up here, is no news
