@@ -102,7 +102,7 @@ def rescue_all(
 ) -> AccountRescue:
     """Bring every tuned model of an account home: job, rows and answers of each, in one folder, agreed to once.
 
-    Calling it again goes on where it was: no answer is asked for twice. A model of which something cannot be had stops
+    Calling it again goes on where it was: no answer on file is asked for again. A model of which something cannot be had stops
     none of the others; it is named in the summary.
 
     Args:
