@@ -102,8 +102,8 @@ def rescue_all(
 ) -> AccountRescue:
     """Bring every tuned model of an account home: job, rows and answers of each, in one folder, agreed to once.
 
-    Calling it again goes on where it was: no answer on file is asked for again. A model of which something cannot be had stops
-    none of the others; it is named in the summary.
+    Calling it again goes on where it was: no answer on file is asked for again. A model of which something
+    cannot be had stops none of the others; it is named in the summary.
 
     Args:
         source_provider: the vendor whose account it is.
