@@ -152,7 +152,7 @@ class Report(Renderable, DocumentedModel):
     """
 
     _renderers: ClassVar[Mapping[str, str]] = {
-        "headline": "llmtune.report.sentences:headline",
+        "headline": "llmtune.report.verdicts:headline",
         "markdown": "llmtune.report.markdown:render",
         "html": "llmtune.report.html.run:render",
         "text": "llmtune.report.terminal:to_text",

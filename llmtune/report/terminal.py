@@ -33,8 +33,8 @@ from llmtune.report.format import (
     seen,
     spread,
 )
-from llmtune.report.sentences import CHEAP, outside_shares
 from llmtune.report.summary import facts
+from llmtune.report.verdicts import CHEAP, outside_shares
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report

@@ -8,7 +8,7 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import difference, metric_name, number, spread
 from llmtune.report.markdown import code, plain, table
-from llmtune.report.sentences import not_asked
+from llmtune.report.verdicts import not_asked
 from llmtune.rescues.results import AccountRescue, ModelRescue, RescueReport
 
 

@@ -73,6 +73,8 @@ class Connection:
                         hint=f"export {self.key_variable}=..."
                         f" (or name another one: [providers.{self.name}] api_key_env)",
                     )
+                # The SDK looks into a loaded httpx at every answer, even one that another thread has half imported.
+                import httpx  # noqa: F401
                 import openai
 
                 with self.translate_errors():

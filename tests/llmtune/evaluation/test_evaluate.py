@@ -20,7 +20,7 @@ from llmtune.evaluation.scoring import check_metrics
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
-from llmtune.report.sentences import judged
+from llmtune.report.verdicts import judged
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, limited, often, ticket, truth
 
 QUICK = RetryPolicy(tries=3, first=0.0, most=0.0)
