@@ -120,6 +120,7 @@ _HOME = {
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
     "read_completion": "llmtune.provider.chat",
+    "read_each": "llmtune.provider.sdk",
     "retry_after": "llmtune.provider.http",
     "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
@@ -127,6 +128,7 @@ _HOME = {
     "total_steps": "llmtune.provider.conversions",
     "train_on_inputs": "llmtune.provider.conversions",
     "translate_errors": "llmtune.provider.sdk",
+    "unix_seconds": "llmtune.provider.sdk",
 }
 
 __all__ = [
@@ -241,6 +243,7 @@ __all__ = [
     "rate_from_multiplier",
     "ratio_from_steps",
     "read_completion",
+    "read_each",
     "retry_after",
     "sampling_settings",
     "steps_from_ratio",
@@ -248,6 +251,7 @@ __all__ = [
     "total_steps",
     "train_on_inputs",
     "translate_errors",
+    "unix_seconds",
 ]
 
 if TYPE_CHECKING:
@@ -335,7 +339,9 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import open_providers as open_providers
     from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
+    from llmtune.provider.sdk import read_each as read_each
     from llmtune.provider.sdk import translate_errors as translate_errors
+    from llmtune.provider.sdk import unix_seconds as unix_seconds
     from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
     from llmtune.provider.types import Billed as Billed

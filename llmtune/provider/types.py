@@ -284,6 +284,9 @@ class RemoteModel(FrozenModel):
     shutdown: str | None = None
     """Date (YYYY-MM-DD) on which it stops answering, where known."""
 
+    checkpoint_of: str | None = None
+    """The id of the tuned model whose training left it, where it is a checkpoint."""
+
     data: dict[str, Any] = {}
 
 
@@ -292,7 +295,8 @@ class RemoteJob(FrozenModel):
 
     `hyperparameters` are by our names; `unmapped` holds the vendor's others, so that none vanishes.
 
-    `model` is the tuned model's id, `base` that of its base; `method` and `seed` are as in a job.
+    `model` is the tuned model's id, `base` that of its base; `method` and `seed` are as in a job. A method that no
+    job of ours has is in the vendor's word.
     """
 
     id: str
@@ -301,7 +305,25 @@ class RemoteJob(FrozenModel):
     method: str = "sft"
     hyperparameters: dict[str, Any] = {}
     unmapped: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    """Values that the vendor chose by itself, under the vendor's names: another backend chooses its own."""
+
     seed: int | None = None
+    name: str | None = None
+    """What the user called it: a suffix or a display name."""
+
+    tags: dict[str, str] = {}
+    """The user's own labels."""
+
+    options: dict[str, Any] = {}
+    """Of this vendor's own options, those that the job was sent with."""
+
+    names: dict[str, str] = {}
+    """What the vendor calls a hyperparameter or an option, by our name."""
+
+    record: dict[str, Any] = {}
+    """What else the vendor tells of the job, under its names: an import answers every key of it."""
+
     files: dict[str, str] = {}
     """Vendor file ids by role; `Provider.download` brings them."""
 

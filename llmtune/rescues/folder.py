@@ -77,17 +77,22 @@ class Folder:
 
     def write(self, name: str, text: str) -> None:
         """A file of the folder, replaced as a whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(made).replace(self.path / name)
-        except BaseException:
-            Path(made).unlink(missing_ok=True)
-            raise
+        write_file(self.path, name, text)
+
+
+def write_file(folder: Path, name: str, text: str) -> None:
+    """Write a file of a folder, which is made where it is not there: as a whole, or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(made).replace(folder / name)
+    except BaseException:
+        Path(made).unlink(missing_ok=True)
+        raise
 
 
 def _digest(path: Path) -> str:

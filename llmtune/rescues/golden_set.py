@@ -21,8 +21,9 @@ from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from llmtune.provider.protocol import Provider
-from llmtune.provider.types import ModelRef
+from llmtune.provider.types import DeploymentRef, ModelRef
 from llmtune.rescues.results import GoldenSet
+from llmtune.runs.failpoints import checkpoint
 
 if TYPE_CHECKING:
     from typing import Self
@@ -130,6 +131,7 @@ class GoldenFile:
             finally:
                 os.close(handle)
             self._kept[key] = value
+        checkpoint("rescue-answered")
 
     def answers(self, questions: Questions) -> dict[str, Generation]:
         """The answers there are, by key."""
@@ -179,7 +181,7 @@ def record(
     questions: Questions,
     file: GoldenFile,
     provider: Provider,
-    model: ModelRef,
+    model: ModelRef | DeploymentRef,
     *,
     patience: RetryPolicy | None = None,
     progress: Progress,

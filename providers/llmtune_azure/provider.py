@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import llmtune.provider as core
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
-from llmtune_azure.settings import AzureOptions, AzureSettings
+from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
 
@@ -76,6 +76,19 @@ class AzureProvider(OpenAIProvider):
         if training_type := receipt.target.options.get("training_type"):
             return request.model_copy(update={"body": {**request.body, "trainingType": training_type}})
         return request
+
+    def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
+        """The job behind a tuned model. Raises `VendorError` when the account has none."""
+        job = super().fetch(remote)
+        record = dict(job.record)
+        known = {name.lower(): name for name in get_args(TrainingType)}
+        training_type = known.get(str(record.get("trainingType")).lower())  # the service takes any casing
+        if training_type is None:
+            return job
+        del record["trainingType"]
+        options = {**job.options, "training_type": training_type}
+        names = {**job.names, "training_type": "trainingType"}
+        return job.model_copy(update={"record": record, "options": options, "names": names})
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.provider import Event, JobRef, MetricPoint, ModelRef, RunState, Snapshot
+from llmtune.provider import Event, JobRef, MetricPoint, ModelRef, RemoteModel, RunState, Snapshot
 
 #: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
 STATES: Mapping[str, RunState] = {
@@ -195,6 +195,23 @@ def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
         else:
             others[wire] = text
     return known, others
+
+
+#: What a remote job holds in fields of its own; an import answers these keys by them.
+HELD = frozenset(
+    ("modelName", "baseModelArn", "hyperParameters", "trainingDataConfig", "validationDataConfig", "ResponseMetadata")
+)
+
+
+def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
+    """A custom model as the account lists it."""
+    base = entry.get("baseModelArn")
+    return RemoteModel(
+        id=entry["modelArn"],
+        base=base_id(base) if base else None,
+        created=seconds(entry["creationTime"]) if entry.get("creationTime") else None,
+        data={"name": entry.get("modelName"), "status": entry.get("modelStatus")},
+    )
 
 
 def base_id(arn: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -240,9 +240,12 @@ class Managed(CohereProvider, transport="api"):
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model that is ready or resting."""
-        for model in self._models():
-            if model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING:
-                yield responses.remote_model(model)
+
+        def read(model: Mapping[str, Any]) -> core.RemoteModel | None:
+            ready = model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING
+            return responses.remote_model(model) if ready else None
+
+        yield from core.read_each(self._models(), read, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model."""

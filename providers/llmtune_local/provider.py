@@ -47,6 +47,7 @@ from llmtune.provider import (
     Unavailable,
     UploadRef,
     encode_dataset,
+    read_each,
 )
 from llmtune.provider.receipt import place
 from llmtune_local import declarations
@@ -421,18 +422,20 @@ class LocalProvider:
     def inventory(self) -> Iterator[RemoteModel]:
         """Every finished run folder."""
         root = self._root()
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
-            folder = RunDir(path)
-            status = folder.read_status()
-            if status and status.state == "succeeded":
-                request = folder.read_request()
-                yield RemoteModel(
-                    id=str(folder.artefact),
-                    base=request.model,
-                    job=path.name,
-                    created=status.heartbeat,
-                    data={"folder": str(path)},
-                )
+        yield from read_each(sorted(root.iterdir()) if root.is_dir() else (), self._remote_model, self.name)
+
+    def _remote_model(self, path: Path) -> RemoteModel | None:
+        folder = RunDir(path)
+        status = folder.read_status()
+        if not status or status.state != "succeeded":
+            return None
+        return RemoteModel(
+            id=str(folder.artefact),
+            base=folder.read_request().model,
+            job=path.name,
+            created=status.heartbeat,
+            data={"folder": str(path)},
+        )
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
         """The request of a run folder, by our own names."""

@@ -262,16 +262,7 @@ class VertexProvider(core.BaseProvider):
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model that a tuning job in this location has left."""
-        for job in self._jobs():
-            model = responses.tuned_model(job)
-            if model is not None:
-                yield core.RemoteModel(
-                    id=model.id,
-                    base=model.base,
-                    job=job.get("name"),
-                    created=responses.seconds(job.get("endTime") or job.get("createTime")) or None,
-                    data={**model.data, "name": job.get("tunedModelDisplayName")},
-                )
+        yield from core.read_each(self._jobs(), responses.remote_model, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model: its base, hyperparameters and files."""

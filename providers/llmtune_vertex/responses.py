@@ -11,7 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.provider import Billed, Event, JobRef, MetricPoint, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune.provider import (
+    Billed,
+    Event,
+    JobRef,
+    MetricPoint,
+    ModelRef,
+    Progress,
+    RemoteJob,
+    RemoteModel,
+    RunState,
+    Snapshot,
+)
 from llmtune_vertex.declarations import ADAPTER_SIZES
 
 #: All twelve states. The SDK's own `has_ended` misses PARTIALLY_SUCCEEDED.
@@ -224,6 +235,25 @@ def hyperparameters(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return known, others
 
 
+def remote_model(job: Mapping[str, Any]) -> RemoteModel | None:
+    """The tuned model that a job has left; None for a job without one."""
+    model = tuned_model(job)
+    if model is None:
+        return None
+    return RemoteModel(
+        id=model.id,
+        base=model.base,
+        job=job.get("name"),
+        created=seconds(job.get("endTime") or job.get("createTime")) or None,
+        data={**model.data, "name": job.get("tunedModelDisplayName")},
+    )
+
+
+#: What a remote job holds in fields of its own; an import answers these keys by them.
+_HELD = frozenset(("baseModel", "preTunedModel", "tunedModelDisplayName", *_SPECS))
+_SPEC_HELD = frozenset(("hyperParameters", "trainingDatasetUri", "validationDatasetUri", "exportLastCheckpointOnly"))
+
+
 def remote_job(job: Mapping[str, Any]) -> RemoteJob:
     """A job fetched back: base, hyperparameters and files."""
     spec = spec_of(job)
@@ -239,7 +269,10 @@ def remote_job(job: Mapping[str, Any]) -> RemoteJob:
         hyperparameters=known,
         unmapped=others,
         files={role: str(uri) for role, uri in uris.items() if uri},
-        data={"name": job.get("tunedModelDisplayName"), "mode": spec.get("tuningMode")},
+        name=job.get("tunedModelDisplayName"),
+        record={key: value for key, value in job.items() if key not in _HELD}
+        | {key: value for key, value in spec.items() if key not in _SPEC_HELD},
+        data={"mode": spec.get("tuningMode")},
     )
 
 
