@@ -22,7 +22,7 @@ def doctor(
 ) -> None:
     """Tell which backends are ready, whether the run store is sound, and how long tuned models will answer.
 
-    Leaves with 1 when the store is not sound; a backend that is not ready is no failure.
+    Exits with 1 when the store is not sound; a backend that is not ready is no failure.
     """
     from llmtune import doctor as look
     from llmtune.cli.output import print_json

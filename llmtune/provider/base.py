@@ -1,6 +1,6 @@
 """The base of every provider: files go up, a job starts, and then one asks how it goes.
 
-Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is told as
+Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is declared as
 data. Whatever else a provider may do is answered here by what is true of one that does not do it: there is no guess and
 no silent nothing. Override those answers one by one; docs/plugin.md goes the whole way.
 """
@@ -162,7 +162,7 @@ class BaseProvider(ABC):
 
     @abstractmethod
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
-        """State, progress, and what is new since the cursor (points may be told again, events may not).
+        """State, progress, and what is new since the cursor (points may be reported again, events may not).
 
         Raises:
             TransientError: the same call may be tried again.

@@ -121,9 +121,9 @@ class Abilities:
     """What exists beside training.
 
     `cancel`, `pause`: a job can be stopped, or halted and resumed. `metrics`, `validation_metrics`: curves on
-    training and on validation rows are told. `checkpoints`: earlier states of the model can be had. `serving`,
+    training and on validation rows are reported. `checkpoints`: earlier states of the model can be had. `serving`,
     `base_serving`: the tuned and the untuned model can be asked. `logits`: with scores of its tokens.
-    `billed_cost`: what was billed is told.
+    `billed_cost`: what was billed is reported.
     """
 
     cancel: Ability = True

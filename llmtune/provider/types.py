@@ -143,7 +143,7 @@ class Request(FrozenModel):
 
 
 class Event(FrozenModel):
-    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice.
+    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is reported twice.
 
     `time` is in Unix seconds, `level` the vendor's weight of it.
     """

@@ -137,7 +137,7 @@ def refuse_lossy(lossy: Collection[str], *, allow: bool, listed: str) -> None:
         raise InvalidData(
             f"the row format of {listed} cannot carry {len(lossy)} thing{'s' if len(lossy) > 1 else ''}, first:"
             f" {next(iter(lossy))}",
-            hint="mend those rows, or leave these things out with --allow-lossy-data (allow_lossy_data=True)",
+            hint="fix those rows, or leave these things out with --allow-lossy-data (allow_lossy_data=True)",
         )
 
 

@@ -114,7 +114,7 @@ class Run:
     ) -> Report:
         """Follow the run to its end and return its report.
 
-        Transient errors of the vendor, unknown states and a lost network are waited out; the first is told through
+        Transient errors of the vendor, unknown states and a lost network are waited out; the first is reported through
         `on_update`, which is called in this thread. Giving up waiting never stops the run.
 
         Args:

@@ -53,7 +53,7 @@ def from_answer(
     if code == CONFLICT:
         return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)
     if code == "NoSuchBucket" or (code in _GONE and doing.startswith("looking at the bucket")):
-        return InvalidSettings(f"the bucket does not exist ({doing}): mend bucket in llmtune.toml, or create it")
+        return InvalidSettings(f"the bucket does not exist ({doing}): fix bucket in llmtune.toml, or create it")
     if code in _GONE:
         return VendorError(f"not found ({doing}: {said})", **facts)
     if status is not None and status >= 500:
@@ -95,7 +95,7 @@ def _unsent(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ProfileNotFound):
-        return InvalidSettings(f"{error}: mend profile under [providers.{name}], or run aws configure")
+        return InvalidSettings(f"{error}: fix profile under [providers.{name}], or run aws configure")
     if isinstance(error, aws.NoRegionError):
         return InvalidSettings(f"{name} needs region: set it under [providers.{name}] in llmtune.toml, or AWS_REGION")
     if isinstance(error, aws.InvalidEndpointConfigurationError):

@@ -77,7 +77,7 @@ class BedrockProvider(core.BaseProvider):
             if problem := self._storage.check_region():
                 findings.append(error("region", problem, "use a bucket in the job's region"))
         except InvalidSettings as fault:
-            return [*findings, error("bucket", fault.message, "mend it, or create the bucket")]
+            return [*findings, error("bucket", fault.message, "fix it, or create the bucket")]
         except VendorError as fault:
             if fault.status != 403:
                 raise

@@ -110,7 +110,7 @@ class ConverseRows(RowFormat):
 
     def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
         if not isinstance(turn, dict):
-            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
+            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "fix it"))
             return [Message("user", "")]
         role = turn.get("role")
         if role not in ("user", "assistant"):
@@ -190,7 +190,7 @@ class ConverseRows(RowFormat):
         for index, tool in enumerate(tools if isinstance(tools, list) else [None]):
             spec = tool.get("toolSpec") if isinstance(tool, dict) else None
             if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "mend it"))
+                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "fix it"))
                 continue
             function = {key: value for key, value in spec.items() if key != "inputSchema"}
             schema = spec.get("inputSchema")

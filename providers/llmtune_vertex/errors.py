@@ -46,7 +46,7 @@ def from_answer(
     if status in (408, 409, 499) or (status is not None and status >= 500):
         return TransientError(f"Google is unwell for now ({doing}: {said})", retry_after=retry_after, **facts)
     if "bucket" in low and (status == 404 or "not exist" in low):
-        return InvalidSettings(f"{said} ({doing}): mend bucket under [providers.{name}] in llmtune.toml, or create it")
+        return InvalidSettings(f"{said} ({doing}): fix bucket under [providers.{name}] in llmtune.toml, or create it")
     if "base model" in low or "basemodel" in low or ("model" in low and "not supported" in low):
         return VendorError(
             f"the base model cannot be tuned here ({doing}: {said})",
@@ -56,7 +56,7 @@ def from_answer(
     if re.search(r"\b(region|location)\b", low):
         return VendorError(
             f"that does not work in this location ({doing}: {said})",
-            hint=f"mend location under [providers.{name}]; llmtune plan warns of models that are tuned elsewhere",
+            hint=f"fix location under [providers.{name}]; llmtune plan warns of models that are tuned elsewhere",
             **facts,
         )
     if status == 404:

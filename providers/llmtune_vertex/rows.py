@@ -75,7 +75,7 @@ def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls
 def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
     if not isinstance(content, dict):
         faults.append(
-            error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "mend it")
+            error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "fix it")
         )
         return [Message("user", "")]
     role = _ROLES.get(str(content.get("role", "user")))
@@ -142,7 +142,7 @@ def _read_part(
     answers: list[Message],
 ) -> None:
     if not isinstance(part, dict):
-        faults.append(error("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "mend it"))
+        faults.append(error("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "fix it"))
         return
     if "text" in part:
         text = part["text"]
@@ -394,15 +394,13 @@ class GeminiPreferenceRows(GeminiRows):
             where = f"completions[{index}]"
             score = one.get("score") if isinstance(one, dict) else None
             if score not in (0, 1) or isinstance(score, bool):
-                faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "mend it"))
+                faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "fix it"))
                 continue
             note_beside(one, ("score", "completion"), "completions[]", beside)
             scored[float(score)] = tuple(_read_content(one.get("completion"), f"{where}.completion", faults, calls))
         if set(scored) != {0.0, 1.0} or not isinstance(completions, list) or len(completions) != 2:
             faults.append(
-                error(
-                    "row-shape", "completions must hold one with score 1 and one with score 0, and no more", "mend it"
-                )
+                error("row-shape", "completions must hold one with score 1 and one with score 0, and no more", "fix it")
             )
         pair = Preference(scored.get(1.0, ()), scored.get(0.0, ()))
         extra = beside | _beside(row, "contents", "completions")

@@ -247,7 +247,7 @@ def read_parts(content: list[Any], where: str, faults: list[Finding], beside: di
         if isinstance(part, str):
             parts.append(TextPart(part))
         elif not isinstance(part, dict):
-            faults.append(error("content", f"{place} is {kind(part)}; expected a part with a type", "mend the part"))
+            faults.append(error("content", f"{place} is {kind(part)}; expected a part with a type", "fix the part"))
         else:
             parts.append(_read_part(part, place, faults, beside))
     if not content:

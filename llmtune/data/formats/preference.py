@@ -85,7 +85,7 @@ def check_answers(preference: Preference, names: tuple[str, str], faults: list[F
     for answer, name in zip(preference, names, strict=True):
         if answer and answer[-1].role != "assistant":
             role = answer[-1].raw_role or answer[-1].role
-            faults.append(error("role", f"{name} ends in a {role} turn; expected the assistant's", "mend the role"))
+            faults.append(error("role", f"{name} ends in a {role} turn; expected the assistant's", "fix the role"))
 
 
 class InputPreferred(_PreferenceRows):

@@ -67,7 +67,7 @@ def block_rows(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding
         except orjson.JSONDecodeError as fault:
             if TOO_LONG in text:
                 yield error(
-                    "row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it, or mend its line ends"
+                    "row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it, or fix its line ends"
                 ).at(None, line)
             elif text.strip():
                 yield line_fault(text, fault).at(None, line)
@@ -178,7 +178,7 @@ class _Text:
         return error(
             "json",
             f"broken JSON in row at line {line}, column {column} of the file: {fault.msg}",
-            "mend it there; what follows it in this file could not be read",
+            "fix it there; what follows it in this file could not be read",
         )
 
     def _fill(self, *, double: bool = False) -> bool:

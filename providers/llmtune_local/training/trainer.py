@@ -77,7 +77,7 @@ class Trainer:
 
     def run(self, *, resume: bool = False) -> Result | None:
         """Train to the end; None in a process that does not lead its team. Raises `Stopped`, `TeamLost`, and
-        `LlmtuneError` for everything a user can mend."""
+        `LlmtuneError` for everything a user can fix."""
         self.prepare()
         if resume:
             self.resume()

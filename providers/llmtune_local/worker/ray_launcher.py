@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_on_cluster(folder)
     except Exception as problem:
-        # This process ends in any case; it is the last chance to say why. What a user can mend stands in the status,
+        # This process ends in any case; it is the last chance to say why. What a user can fix stands in the status,
         # the rest in worker.log, whose last line is told when no worker came of it.
         logger.exception("the run could not be trained on the cluster")
         status = folder.read_status()
