@@ -21,7 +21,15 @@ from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRo
 from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers
-from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
+from llmtune_bedrock.capabilities import (
+    CLAUDE_ROWS,
+    CONVERSE_ROWS,
+    NOVA_2_ROWS,
+    PREPARE,
+    PROMPT_ROWS,
+    Family,
+    find_family,
+)
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -111,6 +119,7 @@ class ConverseRows(RowFormat):
             self._read_block(block, f"{where}.content[{index}]", faults, parts, calls, answers)
         if answers and not parts and not calls:
             return answers
+        reasoning = _take_reasoning(parts) if role == "assistant" else None
         body: Content = tuple(parts)
         if len(parts) == 1 and isinstance(parts[0], TextPart):
             body = parts[0].text
@@ -118,7 +127,7 @@ class ConverseRows(RowFormat):
             body = None if calls else ""
         weight = read_weight(turn, role, where, faults)
         extra = rest(turn, "role", "content", *WEIGHT_KEYS)
-        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra)]
+        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra, reasoning=reasoning)]
 
     def _read_block(
         self,
@@ -195,7 +204,8 @@ class ConverseRows(RowFormat):
         answering = False
         for message in messages:
             role, content, calls, *_ = message
-            if content.__class__ is str and not calls and role in ("user", "assistant"):
+            reasons = self.carries & f.REASONING and message.reasoning is not None
+            if content.__class__ is str and not calls and not reasons and role in ("user", "assistant"):
                 answering = False
                 turns.append({"role": role, "content": [{"text": content}]})
             elif role == "tool":
@@ -207,7 +217,10 @@ class ConverseRows(RowFormat):
                 answering = True
             elif role != "system":
                 answering = False
-                turns.append({"role": role, "content": _write_blocks(message)})
+                blocks = _write_blocks(message)
+                if reasons:
+                    blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
+                turns.append({"role": role, "content": blocks})
         return turns
 
     def problems(self, example: Example) -> list[Finding]:
@@ -221,6 +234,30 @@ class ConverseRows(RowFormat):
             kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
             example = example.replace(extra=kept or None)
         return example
+
+
+class NovaTwoRows(ConverseRows):
+    """Converse rows whose answers may begin with a block of reasoning."""
+
+    name = NOVA_2_ROWS
+    title = '{"messages": [..., {"role": "assistant", "content": [{"reasoningContent": ...}, {"text": "..."}]}]}'
+    carries = ConverseRows.carries | f.REASONING
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # such rows are read as Converse rows
+
+
+def _take_reasoning(parts: list[Part]) -> str | None:
+    """Return the reasoning that the blocks begin with, and take it out; blocks further on stay parts."""
+    thoughts: list[str] = []
+    while parts and isinstance(parts[0], OtherPart):
+        block = parts[0].raw.get("reasoningContent")
+        text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
+        if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
+            break
+        thoughts.append(str(text["text"]))
+        del parts[0]
+    return "\n".join(filter(None, thoughts)) or None
 
 
 def _result_text(block: Any) -> str:
@@ -330,12 +367,7 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
     """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
     family = _family_of(model)
     name = family.name if family else None
-    if example.preference is not None:
-        yield error(
-            "vendor-method", "Bedrock has no preference tuning (API of 2026-11)", "tune on the preferred answers"
-        )
-        return
-    if example.text is not None or choose(method, model) == PROMPT_ROWS:
+    if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
         return
     turns = [(index, message) for index, message in enumerate(example.messages) if message.role != "system"]
     before = "assistant"
@@ -407,7 +439,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), ClaudeRows()),
+    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows()),
     defaults={"sft": ConverseRows.name},
     row_rules=row_rules,
     file_rules=file_rules,

@@ -372,7 +372,9 @@ class LocalProvider:
         """The folder of an earlier run's model, with the revision of its base and what its template was given."""
         options = model.data.get("options", {})
         template = {
-            name: options[name] for name in ("chat_template", "template_options") if options.get(name) is not None
+            name: options[name]
+            for name in ("chat_template", "template_options", "mask_empty_thinking")
+            if options.get(name) is not None
         }
         adapter = (Path(model.id) / "adapter_config.json").is_file()
         revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -16,7 +17,7 @@ from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
+from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, ChatRows, answered, kind, read_weight, write_messages
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
@@ -26,7 +27,9 @@ from llmtune_vertex.capabilities import (
     MAX_ROWS,
     MAX_TOKENS,
     MAX_VALIDATION_ROWS,
+    OPEN_ROWS,
     PREFERENCE_ROWS,
+    find_family,
 )
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
@@ -38,6 +41,7 @@ MAX_VALIDATION_SHARE = 0.3
 _ROLES = {"user": "user", "model": "assistant", "assistant": "assistant", "function": "tool", "tool": "tool"}
 _NAMES = {"user": "user", "assistant": "model"}
 _SYSTEM = ("systemInstruction", "system_instruction")
+_THOUGHT_KEYS = frozenset(("text", "thought", "thoughtSignature", "thought_signature"))
 _FUNCTION_KEYS = frozenset(("name", "description", "parameters"))
 
 
@@ -83,12 +87,21 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     extra = rest(content, "role", "parts", *WEIGHT_KEYS)
     if answers and not read and not made:
         return answers
+    reasoning = _take_thoughts(read) if role == "assistant" else None
     body: Content = tuple(read)
     if len(read) == 1 and isinstance(read[0], TextPart):
         body = read[0].text
     elif not read:
         body = None if made else ""
-    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra)]
+    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra, reasoning=reasoning)]
+
+
+def _take_thoughts(parts: list[Part]) -> str | None:
+    """Return the thoughts that the parts begin with, and take them out; those further on stay parts."""
+    thoughts: list[str] = []
+    while parts and isinstance(parts[0], OtherPart) and _THOUGHT_KEYS.issuperset(parts[0].raw):
+        thoughts.append(parts.pop(0).raw["text"])  # type: ignore[union-attr]
+    return "\n".join(filter(None, thoughts)) or None
 
 
 def _read_part(
@@ -108,7 +121,7 @@ def _read_part(
         if not isinstance(text, str):
             faults.append(error("content", f"{where}.text is {kind(text)}; expected a string", "quote it"))
         elif part.get("thought"):
-            read.append(OtherPart("thought", part))
+            read.append(OtherPart("thought", part))  # `_read_content` takes those at the beginning for reasoning
         else:
             read.append(TextPart(text))
         return
@@ -152,7 +165,7 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     answering = False
     for message in messages:
         role, content, calls, *_ = message
-        if content.__class__ is str and not calls and role in _NAMES:
+        if content.__class__ is str and not calls and role in _NAMES and message.reasoning is None:
             answering = False
             contents.append({"role": _NAMES[role], "parts": [{"text": content}]})
             continue
@@ -189,6 +202,8 @@ def _write_parts(message: Message) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
     else:
         parts = [_write_part(part) for part in content or ()]
+    if message.reasoning is not None:
+        parts.insert(0, {"text": message.reasoning, "thought": True})
     for call in message.tool_calls:
         parts.append({"functionCall": {"name": call.name, "args": orjson.loads(call.arguments)}})
     return parts
@@ -268,7 +283,7 @@ class GeminiRows(RowFormat):
 
     name = GEMINI_ROWS
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
-    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
+    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS | f.REASONING
     plain_by_bits = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
@@ -301,6 +316,11 @@ class GeminiRows(RowFormat):
         found = super().problems(example)
         if example.tools:
             found += tool_problems(example, self.name)
+        if f.features(example) & f.REASONING:
+            what = (
+                f"{self.name} rows hold the reasoning as a part with thought: true; whether tuning reads it is not said"
+            )
+            found.append(warning("changed-reasoning", f"{what} ({ABOUT})", "try a few rows first, or leave it out"))
         return found + check_long_numbers(example, self.name)
 
 
@@ -309,7 +329,7 @@ class GeminiPreferenceRows(GeminiRows):
 
     name = PREFERENCE_ROWS
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
-    carries = f.BASIC | f.PREFERENCE | f.PARTS
+    carries = f.BASIC | f.PREFERENCE | f.PARTS | f.REASONING
     plain_by_bits = False
     pairs = True
 
@@ -359,6 +379,31 @@ class GeminiPreferenceRows(GeminiRows):
         return found
 
 
+class OpenModelRows(ChatRows):
+    """Chat rows with the keys that chat completions know and no others, for open models."""
+
+    name = OPEN_ROWS
+    carries = ChatRows.carries & ~(f.EXTRA | f.MESSAGE_EXTRA | f.RAW_ROLE | f.REASONING)
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are recognised by the general chat format
+
+    def write(self, example: Example) -> dict[str, Any]:
+        turns = [turn.replace(extra=None, raw_role=None, reasoning=None) for turn in answered(example)]
+        row: dict[str, Any] = {"messages": write_messages(turns)}
+        if example.tools:
+            row["tools"] = list(example.tools)
+        return row
+
+
+@lru_cache(maxsize=64)
+def choose(method: str, model: str | None) -> str:
+    """Return the row format that a model takes: Gemini's own, or chat rows for open models."""
+    if model is not None and find_family(model) == "open":
+        return OPEN_ROWS
+    return PREFERENCE_ROWS if method == "dpo" else GEMINI_ROWS
+
+
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
     """Images lie in Cloud Storage; a preference prompt ends in the user's turn (pages of 2026)."""
     for index, message in enumerate(example.messages):
@@ -400,10 +445,11 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 VERTEX_ROWS = VendorRows(
     provider="vertex",
-    formats=(GeminiPreferenceRows(), GeminiRows()),
+    formats=(GeminiPreferenceRows(), GeminiRows(), OpenModelRows()),
     defaults={"sft": GEMINI_ROWS, "dpo": PREFERENCE_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
+    choose=choose,
     billing="tokens of the training file x epochs (Google Cloud, pricing; copies of 2026)",
 )

@@ -284,7 +284,7 @@ class _Checker:
         writer = None
         if rows is not None:
             method = self._method or _method_of(fmt, rows)
-            if rows.choose is not None or method in rows.defaults:
+            if method in rows.defaults:
                 writer = get_writer(rows.format_for(method, self._model))
             else:
                 takes = ", ".join(rows.defaults)

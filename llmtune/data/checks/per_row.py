@@ -56,7 +56,7 @@ def check_control_tokens(example: Example, tokens: re.Pattern[str], turns_key: s
     """A warning for the first control token of the tokenizer inside a turn, where it would become a real one."""
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     for index, message in enumerate((*example.messages, *answers)):
-        texts = (message.words, *(call.arguments for call in message.tool_calls))
+        texts = (message.words, message.reasoning or "", *(call.arguments for call in message.tool_calls))
         found = next((match for text in texts if (match := tokens.search(text))), None)
         if found is not None:
             what = f"{turns_key}[{index}]: {found.group()!r} is a control token of the tokenizer"
@@ -79,10 +79,10 @@ def is_simple(example: Example) -> bool:
     if preference is not None or text is not None:
         return False
     before = ""
-    for role, content, calls, call_id, name, weight, raw_role, extra in messages:
+    for role, content, calls, call_id, name, weight, raw_role, extra, reasoning in messages:
         if content.__class__ is not str or calls or call_id is not None or weight is not None:
             return False
-        if name is not None or raw_role is not None or extra:
+        if name is not None or raw_role is not None or extra or reasoning is not None:
             return False
         if not content or content.isspace():
             return False

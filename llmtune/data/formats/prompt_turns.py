@@ -16,6 +16,7 @@ from llmtune.data.formats.chat import (
     read_parts,
     read_tools,
     take_messages,
+    take_reasoning,
     write_messages,
 )
 from llmtune.data.formats.instruct import find_pair, rest
@@ -60,7 +61,7 @@ class PromptTurns(RowFormat):
         if isinstance(value, str):
             return (Message(role, value),)
         if isinstance(value, list) and value and not any(isinstance(item, dict) and _is_turn(item) for item in value):
-            return (Message(role, read_parts(value, key, faults)),)
+            return (take_reasoning(Message(role, read_parts(value, key, faults))),)
         if key in row and not isinstance(value, list):
             what = f"{key!r} is {kind(value)}; expected a text, a list of messages or a list of parts"
             faults.append(error("row-shape", what, "give it that shape"))

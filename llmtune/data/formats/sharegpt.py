@@ -21,6 +21,7 @@ from llmtune.data.formats.chat import (
     lower_keys,
     read_tools,
     read_weight,
+    take_reasoning,
 )
 from llmtune.data.formats.instruct import SYSTEMS, find_text, rest
 from llmtune.data.formats.json_text import dump_json, load_json
@@ -32,7 +33,9 @@ class ShareGPT(RowFormat):
     name = "sharegpt"
     turns_key = "conversations"
     title = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
-    carries = f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM
+    carries = (
+        f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM | f.REASONING
+    )
 
     KEYS = ("conversations", "conversation", "messages")
     ROLES: ClassVar[dict[str, str]] = {
@@ -121,13 +124,11 @@ class ShareGPT(RowFormat):
         extra = rest(turn, "from", "role", "value", "content", *WEIGHT_KEYS)
         if speaker == "function_call":
             thought, made = self._calls(value, calls, where, faults)
-            if thought:
-                extra = {"reasoning_content": thought} | (extra or {})
-            yield Message(role, None, made, weight=weight, extra=extra)
+            yield take_reasoning(Message(role, None, made, weight=weight, extra=extra, reasoning=thought or None))
         elif role == "tool":
             yield from self._observation(value, calls, where, faults, weight, extra)
         else:
-            yield Message(role, value, weight=weight, extra=extra)
+            yield take_reasoning(Message(role, value, weight=weight, extra=extra))
 
     def _calls(self, value: str, calls: Calls, where: str, faults: list[Finding]) -> tuple[str, tuple[ToolCall, ...]]:
         """What was thought before a call, if anything, and the call or the calls of a turn."""
@@ -198,6 +199,8 @@ class ShareGPT(RowFormat):
                 turn["value"] = [message.words]
             if message.weight is not None:
                 turn["weight"] = message.weight
+            if message.reasoning is not None:
+                turn["reasoning_content"] = message.reasoning
             if message.extra:
                 turn.update(message.extra)
             joins = isinstance(turn["value"], list) and turns and isinstance(turns[-1]["value"], list)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import error, refuse
-from llmtune.data.formats.chat import REASONING_KEYS
 from llmtune.data.rendering.ready_templates import suggest_template
 
 _FOLD = (
@@ -61,6 +60,8 @@ class ChatTemplate:
         special |= {str(added) for added in tokenizer.added_tokens_decoder.values() if added.special}
         self.ends = special | ({self.turn_end} if self.turn_end else set())
         """Every token that may end a turn."""
+        self.reasons = self._probe_reasoning()
+        """Whether it is the template of a model that reasons: it renders reasoning, or knows the marks around it."""
 
     def render(self, example: Example) -> Conversation:
         """The row as text, with the prompt and the end of each trained turn."""
@@ -159,7 +160,7 @@ class ChatTemplate:
             # Tool results are often re-encoded, and untrained answers may lose their reasoning: not checked.
             if (trained or message.role in ("system", "user")) and _squeeze(message.words) not in where:
                 missing = "text"
-            elif trained and _squeeze(_reasoning(message)) not in where:
+            elif trained and _squeeze(message.reasoning or "") not in where:
                 missing = "reasoning"
             elif any(call.name not in where for call in message.tool_calls):
                 missing = "tool calls"
@@ -226,6 +227,21 @@ class ChatTemplate:
         name = suggest_template(self.tokenizer)
         return f"take a ready template (chat_template: {name} fits its tokens)"
 
+    def _probe_reasoning(self) -> bool:
+        template = self.tokenizer.chat_template
+        if not template:
+            return False
+        if "<think>" in str(template) or "</think>" in str(template):
+            return True
+        probe = [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Yes", "reasoning_content": _PROBE},
+        ]
+        try:
+            return _PROBE in str(self.tokenizer.apply_chat_template(probe, tokenize=False, **self.options))
+        except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
+            return False
+
     def _probe_end(self) -> str | None:
         if not self.tokenizer.chat_template:
             return None
@@ -255,16 +271,9 @@ def _payload(message: Message) -> dict[str, Any]:
         payload["tool_call_id"] = message.tool_call_id
     if message.name is not None:
         payload["name"] = message.name
-    if reasoning := _reasoning(message):
-        payload["reasoning_content"] = reasoning
+    if message.reasoning:
+        payload["reasoning_content"] = message.reasoning
     return payload
-
-
-def _reasoning(message: Message) -> str:
-    """What the assistant thought before it answered, under the names that rows use for it."""
-    extra = message.extra or {}
-    found = next((extra[key] for key in REASONING_KEYS if extra.get(key)), "")
-    return found if isinstance(found, str) else ""
 
 
 def _arguments(arguments: str) -> Any:

@@ -59,8 +59,12 @@ ROWS = get_format("together")
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_is_written_in_every_spelling(key: str) -> None:
-    answer = Message("assistant", "At eight.", extra={key: "The table says so."})
-    example = Example((Message("user", "When?"), answer))
+    turns = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "At eight.", key: "The table says so."},
+    ]
+    example = ROWS.read({"messages": turns}, 1, [])
+    answer = example.messages[1]
     assert ROWS.problems(example) == []
     written = ROWS.write(example)["messages"][1]
     assert written == {"role": "assistant", "content": "At eight.", "reasoning_content": "The table says so."}
@@ -72,7 +76,7 @@ def test_reasoning_is_written_in_every_spelling(key: str) -> None:
 @pytest.mark.parametrize(
     ("message", "left_out"),
     [
-        (Message("assistant", "a", extra={"reasoning": "r", "mood": "x"}), ["messages[].mood"]),
+        (Message("assistant", "a", reasoning="r", extra={"mood": "x"}), ["messages[].mood"]),
         (Message("assistant", "a", extra={"reasoning": ["r"]}), ["messages[].reasoning"]),
     ],
 )

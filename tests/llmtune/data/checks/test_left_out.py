@@ -67,7 +67,7 @@ def test_a_short_key_is_an_info_and_a_long_one_a_warning(tmp_path: Path, name: s
 def test_keys_of_messages_are_named_as_such(tmp_path: Path) -> None:
     marked = [turn | {"mood": LONG, "reasoning_content": LONG} for turn in TURNS]
     report = report_of(tmp_path / "rows.jsonl", [{"messages": marked}])
-    assert report.files[0].unused == ["messages[].mood"]
+    assert report.files[0].unused == ["messages[].mood", "messages[].reasoning_content"], "the user's is not reasoning"
     turns = [{"from": "human", "value": "q", "mood": "x"}, {"from": "gpt", "value": "a"}]
     assert report_of(tmp_path / "rows.jsonl", [{"conversations": turns}]).files[0].unused == ["conversations[].mood"]
 
