@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
-    from llmtune.data.formats.base import VendorRows
+    from llmtune.data.formats.base import Rendering, VendorRows
 
 #: Rows of each part that a plan renders, where the model is on this machine; a run renders all of them.
 RENDERED = 500
@@ -24,6 +24,7 @@ SHOWN = 5
 def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     """The verdict on the rows that would be sent (train and validation); nothing is written or sent."""
     from llmtune.data.checks.left_out import LeftOut
+    from llmtune.data.checks.vendor_rules import find_missing_reasoning, find_row_problems
     from llmtune.data.formats.registry import get_writer, vendors
 
     sent = [("train", dataset.train)]
@@ -34,10 +35,14 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     changes: dict[str, list[Finding]] = {}
     left_out = LeftOut()
     writer = get_writer(limits.format, method=target.method, model=target.model)
-    rules = vendors().get(target.kind)
+    rules, rendering = vendors().get(target.kind), None
     if rules is not None:
-        found += _rendered(rules, dataset, [row for _, rows in sent for row in rows[:RENDERED]], target)
+        rendering = _open_rendering(rules, target)
+        found += _rendered(rendering, dataset, [row for _, rows in sent for row in rows[:RENDERED]], target)
+        found += _files(rules, dataset, dict(sent), target, found)
     for _, rows in sent:
+        if rules is not None:
+            found += find_row_problems(rules, rows, dataset.source, target.method, target.model)
         for row in rows:
             for problem in left_out.problems(writer, row):
                 placed = problem.at(dataset.source, row.line)
@@ -45,12 +50,12 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
                     lossy.append(str(placed))
                 else:
                     changes.setdefault(placed.code, []).append(placed)
-            if rules is not None:
-                found += [
-                    each.at(dataset.source, row.line) for each in rules.row_rules(row, target.method, target.model)
-                ]
     changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
     changed += [_once(same) for same in changes.values()]
+    if rules is not None and target.method != "classification":
+        missing = [*find_missing_reasoning(rules, rendering, dataset.train, dataset.source, target.model)]
+        changed += [finding for finding in missing if finding.severity == "warning"]
+        found += [finding for finding in missing if finding.severity == "info"]
     errors = [each for each in found if each.is_error]
     warnings = changed + [each for each in found if each.severity == "warning"]
     infos = [each for each in found if each.severity == "info"]
@@ -69,17 +74,32 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     )
 
 
-def _rendered(rules: VendorRows, dataset: Dataset, rows: Sequence[Example], target: Target) -> list[Finding]:
-    """What the model's own template refuses of rows, where the backend and the model are on this machine. How long a
-    row may be is the job's affair, and is left to the run."""
+def _files(
+    rules: VendorRows, dataset: Dataset, parts: dict[str, Sequence[Example]], target: Target, found: Sequence[Finding]
+) -> list[Finding]:
+    """What the vendor refuses of the files that would be sent, less what its limits have refused already."""
+    from llmtune.data.checks.vendor_rules import find_file_problems
+
+    counted = any(finding.code in ("too-few-rows", "too-many-rows") for finding in found)
+    problems = find_file_problems(rules, parts, dataset.source, target.method, target.model)
+    return [finding for finding in problems if not (counted and finding.code == "vendor-rows")]
+
+
+def _open_rendering(rules: VendorRows, target: Target) -> Rendering | None:
+    """The model's own template, where the backend and the model are on this machine."""
     from llmtune.errors import LlmtuneError
 
     if rules.rendering is None or not target.model or target.method == "classification":
-        return []
+        return None
     try:
-        rendering = rules.rendering(target.model, target.options, True)
+        return rules.rendering(target.model, target.options, True)
     except LlmtuneError:  # a model that is no model, libraries that are not installed: the plan says so elsewhere
-        return []
+        return None
+
+
+def _rendered(rendering: Rendering | None, dataset: Dataset, rows: Sequence[Example], target: Target) -> list[Finding]:
+    """What the model's own template refuses of rows. How long a row may be is the job's affair, and is left to the
+    run."""
     if rendering is None:
         return []
     return [

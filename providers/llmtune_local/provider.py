@@ -160,7 +160,7 @@ class LocalProvider:
                 max_sequence_length=receipt.effective("max_sequence_length"),
                 on_too_long=receipt.effective("dataset.on_too_long", "error"),
             )
-            return encode_dataset(data, declarations.row_format("classification"), into)
+            return encode_dataset(data, declarations.row_format("classification"), into, target=receipt.target)
         from llmtune_local.models.loading import check_rows
 
         options = LocalOptions.model_validate(receipt.target.options)
@@ -174,7 +174,7 @@ class LocalProvider:
             max_sequence_length=receipt.effective("max_sequence_length"),
             on_too_long=receipt.effective("dataset.on_too_long", "error"),
         )
-        return encode_dataset(data, declarations.row_format(receipt.target.method), into)
+        return encode_dataset(data, declarations.row_format(receipt.target.method), into, target=receipt.target)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """What the worker reads: the receipt's values, with our own defaults where the job left a field open."""

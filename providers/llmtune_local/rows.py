@@ -30,6 +30,7 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         return None
     tokenizer = load_tokenizer(model, given.revision, given.chat_template)
     renderer = Renderer(tokenizer, template_options=given.template_options)
+    provided = given.mask_empty_thinking or given.template_options.get("enable_thinking") is False
     limits: dict[str, int | None] = {}
 
     def problems(example: Example, method: str) -> Iterable[Finding]:
@@ -51,11 +52,13 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
             return [finding.at(None, None) for finding in refused.findings]
         return ()
 
-    return Rendering(tokenizer, problems)
+    return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided)
 
 
 LOCAL_ROWS = VendorRows(
     provider="local",
     defaults={"sft": "chat", "dpo": "preference", "classification": "labelled"},
     rendering=open_rendering,
+    reasoning_remedy="give each answer its reasoning under reasoning_content, or leave the template's empty thought"
+    " unlearned: provider_options.local.mask_empty_thinking: true",
 )

@@ -145,10 +145,12 @@ class TokenLimit(NamedTuple):
 @dataclass(frozen=True)
 class Rendering:
     """Rows as a backend on this machine renders them: the model's tokenizer, and what it would refuse of a row for a
-    method, its place left out."""
+    method, its place left out. `reasons` says that its template is that of a model that reasons, and that the job does
+    not provide for rows without reasoning."""
 
     tokenizer: Any
     problems: Callable[[Example, str], Iterable[Finding]]
+    reasons: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class VendorRows:
     whole file, `token_limit` says how long a row may be. `rendering` makes the `Rendering` of a model and of the job's
     options, where rows are rendered on this machine; with True as its third argument nothing is downloaded, and None
     says that the model is not here. `trains_reasoning` says of a model whether it reasons, so that rows without
-    reasoning are warned of. `billing` says in words that the tokens of the training
+    reasoning are warned of, with `reasoning_remedy`. `billing` says in words that the tokens of the training
     file times the epochs are billed, and where that is written; empty where it is not known.
     """
 
@@ -173,6 +175,7 @@ class VendorRows:
     choose: Callable[[str, str | None], str] | None = None
     rendering: Callable[[str, Mapping[str, Any], bool], Rendering | None] | None = None
     trains_reasoning: Callable[[str | None], bool] = _never_reasons
+    reasoning_remedy: str = "give each answer its reasoning under reasoning_content"
     billing: str = ""
 
     def format_for(self, method: str = "sft", model: str | None = None) -> str:
