@@ -21,8 +21,18 @@ RENDERED = 500
 SHOWN = 5
 
 
-def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
-    """The verdict on the rows that would be sent (train and validation); nothing is written or sent."""
+def judge(
+    dataset: Dataset,
+    limits: Limits,
+    target: Target,
+    *,
+    max_tokens: int | None = None,
+    on_too_long: str = "error",
+) -> DataVerdict:
+    """The verdict on the rows that would be sent (train and validation); nothing is written or sent.
+
+    `max_tokens` and `on_too_long` are the job's own, where the rows are rendered on this machine.
+    """
     from llmtune.data.checks.left_out import LeftOut
     from llmtune.data.checks.vendor_rules import find_missing_reasoning, find_row_problems
     from llmtune.data.formats.registry import get_writer, vendors
@@ -38,7 +48,9 @@ def judge(dataset: Dataset, limits: Limits, target: Target) -> DataVerdict:
     rules, rendering = vendors().get(target.kind), None
     if rules is not None:
         rendering = _open_rendering(rules, target)
-        found += _rendered(rendering, dataset, [row for _, rows in sent for row in rows[:RENDERED]], target)
+        first = [row for _, rows in sent for row in rows[:RENDERED]]
+        refused = _rendered(rendering, dataset, first, target, max_tokens)
+        found += [finding for finding in refused if on_too_long == "error" or finding.code != "too_long"]
         found += _files(rules, dataset, dict(sent), target, found)
     for _, rows in sent:
         if rules is not None:
@@ -97,17 +109,22 @@ def _open_rendering(rules: VendorRows, target: Target) -> Rendering | None:
         return None
 
 
-def _rendered(rendering: Rendering | None, dataset: Dataset, rows: Sequence[Example], target: Target) -> list[Finding]:
-    """What the model's own template refuses of rows. How long a row may be is the job's affair, and is left to the
-    run."""
+def _rendered(
+    rendering: Rendering | None, dataset: Dataset, rows: Sequence[Example], target: Target, max_tokens: int | None
+) -> list[Finding]:
+    """What the model's own template, its context and the job's limit on tokens refuse of rows."""
+    from llmtune.errors import InvalidJob
+
     if rendering is None:
         return []
-    return [
-        finding.at(dataset.source, row.line)
-        for row in rows
-        for finding in rendering.problems(row, target.method)
-        if finding.code not in ("too_long", "answer_too_long")
-    ]
+    try:
+        return [
+            finding.at(dataset.source, row.line)
+            for row in rows
+            for finding in rendering.problems(row, target.method, max_tokens)
+        ]
+    except InvalidJob:  # a limit above the model's context: the run says so of the job itself
+        return []
 
 
 def _once(same: Sequence[Finding]) -> Finding:

@@ -411,7 +411,7 @@ def _row_rules(
 ) -> Iterable[Finding]:
     yield from rows.row_rules(example, method, model)
     if rendering is not None and not any(finding.is_error for finding in check_example(example, method)):
-        yield from rendering.problems(example, method)  # what is wrong with the row itself is reported already
+        yield from rendering.problems(example, method, None)  # what is wrong with the row itself is reported already
 
 
 def _done(result: tuple[Block, Notes], notes: Notes) -> Block:

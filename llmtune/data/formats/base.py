@@ -145,11 +145,14 @@ class TokenLimit(NamedTuple):
 @dataclass(frozen=True)
 class Rendering:
     """Rows as a backend on this machine renders them: the model's tokenizer, and what it would refuse of a row for a
-    method, its place left out. `reasons` says that its template is that of a model that reasons, and that the job does
-    not provide for rows without reasoning."""
+    method and the job's own limit on its tokens (None: the model's context), its place left out.
+
+    `reasons` says that its template is that of a model that reasons, and that the job does not provide for rows without
+    reasoning.
+    """
 
     tokenizer: Any
-    problems: Callable[[Example, str], Iterable[Finding]]
+    problems: Callable[[Example, str, int | None], Iterable[Finding]]
     reasons: bool = False
 
 

@@ -162,3 +162,29 @@ def test_the_trainer_leaves_an_empty_thought_unlearned_where_told(pairs: bool, t
     assert learned() == ["<think>\n\n</think>\n\nUntil six.<|im_end|>", *rejected]
     assert learned(mask_empty_thinking=True) == ["Until six.<|im_end|>", *rejected]
     assert learned() == ["<think>\n\n</think>\n\nUntil six.<|im_end|>", *rejected]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({}, True),
+        ({"dataset": {"on_too_long": "truncate"}}, False),
+        ({"dataset": {"on_too_long": "drop"}}, False),
+        ({"hyperparameters": {"max_sequence_length": 1}, "short": True}, True),
+        ({"short": True}, False),
+    ],
+)
+def test_a_plan_finds_the_rows_that_are_too_long_for_the_job(
+    fields: dict[str, Any], refused: bool, tmp_path: Path
+) -> None:
+    fields = dict(fields)
+    words = "six" if fields.pop("short", False) else "six " * 20_000
+    rows = [
+        {"messages": [ASK | {"content": f"{number}?"}, {"role": "assistant", "content": words}]} for number in range(5)
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    dataset = {"train": str(path), "split": [1.0, 0.0, 0.0], **fields.pop("dataset", {})}
+    job = TuningJob.model_validate({"name": "a", "dataset": dataset, "model": "tiny"} | fields)
+    data = plan(job, "local").data
+    assert bool(data.errors) is refused
+    assert all("[too_long]" in line for line in data.findings[: data.errors])
