@@ -62,7 +62,7 @@ def encode_dataset(
     lossy = tuple(str(each) for each in lost)
     files = tuple(_write(role, rows, writer, format, into) for role, rows in parts)
     if rules is not None and target is not None:
-        sizes = {file.role: file.bytes for file in files}
+        sizes: dict[str, int] = {file.role: file.bytes for file in files}
         _refuse(find_file_problems(rules, dict(parts), source, target.method, target.model, sizes))
     return EncodedDataset(files=files, lossy=lossy)
 

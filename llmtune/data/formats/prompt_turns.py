@@ -16,10 +16,10 @@ from llmtune.data.formats.chat import (
     read_parts,
     read_tools,
     take_messages,
-    take_reasoning,
     write_messages,
 )
 from llmtune.data.formats.instruct import find_pair, rest
+from llmtune.data.formats.reasoning import take_reasoning
 
 
 class PromptTurns(RowFormat):

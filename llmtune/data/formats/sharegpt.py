@@ -21,10 +21,10 @@ from llmtune.data.formats.chat import (
     lower_keys,
     read_tools,
     read_weight,
-    take_reasoning,
 )
 from llmtune.data.formats.instruct import SYSTEMS, find_text, rest
 from llmtune.data.formats.json_text import dump_json, load_json
+from llmtune.data.formats.reasoning import take_reasoning
 
 
 class ShareGPT(RowFormat):
