@@ -34,7 +34,7 @@ class ImagePart(NamedTuple):
 
 
 class OtherPart(NamedTuple):
-    """A part that is neither text nor image (sound, video, a document, reasoning), kept as it was read."""
+    """A part that is neither text nor image (sound, video, a document), kept as it was read."""
 
     kind: str
     raw: Mapping[str, Any]
@@ -60,7 +60,8 @@ class Message(NamedTuple):
     `extra` keeps the keys that have no place here.
 
     `content` is text, a list of parts, or None where the turn only calls tools. `tool_calls` are those calls;
-    `tool_call_id` names the call that a tool's turn answers.
+    `tool_call_id` names the call that a tool's turn answers. `reasoning` is what the assistant thought before it
+    answered, under whatever name the row has for it.
     """
 
     role: str
@@ -71,6 +72,7 @@ class Message(NamedTuple):
     weight: int | None = None
     raw_role: str | None = None
     extra: Mapping[str, Any] | None = None
+    reasoning: str | None = None
 
     @property
     def words(self) -> str:

@@ -267,7 +267,9 @@ class BaseProvider(ABC):
         from llmtune.provider.encoding import encode_dataset
 
         limits = self.capabilities(receipt.target).limits
-        return encode_dataset(data, limits.format, into, validation=limits.validation != "unused")
+        return encode_dataset(
+            data, limits.format, into, validation=limits.validation != "unused", target=receipt.target
+        )
 
     # --- what a provider that overrides nothing does not do --------------------------------------------------------
     def preflight(self, request: Request) -> list[Finding]:

@@ -31,7 +31,15 @@ from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRo
 from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, note_beside, read_weight
 from llmtune.data.formats.instruct import PromptCompletion, rest
 from llmtune.data.formats.json_text import check_long_numbers
-from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
+from llmtune_bedrock.capabilities import (
+    CLAUDE_ROWS,
+    CONVERSE_ROWS,
+    NOVA_2_ROWS,
+    PREPARE,
+    PROMPT_ROWS,
+    Family,
+    find_family,
+)
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -134,13 +142,14 @@ class ConverseRows(RowFormat):
         if answers and not parts and not calls:
             first = answers[0]
             return [first.replace(extra={**(first.extra or {}), **beside} or None), *answers[1:]]
+        reasoning = _take_reasoning(parts) if role == "assistant" else None
         body: Content = tuple(parts)
         if len(parts) == 1 and isinstance(parts[0], TextPart):
             body = parts[0].text
         elif not parts:
             body = None if calls else ""
         weight = read_weight(turn, role, where, faults)
-        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra)]
+        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra, reasoning=reasoning)]
 
     def _read_block(
         self,
@@ -217,7 +226,8 @@ class ConverseRows(RowFormat):
         answering = False
         for message in messages:
             role, content, calls, *_ = message
-            if content.__class__ is str and not calls and role in ("user", "assistant"):
+            reasons = self.carries & f.REASONING and message.reasoning is not None
+            if content.__class__ is str and not calls and not reasons and role in ("user", "assistant"):
                 answering = False
                 turns.append({"role": role, "content": [{"text": content}]})
             elif role == "tool":
@@ -229,7 +239,10 @@ class ConverseRows(RowFormat):
                 answering = True
             elif role != "system":
                 answering = False
-                turns.append({"role": role, "content": _write_blocks(message)})
+                blocks = _write_blocks(message)
+                if reasons:
+                    blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
+                turns.append({"role": role, "content": blocks})
         return turns
 
     def problems(self, example: Example) -> list[Finding]:
@@ -271,6 +284,30 @@ def _without_result_keys(message: Message) -> Message:
     if message.role != "tool" or not message.extra:
         return message
     return message.replace(extra=rest(message.extra, *_RESULT_KEYS))
+
+
+class NovaTwoRows(ConverseRows):
+    """Converse rows whose answers may begin with a block of reasoning."""
+
+    name = NOVA_2_ROWS
+    title = '{"messages": [..., {"role": "assistant", "content": [{"reasoningContent": ...}, {"text": "..."}]}]}'
+    carries = ConverseRows.carries | f.REASONING
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # such rows are read as Converse rows
+
+
+def _take_reasoning(parts: list[Part]) -> str | None:
+    """Return the reasoning that the blocks begin with, and take it out; blocks further on stay parts."""
+    thoughts: list[str] = []
+    while parts and isinstance(parts[0], OtherPart):
+        block = parts[0].raw.get("reasoningContent")
+        text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
+        if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
+            break
+        thoughts.append(str(text["text"]))
+        del parts[0]
+    return "\n".join(filter(None, thoughts)) or None
 
 
 def _result_text(block: Any) -> str:
@@ -398,12 +435,7 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
     """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
     family = _family_of(model)
     name = family.name if family else None
-    if example.preference is not None:
-        yield error(
-            "vendor-method", "Bedrock has no preference tuning (API of 2026-11)", "tune on the preferred answers"
-        )
-        return
-    if example.text is not None or choose(method, model) == PROMPT_ROWS:
+    if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
         return
     turns = [(index, message) for index, message in enumerate(example.messages) if message.role != "system"]
     before = "assistant"
@@ -475,7 +507,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), ClaudeRows(), BedrockPromptRows()),
+    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows()),
     defaults={"sft": ConverseRows.name},
     row_rules=row_rules,
     file_rules=file_rules,

@@ -161,7 +161,7 @@ class LocalProvider:
                 max_sequence_length=receipt.effective("max_sequence_length"),
                 on_too_long=receipt.effective("dataset.on_too_long", "error"),
             )
-            return encode_dataset(data, declarations.row_format("classification"), into)
+            return encode_dataset(data, declarations.row_format("classification"), into, target=receipt.target)
         from llmtune_local.models.loading import check_rows
 
         options = LocalOptions.model_validate(receipt.target.options)
@@ -175,7 +175,7 @@ class LocalProvider:
             max_sequence_length=receipt.effective("max_sequence_length"),
             on_too_long=receipt.effective("dataset.on_too_long", "error"),
         )
-        return encode_dataset(data, declarations.row_format(receipt.target.method), into)
+        return encode_dataset(data, declarations.row_format(receipt.target.method), into, target=receipt.target)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """What the worker reads: the receipt's values, with our own defaults where the job left a field open."""
@@ -373,7 +373,9 @@ class LocalProvider:
         """The folder of an earlier run's model, with the revision of its base and what its template was given."""
         options = model.data.get("options", {})
         template = {
-            name: options[name] for name in ("chat_template", "template_options") if options.get(name) is not None
+            name: options[name]
+            for name in ("chat_template", "template_options", "mask_empty_thinking")
+            if options.get(name) is not None
         }
         adapter = (Path(model.id) / "adapter_config.json").is_file()
         revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}

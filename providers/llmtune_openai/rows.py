@@ -37,8 +37,8 @@ def _turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str
     kept = []
     for message in messages:
         weight = message.weight if message.role == "assistant" else None
-        if message.raw_role is not None or message.extra or weight != message.weight:
-            message = message.replace(raw_role=None, extra=None, weight=weight)
+        if message[6:] != (None, None, None) or weight != message.weight:
+            message = message.replace(raw_role=None, extra=None, reasoning=None, weight=weight)
         content = message.content
         if isinstance(content, tuple):
             takes = (TextPart, ImagePart) if images else TextPart

@@ -10,6 +10,7 @@ import json
 import mimetypes
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -41,6 +42,7 @@ from llmtune_vertex.capabilities import (
     MAX_VALIDATION_ROWS,
     OPEN_ROWS,
     PREFERENCE_ROWS,
+    find_family,
 )
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
@@ -52,6 +54,7 @@ MAX_VALIDATION_SHARE = 0.3
 _ROLES = {"user": "user", "model": "assistant", "assistant": "assistant", "function": "tool", "tool": "tool"}
 _NAMES = {"user": "user", "assistant": "model"}
 _SYSTEM = ("systemInstruction", "system_instruction")
+_THOUGHT_KEYS = frozenset(("text", "thought", "thoughtSignature", "thought_signature"))
 _FUNCTION_KEYS = frozenset(("name", "description", "parameters"))
 
 
@@ -102,12 +105,21 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     extra = beside or None
     if answers and not read and not made:
         return [answers[0].replace(extra=extra), *answers[1:]]
+    reasoning = _take_thoughts(read) if role == "assistant" else None
     body: Content = tuple(read)
     if len(read) == 1 and isinstance(read[0], TextPart):
         body = read[0].text
     elif not read:
         body = None if made else ""
-    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra)]
+    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra, reasoning=reasoning)]
+
+
+def _take_thoughts(parts: list[Part]) -> str | None:
+    """Return the thoughts that the parts begin with, and take them out; those further on stay parts."""
+    thoughts: list[str] = []
+    while parts and isinstance(parts[0], OtherPart) and _THOUGHT_KEYS.issuperset(parts[0].raw):
+        thoughts.append(parts.pop(0).raw["text"])  # type: ignore[union-attr]
+    return "\n".join(filter(None, thoughts)) or None
 
 
 #: What is read of the objects that a part holds.
@@ -149,7 +161,7 @@ def _read_part(
         if not isinstance(text, str):
             faults.append(error("content", f"{where}.text is {kind(text)}; expected a string", "quote it"))
         elif part.get("thought"):
-            read.append(OtherPart("thought", part))
+            read.append(OtherPart("thought", part))  # `_read_content` takes those at the beginning for reasoning
         else:
             read.append(TextPart(text))
         return
@@ -193,7 +205,7 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     answering = False
     for message in messages:
         role, content, calls, *_ = message
-        if content.__class__ is str and not calls and role in _NAMES:
+        if content.__class__ is str and not calls and role in _NAMES and message.reasoning is None:
             answering = False
             contents.append({"role": _NAMES[role], "parts": [{"text": content}]})
             continue
@@ -238,6 +250,8 @@ def _write_parts(message: Message) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
     else:
         parts = [_write_part(part) for part in content or ()]
+    if message.reasoning is not None:
+        parts.insert(0, {"text": message.reasoning, "thought": True})
     for call in message.tool_calls:
         parts.append({"functionCall": {"name": call.name, "args": orjson.loads(call.arguments)}})
     return parts
@@ -333,7 +347,7 @@ class GeminiRows(RowFormat):
 
     name = GEMINI_ROWS
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
-    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
+    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS | f.REASONING
     plain_by_bits = True
     turns_key = "contents"
 
@@ -366,6 +380,11 @@ class GeminiRows(RowFormat):
         found = super().problems(example)
         if example.tools:
             found += tool_problems(example, self.name)
+        if f.features(example) & f.REASONING:
+            what = (
+                f"{self.name} rows hold the reasoning as a part with thought: true; whether tuning reads it is not said"
+            )
+            found.append(warning("changed-reasoning", f"{what} ({ABOUT})", "try a few rows first, or leave it out"))
         return found + check_long_numbers(example, self.name)
 
 
@@ -374,7 +393,7 @@ class GeminiPreferenceRows(GeminiRows):
 
     name = PREFERENCE_ROWS
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
-    carries = f.BASIC | f.PREFERENCE | f.PARTS
+    carries = f.BASIC | f.PREFERENCE | f.PARTS | f.REASONING
     plain_by_bits = False
     pairs = True
 
@@ -430,14 +449,26 @@ class OpenRows(ChatRows):
 
     name = OPEN_ROWS
     title = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-    carries = ChatRows.carries & ~(f.EXTRA | f.MESSAGE_EXTRA | f.RAW_ROLE | f.WEIGHT_ZERO | f.PROMPT_WEIGHT)
+    carries = ChatRows.carries & ~(
+        f.EXTRA | f.MESSAGE_EXTRA | f.RAW_ROLE | f.REASONING | f.WEIGHT_ZERO | f.PROMPT_WEIGHT
+    )
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # rows read from files are of the general format
 
     def write(self, example: Example) -> dict[str, Any]:
-        turns = tuple(turn.replace(extra=None, raw_role=None, weight=None) for turn in answered(example))
+        turns = tuple(
+            turn.replace(extra=None, raw_role=None, reasoning=None, weight=None) for turn in answered(example)
+        )
         return super().write(Example(turns, example.tools))
+
+
+@lru_cache(maxsize=64)
+def choose(method: str, model: str | None) -> str:
+    """Return the row format that a model takes: Gemini's own, or chat rows for open models."""
+    if model is not None and find_family(model) == "open":
+        return OPEN_ROWS
+    return PREFERENCE_ROWS if method == "dpo" else GEMINI_ROWS
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
@@ -486,5 +517,6 @@ VERTEX_ROWS = VendorRows(
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
+    choose=choose,
     billing="tokens of the training file x epochs (Google Cloud, pricing; copies of 2026)",
 )

@@ -15,6 +15,7 @@ from llmtune.data.checks.per_row import (
     is_simple,
 )
 from llmtune.data.checks.privacy import check_privacy
+from llmtune.data.checks.reasoning import ReasoningCount
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, warning
@@ -52,6 +53,7 @@ class Work(NamedTuple):
     sketcher: Sketcher | None
     keep: int | None
     names_classes: Callable[[], bool]
+    reasons: bool = False
 
 
 class Sketches(NamedTuple):
@@ -72,6 +74,7 @@ class Block(NamedTuple):
     sketches: Sketches | None
     left_out: LeftOut
     unused: UnusedKeys
+    reasoning: ReasoningCount
 
 
 _work: Work | None = None
@@ -104,6 +107,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     writer = work.writer
     left_out = LeftOut()
     unused = UnusedKeys()
+    reasoning = ReasoningCount()
     turns_key = "messages" if work.fmt is None else work.fmt.turns_key
     takes = writer.takes_plain() if writer is not None else is_simple
     keys: list[tuple[int, int, int, bool]] = []
@@ -129,6 +133,8 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
                 found += left_out.problems(writer, item)
             if work.rules is not None:
                 found += work.rules(item)
+            if work.reasons:
+                reasoning.add(item)
             if control is not None:
                 found += check_control_tokens(item, control)
             found = list(in_own_terms(found, item, turns_key))
@@ -153,7 +159,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     sketches = None
     if work.sketcher is not None and texts:
         sketches = Sketches(*work.sketcher.sketch(texts), lines, prompts)
-    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out, unused)
+    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out, unused, reasoning)
 
 
 def _too_long(work: Work, tokens: RowTokens) -> list[Finding]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmtune.data.findings import Finding, info, warning
-from llmtune.data.formats.chat import REASONING_KEYS
 from llmtune.data.io.reading import MEDIA
 
 if TYPE_CHECKING:
@@ -85,8 +84,7 @@ class UnusedKeys:
         answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
         for message in (*example.messages, *answers):
             for key, value in (message.extra or {}).items():
-                thought = key in REASONING_KEYS and message.role == "assistant"
-                if not thought and (size := _length(value)):
+                if size := _length(value):
                     name = f"{turns_key}[].{key}"
                     found[name] = found.get(name, 0) + size
         self.rows.update(found.keys())

@@ -87,10 +87,10 @@ def is_simple(example: Example) -> bool:
     if preference is not None or text is not None:
         return False
     before = ""
-    for role, content, calls, call_id, name, weight, raw_role, extra in messages:
+    for role, content, calls, call_id, name, weight, raw_role, extra, reasoning in messages:
         if content.__class__ is not str or calls or call_id is not None or weight is not None:
             return False
-        if name is not None or raw_role is not None or extra:
+        if name is not None or raw_role is not None or extra or reasoning is not None:
             return False
         if not content or content.isspace():
             return False

@@ -23,6 +23,7 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.json_text import dump_json, find_long_number, load_json
+from llmtune.data.formats.reasoning import take_reasoning
 
 #: Other names of the four roles that chat rows use.
 _ALIASES = {"developer": "system", "function": "tool"}
@@ -35,8 +36,6 @@ _HIDES = ("masked",)
 _UNREADABLE = ("mask", "training_detail", "train_detail")
 WEIGHT_KEYS = frozenset((*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE))
 _KNOWN = WEIGHT_KEYS | {"role", "content", "tool_calls", "tool_call_id", "name", "function_call"}
-#: Keys of a message that hold what was thought before the answer; chat templates read them.
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 #: Names of a text part; the last two are those of the Responses API. No set: what a row has there may not be hashable.
 _TEXTS = ("text", "input_text", "output_text")
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))
@@ -94,7 +93,7 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
                 role = item["role"]
                 content = item["content"]
                 if content.__class__ is str and role.__class__ is str and role in ROLES:
-                    out.append(_new(Message, (role, content, (), None, None, None, None, None)))
+                    out.append(_new(Message, (role, content, (), None, None, None, None, None, None)))
                     continue
             calls = calls or Calls()
             if "role" not in item:  # "Role", "ROLE"
@@ -143,7 +142,8 @@ def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls
     if raw_role == "function":
         raw_role = None
     extra = {key: value for key, value in item.items() if key not in _KNOWN and value is not None} | beside
-    return Message(role, content, made, call_id, name, read_weight(item, role, where, faults), raw_role, extra or None)
+    weight = read_weight(item, role, where, faults)
+    return take_reasoning(Message(role, content, made, call_id, name, weight, raw_role, extra or None))
 
 
 def note_beside(value: Mapping[str, Any], known: Collection[str], where: str, beside: dict[str, Any]) -> None:
@@ -418,9 +418,9 @@ def write_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Canonical turns as chat messages."""
     out: list[dict[str, Any]] = []
     for message in messages:
-        role, content, calls, call_id, name, weight, raw_role, extra = message
+        role, content, calls, call_id, name, weight, raw_role, extra, reasoning = message
         plain = content.__class__ is str and not calls and raw_role is None and not extra
-        if plain and call_id is None and name is None and weight is None:
+        if plain and call_id is None and name is None and weight is None and reasoning is None:
             out.append({"role": role, "content": content})
         else:
             out.append(write_message(message))
@@ -435,6 +435,8 @@ def write_message(message: Message) -> dict[str, Any]:
         out["content"] = [write_part(part) for part in content]
     elif content is not None or not message.tool_calls:
         out["content"] = content
+    if message.reasoning is not None:
+        out["reasoning_content"] = message.reasoning
     if message.tool_calls:
         out["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

@@ -19,6 +19,7 @@ from llmtune.data.formats.chat import (
     write_messages,
 )
 from llmtune.data.formats.instruct import find_pair, rest
+from llmtune.data.formats.reasoning import take_reasoning
 
 
 class PromptTurns(RowFormat):
@@ -62,7 +63,7 @@ class PromptTurns(RowFormat):
         if isinstance(value, list) and value and not any(isinstance(item, dict) and _is_turn(item) for item in value):
             beside: dict[str, Any] = {}
             parts = read_parts(value, key, faults, beside)
-            return (Message(role, parts, extra=beside or None),)
+            return (take_reasoning(Message(role, parts, extra=beside or None)),)
         if key in row and not isinstance(value, list):
             what = f"{key!r} is {kind(value)}; expected a text, a list of messages or a list of parts"
             faults.append(error("row-shape", what, "give it that shape"))

@@ -25,6 +25,7 @@ from llmtune.data.formats.chat import (
 )
 from llmtune.data.formats.instruct import SYSTEMS, find_text, rest
 from llmtune.data.formats.json_text import dump_json, load_json
+from llmtune.data.formats.reasoning import take_reasoning
 
 
 class ShareGPT(RowFormat):
@@ -33,7 +34,9 @@ class ShareGPT(RowFormat):
     name = "sharegpt"
     turns_key = "conversations"
     title = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
-    carries = f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM
+    carries = (
+        f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM | f.REASONING
+    )
 
     KEYS = ("conversations", "conversation", "messages")
     ROLES: ClassVar[dict[str, str]] = {
@@ -123,14 +126,12 @@ class ShareGPT(RowFormat):
         if speaker == "function_call":
             beside: dict[str, Any] = {}
             thought, made = self._calls(value, calls, where, faults, beside)
-            if thought:
-                beside = {"reasoning_content": thought} | beside
             extra = beside | (extra or {}) or None
-            yield Message(role, None, made, weight=weight, extra=extra)
+            yield take_reasoning(Message(role, None, made, weight=weight, extra=extra, reasoning=thought or None))
         elif role == "tool":
             yield from self._observation(value, calls, where, faults, weight, extra)
         else:
-            yield Message(role, value, weight=weight, extra=extra)
+            yield take_reasoning(Message(role, value, weight=weight, extra=extra))
 
     def _calls(
         self, value: str, calls: Calls, where: str, faults: list[Finding], beside: dict[str, Any]
@@ -205,6 +206,8 @@ class ShareGPT(RowFormat):
                 turn["value"] = [message.words]
             if message.weight is not None:
                 turn["weight"] = message.weight
+            if message.reasoning is not None:
+                turn["reasoning_content"] = message.reasoning
             if message.extra:
                 turn.update(message.extra)
             joins = isinstance(turn["value"], list) and turns and isinstance(turns[-1]["value"], list)

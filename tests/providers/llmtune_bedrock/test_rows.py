@@ -49,7 +49,13 @@ def test_rows_are_written_in_the_familys_own_format(family: str, tmp_path: Path)
     assert {file.format for file in files.files} == {FAMILIES[family].limits.format}
     assert (files.file("validation") is None) is (family == "nova-2")
     first = (files.files[0].path).read_text().splitlines()[0]
-    mark = {"bedrock_converse": '"schemaVersion"', "claude": '"system":"S"', "bedrock_prompt_completion": '"prompt"'}
+    converse = '"schemaVersion"'
+    mark = {
+        "bedrock_converse": converse,
+        "bedrock_nova_2": converse,
+        "claude": '"system":"S"',
+        "bedrock_prompt_completion": '"prompt"',
+    }
     assert mark[FAMILIES[family].limits.format] in first
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from llmtune.data.checks.check import CheckReport, check
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding
-from llmtune.data.formats.chat import REASONING_KEYS
 from llmtune.data.formats.registry import all_formats
 from llmtune.data.io.reading import read
 
@@ -112,6 +111,7 @@ ROWS: dict[str, dict[str, Any]] = {
         ],
     },
     "bedrock_converse": CONVERSE,
+    "bedrock_nova_2": CONVERSE,
 }
 #: What is kept as it stands, whatever is in it: definitions of tools, and what a source of an image is.
 WHOLE = ("tools", "toolConfig", "source", "args", "input", "response")
@@ -139,11 +139,10 @@ PLACES = [(name, path) for name, row in ROWS.items() for path in list_objects(ro
 
 
 def learned_text(example: Example) -> str:
-    """All that a model could learn of a row: everything but the keys that have no place, thoughts aside."""
+    """All that a model could learn of a row: everything but the keys that have no place."""
 
     def without_extra(turn: Message) -> Message:
-        thoughts = {key: value for key, value in (turn.extra or {}).items() if key in REASONING_KEYS}
-        return turn.replace(extra=thoughts if turn.role == "assistant" else None)
+        return turn.replace(extra=None)
 
     pair = example.preference
     turns = (*example.messages, *(pair.preferred if pair else ()), *(pair.rejected if pair else ()))

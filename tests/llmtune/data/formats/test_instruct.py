@@ -146,7 +146,7 @@ def test_what_was_thought_before_a_call_is_kept_as_reasoning() -> None:
     rows = [{"from": "human", "value": "Tide?"}, {"from": "function_call", "value": value}]
     turn = read_row({"conversations": [*rows, {"from": "observation", "value": "2.1"}]}).messages[1]
     assert turn.tool_calls == (ToolCall("call_1", "tide", '{"at":"Holm"}'),)
-    assert turn.extra == {"reasoning_content": "Ask the table."}
+    assert (turn.reasoning, turn.extra) == ("Ask the table.", None)
 
 
 def test_faults_of_sharegpt_rows_are_told_in_their_own_words() -> None:
@@ -193,7 +193,7 @@ def test_calls_come_back_from_sharegpt_rows(question: str, calls: Any, answers: 
     example = Example(
         (
             Message("user", question),
-            Message("assistant", None, made, extra={"reasoning_content": thought} if thought else None),
+            Message("assistant", None, made, reasoning=thought),
             *(Message("tool", text, (), call.id) for call, text in zip(made, answers, strict=False)),
             Message("assistant", "done"),
         )
