@@ -38,6 +38,8 @@ SENTENCES: Final[dict[str, str]] = {
     # A run without a verdict.
     "failed": "The run failed: {reason}",
     "cancelled": "The run was cancelled; there is no model.",
+    "cancelled_checkpoint": "The run was cancelled; there is no final model, but its last checkpoint answers: {model}.",
+    "lost_because": "The run is lost: {reason}",
     "lost": "The run is lost: it is not known whether the backend took the job.",
     "unfinished": "The run is not over yet: it is {state}.",
     "not_evaluated": "A model was tuned, and not evaluated: {reason}",
@@ -116,9 +118,10 @@ def headline(report: Report) -> str:
     if state is RunState.FAILED:
         return say("failed", reason=one_line(report.error or "the backend gives no reason", 400))
     if state is RunState.CANCELLED:
-        return say("cancelled")
+        checkpoints = [id for name, id in report.artifacts.items() if name.startswith("checkpoint:")]
+        return say("cancelled_checkpoint", model=one_line(checkpoints[-1])) if checkpoints else say("cancelled")
     if state is RunState.LOST:
-        return say("lost")
+        return say("lost_because", reason=one_line(report.error, 400)) if report.error else say("lost")
     if not state.final:
         return say("unfinished", state=state.value)
     if isinstance(report.evaluation, NotReported):

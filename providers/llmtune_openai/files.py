@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,9 @@ TIMEOUT = 600.0
 #: Files a page, where looking for one of ours; accounts hold thousands.
 PAGE = 1000
 
+#: Seconds that a file must still have to live to be taken for a new job, which may wait in a queue before it reads it.
+EXPIRY_MARGIN = 86400.0
+
 _READY = frozenset({"processed"})
 _BROKEN = frozenset({"error", "deleted", "deleting"})
 
@@ -32,10 +36,14 @@ def name_of(digest: str) -> str:
 
 
 def find_upload(connection: Connection, service: Service, digest: str) -> UploadRef | None:
-    """A file of that content which is there and usable."""
+    """A file of that content which is there and usable, and will be until a job has read it."""
+    good_until = time.time() + EXPIRY_MARGIN
     files = connection.pages(lambda sdk, paging: sdk.files.with_raw_response.list(purpose=PURPOSE, **paging), size=PAGE)
     for file in files:
-        if file.get("filename") == name_of(digest) and file.get("status") not in _BROKEN:
+        if file.get("filename") != name_of(digest) or file.get("status") in _BROKEN:
+            continue
+        expires = file.get("expires_at")
+        if not isinstance(expires, (int, float)) or expires > good_until:
             wait(connection, service, file, name_of(digest))
             return UploadRef(id=str(file["id"]), digest=digest)
     return None
@@ -54,7 +62,7 @@ def upload(connection: Connection, service: Service, file: EncodedFile) -> Uploa
                     file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout
                 )
             )
-    wait(connection, service, sent, file.path.name)
+    wait(connection, service, sent, str(file.path))
     return UploadRef(id=str(sent["id"]), digest=file.sha256, role=file.role)
 
 

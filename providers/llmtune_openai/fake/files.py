@@ -100,6 +100,7 @@ class FakeFiles(FakeVendor):
             "created_at": int(file.created),
             "status": status,
             "status_details": file.data.get("fault") if status == "error" else None,
+            **({"expires_at": file.data["expires_at"]} if "expires_at" in file.data else {}),
         }
 
     # --- uploads in parts --------------------------------------------------------------------------------------------
