@@ -141,17 +141,14 @@ def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lea
 
 
 def _stale_uploads(store: Store, record: RunRecord, error: LlmtuneError) -> list[str]:
-    """The roles of files that were there before this run, and that a refusal names: they expired, or were removed."""
+    """The roles of the files that were there before this run, if a refusal names one: it expired, or was removed."""
     if not isinstance(error, VendorError) or error.status not in (400, 404, 422):
         return []
     ours = {each.ref.id for each in store.resources(record.id) if each.type == "upload"}
     words = f"{error.message} {error.raw or ''}"
-    found = []
-    for file in record.files:
-        ref = store.ref(record.id, f"upload:{file.role}", UploadRef)
-        if ref is not None and ref.id not in ours and ref.id in words:
-            found.append(str(file.role))
-    return found
+    refs = {str(file.role): store.ref(record.id, f"upload:{file.role}", UploadRef) for file in record.files}
+    reused = {role: ref.id for role, ref in refs.items() if ref is not None and ref.id not in ours}
+    return list(reused) if any(id in words for id in reused.values()) else []
 
 
 def _as(ref: UploadRef, file: EncodedFile) -> UploadRef:

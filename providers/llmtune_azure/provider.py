@@ -77,6 +77,18 @@ class AzureProvider(OpenAIProvider):
             return request.model_copy(update={"body": {**request.body, "trainingType": training_type}})
         return request
 
+    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
+        """Start the job: one call, never repeated here."""
+        try:
+            return super().submit(request, key)
+        except VendorError as refused:
+            if "does not support fine-tuning" in str(refused.raw) and "trainingType" not in request.body:
+                refused.hint = (
+                    "Azure also says so when no training type is sent: set provider_options.azure.training_type to"
+                    " Standard, GlobalStandard or developerTier"
+                )
+            raise
+
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:
         """Deploy the model under a name that carries the key, and wait until it answers."""

@@ -148,9 +148,9 @@ class OpenAIProvider(core.BaseProvider):
         begun = state.final or state in (core.RunState.RUNNING, core.RunState.PAUSED)
         checkpoints = self._checkpoints(job.id, not_reported) if begun else []
         # A file that is listed while the job runs (at Azure) grows until it has ended: then it is read again.
-        already_read = () if state.final else cursor.get("results", ())
+        when = "final_results" if state.final else "results"
         listed = [str(id) for id in payload.get("result_files") or ()]
-        results = {id: self._result_file(id) for id in listed if id not in already_read}
+        results = {id: self._result_file(id) for id in listed if id not in cursor.get(when, ())}
         if blocked := responses.blocked_by(events):
             cursor["blocked"] = blocked
         snapshot = responses.snapshot(
@@ -161,7 +161,7 @@ class OpenAIProvider(core.BaseProvider):
             not_reported=not_reported,
             blocked=cursor.get("blocked"),
         )
-        cursor["results"] = listed
+        cursor[when] = [*cursor.get(when, ()), *(id for id, content in results.items() if content is not None)]
         if events:
             cursor["event"] = events[-1]["id"]
         return snapshot.model_copy(update={"cursor": cursor})
