@@ -270,7 +270,7 @@ class Run:
         deploy: bool | None = None,
         on_progress: Callable[[str], None] | None = None,
     ) -> Report:
-        """`evaluate` for asyncio; `on_progress` is called in a thread."""
+        """`evaluate` for asyncio: `dataset`, `max_rows`, `deploy` as there; `on_progress` runs in a thread."""
         return await asyncio.to_thread(
             lambda: self.evaluate(dataset, max_rows=max_rows, deploy=deploy, on_progress=on_progress)
         )

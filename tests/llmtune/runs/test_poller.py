@@ -69,7 +69,7 @@ def test_a_permanent_refusal_ends_the_wait_in_the_vendors_words_and_leaves_the_r
     vendor: Fake, at: At, job: TuningJob
 ) -> None:
     run = start(job, at())
-    vendor.faults.add(refusal(403, "This job was hidden by an administrator.", "denied"), role="poll")
+    vendor.faults.add(refusal(400, "This job was hidden by an administrator.", "hidden"), role="poll")
     with pytest.raises(VendorError, match="hidden by an administrator"):
         run.wait(pace=QUICK)
     assert run.state is RunState.QUEUED
