@@ -10,6 +10,7 @@ from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, Vendor
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
 from llmtune_azure.settings import AzureOptions, AzureSettings
+from llmtune_openai import files as transfer
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
 
@@ -88,6 +89,11 @@ class AzureProvider(OpenAIProvider):
                     " Standard, GlobalStandard or developerTier"
                 )
             raise
+
+    def upload(self, file: core.EncodedFile) -> core.UploadRef:
+        """Send one file and wait until it can be used; it expires where the settings say so."""
+        days = self.settings.upload_expires_days
+        return transfer.upload(self._connection, self.service, file, expires_in=days * 86400 if days else None)
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:

@@ -49,8 +49,12 @@ def find_upload(connection: Connection, service: Service, digest: str) -> Upload
     return None
 
 
-def upload(connection: Connection, service: Service, file: EncodedFile) -> UploadRef:
-    """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not."""
+def upload(connection: Connection, service: Service, file: EncodedFile, expires_in: int | None = None) -> UploadRef:
+    """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not.
+
+    The service removes it `expires_in` seconds later; None: never. Files that go up in parts do not expire.
+    """
+    more: dict[str, Any] = {"expires_after": {"anchor": "created_at", "seconds": expires_in}} if expires_in else {}
     timeout = connection.timeout or TIMEOUT
     limit = service.upload_in_parts_above
     if limit is not None and file.bytes > limit:
@@ -59,7 +63,7 @@ def upload(connection: Connection, service: Service, file: EncodedFile) -> Uploa
         with file.path.open("rb") as stream:
             sent = connection.ask(
                 lambda sdk: sdk.files.with_raw_response.create(
-                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout
+                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout, **more
                 )
             )
     wait(connection, service, sent, str(file.path))

@@ -313,3 +313,13 @@ def test_a_base_model_that_is_refused_without_a_training_type_names_that_option(
     with pytest.raises(VendorError) as told:
         started(azure, tmp_path, options={"training_type": "Standard"})
     assert told.value.hint is None
+
+
+def test_an_upload_expires_where_the_settings_say_so(vendor: FakeAzure, tmp_path: Path) -> None:
+    provider_at(vendor, upload_expires_days=20).upload(encoded(tmp_path))
+    (file,) = vendor.files.values()
+    assert file.data["expires_at"] == int(file.created) + 20 * 86400
+    vendor.files.clear()
+    provider_at(vendor).upload(encoded(tmp_path))
+    (file,) = vendor.files.values()
+    assert "expires_at" not in file.data
