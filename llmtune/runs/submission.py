@@ -84,12 +84,12 @@ def _upload_all(store: Store, record: RunRecord, provider: Provider, lease: Leas
     record = store.move(record.id, RunState.UPLOADING, f"{len(record.files)} file(s)")
     checkpoint("uploading")
     record = _files_on_disk(store, record, provider)
-    refs = {file.role: _upload_one(store, record, file, provider, lease) for file in record.files}
+    refs = {str(file.role): _upload_one(store, record, file, provider, lease) for file in record.files}
     return _build(store, record, provider, refs)
 
 
 def _build(store: Store, record: RunRecord, provider: Provider, refs: Mapping[str, UploadRef]) -> RunRecord:
-    request = provider.build(record.plan, {str(role): ref for role, ref in refs.items()})
+    request = provider.build(record.plan, refs)
     return store.change(record.id, request=request)
 
 
