@@ -59,7 +59,7 @@ def test_a_run_of_the_model_in_the_package_is_evaluated_again_on_other_rows(tmp_
         }
     )
     run = start(job, "local")
-    first = run.wait(timeout=300)
+    first = run.wait()
     report = run.evaluate(rows(tmp_path / "new.jsonl", range(100, 103)))
     assert isinstance(first.evaluation, EvaluationResult)
     assert isinstance(report.evaluation, EvaluationResult)
