@@ -92,6 +92,7 @@ _HOME = {
     "ServiceSettings": "llmtune.provider.base",
     "Snapshot": "llmtune.provider.types",
     "Streaming": "llmtune.provider.generation",
+    "Settling": "llmtune.provider.types",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
     "Target": "llmtune.provider.types",
@@ -213,6 +214,7 @@ __all__ = [
     "SelfChecking",
     "Sent",
     "ServiceSettings",
+    "Settling",
     "Snapshot",
     "Streaming",
     "SubmitSafety",
@@ -363,6 +365,7 @@ if TYPE_CHECKING:
     from llmtune.provider.types import Requirement as Requirement
     from llmtune.provider.types import RunKey as RunKey
     from llmtune.provider.types import RunState as RunState
+    from llmtune.provider.types import Settling as Settling
     from llmtune.provider.types import Snapshot as Snapshot
     from llmtune.provider.types import SubmitSafety as SubmitSafety
     from llmtune.provider.types import Target as Target

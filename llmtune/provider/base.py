@@ -41,6 +41,7 @@ from llmtune.provider.types import (
     Requirement,
     RunKey,
     RunState,
+    Settling,
     Snapshot,
     SubmitSafety,
     Target,
@@ -123,6 +124,12 @@ class BaseProvider(ABC):
 
     submit_safety: SubmitSafety = SubmitSafety(kind="none")
     """What there is against submitting twice; "none" until `find` is given, or the key travels as a token."""
+
+    settling: Settling = Settling()
+    """What the vendor makes good only after its last word on a job, and which refusals mean that."""
+
+    paused_hint: str = "resume it in the vendor's own console"
+    """How a job goes on that the vendor has paused."""
 
     Options: type[BaseModel] = Options
     """The provider's own options of a job."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NewType
 
 from llmtune._models import DocumentedModel, FrozenModel
 from llmtune.config import setting_variable
-from llmtune.errors import InvalidSettings, MissingExtra
+from llmtune.errors import InvalidSettings, MissingExtra, VendorError
 from llmtune.metrics.points import MetricPoint
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -97,6 +97,34 @@ class SubmitSafety:
 
     kind: Literal["token", "searchable", "none"]
     window: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settling:
+    """What a vendor makes good only after its last word on a job, and for how long it is asked again.
+
+    Seconds, counted from the moment the job was seen to have ended (`gone_seconds`: from the first such answer).
+    """
+
+    model_seconds: float = 300.0
+    """For how long a job that has succeeded without naming its model is looked at again."""
+
+    answer_seconds: float = 600.0
+    """For how long a model that was just made is asked again while it is refused as `means_not_ready` says."""
+
+    gone_seconds: float = 120.0
+    """For how long a job that the vendor calls unknown is looked for before its run ends."""
+
+    statuses: frozenset[int] = frozenset({404, 409})
+    """HTTP statuses by which a model that was just made says that it does not answer yet."""
+
+    words: tuple[str, ...] = ("loading", "not ready", "not yet ready", "warming up")
+    """The same in words, in lower case, whatever the status."""
+
+    def means_not_ready(self, error: VendorError) -> bool:
+        """Return whether a refusal only says that a new model does not answer yet."""
+        text = f"{error.message} {error.raw or ''}".lower()
+        return error.status in self.statuses or any(words in text for words in self.words)
 
 
 class EncodedFile(FrozenModel):
@@ -210,6 +238,9 @@ class Snapshot(FrozenModel):
 
     not_reported: dict[str, str] = {}
     """Series that this vendor never reports, with the reason: {"validation/loss": "no validation file was sent"}."""
+
+    pending: tuple[str, ...] = ()
+    """What a job that has succeeded has not told yet, and surely will ("the model's endpoint")."""
 
     cursor: Cursor | None = None
 

@@ -10,6 +10,7 @@ from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, Vendor
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
 from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
+from llmtune_openai import files as transfer
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
 
@@ -89,6 +90,23 @@ class AzureProvider(OpenAIProvider):
         options = {**job.options, "training_type": training_type}
         names = {**job.names, "training_type": "trainingType"}
         return job.model_copy(update={"record": record, "options": options, "names": names})
+
+    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
+        """Start the job: one call, never repeated here."""
+        try:
+            return super().submit(request, key)
+        except VendorError as refused:
+            if "does not support fine-tuning" in str(refused.raw) and "trainingType" not in request.body:
+                refused.hint = (
+                    "Azure also says so when no training type is sent: set provider_options.azure.training_type to"
+                    " Standard, GlobalStandard or developerTier"
+                )
+            raise
+
+    def upload(self, file: core.EncodedFile) -> core.UploadRef:
+        """Send one file and wait until it can be used; it expires where the settings say so."""
+        days = self.settings.upload_expires_days
+        return transfer.upload(self._connection, self.service, file, expires_in=days * 86400 if days else None)
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:

@@ -39,6 +39,7 @@ class OpenAIProvider(core.BaseProvider):
     requirements: tuple[core.Requirement, ...] = (
         core.Requirement(extra="openai", module="openai", distribution="openai"),
     )
+    paused_hint = "resume it on its page, or by POST /fine_tuning/jobs/{job}/resume"
     service: Service = OPENAI
     """The facts that hold; a service of the same API derives from this class and gives its own."""
 
@@ -149,15 +150,21 @@ class OpenAIProvider(core.BaseProvider):
         events = self._events(job.id, cursor.get("event"), not_reported)
         begun = state.final or state in (core.RunState.RUNNING, core.RunState.PAUSED)
         checkpoints = self._checkpoints(job.id, not_reported) if begun else []
-        results = {
-            str(id): self._result_file(str(id))
-            for id in payload.get("result_files") or ()
-            if id not in cursor.get("results", ())
-        }
+        # A file that is listed while the job runs (at Azure) grows until it has ended: then it is read again.
+        when = "final_results" if state.final else "results"
+        listed = [str(id) for id in payload.get("result_files") or ()]
+        results = {id: self._result_file(id) for id in listed if id not in cursor.get(when, ())}
+        if blocked := responses.blocked_by(events):
+            cursor["blocked"] = blocked
         snapshot = responses.snapshot(
-            payload, events=events, checkpoints=checkpoints, results=results, not_reported=not_reported
+            payload,
+            events=events,
+            checkpoints=checkpoints,
+            results=results,
+            not_reported=not_reported,
+            blocked=cursor.get("blocked"),
         )
-        cursor["results"] = [*cursor.get("results", ()), *results]
+        cursor[when] = [*cursor.get(when, ()), *(id for id, content in results.items() if content is not None)]
         if events:
             cursor["event"] = events[-1]["id"]
         return snapshot.model_copy(update={"cursor": cursor})

@@ -96,9 +96,13 @@ def snapshot(
     checkpoints: Sequence[Mapping[str, Any]] = (),
     results: Mapping[str, bytes | None] | None = None,
     not_reported: Mapping[str, str] | None = None,
+    blocked: str | None = None,
     now: float | None = None,
 ) -> Snapshot:
-    """A job with what was read beside it: events (oldest first), checkpoints, and result files by id."""
+    """A job with what was read beside it: events (oldest first), checkpoints, and result files by id.
+
+    `blocked` is what `blocked_by` found in events that were read before.
+    """
     job = check_is_job(job)
     state, warnings = state_of(job)
     points = metrics.from_events(events) + metrics.from_checkpoints(checkpoints)
@@ -115,8 +119,6 @@ def snapshot(
         missing |= dict.fromkeys(metrics.VALIDATION_SERIES, NO_VALIDATION)
     base = str(job.get("model") or "")
     tuned = job.get("fine_tuned_model")
-    if state is RunState.SUCCEEDED and not tuned:
-        warnings += ("the job has succeeded, but its answer names no model",)
     return Snapshot(
         state=state,
         raw_state=str(job.get("status")),
@@ -126,20 +128,53 @@ def snapshot(
         model=ModelRef(id=tuned, base=base, data={"job": job["id"]}) if tuned else None,
         checkpoints=tuple(checkpoint_refs(checkpoints, base)),
         billed=billed(job),
-        error=error_of(job),
+        error=error_of(job, blocked_by(events) or blocked),
         warnings=warnings,
         resolved=resolved(job),
         not_reported=missing,
     )
 
 
-def error_of(job: Mapping[str, Any]) -> str | None:
-    """Why it failed, in the vendor's words. A job that is well has null, {}, or an object of nulls here."""
+def error_of(job: Mapping[str, Any], blocked: str | None = None) -> str | None:
+    """Why it failed, in the vendor's words. A job that is well has null, {}, or an object of nulls here.
+
+    `blocked` is what the vendor's own safety checks held against the model, if they did.
+    """
+    if state_of(job)[0] is not RunState.FAILED:
+        blocked = None
     error = job.get("error")
-    if not isinstance(error, Mapping) or not (error.get("message") or error.get("code")):
-        return None
-    message, code = error.get("message"), error.get("code")
-    return f"{message} ({code})" if message and code else str(message or code)
+    message = code = None
+    if isinstance(error, Mapping):
+        message, code = error.get("message"), error.get("code")
+    told = f"{message} ({code})" if message and code else message or code
+    if blocked is None:
+        return str(told) if told else None
+    tokens = job.get("trained_tokens")
+    amount = f"{tokens:,} tokens were" if isinstance(tokens, int) and tokens > 0 else "the tokens were"
+    sentence = f"{blocked}; {amount} trained, and are billed"
+    return f"{told}: {sentence}" if told else sentence
+
+
+def blocked_by(events: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the vendor's safety checks held against the tuned model: their words, with the categories; else None."""
+    found = None
+    for event in events:
+        if event.get("type") != "moderation_checks":
+            continue
+        data = event["data"] if isinstance(event.get("data"), Mapping) else {}
+        flagged = [
+            str(each.get("category") or each.get("name"))
+            for each in data.get("results") or ()
+            if isinstance(each, Mapping) and (each.get("flagged") or each.get("passed") is False)
+        ]
+        against = flagged or LEVELS.get(str(event.get("level"))) in ("warning", "error")
+        if data.get("blocked") or (data.get("blocked") is None and against):
+            message = str(event.get("message") or "").strip().rstrip(".")
+            categories = (
+                f"the vendor's safety checks have refused the tuned model ({', '.join(flagged) or 'no category told'})"
+            )
+            found = f"{categories}: {message}" if message else categories
+    return found
 
 
 def billed(job: Mapping[str, Any]) -> Billed | None:

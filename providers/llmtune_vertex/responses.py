@@ -113,7 +113,9 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
     error = job.get("error") or {}
     said = f"{error.get('message') or ''}".strip() or None
     if now is RunState.FAILED and said is None:
-        said = "it expired" if word == "JOB_STATE_EXPIRED" else "Vertex AI does not say why"
+        sub = SUB_STATES.get(str(job.get("tuningJobState") or ""))
+        while_doing = f" (it was {sub})" if sub else ""
+        said = "it expired" if word == "JOB_STATE_EXPIRED" else f"Vertex AI does not say why{while_doing}"
     return Snapshot(
         state=now,
         raw_state=word,
@@ -127,6 +129,7 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
         warnings=tuple(told),
         resolved=hyperparameters(spec)[0],
         not_reported=missing,
+        pending=("the model's endpoint",) if now is RunState.SUCCEEDED and _lacks_endpoint(job) else (),
     )
 
 
@@ -153,6 +156,12 @@ def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
     if model := tuned.get("model"):
         return ModelRef(id=model, base=base, data={"model": model, "job": job.get("name")})
     return None
+
+
+def _lacks_endpoint(job: Mapping[str, Any]) -> bool:
+    """Whether a tuned Gemini has its name and not yet its endpoint; weights of open models never have one."""
+    tuned = job.get("tunedModel") or {}
+    return bool(tuned.get("model")) and not tuned.get("endpoint") and not job.get("outputUri")
 
 
 def checkpoints(job: Mapping[str, Any]) -> Iterator[ModelRef]:

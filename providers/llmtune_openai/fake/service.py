@@ -80,6 +80,9 @@ class FakeOpenAI(JobStory):
         self.odd_jobs: list[Any] = []
         """Records that the first page of the job list shows besides, as they are."""
 
+        self.silent_answers = 0
+        """Questions to a tuned model that are refused as if there were no such model, from now on."""
+
         self.told: dict[str, Any] = {}
         """Fields that every job is told with, in the place of its own."""
 
@@ -150,8 +153,9 @@ class FakeOpenAI(JobStory):
             raise Refusal(400, "metadata may hold at most 16 pairs.", field="metadata")
 
     def check_file(self, field: str, id: str) -> None:
-        """Refuse a file that is not there."""
-        if id not in self.files:
+        """Refuse a file that is not there, or has expired."""
+        file = self.files.get(id)
+        if file is None or file.data.get("expires_at", float("inf")) <= self.now() or file.data.get("expired"):
             raise Refusal(400, f"invalid {field}: {id}", field=field)
 
     def key_of(self, body: Mapping[str, Any]) -> str | None:
@@ -295,8 +299,9 @@ class FakeOpenAI(JobStory):
 
     def answers_as(self, model: str) -> bool:
         """Whether the model is a tuned one. 404 when there is none of that id."""
-        if model in self.models:
+        if model in self.models and not self.silent_answers:
             return True
+        self.silent_answers -= model in self.models
         if model in self.base_models:
             return False
         raise Refusal(404, f"The model '{model}' does not exist", code="model_not_found", field="model")
