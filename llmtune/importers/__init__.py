@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import make_private_folder
 from llmtune.errors import InvalidJob
 from llmtune.importers import axolotl, llamafactory, trl
 from llmtune.importers.keys import Imported, Keys, Line, refuse_existing
@@ -133,10 +134,10 @@ def _fetch(provider: Provider, ids: Mapping[str, str], files: Mapping[str, Path]
             refuse_existing(path, overwrite, instead="name a job file in another folder with --out (in Python: data=)")
 
     check()
-    data.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data)
     with tempfile.TemporaryDirectory(dir=data, prefix=".fetched-") as place:
         fetched = {role: source.download(provider, id, role, Path(place)) for role, id in ids.items()}
         check()  # fetching takes its time, and another import may have been faster
         for role, path in files.items():
-            path.parent.mkdir(exist_ok=True)
+            make_private_folder(path.parent)
             fetched[role].replace(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmtune._private import make_private_folder
 from llmtune.errors import LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.rescues.results import Rescue, Step
@@ -77,7 +78,7 @@ class Folder:
 
     def write(self, name: str, text: str) -> None:
         """A file of the folder, replaced as a whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.path)
         handle, made = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:

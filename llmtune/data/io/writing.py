@@ -53,7 +53,8 @@ def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingL
             raise refuse(log.in_order())
         if rows == 0:
             raise InvalidData(f"{path}: there are no rows to write")
-        Path(name).chmod(0o666 & ~_umask())
+        if path.parent.stat().st_mode & 0o077:  # in a folder that is the user's alone, so are the files
+            Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
