@@ -240,13 +240,16 @@ def test_a_tracker_calls_nobody_but_its_own_server(machine: Machine, tracker: st
 def test_a_cluster_of_this_machine_reports_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     machine = Machine(tmp_path)
-    machine.environment["RAY_raylet_start_wait_time_s"] = "300"  # this machine may be busy
     script = (
         "from llmtune._ray import on_ray\n"
         "with on_ray('local', cpus=1, purpose='a test') as ray:\n"
         "    from ray._common.usage import usage_lib\n"
         "    print('reports:', usage_lib.usage_stats_enabled())\n"
     )
-    assert "reports: False" in machine.run("-c", script)
+    for _ in range(4):  # Ray gives its own processes 30 seconds to start, which a busy machine may need more than once
+        output, _ = machine.start("-c", script).communicate(timeout=400)
+        if "timed out during startup" not in output:
+            break
+    assert "reports: False" in output
     # Ray looks which cloud it is in, by the address at which clouds tell their machines that, and sends it to nobody.
     assert {value for value, _ in machine.noted("foreign")} <= {"169.254.169.254", "metadata.google.internal"}
