@@ -240,6 +240,7 @@ def test_a_tracker_calls_nobody_but_its_own_server(machine: Machine, tracker: st
 def test_a_cluster_of_this_machine_reports_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     machine = Machine(tmp_path)
+    del machine.environment["HTTPS_PROXY"]  # Ray's own processes would look for each other behind it
     script = (
         "from llmtune._ray import on_ray\n"
         "with on_ray('local', cpus=1, purpose='a test') as ray:\n"
