@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import make_private_folder
 from llmtune.errors import InvalidJob
 from llmtune.importers import axolotl, llamafactory, trl
 from llmtune.importers.keys import Imported, Keys, Line, refuse_existing
@@ -186,7 +187,7 @@ def _fetch(
             refuse_existing(path, overwrite, instead="name a job file in another folder with --out (in Python: data=)")
 
     check()
-    data.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data)
     gone: dict[str, str] = {}
     fetched: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=data, prefix=".fetched-") as place:
@@ -199,6 +200,6 @@ def _fetch(
                 gone[role] = f"it could not be fetched: {scrub(error.message)}"
         check()  # fetching takes its time, and another import may have been faster
         for role, path in fetched.items():
-            files[role].parent.mkdir(exist_ok=True)
+            make_private_folder(files[role].parent)
             path.replace(files[role])
     return gone

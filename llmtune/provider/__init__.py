@@ -27,6 +27,9 @@ _HOME = {
     "CheckResult": "llmtune.provider.abilities",
     "Choice": "llmtune.provider.values",
     "Client": "llmtune.provider.http",
+    "NOT_FOLLOWED": "llmtune.provider.http",
+    "check_vendor_url": "llmtune.provider.http",
+    "keep_redirects_home": "llmtune.provider.http",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -320,7 +323,10 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import Streaming as Streaming
     from llmtune.provider.generation import TokenScorer as TokenScorer
     from llmtune.provider.generation import Unavailable as Unavailable
+    from llmtune.provider.http import NOT_FOLLOWED as NOT_FOLLOWED
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import check_vendor_url as check_vendor_url
+    from llmtune.provider.http import keep_redirects_home as keep_redirects_home
     from llmtune.provider.http import retry_after as retry_after
     from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import ValidationError
 
 from llmtune._models import DocumentedModel
-from llmtune.errors import InvalidData, MissingExtra
+from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.points import MetricPoint, NotReported, Series
@@ -297,8 +297,10 @@ class Report(Renderable, DocumentedModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a report from a JSON file."""
-        return cls.from_json(Path(path).read_bytes())
+        """Read a report from a JSON file. Raises `LlmtuneError` for a pipe or a device, which may never end."""
+        if (file := Path(path)).exists() and not file.is_file():
+            raise LlmtuneError(f"{file}: not a regular file")
+        return cls.from_json(file.read_bytes())
 
     def to_text(self, width: int = 80) -> str:
         """The report as it stands on a terminal of `width` columns, without colours."""

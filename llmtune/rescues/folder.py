@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmtune._private import make_private_folder
 from llmtune.errors import LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.rescues.results import Rescue, Step
@@ -82,7 +83,7 @@ class Folder:
 
 def write_file(folder: Path, name: str, text: str) -> None:
     """Write a file of a folder, which is made where it is not there: as a whole, or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import open_private
 from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.chat import write_messages
@@ -96,7 +97,8 @@ class GoldenFile:
             whole += line + b"\n"
         if whole != data:
             made = self.path.with_suffix(".mended")
-            made.write_bytes(whole)
+            with open_private(made, "wb") as file:
+                file.write(whole)
             made.replace(self.path)
 
     def get(self, key: str) -> dict[str, Any] | None:

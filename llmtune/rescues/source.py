@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from llmtune._private import make_private_folder
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
 from llmtune.job.spec import Hyperparameters, Method
@@ -107,7 +108,7 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
     """
     files: dict[str, DataFile] = {}
     gone: dict[str, str] = {}
-    folder.data.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.data)
     for torn in folder.data.glob(".fetched-*"):  # left by a kill
         shutil.rmtree(torn, ignore_errors=True)
     record, job = found.record, found.job
@@ -181,7 +182,7 @@ def download(provider: Provider, id: str, role: str, into: Path) -> Path:
     from llmtune.data.convert import write
     from llmtune.data.io.reading import load
 
-    into.mkdir(parents=True, exist_ok=True)
+    make_private_folder(into)
     with tempfile.TemporaryDirectory(dir=into, prefix=".fetched-") as place:
         rows = load(str(provider.download(id, Path(place))))
     write(rows, into / f"{role}.jsonl", _form(rows))

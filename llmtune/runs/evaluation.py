@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import make_private_folder
 from llmtune.config import home
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
 from llmtune.provider.abilities import SelfChecking
@@ -343,7 +344,7 @@ def _reproduce(record: RunRecord) -> str:
     """The command that runs the same job again, with the job kept as a file."""
     path = home() / "runs" / record.id / "job.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path.parent)
         record.tuning_job.save(path)
     except OSError as error:
         log.warning("the job file %s could not be written: %s", path, error)

@@ -18,6 +18,7 @@ from llmtune.errors import InvalidData, MissingCredentials, TransientError, Vend
 from llmtune_cohere import responses
 from llmtune_cohere.declarations import BASE_TYPES, DATASET_TYPES
 from llmtune_cohere.provider import CohereProvider
+from llmtune_cohere.settings import STORAGE_HOSTS
 
 if TYPE_CHECKING:
     import cohere
@@ -63,7 +64,8 @@ class Managed(CohereProvider, transport="api"):
         timeout = self.settings.timeout
         # No connection is kept open: on a fresh one a failure says more about what has arrived.
         limits = httpx.Limits(max_keepalive_connections=0)
-        http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits)
+        hooks = {"response": [core.keep_redirects_home]}
+        http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits, event_hooks=hooks)
         return cohere.ClientV2(api_key=key, base_url=self.address, timeout=timeout, max_retries=0, httpx_client=http)
 
     def ask(self, action: str, call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -258,6 +260,8 @@ class Managed(CohereProvider, transport="api"):
         addresses = [str(part.get("original_url") or part.get("url") or "") for part in parts]
         if not parts or not all(addresses):
             raise VendorError(f"{self.name}: the dataset {file_id} gives no address for its files")
+        for address in addresses:
+            core.check_vendor_url(address, base=self.address, hosts=(*STORAGE_HOSTS, *self.settings.storage_hosts))
         path = into / Path(str(parts[0].get("name") or file_id)).name if into.is_dir() else into
         with path.open("wb") as file:
             for address in addresses:  # signed addresses of the storage behind the API: no key goes there

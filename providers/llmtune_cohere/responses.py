@@ -206,6 +206,8 @@ def refusal(name: str, action: str, status: int, body: Any, headers: Mapping[str
     if status == 402:
         return QuotaExceeded(text)
     facts: dict[str, Any] = {"status": status, "raw": str(body)[:2000]}
+    if 300 <= status < 400:
+        return VendorError(f"{name}: {action}: {core.NOT_FOLLOWED} (HTTP {status})", **facts)
     if status < 400:
         return TransientError(f"{name}: {action}: an answer that cannot be read", **facts)
     if status in (408, 429) or (status >= 500 and status != 501):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmtune.errors import LlmtuneError, MissingCredentials, ProviderClosed, QuotaExceeded, TransientError, VendorError
-from llmtune.provider import retry_after
+from llmtune.provider import NOT_FOLLOWED, retry_after
 
 #: The organisation, or everybody, may not tune this model (any more).
 CLOSED = frozenset({"training_not_available", "model_not_available"})
@@ -72,7 +72,7 @@ def refusal(
         alternatives: names the backends that still take jobs; asked only when the service is closed.
     """
     body = body_of(payload)
-    words = str(body.get("message") or f"status {status} without a word")
+    words = str(body.get("message") or (NOT_FOLLOWED if 300 <= status < 400 else f"status {status} without a word"))
     code = str(body["code"]) if body.get("code") else None
     param = f" (field {body['param']})" if body.get("param") else ""
     raw = str(payload)[:2000]

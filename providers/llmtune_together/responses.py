@@ -314,7 +314,7 @@ def refusal(
     name: str, action: str, status: int, body: Any, headers: Mapping[str, str], *, otherwise: str
 ) -> LlmtuneError:
     """An HTTP answer of 4xx or 5xx as one of our errors; `otherwise` is what is said where the body is empty."""
-    message, code = _message_of(body, otherwise or f"HTTP {status}")
+    message, code = _message_of(body, core.NOT_FOLLOWED if 300 <= status < 400 else otherwise or f"HTTP {status}")
     if status == 401:
         return MissingCredentials(
             f"{name}: Together did not accept the API key: {message}", hint="check the key at api.together.ai/settings"

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from llmtune._time_limit import TimeLimit, limit_time
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference
 from llmtune.data.findings import error, refuse
 from llmtune.data.rendering.ready_templates import suggest_template
@@ -23,6 +24,8 @@ _FOLD = (
 )
 #: Reasoning at the beginning of an answer's text, in the marks that most models have for it.
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+#: Seconds of computing in which a conversation must be rendered; one of 10,000 turns takes a tenth of it.
+RENDER_SECONDS = 1.0
 _PROBE = "llmtune probes the end of a turn"
 
 
@@ -57,6 +60,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.file = file
         self.options = dict(options or {})
+        self._endless = isinstance(tokenizer.chat_template, str) and _has_power(tokenizer.chat_template)
         self.turn_end = self._probe_end()
         """The token the template closes an assistant turn with, read off a probe; None where it shows none."""
         special = {str(token) for token in tokenizer.all_special_tokens}
@@ -218,14 +222,17 @@ class ChatTemplate:
                 f"choose an instruction-tuned model, {self._ready()}, or use plain text rows",
             )
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    payloads,
-                    tools=[dict(tool) for tool in example.tools] or None,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
-                    **self.options,
-                )
+            return self._run(
+                payloads,
+                tools=[dict(tool) for tool in example.tools] or None,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except TimeLimit:
+            self.refuse(
+                example,
+                "template_endless",
+                f"the chat template computes for more than {RENDER_SECONDS:g} second, as one with an endless loop does",
+                f"use another template: {self._ready()}",
             )
         except Exception as problem:  # noqa: BLE001  the template is the model's own program: it may raise anything
             self.refuse(
@@ -236,6 +243,17 @@ class ChatTemplate:
                 if any(turn.role == "system" for turn in example.messages)
                 else "change the row to what the model's template takes (roles, their order)",
             )
+
+    def _run(self, payloads: list[dict[str, Any]], **options: Any) -> str:
+        """Run the template, which came with the model or the job and may loop for ever. Raises `TimeLimit`."""
+        if self._endless:  # the next row would be waited for as long
+            raise TimeLimit
+        try:
+            with limit_time(RENDER_SECONDS):
+                return str(self.tokenizer.apply_chat_template(payloads, tokenize=False, **options, **self.options))
+        except TimeLimit:
+            self._endless = True
+            raise
 
     def _ready(self) -> str:
         name = suggest_template(self.tokenizer)
@@ -261,7 +279,7 @@ class ChatTemplate:
             return None
         probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
         try:
-            text = self.tokenizer.apply_chat_template(probe, tokenize=False, **self.options)
+            text = self._run(probe)
         except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
             return None
         tail = str(text).rpartition(_PROBE)[2].strip()
@@ -275,6 +293,13 @@ def _split_thinking(message: Message) -> Message:
     if thought is None or message.reasoning is not None or not isinstance(content, str):
         return message
     return message.replace(content=content[thought.end() :], reasoning=thought.group(1).strip() or None)
+
+
+def _has_power(template: str) -> bool:
+    """Return whether a template's code raises to a power: `9**9**9` is one operation, which nothing can interrupt."""
+    code = " ".join(re.findall(r"\{[{%](.*?)[%}]\}", template, re.DOTALL))
+    without_texts = re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "''", code, flags=re.DOTALL)
+    return re.search(r"[\w)\]'}]\s*\*\*", without_texts) is not None
 
 
 def _payload(message: Message) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
+from llmtune._private import make_private_folder
 from llmtune.data.example import Example
 from llmtune.data.rendering.tokenize import OnTooLong, RenderedRow, Renderer
 from llmtune.errors import InvalidData, MissingExtra
@@ -109,7 +110,7 @@ def prepare(
     folder = Path(into) / f"prepared-{key[:16]}"
     if (folder / "manifest.json").is_file():
         return _opened(folder, made=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.parent)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".preparing-"))
     try:
         writer = _Writer(working, container, prompt_loss_weight)
