@@ -197,7 +197,7 @@ def _print_data(say: Any, receipt: Receipt, common: list[str]) -> None:
         tokens = f", {about}{data.tokens:,} training tokens" if data.tokens is not None else ""
         say("data", f"{rows} rows{tokens}, sent as {data.format}")
         if data.evaluated:
-            from llmtune.report.sentences import held_out_power
+            from llmtune.report.verdicts import held_out_power
 
             say("test", held_out_power(data.evaluated))
     if data.errors or data.warnings:

@@ -21,6 +21,7 @@ from llmtune._models import DocumentedModel
 from llmtune.metrics.comparison import compare_unpaired
 from llmtune.metrics.intervals import wilson
 from llmtune.metrics.points import MetricPoint, NotReported, Number, Series
+from llmtune.metrics.sentences import say
 
 #: A training score this far above the held-out ones is overfitting (10 points).
 GAP = 0.10
@@ -50,7 +51,6 @@ TRAIN_LONGER = "train longer: more epochs or max_steps"
 RAISE_RATE = "raise the learning rate (learning_rate or learning_rate_multiplier, twice to five times)"
 STOP_EARLIER = "stop earlier: fewer epochs, or early_stopping_patience with eval_every"
 EARLIER_CHECKPOINT = "look at the checkpoint before validation loss turned (early_stopping_patience with eval_every)"
-UNCLEAR = "Too little is reported to judge the fit: it takes training and held-out figures."
 
 ADVICE: dict[str, tuple[str, ...]] = {
     "underfit": (
@@ -88,10 +88,10 @@ class Spike(DocumentedModel):
 
     def sentence(self) -> str:
         """ "train/loss jumped to 3.10 at step 120 (before: 0.42)"."""
-        before = f" (before: {self.before:.4g})" if math.isfinite(self.before) else ""
+        before = say("spike_before", value=f"{self.before:.4g}") if math.isfinite(self.before) else ""
         if not math.isfinite(self.value):
-            return f"{self.series} was {self.value} at step {self.step}{before}"
-        return f"{self.series} jumped to {self.value:.4g} at step {self.step}{before}"
+            return say("spike_value", curve=self.series, value=self.value, step=self.step, before=before)
+        return say("spike", curve=self.series, value=f"{self.value:.4g}", step=self.step, before=before)
 
 
 class Diagnosis(DocumentedModel):
@@ -144,11 +144,11 @@ def diagnose(
         advice = _advice(verdict, trend)
     elif trend is not None:
         verdict = _BY_TREND[trend.direction]
-        sentence = f"{_BY_CURVES[verdict]}: {trend.fact}."
+        sentence = say(f"by_curves_{verdict}", fact=trend.fact)
         evidence = ()
         advice = ADVICE[verdict]
     else:
-        verdict, sentence, evidence, advice = "unclear", UNCLEAR, (), ADVICE["unclear"]
+        verdict, sentence, evidence, advice = "unclear", say("fit_unclear"), (), ADVICE["unclear"]
     if spikes and verdict != "diverged":
         advice = (*advice, "look at the rows of the spiking steps; a lower learning rate or max_grad_norm smooths them")
     return Diagnosis(verdict=verdict, sentence=sentence, evidence=evidence, advice=advice, spikes=spikes)
@@ -208,24 +208,14 @@ def _from_scores(
     worst = min(held_out, key=lambda name: held_out[name])
     gap = train - held_out[worst]
     if gap > GAP and _beyond_chance(train, held_out[worst], rows.get("train"), rows.get(worst)):
-        return "overfit", (
-            f"Overfit: {figures}; the model is {100 * gap:.0f} points better on rows it was trained on than on"
-            f" {worst} rows."
-        )
+        return "overfit", say("overfit", figures=figures, gap=f"{100 * gap:.0f}", worst=worst)
     if majority is not None and train <= majority + NOTHING_LEARNED:
-        return "underfit", (
-            f"Underfit: {figures}; always giving the most frequent answer would reach {majority:.1%} as well."
-        )
+        return "underfit", say("underfit_majority", figures=figures, majority=f"{majority:.1%}")
     if train < LOW:
-        return "underfit", (
-            f"Underfit: {figures}; the rows it was trained on are not learned either (below {LOW:.0%})."
-        )
+        return "underfit", say("underfit", figures=figures, low=f"{LOW:.0%}")
     if gap > GAP:
-        return "good fit", (
-            f"Good fit as far as can be told: {figures}; the gap of {100 * gap:.0f} points could be chance with so"
-            " few rows."
-        )
-    return "good fit", f"Good fit: {figures}; learned, and held-out rows are within {100 * GAP:.0f} points."
+        return "good fit", say("good_fit_few_rows", figures=figures, gap=f"{100 * gap:.0f}")
+    return "good fit", say("good_fit", figures=figures, gap=f"{100 * GAP:.0f}")
 
 
 def _beyond_chance(train: float, held_out: float, train_rows: int | None, held_out_rows: int | None) -> bool:
@@ -255,12 +245,6 @@ _BY_TREND: dict[str, Verdict] = {
     "level": "good fit",
     "short": "unclear",
 }
-_BY_CURVES: dict[Verdict, str] = {
-    "overfit": "Overfit by the curves",
-    "underfit": "Underfit by the curves",
-    "good fit": "Good fit by the curves",
-    "unclear": "Unclear",
-}
 
 
 def _trend(train: Series | None, validation: Series | None) -> _Trend | None:
@@ -274,30 +258,37 @@ def _trend(train: Series | None, validation: Series | None) -> _Trend | None:
         lowest, last = first_rise
         start, end = _level(train, up_to=lowest.step), _level(train)
         beside = (
-            f", while training loss fell from {start:.4g} to {end:.4g}"
+            say("rising_beside", start=f"{start:.4g}", end=f"{end:.4g}")
             if start is not None and end is not None and end < start
             else ""
         )
         return _Trend(
             "rising",
-            f"{name} was lowest at step {lowest.step} ({lowest.value:.4g}) and is {last.value:.4g} at step"
-            f" {last.step}{beside}",
+            say(
+                "rising",
+                curve=name,
+                step=lowest.step,
+                lowest=f"{lowest.value:.4g}",
+                last=f"{last.value:.4g}",
+                last_step=last.step,
+                beside=beside,
+            ),
         )
     fall = late_fall(validation)
     if fall is None:
-        return _Trend("short", f"{name} has too few points to tell whether it had levelled off")
+        return _Trend("short", say("short", curve=name))
     if fall > STILL_FALLING and fall > _fall_by_chance(validation):
         return _Trend(
             "falling",
-            f"{name} was still falling at the end ({fall:.0%} over the last quarter of the steps, to {values[-1]:.4g})",
+            say("falling", curve=name, fall=f"{fall:.0%}", last=f"{values[-1]:.4g}"),
         )
     if len(values) < ENOUGH_POINTS:
-        return _Trend("short", f"{name} has too few points to tell whether it had levelled off")
+        return _Trend("short", say("short", curve=name))
     best = validation.best
     assert best is not None
     return _Trend(
         "level",
-        f"{name} ended at {values[-1]:.4g}, with its lowest {best.value:.4g} at step {best.step}, and had levelled off",
+        say("level", curve=name, last=f"{values[-1]:.4g}", lowest=f"{best.value:.4g}", step=best.step),
     )
 
 
@@ -336,12 +327,8 @@ def _training_trend(train: Series | None, validation: Series | None) -> _Trend |
     fall = late_fall(train) if train is not None and len(train) >= 8 else None
     if train is None or fall is None or fall <= max(2 * STILL_FALLING, _fall_by_chance(train)):
         return None
-    few = "there is no validation loss" if validation is None else "there are too few points of the validation loss"
-    return _Trend(
-        "falling",
-        f"training loss was still falling at the end ({fall:.0%} over the last quarter of the steps), and {few} to say"
-        " more",
-    )
+    few = say("no_validation" if validation is None else "few_validation")
+    return _Trend("falling", say("training_falling", fall=f"{fall:.0%}", few=few))
 
 
 def _advice(verdict: Verdict, trend: _Trend | None) -> tuple[str, ...]:
@@ -367,10 +354,10 @@ def _diverged(train: Series | None) -> str | None:
         return None
     if not math.isfinite(train.last.value):
         broke = next(point for point in train.points if not math.isfinite(point.value))
-        return f"Diverged: training loss is {train.last.value} (since step {broke.step} at the latest)."
+        return say("diverged_value", value=train.last.value, step=broke.step)
     start, end = _level(train, first=True), _level(train)
     if len(train) >= 8 and start is not None and end is not None and end > 1.2 * start + 0.05:
-        return f"Diverged: training loss rose from {start:.4g} to {end:.4g}."
+        return say("diverged_rise", start=f"{start:.4g}", end=f"{end:.4g}")
     return None
 
 

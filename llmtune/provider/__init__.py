@@ -27,6 +27,9 @@ _HOME = {
     "CheckResult": "llmtune.provider.abilities",
     "Choice": "llmtune.provider.values",
     "Client": "llmtune.provider.http",
+    "NOT_FOLLOWED": "llmtune.provider.http",
+    "check_vendor_url": "llmtune.provider.http",
+    "keep_redirects_home": "llmtune.provider.http",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -93,6 +96,7 @@ _HOME = {
     "Snapshot": "llmtune.provider.types",
     "StoredUploads": "llmtune.provider.object_store",
     "Streaming": "llmtune.provider.generation",
+    "Settling": "llmtune.provider.types",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
     "SupportsPlanNotes": "llmtune.provider.abilities",
@@ -126,6 +130,7 @@ _HOME = {
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
     "read_completion": "llmtune.provider.chat",
+    "read_each": "llmtune.provider.sdk",
     "read_number": "llmtune.provider.reading",
     "read_state": "llmtune.provider.reading",
     "read_values": "llmtune.provider.reading",
@@ -223,6 +228,7 @@ __all__ = [
     "SelfChecking",
     "Sent",
     "ServiceSettings",
+    "Settling",
     "Snapshot",
     "StoredUploads",
     "Streaming",
@@ -259,6 +265,7 @@ __all__ = [
     "rate_from_multiplier",
     "ratio_from_steps",
     "read_completion",
+    "read_each",
     "read_number",
     "read_state",
     "read_values",
@@ -341,7 +348,10 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import Streaming as Streaming
     from llmtune.provider.generation import TokenScorer as TokenScorer
     from llmtune.provider.generation import Unavailable as Unavailable
+    from llmtune.provider.http import NOT_FOLLOWED as NOT_FOLLOWED
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import check_vendor_url as check_vendor_url
+    from llmtune.provider.http import keep_redirects_home as keep_redirects_home
     from llmtune.provider.http import may_have_arrived as may_have_arrived
     from llmtune.provider.http import refused_answer as refused_answer
     from llmtune.provider.http import retry_after as retry_after
@@ -370,6 +380,7 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import open_providers as open_providers
     from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
+    from llmtune.provider.sdk import read_each as read_each
     from llmtune.provider.sdk import translate_errors as translate_errors
     from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
@@ -392,6 +403,7 @@ if TYPE_CHECKING:
     from llmtune.provider.types import Requirement as Requirement
     from llmtune.provider.types import RunKey as RunKey
     from llmtune.provider.types import RunState as RunState
+    from llmtune.provider.types import Settling as Settling
     from llmtune.provider.types import Snapshot as Snapshot
     from llmtune.provider.types import SubmitSafety as SubmitSafety
     from llmtune.provider.types import Target as Target

@@ -16,10 +16,11 @@ from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResu
 from llmtune.metrics.comparison import Comparison, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Number
+from llmtune.metrics.sentences import say
 from llmtune.report.format import count, difference, metric_name, number, p_words, spread
 from llmtune.report.markdown import plain, table
 from llmtune.report.schema import Report
-from llmtune.report.sentences import amount, say, settle
+from llmtune.report.verdicts import amount, settle
 
 #: What a gate can be asked: better and not by chance, or not worse by more than a margin and not by chance.
 GateTest = Literal["better", "not-worse"]

@@ -16,8 +16,8 @@ from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
 from llmtune.report.format import count, difference, metric_name, number, one_line, seen, spread
-from llmtune.report.sentences import outside_shares
 from llmtune.report.summary import facts
+from llmtune.report.verdicts import outside_shares
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report

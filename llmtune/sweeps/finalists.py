@@ -10,7 +10,7 @@ from llmtune.errors import RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
-from llmtune.report.sentences import cheap_baselines, not_asked
+from llmtune.report.verdicts import cheap_baselines, not_asked
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
 from llmtune.sweeps.results import Finalist, TrialRow

@@ -2,7 +2,7 @@
 
 Sources, read 2026-11: AWS, "Prepare data for fine-tuning your models" and the Nova customization guide (2026);
 Anthropic's fine-tuning cookbook for the order of turns in Claude's rows (2024). Titan Text, Cohere and Llama 3.1 take
-the general prompt/completion rows.
+prompt/completion rows.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, T
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import answered, arguments_text, kind
-from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.chat import answered, arguments_text, kind, note_beside
+from llmtune.data.formats.instruct import PromptCompletion, rest
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
-from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
+from llmtune_bedrock.capabilities import (
+    CLAUDE_ROWS,
+    CONVERSE_ROWS,
+    NOVA_2_ROWS,
+    PREPARE,
+    PROMPT_ROWS,
+    Family,
+    find_family,
+)
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -30,6 +38,8 @@ RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EO
 
 _ROLES = {"user": "user", "assistant": "assistant"}
 SCHEMA = "bedrock-conversation-2024"
+#: Keys of a result that are read and written.
+_RESULT_KEYS = ("status",)
 _BLOCKS = frozenset(
     ("text", "image", "video", "document", "audio", "toolUse", "toolResult", "reasoningContent", "cachePoint")
 )
@@ -85,12 +95,18 @@ class ConverseRows(RowFormat):
             faults.append(
                 warning("vendor-schema", f"schemaVersion is {version!r}; the documents say {SCHEMA!r} ({PREPARE})", "")
             )
-        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=rest(row, *known))
+        extra = rest(row, *known) or {}
+        for block in system if isinstance(system, list) else ():
+            if isinstance(block, dict):
+                note_beside(block, ("text",), "system[]", extra)
+        if isinstance(row.get("toolConfig"), dict):
+            note_beside(row["toolConfig"], ("tools",), "toolConfig", extra)
+        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=extra or None)
 
     def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
         if not isinstance(turn, dict):
-            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
-            return []
+            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "fix it"))
+            return [Message("user", "")]
         role = turn.get("role")
         if role not in ("user", "assistant"):
             faults.append(error("role", f"{where}.role is {role!r}; expected user or assistant", "rename the role"))
@@ -103,7 +119,9 @@ class ConverseRows(RowFormat):
         parts = TurnParts(faults)
         for index, block in enumerate(blocks):
             self._read_block(block, f"{where}.content[{index}]", parts)
-        return parts.messages(role, turn, "content", where)
+            if isinstance(block, dict):
+                _note_block(block, parts.beside)
+        return parts.messages(role, turn, "content", where, _thought_of)
 
     def _read_block(self, block: Any, where: str, parts: TurnParts) -> None:
         if not isinstance(block, dict):
@@ -141,7 +159,7 @@ class ConverseRows(RowFormat):
         for index, tool in enumerate(tools if isinstance(tools, list) else [None]):
             spec = tool.get("toolSpec") if isinstance(tool, dict) else None
             if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "mend it"))
+                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "fix it"))
                 continue
             function = {key: value for key, value in spec.items() if key != "inputSchema"}
             schema = spec.get("inputSchema")
@@ -158,10 +176,16 @@ class ConverseRows(RowFormat):
             system = messages.pop(0)
             parts = system.content if isinstance(system.content, tuple) else (TextPart(system.words),)
             row["system"] = [{"text": part.text} for part in parts if isinstance(part, TextPart)]
-        row["messages"] = write_turns(messages, "content", _ROLES, write_blocks, write_result)
+        row["messages"] = write_turns(messages, "content", _ROLES, self._write_parts, write_result)
         if example.tools:
             row["toolConfig"] = {"tools": [write_tool(tool) for tool in example.tools]}
         return row
+
+    def _write_parts(self, message: Message) -> list[dict[str, Any]]:
+        blocks = write_blocks(message)
+        if message.reasoning is not None and self.carries & f.REASONING:
+            blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
+        return blocks
 
     def problems(self, example: Example) -> list[Finding]:
         return super().problems(example) + check_long_numbers(example, self.name)
@@ -173,7 +197,56 @@ class ConverseRows(RowFormat):
         if example.extra and "schemaVersion" in example.extra:
             kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
             example = example.replace(extra=kept or None)
+        if any(message.role == "tool" and message.extra for message in example.messages):
+            example = example.replace(messages=tuple(map(_without_result_keys, example.messages)))
         return example
+
+
+#: What is read of the objects that a block holds; a result keeps what else it has.
+_READ = {"text": (), "image": ("format", "source"), "toolUse": ("toolUseId", "name", "input"), "toolResult": None}
+
+
+def _note_block(block: Mapping[str, Any], beside: dict[str, Any]) -> None:
+    """Add the keys of a block that are not read to those beside its content; blocks kept whole have none."""
+    key = next((key for key in _READ if key in block), None)
+    if key is None or (key != "text" and not isinstance(block[key], dict)):
+        return
+    if key == "image" and isinstance(_read_image(block), OtherPart):
+        return
+    note_beside(block, (key,), "content[]", beside)
+    if known := _READ[key]:
+        note_beside(block[key], known, f"content[].{key}", beside)
+    result = block[key].get("content") if key == "toolResult" else None
+    for part in result if isinstance(result, list) else ():
+        read = next((name for name in ("text", "json") if isinstance(part, dict) and name in part), None)
+        if read is not None:
+            note_beside(part, (read,), "content[].toolResult.content[]", beside)
+
+
+def _without_result_keys(message: Message) -> Message:
+    if message.role != "tool" or not message.extra:
+        return message
+    return message.replace(extra=rest(message.extra, *_RESULT_KEYS))
+
+
+class NovaTwoRows(ConverseRows):
+    """Converse rows whose answers may begin with a block of reasoning."""
+
+    name = NOVA_2_ROWS
+    title = '{"messages": [..., {"role": "assistant", "content": [{"reasoningContent": ...}, {"text": "..."}]}]}'
+    carries = ConverseRows.carries | f.REASONING
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # such rows are read as Converse rows
+
+
+def _thought_of(part: Part) -> str | None:
+    """The text of a block that holds reasoning, and nothing else that is not read; None for any other."""
+    block = part.raw.get("reasoningContent") if isinstance(part, OtherPart) else None
+    text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
+    if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
+        return None
+    return str(text["text"])
 
 
 def _result_text(block: Any) -> str:
@@ -218,7 +291,7 @@ def write_result(message: Message) -> dict[str, Any]:
         "toolResult": {
             "toolUseId": message.tool_call_id or "",
             "content": [{"text": message.words}],
-            **(message.extra or {}),
+            **{key: value for key, value in (message.extra or {}).items() if key in _RESULT_KEYS},
         }
     }
 
@@ -259,6 +332,20 @@ class ClaudeRows(RowFormat):
         return row
 
 
+class BedrockPromptRows(PromptCompletion):
+    """`{"prompt": "...", "completion": "..."}` and no other keys."""
+
+    name = PROMPT_ROWS
+    title = '{"prompt": "...", "completion": "..."}'
+    carries = f.CHAT
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general format
+
+    def write(self, example: Example) -> dict[str, Any]:
+        return super().write(example.replace(extra=None))
+
+
 @lru_cache(maxsize=64)
 def _family_of(model: str | None) -> Family | None:
     """The family of a model; remembered, since it is asked for with every row."""
@@ -275,12 +362,7 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
     """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
     family = _family_of(model)
     name = family.name if family else None
-    if example.preference is not None:
-        yield error(
-            "vendor-method", "Bedrock has no preference tuning (API of 2026-11)", "tune on the preferred answers"
-        )
-        return
-    if example.text is not None or choose(method, model) == PROMPT_ROWS:
+    if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
         return
     turns = [(index, message) for index, message in enumerate(example.messages) if message.role != "system"]
     before = "assistant"
@@ -346,7 +428,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), ClaudeRows()),
+    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows()),
     defaults={"sft": ConverseRows.name},
     row_rules=row_rules,
     file_rules=file_rules,

@@ -58,7 +58,7 @@ def _copy_folder(artefact: Path, into: Path) -> None:
 
     def write(folder: Path) -> None:
         for path in files:
-            shutil.copy(path, folder)
+            shutil.copyfile(path, folder / path.name)  # with the mode of new files, not the run folder's
 
     write_folder(_empty(into), write, needs=sum(path.stat().st_size for path in files))
 

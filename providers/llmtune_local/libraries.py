@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from llmtune._safety.telemetry import turn_off_telemetry
+
 
 def usable_cores() -> int:
     """Physical cores this process may use: the affinity mask, hyper-threads counted once, and the container's quota."""
@@ -50,6 +52,7 @@ def prepare_libraries(*, spin: bool = False) -> None:
     oneDNN keeps the last 1,024 matrix products it has made code for, one for each size. In bfloat16 that took 500 MB
     after ten steps, and since steps differ in size, few are ever used again: with 64 a step takes as long.
     """
+    turn_off_telemetry()
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN if spin else "0")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -171,7 +171,9 @@ class LocalProvider(core.BaseProvider):
         """The folder of an earlier run's model, with the revision of its base and what its template was given."""
         options = model.data.get("options", {})
         template = {
-            name: options[name] for name in ("chat_template", "template_options") if options.get(name) is not None
+            name: options[name]
+            for name in ("chat_template", "template_options", "mask_empty_thinking")
+            if options.get(name) is not None
         }
         adapter = (Path(model.id) / "adapter_config.json").is_file()
         revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}
@@ -219,9 +221,8 @@ class LocalProvider(core.BaseProvider):
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every finished run folder."""
         root = self._root()
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
-            if (model := responses.remote_model(RunDir(path))) is not None:
-                yield model
+        folders = map(RunDir, sorted(root.iterdir()) if root.is_dir() else ())
+        yield from core.read_each(folders, responses.remote_model, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The request of a run folder, by our own names."""

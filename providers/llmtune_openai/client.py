@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, may_have_arrived, open_providers, translate_errors
+from llmtune.provider import Requirement, keep_redirects_home, may_have_arrived, open_providers, translate_errors
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
@@ -63,10 +63,13 @@ class Connection:
                         hint=f"export {self.key_variable}=..."
                         f" (or name another one: [providers.{self.name}] api_key_env)",
                     )
+                # The SDK looks into a loaded httpx at every answer, even one that another thread has half imported.
+                import httpx  # noqa: F401
                 import openai
 
                 with self.translate_errors():
-                    self._client = openai.OpenAI(max_retries=0, **arguments)
+                    http = openai.DefaultHttpxClient(event_hooks={"response": [keep_redirects_home]})
+                    self._client = openai.OpenAI(max_retries=0, http_client=http, **arguments)
             return self._client
 
     def ask(self, call: Callable[[OpenAI], Any]) -> dict[str, Any]:

@@ -10,19 +10,24 @@ import mimetypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from llmtune.data.example import Content, ImagePart, Message, Part, TextPart, ToolCall
+from llmtune.data.example import ImagePart, Message, Part, TextPart, ToolCall, UnlistedMessage, unlisted
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats.chat import WEIGHT_KEYS, kind, read_weight
 from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.reasoning import join_thoughts, plain_content, take_thoughts
 
 
 class TurnParts:
-    """The parts of one turn as they are read: its content, the calls it makes, and the answers to calls in it."""
+    """The parts of one turn as they are read: its content, the calls it makes, and the answers to calls in it.
+
+    `beside` is for what the parts hold under keys that are not read (`note_beside`): it becomes extra keys of the turn.
+    """
 
     def __init__(self, faults: list[Finding]) -> None:
         self.content: list[Part] = []
         self.calls: list[ToolCall] = []
         self.answers: list[Message] = []
+        self.beside: dict[str, Any] = {}
         self.faults = faults
 
     def fault(self, code: str, message: str, remedy: str) -> None:
@@ -36,19 +41,28 @@ class TurnParts:
         else:
             self.fault("content", f"{where}.text is {kind(text)}; expected a string", "quote it")
 
-    def messages(self, role: str, turn: Mapping[str, Any], key: str, where: str) -> list[Message]:
+    def messages(
+        self, role: str, turn: Mapping[str, Any], key: str, where: str, thought_of: Callable[[Part], str | None]
+    ) -> list[Message]:
         """Return the turn, whose parts stand under `key`, behind the answers to calls in it; a turn that holds answers
-        alone is nothing beside them."""
+        alone is nothing beside them. All but the first are unlisted: the row has one turn there.
+
+        The parts of an assistant's turn that `thought_of` reads, and that it begins with, are its reasoning.
+        """
         weight = read_weight(turn, role, where, self.faults)
-        if self.answers and not self.content and not self.calls:
-            return self.answers
-        body: Content = tuple(self.content)
-        if len(self.content) == 1 and isinstance(self.content[0], TextPart):
-            body = self.content[0].text
-        elif not self.content:
-            body = None if self.calls else ""
-        extra = rest(turn, "role", key, *WEIGHT_KEYS)
-        return [*self.answers, Message(role, body, tuple(self.calls), weight=weight, extra=extra)]
+        extra = {**(rest(turn, "role", key, *WEIGHT_KEYS) or {}), **self.beside}
+        messages = list(self.answers)
+        if messages and not self.content and not self.calls:
+            messages[0] = messages[0].replace(extra={**(messages[0].extra or {}), **extra} or None)
+        else:
+            content, reasoning = tuple(self.content), None
+            if role == "assistant":
+                thoughts, content = take_thoughts(content, thought_of)
+                reasoning = join_thoughts(thoughts)
+            body = plain_content(content, calling=bool(self.calls))
+            calls = tuple(self.calls)
+            messages.append(Message(role, body, calls, weight=weight, extra=extra or None, reasoning=reasoning))
+        return [messages[0], *map(unlisted, messages[1:])]
 
 
 def read_list(value: Any, code: str, where: str, expected: str, remedy: str, faults: list[Finding]) -> list[Any]:
@@ -60,9 +74,11 @@ def read_list(value: Any, code: str, where: str, expected: str, remedy: str, fau
     return []
 
 
-def system_message(texts: Sequence[Any]) -> Message:
-    """Return the system's turn, whose content is the text where there is one alone."""
-    return Message("system", texts[0] if len(texts) == 1 else tuple(TextPart(str(text)) for text in texts))
+def system_message(texts: Sequence[Any]) -> UnlistedMessage:
+    """Return the system's turn, which stands beside the list of turns; its content is the text where there is one
+    alone."""
+    content = texts[0] if len(texts) == 1 else tuple(TextPart(str(text)) for text in texts)
+    return unlisted(Message("system", content))
 
 
 def write_turns(

@@ -13,7 +13,7 @@ from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, difference, metric_name, number, p_words, pick_system, spread
 from llmtune.report.html.elements import Child, el, join
 from llmtune.report.html.page import Section, details, sorted_by, table
-from llmtune.report.sentences import outside_shares
+from llmtune.report.verdicts import outside_shares
 
 #: Labels up to which the whole confusion matrix is shown; above, only what is confused most.
 MATRIX_LABELS = 80

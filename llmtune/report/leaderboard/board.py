@@ -27,7 +27,7 @@ from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
 from llmtune.report.render import Renderable
 from llmtune.report.schema import Cost, Report, Timing
-from llmtune.report.sentences import ALPHA
+from llmtune.report.verdicts import ALPHA
 
 if TYPE_CHECKING:
     import pandas

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.metrics.points import NotReported
+from llmtune.metrics.sentences import say
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.markdown import code, plain, table
-from llmtune.report.sentences import ALPHA, AS_WELL, lead, worst_loss
+from llmtune.report.verdicts import ALPHA, AS_WELL, lead, worst_loss
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,15 +23,15 @@ def sentences(board: Board) -> list[str]:
     """Who leads whom, by how much and whether that is certain, and what that costs."""
     ranked = [each for each in board.standings if not isinstance(each.quality, NotReported)]
     if not ranked:
-        return ["No member has a result.", *_without_result(board)]
+        return [say("no_result_at_all"), *_without_result(board)]
     best = ranked[0]
     members = [each for each in ranked if each.kind == "tuned"]
     untuned = [each for each in ranked if each.kind != "tuned"]
     said = []
     if len(ranked) == 1:
-        said.append(f"{best.label} is the only member with a result.")
+        said.append(say("only_one_result", name=best.label))
     elif not members:
-        said.append(f"No tuned model has a result; of the models without tuning {best.label} is ahead in figures.")
+        said.append(say("no_tuned_result", name=best.label))
     else:
         said += _among(board, members)
         said += _against(board, members, untuned)
@@ -41,8 +42,8 @@ def sentences(board: Board) -> list[str]:
         if isinstance(even.answers, NotReported):
             reasons.append(even.answers.reason)
         elif even.answers:
-            said.append(f"{even.tuned} has paid for itself against {even.few_shot} after {even.answers:,.0f} answers.")
-    said += [f"From how many answers on tuning pays is not known: {reason}." for reason in dict.fromkeys(reasons)]
+            said.append(say("paid_for_itself", name=even.tuned, other=even.few_shot, answers=f"{even.answers:,.0f}"))
+    said += [say("break_even_unknown", reason=reason) for reason in dict.fromkeys(reasons)]
     return [*said, *_without_result(board)]
 
 
@@ -64,17 +65,16 @@ def _against(board: Board, members: list[Standing], untuned: list[Standing]) -> 
     said = []
     for rank, (each, pair) in enumerate(pairs):  # they stand best first
         if rank == 0 or each.kind in ("linear", "nearest"):
-            before = "Ahead of every model without tuning: " if every and rank == 0 else ""
-            said.append(f"{before}{_lead(pair, first)}")
+            sentence = _lead(pair, first)
+            said.append(say("ahead_of_all", lead=sentence) if every and rank == 0 else sentence)
     return said
 
 
 def _no_tuning(board: Board, best: Standing, members: list[Standing]) -> str:
     pairs = [pair for each in members if (pair := _pair(board, best.label, each.label)) is not None]
     certain = bool(pairs) and all(pair.separable for pair in pairs)
-    what = "did not help" if certain else "is not shown to help"
-    reaches = "is ahead of every tuned model" if _is_ahead(best, members[0]) else "does as well as the best tuned model"
-    return f"Tuning {what}: {best.label} needs none and {reaches}. Do not pay for tuning."
+    reaches = say("ahead_of_tuned" if _is_ahead(best, members[0]) else "as_well_as_tuned")
+    return say("tuning_did_not_help" if certain else "tuning_not_shown", name=best.label, reaches=reaches)
 
 
 def _is_ahead(first: Standing, other: Standing) -> bool:
@@ -85,9 +85,11 @@ def _is_ahead(first: Standing, other: Standing) -> bool:
 
 
 def _without_result(board: Board) -> list[str]:
-    failed = [f"{each.label} made no model: {str(each.error or each.state).rstrip('.')}." for each in board.failed]
+    failed = [
+        say("made_no_model", name=each.label, reason=str(each.error or each.state).rstrip(".")) for each in board.failed
+    ]
     unmeasured = [
-        f"{each.label} has no result: {each.quality.reason.rstrip('.')}."
+        say("has_no_result", name=each.label, reason=each.quality.reason.rstrip("."))
         for each in board.standings
         if each.kind == "tuned" and each not in board.failed and isinstance(each.quality, NotReported)
     ]
@@ -116,10 +118,10 @@ def _price_note(best: Standing, other: Standing, pair: Pair) -> str:
     if isinstance(one, NotReported) or isinstance(two, NotReported) or one == two:
         return ""
     if two == 0:
-        return f" {other.label} costs nothing to train."
+        return " " + say("free_to_train", name=other.label)
     if not one:
-        return f" {other.label} costs {money(two, other.cost.currency)} to train."
-    return f" {other.label} costs {two / one:.2g} times as much to train."
+        return " " + say("price_to_train", name=other.label, price=money(two, other.cost.currency))
+    return " " + say("price_factor", name=other.label, factor=f"{two / one:.2g}")
 
 
 def cells(each: Standing) -> tuple[str, ...]:

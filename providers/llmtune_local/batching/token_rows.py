@@ -57,9 +57,12 @@ def tokenise(
     limit: int | None = None,
     on_too_long: OnTooLong = "error",
     template_options: Mapping[str, Any] | None = None,
+    mask_empty_thinking: bool = False,
 ) -> TokenRows:
     """Render and fit every row. Raises `InvalidData` with file, line and remedy."""
-    renderer = Renderer(tokenizer, file=file, template_options=template_options)
+    renderer = Renderer(
+        tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+    )
     found = TokenRows()
     for pieces in renderer.render_all(examples):
         kept = []
@@ -81,6 +84,7 @@ class RowSettings(TypedDict):
     limit: int | None
     on_too_long: OnTooLong
     template_options: NotRequired[Mapping[str, Any] | None]
+    mask_empty_thinking: NotRequired[bool]
 
 
 def read_rows(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> TokenRows:
@@ -125,7 +129,12 @@ def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> To
     from llmtune.data.io.reading import load
 
     limit, on_too_long = settings["limit"], settings["on_too_long"]
-    renderer = Renderer(tokenizer, file=path, template_options=settings.get("template_options"))
+    renderer = Renderer(
+        tokenizer,
+        file=path,
+        template_options=settings.get("template_options"),
+        mask_empty_thinking=settings.get("mask_empty_thinking", False),
+    )
     found = TokenRows()
     for example in load(path):
         pair = renderer.render_pair(example)

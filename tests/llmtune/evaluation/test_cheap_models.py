@@ -12,7 +12,7 @@ from llmtune.evaluation.cheap_models import nearest_answers, predict_labels
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import SystemResult
 from llmtune.job.spec import EvaluationSpec
-from llmtune.report.sentences import judged
+from llmtune.report.verdicts import judged
 from tests.llmtune.evaluation.conftest import Scripted
 
 TEAMS = {"billing": ("invoice", "refund"), "network": ("router", "cable"), "hardware": ("screen", "battery")}

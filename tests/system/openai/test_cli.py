@@ -65,7 +65,7 @@ def test_tune_shows_progress_and_ends_in_a_report(vendor: FakeOpenAI, job: Path)
     assert report.series["train/loss"].sources == ("vendor_file",)
     assert report.series["validation/full_loss"].sources == ("vendor_api",)
     assert report.evaluation is not None
-    assert set(report.evaluation.systems) == {"base", "tuned"}
+    assert set(report.evaluation.systems) == {"base", "linear", "tuned"}
     shown = done.stderr
     assert "step" in shown, "progress in plain lines where there is no terminal"
     assert "successfully completed" in shown, "the vendor's own words"

@@ -56,6 +56,7 @@ def api(server: TuningServer) -> Iterator[Any]:
 
 def client(server: TuningServer, key: str = KEY, **options: Any) -> Any:
     """OpenAI's client, which tries each request once."""
+    import httpx  # noqa: F401 - the client looks into it at every answer, and the server's thread imports it late
     import openai
 
     return openai.OpenAI(base_url=server.url, api_key=key, **({"max_retries": 0, "timeout": 60} | options))

@@ -22,8 +22,8 @@ TOOL = {
 }
 
 
-def run(api: Any, model: str, *, vendor: FakeVendor | None = None, streams: bool = True) -> Any:
-    """Call everything (streams too, unless whoever listens cannot read them); the finished job.
+def run(api: Any, model: str, *, vendor: FakeVendor | None = None) -> Any:
+    """Call everything, streams too; return the finished job.
 
     `vendor` is the fake behind the endpoint, which is made to hold the job that is cancelled.
     """
@@ -74,16 +74,15 @@ def run(api: Any, model: str, *, vendor: FakeVendor | None = None, streams: bool
     for name in (model, job.fine_tuned_model):
         api.chat.completions.create(model=name, messages=messages, max_tokens=8, temperature=0)
     api.chat.completions.create(model=job.fine_tuned_model, messages=messages, tools=[TOOL], max_completion_tokens=8)
-    if streams:
-        for usage in (True, False):
-            stream = api.chat.completions.create(
-                model=job.fine_tuned_model,
-                messages=messages,
-                max_tokens=8,
-                stream=True,
-                stream_options={"include_usage": usage},
-            )
-            list(stream)
+    for usage in (True, False):
+        stream = api.chat.completions.create(
+            model=job.fine_tuned_model,
+            messages=messages,
+            max_tokens=8,
+            stream=True,
+            stream_options={"include_usage": usage},
+        )
+        list(stream)
     api.models.delete(job.fine_tuned_model)
     for file in (train, held_out, pairs, broken):
         api.files.delete(file.id)

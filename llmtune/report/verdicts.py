@@ -1,7 +1,7 @@
-"""Every verdict in words: the headline of a report, who leads whom, whether a gate is passed.
+"""Which sentence is so: the headline of a report, who leads whom, whether a gate is passed.
 
-The templates stand first and say all that can be said; what follows chooses among them and fills them in. A verdict
-always carries the difference and its interval, and one that is not certain says how many rows would settle it.
+The sentences themselves are templates in `llmtune.metrics.sentences`. A verdict always carries the difference and its
+interval, and one that is not certain says how many rows would settle it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResu
 from llmtune.metrics.comparison import Comparison, rows_needed, rows_to_settle, smallest_difference
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
+from llmtune.metrics.sentences import say
 from llmtune.provider.types import RunState
 from llmtune.report.format import (
     count,
@@ -33,66 +34,6 @@ ALPHA: Final = 0.05
 #: More rows than this are not asked for by number.
 MOST_ROWS: Final = 100_000
 
-#: Every sentence, by what has happened.
-SENTENCES: Final[dict[str, str]] = {
-    # A run without a verdict.
-    "failed": "The run failed: {reason}",
-    "cancelled": "The run was cancelled; there is no model.",
-    "lost": "The run is lost: it is not known whether the backend took the job.",
-    "unfinished": "The run is not over yet: it is {state}.",
-    "not_evaluated": "A model was tuned, and not evaluated: {reason}",
-    "nothing_measured": "A model was tuned; nothing could be measured on the held-out rows.",
-    # One system.
-    "reaches": "The {name} model reaches {metric} {figure} on {rows}",
-    "could_not_ask": "the {name} model could not be asked: {reason}",
-    "was_not_asked": "the {name} model was not asked",
-    "base_not_asked": "the base model was not asked: {reason}",
-    "no_metric": "the {name} model has no {metric}",
-    # Tuned against base.
-    "helped": "Tuning helped: {metric} {moved} from {before} to {after} ({change}).",
-    "hurt": "Tuning hurt: {metric} {moved} from {before} to {after} ({change}).",
-    "not_separable": (
-        "Base and tuned model are not separable: {metric} was {before} and is {after} ({change}); {settle}."
-    ),
-    # Beside the verdict.
-    "untold_base": "The prompts do not name the labels, so the base model was never told them.",
-    "outside": "{amount} of {rows} answers ({share}) are none of the {labels} labels{likelihood}.",
-    "outside_shares": "Answers that are none of the labels: {shares}.",
-    "likelihood": "; choosing the likeliest label instead would reach {figure}",
-    "majority": "Always answering '{label}' reaches {figure}.",
-    "majority_more": "Always answering '{label}' reaches {figure}, more than the {name} model.",
-    "majority_alike": "Always answering '{label}' reaches {figure}, which is not separable from the {name} model.",
-    "cheap_less": "{who} reaches {figure}, {gap} less ({within}).",
-    "cheap_more": "{who} reaches {figure}, {gap} more ({within}): do not pay for tuning.",
-    "cheap_ahead": (
-        "{who} does at least as well: it reaches {figure}, {gap} more ({within}), which is not certain on {rows}:"
-        " do not pay for tuning."
-    ),
-    "cheap_alike": "{who} does as well: it reaches {figure} (a difference of {gap}, {within}): do not pay for tuning.",
-    "cheap_unclear": "{who} reaches {figure} ({signed}, {within}); {settle}.",
-    # One against another, on a board.
-    "leads": "{first} leads {second} by {size} of {metric} ({within}).",
-    "leads_uncertain": "{first} leads {second} by {size} of {metric} ({within}); {settle}.",
-    "equal": "{first} and {second} are equal in {metric} ({within}) on {rows}.",
-    # How much more it would take.
-    "settle": "not certain on {rows}: about {needed} would settle it",
-    "settle_many": "not certain on {rows}, and more than {needed} would be needed",
-    "settle_never": "not certain on {rows}, and equal in figures",
-    "held_out": (
-        "{rows} are asked: they can show a difference of {size} between two models (8 times in 10); {goal} would take"
-        " about {needed}"
-    ),
-    # A gate.
-    "better_passed": "The run is better than the baseline: {moved} ({change}).",
-    "better_worse": "The run is worse than the baseline: {moved} ({change}).",
-    "better_uncertain": "The run is not shown to be better than the baseline: {moved} ({change}); {settle}.",
-    "not_worse_passed": "The run is not worse than the baseline by more than {margin}: {moved} ({change}).",
-    "not_worse_failed": "The run is worse than the baseline by more than {margin}: {moved} ({change}).",
-    "not_worse_uncertain": (
-        "The run may be worse than the baseline by more than {margin}: {moved} ({change}) on {rows}."
-    ),
-}
-
 #: The baselines that cost next to nothing, and what they are called at the beginning of a sentence.
 CHEAP: Final[dict[str, str]] = {
     "linear": "A linear model (TF-IDF and logistic regression)",
@@ -104,11 +45,6 @@ CHEAP: Final[dict[str, str]] = {
 AS_WELL: Final = 0.02
 
 
-def say(sentence: str, /, **values: object) -> str:
-    """Return a sentence with its values filled in."""
-    return SENTENCES[sentence].format(**values)
-
-
 # --- a report --------------------------------------------------------------------------------------------------------
 def headline(report: Report) -> str:
     """What happened, and what it is worth."""
@@ -116,9 +52,10 @@ def headline(report: Report) -> str:
     if state is RunState.FAILED:
         return say("failed", reason=one_line(report.error or "the backend gives no reason", 400))
     if state is RunState.CANCELLED:
-        return say("cancelled")
+        checkpoints = [id for name, id in report.artifacts.items() if name.startswith("checkpoint:")]
+        return say("cancelled_checkpoint", model=one_line(checkpoints[-1])) if checkpoints else say("cancelled")
     if state is RunState.LOST:
-        return say("lost")
+        return say("lost_because", reason=one_line(report.error, 400)) if report.error else say("lost")
     if not state.final:
         return say("unfinished", state=state.value)
     if isinstance(report.evaluation, NotReported):

@@ -11,8 +11,9 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
+from llmtune.metrics.sentences import SENTENCES
 from llmtune.provider.generation import Unavailable
-from llmtune.report.sentences import SENTENCES, cheap, held_out_power, judged, lead
+from llmtune.report.verdicts import cheap, held_out_power, judged, lead
 from tests.llmtune.evaluation.conftest import LABELS, Scripted, ticket, truth
 
 GONE = Unavailable("no such model")

@@ -1,0 +1,120 @@
+"""All that llmtune says of results, as templates: headlines, diagnoses, comparisons, gates.
+
+Here is only what can be said; the modules that call `say` choose what is so.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Every sentence, by what it says.
+SENTENCES: Final[dict[str, str]] = {
+    # A run without a verdict.
+    "failed": "The run failed: {reason}",
+    "cancelled": "The run was cancelled; there is no model.",
+    "cancelled_checkpoint": "The run was cancelled; there is no final model, but its last checkpoint answers: {model}.",
+    "lost_because": "The run is lost: {reason}",
+    "lost": "The run is lost: it is not known whether the backend took the job.",
+    "unfinished": "The run is not over yet: it is {state}.",
+    "not_evaluated": "A model was tuned, and not evaluated: {reason}",
+    "nothing_measured": "A model was tuned; nothing could be measured on the held-out rows.",
+    # One system.
+    "reaches": "The {name} model reaches {metric} {figure} on {rows}",
+    "could_not_ask": "the {name} model could not be asked: {reason}",
+    "was_not_asked": "the {name} model was not asked",
+    "base_not_asked": "the base model was not asked: {reason}",
+    "no_metric": "the {name} model has no {metric}",
+    # Tuned against base.
+    "helped": "Tuning helped: {metric} {moved} from {before} to {after} ({change}).",
+    "hurt": "Tuning hurt: {metric} {moved} from {before} to {after} ({change}).",
+    "not_separable": (
+        "Base and tuned model are not separable: {metric} was {before} and is {after} ({change}); {settle}."
+    ),
+    # Beside the verdict.
+    "untold_base": "The prompts do not name the labels, so the base model was never told them.",
+    "outside": "{amount} of {rows} answers ({share}) are none of the {labels} labels{likelihood}.",
+    "outside_shares": "Answers that are none of the labels: {shares}.",
+    "likelihood": "; choosing the likeliest label instead would reach {figure}",
+    "majority": "Always answering '{label}' reaches {figure}.",
+    "majority_more": "Always answering '{label}' reaches {figure}, more than the {name} model.",
+    "majority_alike": "Always answering '{label}' reaches {figure}, which is not separable from the {name} model.",
+    "cheap_less": "{who} reaches {figure}, {gap} less ({within}).",
+    "cheap_more": "{who} reaches {figure}, {gap} more ({within}): do not pay for tuning.",
+    "cheap_ahead": (
+        "{who} does at least as well: it reaches {figure}, {gap} more ({within}), which is not certain on {rows}:"
+        " do not pay for tuning."
+    ),
+    "cheap_alike": "{who} does as well: it reaches {figure} (a difference of {gap}, {within}): do not pay for tuning.",
+    "cheap_unclear": "{who} reaches {figure} ({signed}, {within}); {settle}.",
+    # One against another, on a board.
+    "leads": "{first} leads {second} by {size} of {metric} ({within}).",
+    "leads_uncertain": "{first} leads {second} by {size} of {metric} ({within}); {settle}.",
+    "equal": "{first} and {second} are equal in {metric} ({within}) on {rows}.",
+    # How much more it would take.
+    "settle": "not certain on {rows}: about {needed} would settle it",
+    "settle_many": "not certain on {rows}, and more than {needed} would be needed",
+    "settle_never": "not certain on {rows}, and equal in figures",
+    "held_out": (
+        "{rows} are asked: they can show a difference of {size} between two models (8 times in 10); {goal} would take"
+        " about {needed}"
+    ),
+    # A gate.
+    "better_passed": "The run is better than the baseline: {moved} ({change}).",
+    "better_worse": "The run is worse than the baseline: {moved} ({change}).",
+    "better_uncertain": "The run is not shown to be better than the baseline: {moved} ({change}); {settle}.",
+    "not_worse_passed": "The run is not worse than the baseline by more than {margin}: {moved} ({change}).",
+    "not_worse_failed": "The run is worse than the baseline by more than {margin}: {moved} ({change}).",
+    "not_worse_uncertain": (
+        "The run may be worse than the baseline by more than {margin}: {moved} ({change}) on {rows}."
+    ),
+    # A board.
+    "no_result_at_all": "No member has a result.",
+    "only_one_result": "{name} is the only member with a result.",
+    "no_tuned_result": "No tuned model has a result; of the models without tuning {name} is ahead in figures.",
+    "ahead_of_all": "Ahead of every model without tuning: {lead}",
+    "tuning_did_not_help": "Tuning did not help: {name} needs none and {reaches}. Do not pay for tuning.",
+    "tuning_not_shown": "Tuning is not shown to help: {name} needs none and {reaches}. Do not pay for tuning.",
+    "ahead_of_tuned": "is ahead of every tuned model",
+    "as_well_as_tuned": "does as well as the best tuned model",
+    "paid_for_itself": "{name} has paid for itself against {other} after {answers} answers.",
+    "break_even_unknown": "From how many answers on tuning pays is not known: {reason}.",
+    "made_no_model": "{name} made no model: {reason}.",
+    "has_no_result": "{name} has no result: {reason}.",
+    "free_to_train": "{name} costs nothing to train.",
+    "price_to_train": "{name} costs {price} to train.",
+    "price_factor": "{name} costs {factor} times as much to train.",
+    # How well a model fits, by its scores.
+    "overfit": ("Overfit: {figures}; the model is {gap} points better on rows it was trained on than on {worst} rows."),
+    "underfit_majority": "Underfit: {figures}; always giving the most frequent answer would reach {majority} as well.",
+    "underfit": "Underfit: {figures}; the rows it was trained on are not learned either (below {low}).",
+    "good_fit_few_rows": (
+        "Good fit as far as can be told: {figures}; the gap of {gap} points could be chance with so few rows."
+    ),
+    "good_fit": "Good fit: {figures}; learned, and held-out rows are within {gap} points.",
+    "fit_unclear": "Too little is reported to judge the fit: it takes training and held-out figures.",
+    # By its curves: a clause, and the verdict before it.
+    "by_curves_overfit": "Overfit by the curves: {fact}.",
+    "by_curves_underfit": "Underfit by the curves: {fact}.",
+    "by_curves_good fit": "Good fit by the curves: {fact}.",
+    "by_curves_unclear": "Unclear: {fact}.",
+    "rising": "{curve} was lowest at step {step} ({lowest}) and is {last} at step {last_step}{beside}",
+    "rising_beside": ", while training loss fell from {start} to {end}",
+    "falling": "{curve} was still falling at the end ({fall} over the last quarter of the steps, to {last})",
+    "level": "{curve} ended at {last}, with its lowest {lowest} at step {step}, and had levelled off",
+    "short": "{curve} has too few points to tell whether it had levelled off",
+    "training_falling": (
+        "training loss was still falling at the end ({fall} over the last quarter of the steps), and {few} to say more"
+    ),
+    "no_validation": "there is no validation loss",
+    "few_validation": "there are too few points of the validation loss",
+    "diverged_value": "Diverged: training loss is {value} (since step {step} at the latest).",
+    "diverged_rise": "Diverged: training loss rose from {start} to {end}.",
+    "spike": "{curve} jumped to {value} at step {step}{before}",
+    "spike_value": "{curve} was {value} at step {step}{before}",
+    "spike_before": " (before: {value})",
+}
+
+
+def say(sentence: str, /, **values: object) -> str:
+    """Return a sentence with its values filled in."""
+    return SENTENCES[sentence].format(**values)
