@@ -7,12 +7,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
 from llmtune.errors import LlmtuneError
-
-if TYPE_CHECKING:
-    pass
 
 
 class ProcessId(NamedTuple):

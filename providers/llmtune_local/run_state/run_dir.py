@@ -36,33 +36,21 @@ class RunDir:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
+        self.adapter, self.model = self.path / "adapter", self.path / "model"
+        self.metrics, self.events = self.path / "metrics.jsonl", self.path / "events.jsonl"
+        self.lock = self.path / "lock"
 
     @property
     def artefact(self) -> Path:
         """The folder of the result: `model` where there is one (method full), else `adapter`."""
         return self.model if self.model.exists() else self.adapter
 
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "lock"
-
     # the asking side
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was submitted to this folder."""
+        return (self.path / "request.json").exists()
 
     def write_request(self, request: RunRequest) -> None:
         """Make the folder and write the request; the worker can be started then."""

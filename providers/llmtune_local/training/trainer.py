@@ -136,12 +136,16 @@ class Trainer:
             template_options=self.request.options.template_options,
             mask_empty_thinking=self.request.options.mask_empty_thinking,
         )
+        self._report_long_rows(path, rows)
+        return rows
+
+    def _report_long_rows(self, path: str, rows: Any) -> None:
+        """Say which rows were longer than the limit. Raises `InvalidData` where no row is left."""
         if not rows:
             raise InvalidData(f"{path}: every row is longer than {self.limit} tokens and was dropped")
         for count, verb in ((rows.dropped, "dropped"), (rows.truncated, "truncated")):
             if count:
                 self.journal.event(f"{path}: {count} rows longer than {self.limit} tokens were {verb}", "warning")
-        return rows
 
     def _settle(self, threads: int) -> None:
         recipe = self.recipe
@@ -458,11 +462,7 @@ class Trainer:
                 "warning",
             )
         target = self.folder.model if whole else self.folder.adapter
-        checkpoints.write_folder(
-            target,
-            self._save,
-            needs=models.artefact_bytes(self.model),
-        )
+        checkpoints.write_folder(target, self._save, needs=models.artefact_bytes(self.model))
         progress.seconds += time.monotonic() - self.began
         losses = [line.value for line in self.folder.read_metrics()[0] if line.series == "train/loss"]
         last = losses[-min(self.per_epoch, len(losses)) :]
