@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmtune import __version__
+from llmtune._version import __version__
 from llmtune.cli import compare, doctor, evaluate, export, import_job, info, plan, rescue, runs, serve, sweep, tune, ui
 from llmtune.cli.data.app import app as data_app
 
