@@ -26,8 +26,25 @@ JOB = """\
 name: long
 dataset: {path: rows.jsonl, split: [0.6, 0.2, 0.2]}
 model: tiny
-hyperparameters: {epochs: 8, batch_size: 4, learning_rate: 2e-3, lora_rank: 2, checkpoint_every: 10}
+hyperparameters: {epochs: 2, batch_size: 8, learning_rate: 2e-3, lora_rank: 2, checkpoint_every: 4}
 seed: 3
+"""
+
+#: Added to the copy that the worker starts from: after its second step it waits for the upgrade.
+WAIT = """
+
+_append_metrics = RunDir.append_metrics
+
+
+def _append_and_wait(self, points):
+    _append_metrics(self, points)
+    if points[-1].step >= 2:
+        (self.path / "waits").touch()
+        while not (self.path / "upgraded").exists():
+            time.sleep(0.02)
+
+
+RunDir.append_metrics = _append_and_wait
 """
 
 
@@ -51,20 +68,12 @@ def test_a_worker_ends_after_its_modules_were_replaced(tmp_path: Path) -> None:
     installed, project = lay(tmp_path / "installed"), tmp_path / "project"
     project.mkdir()
     (project / "job.yaml").write_text(JOB)
-    (project / "rows.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {
-                    "messages": [
-                        {"role": "user", "content": f"{at} of {at % 7}"},
-                        {"role": "assistant", "content": "yes"},
-                    ]
-                }
-            )
-            + "\n"
-            for at in range(80)
-        )
-    )
+    with (project / "rows.jsonl").open("w") as file:
+        for at in range(40):
+            turns = [{"role": "user", "content": f"{at} of {at % 7}"}, {"role": "assistant", "content": "yes"}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    with (installed / "llmtune_local" / "run_state" / "run_dir.py").open("a") as file:
+        file.write(WAIT)
 
     def llmtune(path: list[Path], *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMTUNE_")}
@@ -84,12 +93,13 @@ def test_a_worker_ends_after_its_modules_were_replaced(tmp_path: Path) -> None:
         path = folder / "status.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
-    until(lambda: int(str(status().get("step", 0))) >= 2 or status().get("state") == "failed", folder)
+    until(lambda: (folder / "waits").exists() or status().get("state") == "failed", folder)
     for path in installed.rglob("*.py"):
         path.write_text("raise ImportError('this file was replaced by an upgrade')\n")
     for path in installed.rglob("__pycache__"):
         shutil.rmtree(path)
-    assert status()["state"] == "running", status()
+    assert status()["state"] == "running", (folder / "worker.log").read_text()
+    (folder / "upgraded").touch()
     until(lambda: status()["state"] in ("succeeded", "failed", "cancelled"), folder)
     assert status()["state"] == "succeeded", (folder / "worker.log").read_text()
 
