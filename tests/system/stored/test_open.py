@@ -256,7 +256,7 @@ def test_a_run_of_another_machine_is_left_alone(stored: Stored) -> None:
     status = json.loads((folder / "status.json").read_text())
     assert run.state is RunState.RUNNING
     assert run.record.progress.step == status["step"] >= 10
-    assert run.record.warnings == (f"the worker is on {HOST}, which cannot be asked from here",)
+    assert run.record.warnings[-1] == f"the worker is on {HOST}, which cannot be asked from here"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(run.metrics()) == len(lines)
 
@@ -281,10 +281,10 @@ def test_a_run_that_an_earlier_worker_left_is_trained_on_by_the_current_one(stor
     for name in ("status.json", "launched", "lock"):  # as if it had been this machine's, and had been restarted
         path = folder / name
         path.write_text(path.read_text().replace(HOST, socket.gethostname()))
-    checkpoint = max(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
+    reached = json.loads((folder / "status.json").read_text())["step"]
     request = (folder / "request.json").read_bytes()
     deadline = time.monotonic() + 240
-    while attach("under-way").record.progress.step <= checkpoint + 2:
+    while attach("under-way").record.progress.step <= reached:
         assert time.monotonic() < deadline, (folder / "worker.log").read_text()
         stored.llmtune("runs", "attach", "under-way", "--timeout", "2")
     assert stored.llmtune("runs", "cancel", "under-way").code == 0
@@ -295,7 +295,7 @@ def test_a_run_that_an_earlier_worker_left_is_trained_on_by_the_current_one(stor
     assert len((folder / "launched").read_text().splitlines()) == 2
     steps = [point.step for point in run.metrics() if point.series == "train/loss"]
     assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
-    assert len(steps) > checkpoint
+    assert len(steps) > reached
 
 
 def test_a_model_trained_here_has_its_report_and_place(stored: Stored) -> None:
