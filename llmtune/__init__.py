@@ -30,6 +30,7 @@ _HOME = {
     "get_provider": "llmtune.provider.registry",
     "Report": "llmtune.report.schema",
     "rescue": "llmtune.rescues.rescue",
+    "rescue_all": "llmtune.rescues.account",
     "compare": "llmtune.comparisons.compare",
     "Member": "llmtune.comparisons.members",
     "probe": "llmtune.sweeps.learning_curve",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from llmtune.provider.types import RunState as RunState
     from llmtune.report.leaderboard.board import Board as Board
     from llmtune.report.schema import Report as Report
+    from llmtune.rescues.account import rescue_all as rescue_all
     from llmtune.rescues.rescue import rescue as rescue
     from llmtune.runs.api import attach as attach
     from llmtune.runs.api import start as start

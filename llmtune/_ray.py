@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
+from llmtune._telemetry import turn_off_telemetry
 from llmtune.errors import LlmtuneError, MissingExtra
 
 #: Memory of a local cluster's object store, in bytes: what llmtune does there passes nothing large through it.
@@ -21,7 +21,7 @@ def on_ray(address: str, *, cpus: int, purpose: str) -> Iterator[Any]:
 
     Raises `MissingExtra` without Ray, `LlmtuneError` where the cluster cannot be reached.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    turn_off_telemetry()
     try:
         import ray
     except ImportError:

@@ -9,17 +9,18 @@ import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from llmtune import _clock
 from llmtune._models import FrozenModel
-from llmtune.config import redact_url, store_url
+from llmtune.config import redact_url, settings, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
 from llmtune.planning import support_matrix
 from llmtune.provider.abilities import Equipped
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds, provider_names
-from llmtune.provider.types import Readiness
+from llmtune.provider.types import Readiness, RemoteModel
 from llmtune.redaction.secrets import scrub
 from llmtune.runs.store.database import Database
 from llmtune.runs.store.records import RunRecord
@@ -81,6 +82,15 @@ class OwnedModel(FrozenModel):
     days_left: int | None = None
     """Days from today to that day; 0 or less: it has stopped."""
 
+    unverified: bool = False
+    """Whether no page of the vendor's confirms that day."""
+
+    source: str = ""
+    """Who says so."""
+
+    checkpoint_of: str | None = None
+    """The model whose training left it, where it is a checkpoint."""
+
 
 class Unseen(FrozenModel):
     """A backend whose tuned models could not be listed."""
@@ -131,9 +141,16 @@ def _backend(name: str, *, online: bool) -> Backend:
 def _reach(provider: Provider) -> str:
     try:
         next(iter(provider.inventory()), None)
-    except LlmtuneError as error:
-        return scrub(error.message)
+    except Exception as error:  # noqa: BLE001 - whatever a backend breaks on, the others are looked at
+        return _reason(error)
     return "answers"
+
+
+def _reason(error: Exception) -> str:
+    """Why a backend could not be asked; an error that is none of llmtune's is named by its kind."""
+    if isinstance(error, LlmtuneError):
+        return scrub(error.message)
+    return scrub(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def versions(kind: str) -> dict[str, str]:
@@ -185,38 +202,57 @@ def _look_through(store: Database) -> None:
         )
 
 
-def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], list[Unseen]]:
+def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], list[Unseen], list[str]]:
     """Every tuned model that the configured accounts own or the store knows, those with the least time first.
 
-    Second, the backends that could not be asked, each with its reason. Raises `StoreError` when the store is broken.
+    Second, the backends that could not be asked, or not to their end, each with its reason; of those that nobody named,
+    used or configured there is no word. Third, the backends that answered.
+    Raises `StoreError` when the store is broken.
     """
     asked = _asked(names)
+    meant = set(asked) if names else {*settings().providers}
     store = open_store()
     runs: dict[tuple[str, str], RunRecord] = {}
     for record, ref in store.tuned():
         if record.provider in asked:
             runs[record.provider, ref.id] = record
+            meant.add(record.provider)
     models: dict[tuple[str, str], OwnedModel] = {}
     unseen: list[Unseen] = []
+    answered: list[str] = []
     for name in asked:
+        shown = name in meant
         try:
-            models |= {(each.provider, each.model): each for each in _owned(name, runs)}
-        except LlmtuneError as error:
-            unseen.append(Unseen(provider=name, reason=scrub(error.message).removeprefix(f"{name}: ")))
+            provider = get_provider(name)
+            ready = provider.ready()
+            shown = shown or ready.credentials == "found"
+            if lacking := _lacking(ready):
+                if shown:
+                    unseen.append(Unseen(provider=name, reason=f"not asked: {lacking}"))
+                continue
+            shown = shown or ready.credentials == "not checked"
+            # One by one: what was listed before a list broke is not lost.
+            for owned in _owned(provider, runs):
+                models[name, owned.model] = owned
+            answered.append(name)
+        except Exception as error:  # noqa: BLE001 - whatever a backend breaks on, the others are asked
+            if shown:  # a service that is gone for all, or was never set up here, is no news
+                unseen.append(Unseen(provider=name, reason=_reason(error).removeprefix(f"{name}: ")))
     for (name, model), record in runs.items():
         if (name, model) not in models:
-            models[name, model] = _dated(name, model, record.model, None, None, record.id)
-    never = date.max
-    return sorted(models.values(), key=lambda each: (each.answers_until or never, each.provider, each.model)), unseen
+            models[name, model] = _dated(name, RemoteModel(id=model, base=record.model), record)
+    return sorted(models.values(), key=partial(_order, models)), unseen, answered
 
 
-def _owned(name: str, runs: dict[tuple[str, str], RunRecord]) -> Iterator[OwnedModel]:
-    provider = get_provider(name)
-    if lacking := _lacking(provider.ready()):
-        raise LlmtuneError(f"not asked: {lacking}")
-    for each in provider.inventory():
-        run = runs.get((name, each.id))
-        yield _dated(name, each.id, each.base, each.job, each.shutdown, run.id if run else None)
+def _order(models: dict[tuple[str, str], OwnedModel], each: OwnedModel) -> tuple[date, str, str, bool, str]:
+    """Those with the least time first; a checkpoint stands under its model."""
+    head = models.get((each.provider, each.checkpoint_of or each.model), each)
+    return (head.answers_until or date.max, head.provider, head.model, head is not each, each.model)
+
+
+def _owned(provider: Provider, runs: dict[tuple[str, str], RunRecord]) -> Iterator[OwnedModel]:
+    for model in provider.inventory():
+        yield _dated(provider.name, model, runs.get((provider.name, model.id)))
 
 
 def _lacking(ready: Readiness) -> str | None:
@@ -229,16 +265,32 @@ def _lacking(ready: Readiness) -> str | None:
     return None
 
 
-def _dated(
-    provider: str, model: str, base: str | None, job: str | None, shutdown: str | None, run: str | None
-) -> OwnedModel:
-    until = date.fromisoformat(shutdown[:10]) if shutdown else _until(provider, base or model)
-    left = None if until is None else (until - _clock.today()).days
-    return OwnedModel(model=model, provider=provider, base=base, job=job, run=run, answers_until=until, days_left=left)
+def _dated(provider: str, model: RemoteModel, run: RunRecord | None) -> OwnedModel:
+    until, source, unverified = _answers_until(provider, model)
+    return OwnedModel(
+        model=model.id,
+        provider=provider,
+        base=model.base,
+        job=model.job,
+        run=run.id if run else None,
+        answers_until=until,
+        days_left=None if until is None else (until - _clock.today()).days,
+        unverified=unverified,
+        source=source,
+        checkpoint_of=model.checkpoint_of,
+    )
 
 
-def _until(provider: str, base: str) -> date | None:
+def _answers_until(provider: str, model: RemoteModel) -> tuple[date | None, str, bool]:
+    """The day on which a model stops answering (None: not known), who says so, and whether that is unverified."""
     try:
-        return support_matrix.ask(get_provider(provider), base).lifecycle.answers_until
-    except LlmtuneError:  # configured no longer: no day is known
-        return None
+        return date.fromisoformat((model.shutdown or "")[:10]), f"{provider}'s list of models", False
+    except ValueError:  # the vendor tells no day, or one that is none
+        pass
+    try:
+        life = support_matrix.ask(get_provider(provider), model.base or model.id).lifecycle
+    except LlmtuneError:  # configured no longer
+        return None, "", False
+    if life.answers_until is None:
+        return None, "", False
+    return life.answers_until, life.unverified or life.source, bool(life.unverified)

@@ -24,7 +24,7 @@ The tree, with the exit code the command line answers with::
     └── NotJudged                      6   a gate has nothing to judge by; judged and not passed is 5, without an error
 
 An interrupted command exits with 130. Every message is one clear sentence that says what is wrong, where,
-and how to mend it: it is shown to the user as it stands, without a traceback.
+and how to fix it: it is shown to the user as it stands, without a traceback.
 """
 
 from __future__ import annotations

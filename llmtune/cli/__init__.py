@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import TextIO
 
+from llmtune._telemetry import turn_off_telemetry
 from llmtune.deprecation import LlmtuneDeprecationWarning
 from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
 from llmtune.redaction.control_chars import escape_controls
@@ -17,6 +18,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; every mistake of the user's ends in one sentence and the exit code of its class."""
+    turn_off_telemetry()
+
     warnings.showwarning = _show_warning
     # Python hides what is deprecated from all but the programmer; here the one who typed it is to know.
     warnings.filterwarnings("default", category=LlmtuneDeprecationWarning)

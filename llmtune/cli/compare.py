@@ -37,7 +37,7 @@ def compare(
     shape: Annotated[ReportFormat, typer.Option("--format", "-f", help="How it is shown.")] = ReportFormat.TERMINAL,
     as_json: AsJson = False,
 ) -> None:
-    """Train at several backends on one held-out split and put them side by side. Leaves with 1 when a member failed."""
+    """Train at several backends on one held-out split and put them side by side. Exits with 1 when a member failed."""
     from llmtune.cli.output import err, out
     from llmtune.cli.plan import print_plans
     from llmtune.comparisons.compare import compare as go

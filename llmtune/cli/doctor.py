@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Tell which backends are ready, whether the run store is sound, and how long tuned models will answer.
 
-    Leaves with 1 when the store is not sound or files of this installation were replaced; a backend that is not ready
+    Exits with 1 when the store is not sound or files of this installation were replaced; a backend that is not ready
     is no failure.
     """
     from llmtune import doctor as look
@@ -33,11 +33,12 @@ def doctor(
 
     names = [name.strip() for name in provider.split(",") if name.strip()] if provider else None
     if lifecycle:
-        models, unseen = look.owned_models(names)
+        models, unseen, answered = look.owned_models(names)
         if as_json:
-            print_json({"schema": 1, "models": _plain(models), "not_seen": _plain(unseen)})
+            print_json({"schema": 1, "models": _plain(models), "not_seen": _plain(unseen), "answered": answered})
         else:
             _print_models(models, unseen)
+            _print_silence(answered, anybody=names is None, found=bool(models))
         return
     found = look.backends(names, online=online)
     store = look.store_health()
@@ -124,13 +125,20 @@ def _print_models(models: list[OwnedModel], unseen: list[Unseen]) -> None:
 
     from llmtune.cli.output import out
 
+    heads = {(each.provider, each.model) for each in models}
     for each in models:
+        if (each.provider, each.checkpoint_of) in heads:  # its dates and its way out are those of its model
+            out.print(f"  [dim]checkpoint {escape(each.model)}[/]", soft_wrap=True)
+            continue
+        source = f"unverified: {each.source}" if each.unverified else each.source
+        said = f" [dim]({escape(source)})[/]" if source else ""
         if each.days_left is None:
             left = "[dim]no end is known[/]"
         elif each.days_left > 0:
-            left = f"[yellow]stops answering on {each.answers_until}, {each.days_left} days left[/]"
+            days = f"{each.days_left} day{'' if each.days_left == 1 else 's'} left"
+            left = f"[yellow]stops answering on {each.answers_until}, {days}[/]{said}"
         else:
-            left = f"[red]stopped answering on {each.answers_until}[/]"
+            left = f"[red]stopped answering on {each.answers_until}[/]{said}"
         out.print(f"[bold]{escape(each.model)}[/]", soft_wrap=True)
         made = " · ".join(
             part
@@ -138,10 +146,22 @@ def _print_models(models: list[OwnedModel], unseen: list[Unseen]) -> None:
             if part
         )
         out.print(f"  {escape(made)}", soft_wrap=True)
-        out.print(f"  {left}")
+        out.print(f"  {left}", soft_wrap=True)
         if each.days_left is not None and each.days_left <= RESCUE_DAYS:
             out.print(f"  [dim]{escape(_rescue(each))}[/]", soft_wrap=True)
-    if not models:
-        out.print("no tuned model was found")
     for blind in unseen:
         out.print(f"[dim]{escape(blind.provider)}: {escape(blind.reason)}[/]", soft_wrap=True)
+
+
+def _print_silence(answered: list[str], *, anybody: bool, found: bool) -> None:
+    """Say that nothing was found, and whether anybody could be asked at all."""
+    from llmtune.cli.output import out
+    from llmtune.provider.registry import get_provider
+
+    if answered and not found:
+        out.print("no tuned model was found")
+    if not answered:
+        out.print("nobody could be asked; llmtune doctor says what is missing", soft_wrap=True)
+    elif anybody and not any(provider.hosted and provider.listed for provider in map(get_provider, answered)):
+        text = "no vendor could be asked, only this machine: llmtune doctor says which keys and settings are missing"
+        out.print(text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`llmtune report`, `gate`, `diff` and `chat`: what a run is worth, against another one, and in conversation."""
+"""`llmtune report`, `evaluate`, `gate`, `diff` and `chat`: what a run is worth, and the model in conversation."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
 def mount(app: typer.Typer) -> None:
     """Put the commands of this file into the command line."""
     app.command("report")(report)
+    app.command("evaluate")(evaluate)
     app.command("gate")(gate)
     app.command("diff")(diff)
     app.command("chat")(chat)
@@ -98,6 +99,41 @@ def _plain(found: Kept) -> str:
     buffer = io.StringIO()
     found.show(PlainConsole(file=buffer, width=80, no_color=True, force_terminal=False))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run (id, its beginning, or name).")],
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Ask the rows of this file instead of the job's own test rows.", show_default=False),
+    ] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows asked at most, instead of the job's evaluation.max_rows.")
+    ] = None,
+    deploy: Annotated[
+        bool | None,
+        typer.Option("--deploy/--no-deploy", help="Allow a deployment that costs money while the evaluation lasts."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a finished run, for the first time or again: base against tuned model, on held-out rows.
+
+    Answers that were given before are not asked, or paid for, again. The report keeps the earlier evaluation's record.
+    """
+    from llmtune.cli.output import err, out, print_json
+    from llmtune.report.terminal import print_report
+    from llmtune.runs.api import attach
+
+    found = attach(run).evaluate(
+        dataset,
+        max_rows=max_rows,
+        deploy=deploy,
+        on_progress=lambda text: err.print(text, markup=False, soft_wrap=True),
+    )
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_report(found, out)
 
 
 def gate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +12,16 @@ import typer
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from llmtune.rescues.results import Rescue
+    from llmtune.rescues.results import AccountRescue, Rescue
 
 
 def rescue(
     model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL_OR_RUN", help="A tuned model's id, its job's id, or a run.", show_default=False),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[MODEL_OR_RUN]", help="A tuned model's id, its job's id, or a run.", show_default=False
+        ),
+    ] = None,
     to: Annotated[str, typer.Option("--to", help="The backend to train it again at.")] = "local",
     base: Annotated[str | None, typer.Option("--model", help="The new base model.")] = None,
     source: Annotated[
@@ -32,6 +35,25 @@ def rescue(
         Path | None, typer.Option(help="Your own training file, when the vendor has none any more.")
     ] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="The most prompts the old model is asked.")] = 200,
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Every tuned model of the account that --from names.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="With --all: only models made on or after this day.")
+    ] = None,
+    old_base: Annotated[
+        str | None, typer.Option("--base", help="With --all: only models tuned from this base (a pattern: 'gpt-4.1*').")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="With --all: only models whose id fits this pattern ('*router*').")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --all: only the newest so many.")] = None,
+    deploy: Annotated[
+        bool,
+        typer.Option(
+            "--deploy", help="Deploy an old model that answers from nothing else; removed as soon as it was asked."
+        ),
+    ] = False,
     snapshot_only: Annotated[bool, typer.Option("--snapshot-only", help="Stop before training.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[
@@ -40,34 +62,47 @@ def rescue(
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare."""
+    """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare.
+
+    With --all, every tuned model of an account; leaves with 1 where something of one could not be had.
+    """
     from rich.markup import escape
 
     from llmtune.cli.output import err, print_json
     from llmtune.cli.output import out as stdout
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import confirm
-    from llmtune.rescues.rescue import rescue as go
+    from llmtune.rescues.account import Filters, rescue_all
+    from llmtune.rescues.rescue import rescue as rescue_one
 
+    only = {"--since": since, "--base": old_base, "--name": name, "--limit": limit}
+    _check_usage(model, source, all_models, only, {"--prompts": prompts, "--data": data})
+    common: dict[str, Any] = {
+        "model": base,
+        "out": out,
+        "max_rows": max_rows,
+        "snapshot_only": snapshot_only,
+        "deploy": deploy,
+        "yes": yes,
+        "budget": budget,
+        "allow_unknown_cost": allow_unknown_cost,
+        "confirm": _confirm_answers,
+        "confirm_run": confirm,
+        "follow": follow,
+        "say": lambda text: err.print(escape(text), soft_wrap=True),
+    }
     try:
-        found = go(
-            model,
-            to,
-            model=base,
-            source_provider=source,
-            out=out,
-            prompts=prompts,
-            data=data,
-            max_rows=max_rows,
-            snapshot_only=snapshot_only,
-            yes=yes,
-            budget=budget,
-            allow_unknown_cost=allow_unknown_cost,
-            confirm=_confirm_answers,
-            confirm_run=confirm,
-            follow=follow,
-            say=lambda text: err.print(escape(text), soft_wrap=True),
-        )
+        if all_models:
+            filters = Filters(since=_day(since), base=old_base, name=name, limit=limit)
+            account = rescue_all(str(source), to, filters=filters, **common)
+            if as_json:
+                print_json(account.model_dump(mode="json"))
+            else:
+                _show_account(account, stdout)
+            if account.failed:
+                raise typer.Exit(1)
+            return
+        found = rescue_one(str(model), to, source_provider=source, prompts=prompts, data=data, **common)
     except KeyboardInterrupt:
         err.print("\nwhat was fetched and answered is kept; the same command goes on from there", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
@@ -75,6 +110,29 @@ def rescue(
         print_json(found.model_dump(mode="json"))
     else:
         _show(found, stdout)
+
+
+def _check_usage(
+    model: str | None, source: str | None, all_models: bool, only: dict[str, Any], single: dict[str, Any]
+) -> None:
+    """Raise `typer.BadParameter` for options that do not go together, by name."""
+    if not all_models and model is None:
+        raise typer.BadParameter("name a model or a run, or pass --all --from PROVIDER", param_hint="MODEL_OR_RUN")
+    if all_models and model is not None:
+        raise typer.BadParameter(f"--all takes every model: leave {model} out, or --all", param_hint="--all")
+    if all_models and source is None:
+        raise typer.BadParameter("say whose account: --from PROVIDER", param_hint="--all")
+    for option, value in (single if all_models else only).items():
+        if value is not None:
+            rule = "is for one model, not for --all" if all_models else "goes with --all"
+            raise typer.BadParameter(f"it {rule}", param_hint=option)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day: write it as 2026-01-31", param_hint="--since") from None
 
 
 def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any]) -> None:
@@ -93,6 +151,19 @@ def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any])
         raise OverBudget("not confirmed; the old model was not asked", hint="what was fetched is in the folder")
 
 
+def _show_account(account: AccountRescue, out: Any) -> None:
+    from rich.markup import escape
+
+    from llmtune.rescues.text import account_lines, account_sentence
+
+    out.print(f"[bold]{escape(account_sentence(account))}[/]", soft_wrap=True)
+    for line in account_lines(account):
+        out.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+    out.print(f"{account.folder}: summary.md, and a folder for each model", markup=False, soft_wrap=True)
+    if account.failed:
+        out.print("what is missing is tried again by the same command", soft_wrap=True)
+
+
 def _show(found: Rescue, out: Any) -> None:
     from rich.markup import escape
 
@@ -102,5 +173,11 @@ def _show(found: Rescue, out: Any) -> None:
         out.print(f"[bold]{escape(verdict(found.report))}[/]", soft_wrap=True)
     for note in found.notes:
         out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
-    page = "report.md, " if found.report is not None else ""
-    out.print(f"{found.folder}: {page}job.yaml, data/, golden.jsonl, receipt.json", markup=False, soft_wrap=True)
+    names = [
+        name for name in ("report.md", "job.yaml", "data", "golden.jsonl", "receipt.json") if _is_there(found, name)
+    ]
+    out.print(f"{found.folder}: {', '.join(names)}", markup=False, soft_wrap=True)
+
+
+def _is_there(found: Rescue, name: str) -> bool:
+    return (Path(found.folder) / name).exists()

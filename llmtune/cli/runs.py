@@ -134,7 +134,7 @@ def watch(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
 ) -> None:
-    """Follow many runs at once, a line for each change, until all have ended. Leaves with 1 unless all succeeded."""
+    """Follow many runs at once, a line for each change, until all have ended. Exits with 1 unless all succeeded."""
     import asyncio
 
     from llmtune.cli.output import err
@@ -275,7 +275,7 @@ def cleanup(
 ) -> None:
     """Remove what llmtune made at vendors and no unfinished run uses: deployments, uploads, and models if asked.
 
-    Leaves with 1 when something could not be removed.
+    Exits with 1 when something could not be removed.
     """
     from llmtune.cli.output import print_json
     from llmtune.runs.actions import cleanup as clean

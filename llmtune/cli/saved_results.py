@@ -30,7 +30,7 @@ def find(name: str) -> Kept:
     path = Path(name)
     if path.is_dir() and (path / "rescue.json").exists():
         path = path / "report.json"
-    if path.suffix == ".json" and path.exists():
+    if path.suffix == ".json" and path.is_file():
         content = path.read_bytes()
         fields = _fields(content)
         if "standings" in fields:

@@ -13,7 +13,7 @@ from llmtune.data.checks.per_row import check_example, in_own_terms, is_simple
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, refuse
 from llmtune.data.formats.base import RowFormat
-from llmtune.data.formats.registry import get_format
+from llmtune.data.formats.registry import get_format, vendors
 from llmtune.data.io.reading import Reading
 from llmtune.data.io.writing import Written, write_file
 
@@ -98,10 +98,11 @@ def convert(
 ) -> Written:
     """Convert a file to another row format (or to the one a provider takes), in one pass and bounded memory.
 
-    Raises `InvalidData` with all findings when a row of the source is wrong or cannot be carried; then nothing is
-    written. Warnings are in the result.
+    Raises `InvalidData` with all findings when a row of the source is wrong, cannot be carried, or is refused by the
+    provider that `to` names; then nothing is written. Warnings are in the result.
     """
     fmt = get_format(to, method=method, model=model)
+    rules = vendors().get(to)
     log = FindingLog()
     reading = Reading(source, format, columns=columns, label_column=label_column, on_empty=on_empty, system=system)
 
@@ -113,7 +114,10 @@ def convert(
             simple = is_simple(item)
             if not simple:
                 turns_key = reading.format.turns_key if reading.format is not None else "messages"
-                for fault in in_own_terms(check_example(item), turns_key):
+                for fault in in_own_terms(check_example(item), item, turns_key):
+                    log.add(fault.at(reading.path, item.line))
+            if rules is not None:
+                for fault in rules.row_rules(item, method, model):
                     log.add(fault.at(reading.path, item.line))
             yield item, simple
 

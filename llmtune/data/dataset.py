@@ -150,7 +150,7 @@ class _Loader:
                 self._log.add(item)
                 continue
             turns_key = reading.format.turns_key if reading.format is not None else "messages"
-            for finding in in_own_terms(check_example(item, self._method), turns_key):
+            for finding in in_own_terms(check_example(item, self._method), item, turns_key):
                 self._log.add(finding.at(path, item.line))
             unused.add(item, turns_key)
             examples.append(item)

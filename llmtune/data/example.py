@@ -34,7 +34,7 @@ class ImagePart(NamedTuple):
 
 
 class OtherPart(NamedTuple):
-    """A part that is neither text nor image (sound, video, a document, reasoning), kept as it was read."""
+    """A part that is neither text nor image (sound, video, a document), kept as it was read."""
 
     kind: str
     raw: Mapping[str, Any]
@@ -60,7 +60,8 @@ class Message(NamedTuple):
     `extra` keeps the keys that have no place here.
 
     `content` is text, a list of parts, or None where the turn only calls tools. `tool_calls` are those calls;
-    `tool_call_id` names the call that a tool's turn answers.
+    `tool_call_id` names the call that a tool's turn answers. `reasoning` is what the assistant thought before it
+    answered, under whatever name the row has for it.
     """
 
     role: str
@@ -71,6 +72,7 @@ class Message(NamedTuple):
     weight: int | None = None
     raw_role: str | None = None
     extra: Mapping[str, Any] | None = None
+    reasoning: str | None = None
 
     @property
     def words(self) -> str:
@@ -105,6 +107,18 @@ class Message(NamedTuple):
         return self._replace(**changes)
 
 
+class UnlistedMessage(Message):
+    """A turn with no place of its own in the row's list of turns: a system prompt under a key beside the list, or a
+    further answer out of one turn. It equals the plain `Message`; findings on other turns do not count it."""
+
+    __slots__ = ()
+
+
+def unlisted(message: Message) -> UnlistedMessage:
+    """Mark a turn as one that the row's own list of turns does not count."""
+    return UnlistedMessage._make(message)
+
+
 class Preference(NamedTuple):
     """Two answers to one prompt: learn to give the first rather than the second."""
 
@@ -134,17 +148,14 @@ class Example(NamedTuple):
     extra: Mapping[str, Any] | None = None
 
     def prompt(self) -> tuple[Message, ...]:
-        """The turns up to the last assistant turn: what a model is asked."""
+        """The turns before the answer: what a model is asked."""
         if self.preference is not None:
             return self.messages
-        messages = self.messages
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].role == "assistant":
-                return messages[:index]
-        return messages
+        index = _find_answer(self.messages)
+        return self.messages if index is None else self.messages[:index]
 
     def completion(self) -> str:
-        """The text a model should answer: the last assistant turn, the preferred answer, or the plain text.
+        """The text a model should answer: that of `answer`, or the plain text.
 
         Empty when there is no such turn, or when it only calls tools.
         """
@@ -154,16 +165,28 @@ class Example(NamedTuple):
         return answer.words if answer is not None else ""
 
     def answer(self) -> Message | None:
-        """The last assistant turn (of the preferred answer in a preference row), or None."""
+        """The last assistant turn that is learned from (of the preferred answer in a preference row), or None.
+
+        Where none is learned from, it is the last assistant turn.
+        """
         turns = self.messages if self.preference is None else self.preference.preferred
-        for index in range(len(turns) - 1, -1, -1):
-            if turns[index].role == "assistant":
-                return turns[index]
-        return None
+        index = _find_answer(turns)
+        return None if index is None else turns[index]
 
     def replace(self, **changes: Any) -> Example:
         """The same row with `changes` to some fields."""
         return self._replace(**changes)
+
+
+def _find_answer(turns: tuple[Message, ...]) -> int | None:
+    """The index of the last assistant turn that is learned from; of the last one at all, where none is."""
+    last = None
+    for index in range(len(turns) - 1, -1, -1):
+        if turns[index].role == "assistant":
+            if turns[index].weight != 0:
+                return index
+            last = index if last is None else last
+    return last
 
 
 def chat(*turns: tuple[str, str], **fields: Any) -> Example:

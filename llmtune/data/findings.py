@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, where, and how to mend it. The codes are listed in docs/data.md."""
+"""What is wrong with a dataset, where, and how to fix it. The codes are listed in docs/data.md."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmtune._private import make_private_folder
 from llmtune.provider.generation import GenerationRequest
 
 #: Changes when what is kept of an answer changes.
@@ -82,7 +83,7 @@ class FileCache:
         # The line begins with a line break too, so that a torn line before it cannot swallow it.
         line = b"\n" + json.dumps({"key": key, "value": value}).encode() + b"\n"
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 os.write(handle, line)

@@ -56,7 +56,9 @@ class FewShot:
         system = tuple(turn for turn in messages[:1] if turn.role == "system")
         turns: list[Message] = []
         for row in self._examples:
-            turns += [turn for turn in row.messages if turn.role != "system"]
+            answer = row.answer()  # what stands behind it, or is not learned from, is no example of an answer
+            shown = (*row.prompt(), *(() if answer is None else (answer,)))
+            turns += [turn for turn in shown if turn.role != "system"]
         return (*system, *turns, *messages[len(system) :])
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Generator as GeneratorOf
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -76,8 +77,17 @@ def ask(
             cache.put(key, _packed(answer.generation))
         progress(len(answers), total)
 
-    for key, answer in _answers(generator, wanted, patience, refusals):
-        keep(key, answer)
+    stream = _answers(generator, wanted, patience, refusals)
+    try:
+        for key, answer in stream:
+            keep(key, answer)
+    except BaseException as error:  # noqa: BLE001 - it is raised again, by the generator
+        # Also when interrupted between two answers: the calls under way were paid for and are still taken in. The
+        # generator ends by raising the error again.
+        entry = stream.throw(error)
+        while True:
+            keep(*entry)
+            entry = next(stream)
     return [answers[key] for key in keys]
 
 
@@ -123,7 +133,7 @@ def score_labels(
 
 def _answers(
     generator: Generator, wanted: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
-) -> Iterator[tuple[str, Answer]]:
+) -> GeneratorOf[tuple[str, Answer], None, None]:
     if not wanted:
         return
     if generator.max_concurrency > 1:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import make_private_folder
 from llmtune.errors import InvalidJob
 from llmtune.importers import axolotl, llamafactory, trl
 from llmtune.importers.keys import Imported, Keys, Line, refuse_existing
 
 if TYPE_CHECKING:
     from llmtune.provider.protocol import Provider
+    from llmtune.provider.types import RemoteJob
 
 __all__ = ["Imported", "Line", "import_job"]
 
@@ -43,8 +45,8 @@ def import_job(
 
     Raises:
         InvalidJob: the file is none of these, or asks for something no job expresses (its key is named).
-        LlmtuneError: the vendor does not know the id, or its training rows are gone; or a file that would be written
-            is there already (nothing is fetched then).
+        LlmtuneError: the vendor does not know the id, or no method repeats its job; or a file that would be written is
+            there already (nothing is fetched then). Training rows that are gone are a line with the way to supply them.
     """
     path = Path(source)
     if kind not in TRAINERS and not path.is_file():
@@ -89,43 +91,95 @@ def _from_vendor(named: str, provider: str | None, data: Path, overwrite: bool) 
     job = found.job
     assert job is not None
     title = found.provider.name
-    lines = [
-        Line(key=name, value=value, word="mapped", field=f"hyperparameters.{name}")
-        for name, value in job.hyperparameters.items()
-    ]
-    lines += [
-        Line(key=name, value=value, word="left out", says=f"{title}'s own: it has no name here")
-        for name, value in job.unmapped.items()
-    ]
-    lines.append(Line(key="model", value=job.base, word="mapped", field=f"model.{title}"))
-    if job.seed is not None:
-        lines.append(Line(key="seed", value=job.seed, word="mapped", field="seed"))
-    name = re.sub(r"[^A-Za-z0-9-]+", "-", str(job.data.get("suffix") or job.id)).strip("-")[:60]
+    if job.method not in source.METHODS:
+        raise LlmtuneError(
+            f"{job.id} at {title} is a {job.method} job, which no method of llmtune repeats",
+            hint=f"the methods are {', '.join(source.METHODS)}",
+        )
+    name = re.sub(r"[^A-Za-z0-9]+", "-", job.name or "").strip("-")[:40].rstrip("-") or source.short_name(job.id)
     # Jobs of one name are common; the digest of the job's id keeps their files apart.
     folder = data / f"{name}-{source.digest(f'{title} {job.id}')}"
     files = {role: folder / f"{role}.jsonl" for role in job.files}
-    for role, id in job.files.items():
-        lines.append(Line(key=f"{role} file", value=id, word="mapped", field=f"dataset.{role}", says=str(files[role])))
-    if "train" not in files:
-        raise LlmtuneError(f"{job.id} at {title} names no training file")
-    spec = DatasetSpec(
-        train=str(files["train"]),
-        validation=str(files["validation"]) if "validation" in files else None,
-    )
+    gone = _fetch(found.provider, job.files, files, data, overwrite)
+    train = files.get("train", folder / "train.jsonl")
+    if "train" not in job.files:
+        gone["train"] = "the job names none"
+    known, refused = source.valid_hyperparameters(job.hyperparameters)
     made = TuningJob(
         name=name,
-        dataset=spec,
+        dataset=DatasetSpec(
+            train=str(train),
+            validation=str(files["validation"]) if "validation" in files and "validation" not in gone else None,
+        ),
         model={title: job.base},
         method=job.method,  # type: ignore[arg-type]
-        hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
+        hyperparameters=Hyperparameters.model_validate(known),
         seed=job.seed,
+        tags=job.tags,
+        provider_options={title: job.options} if job.options else {},
     )
-    _fetch(found.provider, job.files, files, data, overwrite)
+    lines = [*_setting_lines(job, title, refused), *_file_lines(job, files, gone, train)]
+    lines += [
+        Line(
+            key=key, value=value, word="left out", says=_RECORD.get(key) or f"what {title} tells of the job: no setting"
+        )
+        for key, value in job.record.items()
+        if value not in (None, "", [], {})
+    ]
     return Imported(job=made, source=f"{job.id} at {title}", lines=tuple(lines))
 
 
-def _fetch(provider: Provider, ids: Mapping[str, str], files: Mapping[str, Path], data: Path, overwrite: bool) -> None:
-    """Fetch a vendor's files into `files`, by role: all of them, or none."""
+#: Keys of a vendor's record that are more than a note about the job, and why they do not come along.
+_RECORD = {
+    "integrations": "it is set in the new job: provider_options of a vendor that has them, or --track",
+    "metadata": "the key by which llmtune finds its own runs: a new run has its own",
+    "result_files": "the curves of the old job: they are not part of a new one",
+}
+
+
+def _setting_lines(job: RemoteJob, title: str, refused: Mapping[str, str]) -> Iterator[Line]:
+    """What became of each setting of a vendor's job, under the vendor's own name where it is known."""
+    yield Line(key="model", value=job.base, word="mapped", field=f"model.{title}")
+    if job.method != "sft":
+        yield Line(key="method", value=job.method, word="mapped", field="method")
+    if job.name:
+        yield Line(key="suffix or name", value=job.name, word="mapped", field="name")
+    for name, value in job.hyperparameters.items():
+        key = job.names.get(name, name)
+        if name in refused:
+            yield Line(key=key, value=value, word="left out", says=refused[name])
+        else:
+            yield Line(key=key, value=value, word="mapped", field=f"hyperparameters.{name}")
+    for name, value in job.chosen.items():
+        yield Line(key=name, value=value, word="left out", says=f"{title} chose it by itself: so will the new backend")
+    for name, value in job.unmapped.items():
+        yield Line(key=name, value=value, word="left out", says=f"{title}'s own: it has no name here")
+    for name, value in job.options.items():
+        yield Line(key=job.names.get(name, name), value=value, word="mapped", field=f"provider_options.{title}.{name}")
+    if job.seed is not None:
+        yield Line(key="seed", value=job.seed, word="mapped", field="seed")
+    for name, value in job.tags.items():
+        yield Line(key=f"metadata.{name}", value=value, word="mapped", field=f"tags.{name}")
+
+
+def _file_lines(job: RemoteJob, files: Mapping[str, Path], gone: Mapping[str, str], train: Path) -> Iterator[Line]:
+    for role, id in job.files.items():
+        if role not in gone:
+            yield Line(key=f"{role} file", value=id, word="mapped", field=f"dataset.{role}", says=str(files[role]))
+    for role, reason in gone.items():
+        remedy = f"; put your own copy of the rows at {train}" if role == "train" else ""
+        yield Line(key=f"{role} file", value=job.files.get(role), word="left out", says=f"{reason}{remedy}")
+
+
+def _fetch(
+    provider: Provider, ids: Mapping[str, str], files: Mapping[str, Path], data: Path, overwrite: bool
+) -> dict[str, str]:
+    """Fetch a vendor's files into `files`, by role: all that are there, or none.
+
+    Returns the files that the vendor has no more, each with its reason.
+    """
+    from llmtune.errors import TransientError, VendorError
+    from llmtune.redaction.secrets import scrub
     from llmtune.rescues import source
 
     def check() -> None:
@@ -133,10 +187,19 @@ def _fetch(provider: Provider, ids: Mapping[str, str], files: Mapping[str, Path]
             refuse_existing(path, overwrite, instead="name a job file in another folder with --out (in Python: data=)")
 
     check()
-    data.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data)
+    gone: dict[str, str] = {}
+    fetched: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=data, prefix=".fetched-") as place:
-        fetched = {role: source.download(provider, id, role, Path(place)) for role, id in ids.items()}
+        for role, id in ids.items():
+            try:
+                fetched[role] = source.download(provider, id, role, Path(place))
+            except TransientError:
+                raise
+            except VendorError as error:
+                gone[role] = f"it could not be fetched: {scrub(error.message)}"
         check()  # fetching takes its time, and another import may have been faster
-        for role, path in files.items():
-            path.parent.mkdir(exist_ok=True)
-            fetched[role].replace(path)
+        for role, path in fetched.items():
+            make_private_folder(files[role].parent)
+            path.replace(files[role])
+    return gone

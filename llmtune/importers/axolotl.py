@@ -61,7 +61,7 @@ _FIELDS = {
     "field_input": "input",
     "field_output": "output",
 }
-_USUAL = "from/value, role/content and the usual roles are read by themselves; mend others in the rows"
+_USUAL = "from/value, role/content and the usual roles are read by themselves; fix others in the rows"
 _IN_DATASETS = {
     "message_property_mappings": _USUAL,
     "message_field_role": _USUAL,

@@ -192,7 +192,7 @@ def _known(keys: Keys, place: str, name: str) -> dict[str, Any] | None:
             continue
         try:
             entry = json.loads(listing.read_text(encoding="utf-8")).get(name)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue
         if not isinstance(entry, dict):
             continue

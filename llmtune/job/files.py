@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
+from llmtune._time_limit import TimeLimit, limit_time
 from llmtune.errors import InvalidJob
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: Bytes that a job file may have; the longest published configurations have 20 kB.
+LARGEST = 1 << 20
+#: Values, counted where an alias repeats them, and levels that it may hold.
+VALUES, DEPTH = 100_000, 50
+#: Seconds of computing in which it must be read.
+READ_SECONDS = 1.0
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML or JSON file, with duplicates and syntax errors named by line."""
+    """Return the top-level mapping of a YAML or JSON file, with duplicates and syntax errors named by line.
+
+    Raises `InvalidJob` in a second or two whatever the file is: configurations are passed around, and one may be a pipe
+    that nobody writes to, a small text that stands for gigabytes, or nested until Python gives up.
+    """
+    data = _parse(path, _read(path))
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise InvalidJob(f"{path}: a job file is a mapping of fields, but this holds {found}")
+    _check_values(data, path)
+    return data
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        status = path.stat()
+        if not S_ISREG(status.st_mode):
+            sort = "a folder" if S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+            raise InvalidJob(f"{path}: not a regular file but {sort}", hint="save the job to a file and name that")
+        if status.st_size > LARGEST:
+            raise InvalidJob(f"{path}: {status.st_size:,} bytes, and a job file has at most {LARGEST:,}")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InvalidJob(f"{path}: no such job file", hint="llmtune init DATA writes one") from None
     except UnicodeDecodeError as error:
         raise InvalidJob(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise InvalidJob(f"{path}: cannot be read: {error.strerror}") from None
-    data = parse_json(path, text) if path.suffix == ".json" else parse_yaml(path, text)
-    if not isinstance(data, dict):
-        found = "nothing" if data is None else f"a {type(data).__name__}"
-        raise InvalidJob(f"{path}: a job file is a mapping of fields, but this holds {found}")
-    return data
+    except ValueError:  # a NUL in the name
+        raise InvalidJob(f"{str(path)!r} is not the name of a file") from None
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        with limit_time(READ_SECONDS):
+            return parse_json(path, text) if path.suffix == ".json" else parse_yaml(path, text)
+    except TimeLimit:
+        raise InvalidJob(f"{path}: takes too long to read: too long, or too deeply nested, for a job file") from None
+    except RecursionError:
+        raise InvalidJob(f"{path}: nested too deeply for a job file (at most {DEPTH} levels)") from None
 
 
 def parse_json(path: Path, text: str) -> Any:
+    """Parse JSON. Raises `InvalidJob` with the line."""
     import json
 
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidJob(f"{path}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}") from None
+    except ValueError:  # Python's own limit of digits
+        raise InvalidJob(f"{path}: a whole number of more than 64 bits") from None
 
 
 def parse_yaml(path: Path, text: str) -> Any:
+    """Parse YAML 1.2. Raises `InvalidJob` with the line."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -49,6 +89,57 @@ def parse_yaml(path: Path, text: str) -> Any:
         raise InvalidJob(f"{where}: broken YAML: {error.problem or error.context}") from None
     except YAMLError as error:
         raise InvalidJob(f"{path}: broken YAML: {error}") from None
+    except (ValueError, OverflowError) as error:
+        problem = (
+            "a whole number of more than 64 bits" if "digits" in str(error) else f"a value cannot be read: {error}"
+        )
+        raise InvalidJob(f"{path}: {problem}") from None
+
+
+def _check_values(data: dict[str, Any], path: Path) -> None:
+    """Refuse what no job can hold. Raises `InvalidJob`.
+
+    Level by level: a value that an alias repeats counts each time, and one that holds itself never ends.
+    """
+    level: list[tuple[str, Any]] = [("", data)]
+    count = depth = 0
+    while level:
+        depth, count = depth + 1, count + len(level)
+        if depth > DEPTH:
+            raise InvalidJob(f"{path}: nested too deeply for a job file (at most {DEPTH} levels)")
+        following: list[tuple[str, Any]] = []
+        for where, value in level:
+            _check_scalar(value, path, where)
+            if isinstance(value, dict):
+                for name, inner in value.items():
+                    _check_scalar(name, path, where)
+                    following.append((f"{where}.{name}" if where else str(name), inner))
+            elif isinstance(value, list | tuple | set):
+                following += [(where, inner) for inner in value]
+            if count + len(following) > VALUES:
+                raise InvalidJob(f"{path}: more than {VALUES:,} values, counted as often as aliases repeat them")
+        level = following
+
+
+def _check_scalar(value: Any, path: Path, where: str) -> None:
+    problem = None
+    if isinstance(value, str):
+        if "\0" in value:
+            problem = "holds a NUL character"
+        elif not _is_utf8(value):
+            problem = "holds half a surrogate pair, which is not a character"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problem = "is a whole number of more than 64 bits"
+    if problem is not None:
+        raise InvalidJob(f"{path}: {where or 'a name'} {problem}")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_mapping(data: dict[str, Any], path: Path) -> None:

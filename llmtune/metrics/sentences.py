@@ -12,6 +12,8 @@ SENTENCES: Final[dict[str, str]] = {
     # A run without a verdict.
     "failed": "The run failed: {reason}",
     "cancelled": "The run was cancelled; there is no model.",
+    "cancelled_checkpoint": "The run was cancelled; there is no final model, but its last checkpoint answers: {model}.",
+    "lost_because": "The run is lost: {reason}",
     "lost": "The run is lost: it is not known whether the backend took the job.",
     "unfinished": "The run is not over yet: it is {state}.",
     "not_evaluated": "A model was tuned, and not evaluated: {reason}",

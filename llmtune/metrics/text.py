@@ -235,7 +235,7 @@ class TokenFigures(DocumentedModel):
     """Trained tokens, that is those the loss is taken over."""
 
     loss: Number
-    """Mean negative log-likelihood, nats a token."""
+    """Mean negative log-likelihood, nats per token."""
 
     perplexity: Number
     """exp(loss), >= 1; infinite beyond a loss of 709."""

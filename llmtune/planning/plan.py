@@ -60,7 +60,7 @@ def plan(
     capabilities = backend.capabilities(target)
     if dataset is None:
         dataset = read_dataset(job)
-    verdict = judge_data(dataset, capabilities, target)
+    verdict = judge_data(dataset, capabilities, target, job)
     if verdict.rows.get("test"):
         verdict = verdict.model_copy(update={"evaluated": min(verdict.rows["test"], job.evaluation.max_rows)})
     receipt = translate(job, target, capabilities, rows=verdict.rows.get("train"))
@@ -174,7 +174,9 @@ def judge_lifecycle(lifecycle: Lifecycle, today: date) -> LifecycleVerdict:
     )
 
 
-def judge_data(dataset: Dataset | InvalidData, capabilities: Capabilities, target: Target) -> DataVerdict:
+def judge_data(
+    dataset: Dataset | InvalidData, capabilities: Capabilities, target: Target, job: TuningJob
+) -> DataVerdict:
     """What the backend would say of the dataset; one that could not be read is answered with its findings."""
     if isinstance(dataset, InvalidData):
         lines = tuple(str(finding) for finding in dataset.findings[:5]) or (dataset.message,)
@@ -183,7 +185,13 @@ def judge_data(dataset: Dataset | InvalidData, capabilities: Capabilities, targe
         )
     from llmtune.planning.dataset_limits import judge
 
-    return judge(dataset, capabilities.limits, target)
+    return judge(
+        dataset,
+        capabilities.limits,
+        target,
+        max_tokens=job.hyperparameters.max_sequence_length,
+        on_too_long=job.dataset.on_too_long,
+    )
 
 
 def estimate_cost(

@@ -27,6 +27,9 @@ _HOME = {
     "CheckResult": "llmtune.provider.abilities",
     "Choice": "llmtune.provider.values",
     "Client": "llmtune.provider.http",
+    "NOT_FOLLOWED": "llmtune.provider.http",
+    "check_vendor_url": "llmtune.provider.http",
+    "keep_redirects_home": "llmtune.provider.http",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -92,6 +95,7 @@ _HOME = {
     "ServiceSettings": "llmtune.provider.base",
     "Snapshot": "llmtune.provider.types",
     "Streaming": "llmtune.provider.generation",
+    "Settling": "llmtune.provider.types",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
     "Target": "llmtune.provider.types",
@@ -120,6 +124,7 @@ _HOME = {
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
     "read_completion": "llmtune.provider.chat",
+    "read_each": "llmtune.provider.sdk",
     "retry_after": "llmtune.provider.http",
     "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
@@ -127,6 +132,7 @@ _HOME = {
     "total_steps": "llmtune.provider.conversions",
     "train_on_inputs": "llmtune.provider.conversions",
     "translate_errors": "llmtune.provider.sdk",
+    "unix_seconds": "llmtune.provider.sdk",
 }
 
 __all__ = [
@@ -211,6 +217,7 @@ __all__ = [
     "SelfChecking",
     "Sent",
     "ServiceSettings",
+    "Settling",
     "Snapshot",
     "Streaming",
     "SubmitSafety",
@@ -241,6 +248,7 @@ __all__ = [
     "rate_from_multiplier",
     "ratio_from_steps",
     "read_completion",
+    "read_each",
     "retry_after",
     "sampling_settings",
     "steps_from_ratio",
@@ -248,6 +256,7 @@ __all__ = [
     "total_steps",
     "train_on_inputs",
     "translate_errors",
+    "unix_seconds",
 ]
 
 if TYPE_CHECKING:
@@ -314,7 +323,10 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import Streaming as Streaming
     from llmtune.provider.generation import TokenScorer as TokenScorer
     from llmtune.provider.generation import Unavailable as Unavailable
+    from llmtune.provider.http import NOT_FOLLOWED as NOT_FOLLOWED
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import check_vendor_url as check_vendor_url
+    from llmtune.provider.http import keep_redirects_home as keep_redirects_home
     from llmtune.provider.http import retry_after as retry_after
     from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities
@@ -335,7 +347,9 @@ if TYPE_CHECKING:
     from llmtune.provider.registry import open_providers as open_providers
     from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
+    from llmtune.provider.sdk import read_each as read_each
     from llmtune.provider.sdk import translate_errors as translate_errors
+    from llmtune.provider.sdk import unix_seconds as unix_seconds
     from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
     from llmtune.provider.types import Billed as Billed
@@ -357,6 +371,7 @@ if TYPE_CHECKING:
     from llmtune.provider.types import Requirement as Requirement
     from llmtune.provider.types import RunKey as RunKey
     from llmtune.provider.types import RunState as RunState
+    from llmtune.provider.types import Settling as Settling
     from llmtune.provider.types import Snapshot as Snapshot
     from llmtune.provider.types import SubmitSafety as SubmitSafety
     from llmtune.provider.types import Target as Target

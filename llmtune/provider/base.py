@@ -1,6 +1,6 @@
 """The base of every provider: files go up, a job starts, and then one asks how it goes.
 
-Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is told as
+Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is declared as
 data. Whatever else a provider may do is answered here by what is true of one that does not do it: there is no guess and
 no silent nothing. Override those answers one by one; docs/plugin.md goes the whole way.
 """
@@ -41,6 +41,7 @@ from llmtune.provider.types import (
     Requirement,
     RunKey,
     RunState,
+    Settling,
     Snapshot,
     SubmitSafety,
     Target,
@@ -124,6 +125,12 @@ class BaseProvider(ABC):
     submit_safety: SubmitSafety = SubmitSafety(kind="none")
     """What there is against submitting twice; "none" until `find` is given, or the key travels as a token."""
 
+    settling: Settling = Settling()
+    """What the vendor makes good only after its last word on a job, and which refusals mean that."""
+
+    paused_hint: str = "resume it in the vendor's own console"
+    """How a job goes on that the vendor has paused."""
+
     Options: type[BaseModel] = Options
     """The provider's own options of a job."""
 
@@ -162,7 +169,7 @@ class BaseProvider(ABC):
 
     @abstractmethod
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
-        """State, progress, and what is new since the cursor (points may be told again, events may not).
+        """State, progress, and what is new since the cursor (points may be reported again, events may not).
 
         Raises:
             TransientError: the same call may be tried again.
@@ -267,7 +274,9 @@ class BaseProvider(ABC):
         from llmtune.provider.encoding import encode_dataset
 
         limits = self.capabilities(receipt.target).limits
-        return encode_dataset(data, limits.format, into, validation=limits.validation != "unused")
+        return encode_dataset(
+            data, limits.format, into, validation=limits.validation != "unused", target=receipt.target
+        )
 
     # --- what a provider that overrides nothing does not do --------------------------------------------------------
     def preflight(self, request: Request) -> list[Finding]:

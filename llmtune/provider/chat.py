@@ -118,8 +118,9 @@ def sampling_settings(request: GenerationRequest, fields: Mapping[str, str]) -> 
 
 
 def chat_message(turn: Message) -> dict[str, Any]:
-    """Return one turn as chat completions take it; a training weight has no place in a question."""
-    message: dict[str, Any] = {"role": turn.raw_role or turn.role, "content": _content(turn.content)}
+    """Return one turn as chat completions take it: the role that training used, and no weight."""
+    content = turn.words if turn.role == "tool" and not turn.images else _content(turn.content)
+    message: dict[str, Any] = {"role": turn.role, "content": content}
     if turn.tool_calls:
         message["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

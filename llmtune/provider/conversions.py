@@ -57,7 +57,7 @@ def steps_per_epoch(facts: Facts, batch_size: int | None = None) -> int | None:
 
 
 def total_steps(facts: Facts, batch_size: int | None = None, epochs: int | None = None) -> int | None:
-    """Optimizer steps of the whole run; None when it cannot be told.
+    """Optimizer steps of the whole run; None when it is not known.
 
     `batch_size` and `epochs` hold where the job sets none.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,10 +14,14 @@ from llmtune.provider.types import EncodedDataset, EncodedFile
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
+    from llmtune.data.findings import Finding
     from llmtune.data.formats.base import RowFormat
+    from llmtune.provider.types import Target
 
 
-def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: bool = True) -> EncodedDataset:
+def encode_dataset(
+    dataset: Dataset, format: str, into: Path, *, validation: bool = True, target: Target | None = None
+) -> EncodedDataset:
     """Write the training (and validation) rows in a registered row format to content-named files in `into`.
 
     What the format cannot carry is left out and listed in `lossy`, row by row: whether that is allowed is for the
@@ -28,14 +32,17 @@ def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: boo
         format: a name registered under `llmtune.formats`.
         into: the folder; made when it is not there.
         validation: whether the vendor takes a validation file.
+        target: the backend, model and method whose own rules for rows and files are demanded, as `data check` does.
 
     Raises:
-        InvalidData: a row of another kind, which the format cannot hold at all.
+        InvalidData: a row of another kind, which the format cannot hold at all, or one that the backend refuses.
     """
+    from llmtune.data.checks.vendor_rules import find_file_problems, find_row_problems
     from llmtune.data.convert import refuses
     from llmtune.data.findings import refuse
-    from llmtune.data.formats.registry import get_writer
+    from llmtune.data.formats.registry import get_writer, vendors
 
+    source = dataset.source
     writer = get_writer(format)
     into.mkdir(parents=True, exist_ok=True)
     parts: list[tuple[Literal["train", "validation"], Sequence[Example]]] = [("train", dataset.train)]
@@ -46,9 +53,27 @@ def encode_dataset(dataset: Dataset, format: str, into: Path, *, validation: boo
     impossible = [each for each in lost if refuses(each, allow_lossy=True)]
     if impossible:
         raise refuse(impossible)  # nothing would be left of such a row: no permission to lose things covers that
+    rules = vendors().get(target.kind) if target is not None else None
+    if rules is not None and target is not None:
+        _refuse(
+            each for _, rows in parts for each in find_row_problems(rules, rows, source, target.method, target.model)
+        )
+        _refuse(find_file_problems(rules, dict(parts), source, target.method, target.model))
     lossy = tuple(str(each) for each in lost)
     files = tuple(_write(role, rows, writer, format, into) for role, rows in parts)
+    if rules is not None and target is not None:
+        sizes: dict[str, int] = {file.role: file.bytes for file in files}
+        _refuse(find_file_problems(rules, dict(parts), source, target.method, target.model, sizes))
     return EncodedDataset(files=files, lossy=lossy)
+
+
+def _refuse(findings: Iterable[Finding]) -> None:
+    """Raise `InvalidData` where there is an error among the findings."""
+    from llmtune.data.findings import refuse
+
+    errors = [finding for finding in findings if finding.is_error]
+    if errors:
+        raise refuse(errors)
 
 
 def _write(

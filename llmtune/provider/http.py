@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
@@ -41,6 +41,56 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
         except (TypeError, ValueError):
             continue
     return None
+
+
+#: What a redirect that is not followed is called in errors.
+NOT_FOLLOWED = "it redirects to another address, which is not followed"
+
+
+def keep_redirects_home(response: Any) -> None:
+    """Take the address out of a redirect that is not to be followed: a response hook for an httpx client.
+
+    A request that may cost money, with its rows or its key, goes to the configured host and nowhere else; one that
+    only reads may be sent on to the storage behind a service, but never from https to http.
+
+        httpx.Client(event_hooks={"response": [keep_redirects_home]})
+    """
+    target = response.headers.get("location")
+    if target is None or not response.has_redirect_location:
+        return
+    origin = urlsplit(str(response.request.url))
+    try:
+        address = urlsplit(urljoin(origin.geturl(), target))
+        same_host = (address.hostname, address.port) == (origin.hostname, origin.port)
+    except ValueError:
+        address, same_host = urlsplit(""), False
+    downgrade = origin.scheme == "https" and address.scheme != "https"
+    if downgrade or not (same_host or response.request.method in ("GET", "HEAD")):
+        del response.headers["location"]
+
+
+def check_vendor_url(url: str, *, base: str, hosts: Sequence[str]) -> None:
+    """Refuse to fetch an address that a vendor's answer names, unless it leads where the vendor keeps its files.
+
+    An answer is what somebody else wrote: it may name a service of the user's own network.
+
+    Args:
+        url: the address.
+        base: the configured address of the service; whatever it serves itself is fetched.
+        hosts: hosts over https, each with its subdomains.
+
+    Raises:
+        VendorError: it leads elsewhere.
+    """
+    try:
+        address, home = urlsplit(url), urlsplit(base)
+        host = address.hostname or ""
+        same = (address.scheme, host, address.port) == (home.scheme, home.hostname, home.port)
+    except ValueError:
+        host, same = "", False
+    if same or (host and address.scheme == "https" and any(f".{host}".endswith(f".{known}") for known in hosts)):
+        return
+    raise VendorError(f"the service names an address at {host or 'no host'} that is not fetched")
 
 
 class Client:

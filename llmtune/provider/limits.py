@@ -41,7 +41,7 @@ class Lifecycle:
     `closes` is the first day on which it takes no new job; `answers_until` the day on which tuned models stop.
 
     `status` is what the vendor says; the dates decide. `for_whom` restricts who may use it, and `alternatives` are
-    providers to go to.
+    providers to go to. `unverified` names what `answers_until` rests on where no page of the vendor's confirms it.
     """
 
     status: Literal["active", "closing", "retired"] = "active"
@@ -50,6 +50,7 @@ class Lifecycle:
     for_whom: str = ""
     note: str = ""
     source: str = ""
+    unverified: str = ""
     alternatives: tuple[str, ...] = ()
 
     def closed_on(self, today: date) -> bool:
@@ -72,6 +73,7 @@ class Lifecycle:
         if self.answers_until is not None:
             verb = "stopped" if today >= self.answers_until else "stop"
             text += f"; tuned models {verb} answering on {self.answers_until}"
+            text += f" (unverified: {self.unverified})" if self.unverified else ""
         return text
 
 
@@ -119,9 +121,9 @@ class Abilities:
     """What exists beside training.
 
     `cancel`, `pause`: a job can be stopped, or halted and resumed. `metrics`, `validation_metrics`: curves on
-    training and on validation rows are told. `checkpoints`: earlier states of the model can be had. `serving`,
+    training and on validation rows are reported. `checkpoints`: earlier states of the model can be had. `serving`,
     `base_serving`: the tuned and the untuned model can be asked. `logits`: with scores of its tokens.
-    `billed_cost`: what was billed is told.
+    `billed_cost`: what was billed is reported.
     """
 
     cancel: Ability = True

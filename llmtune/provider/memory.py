@@ -1,4 +1,4 @@
-"""How much memory a run on this machine will take, told before it is started."""
+"""How much memory a run on this machine will take, estimated before it is started."""
 
 from __future__ import annotations
 

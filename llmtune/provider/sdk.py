@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
 
 from llmtune.errors import LlmtuneError, VendorError
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @contextmanager
@@ -57,3 +62,42 @@ def growing_pauses(
         sleep(pause)
         waited += pause
         pause = min(pause * 2, longest)
+
+
+def read_each(records: Iterable[_R], read: Callable[[_R], _T | None], title: str) -> Iterator[_T]:
+    """Yield what `read` makes of each record of a vendor's list; None leaves a record out.
+
+    One odd record hurts no other: it is skipped, and the last thing raised says how many there were.
+
+    Args:
+        records: the vendor's list.
+        read: makes a value of one record.
+        title: how the vendor is called in the sentence.
+
+    Raises:
+        VendorError: after all the others, where a record could not be read.
+    """
+    odd: list[str] = []
+    for record in records:
+        try:
+            value = read(record)
+        except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+            odd.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else record!r:.100}")
+            continue
+        if value is not None:
+            yield value
+    if odd:
+        records_are = "1 record" if len(odd) == 1 else f"{len(odd)} records"
+        raise VendorError(f"{title}: {records_are} of the list cannot be read ({odd[0]})", code="odd_record")
+
+
+def unix_seconds(value: Any) -> float | None:
+    """A moment as Unix seconds: `value` is a number or ISO 8601 text; None where it is neither."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (TypeError, ValueError):
+        return None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NewType
 
 from llmtune._models import DocumentedModel, FrozenModel
 from llmtune.config import setting_variable
-from llmtune.errors import InvalidSettings, MissingExtra
+from llmtune.errors import InvalidSettings, MissingExtra, VendorError
 from llmtune.metrics.points import MetricPoint
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
@@ -99,6 +99,34 @@ class SubmitSafety:
     window: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settling:
+    """What a vendor makes good only after its last word on a job, and for how long it is asked again.
+
+    Seconds, counted from the moment the job was seen to have ended (`gone_seconds`: from the first such answer).
+    """
+
+    model_seconds: float = 300.0
+    """For how long a job that has succeeded without naming its model is looked at again."""
+
+    answer_seconds: float = 600.0
+    """For how long a model that was just made is asked again while it is refused as `means_not_ready` says."""
+
+    gone_seconds: float = 120.0
+    """For how long a job that the vendor calls unknown is looked for before its run ends."""
+
+    statuses: frozenset[int] = frozenset({404, 409})
+    """HTTP statuses by which a model that was just made says that it does not answer yet."""
+
+    words: tuple[str, ...] = ("loading", "not ready", "not yet ready", "warming up")
+    """The same in words, in lower case, whatever the status."""
+
+    def means_not_ready(self, error: VendorError) -> bool:
+        """Return whether a refusal only says that a new model does not answer yet."""
+        text = f"{error.message} {error.raw or ''}".lower()
+        return error.status in self.statuses or any(words in text for words in self.words)
+
+
 class EncodedFile(FrozenModel):
     """One file in the vendor's own row format, on disk, named by its content.
 
@@ -143,7 +171,7 @@ class Request(FrozenModel):
 
 
 class Event(FrozenModel):
-    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is told twice.
+    """Something the vendor said, in its own words. `id` is unique within the run, so nothing is reported twice.
 
     `time` is in Unix seconds, `level` the vendor's weight of it.
     """
@@ -210,6 +238,9 @@ class Snapshot(FrozenModel):
 
     not_reported: dict[str, str] = {}
     """Series that this vendor never reports, with the reason: {"validation/loss": "no validation file was sent"}."""
+
+    pending: tuple[str, ...] = ()
+    """What a job that has succeeded has not told yet, and surely will ("the model's endpoint")."""
 
     cursor: Cursor | None = None
 
@@ -284,6 +315,9 @@ class RemoteModel(FrozenModel):
     shutdown: str | None = None
     """Date (YYYY-MM-DD) on which it stops answering, where known."""
 
+    checkpoint_of: str | None = None
+    """The id of the tuned model whose training left it, where it is a checkpoint."""
+
     data: dict[str, Any] = {}
 
 
@@ -292,7 +326,8 @@ class RemoteJob(FrozenModel):
 
     `hyperparameters` are by our names; `unmapped` holds the vendor's others, so that none vanishes.
 
-    `model` is the tuned model's id, `base` that of its base; `method` and `seed` are as in a job.
+    `model` is the tuned model's id, `base` that of its base; `method` and `seed` are as in a job. A method that no
+    job of ours has is in the vendor's word.
     """
 
     id: str
@@ -301,7 +336,25 @@ class RemoteJob(FrozenModel):
     method: str = "sft"
     hyperparameters: dict[str, Any] = {}
     unmapped: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    """Values that the vendor chose by itself, under the vendor's names: another backend chooses its own."""
+
     seed: int | None = None
+    name: str | None = None
+    """What the user called it: a suffix or a display name."""
+
+    tags: dict[str, str] = {}
+    """The user's own labels."""
+
+    options: dict[str, Any] = {}
+    """Of this vendor's own options, those that the job was sent with."""
+
+    names: dict[str, str] = {}
+    """What the vendor calls a hyperparameter or an option, by our name."""
+
+    record: dict[str, Any] = {}
+    """What else the vendor tells of the job, under its names: an import answers every key of it."""
+
     files: dict[str, str] = {}
     """Vendor file ids by role; `Provider.download` brings them."""
 

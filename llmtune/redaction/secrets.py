@@ -62,6 +62,13 @@ def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str]) -> tu
     return tuple(sorted(found, key=len, reverse=True))
 
 
+def holds_secret(name: str, value: str) -> bool:
+    """Return whether an environment variable is the place of a secret: by its name, or a password in a URL."""
+    if name in secret_variables() or (_NAMES.search(name) and not _ABOUT.search(name)):
+        return True
+    return "@" in value and "://" in value and redact_url(value) != value
+
+
 def _looks_secret(value: str) -> bool:
     """Whether a value is no ordinary word, and no path of a file that holds the secret."""
     if len(value) < _SHORTEST or _WORDS.fullmatch(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -14,9 +15,19 @@ from llmtune.evaluation.results import EvaluationResult, SystemResult
 from llmtune.metrics.diagnosis import Diagnosis, diagnose
 from llmtune.metrics.points import MetricPoint, NotReported, Series, merge
 from llmtune.provider.cost import CostEstimate
-from llmtune.provider.receipt import Receipt
+from llmtune.provider.receipt import FieldReceipt, Receipt
 from llmtune.provider.types import Billed, RunState
-from llmtune.report.schema import Check, Cost, DataSection, Environment, Identity, ReceiptRow, Report, Timing
+from llmtune.report.schema import (
+    Check,
+    Cost,
+    DataSection,
+    EarlierEvaluation,
+    Environment,
+    Identity,
+    ReceiptRow,
+    Report,
+    Timing,
+)
 
 #: Curves that every report speaks of, if only to say that there is none.
 EXPECTED_SERIES = ("train/loss", "validation/loss")
@@ -26,15 +37,47 @@ REWARD_STEPS = 10
 
 
 def receipt_rows(receipt: Receipt, resolved: Mapping[str, Any] | None = None) -> tuple[ReceiptRow, ...]:
-    """The rows of a receipt; `resolved` are values left to the backend that it has told since, by field."""
+    """The rows of a receipt; `resolved` are the values that the backend says it has used, by field.
+
+    Effective is what the backend says: for a field that was left to it, and for one that it has changed.
+    """
+    echoes = resolved or {}
     rows = []
     for row in receipt.fields:
-        told = (resolved or {}).get(row.field)
+        echo = echoes.get(row.field)
         shown = {name: to_jsonable_python(getattr(row, name)) for name in ReceiptRow.model_fields}
-        if told is not None and row.support == "default":
-            shown |= {"effective": to_jsonable_python(told), "reason": "chosen by the backend"}
+        if echo is not None and row.support == "default":
+            shown |= {"effective": to_jsonable_python(echo), "reason": "chosen by the backend"}
+        elif differs(row, echo):
+            shown |= {"effective": to_jsonable_python(echo), "reason": _asked_and_used(row, echo)}
         rows.append(ReceiptRow(**shown))
     return tuple(rows)
+
+
+def echo_warnings(receipt: Receipt, resolved: Mapping[str, Any] | None) -> list[str]:
+    """One warning for each field that went out and came back with another value."""
+    echoes = resolved or {}
+    return [
+        f"{row.field}: {_asked_and_used(row, echo)}"
+        for row in receipt.fields
+        if differs(row, echo := echoes.get(row.field))
+    ]
+
+
+def differs(row: FieldReceipt, echo: object) -> bool:
+    """Return whether a field went out and the backend says that it used another value."""
+    if not row.moves or echo is None or row.effective is None:
+        return False
+    sent = row.effective
+    numbers = [not isinstance(value, bool) and isinstance(value, (int, float)) for value in (sent, echo)]
+    if all(numbers):
+        return not math.isclose(float(sent), float(echo), rel_tol=1e-6)  # type: ignore[arg-type]
+    return type(sent) is type(echo) and isinstance(sent, (bool, str)) and sent != echo
+
+
+def _asked_and_used(row: FieldReceipt, echo: object) -> str:
+    asked = f"asked {row.effective}" if row.support == "sent" else f"asked {row.requested} (sent as {row.effective})"
+    return f"{asked}, the vendor used {echo}"
 
 
 def build_report(
@@ -46,6 +89,8 @@ def build_report(
     not_reported: Mapping[str, str] | None = None,
     transitions: Sequence[tuple[RunState, float]] = (),
     evaluation: EvaluationResult | NotReported | None = None,
+    evaluated_on: str = "",
+    earlier_evaluations: Sequence[EarlierEvaluation] = (),
     billed: Billed | None = None,
     trained_tokens: int | None = None,
     tokens_per_second: float | None = None,
@@ -70,6 +115,8 @@ def build_report(
         not_reported: series the backend never reports, with the reason.
         transitions: each state the run entered, with the time in seconds since 1970, oldest first.
         evaluation: what the evaluation found, or why there is none.
+        evaluated_on: the file whose rows were asked, where those are not the job's own test rows.
+        earlier_evaluations: those that this one has taken the place of, oldest first.
         billed: what the backend says it billed.
         trained_tokens: tokens trained on, as the backend counts them.
         tokens_per_second: training speed; None takes it from the curve, or from trained tokens and time.
@@ -92,7 +139,7 @@ def build_report(
     speed = tokens_per_second if tokens_per_second is not None else _speed(series, trained_tokens, timing)
     if speed is not None:
         timing = timing.model_copy(update={"tokens_per_second": speed})
-    said = [*receipt.warnings, *warnings]
+    said = [*receipt.warnings, *warnings, *echo_warnings(receipt, resolved)]
     if isinstance(judged, EvaluationResult):
         said += judged.warnings
     return Report(
@@ -104,6 +151,8 @@ def build_report(
         cost=_cost(receipt.cost, billed),
         series=series,
         evaluation=judged,
+        evaluated_on=evaluated_on,
+        earlier_evaluations=tuple(earlier_evaluations),
         diagnosis=_diagnosis(series, judged),
         checks=tuple(checks),
         warnings=tuple(dict.fromkeys(said)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import ValidationError
 
 from llmtune._models import DocumentedModel
-from llmtune.errors import InvalidData, MissingExtra
+from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.points import MetricPoint, NotReported, Series
@@ -142,6 +142,58 @@ class Check(DocumentedModel):
     says: str = ""
 
 
+class EarlierEvaluation(DocumentedModel):
+    """An evaluation that a later one has taken the place of: what it measured, and what it asked for."""
+
+    rows: int
+    """Rows that were asked."""
+
+    source: str = ""
+    """Where they came from; "" for a run of an earlier version."""
+
+    metric: str
+    """Its main metric."""
+
+    figures: dict[str, float] = {}
+    """The main metric of each system that has it, by the system's name."""
+
+    asked: int = 0
+    """Answers that were asked for, of all systems together."""
+
+    prompt_tokens: int | NotReported = NotReported("nothing was asked")
+    """Tokens of the questions, by the backend's own count."""
+
+    completion_tokens: int | NotReported = NotReported("nothing was asked")
+    """Tokens of the answers, by the backend's own count."""
+
+    seconds: float | None = None
+    finished: float | None = None
+    """Seconds since 1970 UTC."""
+
+    @classmethod
+    def of(
+        cls, result: EvaluationResult, *, source: str = "", finished: float | None = None, seconds: float | None = None
+    ) -> Self:
+        """The record of an evaluation, once another one stands in its place."""
+        systems = {name: system for name in result.systems if (system := result.system(name)) is not None}
+        usages = [system.usage for system in systems.values() if not isinstance(system.usage, NotReported)]
+        known: dict[str, int | NotReported] = {}
+        for name in ("prompt_tokens", "completion_tokens"):
+            counts = [count for usage in usages if isinstance(count := getattr(usage, name), int)]
+            if counts:
+                known[name] = sum(counts)
+        return cls(
+            rows=result.rows,
+            source=source,
+            metric=result.main,
+            figures={name: found.value for name, each in systems.items() if (found := each.get(result.main))},
+            asked=sum(usage.asked for usage in usages),
+            seconds=seconds,
+            finished=finished,
+            **known,
+        )
+
+
 class Report(Renderable, DocumentedModel):
     """Everything about one run.
 
@@ -172,6 +224,12 @@ class Report(Renderable, DocumentedModel):
     """Curves by canonical name; a series the backend never reports stands here with the reason."""
 
     evaluation: EvaluationResult | NotReported = NotReported("the run was not evaluated")
+    evaluated_on: str = ""
+    """The file whose rows were asked, where those are not the job's own test rows."""
+
+    earlier_evaluations: tuple[EarlierEvaluation, ...] = ()
+    """Evaluations that `evaluation` has taken the place of, oldest first."""
+
     diagnosis: Diagnosis = Diagnosis(verdict="unclear", sentence="Not diagnosed.")
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -239,8 +297,10 @@ class Report(Renderable, DocumentedModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a report from a JSON file."""
-        return cls.from_json(Path(path).read_bytes())
+        """Read a report from a JSON file. Raises `LlmtuneError` for a pipe or a device, which may never end."""
+        if (file := Path(path)).exists() and not file.is_file():
+            raise LlmtuneError(f"{file}: not a regular file")
+        return cls.from_json(file.read_bytes())
 
     def to_text(self, width: int = 80) -> str:
         """The report as it stands on a terminal of `width` columns, without colours."""
@@ -294,6 +354,7 @@ __all__ = [
     "Check",
     "Cost",
     "DataSection",
+    "EarlierEvaluation",
     "Environment",
     "Identity",
     "ReceiptRow",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from llmtune.evaluation.results import EvaluationResult, SystemResult
 from llmtune.metrics.points import NotReported
-from llmtune.report.format import count, money, one_line, seconds
-from llmtune.report.schema import Report
+from llmtune.report.format import count, metric_name, money, one_line, seconds
+from llmtune.report.schema import EarlierEvaluation, Report
 
 
 def facts(report: Report) -> Iterator[tuple[str, str]]:
@@ -19,6 +19,10 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
         for system in report.evaluation.systems.values():
             if isinstance(system, SystemResult) and not _is_computed(system):
                 yield f"asking {system.name}", _asking(system)
+    if report.evaluated_on:
+        yield "evaluated on", f"{one_line(report.evaluated_on)} (not the job's own test rows)"
+    for each in report.earlier_evaluations:
+        yield "earlier", _earlier(each)
     yield "machine", _machine(report)
     yield from report.artifacts.items()
 
@@ -83,6 +87,16 @@ def _asking(system: SystemResult) -> str:
     if not isinstance(latency, NotReported):
         parts.append(f"{seconds(latency.p50)} an answer (95 of 100 within {seconds(latency.p95)})")
     return ", ".join(parts) or str(usage)
+
+
+def _earlier(each: EarlierEvaluation) -> str:
+    """An evaluation that was there before, with what it asked for."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in each.figures.items()) or "no figures"
+    rows = f"{count(each.rows, 'row')}{f' of {one_line(each.source)}' if each.source else ''}"
+    tokens = ""
+    if isinstance(each.prompt_tokens, int) and isinstance(each.completion_tokens, int):
+        tokens = f", {each.prompt_tokens:,} tokens in, {each.completion_tokens:,} out"
+    return f"{metric_name(each.metric)} on {rows}: {figures}; {count(each.asked, 'answer')} asked for{tokens}"
 
 
 def _machine(report: Report) -> str:

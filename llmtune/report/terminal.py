@@ -400,8 +400,12 @@ class _View:
 
     def following(self) -> Iterator[RenderableType]:
         report = self.report
-        if report.succeeded:
+        if report.succeeded and not isinstance(report.identity.tuned_model, NotReported):
             yield Text.assemble(("talk to it   ", "dim"), seen(f"llmtune chat {report.identity.run_id}"))
+            if isinstance(report.evaluation, NotReported):
+                yield Text.assemble(("evaluate it  ", "dim"), seen(f"llmtune evaluate {report.identity.run_id}"))
+        elif report.succeeded:
+            yield Text.assemble(("ask again    ", "dim"), seen(f"llmtune runs attach {report.identity.run_id}"))
         if report.reproduce:
             yield Text.assemble(("run it again ", "dim"), seen(report.reproduce))
         yield Text.assemble(("all of it    ", "dim"), seen(f"llmtune report {report.identity.run_id} --format json"))

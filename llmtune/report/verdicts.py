@@ -52,9 +52,10 @@ def headline(report: Report) -> str:
     if state is RunState.FAILED:
         return say("failed", reason=one_line(report.error or "the backend gives no reason", 400))
     if state is RunState.CANCELLED:
-        return say("cancelled")
+        checkpoints = [id for name, id in report.artifacts.items() if name.startswith("checkpoint:")]
+        return say("cancelled_checkpoint", model=one_line(checkpoints[-1])) if checkpoints else say("cancelled")
     if state is RunState.LOST:
-        return say("lost")
+        return say("lost_because", reason=one_line(report.error, 400)) if report.error else say("lost")
     if not state.final:
         return say("unfinished", state=state.value)
     if isinstance(report.evaluation, NotReported):

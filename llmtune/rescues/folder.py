@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmtune._private import make_private_folder
 from llmtune.errors import LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.rescues.results import Rescue, Step
@@ -77,17 +78,22 @@ class Folder:
 
     def write(self, name: str, text: str) -> None:
         """A file of the folder, replaced as a whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(made).replace(self.path / name)
-        except BaseException:
-            Path(made).unlink(missing_ok=True)
-            raise
+        write_file(self.path, name, text)
+
+
+def write_file(folder: Path, name: str, text: str) -> None:
+    """Write a file of a folder, which is made where it is not there: as a whole, or not at all."""
+    make_private_folder(folder)
+    handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(made).replace(folder / name)
+    except BaseException:
+        Path(made).unlink(missing_ok=True)
+        raise
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import open_private
 from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.chat import write_messages
@@ -21,8 +22,9 @@ from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from llmtune.provider.protocol import Provider
-from llmtune.provider.types import ModelRef
+from llmtune.provider.types import DeploymentRef, ModelRef
 from llmtune.rescues.results import GoldenSet
+from llmtune.runs.failpoints import checkpoint
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,7 +97,8 @@ class GoldenFile:
             whole += line + b"\n"
         if whole != data:
             made = self.path.with_suffix(".mended")
-            made.write_bytes(whole)
+            with open_private(made, "wb") as file:
+                file.write(whole)
             made.replace(self.path)
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -130,6 +133,7 @@ class GoldenFile:
             finally:
                 os.close(handle)
             self._kept[key] = value
+        checkpoint("rescue-answered")
 
     def answers(self, questions: Questions) -> dict[str, Generation]:
         """The answers there are, by key."""
@@ -179,7 +183,7 @@ def record(
     questions: Questions,
     file: GoldenFile,
     provider: Provider,
-    model: ModelRef,
+    model: ModelRef | DeploymentRef,
     *,
     patience: RetryPolicy | None = None,
     progress: Progress,

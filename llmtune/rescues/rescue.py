@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune import _clock
 from llmtune._retry import RetryPolicy
-from llmtune.data.example import Example
-from llmtune.errors import LlmtuneError, OverBudget, TransientError, VendorError
+from llmtune.errors import LlmtuneError
 from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.planning import support_matrix
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
-from llmtune.provider.types import ModelRef, RunState
-from llmtune.redaction.secrets import scrub
-from llmtune.rescues import evaluate, golden_set, html, source
+from llmtune.provider.types import RunState
+from llmtune.rescues import evaluate, golden_set, html, recording, source
 from llmtune.rescues.folder import Folder
-from llmtune.rescues.results import GoldenSet, Rescue, RescueReport, Source
+from llmtune.rescues.results import Rescue, RescueReport, Source
 from llmtune.rescues.text import to_markdown
 from llmtune.runs.api import start
-from llmtune.runs.budget import CONFIRM, Bill, check_bill
+from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.run import Run, provider_of
 from llmtune.runs.store.store import open_store
 
@@ -50,6 +44,7 @@ def rescue(
     data: str | os.PathLike[str] | None = None,
     max_rows: int = 200,
     snapshot_only: bool = False,
+    deploy: bool = False,
     yes: bool = True,
     budget: float | None = None,
     allow_unknown_cost: bool = False,
@@ -74,6 +69,8 @@ def rescue(
         data: a training file of your own, for when the vendor has none any more.
         max_rows: the most prompts the old model is asked.
         snapshot_only: stop before training: the old model's job, data and answers are safe then.
+        deploy: allow a deployment of the old model, which costs money while it stands, where it answers from none
+            else; it is removed afterwards.
         yes: whether what is billed (answers of the old model, the new run) is agreed to.
         budget: the most that answers and training may cost together, in USD; an unknown price counts as over it.
         allow_unknown_cost: let an unknown price pass under a budget.
@@ -89,46 +86,36 @@ def rescue(
             backend does not take the job; what was fetched and recorded so far stays in the folder.
     """
     tell = say or (lambda text: log.info("%s", text))
-    folder = Folder(Path(out) if out is not None else Path(f"rescue-{_slug(model_or_run)}"), model_or_run)
+    folder = Folder(Path(out) if out is not None else Path(f"rescue-{source.short_name(model_or_run)}"), model_or_run)
     found = source.find(model_or_run, source_provider, open_store())
-    if not folder.done("fetch"):
-        folder.keep()  # the folder is known as this rescue's from here on, whatever is killed
-        given = None if data is None else str(data)
-        fetched = source.fetch(found, folder, data=given, store=open_store(), say=tell)
-        folder.keep(source=fetched, done="fetch")
-        for role, reason in fetched.gone.items():
-            folder.keep(note=f"the {role} file could not be fetched: {reason}")
-    elif data is not None and folder.state.source is not None and "train" not in folder.state.source.files:
-        # Given later, in the same folder: what the old model answered already stays and is not paid for again.
-        folder.keep(source=source.supply(folder.state.source, folder, str(data)))
-    kept = folder.state.source
-    assert kept is not None
-    rows = _rows_to_ask(folder, kept, prompts)
-    questions = (
-        golden_set.Questions(rows, f"{kept.provider} {kept.model}", evaluate.spec_for(max_rows)) if rows else None
-    )
-
+    backend = get_provider(to)
+    if not snapshot_only:
+        base_for(found, backend, model)
+    kept = fetch_rows(folder, found, None if data is None else str(data), tell)
+    questions = recording.questions_for(folder, kept, prompts, max_rows)
     if not folder.done("golden"):
-        told = _record(folder, found, questions, _Consent(yes, budget, allow_unknown_cost, confirm), tell, patience)
-        # Without an answer the step stays open: the same call tries again, should the model become reachable.
-        notes = tuple(note for note in folder.state.notes if not note.startswith("no golden set: "))
-        folder.keep(golden=told, notes=notes, done=None if isinstance(told, NotReported) else "golden")
-        if isinstance(told, NotReported):
-            folder.keep(note=f"no golden set: {told.reason}")
-            tell(f"no golden set: {told.reason}")
-    if "train" not in kept.files:
+        asking = recording.prepare(folder, found, questions, deploy=deploy)
+        if isinstance(asking, recording.Asking):
+            consent = recording.Consent(yes, budget, allow_unknown_cost, confirm)
+            spent = recording.answers_cost(folder, found, kept, questions)
+            consent.check(asking.cost, asking.formula, asking.questions.sampling, spent)
+            asking = recording.record(folder, found, asking, tell, patience)
+        recording.keep_golden(folder, asking, tell)
+    recording.remove_leftover(folder, found, tell)
+    judged = questions.spec_alike if questions is not None else evaluate.spec_for(max_rows)
+    planned = write_job(folder, found, backend, model, judged, tell)
+    if snapshot_only:
+        tell(f"the snapshot is in {folder.path}{_next_step(folder, backend, planned is not None)}")
+        return folder.state
+    if planned is None:
         why = kept.gone.get("train", "its job names no file")
         raise LlmtuneError(
             f"the training rows of {kept.model} cannot be fetched any more: {why}",
             hint=f"pass the file you still have, with the same command: llmtune rescue {model_or_run} --data FILE",
         )
-    backend = get_provider(to)
-    judged = questions.spec_alike if questions is not None else evaluate.spec_for(max_rows)
-    job, receipt, dropped = _translated(folder, kept, backend, model, found, judged)
-    if snapshot_only:
-        tell(f"the snapshot is in {folder.path}; train it again with: llmtune tune {folder.job} -p {backend.name}")
-        return folder.state
-    left = None if budget is None else max(0.0, budget - _answers_cost(folder, found, kept, questions))
+    job, receipt, dropped = planned
+    spent = recording.answers_cost(folder, found, kept, questions)
+    left = None if budget is None else max(0.0, budget - spent)
     run = _run(folder, job, backend, receipt, confirm_run, yes, left, allow_unknown_cost)
     tell(f"run {run.id} at {backend.name}")
     (follow or _wait)(run)
@@ -141,186 +128,120 @@ def rescue(
     return folder.state
 
 
-def _slug(text: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-").lower()
-    return plain if len(plain) <= 48 else f"{plain[:40]}-{source.digest(text)}"
+def fetch_rows(folder: Folder, found: source.Found, data: str | None, say: source.Say) -> Source:
+    """The step that brings the job and its rows into the folder; done once. `data` takes the place of rows that are
+    gone."""
+    if not folder.done("fetch"):
+        folder.keep()  # the folder is known as this rescue's from here on, whatever is killed
+        checkpoint("rescue-fetching")
+        fetched = source.fetch(found, folder, data=data, store=open_store(), say=say)
+        folder.keep(source=fetched, done="fetch")
+        for role, reason in fetched.gone.items():
+            folder.keep(note=f"the {role} file could not be fetched: {reason}")
+        checkpoint("rescue-fetched")
+    elif folder.state.source is not None and "train" not in folder.state.source.files:
+        # Given later, or put where job.yaml names it: what the old model answered stays and is not paid for again.
+        by_hand = folder.data / "train.jsonl"
+        if data is None and by_hand.is_file():
+            data = str(by_hand)
+        if data is not None:
+            folder.keep(source=source.supply(folder.state.source, folder, data))
+    assert folder.state.source is not None
+    return folder.state.source
+
+
+def _next_step(folder: Folder, backend: Provider, planned: bool) -> str:
+    """How the model is trained again from a snapshot."""
+    if planned:
+        return f"; train it again with: llmtune tune {folder.job} -p {backend.name}"
+    kept = folder.state.source
+    if kept is not None and "train" not in kept.files:
+        return f"; its training rows are gone: put yours at {folder.data / 'train.jsonl'}, or pass --data FILE"
+    return "; train it again with the same command, --to PROVIDER and --model MODEL_ID instead of --snapshot-only"
 
 
 def _wait(run: Run) -> Report:
     return run.wait()
 
 
-# --- the old model's answers -----------------------------------------------------------------------------------------
-def _rows_to_ask(folder: Folder, kept: Source, prompts: str | os.PathLike[str] | None) -> Sequence[Example]:
-    from llmtune.data.io.reading import load
-
-    # Kept in the folder, so that the golden set stays the same one whatever becomes of the file that was given.
-    kept_prompts = folder.data / "prompts.jsonl"
-    if prompts is not None:
-        given = load(str(prompts))
-        if kept_prompts.exists() and folder.golden.exists() and list(load(str(kept_prompts))) != list(given):
-            raise LlmtuneError(
-                f"the golden set in {folder.path} was begun with other prompts than {prompts}",
-                hint="leave --prompts out to go on with those, or name another folder with --out",
-            )
-        if folder.done("golden") and not kept_prompts.exists():
-            raise LlmtuneError(
-                f"the golden set in {folder.path} was recorded on the held-out rows, without {prompts}",
-                hint="leave --prompts out, or name another folder with --out",
-            )
-        source.keep_rows(given, kept_prompts)
-    if kept_prompts.exists():
-        return load(str(kept_prompts))
-    held_out = kept.files.get("test")
-    return load(str(folder.path / held_out.path)) if held_out is not None else ()
-
-
-def _answers_cost(folder: Folder, found: source.Found, kept: Source, questions: golden_set.Questions | None) -> float:
-    """What the answers on file cost at most, in this call or before a kill; 0 where the price is not published."""
-    if questions is None:
-        return 0.0
-    file = golden_set.GoldenFile(folder.golden, questions)
-    return golden_set.estimate(questions, found.provider, kept.base, file, answered=True)[0] or 0.0
-
-
-@dataclass(frozen=True)
-class _Consent:
-    """Whether money may be spent on answers, and how much."""
-
-    yes: bool
-    budget: float | None
-    allow_unknown_cost: bool
-    confirm: golden_set.Confirm | None
-
-    def check(self, cost: float | None, formula: str, sampling: dict[str, Any], spent: float) -> None:
-        """Raise `OverBudget` if the answers may not be paid for, besides what was spent before."""
-        if cost == 0:
-            return
-        if self.budget is None and not self.yes and self.confirm is not None:
-            self.confirm(cost, formula, sampling)
-            return
-
-        def bill(budget: float) -> Bill:
-            if cost is None:
-                unknown = OverBudget(
-                    f"what the old model's answers cost is not known ({formula})",
-                    hint="pass --allow-unknown-cost, or --max-rows 0 to go without a golden set",
-                )
-                return Bill(0.0, unknown, unknown)
-            before = f" besides {spent:,.2f} USD for those on file" if spent else ""
-            over = OverBudget(f"the old model's answers may cost {cost:,.2f} USD{before}, over the budget ({formula})")
-            return Bill(cost + spent, over)
-
-        check_bill(
-            bill,
-            budget=self.budget,
-            confirmed=self.yes,
-            allow_unknown_cost=self.allow_unknown_cost,
-            unconfirmed=OverBudget(
-                f"the old model's answers are billed ({formula}) and it was not confirmed", hint=CONFIRM
-            ),
-        )
-
-
-def _record(
-    folder: Folder,
-    found: source.Found,
-    questions: golden_set.Questions | None,
-    consent: _Consent,
-    tell: Callable[[str], None],
-    patience: RetryPolicy | None,
-) -> GoldenSet | NotReported:
-    kept = folder.state.source
-    assert kept is not None
-    if questions is None or not questions.rows:
-        return NotReported("there are no rows to ask: neither held-out rows nor --prompts")
-    file = golden_set.GoldenFile(folder.golden, questions)
-    ended = golden_set.stopped(_answers_until(found.provider, kept.base), _clock.today())
-    if ended is not None:
-        return _so_far(NotReported(f"{kept.model}: {ended}"), questions, file)
-    cost, formula = golden_set.estimate(questions, found.provider, kept.base, file)
-    consent.check(cost, formula, questions.sampling, _answers_cost(folder, found, kept, questions))
-    tell(f"asking {kept.model} ({formula}; {', '.join(f'{k} {v}' for k, v in questions.sampling.items())})")
-    ref = _old_model(found, kept)
-    try:
-        told = golden_set.record(
-            questions,
-            file,
-            found.provider,
-            ref,
-            patience=patience,
-            progress=lambda done, wanted: tell(f"golden set: {done}/{wanted}") if done == wanted else None,
-        )
-    except TransientError:
-        raise
-    except VendorError as error:
-        told = NotReported(f"{kept.model} does not answer any more: {scrub(error.message)}")
-    return _so_far(told, questions, file)
-
-
-def _so_far(
-    told: GoldenSet | NotReported, questions: golden_set.Questions, file: golden_set.GoldenFile
-) -> GoldenSet | NotReported:
-    """A model that died half-way leaves the answers it gave."""
-    got = file.answers(questions)
-    if isinstance(told, NotReported) and got:
-        return GoldenSet(
-            rows=len(questions.rows),
-            answered=len(got),
-            refused=len(questions.rows) - len(got),
-            sampling=questions.sampling,
-        )
-    return told
-
-
-def _old_model(found: source.Found, kept: Source) -> ModelRef:
-    if found.record is not None:
-        ref = open_store().ref(found.record.id, "model", ModelRef)
-        if ref is not None:
-            return ref
-    return ModelRef(id=kept.model, base=kept.base)
-
-
-def _answers_until(provider: Provider, base: str) -> Any:
-    try:
-        return support_matrix.ask(provider, base).lifecycle.answers_until
-    except LlmtuneError:
-        return None
-
-
 # --- the new run -----------------------------------------------------------------------------------------------------
-def _translated(
-    folder: Folder, kept: Source, backend: Provider, model: str | None, found: source.Found, judged: EvaluationSpec
-) -> tuple[TuningJob, Receipt, dict[str, str]]:
-    """The job for the new backend; a value it refuses is left to it, with the reason, since the old service took it."""
-    from llmtune.runs.plans import plan
-
+def base_for(found: source.Found, backend: Provider, model: str | None) -> str:
+    """The new base model. Raises `LlmtuneError` where nobody has named one: before anything is paid for."""
     named = model or _named(found, backend)
     if named is None:
         raise LlmtuneError(
             f"which model shall {backend.name} train?", hint="name it: --model MODEL_ID (Python: model=)"
         )
-    known = {name: value for name, value in kept.hyperparameters.items() if name in Hyperparameters.model_fields}
-    paths = {role: str(folder.path / file.path) for role, file in kept.files.items()}
+    return named
+
+
+def write_job(
+    folder: Folder,
+    found: source.Found,
+    backend: Provider,
+    model: str | None,
+    judged: EvaluationSpec,
+    say: source.Say,
+) -> tuple[TuningJob, Receipt, dict[str, str]] | None:
+    """The step that writes job.yaml, and the receipt where it can be planned.
+
+    None where it cannot: its rows are gone, or no new model is named. The job is the old one then, word for word as
+    far as there are words for it.
+    """
+    kept = folder.state.source
+    assert kept is not None
+    if kept.method not in source.METHODS:
+        folder.keep(note=f"no job is written: no method of llmtune repeats a {kept.method} job")
+        say(folder.state.notes[-1])
+        return None
+    named = model or _named(found, backend)
+    if named is not None and "train" in kept.files:
+        planned = _translated(folder, kept, backend, named, judged)
+        checkpoint("rescue-job-written")
+        return planned
+    where, base = (kept.provider, kept.base) if named is None else (backend.name, named)
+    known, dropped = source.valid_hyperparameters(kept.hyperparameters)
+    folder.write_job(_job(kept, {"train": "data/train.jsonl"}, where, base, known, judged))
+    for field, reason in dropped.items():
+        folder.keep(note=f"{field} was left out: {reason}")
+    if "train" not in kept.files:
+        folder.keep(note="job.yaml names data/train.jsonl, which is gone: put your own copy of the rows there")
+    checkpoint("rescue-job-written")
+    return None
+
+
+def _job(
+    kept: Source, paths: dict[str, str], provider: str, model: str, known: dict[str, Any], judged: EvaluationSpec
+) -> TuningJob:
+    paths = {role: file.path for role, file in kept.files.items()} | paths
     share = 0.1 if "validation" not in paths else 0.0
-    spec = DatasetSpec(
-        train=paths["train"],
-        validation=paths.get("validation"),
-        test=paths.get("test"),
-        split=(1.0 - share, share, 0.0),
+    return TuningJob(
+        name=source.short_name(kept.model),
+        dataset=DatasetSpec(
+            train=paths["train"],
+            validation=paths.get("validation"),
+            test=paths.get("test"),
+            split=(1.0 - share, share, 0.0),
+        ),
+        model={provider: model},
+        method=kept.method,  # type: ignore[arg-type]
+        hyperparameters=Hyperparameters.model_validate(known),
+        evaluation=judged.model_copy(update={"baselines": None}),
+        seed=kept.seed,
+        tags={"rescued": kept.model[:64]},
     )
-    dropped: dict[str, str] = {}
+
+
+def _translated(
+    folder: Folder, kept: Source, backend: Provider, model: str, judged: EvaluationSpec
+) -> tuple[TuningJob, Receipt, dict[str, str]]:
+    """The job for the new backend; a value it refuses is left to it, with the reason, since the old service took it."""
+    from llmtune.runs.plans import plan
+
+    known, dropped = source.valid_hyperparameters(kept.hyperparameters)
+    paths = {role: str(folder.path / file.path) for role, file in kept.files.items()}
     while True:
-        job = TuningJob(
-            name=_slug(kept.model)[:60] or "rescued",
-            dataset=spec,
-            model={backend.name: named},
-            method=kept.method,  # type: ignore[arg-type]
-            hyperparameters=Hyperparameters.model_validate(known),
-            evaluation=judged.model_copy(update={"baselines": None}),
-            seed=kept.seed,
-            tags={"rescued": kept.model[:64]},
-        )
+        job = _job(kept, paths, backend.name, model, known, judged)
         receipt = plan(job, backend)
         refused = [row for row in receipt.fields if row.support == "invalid" and row.field in known]
         if not refused:
@@ -329,11 +250,13 @@ def _translated(
             dropped[row.field] = row.reason or "not allowed there"
             del known[row.field]
     relative = {role: file.path for role, file in kept.files.items()}
-    saved = job.model_copy(update={"dataset": spec.model_copy(update=relative)})
+    saved = job.model_copy(update={"dataset": job.dataset.model_copy(update=relative)})
     folder.write_job(saved)
     folder.write("receipt.json", receipt.model_dump_json(indent=2) + "\n")
     for field, reason in dropped.items():
         folder.keep(note=f"{field} was left to {backend.name}: {reason}")
+    for name, value in kept.chosen.items():
+        folder.keep(note=f"{name} = {value} was chosen by {kept.provider} itself and is left to {backend.name}")
     folder.keep(to=backend.name, done="plan")
     return job, receipt, dropped
 

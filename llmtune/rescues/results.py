@@ -43,6 +43,9 @@ class Source(DocumentedModel):
     unmapped: dict[str, Any] = {}
     """The vendor's settings that have no name of ours, as it tells them."""
 
+    chosen: dict[str, Any] = {}
+    """Values that the vendor chose by itself, under its names: the new backend chooses its own."""
+
     seed: int | None = None
     files: dict[str, DataFile] = {}
     """By role: train, validation, test."""
@@ -107,9 +110,54 @@ class Rescue(DocumentedModel):
     run: str | None = None
     """The new run."""
 
+    deployment: str | None = None
+    """The key of a deployment of the old model that was made, or was about to be, and is to be removed."""
+
     jobs: tuple[str, ...] = ()
     """SHA-256 of every job.yaml that was written, so that one changed by hand is recognised."""
 
     report: RescueReport | None = None
     notes: tuple[str, ...] = ()
     """What a person should know: what could not be had, and what was done instead."""
+
+
+class ModelRescue(DocumentedModel):
+    """One tuned model of an account, and what there is of it."""
+
+    model: str
+    folder: str
+    base: str = ""
+    job: bool = False
+    """Whether job.yaml is written."""
+
+    train_rows: int | None = None
+    """None: the training file could not be had."""
+
+    questions: int = 0
+    answered: int = 0
+    run: str | None = None
+    """The new run, where it was trained again."""
+
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    """Why the rest of it could not be had; the same call tries again."""
+
+
+class AccountRescue(DocumentedModel):
+    """Every tuned model of an account: the content of `summary.json`, and what `llmtune.rescue_all` returns."""
+
+    provider: str
+    folder: str
+    models: tuple[ModelRescue, ...] = ()
+    left_out: int = 0
+    """Tuned models that the filters left out."""
+
+    checkpoints: int = 0
+    """Checkpoints, which are not rescued beside their models."""
+
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[ModelRescue, ...]:
+        """The models of which something is missing that the same call may still get."""
+        return tuple(model for model in self.models if model.error is not None)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
+from llmtune._private import make_private_folder
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
+from llmtune.job.spec import Hyperparameters, Method
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_names
 from llmtune.provider.types import ModelRef, RemoteJob, RemoteModel
@@ -23,6 +27,9 @@ from llmtune.runs.store.store import Store
 
 Say = Callable[[str], None]
 
+#: The methods that a job may have; a vendor's job of another is not repeated.
+METHODS: tuple[str, ...] = get_args(Method)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -32,6 +39,8 @@ class Found:
     job: RemoteJob | None
     record: RunRecord | None
     model: str
+    remote: RemoteModel | None = None
+    """The model as its vendor lists it, where it was asked."""
 
 
 def find(named: str, provider: str | None, store: Store) -> Found:
@@ -59,14 +68,16 @@ def find(named: str, provider: str | None, store: Store) -> Found:
         if provider is None and lacking:
             unheard.append(f"{name} (not set up here)")
             continue
+        remote = None
         try:
-            job = backend.fetch(_remote(backend, named))
+            remote = _remote(backend, named)
+            job = backend.fetch(remote)
         except LlmtuneError as error:
             if provider is not None:
                 raise
             unheard.append(f"{name} ({scrub(error.message)})")
             continue
-        return Found(backend, job, None, job.model or named)
+        return Found(backend, job, None, job.model or named, remote)
     raise LlmtuneError(
         f"neither the store nor any backend knows {named!r}; asked: {', '.join(unheard) or 'nobody'}",
         hint="name the backend with --from, or list what your accounts own with: llmtune doctor --lifecycle",
@@ -97,12 +108,20 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
     """
     files: dict[str, DataFile] = {}
     gone: dict[str, str] = {}
-    folder.data.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.data)
     for torn in folder.data.glob(".fetched-*"):  # left by a kill
         shutil.rmtree(torn, ignore_errors=True)
     record, job = found.record, found.job
     if record is not None:
-        files |= _rows_of_run(record, folder)
+        try:
+            files |= _rows_of_run(record, folder)
+        except (LlmtuneError, OSError):  # its rows are gone here; the vendor may still have them
+            if found.remote is None:
+                raise
+            record = None
+    if record is None and job is None and found.remote is not None:
+        job = found.provider.fetch(found.remote)
+    if record is not None:
         asked = record.tuning_job.hyperparameters_for(record.provider)
         source = Source(
             provider=record.provider,
@@ -131,6 +150,7 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
             method=job.method,
             hyperparameters=job.hyperparameters,
             unmapped=job.unmapped,
+            chosen=job.chosen,
             seed=job.seed,
         )
     if data is not None:
@@ -162,7 +182,7 @@ def download(provider: Provider, id: str, role: str, into: Path) -> Path:
     from llmtune.data.convert import write
     from llmtune.data.io.reading import load
 
-    into.mkdir(parents=True, exist_ok=True)
+    make_private_folder(into)
     with tempfile.TemporaryDirectory(dir=into, prefix=".fetched-") as place:
         rows = load(str(provider.download(id, Path(place))))
     write(rows, into / f"{role}.jsonl", _form(rows))
@@ -228,5 +248,36 @@ def keep_rows(rows: Sequence[Example], path: Path) -> None:
 
 
 def digest(text: str) -> str:
-    """A short name for a model, for a folder."""
+    """Six letters that stand for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+#: A longer name is cut.
+LONGEST_NAME = 32
+
+
+def short_name(text: str) -> str:
+    """A short name for a model, a job or a run, for folders and jobs: the end of its id, where its own name stands.
+
+    `ft:BASE:ORGANISATION:router:abc123` is router-abc123, an ARN or a path its last part.
+    """
+    pieces = [piece for piece in text.rstrip("/").rpartition("/")[2].split(":") if piece]
+    last = pieces[-2:] if len(pieces) > 3 else pieces
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(last)).strip("-").lower()
+    return plain if 0 < len(plain) <= LONGEST_NAME else f"{plain[:20].rstrip('-') or 'model'}-{digest(text)}"
+
+
+def valid_hyperparameters(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Those of the hyperparameters that a job may have, and why the others are none."""
+    known: dict[str, Any] = {}
+    dropped: dict[str, str] = {}
+    for name, value in values.items():
+        if name not in Hyperparameters.model_fields:
+            continue
+        try:
+            Hyperparameters.model_validate({name: value})
+        except (LlmtuneError, ValueError) as error:
+            dropped[name] = str(error).splitlines()[0]
+        else:
+            known[name] = value
+    return known, dropped

@@ -9,7 +9,7 @@ from llmtune.metrics.points import NotReported
 from llmtune.report.format import difference, metric_name, number, spread
 from llmtune.report.markdown import code, plain, table
 from llmtune.report.verdicts import not_asked
-from llmtune.rescues.results import RescueReport
+from llmtune.rescues.results import AccountRescue, ModelRescue, RescueReport
 
 
 def verdict(report: RescueReport) -> str:
@@ -111,6 +111,7 @@ def left_behind(report: RescueReport) -> list[str]:
     said += [
         f"{name} = {value} is {source.provider}'s own and has no name here" for name, value in source.unmapped.items()
     ]
+    said += [f"{name} = {value} was chosen by {source.provider} itself" for name, value in source.chosen.items()]
     said += [f"the {role} file could not be fetched: {why}" for role, why in source.gone.items()]
     return said
 
@@ -152,3 +153,58 @@ def _files(report: RescueReport) -> str:
         for file in report.source.files.values()
     ]
     return "## Data\n\n" + table(["file", "rows", "came from", "sha256"], rows, right=(1,)) if rows else ""
+
+
+def account_sentence(rescue: AccountRescue) -> str:
+    """The account in one sentence: how many jobs, training rows and answers there are."""
+    models = rescue.models
+    files = [model.train_rows for model in models if model.train_rows is not None]
+    answered, questions = sum(model.answered for model in models), sum(model.questions for model in models)
+    text = (
+        f"{_count(len(models), 'tuned model')} at {rescue.provider}: {_count(sum(m.job for m in models), 'job')},"
+        f" {_count(len(files), 'training file')} ({sum(files):,} rows), {answered:,} of {questions:,} golden answers"
+    )
+    if trained := sum(model.run is not None for model in models):
+        text += f", {_count(trained, 'new run')}"
+    return text
+
+
+def account_lines(rescue: AccountRescue) -> list[str]:
+    """What a person should know besides: what is missing, of which models, and what was left out."""
+    lines = list(rescue.notes)
+    lines += [f"{model.model}: {model.error}" for model in rescue.failed]
+    reasons: dict[str, list[ModelRescue]] = {}
+    for model in rescue.models:
+        for note in model.notes:
+            reasons.setdefault(note.replace(model.model, "the model"), []).append(model)
+    for note, models in reasons.items():
+        named = ", ".join(model.folder for model in models[:3]) + (" ..." if len(models) > 3 else "")
+        lines.append(f"{named}: {note}" if len(models) == 1 else f"{len(models)} models ({named}): {note}")
+    if rescue.checkpoints:
+        lines.append(f"{_count(rescue.checkpoints, 'checkpoint')} left alone; llmtune rescue CHECKPOINT takes one")
+    if rescue.left_out:
+        lines.append(f"{_count(rescue.left_out, 'model')} left out by the filters")
+    return lines
+
+
+def account_page(rescue: AccountRescue) -> str:
+    """The page in the folder of an account's rescue."""
+    rows = [
+        [
+            code(model.folder),
+            code(model.model),
+            code(model.base),
+            "yes" if model.job else "no",
+            "gone" if model.train_rows is None else str(model.train_rows),
+            f"{model.answered} of {model.questions}",
+        ]
+        for model in rescue.models
+    ]
+    head = ["folder", "model", "from", "job", "training rows", "golden answers"]
+    parts = [f"# {plain(rescue.provider)}, rescued", plain(account_sentence(rescue), 1000), table(head, rows)]
+    parts += ["\n".join(f"- {plain(line, 1000)}" for line in account_lines(rescue))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

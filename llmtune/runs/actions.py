@@ -58,7 +58,8 @@ def adopt(store: Store, run_id: str, job_id: str) -> None:
     if record.state is not RunState.LOST:
         raise LlmtuneError(f"run {run_id} is not lost but {record.state}; only a lost run adopts a job")
     for other in store.resources():
-        if other.type == "job" and other.provider == record.provider and other.ref.id == job_id:
+        same = other.type == "job" and other.provider == record.provider and other.ref.id == job_id
+        if same and other.run_id != run_id:  # its own job may have been out of sight
             raise LlmtuneError(f"the job {job_id} belongs to run {other.run_id} already")
     store.change(run_id, error=None, outcome=None)
     submission.keep_job(store, store.get(run_id), JobRef(id=job_id), "adopted")

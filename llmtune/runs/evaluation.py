@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import make_private_folder
 from llmtune.config import home
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
 from llmtune.provider.abilities import SelfChecking
@@ -17,19 +18,24 @@ from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.redaction.secrets import scrub_leaves
+from llmtune.runs import settling
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.evaluation.results import EvaluationResult
+    from llmtune.job.spec import EvaluationSpec
     from llmtune.metrics.points import NotReported
-    from llmtune.report.schema import Environment, Identity, Report
+    from llmtune.report.schema import EarlierEvaluation, Environment, Identity, Report
 
 log = logging.getLogger("llmtune")
 
 #: How the warning begins that says why a run was not evaluated.
 NOT_EVALUATED = "not evaluated: "
+
+#: How that warning goes on where there is no model to ask.
+UNNAMED = "the job has succeeded, and its tuned model has not been named"
 
 #: Training and validation rows that a local model is asked too, to tell underfit from overfit. At a vendor they cost.
 FIT_ROWS = 50
@@ -39,6 +45,11 @@ CHECKED_ROWS = 20
 
 #: Seconds between two words about how far an evaluation is.
 SAY_EVERY = 2.0
+
+
+def is_unnamed(warning: str) -> bool:
+    """Return whether a warning says that the run was not evaluated because no model was named."""
+    return warning.startswith(NOT_EVALUATED + UNNAMED)
 
 
 def kept_evaluation(store: Store, record: RunRecord) -> EvaluationResult | None:
@@ -64,19 +75,34 @@ def evaluate(
     if dataset is None or not dataset.test:
         store.warn(record.id, NOT_EVALUATED + "the dataset has no test rows")
         return None
+    result, data = judge(store, record, provider, target, say, dataset, record.tuning_job.evaluation)
+    keep_evaluation(store, record, data)
+    return result
+
+
+def judge(
+    store: Store,
+    record: RunRecord,
+    provider: Provider,
+    target: ModelRef | DeploymentRef,
+    say: Callable[[str], None],
+    dataset: Dataset,
+    spec: EvaluationSpec,
+) -> tuple[EvaluationResult, dict[str, Any]]:
+    """Ask base and tuned model the test rows of `dataset`; returns what came out, and the same as it is kept."""
     from llmtune.evaluation.cache import FileCache
-    from llmtune.evaluation.evaluate import evaluate as judge
+    from llmtune.evaluation.evaluate import evaluate as ask_and_score
     from llmtune.evaluation.evaluate import model_identity
     from llmtune.evaluation.few_shot import SHOTS, few_shot, model_with, shots
 
     job = record.tuning_job
     generators: dict[str, Generator | Unavailable] = {}
     models: dict[str, str] = {}
-    with_examples = job.evaluation.measures("few_shot", free=not provider.hosted) and job.method == "sft"
-    if job.evaluation.measures("base") or with_examples:
+    with_examples = spec.measures("few_shot", free=not provider.hosted) and job.method == "sft"
+    if spec.measures("base") or with_examples:
         base = provider.base_model(record.plan)
         generator = base if isinstance(base, Unavailable) else provider.generator(base)
-        if job.evaluation.measures("base"):
+        if spec.measures("base"):
             generators["base"] = generator
         if isinstance(base, ModelRef):
             models["base"] = model_identity(record.provider, base)
@@ -85,15 +111,15 @@ def evaluate(
             generators["few_shot"] = few_shot(generator, examples)
             if "base" in models:
                 models["few_shot"] = model_with(models["base"], examples)
-    generators["tuned"] = provider.generator(target)
+    generators["tuned"] = settling.wait_for_answers(store, record, provider, target, say)
     tuned = store.ref(record.id, "model", ModelRef) or target
     models["tuned"] = model_identity(record.provider, tuned)  # a deployment comes and goes; the model stays
 
     began = time.monotonic()
-    result = judge(
+    result = ask_and_score(
         dataset.test,
         generators,
-        job.evaluation,
+        spec,
         labels=dataset.labels,
         train=dataset.train,
         validation=dataset.validation,
@@ -108,9 +134,48 @@ def evaluate(
         "result": result.model_dump(mode="json"),
         "seconds": time.monotonic() - began,
         "checks": _checks(store, record, provider, tuned, dataset),
+        "finished": time.time(),
+        "source": dataset.source,
     }
+    return result, data
+
+
+#: Names of the references that hold evaluations which a later one has taken the place of: "evaluation:1", ...
+EARLIER = "evaluation:"
+
+
+def keep_evaluation(store: Store, record: RunRecord, data: dict[str, Any]) -> None:
+    """Keep an evaluation as the run's; one that stands there already is kept beside it, with what it asked for."""
+    before = store.ref(record.id, "evaluation", Ref)
+    if before is not None:
+        number = 1 + sum(name.startswith(EARLIER) for name in store.refs(record.id))
+        store.set_ref(record.id, f"{EARLIER}{number}", before)
     store.set_ref(record.id, "evaluation", Ref(id="done", data=scrub_leaves(data)))
-    return result
+
+
+def earlier_evaluations(store: Store, record: RunRecord) -> list[EarlierEvaluation]:
+    """The evaluations that a later one has taken the place of, oldest first; damaged ones are left out."""
+    from llmtune.evaluation.results import EvaluationResult
+    from llmtune.report.schema import EarlierEvaluation
+
+    refs = store.refs(record.id)
+    current = refs.get("evaluation", {}).get("data")
+    names = sorted((name for name in refs if name.startswith(EARLIER)), key=lambda name: int(name.split(":")[1]))
+    found = []
+    for name in names:
+        data = refs[name].get("data", {})
+        if data == current:  # a process died between the two steps of keeping the next one
+            continue
+        try:
+            result = EvaluationResult.model_validate(data["result"])
+        except (ValueError, KeyError):
+            continue
+        found.append(
+            EarlierEvaluation.of(
+                result, source=data.get("source", ""), finished=data.get("finished"), seconds=data.get("seconds")
+            )
+        )
+    return found
 
 
 def _checks(store: Store, record: RunRecord, provider: Provider, model: Ref, dataset: Dataset) -> list[dict[str, Any]]:
@@ -131,7 +196,10 @@ def the_same_dataset(record: RunRecord) -> Dataset:
     dataset = Dataset.from_spec(record.tuning_job.dataset, method=record.tuning_job.method)
     planned = record.receipt.get("data", {}).get("sha256")
     if planned and dataset.sha256 != planned:
-        raise LlmtuneError("the dataset has changed since the run was planned, so its test rows are not the same")
+        raise LlmtuneError(
+            "the dataset has changed since the run was planned, so its test rows are not the same",
+            hint=f"llmtune evaluate {record.id} --dataset FILE evaluates on other rows",
+        )
     return dataset
 
 
@@ -182,6 +250,8 @@ def _build(
         transitions.append((ended, time.time()))
     plan = record.plan
     refs = store.refs(record.id)
+    evaluated = kept_evaluation(store, record)
+    source = kept.data.get("source", "") if kept is not None and evaluated is not None else ""
     return build_report(
         identity=_identity(record, plan.target, refs, ended, model, transitions[-1][1]),
         receipt=plan,
@@ -189,13 +259,15 @@ def _build(
         points=store.points(record.id),
         not_reported=record.not_reported,
         transitions=transitions,
-        evaluation=kept_evaluation(store, record) or _why_not_evaluated(record),
+        evaluation=evaluated or _why_not_evaluated(record, model),
+        evaluated_on=source if source != plan.data.source else "",
+        earlier_evaluations=earlier_evaluations(store, record),
         billed=record.billed,
         tokens_per_second=record.progress.tokens_per_second,
         evaluation_seconds=kept.data["seconds"] if kept is not None else None,
         resolved=record.resolved,
         lossy=record.lossy,
-        warnings=record.warnings,
+        warnings=[each for each in record.warnings if evaluated is None or not each.startswith(NOT_EVALUATED)],
         error=record.error,
         checks=[Check.model_validate(each) for each in (kept.data.get("checks", ()) if kept is not None else ())],
         environment=_environment(record),
@@ -250,9 +322,11 @@ def _identity(
     )
 
 
-def _why_not_evaluated(record: RunRecord) -> NotReported:
+def _why_not_evaluated(record: RunRecord, model: ModelRef | None) -> NotReported:
     from llmtune.metrics.points import NotReported
 
+    if record.state is RunState.SUCCEEDED and model is not None and any(map(is_unnamed, record.warnings)):
+        return NotReported(f"its model was named after the run had ended; llmtune evaluate {record.id} evaluates it")
     said = [each.removeprefix(NOT_EVALUATED) for each in record.warnings if each.startswith(NOT_EVALUATED)]
     return NotReported(said[-1] if said else "the run was not evaluated")
 
@@ -270,7 +344,7 @@ def _reproduce(record: RunRecord) -> str:
     """The command that runs the same job again, with the job kept as a file."""
     path = home() / "runs" / record.id / "job.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path.parent)
         record.tuning_job.save(path)
     except OSError as error:
         log.warning("the job file %s could not be written: %s", path, error)

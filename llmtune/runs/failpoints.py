@@ -30,6 +30,19 @@ ARROWS: tuple[str, ...] = (
     "finished",
 )
 
+#: The same of a rescue, which starts ordinary runs in the end.
+RESCUE_ARROWS: tuple[str, ...] = (
+    "rescue-listed",
+    "rescue-fetching",
+    "rescue-fetched",
+    "rescue-deploying",
+    "rescue-deployed",
+    "rescue-answered",
+    "rescue-recorded",
+    "rescue-undeployed",
+    "rescue-job-written",
+)
+
 #: Called with the name of each arrow as it is passed.
 hook: Callable[[str], None] | None = None
 

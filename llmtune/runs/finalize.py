@@ -17,8 +17,9 @@ from llmtune._retry import with_retries
 from llmtune.errors import LlmtuneError, TransientError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
-from llmtune.runs import evaluation, submission
+from llmtune.runs import evaluation, settling, submission
 from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.row_names import name_rows
 from llmtune.runs.store.leases import Lease, LeaseLost
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -28,6 +29,9 @@ Say = Callable[[str], None]
 
 #: Seconds after which a vendor's list surely shows a new deployment. Only a killed process makes anybody wait for it.
 DEPLOYMENT_LAG = 30.0
+
+#: Error events of a failed job that are given as its reason where the job itself has none.
+REASONS = 3
 
 #: Name of the reference that says: we are about to deploy, and may have.
 MEANT = "deployment-meant"
@@ -46,18 +50,26 @@ def finalize(
 
     With `last_try` a vendor that is unwell costs the run its evaluation (with a warning), and nothing is raised.
 
+    A run that has succeeded without a model is looked at once more: its vendor may have named the model since.
+
     Raises:
+        NotSettled: the job has succeeded, and the vendor has not named its model yet; calling again later is right.
         TransientError: the vendor is unwell; calling again later goes on from here.
     """
     record = store.get(run_id)
     outcome = record.outcome
+    if settling.lacks_model(store, record):
+        return ask_again(store, record, provider, lease=lease)
     if record.state.final or outcome is None:
         return record
     if record.state is not RunState.FINALIZING:
         store.move(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
     checkpoint("finalizing")
-    record = _last_metrics(store, record, provider, last_try)
+    record, pending = _last_metrics(store, record, provider, last_try)
     checkpoint("last-metrics")
+    if outcome is RunState.SUCCEEDED and pending:
+        _refuse_to_end_early(store, record, provider, pending)
+    record = _give_reason(store, record)
     if outcome is RunState.SUCCEEDED:
         _evaluate(store, record, provider, lease, say, last_try)
         checkpoint("evaluated")
@@ -69,19 +81,75 @@ def finalize(
     return record
 
 
-def _last_metrics(store: Store, record: RunRecord, provider: Provider, last_try: bool) -> RunRecord:
-    """One more look, for what the vendor wrote while it said that the job had ended."""
+def _last_metrics(
+    store: Store, record: RunRecord, provider: Provider, last_try: bool
+) -> tuple[RunRecord, tuple[str, ...]]:
+    """One more look, for what the vendor wrote while it said that the job had ended; and what it has yet to tell."""
     job = store.ref(record.id, "job", JobRef)
     if job is None:
-        return record
+        return record, ()
     try:
         snapshot = with_retries(lambda: provider.poll(job, record.cursor), submission.RETRIES, doing="last metrics")
-        return store.record(record.id, snapshot, known=record).record
+        record = store.record(record.id, name_rows(record, snapshot), known=record).record
     except LlmtuneError as error:
         if isinstance(error, TransientError) and not last_try:
             raise
         store.warn(record.id, f"the last metrics could not be read: {error.message}")
-        return store.get(record.id)
+        return store.get(record.id), ()
+    if store.ref(record.id, "model", ModelRef) is None:
+        return record, ("the tuned model's id", *snapshot.pending)
+    return record, snapshot.pending
+
+
+def _refuse_to_end_early(store: Store, record: RunRecord, provider: Provider, pending: tuple[str, ...]) -> None:
+    """Raise `NotSettled` while the vendor may still fill in what is `pending`."""
+    limit = settling.settling_of(provider).model_seconds
+    remaining = settling.ended_at(store, record.id) + limit - settling.now()
+    what = " and ".join(pending)
+    if remaining > 0:
+        raise settling.NotSettled(
+            f"{provider.name} says that the job has succeeded, and has not told {what} yet;"
+            f" it is asked again for up to {max(1, round(remaining / 60))} min",
+            retry_after=min(settling.LOOK_EVERY, remaining),
+        )
+    store.warn(
+        record.id,
+        f"{provider.name} says that the job has succeeded, and has not told {what} within {limit / 60:g} min;"
+        f" llmtune runs attach {record.id} asks again",
+    )
+
+
+def _give_reason(store: Store, record: RunRecord) -> RunRecord:
+    """The record with why it failed: where the job itself gives no reason, its last error events do."""
+    if record.outcome is not RunState.FAILED or record.error:
+        return record
+    events = [event for _, event in store.events(record.id) if not event.id.startswith("llmtune-") and event.message]
+    worst = [event for event in events if event.level == "error"] or [e for e in events if e.level == "warning"]
+    messages = list(dict.fromkeys(event.message for event in worst[-REASONS:]))
+    return store.change(record.id, error="; ".join(messages)) if messages else record
+
+
+def ask_again(store: Store, record: RunRecord, provider: Provider, *, lease: Lease | None = None) -> RunRecord:
+    """Look once more at a run that has succeeded without a model, and report on it anew if there is one now.
+
+    With a `lease` ("finalize:RUN", held by the caller) the model is evaluated too, as it would have been. A vendor
+    that cannot be asked leaves the run as it is.
+    """
+    job = store.ref(record.id, "job", JobRef)
+    if job is None or not settling.lacks_model(store, record):
+        return record
+    try:
+        snapshot = provider.poll(job, record.cursor)
+    except Exception as error:  # noqa: BLE001 - the run has its report; this look can only add to it
+        log.info("run %s: %s could not be asked for its model: %s", record.id, provider.name, error)
+        return record
+    record = store.record(record.id, name_rows(record, snapshot), known=record).record
+    if settling.lacks_model(store, record):
+        return record
+    if lease is not None:
+        _evaluate(store, record, provider, lease, lambda _: None, last_try=True)
+    evaluation.write_report(store, store.get(record.id), provider)
+    return store.get(record.id)
 
 
 def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease, say: Say, last_try: bool) -> None:
@@ -92,7 +160,7 @@ def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease,
             _remove_leftover(store, record, provider)
             return
         if model is None:
-            raise LlmtuneError(f"{provider.name} names no tuned model")
+            raise LlmtuneError(evaluation.UNNAMED)  # `ask_again` looks for it later
         with deployed(store, record, provider, model, lease) as target:
             say("evaluating")
             evaluation.evaluate(store, record, provider, target, say)

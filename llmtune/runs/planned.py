@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
+from llmtune._private import make_private_folder
 from llmtune._version import __version__
 from llmtune.config import home, redact
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, MissingExtra, ProviderClosed
@@ -137,7 +138,7 @@ def refuse_lossy(lossy: Collection[str], *, allow: bool, listed: str) -> None:
         raise InvalidData(
             f"the row format of {listed} cannot carry {len(lossy)} thing{'s' if len(lossy) > 1 else ''}, first:"
             f" {next(iter(lossy))}",
-            hint="mend those rows, or leave these things out with --allow-lossy-data (allow_lossy_data=True)",
+            hint="fix those rows, or leave these things out with --allow-lossy-data (allow_lossy_data=True)",
         )
 
 
@@ -151,7 +152,7 @@ def refuse_findings(provider: Provider, findings: Collection[Finding]) -> None:
 def encode(provider: Provider, dataset: Dataset, receipt: Receipt, *, allow_lossy: bool) -> EncodedDataset:
     """The vendor's own rows as content-named files in the home folder."""
     folder = files_folder(provider.kind)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(folder)
     encoded = provider.encode(dataset, receipt, folder)
     refuse_lossy(encoded.lossy, allow=allow_lossy, listed=provider.name)
     return encoded

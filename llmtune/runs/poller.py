@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llmtune._retry import RetryPolicy
-from llmtune.errors import LlmtuneError, TransientError
+from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import Event, JobRef, RunState
 from llmtune.redaction.secrets import scrub, scrub_error
-from llmtune.runs import finalize, submission
+from llmtune.runs import finalize, settling, submission
 from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.row_names import name_rows
 from llmtune.runs.store.leases import Lease, who
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -44,6 +45,10 @@ FINISH_ATTEMPTS = 5
 
 #: An adapter that breaks (not: a vendor that is down) so often in a row stops the wait.
 BROKEN_LIMIT = 5
+
+
+#: HTTP statuses by which a vendor says that it has no such job.
+GONE = frozenset({404, 410})
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,9 @@ class _Following:
     errors: int = 0
     broken: int = 0
     down_since: float | None = None
+    gone_since: float | None = None
+    gone_told: bool = False
+    unsettled: bool = False
     busy: bool = False
     finishing: bool = False
     ended: bool = False
@@ -266,6 +274,8 @@ class Poller:
         record = following.known or store.get(following.run_id)
         following.known = None
         if record.state.final:
+            if settling.lacks_model(store, record):  # the vendor may have named it since
+                return self._finish(following, record)
             return Update(record, moved=True), None
         if record.outcome is not None:
             return self._finish(following, record)
@@ -296,8 +306,10 @@ class Poller:
             snapshot = provider.poll(job, record.cursor)
         except TransientError as error:
             return self._unwell(following, record, error)
-        except LlmtuneError:
-            raise
+        except LlmtuneError as error:
+            if not (isinstance(error, VendorError) and error.status in GONE):
+                raise
+            return self._gone(following, record, job, error)
         except Exception as error:
             following.broken += 1
             if following.broken >= BROKEN_LIMIT:
@@ -305,13 +317,16 @@ class Poller:
             log.warning("poll of run %s broke: %r", record.id, error, extra={"run": record.id})
             return None, following.pace.after(max(following.pause, following.pace.first))
         checkpoint("polled")
-        seen = store.record(record.id, snapshot, known=record)
+        following.gone_since = None
+        seen = store.record(record.id, name_rows(record, snapshot), known=record)
         # What was just written was read in the same transaction; what was not may have changed in another process.
         following.known = seen.record if seen.record is not record else None
         checkpoint("snapshot-kept")
         message = None
         if following.down_since is not None:
             message = f"{provider.name} answers again after {time.monotonic() - following.down_since:.0f} s"
+        if seen.moved and seen.record.state is RunState.PAUSED:
+            message = _how_to_resume(seen.record, provider, job)
         following.errors, following.broken, following.down_since = 0, 0, None
         new = bool(seen.points or seen.events or seen.moved or seen.record.progress != record.progress)
         following.pause = following.pace.first if new else following.pace.after(following.pause)
@@ -335,6 +350,29 @@ class Poller:
             message = f"{following.provider.name} does not answer ({scrub(error.message)}); trying again"
             log.info("run %s: %s", record.id, message, extra={"run": record.id})
         return (Update(record, message=message) if message else None), seconds
+
+    def _gone(
+        self, following: _Following, record: RunRecord, job: JobRef, error: VendorError
+    ) -> tuple[Update | None, float | None]:
+        """The vendor knows no such job. After a while that is believed, and the run is lost: nothing is paid again.
+
+        A list that lags, or a key of another project, looks the same: `runs adopt` follows the job again.
+        """
+        provider = following.provider
+        if following.gone_since is None:
+            following.gone_since = settling.now()
+        remaining = following.gone_since + settling.settling_of(provider).gone_seconds - settling.now()
+        if remaining > 0:
+            message = f"{provider.name} does not find the job {job.id} ({scrub(error.message)}); looking again"
+            first, following.gone_told = not following.gone_told, True
+            return (Update(record, message=message) if first else None), min(following.pace.most, remaining)
+        sentence = (
+            f"{provider.name} has no job {job.id} any more ({scrub(error.message)}): it was deleted there, or this key"
+            " belongs to another account or project"
+        )
+        end = RunState.CANCELLED if record.cancel_requested else RunState.LOST
+        record = following.store.move(record.id, end, sentence, error=sentence, outcome=end)
+        return Update(record, moved=True), None
 
     # --- the end ---------------------------------------------------------------------------------------------------
     def _finish(self, following: _Following, record: RunRecord) -> tuple[Update | None, float | None]:
@@ -361,6 +399,7 @@ class Poller:
 
         seconds: float | None = None
         update: Update | None = None
+        waiting: Update | None = None
         try:
             with lease:
                 record = finalize.finalize(
@@ -372,19 +411,34 @@ class Poller:
                     last_try=following.errors >= FINISH_ATTEMPTS - 1,
                 )
             update = Update(record, moved=True)
+        except settling.NotSettled as error:
+            seconds = min(error.retry_after or 0.0, following.pace.most)
+            if not following.unsettled:
+                following.unsettled = True
+                waiting = Update(following.store.get(following.run_id), message=error.message)
         except TransientError as error:
             following.errors += 1
             seconds = max(following.pace.after(following.pace.first * following.errors), error.retry_after or 0.0)
         except BaseException as error:  # noqa: BLE001 - a listener waits: it must hear of anything that breaks
             update = self._gave_up(following, error)
-        if update is not None:
-            self._tell(following, update)
+        for each in (waiting, update):
+            if each is not None:
+                self._tell(following, each)
         with self._condition:
             following.finishing = False
             if update is not None or not following.listeners:
                 self._end(following)
             elif seconds is not None:
                 self._schedule(following, seconds)
+
+
+def _how_to_resume(record: RunRecord, provider: Provider, job: JobRef) -> str:
+    hint = str(getattr(provider, "paused_hint", "")).format(job=job.id) or "resume it in the vendor's own console"
+    where = f" ({job.url})" if job.url else ""
+    return (
+        f"{provider.name} has paused the job {job.id}: it does not go on by itself; {hint}{where}."
+        f" llmtune runs cancel {record.id} ends it"
+    )
 
 
 _poller: Poller | None = None

@@ -7,7 +7,7 @@ import logging
 import os
 import queue
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,9 +98,13 @@ class Run:
 
     def report(self) -> Report:
         """The report of a finished run. Raises `StillRunning` when there is none yet."""
-        from llmtune.runs import evaluation
+        from llmtune.runs import evaluation, finalize, settling
 
-        return evaluation.read_report(self._store, self.record, lambda: self.provider)
+        record = self.record
+        if settling.lacks_model(self._store, record):
+            with suppress(LlmtuneError):  # a backend that cannot be set up here: the report is there all the same
+                record = finalize.ask_again(self._store, record, self.provider)
+        return evaluation.read_report(self._store, record, lambda: self.provider)
 
     # --- waiting ---------------------------------------------------------------------------------------------------
     def wait(
@@ -114,7 +118,7 @@ class Run:
     ) -> Report:
         """Follow the run to its end and return its report.
 
-        Transient errors of the vendor, unknown states and a lost network are waited out; the first is told through
+        Transient errors of the vendor, unknown states and a lost network are waited out; the first is reported through
         `on_update`, which is called in this thread. Giving up waiting never stops the run.
 
         Args:
@@ -221,6 +225,56 @@ class Run:
             )
         return report
 
+    # --- evaluating ---------------------------------------------------------------------------------------------------
+    def evaluate(
+        self,
+        dataset: str | os.PathLike[str] | None = None,
+        *,
+        max_rows: int | None = None,
+        deploy: bool | None = None,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Evaluate a finished run, for the first time or again, and return its report with the result.
+
+        What was asked before is not asked again. The evaluation that stood in the report is kept there as an earlier
+        one, with the answers and tokens that it took.
+
+        Args:
+            dataset: a file whose rows are asked, all of them held out; None takes the job's own test rows.
+            max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
+            deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
+            on_progress: is told how far it is, in words.
+
+        Raises:
+            StillRunning: the run has not ended.
+            InvalidData: there are no rows to ask, or they cannot be read.
+            LlmtuneError: there is no model, or it could not be asked; the report stays as it was.
+        """
+        from llmtune.runs.evaluate_run import evaluate_run
+
+        return evaluate_run(
+            self._store,
+            self.id,
+            self.provider,
+            dataset=None if dataset is None else Path(dataset),
+            max_rows=max_rows,
+            deploy=deploy,
+            say=on_progress or (lambda _: None),
+        )
+
+    async def evaluate_async(
+        self,
+        dataset: str | os.PathLike[str] | None = None,
+        *,
+        max_rows: int | None = None,
+        deploy: bool | None = None,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> Report:
+        """`evaluate` for asyncio: `dataset`, `max_rows`, `deploy` as there; `on_progress` runs in a thread."""
+        return await asyncio.to_thread(
+            lambda: self.evaluate(dataset, max_rows=max_rows, deploy=deploy, on_progress=on_progress)
+        )
+
     # --- acting ----------------------------------------------------------------------------------------------------
     def export(self, format: Literal["adapter", "merged"], into: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write the tuned model to a folder, with its tokenizer: the adapter alone, or one model with it merged in.
@@ -231,9 +285,13 @@ class Run:
             LlmtuneError: the run has no model (yet), or its backend keeps the weights.
             InvalidJob: there is no adapter, or the folder is there and holds something.
         """
-        record, ref = self.record, self.model_ref
+        from llmtune.runs import finalize
+        from llmtune.runs.tuned_model import no_model
+
+        record = finalize.ask_again(self._store, self.record, self.provider)
+        ref = self.model_ref
         if ref is None:
-            raise LlmtuneError(f"run {record.id} has no tuned model: it is {record.state}")
+            raise no_model(record)
         if not isinstance(self.provider, Exporting):
             raise LlmtuneError(
                 f"{record.provider} does not hand out the weights of its tuned models",

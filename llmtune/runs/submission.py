@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from llmtune._retry import RetryPolicy, with_retries
@@ -24,6 +26,7 @@ from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, Uploa
 from llmtune.redaction.secrets import scrub_error
 from llmtune.runs import planned
 from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.row_names import name_rows_in
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -81,8 +84,12 @@ def _upload_all(store: Store, record: RunRecord, provider: Provider, lease: Leas
     record = store.move(record.id, RunState.UPLOADING, f"{len(record.files)} file(s)")
     checkpoint("uploading")
     record = _files_on_disk(store, record, provider)
-    refs = {file.role: _upload_one(store, record, file, provider, lease) for file in record.files}
-    request = provider.build(record.plan, {str(role): ref for role, ref in refs.items()})
+    refs = {str(file.role): _upload_one(store, record, file, provider, lease) for file in record.files}
+    return _build(store, record, provider, refs)
+
+
+def _build(store: Store, record: RunRecord, provider: Provider, refs: Mapping[str, UploadRef]) -> RunRecord:
+    request = provider.build(record.plan, refs)
     return store.change(record.id, request=request)
 
 
@@ -117,6 +124,33 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
     return ref
 
 
+def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lease, stale: list[str]) -> RunRecord:
+    """Upload the files of these roles again, without looking whether they are there: they are, and no good any more."""
+    refs: dict[str, UploadRef] = {}
+    for file in record.files:
+        name = f"upload:{file.role}"
+        kept = store.ref(record.id, name, UploadRef)
+        if kept is not None and file.role not in stale:
+            refs[file.role] = kept
+            continue
+        lease.check()
+        what = f"upload of the {file.role} file to {provider.name}"
+        refs[file.role] = _as(with_retries(partial(provider.upload, file), RETRIES, doing=what), file)
+        store.keep_upload(record, name, refs[file.role], ours=True)
+    return _build(store, record, provider, refs)
+
+
+def _stale_uploads(store: Store, record: RunRecord, error: LlmtuneError) -> list[str]:
+    """The roles of the files that were there before this run, if a refusal names one: it expired, or was removed."""
+    if not isinstance(error, VendorError) or error.status not in (400, 404, 422):
+        return []
+    ours = {each.ref.id for each in store.resources(record.id) if each.type == "upload"}
+    words = f"{error.message} {error.raw or ''}"
+    refs = {str(file.role): store.ref(record.id, f"upload:{file.role}", UploadRef) for file in record.files}
+    reused = {role: ref.id for role, ref in refs.items() if ref is not None and ref.id not in ours}
+    return list(reused) if any(id in words for id in reused.values()) else []
+
+
 def _as(ref: UploadRef, file: EncodedFile) -> UploadRef:
     return ref.model_copy(update={"digest": file.sha256, "role": file.role})
 
@@ -142,7 +176,7 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
     """Submit once. Only a refusal that surely reached nobody is tried again here."""
     request = record.request
     assert request is not None
-    unsent = 0
+    unsent, renewed = 0, False
     while True:
         if store.get(record.id).cancel_requested:
             return store.move(record.id, RunState.CANCELLED, "cancelled before anything was submitted")
@@ -164,8 +198,24 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
                 raise
             time.sleep(RETRIES.pause(unsent, error))
         except LlmtuneError as error:  # a refusal in the vendor's own words: there is no job
-            _failed(store, record.id, error)
-            raise
+            stale = [] if renewed else _stale_uploads(store, record, error)
+            if not stale:
+                _failed(store, record.id, error)
+                raise
+            renewed = True
+            reason = (
+                f"the {' and '.join(stale)} file that was there is refused, so it is uploaded again: {_words(error)}"
+            )
+            record = store.move(record.id, RunState.UPLOADING, reason, back=True)
+            try:
+                record = _upload_anew(store, record, provider, lease, stale)
+            except TransientError:
+                raise
+            except LlmtuneError as second:
+                _failed(store, record.id, second)
+                raise
+            request = record.request
+            assert request is not None
         except Exception as error:
             log.exception("submit of run %s broke", record.id)
             words = f"{type(error).__name__} in the {provider.kind} adapter"
@@ -273,6 +323,7 @@ def lost_hint(run_id: str) -> str:
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
 def _failed(store: Store, run_id: str, error: LlmtuneError) -> None:
+    name_rows_in(store.get(run_id), error)
     store.move(run_id, RunState.FAILED, _words(error), error=_words(error), outcome=RunState.FAILED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,11 +10,13 @@ from llmtune.data.example import Message
 from llmtune.errors import LlmtuneError
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
 from llmtune.provider.protocol import Provider
-from llmtune.provider.types import ModelRef
-from llmtune.runs import finalize
+from llmtune.provider.types import ModelRef, RunState
+from llmtune.runs import finalize, settling
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
+
+log = logging.getLogger("llmtune")
 
 #: A prompt: one user message as text, or a conversation.
 Prompt = str | Sequence[Message]
@@ -49,16 +52,29 @@ def open_model(
     store: Store, record: RunRecord, provider: Provider, *, checkpoint: str | None = None, deploy: bool | None = None
 ) -> Iterator[TunedModel]:
     """The tuned model (or a checkpoint) of a run, deployed for the time being where that is needed and allowed."""
+    if checkpoint is None:
+        finalize.ask_again(store, record, provider)
     ref = _ref(store, record, checkpoint)
     lease = Lease(store, f"model:{record.id}")
     if not lease.acquire(wait=5):
         raise LlmtuneError(f"the model of run {record.id} is held by another process right now")
     with lease, finalize.deployed(store, record, provider, ref, lease, allow=deploy) as target:
-        generator = provider.generator(target)
+        generator = settling.wait_for_answers(store, record, provider, target, log.warning)
         if isinstance(generator, Unavailable):
             raise LlmtuneError(f"the model of run {record.id} cannot be asked: {generator.reason}")
         with generator as opened:
             yield TunedModel(opened, ref)
+
+
+def no_model(record: RunRecord) -> LlmtuneError:
+    """Return the error for a run without a tuned model."""
+    if record.state is RunState.SUCCEEDED:
+        return LlmtuneError(
+            f"run {record.id} has no tuned model: {record.provider} says that its job has succeeded, and has not named"
+            " the model",
+            hint=f"llmtune runs attach {record.id} asks again",
+        )
+    return LlmtuneError(f"run {record.id} has no tuned model: it is {record.state}")
 
 
 def _ref(store: Store, record: RunRecord, checkpoint: str | None) -> ModelRef:
@@ -67,6 +83,6 @@ def _ref(store: Store, record: RunRecord, checkpoint: str | None) -> ModelRef:
     if ref is not None:
         return ref
     if checkpoint is None:
-        raise LlmtuneError(f"run {record.id} has no tuned model: it is {record.state}")
+        raise no_model(record)
     known = [each.partition(":")[2] for each in store.refs(record.id) if each.startswith("checkpoint:")]
     raise LlmtuneError(f"run {record.id} has no checkpoint {checkpoint!r}; it has {', '.join(known) or 'none'}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from llmtune._browser import host_name, is_loopback
 from llmtune.provider.generation import Generation
+from llmtune.server.guard import check_key, guard, guard_unknown, parse_json_object, require_json
 from llmtune.server.protocol import Asked, Cutter, Refused, Writer, read
 from llmtune.server.queue import Line, Question
 
@@ -44,14 +43,14 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    def check(request: Request) -> None:
-        if key is None:
-            # Without a key, a web page in a browser on this machine must not be able to ask.
-            named = request.headers.get("host", "")
-            if not is_loopback(_host(named)):
-                raise Refused(403, f"without a key only this machine is answered, not the host {named!r}")
+    def authorize(request: Request) -> None:
+        if key is not None:
+            check_key(request, key)
             return
-        check_key(request, key)
+        # Another site's name may be made to point at this machine: its pages must not be able to ask.
+        host = request.headers.get("host", "")
+        if not is_loopback(host_name(host)):
+            raise Refused(403, f"without a key only this machine is answered, not the host {host!r}")
 
     def find(name: str) -> Served:
         found = models.get(name)
@@ -63,55 +62,26 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def listing(request: Request) -> Response:
-        try:
-            check(request)
-            each = {served.name: served for served in models.values()}
-            return JSONResponse({"object": "list", "data": [each[name].listed() for name in sorted(each)]})
-        except Refused as error:
-            return refuse(error)
+    async def list_models(request: Request) -> Response:
+        by_name = {served.name: served for served in models.values()}
+        return JSONResponse({"object": "list", "data": [by_name[name].listed() for name in sorted(by_name)]})
 
-    async def one(request: Request) -> Response:
-        try:
-            check(request)
-            return JSONResponse(find(request.path_params["model"]).listed())
-        except Refused as error:
-            return refuse(error)
+    async def get_model(request: Request) -> Response:
+        return JSONResponse(find(request.path_params["model"]).listed())
 
     async def completions(request: Request) -> Response:
-        try:
-            check(request)
-            asked = read(await read_body(request))
-            return await answer_chat(request, asked, find(asked.model).line)
-        except Refused as error:
-            return refuse(error)
-
-    async def unknown(request: Request, error: Exception) -> Response:
-        status = getattr(error, "status_code", 404)
-        return refuse(Refused(status, f"{request.method} {request.url.path} is not served here; see GET /v1/models"))
+        require_json(request)
+        asked = read(parse_json_object(await read_body(request)))
+        return await answer_chat(request, asked, find(asked.model).line)
 
     routes = [
-        Route("/health", health),
-        Route("/v1/models", listing),
-        Route("/v1/models/{model:path}", one),
-        Route("/v1/chat/completions", completions, methods=["POST"]),
+        Route("/health", guard(health)),
+        Route("/v1/models", guard(list_models, authorize)),
+        Route("/v1/models/{model:path}", guard(get_model, authorize)),
+        Route("/v1/chat/completions", guard(completions, authorize), methods=["POST"]),
     ]
+    unknown = guard_unknown(authorize, hint="; see GET /v1/models")
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
-
-
-def refuse(error: Refused) -> Response:
-    """The answer to a request that is refused."""
-    from starlette.responses import JSONResponse
-
-    headers = {"retry-after": f"{max(1, round(error.wait))}"} if error.wait is not None else None
-    return JSONResponse(error.body, error.status, headers=headers)
-
-
-def check_key(request: Request, key: str) -> None:
-    """Refuse a request without the key. Raises `Refused` (401)."""
-    sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if not hmac.compare_digest(sent.encode(), key.encode()):
-        raise Refused(401, "the API key is missing or wrong", code="invalid_api_key")
 
 
 async def answer_chat(request: Request, asked: Asked, line: Line) -> Response:
@@ -127,24 +97,6 @@ async def answer_chat(request: Request, asked: Asked, line: Line) -> Response:
     if answer is None:
         return Response(status_code=499)
     return JSONResponse(Writer(asked.model).whole(answer, asked))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _host(header: str) -> str:
-    """Name or address in a Host header, without its port; empty where it is none."""
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
 
 
 async def read_body(request: Request) -> bytes:

@@ -85,14 +85,8 @@ class Asked:
     """Whether a stream ends with the count of tokens."""
 
 
-def read(body: bytes) -> Asked:
-    """A request body. Raises `Refused` with the parameter that is wrong or that no tuned model takes."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not JSON") from None
-    if not isinstance(found, dict):
-        raise Refused(400, "the body is not a JSON object")
+def read(found: Mapping[str, Any]) -> Asked:
+    """Read a request's body. Raises `Refused` with the parameter that is wrong or that no tuned model takes."""
     for name, value in found.items():
         if name in _READ or name in _LABELS or value is None:
             continue

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from llmtune._browser import is_loopback
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
 from llmtune.provider.abilities import Exporting
 from llmtune.runs.api import attach
 from llmtune.runs.run import Run
-from llmtune.server.app import Served, is_loopback, make_app
+from llmtune.server.app import Served, make_app
 from llmtune.server.queue import Line
 
 if TYPE_CHECKING:
@@ -48,8 +49,12 @@ class HttpServer:
         """Answer with this application from now on."""
         import uvicorn
 
+        from llmtune.server.connection import Connection
+
         config = uvicorn.Config(
             app,
+            http=Connection,
+            ws="none",
             log_level="warning",
             access_log=False,
             lifespan="off",

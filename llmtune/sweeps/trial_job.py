@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmtune._private import make_private_folder
 from llmtune.config import home
 from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
 
@@ -23,7 +24,7 @@ def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
     for role, rows in (("train", dataset.train), ("validation", dataset.validation)):
         path = folder / f"{role}.jsonl"
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
             mine = folder / f"{role}.{os.getpid()}.jsonl"  # another worker may be writing it too
             write(rows, mine, kind)
             mine.replace(path)

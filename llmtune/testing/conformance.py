@@ -19,7 +19,7 @@
 
 A marked test must fail: when the vendor gains the feature, or we do, the mark becomes wrong and the suite says so.
 Undeclared failures fail. The fake must use the roles of `llmtune.testing.route`, so that faults strike where they are
-told.
+injected.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Fault:
     `handled` tells whether the vendor did what was asked before things went wrong.
 
     `kind` is the way. Of an answer, `status`, `code`, `message` and `headers` are what comes back; a hold or delay
-    lasts `seconds`; `word` is the state of a job that is told; `action` is called at that moment.
+    lasts `seconds`; `word` is the job state that is reported; `action` is called at that moment.
     """
 
     kind: Kind
@@ -114,7 +114,7 @@ class _Sprinkled:
 
 
 class Faults:
-    """The faults that one fake vendor has been told to inject. `injected` counts those that struck, by kind."""
+    """The faults that one fake vendor is to inject. `injected` counts those that struck, by kind."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

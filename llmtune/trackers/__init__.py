@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from llmtune._telemetry import turn_off_telemetry
 from llmtune.config import redact_url
 from llmtune.errors import InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint
@@ -107,6 +108,7 @@ def make(spec: str) -> Sink:
     """The sink of a spec that was checked."""
     name, _, place = spec.partition(":")
     module, _, attribute = _KINDS[name].home.partition(":")
+    turn_off_telemetry()
     made: Sink = getattr(importlib.import_module(module), attribute)(place)
     return made
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from llmtune._browser import host_name, is_foreign_page, is_loopback
 from llmtune.errors import LlmtuneError
 from llmtune.runs.store.store import Store, open_store
 from llmtune.web.pages import Pages, Reply
@@ -16,6 +20,8 @@ log = logging.getLogger("llmtune")
 
 HOST = "127.0.0.1"
 PORT = 8420
+#: Seconds in which a request must be here.
+REQUEST_SECONDS = 30.0
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -84,10 +90,38 @@ class _Http(ThreadingHTTPServer):
         log.debug("a browser left while it was answered", exc_info=True)
 
 
+class _DeadlineReader(io.RawIOBase):
+    """Bytes of a socket, up to a moment that is set for each request."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.deadline = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("the request did not come in time")
+        self._connection.settimeout(remaining)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Http
     protocol_version = "HTTP/1.1"
-    timeout = 30
+
+    def setup(self) -> None:
+        """Read with a deadline: a socket's own timeout begins anew with every byte that dribbles in."""
+        super().setup()
+        self._raw = _DeadlineReader(self.connection)
+        self.rfile = io.BufferedReader(self._raw)
+
+    def handle_one_request(self) -> None:
+        """Answer a request whose header is here in time, the wait for its beginning included."""
+        self._raw.deadline = time.monotonic() + REQUEST_SECONDS
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -96,6 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
+        self.connection.settimeout(REQUEST_SECONDS)
         reply = self._reply()
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.type)
@@ -107,9 +142,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.body)
 
     def _reply(self) -> Reply:
+        host = self.headers.get("Host", "")
         # Another site's name may be made to point at this machine: its pages must not read ours.
-        if not _here(self.headers.get("Host", "")):
+        if not is_loopback(host_name(host)):
             return self.server.pages.trouble(403, "These pages answer on loopback only.")
+        if is_foreign_page(self.headers.get("Origin"), host, self.headers.get("Sec-Fetch-Site")):
+            return self.server.pages.trouble(403, "A page of another site asks for this one: type its address instead.")
         asked = urlsplit(self.path)
         try:
             return self.server.pages.answer(asked.path, parse_qs(asked.query))
@@ -121,7 +159,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("ui: " + format, *args)
-
-
-def _here(host: str) -> bool:
-    return (urlsplit(f"//{host}").hostname or "") in ("127.0.0.1", "localhost", "::1")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import llmtune.provider as core
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
-from llmtune_azure.settings import AzureOptions, AzureSettings
+from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
+from llmtune_openai import files as transfer
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
 
@@ -76,6 +77,36 @@ class AzureProvider(OpenAIProvider):
         if training_type := receipt.target.options.get("training_type"):
             return request.model_copy(update={"body": {**request.body, "trainingType": training_type}})
         return request
+
+    def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
+        """The job behind a tuned model. Raises `VendorError` when the account has none."""
+        job = super().fetch(remote)
+        record = dict(job.record)
+        known = {name.lower(): name for name in get_args(TrainingType)}
+        training_type = known.get(str(record.get("trainingType")).lower())  # the service takes any casing
+        if training_type is None:
+            return job
+        del record["trainingType"]
+        options = {**job.options, "training_type": training_type}
+        names = {**job.names, "training_type": "trainingType"}
+        return job.model_copy(update={"record": record, "options": options, "names": names})
+
+    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
+        """Start the job: one call, never repeated here."""
+        try:
+            return super().submit(request, key)
+        except VendorError as refused:
+            if "does not support fine-tuning" in str(refused.raw) and "trainingType" not in request.body:
+                refused.hint = (
+                    "Azure also says so when no training type is sent: set provider_options.azure.training_type to"
+                    " Standard, GlobalStandard or developerTier"
+                )
+            raise
+
+    def upload(self, file: core.EncodedFile) -> core.UploadRef:
+        """Send one file and wait until it can be used; it expires where the settings say so."""
+        days = self.settings.upload_expires_days
+        return transfer.upload(self._connection, self.service, file, expires_in=days * 86400 if days else None)
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:

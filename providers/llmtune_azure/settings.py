@@ -38,6 +38,10 @@ class AzureSettings(Account):
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that one call may take; unset: 120, and 600 for files."""
 
+    upload_expires_days: Annotated[int, Field(ge=14, le=30)] | None = None
+    """Days after which Azure removes an uploaded file, 14 to 30; unset: never, and a resource holds 500 such files at
+    most (llmtune runs cleanup removes them)."""
+
     subscription_id: str | None = None
     """Subscription of the resource, needed to deploy; unset: AZURE_SUBSCRIPTION_ID."""
 

@@ -18,10 +18,12 @@ from llmtune_bedrock import declarations as fields
 CATALOG = Path(__file__).with_name("catalog.toml")
 PREPARE = "AWS, Prepare data for fine-tuning your models, 2026"
 
-#: Row formats: Converse and Claude as registered by this package's rows, prompt/completion by the core.
+#: Row formats, as registered by this package's rows.
 CONVERSE_ROWS = "bedrock_converse"
+#: The same with the reasoning before an answer, which of all families Nova 2 alone is trained on.
+NOVA_2_ROWS = "bedrock_nova_2"
 CLAUDE_ROWS = "claude"
-PROMPT_ROWS = "prompt_completion"
+PROMPT_ROWS = "bedrock_prompt_completion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ _COHERE: dict[str, Any] = {
 
 _LISTED = (
     _family(
-        *("nova-2", "Amazon Nova 2", "nova-2", fields.NOVA_2, CONVERSE_ROWS),
+        *("nova-2", "Amazon Nova 2", "nova-2", fields.NOVA_2, NOVA_2_ROWS),
         note="2,000 to 10,000 rows are recommended; tool sections may fail the job; validation rows are not used",
         min_rows=200,
         validation="unused",

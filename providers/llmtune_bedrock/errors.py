@@ -40,11 +40,10 @@ def from_answer(
     if code in _UNKNOWN_KEY or status == 401:
         return MissingCredentials(f"AWS does not accept the credentials ({doing}: {said})", hint=_log_in(profile))
     if code in _DENIED:
-        return VendorError(
-            f"AWS does not allow {doing}: {said}",
-            hint="give your user or role the permission named there (llmtune doctor checks what it can)",
-            **facts,
+        hint = (
+            advice(message) or "give your user or role the permission named there (llmtune doctor checks what it can)"
         )
+        return VendorError(f"AWS does not allow {doing}: {said}", hint=hint, **facts)
     if code in ("ServiceQuotaExceededException", "LimitExceededException"):
         return QuotaExceeded(
             f"the account's quota is reached ({doing}: {said})",
@@ -53,15 +52,32 @@ def from_answer(
     if code == CONFLICT:
         return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)
     if code == "NoSuchBucket" or (code in _GONE and doing.startswith("looking at the bucket")):
-        return InvalidSettings(f"the bucket does not exist ({doing}): mend bucket in llmtune.toml, or create it")
+        return InvalidSettings(f"the bucket does not exist ({doing}): fix bucket in llmtune.toml, or create it")
     if code in _GONE:
         return VendorError(f"not found ({doing}: {said})", **facts)
     if status is not None and status >= 500:
         return TransientError(f"AWS is unwell for now ({doing}: {said})", sent=True, retry_after=retry_after, **facts)
-    hint = None
-    if "s3" in message.lower() or "object" in message.lower():
-        hint = "look whether the file is there, in the job's region, and readable by the role (role_arn)"
-    return VendorError(f"AWS refused {doing}: {said}", hint=hint, **facts)
+    return VendorError(f"AWS refused {doing}: {said}", hint=advice(message), **facts)
+
+
+def advice(message: str) -> str | None:
+    """What to do about a refusal of AWS, or about the reason of a failed job; None where it names no known cause."""
+    low = message.lower()
+    if "service control policy" in low:
+        return "a service control policy of your organisation denies it: no permission of yours helps, ask who keeps it"
+    if "assume" in low and "role" in low:
+        return (
+            "the trust policy of role_arn must let bedrock.amazonaws.com assume it (sts:AssumeRole), for this account"
+            " and region"
+        )
+    if "kms" in low:
+        return "role_arn needs kms:Decrypt and kms:GenerateDataKey on that key, and the key's policy must let it"
+    if "s3" in low or "object" in low or "bucket" in low:
+        return (
+            "look whether the file is there, in the job's region, and that role_arn has s3:GetObject on it and"
+            " s3:ListBucket on the bucket (and kms:Decrypt where the bucket is encrypted with a key of yours)"
+        )
+    return None
 
 
 def from_exception(error: Exception, *, doing: str, name: str, profile: str = "") -> LlmtuneError | None:
@@ -95,7 +111,7 @@ def _unsent(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ProfileNotFound):
-        return InvalidSettings(f"{error}: mend profile under [providers.{name}], or run aws configure")
+        return InvalidSettings(f"{error}: fix profile under [providers.{name}], or run aws configure")
     if isinstance(error, aws.NoRegionError):
         return InvalidSettings(f"{name} needs region: set it under [providers.{name}] in llmtune.toml, or AWS_REGION")
     if isinstance(error, aws.InvalidEndpointConfigurationError):

@@ -99,7 +99,8 @@ def _content(message: Message) -> list[dict[str, Any]]:
                 blocks.append({"text": part.text})
         elif isinstance(part, ImagePart) and part.url.startswith("s3://"):
             kind = (part.media_type or part.url.rsplit(".", 1)[-1]).rsplit("/", 1)[-1].lower()
-            source = {"s3Location": {"uri": part.url}}
+            owner = {"bucketOwner": part.bucket_owner} if part.bucket_owner else {}
+            source = {"s3Location": {"uri": part.url, **owner}}
             blocks.append({"image": {"format": "jpeg" if kind == "jpg" else kind, "source": source}})
         else:
             raise InvalidData("Converse is asked with text and with images in S3 only (s3://...)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class BedrockProvider(core.BaseProvider):
             if problem := self._storage.check_region():
                 findings.append(error("region", problem, "use a bucket in the job's region"))
         except InvalidSettings as fault:
-            return [*findings, error("bucket", fault.message, "mend it, or create the bucket")]
+            return [*findings, error("bucket", fault.message, "fix it, or create the bucket")]
         except VendorError as fault:
             if fault.status != 403:
                 raise
@@ -218,15 +218,12 @@ class BedrockProvider(core.BaseProvider):
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every custom model the account owns in this region."""
+        yield from core.read_each(self._custom_models(), responses.remote_model, self.name)
+
+    def _custom_models(self) -> Iterator[Mapping[str, Any]]:
         with self._sdk.translate_errors("listing the custom models"):
             for page in self._sdk.bedrock.get_paginator("list_custom_models").paginate(isOwned=True):
-                for entry in page.get("modelSummaries", []):
-                    yield core.RemoteModel(
-                        id=entry["modelArn"],
-                        base=responses.base_id(entry["baseModelArn"]),
-                        created=responses.seconds(entry["creationTime"]),
-                        data={"name": entry["modelName"], "status": entry.get("modelStatus")},
-                    )
+                yield from page.get("modelSummaries", [])
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a custom model: its base, hyperparameters and files."""
@@ -246,7 +243,9 @@ class BedrockProvider(core.BaseProvider):
             hyperparameters=known,
             unmapped=others,
             files=files,
-            data={"name": model["modelName"], "customization": model.get("customizationType")},
+            name=model.get("modelName"),
+            record={key: value for key, value in model.items() if key not in responses.HELD},
+            data={"customization": model.get("customizationType")},
         )
 
     def download(self, file_id: str, into: Path) -> Path:

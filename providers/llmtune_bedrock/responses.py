@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.provider import Event, JobRef, MetricPoint, ModelRef, RunState, Snapshot
+from llmtune.provider import Event, JobRef, MetricPoint, ModelRef, RemoteModel, RunState, Snapshot
+from llmtune_bedrock.errors import advice
 
 #: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
 STATES: Mapping[str, RunState] = {
@@ -80,11 +81,21 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, vali
         points=(*curves, *final),
         events=tuple(events(job)),
         model=model if now is RunState.SUCCEEDED else None,
-        error=job.get("failureMessage") or None if now is RunState.FAILED else None,
+        error=why_failed(job) if now is RunState.FAILED else None,
         warnings=warnings,
         resolved=hyperparameters(job.get("hyperParameters") or {})[0],
         not_reported=missing,
     )
+
+
+def why_failed(job: Mapping[str, Any]) -> str | None:
+    """Why a job failed, in AWS's words, with what can be done; else in which part of it."""
+    if message := str(job.get("failureMessage") or ""):
+        hint = advice(message)
+        return f"{message.rstrip('.')} ({hint})" if hint else message
+    details = job.get("statusDetails") or {}
+    failed = [_PART_WORDS[part] for part in PARTS if (details.get(part) or {}).get("status") == "Failed"]
+    return f"AWS does not say why; what failed is the {failed[0]}" if failed else None
 
 
 def final_points(job: Mapping[str, Any], curves: Iterable[MetricPoint]) -> Iterable[MetricPoint]:
@@ -195,6 +206,23 @@ def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
         else:
             others[wire] = text
     return known, others
+
+
+#: What a remote job holds in fields of its own; an import answers these keys by them.
+HELD = frozenset(
+    ("modelName", "baseModelArn", "hyperParameters", "trainingDataConfig", "validationDataConfig", "ResponseMetadata")
+)
+
+
+def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
+    """A custom model as the account lists it."""
+    base = entry.get("baseModelArn")
+    return RemoteModel(
+        id=entry["modelArn"],
+        base=base_id(base) if base else None,
+        created=seconds(entry["creationTime"]) if entry.get("creationTime") else None,
+        data={"name": entry.get("modelName"), "status": entry.get("modelStatus")},
+    )
 
 
 def base_id(arn: str) -> str:

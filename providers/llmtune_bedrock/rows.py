@@ -2,7 +2,7 @@
 
 Sources, read 2026-11: AWS, "Prepare data for fine-tuning your models" and the Nova customization guide (2026);
 Anthropic's fine-tuning cookbook for the order of turns in Claude's rows (2024). Titan Text, Cohere and Llama 3.1 take
-the general prompt/completion rows.
+prompt/completion rows.
 """
 
 from __future__ import annotations
@@ -14,14 +14,32 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
+from llmtune.data.example import (
+    Content,
+    Example,
+    ImagePart,
+    Message,
+    OtherPart,
+    Part,
+    TextPart,
+    ToolCall,
+    unlisted,
+)
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, read_weight
-from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, note_beside, read_weight
+from llmtune.data.formats.instruct import PromptCompletion, rest
 from llmtune.data.formats.json_text import check_long_numbers
-from llmtune_bedrock.capabilities import CLAUDE_ROWS, CONVERSE_ROWS, PREPARE, PROMPT_ROWS, Family, find_family
+from llmtune_bedrock.capabilities import (
+    CLAUDE_ROWS,
+    CONVERSE_ROWS,
+    NOVA_2_ROWS,
+    PREPARE,
+    PROMPT_ROWS,
+    Family,
+    find_family,
+)
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -69,9 +87,9 @@ class ConverseRows(RowFormat):
             if system and (len(texts) != len(system) or not all(isinstance(text, str) for text in texts)):
                 faults.append(error("row-shape", "system holds more than texts", 'write [{"text": "..."}]'))
             elif len(texts) == 1:
-                messages.append(Message("system", texts[0]))
+                messages.append(unlisted(Message("system", texts[0])))
             elif texts:
-                messages.append(Message("system", tuple(TextPart(str(text)) for text in texts)))
+                messages.append(unlisted(Message("system", tuple(TextPart(str(text)) for text in texts))))
         elif system is not None:
             faults.append(error("row-shape", f"system is {kind(system)}; expected a list", 'write [{"text": "..."}]'))
         turns = row.get("messages")
@@ -80,7 +98,8 @@ class ConverseRows(RowFormat):
             faults.append(error("row-shape", f"messages is {what}; expected a list of messages", "give it turns"))
             turns = []
         for index, turn in enumerate(turns):
-            messages += self._read_turn(turn, f"messages[{index}]", faults)
+            first, *further = self._read_turn(turn, f"messages[{index}]", faults)
+            messages += [first, *map(unlisted, further)]
         version = row.get("schemaVersion")
         known = ["system", "messages", "toolConfig"]
         if version is None or version == SCHEMA:
@@ -89,12 +108,18 @@ class ConverseRows(RowFormat):
             faults.append(
                 warning("vendor-schema", f"schemaVersion is {version!r}; the documents say {SCHEMA!r} ({PREPARE})", "")
             )
-        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=rest(row, *known))
+        extra = rest(row, *known) or {}
+        for block in system if isinstance(system, list) else ():
+            if isinstance(block, dict):
+                note_beside(block, ("text",), "system[]", extra)
+        if isinstance(row.get("toolConfig"), dict):
+            note_beside(row["toolConfig"], ("tools",), "toolConfig", extra)
+        return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=extra or None)
 
     def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
         if not isinstance(turn, dict):
-            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "mend it"))
-            return []
+            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "fix it"))
+            return [Message("user", "")]
         role = turn.get("role")
         if role not in ("user", "assistant"):
             faults.append(error("role", f"{where}.role is {role!r}; expected user or assistant", "rename the role"))
@@ -109,16 +134,22 @@ class ConverseRows(RowFormat):
         answers: list[Message] = []
         for index, block in enumerate(content):
             self._read_block(block, f"{where}.content[{index}]", faults, parts, calls, answers)
+        beside = rest(turn, "role", "content", *WEIGHT_KEYS) or {}
+        for block in content:
+            if isinstance(block, dict):
+                _note_block(block, beside)
+        extra = beside or None
         if answers and not parts and not calls:
-            return answers
+            first = answers[0]
+            return [first.replace(extra={**(first.extra or {}), **beside} or None), *answers[1:]]
+        reasoning = _take_reasoning(parts) if role == "assistant" else None
         body: Content = tuple(parts)
         if len(parts) == 1 and isinstance(parts[0], TextPart):
             body = parts[0].text
         elif not parts:
             body = None if calls else ""
         weight = read_weight(turn, role, where, faults)
-        extra = rest(turn, "role", "content", *WEIGHT_KEYS)
-        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra)]
+        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra, reasoning=reasoning)]
 
     def _read_block(
         self,
@@ -168,7 +199,7 @@ class ConverseRows(RowFormat):
         for index, tool in enumerate(tools if isinstance(tools, list) else [None]):
             spec = tool.get("toolSpec") if isinstance(tool, dict) else None
             if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "mend it"))
+                faults.append(error("tools", f"toolConfig.tools[{index}] holds no toolSpec with a name", "fix it"))
                 continue
             function = {key: value for key, value in spec.items() if key != "inputSchema"}
             schema = spec.get("inputSchema")
@@ -195,7 +226,8 @@ class ConverseRows(RowFormat):
         answering = False
         for message in messages:
             role, content, calls, *_ = message
-            if content.__class__ is str and not calls and role in ("user", "assistant"):
+            reasons = self.carries & f.REASONING and message.reasoning is not None
+            if content.__class__ is str and not calls and not reasons and role in ("user", "assistant"):
                 answering = False
                 turns.append({"role": role, "content": [{"text": content}]})
             elif role == "tool":
@@ -207,7 +239,10 @@ class ConverseRows(RowFormat):
                 answering = True
             elif role != "system":
                 answering = False
-                turns.append({"role": role, "content": _write_blocks(message)})
+                blocks = _write_blocks(message)
+                if reasons:
+                    blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
+                turns.append({"role": role, "content": blocks})
         return turns
 
     def problems(self, example: Example) -> list[Finding]:
@@ -220,7 +255,59 @@ class ConverseRows(RowFormat):
         if example.extra and "schemaVersion" in example.extra:
             kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
             example = example.replace(extra=kept or None)
+        if any(message.role == "tool" and message.extra for message in example.messages):
+            example = example.replace(messages=tuple(map(_without_result_keys, example.messages)))
         return example
+
+
+#: What is read of the objects that a block holds; a result keeps what else it has.
+_READ = {"text": (), "image": ("format", "source"), "toolUse": ("toolUseId", "name", "input"), "toolResult": None}
+
+
+def _note_block(block: Mapping[str, Any], beside: dict[str, Any]) -> None:
+    """Add the keys of a block that are not read to those beside its content; blocks kept whole have none."""
+    key = next((key for key in _READ if key in block), None)
+    if key is None or (key == "image" and isinstance(_read_image(block), OtherPart)):
+        return
+    note_beside(block, (key,), "content[]", beside)
+    known = _READ[key]
+    if known and isinstance(block[key], dict):
+        note_beside(block[key], known, f"content[].{key}", beside)
+    result = block[key].get("content") if key == "toolResult" and isinstance(block[key], dict) else None
+    for part in result if isinstance(result, list) else ():
+        read = next((name for name in ("text", "json") if isinstance(part, dict) and name in part), None)
+        if read is not None:
+            note_beside(part, (read,), "content[].toolResult.content[]", beside)
+
+
+def _without_result_keys(message: Message) -> Message:
+    if message.role != "tool" or not message.extra:
+        return message
+    return message.replace(extra=rest(message.extra, *_RESULT_KEYS))
+
+
+class NovaTwoRows(ConverseRows):
+    """Converse rows whose answers may begin with a block of reasoning."""
+
+    name = NOVA_2_ROWS
+    title = '{"messages": [..., {"role": "assistant", "content": [{"reasoningContent": ...}, {"text": "..."}]}]}'
+    carries = ConverseRows.carries | f.REASONING
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # such rows are read as Converse rows
+
+
+def _take_reasoning(parts: list[Part]) -> str | None:
+    """Return the reasoning that the blocks begin with, and take it out; blocks further on stay parts."""
+    thoughts: list[str] = []
+    while parts and isinstance(parts[0], OtherPart):
+        block = parts[0].raw.get("reasoningContent")
+        text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
+        if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
+            break
+        thoughts.append(str(text["text"]))
+        del parts[0]
+    return "\n".join(filter(None, thoughts)) or None
 
 
 def _result_text(block: Any) -> str:
@@ -269,12 +356,16 @@ def _write_part(part: Part) -> dict[str, Any]:
     return dict(part.raw)
 
 
+#: Keys of a result that are read and written.
+_RESULT_KEYS = ("status",)
+
+
 def _write_result(message: Message) -> dict[str, Any]:
     return {
         "toolResult": {
             "toolUseId": message.tool_call_id or "",
             "content": [{"text": message.words}],
-            **(message.extra or {}),
+            **{key: value for key, value in (message.extra or {}).items() if key in _RESULT_KEYS},
         }
     }
 
@@ -314,6 +405,20 @@ class ClaudeRows(RowFormat):
         return row
 
 
+class BedrockPromptRows(PromptCompletion):
+    """`{"prompt": "...", "completion": "..."}` and no other keys."""
+
+    name = PROMPT_ROWS
+    title = '{"prompt": "...", "completion": "..."}'
+    carries = f.CHAT
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general format
+
+    def write(self, example: Example) -> dict[str, Any]:
+        return super().write(example.replace(extra=None))
+
+
 @lru_cache(maxsize=64)
 def _family_of(model: str | None) -> Family | None:
     """The family of a model; remembered, since it is asked for with every row."""
@@ -330,12 +435,7 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
     """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
     family = _family_of(model)
     name = family.name if family else None
-    if example.preference is not None:
-        yield error(
-            "vendor-method", "Bedrock has no preference tuning (API of 2026-11)", "tune on the preferred answers"
-        )
-        return
-    if example.text is not None or choose(method, model) == PROMPT_ROWS:
+    if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
         return
     turns = [(index, message) for index, message in enumerate(example.messages) if message.role != "system"]
     before = "assistant"
@@ -407,7 +507,7 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), ClaudeRows()),
+    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows()),
     defaults={"sft": ConverseRows.name},
     row_rules=row_rules,
     file_rules=file_rules,

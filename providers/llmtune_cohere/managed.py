@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from llmtune.errors import InvalidData, MissingCredentials, TransientError, Vend
 from llmtune_cohere import responses
 from llmtune_cohere.declarations import BASE_TYPES, DATASET_TYPES
 from llmtune_cohere.provider import CohereProvider
+from llmtune_cohere.settings import STORAGE_HOSTS
 
 if TYPE_CHECKING:
     import cohere
@@ -63,7 +64,8 @@ class Managed(CohereProvider, transport="api"):
         timeout = self.settings.timeout
         # No connection is kept open: on a fresh one a failure says more about what has arrived.
         limits = httpx.Limits(max_keepalive_connections=0)
-        http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits)
+        hooks = {"response": [core.keep_redirects_home]}
+        http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits, event_hooks=hooks)
         return cohere.ClientV2(api_key=key, base_url=self.address, timeout=timeout, max_retries=0, httpx_client=http)
 
     def ask(self, action: str, call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -240,9 +242,12 @@ class Managed(CohereProvider, transport="api"):
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model that is ready or resting."""
-        for model in self._models():
-            if model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING:
-                yield responses.remote_model(model)
+
+        def read(model: Mapping[str, Any]) -> core.RemoteModel | None:
+            ready = model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING
+            return responses.remote_model(model) if ready else None
+
+        yield from core.read_each(self._models(), read, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model."""
@@ -255,6 +260,8 @@ class Managed(CohereProvider, transport="api"):
         addresses = [str(part.get("original_url") or part.get("url") or "") for part in parts]
         if not parts or not all(addresses):
             raise VendorError(f"{self.name}: the dataset {file_id} gives no address for its files")
+        for address in addresses:
+            core.check_vendor_url(address, base=self.address, hosts=(*STORAGE_HOSTS, *self.settings.storage_hosts))
         path = into / Path(str(parts[0].get("name") or file_id)).name if into.is_dir() else into
         with path.open("wb") as file:
             for address in addresses:  # signed addresses of the storage behind the API: no key goes there

@@ -169,6 +169,13 @@ def remote_model(model: Mapping[str, Any]) -> core.RemoteModel:
     return core.RemoteModel(id=f"{id}-ft", base=_base_name(model), job=id, created=_moment(model.get("created_at")))
 
 
+#: The method of a base type that is no chat model; a reranker has none of ours.
+_METHODS = {BASE_TYPES["classification"]: "classification", "BASE_TYPE_RERANK": "rerank"}
+
+#: Settings that a remote job holds in fields of its own; an import answers these keys by them.
+_HELD = frozenset(("hyperparameters", "dataset_id", "base_model"))
+
+
 def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
     """The job behind a tuned model: enough to run it again elsewhere."""
     values, unmapped = _hyperparameters(model)
@@ -177,11 +184,15 @@ def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
         id=str(model["id"]),
         model=f"{model['id']}-ft",
         base=_base_name(model),
-        method="classification" if is_classifier(model) else "sft",
+        method=_METHODS.get(str(_base(model).get("base_type")), "sft"),
         hyperparameters=values,
         unmapped=unmapped,
         files={"train": str(settings["dataset_id"])} if settings.get("dataset_id") else {},
-        data={"name": model.get("name"), "multi_label": bool(settings.get("multi_label"))},
+        name=model.get("name"),
+        record={key: value for key, value in model.items() if key not in ("name", "settings")}
+        | {f"settings.{key}": value for key, value in settings.items() if key not in _HELD}
+        | {f"base_model.{key}": value for key, value in _base(model).items() if key not in ("name", "base_type")},
+        data={"multi_label": bool(settings.get("multi_label"))},
     )
 
 
@@ -195,6 +206,8 @@ def refusal(name: str, action: str, status: int, body: Any, headers: Mapping[str
     if status == 402:
         return QuotaExceeded(text)
     facts: dict[str, Any] = {"status": status, "raw": str(body)[:2000]}
+    if 300 <= status < 400:
+        return VendorError(f"{name}: {action}: {core.NOT_FOLLOWED} (HTTP {status})", **facts)
     if status < 400:
         return TransientError(f"{name}: {action}: an answer that cannot be read", **facts)
     if status in (408, 429) or (status >= 500 and status != 501):

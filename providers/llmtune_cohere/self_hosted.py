@@ -220,12 +220,15 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
 
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every job of ours in the shared folder that left weights."""
-        for path in sorted(self._root.glob(f"*/{NOTE}")):
-            if (path.parent / _MERGED).is_dir():
-                note = self._read_note(path.parent.name)
-                base = note["request"].get("base_model_name_or_path")
-                tuned = self._tuned(core.JobRef(id=path.parent.name, data={"base": base}))
-                yield core.RemoteModel(id=tuned.id, base=base, job=path.parent.name, created=note.get("submitted"))
+        yield from core.read_each(sorted(self._root.glob(f"*/{NOTE}")), self._remote_model, self.name)
+
+    def _remote_model(self, path: Path) -> core.RemoteModel | None:
+        if not (path.parent / _MERGED).is_dir():
+            return None
+        note = self._read_note(path.parent.name)
+        base = note["request"].get("base_model_name_or_path")
+        tuned = self._tuned(core.JobRef(id=path.parent.name, data={"base": base}))
+        return core.RemoteModel(id=tuned.id, base=base, job=path.parent.name, created=note.get("submitted"))
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job as we noted it down when it was started."""

@@ -14,6 +14,9 @@ from llmtune.provider import Account, Options
 #: Hosts of the public service, which no longer tunes. Naming one of them explicitly changes nothing.
 PUBLIC_HOSTS = ("api.cohere.com", "api.cohere.ai", "production.api.cohere.ai")
 
+#: Where the public service kept datasets, whose addresses its answers name.
+STORAGE_HOSTS = ("storage.googleapis.com", "cohere.com", "cohere.ai")
+
 Transport = Literal["closed", "api", "self-hosted"]
 
 
@@ -70,6 +73,9 @@ class CohereSettings(Account):
 
     container_root: str = "/opt/finetuning"
     """That folder as the container sees it."""
+
+    storage_hosts: tuple[str, ...] = ()
+    """API: hosts, besides Cohere's own, from which the files of a dataset are fetched (over https, subdomains too)."""
 
     dataset_wait: Annotated[float, Field(gt=0)] = 900.0
     """Seconds to wait for an uploaded dataset to be validated."""

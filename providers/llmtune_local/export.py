@@ -58,7 +58,7 @@ def _empty(into: Path) -> Path:
 def _copy(artefact: Path, into: Path) -> None:
     for path in artefact.iterdir():
         if path.is_file():
-            shutil.copy(path, into)
+            shutil.copyfile(path, into / path.name)  # with the mode of new files, not the run folder's
 
 
 def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune._telemetry import turn_off_telemetry
+
 if TYPE_CHECKING:
     pass
 
@@ -54,6 +56,7 @@ def prepare_libraries(*, spin: bool = False) -> None:
     oneDNN keeps the last 1,024 matrix products it has made code for, one for each size. In bfloat16 that took 500 MB
     after ten steps, and since steps differ in size, few are ever used again: with 64 a step takes as long.
     """
+    turn_off_telemetry()
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN if spin else "0")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

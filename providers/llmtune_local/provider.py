@@ -47,6 +47,7 @@ from llmtune.provider import (
     Unavailable,
     UploadRef,
     encode_dataset,
+    read_each,
 )
 from llmtune.provider.receipt import place
 from llmtune_local import declarations
@@ -160,7 +161,7 @@ class LocalProvider:
                 max_sequence_length=receipt.effective("max_sequence_length"),
                 on_too_long=receipt.effective("dataset.on_too_long", "error"),
             )
-            return encode_dataset(data, declarations.row_format("classification"), into)
+            return encode_dataset(data, declarations.row_format("classification"), into, target=receipt.target)
         from llmtune_local.models.loading import check_rows
 
         options = LocalOptions.model_validate(receipt.target.options)
@@ -174,7 +175,7 @@ class LocalProvider:
             max_sequence_length=receipt.effective("max_sequence_length"),
             on_too_long=receipt.effective("dataset.on_too_long", "error"),
         )
-        return encode_dataset(data, declarations.row_format(receipt.target.method), into)
+        return encode_dataset(data, declarations.row_format(receipt.target.method), into, target=receipt.target)
 
     def build(self, receipt: Receipt, files: Files) -> Request:
         """What the worker reads: the receipt's values, with our own defaults where the job left a field open."""
@@ -372,7 +373,9 @@ class LocalProvider:
         """The folder of an earlier run's model, with the revision of its base and what its template was given."""
         options = model.data.get("options", {})
         template = {
-            name: options[name] for name in ("chat_template", "template_options") if options.get(name) is not None
+            name: options[name]
+            for name in ("chat_template", "template_options", "mask_empty_thinking")
+            if options.get(name) is not None
         }
         adapter = (Path(model.id) / "adapter_config.json").is_file()
         revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}
@@ -421,18 +424,20 @@ class LocalProvider:
     def inventory(self) -> Iterator[RemoteModel]:
         """Every finished run folder."""
         root = self._root()
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
-            folder = RunDir(path)
-            status = folder.read_status()
-            if status and status.state == "succeeded":
-                request = folder.read_request()
-                yield RemoteModel(
-                    id=str(folder.artefact),
-                    base=request.model,
-                    job=path.name,
-                    created=status.heartbeat,
-                    data={"folder": str(path)},
-                )
+        yield from read_each(sorted(root.iterdir()) if root.is_dir() else (), self._remote_model, self.name)
+
+    def _remote_model(self, path: Path) -> RemoteModel | None:
+        folder = RunDir(path)
+        status = folder.read_status()
+        if not status or status.state != "succeeded":
+            return None
+        return RemoteModel(
+            id=str(folder.artefact),
+            base=folder.read_request().model,
+            job=path.name,
+            created=status.heartbeat,
+            data={"folder": str(path)},
+        )
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
         """The request of a run folder, by our own names."""

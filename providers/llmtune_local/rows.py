@@ -30,14 +30,15 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         return None
     tokenizer = load_tokenizer(model, given.revision, given.chat_template)
     renderer = Renderer(tokenizer, template_options=given.template_options)
-    limits: dict[str, int | None] = {}
+    provided = given.mask_empty_thinking or given.template_options.get("enable_thinking") is False
+    limits: dict[tuple[str, int | None], int | None] = {}
 
-    def problems(example: Example, method: str) -> Iterable[Finding]:
+    def problems(example: Example, method: str, asked: int | None) -> Iterable[Finding]:
         if method == "classification":  # the text alone is read, and a label is demanded of every row anyway
             return ()
-        if method not in limits:
-            limits[method] = context_length(check_model(model, given.revision, method), tokenizer, None)
-        limit = limits[method]
+        if (method, asked) not in limits:
+            limits[method, asked] = context_length(check_model(model, given.revision, method), tokenizer, asked)
+        limit = limits[method, asked]
         try:
             if example.preference is not None:
                 pair = renderer.render_pair(example)
@@ -51,11 +52,13 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
             return [finding.at(None, None) for finding in refused.findings]
         return ()
 
-    return Rendering(tokenizer, problems)
+    return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided)
 
 
 LOCAL_ROWS = VendorRows(
     provider="local",
     defaults={"sft": "chat", "dpo": "preference", "classification": "labelled"},
     rendering=open_rendering,
+    reasoning_remedy="give each answer its reasoning under reasoning_content, or leave the template's empty thought"
+    " unlearned: provider_options.local.mask_empty_thinking: true",
 )

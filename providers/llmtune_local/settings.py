@@ -49,6 +49,10 @@ class LocalOptions(Options):
     template_options: dict[str, Any] = {}
     """Variables for the chat template (enable_thinking), the same for training and answering."""
 
+    mask_empty_thinking: bool = False
+    """Leave the empty `<think></think>` unlearned that the template of a model with reasoning writes before an answer
+    without any, so that tuning on such rows does not teach the model to stop thinking."""
+
     rslora: bool = False
     """Scale adapters by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn (arXiv:2312.03732)."""
 

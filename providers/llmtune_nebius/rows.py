@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmtune.data.example import Example
-from llmtune.data.findings import Finding
-from llmtune.data.formats.base import VendorRows
+from llmtune.data.findings import Finding, error
+from llmtune.data.formats.base import FileFacts, VendorRows
+
+SOURCE = "Nebius Token Factory, Dataset formats for fine-tuning, 2026"
+MAX_BYTES = 50_000_000_000
 
 
-def nebius_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """Nothing beyond the chat shape is published (2026)."""
-    return ()
+def file_rules(facts: FileFacts) -> Iterable[Finding]:
+    """Return the findings about the bytes of a file; nothing on rows beyond the chat shape is published (2026)."""
+    if facts.size > MAX_BYTES:
+        yield error("vendor-size", f"{facts.size / 1e9:,.1f} GB; at most 50 GB ({SOURCE})", "give fewer rows")
 
 
-NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, row_rules=nebius_row_rules)
+NEBIUS_ROWS = VendorRows(provider="nebius", defaults={"sft": "openai"}, file_rules=file_rules)

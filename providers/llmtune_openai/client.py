@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, translate_errors
+from llmtune.provider import Requirement, keep_redirects_home, translate_errors
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class Connection:
                 import openai
 
                 with self.translate_errors():
-                    self._client = openai.OpenAI(max_retries=0, **arguments)
+                    http = openai.DefaultHttpxClient(event_hooks={"response": [keep_redirects_home]})
+                    self._client = openai.OpenAI(max_retries=0, http_client=http, **arguments)
             return self._client
 
     def ask(self, call: Callable[[OpenAI], Any]) -> dict[str, Any]:

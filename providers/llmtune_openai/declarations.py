@@ -125,7 +125,7 @@ def declarations(method: str) -> Declarations:
         dpo_beta=Sent("method.dpo.hyperparameters.beta", core.Float(gt=0, le=2), default="auto", source=SPEC),
         name=suffix(64, SPEC),
         seed=Sent(
-            "seed", core.Int(0, 2**31 - 1), default=None, source=SPEC, note="unset: drawn by the service and told back"
+            "seed", core.Int(0, 2**31 - 1), default=None, source=SPEC, note="unset: drawn by the service and reported"
         ),
         tags=Sent("metadata", Tags(15), default=None, source=SPEC, note="the sixteenth place is llmtune's own"),
         temperature=Sent("temperature", core.Float(ge=0, le=2), default=1.0, source=SPEC, where="generation"),

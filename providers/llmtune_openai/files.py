@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,9 @@ TIMEOUT = 600.0
 #: Files a page, where looking for one of ours; accounts hold thousands.
 PAGE = 1000
 
+#: Seconds that a file must still have to live to be taken for a new job, which may wait in a queue before it reads it.
+EXPIRY_MARGIN = 86400.0
+
 _READY = frozenset({"processed"})
 _BROKEN = frozenset({"error", "deleted", "deleting"})
 
@@ -32,17 +36,25 @@ def name_of(digest: str) -> str:
 
 
 def find_upload(connection: Connection, service: Service, digest: str) -> UploadRef | None:
-    """A file of that content which is there and usable."""
+    """A file of that content which is there and usable, and will be until a job has read it."""
+    good_until = time.time() + EXPIRY_MARGIN
     files = connection.pages(lambda sdk, paging: sdk.files.with_raw_response.list(purpose=PURPOSE, **paging), size=PAGE)
     for file in files:
-        if file.get("filename") == name_of(digest) and file.get("status") not in _BROKEN:
+        if file.get("filename") != name_of(digest) or file.get("status") in _BROKEN:
+            continue
+        expires = file.get("expires_at")
+        if not isinstance(expires, (int, float)) or expires > good_until:
             wait(connection, service, file, name_of(digest))
             return UploadRef(id=str(file["id"]), digest=digest)
     return None
 
 
-def upload(connection: Connection, service: Service, file: EncodedFile) -> UploadRef:
-    """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not."""
+def upload(connection: Connection, service: Service, file: EncodedFile, expires_in: int | None = None) -> UploadRef:
+    """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not.
+
+    The service removes it `expires_in` seconds later; None: never. Files that go up in parts do not expire.
+    """
+    more: dict[str, Any] = {"expires_after": {"anchor": "created_at", "seconds": expires_in}} if expires_in else {}
     timeout = connection.timeout or TIMEOUT
     limit = service.upload_in_parts_above
     if limit is not None and file.bytes > limit:
@@ -51,10 +63,10 @@ def upload(connection: Connection, service: Service, file: EncodedFile) -> Uploa
         with file.path.open("rb") as stream:
             sent = connection.ask(
                 lambda sdk: sdk.files.with_raw_response.create(
-                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout
+                    file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout, **more
                 )
             )
-    wait(connection, service, sent, file.path.name)
+    wait(connection, service, sent, str(file.path))
     return UploadRef(id=str(sent["id"]), digest=file.sha256, role=file.role)
 
 

@@ -77,7 +77,10 @@ def from_result_file(content: bytes) -> tuple[list[MetricPoint], str | None]:
     if text is None:
         return [], "neither CSV nor CSV in base64, so its metrics are left out"
     points: list[MetricPoint] = []
-    for row in csv.DictReader(io.StringIO(text)):
+    rows = csv.reader(io.StringIO(text), skipinitialspace=True)
+    names = [name.strip() for name in next(rows, [])]
+    for cells in rows:
+        row = {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
         points += _points(row.get("step"), row, "vendor_file", None)
     return points, None
 
@@ -85,13 +88,20 @@ def from_result_file(content: bytes) -> tuple[list[MetricPoint], str | None]:
 def decoded(content: bytes) -> str | None:
     """The text of a result file, or None when it is none."""
     plain = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if plain.startswith(b"step,"):
+    if _has_steps(plain):
         return plain.decode("utf-8", "replace")
     try:
         inner = base64.b64decode(b"".join(plain.split()), validate=True).removeprefix(b"\xef\xbb\xbf").lstrip()
     except (binascii.Error, ValueError):
         return None
-    return inner.decode("utf-8", "replace") if inner.startswith(b"step,") else None
+    return inner.decode("utf-8", "replace") if _has_steps(inner) else None
+
+
+def _has_steps(content: bytes) -> bool:
+    """Whether the first line is a header with a step: quoted or not, with blanks, or after an index column."""
+    first = content.partition(b"\n")[0].decode("utf-8", "replace")
+    names = [name.strip() for name in next(csv.reader([first], skipinitialspace=True), [])]
+    return len(names) > 1 and "step" in names
 
 
 def merged(points: Iterable[MetricPoint]) -> tuple[MetricPoint, ...]:
@@ -107,9 +117,9 @@ def _points(step: Any, told: Mapping[Any, Any], source: Any, time: float | None)
     points = []
     for name, value in told.items():
         number = _number(value)
-        if name is None or name in _NOT_METRICS or number is None:
+        if name is None or str(name).strip() in _NOT_METRICS or number is None:
             continue
-        raw = str(name)
+        raw = str(name).strip()
         points.append(
             MetricPoint(step=int(at), series=series_of(raw), value=number, time=time, source=source, raw_name=raw)
         )

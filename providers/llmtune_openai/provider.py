@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class OpenAIProvider(core.BaseProvider):
     requirements: tuple[core.Requirement, ...] = (
         core.Requirement(extra="openai", module="openai", distribution="openai"),
     )
+    paused_hint = "resume it on its page, or by POST /fine_tuning/jobs/{job}/resume"
     service: Service = OPENAI
     """The facts that hold; a service of the same API derives from this class and gives its own."""
 
@@ -128,7 +130,9 @@ class OpenAIProvider(core.BaseProvider):
             searches.append({})
         for search in searches:
             for job in self._jobs(**search):
-                if bodies.carries(job, key):  # a service may not know the filter and answer with everything
+                if job.get("id") and bodies.carries(
+                    job, key
+                ):  # a service may not know the filter and answer with everything
                     return self._ref(job)
         return None
 
@@ -146,15 +150,21 @@ class OpenAIProvider(core.BaseProvider):
         events = self._events(job.id, cursor.get("event"), not_reported)
         begun = state.final or state in (core.RunState.RUNNING, core.RunState.PAUSED)
         checkpoints = self._checkpoints(job.id, not_reported) if begun else []
-        results = {
-            str(id): self._result_file(str(id))
-            for id in payload.get("result_files") or ()
-            if id not in cursor.get("results", ())
-        }
+        # A file that is listed while the job runs (at Azure) grows until it has ended: then it is read again.
+        when = "final_results" if state.final else "results"
+        listed = [str(id) for id in payload.get("result_files") or ()]
+        results = {id: self._result_file(id) for id in listed if id not in cursor.get(when, ())}
+        if blocked := responses.blocked_by(events):
+            cursor["blocked"] = blocked
         snapshot = responses.snapshot(
-            payload, events=events, checkpoints=checkpoints, results=results, not_reported=not_reported
+            payload,
+            events=events,
+            checkpoints=checkpoints,
+            results=results,
+            not_reported=not_reported,
+            blocked=cursor.get("blocked"),
         )
-        cursor["results"] = [*cursor.get("results", ()), *results]
+        cursor[when] = [*cursor.get(when, ()), *(id for id, content in results.items() if content is not None)]
         if events:
             cursor["event"] = events[-1]["id"]
         return snapshot.model_copy(update={"cursor": cursor})
@@ -240,32 +250,63 @@ class OpenAIProvider(core.BaseProvider):
 
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every tuned model: those of the account's jobs, then any other that the service lists."""
-        models = {
-            str(model.get("id")): model
-            for model in self._connection.ask(lambda sdk: sdk.models.with_raw_response.list()).get("data") or ()
-        }
-        tuned: set[str] = set()
-        for job in self._jobs():
-            id = job.get("fine_tuned_model")
-            if not id or id in tuned:
+        """Every tuned model: those of the account's jobs, then any other that the service lists, checkpoints too.
+
+        Raises `VendorError` at the end where a record of the lists could not be read.
+        """
+        answer = self._connection.ask(lambda sdk: sdk.models.with_raw_response.list()).get("data") or ()
+        models = {str(model["id"]): model for model in answer if isinstance(model, Mapping) and model.get("id")}
+        tuned: dict[str, core.RemoteModel] = {}
+        checkpoints: dict[str, set[str]] = {}
+
+        def readers() -> Iterator[Callable[[], core.RemoteModel | None]]:
+            for job in self._jobs():
+                yield partial(responses.remote_model, job, models)
+            for id, model in models.items():
+                if id not in tuned and base_of(id) != id:
+                    yield partial(self._listed_model, model, models, list(tuned.values()), checkpoints)
+
+        for model in core.read_each(readers(), lambda read: read(), self.service.title):
+            if model.id not in tuned:
+                tuned[model.id] = model
+                yield model
+
+    def _listed_model(
+        self,
+        model: Mapping[str, Any],
+        models: Mapping[str, Mapping[str, Any]],
+        tuned: Iterable[core.RemoteModel],
+        checkpoints: dict[str, set[str]],
+    ) -> core.RemoteModel:
+        """A model of the list that no job names: a checkpoint of one that a job does name, or an older one."""
+        id = str(model["id"])
+        return core.RemoteModel(
+            id=id,
+            base=base_of(id),
+            created=core.unix_seconds(model.get("created")),
+            shutdown=responses.shutdown_of(id, base_of(id), models),
+            checkpoint_of=self._model_of_checkpoint(id, tuned, checkpoints),
+        )
+
+    def _model_of_checkpoint(
+        self, id: str, tuned: Iterable[core.RemoteModel], checkpoints: dict[str, set[str]]
+    ) -> str | None:
+        """The tuned model whose job has left this checkpoint; jobs are asked, since the ids share only a part."""
+        stem, mark, _ = id.partition(":ckpt-step-")
+        for model in tuned if mark else ():
+            if model.id == stem:
+                return model.id
+            if model.job is None or model.id.rpartition(":")[0] != stem.rpartition(":")[0]:
                 continue
-            tuned.add(id)
-            base = str(job.get("model") or "")
-            listed = models.get(id, {})
-            yield core.RemoteModel(
-                id=id,
-                base=base or None,
-                job=str(job["id"]),
-                created=job.get("finished_at") or listed.get("created"),
-                shutdown=listed.get("shutdown_date") or models.get(base, {}).get("shutdown_date"),
-                data={"status": job.get("status"), "listed": id in models},
-            )
-        for id, model in models.items():
-            if id not in tuned and base_of(id) != id:
-                base = base_of(id)
-                shutdown = model.get("shutdown_date") or models.get(base, {}).get("shutdown_date")
-                yield core.RemoteModel(id=id, base=base, created=model.get("created"), shutdown=shutdown)
+            if model.job not in checkpoints:
+                try:
+                    listed = self._checkpoints(model.job, {})
+                except VendorError:  # then it stands beside its model, which hurts nobody
+                    listed = []
+                checkpoints[model.job] = {str(each.get("fine_tuned_model_checkpoint")) for each in listed}
+            if id in checkpoints[model.job]:
+                return model.id
+        return None
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model. Raises `VendorError` when the account has none."""

@@ -10,8 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmtune.errors import VendorError
-from llmtune.provider import Billed, Event, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune.provider import (
+    Billed,
+    Event,
+    ModelRef,
+    Progress,
+    RemoteJob,
+    RemoteModel,
+    RunState,
+    Snapshot,
+    unix_seconds,
+)
 from llmtune_openai import metrics
+from llmtune_openai.declarations import KEY_TAG
 
 #: Every status word seen: the API reference (first six), its sample for pause, Azure's, and old recordings.
 STATES: dict[str, RunState] = {
@@ -56,7 +67,9 @@ def check_is_job(payload: Any) -> dict[str, Any]:
     """The payload, if it is a fine-tuning job. Raises `VendorError` for anything else, the removed API by name."""
     if isinstance(payload, Mapping):
         kind = payload.get("object")
-        if kind == "fine-tune" or str(payload.get("id", "")).startswith("ft-"):
+        # Old recordings and some gateways spell the id of a present job with ft- too: its fields tell them apart.
+        present = kind == "fine_tuning.job" or "training_file" in payload
+        if kind == "fine-tune" or (not present and str(payload.get("id", "")).startswith("ft-")):
             raise VendorError(
                 f"{payload.get('id', 'this')} is a job of the removed /v1/fine-tunes API, which ended in January 2024:"
                 " it can neither be followed nor repeated there",
@@ -83,9 +96,13 @@ def snapshot(
     checkpoints: Sequence[Mapping[str, Any]] = (),
     results: Mapping[str, bytes | None] | None = None,
     not_reported: Mapping[str, str] | None = None,
+    blocked: str | None = None,
     now: float | None = None,
 ) -> Snapshot:
-    """A job with what was read beside it: events (oldest first), checkpoints, and result files by id."""
+    """A job with what was read beside it: events (oldest first), checkpoints, and result files by id.
+
+    `blocked` is what `blocked_by` found in events that were read before.
+    """
     job = check_is_job(job)
     state, warnings = state_of(job)
     points = metrics.from_events(events) + metrics.from_checkpoints(checkpoints)
@@ -102,8 +119,6 @@ def snapshot(
         missing |= dict.fromkeys(metrics.VALIDATION_SERIES, NO_VALIDATION)
     base = str(job.get("model") or "")
     tuned = job.get("fine_tuned_model")
-    if state is RunState.SUCCEEDED and not tuned:
-        warnings += ("the job has succeeded, but its answer names no model",)
     return Snapshot(
         state=state,
         raw_state=str(job.get("status")),
@@ -113,20 +128,53 @@ def snapshot(
         model=ModelRef(id=tuned, base=base, data={"job": job["id"]}) if tuned else None,
         checkpoints=tuple(checkpoint_refs(checkpoints, base)),
         billed=billed(job),
-        error=error_of(job),
+        error=error_of(job, blocked_by(events) or blocked),
         warnings=warnings,
         resolved=resolved(job),
         not_reported=missing,
     )
 
 
-def error_of(job: Mapping[str, Any]) -> str | None:
-    """Why it failed, in the vendor's words. A job that is well has null, {}, or an object of nulls here."""
+def error_of(job: Mapping[str, Any], blocked: str | None = None) -> str | None:
+    """Why it failed, in the vendor's words. A job that is well has null, {}, or an object of nulls here.
+
+    `blocked` is what the vendor's own safety checks held against the model, if they did.
+    """
+    if state_of(job)[0] is not RunState.FAILED:
+        blocked = None
     error = job.get("error")
-    if not isinstance(error, Mapping) or not (error.get("message") or error.get("code")):
-        return None
-    message, code = error.get("message"), error.get("code")
-    return f"{message} ({code})" if message and code else str(message or code)
+    message = code = None
+    if isinstance(error, Mapping):
+        message, code = error.get("message"), error.get("code")
+    told = f"{message} ({code})" if message and code else message or code
+    if blocked is None:
+        return str(told) if told else None
+    tokens = job.get("trained_tokens")
+    amount = f"{tokens:,} tokens were" if isinstance(tokens, int) and tokens > 0 else "the tokens were"
+    sentence = f"{blocked}; {amount} trained, and are billed"
+    return f"{told}: {sentence}" if told else sentence
+
+
+def blocked_by(events: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the vendor's safety checks held against the tuned model: their words, with the categories; else None."""
+    found = None
+    for event in events:
+        if event.get("type") != "moderation_checks":
+            continue
+        data = event["data"] if isinstance(event.get("data"), Mapping) else {}
+        flagged = [
+            str(each.get("category") or each.get("name"))
+            for each in data.get("results") or ()
+            if isinstance(each, Mapping) and (each.get("flagged") or each.get("passed") is False)
+        ]
+        against = flagged or LEVELS.get(str(event.get("level"))) in ("warning", "error")
+        if data.get("blocked") or (data.get("blocked") is None and against):
+            message = str(event.get("message") or "").strip().rstrip(".")
+            categories = (
+                f"the vendor's safety checks have refused the tuned model ({', '.join(flagged) or 'no category told'})"
+            )
+            found = f"{categories}: {message}" if message else categories
+    return found
 
 
 def billed(job: Mapping[str, Any]) -> Billed | None:
@@ -213,27 +261,94 @@ def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> RemoteModel | None:
+    """The tuned model that a job names, with what the list of `models` (by id) says of it; None if it names none."""
+    id, base = job.get("fine_tuned_model"), str(job.get("model") or "")
+    if not id:
+        return None
+    if not isinstance(id, str):
+        raise TypeError(f"a model's id is {id!r:.80}")
+    created = unix_seconds(job.get("finished_at"))
+    return RemoteModel(
+        id=id,
+        base=base or None,
+        job=str(job["id"]) if job.get("id") else None,
+        created=created if created is not None else unix_seconds(models.get(id, {}).get("created")),
+        shutdown=shutdown_of(id, base, models),
+        data={"status": job.get("status"), "listed": id in models},
+    )
+
+
+def shutdown_of(id: str, base: str, models: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The day on which a tuned model stops answering, by the list of models: its own, else that of its base."""
+    days = (models.get(name, {}).get("shutdown_date") for name in (id, base))
+    return next((day for day in days if isinstance(day, str) and day), None)
+
+
+#: What a remote job holds in fields of its own; an import answers these keys by them.
+_HELD = frozenset(
+    ("model", "training_file", "validation_file", "hyperparameters", "method", "seed", "suffix", "user_provided_suffix")
+)
+
+
 def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
     """A job as something that can be run again elsewhere; what has no name of ours is kept under the vendor's."""
     job = check_is_job(job)
     word, echoed = hyperparameters_of(job)
+    chosen = {name: value for name, value in echoed.items() if _was_chosen(job, name)}
+    given = {name: value for name, value in echoed.items() if name not in chosen}
     files = {"train": job.get("training_file"), "validation": job.get("validation_file")}
+    name = job.get("user_provided_suffix") or job.get("suffix")
+    metadata = job.get("metadata")
+    record = {key: value for key, value in job.items() if key not in _HELD}
+    options: dict[str, Any] = {}
+    if wandb := _wandb_of(job):
+        options["wandb"] = wandb
+        del record["integrations"]
+    method = job.get("method")
+    inner = method.get(word) if isinstance(method, Mapping) else None
+    if isinstance(inner, Mapping):
+        record |= {f"method.{word}.{key}": value for key, value in inner.items() if key != "hyperparameters"}
+    if isinstance(metadata, Mapping):
+        record["metadata"] = {key: value for key, value in metadata.items() if key == KEY_TAG}
     return RemoteJob(
         id=str(job["id"]),
         model=str(model or job.get("fine_tuned_model") or ""),
         base=str(job.get("model") or ""),
         method={"supervised": "sft"}.get(word, word),
-        hyperparameters={OUR_NAMES[name]: value for name, value in echoed.items() if _ours(name, value)},
-        unmapped={name: value for name, value in echoed.items() if not _ours(name, value)},
+        hyperparameters={OUR_NAMES[name]: value for name, value in given.items() if _ours(name, value)},
+        unmapped={name: value for name, value in given.items() if not _ours(name, value)},
+        chosen=chosen,
         seed=job.get("seed") if isinstance(job.get("seed"), int) else None,
+        name=str(name) if name else None,
+        tags={str(key): str(value) for key, value in metadata.items() if key != KEY_TAG}
+        if isinstance(metadata, Mapping)
+        else {},
         files={role: str(id) for role, id in files.items() if id},
-        data={
-            "status": job.get("status"),
-            "suffix": job.get("user_provided_suffix") or job.get("suffix"),
-            "metadata": job.get("metadata") or {},
-            "result_files": list(job.get("result_files") or ()),
-        },
+        options=options,
+        names={OUR_NAMES[name]: name for name in given if name in OUR_NAMES} | {"wandb": "integrations"},
+        record=record,
     )
+
+
+def _wandb_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The project of Weights & Biases that the job reports to, if it does, as the option `wandb` has it."""
+    integrations = job.get("integrations")
+    if not isinstance(integrations, Sequence) or len(integrations) != 1 or not isinstance(integrations[0], Mapping):
+        return None
+    inner = integrations[0].get("wandb")
+    if not isinstance(inner, Mapping) or not inner.get("project"):
+        return None
+    return {key: value for key, value in inner.items() if key in ("project", "name", "entity", "tags") and value}
+
+
+def _was_chosen(job: Mapping[str, Any], name: str) -> bool:
+    """Whether the vendor chose a value: a job tells its hyperparameters twice, and one place may still say so."""
+    method = job.get("method")
+    inner = method.get(str(method.get("type"))) if isinstance(method, Mapping) else None
+    places = (inner.get("hyperparameters") if isinstance(inner, Mapping) else None, job.get("hyperparameters"))
+    values = [place[name] for place in places if isinstance(place, Mapping) and name in place]
+    return any(value == "auto" or (isinstance(value, int | float) and value < 0) for value in values)
 
 
 def _ours(name: str, value: Any) -> bool:

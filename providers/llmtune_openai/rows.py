@@ -1,4 +1,4 @@
-"""The row formats of OpenAI's fine-tuning, and what it and Azure demand of a dataset.
+"""The row formats of OpenAI's fine-tuning, and what it and Azure demand of a file; `row_rules` has rows.
 
 Sources, with the date on which they were read: the row schemas of openai-openapi (revision of 2025-05-20; later ones
 no longer hold them), the guides "Supervised fine-tuning", "Direct preference optimization" and "Fine-tuning best
@@ -11,24 +11,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart
-from llmtune.data.findings import Finding, error
+from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import answered, write_messages
 from llmtune.data.formats.preference import cannot_prefer
+from llmtune_openai.row_rules import AZURE, GUIDE, MAX_IMAGE_ROWS, VISION, azure_row_rules, row_rules
 
-GUIDE = "OpenAI, Supervised fine-tuning guide, 2026-11"
-DPO = "OpenAI, Direct preference optimization guide, 2026-11"
 PRACTICE = "OpenAI, Fine-tuning best practices, 2026-11"
-AZURE = "Microsoft, Customize a model with fine-tuning, 2026-10"
 
 MIN_ROWS = 10
 #: Longest row in tokens of the models still listed; what is longer is cut at its end.
 MAX_TOKENS = 65_536
 MAX_TOKENS_OLD = 16_385
-MAX_IMAGES = 10
-MAX_IMAGES_AZURE = 64
-MAX_IMAGE_BYTES = 10_000_000
 #: A file of one request; larger ones go up in parts, to 8 GB.
 MAX_BYTES = 8 * 1024**3
 MAX_BYTES_AZURE = 512 * 1024**2
@@ -42,15 +37,22 @@ def _turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str
     kept = []
     for message in messages:
         weight = message.weight if message.role == "assistant" else None
-        if message.raw_role is not None or message.extra or weight != message.weight:
-            message = message.replace(raw_role=None, extra=None, weight=weight)
-        if isinstance(message.content, tuple):
+        if message[6:] != (None, None, None) or weight != message.weight:
+            message = message.replace(raw_role=None, extra=None, reasoning=None, weight=weight)
+        content = message.content
+        if isinstance(content, tuple):
             takes = (TextPart, ImagePart) if images else TextPart
-            parts = tuple(part for part in message.content if isinstance(part, takes))
-            if len(parts) < len(message.content):
+            parts = tuple(part for part in content if isinstance(part, takes))
+            if message.role == "tool" and not message.images:  # a result is a text to the service, not a list
+                message = message.replace(content=message.words)
+            elif len(parts) < len(content):
                 message = message.replace(content=parts or "")
         kept.append(message)
     return write_messages(kept)
+
+
+def _tools(example: Example) -> list[dict[str, Any]]:
+    return [{"type": "function", **tool} for tool in example.tools]
 
 
 def _beside(row: dict[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class OpenAIRows(RowFormat):
     def write(self, example: Example) -> dict[str, Any]:
         row: dict[str, Any] = {"messages": _turns(answered(example))}
         if example.tools:
-            row["tools"] = list(example.tools)
+            row["tools"] = _tools(example)
         return _beside(row, example.extra)
 
     def without_own_keys(self, example: Example) -> Example:
@@ -120,7 +122,7 @@ class OpenAIPreferenceRows(RowFormat):
     def write(self, example: Example) -> dict[str, Any]:
         given: dict[str, Any] = {"messages": _turns(example.messages, images=False)}
         if example.tools:
-            given["tools"] = list(example.tools)
+            given["tools"] = _tools(example)
         _beside(given, _all_extra(example))
         preferred, rejected = example.preference or Preference((), ())
         return {
@@ -142,53 +144,6 @@ class OpenAIPreferenceRows(RowFormat):
         return found
 
 
-def _image_rules(example: Example, most: int) -> Iterable[Finding]:
-    count = 0
-    for index, message in enumerate(example.messages):
-        for image in message.images:
-            count += 1
-            if message.role != "user":
-                yield error(
-                    "vendor-image", f"messages[{index}]: images stand in user turns only ({GUIDE})", "move the image"
-                )
-            if not image.url.startswith(("http://", "https://", "data:image/")):
-                yield error(
-                    "vendor-image",
-                    f"messages[{index}]: {image.url[:60]!r} is neither an http address nor a data URL ({GUIDE})",
-                    "upload it, or write it as data:image/png;base64,...",
-                )
-            elif image.url.startswith("data:") and len(image.url) * 3 // 4 > MAX_IMAGE_BYTES:
-                yield error("vendor-image", f"messages[{index}]: the image is above 10 MB ({GUIDE})", "make it smaller")
-    if count > most:
-        yield error("vendor-image", f"{count} images in the row; {most} are allowed ({GUIDE})", "cut the row")
-
-
-def _answer_rules(example: Example, method: str) -> Iterable[Finding]:
-    if example.preference is None:
-        return
-    for name, turns in (
-        ("preferred_output", example.preference.preferred),
-        ("non_preferred_output", example.preference.rejected),
-    ):
-        if len(turns) != 1:
-            yield error(
-                "vendor-preference", f"{name} holds {len(turns)} messages; exactly one is allowed ({DPO})", "keep one"
-            )
-
-
-def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """What OpenAI demands of a row beyond its schema (guides of 2026-11)."""
-    yield from _image_rules(example, MAX_IMAGES)
-    yield from _answer_rules(example, method)
-
-
-def azure_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """What Azure demands of a row: the last message is the assistant's, 64 images at most (2026-08)."""
-    yield from _image_rules(example, MAX_IMAGES_AZURE)
-    if example.preference is None and example.messages and example.messages[-1].role != "assistant":
-        yield error("vendor-last-turn", f"the last turn must be the assistant's ({AZURE})", "end the row in the answer")
-
-
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Rows and bytes of a file: ten rows at least, 8 GB at most (guides of 2026-11)."""
     yield from _size_rules(facts, GUIDE, MAX_BYTES)
@@ -202,6 +157,9 @@ def azure_file_rules(facts: FileFacts) -> Iterable[Finding]:
 def _size_rules(facts: FileFacts, source: str, most: int) -> Iterable[Finding]:
     if facts.role == "train" and facts.rows < MIN_ROWS:
         yield error("vendor-rows", f"{facts.rows} training rows; at least {MIN_ROWS} are needed ({source})", "add rows")
+    if facts.features & f.IMAGES and facts.rows > MAX_IMAGE_ROWS:
+        what = f"{facts.rows:,} rows, some with images; at most {MAX_IMAGE_ROWS:,} with images are taken ({VISION})"
+        yield warning("vendor-rows", what, "leave images out of some, if more have them")
     if facts.size > most:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB ({source})", "cut it")
 

@@ -51,6 +51,7 @@ class Connection:
             project_id=settings.project_id,
             timeout=settings.timeout,
             max_retries=0,
+            http_client=together.DefaultHttpxClient(event_hooks={"response": [core.keep_redirects_home]}),
         )
 
     @cached_property

@@ -307,9 +307,11 @@ class TogetherProvider(core.BaseProvider):
     # --- online: what the account owns -------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model the account owns."""
-        for job in self._jobs():
-            if job.get("status") == "completed" and job.get("model_output_name"):
-                yield responses.remote_model(job)
+
+        def read(job: Mapping[str, Any]) -> core.RemoteModel | None:
+            return responses.remote_model(job) if job.get("status") == "completed" else None
+
+        yield from core.read_each(self._jobs(), read, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model."""

@@ -48,7 +48,17 @@ _OUR_NAMES = {
 _OUR_LORA_NAMES = {"lora_r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 
 #: What a job's record holds beside them.
-_UNMAPPED = ("n_evals", "n_checkpoints", "from_checkpoint", "from_hf_model", "hf_model_revision", "suffix")
+_UNMAPPED = ("n_evals", "n_checkpoints", "from_checkpoint", "from_hf_model", "hf_model_revision")
+
+#: What a remote job holds in fields of its own; an import answers these keys by them.
+_HELD = frozenset(
+    (
+        *_OUR_NAMES,
+        *_UNMAPPED,
+        *("gradient_accumulation_steps", "lr_scheduler", "training_type", "training_method", "train_on_inputs"),
+        *("random_seed", "suffix", "model", "training_file", "validation_file"),
+    )
+)
 
 #: Ids of a tuned model in the registry.
 _REGISTRY = (
@@ -226,12 +236,14 @@ def previews(answer: Mapping[str, Any], name: str) -> list[Peek]:
 
 
 # --- what the account owns -------------------------------------------------------------------------------------------
-def remote_model(job: Mapping[str, Any]) -> core.RemoteModel:
-    """A finished job as a tuned model."""
+def remote_model(job: Mapping[str, Any]) -> core.RemoteModel | None:
+    """A finished job as a tuned model; None for one that names none."""
+    if not job.get("model_output_name"):
+        return None
     return core.RemoteModel(
         id=str(job["model_output_name"]),
         base=job.get("model"),
-        job=str(job["id"]),
+        job=str(job["id"]) if job.get("id") else None,
         created=moment(job.get("created_at")),
     )
 
@@ -240,9 +252,10 @@ def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
     """A job's record as hyperparameters of ours; what has no place among them is in `unmapped`."""
     values = _rename(job, _OUR_NAMES)
     unmapped = {name: job[name] for name in _UNMAPPED if job.get(name) is not None}
+    chosen: dict[str, Any] = {}
     pieces = job.get("gradient_accumulation_steps")
     if not isinstance(values.get("batch_size"), int) and "batch_size" in values:
-        unmapped["batch_size"] = values.pop("batch_size")
+        chosen["batch_size"] = values.pop("batch_size")  # "max": as many rows as fit there
     elif "batch_size" in values and isinstance(pieces, int) and pieces > 1:
         values["batch_size"] *= pieces
         values["gradient_accumulation_steps"] = pieces
@@ -273,8 +286,11 @@ def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
         method=str(method.get("method") or "sft"),
         hyperparameters=values,
         unmapped=unmapped | {name: method[name] for name in ("rpo_alpha", "simpo_gamma") if method.get(name)},
+        chosen=chosen,
         seed=job.get("random_seed"),
+        name=str(job["suffix"]) if job.get("suffix") else None,
         files={role: str(id) for role, id in files.items() if id},
+        record={key: value for key, value in job.items() if key not in _HELD},
         data={"adapter": "full" if training_type.get("type") == "Full" else "lora"},
     )
 
@@ -298,7 +314,7 @@ def refusal(
     name: str, action: str, status: int, body: Any, headers: Mapping[str, str], *, otherwise: str
 ) -> LlmtuneError:
     """An HTTP answer of 4xx or 5xx as one of our errors; `otherwise` is what is said where the body is empty."""
-    message, code = _message_of(body, otherwise or f"HTTP {status}")
+    message, code = _message_of(body, core.NOT_FOLLOWED if 300 <= status < 400 else otherwise or f"HTTP {status}")
     if status == 401:
         return MissingCredentials(
             f"{name}: Together did not accept the API key: {message}", hint="check the key at api.together.ai/settings"

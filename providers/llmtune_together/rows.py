@@ -7,18 +7,23 @@ the server since 3.0; the rules themselves as its predecessor together-python ch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmtune.data.example import Example, Message, Preference
-from llmtune.data.findings import Finding, error
+from llmtune.data.example import Example, Message
+from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, VendorRows
-from llmtune.data.formats.chat import CHAT, REASONING_KEYS, write_messages
+from llmtune.data.formats.chat import CHAT, write_messages
 
 DOCS = "Together, Fine-tuning data preparation, 2026"
-#: The key of an assistant message that holds what was thought before it (Together, Reasoning fine-tuning, 2026-11).
-REASONING = "reasoning_content"
+REASONING_DOCS = "Together, Reasoning fine-tuning, 2026-11"
+#: Models that are tuned with reasoning (`REASONING_DOCS`); the live service tells it too, as `supports_reasoning`.
+_REASONING_MODELS = re.compile(
+    r"(?:Qwen/Qwen3-\d+(?:\.\d+)?B(?:-A\d+B)?(?:-Thinking[\w-]*)?|Qwen/Qwen3-Next-80B-A3B-Thinking|Qwen/Qwen3\.5-[\w.-]+"
+    r"|Qwen/Qwen3\.6-35B-A3B|zai-org/GLM-(?:4\.6|4\.7|5|5\.1)|google/gemma-4-(?:31B|26B-A4B)-it|openai/gpt-oss-(?:20b|120b))"
+)
 VALIDATOR = "together-python's file check, 2025"
 
 MIN_ROWS = 1
@@ -44,6 +49,7 @@ class TogetherRows(RowFormat):
         | f.TOOL_IDS
         | f.NAMES
         | f.LATE_SYSTEM
+        | f.REASONING
     )
 
     def detect(self, row: Mapping[str, Any]) -> bool:
@@ -54,12 +60,6 @@ class TogetherRows(RowFormat):
 
         fmt = detect(row, general_formats()) or CHAT
         return fmt.read(row, line, faults)
-
-    def without_own_keys(self, example: Example) -> Example:
-        pair = example.preference
-        if pair is not None:
-            pair = Preference(_without_reasoning(pair.preferred), _without_reasoning(pair.rejected))
-        return example.replace(messages=_without_reasoning(example.messages), preference=pair)
 
     def write(self, example: Example) -> dict[str, Any]:
         if example.text is not None:
@@ -81,34 +81,24 @@ class TogetherRows(RowFormat):
         return row
 
 
-def _reasoning(turn: Message) -> str:
-    """What was thought before an answer, under whatever name the row has for it."""
-    found = (turn.extra or {}).get(next((key for key in REASONING_KEYS if (turn.extra or {}).get(key)), ""))
-    return found if isinstance(found, str) and turn.role == "assistant" else ""
-
-
 def _known(turns: Iterable[Message]) -> tuple[Message, ...]:
-    return tuple(
-        turn.replace(extra={REASONING: _reasoning(turn)} if _reasoning(turn) else None, raw_role=None)
-        if turn.extra or turn.raw_role
-        else turn
-        for turn in turns
-    )
+    return tuple(turn.replace(extra=None, raw_role=None) if turn.extra or turn.raw_role else turn for turn in turns)
 
 
-def _without_reasoning(turns: Iterable[Message]) -> tuple[Message, ...]:
-    return tuple(
-        turn.replace(
-            extra={key: value for key, value in (turn.extra or {}).items() if key not in REASONING_KEYS} or None
-        )
-        if _reasoning(turn)
-        else turn
-        for turn in turns
-    )
+def trains_reasoning(model: str | None) -> bool:
+    """Return whether a model is one that this service tunes with reasoning."""
+    return model is not None and _REASONING_MODELS.fullmatch(model) is not None
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """Turns alternate, an answer is there, one answer a side, few and small images."""
+    """Turns alternate, one answer a side, few and small images; reasoning where the model reasons."""
+    if model and f.features(example) & f.REASONING and not trains_reasoning(model):
+        yield warning(
+            "vendor-reasoning",
+            f"{model} is not listed as a model with reasoning, and may be trained without that of the row"
+            f" ({REASONING_DOCS})",
+            "choose a model that reasons",
+        )
     if example.preference is not None:
         for name, turns in (
             ("preferred_output", example.preference.preferred),
@@ -153,6 +143,7 @@ TOGETHER_ROWS = VendorRows(
     defaults={"sft": "together", "dpo": "together"},
     row_rules=row_rules,
     file_rules=file_rules,
+    trains_reasoning=trains_reasoning,
     billing="tokens of the training file x epochs, and validation tokens x evaluations; without packing each row counts"
     " as max_seq_length (Together, pricing, 2026)",
 )

@@ -19,7 +19,7 @@ GEMINI_ROWS = "gemini"
 PREFERENCE_ROWS = "gemini_preference"
 #: Open models take rows of the Gemini kind too, but Google's example gives their answers another role than its text
 #: says ("assistant", "model"); chat rows are unambiguous (Google Cloud, Tune an open model, 2026-09-25).
-OPEN_ROWS = "chat"
+OPEN_ROWS = "vertex_chat"
 
 MAX_TOKENS = 131_072
 MAX_ROWS = 10_000_000

@@ -14,8 +14,12 @@ from typing import Any
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.provider import catalog
 from llmtune.provider import retry_after as seconds_to_wait
+from llmtune_vertex.declarations import ADAPTER_SIZES
 
 LOG_IN = "gcloud auth application-default login"
+
+#: What the service says of rows, not of the base model: an example by its number, or what an example holds.
+_ROWS = re.compile(r"dataset example \d|example \d+ of \d|modality|modalities|function ?(call|response)|of type jsonl")
 
 #: Exceptions of httpx, httpx2, requests and urllib3 by name, so that none of them need be imported here.
 _UNSENT = {"ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeoutError", "NameResolutionError"}
@@ -26,14 +30,19 @@ def from_answer(
     status: int | None, code: str, message: str, *, doing: str, name: str, retry_after: float | None = None
 ) -> LlmtuneError:
     """An error answer of Google. `doing` is what was being done ("starting the job"), for the sentence."""
-    said = f"Google said {_short(message)!r}" if message else f"Google said {code or status}"
+    said = f"Google said {_first_violations(message)!r}" if message else f"Google said {code or status}"
     facts: dict[str, Any] = {"code": code or None, "status": status, "raw": message}
     low = message.lower()
     if status == 401:
         return MissingCredentials(f"Google does not accept the credentials ({doing}: {said})", hint=LOG_IN)
     if status == 403:
         hint = "ask for the role roles/aiplatform.user, and roles/storage.objectAdmin on the bucket"
-        if "has not been used" in low or "disabled" in low:
+        if "service agent" in low or "gcp-sa-aiplatform" in low:
+            hint = (
+                "it is Vertex AI's own service agent that lacks it, not you: grant roles/storage.objectViewer on the"
+                " bucket to service-PROJECT_NUMBER@gcp-sa-aiplatform.iam.gserviceaccount.com"
+            )
+        elif "has not been used" in low or "disabled" in low:
             hint = "gcloud services enable aiplatform.googleapis.com storage.googleapis.com"
         return VendorError(f"Google does not allow {doing}: {said}", hint=hint, **facts)
     if status == 429:
@@ -46,7 +55,19 @@ def from_answer(
     if status in (408, 409, 499) or (status is not None and status >= 500):
         return TransientError(f"Google is unwell for now ({doing}: {said})", retry_after=retry_after, **facts)
     if "bucket" in low and (status == 404 or "not exist" in low):
-        return InvalidSettings(f"{said} ({doing}): mend bucket under [providers.{name}] in llmtune.toml, or create it")
+        return InvalidSettings(f"{said} ({doing}): fix bucket under [providers.{name}] in llmtune.toml, or create it")
+    if "adapter size" in low or "adaptersize" in low or "adapter_size" in low:
+        return VendorError(
+            f"this base model is not tuned with such an adapter ({doing}: {said})",
+            hint=f"set hyperparameters.lora_rank to another of {', '.join(map(str, ADAPTER_SIZES))}, or leave it out",
+            **facts,
+        )
+    if _ROWS.search(low):
+        return VendorError(
+            f"rows of the dataset are not taken for this model ({doing}: {said})",
+            hint="llmtune data check FILE --provider vertex --model MODEL says what it can; other models take others",
+            **facts,
+        )
     if "base model" in low or "basemodel" in low or ("model" in low and "not supported" in low):
         return VendorError(
             f"the base model cannot be tuned here ({doing}: {said})",
@@ -56,12 +77,17 @@ def from_answer(
     if re.search(r"\b(region|location)\b", low):
         return VendorError(
             f"that does not work in this location ({doing}: {said})",
-            hint=f"mend location under [providers.{name}]; llmtune plan warns of models that are tuned elsewhere",
+            hint=f"fix location under [providers.{name}]; llmtune plan warns of models that are tuned elsewhere",
             **facts,
         )
     if status == 404:
         return VendorError(f"not found ({doing}: {said})", **facts)
     return VendorError(f"Google refused {doing}: {said}", **facts)
+
+
+def _first_violations(message: str) -> str:
+    """The message, with room for more than one violated field; the rest is in `raw`."""
+    return _short(message, 600)
 
 
 def _gemini() -> list[str]:
@@ -134,6 +160,6 @@ def _first(error: Exception) -> str:
     return _short(lines[0]) if lines else type(error).__name__
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = 240) -> str:
     text = " ".join(text.split()).rstrip(".")
-    return text if len(text) <= 240 else f"{text[:237]}..."
+    return text if len(text) <= most else f"{text[: most - 3].rsplit(' ', 1)[0]}..."

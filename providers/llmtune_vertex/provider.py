@@ -72,7 +72,7 @@ class VertexProvider(core.BaseProvider):
         try:
             self._storage.look()
         except InvalidSettings as fault:
-            return [error("bucket", fault.message, "mend it, or create the bucket")]
+            return [error("bucket", fault.message, "fix it, or create the bucket")]
         except TransientError:
             raise
         except LlmtuneError as fault:  # reading objects may be allowed where looking at the bucket is not
@@ -87,7 +87,7 @@ class VertexProvider(core.BaseProvider):
         ]
         base = request.body.get("baseModel", "")
         if problem := targets.wrong_location(base, self._sdk.location):
-            findings.append(warning("location", problem, f"mend location under [providers.{self.name}]"))
+            findings.append(warning("location", problem, f"fix location under [providers.{self.name}]"))
         if request.body.get("encryptionSpec") and targets.facts(base).get("cmek") is False:
             problem = f"{base} does not support customer-managed keys (kms_key_name)"
             findings.append(error("encryption", problem, "leave kms_key_name unset for this model"))
@@ -262,16 +262,7 @@ class VertexProvider(core.BaseProvider):
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
         """Every tuned model that a tuning job in this location has left."""
-        for job in self._jobs():
-            model = responses.tuned_model(job)
-            if model is not None:
-                yield core.RemoteModel(
-                    id=model.id,
-                    base=model.base,
-                    job=job.get("name"),
-                    created=responses.seconds(job.get("endTime") or job.get("createTime")) or None,
-                    data={**model.data, "name": job.get("tunedModelDisplayName")},
-                )
+        yield from core.read_each(self._jobs(), responses.remote_model, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
         """The job behind a tuned model: its base, hyperparameters and files."""

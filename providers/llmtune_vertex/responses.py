@@ -11,7 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtune.provider import Billed, Event, JobRef, MetricPoint, ModelRef, Progress, RemoteJob, RunState, Snapshot
+from llmtune.provider import (
+    Billed,
+    Event,
+    JobRef,
+    MetricPoint,
+    ModelRef,
+    Progress,
+    RemoteJob,
+    RemoteModel,
+    RunState,
+    Snapshot,
+)
 from llmtune_vertex.declarations import ADAPTER_SIZES
 
 #: All twelve states. The SDK's own `has_ended` misses PARTIALLY_SUCCEEDED.
@@ -102,7 +113,9 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
     error = job.get("error") or {}
     said = f"{error.get('message') or ''}".strip() or None
     if now is RunState.FAILED and said is None:
-        said = "it expired" if word == "JOB_STATE_EXPIRED" else "Vertex AI does not say why"
+        sub = SUB_STATES.get(str(job.get("tuningJobState") or ""))
+        while_doing = f" (it was {sub})" if sub else ""
+        said = "it expired" if word == "JOB_STATE_EXPIRED" else f"Vertex AI does not say why{while_doing}"
     return Snapshot(
         state=now,
         raw_state=word,
@@ -116,6 +129,7 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
         warnings=tuple(told),
         resolved=hyperparameters(spec)[0],
         not_reported=missing,
+        pending=("the model's endpoint",) if now is RunState.SUCCEEDED and _lacks_endpoint(job) else (),
     )
 
 
@@ -142,6 +156,12 @@ def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
     if model := tuned.get("model"):
         return ModelRef(id=model, base=base, data={"model": model, "job": job.get("name")})
     return None
+
+
+def _lacks_endpoint(job: Mapping[str, Any]) -> bool:
+    """Whether a tuned Gemini has its name and not yet its endpoint; weights of open models never have one."""
+    tuned = job.get("tunedModel") or {}
+    return bool(tuned.get("model")) and not tuned.get("endpoint") and not job.get("outputUri")
 
 
 def checkpoints(job: Mapping[str, Any]) -> Iterator[ModelRef]:
@@ -224,6 +244,25 @@ def hyperparameters(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return known, others
 
 
+def remote_model(job: Mapping[str, Any]) -> RemoteModel | None:
+    """The tuned model that a job has left; None for a job without one."""
+    model = tuned_model(job)
+    if model is None:
+        return None
+    return RemoteModel(
+        id=model.id,
+        base=model.base,
+        job=job.get("name"),
+        created=seconds(job.get("endTime") or job.get("createTime")) or None,
+        data={**model.data, "name": job.get("tunedModelDisplayName")},
+    )
+
+
+#: What a remote job holds in fields of its own; an import answers these keys by them.
+_HELD = frozenset(("baseModel", "preTunedModel", "tunedModelDisplayName", *_SPECS))
+_SPEC_HELD = frozenset(("hyperParameters", "trainingDatasetUri", "validationDatasetUri", "exportLastCheckpointOnly"))
+
+
 def remote_job(job: Mapping[str, Any]) -> RemoteJob:
     """A job fetched back: base, hyperparameters and files."""
     spec = spec_of(job)
@@ -239,7 +278,10 @@ def remote_job(job: Mapping[str, Any]) -> RemoteJob:
         hyperparameters=known,
         unmapped=others,
         files={role: str(uri) for role, uri in uris.items() if uri},
-        data={"name": job.get("tunedModelDisplayName"), "mode": spec.get("tuningMode")},
+        name=job.get("tunedModelDisplayName"),
+        record={key: value for key, value in job.items() if key not in _HELD}
+        | {key: value for key, value in spec.items() if key not in _SPEC_HELD},
+        data={"mode": spec.get("tuningMode")},
     )
 
 

@@ -6,19 +6,33 @@ models"; the samples in GoogleCloudPlatform/generative-ai; and google-genai 2.34
 
 from __future__ import annotations
 
+import json
 import mimetypes
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, Preference, TextPart, ToolCall
+from llmtune.data.example import (
+    Content,
+    Example,
+    ImagePart,
+    Message,
+    OtherPart,
+    Part,
+    Preference,
+    TextPart,
+    ToolCall,
+    unlisted,
+)
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, answered, kind, read_weight
+from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, ChatRows, answered, kind, note_beside, read_weight
 from llmtune.data.formats.instruct import rest
-from llmtune.data.formats.json_text import check_long_numbers, find_long_number, load_json
+from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.preference import cannot_prefer
 from llmtune_vertex.capabilities import (
     GEMINI_ROWS,
@@ -26,7 +40,9 @@ from llmtune_vertex.capabilities import (
     MAX_ROWS,
     MAX_TOKENS,
     MAX_VALIDATION_ROWS,
+    OPEN_ROWS,
     PREFERENCE_ROWS,
+    find_family,
 )
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
@@ -38,6 +54,7 @@ MAX_VALIDATION_SHARE = 0.3
 _ROLES = {"user": "user", "model": "assistant", "assistant": "assistant", "function": "tool", "tool": "tool"}
 _NAMES = {"user": "user", "assistant": "model"}
 _SYSTEM = ("systemInstruction", "system_instruction")
+_THOUGHT_KEYS = frozenset(("text", "thought", "thoughtSignature", "thought_signature"))
 _FUNCTION_KEYS = frozenset(("name", "description", "parameters"))
 
 
@@ -53,16 +70,17 @@ def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls
         return []
     messages: list[Message] = []
     for index, content in enumerate(contents):
-        messages += _read_content(content, f"{where}[{index}]", faults, calls)
+        first, *further = _read_content(content, f"{where}[{index}]", faults, calls)
+        messages += [first, *map(unlisted, further)]
     return messages
 
 
 def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
     if not isinstance(content, dict):
         faults.append(
-            error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "mend it")
+            error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "fix it")
         )
-        return []
+        return [Message("user", "")]
     role = _ROLES.get(str(content.get("role", "user")))
     if role is None:
         faults.append(error("role", f"{where}.role is {content.get('role')!r}; expected user or model", "rename it"))
@@ -80,15 +98,50 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     for index, part in enumerate(parts):
         _read_part(part, f"{where}.parts[{index}]", faults, calls, read, made, answers)
     weight = read_weight(content, role, where, faults)
-    extra = rest(content, "role", "parts", *WEIGHT_KEYS)
+    beside = rest(content, "role", "parts", *WEIGHT_KEYS) or {}
+    for part in parts:
+        if isinstance(part, dict):
+            _note_part(part, beside)
+    extra = beside or None
     if answers and not read and not made:
-        return answers
+        return [answers[0].replace(extra=extra), *answers[1:]]
+    reasoning = _take_thoughts(read) if role == "assistant" else None
     body: Content = tuple(read)
     if len(read) == 1 and isinstance(read[0], TextPart):
         body = read[0].text
     elif not read:
         body = None if made else ""
-    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra)]
+    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra, reasoning=reasoning)]
+
+
+def _take_thoughts(parts: list[Part]) -> str | None:
+    """Return the thoughts that the parts begin with, and take them out; those further on stay parts."""
+    thoughts: list[str] = []
+    while parts and isinstance(parts[0], OtherPart) and _THOUGHT_KEYS.issuperset(parts[0].raw):
+        thoughts.append(parts.pop(0).raw["text"])  # type: ignore[union-attr]
+    return "\n".join(filter(None, thoughts)) or None
+
+
+#: What is read of the objects that a part holds.
+_READ = {
+    "fileData": ("mimeType", "mime_type", "fileUri", "file_uri"),
+    "inlineData": ("mimeType", "mime_type", "data"),
+    "functionCall": ("name", "args"),
+    "functionResponse": ("name", "response"),
+}
+_READ |= {re.sub("[A-Z]", lambda capital: f"_{capital.group().lower()}", key): keys for key, keys in _READ.items()}
+
+
+def _note_part(part: Mapping[str, Any], beside: dict[str, Any]) -> None:
+    """Add the keys of a part that are not read to those beside its content; parts kept whole have none."""
+    if "text" in part:
+        if not part.get("thought"):
+            note_beside(part, ("text",), "parts[]", beside)
+        return
+    key = next((key for key in _READ if isinstance(part.get(key), dict)), None)
+    if key is not None:
+        note_beside(part, (key,), "parts[]", beside)
+        note_beside(part[key], _READ[key], f"parts[].{key}", beside)
 
 
 def _read_part(
@@ -101,14 +154,14 @@ def _read_part(
     answers: list[Message],
 ) -> None:
     if not isinstance(part, dict):
-        faults.append(error("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "mend it"))
+        faults.append(error("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "fix it"))
         return
     if "text" in part:
         text = part["text"]
         if not isinstance(text, str):
             faults.append(error("content", f"{where}.text is {kind(text)}; expected a string", "quote it"))
         elif part.get("thought"):
-            read.append(OtherPart("thought", part))
+            read.append(OtherPart("thought", part))  # `_read_content` takes those at the beginning for reasoning
         else:
             read.append(TextPart(text))
         return
@@ -152,7 +205,7 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     answering = False
     for message in messages:
         role, content, calls, *_ = message
-        if content.__class__ is str and not calls and role in _NAMES:
+        if content.__class__ is str and not calls and role in _NAMES and message.reasoning is None:
             answering = False
             contents.append({"role": _NAMES[role], "parts": [{"text": content}]})
             continue
@@ -172,14 +225,22 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return contents
 
 
+#: White space of a JSON text outside its strings, which are the group.
+_LAYOUT = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
+
+
 def _response(text: str) -> dict[str, Any]:
+    """A result as the object that a response must be: what the text spells, where nothing but its layout is lost by
+    that ("1.50", a key given twice and integers above 64 bits would be); else the text itself under `content`."""
     try:
         value = load_json(text)
-        if find_long_number(value) is not None:  # as an object it would lose digits
-            return {"content": text}
     except ValueError:
         return {"content": text}
-    return value if isinstance(value, dict) else {"content": text}
+    if isinstance(value, dict) and set(value) != {"content"} and find_long_number(value) is None:
+        spelled = (dump_json(value), json.dumps(value, separators=(",", ":")))
+        if _LAYOUT.sub(lambda match: match.group(1) or "", text) in spelled:
+            return value
+    return {"content": text}
 
 
 def _write_parts(message: Message) -> list[dict[str, Any]]:
@@ -189,6 +250,8 @@ def _write_parts(message: Message) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
     else:
         parts = [_write_part(part) for part in content or ()]
+    if message.reasoning is not None:
+        parts.insert(0, {"text": message.reasoning, "thought": True})
     for call in message.tool_calls:
         parts.append({"functionCall": {"name": call.name, "args": orjson.loads(call.arguments)}})
     return parts
@@ -223,6 +286,22 @@ def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None
     if len(texts) == 1:
         return Message("system", texts[0])
     return Message("system", tuple(TextPart(str(text)) for text in texts))
+
+
+def _beside(row: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    """The keys of a row that are not read, and those of its system instruction and of its tools."""
+    beside = rest(row, "tools", *_SYSTEM, *known) or {}
+    system, tools = _either(row, *_SYSTEM), row.get("tools")
+    if isinstance(system, dict):
+        note_beside(system, ("role", "parts"), "systemInstruction", beside)
+        parts = system.get("parts")
+        for part in parts if isinstance(parts, list) else [parts]:
+            if isinstance(part, dict):
+                note_beside(part, ("text",), "systemInstruction.parts[]", beside)
+    for tool in tools if isinstance(tools, list) else [tools]:
+        if isinstance(tool, dict):
+            note_beside(tool, ("functionDeclarations", "function_declarations"), "tools[]", beside)
+    return beside
 
 
 def read_tools(row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
@@ -268,8 +347,9 @@ class GeminiRows(RowFormat):
 
     name = GEMINI_ROWS
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
-    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS
+    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS | f.REASONING
     plain_by_bits = True
+    turns_key = "contents"
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "contents" in row and "completions" not in row
@@ -281,9 +361,8 @@ class GeminiRows(RowFormat):
         messages = read_contents(row.get("contents"), "contents", faults, Calls())
         system = read_system(row, faults)
         if system is not None:
-            messages.insert(0, system)
-        extra = rest(row, "contents", "tools", *_SYSTEM)
-        return Example(tuple(messages), read_tools(row, faults), line=line, extra=extra)
+            messages.insert(0, unlisted(system))
+        return Example(tuple(messages), read_tools(row, faults), line=line, extra=_beside(row, "contents") or None)
 
     def write(self, example: Example) -> dict[str, Any]:
         return self._row(example, answered(example), "systemInstruction")
@@ -301,6 +380,11 @@ class GeminiRows(RowFormat):
         found = super().problems(example)
         if example.tools:
             found += tool_problems(example, self.name)
+        if f.features(example) & f.REASONING:
+            what = (
+                f"{self.name} rows hold the reasoning as a part with thought: true; whether tuning reads it is not said"
+            )
+            found.append(warning("changed-reasoning", f"{what} ({ABOUT})", "try a few rows first, or leave it out"))
         return found + check_long_numbers(example, self.name)
 
 
@@ -309,7 +393,7 @@ class GeminiPreferenceRows(GeminiRows):
 
     name = PREFERENCE_ROWS
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
-    carries = f.BASIC | f.PREFERENCE | f.PARTS
+    carries = f.BASIC | f.PREFERENCE | f.PARTS | f.REASONING
     plain_by_bits = False
     pairs = True
 
@@ -321,25 +405,25 @@ class GeminiPreferenceRows(GeminiRows):
         messages = read_contents(row.get("contents"), "contents", faults, calls)
         system = read_system(row, faults)
         if system is not None:
-            messages.insert(0, system)
+            messages.insert(0, unlisted(system))
         scored: dict[float, tuple[Message, ...]] = {}
+        beside: dict[str, Any] = {}
         completions = row.get("completions")
         for index, one in enumerate(completions if isinstance(completions, list) else []):
             where = f"completions[{index}]"
             score = one.get("score") if isinstance(one, dict) else None
             if score not in (0, 1) or isinstance(score, bool):
-                faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "mend it"))
+                faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "fix it"))
                 continue
+            note_beside(one, ("score", "completion"), "completions[]", beside)
             scored[float(score)] = tuple(_read_content(one.get("completion"), f"{where}.completion", faults, calls))
         if set(scored) != {0.0, 1.0} or not isinstance(completions, list) or len(completions) != 2:
             faults.append(
-                error(
-                    "row-shape", "completions must hold one with score 1 and one with score 0, and no more", "mend it"
-                )
+                error("row-shape", "completions must hold one with score 1 and one with score 0, and no more", "fix it")
             )
         pair = Preference(scored.get(1.0, ()), scored.get(0.0, ()))
-        extra = rest(row, "contents", "completions", "tools", *_SYSTEM)
-        return Example(tuple(messages), read_tools(row, faults), preference=pair, line=line, extra=extra)
+        extra = beside | _beside(row, "contents", "completions")
+        return Example(tuple(messages), read_tools(row, faults), preference=pair, line=line, extra=extra or None)
 
     def write(self, example: Example) -> dict[str, Any]:
         row = self._row(example, example.messages, "system_instruction")
@@ -357,6 +441,34 @@ class GeminiPreferenceRows(GeminiRows):
         elif any(len(answer) != 1 for answer in example.preference):
             found.append(error("lost-turns", f"{self.name} rows hold answers of one turn", "cut the answer"))
         return found
+
+
+class OpenRows(ChatRows):
+    """Chat rows of open models: roles and contents, and no keys beside them. Weights are documented nowhere, so an
+    answer that is not to be learned is refused."""
+
+    name = OPEN_ROWS
+    title = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+    carries = ChatRows.carries & ~(
+        f.EXTRA | f.MESSAGE_EXTRA | f.RAW_ROLE | f.REASONING | f.WEIGHT_ZERO | f.PROMPT_WEIGHT
+    )
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general format
+
+    def write(self, example: Example) -> dict[str, Any]:
+        turns = tuple(
+            turn.replace(extra=None, raw_role=None, reasoning=None, weight=None) for turn in answered(example)
+        )
+        return super().write(Example(turns, example.tools))
+
+
+@lru_cache(maxsize=64)
+def choose(method: str, model: str | None) -> str:
+    """Return the row format that a model takes: Gemini's own, or chat rows for open models."""
+    if model is not None and find_family(model) == "open":
+        return OPEN_ROWS
+    return PREFERENCE_ROWS if method == "dpo" else GEMINI_ROWS
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
@@ -400,10 +512,11 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 VERTEX_ROWS = VendorRows(
     provider="vertex",
-    formats=(GeminiPreferenceRows(), GeminiRows()),
+    formats=(GeminiPreferenceRows(), GeminiRows(), OpenRows()),
     defaults={"sft": GEMINI_ROWS, "dpo": PREFERENCE_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
+    choose=choose,
     billing="tokens of the training file x epochs (Google Cloud, pricing; copies of 2026)",
 )

@@ -16,6 +16,7 @@ from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.importers import import_job
 from llmtune.importers.keys import Imported, Line
 from llmtune.job.spec import TuningJob
+from llmtune.testing.faults import refusal
 from llmtune_openai.fake.service import FakeOpenAI
 
 ROWS = [
@@ -642,15 +643,76 @@ def test_a_file_is_replaced_when_that_is_asked_for(two_jobs: FakeOpenAI, place: 
     assert files_of(place / "out") == before
 
 
-def test_an_import_whose_second_file_is_gone_leaves_nothing_and_can_be_tried_again(
+def test_an_import_whose_second_file_does_not_come_leaves_nothing_and_can_be_tried_again(
     two_jobs: FakeOpenAI, place: Path
 ) -> None:
-    job, record = next(iter(two_jobs.jobs.items()))
-    gone = two_jobs.files.pop(record.body["validation_file"])
+    job = next(iter(two_jobs.jobs))
+    two_jobs.faults.add(refusal(503, "overloaded"), route="get_content", after=1)
     assert import_with(job, "--out", "out/job.yaml").exit_code != 0
     assert files_of(place / "out") == {}
-    two_jobs.files[gone.id] = gone
     assert import_with(job, "--out", "out/job.yaml").exit_code == 0
+
+
+def test_a_training_file_that_has_expired_still_gives_a_job(two_jobs: FakeOpenAI, place: Path) -> None:
+    job, record = next(iter(two_jobs.jobs.items()))
+    for role in ("training_file", "validation_file"):
+        del two_jobs.files[record.body[role]]
+    shown = import_with(job, "--out", "out/job.yaml")
+    assert shown.exit_code == 0, shown.output
+    made = TuningJob.load(place / "out/job.yaml")
+    assert made.dataset.validation is None
+    assert not Path(str(made.dataset.train)).exists()
+    assert f"put your own copy of the rows at {made.dataset.train}" in shown.stdout
+    assert "left out  validation file" in shown.stdout
+
+
+def test_every_key_of_a_vendors_job_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    rows = (place / "rows.jsonl").read_bytes()
+    with FakeOpenAI(api_key="sk-test") as vendor:
+        monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
+        model = vendor.add_tuned_model(
+            train=rows,
+            suffix="router",
+            job_id="ft-AF1legacy0001",  # ids were once spelled so
+            metadata={"team": "search", "llmtune_run": "abc"},
+            integrations=[{"type": "wandb", "wandb": {"project": "tickets", "name": None}}],
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
+        )
+        vendor.told = {"hyperparameters": {"n_epochs": 4, "batch_size": 8, "learning_rate_multiplier": "auto"}}
+        found = import_job(model, "openai", data=place / "data")
+        told = vendor.describe_job(vendor.jobs["ft-AF1legacy0001"])
+    lines = {line.key: line for line in found.lines}
+    assert lines["n_epochs"].field == "hyperparameters.epochs"
+    assert found.job.hyperparameters.epochs == 4
+    assert lines["learning_rate_multiplier"].word == "left out"
+    assert "chose it by itself" in lines["learning_rate_multiplier"].says
+    assert found.job.hyperparameters.learning_rate_multiplier is None
+    assert lines["integrations"].field == "provider_options.openai.wandb"
+    assert found.job.provider_options == {"openai": {"wandb": {"project": "tickets"}}}
+    assert lines["metadata.team"].field == "tags.team"
+    assert found.job.tags == {"team": "search"}
+    assert lines["metadata"].value == {"llmtune_run": "abc"}
+    assert found.job.name == "router"
+    elsewhere = {
+        "training_file": "train file",
+        "user_provided_suffix": "suffix or name",
+        "hyperparameters": "n_epochs",
+        "method": "n_epochs",
+    }
+    for key, value in told.items():
+        if value not in (None, "", [], {}):
+            assert elsewhere.get(key, key) in lines, f"{key} = {value!r} has no line"
+
+
+def test_a_job_that_no_method_repeats_is_refused_in_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with FakeOpenAI(api_key="sk-test") as vendor:
+        monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
+        model = vendor.add_tuned_model(train=b"{}", method={"type": "reinforcement", "reinforcement": {}})
+        with pytest.raises(LlmtuneError, match="is a reinforcement job, which no method of llmtune repeats"):
+            import_job(model, "openai", data=place / "fetched")
+    assert not (place / "fetched").exists()
 
 
 def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

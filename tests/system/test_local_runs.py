@@ -9,6 +9,10 @@ from types import ModuleType
 
 import pytest
 
+from llmtune.evaluation.results import EvaluationResult
+from llmtune.job.spec import TuningJob
+from llmtune.runs.api import start
+
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
 pytest.importorskip("torch")
@@ -36,3 +40,30 @@ def test_a_killed_worker_and_a_killed_parent_end_with_the_same_losses(trials: Mo
         outcome = trials.run_local_trial(victim, calm.losses)
         assert outcome.fault is None
         assert (outcome.killed, outcome.jobs, outcome.orphans) == (1, 1, 0)
+
+
+def test_a_run_of_the_model_in_the_package_is_evaluated_again_on_other_rows(tmp_path: Path) -> None:
+    labels = ("billing", "shipping")
+
+    def rows(path: Path, numbers: range) -> Path:
+        path.write_text("".join(f'{{"text": "case {n}", "label": "{labels[n % 2]}"}}\n' for n in numbers))
+        return path
+
+    job = TuningJob.model_validate(
+        {
+            "name": "cases",
+            "dataset": {"path": str(rows(tmp_path / "cases.jsonl", range(24))), "split": [0.5, 0.0, 0.5]},
+            "model": "tiny",
+            "hyperparameters": {"max_steps": 1, "batch_size": 4},
+            "evaluation": {"max_rows": 2, "baselines": []},
+        }
+    )
+    run = start(job, "local")
+    first = run.wait()
+    report = run.evaluate(rows(tmp_path / "new.jsonl", range(100, 103)))
+    assert isinstance(first.evaluation, EvaluationResult)
+    assert isinstance(report.evaluation, EvaluationResult)
+    assert report.evaluation.rows == 2
+    assert report.evaluated_on.endswith("new.jsonl")
+    assert [each.rows for each in report.earlier_evaluations] == [first.evaluation.rows]
+    assert run.report() == report

@@ -31,7 +31,10 @@ COMMENT = re.compile(r"(^|\s)#\s.*$")
 def pages() -> list[Path]:
     """The pages that people wrote."""
     return [
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")),
+        *(
+            ROOT / name
+            for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/RESULTS.md")
+        ),
         *sorted(ROOT.glob("docs/**/*.md")),
         *sorted(ROOT.glob("examples/**/README.md")),
         ROOT / "providers/README.md",

@@ -49,7 +49,7 @@ def check(
     show: Annotated[int, typer.Option(help="Findings printed of each code; 0 prints all.")] = SHOWN,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is wrong with a dataset, row by row. Leaves with 2 on errors, 0 on warnings."""
+    """Say what is wrong with a dataset, row by row. Exits with 2 on errors, 0 on warnings."""
     from llmtune.cli.output import print_json
     from llmtune.data.checks.block_worker import CHECKS
     from llmtune.data.checks.check import check as run

@@ -39,6 +39,9 @@ def peek(
     label_column: LabelOption = None,
     on_empty: OnEmptyOption = "error",
     system: SystemOption = "keep",
+    mask_empty_thinking: Annotated[
+        bool, typer.Option("--mask-empty-thinking", help="Show rows as the option of the local backend trains them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show exactly which tokens of a row are learned from, and which are only given."""
@@ -58,7 +61,7 @@ def peek(
         from llmtune.errors import InvalidData
 
         raise InvalidData(f"{file}: there is no sound row in line {missing[0]}")
-    shown = list(run(chosen, open_tokenizer(tokenizer), file=file))
+    shown = list(run(chosen, open_tokenizer(tokenizer), file=file, mask_empty_thinking=mask_empty_thinking))
     if beside:
         shown = _with_theirs(shown, beside, model or tokenizer, chosen)
     if as_json:
@@ -70,7 +73,7 @@ def peek(
         for each in shown:
             name = f" {each.name}" if each.name else ""
             part = f" piece {each.piece + 1}" if each.piece else ""
-            out.print(f"[bold]line {each.line}{name}{part}[/]  {each.total:,} tokens, {each.trained:,} learned")
+            out.print(f"[bold]line {each.line}{name}{part}[/]  {each.counts}")
             out.print(as_text(each), soft_wrap=True)
             out.print()
 

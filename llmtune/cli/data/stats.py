@@ -39,7 +39,7 @@ def stats(
     jobs: Annotated[int | None, typer.Option(help="Processes for large files.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill. Leaves with 2 on
+    """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill. Exits with 2 on
     rows that cannot be read."""
     from llmtune.cli.output import print_json
     from llmtune.data.checks.billing import billable

@@ -15,6 +15,7 @@ from llmtune.data.checks.per_row import (
     is_simple,
 )
 from llmtune.data.checks.privacy import check_privacy
+from llmtune.data.checks.reasoning import ReasoningCount
 from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, warning
@@ -52,6 +53,7 @@ class Work(NamedTuple):
     sketcher: Sketcher | None
     keep: int | None
     names_classes: Callable[[], bool]
+    reasons: bool = False
 
 
 class Sketches(NamedTuple):
@@ -72,6 +74,7 @@ class Block(NamedTuple):
     sketches: Sketches | None
     left_out: LeftOut
     unused: UnusedKeys
+    reasoning: ReasoningCount
 
 
 _work: Work | None = None
@@ -104,6 +107,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     writer = work.writer
     left_out = LeftOut()
     unused = UnusedKeys()
+    reasoning = ReasoningCount()
     turns_key = "messages" if work.fmt is None else work.fmt.turns_key
     takes = writer.takes_plain() if writer is not None else is_simple
     keys: list[tuple[int, int, int, bool]] = []
@@ -121,16 +125,19 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
         if structure:
             simple = is_simple(item)
             if item.extra or not simple:
-                unused.add(item, turns_key)
+                unused.add(item if writer is None else writer.without_own_keys(item), turns_key)
             bits = plain_features(item) if simple else features(item)
             if not simple or work.method == "dpo":
-                found += in_own_terms(check_example(item, work.method), turns_key)
+                found += check_example(item, work.method)
             if writer is not None and not (simple and takes(item)):
                 found += left_out.problems(writer, item)
             if work.rules is not None:
                 found += work.rules(item)
+            if work.reasons:
+                reasoning.add(item)
             if control is not None:
-                found += check_control_tokens(item, control, turns_key)
+                found += check_control_tokens(item, control)
+            found = list(in_own_terms(found, item, turns_key))
         tokens = count(item) if count is not None else None
         if tokens is not None and (work.limit is not None or work.max_tokens is not None):
             found += _too_long(work, tokens)
@@ -152,7 +159,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     sketches = None
     if work.sketcher is not None and texts:
         sketches = Sketches(*work.sketcher.sketch(texts), lines, prompts)
-    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out, unused)
+    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out, unused, reasoning)
 
 
 def _too_long(work: Work, tokens: RowTokens) -> list[Finding]:

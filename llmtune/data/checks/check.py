@@ -16,7 +16,9 @@ from llmtune.data.checks.duplicates import RowIndex
 from llmtune.data.checks.left_out import LeftOut, UnusedKeys
 from llmtune.data.checks.near_duplicates import NearLeaks
 from llmtune.data.checks.per_row import check_example
+from llmtune.data.checks.reasoning import ReasoningCount
 from llmtune.data.checks.stats import Stats
+from llmtune.data.checks.vendor_rules import trains_reasoning
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, warning
 from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
@@ -257,17 +259,21 @@ class _Checker:
     def _file(self, role: str, path: str, part: int) -> FileReport:
         reading = Reading(path, **self._reading)
         report = FileReport(role, path, size=_size(path))
-        left_out, unused = LeftOut(), UnusedKeys()
+        left_out, unused, reasoning = LeftOut(), UnusedKeys(), ReasoningCount()
         for block in self._blocks(reading, part):
             self._take(report, block, part)
             left_out.merge(block.left_out)
             unused.merge(block.unused)
+            reasoning.merge(block.reasoning)
         self._log.extend(finding.at(path, None) for finding in left_out.findings())
         report.container = reading.container
         report.format = reading.format.name if reading.format is not None else None
         # what a backend is not sent is one warning already, which names every key
         keys = unused.findings(report.format or "", warnings_only=bool(left_out.rows))
         self._log.extend(finding.at(path, None) for finding in keys)
+        if self._rows is not None:
+            missing = reasoning.findings(self._model or "the model", self._rows.reasoning_remedy)
+            self._log.extend(finding.at(path, None) for finding in missing)
         report.columns, report.unused = reading.columns(), list(unused.rows)
         report.stats.exact, report.stats.rule = self._counter.exact, self._counter.rule
         return report
@@ -282,9 +288,10 @@ class _Checker:
     def _work(self, reading: Reading, part: int) -> Work:
         rows, fmt, path = self._rows, reading.format, reading.path
         writer = None
+        method = self._method or "sft"
         if rows is not None:
             method = self._method or _method_of(fmt, rows)
-            if rows.choose is not None or method in rows.defaults:
+            if method in rows.defaults:
                 writer = get_writer(rows.format_for(method, self._model))
             else:
                 takes = ", ".join(rows.defaults)
@@ -309,6 +316,7 @@ class _Checker:
             sketcher=self._leaks.sketcher if self._leaks is not None else None,
             keep=self._keep,
             names_classes=reading.names_classes,
+            reasons=part == 0 and method != "classification" and trains_reasoning(rows, self._rendering, self._model),
         )
 
     def _blocks(self, reading: Reading, part: int) -> Iterator[Block]:
@@ -403,7 +411,7 @@ def _row_rules(
 ) -> Iterable[Finding]:
     yield from rows.row_rules(example, method, model)
     if rendering is not None and not any(finding.is_error for finding in check_example(example, method)):
-        yield from rendering.problems(example, method)  # what is wrong with the row itself is reported already
+        yield from rendering.problems(example, method, None)  # what is wrong with the row itself is reported already
 
 
 def _done(result: tuple[Block, Notes], notes: Notes) -> Block:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmtune.data.findings import Finding, info, warning
-from llmtune.data.formats.chat import REASONING_KEYS
 from llmtune.data.io.reading import MEDIA
 
 if TYPE_CHECKING:
@@ -76,13 +75,16 @@ class UnusedKeys:
     def add(self, example: Example, turns_key: str = "messages") -> None:
         """Count the keys of one row and of its turns. An empty value has nothing that could be lost."""
         found: dict[str, int] = {}
-        for key, value in (example.extra or {}).items():
+        extra = dict(example.extra or {})
+        if example.preference is not None and isinstance(extra.get("input"), dict):
+            extra |= {f"input.{key}": value for key, value in extra.pop("input").items()}
+        for key, value in extra.items():
             if key not in _REPORTED and (size := _length(value)):
                 found[key] = size
         answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
         for message in (*example.messages, *answers):
             for key, value in (message.extra or {}).items():
-                if key not in REASONING_KEYS and (size := _length(value)):
+                if size := _length(value):
                     name = f"{turns_key}[].{key}"
                     found[name] = found.get(name, 0) + size
         self.rows.update(found.keys())

@@ -8,8 +8,9 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example, Message, UnlistedMessage
 from llmtune.data.findings import Finding, error, warning
+from llmtune.data.formats.row_features import texts_of
 from llmtune.data.hashing import label_of
 
 #: What chat templates write around turns, in the families that are about.
@@ -33,16 +34,25 @@ def check_example(example: Example, method: str | None = None) -> Sequence[Findi
     return _NOTHING if method != "dpo" and is_simple(example) else _closely(example, method)
 
 
-def in_own_terms(findings: Sequence[Finding], turns_key: str) -> Sequence[Finding]:
-    """The findings with the turns under the name that rows of this format have for them."""
-    if turns_key == "messages":
+#: A turn in the message of a finding, as checks and row formats name it: by its place in the canonical form.
+_TURN = re.compile(r"\bmessages\[(\d+)\]")
+
+
+def in_own_terms(findings: Sequence[Finding], example: Example, turns_key: str) -> Sequence[Finding]:
+    """The findings with turns named as the row itself names them: under its own key, by their place in its list."""
+    if not findings:
         return findings
-    return [
-        finding._replace(message=finding.message.replace("messages[", f"{turns_key}["))
-        if finding.message.startswith("messages[")
-        else finding
-        for finding in findings
-    ]
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    turns = (*example.messages, *answers)
+    if turns_key == "messages" and not any(isinstance(turn, UnlistedMessage) for turn in turns):
+        return findings
+
+    def name_turn(match: re.Match[str]) -> str:
+        before = turns[: int(match.group(1)) + 1]
+        listed = sum(not isinstance(turn, UnlistedMessage) for turn in before)
+        return f"{turns_key}[{listed - 1}]" if listed else "system"
+
+    return [finding._replace(message=_TURN.sub(name_turn, finding.message)) for finding in findings]
 
 
 def compile_tokens(tokens: Collection[str]) -> re.Pattern[str] | None:
@@ -52,14 +62,12 @@ def compile_tokens(tokens: Collection[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
-def check_control_tokens(example: Example, tokens: re.Pattern[str], turns_key: str = "messages") -> Sequence[Finding]:
-    """A warning for the first control token of the tokenizer inside a turn, where it would become a real one."""
-    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
-    for index, message in enumerate((*example.messages, *answers)):
-        texts = (message.words, *(call.arguments for call in message.tool_calls))
-        found = next((match for text in texts if (match := tokens.search(text))), None)
+def check_control_tokens(example: Example, tokens: re.Pattern[str]) -> Sequence[Finding]:
+    """A warning for the first control token of the tokenizer inside a text, where it would become a real one."""
+    for where, text in texts_of(example):
+        found = tokens.search(text)
         if found is not None:
-            what = f"{turns_key}[{index}]: {found.group()!r} is a control token of the tokenizer"
+            what = f"{where}: {found.group()!r} is a control token of the tokenizer"
             return [
                 warning(
                     "control-token",
@@ -79,10 +87,10 @@ def is_simple(example: Example) -> bool:
     if preference is not None or text is not None:
         return False
     before = ""
-    for role, content, calls, call_id, name, weight, raw_role, extra in messages:
+    for role, content, calls, call_id, name, weight, raw_role, extra, reasoning in messages:
         if content.__class__ is not str or calls or call_id is not None or weight is not None:
             return False
-        if name is not None or raw_role is not None or extra:
+        if name is not None or raw_role is not None or extra or reasoning is not None:
             return False
         if not content or content.isspace():
             return False

@@ -124,6 +124,10 @@ def _no_row_rules(example: Example, method: str, model: str | None) -> Iterable[
     return ()
 
 
+def _never_reasons(model: str | None) -> bool:
+    return False
+
+
 def _no_limit(method: str, model: str | None) -> TokenLimit | None:
     return None
 
@@ -141,10 +145,15 @@ class TokenLimit(NamedTuple):
 @dataclass(frozen=True)
 class Rendering:
     """Rows as a backend on this machine renders them: the model's tokenizer, and what it would refuse of a row for a
-    method, its place left out."""
+    method and the job's own limit on its tokens (None: the model's context), its place left out.
+
+    `reasons` says that its template is that of a model that reasons, and that the job does not provide for rows without
+    reasoning.
+    """
 
     tokenizer: Any
-    problems: Callable[[Example, str], Iterable[Finding]]
+    problems: Callable[[Example, str, int | None], Iterable[Finding]]
+    reasons: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,8 @@ class VendorRows:
     rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
     whole file, `token_limit` says how long a row may be. `rendering` makes the `Rendering` of a model and of the job's
     options, where rows are rendered on this machine; with True as its third argument nothing is downloaded, and None
-    says that the model is not here. `billing` says in words that the tokens of the training
+    says that the model is not here. `trains_reasoning` says of a model whether it reasons, so that rows without
+    reasoning are warned of, with `reasoning_remedy`. `billing` says in words that the tokens of the training
     file times the epochs are billed, and where that is written; empty where it is not known.
     """
 
@@ -167,12 +177,12 @@ class VendorRows:
     token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
     choose: Callable[[str, str | None], str] | None = None
     rendering: Callable[[str, Mapping[str, Any], bool], Rendering | None] | None = None
+    trains_reasoning: Callable[[str | None], bool] = _never_reasons
+    reasoning_remedy: str = "give each answer its reasoning under reasoning_content"
     billing: str = ""
 
     def format_for(self, method: str = "sft", model: str | None = None) -> str:
         """The name of the format that rows for this method and model are written in."""
-        if self.choose is not None:
-            return self.choose(method, model)
         if method not in self.defaults:
             raise LlmtuneError(f"{self.provider} takes no {method!r} rows; it takes {', '.join(self.defaults)}")
-        return self.defaults[method]
+        return self.defaults[method] if self.choose is None else self.choose(method, model)

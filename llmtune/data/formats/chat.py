@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from llmtune.data.example import ROLES, Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
+from llmtune.data.example import (
+    ROLES,
+    Content,
+    Example,
+    ImagePart,
+    Message,
+    OtherPart,
+    Part,
+    TextPart,
+    ToolCall,
+    unlisted,
+)
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.json_text import dump_json, find_long_number, load_json
+from llmtune.data.formats.reasoning import take_reasoning
 
 #: Other names of the four roles that chat rows use.
 _ALIASES = {"developer": "system", "function": "tool"}
@@ -24,8 +36,6 @@ _HIDES = ("masked",)
 _UNREADABLE = ("mask", "training_detail", "train_detail")
 WEIGHT_KEYS = frozenset((*_WEIGHTS, *_FLAGS, *_HIDES, *_UNREADABLE))
 _KNOWN = WEIGHT_KEYS | {"role", "content", "tool_calls", "tool_call_id", "name", "function_call"}
-#: Keys of a message that hold what was thought before the answer; chat templates read them.
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 #: Names of a text part; the last two are those of the Responses API. No set: what a row has there may not be hashable.
 _TEXTS = ("text", "input_text", "output_text")
 _ROW_KEYS = frozenset(("messages", "tools", "functions"))
@@ -83,7 +93,7 @@ def read_messages(value: Any, faults: list[Finding], where: str = "messages") ->
                 role = item["role"]
                 content = item["content"]
                 if content.__class__ is str and role.__class__ is str and role in ROLES:
-                    out.append(_new(Message, (role, content, (), None, None, None, None, None)))
+                    out.append(_new(Message, (role, content, (), None, None, None, None, None, None)))
                     continue
             calls = calls or Calls()
             if "role" not in item:  # "Role", "ROLE"
@@ -115,9 +125,10 @@ def take_messages(
 
 def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls: Calls) -> Message:
     role, raw_role = _read_role(item, where, faults)
-    made = _read_calls(item, where, faults, calls)
-    calling = bool(made or item.get("tool_calls") or item.get("function_call"))
-    content = _read_content(item, role, calling, where, faults)
+    calling = bool(item.get("tool_calls") or item.get("function_call"))
+    beside: dict[str, Any] = {}
+    content = _read_content(item, role, calling, where, faults, beside)
+    made = _read_calls(item, where, faults, calls, beside)
     name = item.get("name")
     if name is not None and not isinstance(name, str):
         faults.append(shape(name, "a string", f"{where}.name"))
@@ -130,8 +141,17 @@ def _read_message(item: dict[str, Any], where: str, faults: list[Finding], calls
         call_id = calls.answered(name)
     if raw_role == "function":
         raw_role = None
-    extra = {key: value for key, value in item.items() if key not in _KNOWN and value is not None}
-    return Message(role, content, made, call_id, name, read_weight(item, role, where, faults), raw_role, extra or None)
+    extra = {key: value for key, value in item.items() if key not in _KNOWN and value is not None} | beside
+    weight = read_weight(item, role, where, faults)
+    return take_reasoning(Message(role, content, made, call_id, name, weight, raw_role, extra or None))
+
+
+def note_beside(value: Mapping[str, Any], known: Collection[str], where: str, beside: dict[str, Any]) -> None:
+    """Add to `beside` what an object inside a turn holds under keys that are not read, each under its place, such as
+    `content[].cache_control`: it becomes an extra key of the turn, so that it is reported and not lost."""
+    for key, found in value.items():
+        if key not in known and found not in (None, "", [], {}):
+            beside[f"{where}.{key}"] = found
 
 
 def _read_role(item: dict[str, Any], where: str, faults: list[Finding]) -> tuple[str, str | None]:
@@ -196,7 +216,9 @@ def hiding_key(keys: Mapping[str, Any]) -> str | None:
     return next((key for key in (*_WEIGHTS, *_FLAGS, *_HIDES) if key in keys and _weight_of(key, keys[key]) == 0), None)
 
 
-def _read_content(item: dict[str, Any], role: str, calling: bool, where: str, faults: list[Finding]) -> Content:
+def _read_content(
+    item: dict[str, Any], role: str, calling: bool, where: str, faults: list[Finding], beside: dict[str, Any]
+) -> Content:
     content = item.get("content")
     if isinstance(content, str):
         return content
@@ -207,41 +229,50 @@ def _read_content(item: dict[str, Any], role: str, calling: bool, where: str, fa
             faults.append(error("content", f"{where}: {missing}{also}", 'add "content": "..."'))
         return None
     if isinstance(content, list):
-        return read_parts(content, f"{where}.content", faults)
+        return read_parts(content, f"{where}.content", faults, beside)
     faults.append(
         error("content", f"{where}.content is {kind(content)}; expected a string or a list of parts", "quote it")
     )
     return None
 
 
-def read_parts(content: list[Any], where: str, faults: list[Finding]) -> tuple[Part, ...]:
-    """Content parts (`{"type": "text", "text": ...}`, `{"type": "image_url", ...}`) in canonical form."""
+def read_parts(content: list[Any], where: str, faults: list[Finding], beside: dict[str, Any]) -> tuple[Part, ...]:
+    """Content parts (`{"type": "text", "text": ...}`, `{"type": "image_url", ...}`) in canonical form.
+
+    Keys of a part that are not read are added to `beside`.
+    """
     parts: list[Part] = []
     for index, part in enumerate(content):
         place = f"{where}[{index}]"
         if isinstance(part, str):
             parts.append(TextPart(part))
         elif not isinstance(part, dict):
-            faults.append(error("content", f"{place} is {kind(part)}; expected a part with a type", "mend the part"))
+            faults.append(error("content", f"{place} is {kind(part)}; expected a part with a type", "fix the part"))
         else:
-            parts.append(_read_part(part, place, faults))
+            parts.append(_read_part(part, place, faults, beside))
     if not content:
         faults.append(error("empty-content", f"{where} is an empty list", "give it text"))
     return tuple(parts)
 
 
-def _read_part(part: dict[str, Any], where: str, faults: list[Finding]) -> Part:
+def _read_part(part: dict[str, Any], where: str, faults: list[Finding], beside: dict[str, Any]) -> Part:
     type_ = part.get("type")
     if type_ in _TEXTS or (type_ is None and "text" in part):
-        text = part.get("text", part.get("value"))
+        key = "text" if "text" in part else "value"
+        text = part.get(key)
         if isinstance(text, str):
+            if len(part) > 2 or "type" not in part:
+                note_beside(part, ("type", key), "content[]", beside)
             return TextPart(text)
         faults.append(error("content", f"{where}.text is {kind(text)}; expected a string", "quote it"))
         return TextPart("")
     if type_ in ("image_url", "image", "input_image"):
-        image = next((part[key] for key in ("image_url", "url", "image", "value", "path") if key in part), None)
+        key = next((key for key in ("image_url", "url", "image", "value", "path") if key in part), "image_url")
+        image = part.get(key)
         detail = part.get("detail")
+        note_beside(part, ("type", "detail", key), "content[]", beside)
         if isinstance(image, dict):
+            note_beside(image, ("url", "detail"), f"content[].{key}", beside)
             detail = image.get("detail", detail)
             image = image.get("url")
         if isinstance(image, str) and image:
@@ -256,10 +287,13 @@ def _read_part(part: dict[str, Any], where: str, faults: list[Finding]) -> Part:
     return OtherPart(type_, part)
 
 
-def _read_calls(item: dict[str, Any], where: str, faults: list[Finding], calls: Calls) -> tuple[ToolCall, ...]:
+def _read_calls(
+    item: dict[str, Any], where: str, faults: list[Finding], calls: Calls, beside: dict[str, Any]
+) -> tuple[ToolCall, ...]:
     legacy = item.get("function_call")
     if isinstance(legacy, dict):
         name = legacy.get("name")
+        note_beside(legacy, ("name", "arguments"), "function_call", beside)
         if isinstance(name, str):
             return (ToolCall(calls.new(name), name, arguments_text(legacy.get("arguments"), where, faults)),)
         faults.append(error("tool-call", f"{where}.function_call has no name", "name the function"))
@@ -280,6 +314,14 @@ def _read_calls(item: dict[str, Any], where: str, faults: list[Finding], calls: 
                 error("tool-call", f"{place} names no function", '{"id": .., "type": "function", "function": {..}}')
             )
             continue
+        note_beside(
+            call,
+            ("id", "type", *(("name", "arguments") if function is call else ("function",))),
+            "tool_calls[]",
+            beside,
+        )
+        if function is not call:
+            note_beside(function, ("name", "arguments"), "tool_calls[].function", beside)
         id_ = call.get("id")
         if id_ is not None and not isinstance(id_, str):
             faults.append(shape(id_, "a string", f"{place}.id"))
@@ -376,9 +418,9 @@ def write_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Canonical turns as chat messages."""
     out: list[dict[str, Any]] = []
     for message in messages:
-        role, content, calls, call_id, name, weight, raw_role, extra = message
+        role, content, calls, call_id, name, weight, raw_role, extra, reasoning = message
         plain = content.__class__ is str and not calls and raw_role is None and not extra
-        if plain and call_id is None and name is None and weight is None:
+        if plain and call_id is None and name is None and weight is None and reasoning is None:
             out.append({"role": role, "content": content})
         else:
             out.append(write_message(message))
@@ -393,6 +435,8 @@ def write_message(message: Message) -> dict[str, Any]:
         out["content"] = [write_part(part) for part in content]
     elif content is not None or not message.tool_calls:
         out["content"] = content
+    if message.reasoning is not None:
+        out["reasoning_content"] = message.reasoning
     if message.tool_calls:
         out["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -445,7 +489,7 @@ class ChatRows(RowFormat):
         system = extra.get("system")
         if isinstance(system, str):  # some sets keep the system prompt beside the turns
             del extra["system"]
-            messages = (Message("system", system), *messages)
+            messages = (unlisted(Message("system", system)), *messages)
         return Example(messages, tools, line=line, extra=extra or None)
 
     def write(self, example: Example) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, TextPart
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, TextPart, unlisted
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
@@ -85,7 +85,7 @@ def check_answers(preference: Preference, names: tuple[str, str], faults: list[F
     for answer, name in zip(preference, names, strict=True):
         if answer and answer[-1].role != "assistant":
             role = answer[-1].raw_role or answer[-1].role
-            faults.append(error("role", f"{name} ends in a {role} turn; expected the assistant's", "mend the role"))
+            faults.append(error("role", f"{name} ends in a {role} turn; expected the assistant's", "fix the role"))
 
 
 class InputPreferred(_PreferenceRows):
@@ -211,7 +211,7 @@ class PromptChosen(_PreferenceRows):
         system = find_text(row, SYSTEMS)
         if system is not None:
             known.append(system)
-            prompt = (Message("system", row[system]), *prompt) if row[system] else prompt
+            prompt = (unlisted(Message("system", row[system])), *prompt) if row[system] else prompt
         images = row.get("images")
         if isinstance(images, list) and images and all(isinstance(image, str) for image in images) and prompt:
             known.append("images")

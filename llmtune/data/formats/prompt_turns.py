@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtune.data.example import Example, Message, OtherPart
+from llmtune.data.example import Example, Message, OtherPart, unlisted
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
@@ -19,6 +19,7 @@ from llmtune.data.formats.chat import (
     write_messages,
 )
 from llmtune.data.formats.instruct import find_pair, rest
+from llmtune.data.formats.reasoning import take_reasoning
 
 
 class PromptTurns(RowFormat):
@@ -49,7 +50,7 @@ class PromptTurns(RowFormat):
         known = [first, second, "tools", "functions"]
         if isinstance(system, str):
             known.append("system")
-            prompt = (Message("system", system), *prompt)
+            prompt = (unlisted(Message("system", system)), *prompt)
         if completion and not any(turn.role == "assistant" for turn in completion):
             faults.append(error("role", f"{second} holds no assistant turn", "give it the answer"))
         tools = read_tools(row.get("tools"), row.get("functions"), faults)
@@ -60,7 +61,9 @@ class PromptTurns(RowFormat):
         if isinstance(value, str):
             return (Message(role, value),)
         if isinstance(value, list) and value and not any(isinstance(item, dict) and _is_turn(item) for item in value):
-            return (Message(role, read_parts(value, key, faults)),)
+            beside: dict[str, Any] = {}
+            parts = read_parts(value, key, faults, beside)
+            return (take_reasoning(Message(role, parts, extra=beside or None)),)
         if key in row and not isinstance(value, list):
             what = f"{key!r} is {kind(value)}; expected a text, a list of messages or a list of parts"
             faults.append(error("row-shape", what, "give it that shape"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import orjson
+
 from llmtune.data.example import Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding
 
@@ -27,7 +29,7 @@ TEXT = 1 << 7
 CHAT = 1 << 8
 """Turns."""
 OTHER_PARTS = 1 << 9
-"""Sound, video, documents, reasoning."""
+"""Sound, video, documents."""
 EXTRA = 1 << 10
 """Keys of the row that have no place in the canonical form."""
 LATE_SYSTEM = 1 << 11
@@ -47,6 +49,9 @@ RAW_ROLE = 1 << 17
 
 TOOL_IDS = 1 << 18
 """Ids of tool calls other than call_1, call_2, ..., which is how calls without an id are numbered."""
+
+REASONING = 1 << 19
+"""What the assistant thought before an answer."""
 
 BASIC = CHAT | SYSTEM | TURNS | UNANSWERED
 """What every chat format carries."""
@@ -74,6 +79,9 @@ _LOSSES: dict[int, _Loss] = {
     UNANSWERED: _Loss("cannot-unanswered", "a row that does not end in an answer", "add the answer"),
     CHAT: _Loss("cannot-chat", "turns", "choose a chat format"),
     LABELS: _Loss("lost-labels", "several labels on one row", "write one label a row"),
+    REASONING: _Loss(
+        "lost-reasoning", "the reasoning before an answer", "leave it out, or choose a backend that trains on reasoning"
+    ),
     NAMES: _Loss("changed-name", "names of speakers", "", refuses=False),
     EXTRA: _Loss("changed-extra", "keys beside the known ones", "", refuses=False),
     MESSAGE_EXTRA: _Loss("changed-extra", "keys of a message beside the known ones", "", refuses=False),
@@ -85,7 +93,9 @@ _LOSSES: dict[int, _Loss] = {
 
 
 #: Bits that one message or another brings in.
-_BY_MESSAGE = frozenset((TOOLS, IMAGES, WEIGHT_ZERO, NAMES, OTHER_PARTS, PROMPT_WEIGHT, MESSAGE_EXTRA, PARTS, RAW_ROLE))
+_BY_MESSAGE = frozenset(
+    (TOOLS, IMAGES, WEIGHT_ZERO, NAMES, OTHER_PARTS, PROMPT_WEIGHT, MESSAGE_EXTRA, PARTS, RAW_ROLE, REASONING)
+)
 
 
 def features(example: Example) -> int:
@@ -110,14 +120,14 @@ def features(example: Example) -> int:
     answers = calls = 0
     for message in messages:
         before = role
-        role, content, made, call_id, name, weight, raw_role, extra = message
+        role, content, made, call_id, name, weight, raw_role, extra, reasoning = message
         if content.__class__ is not str or made or call_id is not None or weight is not None:
             bits |= _message_features(message)
             for call in made:
                 calls += 1
                 if call.id != f"call_{calls}":
                     bits |= TOOL_IDS
-        elif name is not None or raw_role is not None or extra:
+        elif name is not None or raw_role is not None or extra or reasoning is not None:
             bits |= _message_features(message)
         if role == "assistant":
             answers += 1
@@ -163,6 +173,8 @@ def _message_features(message: Message) -> int:
         bits |= RAW_ROLE
     if message.extra:
         bits |= MESSAGE_EXTRA
+    if message.reasoning is not None:
+        bits |= REASONING
     if message.content.__class__ is tuple:
         parts = message.content or ()
         bits |= PARTS if len(parts) > 1 else 0
@@ -172,6 +184,21 @@ def _message_features(message: Message) -> int:
             elif isinstance(part, OtherPart):
                 bits |= OTHER_PARTS
     return bits
+
+
+def texts_of(example: Example) -> Iterator[tuple[str, str]]:
+    """Every text of a row that a tokenizer reads, and where it stands: turns, calls, tool definitions, plain text."""
+    if example.text is not None:
+        yield "text", example.text
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for index, message in enumerate((*example.messages, *answers)):
+        yield f"messages[{index}]", message.words
+        if message.reasoning:
+            yield f"messages[{index}]", message.reasoning
+        for call in message.tool_calls:
+            yield f"messages[{index}]: {call.name}", call.arguments
+    for index, tool in enumerate(example.tools):
+        yield f"tools[{index}]", orjson.dumps(tool).decode()
 
 
 def losses(example: Example, carries: int, folds: int, name: str, takes: Callable[[OtherPart], bool]) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from llmtune.data.example import Example, Message, ToolCall
+from llmtune.data.example import Example, Message, ToolCall, unlisted
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
@@ -19,11 +19,13 @@ from llmtune.data.formats.chat import (
     arguments_text,
     kind,
     lower_keys,
+    note_beside,
     read_tools,
     read_weight,
 )
 from llmtune.data.formats.instruct import SYSTEMS, find_text, rest
 from llmtune.data.formats.json_text import dump_json, load_json
+from llmtune.data.formats.reasoning import take_reasoning
 
 
 class ShareGPT(RowFormat):
@@ -32,7 +34,9 @@ class ShareGPT(RowFormat):
     name = "sharegpt"
     turns_key = "conversations"
     title = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
-    carries = f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM
+    carries = (
+        f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM | f.REASONING
+    )
 
     KEYS = ("conversations", "conversation", "messages")
     ROLES: ClassVar[dict[str, str]] = {
@@ -76,7 +80,7 @@ class ShareGPT(RowFormat):
         if system is not None:
             known.append(system)
             if row[system]:
-                messages.insert(0, Message("system", row[system]))
+                messages.insert(0, unlisted(Message("system", row[system])))
         tools = read_tools(row.get("tools") or None, None, faults)
         return Example(tuple(messages), tools, line=line, extra=rest(row, *known))
 
@@ -118,18 +122,20 @@ class ShareGPT(RowFormat):
             faults.append(error("content", f"{what}; expected a string", "quote it"))
             value = ""
         weight = read_weight(turn, role, where, faults)
-        extra = rest(turn, "from", "role", "value", "content", *WEIGHT_KEYS)
+        extra = rest(turn, name, text, *WEIGHT_KEYS)
         if speaker == "function_call":
-            thought, made = self._calls(value, calls, where, faults)
-            if thought:
-                extra = {"reasoning_content": thought} | (extra or {})
-            yield Message(role, None, made, weight=weight, extra=extra)
+            beside: dict[str, Any] = {}
+            thought, made = self._calls(value, calls, where, faults, beside)
+            extra = beside | (extra or {}) or None
+            yield take_reasoning(Message(role, None, made, weight=weight, extra=extra, reasoning=thought or None))
         elif role == "tool":
             yield from self._observation(value, calls, where, faults, weight, extra)
         else:
-            yield Message(role, value, weight=weight, extra=extra)
+            yield take_reasoning(Message(role, value, weight=weight, extra=extra))
 
-    def _calls(self, value: str, calls: Calls, where: str, faults: list[Finding]) -> tuple[str, tuple[ToolCall, ...]]:
+    def _calls(
+        self, value: str, calls: Calls, where: str, faults: list[Finding], beside: dict[str, Any]
+    ) -> tuple[str, tuple[ToolCall, ...]]:
         """What was thought before a call, if anything, and the call or the calls of a turn."""
         thought = _THOUGHT.match(value)
         try:
@@ -144,6 +150,7 @@ class ShareGPT(RowFormat):
                 expected = 'write {"name": ..., "arguments": {...}} as text, or a list of such'
                 faults.append(error("tool-call", f"{where}: the function_call holds no call", expected))
                 continue
+            note_beside(call, ("id", "type", "name", "arguments"), "function_call", beside)
             arguments = call.get("arguments")
             text = dump_json(arguments) if isinstance(arguments, dict) else arguments_text(arguments, where, faults)
             read.append(ToolCall(calls.new(call["name"]), call["name"], text))
@@ -168,9 +175,10 @@ class ShareGPT(RowFormat):
             except ValueError:
                 results = None
             if isinstance(results, list) and len(results) == len(calls.waiting):
-                for result in results:
+                for index, result in enumerate(results):
                     text = result if isinstance(result, str) else dump_json(result)
-                    yield Message("tool", text, (), calls.answered(None), weight=weight, extra=extra)
+                    answer = Message("tool", text, (), calls.answered(None), weight=weight, extra=extra)
+                    yield unlisted(answer) if index else answer
                 return
         yield Message("tool", value, (), calls.answered(None), weight=weight, extra=extra)
 
@@ -198,6 +206,8 @@ class ShareGPT(RowFormat):
                 turn["value"] = [message.words]
             if message.weight is not None:
                 turn["weight"] = message.weight
+            if message.reasoning is not None:
+                turn["reasoning_content"] = message.reasoning
             if message.extra:
                 turn.update(message.extra)
             joins = isinstance(turn["value"], list) and turns and isinstance(turns[-1]["value"], list)

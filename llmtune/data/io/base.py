@@ -94,14 +94,19 @@ def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
 
 def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:
     """What a path holds, or the finding that says why that cannot be told."""
-    if path.is_dir():
-        return Sniffed("folder", None, b"")
     try:
+        if path.is_dir():
+            return Sniffed("folder", None, b"")
+        if path.exists() and not path.is_file():
+            problem = "this is no regular file but a pipe, a socket or a device"
+            return error("unreadable", problem, "save the rows to a file and name that")
         compression = compression_of(path)
         with open_bytes(path, compression) as stream:
             head = stream.read(1 << 16)
     except FileNotFoundError:
         return error("unreadable", "the file does not exist", "check the path")
+    except ValueError:  # a NUL or half a surrogate pair in the name
+        return error("unreadable", "this is not the name of a file", "check the path")
     except BROKEN as fault:
         return error("unreadable", f"the file cannot be read: {fault}", "check its permissions and that it is whole")
     if not head:

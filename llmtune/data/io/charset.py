@@ -99,5 +99,5 @@ def line_fault(line: bytes, fault: orjson.JSONDecodeError) -> Finding:
     elif text[fault.pos :].startswith(("NaN", "Infinity", "-Infinity", "True", "False", "None")):
         remedy = "JSON knows true, false, null and finite numbers only"
     else:
-        remedy = "mend the JSON at that column; write rows with a JSON library, one object a line"
+        remedy = "fix the JSON at that column; write rows with a JSON library, one object per line"
     return error("json", f"broken JSON at column {column}, near {shown!r}: {fault.msg}", remedy)

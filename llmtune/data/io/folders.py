@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from llmtune._telemetry import turn_off_telemetry
 from llmtune.data.findings import Finding, error
 from llmtune.data.io.base import Raw, Sniffed, sniff
 from llmtune.errors import InvalidData, MissingExtra
@@ -71,6 +72,7 @@ def hub_rows(address: str) -> Iterator[Raw | Finding]:
     from llmtune.data.io.tables import without_padding
 
     try:
+        turn_off_telemetry()
         import datasets
     except ImportError as fault:
         raise MissingExtra("hub", "datasets", purpose="datasets of the hub") from fault

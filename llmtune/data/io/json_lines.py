@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from typing import IO
+from typing import IO, Any
 
 import orjson
 
@@ -14,6 +14,10 @@ from llmtune.data.io.charset import BOM, COMMENTS, bom_finding, bytes_fault, com
 
 #: A row above this many bytes is reported and skipped, so that memory stays bounded whatever the file holds.
 MAX_ROW = 256 << 20
+
+
+#: Levels that a row may be nested. The JSON writers that come after stop at 250.
+MAX_DEPTH = 200
 
 
 TOO_LONG = b"...\x00 the row is too long"
@@ -67,7 +71,7 @@ def block_rows(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding
         except orjson.JSONDecodeError as fault:
             if TOO_LONG in text:
                 yield error(
-                    "row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it, or mend its line ends"
+                    "row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it, or fix its line ends"
                 ).at(None, line)
             elif text.strip():
                 yield line_fault(text, fault).at(None, line)
@@ -75,8 +79,25 @@ def block_rows(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding
                 notes.blank += 1
                 notes.first_blank = notes.first_blank or line
             continue
-        yield line, row
+        yield (line, row) if not _too_deep(text, row) else _deep_finding(line)
     return line
+
+
+def _too_deep(text: bytes | str, row: Any) -> bool:
+    """Return whether a row is nested deeper than can be written again; most have not even as many brackets."""
+    brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if brackets <= MAX_DEPTH:
+        return False
+    depth, level = 0, [row]
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        containers = [entry for entry in level if isinstance(entry, dict | list)]
+        level = [child for entry in containers for child in (entry.values() if isinstance(entry, dict) else entry)]
+    return depth > MAX_DEPTH
+
+
+def _deep_finding(line: int) -> Finding:
+    return error("json", f"the row is nested more than {MAX_DEPTH} levels deep", "flatten it").at(None, line)
 
 
 def json_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
@@ -109,7 +130,7 @@ def json_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
         except orjson.JSONDecodeError as fault:
             yield line_fault(text.encode("utf-8", "surrogatepass"), fault).at(None, number)
             continue
-        yield number, row
+        yield (number, row) if not _too_deep(text, row) else _deep_finding(number)
     if buffer.fault is not None:
         yield buffer.fault.at(None, number + 1)
     elif inside and mark == "":
@@ -128,7 +149,8 @@ class _Text:
         self._at = 0
         self._line = 1
         self._ended = False
-        self._decoder = json.JSONDecoder()
+        # Only where a value ends is asked of it: a number of 5,000 digits is no reason to stop.
+        self._decoder = json.JSONDecoder(parse_int=float)
         self.fault: Finding | None = None
         self.bom = False
         self._fill()
@@ -155,7 +177,9 @@ class _Text:
             try:
                 _, end = self._decoder.raw_decode(self._text, self._at)
             except (json.JSONDecodeError, RecursionError) as fault:
-                if self._fill(double=True):
+                if len(self._text) - self._at > MAX_ROW:
+                    return error("row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it")
+                if isinstance(fault, json.JSONDecodeError) and self._fill(double=True):
                     continue
                 if self.fault is not None:
                     return self.fault
@@ -178,7 +202,7 @@ class _Text:
         return error(
             "json",
             f"broken JSON in row at line {line}, column {column} of the file: {fault.msg}",
-            "mend it there; what follows it in this file could not be read",
+            "fix it there; what follows it in this file could not be read",
         )
 
     def _fill(self, *, double: bool = False) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
-from llmtune.data.findings import Finding, FindingLog, error, refuse
+from llmtune.data.findings import Finding, FindingLog, error, refuse, warning
 from llmtune.data.formats.base import RowFormat
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
 
@@ -45,12 +46,15 @@ def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingL
     try:
         with os.fdopen(handle, "wb") as raw:
             hashed = _Hashed(raw)
+            if _is_table(path):
+                lines = _note_formulas(lines, log)
             rows = _container(path)(lines, cast("IO[bytes]", hashed), path)
         if log.errors:
             raise refuse(log.in_order())
         if rows == 0:
             raise InvalidData(f"{path}: there are no rows to write")
-        Path(name).chmod(0o666 & ~_umask())
+        if path.parent.stat().st_mode & 0o077:  # in a folder that is the user's alone, so are the files
+            Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -58,6 +62,34 @@ def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingL
         raise
     digest, size = hashed.digest.hexdigest(), hashed.size
     return Written(str(path), rows, size, digest, fmt.name, tuple(log.in_order()))
+
+
+#: A text in a line of JSON that a spreadsheet takes for a formula: https://owasp.org/www-community/attacks/CSV_Injection
+_FORMULA = re.compile(rb'(?<!\\)":"([=+@]|\\[tr]|-(?!\s|[\d.,]*"))')
+
+
+def _is_table(path: Path) -> bool:
+    return any(suffix.lower() in _TABLES for suffix in path.suffixes[-2:])
+
+
+def _note_formulas(lines: Iterator[bytes], log: FindingLog) -> Iterator[bytes]:
+    """Pass the lines on, with a warning where a spreadsheet would compute in place of showing.
+
+    The texts stay as they are: what is written here is trained on, and a sign put before them would be learned.
+    """
+    first = count = 0
+    for number, line in enumerate(lines, 1):
+        if _FORMULA.search(line):
+            count, first = count + 1, first or number
+        yield line
+    if count:
+        log.add(
+            warning(
+                "formula-cells",
+                f"{count:,} rows hold a text that a spreadsheet runs as a formula (it begins with =, +, - or @)",
+                "import the file into a spreadsheet as text, or write .jsonl; the rows are written as they are",
+            ).at(None, first)
+        )
 
 
 def _umask() -> int:

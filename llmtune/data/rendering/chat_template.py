@@ -9,18 +9,23 @@ the second, and the second must end in a token that ends a turn. Nothing is sear
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from llmtune.data.example import Example, ImagePart, Message, OtherPart
+from llmtune._time_limit import TimeLimit, limit_time
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference
 from llmtune.data.findings import error, refuse
-from llmtune.data.formats.chat import REASONING_KEYS
 from llmtune.data.rendering.ready_templates import suggest_template
 
 _FOLD = (
     "if it takes no system turns, put them into the first user turn: dataset.system: fold in a job, --system fold in"
     " `llmtune data`; or use another template (provider_options.local.chat_template)"
 )
+#: Reasoning at the beginning of an answer's text, in the marks that most models have for it.
+_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+#: Seconds of computing in which a conversation must be rendered; one of 10,000 turns takes a tenth of it.
+RENDER_SECONDS = 1.0
 _PROBE = "llmtune probes the end of a turn"
 
 
@@ -55,15 +60,19 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.file = file
         self.options = dict(options or {})
+        self._endless = isinstance(tokenizer.chat_template, str) and _has_power(tokenizer.chat_template)
         self.turn_end = self._probe_end()
         """The token the template closes an assistant turn with, read off a probe; None where it shows none."""
         special = {str(token) for token in tokenizer.all_special_tokens}
         special |= {str(added) for added in tokenizer.added_tokens_decoder.values() if added.special}
         self.ends = special | ({self.turn_end} if self.turn_end else set())
         """Every token that may end a turn."""
+        self.reasons = self._probe_reasoning()
+        """Whether it is the template of a model that reasons: it renders reasoning, or knows the marks around it."""
 
     def render(self, example: Example) -> Conversation:
         """The row as text, with the prompt and the end of each trained turn."""
+        example = self.split_reasoning(example)
         if example.preference is not None:
             self.refuse(
                 example,
@@ -101,12 +110,22 @@ class ChatTemplate:
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The text inference sends: the conversation, and the start of the assistant's turn."""
-        example = Example(messages=tuple(messages), tools=tuple(tools))
+        example = self.split_reasoning(Example(messages=tuple(messages), tools=tuple(tools)))
         return self._apply(example, self._payloads(example), add_generation_prompt=True)
 
     def refuse(self, example: Example, code: str, message: str, remedy: str) -> NoReturn:
         """Raise `InvalidData` that names the row."""
         raise refuse([error(code, message, remedy).at(self.file, example.line)])
+
+    def split_reasoning(self, example: Example) -> Example:
+        """The row with a `<think>` at the beginning of answers taken for reasoning, where the template has other marks
+        for it; templates with these marks find them in the text themselves."""
+        if not self.reasons or "</think>" in str(self.tokenizer.chat_template):
+            return example
+        pair = example.preference
+        if pair is not None:
+            pair = Preference(*(tuple(map(_split_thinking, answer)) for answer in pair))
+        return example.replace(messages=tuple(map(_split_thinking, example.messages)), preference=pair)
 
     def _plain(self, example: Example) -> Conversation:
         text = example.text or ""
@@ -159,7 +178,7 @@ class ChatTemplate:
             # Tool results are often re-encoded, and untrained answers may lose their reasoning: not checked.
             if (trained or message.role in ("system", "user")) and _squeeze(message.words) not in where:
                 missing = "text"
-            elif trained and _squeeze(_reasoning(message)) not in where:
+            elif trained and _squeeze(message.reasoning or "") not in where:
                 missing = "reasoning"
             elif any(call.name not in where for call in message.tool_calls):
                 missing = "tool calls"
@@ -203,14 +222,17 @@ class ChatTemplate:
                 f"choose an instruction-tuned model, {self._ready()}, or use plain text rows",
             )
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    payloads,
-                    tools=[dict(tool) for tool in example.tools] or None,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
-                    **self.options,
-                )
+            return self._run(
+                payloads,
+                tools=[dict(tool) for tool in example.tools] or None,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except TimeLimit:
+            self.refuse(
+                example,
+                "template_endless",
+                f"the chat template computes for more than {RENDER_SECONDS:g} second, as one with an endless loop does",
+                f"use another template: {self._ready()}",
             )
         except Exception as problem:  # noqa: BLE001  the template is the model's own program: it may raise anything
             self.refuse(
@@ -222,21 +244,62 @@ class ChatTemplate:
                 else "change the row to what the model's template takes (roles, their order)",
             )
 
+    def _run(self, payloads: list[dict[str, Any]], **options: Any) -> str:
+        """Run the template, which came with the model or the job and may loop for ever. Raises `TimeLimit`."""
+        if self._endless:  # the next row would be waited for as long
+            raise TimeLimit
+        try:
+            with limit_time(RENDER_SECONDS):
+                return str(self.tokenizer.apply_chat_template(payloads, tokenize=False, **options, **self.options))
+        except TimeLimit:
+            self._endless = True
+            raise
+
     def _ready(self) -> str:
         name = suggest_template(self.tokenizer)
         return f"take a ready template (chat_template: {name} fits its tokens)"
+
+    def _probe_reasoning(self) -> bool:
+        template = self.tokenizer.chat_template
+        if not template:
+            return False
+        if "<think>" in str(template) or "</think>" in str(template):
+            return True
+        probe = [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Yes", "reasoning_content": _PROBE},
+        ]
+        try:
+            return _PROBE in str(self.tokenizer.apply_chat_template(probe, tokenize=False, **self.options))
+        except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
+            return False
 
     def _probe_end(self) -> str | None:
         if not self.tokenizer.chat_template:
             return None
         probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
         try:
-            text = self.tokenizer.apply_chat_template(probe, tokenize=False, **self.options)
+            text = self._run(probe)
         except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
             return None
         tail = str(text).rpartition(_PROBE)[2].strip()
         added = (str(token) for token in self.tokenizer.added_tokens_decoder.values())
         return max((token for token in added if tail.startswith(token)), key=len, default=None)
+
+
+def _split_thinking(message: Message) -> Message:
+    content = message.content
+    thought = _THINKING.match(content) if message.role == "assistant" and isinstance(content, str) else None
+    if thought is None or message.reasoning is not None or not isinstance(content, str):
+        return message
+    return message.replace(content=content[thought.end() :], reasoning=thought.group(1).strip() or None)
+
+
+def _has_power(template: str) -> bool:
+    """Return whether a template's code raises to a power: `9**9**9` is one operation, which nothing can interrupt."""
+    code = " ".join(re.findall(r"\{[{%](.*?)[%}]\}", template, re.DOTALL))
+    without_texts = re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "''", code, flags=re.DOTALL)
+    return re.search(r"[\w)\]'}]\s*\*\*", without_texts) is not None
 
 
 def _payload(message: Message) -> dict[str, Any]:
@@ -255,16 +318,9 @@ def _payload(message: Message) -> dict[str, Any]:
         payload["tool_call_id"] = message.tool_call_id
     if message.name is not None:
         payload["name"] = message.name
-    if reasoning := _reasoning(message):
-        payload["reasoning_content"] = reasoning
+    if message.reasoning:
+        payload["reasoning_content"] = message.reasoning
     return payload
-
-
-def _reasoning(message: Message) -> str:
-    """What the assistant thought before it answered, under the names that rows use for it."""
-    extra = message.extra or {}
-    found = next((extra[key] for key in REASONING_KEYS if extra.get(key)), "")
-    return found if isinstance(found, str) else ""
 
 
 def _arguments(arguments: str) -> Any:

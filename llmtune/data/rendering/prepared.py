@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
+from llmtune._private import make_private_folder
 from llmtune.data.example import Example
 from llmtune.data.rendering.tokenize import OnTooLong, RenderedRow, Renderer
 from llmtune.errors import InvalidData, MissingExtra
@@ -78,6 +79,7 @@ def prepare(
     on_too_long: OnTooLong = "error",
     prompt_loss_weight: float = 0.0,
     template_options: Mapping[str, Any] | None = None,
+    mask_empty_thinking: bool = False,
     container: Literal["safetensors", "arrow"] = "safetensors",
     file: str | None = None,
 ) -> Prepared:
@@ -89,6 +91,7 @@ def prepare(
         limit: longest sequence in tokens; `on_too_long` says what becomes of longer ones.
         prompt_loss_weight: weight of prompt tokens, 0..1.
         template_options: extra variables for the chat template, as in training.
+        mask_empty_thinking: leave a template's empty `<think></think>` unlearned.
         file: named in errors.
     """
     settings = {
@@ -101,15 +104,19 @@ def prepare(
         "container": container,
         "rows": _rows_hash(examples),
     }
+    if mask_empty_thinking:
+        settings["mask_empty_thinking"] = True
     key = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
     folder = Path(into) / f"prepared-{key[:16]}"
     if (folder / "manifest.json").is_file():
         return _opened(folder, made=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.parent)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".preparing-"))
     try:
         writer = _Writer(working, container, prompt_loss_weight)
-        renderer = Renderer(tokenizer, file=file, template_options=template_options)
+        renderer = Renderer(
+            tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+        )
         for row, side in _rendered(examples, renderer, limit, on_too_long, writer):
             writer.add(row, side)
         writer.finish(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +15,20 @@ from llmtune.redaction.control_chars import escape_controls
 _SHOWN = str.maketrans({"\n": "↵\n", "\t": "→\t", "\r": "␍"})
 
 
+#: The marks that most templates put around reasoning.
+_MARKED = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
 class Piece(NamedTuple):
-    """One token, or a few that only together are text (a character over several tokens)."""
+    """One token, or a few that only together are text (a character over several tokens).
+
+    `reasoning` says that it belongs to what was thought before an answer, or to the marks around it.
+    """
 
     text: str
     ids: tuple[int, ...]
     trained: bool
+    reasoning: bool = False
 
 
 class Peek(NamedTuple):
@@ -32,6 +41,19 @@ class Peek(NamedTuple):
     total: int
     trained: int
 
+    @property
+    def reasoning(self) -> tuple[int, int]:
+        """Tokens of reasoning: in all, and those of them that are learned."""
+        thoughts = [piece for piece in self.tokens if piece.reasoning]
+        return sum(len(piece.ids) for piece in thoughts), sum(len(piece.ids) for piece in thoughts if piece.trained)
+
+    @property
+    def counts(self) -> str:
+        """The counts in words: "31 tokens, 12 learned; reasoning: 8, 8 learned"."""
+        thoughts, learned = self.reasoning
+        behind = f"; reasoning: {thoughts:,}, {learned:,} learned" if thoughts else ""
+        return f"{self.total:,} tokens, {self.trained:,} learned{behind}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON output."""
         return {
@@ -40,25 +62,34 @@ class Peek(NamedTuple):
             "piece": self.piece,
             "total": self.total,
             "trained": self.trained,
-            "tokens": [{"text": each.text, "ids": list(each.ids), "trained": each.trained} for each in self.tokens],
+            "reasoning": dict(zip(("total", "trained"), self.reasoning, strict=True)),
+            "tokens": [
+                {"text": each.text, "ids": list(each.ids), "trained": each.trained, "reasoning": each.reasoning}
+                for each in self.tokens
+            ],
         }
 
 
-def peek(examples: Iterable[Example], tokenizer: Any, *, file: str | None = None) -> Iterator[Peek]:
-    """Each row as tokens, in order. `tokenizer` is a transformers fast tokenizer with a chat template."""
-    renderer = Renderer(tokenizer, file=file)
-    for example in examples:
+def peek(
+    examples: Iterable[Example], tokenizer: Any, *, file: str | None = None, mask_empty_thinking: bool = False
+) -> Iterator[Peek]:
+    """Each row as tokens, in order. `tokenizer` is a transformers fast tokenizer with a chat template.
+
+    `mask_empty_thinking` shows the empty `<think></think>` of a template as training with that option has it.
+    """
+    renderer = Renderer(tokenizer, file=file, mask_empty_thinking=mask_empty_thinking)
+    for example in map(renderer.template.split_reasoning, examples):
         if example.preference is not None:
             pair = renderer.render_pair(example)
-            yield _peek(pair.preferred, tokenizer, "preferred")
-            yield _peek(pair.rejected, tokenizer, "rejected")
+            yield _peek(pair.preferred, tokenizer, "preferred", example)
+            yield _peek(pair.rejected, tokenizer, "rejected", example)
             continue
         for row in renderer.render(example):
-            yield _peek(row, tokenizer, "")
+            yield _peek(row, tokenizer, "", example)
 
 
-def _peek(row: RenderedRow, tokenizer: Any, name: str) -> Peek:
-    pieces = tuple(_pieces(row.ids, row.completion_mask, tokenizer))
+def _peek(row: RenderedRow, tokenizer: Any, name: str, example: Example) -> Peek:
+    pieces = tuple(_with_reasoning([*_pieces(row.ids, row.completion_mask, tokenizer)], example))
     return Peek(row.line, name, row.piece, pieces, len(row.ids), row.trained_tokens)
 
 
@@ -73,13 +104,31 @@ def _pieces(ids: Sequence[int], mask: Sequence[bool], tokenizer: Any) -> Iterato
             held = []
 
 
+def _with_reasoning(pieces: Sequence[Piece], example: Example) -> Iterator[Piece]:
+    """The pieces, with those marked that lie in reasoning: between the usual marks, or the row's own words."""
+    text = "".join(piece.text for piece in pieces)
+    ranges = [match.span() for match in _MARKED.finditer(text)]
+    answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
+    for message in (*example.messages, *answers):
+        thought = (message.reasoning or "").strip()
+        at = text.find(thought) if thought else -1
+        if at >= 0:
+            ranges.append((at, at + len(thought)))
+    start = 0
+    for piece in pieces:
+        end = start + len(piece.text)
+        yield piece._replace(reasoning=any(start < stop and end > first for first, stop in ranges))
+        start = end
+
+
 def as_text(shown: Peek) -> Any:
-    """For a terminal: learned tokens green and underlined, the rest dim, tokens parted by alternate shades."""
+    """For a terminal: learned tokens green and underlined, the rest dim, reasoning in italics; tokens are parted by
+    alternate shades."""
     from rich.text import Text
 
     text = Text()
     for index, piece in enumerate(shown.tokens):
-        shade = " bold" if index % 2 else ""
+        shade = (" bold" if index % 2 else "") + (" italic" if piece.reasoning else "")
         style = f"green underline{shade}" if piece.trained else f"bright_black{shade}"
         text.append(escape_controls(piece.text.translate(_SHOWN)), style=style)
     return text
@@ -101,13 +150,23 @@ pre span {{ border-radius: 3px; color: var(--dim); background: var(--given); }}
 pre span:nth-child(even) {{ background: var(--given2); }}
 pre span.t {{ color: var(--ink); background: var(--learn); border-bottom: 2px solid var(--line); }}
 pre span.t:nth-child(even) {{ background: var(--learn2); }}
+pre span.r {{ font-style: italic; }}
 small {{ color: var(--dim); }}
 </style></head><body>
 <h1>{title}</h1>
-<p>Underlined on green: learned. Grey: given, not learned. Every span is a token; its ids show when pointed at.</p>
+<p>Underlined on green: learned. Grey: given, not learned. Italic: reasoning.
+Every span is a token; its ids show when pointed at.</p>
 {rows}
 </body></html>
 """
+
+
+_CLASSES = {
+    (False, False): "",
+    (True, False): " class=t",
+    (False, True): " class=r",
+    (True, True): ' class="t r"',
+}
 
 
 def as_html(shown: Iterable[Peek], title: str) -> str:
@@ -115,14 +174,14 @@ def as_html(shown: Iterable[Peek], title: str) -> str:
     rows = []
     for each in shown:
         spans = "".join(
-            f'<span{" class=t" if piece.trained else ""} title="{", ".join(map(str, piece.ids))}">'
+            f'<span{_CLASSES[piece.trained, piece.reasoning]} title="{", ".join(map(str, piece.ids))}">'
             f"{html.escape(piece.text.translate(_SHOWN))}</span>"
             for piece in each.tokens
         )
         name = f", {each.name}" if each.name else ""
         part = f", piece {each.piece + 1}" if each.piece else ""
         rows.append(
-            f"<article><strong>line {each.line}{name}{part}</strong> <small>{each.total:,} tokens, "
-            f"{each.trained:,} learned</small><pre>{spans}</pre></article>"
+            f"<article><strong>line {each.line}{name}{part}</strong> <small>{each.counts}</small>"
+            f"<pre>{spans}</pre></article>"
         )
     return _PAGE.format(title=html.escape(title), rows="\n".join(rows))

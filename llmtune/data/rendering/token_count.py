@@ -103,6 +103,8 @@ class Counter:
         for message in turns:
             content = message.content
             text = content if content.__class__ is str and not message.tool_calls else turn_text(_wordy(message))
+            if message.reasoning is not None:
+                text = f"{message.reasoning}\n{text}"
             count = self.text(text) + TOKENS_PER_TURN
             longest = max(longest, count)
             role = message.role

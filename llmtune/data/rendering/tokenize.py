@@ -11,11 +11,15 @@ The tokenizer is an object with the interface of a transformers fast tokenizer; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llmtune.data.example import Example, Message
 from llmtune.data.rendering.chat_template import ChatTemplate, Conversation
+
+#: What templates of models with reasoning write before an answer without any.
+EMPTY_THINKING = re.compile(r"\s*<think>\s*</think>\s*")
 
 OnTooLong = Literal["error", "truncate", "drop"]
 
@@ -70,7 +74,9 @@ class Renderer:
     """Renders rows with one tokenizer and its chat template.
 
     `file` is named in errors. `template_options` are extra variables for the template (`enable_thinking`), the
-    same for training and inference. Raises `InvalidData` with file, line and remedy.
+    same for training and inference. With `mask_empty_thinking` the empty `<think></think>` that the template of a model
+    with reasoning puts before an answer without reasoning is given and not learned. Raises `InvalidData` with file,
+    line and remedy.
     """
 
     def __init__(
@@ -79,8 +85,10 @@ class Renderer:
         *,
         file: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        mask_empty_thinking: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
+        self.mask_empty_thinking = mask_empty_thinking
         self.template = ChatTemplate(tokenizer, file=file, options=template_options)
 
     def render(self, example: Example) -> tuple[RenderedRow, ...]:
@@ -240,7 +248,9 @@ class Renderer:
             while stop < len(ids) and offsets[stop][0] < turn.end:
                 stop += 1
             self._demand_end(example, ids[first:stop])
-            mask[first:stop] = [True] * (stop - first)
+            given = self._empty_thinking(turn.answer)
+            for token in range(first, stop):
+                mask[token] = given == 0 or offsets[token][1] > len(turn.prompt) + given
             spans.append(Span(len(turn.prompt), turn.end, first, stop))
         return RenderedRow(tuple(ids), tuple(mask), text, tuple(spans), example.line)
 
@@ -251,7 +261,7 @@ class Renderer:
         for piece, (turn, prompt) in enumerate(zip(conversation.turns, asked, strict=True)):
             text = turn.through[: turn.end]
             ids = self._encode(text)
-            first = len(prompt)
+            first, cut = len(prompt), 0
             if ids[:first] != tuple(prompt):
                 # A token lies across the border. Inference cuts there, so the answer is tokenised by itself.
                 answer = self._encode(turn.answer)
@@ -263,12 +273,21 @@ class Renderer:
                         f" ({turn.prompt[-10:]!r}, {turn.answer[:10]!r}), and this tokenizer cannot part them",
                         "use a chat template whose generation prompt ends in a special token or a newline",
                     )
-                ids = (*prompt, *answer)
+                ids, cut = (*prompt, *answer), len(turn.prompt)
             self._demand_end(example, ids[first:])
-            mask = (False,) * first + (True,) * (len(ids) - first)
+            mask = [False] * first + [True] * (len(ids) - first)
+            if given := self._empty_thinking(turn.answer):
+                ((_, offsets),) = self._encode_all([text[cut:]])
+                ends = [stop + cut for _, stop in offsets[-(len(ids) - first) :]]
+                mask[first:] = [end > len(turn.prompt) + given for end in ends]
             span = Span(len(turn.prompt), turn.end, first, len(ids))
-            rows.append(RenderedRow(ids, mask, text, (span,), example.line, piece))
+            rows.append(RenderedRow(tuple(ids), tuple(mask), text, (span,), example.line, piece))
         return tuple(rows)
+
+    def _empty_thinking(self, answer: str) -> int:
+        """How many characters at the beginning of an answer are reasoning that is none, and not to be learned."""
+        empty = EMPTY_THINKING.match(answer) if self.mask_empty_thinking else None
+        return empty.end() if empty is not None else 0
 
     def _plain(self, conversation: Conversation) -> RenderedRow:
         example, text = conversation.example, conversation.text

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from llmtune._private import make_private_folder
 from llmtune.config import redact_url
 from llmtune.errors import MissingExtra, StoreError
 from llmtune.runs.store.migrations import CURRENT, migrate
@@ -125,7 +126,7 @@ class Database:
 
     def _prepare_file(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
         except OSError as error:
             raise StoreError(
                 f"the folder of the run store, {path.parent}, cannot be made: {error.strerror}",

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import logging
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from llmtune.errors import LlmtuneError
-from llmtune.server.app import answer_chat, check_key, read_body, refuse
+from llmtune.server.app import answer_chat, read_body
+from llmtune.server.guard import check_key, guard, guard_unknown, parse_json_object, require_json
 from llmtune.server.protocol import Refused, read
 from llmtune.server.tuning.chat import ModelPool
 from llmtune.server.tuning.events import job_checkpoints, job_events
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-log = logging.getLogger("llmtune")
 
 #: Items of a page at most, by what is listed.
 _MOST = {"files": 10000, "jobs": 100, "events": 100, "checkpoints": 100}
@@ -151,8 +146,7 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
         return JSONResponse({"id": name, "object": "model", "deleted": True})
 
     async def completions(request: Request) -> Response:
-        _json_only(request)
-        chat = read(await read_body(request))
+        chat = read(await _json(request))
         model = await asyncio.to_thread(models.find, chat.model)
         line = await asyncio.to_thread(pool.line, model.target)
         return await answer_chat(request, chat, line)
@@ -163,19 +157,16 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
 
         return refuse_it
 
-    async def unknown(request: Request, error: Exception) -> Response:
-        async def raise_it(request: Request) -> Response:
-            status = getattr(error, "status_code", 404)
-            raise Refused(status, f"{request.method} {request.url.path} is not served here", code="unknown_url")
-
-        return await _guarded(endpoint.key, raise_it)(request)
+    def authorize(request: Request) -> None:
+        check_key(request, endpoint.key)
 
     def route(path: str, handler: Handler, *methods: str) -> Route:
-        return Route(f"/v1{path}", _guarded(endpoint.key, handler), methods=list(methods or ("GET",)))
+        return Route(f"/v1{path}", guard(handler, authorize), methods=list(methods or ("GET",)))
 
+    unknown = guard_unknown(authorize)
     return Starlette(
         routes=[
-            Route("/health", _guarded(None, health)),
+            Route("/health", guard(health)),
             route("/files", create_file, "POST"),
             route("/files", list_files),
             route("/files/{file}", get_file),
@@ -197,51 +188,9 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
     )
 
 
-def _guarded(key: str | None, handler: Handler) -> Handler:
-    """The handler, for those who hold the key and are no web page of another site; every fault in the API's shape."""
-
-    async def guarded(request: Request) -> Response:
-        try:
-            _same_site(request)
-            if key is not None:
-                check_key(request, key)
-            response = await handler(request)
-        except Refused as error:
-            response = refuse(error)
-        except LlmtuneError as error:
-            response = refuse(Refused.of(error))
-        except Exception:
-            log.exception("%s %s broke", request.method, request.url.path)
-            response = refuse(Refused(500, "the server failed; its log says how", code="server_error"))
-        response.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
-        return response
-
-    return guarded
-
-
-def _same_site(request: Request) -> None:
-    """Refuse a browser that asks for a page of another site, whatever key it holds."""
-    origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
-    if foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise Refused(403, "requests from web pages of another site are not answered", code="foreign_origin")
-
-
-def _json_only(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refused(415, f"the body must be application/json, not {kind or 'without a type'}", code="invalid_type")
-
-
 async def _json(request: Request) -> dict[str, Any]:
-    _json_only(request)
-    try:
-        body = json.loads(await read_body(request))
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise Refused(400, "the body is not a JSON object")
-    return body
+    require_json(request)
+    return parse_json_object(await read_body(request))
 
 
 async def _no_body(request: Request) -> None:

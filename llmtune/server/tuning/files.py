@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from llmtune._private import open_private
 from llmtune.server.protocol import Refused
 from llmtune.server.tuning.multipart import MultipartReader, PartStart
 from llmtune.server.tuning.state import FileRecord, TuningState, digest_of, new_file_id
@@ -56,7 +57,7 @@ class _Upload:
                 413, f"a file may have at most {LARGEST_FILE >> 20} MB", param="file", code="request_too_large"
             )
         if self._file is None:
-            self._file = self.path.open("wb")
+            self._file = open_private(self.path, "wb")
         self._hash.update(data)
         self._file.write(data)
 

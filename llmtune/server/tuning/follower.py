@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from llmtune._private import open_private
 from llmtune.errors import LlmtuneError, RunNotFound, StoreError, TransientError
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import scrub, scrub_error
@@ -181,7 +182,8 @@ class Follower:
         # Named by the run, so that writing it a second time after a kill makes no second file.
         file_id = f"file-{hashlib.sha256(f'results {job.run_id}'.encode()).hexdigest()[:22]}"
         temporary: Path = self._state.content / f".{file_id}.tmp"
-        temporary.write_bytes(content)
+        with open_private(temporary, "wb") as file:
+            file.write(content)
         record = FileRecord(
             id=file_id,
             created=run.record.updated,

@@ -95,7 +95,13 @@ def _start(header: bytes) -> PartStart:
     name = fields.get_param("name", header="content-disposition")
     if fields.get_content_disposition() != "form-data" or not isinstance(name, str):
         raise _broken()
-    return PartStart(name, fields.get_filename())
+    filename = fields.get_filename()
+    try:
+        # A part's header may name a charset (RFC 2231) in which half a surrogate pair can be written.
+        f"{name}{filename}".encode()
+    except UnicodeEncodeError:
+        raise _broken() from None
+    return PartStart(name, filename)
 
 
 def _broken() -> Refused:

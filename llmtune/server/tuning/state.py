@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llmtune._private import make_private_folder, open_private
 from llmtune.errors import StoreError
 from llmtune.runs.failpoints import checkpoint
 
@@ -124,9 +125,8 @@ class TuningState:
         self.content = self.folder / "content"
         self._lock = threading.RLock()
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            for folder in (self.folder, self.content, self.folder / "files", self.folder / "jobs"):
-                folder.mkdir(exist_ok=True, mode=0o700)
+            for folder in (self.content, self.folder / "files", self.folder / "jobs"):
+                make_private_folder(folder)
             self._held = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StoreError(
@@ -284,7 +284,7 @@ def digest_of(body: Any) -> str:
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file as a whole: written beside it, flushed, renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with open_private(temporary, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -61,6 +61,7 @@ class FakeAzure(FakeOpenAI):
         "gpt-oss-20b",
     )
     automatic = -1
+    file_fields = ("expires_after[anchor]", "expires_after[seconds]")
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         super().__init__(lag=lag, api_key=api_key)

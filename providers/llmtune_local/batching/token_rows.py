@@ -57,9 +57,12 @@ def tokenise(
     limit: int | None = None,
     on_too_long: OnTooLong = "error",
     template_options: Mapping[str, Any] | None = None,
+    mask_empty_thinking: bool = False,
 ) -> TokenRows:
     """Render and fit every row. Raises `InvalidData` with file, line and remedy."""
-    renderer = Renderer(tokenizer, file=file, template_options=template_options)
+    renderer = Renderer(
+        tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+    )
     found = TokenRows()
     for pieces in renderer.render_all(examples):
         kept = []
@@ -82,13 +85,19 @@ def read_rows(
     limit: int | None,
     on_too_long: OnTooLong,
     template_options: Mapping[str, Any] | None = None,
+    mask_empty_thinking: bool = False,
 ) -> TokenRows:
     """A canonical dataset file as token rows, tokenised once and then found on disk. Raises `InvalidData`.
 
     They are the rows of `llmtune data prepare`, in the same form and place; the prompt's weight is no part of them,
     since the loss weighs at each step. Where nothing can be kept on disk the rows are tokenised all the same.
     """
-    settings: dict[str, Any] = {"limit": limit, "on_too_long": on_too_long, "template_options": template_options}
+    settings: dict[str, Any] = {
+        "limit": limit,
+        "on_too_long": on_too_long,
+        "template_options": template_options,
+        "mask_empty_thinking": mask_empty_thinking,
+    }
     what = (path, stamp(path), tokenizer.name_or_path, tokenizer.chat_template, settings)
     return cast(TokenRows, kept("rows", what, lambda: _read(tokenizer, path, settings)))
 
@@ -124,6 +133,7 @@ def read_pairs(
     limit: int | None,
     on_too_long: OnTooLong,
     template_options: Mapping[str, Any] | None = None,
+    mask_empty_thinking: bool = False,
 ) -> TokenRows:
     """A canonical file of preference rows: each row is (prompt and preferred answer, prompt and rejected answer).
 
@@ -131,7 +141,9 @@ def read_pairs(
     """
     from llmtune.data.io.reading import load
 
-    renderer = Renderer(tokenizer, file=path, template_options=template_options)
+    renderer = Renderer(
+        tokenizer, file=path, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+    )
     found = TokenRows()
     for example in load(path):
         pair = renderer.render_pair(example)

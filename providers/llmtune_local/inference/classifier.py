@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from llmtune._private import make_private_folder, open_private
 from llmtune.data.example import Example
 from llmtune.provider import CheckResult, Generation, GenerationRequest
 from llmtune_local.libraries import prepare_libraries
@@ -115,14 +116,14 @@ class LocalClassifier:
     def _kept(self, texts: Sequence[str], found: Sequence[Sequence[float]], labels: LabelSet) -> None:
         if self.keep is None:
             return
-        self.keep.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.keep.parent)
         labels.save(self.keep.parent)
         lines = [
             json.dumps({"text": text, "logits": list(values)}, ensure_ascii=False)
             for text, values in zip(texts, found, strict=True)
         ]
-        with self.keep.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        with open_private(self.keep, "ab") as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 class LocalLabelScorer(LocalClassifier):

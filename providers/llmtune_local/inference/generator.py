@@ -207,6 +207,7 @@ class LocalGenerator:
             map(preferred, examples),
             limit=self._context,
             template_options=self.options.template_options,
+            mask_empty_thinking=self.options.mask_empty_thinking,
         )
         step = make_step(
             [piece for row in rows.rows for piece in row],

@@ -73,7 +73,7 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> FolderLock:
-        self._file = self.path.open("a+", encoding="utf-8")
+        self._file = open(self.path, "a+", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
         try:
             held = not _take(self._file)
             holder = self.holder()

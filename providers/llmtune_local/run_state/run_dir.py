@@ -23,6 +23,7 @@ import re
 import time
 from pathlib import Path
 
+from llmtune._private import make_private_folder, open_private
 from llmtune_local.run_state.process import alive
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, Status
 
@@ -65,7 +66,7 @@ class RunDir:
 
     def write_request(self, request: RunRequest) -> None:
         """Make the folder and write the request; the worker can be started then."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.path)
         write_atomically(self.path / "request.json", request.model_dump_json(indent=2, by_alias=True))
 
     def read_request(self) -> RunRequest:
@@ -190,7 +191,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a file under another name, then rename it into place: readers see the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_private(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -206,7 +207,7 @@ def now() -> float:
 
 
 def _append(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         data = text.encode()
         written = os.write(descriptor, data)

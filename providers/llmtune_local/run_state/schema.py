@@ -127,6 +127,9 @@ class WorkerOptions(_Record):
     template_options: dict[str, Any] = {}
     """Variables for the chat template (`enable_thinking`), the same for training and answering."""
 
+    mask_empty_thinking: bool = False
+    """Leave the empty `<think></think>` before an answer without reasoning unlearned."""
+
     rslora: bool = False
     """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
 

@@ -77,7 +77,7 @@ class Trainer:
 
     def run(self, *, resume: bool = False) -> Result | None:
         """Train to the end; None in a process that does not lead its team. Raises `Stopped`, `TeamLost`, and
-        `LlmtuneError` for everything a user can mend."""
+        `LlmtuneError` for everything a user can fix."""
         self.prepare()
         if resume:
             self.resume()
@@ -134,6 +134,7 @@ class Trainer:
             limit=self.limit,
             on_too_long=self.request.on_too_long,
             template_options=self.request.options.template_options,
+            mask_empty_thinking=self.request.options.mask_empty_thinking,
         )
         if not rows:
             raise InvalidData(f"{path}: every row is longer than {self.limit} tokens and was dropped")

@@ -22,7 +22,7 @@ from typing import Any
 
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.run_state import cache
-from llmtune_local.worker.child_process import PYTHON, child_environment
+from llmtune_local.worker.child_process import PRIVATE, PYTHON, child_environment
 
 #: Whether workers can be forked here.
 POSSIBLE = sys.platform == "linux"
@@ -49,6 +49,7 @@ class Forker:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                umask=PRIVATE,
             )
         self._socket = here
         self._lines = here.makefile("r", encoding="utf-8")

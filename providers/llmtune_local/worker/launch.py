@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llmtune._private import open_private
 from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.process import LAUNCHED, ProcessId, start_time
-from llmtune_local.worker.child_process import PYTHON, child_environment
+from llmtune_local.worker.child_process import PRIVATE, PYTHON, child_environment
 from llmtune_local.worker.fork_server import Forker, NotForked
 
 
@@ -25,8 +26,8 @@ def launch(run_dir: Path, *, resume: bool = False, forker: Forker | None = None)
         pid = _started(run_dir, launcher, told, resume)
     started = ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
     # A worker needs seconds before it takes the folder's lock and speaks; until then this says that it is coming.
-    with (run_dir / LAUNCHED).open("a", encoding="utf-8") as list_:
-        list_.write(" ".join(map(str, started)) + "\n")
+    with open_private(run_dir / LAUNCHED, "ab") as list_:
+        list_.write((" ".join(map(str, started)) + "\n").encode())
     return started
 
 
@@ -63,7 +64,7 @@ def _started(run_dir: Path, launcher: str, told: dict[str, Any], resume: bool) -
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     else:
         command += worker
-    with (run_dir / "worker.log").open("ab") as log:
+    with open_private(run_dir / "worker.log", "ab") as log:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -72,5 +73,6 @@ def _started(run_dir: Path, launcher: str, told: dict[str, Any], resume: bool) -
             start_new_session=True,
             close_fds=True,
             env=environment,
+            umask=PRIVATE,
         )
     return child.pid

@@ -99,8 +99,7 @@ def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
 
 def _settle_libraries() -> None:
     prepare_libraries(spin=idle())
-    # Training libraries report progress bars and telemetry nobody reads here.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Training libraries report progress bars that nobody reads here.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llmtune.errors import LlmtuneError
 from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.run_dir import RunDir, now
 from llmtune_local.run_state.schema import FINAL, Status, WorkerOptions
+from llmtune_local.worker.child_process import PRIVATE
 
 logger = logging.getLogger("llmtune")
 
@@ -28,6 +30,7 @@ def train_part(told: dict[str, Any]) -> None:
     """One process of the team, wherever Ray has put it. Raises where it is to be started again."""
     from llmtune_local.worker import main as worker
 
+    os.umask(PRIVATE)  # a node of a cluster has its own
     folder = RunDir(told["folder"])
     if not (folder.path / "request.json").is_file():
         raise LlmtuneError(f"{folder.path} is not to be seen from this node: put local runs on storage that all share")
@@ -85,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_on_cluster(folder)
     except Exception as problem:
-        # This process ends in any case; it is the last chance to say why. What a user can mend stands in the status,
+        # This process ends in any case; it is the last chance to say why. What a user can fix stands in the status,
         # the rest in worker.log, whose last line is told when no worker came of it.
         logger.exception("the run could not be trained on the cluster")
         status = folder.read_status()

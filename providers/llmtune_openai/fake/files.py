@@ -18,6 +18,9 @@ class FakeFiles(FakeVendor):
     file_walk: ClassVar[tuple[str, ...]] = ("uploaded", "processed")
     """States of an uploaded file, one a look."""
 
+    file_fields: ClassVar[tuple[str, ...]] = ()
+    """What an upload may say beside the file and its purpose."""
+
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         super().__init__(lag=lag, api_key=api_key)
         self.uploads: dict[str, dict[str, Any]] = {}
@@ -39,10 +42,13 @@ class FakeFiles(FakeVendor):
     def create_file(self, call: Call) -> Any:
         """Take a file; its content must be JSON lines."""
         self.at_home(call)
-        parts = call.form({"file": Required(str), "purpose": Required(str)})
+        parts = call.form({"file": Required(str), "purpose": Required(str), **dict.fromkeys(self.file_fields, str)})
         if parts["purpose"].text != "fine-tune":
             raise Refusal(400, f"'{parts['purpose'].text}' is not one of the purposes.", field="purpose")
-        return self.describe_file(self._take(parts["file"].content, parts["file"].filename or ""))
+        file = self._take(parts["file"].content, parts["file"].filename or "")
+        if seconds := parts.get("expires_after[seconds]"):
+            file.data["expires_at"] = int(file.created) + int(seconds.text)
+        return self.describe_file(file)
 
     def _take(self, content: bytes, name: str) -> FakeFile:
         file = self.new_file(content, name=name, looks=0, fault=fault_of(content))
@@ -100,6 +106,7 @@ class FakeFiles(FakeVendor):
             "created_at": int(file.created),
             "status": status,
             "status_details": file.data.get("fault") if status == "error" else None,
+            **({"expires_at": file.data["expires_at"]} if "expires_at" in file.data else {}),
         }
 
     # --- uploads in parts --------------------------------------------------------------------------------------------

@@ -19,6 +19,21 @@ class JobStory(FakeFiles):
 
     keeps_result_files: ClassVar[bool] = True
 
+    names_model_after: int = 0
+    """Looks at a job that has succeeded which still find no model."""
+
+    lists_results_early: bool = False
+    """Whether the result file is listed while the job runs, with the steps made so far."""
+
+    tells_reason: bool = True
+    """Whether a failed job has an error; else the reason stands in its events only."""
+
+    blocked_by: tuple[str, ...] = ()
+    """Categories for which the safety checks refuse the tuned models of jobs that fail."""
+
+    uses: Mapping[str, Any] = {}
+    """Hyperparameters that the service uses whatever was asked."""
+
     def number(self, job: FakeJob, name: str, automatic: float) -> Any:
         """A hyperparameter as the service resolves it."""
         value = hyperparameters_in(job.body).get(name, "auto")
@@ -28,6 +43,11 @@ class JobStory(FakeFiles):
         """A job as the service tells it."""
         if job.word == "succeeded":
             self._finish(job)
+        if self.lists_results_early and job.word == "running":
+            self._list_early(job)
+        unnamed = job.data.get("unnamed", self.names_model_after)
+        if job.word == "succeeded" and unnamed:
+            job.data["unnamed"] = unnamed - 1
         echoed = self.echoed(job)
         failed = job.word == "failed"
         return {
@@ -36,7 +56,7 @@ class JobStory(FakeFiles):
             "model": job.body["model"],
             "created_at": int(job.created),
             "finished_at": int(self.now()) if job.word in ("succeeded", "failed") else None,
-            "fine_tuned_model": job.data.get("model"),
+            "fine_tuned_model": None if unnamed else job.data.get("model"),
             "organization_id": "org-fake",
             "result_files": job.data.get("results", []),
             "status": job.word,
@@ -45,7 +65,7 @@ class JobStory(FakeFiles):
             "hyperparameters": echoed if self.word_of(job) == "supervised" else None,
             "trained_tokens": job.data.get("tokens"),
             "error": {"code": "invalid_training_file", "message": self.failure_message, "param": "training_file"}
-            if failed
+            if failed and self.tells_reason
             else {},
             "user_provided_suffix": job.body.get("suffix"),
             "seed": job.body.get("seed", 42),
@@ -77,7 +97,16 @@ class JobStory(FakeFiles):
             if given.get(name) != "auto"
             else (value if begun else self.automatic)
             for name, value in resolved.items()
-        }
+        } | (dict(self.uses) if begun else {})
+
+    def _list_early(self, job: FakeJob) -> None:
+        """The result file as it stands while the job runs; it keeps its id."""
+        file = self.files.get((job.data.get("results") or [""])[0])
+        if file is None:
+            file = self.new_file(b"", name="results.csv")
+            file.data["purpose"] = "fine-tune-results"
+            job.data["results"] = [file.id]
+        file.content = self.result_file(job)
 
     def _finish(self, job: FakeJob) -> None:
         if "model" in job.data:
@@ -90,7 +119,9 @@ class JobStory(FakeFiles):
         if file is not None:
             job.data["tokens"] = max(1, len(file.content) // 4) * job.data["epochs"]
             self.teach(lessons(file.content))
-        if self.keeps_result_files:
+        if self.lists_results_early and job.data.get("results"):
+            self._list_early(job)
+        elif self.keeps_result_files:
             made = self.new_file(self.result_file(job), name="step_metrics.csv")
             made.data["purpose"] = "fine-tune-results"
             job.data["results"] = [made.id]
@@ -139,7 +170,11 @@ class JobStory(FakeFiles):
             self._finish(job)
             said.append(("message", f"New fine-tuned model created: {job.data['model']}", None))
             said.append(("message", "The job has successfully completed", {}))
-        if job.word == "failed":
+        if job.word == "failed" and self.blocked_by:
+            results = [{"category": name, "flagged": True, "enforcement": "block"} for name in self.blocked_by]
+            results.append({"category": "violence", "flagged": False, "enforcement": "block"})
+            said.append(("moderation_checks", "Moderation checks failed.", {"blocked": True, "results": results}))
+        elif job.word == "failed":
             said.append(("message", self.failure_message, {}))
         if job.word == "cancelled":
             said.append(("message", "Fine tuning job cancelled", {}))
@@ -179,7 +214,7 @@ class JobStory(FakeFiles):
     def csv(self, job: FakeJob, columns: Mapping[str, str]) -> bytes:
         """The metrics of every step under these column names (ours by theirs)."""
         lines = [",".join(columns)]
-        for step in range(1, job.data["steps"] + 1):
+        for step in range(1, (self.steps_done(job) if job.word == "running" else job.data["steps"]) + 1):
             told = self.measured(job, step)
             lines.append(",".join(str(told.get(name, "")) for name in columns.values()))
         return "\n".join([*lines, ""]).encode()

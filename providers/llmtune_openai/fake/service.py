@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llmtune.testing.fake_vendor import Phase
+from llmtune.testing.fake_vendor import FakeJob, Phase
 from llmtune.testing.http import Call, Refusal, route
 from llmtune.testing.request_schema import Required
 from llmtune_openai.fake.job_timeline import JobStory, hyperparameters_in
@@ -77,6 +77,47 @@ class FakeOpenAI(JobStory):
         self.shutdowns: dict[str, str] = {}
         """Model id -> shutdown_date."""
 
+        self.odd_jobs: list[Any] = []
+        """Records that the first page of the job list shows besides, as they are."""
+
+        self.silent_answers = 0
+        """Questions to a tuned model that are refused as if there were no such model, from now on."""
+
+        self.told: dict[str, Any] = {}
+        """Fields that every job is told with, in the place of its own."""
+
+    def add_tuned_model(
+        self,
+        *,
+        train: bytes,
+        validation: bytes | None = None,
+        suffix: str = "",
+        job_id: str | None = None,
+        checkpoints: int = 0,
+        **fields: Any,
+    ) -> str:
+        """Make a job that has ended well, as an account holds it; `fields` go into its body. Returns the model's id."""
+        body = {"model": self.base_models[1], "training_file": self._old_file(train), "suffix": suffix, **fields}
+        if validation is not None:
+            body["validation_file"] = self._old_file(validation)
+        job = self.new_job(body, prefix="ftjob-")
+        if job_id is not None:
+            self.jobs[job_id] = self.jobs.pop(job.id)
+            job.id = job_id
+        job.at = len(job.walk) - 1
+        job.data["epochs"] = checkpoints + 1
+        self.describe_job(job)
+        return str(job.data["model"])
+
+    def _old_file(self, content: bytes) -> str:
+        file = self.new_file(content)
+        file.data["purpose"] = "fine-tune"
+        return file.id
+
+    def describe_job(self, job: FakeJob) -> dict[str, Any]:
+        """A job as the service tells it."""
+        return {**super().describe_job(job), **self.told}
+
     # --- jobs --------------------------------------------------------------------------------------------------------
     @route("POST", "/{prefix*}/fine_tuning/jobs", role="submit")
     def create_job(self, call: Call) -> Any:
@@ -112,8 +153,9 @@ class FakeOpenAI(JobStory):
             raise Refusal(400, "metadata may hold at most 16 pairs.", field="metadata")
 
     def check_file(self, field: str, id: str) -> None:
-        """Refuse a file that is not there."""
-        if id not in self.files:
+        """Refuse a file that is not there, or has expired."""
+        file = self.files.get(id)
+        if file is None or file.data.get("expires_at", float("inf")) <= self.now() or file.data.get("expired"):
             raise Refusal(400, f"invalid {field}: {id}", field=field)
 
     def key_of(self, body: Mapping[str, Any]) -> str | None:
@@ -131,7 +173,10 @@ class FakeOpenAI(JobStory):
             for job in self.listed(self.jobs.values())
             if all(job.body.get("metadata", {}).get(name) == value for name, value in wanted.items())
         ]
-        return self.page(call.query, [self.describe_job(job) for job in reversed(shown)])
+        page = self.page(call.query, [self.describe_job(job) for job in reversed(shown)])
+        if "after" not in call.query:
+            page["data"] = [*self.odd_jobs, *page["data"]]
+        return page
 
     @route("GET", "/{prefix*}/fine_tuning/jobs/{job}", role="poll")
     def get_job(self, call: Call) -> Any:
@@ -254,8 +299,9 @@ class FakeOpenAI(JobStory):
 
     def answers_as(self, model: str) -> bool:
         """Whether the model is a tuned one. 404 when there is none of that id."""
-        if model in self.models:
+        if model in self.models and not self.silent_answers:
             return True
+        self.silent_answers -= model in self.models
         if model in self.base_models:
             return False
         raise Refusal(404, f"The model '{model}' does not exist", code="model_not_found", field="model")

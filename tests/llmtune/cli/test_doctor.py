@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_tuned_models_of_account_and_store_are_one_list_with_days(rows: Path, mo
         made = start(job, "openai", yes=True)
         made.wait(timeout=60)
         monkeypatch.setenv("LLMTUNE_TODAY", "2027-01-07")
-        models, unseen = doctor.owned_models(["openai", "bedrock"])
+        models, unseen, _ = doctor.owned_models(["openai", "bedrock"])
         ours = [each for each in models if each.run == made.id]
         assert [(each.provider, each.job is not None, each.days_left) for each in ours] == [("openai", True, 7)]
         assert [each.provider for each in unseen] == ["bedrock"]
@@ -118,7 +119,102 @@ def test_tuned_models_of_account_and_store_are_one_list_with_days(rows: Path, mo
         assert "stopped answering on 2027-01-14" in run("--lifecycle", "--provider", "openai").stdout
     # the vendor is gone: the store still knows the model
     monkeypatch.setenv("LLMTUNE_TODAY", "2027-01-07")
-    models, unseen = doctor.owned_models(["openai"])
+    models, unseen, _ = doctor.owned_models(["openai"])
     assert [(each.run, each.days_left) for each in models] == [(made.id, 7)]
     assert [each.provider for each in unseen] == ["openai"]
     assert open_store().get(made.id).state.value == "succeeded"
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch, rows: Path, tmp_path: Path) -> Iterator[FakeOpenAI]:
+    """An account with one tuned model, made from another machine."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with FakeOpenAI(api_key="sk-test") as vendor:
+        monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
+        vendor.add_tuned_model(train=rows.read_bytes(), suffix="router", job_id="ftjob-000001")
+        yield vendor
+
+
+def test_one_odd_record_hurts_no_other_model_and_is_counted(account: FakeOpenAI) -> None:
+    account.odd_jobs = [
+        {"object": "fine_tuning.job", "status": "succeeded", "fine_tuned_model": "ft:gpt-4o:acme:no-id:x"},
+        {
+            "id": "ftjob-iso",
+            "status": "succeeded",
+            "fine_tuned_model": "ft:gpt-4o:acme:iso:x",
+            "finished_at": "2026-03-01T12:00:00Z",
+        },
+        {"id": "ftjob-odd", "status": "succeeded", "model": MODEL, "fine_tuned_model": ["what is this"]},
+        None,
+    ]
+    done = run("--lifecycle", "--json", "--provider", "openai")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert {each["model"] for each in told["models"]} >= {
+        f"ft:{MODEL}:fake:router:000001",
+        "ft:gpt-4o:acme:no-id:x",
+        "ft:gpt-4o:acme:iso:x",
+    }
+    assert "1 record of the list cannot be read" in told["not_seen"][0]["reason"]
+
+
+def test_a_vendor_whose_part_breaks_takes_no_other_with_it(
+    account: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("the SDK of this vendor has a bug")
+
+    monkeypatch.setattr("llmtune.testing.fake_provider.FakeProvider.inventory", broken)
+    models, unseen, answered = doctor.owned_models(["fake", "openai"])
+    assert [each.provider for each in models] == ["openai"]
+    assert [(each.provider, each.reason) for each in unseen] == [
+        ("fake", "RuntimeError: the SDK of this vendor has a bug")
+    ]
+    assert answered == ["openai"]
+    (line,) = doctor.backends(["fake"], online=True)
+    assert "has a bug" in line.online
+
+
+def test_checkpoints_stand_under_their_model(account: FakeOpenAI) -> None:
+    account.add_tuned_model(train=b"", suffix="router", job_id="ftjob-000002", checkpoints=2)
+    models, *_ = doctor.owned_models(["openai"])
+    name = f"ft:{MODEL}:fake:router:000002"
+    assert [each.model for each in models if each.checkpoint_of == name] == [
+        f"ft:{MODEL}:fake:router:000002x:ckpt-step-3",
+        f"ft:{MODEL}:fake:router:000002x:ckpt-step-7",
+    ]
+    lines = run("--lifecycle", "--provider", "openai").stdout.splitlines()
+    at = lines.index(name)
+    assert lines.index(f"  checkpoint {name}x:ckpt-step-3") > at
+    assert sum("llmtune rescue" in line for line in lines) == 2
+
+
+def test_only_vendors_that_were_used_or_configured_are_shown(
+    account: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    models, unseen, _ = doctor.owned_models()
+    assert [each.provider for each in models] == ["openai"]
+    assert unseen == []
+    assert "cohere" not in run("--lifecycle").stdout
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llmtune.toml").write_text('[providers.bedrock]\nregion = "us-east-1"\n')
+    assert [each.provider for each in doctor.owned_models()[1]] == ["bedrock"]
+
+
+def test_nobody_could_be_asked_is_said_when_it_is_so() -> None:
+    shown = run("--lifecycle", "--provider", "bedrock,vertex").stdout
+    assert "nobody could be asked" in shown
+    assert "no tuned model was found" not in shown
+    everybody = run("--lifecycle").stdout
+    assert "no vendor could be asked, only this machine" in everybody
+
+
+def test_an_unverified_day_says_so_with_its_source(account: FakeOpenAI) -> None:
+    shown = run("--lifecycle", "--provider", "openai").stdout
+    assert "(unverified: secondary sources of 2026-10 and 2026-11)" in shown
+    account.shutdowns = {MODEL: "2027-03-01"}
+    shown = run("--lifecycle", "--provider", "openai").stdout
+    assert "2027-03-01" in shown
+    assert "unverified" not in shown
+    account.shutdowns = {MODEL: "soon"}
+    assert "unverified" in run("--lifecycle", "--provider", "openai").stdout

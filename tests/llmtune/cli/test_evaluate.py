@@ -1,4 +1,4 @@
-"""`llmtune report`, `gate`, `diff` and `chat`, on runs at a fake vendor and on report files."""
+"""`llmtune report`, `evaluate`, `gate`, `diff` and `chat`, on runs at a fake vendor and on report files."""
 
 from __future__ import annotations
 
@@ -215,3 +215,43 @@ def test_the_end_of_input_ends_the_conversation(monkeypatch: pytest.MonkeyPatch)
 def test_a_run_without_a_model_is_a_sentence(vendor: Fake, tmp_path: Path, run: Run) -> None:
     with pytest.raises(RunNotFound):
         llmtune("chat", "nope", "hello")
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+def test_evaluating_again_costs_nothing_and_keeps_what_was_there(run: Run, vendor: Fake) -> None:
+    asked, first = vendor.counts["generate"], run.report()
+    result = llmtune("evaluate", run.id, "--json")
+    assert result.exit_code == 0
+    report = Report.model_validate(json.loads(result.stdout))
+    assert vendor.counts["generate"] == asked
+    assert isinstance(first.evaluation, EvaluationResult)
+    assert isinstance(report.evaluation, EvaluationResult)
+    again, before = report.evaluation.system("tuned"), first.evaluation.system("tuned")
+    assert again is not None and before is not None  # noqa: PT018
+    assert again.metrics == before.metrics
+    (earlier,) = report.earlier_evaluations
+    assert (earlier.rows, earlier.asked) == (first.evaluation.rows, asked)
+    assert isinstance(earlier.prompt_tokens, int)
+    assert run.report() == report
+
+
+def test_other_rows_are_named_in_the_report(run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "june.jsonl"
+    lines = (tmp_path / "rows.jsonl").read_text().replace("case", "matter").splitlines()[:20]
+    other.write_text("".join(f"{line}\n" for line in lines))
+    result = llmtune("evaluate", run.id, "--dataset", other, "--max-rows", 10)
+    assert result.exit_code == 0
+    assert "june.jsonl" in "".join(result.stdout.split())
+    report = run.report()
+    assert report.evaluated_on == str(other)
+    assert isinstance(report.evaluation, EvaluationResult)
+    assert (report.evaluation.rows, report.evaluation.available) == (10, 20)
+
+
+def test_a_file_that_is_no_dataset_leaves_the_report_as_it_was(run: Run, tmp_path: Path) -> None:
+    before = run.report()
+    other = tmp_path / "empty.jsonl"
+    other.write_text("")
+    with pytest.raises(InvalidData):
+        llmtune("evaluate", run.id, "--dataset", other)
+    assert run.report() == before

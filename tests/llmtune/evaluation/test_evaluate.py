@@ -14,11 +14,13 @@ from llmtune.data.example import Example, Message, Preference, ToolCall, chat
 from llmtune.errors import InvalidData, MissingExtra, UnknownName, VendorError
 from llmtune.evaluation.cache import MemoryCache
 from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.few_shot import few_shot
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.evaluation.sampling import contradictions, row_ids, subsample
 from llmtune.evaluation.scoring import check_metrics
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
+from llmtune.provider.chat import chat_message
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from llmtune.report.verdicts import judged
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, limited, often, ticket, truth
@@ -314,6 +316,32 @@ def test_the_jobs_generation_settings_travel_with_every_question(tickets: list[E
     evaluate(tickets[:5], {"tuned": greedy}, EvaluationSpec(), labels=LABELS)
     assert {request.seed for request in greedy.requests} == {None}
     assert all((request.max_tokens or 0) >= 16 for request in greedy.requests)
+
+
+def test_the_reference_is_the_last_answer_that_is_learned_from() -> None:
+    """A turn of weight 0 is what an earlier model said, and what stands behind the answer was not learned either."""
+    rows = [
+        Example(
+            (
+                Message("system", "Be brief.", raw_role="developer"),
+                Message("user", f"What is {number} plus one?"),
+                Message("assistant", str(number + 1)),
+                Message("user", "Sure?"),
+                Message("assistant", "No idea.", weight=0),
+            )
+        )
+        for number in range(12)
+    ]
+    model = Scripted(lambda prompt: str(int(prompt.split()[2]) + 1))
+    result = evaluate(rows, {"tuned": model}, SPEC)
+    tuned = result.system("tuned")
+    assert tuned is not None
+    assert tuned["exact_match"].value == 1.0
+    assert [[turn.role for turn in request.messages] for request in model.requests] == [["system", "user"]] * 12
+    # the role goes out under the name that training used, not under the row's
+    assert {chat_message(request.messages[0])["role"] for request in model.requests} == {"system"}
+    shown = few_shot(model, rows[:1])._shown(model.requests[:1])[0].messages
+    assert [turn.words for turn in shown[1:-1]] == ["What is 0 plus one?", "1"]
 
 
 def test_at_most_max_rows_are_asked_and_always_the_same(tickets: list[Example]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.provider.http import Client
+from llmtune.provider.http import Client, check_vendor_url, keep_redirects_home
 from llmtune.testing import Call, FakeVendor, Refusal, Reply, route
 
 
@@ -175,3 +175,73 @@ def test_https_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         proxy.shutdown()
     assert caught.value.sent is False
     assert [line.split()[:2] for line in asked] == [[b"CONNECT", b"api.acme.example:443"]]
+
+
+STORAGE = ("storage.example", "files.example")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.acme.example/v1/parts/1",
+        "https://storage.example/a?signature=1",
+        "https://bucket.storage.example:8443/a",
+        "https://FILES.example/a",
+    ],
+)
+def test_addresses_of_the_vendor_are_fetched(url: str) -> None:
+    check_vendor_url(url, base="https://api.acme.example", hosts=STORAGE)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.acme.example/a",
+        "http://storage.example/a",
+        "https://notstorage.example/a",
+        "https://storage.example.evil.example/a",
+        "https://storage.example@evil.example/a",
+        "https://169.254.169.254/latest/meta-data",
+        "http://127.0.0.1:8799/a",
+        "http://[::1]/a",
+        "https://[/a",
+        "https:///a",
+        "file:///etc/passwd",
+        "ftp://storage.example/a",
+        "//storage.example/a",
+        "/etc/passwd",
+        "",
+    ],
+)
+def test_addresses_elsewhere_are_not(url: str) -> None:
+    with pytest.raises(VendorError, match="that is not fetched"):
+        check_vendor_url(url, base="https://api.acme.example", hosts=STORAGE)
+
+
+def test_a_service_of_this_machine_names_its_own_files() -> None:
+    check_vendor_url("http://127.0.0.1:8799/parts/1", base="http://127.0.0.1:8799", hosts=())
+    with pytest.raises(VendorError):
+        check_vendor_url("http://127.0.0.1:8800/parts/1", base="http://127.0.0.1:8799", hosts=())
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "target", "followed"),
+    [
+        ("POST", "https://a.example/x", "https://a.example/y", True),
+        ("POST", "https://a.example/x", "/y", True),
+        ("POST", "https://a.example/x", "https://b.example/y", False),
+        ("POST", "https://a.example/x", "//b.example/y", False),
+        ("POST", "https://a.example/x", "https://a.example:8443/y", False),
+        ("POST", "https://a.example/x", "http://a.example/y", False),
+        ("DELETE", "https://a.example/x", "https://b.example/y", False),
+        ("GET", "https://a.example/x", "https://b.example/y", True),
+        ("GET", "https://a.example/x", "http://b.example/y", False),
+        ("GET", "https://a.example/x", "https://[/", False),
+        ("GET", "http://127.0.0.1:1/x", "http://127.0.0.1:2/y", True),
+    ],
+)
+def test_only_reading_is_sent_on_to_another_host(method: str, url: str, target: str, followed: bool) -> None:
+    httpx = pytest.importorskip("httpx")
+    response = httpx.Response(307, headers={"location": target}, request=httpx.Request(method, url))
+    keep_redirects_home(response)
+    assert response.has_redirect_location is followed

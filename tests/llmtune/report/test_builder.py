@@ -113,7 +113,9 @@ def test_the_receipt_has_every_field_and_what_the_backend_chose() -> None:
     assert set(rows) == {row.field for row in receipt().fields}
     assert rows["batch_size"].effective == 8
     assert rows["batch_size"].reason == "chosen by the backend"
-    assert rows["epochs"].effective == 3  # what was sent is not rewritten
+    assert (rows["epochs"].requested, rows["epochs"].effective) == (3, 99), "what the backend says it used"
+    assert "epochs: asked 3, the vendor used 99" in made.warnings
+    assert not any(warning.startswith("batch_size") for warning in made.warnings)
     assert rows["lora_target_modules"].requested == ["q_proj", "v_proj"]
 
 

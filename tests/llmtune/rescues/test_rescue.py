@@ -167,6 +167,7 @@ def test_after_the_model_stopped_answering_it_says_so_and_goes_on(
     vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMTUNE_TODAY", "2027-06-01")
+    vendor.shutdowns = {"gpt-4.1-mini-2025-04-14": "2027-01-14"}
     said: list[str] = []
     found = llmtune.rescue(old_model, "fake", model="m-1", out=tmp_path / "out", follow=follow, say=said.append)
     assert isinstance(found.golden, NotReported)

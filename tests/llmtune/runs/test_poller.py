@@ -69,8 +69,8 @@ def test_a_permanent_refusal_ends_the_wait_in_the_vendors_words_and_leaves_the_r
     vendor: Fake, at: At, job: TuningJob
 ) -> None:
     run = start(job, at())
-    vendor.faults.add(refusal(404, "This job was deleted by an administrator.", "gone"), role="poll")
-    with pytest.raises(VendorError, match="deleted by an administrator"):
+    vendor.faults.add(refusal(400, "This job was hidden by an administrator.", "hidden"), role="poll")
+    with pytest.raises(VendorError, match="hidden by an administrator"):
         run.wait(pace=QUICK)
     assert run.state is RunState.QUEUED
     run.wait(pace=QUICK)

@@ -36,6 +36,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 QUICK = Pace(first=0.01, most=0.05)
+JSON = {"content-type": "application/json"}
+JSON_HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 HI = [{"role": "user", "content": "case 1"}]
 
 
@@ -191,9 +193,6 @@ def test_without_a_key_only_this_machine_is_answered(run: Any) -> None:
         assert told.status_code == 403
         assert "evil.example" in told.json()["error"]["message"]
         assert httpx.get(f"{root}/health").json() == {"status": "ok"}
-        assert httpx.post(f"{server.url}/chat/completions", content=b"{").json()["error"]["message"] == (
-            "the body is not JSON"
-        )
 
 
 def test_sixty_four_clients_a_slow_one_one_that_goes_away_and_a_large_body(run: Any) -> None:
@@ -203,11 +202,11 @@ def test_sixty_four_clients_a_slow_one_one_that_goes_away_and_a_large_body(run: 
     with Server([run], port=0) as server, client(server) as api:
         # One that sends its request a byte at a time, and never ends.
         slow = socket.create_connection(("127.0.0.1", server.port))
-        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\n{")
+        slow.sendall((JSON_HEAD + "Content-Length: 500\r\n\r\n{").encode())
         # One that goes away before its answer.
         gone = socket.create_connection(("127.0.0.1", server.port))
         body = json.dumps({"model": "answering", "messages": HI}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{JSON_HEAD}Content-Length: {len(body)}\r\n\r\n"
         gone.sendall(head.encode() + body)
         gone.close()
         with ThreadPoolExecutor(64) as pool:
@@ -225,7 +224,7 @@ def test_sixty_four_clients_a_slow_one_one_that_goes_away_and_a_large_body(run: 
             )
         assert len(said) == 64
         assert all(said)
-        large = httpx.post(f"{server.url}/chat/completions", content=b"x" * (50 << 20), timeout=120)
+        large = httpx.post(f"{server.url}/chat/completions", content=b"x" * (50 << 20), headers=JSON, timeout=120)
         assert large.status_code == 413
         assert large.json()["error"]["message"] == "the body is larger than 10 MB"
         slow.sendall(b" ")
@@ -318,15 +317,14 @@ def test_requests_are_read_as_the_api_has_them() -> None:
         "top_p": 0.5,
         "seed": 3,
     }
-    asked = read(json.dumps(body).encode())
+    asked = read(body)
     assert asked.request.messages[1].words == "a\nb"
     assert (asked.request.temperature, asked.request.max_tokens, asked.stop) == (1.0, 7, ("x",))
     for wrong, words in (
-        (b"[]", "not a JSON object"),
-        (json.dumps(body | {"stop": [""]}).encode(), "stop must be"),
-        (json.dumps(body | {"max_tokens": 1.5}).encode(), "a whole number"),
-        (json.dumps(body | {"best_of": 2}).encode(), "best_of is not supported"),
-        (json.dumps({"messages": body["messages"]}).encode(), "model is missing"),
+        (body | {"stop": [""]}, "stop must be"),
+        (body | {"max_tokens": 1.5}, "a whole number"),
+        (body | {"best_of": 2}, "best_of is not supported"),
+        ({"messages": body["messages"]}, "model is missing"),
     ):
         with pytest.raises(Refused, match=words):
             read(wrong)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
@@ -148,6 +150,51 @@ def test_another_sites_name_is_refused(server: Server, begin: Begin) -> None:
     assert answer.status == 403
     assert b"secret plans" not in answer.read()
     connection.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/moving", "/results", "/compare", "/favicon.ico", "/runs/secret", "/nothing"])
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}, {"Sec-Fetch-Site": "cross-site"}],
+    ids=str,
+)
+def test_a_page_of_another_site_is_refused(server: Server, path: str, headers: dict[str, str]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(urljoin(server.url, path), headers=headers))
+    assert refused.value.code == 403
+    refused.value.close()
+
+
+def test_a_browser_that_opens_the_address_is_answered(server: Server) -> None:
+    for headers in ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin", "Origin": server.url.rstrip("/")}):
+        with urllib.request.urlopen(urllib.request.Request(server.url, headers=headers)) as answer:
+            assert answer.status == 200
+
+
+def test_a_header_that_dribbles_in_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmtune.web.server.REQUEST_SECONDS", 0.3)
+    slow = [socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), timeout=60) for _ in range(20)]
+    deadline = time.monotonic() + 60
+    while slow:
+        assert time.monotonic() < deadline, f"{len(slow)} connections are still open"
+        time.sleep(0.05)
+        slow = [connection for connection in slow if dribble(connection)]
+
+
+def dribble(connection: socket.socket) -> bool:
+    """Send one more byte of a header that never ends; False once the other side has closed the connection."""
+    try:
+        connection.send(b"G")
+        connection.setblocking(False)
+        if connection.recv(1) == b"":
+            connection.close()
+            return False
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        connection.close()
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

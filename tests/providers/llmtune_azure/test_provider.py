@@ -300,3 +300,26 @@ def test_inventory_knows_azures_names(azure: AzureProvider, vendor: FakeAzure, t
     listed = {remote.id: remote for remote in azure.inventory()}
     assert listed[model.id].job == job.id
     assert azure.fetch(listed[model.id]).base == MODEL
+
+
+def test_a_base_model_that_is_refused_without_a_training_type_names_that_option(
+    azure: AzureProvider, vendor: FakeAzure, tmp_path: Path
+) -> None:
+    words = "The specified base model does not support fine-tuning."
+    vendor.faults.add(refusal(400, words), role="submit", times=2)
+    with pytest.raises(VendorError, match="does not support") as caught:
+        started(azure, tmp_path)
+    assert "provider_options.azure.training_type" in str(caught.value.hint)
+    with pytest.raises(VendorError) as told:
+        started(azure, tmp_path, options={"training_type": "Standard"})
+    assert told.value.hint is None
+
+
+def test_an_upload_expires_where_the_settings_say_so(vendor: FakeAzure, tmp_path: Path) -> None:
+    provider_at(vendor, upload_expires_days=20).upload(encoded(tmp_path))
+    (file,) = vendor.files.values()
+    assert file.data["expires_at"] == int(file.created) + 20 * 86400
+    vendor.files.clear()
+    provider_at(vendor).upload(encoded(tmp_path))
+    (file,) = vendor.files.values()
+    assert "expires_at" not in file.data

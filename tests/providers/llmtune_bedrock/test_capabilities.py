@@ -27,7 +27,7 @@ def ask(model: str, *, method: str = "sft", region: str | None = None) -> Capabi
 def test_each_family_has_its_rows_and_limits() -> None:
     haiku = ask("anthropic.claude-3-haiku-20240307-v1:0:200k")
     assert (haiku.limits.min_rows, haiku.limits.max_total_rows, haiku.limits.max_tokens_per_row) == (32, 10_000, 32_000)
-    assert ask("meta.llama3-1-8b-instruct-v1:0:128k").limits.format == "prompt_completion"
+    assert ask("meta.llama3-1-8b-instruct-v1:0:128k").limits.format == "bedrock_prompt_completion"
     assert ask("meta.llama3-2-90b-instruct-v1:0:128k").limits.max_tokens_per_row == 10_000
     nova = ask("amazon.nova-2-lite-v1:0:256k")
     assert nova.limits.validation == "unused"

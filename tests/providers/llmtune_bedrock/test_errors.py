@@ -215,7 +215,7 @@ def test_an_expired_single_sign_on(vendor: FakeBedrock, monkeypatch: pytest.Monk
 
 
 def test_a_profile_that_is_not_there(vendor: FakeBedrock) -> None:
-    with pytest.raises(InvalidSettings, match=r"mend profile under \[providers.bedrock\]"):
+    with pytest.raises(InvalidSettings, match=r"fix profile under \[providers.bedrock\]"):
         provider_at(vendor, profile="nobody").find(KEY)
 
 

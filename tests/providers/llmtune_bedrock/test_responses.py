@@ -95,3 +95,32 @@ def test_hyperparameters_without_a_name_of_ours_are_kept() -> None:
     known, others = responses.hyperparameters({"epochCount": "3", "learningRate": "1e-05", "evalPercentage": "20"})
     assert known == {"epochs": 3, "learning_rate": 1e-5}
     assert others == {"evalPercentage": "20"}
+
+
+# --- why a job failed ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("Could not assume provided IAM role.", "trust policy of role_arn must let bedrock.amazonaws.com"),
+        ("User is not authorized, with an explicit deny in a service control policy", "no permission of yours helps"),
+        ("Access to the KMS key was denied", "kms:Decrypt"),
+        ("Unable to read the S3 object", "s3:ListBucket"),
+    ],
+)
+def test_a_failure_names_what_can_be_done(words: str, advice: str) -> None:
+    error = responses.snapshot({"jobArn": "a", "status": "Failed", "failureMessage": words}).error or ""
+    assert error.startswith(words.rstrip("."))
+    assert advice in error
+
+
+def test_a_failure_without_a_word_names_the_part_that_failed() -> None:
+    details = {"validationDetails": {"status": "Completed"}, "trainingDetails": {"status": "Failed"}}
+    error = responses.snapshot({"jobArn": "a", "status": "Failed", "statusDetails": details}).error
+    assert error == "AWS does not say why; what failed is the training"
+
+
+def test_a_failure_of_another_kind_is_told_in_the_vendors_words_alone() -> None:
+    assert (
+        responses.snapshot({"jobArn": "a", "status": "Failed", "failureMessage": "Too few rows."}).error
+        == "Too few rows."
+    )

@@ -7,13 +7,16 @@ from pathlib import Path
 import orjson
 import pytest
 
+from llmtune.data.checks.check import check
 from llmtune.data.dataset import Dataset
 from llmtune.data.example import ImagePart
 from llmtune.data.findings import Finding
 from llmtune.data.formats.registry import get_format
 from llmtune.job.spec import DatasetSpec
+from llmtune.provider.generation import GenerationRequest
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.capabilities import FAMILIES
+from llmtune_bedrock.inference import converse
 from llmtune_bedrock.rows import BEDROCK_ROWS
 from tests.providers.llmtune_bedrock.conftest import receipt_for
 from tests.providers.llmtune_bedrock.test_declarations import MODELS
@@ -46,7 +49,13 @@ def test_rows_are_written_in_the_familys_own_format(family: str, tmp_path: Path)
     assert {file.format for file in files.files} == {FAMILIES[family].limits.format}
     assert (files.file("validation") is None) is (family == "nova-2")
     first = (files.files[0].path).read_text().splitlines()[0]
-    mark = {"bedrock_converse": '"schemaVersion"', "claude": '"system":"S"', "prompt_completion": '"prompt"'}
+    converse = '"schemaVersion"'
+    mark = {
+        "bedrock_converse": converse,
+        "bedrock_nova_2": converse,
+        "claude": '"system":"S"',
+        "bedrock_prompt_completion": '"prompt"',
+    }
     assert mark[FAMILIES[family].limits.format] in first
 
 
@@ -78,3 +87,46 @@ def test_the_owner_of_the_bucket_is_kept() -> None:
     assert example.messages[0].images == (ImagePart("s3://pier/flag.png", "image/png", bucket_owner="12"),)
     assert fmt.problems(example) == []
     assert fmt.write(example) == ROW
+
+
+def test_prompt_and_completion_rows_hold_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"q {n}", "completion": f"a {n}", "mail": "ann@pier.example"} for n in range(300)]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    model = MODELS["llama-3.1"]
+    (finding,) = [each for each in check(path, provider="bedrock", model=model).findings if "mail" in each.message]
+    assert finding.code == "changed-extra"
+    assert "leave out 1 key: 'mail' (300 rows)" in finding.message
+    provider = BedrockProvider()
+    dataset = Dataset.from_spec(DatasetSpec(train=str(path), split=(1.0, 0.0, 0.0)))
+    (file, *_) = provider.encode(dataset, receipt_for(provider, model), tmp_path / "out").files
+    assert file.path.read_bytes() == b"".join(
+        orjson.dumps({"prompt": f"q {n}", "completion": f"a {n}"}) + b"\n" for n in range(300)
+    )
+
+
+def test_a_result_keeps_its_status_and_nothing_of_other_rows() -> None:
+    fmt = get_format("bedrock_converse")
+    use = {"toolUse": {"toolUseId": "c", "name": "tide", "input": {}}}
+    result = {"toolResult": {"toolUseId": "c", "content": [{"text": "no such place"}], "status": "error"}}
+    row = {
+        "schemaVersion": "bedrock-conversation-2024",
+        "messages": [
+            {"role": "user", "content": [{"text": "Tide?"}]},
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [result]},
+            {"role": "assistant", "content": [{"text": "I do not know."}]},
+        ],
+    }
+    example = fmt.read(row, None, [])
+    assert fmt.write(example) == row
+    assert fmt.problems(example) == []
+    noted = tuple(turn.replace(extra={"user_id": "u4"}) for turn in example.messages)
+    assert "u4" not in str(fmt.write(example.replace(messages=noted)))
+    assert fmt.left_out(example.replace(messages=noted)) == ["messages[].user_id"]
+
+
+def test_an_image_is_asked_with_as_it_was_trained_with() -> None:
+    example = get_format("bedrock_converse").read(orjson.loads(orjson.dumps(ROW)), None, [])
+    body = converse(GenerationRequest(messages=example.prompt(), max_tokens=5))
+    assert body["messages"] == ROW["messages"][:1]

@@ -14,7 +14,7 @@ from llmtune.planning.plan import plan
 from llmtune.provider.generation import Unavailable
 from llmtune.provider.registry import open_providers
 from llmtune.provider.types import EncodedFile, JobRef, ModelRef, Request, RunKey, Target
-from llmtune_cohere import CohereProvider
+from llmtune_cohere import CohereProvider, responses
 from llmtune_cohere.settings import CohereSettings
 
 TODAY = date(2026, 11, 21)
@@ -130,3 +130,16 @@ def test_starting_a_job_there_is_refused_with_the_command_that_continues(tmp_pat
     assert "llmtune tune JOB --provider local" in told
     assert caught.value.since == date(2025, 9, 15)
     assert "local" in caught.value.alternatives
+
+
+def test_a_reranker_is_not_taken_for_a_chat_model() -> None:
+
+    job = responses.remote_job(
+        {
+            "id": "r-1",
+            "name": "reranker",
+            "status": "STATUS_READY",
+            "settings": {"base_model": {"base_type": "BASE_TYPE_RERANK", "name": "english"}, "dataset_id": "d-1"},
+        }
+    )
+    assert job.method == "rerank"

@@ -248,6 +248,18 @@ def test_a_job_comes_back_with_its_rows(
     assert provider.download(job.files["train"], tmp_path / "back.jsonl").read_bytes() == file.path.read_bytes()
 
 
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://127.0.0.1:1/x", "https://evil.example/rows"])
+def test_a_dataset_is_fetched_from_the_vendors_hosts_alone(
+    vendor: FakeCohere, provider: CohereProvider, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    upload = provider.upload(rows())
+    answer = {"dataset_parts": [{"id": "part-0", "name": "train.jsonl", "url": url, "index": 0}]}
+    monkeypatch.setattr(type(provider), "_dataset", lambda self, id, action: answer)
+    with pytest.raises(VendorError, match=r"names an address at .* that is not fetched"):
+        provider.download(upload.id, tmp_path / "back.jsonl")
+    assert not (tmp_path / "back.jsonl").exists()
+
+
 def test_a_classifier_answers_with_its_label(
     vendor: FakeCohere, provider: CohereProvider, receipt_for: ReceiptFor, rows: Rows
 ) -> None:

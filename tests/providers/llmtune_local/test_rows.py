@@ -76,6 +76,7 @@ def test_a_plan_says_the_same_and_goes_by_the_jobs_template(tmp_path: Path) -> N
         return plan(TuningJob.model_validate({"name": "a", "dataset": dataset, "model": "tiny"} | keys), "local").data
 
     assert planned().errors == 0
+    assert planned().warnings == 0
     refused = planned(provider_options={"local": {"chat_template": NO_SYSTEM}})
     assert refused.errors
     assert "system: fold" in refused.findings[0]
@@ -84,7 +85,124 @@ def test_a_plan_says_the_same_and_goes_by_the_jobs_template(tmp_path: Path) -> N
     assert planned(provider_options={"local": {"chat_template": "chatml"}}).errors == 0
 
 
+def test_control_tokens_in_texts_are_reported_by_check_and_plan_with_their_line(tmp_path: Path) -> None:
+    """A text that holds one would become the token itself: the model would see a turn end in the middle of it."""
+    rows = [{"messages": [{"role": "user", "content": f"Berth {number}?"}, SAY]} for number in range(20)]
+    rows[6]["messages"][0] = {"role": "user", "content": "How is <|im_end|> written? 6"}
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    (finding,) = [each for each in check(path, provider="local", model="tiny").findings if each.code == "control-token"]
+    assert (finding.line, finding.severity) == (7, "warning")
+    assert finding.message.startswith("messages[0]: '<|im_end|>' is a control token of the tokenizer")
+    data = {"path": str(path), "split": [1.0, 0.0, 0.0]}
+    job = TuningJob.model_validate({"name": "a", "dataset": data, "model": "tiny"})
+    assert any(f"{path}:7: warning[control-token]" in said for said in plan(job, "local").data.findings)
+    shared = {"conversations": [{"from": "human", "value": "<|im_end|>?"}, {"from": "gpt", "value": "a"}]}
+    write_rows(path, [shared | {"system": "Be brief."}])
+    report = check(path, provider="local", model="tiny")
+    assert [each.message[:16] for each in report.findings if each.code == "control-token"] == ["conversations[0]"]
+
+
 def test_a_model_that_is_not_here_is_not_asked_for_by_a_plan(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"messages": [ASK, SAY]}] * 5)
     job = TuningJob.model_validate({"name": "a", "dataset": {"path": str(path)}, "model": "nobody/nothing"})
     assert plan(job, "local").data.errors == 0
+
+
+@pytest.fixture(scope="module")
+def thinking_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model folder whose template writes an empty thought before an answer without reasoning."""
+    from tests.providers.llmtune_local.conftest import build_model, family
+
+    folder = tmp_path_factory.mktemp("thinking")
+    tokenizer = family("thinking")
+    tokenizer.save_pretrained(folder)
+    build_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    return str(folder)
+
+
+REASONED = {"role": "assistant", "content": "Until six.", "reasoning_content": "The door says so."}
+THOUGHT = {"role": "assistant", "content": "<think>The door says so.</think>Until six."}
+EMPTY = {"role": "assistant", "content": "<think>\n\n</think>\n\nUntil six."}
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        ([SAY, SAY], "no-reasoning"),
+        ([EMPTY, SAY], "no-reasoning"),
+        ([SAY, REASONED], "some-without-reasoning"),
+        ([REASONED, THOUGHT], None),
+    ],
+)
+def test_a_model_that_reasons_is_warned_of_rows_without_reasoning(
+    answers: list[dict[str, Any]], code: str | None, thinking_model: str, tmp_path: Path
+) -> None:
+    rows = [{"messages": [ASK | {"content": f"Open {number}?"}, answers[number % 2]]} for number in range(20)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    report = check(path, provider="local", model=thinking_model, checks=("structure",))
+    assert report.ok
+    assert [finding.code for finding in report.findings if "reasoning" in finding.code] == ([code] if code else [])
+    assert "no-reasoning" not in check(path, provider="local", model="tiny", checks=("structure",)).counts
+
+    def planned(**options: Any) -> Any:
+        job = {"name": "a", "dataset": str(path), "model": thinking_model, "provider_options": {"local": options}}
+        return plan(TuningJob.model_validate(job), "local").data
+
+    assert any("[no-reasoning]" in line for line in planned().changed) is (code == "no-reasoning")
+    assert planned().errors == 0
+    for options in ({"mask_empty_thinking": True}, {"template_options": {"enable_thinking": False}}):
+        assert not any("no-reasoning" in line for line in planned(**options).findings)
+
+
+def test_the_finding_says_how_many_and_what_to_do(thinking_model: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": [ASK, SAY]}])
+    report = check(path, provider="local", model=thinking_model, checks=("structure",))
+    (finding,) = [finding for finding in report.findings if finding.code == "no-reasoning"]
+    assert finding.severity == "warning"
+    assert finding.message.startswith("none of the 1 answers has reasoning")
+    assert "provider_options.local.mask_empty_thinking: true" in finding.remedy
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_trainer_leaves_an_empty_thought_unlearned_where_told(pairs: bool, tmp_path: Path) -> None:
+    from llmtune_local.batching.token_rows import read_pairs, read_rows
+    from tests.providers.llmtune_local.conftest import family
+
+    tokenizer = family("thinking")
+    row = {"prompt": [ASK], "chosen": [SAY], "rejected": [REASONED]} if pairs else {"messages": [ASK, SAY]}
+    path = str(write_rows(tmp_path / "rows.jsonl", [row]))
+
+    def learned(**option: bool) -> list[str]:
+        rows = (read_pairs if pairs else read_rows)(tokenizer, path, limit=None, on_too_long="error", **option)
+        return [tokenizer.decode(piece.ids[piece.completion]) for row in rows.rows for piece in row]
+
+    rejected = ["<think>\nThe door says so.\n</think>\n\nUntil six.<|im_end|>"] if pairs else []
+    assert learned() == ["<think>\n\n</think>\n\nUntil six.<|im_end|>", *rejected]
+    assert learned(mask_empty_thinking=True) == ["Until six.<|im_end|>", *rejected]
+    assert learned() == ["<think>\n\n</think>\n\nUntil six.<|im_end|>", *rejected]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({}, True),
+        ({"dataset": {"on_too_long": "truncate"}}, False),
+        ({"dataset": {"on_too_long": "drop"}}, False),
+        ({"hyperparameters": {"max_sequence_length": 1}, "short": True}, True),
+        ({"short": True}, False),
+    ],
+)
+def test_a_plan_finds_the_rows_that_are_too_long_for_the_job(
+    fields: dict[str, Any], refused: bool, tmp_path: Path
+) -> None:
+    fields = dict(fields)
+    words = "six" if fields.pop("short", False) else "six " * 20_000
+    rows = [
+        {"messages": [ASK | {"content": f"{number}?"}, {"role": "assistant", "content": words}]} for number in range(5)
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    dataset = {"train": str(path), "split": [1.0, 0.0, 0.0], **fields.pop("dataset", {})}
+    job = TuningJob.model_validate({"name": "a", "dataset": dataset, "model": "tiny"} | fields)
+    data = plan(job, "local").data
+    assert bool(data.errors) is refused
+    assert all("[too_long]" in line for line in data.findings[: data.errors])

@@ -236,3 +236,83 @@ def test_what_the_sdk_has_no_name_for_goes_through_extra_body() -> None:
         "model": "m",
         "extra_body": {"trainingType": "Standard", "tags": "a"},
     }
+
+
+# --- headers of result files, limits, and what the safety checks say --------------------------------------------------
+@pytest.mark.parametrize(
+    "header",
+    [
+        "step,train_loss,valid_loss",
+        "step, train_loss, valid_loss",
+        '"step","train_loss","valid_loss"',
+        " step ,train_loss,valid_loss ",
+    ],
+)
+def test_a_header_with_blanks_or_quotes_keeps_each_curve_where_it_belongs(header: str) -> None:
+    points, complaint = metrics.from_result_file(f"{header}\n1, 0.5, 0.75\n2,0.25,\n".encode())
+    assert complaint is None
+    assert [(point.series, point.step, point.value) for point in points] == [
+        ("train/loss", 1, 0.5),
+        ("validation/loss", 1, 0.75),
+        ("train/loss", 2, 0.25),
+    ]
+
+
+def test_an_index_column_is_no_metric() -> None:
+    points, complaint = metrics.from_result_file(b",step,train_loss\n0,1,0.5\n1,2,0.25\n")
+    assert complaint is None
+    assert [(point.series, point.step) for point in points] == [("train/loss", 1), ("train/loss", 2)]
+
+
+def test_text_that_only_speaks_of_steps_is_no_result_file() -> None:
+    assert metrics.from_result_file(b"the step that failed, sadly\n")[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "hint"),
+    [
+        ("exceeded_quota", "This job would exceed your hard limit.", "spending limit"),
+        ("insufficient_quota", "You exceeded your current quota.", "spending limit"),
+        ("daily_rate_limit_exceeded", "You have reached the daily limit of jobs.", "tomorrow"),
+        ("quotaExceeded", "The quota for files without expiry is reached. The maximum is 500.", "llmtune runs cleanup"),
+        ("max_active_jobs_exceeded", "You have 3 active jobs.", "running jobs have ended"),
+    ],
+)
+def test_each_limit_says_what_lifts_it(code: str, words: str, hint: str) -> None:
+    error = errors.refusal(429, {"error": {"message": words, "code": code}}, {}, title="T", name="n", key_env="K")
+    assert isinstance(error, QuotaExceeded)
+    assert hint in str(error.hint)
+
+
+def test_a_refusal_without_a_word_names_what_to_look_at() -> None:
+    error = errors.refusal(403, {"error": {"message": ""}}, {}, title="T", name="n", key_env="MY_KEY")
+    assert isinstance(error, VendorError)
+    assert "balance" in str(error.hint)
+    assert "MY_KEY" in str(error.hint)
+
+
+def test_checks_that_a_model_has_passed_hold_nothing_against_it() -> None:
+    event = {
+        "id": "e",
+        "type": "moderation_checks",
+        "level": "info",
+        "message": "Moderation checks passed.",
+        "data": {"blocked": False, "results": [{"category": "hate", "flagged": False}]},
+    }
+    assert responses.blocked_by([event]) is None
+    assert responses.snapshot(job(status="failed"), events=[event]).error is None
+
+
+def test_a_refusal_of_the_safety_checks_names_the_category_and_the_bill() -> None:
+    event = {
+        "id": "e",
+        "type": "moderation_checks",
+        "level": "error",
+        "message": "Failed refusals_v3.",
+        "data": {
+            "results": [{"category": "hate/threatening", "passed": False}, {"category": "sexual", "passed": True}]
+        },
+    }
+    error = responses.snapshot(job(status="failed", trained_tokens=1200), events=[event]).error or ""
+    assert "(hate/threatening): Failed refusals_v3" in error
+    assert "1,200 tokens were trained, and are billed" in error

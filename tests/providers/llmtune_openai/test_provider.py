@@ -211,7 +211,7 @@ def test_download_brings_a_file_and_decodes_a_result_file(openai: OpenAIProvider
     fetched = openai.fetch(remote)
     brought = openai.download(fetched.files["train"], tmp_path / "back")
     assert brought.read_bytes() == (tmp_path / "train.jsonl").read_bytes()
-    results = openai.download(fetched.data["result_files"][0], tmp_path / "back")
+    results = openai.download(fetched.record["result_files"][0], tmp_path / "back")
     assert results.read_text().startswith("step,train_loss")
 
 

@@ -76,7 +76,9 @@ def test_every_job_parses(path: Path) -> None:
         again = responses.remote_job(job)
         assert again.files["train"] == job["training_file"]
         echoed = responses.hyperparameters_of(job)[1]
-        assert len(again.hyperparameters) + len(again.unmapped) == len(echoed), "no hyperparameter may vanish"
+        assert len(again.hyperparameters) + len(again.unmapped) + len(again.chosen) == len(echoed), (
+            "no hyperparameter may vanish"
+        )
 
 
 def test_the_succeeded_jobs_tell_model_tokens_and_hyperparameters() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from llmtune.data.checks.check import check
 from llmtune.data.example import Example, Message, Preference
+from llmtune.data.formats.chat import CHAT
 from llmtune.data.formats.registry import get_format
 
 
@@ -59,8 +60,12 @@ ROWS = get_format("together")
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_is_written_in_every_spelling(key: str) -> None:
-    answer = Message("assistant", "At eight.", extra={key: "The table says so."})
-    example = Example((Message("user", "When?"), answer))
+    turns = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "At eight.", key: "The table says so."},
+    ]
+    example = ROWS.read({"messages": turns}, 1, [])
+    answer = example.messages[1]
     assert ROWS.problems(example) == []
     written = ROWS.write(example)["messages"][1]
     assert written == {"role": "assistant", "content": "At eight.", "reasoning_content": "The table says so."}
@@ -72,7 +77,7 @@ def test_reasoning_is_written_in_every_spelling(key: str) -> None:
 @pytest.mark.parametrize(
     ("message", "left_out"),
     [
-        (Message("assistant", "a", extra={"reasoning": "r", "mood": "x"}), ["messages[].mood"]),
+        (Message("assistant", "a", reasoning="r", extra={"mood": "x"}), ["messages[].mood"]),
         (Message("assistant", "a", extra={"reasoning": ["r"]}), ["messages[].reasoning"]),
     ],
 )
@@ -86,3 +91,71 @@ def test_reasoning_of_a_turn_that_is_no_answer_is_not_sent() -> None:
     example = Example((Message("user", "q", extra={"reasoning": "r"}), Message("assistant", "a")))
     assert ROWS.left_out(example) == ["messages[].reasoning"]
     assert ROWS.write(example)["messages"][0] == {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(
+    ("model", "reasons"),
+    [
+        ("Qwen/Qwen3-8B", True),
+        ("Qwen/Qwen3-235B-A22B", True),
+        ("Qwen/Qwen3-Next-80B-A3B-Thinking", True),
+        ("Qwen/Qwen3.5-397B-A17B", True),
+        ("zai-org/GLM-4.7", True),
+        ("openai/gpt-oss-20b", True),
+        ("google/gemma-4-31B-it", True),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", False),
+        ("Qwen/Qwen2.5-7B-Instruct", False),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct-Reference", False),
+        (None, False),
+    ],
+)
+def test_a_model_that_reasons_wants_reasoning_and_another_is_warned_of_it(
+    model: str | None, reasons: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At eight."}]
+
+    def codes() -> set[str]:
+        path.write_text(json.dumps({"messages": turns}))
+        report = check(path, provider="together", model=model, checks=("structure",))
+        assert report.ok
+        return set(report.counts)
+
+    assert codes() == ({"no-reasoning"} if reasons else set())
+    turns[1]["reasoning"] = "The table says so."
+    assert codes() == ({"vendor-reasoning"} if model and not reasons else set())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": [{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "text", "text": "a"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}, {"type": "text", "text": "a"}]},
+        {"content": [{"type": "reasoning", "text": "t"}, {"type": "text", "text": "a"}]},
+        {"content": "a", "thinking": "t", "reasoning": "t", "reasoning_content": ""},
+    ],
+)
+def test_reasoning_in_parts_is_read(answer: dict[str, Any]) -> None:
+    example = CHAT.read({"messages": [{"role": "user", "content": "q"}, {"role": "assistant"} | answer]}, 1, [])
+    assert example.messages[1] == Message("assistant", "a", reasoning="t")
+
+
+def test_thoughts_in_other_vendors_rows_are_read() -> None:
+    gemini = {
+        "contents": [
+            {"role": "user", "parts": [{"text": "q"}]},
+            {"role": "model", "parts": [{"text": "t", "thought": True}, {"text": "a"}]},
+        ]
+    }
+    example = get_format("gemini").read(gemini, 1, [])
+    assert example.messages[1] == Message("assistant", "a", reasoning="t")
+    assert get_format("gemini").write(example) == gemini
+    assert [problem.code for problem in get_format("gemini").problems(example)] == ["changed-reasoning"]
+    assert ROWS.write(example)["messages"][1] == {"role": "assistant", "content": "a", "reasoning_content": "t"}
+
+
+def test_a_second_spelling_with_other_words_is_not_lost_without_a_word() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "r", "thinking": "t"}]
+    example = CHAT.read({"messages": turns}, 1, [])
+    assert (example.messages[1].reasoning, example.messages[1].extra) == ("r", {"thinking": "t"})
+    assert ROWS.left_out(example) == ["messages[].thinking"]

@@ -72,7 +72,28 @@ def one_sentence(error: LlmtuneError) -> None:
             "the base model cannot be tuned here",
             "known to be tunable: gemini-3.5-flash",
         ),
-        (400, "Tuning is not supported in location x.", VendorError, "does not work in this location", "mend location"),
+        (400, "Tuning is not supported in location x.", VendorError, "does not work in this location", "fix location"),
+        (
+            400,
+            "The adapter size is not supported for this base model.",
+            VendorError,
+            "not tuned with such an adapter",
+            "lora_rank to another of 1, 2, 4, 8, 16",
+        ),
+        (
+            400,
+            "Dataset example 1 of 14: function calls are not supported by this model.",
+            VendorError,
+            "rows of the dataset are not taken",
+            "llmtune data check",
+        ),
+        (
+            403,
+            "Permission denied for the Vertex AI Service Agent on the object.",
+            VendorError,
+            "does not allow",
+            "service agent that lacks it",
+        ),
         (400, "Invalid dataset row", VendorError, "Google refused starting the job", ""),
         (500, "oops", TransientError, "unwell", ""),
         (503, "later", TransientError, "unwell", ""),
@@ -169,7 +190,7 @@ def test_a_missing_bucket(vendor: FakeVertex, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"vertex needs bucket .* LLMTUNE_VERTEX_BUCKET"):
         provider_at(vendor, bucket=None).upload(encoded(tmp_path))
     nowhere = provider_at(vendor, bucket="nowhere")
-    with pytest.raises(InvalidSettings, match="mend bucket under") as caught:
+    with pytest.raises(InvalidSettings, match="fix bucket under") as caught:
         nowhere.upload(encoded(tmp_path))
     one_sentence(caught.value)
     asked = nowhere.build(receipt_for(nowhere), {"train": provider_at(vendor).upload(encoded(tmp_path))})
@@ -186,7 +207,7 @@ def test_a_wrong_region(vendor: FakeVertex, tmp_path: Path) -> None:
     with pytest.raises(VendorError, match="does not work in this location") as caught:
         provider.submit(asked, KEY)
     one_sentence(caught.value)
-    assert "mend location under [providers.vertex]" in (caught.value.hint or "")
+    assert "fix location under [providers.vertex]" in (caught.value.hint or "")
 
 
 def test_an_unsupported_base_model(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:

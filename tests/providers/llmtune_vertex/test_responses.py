@@ -161,3 +161,15 @@ def test_preference_statistics_are_read_too() -> None:
     assert seen.billed.tokens == 20
     assert seen.warnings == ("2 rows were dropped (indices 4, 9): same",)
     assert responses.remote_job(job).method == "dpo"
+
+
+def test_a_tuned_gemini_without_its_endpoint_has_not_told_everything() -> None:
+    job = {"name": "n", "state": "JOB_STATE_SUCCEEDED", "tunedModel": {"model": "projects/p/models/m"}}
+    assert responses.snapshot(job).pending == ("the model's endpoint",)
+    job["tunedModel"] = {"model": "projects/p/models/m", "endpoint": "projects/p/endpoints/e"}
+    assert responses.snapshot(job).pending == ()
+
+
+def test_a_job_that_failed_without_a_word_says_what_it_was_doing() -> None:
+    job = {"name": "n", "state": "JOB_STATE_FAILED", "tuningJobState": "TUNING_JOB_STATE_PROCESSING_DATASET"}
+    assert "processing the dataset" in (responses.snapshot(job).error or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -66,13 +67,53 @@ def test_a_call_with_a_longer_integer_is_refused(name: str, number: int) -> None
     assert get_format("chat").problems(example) == []
 
 
-@given(number=LONG)
-def test_the_result_of_a_tool_is_kept_as_text(number: int) -> None:
-    text = json.dumps({"parcel": number})
+def response_to(text: str) -> Any:
+    """The object that a tool's result becomes; it is read back as the same value."""
+    fmt = get_format("gemini")
+    row = fmt.write(calling("{}", text))
     (answer,) = [
         part["functionResponse"]
-        for content in get_format("gemini").write(calling("{}", text))["contents"]
+        for content in row["contents"]
         for part in content["parts"]
         if "functionResponse" in part
     ]
-    assert answer["response"] == {"content": text}
+    (result,) = [turn for turn in fmt.read(row, None, []).messages if turn.role == "tool"]
+    assert result.content == text or json.loads(result.words) == json.loads(text)
+    return answer["response"]
+
+
+@given(number=LONG)
+def test_the_result_of_a_tool_is_kept_as_text(number: int) -> None:
+    text = json.dumps({"parcel": number})
+    assert response_to(text) == {"content": text}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"km": 1.50}', '{"km": 1e3}', '{"km": 1, "km": 2}', '{"content": "here"}', "[1, 2]", "7", '"here"', "here", ""],
+)
+def test_a_result_that_would_lose_something_as_an_object_is_kept_as_text(text: str) -> None:
+    assert response_to(text) == {"content": text}
+
+
+@pytest.mark.parametrize("text", ['{"km":1.5}', '{"km": 1.5}', '{\n  "km" : 1.5\n}'])
+def test_a_result_that_spells_an_object_is_one(text: str) -> None:
+    assert response_to(text) == {"km": 1.5}
+
+
+@given(value=st.dictionaries(st.text(), st.text() | st.integers(-(2**53), 2**53) | st.booleans() | st.none()))
+def test_any_result_comes_back_as_its_value(value: dict[str, Any]) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
+        response_to(text)
+
+
+def test_rows_of_open_models_hold_turns_and_nothing_else() -> None:
+    fmt = get_format(OPEN_ROWS)
+    turns = (Message("user", "q", extra={"mail": "ann@pier.example"}), Message("assistant", "a"))
+    example = Example(turns, extra={"ticket": 4})
+    assert fmt.write(example) == {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+    }
+    assert fmt.left_out(example) == ["ticket", "messages[].mail"]
+    hidden = Example((*turns, Message("user", "r"), Message("assistant", "b", weight=0)))
+    assert "lost-weight" in {finding.code for finding in fmt.problems(hidden)}

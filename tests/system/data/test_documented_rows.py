@@ -190,8 +190,7 @@ def everything_in(example: Example) -> str:
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     out = [example.text or ""]
     for turn in (*example.messages, *answers):
-        out += [turn.words, *(call.arguments for call in turn.tool_calls)]
-        out += [str((turn.extra or {}).get(key, "")) for key in ("thinking", "reasoning_content")]
+        out += [turn.words, turn.reasoning or "", *(call.arguments for call in turn.tool_calls)]
     return "\n".join(out)
 
 

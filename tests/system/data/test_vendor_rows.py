@@ -65,7 +65,6 @@ ROWS: list[tuple[str, str, str | None, Example, str | None]] = [
     ),
     ("bedrock", "sft", "meta.llama3-3-70b", chat(("user", "User: q"), ("assistant", "a")), None),
     ("bedrock", "sft", None, image("https://a/b.png"), "vendor-image"),
-    ("bedrock", "dpo", None, pair(SAID, SAID), "vendor-method"),
     ("cohere", "sft", None, chat(("user", "q"), ("assistant", "a")), None),
     ("cohere", "sft", None, chat(("system", "s"), ("assistant", "a")), "vendor-turns"),
     ("cohere", "sft", None, chat(("user", "q"), ("system", "s"), ("assistant", "a")), "vendor-role-order"),
@@ -164,7 +163,7 @@ def test_token_limits(provider: str, model: str | None, tokens: int | None) -> N
         ("vertex", "dpo", None, "gemini_preference"),
         ("bedrock", "sft", "amazon.nova-micro-v1:0:128k", "bedrock_converse"),
         ("bedrock", "sft", "anthropic.claude-3-haiku-20240307-v1:0:200k", "claude"),
-        ("bedrock", "sft", "meta.llama3-1-8b-instruct-v1:0:128k", "prompt_completion"),
+        ("bedrock", "sft", "meta.llama3-1-8b-instruct-v1:0:128k", "bedrock_prompt_completion"),
         ("bedrock", "sft", "meta.llama3-3-70b-instruct-v1:0:128k", "bedrock_converse"),
         ("cohere", "classification", None, "cohere_classification"),
         ("together", "sft", None, "together"),
@@ -258,10 +257,13 @@ def test_parts_of_a_formats_own_come_back_and_others_refuse() -> None:
         ],
         "schemaVersion": "bedrock-conversation-2024",
     }
-    converse = get_format("bedrock_converse")
+    converse, nova_2 = get_format("bedrock_converse"), get_format("bedrock_nova_2")
     example = converse.read(row, 1, [])
-    assert converse.write(example) == row
-    assert [finding.code for finding in converse.problems(example) if finding.is_error] == []
+    assert example.messages[1] == Message("assistant", "a", reasoning="hm")
+    assert nova_2.write(example) == row
+    assert [finding.code for finding in nova_2.problems(example) if finding.is_error] == []
+    assert [finding.code for finding in converse.problems(example)] == ["lost-reasoning"]
+    assert converse.write(example)["messages"][1] == {"role": "assistant", "content": [{"text": "a"}]}
     for name in ("openai", "gemini", "chat", "claude"):
         assert "lost-part" in {finding.code for finding in get_format(name).problems(example)}
 

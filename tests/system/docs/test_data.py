@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmtune.data.checks.check import check
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
 from llmtune.data.formats.base import RowFormat, VendorRows
@@ -72,6 +74,51 @@ def test_the_examples_are_read_as_their_format(name: str, rows: str, tmp_path: P
     assert len(items) == 2
     assert reading.format is not None
     assert reading.format.name == name
+
+
+REASONING = re.findall(
+    r"^\| `([a-z]+)` \| (.+?) \| (.+?) \|$",
+    PAGE[PAGE.index("How each vendor carries") : PAGE.index("Locally the")],
+    re.MULTILINE,
+)
+THOUGHT = "The list says so."
+
+
+def keys_of(value: Any, text: str) -> list[str]:
+    """The keys on the way to a text in a row."""
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if part == text:
+            return [str(key)]
+        if found := keys_of(part, text):
+            return [str(key), *found]
+    return []
+
+
+def test_every_backend_is_in_the_table_of_reasoning() -> None:
+    assert {kind for kind, _, _ in REASONING} == set(vendors()) - {"retired", "fake"}
+
+
+@pytest.mark.parametrize(("kind", "model", "carried"), REASONING)
+def test_the_table_of_reasoning_says_what_is_written(kind: str, model: str, carried: str, tmp_path: Path) -> None:
+    name = model.strip("`") if model.startswith("`") else None
+    path = tmp_path / "rows.jsonl"
+    answer = {"role": "assistant", "content": "Green.", "reasoning": THOUGHT}
+    row = {"messages": [{"role": "user", "content": "Which light?"}, answer]}
+    path.write_text((json.dumps(row) + "\n") * 250)
+    report = check(path, provider=kind, model=name, method="sft", checks=("structure",))
+    if carried == "refused":
+        assert {finding.code for finding in report.findings if finding.is_error} == {"lost-reasoning"}
+        return
+    assert report.ok
+    warned = any("reasoning" in finding.code for finding in report.findings)
+    (example, *_) = load(path)
+    written = get_format(kind, model=name).write(example)
+    keys = keys_of(written, THOUGHT)
+    part = written
+    for key in keys[:-1]:
+        part = part[int(key) if isinstance(part, list) else key]
+    shown = "thought" if part.get("thought") is True else "reasoningContent" if "reasoningContent" in keys else keys[-1]
+    assert f"`{shown}`" + (", with a warning" if warned else "") == carried
 
 
 def test_the_format_of_the_page_works(rows_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,3 +320,42 @@ def test_check_plan_convert_and_tune_are_of_one_opinion(
     start(asked, name)
     (made,) = vendors[name].jobs.values()
     assert vendors[name].files[made.body["training_file"]].content == target.read_bytes()
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "vendor-reserved-word": {"messages": [{"role": "user", "content": "What does <|endoftext|> mean?"}]},
+    "vendor-tools": {"tools": [{"type": "function", "function": {"name": "berth of ship"}}]},
+    "vendor-image": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlhAQABAAAAACw="}}],
+            }
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["openai", "azure"])
+@pytest.mark.parametrize("code", REFUSED)
+def test_what_the_service_refuses_is_refused_by_check_plan_and_tune(
+    vendors: dict[str, FakeVendor], tmp_path: Path, name: str, code: str
+) -> None:
+    rows = [dialogue(at) for at in range(12)]
+    rows[7] |= REFUSED[code]
+    rows[7]["messages"] = [*rows[7]["messages"][:1], rows[7]["messages"][-1] | {"role": "assistant", "content": "7"}]
+    if code == "vendor-tools":
+        rows[7]["messages"][0] = {"role": "user", "content": "Ship 7?"}
+    path, test = tmp_path / "ships.jsonl", tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    test.write_text(json.dumps(dialogue(99)) + "\n")
+    asked = job(tmp_path, dataset={"train": str(path), "test": str(test)})
+    (finding,) = [each for each in check(path, provider=name).findings if each.code.startswith("vendor-")]
+    assert (finding.code, finding.line, finding.severity) == (code, 8, "error")
+    verdict = plan(asked, name).data
+    assert verdict.errors == 1
+    assert finding.message in verdict.findings[0]
+    with pytest.raises(InvalidData) as refused:
+        start(asked, name)
+    assert finding.message in str(refused.value)
+    assert not vendors[name].files

@@ -65,9 +65,12 @@ def test_a_short_key_is_an_info_and_a_long_one_a_warning(tmp_path: Path, name: s
 
 
 def test_keys_of_messages_are_named_as_such(tmp_path: Path) -> None:
-    marked = [turn | {"mood": LONG, "reasoning_content": LONG} for turn in TURNS]
+    ask, say = TURNS
+    marked = [ask | {"mood": LONG}, say | {"mood": LONG, "reasoning_content": LONG}]
     report = report_of(tmp_path / "rows.jsonl", [{"messages": marked}])
     assert report.files[0].unused == ["messages[].mood"]
+    report = report_of(tmp_path / "rows.jsonl", [{"messages": [ask | {"reasoning_content": LONG}, say]}])
+    assert report.files[0].unused == ["messages[].reasoning_content"]  # only what an answer is preceded by is learned
     turns = [{"from": "human", "value": "q", "mood": "x"}, {"from": "gpt", "value": "a"}]
     assert report_of(tmp_path / "rows.jsonl", [{"conversations": turns}]).files[0].unused == ["conversations[].mood"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmtune.data.checks.check import check
 from llmtune.data.checks.per_row import check_example, in_own_terms
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.findings import Finding
+from llmtune.data.io.reading import load
 
 
 @pytest.mark.parametrize(
@@ -59,11 +61,55 @@ def test_control_tokens_in_turns_are_told_with_a_tokenizer(tmp_path: Path, row: 
     assert finding.message.startswith(f"messages[{place}]: '<|stop|>' is a control token")
 
 
+CALLED = {"from": "function_call", "value": '[{"name": "tide", "arguments": {}}, {"name": "tide", "arguments": {}}]'}
+SYSTEM, NOTHING, GOOD = ({"from": name, "value": text} for name, text in (("system", "s"), ("human", ""), ("gpt", "a")))
+ASK, SAY = {"role": "user", "content": ""}, {"role": "assistant", "content": "a"}
+
+
+def parts(key: str, roles: tuple[str, str]) -> list[dict[str, Any]]:
+    return [{"role": role, key: [{"text": text}]} for role, text in zip(roles, ("", "a"), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"system": "s", "conversations": [NOTHING, GOOD]}, "conversations[0]"),
+        ({"conversations": [SYSTEM, NOTHING, GOOD]}, "conversations[1]"),
+        ({"system": "s", "messages": [ASK, SAY]}, "messages[0]"),
+        ({"system": "", "messages": [ASK | {"content": "q"}, SAY]}, "system"),
+        ({"system": "s", "prompt": [ASK], "completion": "a"}, "turns[0]"),
+        (
+            {
+                "tools": [{"name": "tide"}],
+                "conversations": [
+                    *(NOTHING | {"value": "q"}, CALLED, {"from": "observation", "value": "[1, 2]"}, GOOD),
+                    *(NOTHING, GOOD),
+                ],
+            },
+            "conversations[4]",
+        ),
+        (
+            {"systemInstruction": {"parts": [{"text": "s"}]}, "contents": parts("parts", ("user", "model"))},
+            "contents[0]",
+        ),
+        ({"system": [{"text": "s"}], "messages": parts("content", ("user", "assistant"))}, "messages[0]"),
+    ],
+)
+def test_a_turn_is_named_by_its_place_in_the_row(rows_file: Any, row: dict[str, Any], name: str) -> None:
+    """A system prompt beside the turns, and further answers out of one turn, are not counted."""
+    path = rows_file([row])
+    (finding,) = check(path).findings
+    assert finding.message.startswith(f"{name}: the ")
+    (example,) = load(path)
+    assert example == Example(*example)  # it is no other row for that
+    assert pickle.loads(pickle.dumps(example)).messages[0].__class__ is example.messages[0].__class__
+
+
 def test_findings_on_turns_name_them_as_the_format_does() -> None:
     call = ToolCall("call_1", "tide", "{}")
-    found = check_example(Example((Message("user", "q"), Message("assistant", None, (call,)))))
-    assert [finding.message for finding in in_own_terms(found, "conversations")] == [
+    example = Example((Message("user", "q"), Message("assistant", None, (call,))))
+    assert [finding.message for finding in in_own_terms(check_example(example), example, "conversations")] == [
         "conversations[1]: 'tide' is not among the row's tools"
     ]
     other = Finding("x", "error", "the row", "")
-    assert list(in_own_terms([other], "conversations")) == [other]
+    assert list(in_own_terms([other], example, "conversations")) == [other]

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.findings import Finding
+from llmtune.data.formats.instruct import _EMPTY_CELLS
 from llmtune.data.formats.registry import detect, get_format
 from llmtune.data.formats.sharegpt import SHAREGPT
 from llmtune.data.io.reading import read
 
 WORDS = st.text(min_size=1, max_size=30).filter(str.strip)
+#: A table's empty cell is warned of where it is a label.
+LABELS = WORDS.filter(lambda text: text not in _EMPTY_CELLS)
 
 
 def read_row(row: dict[str, Any]) -> Example:
@@ -143,7 +146,7 @@ def test_what_was_thought_before_a_call_is_kept_as_reasoning() -> None:
     rows = [{"from": "human", "value": "Tide?"}, {"from": "function_call", "value": value}]
     turn = read_row({"conversations": [*rows, {"from": "observation", "value": "2.1"}]}).messages[1]
     assert turn.tool_calls == (ToolCall("call_1", "tide", '{"at":"Holm"}'),)
-    assert turn.extra == {"reasoning_content": "Ask the table."}
+    assert (turn.reasoning, turn.extra) == ("Ask the table.", None)
 
 
 def test_faults_of_sharegpt_rows_are_told_in_their_own_words() -> None:
@@ -190,7 +193,7 @@ def test_calls_come_back_from_sharegpt_rows(question: str, calls: Any, answers: 
     example = Example(
         (
             Message("user", question),
-            Message("assistant", None, made, extra={"reasoning_content": thought} if thought else None),
+            Message("assistant", None, made, reasoning=thought),
             *(Message("tool", text, (), call.id) for call, text in zip(made, answers, strict=False)),
             Message("assistant", "done"),
         )
@@ -204,7 +207,7 @@ def test_calls_come_back_from_sharegpt_rows(question: str, calls: Any, answers: 
 @given(
     first=WORDS,
     second=WORDS,
-    third=WORDS,
+    third=LABELS,
     names=st.sampled_from(
         [("question", "context", "answer"), ("instruction", "context", "response"), ("title", "description", "label")]
     ),

@@ -365,8 +365,8 @@ def test_a_missing_library_names_its_extra(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_findings_speak_in_one_line() -> None:
-    finding = Finding("json", "error", "broken", "mend it", "rows.jsonl", 3)
-    assert str(finding) == "rows.jsonl:3: error[json] broken (mend it)"
+    finding = Finding("json", "error", "broken", "fix it", "rows.jsonl", 3)
+    assert str(finding) == "rows.jsonl:3: error[json] broken (fix it)"
     assert finding.as_dict()["line"] == 3
 
 

@@ -351,9 +351,7 @@ def test_refuses_what_the_template_leaves_out(
     code, message = refusal(tokenizer, row(("system", "Be kind."), ("user", "a"), ("assistant", "b")))
     assert code == "template_leaves_out"
     assert "system" in message
-    reasoned = Example(
-        messages=(Message("user", "a"), Message("assistant", "b", extra={"reasoning_content": "so"})), line=12
-    )
+    reasoned = Example(messages=(Message("user", "a"), Message("assistant", "b", reasoning="so")), line=12)
     assert "reasoning" in refusal(tokenizers("chatml"), reasoned)[1]
     (thought,) = Renderer(tokenizers("thinking")).render(reasoned)
     assert "<think>\nso\n</think>\n\nb" in thought.text

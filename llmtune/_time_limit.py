@@ -1,0 +1,114 @@
+"""A bound on what a piece of code may compute, in any thread: for programs that come with data (a chat template)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+#: Seconds between two looks at what is running, and without any after which nobody looks any more.
+_LOOK, _IDLE = 0.05, 5.0
+#: Seconds after which an exception that somebody has swallowed is raised again.
+_AGAIN = 0.5
+
+
+class TimeLimit(Exception):
+    """What ran under `limit_time` has used up its time."""
+
+
+@dataclass
+class _Limited:
+    thread: int
+    clock: Callable[[], float]
+    deadline: float
+    raised: float = 0.0
+    """When the exception was raised; 0 before."""
+
+
+class _Watchdog:
+    """One thread that raises `TimeLimit` in threads which have used up their time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[_Limited] = []
+        self._thread: threading.Thread | None = None
+
+    def enter(self, limited: _Limited) -> None:
+        with self._lock:
+            self._running.append(limited)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="llmtune-time-limit", daemon=True)
+                self._thread.start()
+
+    def leave(self, limited: _Limited) -> None:
+        with self._lock:
+            self._running.remove(limited)
+        # An exception that was raised and has not arrived yet must not arrive in what comes after.
+        if limited.raised:
+            _raise_in(limited.thread, None)
+
+    def _watch(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(_LOOK)
+            with self._lock:
+                for limited in self._running:
+                    now = time.monotonic()
+                    if limited.clock() > limited.deadline and now - limited.raised > _AGAIN:
+                        limited.raised = now
+                        _raise_in(limited.thread, TimeLimit)
+                if self._running:
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > _IDLE:
+                    self._thread = None
+                    return
+
+
+def _raise_in(thread: int, error: type[Exception] | None) -> None:
+    """Raise an exception in another thread at its next bytecode, or take back one that is still to come."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
+    )
+
+
+_watchdog = _Watchdog()
+
+
+def _begin_anew() -> None:
+    """Forget what the process that forked this one was watching: its thread does not live here, its lock might."""
+    global _watchdog
+    _watchdog = _Watchdog()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+@contextlib.contextmanager
+def limit_time(seconds: float) -> Iterator[None]:
+    """Let the code inside compute for so many seconds. Raises `TimeLimit` inside it after that.
+
+    Only the thread's own computing counts where the system says how much that is (not on macOS and Windows), so that a
+    busy machine refuses nothing. A single long call into C is not interrupted. Not to be nested.
+    """
+    thread = threading.get_ident()
+    clock: Callable[[], float] = time.monotonic
+    if hasattr(time, "pthread_getcpuclockid"):
+        clock_id = time.pthread_getcpuclockid(thread)
+        clock = lambda: time.clock_gettime(clock_id)  # noqa: E731
+    limited = _Limited(thread, clock, clock() + seconds)
+    watchdog = _watchdog
+    watchdog.enter(limited)
+    try:
+        yield
+    finally:
+        while True:
+            try:
+                watchdog.leave(limited)
+                break
+            except TimeLimit:  # it came just as the code was done
+                continue

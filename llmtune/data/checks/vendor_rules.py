@@ -1,0 +1,83 @@
+"""A vendor's own rules over rows in memory: a plan and a run find what `data check` finds in the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from llmtune.data.checks.per_row import in_own_terms
+from llmtune.data.checks.reasoning import ReasoningCount
+from llmtune.data.example import Example
+from llmtune.data.findings import Finding
+from llmtune.data.formats.base import FileFacts, Rendering, VendorRows
+from llmtune.data.formats.row_features import features
+from llmtune.data.hashing import label_of
+
+
+def find_row_problems(
+    rules: VendorRows,
+    rows: Sequence[Example],
+    source: str,
+    method: str,
+    model: str | None,
+    turns_key: str = "messages",
+) -> Iterator[Finding]:
+    """The vendor's findings about single rows, each with its line."""
+    for row in rows:
+        for finding in in_own_terms(list(rules.row_rules(row, method, model)), row, turns_key):
+            yield finding.at(source, row.line)
+
+
+def find_file_problems(
+    rules: VendorRows,
+    parts: Mapping[str, Sequence[Example]],
+    source: str,
+    method: str,
+    model: str | None,
+    sizes: Mapping[str, int] | None = None,
+) -> Iterator[Finding]:
+    """The vendor's findings about whole files; `sizes` are their bytes by part, where they are written already."""
+    train = len(parts.get("train", ()))
+    for role, rows in parts.items():
+        bits = 0
+        labels: Counter[str] = Counter()
+        for row in rows:
+            bits |= features(row)
+            label = label_of(row)
+            if label is not None:
+                labels[label] += 1
+        facts = FileFacts(
+            role=role,
+            path=source,
+            rows=len(rows),
+            size=(sizes or {}).get(role, 0),
+            tokens=0,
+            exact_tokens=False,
+            format="",
+            method=method,
+            model=model,
+            features=bits,
+            labels=labels if labels.total() == len(rows) else {},
+            train_rows=train if role != "train" else None,
+            total_rows=train + len(parts.get("validation", ())),
+        )
+        for finding in rules.file_rules(facts):
+            yield finding.at(source, None)
+
+
+def find_missing_reasoning(
+    rules: VendorRows, rendering: Rendering | None, rows: Sequence[Example], source: str, model: str | None
+) -> Iterator[Finding]:
+    """A warning where a model that reasons would be tuned on answers without reasoning."""
+    if not trains_reasoning(rules, rendering, model):
+        return
+    count = ReasoningCount()
+    for row in rows:
+        count.add(row)
+    for finding in count.findings(model or "the model", rules.reasoning_remedy):
+        yield finding.at(source, None)
+
+
+def trains_reasoning(rules: VendorRows | None, rendering: Rendering | None, model: str | None) -> bool:
+    """Whether rows for this model should hold reasoning: its template, or its vendor's list, says that it reasons."""
+    return (rendering is not None and rendering.reasons) or (rules is not None and rules.trains_reasoning(model))

@@ -1,0 +1,52 @@
+"""What the assistant thought before an answer, read from the keys and parts in which rows have it."""
+
+from __future__ import annotations
+
+from llmtune.data.example import Message, OtherPart, Part, TextPart
+
+#: Keys of a message, and types of a part, that hold what was thought before the answer.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+#: Keys of such a part: the text, and the proof of origin that a vendor's own API adds to it.
+_REASONING_PART = frozenset(("type", "text", "signature", *REASONING_KEYS))
+
+
+def take_reasoning(message: Message) -> Message:
+    """The turn with what its keys or its first parts hold of the assistant's reasoning in the place for it.
+
+    A `<think>` inside text stays where it is: it is text to every template that does not read it.
+    """
+    if message.role != "assistant":
+        return message
+    extra, content = dict(message.extra or {}), message.content
+    thoughts = [] if message.reasoning is None else [message.reasoning]
+    for key in REASONING_KEYS:
+        value = extra.get(key)
+        if value == "" or (isinstance(value, str) and value in thoughts):
+            del extra[key]
+        elif isinstance(value, str) and not thoughts:
+            thoughts.append(extra.pop(key))
+    if isinstance(content, tuple) and not thoughts:
+        count = 0
+        while count < len(content) and (thought := _thought_of(content[count])) is not None:
+            thoughts.append(thought)
+            count += 1
+        rest = content[count:]
+        if count and rest:
+            content = rest[0].text if len(rest) == 1 and isinstance(rest[0], TextPart) else rest
+        elif count:
+            content = None if message.tool_calls else ""
+    reasoning = "\n".join(filter(None, thoughts)) or None
+    if reasoning == message.reasoning and len(extra) == len(message.extra or {}) and content is message.content:
+        return message
+    return message.replace(extra=extra or None, content=content, reasoning=reasoning)
+
+
+def _thought_of(part: Part) -> str | None:
+    """The text of a part that holds reasoning, as rows of the vendors' own APIs have it; None for any other."""
+    if not isinstance(part, OtherPart) or part.kind not in REASONING_KEYS or not _REASONING_PART.issuperset(part.raw):
+        return None
+    value = next((part.raw[key] for key in (*REASONING_KEYS, "text") if key in part.raw), None)
+    if isinstance(value, list):
+        texts = [piece.get("text") if isinstance(piece, dict) else None for piece in value]
+        value = "\n".join(map(str, texts)) if texts and all(isinstance(text, str) for text in texts) else None
+    return value if isinstance(value, str) else None
