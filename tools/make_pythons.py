@@ -31,8 +31,9 @@ LOWEST = "lowest"
 def supported() -> list[str]:
     """The Pythons that the package's classifiers name, oldest first."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", each) for each in project["classifiers"]]
-    return sorted((match[1] for match in found if match), key=lambda version: int(version.split(".")[1]))
+    pattern = re.compile(r"Programming Language :: Python :: (3\.\d+)")
+    matches = [pattern.fullmatch(classifier) for classifier in project["classifiers"]]
+    return sorted((match[1] for match in matches if match), key=lambda version: int(version.split(".")[1]))
 
 
 def find_python(version: str) -> str | None:
@@ -63,14 +64,14 @@ def answers(python: str, version: str) -> bool:
 
 def make(name: str, python: str, folder: Path) -> None:
     """Make one environment; CalledProcessError when its packages cannot be resolved or installed."""
-    place = folder / name
-    shutil.rmtree(place, ignore_errors=True)
+    environment = folder / name
+    shutil.rmtree(environment, ignore_errors=True)
     requirements = folder / f"{name}.txt"
     selection = ["-c", "constraints.txt"]
     if name == LOWEST:
         selection = ["--resolution", "lowest-direct", *(f"--extra={extra}" for extra in LOWEST_EXTRAS)]
-    uv("venv", "--python", python, str(place))
-    inside = str(place / "bin" / "python")
+    uv("venv", "--python", python, str(environment))
+    inside = str(environment / "bin" / "python")
     uv("pip", "compile", "pyproject.toml", "--python", inside, *selection, "-o", str(requirements))
     uv("pip", "install", "--compile-bytecode", "--python", inside, "-r", str(requirements))
 

@@ -80,9 +80,9 @@ def main() -> int:
 def version_of(root: Path) -> str:
     """The version as llmtune/_version.py says it, without importing anything."""
     text = (root / "llmtune" / "_version.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
-    assert found is not None, "llmtune/_version.py holds no __version__"
-    return found[1]
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    assert match is not None, "llmtune/_version.py holds no __version__"
+    return match[1]
 
 
 def git(*arguments: str) -> str:
@@ -117,7 +117,7 @@ def changelog_faults(version: str, changelog: str) -> Iterable[str]:
 
 def section_of(version: str, changelog: str) -> str:
     """The text of a version's section; empty where it has none."""
-    return next((found["text"] for found in SECTION.finditer(changelog) if found["version"] == version), "")
+    return next((section["text"] for section in SECTION.finditer(changelog) if section["version"] == version), "")
 
 
 # --- building --------------------------------------------------------------------------------------------------------

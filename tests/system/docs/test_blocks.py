@@ -45,7 +45,7 @@ NO_RUN = {
     "docs/page.md": ["needs an account"],
     "docs/providers/together.md": ["needs an account"],
     "docs/rescue.md": ["needs an account"],
-    "docs/runs.md": ["needs an account"],
+    "docs/runs.md": ["needs an account", "needs an account"],
     "docs/serve.md": ["needs a server under way"],
     "docs/sweep.md": ["trains more than twenty times"],
 }
