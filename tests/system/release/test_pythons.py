@@ -103,6 +103,10 @@ def test_the_wheel_plans_and_runs(name: str, dist: Path, tmp_path: Path) -> None
     plans = installed.document("plan", "job.yaml", "--provider", "fake,local,openai,bedrock")["plans"]
     assert plans["fake"]["request"]["body"]["model"] == "m-1"
     assert plans["local"]["fields"]
+    job = (tmp_path / "job.yaml").read_text().replace("m-1", "tiny")
+    (tmp_path / "here.yaml").write_text(job)
+    ready = installed.document("plan", "here.yaml", "--provider", "local")["plans"]["local"]["ready"]
+    assert ready["extra"] == "missing"  # said in the plan, which shows all else; the model itself is in the package
     report = installed.document("tune", "job.yaml", "--provider", "fake", "--yes")
     assert report["identity"]["state"] == "succeeded"
     (run,) = installed.document("runs", "list")["runs"]
