@@ -73,7 +73,7 @@ def make(name: str, python: str, folder: Path) -> None:
     uv("venv", "--python", python, str(environment))
     inside = str(environment / "bin" / "python")
     uv("pip", "compile", "pyproject.toml", "--python", inside, *selection, "-o", str(requirements))
-    uv("pip", "install", "--compile-bytecode", "--python", inside, "-r", str(requirements))
+    uv("pip", "install", "--python", inside, "-r", str(requirements))
 
 
 def uv(*arguments: str) -> None:
