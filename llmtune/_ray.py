@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from llmtune._telemetry import turn_off_telemetry
+from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.errors import LlmtuneError, MissingExtra
 
 #: Memory of a local cluster's object store, in bytes: what llmtune does there passes nothing large through it.

@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import TextIO
 
-from llmtune._telemetry import turn_off_telemetry
+from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.deprecation import LlmtuneDeprecationWarning
 from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
 from llmtune.redaction.control_chars import escape_controls

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.provider.generation import GenerationRequest
 
 #: Changes when what is kept of an answer changes.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.errors import InvalidJob
 from llmtune.importers import axolotl, llamafactory, trl
 from llmtune.importers.keys import Imported, Keys, Line, refuse_existing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
-from llmtune._time_limit import TimeLimit, limit_time
+from llmtune._safety.time_limit import TimeLimit, limit_time
 from llmtune.errors import InvalidJob
 
 if TYPE_CHECKING:

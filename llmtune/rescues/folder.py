@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.errors import LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.rescues.results import Rescue, Step

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune._private import open_private
 from llmtune._retry import RetryPolicy
+from llmtune._safety.private_files import open_private
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.chat import write_messages
 from llmtune.errors import LlmtuneError

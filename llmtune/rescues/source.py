@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
 from llmtune.job.spec import Hyperparameters, Method

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.config import home
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
 from llmtune.provider.abilities import SelfChecking

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune._version import __version__
 from llmtune.config import home, redact
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, MissingExtra, ProviderClosed

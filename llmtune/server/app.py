@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune._browser import host_name, is_loopback
+from llmtune._safety.browser import host_name, is_loopback
 from llmtune.provider.generation import Generation
 from llmtune.server.guard import check_key, guard, guard_unknown, parse_json_object, require_json
 from llmtune.server.protocol import Asked, Cutter, Refused, Writer, read

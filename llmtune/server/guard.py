@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from llmtune._browser import is_foreign_page
+from llmtune._safety.browser import is_foreign_page
 from llmtune.errors import LlmtuneError
 from llmtune.server.protocol import Refused
 

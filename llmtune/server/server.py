@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from llmtune._browser import is_loopback
+from llmtune._safety.browser import is_loopback
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingExtra
 from llmtune.provider.abilities import Exporting
 from llmtune.runs.api import attach

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from llmtune._telemetry import turn_off_telemetry
+from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.config import redact_url
 from llmtune.errors import InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint

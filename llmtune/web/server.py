@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from llmtune._browser import host_name, is_foreign_page, is_loopback
+from llmtune._safety.browser import host_name, is_foreign_page, is_loopback
 from llmtune.errors import LlmtuneError
 from llmtune.runs.store.store import Store, open_store
 from llmtune.web.pages import Pages, Reply

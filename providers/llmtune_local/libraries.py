@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune._telemetry import turn_off_telemetry
+from llmtune._safety.telemetry import turn_off_telemetry
 
 if TYPE_CHECKING:
     pass

@@ -42,3 +42,9 @@ def test_a_misplaced_file_is_found(tmp_path: Path) -> None:
     (tests / "test_poller.py").touch()
     (tests / "runs" / "test_waiting.py").touch()
     assert misplaced(tests, code) == ["runs/test_waiting.py: no runs/waiting", "test_poller.py: no poller"]
+
+
+def test_few_files_lie_directly_in_the_package() -> None:
+    """Where there are many, a room is missing."""
+    files = sorted(path.name for path in (ROOT / "llmtune").iterdir() if path.is_file())
+    assert len(files) <= 12, files

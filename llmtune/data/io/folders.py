@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from llmtune._telemetry import turn_off_telemetry
+from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.data.findings import Finding, error
 from llmtune.data.io.base import Raw, Sniffed, sniff
 from llmtune.errors import InvalidData, MissingExtra

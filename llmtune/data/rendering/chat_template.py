@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from llmtune._time_limit import TimeLimit, limit_time
+from llmtune._safety.time_limit import TimeLimit, limit_time
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference
 from llmtune.data.findings import error, refuse
 from llmtune.data.rendering.ready_templates import suggest_template

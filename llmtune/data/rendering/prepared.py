@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.data.example import Example
 from llmtune.data.rendering.tokenize import OnTooLong, RenderedRow, Renderer
 from llmtune.errors import InvalidData, MissingExtra

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from llmtune._private import make_private_folder
+from llmtune._safety.private_files import make_private_folder
 from llmtune.config import redact_url
 from llmtune.errors import MissingExtra, StoreError
 from llmtune.runs.store.migrations import CURRENT, migrate

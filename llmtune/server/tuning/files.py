@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmtune._private import open_private
+from llmtune._safety.private_files import open_private
 from llmtune.server.protocol import Refused
 from llmtune.server.tuning.multipart import MultipartReader, PartStart
 from llmtune.server.tuning.state import FileRecord, TuningState, digest_of, new_file_id

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from llmtune._private import open_private
+from llmtune._safety.private_files import open_private
 from llmtune.errors import LlmtuneError, RunNotFound, StoreError, TransientError
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import scrub, scrub_error

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llmtune._private import make_private_folder, open_private
+from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune.errors import StoreError
 from llmtune.runs.failpoints import checkpoint
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from llmtune._private import make_private_folder, open_private
+from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune.data.example import Example
 from llmtune.provider import CheckResult, Generation, GenerationRequest
 from llmtune_local.libraries import prepare_libraries

@@ -23,7 +23,7 @@ import re
 import time
 from pathlib import Path
 
-from llmtune._private import make_private_folder, open_private
+from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune_local.run_state.process import alive
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, Status
 

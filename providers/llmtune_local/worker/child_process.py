@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-from llmtune._telemetry import turn_off_telemetry
+from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.redaction.secrets import holds_secret
 
 #: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmtune._private import open_private
+from llmtune._safety.private_files import open_private
 from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.process import LAUNCHED, ProcessId, start_time
 from llmtune_local.worker.child_process import PRIVATE, PYTHON, child_environment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune._telemetry import OFF
+from llmtune._safety.telemetry import OFF
 from llmtune.config import read_secret
 from llmtune_local.worker.child_process import child_environment
 

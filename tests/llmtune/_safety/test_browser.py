@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune._browser import host_name, is_foreign_page, is_loopback
+from llmtune._safety.browser import host_name, is_foreign_page, is_loopback
 
 HOST = "127.0.0.1:8421"
 

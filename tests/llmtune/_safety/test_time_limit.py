@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from llmtune._time_limit import TimeLimit, limit_time
+from llmtune._safety.time_limit import TimeLimit, limit_time
 
 
 def compute() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune._telemetry import OFF, turn_off_telemetry
+from llmtune._safety.telemetry import OFF, turn_off_telemetry
 
 
 def test_what_is_unset_is_set_and_what_is_set_stands() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune._private import make_private_folder, open_private
+from llmtune._safety.private_files import make_private_folder, open_private
 
 
 @pytest.fixture(autouse=True)
