@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmtune.data.formats.base import Rendering, VendorRows
-from llmtune.errors import InvalidData
+from llmtune.errors import InvalidData, MissingExtra
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example
@@ -28,7 +28,11 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     given = LocalOptions.model_validate(dict(options))
     if offline and shape_of(adapter_of(model)[0], given.revision) is None:
         return None
-    tokenizer = load_tokenizer(model, given.revision, given.chat_template)
+    try:
+        tokenizer = load_tokenizer(model, given.revision, given.chat_template)
+    except ImportError as fault:
+        library = fault.name or "transformers"
+        raise MissingExtra("local", library, purpose="rendering rows by the model's template") from fault
     renderer = Renderer(tokenizer, template_options=given.template_options)
     provided = given.mask_empty_thinking or given.template_options.get("enable_thinking") is False
     limits: dict[tuple[str, int | None], int | None] = {}
