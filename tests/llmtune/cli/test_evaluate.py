@@ -36,7 +36,10 @@ def vendor() -> Iterator[Fake]:
 
 @pytest.fixture
 def run(vendor: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A finished run of a job that names its rows as a user does; its base model always says "shipping" and whose tuned model is nearly always right."""
+    """A finished run of a job that names its rows as a user does.
+
+    Its base model always says "shipping", and its tuned model is nearly always right.
+    """
     monkeypatch.chdir(tmp_path)
     rows = Path("rows.jsonl")
     labels = ("billing", "shipping", "returns")
