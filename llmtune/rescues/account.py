@@ -344,7 +344,7 @@ def _train(
         )  # fmt: skip
         entry.folder.state = state
         if left is not None and state.run is not None:
-            left = max(0.0, left - (open_store().get(state.run).plan.cost.total or 0.0))
+            left = max(0.0, left - (open_store().get(state.run).cost.total or 0.0))
 
     for entry in entries:
         if entry.folder.state.source is not None and "train" in entry.folder.state.source.files:

@@ -352,8 +352,8 @@ def cost_of(record: Any) -> float | NotReported:
         return 0.0
     if record.billed is not None and record.billed.amount is not None:
         return float(record.billed.amount)
-    total = record.plan.cost.total
-    return NotReported(record.plan.cost.unknown or "not known") if total is None else float(total)
+    total = record.cost.total
+    return NotReported(record.cost.unknown or "not known") if total is None else float(total)
 
 
 def _value(run: Run, search: Search) -> float | None:
