@@ -21,6 +21,7 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RemoteModel
 from llmtune.redaction.secrets import scrub
+from llmtune.report.format import count
 from llmtune.rescues import evaluate, golden_set, recording, source
 from llmtune.rescues.folder import Folder, check_not_held, hold_folder, write_file
 from llmtune.rescues.rescue import fetch_rows, rescue_in, write_job
@@ -143,7 +144,7 @@ def rescue_all(
     root = Path(out) if out is not None else Path(f"rescue-{provider.name}")
     with hold_folder(root):
         entries = list(_entries(provider, chosen, root, open_store(), tell))
-        tell(f"{len(entries)} tuned models at {provider.name}")
+        tell(f"{count(len(entries), 'tuned model')} at {provider.name}")
         checkpoint("rescue-listed")
 
         def summary() -> AccountRescue:
@@ -173,9 +174,20 @@ def rescue_all(
         finally:
             if root.is_dir():
                 done = summary()
+                done = done.model_copy(update={"models": (*done.models, *_earlier(root, done))})
                 write_file(root, "summary.json", done.model_dump_json(indent=2) + "\n")
                 write_file(root, "summary.md", account_page(done))
         return summary()
+
+
+def _earlier(root: Path, now: AccountRescue) -> list[ModelRescue]:
+    """The models of an earlier call that are none of this one's: left out by filters, or gone from the account."""
+    try:
+        before = AccountRescue.model_validate_json((root / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    known = {model.model for model in now.models}
+    return [model for model in before.models if model.model not in known] if before.provider == now.provider else []
 
 
 def _listed(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
@@ -285,7 +297,7 @@ def _agree(entries: list[_Entry], spent: float, consent: recording.Consent) -> N
     costs = [each.cost for each in asking if each.cost is not None]
     unknown = len(asking) - len(costs)
     total = sum(costs)
-    formula = f"answers of {len(asking)} models, at most {total:,.2f} USD"
+    formula = f"answers of {count(len(asking), 'model')}, {golden_set.at_most(total)} USD"
     if unknown:
         formula += f" besides {unknown} of unknown price ({next(each.formula for each in asking if each.cost is None)})"
     consent.check(None if unknown else total, formula, asking[0].questions.sampling, spent)

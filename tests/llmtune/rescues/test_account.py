@@ -163,6 +163,20 @@ def test_filters_choose_and_the_summary_counts_what_they_left_out(vendor: FakeOp
     assert few.left_out == 2
 
 
+def test_the_summary_keeps_models_of_earlier_calls_and_those_that_are_gone_from_the_account(
+    vendor: FakeOpenAI, tmp_path: Path
+) -> None:
+    ids = fill(vendor, 2)
+    home = tmp_path / "home"
+    llmtune.rescue_all("openai", out=home, snapshot_only=True)
+    vendor.jobs.clear()
+    done = llmtune.rescue_all("openai", out=home, snapshot_only=True, filters=Filters(name="*none*"))
+    assert done.models == ()
+    kept = json.loads((home / "summary.json").read_text())["models"]
+    assert {(model["model"], model["answered"]) for model in kept} == {(id, 3) for id in ids}
+    assert "2 tuned models at openai: 2 jobs" in (home / "summary.md").read_text()
+
+
 def test_what_one_model_lacks_stops_no_other(vendor: FakeOpenAI, tmp_path: Path) -> None:
     ids = fill(vendor, 3)
     vendor.odd_jobs = [{"id": "ftjob-odd", "status": "succeeded", "fine_tuned_model": ["what is this"]}]
