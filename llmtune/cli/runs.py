@@ -379,7 +379,7 @@ def _steps(record: RunRecord) -> str:
 
 
 def _estimate(record: RunRecord) -> str | None:
-    return record.plan.cost.sentence() if record.hosted and record.receipt else None
+    return record.cost.sentence() if record.hosted and record.receipt else None
 
 
 def _billed(record: RunRecord) -> str | None:

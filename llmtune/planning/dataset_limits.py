@@ -161,8 +161,10 @@ def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
     source = f" ({limits.source})" if limits.source else ""
     train, validation = len(dataset.train), len(dataset.validation)
     if limits.min_rows is not None and train < limits.min_rows:
+        enough = sum(dataset.counts.values()) >= limits.min_rows
+        remedy = "add rows, or set dataset.split so that enough are left to train on" if enough else "add rows"
         yield error(
-            "too-few-rows", f"{train} training rows, and at least {limits.min_rows} are needed{source}", "add rows"
+            "too-few-rows", f"{train} training rows, and at least {limits.min_rows} are needed{source}", remedy
         ).at(dataset.source, None)
     if limits.max_rows is not None and train > limits.max_rows:
         yield error(
