@@ -13,6 +13,7 @@ from llmtune.data.findings import Finding, error, refuse, warning
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import hiding_key, kind, lower_keys, read_truth
 from llmtune.data.formats.instruct import Labelled
+from llmtune.data.formats.json_text import find_long_number
 from llmtune.data.formats.preference import check_unpaired
 from llmtune.data.formats.registry import all_formats, detect, general_formats, get_format
 from llmtune.data.io import readers
@@ -275,6 +276,8 @@ def read_rows(
                 yield refused.at(file, line)
                 faults.clear()
                 continue
+        if not faults and (example[1] or any(turn[2] for turn in example[0])):
+            faults += check_digits(row, example)
         if faults:
             wrong = other_format(row, fmt, faults)
             yield from [fault.at(file, line) for fault in (wrong or faults)]
@@ -308,6 +311,17 @@ def check_media(example: Example) -> list[Finding]:
         )
         for key in found
     ]
+
+
+def check_digits(row: Mapping[str, Any], example: Example) -> list[Finding]:
+    """The refusal of a number above 64 bits in a row with tools, outside JSON text: it was read as a float, so its
+    digits are gone, and a tool's schema, a call or a result would be learned with others."""
+    beside = example.extra or {}
+    number = find_long_number({key: value for key, value in row.items() if key not in beside})
+    if number is None:
+        return []
+    what = f"the row holds a number above 64 bits, of which only {number!r} can be read"
+    return [error("cannot-number", what, "write it as a string")]
 
 
 def _check_hidden(example: Example) -> Finding | None:
