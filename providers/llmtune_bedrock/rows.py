@@ -179,14 +179,15 @@ class ConverseRows(RowFormat):
         elif isinstance(block.get("toolResult"), dict):
             result = block["toolResult"]
             content = result.get("content")
-            texts = [_result_text(one) for one in content] if isinstance(content, list) else []
             called = result.get("toolUseId")
             if not isinstance(called, str):
                 faults.append(
                     error("tool-call-id", f"{where}.toolResult names no toolUseId", "name the call it answers")
                 )
                 called = None
-            answers.append(Message("tool", "\n".join(texts), (), called, extra=rest(result, "toolUseId", "content")))
+            answers.append(
+                Message("tool", _read_result(content), (), called, extra=rest(result, "toolUseId", "content"))
+            )
         else:
             parts.append(OtherPart(next(iter(block), "empty"), block))
 
@@ -246,7 +247,14 @@ class ConverseRows(RowFormat):
         return turns
 
     def problems(self, example: Example) -> list[Finding]:
-        return super().problems(example) + check_long_numbers(example, self.name)
+        found = super().problems(example) + check_long_numbers(example, self.name)
+        if any(message.role == "system" and message.images for message in example.messages):
+            what = f"{self.name} rows cannot carry images in a system turn"
+            found.append(error("lost-images", what, "put the image into a user turn"))
+        beside = next((key for tool in example.tools for key in tool if key not in ("type", "function")), None)
+        if beside is not None:
+            found.append(warning("changed-tools", f"{self.name} rows cannot carry {beside!r} of a tool", ""))
+        return found
 
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _BLOCKS and "type" not in part.raw
@@ -267,13 +275,14 @@ _READ = {"text": (), "image": ("format", "source"), "toolUse": ("toolUseId", "na
 def _note_block(block: Mapping[str, Any], beside: dict[str, Any]) -> None:
     """Add the keys of a block that are not read to those beside its content; blocks kept whole have none."""
     key = next((key for key in _READ if key in block), None)
-    if key is None or (key == "image" and isinstance(_read_image(block), OtherPart)):
+    if key is None or (key != "text" and not isinstance(block[key], dict)):
+        return
+    if key == "image" and isinstance(_read_image(block), OtherPart):
         return
     note_beside(block, (key,), "content[]", beside)
-    known = _READ[key]
-    if known and isinstance(block[key], dict):
+    if known := _READ[key]:
         note_beside(block[key], known, f"content[].{key}", beside)
-    result = block[key].get("content") if key == "toolResult" and isinstance(block[key], dict) else None
+    result = block[key].get("content") if key == "toolResult" else None
     for part in result if isinstance(result, list) else ():
         read = next((name for name in ("text", "json") if isinstance(part, dict) and name in part), None)
         if read is not None:
@@ -310,10 +319,28 @@ def _take_reasoning(parts: list[Part]) -> str | None:
     return "\n".join(filter(None, thoughts)) or None
 
 
-def _result_text(block: Any) -> str:
-    if isinstance(block, dict) and isinstance(block.get("text"), str):
-        return str(block["text"])
-    return orjson.dumps(block.get("json", block) if isinstance(block, dict) else block).decode()
+class _JsonPart(TextPart):
+    """A result given as JSON, which is written back as such."""
+
+    __slots__ = ()
+
+
+def _read_result(blocks: Any) -> Content:
+    """The content of a result: a text, or its blocks where one of them is something else."""
+    parts: list[Part] = []
+    for block in blocks if isinstance(blocks, list) else ():
+        if isinstance(block, dict) and isinstance(block.get("text"), str):
+            parts.append(TextPart(block["text"]))
+        elif isinstance(block, dict) and "json" in block:
+            parts.append(_JsonPart(orjson.dumps(block["json"]).decode()))
+        elif isinstance(block, dict) and isinstance(block.get("image"), dict):
+            parts.append(_read_image(block))
+        else:
+            raw = block if isinstance(block, dict) else {}
+            parts.append(OtherPart(next(iter(raw), "empty"), raw))
+    if all(part.__class__ is TextPart for part in parts):
+        return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    return tuple(parts)
 
 
 def _read_image(block: Mapping[str, Any]) -> Part:
@@ -343,6 +370,8 @@ def _write_blocks(message: Message) -> list[dict[str, Any]]:
 
 
 def _write_part(part: Part) -> dict[str, Any]:
+    if isinstance(part, _JsonPart):
+        return {"json": orjson.loads(part.text)}
     if isinstance(part, TextPart):
         return {"text": part.text}
     if isinstance(part, ImagePart):
@@ -364,7 +393,9 @@ def _write_result(message: Message) -> dict[str, Any]:
     return {
         "toolResult": {
             "toolUseId": message.tool_call_id or "",
-            "content": [{"text": message.words}],
+            "content": [*map(_write_part, message.content)]
+            if isinstance(message.content, tuple)
+            else [{"text": message.words}],
             **{key: value for key, value in (message.extra or {}).items() if key in _RESULT_KEYS},
         }
     }
