@@ -106,7 +106,7 @@ def _open_rendering(rules: VendorRows, target: Target) -> Rendering | None:
     """The model's own template, where the backend and the model are on this machine."""
     from llmtune.errors import LlmtuneError
 
-    if rules.rendering is None or not target.model or target.method == "classification":
+    if rules.rendering is None or not target.model:
         return None
     try:
         return rules.rendering(target.model, target.options, True)

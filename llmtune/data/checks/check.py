@@ -374,7 +374,7 @@ class _Checker:
                 method=self._method or method_of(all_formats().get(report.format or ""), self._rows),
                 model=self._model,
                 features=stats.features,
-                labels=stats.label_counts,
+                labels=stats.labels if stats.labels is not None and not stats.unlabelled else {},
                 train_rows=train if report.role != "train" else None,
                 total_rows=total,
             )

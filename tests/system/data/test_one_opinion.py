@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "local": ("tiny",),
 }
 TARGETS = [(kind, model, method) for kind in MODELS for model in MODELS[kind] for method in ("sft", "dpo")]
+TARGETS += [("local", "tiny-encoder", "classification"), ("cohere", "classify", "classification")]
 
 ASK, SAY = {"role": "user", "content": "Which light is on the pier?"}, {"role": "assistant", "content": "A green one."}
 TOOLS = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {"n": {}}}}}]
@@ -167,6 +168,25 @@ def write_rows(path: Path, row: dict[str, Any], count: int) -> Path:
     return path
 
 
+def write_labelled(folder: Path) -> dict[str, Path]:
+    """Files of 60 labelled rows, of which one has something that an encoder may not take."""
+    odd: dict[str, dict[str, Any]] = {
+        "two labels": {"label": "b"},
+        "a long text": {"text": "long " * 600},
+        "several labels": {"label": ["a", "b"]},
+        "no label of several": {"label": []},
+    }
+    files = {}
+    for name, keys in odd.items():
+        rows = [{"text": f"Pier {number}?", "label": "ab"[number % 2]} for number in range(60)]
+        if isinstance(keys.get("label"), list):
+            rows = [row | {"label": [row["label"]]} for row in rows]
+        rows[0] |= keys
+        files[name] = folder / f"{name}.jsonl"
+        files[name].write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return files
+
+
 @pytest.mark.parametrize(("kind", "model", "method"), TARGETS)
 def test_every_kind_of_row_is_judged_alike(kind: str, model: str, method: str, tmp_path: Path) -> None:
     if not is_offered(kind, model, method):
@@ -178,6 +198,8 @@ def test_every_kind_of_row_is_judged_alike(kind: str, model: str, method: str, t
         name: write_rows(tmp_path / f"{number}.jsonl", row, enough) for number, (name, row) in enumerate(ROWS.items())
     }
     files["two rows"] = write_rows(tmp_path / "few.jsonl", ROWS["plain" if method == "sft" else "a pair"], 2)
+    if method == "classification":
+        files |= write_labelled(tmp_path)
     assert disagreements(kind, model, method, files, tmp_path) == []
 
 
