@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from llmtune.data.findings import Finding, error, warning
@@ -201,12 +202,12 @@ def _header_taken_as_row(records: list[list[str]], names: list[str], line: int) 
     single = sum(" " in text.strip() for text in texts) * 2 < len(texts)
     if single and not any("_" in cell for cell in first):
         return  # texts of one word look like names themselves
-    options = " ".join(f"--column {name}={cell.strip()}" for name, cell in zip(names, first, strict=True))
+    options = " ".join(f"--column {name}={quote(cell.strip())}" for name, cell in zip(names, first, strict=True))
     yield warning(
         "header-as-row",
         f"the first line ({', '.join(first)}) looks like a header, and was taken as a row of {' and '.join(names)}",
-        f"if it is one, name the columns ({options}, or --column prompt={first[0].strip()}"
-        f" --column completion={first[1].strip()}); else leave it",
+        f"if it is one, name the columns ({options}, or --column prompt={quote(first[0].strip())}"
+        f" --column completion={quote(first[1].strip())}); else leave it",
     ).at(None, line)
 
 
@@ -214,7 +215,9 @@ def _guess_columns(records: list[list[str]]) -> list[str] | Finding:
     """Names for the two columns of a table without a header: the one with few short repeated values is the label."""
     if {len(cells) for cells in records} != {2}:
         first = [cell.strip() for cell in records[0] if cell.strip()]
-        options = " ".join(f"--column {ours}={cell}" for ours, cell in zip(("text", "label"), first, strict=False))
+        options = " ".join(
+            f"--column {ours}={quote(cell)}" for ours, cell in zip(("text", "label"), first, strict=False)
+        )
         named = all(_NAME.fullmatch(cell) for cell in first)
         return error(
             "csv",

@@ -460,3 +460,22 @@ def test_a_number_of_which_digits_are_lost_refuses_its_row(rows_file: Any, row: 
     assert (finding.is_error, finding.line) == (True, 1)
     kept = read(rows_file([json.dumps(CHAT | {"id": LONG}).encode()], "b.jsonl"))
     assert all(isinstance(item, Example) for item in kept), "a key that is not read loses nothing that is learned"
+
+
+@pytest.mark.parametrize("name", ["Question", "question", "QUESTION"])
+@pytest.mark.parametrize("table", [True, False])
+def test_a_named_column_is_found_in_any_case(name: str, table: bool, tmp_path: Path) -> None:
+    path = tmp_path / ("rows.csv" if table else "rows.jsonl")
+    path.write_text("Question,My reply\nq,a\n" if table else '{"Question": "q", "My reply": "a"}\n')
+    (finding,) = read(path)
+    assert isinstance(finding, Finding)
+    assert "--column completion='My reply'" in finding.remedy
+    assert load(path, columns={"prompt": name, "completion": "my reply"})[0].messages == PAIR
+
+
+def test_a_hint_names_no_column_of_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id;What they say;Kind of it\n100001;hello;x\n100002;hi you;y\n")
+    (finding,) = read(path)
+    assert isinstance(finding, Finding)
+    assert "--column prompt='What they say' --column completion='Kind of it'" in finding.remedy
