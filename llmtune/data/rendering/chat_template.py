@@ -270,7 +270,7 @@ class ChatTemplate:
             {"role": "assistant", "content": "Yes", "reasoning_content": _PROBE},
         ]
         try:
-            return _PROBE in str(self.tokenizer.apply_chat_template(probe, tokenize=False, **self.options))
+            return _PROBE in self._run(probe)
         except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
             return False
 
