@@ -142,7 +142,7 @@ def test_rules_on_files(provider: str, changes: dict[str, Any], code: str | None
         ("openai", "gpt-4.1-mini-2025-04-14", 65_536),
         ("openai", "gpt-3.5-turbo-0125", 16_385),
         ("vertex", "gemini-2.5-flash", 131_072),
-        ("vertex", "qwen/qwen3@qwen3-32b", None),
+        ("vertex", "qwen/qwen3@qwen3-32b", 8192),
         ("bedrock", "anthropic.claude-3-haiku-20240307-v1:0:200k", 32_000),
         ("bedrock", "meta.llama3-2-90b-instruct-v1:0:128k", 10_000),
         ("bedrock", "amazon.nova-pro-v1:0:300k", None),
