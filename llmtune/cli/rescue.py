@@ -64,7 +64,7 @@ def rescue(
 ) -> None:
     """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare.
 
-    With --all, every tuned model of an account; leaves with 1 where something of one could not be had.
+    With --all, every tuned model of an account; exits with 1 where something of one could not be had.
     """
     from rich.markup import escape
 

@@ -73,6 +73,11 @@ class ReceiptRow(DocumentedModel):
     reason: str | None = None
     source: str | None = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the job sets it and the backend has no knob for it."""
+        return self.support == "unsupported" and self.requested is not None
+
 
 class DataSection(DocumentedModel):
     """What the model was trained on."""

@@ -13,7 +13,15 @@ from typing import Any, get_args
 
 from llmtune._safety.private_files import make_private_folder
 from llmtune.data.example import Example
-from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, VendorError
+from llmtune.errors import (
+    InvalidData,
+    LlmtuneError,
+    MissingCredentials,
+    QuotaExceeded,
+    RunNotFound,
+    TransientError,
+    VendorError,
+)
 from llmtune.job.spec import Hyperparameters, Method
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_names
@@ -140,6 +148,8 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
             say(f"fetching the {role} file {id}")
             try:
                 files[role] = _downloaded(found.provider, id, role, folder)
+            except (TransientError, MissingCredentials, QuotaExceeded):
+                raise  # it may be there all the same: the step is taken again
             except LlmtuneError as error:
                 gone[role] = scrub(error.message)
         source = Source(
@@ -174,7 +184,14 @@ def _downloaded(provider: Provider, id: str, role: str, folder: Folder) -> DataF
 
     with tempfile.TemporaryDirectory(dir=folder.data, prefix=".fetched-") as place:
         raw = provider.download(id, Path(place))
-        return _written(load(str(raw)), role, id, folder)
+        try:
+            return _written(load(str(raw)), role, id, folder)
+        except InvalidData as error:  # what a vendor will not show again is kept as it came
+            kept = folder.data / f"{role}-as-fetched{raw.suffix}"
+            raw.replace(kept)
+            raise InvalidData(
+                f"{kept} cannot be read: {error.message.replace(str(raw), kept.name)}", findings=error.findings
+            ) from None
 
 
 def download(provider: Provider, id: str, role: str, into: Path) -> Path:

@@ -340,7 +340,7 @@ def _standing(
                 "cost": report.cost,
                 "timing": report.timing,
                 "trained_tokens": report.data.trained_tokens,
-                "lost": {row.field: row.reason or "" for row in report.receipt if row.support == "unsupported"},
+                "lost": {row.field: row.reason or "" for row in report.receipt if row.lost},
                 "converted": {row.field: row.rule or "" for row in report.receipt if row.support == "converted"},
                 "curves": {name: each for name, each in report.series.items() if isinstance(each, Series)},
             }

@@ -17,7 +17,7 @@ from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.report.builder import build_report, here
 from llmtune.report.format import difference, number, one_line, seconds, seen
-from llmtune.report.schema import Report, schema
+from llmtune.report.schema import ReceiptRow, Report, schema
 from tests.llmtune.report.conftest import STATES, evaluation, identity, make, points, receipt
 
 
@@ -246,3 +246,9 @@ def test_a_notebook_shows_markdown(report: Report) -> None:
 
 def test_points_are_as_many_as_were_given(report: Report) -> None:
     assert sum(len(each) for each in report.series.values() if isinstance(each, Series)) == len(points())
+
+
+def test_a_field_that_was_never_set_is_not_lost() -> None:
+    assert not ReceiptRow(field="warmup_ratio", support="unsupported", reason="no knob").lost
+    assert ReceiptRow(field="warmup_ratio", support="unsupported", requested=0.1, reason="no knob").lost
+    assert not ReceiptRow(field="warmup_ratio", support="sent", requested=0.1).lost

@@ -292,6 +292,27 @@ def test_a_vendor_that_is_unwell_is_tried_again_by_the_same_call(vendor: FakeOpe
     assert sum(model.answered for model in again.models) == 15
 
 
+def test_a_file_that_cannot_be_had_for_a_moment_is_not_gone(vendor: FakeOpenAI, tmp_path: Path) -> None:
+    fill(vendor, 2)
+    vendor.faults.add(refusal(503, "overloaded"), route="get_content", times=1000)
+    done = llmtune.rescue_all("openai", out=tmp_path / "home", snapshot_only=True)
+    assert [model.train_rows for model in done.failed] == [None, None]
+    vendor.faults.clear()
+    again = llmtune.rescue_all("openai", out=tmp_path / "home", snapshot_only=True)
+    assert not again.failed
+    assert [(model.train_rows, model.answered) for model in again.models] == [(6, 3), (6, 3)]
+
+
+def test_a_file_that_cannot_be_read_is_kept_as_it_came(vendor: FakeOpenAI, tmp_path: Path) -> None:
+    fill(vendor, 1)
+    (job,) = vendor.jobs.values()
+    vendor.files[job.body["training_file"]].content = b'{"messages": [{"role"\n'
+    (model,) = llmtune.rescue_all("openai", out=tmp_path / "home", snapshot_only=True).models
+    (kept,) = (tmp_path / "home" / model.folder / "data").glob("train-as-fetched*")
+    assert kept.read_bytes() == b'{"messages": [{"role"\n'
+    assert any(str(kept) in note and ".fetched-" not in note for note in model.notes)
+
+
 def test_the_whole_account_is_trained_again(
     vendor: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
