@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from llmtune._retry import with_retries
-from llmtune.errors import LlmtuneError, TransientError
+from llmtune.errors import LlmtuneError, StoreUnavailable, TransientError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
 from llmtune.runs import evaluation, settling, submission
@@ -92,7 +92,7 @@ def _last_metrics(
         snapshot = with_retries(lambda: provider.poll(job, record.cursor), submission.RETRIES, doing="last metrics")
         record = store.record(record.id, name_rows(record, snapshot), known=record).record
     except LlmtuneError as error:
-        if isinstance(error, TransientError) and not last_try:
+        if isinstance(error, StoreUnavailable) or (isinstance(error, TransientError) and not last_try):
             raise
         store.warn(record.id, f"the last metrics could not be read: {error.message}")
         return store.get(record.id), ()
@@ -165,7 +165,7 @@ def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease,
             say("evaluating")
             evaluation.evaluate(store, record, provider, target, say)
     except LlmtuneError as error:
-        if isinstance(error, LeaseLost) or (isinstance(error, TransientError) and not last_try):
+        if isinstance(error, LeaseLost | StoreUnavailable) or (isinstance(error, TransientError) and not last_try):
             raise
         store.warn(record.id, f"{evaluation.NOT_EVALUATED}{error.message}")
     except Exception as error:

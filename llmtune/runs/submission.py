@@ -20,13 +20,14 @@ from pathlib import Path
 
 from llmtune._retry import RetryPolicy, with_retries
 from llmtune.config import redact_url
-from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
+from llmtune.errors import InvalidData, LlmtuneError, StoreError, SubmitUnknown, TransientError, VendorError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
 from llmtune.redaction.secrets import scrub_error
 from llmtune.runs import planned
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.row_names import name_rows_in
+from llmtune.runs.store.database import keep_trying
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -70,7 +71,7 @@ def _drive(store: Store, run_id: str, provider: Provider, lease: Lease) -> RunRe
     if record.state in (RunState.PLANNED, RunState.UPLOADING):
         try:
             record = _upload_all(store, record, provider, lease)
-        except TransientError:
+        except (TransientError, StoreError):
             raise
         except LlmtuneError as error:
             _failed(store, run_id, error)
@@ -197,6 +198,8 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
             if unsent >= RETRIES.tries:
                 raise
             time.sleep(RETRIES.pause(unsent, error))
+        except StoreError:  # our own, and no word about the job
+            raise
         except LlmtuneError as error:  # a refusal in the vendor's own words: there is no job
             stale = [] if renewed else _stale_uploads(store, record, error)
             if not stale:
@@ -209,7 +212,7 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
             record = store.move(record.id, RunState.UPLOADING, reason, back=True)
             try:
                 record = _upload_anew(store, record, provider, lease, stale)
-            except TransientError:
+            except (TransientError, StoreError):
                 raise
             except LlmtuneError as second:
                 _failed(store, record.id, second)
@@ -229,11 +232,16 @@ def _submit_once(store: Store, record: RunRecord, provider: Provider, request: R
 
 
 def keep_job(store: Store, record: RunRecord, job: JobRef, reason: str) -> RunRecord:
-    """Write the job down; from here on the run is followed, never submitted again."""
-    store.keep_ref(record, "job", "job", job)
-    record = store.move(record.id, RunState.QUEUED, f"{reason}: {job.id}", back=record.state is RunState.LOST)
+    """Write the job down; from here on the run is followed, never submitted again.
+
+    What is paid for is written for as long as the store is away: only this process knows the job's id.
+    """
+    doing = f"job {job.id} of run {record.id}"
+    keep_trying(lambda: store.keep_ref(record, "job", "job", job), doing=doing)
+    back = record.state is RunState.LOST
+    moved = keep_trying(lambda: store.move(record.id, RunState.QUEUED, f"{reason}: {job.id}", back=back), doing=doing)
     checkpoint("job-kept")
-    return record
+    return moved
 
 
 def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, lease: Lease, why: str) -> RunRecord:
@@ -265,6 +273,8 @@ def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, l
         except TransientError as error:
             store.note(record.id, f"submitting again failed too: {_words(error)}", "warning")
             time.sleep(RETRIES.pause(attempt, error))
+        except StoreError:
+            raise
         except LlmtuneError as error:
             job = look_for(
                 provider, record, safety.window

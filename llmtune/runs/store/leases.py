@@ -171,8 +171,8 @@ class Lease:
         """Keep it alive; a store that cannot be written for a moment is tried again at the next beat."""
         try:
             self._lost = not self.store.beat_leases(self.owner, [self.name])
-        except LlmtuneError as error:
-            log.warning("the lease %s could not be renewed: %s", self.name, error.message)
+        except Exception as error:  # noqa: BLE001 - one thread beats for every lease of this process
+            log.warning("the lease %s could not be renewed: %s", self.name, error)
         if self._lost:
             _heart.remove(self)
 
