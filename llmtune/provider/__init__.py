@@ -29,7 +29,10 @@ _HOME = {
     "Client": "llmtune.provider.http",
     "NOT_FOLLOWED": "llmtune.provider.http",
     "check_vendor_url": "llmtune.provider.http",
+    "bound_answer": "llmtune.provider.http",
     "keep_redirects_home": "llmtune.provider.http",
+    "OptionalReads": "llmtune.provider.sdk",
+    "count_pages": "llmtune.provider.sdk",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -325,6 +328,7 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import NOT_FOLLOWED as NOT_FOLLOWED
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import bound_answer as bound_answer
     from llmtune.provider.http import check_vendor_url as check_vendor_url
     from llmtune.provider.http import keep_redirects_home as keep_redirects_home
     from llmtune.provider.http import retry_after as retry_after
@@ -345,6 +349,8 @@ if TYPE_CHECKING:
     from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import get_provider as get_provider
     from llmtune.provider.registry import open_providers as open_providers
+    from llmtune.provider.sdk import OptionalReads as OptionalReads
+    from llmtune.provider.sdk import count_pages as count_pages
     from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
     from llmtune.provider.sdk import read_each as read_each

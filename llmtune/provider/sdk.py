@@ -1,4 +1,4 @@
-"""Calling a vendor's SDK: its exceptions as those of llmtune, and waiting for what takes its time there."""
+"""Calling a vendor's SDK: its exceptions as those of llmtune, and bounds on what takes its time there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from llmtune.errors import LlmtuneError, VendorError
+from llmtune.errors import LlmtuneError, TransientError, VendorError
+from llmtune.provider.types import Snapshot
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -39,6 +40,58 @@ def ignore_not_found() -> Iterator[None]:
     except VendorError as error:
         if error.status != 404:
             raise
+
+
+#: Pages of one list that are read at most. No account has so many; a cursor that leads in circles does.
+MOST_PAGES = 1000
+
+
+def count_pages(title: str, *, most: int | None = None) -> Iterator[int]:
+    """Yield the numbers of the pages of one list, from 0: `for page in count_pages(title):` reads a list that ends.
+
+    Args:
+        title: how the vendor is called in the sentence.
+        most: pages at most; None is `MOST_PAGES`.
+
+    Raises:
+        VendorError: the list goes on after the last of them. What was read must not be taken for the whole.
+    """
+    limit = MOST_PAGES if most is None else most
+    yield from range(limit)
+    raise VendorError(f"{title}: a list does not end after {limit} pages; it was not read on", code="endless_list")
+
+
+class OptionalReads:
+    """What a poll reads beside the job itself (events, checkpoints, result files): no failure of it holds a run back.
+
+        optional = OptionalReads()
+        with optional.reading("its events"):
+            events = ...
+        return optional.complete(snapshot)
+
+    What cannot be read for now is `pending`: it is asked for again, for some minutes after the job has succeeded, and
+    then the run ends with a warning. What is refused is a warning at once.
+    """
+
+    def __init__(self) -> None:
+        self.pending: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Note that what is called `name` in sentences could not be read, if reading it inside fails."""
+        try:
+            yield
+        except TransientError:
+            if name not in self.pending:
+                self.pending = (*self.pending, name)
+        except VendorError as error:
+            self.warnings = (*self.warnings, f"{name} could not be read: {error.message}")
+
+    def complete(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with what could not be read."""
+        pending = (*snapshot.pending, *self.pending)
+        return snapshot.model_copy(update={"pending": pending, "warnings": (*snapshot.warnings, *self.warnings)})
 
 
 def growing_pauses(

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from llmtune._retry import RetryPolicy
+from llmtune._retry import RetryPolicy, report_silence
 from llmtune._safety.time_limit import TimeLimit, limit_waiting
 from llmtune.errors import LlmtuneError, StoreUnavailable, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
@@ -552,11 +552,17 @@ class Poller:
                 if time.time() - following.record.updated > HEARD_EVERY:
                     following.record = following.store.change(following.run_id, durable=False)
             self._tell(following, Update(following.record, message=message))
+            end_silence()
 
+        def tell(silent: float) -> None:
+            message = f"nothing new from {following.name} for {silent:.0f} s while run {following.run_id} is finished"
+            self._tell(following, Update(following.record, message=f"{message}; it is waited for"))
+
+        end_silence: Callable[[], None] = lambda: None  # noqa: E731
         seconds: float | None = None
         update: Update | None = None
         try:
-            with lease:
+            with lease, report_silence(tell) as end_silence:
                 record = finalize.finalize(
                     following.store,
                     following.run_id,

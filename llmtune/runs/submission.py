@@ -14,13 +14,22 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from llmtune._retry import RetryPolicy, with_retries
+from llmtune._retry import RetryPolicy, report_silence, with_retries
 from llmtune.config import redact_url
-from llmtune.errors import InvalidData, LlmtuneError, StoreError, SubmitUnknown, TransientError, VendorError
+from llmtune.errors import (
+    InvalidData,
+    LlmtuneError,
+    LlmtuneWarning,
+    StoreError,
+    SubmitUnknown,
+    TransientError,
+    VendorError,
+)
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
 from llmtune.redaction.secrets import scrub_error
@@ -54,8 +63,16 @@ def drive(store: Store, run_id: str, provider: Provider, *, lease: Lease) -> Run
         TransientError: the vendor is unwell; nothing was lost, and starting the same job again goes on from here.
         VendorError: the vendor refused; the run has failed, with the vendor's own words.
     """
+
+    def tell(seconds: float) -> None:
+        record = store.get(run_id)
+        message = f"run {run_id} has been {record.state} at {provider.name} for {seconds:.0f} s; it is waited for"
+        store.note(run_id, message, "warning")
+        warnings.warn(message, LlmtuneWarning, stacklevel=2)
+
     try:
-        return _drive(store, run_id, provider, lease)
+        with report_silence(tell):
+            return _drive(store, run_id, provider, lease)
     except Exception as error:
         scrub_error(error)
         raise

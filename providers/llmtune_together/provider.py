@@ -230,18 +230,25 @@ class TogetherProvider(core.BaseProvider):
             raise TransientError(f"{self.name}: {action}: an answer without a status")
         step = (since or {}).get("step")
         first = {} if step is None else {"global_step_from": step}
-        metrics = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_metrics(job.id, **first))
-        events = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_events(job.id))
+        optional = core.OptionalReads()
+        metrics: dict[str, Any] = {}
+        events: dict[str, Any] = {}
         checkpoints: dict[str, Any] = {}
+        with optional.reading("its metrics"):
+            metrics = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_metrics(job.id, **first))
+        with optional.reading("its events"):
+            events = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_events(job.id))
         if responses.state(record["status"])[0].final:
-            checkpoints = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_checkpoints(job.id))
-        return responses.snapshot(
+            with optional.reading("its checkpoints"):
+                checkpoints = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_checkpoints(job.id))
+        snapshot = responses.snapshot(
             record,
             metrics=metrics.get("metrics") or (),
             events=events.get("data") or (),
             checkpoints=checkpoints.get("data") or (),
             since=since,
         )
+        return optional.complete(snapshot)
 
     def cancel(self, job: core.JobRef) -> None:
         """Ask the service to stop; a job that has ended already is left as it is."""
