@@ -31,7 +31,7 @@ _HOME = {
     "check_vendor_url": "llmtune.provider.http",
     "bound_answer": "llmtune.provider.http",
     "keep_redirects_home": "llmtune.provider.http",
-    "OptionalReads": "llmtune.provider.sdk",
+    "OptionalReads": "llmtune.provider.base",
     "count_pages": "llmtune.provider.sdk",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
@@ -280,6 +280,7 @@ if TYPE_CHECKING:
     from llmtune.provider.base import BARE as BARE
     from llmtune.provider.base import BaseProvider as BaseProvider
     from llmtune.provider.base import Credentials as Credentials
+    from llmtune.provider.base import OptionalReads as OptionalReads
     from llmtune.provider.base import ServiceSettings as ServiceSettings
     from llmtune.provider.catalog import Catalog as Catalog
     from llmtune.provider.catalog import ModelEntry as ModelEntry
@@ -349,7 +350,6 @@ if TYPE_CHECKING:
     from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import get_provider as get_provider
     from llmtune.provider.registry import open_providers as open_providers
-    from llmtune.provider.sdk import OptionalReads as OptionalReads
     from llmtune.provider.sdk import count_pages as count_pages
     from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from llmtune.errors import LlmtuneError, TransientError, VendorError
-from llmtune.provider.types import Snapshot
+from llmtune.errors import LlmtuneError, VendorError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -59,39 +58,6 @@ def count_pages(title: str, *, most: int | None = None) -> Iterator[int]:
     limit = MOST_PAGES if most is None else most
     yield from range(limit)
     raise VendorError(f"{title}: a list does not end after {limit} pages; it was not read on", code="endless_list")
-
-
-class OptionalReads:
-    """What a poll reads beside the job itself (events, checkpoints, result files): no failure of it holds a run back.
-
-        optional = OptionalReads()
-        with optional.reading("its events"):
-            events = ...
-        return optional.complete(snapshot)
-
-    What cannot be read for now is `pending`: it is asked for again, for some minutes after the job has succeeded, and
-    then the run ends with a warning. What is refused is a warning at once.
-    """
-
-    def __init__(self) -> None:
-        self.pending: tuple[str, ...] = ()
-        self.warnings: tuple[str, ...] = ()
-
-    @contextmanager
-    def reading(self, name: str) -> Iterator[None]:
-        """Note that what is called `name` in sentences could not be read, if reading it inside fails."""
-        try:
-            yield
-        except TransientError:
-            if name not in self.pending:
-                self.pending = (*self.pending, name)
-        except VendorError as error:
-            self.warnings = (*self.warnings, f"{name} could not be read: {error.message}")
-
-    def complete(self, snapshot: Snapshot) -> Snapshot:
-        """Return the snapshot with what could not be read."""
-        pending = (*snapshot.pending, *self.pending)
-        return snapshot.model_copy(update={"pending": pending, "warnings": (*snapshot.warnings, *self.warnings)})
 
 
 def growing_pauses(

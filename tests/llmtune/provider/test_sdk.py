@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llmtune.errors import TransientError, VendorError
-from llmtune.provider.sdk import OptionalReads, count_pages, read_each, unix_seconds
+from llmtune.provider.base import OptionalReads
+from llmtune.provider.sdk import count_pages, read_each, unix_seconds
 from llmtune.provider.types import RunState, Snapshot
 
 
