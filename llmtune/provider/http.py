@@ -47,8 +47,10 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
     return None
 
 
-#: Seconds that one whole answer may take, and the bytes that are kept of it: what is longer is streamed to a file.
+#: Seconds that one whole answer may take.
 ANSWER_SECONDS = 600.0
+
+#: Bytes that are kept of one answer: what is longer is streamed to a file.
 ANSWER_BYTES = 64 * 1024**2
 
 

@@ -16,7 +16,21 @@ from typing import Any, Literal
 Role = Literal["upload", "submit", "poll", "find", "cancel", "deploy", "undeploy", "generate", "delete", "other"]
 
 #: What a fault does to one exchange.
-Kind = Literal["answer", "reset", "hold", "truncate", "garble", "state", "call", "endless", "trickle", "echo", "odd"]
+Kind = Literal[
+    "answer",
+    "reset",
+    "hold",
+    "truncate",
+    "garble",
+    "state",
+    "call",
+    "endless",
+    "trickle",
+    "echo",
+    "odd",
+    "empty",
+    "loop",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +136,19 @@ def odd_numbers(literal: str = "1e400") -> Fault:
     `True`, `False` and numbers inside of text stay as they are.
     """
     return Fault(kind="odd", handled=True, word=literal)
+
+
+def empty_answer() -> Fault:
+    """The vendor does what was asked; its answer is 200 with an empty JSON object."""
+    return Fault(kind="empty", handled=True)
+
+
+def endless_list() -> Fault:
+    """The vendor does what was asked; an answer that holds a list says that more follows, with a new cursor each time.
+
+    An answer without a list stays as it is.
+    """
+    return Fault(kind="loop", handled=True)
 
 
 @dataclass

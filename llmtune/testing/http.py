@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmtune.testing.faults import Fault, Role
 from llmtune.testing.request_schema import complaints
+
+_numbers = itertools.count()
 
 
 class Refusal(Exception):
@@ -332,6 +335,10 @@ class Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(ValueError):
                 reply.body = _with_numbers(json.loads(body), fault.word)
                 reply.headers |= {"Content-Type": "application/json"}
+        elif fault.kind == "empty":
+            reply.body = {}
+        elif fault.kind == "loop":
+            reply.body = _going_on(reply.body)
         elif fault.kind in ("endless", "trickle"):
             self._pour(fault, call, reply)
             return False
@@ -383,6 +390,23 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         # Closed by its descriptor: the reader and writer above it would keep the socket open.
         os.close(self.connection.detach())
+
+
+#: What vendors call the field that says that a list goes on.
+_CURSORS = ("next_page_token", "nextPageToken", "nextToken")
+
+
+def _going_on(body: Any) -> Any:
+    """Return an answer as it is, or, where it holds a list, one that never was the last of that list."""
+    lists = [value for value in body.values() if isinstance(value, list)] if isinstance(body, dict) else []
+    if not lists:
+        return body
+    number = next(_numbers)
+    listed = {name: [*value] for name, value in body.items() if isinstance(value, list)}
+    for rows in listed.values():
+        if rows and isinstance(rows[-1], dict) and isinstance(rows[-1].get("id"), str):
+            rows[-1] = {**rows[-1], "id": f"{rows[-1]['id']}-{number}"}
+    return {**body, **listed, "has_more": True, **dict.fromkeys(_CURSORS, f"again-{number}")}
 
 
 def _with_numbers(value: Any, literal: str) -> bytes:

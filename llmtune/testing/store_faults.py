@@ -29,7 +29,7 @@ def store_away(
         after: how many go well before that.
         when: asked at each transaction; it goes well, and is not counted, where this is false.
 
-    Yields a call that says how many have failed so far.
+    Yields a call that says how many have failed so far. What fails raises `StoreUnavailable`.
     """
     lock = threading.Lock()
     passed = failed = 0
