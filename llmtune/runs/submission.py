@@ -131,7 +131,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
             return found, meant_before
         lease.check()
         checkpoint("before-upload")
-        return provider.upload(file), True
+        return _send(provider, file), True
 
     found, ours = with_retries(upload, RETRIES, doing=f"upload of the {file.role} file to {provider.name}")
     checkpoint("after-upload")
@@ -140,6 +140,20 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
     checkpoint("upload-kept")
     log.info("uploaded the %s file", file.role, extra={"run": record.id})
     return ref
+
+
+def _send(provider: Provider, file: EncodedFile) -> UploadRef:
+    """Upload one file. An answer that the provider stumbles over is one that did not come: nothing is paid yet."""
+    try:
+        return provider.upload(file)
+    except (LlmtuneError, OSError):
+        raise
+    except Exception as error:
+        log.exception("the upload to %s broke", provider.name)
+        raise TransientError(
+            f"the answer of {provider.name} to the upload of the {file.role} file was not understood"
+            f" ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lease, stale: list[str]) -> RunRecord:
@@ -153,7 +167,7 @@ def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lea
             continue
         lease.check()
         what = f"upload of the {file.role} file to {provider.name}"
-        refs[file.role] = _as(with_retries(partial(provider.upload, file), RETRIES, doing=what), file)
+        refs[file.role] = _as(with_retries(partial(_send, provider, file), RETRIES, doing=what), file)
         store.keep_upload(record, name, refs[file.role], ours=True)
     return _build(store, record, provider, refs)
 

@@ -272,7 +272,7 @@ def poured(stream: Pouring, **options: Any) -> Any:
     """An httpx client whose every answer is that stream, with the hook in place."""
     httpx = pytest.importorskip("httpx")
 
-    class Stream(httpx.SyncByteStream):  # type: ignore[misc]
+    class Stream(httpx.SyncByteStream):  # type: ignore[misc, name-defined]
         def __iter__(self) -> Iterator[bytes]:
             return iter(stream)
 

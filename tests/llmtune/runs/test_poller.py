@@ -472,8 +472,12 @@ def test_slow_threads_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(poller, "SLOW_SECONDS", 0.0)
     workers = poller._Workers("test", 4, with_slow=20)
     release, done = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        release.wait(600)
+
     for _ in range(12):
-        workers.submit(lambda: release.wait(600) and None)
+        workers.submit(hang)
     workers.submit(done.set)
     while not done.wait(0.01):
         workers.grow()
