@@ -270,7 +270,7 @@ def _meet(trial: Trial, vendor: Any, provider: Any, job: TuningJob, store: Store
     problem = None if lost or runs[0].state is RunState.SUCCEEDED else f"it ended {runs[0].state}"
     if any("\n" in sentence for sentence in sentences):
         problem = "a message of more than one line"
-    if vendor.complaints:
+    if vendor.complaints and trial.fault != "endless_list":  # whose cursors no fake has given
         problem = f"the vendor complains: {vendor.complaints[0]}"
     text = " ".join(sentences)
     for record in runs:
@@ -280,7 +280,8 @@ def _meet(trial: Trial, vendor: Any, provider: Any, job: TuningJob, store: Store
             text += handle.report().model_dump_json()
     known = {each.ref.id for record in runs for each in store.resources(record.id, standing=False)}
     per_run = max((len(vendor.jobs_with(record.key)) for record in runs), default=0)
-    orphans = 0 if lost else len(set(vendor.jobs) - known)
+    # A vendor may be asked by a longer name (projects/.../ID, an ARN) than its fake keeps the job under.
+    orphans = 0 if lost else sum(not any(id in name for name in known) for id in vendor.jobs)
     return Outcome(trial, problem, text.count(KEY), max(0, per_run - 1), orphans + len(vendor.standing))
 
 
@@ -307,6 +308,7 @@ def main() -> int:
     http.ANSWER_BYTES, sdk.MOST_PAGES = 4 * 1024**2, 5
     submission.RETRIES = replace(submission.RETRIES, most=0.05)
     poller._poller = poller.Poller(polls_per_second=500)
+    out = sys.stdout
     chosen = [
         trial
         for trial in list_trials()
@@ -323,16 +325,17 @@ def main() -> int:
             if outcome.problem or outcome.leaks or outcome.duplicates or outcome.orphans:
                 counts = f"{outcome.leaks} leaks, {outcome.duplicates} duplicates, {outcome.orphans} orphans"
                 where = f"{trial.place.name} {trial.fault} at {trial.role or 'the store'}"
-                print(f"{where}: {outcome.problem or 'survived'} ({counts})", flush=True)
+                print(f"{where}: {outcome.problem or 'survived'} ({counts})", flush=True, file=out)
     slowest = max(outcomes, key=lambda outcome: outcome.seconds)
-    print(f"{time.monotonic() - began:.0f} s; the longest: {slowest.trial.fault}, {slowest.seconds:.0f} s")
+    print(f"{time.monotonic() - began:.0f} s; the longest: {slowest.trial.fault}, {slowest.seconds:.0f} s", file=out)
     failed = sum(outcome.problem is not None for outcome in outcomes)
     leaks, duplicates, orphans = (
         sum(getattr(outcome, name) for outcome in outcomes) for name in ("leaks", "duplicates", "orphans")
     )
     print(
         f"faults: {len(outcomes)} tried, {failed} not survived, {leaks} leaks, {duplicates} duplicates,"
-        f" {orphans} orphans"
+        f" {orphans} orphans",
+        file=out,
     )
     return 1 if failed or leaks or duplicates or orphans else 0
 

@@ -115,7 +115,10 @@ class OpenAIProvider(core.BaseProvider):
         """Start the job: one call, never repeated here."""
         arguments = bodies.for_sdk(bodies.keyed(self.service, request.body, key))
         job = self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.create(**arguments))
-        return self._ref(responses.check_is_job(job))
+        try:
+            return self._ref(responses.check_is_job(job))
+        except VendorError as error:  # an answer with a good status: the job may well be there
+            raise TransientError(f"{self.service.title}: {error.message}", code=error.code, raw=error.raw) from error
 
     def _ref(self, job: Mapping[str, Any]) -> core.JobRef:
         page = self.service.job_page

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
     from llmtune.data.rendering.preview import Peek
+
+#: One thread at a time keeps the SDK from printing: output that two threads take away is not given back.
+_PRINTING = threading.Lock()
 
 #: Where a person can look at a job.
 JOB_PAGE = "https://api.together.ai/fine-tuning/{id}"
@@ -179,7 +183,8 @@ class TogetherProvider(core.BaseProvider):
         try:
             arguments = requests.arguments(body)
             # The SDK prints for SimPO.
-            with self._connection.translate_errors(action), contextlib.redirect_stdout(io.StringIO()):
+            silence = contextlib.redirect_stdout(io.StringIO())
+            with self._connection.translate_errors(action), _PRINTING, silence:
                 answer = sdk.fine_tuning.create(**arguments, model_limits=limits)
         except ValueError as error:  # our own check of the body or the SDK's, before anything was sent
             raise NotTranslatable(f"{self.name} cannot run this job: {error}", provider=self.name) from error

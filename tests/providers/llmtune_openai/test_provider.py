@@ -24,6 +24,7 @@ from llmtune.provider.types import JobRef, ModelRef, RunKey, RunState, Snapshot,
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,
+    empty_answer,
     garbled,
     rate_limit,
     refusal,
@@ -456,3 +457,13 @@ def test_a_result_file_that_never_comes_is_pending_and_not_in_the_way(
     again = openai.poll(job, last.cursor)
     assert again.pending == ()
     assert any(point.source == "vendor_file" for point in again.points)
+
+
+def test_an_empty_answer_to_the_submit_is_unclear_and_not_a_refusal(
+    openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path
+) -> None:
+    vendor.faults.add(empty_answer(), role="submit")
+    with pytest.raises(TransientError, match="is not a fine-tuning job") as caught:
+        started(openai, tmp_path)
+    assert caught.value.sent
+    assert len(vendor.jobs) == 1
