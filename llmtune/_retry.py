@@ -6,7 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,44 @@ T = TypeVar("T")
 
 #: Pauses double so often at most: a float overflows after a thousand, which a vendor that is down for a day reaches.
 MAX_DOUBLINGS = 10
+
+
+#: Seconds without a word after which something that goes on says so, and the factor to the next such word.
+SILENCE_SECONDS, SILENCE_GROWTH = 60.0, 5.0
+
+
+@contextmanager
+def report_silence(tell: Callable[[float], None], *, seconds: float | None = None) -> Iterator[Callable[[], None]]:
+    """Call `tell` from a thread when what runs inside has been silent for a minute, and again after longer pauses.
+
+    Args:
+        tell: is given the seconds of silence so far; what it raises is dropped.
+        seconds: of silence before the first call; None is `SILENCE_SECONDS`.
+
+    Yields the call that ends a silence: something was said.
+    """
+    first = SILENCE_SECONDS if seconds is None else seconds
+    done = threading.Event()
+    since, limit = time.monotonic(), first
+
+    def heard() -> None:
+        nonlocal since, limit
+        since, limit = time.monotonic(), first
+
+    def watch() -> None:
+        nonlocal limit
+        while not done.wait(max(0.01, since + limit - time.monotonic())):
+            silent = time.monotonic() - since
+            if silent >= limit:
+                limit *= SILENCE_GROWTH
+                with suppress(Exception):
+                    tell(silent)
+
+    threading.Thread(target=watch, name="llmtune-silence", daemon=True).start()
+    try:
+        yield heard
+    finally:
+        done.set()
 
 
 @dataclass(frozen=True)

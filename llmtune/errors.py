@@ -15,6 +15,7 @@ The tree, with the exit code the command line answers with::
     ├── MissingCredentials             4   the vendor's own credential chain found nothing
     ├── DeviceUnavailable              4   the asked-for accelerator is not here, or too small
     ├── StoreError                     1   the run store cannot be opened, read or written
+    │   └── StoreUnavailable           1   the same for now: it is being restarted, locked, or was moved away
     ├── VendorError                    1   the vendor refused or broke; carries its own words
     │   └── TransientError             1   the same, but trying again later is right
     ├── SubmitUnknown                  1   we cannot know whether the vendor took the job
@@ -184,6 +185,14 @@ class DeviceUnavailable(LlmtuneError):
 
 class StoreError(LlmtuneError):
     """The run store cannot be opened, read or written; nothing in it was changed."""
+
+
+class StoreUnavailable(StoreError):
+    """The run store does not answer for now; trying again later is right. `deleted` says that its file is gone."""
+
+    def __init__(self, message: str, *, deleted: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.deleted = deleted
 
 
 class VendorError(LlmtuneError):

@@ -1,4 +1,5 @@
-"""A bound on what a piece of code may compute, in any thread: for programs that come with data (a chat template)."""
+"""A bound on what a piece of code may take, in any thread: for programs that come with data (a chat template), and for
+services that answer without end."""
 
 from __future__ import annotations
 
@@ -100,7 +101,23 @@ def limit_time(seconds: float) -> Iterator[None]:
     if hasattr(time, "pthread_getcpuclockid"):
         clock_id = time.pthread_getcpuclockid(thread)
         clock = lambda: time.clock_gettime(clock_id)  # noqa: E731
-    limited = _Limited(thread, clock, clock() + seconds)
+    with _watched(_Limited(thread, clock, clock() + seconds)):
+        yield
+
+
+@contextlib.contextmanager
+def limit_waiting(seconds: float) -> Iterator[None]:
+    """Let the code inside take so many seconds by the clock. Raises `TimeLimit` inside it after that.
+
+    For calls that wait for others. One that waits in a single call into C (a socket without any byte) ends by that
+    call's own time-out; one to which a byte comes now and then ends here. Not to be nested.
+    """
+    with _watched(_Limited(threading.get_ident(), time.monotonic, time.monotonic() + seconds)):
+        yield
+
+
+@contextlib.contextmanager
+def _watched(limited: _Limited) -> Iterator[None]:
     watchdog = _watchdog
     watchdog.enter(limited)
     try:

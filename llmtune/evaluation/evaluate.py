@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example
 from llmtune.data.hashing import label_of
-from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, TransientError
+from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, StoreUnavailable, TransientError
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache
 from llmtune.evaluation.cheap_models import nearest_answers, predict_labels
@@ -143,7 +143,7 @@ def evaluate(
                 raise
             systems[name] = NotReported(error.message)  # examples in the prompt may be too much for it
             judge.warn(f"the base model could not be asked with examples: {error.message}")
-        except (TransientError, MissingExtra):
+        except (TransientError, MissingExtra, StoreUnavailable):
             raise
         except LlmtuneError as error:
             from llmtune.redaction.secrets import scrub_error

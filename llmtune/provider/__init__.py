@@ -29,7 +29,10 @@ _HOME = {
     "Client": "llmtune.provider.http",
     "NOT_FOLLOWED": "llmtune.provider.http",
     "check_vendor_url": "llmtune.provider.http",
+    "bound_answer": "llmtune.provider.http",
     "keep_redirects_home": "llmtune.provider.http",
+    "OptionalReads": "llmtune.provider.base",
+    "count_pages": "llmtune.provider.sdk",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -299,6 +302,7 @@ if TYPE_CHECKING:
     from llmtune.provider.base import BARE as BARE
     from llmtune.provider.base import BaseProvider as BaseProvider
     from llmtune.provider.base import Credentials as Credentials
+    from llmtune.provider.base import OptionalReads as OptionalReads
     from llmtune.provider.base import ServiceSettings as ServiceSettings
     from llmtune.provider.catalog import Catalog as Catalog
     from llmtune.provider.catalog import ModelEntry as ModelEntry
@@ -350,6 +354,7 @@ if TYPE_CHECKING:
     from llmtune.provider.generation import Unavailable as Unavailable
     from llmtune.provider.http import NOT_FOLLOWED as NOT_FOLLOWED
     from llmtune.provider.http import Client as Client
+    from llmtune.provider.http import bound_answer as bound_answer
     from llmtune.provider.http import check_vendor_url as check_vendor_url
     from llmtune.provider.http import keep_redirects_home as keep_redirects_home
     from llmtune.provider.http import may_have_arrived as may_have_arrived
@@ -378,6 +383,7 @@ if TYPE_CHECKING:
     from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import get_provider as get_provider
     from llmtune.provider.registry import open_providers as open_providers
+    from llmtune.provider.sdk import count_pages as count_pages
     from llmtune.provider.sdk import growing_pauses as growing_pauses
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
     from llmtune.provider.sdk import read_each as read_each

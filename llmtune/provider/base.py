@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from pydantic import BaseModel, Field
 
 from llmtune.config import read_secret
-from llmtune.errors import VendorError
+from llmtune.errors import TransientError, VendorError
 from llmtune.provider import catalog
 from llmtune.provider.declarations import Capabilities, Declarations
 from llmtune.provider.generation import Generator, Unavailable
@@ -76,6 +77,39 @@ class ServiceSettings(Account):
 
     timeout: float = Field(default=60.0, gt=0)
     """Seconds that a request may wait for its answer. > 0."""
+
+
+class OptionalReads:
+    """What a poll reads beside the job itself (events, checkpoints, result files): no failure of it holds a run back.
+
+        optional = OptionalReads()
+        with optional.reading("its events"):
+            events = ...
+        return optional.complete(snapshot)
+
+    What cannot be read for now is `pending`: it is asked for again, for some minutes after the job has succeeded, and
+    then the run ends with a warning. What is refused is a warning at once.
+    """
+
+    def __init__(self) -> None:
+        self.pending: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Note that what is called `name` in sentences could not be read, if reading it inside fails."""
+        try:
+            yield
+        except TransientError:
+            if name not in self.pending:
+                self.pending = (*self.pending, name)
+        except VendorError as error:
+            self.warnings = (*self.warnings, f"{name} could not be read: {error.message}")
+
+    def complete(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with what could not be read."""
+        pending = (*snapshot.pending, *self.pending)
+        return snapshot.model_copy(update={"pending": pending, "warnings": (*snapshot.warnings, *self.warnings)})
 
 
 class BaseProvider(ABC):

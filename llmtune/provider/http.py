@@ -3,6 +3,9 @@
 For vendors without an SDK, or whose SDK is not worth its imports. It never repeats a request. What broke before
 anything was sent is `TransientError(sent=False)`; what may have reached the service is `sent=True`; a refusal is
 `VendorError` in the service's own words. httpx is imported when the first request is made.
+
+An answer that is read whole has a bound in time and in bytes (`bound_answer`): a time-out of httpx, and of every SDK
+on it, is one for each read, which a byte now and then never reaches.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -41,6 +45,47 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
         except (TypeError, ValueError):
             continue
     return None
+
+
+#: Seconds that one whole answer may take.
+ANSWER_SECONDS = 600.0
+
+#: Bytes that are kept of one answer: what is longer is streamed to a file.
+ANSWER_BYTES = 64 * 1024**2
+
+
+def bound_answer(response: Any) -> None:
+    """Let no answer take longer than `ANSWER_SECONDS` or `ANSWER_BYTES`: a response hook for an httpx client.
+
+    Only reading it whole is bounded, unpacked as it comes; a file that is streamed is the reader's to bound. Breaking
+    off raises an error of httpx, as any other answer that did not come whole does.
+
+        httpx.Client(event_hooks={"response": [bound_answer]})
+    """
+    response.read = partial(_read_bounded, response, time.monotonic() + ANSWER_SECONDS)
+
+
+def _read_bounded(response: Any, deadline: float) -> bytes:
+    import httpx
+
+    if not hasattr(response, "_content"):
+        pieces: list[bytes] = []
+        size = 0
+        for piece in response.iter_bytes():
+            pieces.append(piece)
+            size += len(piece)
+            if size > ANSWER_BYTES:
+                problem: httpx.TransportError = httpx.ReadError(
+                    f"the answer is longer than {ANSWER_BYTES // 1024**2} MB; it was not read on"
+                )
+            elif time.monotonic() > deadline:
+                problem = httpx.ReadTimeout(f"the answer was not whole within {ANSWER_SECONDS:g} s")
+            else:
+                continue
+            response.close()
+            raise problem
+        response._content = b"".join(pieces)
+    return bytes(response._content)
 
 
 #: What a redirect that is not followed is called in errors.
@@ -163,7 +208,8 @@ class Client:
     Args:
         base: address of the service, with any path that all its calls share: "https://api.acme.example/v1".
         key_env: name of the environment variable that holds the key; None where the service wants none.
-        timeout: seconds that connecting, and each wait for an answer, may take. > 0.
+        timeout: seconds that connecting, and each wait for an answer, may take. > 0. A whole answer may take longer,
+            up to `ANSWER_SECONDS`.
 
     Raises:
         InvalidSettings: the address is not an http or https one.
@@ -267,6 +313,7 @@ class Client:
                 verify=ssl.create_default_context() if self._secure else False,
                 trust_env=self._secure,  # HTTPS_PROXY and NO_PROXY; plain HTTP is for services on this machine
                 limits=httpx.Limits(max_keepalive_connections=None if safe else 0),
+                event_hooks={"response": [bound_answer]},
             )
         return self._transports[safe]
 

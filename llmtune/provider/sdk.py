@@ -1,4 +1,4 @@
-"""Calling a vendor's SDK: its exceptions as those of llmtune, and waiting for what takes its time there."""
+"""Calling a vendor's SDK: its exceptions as those of llmtune, and bounds on what takes its time there."""
 
 from __future__ import annotations
 
@@ -38,6 +38,25 @@ def ignore_not_found() -> Iterator[None]:
     except VendorError as error:
         if error.status != 404:
             raise
+
+
+#: Pages of one list that are read at most. No account has so many; a cursor that leads in circles does.
+MOST_PAGES = 1000
+
+
+def count_pages(title: str, *, most: int | None = None) -> Iterator[int]:
+    """Yield the numbers of the pages of one list, from 0: `for page in count_pages(title):` reads a list that ends.
+
+    Args:
+        title: how the vendor is called in the sentence.
+        most: pages at most; None is `MOST_PAGES`.
+
+    Raises:
+        VendorError: the list goes on after the last of them. What was read must not be taken for the whole.
+    """
+    limit = MOST_PAGES if most is None else most
+    yield from range(limit)
+    raise VendorError(f"{title}: a list does not end after {limit} pages; it was not read on", code="endless_list")
 
 
 def growing_pauses(

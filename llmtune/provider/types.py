@@ -240,7 +240,7 @@ class Snapshot(FrozenModel):
     """Series that this vendor never reports, with the reason: {"validation/loss": "no validation file was sent"}."""
 
     pending: tuple[str, ...] = ()
-    """What a job that has succeeded has not told yet, and surely will ("the model's endpoint")."""
+    """What a job has not told yet and is asked for again, for some minutes after its end ("the model's endpoint")."""
 
     cursor: Cursor | None = None
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from llmtune._retry import with_retries
-from llmtune.errors import LlmtuneError, TransientError
+from llmtune.errors import LlmtuneError, StoreUnavailable, TransientError
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
 from llmtune.runs import evaluation, settling, submission
@@ -53,7 +53,8 @@ def finalize(
     A run that has succeeded without a model is looked at once more: its vendor may have named the model since.
 
     Raises:
-        NotSettled: the job has succeeded, and the vendor has not named its model yet; calling again later is right.
+        NotSettled: the job has ended, and the vendor has not told everything yet (model, result files); calling
+            again later is right.
         TransientError: the vendor is unwell; calling again later goes on from here.
     """
     record = store.get(run_id)
@@ -67,7 +68,7 @@ def finalize(
     checkpoint("finalizing")
     record, pending = _last_metrics(store, record, provider, last_try)
     checkpoint("last-metrics")
-    if outcome is RunState.SUCCEEDED and pending:
+    if pending and outcome is not RunState.LOST:
         _refuse_to_end_early(store, record, provider, pending)
     record = _give_reason(store, record)
     if outcome is RunState.SUCCEEDED:
@@ -92,11 +93,11 @@ def _last_metrics(
         snapshot = with_retries(lambda: provider.poll(job, record.cursor), submission.RETRIES, doing="last metrics")
         record = store.record(record.id, name_rows(record, snapshot), known=record).record
     except LlmtuneError as error:
-        if isinstance(error, TransientError) and not last_try:
+        if isinstance(error, StoreUnavailable) or (isinstance(error, TransientError) and not last_try):
             raise
         store.warn(record.id, f"the last metrics could not be read: {error.message}")
         return store.get(record.id), ()
-    if store.ref(record.id, "model", ModelRef) is None:
+    if record.outcome is RunState.SUCCEEDED and store.ref(record.id, "model", ModelRef) is None:
         return record, ("the tuned model's id", *snapshot.pending)
     return record, snapshot.pending
 
@@ -106,17 +107,17 @@ def _refuse_to_end_early(store: Store, record: RunRecord, provider: Provider, pe
     limit = settling.settling_of(provider).model_seconds
     remaining = settling.ended_at(store, record.id) + limit - settling.now()
     what = " and ".join(pending)
+    verb = "was cancelled" if record.outcome is RunState.CANCELLED else f"has {record.outcome}"
     if remaining > 0:
         raise settling.NotSettled(
-            f"{provider.name} says that the job has succeeded, and has not told {what} yet;"
+            f"{provider.name} says that the job {verb}, and has not told {what} yet;"
             f" it is asked again for up to {max(1, round(remaining / 60))} min",
             retry_after=min(settling.LOOK_EVERY, remaining),
         )
-    store.warn(
-        record.id,
-        f"{provider.name} says that the job has succeeded, and has not told {what} within {limit / 60:g} min;"
-        f" llmtune runs attach {record.id} asks again",
-    )
+    unnamed = record.outcome is RunState.SUCCEEDED and store.ref(record.id, "model", ModelRef) is None
+    remedy = f"llmtune runs attach {record.id} asks again" if unnamed else "the run ends without it"
+    sentence = f"{provider.name} says that the job {verb}, and has not told {what} within {limit / 60:g} min; {remedy}"
+    store.warn(record.id, sentence)
 
 
 def _give_reason(store: Store, record: RunRecord) -> RunRecord:
@@ -165,7 +166,7 @@ def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease,
             say("evaluating")
             evaluation.evaluate(store, record, provider, target, say)
     except LlmtuneError as error:
-        if isinstance(error, LeaseLost) or (isinstance(error, TransientError) and not last_try):
+        if isinstance(error, LeaseLost | StoreUnavailable) or (isinstance(error, TransientError) and not last_try):
             raise
         store.warn(record.id, f"{evaluation.NOT_EVALUATED}{error.message}")
     except Exception as error:

@@ -2,6 +2,9 @@
 
 Every run that somebody waits for is followed once in this process, however many wait. Each poll is due at its own
 time, with jitter; nothing new makes the pauses grow, anything new makes them short again.
+
+Nothing that goes wrong ends a thread here: what breaks is reported to whoever waits. A store that is away is waited
+for as a vendor is, and a vendor that answers slowly takes no thread away from the others.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from llmtune._retry import RetryPolicy
-from llmtune.errors import LlmtuneError, TransientError, VendorError
+from llmtune._retry import RetryPolicy, report_silence
+from llmtune._safety.time_limit import TimeLimit, limit_waiting
+from llmtune.errors import LlmtuneError, StoreUnavailable, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import Event, JobRef, RunState
@@ -30,11 +36,25 @@ from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
 log = logging.getLogger("llmtune")
+T = TypeVar("T")
 
 #: Threads that poll, and threads that finish runs (evaluate, report), at most, in one process. An evaluation asks a
 #: vendor from up to eight threads of its own: all together stay under 32.
 POLL_THREADS = 8
 FINISH_THREADS = 2
+
+#: Seconds after which a poll no longer counts among those threads, and how many there may be with the slow ones.
+SLOW_SECONDS = 3.0
+MOST_THREADS = 64
+
+#: Seconds that one poll may take in all, however its bytes trickle in; it is tried again later.
+POLL_SECONDS = 300.0
+
+#: Seconds after which a poll that has not answered is reported.
+SILENCE_SECONDS = 60.0
+
+#: Seconds after which a run whose store was deleted is not followed any more.
+DELETED_SECONDS = 60.0
 
 #: Polls per second of one provider, over all runs of this process. Vendors bound their control planes; a hundred runs
 #: are still looked at every ten seconds.
@@ -107,6 +127,11 @@ class _Following:
     run_id: str
     provider: Provider
     pace: Pace
+    record: RunRecord
+    """The run as it was last read, for what is reported while the store is away."""
+
+    name: str = ""
+    hosted: bool = True
     listeners: list[Listener] = field(default_factory=list)
     job: JobRef | None = None
     known: RunRecord | None = None
@@ -114,6 +139,10 @@ class _Following:
     errors: int = 0
     broken: int = 0
     down_since: float | None = None
+    store_errors: int = 0
+    store_down_since: float | None = None
+    polling_since: float | None = None
+    silence_told: bool = False
     gone_since: float | None = None
     gone_told: bool = False
     unsettled: bool = False
@@ -130,25 +159,59 @@ class _Following:
 
 
 class _Workers:
-    """Daemon threads, made when needed and never more than `most`: a wait that is given up must not hold the exit."""
+    """Daemon threads, made when needed: a wait that is given up must not hold the exit.
 
-    def __init__(self, name: str, most: int) -> None:
-        self._name, self._most = name, most
+    Args:
+        name: of the threads.
+        most: how many there are at most.
+        with_slow: how many there are at most with the slow ones. A thread that has worked on the same action for
+            `SLOW_SECONDS` does not count among the `most`, so that a vendor that trickles keeps no other one waiting.
+    """
+
+    def __init__(self, name: str, most: int, *, with_slow: int = 0) -> None:
+        self._name, self._most, self._with_slow = name, most, max(most, with_slow)
         self._ready: deque[Callable[[], None]] = deque()
         self._condition = threading.Condition()
         self._threads = 0
         self._idle = 0
+        self._began: dict[int, float] = {}
+        """When each working thread began what it does."""
 
     def submit(self, action: Callable[[], None]) -> None:
+        """Let a thread do it. Raises `RuntimeError` when there is no thread and none can be started."""
         with self._condition:
             self._ready.append(action)
-            if self._idle < len(self._ready) and self._threads < self._most:
-                self._threads += 1
-                name = f"{self._name}-{self._threads}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+            try:
+                self._start_thread()
+            except RuntimeError:
+                if not self._threads:
+                    self._ready.remove(action)
+                    raise
+                log.warning("%s: no further thread can be started", self._name)
             self._condition.notify()
 
+    def grow(self) -> bool:
+        """Start a thread in place of those that have become slow; return whether anything is waiting for one."""
+        with self._condition:
+            with suppress(RuntimeError):
+                self._start_thread()
+            return bool(self._ready)
+
+    def _start_thread(self) -> None:
+        horizon = time.monotonic() - SLOW_SECONDS
+        slow = sum(began <= horizon for began in self._began.values())
+        if self._idle >= len(self._ready) or self._threads >= min(self._most + slow, self._with_slow):
+            return
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True)
+        self._threads += 1
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads -= 1
+            raise
+
     def _work(self) -> None:
+        me = threading.get_ident()
         while True:
             with self._condition:
                 self._idle += 1
@@ -159,7 +222,14 @@ class _Workers:
                         return
                 self._idle -= 1
                 action = self._ready.popleft()
-            action()
+                self._began[me] = time.monotonic()
+            try:
+                action()
+            except BaseException:
+                with suppress(Exception):
+                    log.exception("%s: an action broke", self._name)
+            with self._condition:
+                self._began.pop(me, None)
 
 
 class Poller:
@@ -173,19 +243,24 @@ class Poller:
         self._free: dict[str, float] = {}
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
-        self._polls = _Workers("llmtune-poll", POLL_THREADS)
+        self._polls = _Workers("llmtune-poll", POLL_THREADS, with_slow=MOST_THREADS)
         self._finishes = _Workers("llmtune-finish", FINISH_THREADS)
         self._finishes_here = _Workers("llmtune-finish-local", 1)  # one model in this machine's memory at a time
 
     def follow(
         self, store: Store, run_id: str, provider: Provider, listener: Listener, *, pace: Pace | None = None
     ) -> Callable[[], None]:
-        """Tell `listener` of every update, from a thread of the poller's. Returns the call that ends it."""
+        """Tell `listener` of every update, from a thread of the poller's. Returns the call that ends it.
+
+        Raises `RunNotFound`, or `StoreError` when the store cannot be read to begin with.
+        """
         key = (store.shown, run_id)
+        record = store.get(run_id)
         with self._condition:
             following = self._followed.get(key)
             if following is None:
-                following = _Following(store, run_id, provider, pace or (HOSTED if provider.hosted else LOCAL))
+                pace = pace or (HOSTED if provider.hosted else LOCAL)
+                following = _Following(store, run_id, provider, pace, record, provider.name, provider.hosted)
                 self._followed[key] = following
                 self._schedule(following, 0.0)
             elif pace is not None:
@@ -215,37 +290,65 @@ class Poller:
 
     def _dispatch(self) -> None:
         while True:
+            crowded = self._polls.grow()
+            self._report_silence()
             with self._condition:
-                while not self._due:
-                    if not self._condition.wait(timeout=30) and not self._due:
+                if not self._due:
+                    if self._followed or crowded:
+                        self._condition.wait(timeout=1.0)
+                    elif not self._condition.wait(timeout=30) and not self._due and not self._followed:
                         self._thread = None
                         return
+                    continue
                 due, order, following = self._due[0]
                 now = time.monotonic()
                 if due > now:
-                    self._condition.wait(timeout=due - now)
+                    self._condition.wait(timeout=min(due - now, 1.0))
                     continue
                 heapq.heappop(self._due)
                 if following.ended:
                     continue
-                free = self._free.get(following.provider.name, 0.0)
-                if following.provider.hosted and free > now:  # over the rate: its turn comes when a slot is free
+                free = self._free.get(following.name, 0.0)
+                if following.hosted and free > now:  # over the rate: its turn comes when a slot is free
                     heapq.heappush(self._due, (free, order, following))
                     self._condition.wait(timeout=min(free - now, self._gap))
                     continue
-                self._free[following.provider.name] = now + self._gap
+                self._free[following.name] = now + self._gap
                 following.busy = True
-            self._polls.submit(lambda following=following: self._visit(following))  # type: ignore[misc]
+            try:
+                self._polls.submit(lambda following=following: self._visit(following))  # type: ignore[misc]
+            except RuntimeError as error:  # the machine has no thread to give for now
+                log.warning("following run %s: %s; trying again", following.run_id, error)
+                with self._condition:
+                    following.busy = False
+                    self._schedule(following, 1.0)
+
+    def _report_silence(self) -> None:
+        """Report each poll that has been going on for more than a minute, once."""
+        horizon = time.monotonic() - SILENCE_SECONDS
+        with self._condition:
+            silent = [
+                each
+                for each in self._followed.values()
+                if each.polling_since is not None and each.polling_since <= horizon and not each.silence_told
+            ]
+            for following in silent:
+                following.silence_told = True
+        for following in silent:
+            message = (
+                f"{following.name} has not answered for {SILENCE_SECONDS:g} s; it is waited for, up to"
+                f" {POLL_SECONDS / 60:g} min, and asked again"
+            )
+            self._tell(following, Update(following.record, message=message))
 
     def _visit(self, following: _Following) -> None:
         """One look at one run, in a worker's thread."""
+        update: Update | None = None
+        seconds: float | None = None
         try:
             update, seconds = self._look(following)
-        except LlmtuneError as error:
-            update, seconds = self._gave_up(following, error), None
-        except Exception as error:
-            log.exception("following run %s broke", following.run_id)
-            update, seconds = self._gave_up(following, error), None
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of anything that breaks
+            update, seconds = self._after_error(following, error)
         if update is not None:
             self._tell(following, update)
         with self._condition:
@@ -257,22 +360,52 @@ class Poller:
             elif seconds is not None:
                 self._schedule(following, seconds * random.uniform(0.8, 1.2))
 
-    def _gave_up(self, following: _Following, error: BaseException) -> Update:
-        scrub_error(error)
-        return Update(following.store.get(following.run_id), error=error)
+    def _after_error(self, following: _Following, error: BaseException) -> tuple[Update | None, float | None]:
+        """Wait for a store that is away; give up on anything else. It reads nothing, and so cannot fail."""
+        if isinstance(error, StoreUnavailable):
+            now = time.monotonic()
+            following.store_errors += 1
+            began = following.store_down_since
+            following.known = None
+            if began is None or not error.deleted or now - began < DELETED_SECONDS:
+                seconds = following.pace.when_unwell.pause(following.store_errors, TransientError(error.message))
+                if began is not None:
+                    return None, seconds
+                following.store_down_since = now
+                log.warning("run %s: %s; trying again", following.run_id, error.message)
+                return Update(following.record, message=f"{error.message}; trying again"), seconds
+            error.hint = (
+                f"the job at {following.name} goes on, and is not followed any more; once the store is back:"
+                f" llmtune runs attach {following.run_id}"
+            )
+        elif not isinstance(error, LlmtuneError):
+            with suppress(Exception):
+                log.error("following run %s broke", following.run_id, exc_info=error)
+        with suppress(Exception):
+            scrub_error(error)
+        return Update(following.record, error=error), None
+
+    def _store_is_back(self, following: _Following) -> str | None:
+        """Note that the store was read; return what is said of it where it was away."""
+        began, following.store_down_since, following.store_errors = following.store_down_since, None, 0
+        return None if began is None else f"the run store answers again after {time.monotonic() - began:.0f} s"
 
     def _tell(self, following: _Following, update: Update) -> None:
+        following.record = update.record
         with self._condition:
             listeners = list(following.listeners)
         for listener in listeners:
-            listener(update)
+            try:
+                listener(update)
+            except Exception:
+                log.exception("a listener to run %s broke", following.run_id)
 
     # --- one look --------------------------------------------------------------------------------------------------
     def _look(self, following: _Following) -> tuple[Update | None, float | None]:
         """What is new, and the seconds until the next look (None: somebody else schedules it)."""
         store = following.store
         record = following.known or store.get(following.run_id)
-        following.known = None
+        following.known, following.record = None, record
         if record.state.final:
             if settling.lacks_model(store, record):  # the vendor may have named it since
                 return self._finish(following, record)
@@ -301,9 +434,9 @@ class Poller:
         store, provider = following.store, following.provider
         try:
             if record.cancel_requested and record.state is not RunState.CANCELLING:
-                provider.cancel(job)
+                self._ask(following, lambda: provider.cancel(job))
                 record = store.move(record.id, RunState.CANCELLING, "cancellation asked for")
-            snapshot = provider.poll(job, record.cursor)
+            snapshot = self._ask(following, lambda: provider.poll(job, record.cursor))
         except TransientError as error:
             return self._unwell(following, record, error)
         except LlmtuneError as error:
@@ -322,7 +455,7 @@ class Poller:
         # What was just written was read in the same transaction; what was not may have changed in another process.
         following.known = seen.record if seen.record is not record else None
         checkpoint("snapshot-kept")
-        message = None
+        message = self._store_is_back(following)
         if following.down_since is not None:
             message = f"{provider.name} answers again after {time.monotonic() - following.down_since:.0f} s"
         if seen.moved and seen.record.state is RunState.PAUSED:
@@ -338,6 +471,19 @@ class Poller:
             return self._finish(following, seen.record)
         return (update if new or message or seen.record != record else None), following.pause
 
+    def _ask(self, following: _Following, call: Callable[[], T]) -> T:
+        """Return what the vendor answers, within a total deadline however slowly it comes."""
+        following.polling_since, following.silence_told = time.monotonic(), False
+        try:
+            if not following.hosted:
+                return call()
+            with limit_waiting(POLL_SECONDS):
+                return call()
+        except TimeLimit:
+            raise TransientError(f"no whole answer came within {POLL_SECONDS:g} s") from None
+        finally:
+            following.polling_since = None
+
     def _unwell(
         self, following: _Following, record: RunRecord, error: TransientError
     ) -> tuple[Update | None, float | None]:
@@ -347,8 +493,10 @@ class Poller:
         message = None
         if following.down_since is None:
             following.down_since = time.monotonic()
-            message = f"{following.provider.name} does not answer ({scrub(error.message)}); trying again"
+            message = f"{following.name} does not answer ({scrub(error.message)}); trying again"
             log.info("run %s: %s", record.id, message, extra={"run": record.id})
+        if seconds > SILENCE_SECONDS and error.retry_after:
+            message = f"{following.name} asks for a pause ({scrub(error.message)}); trying again in {seconds:.0f} s"
         return (Update(record, message=message) if message else None), seconds
 
     def _gone(
@@ -386,22 +534,35 @@ class Poller:
             return (Update(record, message=message) if message else None), min(1.0, following.pace.most)
         with self._condition:
             following.finishing = True
-        workers = self._finishes if following.provider.hosted else self._finishes_here
-        workers.submit(lambda: self._finish_in_thread(following, lease))
+        workers = self._finishes if following.hosted else self._finishes_here
+        try:
+            workers.submit(lambda: self._finish_in_thread(following, lease))
+        except RuntimeError as error:  # the machine has no thread to give for now
+            log.warning("finishing run %s: %s; trying again", following.run_id, error)
+            with self._condition:
+                following.finishing = False
+            lease.release()
+            return None, following.pace.most
         return None, None
 
     def _finish_in_thread(self, following: _Following, lease: Lease) -> None:
         def say(message: str) -> None:
-            record = following.store.get(following.run_id)
-            if time.time() - record.updated > HEARD_EVERY:
-                record = following.store.change(record.id, durable=False)
-            self._tell(following, Update(record, message=message))
+            with suppress(StoreUnavailable):  # the words are for whoever waits; the store only notes that it is alive
+                following.record = following.store.get(following.run_id)
+                if time.time() - following.record.updated > HEARD_EVERY:
+                    following.record = following.store.change(following.run_id, durable=False)
+            self._tell(following, Update(following.record, message=message))
+            end_silence()
 
+        def tell(silent: float) -> None:
+            message = f"nothing new from {following.name} for {silent:.0f} s while run {following.run_id} is finished"
+            self._tell(following, Update(following.record, message=f"{message}; it is waited for"))
+
+        end_silence: Callable[[], None] = lambda: None  # noqa: E731
         seconds: float | None = None
         update: Update | None = None
-        waiting: Update | None = None
         try:
-            with lease:
+            with lease, report_silence(tell) as end_silence:
                 record = finalize.finalize(
                     following.store,
                     following.run_id,
@@ -415,21 +576,22 @@ class Poller:
             seconds = min(error.retry_after or 0.0, following.pace.most)
             if not following.unsettled:
                 following.unsettled = True
-                waiting = Update(following.store.get(following.run_id), message=error.message)
+                update = Update(following.record, message=error.message)
         except TransientError as error:
             following.errors += 1
             seconds = max(following.pace.after(following.pace.first * following.errors), error.retry_after or 0.0)
         except BaseException as error:  # noqa: BLE001 - a listener waits: it must hear of anything that breaks
-            update = self._gave_up(following, error)
-        for each in (waiting, update):
-            if each is not None:
-                self._tell(following, each)
+            update, seconds = self._after_error(following, error)
+        else:
+            self._store_is_back(following)
+        if update is not None:
+            self._tell(following, update)
         with self._condition:
             following.finishing = False
-            if update is not None or not following.listeners:
+            if (update is not None and update.last) or not following.listeners:
                 self._end(following)
-            elif seconds is not None:
-                self._schedule(following, seconds)
+            else:
+                self._schedule(following, following.pace.first if seconds is None else seconds)
 
 
 def _how_to_resume(record: RunRecord, provider: Provider, job: JobRef) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.config import note_secrets
-from llmtune.errors import LlmtuneError, RunFailed
+from llmtune.errors import LlmtuneError, RunFailed, StoreUnavailable
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.abilities import Exporting
 from llmtune.provider.protocol import Provider
@@ -20,6 +20,7 @@ from llmtune.provider.registry import get_provider, provider_class
 from llmtune.provider.types import Event, JobRef, ModelRef, RunState
 from llmtune.runs import poller, submission, tracking
 from llmtune.runs.poller import Pace, Update
+from llmtune.runs.store.database import keep_trying
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, Transition, open_store
 from llmtune.runs.timeouts import Timeouts
@@ -118,8 +119,8 @@ class Run:
     ) -> Report:
         """Follow the run to its end and return its report.
 
-        Transient errors of the vendor, unknown states and a lost network are waited out; the first is reported through
-        `on_update`, which is called in this thread. Giving up waiting never stops the run.
+        Transient errors of the vendor, unknown states, a lost network and a store that is away are waited out; the
+        first is reported through `on_update`, which is called in this thread. Giving up waiting never stops the run.
 
         Args:
             timeout: seconds after which waiting (not the run) ends.
@@ -134,6 +135,7 @@ class Run:
             StillRunning: `timeout` passed first. It is a TimeoutError too.
             StillQueued: `queue_timeout` passed, and the run is in the queue still.
             VendorError: the vendor refuses to answer about it, in the vendor's own words; the run is as it was.
+            StoreUnavailable: the store is away before anything of the run was read, or was deleted; the job goes on.
         """
         feeds = Feeds(self._store, self.id)
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
@@ -208,15 +210,16 @@ class Run:
 
     def _feed(self, feeds: Feeds, update: Update) -> None:
         if update.last and update.error is None:
-            feeds.finish(self.report())
-        else:
+            keep_trying(lambda: feeds.finish(self.report()), doing=f"results of run {self.id}")
+            return
+        with suppress(StoreUnavailable):  # what is new is still new at the next update
             feeds.update()
 
     def _ended(self, update: Update) -> Report:
         if update.error is not None:
             raise update.error
         record = update.record
-        report = self.report()
+        report = keep_trying(self.report, doing=f"report of run {self.id}")
         if record.state is not RunState.SUCCEEDED:
             why = f": {record.error}" if record.error else ""
             hint = submission.lost_hint(self.id) if record.state is RunState.LOST else None

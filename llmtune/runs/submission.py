@@ -14,19 +14,29 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from llmtune._retry import RetryPolicy, with_retries
+from llmtune._retry import RetryPolicy, report_silence, with_retries
 from llmtune.config import redact_url
-from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
+from llmtune.errors import (
+    InvalidData,
+    LlmtuneError,
+    LlmtuneWarning,
+    StoreError,
+    SubmitUnknown,
+    TransientError,
+    VendorError,
+)
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
 from llmtune.redaction.secrets import scrub_error
 from llmtune.runs import planned
 from llmtune.runs.failpoints import checkpoint
 from llmtune.runs.row_names import name_rows_in
+from llmtune.runs.store.database import keep_trying
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -53,8 +63,16 @@ def drive(store: Store, run_id: str, provider: Provider, *, lease: Lease) -> Run
         TransientError: the vendor is unwell; nothing was lost, and starting the same job again goes on from here.
         VendorError: the vendor refused; the run has failed, with the vendor's own words.
     """
+
+    def tell(seconds: float) -> None:
+        record = store.get(run_id)
+        message = f"run {run_id} has been {record.state} at {provider.name} for {seconds:.0f} s; it is waited for"
+        store.note(run_id, message, "warning")
+        warnings.warn(message, LlmtuneWarning, stacklevel=2)
+
     try:
-        return _drive(store, run_id, provider, lease)
+        with report_silence(tell):
+            return _drive(store, run_id, provider, lease)
     except Exception as error:
         scrub_error(error)
         raise
@@ -70,7 +88,7 @@ def _drive(store: Store, run_id: str, provider: Provider, lease: Lease) -> RunRe
     if record.state in (RunState.PLANNED, RunState.UPLOADING):
         try:
             record = _upload_all(store, record, provider, lease)
-        except TransientError:
+        except (TransientError, StoreError):
             raise
         except LlmtuneError as error:
             _failed(store, run_id, error)
@@ -113,7 +131,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
             return found, meant_before
         lease.check()
         checkpoint("before-upload")
-        return provider.upload(file), True
+        return _send(provider, file), True
 
     found, ours = with_retries(upload, RETRIES, doing=f"upload of the {file.role} file to {provider.name}")
     checkpoint("after-upload")
@@ -122,6 +140,20 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
     checkpoint("upload-kept")
     log.info("uploaded the %s file", file.role, extra={"run": record.id})
     return ref
+
+
+def _send(provider: Provider, file: EncodedFile) -> UploadRef:
+    """Upload one file. An answer that the provider stumbles over is one that did not come: nothing is paid yet."""
+    try:
+        return provider.upload(file)
+    except (LlmtuneError, OSError):
+        raise
+    except Exception as error:
+        log.exception("the upload to %s broke", provider.name)
+        raise TransientError(
+            f"the answer of {provider.name} to the upload of the {file.role} file was not understood"
+            f" ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lease, stale: list[str]) -> RunRecord:
@@ -135,7 +167,7 @@ def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lea
             continue
         lease.check()
         what = f"upload of the {file.role} file to {provider.name}"
-        refs[file.role] = _as(with_retries(partial(provider.upload, file), RETRIES, doing=what), file)
+        refs[file.role] = _as(with_retries(partial(_send, provider, file), RETRIES, doing=what), file)
         store.keep_upload(record, name, refs[file.role], ours=True)
     return _build(store, record, provider, refs)
 
@@ -197,6 +229,8 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
             if unsent >= RETRIES.tries:
                 raise
             time.sleep(RETRIES.pause(unsent, error))
+        except StoreError:  # our own, and no word about the job
+            raise
         except LlmtuneError as error:  # a refusal in the vendor's own words: there is no job
             stale = [] if renewed else _stale_uploads(store, record, error)
             if not stale:
@@ -209,7 +243,7 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
             record = store.move(record.id, RunState.UPLOADING, reason, back=True)
             try:
                 record = _upload_anew(store, record, provider, lease, stale)
-            except TransientError:
+            except (TransientError, StoreError):
                 raise
             except LlmtuneError as second:
                 _failed(store, record.id, second)
@@ -229,11 +263,16 @@ def _submit_once(store: Store, record: RunRecord, provider: Provider, request: R
 
 
 def keep_job(store: Store, record: RunRecord, job: JobRef, reason: str) -> RunRecord:
-    """Write the job down; from here on the run is followed, never submitted again."""
-    store.keep_ref(record, "job", "job", job)
-    record = store.move(record.id, RunState.QUEUED, f"{reason}: {job.id}", back=record.state is RunState.LOST)
+    """Write the job down; from here on the run is followed, never submitted again.
+
+    What is paid for is written for as long as the store is away: only this process knows the job's id.
+    """
+    doing = f"job {job.id} of run {record.id}"
+    keep_trying(lambda: store.keep_ref(record, "job", "job", job), doing=doing)
+    back = record.state is RunState.LOST
+    moved = keep_trying(lambda: store.move(record.id, RunState.QUEUED, f"{reason}: {job.id}", back=back), doing=doing)
     checkpoint("job-kept")
-    return record
+    return moved
 
 
 def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, lease: Lease, why: str) -> RunRecord:
@@ -265,6 +304,8 @@ def _after_unclear_submit(store: Store, record: RunRecord, provider: Provider, l
         except TransientError as error:
             store.note(record.id, f"submitting again failed too: {_words(error)}", "warning")
             time.sleep(RETRIES.pause(attempt, error))
+        except StoreError:
+            raise
         except LlmtuneError as error:
             job = look_for(
                 provider, record, safety.window

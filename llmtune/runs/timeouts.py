@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
-from llmtune.errors import StillQueued, StillRunning
+from llmtune.errors import StillQueued, StillRunning, StoreUnavailable
 from llmtune.provider.types import RunState
 from llmtune.runs.poller import Update
+from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
 log = logging.getLogger("llmtune")
@@ -26,6 +28,7 @@ class Timeouts:
         self._began = self._new = time.monotonic()
         self._told = False
         self._step: int | None = None
+        self._record: RunRecord | None = None
 
     def patience(self) -> float | None:
         """Seconds until one of the clocks runs out; None when neither is set."""
@@ -41,6 +44,7 @@ class Timeouts:
 
     def saw(self, update: Update) -> Update:
         """Something came; a new step or state starts the stall clock again."""
+        self._record = update.record
         if update.record.state in _PAST_THE_QUEUE:
             self._queue = None
         step = update.record.progress.step
@@ -58,7 +62,8 @@ class Timeouts:
             )
         if self._queue is not None and now >= self._began + self._queue:
             waited, self._queue = self._queue, None
-            if store.get(self._run_id).state is RunState.QUEUED:
+            record = self._read(store)
+            if record is not None and record.state is RunState.QUEUED:
                 raise StillQueued(
                     f"run {self._run_id} has stood in the queue for {waited:g} s",
                     hint=f"come back with: llmtune runs attach {self._run_id}",
@@ -66,7 +71,16 @@ class Timeouts:
         if self._stall is not None and not self._told and now >= self._new + self._stall:
             self._told = True
             message = f"no new step or state for {self._stall:g} s"
-            store.note(self._run_id, message, "warning")
+            with suppress(StoreUnavailable):
+                store.note(self._run_id, message, "warning")
             log.warning("run %s: %s", self._run_id, message, extra={"run": self._run_id})
-            return Update(store.get(self._run_id), message=message, stalled=True)
+            record = self._read(store)
+            return None if record is None else Update(record, message=message, stalled=True)
         return None
+
+    def _read(self, store: Store) -> RunRecord | None:
+        """Return the run as it stands; as it was last heard of while the store is away, or None."""
+        try:
+            return store.get(self._run_id)
+        except StoreUnavailable:
+            return self._record

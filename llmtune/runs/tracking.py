@@ -10,8 +10,10 @@ import hashlib
 import logging
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from llmtune.errors import StoreUnavailable
 from llmtune.metrics.points import SOURCE_ORDER, MetricPoint, merge
 from llmtune.provider.types import Ref
 from llmtune.runs.store.leases import Lease
@@ -91,15 +93,21 @@ class _Feed:
         """Whether a point was corrected after it had been written."""
 
     def guarded(self, action: Any) -> None:
-        """Do it; a sink that breaks says so once, and is left alone by this process from then on."""
+        """Do it; a sink that breaks says so once, and is left alone by this process from then on.
+
+        Raises `StoreUnavailable`: the sink is well, and goes on when the store answers again.
+        """
         if self._over:
             return
         try:
             action()
+        except StoreUnavailable:
+            raise
         except Exception as error:
             self._over = True
             log.exception("the sink %s of run %s broke", self._spec, self._run_id, extra={"run": self._run_id})
-            self._store.warn(self._run_id, f"the sink {self._spec} stopped: {type(error).__name__}: {error}")
+            with suppress(StoreUnavailable):
+                self._store.warn(self._run_id, f"the sink {self._spec} stopped: {type(error).__name__}: {error}")
             self._let_go()
 
     def update(self) -> None:

@@ -12,17 +12,24 @@ from llmtune.testing.faults import (
     accept_then_drop,
     accept_then_hold,
     calling,
+    echo,
+    empty_answer,
+    endless,
+    endless_list,
     garbled,
+    odd_numbers,
     rate_limit,
     refusal,
     reset,
     server_error,
     slow,
+    trickle,
     truncated,
     unknown_state,
 )
 from llmtune.testing.http import Call, Part, Refusal, Reply, route
 from llmtune.testing.request_schema import Required
+from llmtune.testing.store_faults import store_away
 
 __all__ = [
     "Call",
@@ -40,13 +47,20 @@ __all__ = [
     "accept_then_drop",
     "accept_then_hold",
     "calling",
+    "echo",
+    "empty_answer",
+    "endless",
+    "endless_list",
     "garbled",
+    "odd_numbers",
     "rate_limit",
     "refusal",
     "reset",
     "route",
     "server_error",
     "slow",
+    "store_away",
+    "trickle",
     "truncated",
     "unknown_state",
 ]

@@ -483,6 +483,52 @@ class ConformanceSuite:
         assert vendor.standing == []
         assert vendor.complaints == []
 
+    @pytest.mark.parametrize("fault", ["trickle", "endless", "empty_answer", "endless_list", "echo"])
+    def test_the_whole_way_past_a_fault(
+        self, vendor: FakeVendor, provider: Provider, job: TuningJob, monkeypatch: pytest.MonkeyPatch, fault: str
+    ) -> None:
+        """One job and one report, or one sentence and a run that goes on when it is asked for again."""
+        from llmtune.provider import http, sdk
+        from llmtune.runs import poller
+        from llmtune.runs.api import start
+
+        monkeypatch.setattr(http, "ANSWER_BYTES", 4 * 1024**2)
+        monkeypatch.setattr(sdk, "MOST_PAGES", 5)
+        run = start(job, provider)
+        make: dict[str, Callable[[], faults.Fault]] = {
+            "trickle": lambda: faults.trickle(0.02),
+            "endless": lambda: faults.endless(16 * 1024**2),
+        }
+        vendor.faults.add(make.get(fault, getattr(faults, fault))(), role="poll", times=3, after=1)
+        monkeypatch.setattr(poller, "POLL_SECONDS", 2.0)
+        pace = poller.Pace(first=0.01, most=0.05)
+        sentence = "it ended well"
+        try:
+            run.wait(timeout=120, pace=pace)
+        except LlmtuneError as error:
+            sentence = error.message
+        assert sentence
+        assert "\n" not in sentence
+        vendor.faults.clear()
+        monkeypatch.setattr(poller, "POLL_SECONDS", 300.0)
+        assert run.wait(timeout=120, pace=pace) is not None
+        assert run.state is RunState.SUCCEEDED
+        assert len(vendor.jobs) == 1
+        assert vendor.standing == []
+
+    def test_the_whole_way_while_the_store_blinks(self, vendor: FakeVendor, provider: Provider, job: TuningJob) -> None:
+        from llmtune.runs.api import start
+        from llmtune.runs.poller import Pace
+        from llmtune.runs.store.store import open_store
+        from llmtune.testing.store_faults import store_away
+
+        run = start(job, provider)
+        with store_away(open_store(), times=3, after=8):
+            run.wait(timeout=120, pace=Pace(first=0.01, most=0.05))
+        assert run.state is RunState.SUCCEEDED
+        assert len(vendor.jobs) == 1
+        assert vendor.standing == []
+
 
 def _row(number: int) -> dict[str, Any]:
     subject, team = ("invoice", "billing") if number % 2 else ("router", "network")

@@ -16,7 +16,21 @@ from typing import Any, Literal
 Role = Literal["upload", "submit", "poll", "find", "cancel", "deploy", "undeploy", "generate", "delete", "other"]
 
 #: What a fault does to one exchange.
-Kind = Literal["answer", "reset", "hold", "truncate", "garble", "state", "call"]
+Kind = Literal[
+    "answer",
+    "reset",
+    "hold",
+    "truncate",
+    "garble",
+    "state",
+    "call",
+    "endless",
+    "trickle",
+    "echo",
+    "odd",
+    "empty",
+    "loop",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +40,8 @@ class Fault:
     `handled` tells whether the vendor did what was asked before things went wrong.
 
     `kind` is the way. Of an answer, `status`, `code`, `message` and `headers` are what comes back; a hold or delay
-    lasts `seconds`; `word` is the job state that is reported; `action` is called at that moment.
+    lasts `seconds`; `word` is the job state (or number) that is reported; an endless answer has `size` bytes; `action`
+    is called at that moment.
     """
 
     kind: Kind
@@ -37,6 +52,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     word: str = ""
+    size: int = 0
     action: Callable[[], Any] | None = None
 
 
@@ -94,6 +110,45 @@ def unknown_state(word: str = "recalibrating") -> Fault:
 def calling(action: Callable[[], Any], *, handled: bool = True) -> Fault:
     """Call `action` after the vendor did what was asked (before, without `handled`); kill tests strike here."""
     return Fault(kind="call", handled=handled, action=action)
+
+
+def endless(most: int = 256 * 1024**2) -> Fault:
+    """The vendor does what was asked; its answer goes on without end, until the client hangs up.
+
+    It ends after `most` bytes all the same, so that a client without a bound fails its test and not the machine.
+    """
+    return Fault(kind="endless", handled=True, size=most)
+
+
+def trickle(seconds: float = 1.0) -> Fault:
+    """The vendor does what was asked; its answer comes byte by byte, one every so many `seconds`."""
+    return Fault(kind="trickle", handled=True, seconds=seconds)
+
+
+def echo() -> Fault:
+    """A refusal (401) that repeats every header of the request, as gateways do: the key is among them."""
+    return Fault(kind="echo", status=401)
+
+
+def odd_numbers(literal: str = "1e400") -> Fault:
+    """The vendor does what was asked; every number of its JSON answer reads `literal`: "1e400", "NaN", "10000...".
+
+    `True`, `False` and numbers inside of text stay as they are.
+    """
+    return Fault(kind="odd", handled=True, word=literal)
+
+
+def empty_answer() -> Fault:
+    """The vendor does what was asked; its answer is 200 with an empty JSON object."""
+    return Fault(kind="empty", handled=True)
+
+
+def endless_list() -> Fault:
+    """The vendor does what was asked; an answer that holds a list says that more follows, with a new cursor each time.
+
+    An answer without a list stays as it is.
+    """
+    return Fault(kind="loop", handled=True)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmtune.testing.faults import Fault, Role
 from llmtune.testing.request_schema import complaints
+
+_numbers = itertools.count()
 
 
 class Refusal(Exception):
@@ -275,6 +278,10 @@ class Handler(BaseHTTPRequestHandler):
         )
         vendor = self.server.vendor
         fault = vendor.receive(call)
+        if fault is not None and fault.kind == "echo":
+            words = " ".join(f"{name}: {value}" for name, value in call.headers.items())
+            self._send(call, Reply({"error": {"message": f"not allowed: {words}", "code": "denied"}}, fault.status))
+            return
         if fault is not None and not self._before(fault):
             return
         reply = vendor.answer_call(call, fault)
@@ -323,6 +330,18 @@ class Handler(BaseHTTPRequestHandler):
             fault.action()
         elif fault.kind == "garble":
             reply.body, reply.status = "<html><body>502 upstream unavailable</body></html>", 200
+        elif fault.kind == "odd":
+            body, _ = reply.encode()
+            with contextlib.suppress(ValueError):
+                reply.body = _with_numbers(json.loads(body), fault.word)
+                reply.headers |= {"Content-Type": "application/json"}
+        elif fault.kind == "empty":
+            reply.body = {}
+        elif fault.kind == "loop":
+            reply.body = _going_on(reply.body)
+        elif fault.kind in ("endless", "trickle"):
+            self._pour(fault, call, reply)
+            return False
         elif fault.kind == "truncate":
             body, kind = reply.encode()
             self._head(call, reply, len(body) + 64, kind)
@@ -331,6 +350,24 @@ class Handler(BaseHTTPRequestHandler):
             self._reset(linger=False)
             return False
         return True
+
+    def _pour(self, fault: Fault, call: Call, reply: Reply) -> None:
+        """Send an answer without end, or one byte now and then; it is over when the client hangs up."""
+        self.close_connection = True
+        body, kind = reply.encode()
+        with contextlib.suppress(OSError):
+            if fault.kind == "endless":
+                self._head(call, reply, fault.size, kind)
+                piece = b" " * 65536
+                for _ in range(fault.size // len(piece)):
+                    self.wfile.write(piece)
+            else:
+                self._head(call, reply, len(body), kind)
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(fault.seconds)
+            self.wfile.flush()
 
     def _send(self, call: Call, reply: Reply) -> None:
         body, kind = reply.encode()
@@ -353,6 +390,37 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         # Closed by its descriptor: the reader and writer above it would keep the socket open.
         os.close(self.connection.detach())
+
+
+#: What vendors call the field that says that a list goes on.
+_CURSORS = ("next_page_token", "nextPageToken", "nextToken")
+
+
+def _going_on(body: Any) -> Any:
+    """Return an answer as it is, or, where it holds a list, one that never was the last of that list."""
+    lists = [value for value in body.values() if isinstance(value, list)] if isinstance(body, dict) else []
+    if not lists:
+        return body
+    number = next(_numbers)
+    listed = {name: [*value] for name, value in body.items() if isinstance(value, list)}
+    for rows in listed.values():
+        if rows and isinstance(rows[-1], dict) and isinstance(rows[-1].get("id"), str):
+            rows[-1] = {**rows[-1], "id": f"{rows[-1]['id']}-{number}"}
+    return {**body, **listed, "has_more": True, **dict.fromkeys(_CURSORS, f"again-{number}")}
+
+
+def _with_numbers(value: Any, literal: str) -> bytes:
+    """Return the JSON of a value in which every number reads `literal`."""
+    mark = "\x00number\x00"
+
+    def marked(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: marked(inner) for name, inner in part.items()}
+        if isinstance(part, list):
+            return [marked(inner) for inner in part]
+        return mark if isinstance(part, int | float) and not isinstance(part, bool) else part
+
+    return json.dumps(marked(value)).replace(json.dumps(mark), literal).encode()
 
 
 def serve(vendor: CallHandler, host: str = "127.0.0.1", port: int = 0) -> tuple[Server, str]:

@@ -124,22 +124,20 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         if "jobArn" not in answer:
             raise TransientError("AWS's answer about the job could not be read", sent=True, raw=str(answer)[:200])
         points: list[Any] = []
-        unreadable: tuple[str, ...] = ()
+        optional = core.OptionalReads()
         if responses.state(str(answer.get("status")))[0].final:
             try:
-                output = answer["outputDataConfig"]["s3Uri"]
-                points = list(self._storage.curves(output, responses.job_id(answer["jobArn"])))
-            except TransientError:
-                raise
+                with optional.reading("the curves"):
+                    output = answer["outputDataConfig"]["s3Uri"]
+                    points = list(self._storage.curves(output, responses.job_id(answer["jobArn"])))
             except LlmtuneError as fault:  # the losses of the API still stand: say what is missing, and go on
-                unreadable = (f"the curves could not be read: {fault.message}",)
+                optional.warnings = (f"the curves could not be read: {fault.message}",)
         family = targets.find_family(responses.base_id(str(answer.get("baseModelArn", ""))))
         unused = family is not None and family.limits.validation == "unused"
         snapshot = responses.snapshot(
             answer, points, validation_unused="this family does not use validation rows" if unused else ""
         )
-        snapshot = snapshot.model_copy(update={"warnings": (*snapshot.warnings, *unreadable)})
-        return core.only_new_events(snapshot, since or {})
+        return optional.complete(core.only_new_events(snapshot, since or {}))
 
     def cancel(self, job: core.JobRef) -> None:
         """Ask AWS to stop the job; it is Stopping first, then Stopped."""

@@ -60,7 +60,7 @@ class Managed(CohereProvider, transport="api"):
         timeout = self.settings.timeout
         # No connection is kept open: on a fresh one a failure says more about what has arrived.
         limits = httpx.Limits(max_keepalive_connections=0)
-        hooks = {"response": [core.keep_redirects_home]}
+        hooks = {"response": [core.keep_redirects_home, core.bound_answer]}
         http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits, event_hooks=hooks)
         return cohere.ClientV2(api_key=key, base_url=self.address, timeout=timeout, max_retries=0, httpx_client=http)
 
@@ -193,14 +193,16 @@ class Managed(CohereProvider, transport="api"):
                 raise
             # Seen before and gone now: deleting is the only way to stop a job here.
             return responses.snapshot({"id": job.id, "status": "STATUS_DELETED"}, since=since)
-        return responses.snapshot(
-            model,
-            metrics=self._pages(
+        optional = core.OptionalReads()
+        metrics: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
+        with optional.reading("its metrics"):
+            metrics = self._pages(
                 action, "step_metrics", lambda sdk, page: sdk.finetuning.list_training_step_metrics(job.id, **page)
-            ),
-            events=self._pages(action, "events", lambda sdk, page: sdk.finetuning.list_events(job.id, **page)),
-            since=since,
-        )
+            )
+        with optional.reading("its events"):
+            events = self._pages(action, "events", lambda sdk, page: sdk.finetuning.list_events(job.id, **page))
+        return optional.complete(responses.snapshot(model, metrics=metrics, events=events, since=since))
 
     def _model(self, id: str) -> dict[str, Any]:
         action = f"look at {id}"
@@ -217,12 +219,13 @@ class Managed(CohereProvider, transport="api"):
     def _pages(self, action: str, field: str, call: Callable[..., Any]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         page: dict[str, Any] = {"page_size": _PAGE}
-        while True:
+        for _ in core.count_pages(f"{self.name}: {action}"):
             answer = self.ask(action, call, page)
             rows += answer.get(field) or ()
             if not answer.get("next_page_token"):
-                return rows
+                break
             page["page_token"] = answer["next_page_token"]
+        return rows
 
     def cancel(self, job: core.JobRef) -> None:
         """Delete the fine-tuned model: the API has no other way to stop a job."""

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, keep_redirects_home, may_have_arrived, open_providers, translate_errors
+from llmtune.provider import (
+    Requirement,
+    bound_answer,
+    count_pages,
+    keep_redirects_home,
+    may_have_arrived,
+    open_providers,
+    translate_errors,
+)
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
@@ -68,7 +76,8 @@ class Connection:
                 import openai
 
                 with self.translate_errors():
-                    http = openai.DefaultHttpxClient(event_hooks={"response": [keep_redirects_home]})
+                    hooks = {"response": [keep_redirects_home, bound_answer]}
+                    http = openai.DefaultHttpxClient(event_hooks=hooks)
                     self._client = openai.OpenAI(max_retries=0, http_client=http, **arguments)
             return self._client
 
@@ -94,7 +103,7 @@ class Connection:
         """Every item of a list, page by page. `call` is given the client and the paging arguments."""
         after: str | None = None
         last_ids: set[str] = set()
-        while True:
+        for _ in count_pages(self.title):
             paging: dict[str, Any] = {"limit": size} | ({"after": after} if after else {})
             page = self.ask(lambda sdk, paging=paging: call(sdk, paging))  # type: ignore[misc]
             items = [item for item in page.get("data") or () if isinstance(item, Mapping)]

@@ -115,7 +115,10 @@ class OpenAIProvider(core.BaseProvider):
         """Start the job: one call, never repeated here."""
         arguments = bodies.for_sdk(bodies.keyed(self.service, request.body, key))
         job = self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.create(**arguments))
-        return self._ref(responses.check_is_job(job))
+        try:
+            return self._ref(responses.check_is_job(job))
+        except VendorError as error:  # an answer with a good status: the job may well be there
+            raise TransientError(f"{self.service.title}: {error.message}", code=error.code, raw=error.raw) from error
 
     def _ref(self, job: Mapping[str, Any]) -> core.JobRef:
         page = self.service.job_page
@@ -147,13 +150,22 @@ class OpenAIProvider(core.BaseProvider):
         payload = self._job(job.id)
         state, _ = responses.state_of(payload)
         not_reported: dict[str, str] = {}
-        events = self._events(job.id, cursor.get("event"), not_reported)
-        begun = state.final or state in (core.RunState.RUNNING, core.RunState.PAUSED)
-        checkpoints = self._checkpoints(job.id, not_reported) if begun else []
+        optional = core.OptionalReads()
+        events: list[dict[str, Any]] = []
+        checkpoints: list[dict[str, Any]] = []
+        results: dict[str, bytes | None] = {}
+        with optional.reading("its events"):
+            events = self._events(job.id, cursor.get("event"), not_reported)
+        if state.final or state in (core.RunState.RUNNING, core.RunState.PAUSED):
+            with optional.reading("its checkpoints"):
+                checkpoints = self._checkpoints(job.id, not_reported)
         # A file that is listed while the job runs (at Azure) grows until it has ended: then it is read again.
         when = "final_results" if state.final else "results"
         listed = [str(id) for id in payload.get("result_files") or ()]
-        results = {id: self._result_file(id) for id in listed if id not in cursor.get(when, ())}
+        for id in listed:
+            if id not in cursor.get(when, ()):
+                with optional.reading(f"its result file {id}"):
+                    results[id] = self._result_file(id)
         if blocked := responses.blocked_by(events):
             cursor["blocked"] = blocked
         snapshot = responses.snapshot(
@@ -167,7 +179,7 @@ class OpenAIProvider(core.BaseProvider):
         cursor[when] = [*cursor.get(when, ()), *(id for id, content in results.items() if content is not None)]
         if events:
             cursor["event"] = events[-1]["id"]
-        return snapshot.model_copy(update={"cursor": cursor})
+        return optional.complete(snapshot.model_copy(update={"cursor": cursor}))
 
     def _result_file(self, id: str) -> bytes | None:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
     from llmtune.data.rendering.preview import Peek
+
+#: One thread at a time keeps the SDK from printing: output that two threads take away is not given back.
+_PRINTING = threading.Lock()
 
 #: Where a person can look at a job.
 JOB_PAGE = "https://api.together.ai/fine-tuning/{id}"
@@ -178,7 +182,8 @@ class TogetherProvider(core.BaseProvider):
         try:
             arguments = requests.arguments(body)
             # The SDK prints for SimPO.
-            with self._connection.translate_errors(action), contextlib.redirect_stdout(io.StringIO()):
+            silence = contextlib.redirect_stdout(io.StringIO())
+            with self._connection.translate_errors(action), _PRINTING, silence:
                 answer = sdk.fine_tuning.create(**arguments, model_limits=limits)
         except ValueError as error:  # our own check of the body or the SDK's, before anything was sent
             raise NotTranslatable(f"{self.name} cannot run this job: {error}", provider=self.name) from error
@@ -224,18 +229,25 @@ class TogetherProvider(core.BaseProvider):
             raise TransientError(f"{self.name}: {action}: an answer without a status")
         step = (since or {}).get("step")
         first = {} if step is None else {"global_step_from": step}
-        metrics = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_metrics(job.id, **first))
-        events = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_events(job.id))
+        optional = core.OptionalReads()
+        metrics: dict[str, Any] = {}
+        events: dict[str, Any] = {}
         checkpoints: dict[str, Any] = {}
+        with optional.reading("its metrics"):
+            metrics = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_metrics(job.id, **first))
+        with optional.reading("its events"):
+            events = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_events(job.id))
         if responses.state(record["status"])[0].final:
-            checkpoints = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_checkpoints(job.id))
-        return responses.snapshot(
+            with optional.reading("its checkpoints"):
+                checkpoints = self._connection.ask(action, lambda sdk: sdk.fine_tuning.list_checkpoints(job.id))
+        snapshot = responses.snapshot(
             record,
             metrics=metrics.get("metrics") or (),
             events=events.get("data") or (),
             checkpoints=checkpoints.get("data") or (),
             since=since,
         )
+        return optional.complete(snapshot)
 
     def cancel(self, job: core.JobRef) -> None:
         """Ask the service to stop; a job that has ended already is left as it is."""

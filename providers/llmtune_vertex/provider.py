@@ -146,25 +146,22 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         answer = self._get(job.id)
         cursor = dict(since or {})
         points: list[core.MetricPoint] = []
-        unreadable: tuple[str, ...] = ()
+        optional = core.OptionalReads()
         now = responses.state(str(answer.get("state") or ""))[0]
         due = time.time() - float(cursor.get("curves_at", 0.0)) >= CURVE_SECONDS
         if (experiment := answer.get("experiment")) and (now.final or due):
             try:
-                points = metrics.read(self._sdk, experiment)
-                cursor["curves_at"] = time.time()
-            except TransientError:
-                raise
-            except LlmtuneError as fault:  # a job without curves is still a job
-                unreadable = (f"the curves could not be read: {fault.message}",) if now.final else ()
+                with optional.reading("the curves"):
+                    points = metrics.read(self._sdk, experiment)
+                    cursor["curves_at"] = time.time()
+            except LlmtuneError as fault:  # a package that is missing here; a job without curves is still a job
+                optional.warnings = (f"the curves could not be read: {fault.message}",)
+            if not now.final:  # they are read again
+                optional.warnings = ()
         snapshot = responses.snapshot(answer, points)
-        snapshot = snapshot.model_copy(
-            update={
-                "warnings": (*snapshot.warnings, *unreadable),
-                "billed": self._priced(snapshot.billed, str(answer.get("baseModel") or "")),
-            }
-        )
-        return core.only_new_events(snapshot, cursor)
+        billed = self._priced(snapshot.billed, str(answer.get("baseModel") or ""))
+        snapshot = core.only_new_events(snapshot.model_copy(update={"billed": billed}), cursor)
+        return optional.complete(snapshot)
 
     def _priced(self, billed: core.Billed | None, base: str) -> core.Billed | None:
         """The billed tokens in money, where the catalogue has a price; Google tells tokens only."""

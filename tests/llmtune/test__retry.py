@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llmtune._retry import Gate, RetryPolicy, Stopped, with_retries
+from llmtune._retry import Gate, RetryPolicy, Stopped, report_silence, with_retries
 from llmtune.errors import TransientError, VendorError
 from llmtune.runs.poller import Pace
 from llmtune.runs.submission import RETRIES
@@ -121,3 +121,21 @@ def test_a_gate_that_is_stopped_wakes_who_waits_and_lets_no_call_begin() -> None
     thread.join(60)
     assert caught == ["stopped"]
     assert time.monotonic() - began < 60
+
+
+def test_what_goes_on_for_long_says_so_and_again_later() -> None:
+    heard: list[float] = []
+    twice = threading.Event()
+
+    def tell(seconds: float) -> None:
+        heard.append(seconds)
+        if len(heard) == 2:
+            twice.set()
+        raise ValueError("dropped")
+
+    with report_silence(tell, seconds=0.02):
+        assert twice.wait(60)
+    assert 0.02 <= heard[0] < heard[1]
+    with report_silence(tell) as end_silence:
+        end_silence()
+    assert len(heard) == 2

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from llmtune._safety.private_files import make_private_folder
 from llmtune.config import redact_url
-from llmtune.errors import MissingExtra, StoreError
+from llmtune.errors import MissingExtra, StoreError, StoreUnavailable
 from llmtune.runs.store.migrations import CURRENT, migrate
 
 if TYPE_CHECKING:
@@ -38,6 +38,45 @@ NETWORK_FILE_SYSTEMS = frozenset(
     | {"beegfs", "webdav", "davfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
 )
 
+#: Words by which a database says that it is away, or busy, for a while. A PostgreSQL that restarts breaks connections,
+#: refuses new ones, and then says that it is starting up.
+AWAY = (
+    "database is locked",
+    "database table is locked",
+    "database schema is locked",
+    "disk i/o error",
+    "unable to open database file",
+    "locking protocol",
+    "connection refused",
+    "could not connect",
+    "connection failed",
+    "connection is bad",
+    "connection is closed",
+    "connection is lost",
+    "connection timeout",
+    "server closed the connection",
+    "terminating connection",
+    "the database system is",
+    "could not receive data",
+    "could not send data",
+    "connection reset",
+    "broken pipe",
+    "name resolution",
+    "could not translate host name",
+    "no route to host",
+    "network is unreachable",
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    "ssl connection has been closed",
+    "no such file or directory",
+    "consuming input failed",
+    "sending query failed",
+)
+
+#: Seconds for which something that must be written down is tried while the store is away, and the longest pause.
+STORE_PATIENCE, STORE_PAUSE = 600.0, 10.0
+
 _LOCK = 0x6C6C6D74  # "llmt": PostgreSQL's advisory lock of this store
 
 
@@ -50,6 +89,10 @@ class Database:
         self._url = url
         self._engine: Engine | None = None
         self._pid = 0
+        self._file: Path | None = None
+        self._inode: tuple[int, int] | None = None
+        """Which file the engine has open: one that was put in its place is another store."""
+
         self._writing = threading.Lock()
         self.sqlite = url.startswith("sqlite")
         self._prepare()
@@ -58,7 +101,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading one consistent state."""
-        with self._speaking("read"), self._opened().connect() as connection:
+        with self._naming_errors("read"), self._opened().connect() as connection:
             yield connection
 
     @contextmanager
@@ -68,7 +111,7 @@ class Database:
         What it wrote survives the death of this process in any case, and a power cut when `durable`: metrics and
         events can be asked for again, and do not pay for the disk's flush.
         """
-        with self._speaking("written"), self._turn(), self._opened().connect() as connection:
+        with self._naming_errors("written"), self._turn(), self._opened().connect() as connection:
             writing = connection.execution_options(llmtune_write="FULL" if durable else "NORMAL")
             with writing.begin():
                 if not self.sqlite:
@@ -114,7 +157,7 @@ class Database:
             )
         if self.sqlite:
             self._prepare_file(Path(parsed.database or ""))
-        with self._speaking("opened"):
+        with self._naming_errors("opened"):
             found = self._version()
             self._refuse_newer(found)
             if found < CURRENT:
@@ -150,6 +193,7 @@ class Database:
                     f"the run store {path} cannot be made: {error.strerror}",
                     hint="set LLMTUNE_HOME to a folder you may write to",
                 ) from None
+        self._file = path
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise StoreError(
                 f"the run store {path} cannot be written: permission denied",
@@ -168,7 +212,28 @@ class Database:
         with self.read() as connection:
             return _version(connection)
 
+    def _check_file(self) -> None:
+        """Close the engine of a file that another one has replaced.
+
+        Raises `StoreUnavailable` when the file is gone: SQLite would go on writing into what nobody will find.
+        """
+        if self._file is None:
+            return
+        try:
+            status = self._file.stat()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the run store {self._file} is gone ({error.strerror}): it was deleted, or its folder was moved",
+                deleted=True,
+                hint="put it back, or restore a backup",
+            ) from None
+        inode = (status.st_dev, status.st_ino)
+        if self._inode not in (None, inode):
+            self.close()
+        self._inode = inode
+
     def _opened(self) -> Engine:
+        self._check_file()
         if self._engine is None or self._pid != os.getpid():  # a forked child must not share our connections
             self._engine, self._pid, self._writing = self._make_engine(), os.getpid(), threading.Lock()
         return self._engine
@@ -197,16 +262,15 @@ class Database:
         return engine
 
     @contextmanager
-    def _speaking(self, verb: str) -> Iterator[None]:
+    def _naming_errors(self, verb: str) -> Iterator[None]:
         """Turn a database's complaint into one sentence, without the URL's password and without a chain of errors."""
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except SQLAlchemyError as error:
-            raise StoreError(self._sentence(error, verb), hint=self._hint(error)) from None
-        except sqlite3.Error as error:
-            raise StoreError(self._sentence(error, verb), hint=self._hint(error)) from None
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            kind = StoreUnavailable if is_away(error) else StoreError
+            raise kind(self._sentence(error, verb), hint=self._hint(error)) from None
 
     def _sentence(self, error: BaseException, verb: str) -> str:
         words = redact_url(str(getattr(error, "orig", None) or error).strip()).split("\n")[0]
@@ -224,6 +288,45 @@ class Database:
         if "readonly" in words or "read-only" in words:
             return "set LLMTUNE_HOME to a folder you may write to"
         return None
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether a database's complaint means that it is away, or busy, for a while."""
+    if getattr(error, "connection_invalidated", False):
+        return True
+    words = str(getattr(error, "orig", None) or error).lower()
+    return any(phrase in words for phrase in AWAY)
+
+
+def keep_trying(
+    action: Callable[[], T],
+    *,
+    doing: str,
+    seconds: float = STORE_PATIENCE,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Return the result of an action on the store, tried again while the store is away.
+
+    Args:
+        action: what may be repeated.
+        doing: what it does, for the log.
+        seconds: for how long it is tried; the pauses are counted, not the clock.
+        sleep: waits; a test may give its own.
+
+    Raises `StoreUnavailable` when the store was away for longer, or was deleted.
+    """
+    pause, waited = 0.25, 0.0
+    while True:
+        try:
+            return action()
+        except StoreUnavailable as error:
+            if waited >= seconds:
+                raise
+            if waited == 0.0:
+                log.warning("%s: %s; trying again", doing, error.message)
+        sleep(pause)
+        waited += pause
+        pause = min(pause * 2, STORE_PAUSE)
 
 
 def _configure(connection: Any, _record: Any) -> None:

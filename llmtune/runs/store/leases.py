@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from llmtune.errors import LlmtuneError
+from llmtune.errors import LlmtuneError, StoreUnavailable
 from llmtune.runs.store.ledger import Ledger
 
 log = logging.getLogger("llmtune")
@@ -138,6 +138,7 @@ class Lease:
         """Who held it when we last looked."""
 
         self._lost = False
+        self._released = False
         self._watched: tuple[str, int] | None = None
         self._since = 0.0
 
@@ -147,6 +148,7 @@ class Lease:
         Asking again later on the same object counts on: a beat that stood still from one call to another is noticed.
         """
         deadline = None if wait is None else time.monotonic() + wait
+        self._released = False
         while True:
             if self._try():
                 self._lost = False
@@ -169,10 +171,13 @@ class Lease:
 
     def beat(self) -> None:
         """Keep it alive; a store that cannot be written for a moment is tried again at the next beat."""
+        if self._released:
+            self._drop()
+            return
         try:
             self._lost = not self.store.beat_leases(self.owner, [self.name])
-        except LlmtuneError as error:
-            log.warning("the lease %s could not be renewed: %s", self.name, error.message)
+        except Exception as error:  # noqa: BLE001 - one thread beats for every lease of this process
+            log.warning("the lease %s could not be renewed: %s", self.name, error)
         if self._lost:
             _heart.remove(self)
 
@@ -185,10 +190,19 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give it back."""
-        _heart.remove(self)
-        with suppress(LlmtuneError):
+        """Give it back; while the store is away, as soon as it answers again."""
+        self._released = True
+        self._drop()
+
+    def _drop(self) -> None:
+        try:
             self.store.drop_lease(self.name, self.owner)
+        except StoreUnavailable as error:
+            if not error.deleted:
+                return  # the heart tries again
+        except Exception as error:  # noqa: BLE001 - it ends by itself when nobody keeps it alive
+            log.warning("the lease %s could not be given back: %s", self.name, error)
+        _heart.remove(self)
 
     def __enter__(self) -> Self:
         return self

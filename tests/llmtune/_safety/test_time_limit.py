@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from llmtune._safety.time_limit import TimeLimit, limit_time
+from llmtune._safety.time_limit import TimeLimit, limit_time, limit_waiting
 
 
 def compute() -> None:
@@ -77,3 +77,11 @@ def test_a_forked_process_is_watched_by_itself() -> None:
         except TimeLimit:
             os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_waiting_is_ended_by_the_clock_though_nothing_is_computed() -> None:
+    with pytest.raises(TimeLimit), limit_waiting(0.1):
+        while True:
+            time.sleep(0.01)
+    with limit_waiting(600):
+        time.sleep(0.01)

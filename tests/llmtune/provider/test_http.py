@@ -8,16 +8,19 @@ import ipaddress
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.provider import http
 from llmtune.provider.http import Client, check_vendor_url, keep_redirects_home, may_have_arrived, refused_answer
-from llmtune.testing import Call, FakeVendor, Refusal, Reply, route
+from llmtune.testing import Call, FakeVendor, Refusal, Reply, endless, route
 
 
 class Service(FakeVendor):
@@ -280,3 +283,82 @@ def test_only_reading_is_sent_on_to_another_host(method: str, url: str, target: 
     response = httpx.Response(307, headers={"location": target}, request=httpx.Request(method, url))
     keep_redirects_home(response)
     assert response.has_redirect_location is followed
+
+
+class Pouring:
+    """A stream of pieces without end; it says how much was taken, and stops a reader that takes too much of it."""
+
+    def __init__(self, most: int, *, each: Callable[[], None] = lambda: None) -> None:
+        self.taken, self._most, self._each = 0, most, each
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            assert self.taken < self._most, "nobody said stop"
+            self._each()
+            self.taken += 1 << 20
+            yield bytes(1 << 20)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def poured(stream: Pouring, **options: Any) -> Any:
+    """An httpx client whose every answer is that stream, with the hook in place."""
+    httpx = pytest.importorskip("httpx")
+
+    class Stream(httpx.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Iterator[bytes]:
+            return iter(stream)
+
+        def close(self) -> None:
+            stream.close()
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Stream()))
+    return httpx.Client(transport=transport, event_hooks={"response": [http.bound_answer]}, **options)
+
+
+def test_an_endless_answer_is_broken_off_and_little_of_it_is_kept() -> None:
+    httpx = pytest.importorskip("httpx")
+    stream = Pouring(4 * http.ANSWER_BYTES)
+    tracemalloc.start()
+    try:
+        with poured(stream) as client, pytest.raises(httpx.ReadError, match="longer than 64 MB"):
+            client.get("http://vendor.example/file")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200 * 1024**2
+    assert stream.closed
+
+
+def test_an_answer_that_never_becomes_whole_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    httpx = pytest.importorskip("httpx")
+    clock = [0.0]
+    monkeypatch.setattr(http, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def wait() -> None:
+        clock[0] += 45.0
+
+    stream = Pouring(40 << 20, each=wait)
+    with poured(stream) as client, pytest.raises(httpx.ReadTimeout, match="not whole within 600 s"):
+        client.get("http://vendor.example/file")
+    assert clock[0] == 630.0
+
+
+def test_a_file_that_is_streamed_is_the_readers_to_bound() -> None:
+    stream = Pouring(200 << 20)
+    with poured(stream) as client, client.stream("GET", "http://vendor.example/weights") as response:
+        for read, _piece in enumerate(response.iter_bytes(1 << 20)):
+            if read == 100:
+                break
+    assert stream.taken > http.ANSWER_BYTES
+
+
+def test_the_client_takes_an_endless_answer_for_one_that_did_not_come() -> None:
+    with Service() as service:
+        client = Client(service.url, timeout=60)
+        service.faults.add(endless(2 * http.ANSWER_BYTES))
+        with pytest.raises(TransientError, match="longer than 64 MB"):
+            client.content("/v1/echo")
+        assert client.get("/v1/echo")["query"] == {}

@@ -14,7 +14,7 @@ import pytest
 
 import llmtune
 from llmtune import TuningJob
-from llmtune.errors import RunFailed, StillRunning, VendorError
+from llmtune.errors import RunFailed, StillRunning, StoreUnavailable, VendorError
 from llmtune.provider.types import RunState
 from llmtune.runs import poller
 from llmtune.runs import poller as waiting
@@ -23,7 +23,18 @@ from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
 from llmtune.runs.store.leases import Lease, gone, new_owner
 from llmtune.runs.store.store import open_store
-from llmtune.testing import Phase, garbled, rate_limit, refusal, reset, server_error, truncated, unknown_state
+from llmtune.testing import (
+    Phase,
+    garbled,
+    rate_limit,
+    refusal,
+    reset,
+    server_error,
+    store_away,
+    trickle,
+    truncated,
+    unknown_state,
+)
 from llmtune.testing.fake_provider import FakeProvider
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.runs.helpers import QUICK, a_record
@@ -350,3 +361,194 @@ def test_following_is_news_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert first is not None
         assert record.updated > first.updated
         assert record.state == first.state
+
+
+# --- what is away, slow or broken -------------------------------------------------------------------------------------
+def follow_to_the_end(run: Run, **options: Any) -> list[str]:
+    """Wait for a run; every message on the way."""
+    messages: list[str] = []
+    run.wait(pace=QUICK, on_update=lambda u: messages.append(u.message) if u.message else None, **options)
+    return messages
+
+
+@pytest.mark.parametrize("after", [4, 9, 15, 30])
+def test_a_store_that_is_away_for_a_while_is_waited_for(vendor: Fake, at: At, job: TuningJob, after: int) -> None:
+    run = start(job, at())
+    with store_away(open_store(), times=6, after=after) as failed:
+        follow_to_the_end(run)
+        assert failed() == 6
+    assert run.state is RunState.SUCCEEDED
+    assert run.report().identity.state is RunState.SUCCEEDED
+    assert len(vendor.jobs) == 1
+
+
+def test_a_store_that_is_away_is_reported_once_and_so_is_its_return(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    polled = threading.Event()
+    vendor.before_route = lambda call: polled.set() if call.role == "poll" else None
+    with store_away(open_store(), times=5, when=lambda: polled.is_set()):
+        messages = follow_to_the_end(run)
+    assert [each for each in messages if "trying again" in each and "run store" in each] == [
+        each for each in messages if "injected" in each
+    ]
+    assert len([each for each in messages if "injected" in each]) == 1
+    assert any("the run store answers again after" in each for each in messages)
+
+
+def test_a_store_that_was_moved_away_is_waited_for(
+    vendor: Fake, at: At, job: TuningJob, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(job, at())
+    aside = own_home.with_name("aside")
+    messages: list[str] = []
+
+    def listen(update: Update) -> None:
+        if update.message:
+            messages.append(update.message)
+        if update.moved and not messages and not update.record.state.final:
+            own_home.rename(aside)
+        if "is gone" in (update.message or ""):
+            aside.rename(own_home)
+
+    run.wait(pace=QUICK, on_update=listen)
+    assert any("deleted, or its folder was moved" in each for each in messages)
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_a_store_that_was_deleted_ends_the_wait_in_a_sentence(
+    vendor: Fake, at: At, job: TuningJob, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "DELETED_SECONDS", 0.0)
+    vendor.walks = {**vendor.walks, "success": (Phase("training", looks=10**6), Phase("succeeded"))}  # type: ignore[misc]
+    run = start(job, at())
+    for path in own_home.glob("store.db*"):
+        path.unlink()
+    with pytest.raises(StoreUnavailable, match=r"is gone"):
+        run.wait(pace=QUICK)
+
+
+def test_the_last_handler_of_a_thread_cannot_fail(
+    vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(job, at())
+
+    def break_(*_: Any) -> Any:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(poller.Poller, "_look", break_)
+        patch.setattr(poller, "scrub_error", break_)
+        with pytest.raises(MemoryError):
+            run.wait(pace=QUICK)
+    assert Run(run.id, provider=at()).wait(pace=QUICK).identity.state is RunState.SUCCEEDED
+
+
+def test_a_listener_that_breaks_keeps_nobody_from_hearing(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+
+    def break_(_: Update) -> None:
+        raise ValueError("not mine")
+
+    leave = poller.poller().follow(open_store(), run.id, at(), break_, pace=QUICK)
+    follow_to_the_end(run)
+    leave()
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_an_action_that_breaks_ends_no_thread() -> None:
+    workers = poller._Workers("test", 1)
+    done = threading.Event()
+
+    def break_() -> None:
+        raise SystemExit
+
+    for _ in range(3):
+        workers.submit(break_)
+    workers.submit(done.set)
+    assert done.wait(60)
+
+
+def test_slow_threads_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "SLOW_SECONDS", 0.0)
+    workers = poller._Workers("test", 4, with_slow=20)
+    release, done = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        release.wait(600)
+
+    for _ in range(12):
+        workers.submit(hang)
+    workers.submit(done.set)
+    while not done.wait(0.01):
+        workers.grow()
+    release.set()
+
+
+def test_slow_polls_starve_no_other_run(vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(poller, "SILENCE_SECONDS", 0.1)
+    release = threading.Event()
+    stuck: set[str] = set()
+    poll = FakeProvider.poll
+
+    def perhaps(self: FakeProvider, ref: Any, since: Any) -> Any:
+        if ref.id in stuck:
+            release.wait(600)
+        return poll(self, ref, since)
+
+    monkeypatch.setattr(FakeProvider, "poll", perhaps)
+    messages: list[str] = []
+    leaving = []
+    for number in range(poller.POLL_THREADS + 2):
+        run = start(job.model_copy(update={"seed": number}), at())
+        stuck.add(str(run.job_ref and run.job_ref.id))
+        leaving.append(
+            poller.poller().follow(
+                open_store(), run.id, at(), lambda u: messages.append(u.message) if u.message else None, pace=QUICK
+            )
+        )
+    healthy = start(job.model_copy(update={"seed": 99}), at())
+    try:
+        healthy.wait(pace=QUICK)
+        assert healthy.state is RunState.SUCCEEDED
+        while not any("has not answered for" in each for each in messages):
+            time.sleep(0.01)
+    finally:
+        release.set()
+        for leave in leaving:
+            leave()
+
+
+def test_an_answer_that_trickles_is_given_up_and_asked_for_again(
+    vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(job, at())
+    vendor.faults.add(trickle(0.02), role="poll")
+    monkeypatch.setattr(poller, "POLL_SECONDS", 0.2)
+    messages: list[str] = []
+
+    def listen(update: Update) -> None:
+        if update.message:
+            messages.append(update.message)
+            monkeypatch.setattr(poller, "POLL_SECONDS", 300.0)
+
+    run.wait(pace=QUICK, on_update=listen)
+    assert any("no whole answer came within 0.2 s" in each for each in messages)
+    assert run.state is RunState.SUCCEEDED
+
+
+def test_a_long_pause_that_a_vendor_asks_for_is_reported(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    vendor.faults.add(rate_limit(7200), role="poll")
+    heard = threading.Event()
+    messages: list[str] = []
+
+    def listen(update: Update) -> None:
+        if update.message:
+            messages.append(update.message)
+            heard.set()
+
+    leave = poller.poller().follow(open_store(), run.id, at(), listen, pace=QUICK)
+    assert heard.wait(120)
+    leave()
+    assert "trying again in 3600 s" in messages[0]

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmtune import _retry
 from llmtune.errors import (
     InvalidData,
     InvalidJob,
+    LlmtuneWarning,
     MissingCredentials,
     OverBudget,
     RunFailed,
+    StoreUnavailable,
     SubmitUnknown,
     TransientError,
 )
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.provider.types import RunState
+from llmtune.runs import submission
 from llmtune.runs.api import attach, runs, start, tune
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.run import Run
-from llmtune.runs.store.store import open_store
-from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error
+from llmtune.runs.store import database
+from llmtune.runs.store.leases import Lease
+from llmtune.runs.store.store import Store, open_store
+from llmtune.testing import accept_then_drop, calling, garbled, rate_limit, refusal, reset, server_error, store_away
 from llmtune.testing.fake_provider import FakeProvider
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.runs.helpers import QUICK
@@ -325,3 +333,53 @@ def test_tune_blocks_until_there_is_a_report(at: Callable[..., FakeProvider], jo
     report = tune(job, at(), pace=QUICK, on_update=lambda update: seen.append(update.record.state))
     assert report is not None
     assert seen[-1] is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("safety", ["token", "searchable", "none"])
+def test_a_store_that_is_away_just_after_the_paid_call_loses_no_job(
+    vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob, safety: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(submission, "keep_trying", partial(database.keep_trying, sleep=pauses.append))
+    with store_away(open_store(), times=3, when=lambda: bool(vendor.jobs)) as failed:
+        run = start(job, at(safety))
+        assert failed() == 3
+    assert pauses == [0.25, 0.5, 1.0]
+    assert run.state is RunState.QUEUED
+    assert run.job_ref is not None
+    assert vendor.counts["submit"] == 1
+
+
+def test_a_store_that_is_away_for_long_fails_no_job(
+    vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "keep_trying", partial(database.keep_trying, sleep=lambda _: None, seconds=1.0))
+    monkeypatch.setattr(submission, "drive_lease", lambda store, id: Lease(store, f"drive:{id}", ttl=0.5))
+    with (
+        store_away(open_store(), times=1000, when=lambda: bool(vendor.jobs)),
+        pytest.raises(StoreUnavailable),
+    ):
+        start(job, at("searchable"))
+    run = start(job, at("searchable"))
+    run.wait(pace=QUICK)  # the lease is given back as soon as the store answers
+    assert run.state is RunState.SUCCEEDED
+    assert len(vendor.jobs) == 1
+    assert vendor.counts["submit"] == 1
+
+
+def test_an_upload_that_takes_long_says_so(
+    vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_retry, "SILENCE_SECONDS", 0.05)
+    noted = threading.Event()
+    note = Store.note
+
+    def noting(self: Store, *arguments: Any) -> None:
+        note(self, *arguments)
+        noted.set()
+
+    monkeypatch.setattr(Store, "note", noting)
+    vendor.faults.add(calling(lambda: noted.wait(60)), role="upload")
+    with pytest.warns(LlmtuneWarning, match="has been uploading at fake for"):
+        run = start(job, at(timeout=100))
+    assert any("has been uploading" in event.message for _, event in run.events())

@@ -24,6 +24,7 @@ from llmtune.provider.types import JobRef, ModelRef, RunKey, RunState, Snapshot,
 from llmtune.testing import (
     accept_then_drop,
     accept_then_hold,
+    empty_answer,
     garbled,
     rate_limit,
     refusal,
@@ -435,8 +436,34 @@ def test_a_compatible_service_without_lists_of_events_and_checkpoints(
     assert mine.find(KEY) is not None
 
 
-def test_at_openai_a_missing_list_is_an_error(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
+def test_at_openai_a_missing_list_is_a_warning(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
     job = started(openai, tmp_path)
     vendor.faults.add(refusal(404, "no such page"), route="list_events")
-    with pytest.raises(VendorError):
-        openai.poll(job, None)
+    snapshot = openai.poll(job, None)
+    assert any("its events could not be read" in warning for warning in snapshot.warnings)
+    assert snapshot.not_reported.get("events") is None
+
+
+def test_a_result_file_that_never_comes_is_pending_and_not_in_the_way(
+    openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path
+) -> None:
+    job = started(openai, tmp_path)
+    vendor.faults.add(server_error(), route="get_content", times=10_000)
+    last = followed(openai, job)[-1]
+    assert last.state is RunState.SUCCEEDED
+    assert last.model is not None
+    assert [name.partition(" file")[0] for name in last.pending] == ["its result"]
+    vendor.faults.clear()
+    again = openai.poll(job, last.cursor)
+    assert again.pending == ()
+    assert any(point.source == "vendor_file" for point in again.points)
+
+
+def test_an_empty_answer_to_the_submit_is_unclear_and_not_a_refusal(
+    openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path
+) -> None:
+    vendor.faults.add(empty_answer(), role="submit")
+    with pytest.raises(TransientError, match="is not a fine-tuning job") as caught:
+        started(openai, tmp_path)
+    assert caught.value.sent
+    assert len(vendor.jobs) == 1

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.errors import StoreError
+from llmtune.errors import StoreError, StoreUnavailable
 from llmtune.provider.types import Event
 from llmtune.runs.store import migrations, schema
-from llmtune.runs.store.database import network_file_system
+from llmtune.runs.store.database import is_away, keep_trying, network_file_system
 from llmtune.runs.store.store import Store, open_store
 from tests.llmtune.runs.helpers import a_record
 
@@ -228,3 +228,66 @@ def test_a_migration_that_fails_leaves_the_older_store_whole(store: Store, monke
     with opened.read() as connection:
         assert connection.exec_driver_sql("SELECT version FROM llmtune_schema").scalar() == 1
     opened.close()
+
+
+@pytest.mark.parametrize(
+    ("complaint", "away"),
+    [
+        ("database is locked", True),
+        ("disk I/O error", True),
+        ("connection failed: connection to server at 127.0.0.1 failed: Connection refused", True),
+        ("terminating connection due to administrator command", True),
+        ("FATAL:  the database system is starting up", True),
+        ("database or disk is full", False),
+        ("no such table: runs", False),
+        ('password authentication failed for user "ann"', False),
+    ],
+)
+def test_a_database_that_is_away_is_told_from_one_that_is_wrong(complaint: str, away: bool) -> None:
+    assert is_away(sqlite3.OperationalError(complaint)) is away
+
+
+def test_a_connection_that_postgresql_ends_is_a_store_that_is_away(postgres_url: str) -> None:
+    store, other = Store(postgres_url), Store(postgres_url)
+    run, _ = store.begin(a_record())
+    with pytest.raises(StoreUnavailable, match="could not be read"), store.read() as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with other.read() as second:
+            second.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        connection.exec_driver_sql("SELECT 1")
+    assert store.get(run.id).id == run.id
+
+
+def test_a_store_that_was_deleted_says_so_and_makes_no_new_one(path: Path) -> None:
+    store = Store(f"sqlite:///{path}")
+    runs = store.runs()
+    for file in path.parent.glob("store.db*"):
+        file.unlink()
+    with pytest.raises(StoreUnavailable, match=r"store\.db is gone") as caught:
+        store.runs()
+    assert caught.value.deleted
+    with pytest.raises(StoreUnavailable):
+        store.warn(runs[0].id, "lost")
+    assert not path.exists()
+
+
+def test_a_store_that_another_file_has_replaced_is_opened_anew(path: Path, tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{path}")
+    known = [run.id for run in store.runs()]
+    other = Store(f"sqlite:///{tmp_path / 'other.db'}")
+    run, _ = other.begin(a_record())
+    other.close()
+    (tmp_path / "other.db").replace(path)
+    assert [each.id for each in store.runs()] == [run.id] != known
+
+
+def test_what_is_tried_again_while_the_store_is_away_ends() -> None:
+    pauses: list[float] = []
+
+    def away() -> None:
+        raise StoreUnavailable("away")
+
+    with pytest.raises(StoreUnavailable):
+        keep_trying(away, doing="a note", seconds=60.0, sleep=pauses.append)
+    assert 60.0 <= sum(pauses) <= 70.0
+    assert max(pauses) == 10.0
