@@ -95,7 +95,7 @@ class WorkerOptions(_Record):
     """How and where to run; nothing here changes what is learned, except that bfloat16 rounds."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: cuda, else mps, else cpu."""
+    """auto: cuda, else mps, else cpu. Another one is used only when it is there, never silently replaced."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on CUDA devices and, for models of 20 million parameters or more, on CPUs that multiply in it;
@@ -122,19 +122,22 @@ class WorkerOptions(_Record):
     """Trade speed for memory: recompute activations in the backward pass."""
 
     chat_template: str | None = None
-    """A Jinja chat template instead of the model's own."""
+    """A Jinja chat template instead of the model's own, or the name of a ready one: chatml, llama3, gemma, deepseek-r1,
+    plain, alpaca."""
 
     template_options: dict[str, Any] = {}
-    """Variables for the chat template (`enable_thinking`), the same for training and answering."""
+    """Variables for the chat template (enable_thinking), the same for training and answering."""
 
     mask_empty_thinking: bool = False
-    """Leave the empty `<think></think>` before an answer without reasoning unlearned."""
+    """Leave the empty `<think></think>` unlearned that the template of a model with reasoning writes before an answer
+    without any, so that tuning on such rows does not teach the model to stop thinking."""
 
     rslora: bool = False
-    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+    """Scale adapters by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn (arXiv:2312.03732)."""
 
     class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """Method classification: weight of each label's rows in the loss; a label left out weighs 1."""
+    """Method classification: how much each label's rows weigh in the loss, 1 for a label that is left out; balanced:
+    by how rare they are."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Method classification with several labels a row: a label is answered from this probability on."""
@@ -177,8 +180,14 @@ class Status(_Record):
     attempt: int = 1
     """Counts the workers that have run in this folder; a cursor into a file holds within one attempt."""
 
+    attempts_before_resume: int = 0
+    """Of `attempt`, those before a person had the run go on: they do not count against it."""
+
     heartbeat: float = 0.0
     """Last sign of life; every few seconds while the process runs."""
+
+    moved: float = 0.0
+    """When the training itself last did something. A device that hangs stops this, and not the heartbeat."""
 
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
@@ -193,11 +202,14 @@ class Status(_Record):
     message: str | None = None
     """What is going on, in one sentence."""
 
+    waiting_for: str | None = None
+    """What it needs to go on (room on the disk), in one sentence."""
+
     error: str | None = None
     """Why it failed, in one sentence."""
 
     error_code: str | None = None
-    """data, model, device, memory, disk, diverged, request or internal."""
+    """data, model, device, memory, disk, damaged, diverged, request or internal."""
 
     @property
     def process(self) -> ProcessId | None:
