@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmtune.errors import InvalidSettings
+from llmtune.errors import InvalidSettings, MissingCredentials
 
 _SECRET = re.compile(r"(api[-_]?key|token|secret|password|passwd|credential)(?!.*_env$)", re.IGNORECASE)
 _ONE_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -167,6 +167,16 @@ def read_secret(variable: str) -> str | None:
     """The secret in that environment variable, taken out of every text from now on; an empty one counts as none."""
     _secret_variables.add(variable)
     return os.environ.get(variable) or None
+
+
+def require_secret(variable: str, purpose: str, *, hint: str = "") -> str:
+    """Return the secret in that environment variable. Raises `MissingCredentials`, which begins with its `purpose`."""
+    secret = read_secret(variable)
+    if not secret:
+        raise MissingCredentials(
+            f"{purpose}: the environment variable {variable} is not set", hint=hint or f"export {variable}=..."
+        )
+    return secret
 
 
 def note_secrets(values: Iterable[tuple[str, Any]]) -> None:

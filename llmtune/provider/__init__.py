@@ -94,10 +94,13 @@ _HOME = {
     "Sent": "llmtune.provider.declarations",
     "ServiceSettings": "llmtune.provider.base",
     "Snapshot": "llmtune.provider.types",
+    "StoredUploads": "llmtune.provider.object_store",
     "Streaming": "llmtune.provider.generation",
     "Settling": "llmtune.provider.types",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
+    "SupportsPlanNotes": "llmtune.provider.abilities",
+    "Tags": "llmtune.provider.values",
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
     "TokenScorer": "llmtune.provider.generation",
@@ -107,7 +110,6 @@ _HOME = {
     "UploadRef": "llmtune.provider.types",
     "ValueType": "llmtune.provider.values",
     "Warming": "llmtune.provider.abilities",
-    "SupportsPlanNotes": "llmtune.provider.abilities",
     "Weighed": "llmtune.provider.abilities",
     "chat_message": "llmtune.provider.chat",
     "count_from_interval": "llmtune.provider.conversions",
@@ -118,13 +120,21 @@ _HOME = {
     "get_provider": "llmtune.provider.registry",
     "growing_pauses": "llmtune.provider.sdk",
     "ignore_not_found": "llmtune.provider.sdk",
+    "max_steps_as_epochs": "llmtune.provider.conversions",
+    "may_have_arrived": "llmtune.provider.http",
+    "multiplier_as_rate": "llmtune.provider.conversions",
     "multiplier_from_rate": "llmtune.provider.conversions",
     "nearest_size": "llmtune.provider.conversions",
+    "only_new_events": "llmtune.provider.reading",
     "open_providers": "llmtune.provider.registry",
     "rate_from_multiplier": "llmtune.provider.conversions",
     "ratio_from_steps": "llmtune.provider.conversions",
     "read_completion": "llmtune.provider.chat",
     "read_each": "llmtune.provider.sdk",
+    "read_number": "llmtune.provider.reading",
+    "read_state": "llmtune.provider.reading",
+    "read_values": "llmtune.provider.reading",
+    "refused_answer": "llmtune.provider.http",
     "retry_after": "llmtune.provider.http",
     "sampling_settings": "llmtune.provider.chat",
     "steps_from_ratio": "llmtune.provider.conversions",
@@ -132,7 +142,8 @@ _HOME = {
     "total_steps": "llmtune.provider.conversions",
     "train_on_inputs": "llmtune.provider.conversions",
     "translate_errors": "llmtune.provider.sdk",
-    "unix_seconds": "llmtune.provider.sdk",
+    "unix_seconds": "llmtune.provider.reading",
+    "whole_number": "llmtune.provider.conversions",
 }
 
 __all__ = [
@@ -219,10 +230,12 @@ __all__ = [
     "ServiceSettings",
     "Settling",
     "Snapshot",
+    "StoredUploads",
     "Streaming",
     "SubmitSafety",
     "Support",
     "SupportsPlanNotes",
+    "Tags",
     "Target",
     "Text",
     "TokenScorer",
@@ -242,13 +255,21 @@ __all__ = [
     "get_provider",
     "growing_pauses",
     "ignore_not_found",
+    "max_steps_as_epochs",
+    "may_have_arrived",
+    "multiplier_as_rate",
     "multiplier_from_rate",
     "nearest_size",
+    "only_new_events",
     "open_providers",
     "rate_from_multiplier",
     "ratio_from_steps",
     "read_completion",
     "read_each",
+    "read_number",
+    "read_state",
+    "read_values",
+    "refused_answer",
     "retry_after",
     "sampling_settings",
     "steps_from_ratio",
@@ -257,6 +278,7 @@ __all__ = [
     "train_on_inputs",
     "translate_errors",
     "unix_seconds",
+    "whole_number",
 ]
 
 if TYPE_CHECKING:
@@ -289,6 +311,8 @@ if TYPE_CHECKING:
     from llmtune.provider.chat import sampling_settings as sampling_settings
     from llmtune.provider.conversions import count_from_interval as count_from_interval
     from llmtune.provider.conversions import epochs_from_steps as epochs_from_steps
+    from llmtune.provider.conversions import max_steps_as_epochs as max_steps_as_epochs
+    from llmtune.provider.conversions import multiplier_as_rate as multiplier_as_rate
     from llmtune.provider.conversions import multiplier_from_rate as multiplier_from_rate
     from llmtune.provider.conversions import nearest_size as nearest_size
     from llmtune.provider.conversions import rate_from_multiplier as rate_from_multiplier
@@ -297,6 +321,7 @@ if TYPE_CHECKING:
     from llmtune.provider.conversions import steps_per_epoch as steps_per_epoch
     from llmtune.provider.conversions import total_steps as total_steps
     from llmtune.provider.conversions import train_on_inputs as train_on_inputs
+    from llmtune.provider.conversions import whole_number as whole_number
     from llmtune.provider.cost import CostEstimate as CostEstimate
     from llmtune.provider.declarations import DECLARED_FIELDS as DECLARED_FIELDS
     from llmtune.provider.declarations import GENERATION_FIELDS as GENERATION_FIELDS
@@ -327,6 +352,8 @@ if TYPE_CHECKING:
     from llmtune.provider.http import Client as Client
     from llmtune.provider.http import check_vendor_url as check_vendor_url
     from llmtune.provider.http import keep_redirects_home as keep_redirects_home
+    from llmtune.provider.http import may_have_arrived as may_have_arrived
+    from llmtune.provider.http import refused_answer as refused_answer
     from llmtune.provider.http import retry_after as retry_after
     from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities
@@ -337,7 +364,13 @@ if TYPE_CHECKING:
     from llmtune.provider.limits import Price as Price
     from llmtune.provider.memory import Footprint as Footprint
     from llmtune.provider.object_store import ObjectStore as ObjectStore
+    from llmtune.provider.object_store import StoredUploads as StoredUploads
     from llmtune.provider.protocol import Provider as Provider
+    from llmtune.provider.reading import only_new_events as only_new_events
+    from llmtune.provider.reading import read_number as read_number
+    from llmtune.provider.reading import read_state as read_state
+    from llmtune.provider.reading import read_values as read_values
+    from llmtune.provider.reading import unix_seconds as unix_seconds
     from llmtune.provider.receipt import DataVerdict as DataVerdict
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
@@ -349,7 +382,6 @@ if TYPE_CHECKING:
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
     from llmtune.provider.sdk import read_each as read_each
     from llmtune.provider.sdk import translate_errors as translate_errors
-    from llmtune.provider.sdk import unix_seconds as unix_seconds
     from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
     from llmtune.provider.types import Billed as Billed
@@ -382,6 +414,7 @@ if TYPE_CHECKING:
     from llmtune.provider.values import Float as Float
     from llmtune.provider.values import Int as Int
     from llmtune.provider.values import Mapped as Mapped
+    from llmtune.provider.values import Tags as Tags
     from llmtune.provider.values import Text as Text
     from llmtune.provider.values import ValueType as ValueType
 

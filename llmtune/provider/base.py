@@ -23,6 +23,7 @@ from llmtune.provider.declarations import Capabilities, Declarations
 from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.http import Client
 from llmtune.provider.limits import Abilities, Ability, Limits, No
+from llmtune.provider.reading import read_state
 from llmtune.provider.types import (
     Account,
     AnyRef,
@@ -198,11 +199,9 @@ class BaseProvider(ABC):
 
         A word that is not among the states is running, with a warning: an unknown state is never an end.
         """
-        state = self.states.get(word)
-        if state is None:
-            unknown = f"{self.name} says {word!r}, a state that is not known here; taken for running"
-            rest["warnings"] = (*rest.get("warnings", ()), unknown)
-        return Snapshot(state=state or RunState.RUNNING, raw_state=word, **rest)
+        state, unknown = read_state(word, self.states, self.name)
+        rest["warnings"] = (*rest.get("warnings", ()), *unknown)
+        return Snapshot(state=state, raw_state=word, **rest)
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:

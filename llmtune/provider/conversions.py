@@ -10,7 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llmtune.provider.declarations import Changed, Facts, Refused, Rule
+from llmtune.provider.declarations import Changed, Converted, Facts, Refused, Rule
+from llmtune.provider.values import ValueType
 
 
 def rate_from_multiplier(published: float, of: str) -> Rule:
@@ -23,6 +24,15 @@ def rate_from_multiplier(published: float, of: str) -> Rule:
     return rule
 
 
+def multiplier_as_rate(wire: str, type: ValueType, published: float, of: str, source: str, **facts: Any) -> Converted:
+    """Return the declaration of learning_rate_multiplier for a vendor that takes a rate.
+
+    `wire`, `type`, `source` and `facts` are fields of it; `published` is the default rate that holds for `of`.
+    """
+    rule = rate_from_multiplier(published, of)
+    return Converted(wire, type, rule, f"x {of}'s published default {published:g}", default=1.0, source=source, **facts)
+
+
 def multiplier_from_rate(published: float, of: str) -> Rule:
     """Absolute rate -> learning_rate_multiplier, through the default (`published`) that holds for `of`."""
 
@@ -31,6 +41,13 @@ def multiplier_from_rate(published: float, of: str) -> Rule:
         return Changed(factor, f"{value:g} / {of}'s published default {published:g} = {factor:g}")
 
     return rule
+
+
+def whole_number(value: float, facts: Facts) -> Changed | Refused:
+    """A `value` -> the same as a whole number; a fraction is refused whatever the `facts`: a vendor would cut it."""
+    if float(value).is_integer():
+        return Changed(int(value), "", exact=True)
+    return Refused(f"must be a whole number here, not {value:g}", invalid=True)
 
 
 def nearest_size(sizes: Sequence[int]) -> Rule:
@@ -97,6 +114,18 @@ def epochs_from_steps(batch_size: int | None = None) -> Rule:
         return Changed(epochs, f"{value} steps / {per_epoch} steps per epoch, rounded up = {epochs} epochs")
 
     return rule
+
+
+def max_steps_as_epochs(
+    wire: str, type: ValueType, source: str, *, batch_size: int | None = None, **facts: Any
+) -> Converted:
+    """Return the declaration of max_steps for a vendor that counts epochs.
+
+    `wire`, `type`, `source` and further `facts` are fields of it; `batch_size` is the vendor's default, if any.
+    """
+    size = f" (default {batch_size})" if batch_size else ""
+    says = f"as whole epochs, rounded up, from the number of rows and batch_size{size}"
+    return Converted(wire, type, epochs_from_steps(batch_size), says, source=source, **facts)
 
 
 def steps_from_ratio(batch_size: int | None = None, epochs: int | None = None) -> Rule:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from llmtune.config import read_secret
-from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 
 if TYPE_CHECKING:
     import httpx
@@ -91,6 +91,66 @@ def check_vendor_url(url: str, *, base: str, hosts: Sequence[str]) -> None:
     if same or (host and address.scheme == "https" and any(f".{host}".endswith(f".{known}") for known in hosts)):
         return
     raise VendorError(f"the service names an address at {host or 'no host'} that is not fetched")
+
+
+def read_refusal(body: Any) -> tuple[str | None, str | None]:
+    """Return the words and the code in the JSON `body` of a refusal.
+
+    Known are `{"error": {"message", "code"}}`, `{"error": "words"}`, `{"message"}` and `{"detail"}`.
+    """
+    body = body if isinstance(body, Mapping) else {}
+    inner = body.get("error", body)
+    if not isinstance(inner, Mapping):
+        inner = {"message": inner, "code": body.get("code")}
+    words = inner.get("message") or inner.get("detail")
+    code = inner.get("code")
+    return (str(words) if words else None, str(code) if code else None)
+
+
+def refused_answer(
+    name: str, action: str, status: int, body: Any, headers: Mapping[str, str] | None, *, otherwise: str = ""
+) -> LlmtuneError:
+    """Return the error for an answer that is no success.
+
+    Args:
+        name: the configured instance.
+        action: what was being done: "create the job".
+        status: the HTTP status.
+        body: its body, parsed or as text.
+        headers: its headers.
+        otherwise: the words where the body has none.
+    """
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            body = {"message": body.strip()[:500]}
+    words, code = read_refusal(body)
+    words = words or otherwise or f"HTTP {status}"
+    text = f"{name}: {action}: {words} (HTTP {status})"
+    if status in (401, 498):
+        return MissingCredentials(f"{name}: the service did not accept the API key: {words}")
+    if status == 402:
+        return QuotaExceeded(text)
+    facts: dict[str, Any] = {"code": code, "status": status, "raw": str(body)[:2000] if body else otherwise}
+    if 300 <= status < 400:
+        return VendorError(f"{name}: {action}: {NOT_FOLLOWED} (HTTP {status})", **facts)
+    if status < 400:
+        return TransientError(f"{name}: {action}: an answer that cannot be read", **facts)
+    if status in (408, 429) or (status >= 500 and status != 501):
+        return TransientError(text, retry_after=retry_after(headers), sent=status not in (408, 429), **facts)
+    return VendorError(text, **facts)
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Whether the request behind an error of httpx, or of an SDK that calls it, may have arrived: not where no
+    connection was made."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout"):
+            return False
+        cause = cause.__cause__
+    return True
 
 
 class Client:
@@ -172,13 +232,7 @@ class Client:
 
         Known are `{"error": {"message", "code"}}`, `{"error": "words"}`, `{"message"}` and `{"detail"}`.
         """
-        told = told if isinstance(told, Mapping) else {}
-        inner = told.get("error", told)
-        if not isinstance(inner, Mapping):
-            inner = {"message": inner, "code": told.get("code")}
-        words = inner.get("message") or inner.get("detail")
-        code = inner.get("code")
-        return (str(words) if words else None, str(code) if code else None)
+        return read_refusal(told)
 
     def _exchange(self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool) -> bytes:
         import httpx

@@ -106,3 +106,21 @@ class ObjectStore(ABC):
         if bucket != self.bucket or not key.startswith(f"{self.folder}data/"):
             raise VendorError(f"{uri} was not uploaded by llmtune: it is left alone")
         self.remove(bucket, key)
+
+
+class StoredUploads:
+    """The part of a provider whose datasets lie in a bucket of the user's own, for a class that has a `_storage`."""
+
+    _storage: ObjectStore
+
+    def find_upload(self, digest: str) -> UploadRef | None:
+        """The object with this content (`digest`) in our folder of the bucket."""
+        return self._storage.find(digest)
+
+    def upload(self, file: EncodedFile) -> UploadRef:
+        """Upload one `file`, named by its content."""
+        return self._storage.upload(file)
+
+    def download(self, file_id: str, into: Path) -> Path:
+        """Bring the object at the address `file_id` into the folder `into`."""
+        return self._storage.download(file_id, into)

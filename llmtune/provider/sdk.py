@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llmtune.errors import LlmtuneError, VendorError
 
@@ -89,15 +88,3 @@ def read_each(records: Iterable[_R], read: Callable[[_R], _T | None], title: str
     if odd:
         records_are = "1 record" if len(odd) == 1 else f"{len(odd)} records"
         raise VendorError(f"{title}: {records_are} of the list cannot be read ({odd[0]})", code="odd_record")
-
-
-def unix_seconds(value: Any) -> float | None:
-    """A moment as Unix seconds: `value` is a number or ISO 8601 text; None where it is neither."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (TypeError, ValueError):
-        return None

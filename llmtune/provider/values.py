@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -136,6 +137,33 @@ class Mapped(ValueType):
 
     def describe(self) -> str:
         return f"a mapping of at most {self.most} entries" if self.most else "a mapping"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tags(ValueType):
+    """Text by name: at most `most` entries, whose names and values match the two patterns; `rule` says so in words.
+
+    The name `own` carries llmtune's key and is not the user's to set.
+    """
+
+    most: int
+    names: str
+    values: str
+    rule: str
+    own: str
+
+    def fault(self, value: Any) -> str | None:
+        if not isinstance(value, Mapping) or len(value) > self.most:
+            return f"must be {self.describe()}"
+        if self.own in value:
+            return f"must not hold {self.own!r}, which carries llmtune's own key"
+        for name, text in value.items():
+            if not re.fullmatch(self.names, str(name)) or not re.fullmatch(self.values, str(text)):
+                return f"must be {self.describe()}, not {name}={text}"
+        return None
+
+    def describe(self) -> str:
+        return f"at most {self.most} tags, {self.rule}"
 
 
 @dataclass(frozen=True)

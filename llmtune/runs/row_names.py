@@ -17,7 +17,7 @@ log = logging.getLogger("llmtune")
 
 #: How vendors name a row, counted from 1: "Example 6174", "Line 1, message 3", "Dataset example 1 of 14".
 _ROW = re.compile(
-    r"\b(?P<words>(?:[Dd]ataset )?(?:[Ee]xample|[Ll]ine|[Rr]ow) (?:number )?#?(?P<row>\d+)(?: of \d+)?)\b(?!,? col)"
+    r"\b(?P<words>(?i:dataset )?(?i:example|line|row) (?:number )?#?(?P<row>\d+)(?: of \d+)?)\b(?!,? col)"
 )
 
 #: How they list rows, counted from 0: "(indices 0, 4, 7)".

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from llmtune.config import read_secret, setting_variable
+from llmtune.config import require_secret, setting_variable
 from llmtune.errors import InvalidSettings, MissingCredentials, TransientError, VendorError
 from llmtune.provider import Requirement, growing_pauses, ignore_not_found
 from llmtune.provider import translate_errors as translate_with
@@ -158,10 +158,7 @@ class ControlPlane:
     def _credential(self) -> Any:
         env = self.settings.management_token_env
         if env is not None:
-            token = read_secret(env)
-            if not token:
-                raise MissingCredentials(f"no token for {TITLE}: the environment variable {env} is not set")
-            return FixedToken(token)
+            return FixedToken(require_secret(env, f"no token for {TITLE}"))
         IDENTITY.require("signing in to Azure")
         from azure.identity import DefaultAzureCredential
 

@@ -48,29 +48,12 @@ class Family:
 
 
 def _family(
-    name: str,
-    title: str,
-    id_part: str,
-    parameters: Declarations,
-    rows: str,
-    *,
-    note: str,
-    min_total_rows: int | None = None,
-    max_validation_bytes: int | None = None,
-    warning: str = "",
-    **limits: Any,
+    name: str, title: str, id_part: str, parameters: Declarations, rows: str, *, note: str, **facts: Any
 ) -> Family:
-    """Return a family that takes `rows` as its format; `note` and `limits` are fields of `Limits`."""
-    return Family(
-        name=name,
-        title=title,
-        id_part=id_part,
-        parameters=parameters,
-        limits=Limits(format=rows, source=PREPARE, note=note, **limits),
-        min_total_rows=min_total_rows,
-        max_validation_bytes=max_validation_bytes,
-        warning=warning,
-    )
+    """Return a family that takes `rows` as its format; `note` and other `facts` are fields of it or of its limits."""
+    own = {key: facts.pop(key) for key in ("min_total_rows", "max_validation_bytes", "warning") if key in facts}
+    limits = Limits(format=rows, source=PREPARE, note=note, **facts)
+    return Family(name=name, title=title, id_part=id_part, parameters=parameters, limits=limits, **own)
 
 
 _LLAMA: dict[str, Any] = {

@@ -6,9 +6,7 @@ Every hyperparameter goes out as a string. Ranges and defaults are AWS's own ("C
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -43,28 +41,13 @@ def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-@dataclass(frozen=True)
-class Tags:
-    """AWS tags: keys of 1 to 128 and values of at most 256 characters out of a-z, A-Z, 0-9, space and
-    _.:/=+-@ (botocore's pattern)."""
-
-    def fault(self, value: Any) -> str | None:
-        if not isinstance(value, Mapping) or len(value) > MOST_TAGS:
-            return f"must be {self.describe()}"
-        for key, text in value.items():
-            if key == RUN_TAG or key.lower().startswith("aws:"):
-                return f"must leave the tag {key!r} alone: it is not yours to set"
-            if not re.fullmatch(r"[a-zA-Z0-9\s._:/=+@-]{1,128}", key) or not re.fullmatch(
-                r"[a-zA-Z0-9\s._:/=+@-]{0,256}", text
-            ):
-                return f"must be {self.describe()}, not {key}={text}"
-        return None
-
-    def describe(self) -> str:
-        return (
-            f"at most {MOST_TAGS} tags with keys of at most 128 and values of at most 256 characters"
-            " (a-z, A-Z, 0-9, spaces and _.:/=+-@)"
-        )
+TAGS = core.Tags(
+    most=MOST_TAGS,
+    names=r"(?!(?i:aws:))[a-zA-Z0-9\s._:/=+@-]{1,128}",
+    values=r"[a-zA-Z0-9\s._:/=+@-]{0,256}",
+    rule="keys of at most 128 and values of at most 256 characters (a-z, A-Z, 0-9, spaces and _.:/=+-@), none in aws:",
+    own=RUN_TAG,
+)
 
 
 def _length(
@@ -74,13 +57,8 @@ def _length(
     fields: dict[str, Declaration] = {"epochs": _sent("epochCount", core.Int(1, high), default, note=note)}
     if batch is not None:
         low, most, size = batch
-        fields["max_steps"] = Converted(
-            _H + "epochCount",
-            core.Int(1, high),
-            core.epochs_from_steps(size),
-            says=f"whole epochs, rounded up, from rows and batch size (default {size})",
-            source=TABLES,
-            encode=as_text,
+        fields["max_steps"] = core.max_steps_as_epochs(
+            _H + "epochCount", core.Int(1, high), TABLES, batch_size=size, encode=as_text
         )
         fields["batch_size"] = _sent("batchSize", core.Int(low, most), size)
     return fields
@@ -95,15 +73,8 @@ def _rate(low: float, high: float, default: float, of: str, note: str = "") -> d
     takes = core.Float(ge=low, le=high)
     return {
         "learning_rate": _sent("learningRate", takes, default, note),
-        "learning_rate_multiplier": Converted(
-            _H + "learningRate",
-            takes,
-            core.rate_from_multiplier(default, of),
-            says=f"x {of}'s published default {default:g}",
-            default=1.0,
-            source=TABLES,
-            encode=as_text,
-            note=note,
+        "learning_rate_multiplier": core.multiplier_as_rate(
+            _H + "learningRate", takes, default, of, TABLES, encode=as_text, note=note
         ),
     }
 
@@ -165,7 +136,7 @@ NOTHING = core.Declarations(
         note="the run key is appended; the job gets the same name",
     ),
     seed=_no("the service takes no seed: two runs of one job differ"),
-    tags=Sent("jobTags", Tags(), default=None, source=API, encode=as_tags),
+    tags=Sent("jobTags", TAGS, default=None, source=API, encode=as_tags),
     temperature=Sent("inferenceConfig.temperature", core.Float(ge=0, le=1), source=CONVERSE, where="generation"),
     top_p=Sent("inferenceConfig.topP", core.Float(gt=0, le=1), source=CONVERSE, where="generation"),
     top_k=Unsupported("Converse has no top_k; the model's own default holds", source=CONVERSE),

@@ -6,12 +6,13 @@ import json
 from typing import Any, Self
 
 import llmtune.provider as core
-from llmtune.data.example import ImagePart, Message, TextPart, ToolCall
+from llmtune.data.example import Message, TextPart, ToolCall
 from llmtune.errors import InvalidData, TransientError, VendorError
 from llmtune.provider.chat import FinishReason
 from llmtune_bedrock.client import Sdk
 from llmtune_bedrock.declarations import RUN_TAG
 from llmtune_bedrock.errors import CONFLICT
+from llmtune_bedrock.rows import write_blocks, write_result, write_tool
 
 #: How long a deployment may take to become usable, and the longest pause between two looks at it, in seconds.
 DEPLOY_SECONDS = 3600.0
@@ -89,37 +90,18 @@ def converse(request: core.GenerationRequest) -> dict[str, Any]:
 
 def _content(message: Message) -> list[dict[str, Any]]:
     if message.role == "tool":
-        result = {"toolUseId": message.tool_call_id or "", "content": [{"text": message.words}]}
-        return [{"toolResult": result}]
-    blocks: list[dict[str, Any]] = []
-    parts = (TextPart(message.content),) if isinstance(message.content, str) else (message.content or ())
-    for part in parts:
-        if isinstance(part, TextPart):
-            if part.text:
-                blocks.append({"text": part.text})
-        elif isinstance(part, ImagePart) and part.url.startswith("s3://"):
-            kind = (part.media_type or part.url.rsplit(".", 1)[-1]).rsplit("/", 1)[-1].lower()
-            owner = {"bucketOwner": part.bucket_owner} if part.bucket_owner else {}
-            source = {"s3Location": {"uri": part.url, **owner}}
-            blocks.append({"image": {"format": "jpeg" if kind == "jpg" else kind, "source": source}})
-        else:
-            raise InvalidData("Converse is asked with text and with images in S3 only (s3://...)")
-    blocks += [
-        {"toolUse": {"toolUseId": call.id, "name": call.name, "input": json.loads(call.arguments)}}
-        for call in message.tool_calls
-    ]
-    return blocks or [{"text": " "}]  # Converse takes no empty turn
+        return [write_result(message)]
+    parts = () if isinstance(message.content, str) else message.content or ()
+    if any(not isinstance(part, TextPart) and not getattr(part, "url", "").startswith("s3://") for part in parts):
+        raise InvalidData("Converse is asked with text and with images in S3 only (s3://...)")
+    # Converse takes no empty text and no empty turn.
+    return [block for block in write_blocks(message) if block.get("text") != ""] or [{"text": " "}]
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool.get("function", tool)
-    spec: dict[str, Any] = {
-        "name": function["name"],
-        "inputSchema": {"json": function.get("parameters") or {"type": "object", "properties": {}}},
-    }
-    if function.get("description"):
-        spec["description"] = function["description"]
-    return {"toolSpec": spec}
+    taken = ("name", "description", "parameters")
+    return write_tool({"function": {key: function[key] for key in taken if function.get(key)}})
 
 
 def generation(answer: dict[str, Any]) -> core.Generation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,7 +21,7 @@ from llmtune_bedrock.files import S3
 _SAMPLE_KEY = "lt0000000000"
 
 
-class BedrockProvider(core.BaseProvider):
+class BedrockProvider(core.StoredUploads, core.BaseProvider):
     """Model customization jobs on AWS Bedrock, through boto3 (bedrock, bedrock-runtime, s3)."""
 
     kind = "bedrock"
@@ -35,6 +34,7 @@ class BedrockProvider(core.BaseProvider):
     Options: type[BaseModel] = settings.BedrockOptions
     Settings: type[BaseModel] = settings.BedrockSettings
     requirements = (BOTO3,)
+    _storage: S3
 
     def __init__(self, name: str = "", settings: Any = None) -> None:
         super().__init__(name, settings)
@@ -91,14 +91,6 @@ class BedrockProvider(core.BaseProvider):
             findings.append(warning("region", problem, f"set region under [providers.{self.name}]"))
         return findings
 
-    def find_upload(self, digest: str) -> core.UploadRef | None:
-        """The object with this content in our folder of the bucket."""
-        return self._storage.find(digest)
-
-    def upload(self, file: core.EncodedFile) -> core.UploadRef:
-        """Upload one file, named by its content."""
-        return self._storage.upload(file)
-
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one call. The key is AWS's idempotency token, so that the same call never makes two jobs."""
         self.settings.require(self.name, "bucket", "role_arn")
@@ -146,15 +138,8 @@ class BedrockProvider(core.BaseProvider):
         snapshot = responses.snapshot(
             answer, points, validation_unused="this family does not use validation rows" if unused else ""
         )
-        reported = (since or {}).get("events", [])
-        events = tuple(event for event in snapshot.events if event.id not in reported)
-        return snapshot.model_copy(
-            update={
-                "events": events,
-                "warnings": (*snapshot.warnings, *unreadable),
-                "cursor": {"events": [*reported, *(event.id for event in events)]},
-            }
-        )
+        snapshot = snapshot.model_copy(update={"warnings": (*snapshot.warnings, *unreadable)})
+        return core.only_new_events(snapshot, since or {})
 
     def cancel(self, job: core.JobRef) -> None:
         """Ask AWS to stop the job; it is Stopping first, then Stopped."""
@@ -202,9 +187,8 @@ class BedrockProvider(core.BaseProvider):
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """Python that asks this model through boto3."""
         region = self.settings.value_of("region") or "us-east-1"
-        note = ""
-        if isinstance(ref, core.ModelRef) and ref.tuned:
-            note = "# deploy the model first; modelId is then the deployment's ARN\n"
+        deployed = "# deploy the model first; modelId is then the deployment's ARN\n"
+        note = deployed if getattr(ref, "tuned", False) else ""
         return (
             "import boto3\n\n"
             f'client = boto3.client("bedrock-runtime", region_name="{region}")\n'
@@ -247,10 +231,6 @@ class BedrockProvider(core.BaseProvider):
             record={key: value for key, value in model.items() if key not in responses.HELD},
             data={"customization": model.get("customizationType")},
         )
-
-    def download(self, file_id: str, into: Path) -> Path:
-        """Bring an S3 object here."""
-        return self._storage.download(file_id, into)
 
     def delete(self, ref: core.AnyRef) -> None:
         """Remove an upload of ours, a deployment or a custom model. Jobs stay: AWS cannot delete them."""

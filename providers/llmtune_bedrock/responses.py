@@ -5,10 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
-from llmtune.provider import Event, JobRef, MetricPoint, ModelRef, RemoteModel, RunState, Snapshot
+from llmtune.provider import (
+    Event,
+    JobRef,
+    MetricPoint,
+    ModelRef,
+    RemoteModel,
+    RunState,
+    Snapshot,
+    read_number,
+    read_state,
+    read_values,
+    unix_seconds,
+)
 from llmtune_bedrock.errors import advice
 
 #: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
@@ -49,10 +60,8 @@ _BACK: Mapping[str, tuple[str, type[int] | type[float]]] = {
 
 
 def state(word: str) -> tuple[RunState, tuple[str, ...]]:
-    """The state behind one of Bedrock's words, and a warning when the word is new."""
-    if word in STATES:
-        return STATES[word], ()
-    return RunState.RUNNING, (f"Bedrock says the state is {word!r}, which llmtune does not know: taken as running",)
+    """Return our state for Bedrock's word, and a warning when the word is new."""
+    return read_state(word, STATES, "Bedrock")
 
 
 def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, validation_unused: str = "") -> Snapshot:
@@ -130,11 +139,11 @@ def curve(text: str, kind: str) -> list[MetricPoint]:
         cells = {
             (key or "").strip().lower(): (value or "") for key, value in row.items() if not isinstance(value, list)
         }
-        step, epoch = _number(cells.get("step_number")), _number(cells.get("epoch_number"))
+        step, epoch = read_number(cells.get("step_number")), read_number(cells.get("epoch_number"))
         if step is None or step < 0:
             continue
         for column, series in names.items():
-            value = _number(cells.get(column))
+            value = read_number(cells.get(column))
             if value is not None:
                 points.append(
                     MetricPoint(
@@ -149,13 +158,6 @@ def curve(text: str, kind: str) -> list[MetricPoint]:
     return points
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        return float((text or "").strip())
-    except ValueError:
-        return None
-
-
 def events(job: Mapping[str, Any]) -> Iterable[Event]:
     """What the status details tell, one event a part and state, and why a job failed."""
     arn = str(job.get("jobArn", ""))
@@ -166,14 +168,14 @@ def events(job: Mapping[str, Any]) -> Iterable[Event]:
         if word and word != "NotStarted":
             yield Event(
                 id=f"{arn}:{part}:{word}",
-                time=seconds(detail.get("lastModifiedTime") or detail.get("creationTime")),
+                time=unix_seconds(detail.get("lastModifiedTime") or detail.get("creationTime")) or 0.0,
                 level="error" if word == "Failed" else "info",
                 message=f"{_PART_WORDS[part]}: {word}",
             )
     if message := job.get("failureMessage"):
         yield Event(
             id=f"{arn}:failure",
-            time=seconds(job.get("endTime") or job.get("lastModifiedTime")),
+            time=unix_seconds(job.get("endTime") or job.get("lastModifiedTime")) or 0.0,
             level="error",
             message=str(message),
         )
@@ -196,16 +198,7 @@ def from_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Bedrock's hyperparameters by our names, and those that have none."""
-    known: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    for wire, text in sent.items():
-        name, kind = _BACK.get(wire, ("", float))
-        number = _number(text)
-        if name and number is not None:
-            known[name] = kind(number)
-        else:
-            others[wire] = text
-    return known, others
+    return read_values(sent, _BACK)
 
 
 #: What a remote job holds in fields of its own; an import answers these keys by them.
@@ -220,7 +213,7 @@ def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
     return RemoteModel(
         id=entry["modelArn"],
         base=base_id(base) if base else None,
-        created=seconds(entry["creationTime"]) if entry.get("creationTime") else None,
+        created=unix_seconds(entry.get("creationTime")),
         data={"name": entry.get("modelName"), "status": entry.get("modelStatus")},
     )
 
@@ -242,12 +235,3 @@ def job_ref(arn: str, name: str) -> JobRef:
 def job_id(arn: str) -> str:
     """The last part of a job's ARN, which names its folder in S3."""
     return arn.rsplit("/", 1)[-1]
-
-
-def seconds(value: Any) -> float:
-    """A time as Unix seconds: a datetime, an ISO text, or a number; 0 when there is none."""
-    if isinstance(value, datetime):
-        return value.timestamp()
-    if isinstance(value, str):
-        return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
-    return float(value or 0.0)

@@ -7,30 +7,20 @@ prompt/completion rows.
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from llmtune.data.example import (
-    Content,
-    Example,
-    ImagePart,
-    Message,
-    OtherPart,
-    Part,
-    TextPart,
-    ToolCall,
-    unlisted,
-)
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, answered, arguments_text, kind, note_beside, read_weight
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
+from llmtune.data.formats.chat import answered, arguments_text, kind, note_beside
 from llmtune.data.formats.instruct import PromptCompletion, rest
 from llmtune.data.formats.json_text import check_long_numbers
+from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
 from llmtune_bedrock.capabilities import (
     CLAUDE_ROWS,
     CONVERSE_ROWS,
@@ -46,7 +36,10 @@ NOVA = "AWS, Nova customization guide, 2026"
 #: Words a Nova job fails on, wherever they stand in a row.
 RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EOS]")
 
+_ROLES = {"user": "user", "assistant": "assistant"}
 SCHEMA = "bedrock-conversation-2024"
+#: Keys of a result that are read and written.
+_RESULT_KEYS = ("status",)
 _BLOCKS = frozenset(
     ("text", "image", "video", "document", "audio", "toolUse", "toolResult", "reasoningContent", "cachePoint")
 )
@@ -86,20 +79,14 @@ class ConverseRows(RowFormat):
             texts = [block.get("text") for block in system if isinstance(block, dict)]
             if system and (len(texts) != len(system) or not all(isinstance(text, str) for text in texts)):
                 faults.append(error("row-shape", "system holds more than texts", 'write [{"text": "..."}]'))
-            elif len(texts) == 1:
-                messages.append(unlisted(Message("system", texts[0])))
             elif texts:
-                messages.append(unlisted(Message("system", tuple(TextPart(str(text)) for text in texts))))
+                messages.append(system_message(texts))
         elif system is not None:
             faults.append(error("row-shape", f"system is {kind(system)}; expected a list", 'write [{"text": "..."}]'))
         turns = row.get("messages")
-        if not isinstance(turns, list) or not turns:
-            what = "an empty list" if turns == [] else kind(turns)
-            faults.append(error("row-shape", f"messages is {what}; expected a list of messages", "give it turns"))
-            turns = []
+        turns = read_list(turns, "row-shape", "messages", "a list of messages", "give it turns", faults)
         for index, turn in enumerate(turns):
-            first, *further = self._read_turn(turn, f"messages[{index}]", faults)
-            messages += [first, *map(unlisted, further)]
+            messages += self._read_turn(turn, f"messages[{index}]", faults)
         version = row.get("schemaVersion")
         known = ["system", "messages", "toolConfig"]
         if version is None or version == SCHEMA:
@@ -124,71 +111,44 @@ class ConverseRows(RowFormat):
         if role not in ("user", "assistant"):
             faults.append(error("role", f"{where}.role is {role!r}; expected user or assistant", "rename the role"))
             role = "user"
-        content = turn.get("content")
-        if not isinstance(content, list) or not content:
-            what = "an empty list" if content == [] else kind(content)
-            faults.append(error("content", f"{where}.content is {what}; expected a list", 'write [{"text": "..."}]'))
+        blocks = read_list(
+            turn.get("content"), "content", f"{where}.content", "a list", 'write [{"text": "..."}]', faults
+        )
+        if not blocks:
             return [Message(role, "")]
-        parts: list[Part] = []
-        calls: list[ToolCall] = []
-        answers: list[Message] = []
-        for index, block in enumerate(content):
-            self._read_block(block, f"{where}.content[{index}]", faults, parts, calls, answers)
-        beside = rest(turn, "role", "content", *WEIGHT_KEYS) or {}
-        for block in content:
+        parts = TurnParts(faults)
+        for index, block in enumerate(blocks):
+            self._read_block(block, f"{where}.content[{index}]", parts)
             if isinstance(block, dict):
-                _note_block(block, beside)
-        extra = beside or None
-        if answers and not parts and not calls:
-            first = answers[0]
-            return [first.replace(extra={**(first.extra or {}), **beside} or None), *answers[1:]]
-        reasoning = _take_reasoning(parts) if role == "assistant" else None
-        body: Content = tuple(parts)
-        if len(parts) == 1 and isinstance(parts[0], TextPart):
-            body = parts[0].text
-        elif not parts:
-            body = None if calls else ""
-        weight = read_weight(turn, role, where, faults)
-        return [*answers, Message(role, body, tuple(calls), weight=weight, extra=extra, reasoning=reasoning)]
+                _note_block(block, parts.beside)
+        return parts.messages(role, turn, "content", where, _thought_of)
 
-    def _read_block(
-        self,
-        block: Any,
-        where: str,
-        faults: list[Finding],
-        parts: list[Part],
-        calls: list[ToolCall],
-        answers: list[Message],
-    ) -> None:
+    def _read_block(self, block: Any, where: str, parts: TurnParts) -> None:
         if not isinstance(block, dict):
-            faults.append(error("content", f"{where} is {kind(block)}; expected a block", 'write {"text": "..."}'))
-            return
-        if "text" in block:
-            if isinstance(block["text"], str):
-                parts.append(TextPart(block["text"]))
-            else:
-                faults.append(error("content", f"{where}.text is {kind(block['text'])}; expected a string", "quote it"))
+            parts.fault("content", f"{where} is {kind(block)}; expected a block", 'write {"text": "..."}')
+        elif "text" in block:
+            parts.add_text(block["text"], where)
         elif isinstance(block.get("image"), dict):
-            parts.append(_read_image(block))
+            parts.content.append(_read_image(block))
         elif isinstance(block.get("toolUse"), dict):
             use = block["toolUse"]
             if isinstance(use.get("name"), str) and isinstance(use.get("toolUseId"), str):
-                calls.append(ToolCall(use["toolUseId"], use["name"], arguments_text(use.get("input"), where, faults)))
+                arguments = arguments_text(use.get("input"), where, parts.faults)
+                parts.calls.append(ToolCall(use["toolUseId"], use["name"], arguments))
             else:
-                faults.append(error("tool-call", f"{where}.toolUse needs a name and a toolUseId", "add them"))
+                parts.fault("tool-call", f"{where}.toolUse needs a name and a toolUseId", "add them")
         elif isinstance(block.get("toolResult"), dict):
             result = block["toolResult"]
             content = result.get("content")
             texts = [_result_text(one) for one in content] if isinstance(content, list) else []
             called = result.get("toolUseId")
             if not isinstance(called, str):
-                faults.append(
-                    error("tool-call-id", f"{where}.toolResult names no toolUseId", "name the call it answers")
-                )
+                parts.fault("tool-call-id", f"{where}.toolResult names no toolUseId", "name the call it answers")
                 called = None
-            answers.append(Message("tool", "\n".join(texts), (), called, extra=rest(result, "toolUseId", "content")))
+            extra = rest(result, "toolUseId", "content")
+            parts.answers.append(Message("tool", "\n".join(texts), (), called, extra=extra))
         else:
-            parts.append(OtherPart(next(iter(block), "empty"), block))
+            parts.content.append(OtherPart(next(iter(block), "empty"), block))
 
     def _read_tools(self, row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
         config = row.get("toolConfig")
@@ -216,34 +176,16 @@ class ConverseRows(RowFormat):
             system = messages.pop(0)
             parts = system.content if isinstance(system.content, tuple) else (TextPart(system.words),)
             row["system"] = [{"text": part.text} for part in parts if isinstance(part, TextPart)]
-        row["messages"] = self._write_turns(messages)
+        row["messages"] = write_turns(messages, "content", _ROLES, self._write_parts, write_result)
         if example.tools:
-            row["toolConfig"] = {"tools": [_write_tool(tool) for tool in example.tools]}
+            row["toolConfig"] = {"tools": [write_tool(tool) for tool in example.tools]}
         return row
 
-    def _write_turns(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
-        turns: list[dict[str, Any]] = []
-        answering = False
-        for message in messages:
-            role, content, calls, *_ = message
-            reasons = self.carries & f.REASONING and message.reasoning is not None
-            if content.__class__ is str and not calls and not reasons and role in ("user", "assistant"):
-                answering = False
-                turns.append({"role": role, "content": [{"text": content}]})
-            elif role == "tool":
-                block = _write_result(message)
-                if answering:
-                    turns[-1]["content"].append(block)
-                else:
-                    turns.append({"role": "user", "content": [block]})
-                answering = True
-            elif role != "system":
-                answering = False
-                blocks = _write_blocks(message)
-                if reasons:
-                    blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
-                turns.append({"role": role, "content": blocks})
-        return turns
+    def _write_parts(self, message: Message) -> list[dict[str, Any]]:
+        blocks = write_blocks(message)
+        if message.reasoning is not None and self.carries & f.REASONING:
+            blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
+        return blocks
 
     def problems(self, example: Example) -> list[Finding]:
         return super().problems(example) + check_long_numbers(example, self.name)
@@ -267,13 +209,14 @@ _READ = {"text": (), "image": ("format", "source"), "toolUse": ("toolUseId", "na
 def _note_block(block: Mapping[str, Any], beside: dict[str, Any]) -> None:
     """Add the keys of a block that are not read to those beside its content; blocks kept whole have none."""
     key = next((key for key in _READ if key in block), None)
-    if key is None or (key == "image" and isinstance(_read_image(block), OtherPart)):
+    if key is None or (key != "text" and not isinstance(block[key], dict)):
+        return
+    if key == "image" and isinstance(_read_image(block), OtherPart):
         return
     note_beside(block, (key,), "content[]", beside)
-    known = _READ[key]
-    if known and isinstance(block[key], dict):
+    if known := _READ[key]:
         note_beside(block[key], known, f"content[].{key}", beside)
-    result = block[key].get("content") if key == "toolResult" and isinstance(block[key], dict) else None
+    result = block[key].get("content") if key == "toolResult" else None
     for part in result if isinstance(result, list) else ():
         read = next((name for name in ("text", "json") if isinstance(part, dict) and name in part), None)
         if read is not None:
@@ -297,17 +240,13 @@ class NovaTwoRows(ConverseRows):
         return False  # such rows are read as Converse rows
 
 
-def _take_reasoning(parts: list[Part]) -> str | None:
-    """Return the reasoning that the blocks begin with, and take it out; blocks further on stay parts."""
-    thoughts: list[str] = []
-    while parts and isinstance(parts[0], OtherPart):
-        block = parts[0].raw.get("reasoningContent")
-        text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
-        if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
-            break
-        thoughts.append(str(text["text"]))
-        del parts[0]
-    return "\n".join(filter(None, thoughts)) or None
+def _thought_of(part: Part) -> str | None:
+    """The text of a block that holds reasoning, and nothing else that is not read; None for any other."""
+    block = part.raw.get("reasoningContent") if isinstance(part, OtherPart) else None
+    text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
+    if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
+        return None
+    return str(text["text"])
 
 
 def _result_text(block: Any) -> str:
@@ -330,37 +269,24 @@ def _read_image(block: Mapping[str, Any]) -> Part:
     return OtherPart("image", block)  # in a way not known here: kept as it is
 
 
-def _write_blocks(message: Message) -> list[dict[str, Any]]:
-    content = message.content
-    if isinstance(content, str):
-        blocks: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
-    else:
-        blocks = [_write_part(part) for part in content or ()]
-    for call in message.tool_calls:
-        use = {"toolUseId": call.id, "name": call.name, "input": orjson.loads(call.arguments)}
-        blocks.append({"toolUse": use})
-    return blocks
+def write_blocks(message: Message) -> list[dict[str, Any]]:
+    """Return a turn as blocks."""
+    calls = [
+        {"toolUse": {"toolUseId": call.id, "name": call.name, "input": orjson.loads(call.arguments)}}
+        for call in message.tool_calls
+    ]
+    return write_content(message, _write_image) + calls
 
 
-def _write_part(part: Part) -> dict[str, Any]:
-    if isinstance(part, TextPart):
-        return {"text": part.text}
-    if isinstance(part, ImagePart):
-        type_ = part.media_type or mimetypes.guess_type(part.url)[0] or "image/jpeg"
-        location = {"uri": part.url} | ({"bucketOwner": part.bucket_owner} if part.bucket_owner else {})
-        source: dict[str, Any] = {"s3Location": location}
-        if part.url.startswith("data:") and ";base64," in part.url:
-            head, data = part.url.split(";base64,", 1)
-            type_, source = head.removeprefix("data:"), {"bytes": data}
-        return {"image": {"format": type_.removeprefix("image/"), "source": source}}
-    return dict(part.raw)
+def _write_image(image: ImagePart) -> dict[str, Any]:
+    media_type, data = image_source(image)
+    location = {"uri": image.url} | ({"bucketOwner": image.bucket_owner} if image.bucket_owner else {})
+    source = {"s3Location": location} if data is None else {"bytes": data}
+    return {"image": {"format": media_type.removeprefix("image/"), "source": source}}
 
 
-#: Keys of a result that are read and written.
-_RESULT_KEYS = ("status",)
-
-
-def _write_result(message: Message) -> dict[str, Any]:
+def write_result(message: Message) -> dict[str, Any]:
+    """Return the answer to a call as a block."""
     return {
         "toolResult": {
             "toolUseId": message.tool_call_id or "",
@@ -370,7 +296,8 @@ def _write_result(message: Message) -> dict[str, Any]:
     }
 
 
-def _write_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+def write_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool's definition as Converse has it."""
     function = tool["function"]
     spec = {key: value for key, value in function.items() if key != "parameters"}
     spec["inputSchema"] = {"json": function.get("parameters") or {"type": "object", "properties": {}}}
@@ -481,21 +408,15 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
         return
     limits, max_bytes = family.limits, family.limits.max_bytes
     if facts.role == "train":
-        yield from _count_rules(facts.rows, "rows", limits.min_rows, limits.max_rows)
+        yield from count_findings(facts.rows, "rows", PREPARE, least=limits.min_rows, most=limits.max_rows)
+        total, least = facts.total_rows, family.min_total_rows
         both = "training and validation rows"
-        yield from _count_rules(facts.total_rows, both, family.min_total_rows, limits.max_total_rows)
+        yield from count_findings(total, both, PREPARE, least=least, most=limits.max_total_rows)
     else:
         max_bytes = family.max_validation_bytes
-        yield from _count_rules(facts.rows, "validation rows", None, limits.max_validation_rows)
+        yield from count_findings(facts.rows, "validation rows", PREPARE, most=limits.max_validation_rows)
     if max_bytes is not None and facts.size > max_bytes:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {max_bytes / 1e6:,.0f} MB", "give fewer")
-
-
-def _count_rules(rows: int, what: str, least: int | None, most: int | None) -> Iterable[Finding]:
-    if least is not None and rows < least:
-        yield error("vendor-rows", f"{rows} {what}; at least {least} are needed ({PREPARE})", "add rows")
-    if most is not None and rows > most:
-        yield error("vendor-rows", f"{rows:,} {what}; at most {most:,} ({PREPARE})", "give fewer")
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:

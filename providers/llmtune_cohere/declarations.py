@@ -60,26 +60,12 @@ _OPEN_PRESETS = {
 }
 
 
-class _Modules:
-    """A list of module names (checked by the rule that makes it)."""
-
-    def fault(self, value: Any) -> str | None:
-        return None if isinstance(value, list) and value else "must name at least one kind of module"
-
-    def describe(self) -> str:
-        return "some of q, k, v, o, ffn_expansion"
-
-
-def _whole_alpha(value: float, facts: Facts) -> Changed | Refused:
-    if float(value).is_integer():
-        return Changed(int(value), "", exact=True)
-    return Refused(f"must be a whole number here, not {value:g}", invalid=True)
-
-
 def _open_modules(value: Any, facts: Facts) -> Changed | Refused:
     if isinstance(value, str) and value in _OPEN_PRESETS:
         return Changed(_OPEN_PRESETS[value], f"{value} = {', '.join(_OPEN_PRESETS[value])}")
     names = (value,) if isinstance(value, str) else tuple(value)
+    if not names:
+        return Refused("must name at least one kind of module", invalid=True)
     unknown = [name for name in names if name not in _OPEN_MODULES]
     if unknown:
         known = ", ".join([*_OPEN_PRESETS, *_OPEN_MODULES])
@@ -110,23 +96,10 @@ def _declare(
     """What both transports share; `own` are the fields in which they differ."""
     return Declarations(
         epochs=Sent(prefix + "train_epochs", epochs, default=1, source=source),
-        max_steps=Converted(
-            prefix + "train_epochs",
-            epochs,
-            core.epochs_from_steps(batch),
-            says="as whole epochs, from rows and batch size",
-            source=source,
-        ),
+        max_steps=core.max_steps_as_epochs(prefix + "train_epochs", epochs, source, batch_size=batch),
         batch_size=Sent(prefix + "train_batch_size", batches, default=batch, source=source),
         learning_rate=Sent(prefix + "learning_rate", rates, default=rate, source=source),
-        learning_rate_multiplier=Converted(
-            prefix + "learning_rate",
-            rates,
-            core.rate_from_multiplier(rate, "Cohere"),
-            says=f"x the published default rate {rate:g}",
-            default=1.0,
-            source=source,
-        ),
+        learning_rate_multiplier=core.multiplier_as_rate(prefix + "learning_rate", rates, rate, "Cohere", source),
         **dict.fromkeys(_NEITHER, Unsupported(_NO_KNOB, source)),
         prompt_loss_weight=Unsupported("no knob, and Cohere does not say whether prompts are in the loss", source),
         layer_lr_multipliers=Unsupported("one rate holds for all layers", source),
@@ -153,7 +126,7 @@ MANAGED = _declare(
     lora_alpha=Converted(
         _H + "lora_alpha",
         Int(1),
-        _whole_alpha,
+        core.whole_number,
         says="whole numbers only",
         source=SDK,
         note="range and default were never published",
@@ -191,7 +164,7 @@ SELF_HOSTED = _declare(
     lora_alpha=Converted(
         "lora_config.alpha",
         Int(1),
-        _whole_alpha,
+        core.whole_number,
         says="whole numbers only; with rsLoRA off, so that the update is scaled by alpha / rank",
         default="2 x lora_rank",
         source=OPEN,
@@ -200,7 +173,7 @@ SELF_HOSTED = _declare(
     ),
     lora_target_modules=Converted(
         "lora_config.target_modules",
-        _Modules(),
+        core.Anything(),
         _open_modules,
         says="some of q, k, v, o, ffn_expansion",
         default=["q", "k", "v", "o"],

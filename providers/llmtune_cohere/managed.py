@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 
 import llmtune.provider as core
-from llmtune.config import read_secret
+from llmtune.config import require_secret
 from llmtune.data.findings import Finding
 from llmtune.errors import InvalidData, MissingCredentials, TransientError, VendorError
 from llmtune_cohere import responses
@@ -52,12 +52,8 @@ class Managed(CohereProvider, transport="api"):
     def sdk(self) -> cohere.ClientV2:
         """The SDK's client, its own retries off. Raises `MissingExtra`, or `MissingCredentials` without a key."""
         self.requirements[0].require(f"provider {self.name}")
-        key = read_secret(self.key_variable)
-        if not key:
-            raise MissingCredentials(
-                f"provider {self.name}: no API key: the environment variable {self.key_variable} is not set",
-                hint=f"export {self.key_variable}=...  (the key of the endpoint at {self.address})",
-            )
+        hint = f"export {self.key_variable}=...  (the key of the endpoint at {self.address})"
+        key = require_secret(self.key_variable, f"provider {self.name}: no API key", hint=hint)
         import cohere
         import httpx
 
@@ -83,15 +79,12 @@ class Managed(CohereProvider, transport="api"):
         import httpx
         from cohere.core.api_error import ApiError
 
-        sent = True
         if isinstance(error, ApiError):
-            return responses.refusal(self.name, action, error.status_code or 0, error.body, error.headers or {})
-        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-            problem, sent = f"no connection ({error})", False
-        elif isinstance(error, httpx.TimeoutException):
-            problem = "no answer in time"
-        elif isinstance(error, httpx.HTTPError):
-            problem = f"the connection failed ({error})"
+            return core.refused_answer(self.name, action, error.status_code or 0, error.body, error.headers)
+        sent = core.may_have_arrived(error)
+        if isinstance(error, httpx.HTTPError):
+            late = sent and isinstance(error, httpx.TimeoutException)
+            problem = "no answer in time" if late else f"the connection failed ({error})"
         elif isinstance(error, ValueError):  # an answer that is no JSON, or not the JSON the SDK expects
             problem = "an answer that cannot be read"
         else:
@@ -177,14 +170,10 @@ class Managed(CohereProvider, transport="api"):
 
     def _secret(self, reference: Any) -> str:
         variable = str(reference or "").removeprefix("${").removesuffix("}")
-        value = read_secret(variable) if variable else None
-        if not value:
-            raise MissingCredentials(
-                f"{self.name}: Weights & Biases needs a key"
-                + (f": the environment variable {variable} is not set" if variable else ""),
-                hint="name the variable that holds it: provider_options wandb_api_key_env",
-            )
-        return value
+        hint = "name the variable that holds it: provider_options wandb_api_key_env"
+        if not variable:
+            raise MissingCredentials(f"{self.name}: Weights & Biases needs a key", hint=hint)
+        return require_secret(variable, f"{self.name}: Weights & Biases needs a key", hint=hint)
 
     def _job(self, model: dict[str, Any]) -> core.JobRef:
         return core.JobRef(id=str(model["id"]), data={"name": model.get("name")})

@@ -6,11 +6,9 @@ Names are those of the cohere SDK 7.3.1 (finetuning types).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 import llmtune.provider as core
-from llmtune.errors import LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.provider import RunState
 from llmtune_cohere.declarations import BASE_TYPES
 
@@ -55,19 +53,9 @@ _MODULES = {
 
 def state(word: str, *, completed: bool = False) -> tuple[RunState, tuple[str, ...]]:
     """Our state for Cohere's word; an unknown one is running, with a warning."""
-    if word in STATES:
-        return STATES[word], ()
     if word in RESTING:
         return (RunState.SUCCEEDED, (RESTING[word],)) if completed else (RunState.PAUSED, ())
-    return RunState.RUNNING, (f"Cohere reports a state that llmtune does not know: {word!r}; taken as running",)
-
-
-def _moment(value: Any) -> float | None:
-    """ISO-8601 text as Unix seconds."""
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (TypeError, ValueError):
-        return None
+    return core.read_state(word, STATES, "Cohere")
 
 
 def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.MetricPoint]:
@@ -80,7 +68,7 @@ def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.Metr
             step=step,
             series=series.get(raw, f"validation/{raw}"),
             value=float(value),
-            time=_moment(row.get("created_at")),
+            time=core.unix_seconds(row.get("created_at")),
             source="vendor_api",
             raw_name=raw,
         )
@@ -91,7 +79,7 @@ def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.Metr
 def _event(row: Mapping[str, Any]) -> core.Event:
     return core.Event(
         id=f"{row.get('created_at')}-{row.get('status')}",
-        time=_moment(row.get("created_at")) or 0.0,
+        time=core.unix_seconds(row.get("created_at")) or 0.0,
         level="error" if row.get("status") == "STATUS_FAILED" else "info",
         message=str(row.get("status") or "event"),
     )
@@ -166,7 +154,9 @@ def _hyperparameters(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 def remote_model(model: Mapping[str, Any]) -> core.RemoteModel:
     """A tuned model as the account lists it."""
     id = str(model["id"])
-    return core.RemoteModel(id=f"{id}-ft", base=_base_name(model), job=id, created=_moment(model.get("created_at")))
+    return core.RemoteModel(
+        id=f"{id}-ft", base=_base_name(model), job=id, created=core.unix_seconds(model.get("created_at"))
+    )
 
 
 #: The method of a base type that is no chat model; a reranker has none of ours.
@@ -194,23 +184,3 @@ def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
         | {f"base_model.{key}": value for key, value in _base(model).items() if key not in ("name", "base_type")},
         data={"multi_label": bool(settings.get("multi_label"))},
     )
-
-
-def refusal(name: str, action: str, status: int, body: Any, headers: Mapping[str, str]) -> LlmtuneError:
-    """An HTTP answer that is no success as one of our errors. The message is under "message" or "error", or is all."""
-    message = (body.get("message") or body.get("error")) if isinstance(body, Mapping) else body
-    message = str(message or f"HTTP {status}").strip()[:500]
-    text = f"{name}: {action}: {message} (HTTP {status})"
-    if status in (401, 498):
-        return MissingCredentials(f"{name}: the service did not accept the API key: {message}")
-    if status == 402:
-        return QuotaExceeded(text)
-    facts: dict[str, Any] = {"status": status, "raw": str(body)[:2000]}
-    if 300 <= status < 400:
-        return VendorError(f"{name}: {action}: {core.NOT_FOLLOWED} (HTTP {status})", **facts)
-    if status < 400:
-        return TransientError(f"{name}: {action}: an answer that cannot be read", **facts)
-    if status in (408, 429) or (status >= 500 and status != 501):
-        wait = core.retry_after(headers)
-        return TransientError(text, retry_after=wait, sent=status not in (408, 429), **facts)
-    return VendorError(text, **facts)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
 from llmtune.data.formats.chat import answered, read_messages
 from llmtune.data.formats.instruct import Labelled, rest
 from llmtune.data.hashing import label_of
@@ -101,8 +101,7 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
         return
     classification = facts.method == "classification"
     minimum, source = (MIN_CLASSIFICATION_ROWS, CLASSIFY_DATA) if classification else (MIN_CHAT_ROWS, CHAT_DATA)
-    if facts.rows < minimum:
-        yield error("vendor-rows", f"{facts.rows} rows; at least {minimum} are needed ({source})", "add rows")
+    yield from count_findings(facts.rows, "rows", source, least=minimum)
     if not classification:
         return
     if len(facts.labels) < MIN_LABELS:

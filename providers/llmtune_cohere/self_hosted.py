@@ -35,6 +35,12 @@ CURRENT = "llmtune-current"
 #: Seconds after a start during which "idle" means "not begun yet".
 BEGINNING = 60.0
 
+_STATES = {
+    "idle": RunState.QUEUED,
+    "in progress": RunState.RUNNING,
+    "finished": RunState.SUCCEEDED,
+    "error": RunState.FAILED,
+}
 _BUSY = "the trainer is at work on another job, and does one at a time"
 _FOLDERS = {"train": "training", "validation": "evaluation"}
 _MERGED = "output/merged_weights"
@@ -160,17 +166,10 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
                 "message": "the trainer has begun another job, and this one left no weights",
             }
         word = str(status["status"])
-        warnings: tuple[str, ...] = ()
-        states = {"in progress": RunState.RUNNING, "finished": RunState.SUCCEEDED, "error": RunState.FAILED}
-        state = states.get(word, RunState.RUNNING)
-        if word == "idle":
-            state = RunState.QUEUED
-            if time.time() - float(job.data.get("submitted", 0)) >= BEGINNING:
-                state = RunState.FAILED
-                status["message"] = "the trainer is idle and knows of no job: it was started again meanwhile"
-        elif word not in states:
-            unknown = f"cohere-finetune reports a state that llmtune does not know: {word!r}; taken as running"
-            warnings = (unknown,)
+        state, warnings = core.read_state(word, _STATES, "cohere-finetune")
+        if word == "idle" and time.time() - float(job.data.get("submitted", 0)) >= BEGINNING:
+            state = RunState.FAILED
+            status["message"] = "the trainer is idle and knows of no job: it was started again meanwhile"
         return core.Snapshot(
             state=state,
             raw_state=word,

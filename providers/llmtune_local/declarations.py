@@ -6,16 +6,17 @@ The trainer is ours, so a default here is a fact and not a guess: the value stan
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
-from llmtune.job.spec import NOT_YET
 from llmtune.provider import (
+    GENERATION_FIELDS,
+    NOT_YET_METHODS,
     Abilities,
     Ability,
     Anything,
     Bool,
     Capabilities,
     Choice,
-    Converted,
     Declarations,
     Float,
     Int,
@@ -25,7 +26,8 @@ from llmtune.provider import (
     NotApplicable,
     Sent,
     Text,
-    rate_from_multiplier,
+    ValueType,
+    multiplier_as_rate,
 )
 
 #: Default peak rates. LoRA wants about ten times the rate of full tuning (Thinking Machines, "LoRA Without
@@ -57,67 +59,54 @@ _H = "hyperparameters."
 _OURS = "llmtune's local trainer"
 
 
+def _sent(type: ValueType, default: Any, note: str = "", source: str = _OURS) -> dict[str, Any]:
+    return {"type": type, "default": default, "note": note, "source": source}
+
+
+#: Training settings that go out under their own name.
+_SAME_NAME: dict[str, dict[str, Any]] = {
+    "epochs": _sent(Int(1), 3),
+    "max_steps": _sent(Int(1), None, "whichever of the two ends first"),
+    "batch_size": _sent(Int(1), 16),
+    "gradient_accumulation_steps": _sent(Int(1), None, "unset: by token budget"),
+    "min_lr_ratio": _sent(Float(ge=0, le=1), 0.0),
+    "lr_schedule": _sent(Choice(*SCHEDULES), "linear"),
+    "lr_num_cycles": _sent(Float(gt=0), None, "unset: 0.5, restarts 1"),
+    "warmup_ratio": _sent(Float(ge=0, le=1), 0.0),
+    "warmup_steps": _sent(Int(0), None),
+    "optimizer": _sent(Choice(*OPTIMIZERS), "adamw_torch"),
+    "adam_beta1": _sent(Float(ge=0, lt=1), 0.9, source="arXiv:1412.6980"),
+    "adam_beta2": _sent(Float(ge=0, lt=1), 0.999, source="arXiv:1412.6980"),
+    "adam_epsilon": _sent(Float(gt=0), 1e-8, source="arXiv:1412.6980"),
+    "weight_decay": _sent(Float(ge=0), 0.0),
+    "max_grad_norm": _sent(Float(ge=0), 1.0, "0: off"),
+    "prompt_loss_weight": _sent(Float(ge=0, le=1), 0.0, "fractions are exact"),
+    "lora_rank": _sent(Int(1), 16),
+    "lora_alpha": _sent(Float(gt=0), None, "unset: 2 x rank"),
+    "lora_dropout": _sent(Float(ge=0, lt=1), 0.0),
+    "lora_target_modules": _sent(
+        Anything(), "all-linear", "presets: linear layers of the text model; routed experts by name: [experts]"
+    ),
+    "layer_lr_multipliers": _sent(Mapped(), None),
+    "dropout": _sent(Float(ge=0, lt=1), None, "unset: the model's own"),
+    "attention_dropout": _sent(Float(ge=0, lt=1), None, "unset: the model's own"),
+    "label_smoothing": _sent(Float(ge=0, lt=1), 0.0),
+    "max_sequence_length": _sent(Int(1), None, "unset: the model's context"),
+    "packing": _sent(Bool(), True, "changes speed, never the loss"),
+    "early_stopping_patience": _sent(Int(1), None, "unset: off"),
+    "early_stopping_threshold": _sent(Float(ge=0), 0.0),
+    "eval_every": _sent(Int(1), None, "unset: ten times over the run"),
+    "checkpoint_every": _sent(Int(1), None, "unset: each epoch"),
+    "keep_checkpoints": _sent(Int(1), 2),
+    "dpo_beta": _sent(Float(gt=0), 0.1, source="arXiv:2305.18290"),
+}
+
+
 def _declarations(rate: float, of: str) -> Declarations:
     return Declarations(
-        epochs=Sent(_H + "epochs", Int(1), default=3, source=_OURS),
-        max_steps=Sent(_H + "max_steps", Int(1), default=None, source=_OURS, note="whichever of the two ends first"),
-        batch_size=Sent(_H + "batch_size", Int(1), default=16, source=_OURS),
-        gradient_accumulation_steps=Sent(
-            _H + "gradient_accumulation_steps", Int(1), default=None, source=_OURS, note="unset: by token budget"
-        ),
+        **{name: Sent(_H + name, **facts) for name, facts in _SAME_NAME.items()},
         learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=rate, source=_OURS),
-        learning_rate_multiplier=Converted(
-            _H + "learning_rate",
-            Float(gt=0),
-            rate_from_multiplier(rate, of),
-            says=f"x the default rate {rate:g}",
-            default=1.0,
-            source=_OURS,
-        ),
-        min_lr_ratio=Sent(_H + "min_lr_ratio", Float(ge=0, le=1), default=0.0, source=_OURS),
-        lr_schedule=Sent(_H + "lr_schedule", Choice(*SCHEDULES), default="linear", source=_OURS),
-        lr_num_cycles=Sent(
-            _H + "lr_num_cycles", Float(gt=0), default=None, source=_OURS, note="unset: 0.5, restarts 1"
-        ),
-        warmup_ratio=Sent(_H + "warmup_ratio", Float(ge=0, le=1), default=0.0, source=_OURS),
-        warmup_steps=Sent(_H + "warmup_steps", Int(0), default=None, source=_OURS),
-        optimizer=Sent(_H + "optimizer", Choice(*OPTIMIZERS), default="adamw_torch", source=_OURS),
-        adam_beta1=Sent(_H + "adam_beta1", Float(ge=0, lt=1), default=0.9, source="arXiv:1412.6980"),
-        adam_beta2=Sent(_H + "adam_beta2", Float(ge=0, lt=1), default=0.999, source="arXiv:1412.6980"),
-        adam_epsilon=Sent(_H + "adam_epsilon", Float(gt=0), default=1e-8, source="arXiv:1412.6980"),
-        weight_decay=Sent(_H + "weight_decay", Float(ge=0), default=0.0, source=_OURS),
-        max_grad_norm=Sent(_H + "max_grad_norm", Float(ge=0), default=1.0, source=_OURS, note="0: off"),
-        prompt_loss_weight=Sent(
-            _H + "prompt_loss_weight", Float(ge=0, le=1), default=0.0, source=_OURS, note="fractions are exact"
-        ),
-        lora_rank=Sent(_H + "lora_rank", Int(1), default=16, source=_OURS),
-        lora_alpha=Sent(_H + "lora_alpha", Float(gt=0), default=None, source=_OURS, note="unset: 2 x rank"),
-        lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0.0, source=_OURS),
-        lora_target_modules=Sent(
-            _H + "lora_target_modules",
-            Anything(),
-            default="all-linear",
-            source=_OURS,
-            note="presets: linear layers of the text model; routed experts by name: [experts]",
-        ),
-        layer_lr_multipliers=Sent(_H + "layer_lr_multipliers", Mapped(), default=None, source=_OURS),
-        dropout=Sent(_H + "dropout", Float(ge=0, lt=1), default=None, source=_OURS, note="unset: the model's own"),
-        attention_dropout=Sent(
-            _H + "attention_dropout", Float(ge=0, lt=1), default=None, source=_OURS, note="unset: the model's own"
-        ),
-        label_smoothing=Sent(_H + "label_smoothing", Float(ge=0, lt=1), default=0.0, source=_OURS),
-        max_sequence_length=Sent(
-            _H + "max_sequence_length", Int(1), default=None, source=_OURS, note="unset: the model's context"
-        ),
-        packing=Sent(_H + "packing", Bool(), default=True, source=_OURS, note="changes speed, never the loss"),
-        early_stopping_patience=Sent(
-            _H + "early_stopping_patience", Int(1), default=None, source=_OURS, note="unset: off"
-        ),
-        early_stopping_threshold=Sent(_H + "early_stopping_threshold", Float(ge=0), default=0.0, source=_OURS),
-        eval_every=Sent(_H + "eval_every", Int(1), default=None, source=_OURS, note="unset: ten times over the run"),
-        checkpoint_every=Sent(_H + "checkpoint_every", Int(1), default=None, source=_OURS, note="unset: each epoch"),
-        keep_checkpoints=Sent(_H + "keep_checkpoints", Int(1), default=2, source=_OURS),
-        dpo_beta=Sent(_H + "dpo_beta", Float(gt=0), default=0.1, source="arXiv:2305.18290"),
+        learning_rate_multiplier=multiplier_as_rate(_H + "learning_rate", Float(gt=0), rate, of, _OURS),
         name=Sent("name", Text(), source=_OURS),
         seed=Sent("seed", Int(0), default=0, source=_OURS),
         tags=Sent("tags", Mapped(), default=None, source=_OURS),
@@ -129,27 +118,18 @@ def _declarations(rate: float, of: str) -> Declarations:
 
 
 def _preferences(rate: float, of: str) -> Declarations:
-    return _declarations(rate, of).but(
-        label_smoothing=Sent(
-            _H + "label_smoothing",
-            Float(ge=0, lt=0.5),
-            default=0.0,
-            source="arXiv:2305.18290v3",
-            note="the share of pairs that may be the wrong way round",
-        ),
-    )
+    pairs = "the share of pairs that may be the wrong way round"
+    smoothing = _sent(Float(ge=0, lt=0.5), 0.0, pairs, source="arXiv:2305.18290v3")
+    return _declarations(rate, of).but(label_smoothing=Sent(_H + "label_smoothing", **smoothing))
 
 
-_NO_TOKENS = "an encoder is tuned to labels: there are no tokens to answer with"
+_NO_TOKENS = NotApplicable("an encoder is tuned to labels: there are no tokens to answer with")
 
 
 def _labels(rate: float, of: str) -> Declarations:
     return _declarations(rate, of).but(
         packing=NotApplicable("texts go through an encoder in padded batches of like length"),
-        temperature=NotApplicable(_NO_TOKENS),
-        top_p=NotApplicable(_NO_TOKENS),
-        top_k=NotApplicable(_NO_TOKENS),
-        max_tokens=NotApplicable(_NO_TOKENS),
+        **dict.fromkeys(GENERATION_FIELDS, _NO_TOKENS),
     )
 
 
@@ -166,17 +146,10 @@ _FORMATS = {"dpo": "preference", "classification": "labelled"}
 _FAMILIES = {"classification": "transformers models with a head for labels (encoders)"}
 
 METHODS: dict[str, Ability] = {
-    "sft": True,
-    "dpo": True,
-    "classification": True,
-    **{name: No(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+    **dict.fromkeys(("sft", "dpo", "classification"), True),
+    **NOT_YET_METHODS,
 }
-ADAPTERS: dict[str, Ability] = {
-    "lora": True,
-    "dora": True,
-    "full": True,
-    "qlora": True,
-}
+ADAPTERS: dict[str, Ability] = dict.fromkeys(("lora", "dora", "full", "qlora"), True)
 ABILITIES = Abilities(
     pause=No("cancel and attach again instead; a run continues from its last checkpoint"),
     logits=True,

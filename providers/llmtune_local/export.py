@@ -37,14 +37,12 @@ def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) 
     if format == "adapter":
         if not adapter:
             raise InvalidJob("this run tuned all weights: it has no adapter", hint="use --format merged")
-        size = sum(path.stat().st_size for path in artefact.iterdir())
-        write_folder(_empty(into), lambda path: _copy(artefact, path), needs=size)
+        _copy_folder(artefact, into)
         return _adapter_notes(into, json.loads((into / "adapter_config.json").read_text(encoding="utf-8")), data)
-    if not adapter:
-        size = sum(path.stat().st_size for path in artefact.iterdir())
-        write_folder(_empty(into), lambda path: _copy(artefact, path), needs=size)
-    else:
+    if adapter:
         _merge(artefact, data, into)
+    else:
+        _copy_folder(artefact, into)
     return _merged_notes(into, data)
 
 
@@ -55,10 +53,14 @@ def _empty(into: Path) -> Path:
     return into.absolute()
 
 
-def _copy(artefact: Path, into: Path) -> None:
-    for path in artefact.iterdir():
-        if path.is_file():
-            shutil.copyfile(path, into / path.name)  # with the mode of new files, not the run folder's
+def _copy_folder(artefact: Path, into: Path) -> None:
+    files = [path for path in artefact.iterdir() if path.is_file()]
+
+    def write(folder: Path) -> None:
+        for path in files:
+            shutil.copyfile(path, folder / path.name)  # with the mode of new files, not the run folder's
+
+    write_folder(_empty(into), write, needs=sum(path.stat().st_size for path in files))
 
 
 def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:

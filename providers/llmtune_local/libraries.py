@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmtune._safety.telemetry import turn_off_telemetry
-
-if TYPE_CHECKING:
-    pass
 
 
 def usable_cores() -> int:

@@ -44,14 +44,7 @@ def declarations() -> core.Declarations:
     to_the_end = Unsupported("the service trains for all epochs", source=PAGE)
     return core.Declarations(
         epochs=Sent(_H + "n_epochs", Int(1), default=3, source=PAGE, note=SHOWN),
-        max_steps=Converted(
-            _H + "n_epochs",
-            Int(1),
-            core.epochs_from_steps(),
-            says="as whole epochs, rounded up, from the number of rows and batch_size",
-            default=None,
-            source=PAGE,
-        ),
+        max_steps=core.max_steps_as_epochs(_H + "n_epochs", Int(1), PAGE, default=None),
         batch_size=Sent(_H + "batch_size", Int(1), default=8, source=PAGE, note=SHOWN),
         gradient_accumulation_steps=Unsupported("batch_size is the whole of it here", source=PAGE),
         learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=1e-5, source=PAGE, note=SHOWN),
@@ -75,13 +68,7 @@ def declarations() -> core.Declarations:
         prompt_loss_weight=Unsupported("the service does not say on which tokens the loss is taken", source=PAGE),
         lora_rank=Sent(_H + "lora_r", Int(1), default=8, source=PAGE, note=SHOWN),
         lora_alpha=Converted(
-            _H + "lora_alpha",
-            Int(1),
-            _whole,
-            says="as a whole number",
-            default=8,
-            source=PAGE,
-            note=SHOWN,
+            _H + "lora_alpha", Int(1), core.whole_number, says="as a whole number", default=8, source=PAGE, note=SHOWN
         ),
         lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0, source=PAGE, note=SHOWN),
         lora_target_modules=Unsupported("the service chooses the layers itself", source=PAGE),
@@ -103,12 +90,6 @@ def declarations() -> core.Declarations:
         top_k=Unsupported("not among the documented fields of the chat API", source=PAGE),
         max_tokens=Sent("max_tokens", Int(1), default=None, source=PAGE, where="generation"),
     )
-
-
-def _whole(value: float, facts: Facts) -> Changed | Refused:
-    if float(value).is_integer():
-        return Changed(int(value), "", exact=True)
-    return Refused(f"lora_alpha is a whole number here, not {value:g}", invalid=True)
 
 
 PARAMETERS = declarations()

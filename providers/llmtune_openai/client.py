@@ -7,19 +7,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, keep_redirects_home, translate_errors
+from llmtune.provider import Requirement, keep_redirects_home, may_have_arrived, open_providers, translate_errors
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-#: What the SDK's transport raises when no byte of the request has left.
-_NEVER_LEFT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 
 PAGE = 100
 
@@ -27,6 +25,7 @@ PAGE = 100
 TIMEOUT = 120.0
 
 
+@dataclass(eq=False)
 class Connection:
     """One configured instance's client. Safe for several threads; opened at first use.
 
@@ -39,23 +38,14 @@ class Connection:
         timeout: seconds that any call may take, where that is configured.
     """
 
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        requirement: Requirement,
-        key_variable: str,
-        arguments: Callable[[], dict[str, Any]],
-        timeout: float | None = None,
-    ) -> None:
-        self.name = name
-        self.title = title
-        self.key_variable = key_variable
-        self.timeout = timeout
-        self._requirement = requirement
-        self._arguments = arguments
-        self._lock = threading.Lock()
-        self._client: OpenAI | None = None
+    name: str
+    title: str
+    requirement: Requirement
+    key_variable: str
+    arguments: Callable[[], dict[str, Any]]
+    timeout: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _client: OpenAI | None = None
 
     @property
     def sdk(self) -> OpenAI:
@@ -65,8 +55,8 @@ class Connection:
         """
         with self._lock:
             if self._client is None:
-                self._requirement.require(self.title)
-                arguments = self._arguments()
+                self.requirement.require(self.title)
+                arguments = self.arguments()
                 if not arguments.get("api_key"):
                     raise MissingCredentials(
                         f"no key for {self.title}: the environment variable {self.key_variable} is not set",
@@ -132,20 +122,14 @@ class Connection:
                 title=self.title,
                 name=self.name,
                 key_env=self.key_variable,
-                alternatives=_alternatives,
+                alternatives=lambda: open_providers(_clock.today()),
             )
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
             why = str(cause or error) or type(cause or error).__name__
-            sent = type(cause).__name__ not in _NEVER_LEFT
+            sent = may_have_arrived(error)
             address = f" at {redact_url(str(self._client.base_url))}" if self._client is not None else ""
             late = isinstance(error, openai.APITimeoutError)
             problem = f"{address} did not answer in time" if late else f" cannot be reached{address}"
             return TransientError(f"{self.title}{problem}: {why}", sent=sent)
         return VendorError(f"{self.title}: {error}")
-
-
-def _alternatives() -> tuple[str, ...]:
-    from llmtune.provider import open_providers
-
-    return open_providers(_clock.today())

@@ -6,10 +6,6 @@ Sources: the API reference (openapi.yaml 2.3.0 of 2026-08-21, which carries the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 from llmtune import provider as core
 from llmtune.provider import Ability, Converted, Declarations, Inherent, No, Sent, Text, Unsupported
 from llmtune.provider.conversions import shortened
@@ -45,21 +41,13 @@ KEPT_CHECKPOINTS = 3
 
 TOKENS_PER_ROW = 65_536
 
-
-@dataclass(frozen=True)
-class Tags:
-    """Text by name: at most `most` entries, names of at most 64 and values of at most 512 characters."""
-
-    most: int
-
-    def fault(self, value: Any) -> str | None:
-        right = isinstance(value, Mapping) and len(value) <= self.most
-        if right and all(len(str(key)) <= 64 and len(str(text)) <= 512 for key, text in value.items()):
-            return f"must not hold {KEY_TAG!r}, which carries llmtune's own key" if KEY_TAG in value else None
-        return f"must be {self.describe()}"
-
-    def describe(self) -> str:
-        return f"at most {self.most} tags, names of at most 64 and values of at most 512 characters"
+TAGS = core.Tags(
+    most=15,
+    names=r"(?s).{0,64}",
+    values=r"(?s).{0,512}",
+    rule="names of at most 64 and values of at most 512 characters",
+    own=KEY_TAG,
+)
 
 
 def suffix(longest: int, source: str, *, more: str = "", note: str = "") -> Converted:
@@ -86,14 +74,7 @@ def declarations(method: str) -> Declarations:
     all_epochs = Unsupported("the service trains for all epochs; it keeps the last three checkpoints", source=GUIDE)
     return Declarations(
         epochs=Sent(path + "n_epochs", core.Int(1, 50), default="auto", source=SPEC),
-        max_steps=Converted(
-            path + "n_epochs",
-            core.Int(1, 50),
-            core.epochs_from_steps(),
-            says="as whole epochs, rounded up, from the number of rows and batch_size",
-            default=None,
-            source=SPEC,
-        ),
+        max_steps=core.max_steps_as_epochs(path + "n_epochs", core.Int(1, 50), SPEC, default=None),
         batch_size=Sent(path + "batch_size", core.Int(1, 256), default="auto", source=SPEC),
         gradient_accumulation_steps=Unsupported("batch_size is the whole of it here", source=SPEC),
         learning_rate=Unsupported(
@@ -127,7 +108,7 @@ def declarations(method: str) -> Declarations:
         seed=Sent(
             "seed", core.Int(0, 2**31 - 1), default=None, source=SPEC, note="unset: drawn by the service and reported"
         ),
-        tags=Sent("metadata", Tags(15), default=None, source=SPEC, note="the sixteenth place is llmtune's own"),
+        tags=Sent("metadata", TAGS, default=None, source=SPEC, note="the sixteenth place is llmtune's own"),
         temperature=Sent("temperature", core.Float(ge=0, le=2), default=1.0, source=SPEC, where="generation"),
         top_p=Sent("top_p", core.Float(ge=0, le=1), default=1.0, source=SPEC, where="generation"),
         top_k=Unsupported("the chat API has no top_k", source=SPEC),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmtune.metrics.points import merge
-from llmtune.provider import MetricPoint
+from llmtune.provider import MetricPoint, read_number
 
 #: The vendor's names in all their spellings -> ours. `valid_*` is one small batch at that step; `full_valid_*` is
 #: the whole validation file, once an epoch.
@@ -111,12 +111,12 @@ def merged(points: Iterable[MetricPoint]) -> tuple[MetricPoint, ...]:
 
 
 def _points(step: Any, told: Mapping[Any, Any], source: Any, time: float | None) -> list[MetricPoint]:
-    at = _number(step)
+    at = read_number(step)
     if at is None or not math.isfinite(at) or at < 0:
         return []
     points = []
     for name, value in told.items():
-        number = _number(value)
+        number = read_number(value)
         if name is None or str(name).strip() in _NOT_METRICS or number is None:
             continue
         raw = str(name).strip()
@@ -129,12 +129,3 @@ def _points(step: Any, told: Mapping[Any, Any], source: Any, time: float | None)
 def series_of(raw: str) -> str:
     """Our name of a metric; one that has none keeps the vendor's, beside the training or the validation series."""
     return SERIES.get(raw) or f"{'validation' if raw.startswith(('valid', 'full_valid')) else 'train'}/{raw}"
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

@@ -19,6 +19,8 @@ from llmtune.provider import (
     RemoteModel,
     RunState,
     Snapshot,
+    read_state,
+    read_values,
     unix_seconds,
 )
 from llmtune_openai import metrics
@@ -83,10 +85,7 @@ def check_is_job(payload: Any) -> dict[str, Any]:
 
 def state_of(job: Mapping[str, Any]) -> tuple[RunState, tuple[str, ...]]:
     """The state, and a warning when the word is new."""
-    word = str(job.get("status"))
-    if word in STATES:
-        return STATES[word], ()
-    return RunState.RUNNING, (f"unknown state {word!r}, taken for running",)
+    return read_state(str(job.get("status")), STATES, "the service")
 
 
 def snapshot(
@@ -245,17 +244,22 @@ def hyperparameters_of(job: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "supervised", dict(job.get("hyperparameters") or {})
 
 
-def is_told(value: Any) -> bool:
-    """Whether a hyperparameter is a value: "auto" and negative numbers leave it to the vendor."""
-    if value is None or isinstance(value, str):
-        return False
-    return isinstance(value, bool) or not (isinstance(value, (int, float)) and value < 0)
+def _value(value: Any) -> Any:
+    """Return a hyperparameter that is a value. Raises `ValueError` for "auto" and negative numbers, which leave it to
+    the vendor."""
+    if value is None or isinstance(value, str) or (not isinstance(value, bool) and value < 0):
+        raise ValueError(value)
+    return value
+
+
+def named_values(echoed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The hyperparameters that are values, by our names, and the others."""
+    return read_values(echoed, {name: (ours, _value) for name, ours in OUR_NAMES.items()})
 
 
 def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the vendor has told by now, by our names."""
-    _, echoed = hyperparameters_of(job)
-    found = {OUR_NAMES[name]: value for name, value in echoed.items() if name in OUR_NAMES and is_told(value)}
+    found, _ = named_values(hyperparameters_of(job)[1])
     if isinstance(job.get("seed"), int):
         found["seed"] = job["seed"]
     return found
@@ -297,6 +301,7 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
     word, echoed = hyperparameters_of(job)
     chosen = {name: value for name, value in echoed.items() if _was_chosen(job, name)}
     given = {name: value for name, value in echoed.items() if name not in chosen}
+    values, unmapped = named_values(given)
     files = {"train": job.get("training_file"), "validation": job.get("validation_file")}
     name = job.get("user_provided_suffix") or job.get("suffix")
     metadata = job.get("metadata")
@@ -316,8 +321,8 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
         model=str(model or job.get("fine_tuned_model") or ""),
         base=str(job.get("model") or ""),
         method={"supervised": "sft"}.get(word, word),
-        hyperparameters={OUR_NAMES[name]: value for name, value in given.items() if _ours(name, value)},
-        unmapped={name: value for name, value in given.items() if not _ours(name, value)},
+        hyperparameters=values,
+        unmapped=unmapped,
         chosen=chosen,
         seed=job.get("seed") if isinstance(job.get("seed"), int) else None,
         name=str(name) if name else None,
@@ -349,7 +354,3 @@ def _was_chosen(job: Mapping[str, Any], name: str) -> bool:
     places = (inner.get("hyperparameters") if isinstance(inner, Mapping) else None, job.get("hyperparameters"))
     values = [place[name] for place in places if isinstance(place, Mapping) and name in place]
     return any(value == "auto" or (isinstance(value, int | float) and value < 0) for value in values)
-
-
-def _ours(name: str, value: Any) -> bool:
-    return name in OUR_NAMES and is_told(value)

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import llmtune.provider as core
-from llmtune.config import read_secret
-from llmtune.errors import MissingCredentials, TransientError
-from llmtune_together import responses
+from llmtune.config import require_secret
+from llmtune.errors import TransientError
 
 if TYPE_CHECKING:
     from together import Together
@@ -37,12 +36,8 @@ class Connection:
         """Return a new client. Raises `MissingExtra`, or `MissingCredentials` when there is no key."""
         SDK.require(f"provider {self.name}")
         settings = self.settings
-        key = read_secret(settings.api_key_env)
-        if not key:
-            raise MissingCredentials(
-                f"provider {self.name}: no API key: the environment variable {settings.api_key_env} is not set",
-                hint=f"export {settings.api_key_env}=...  {KEYS}",
-            )
+        variable = settings.api_key_env
+        key = require_secret(variable, f"provider {self.name}: no API key", hint=f"export {variable}=...  {KEYS}")
         import together
 
         return together.Together(
@@ -93,7 +88,7 @@ class Connection:
 
         if isinstance(error, together.APIStatusError):
             answer = (error.status_code, error.body, error.response.headers)
-            refused = responses.refusal(self.name, action, *answer, otherwise=str(error))
+            refused = core.refused_answer(self.name, action, *answer, otherwise=str(error))
             if isinstance(refused, TransientError):
                 refused.sent = refused.sent and _may_have_arrived(error)
             return refused
@@ -112,17 +107,11 @@ class Connection:
 
 def _may_have_arrived(error: Exception) -> bool:
     """Whether something may have been started: a connection never made, or a mere question, started nothing."""
-    import httpx
     import together
 
     if isinstance(error, together.APIError) and error.request.url.path.endswith(_QUESTIONS):
         return False
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-            return False
-        cause = cause.__cause__
-    return True
+    return core.may_have_arrived(error)
 
 
 def _innermost(error: BaseException) -> str:

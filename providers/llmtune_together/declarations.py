@@ -18,7 +18,6 @@ from llmtune.provider.conversions import shortened
 SDK = "together SDK 3.1.1 (fine_tuning.create), read 2026-11-21"
 SPEC = "Together OpenAPI (togethercomputer/openapi 090263a, 2026-04-28)"
 CLI = "Together CLI reference, read 2026-11-21"
-PRICING = "docs.together.ai/docs/fine-tuning/pricing, read 2026-11-21"
 MODELS = "docs.together.ai/docs/fine-tuning/supported-models, read 2026-11-21"
 
 #: The SDK's and the specification's default rate, the same for every model.
@@ -70,12 +69,6 @@ def _cycles(value: float, facts: Facts) -> Changed | Refused:
     return Changed(value, "", exact=True)
 
 
-def _whole_alpha(value: float, facts: Facts) -> Changed | Refused:
-    if float(value).is_integer():
-        return Changed(int(value), "", exact=True)
-    return Refused(f"must be a whole number here (the SDK would cut {value:g} to {int(value)})", invalid=True)
-
-
 def _modules(value: Any, facts: Facts) -> Changed | Refused:
     if value == "all-linear":
         return Changed(value, "", exact=True)
@@ -122,9 +115,7 @@ def _threshold(value: float, facts: Facts) -> Changed | Refused:
 
 PARAMETERS = Declarations(
     epochs=Sent("n_epochs", Int(1), default=1, source=SDK, note="the CLI reference says 1 to 20; live limit decides"),
-    max_steps=Converted(
-        "n_epochs", Int(1), core.epochs_from_steps(), says="as whole epochs, from rows and batch_size", source=SDK
-    ),
+    max_steps=core.max_steps_as_epochs("n_epochs", Int(1), SDK),
     batch_size=Converted(
         "batch_size",
         Int(1),
@@ -145,14 +136,7 @@ PARAMETERS = Declarations(
         also={"batch_size": None},  # build divides: the service's batch is one micro-batch
     ),
     learning_rate=Sent("learning_rate", Float(gt=0), default=DEFAULT_RATE, source=SDK),
-    learning_rate_multiplier=Converted(
-        "learning_rate",
-        Float(gt=0),
-        core.rate_from_multiplier(DEFAULT_RATE, "Together"),
-        says=f"x the published default rate {DEFAULT_RATE:g}",
-        default=1.0,
-        source=SDK,
-    ),
+    learning_rate_multiplier=core.multiplier_as_rate("learning_rate", Float(gt=0), DEFAULT_RATE, "Together", SDK),
     min_lr_ratio=Sent(_ARGS + "min_lr_ratio", Float(ge=0, le=1), default=0.0, source=SDK),
     lr_schedule=Sent(
         "lr_scheduler.lr_scheduler_type",
@@ -189,7 +173,7 @@ PARAMETERS = Declarations(
     ),
     lora_rank=Sent(_LORA + "lora_r", Int(1), default="the model's own", source=SDK, note="live limit decides the most"),
     lora_alpha=Converted(
-        _LORA + "lora_alpha", Int(1), _whole_alpha, says="whole numbers only", default="2 x lora_rank", source=SDK
+        _LORA + "lora_alpha", Int(1), core.whole_number, says="whole numbers only", default="2 x lora_rank", source=SDK
     ),
     lora_dropout=Sent(_LORA + "lora_dropout", Float(ge=0, lt=1), default=0.0, source=SDK),
     lora_target_modules=Converted(

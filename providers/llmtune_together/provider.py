@@ -15,10 +15,9 @@ from pydantic import BaseModel
 
 import llmtune.provider as core
 from llmtune import _clock
-from llmtune.config import read_secret
+from llmtune.config import require_secret
 from llmtune.errors import (
     InvalidData,
-    MissingCredentials,
     NotTranslatable,
     QuotaExceeded,
     TransientError,
@@ -207,12 +206,7 @@ class TogetherProvider(core.BaseProvider):
         for field in requests.SECRETS:
             if field in sent:
                 variable = str(sent[field]).removeprefix("${").removesuffix("}")
-                sent[field] = read_secret(variable)
-                if not sent[field]:
-                    raise MissingCredentials(
-                        f"provider {self.name}: the environment variable {variable} ({field}) is not set",
-                        hint=f"export {variable}=...",
-                    )
+                sent[field] = require_secret(variable, f"provider {self.name}: no {field}")
         return sent
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
@@ -288,9 +282,8 @@ class TogetherProvider(core.BaseProvider):
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """A few lines that call this model through the SDK."""
-        note = ""
-        if isinstance(ref, core.ModelRef) and ref.tuned:
-            note = "# A tuned model answers from a dedicated endpoint: deploy it, and put its name here.\n"
+        deployed = "# A tuned model answers from a dedicated endpoint: deploy it, and put its name here.\n"
+        note = deployed if getattr(ref, "tuned", False) else ""
         return (
             "from together import Together\n\n"
             f"client = Together()  # reads {self.key_variable}\n"

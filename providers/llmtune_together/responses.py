@@ -5,13 +5,11 @@ Field and state names are those of the together SDK 3.1.1 and of Together's Open
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import llmtune.provider as core
-from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.errors import InvalidData
 from llmtune.provider import RunState
 
 if TYPE_CHECKING:
@@ -77,10 +75,8 @@ _LEVELS: dict[str, Literal["warning", "error"]] = {
 
 
 def state(word: str) -> tuple[RunState, tuple[str, ...]]:
-    """Our state for the vendor's word; an unknown one is running, with a warning."""
-    if word in STATES:
-        return STATES[word], ()
-    return RunState.RUNNING, (f"Together reports a state that llmtune does not know: {word!r}; taken as running",)
+    """Return our state for Together's word, and a warning when the word is new."""
+    return core.read_state(word, STATES, "Together")
 
 
 def points(rows: Iterable[Mapping[str, float]]) -> list[core.MetricPoint]:
@@ -112,20 +108,10 @@ def _event(index: int, row: Mapping[str, Any]) -> core.Event:
     kind = str(row.get("type") or "event").lower()
     return core.Event(
         id=str(row.get("hash") or f"{row.get('created_at')}-{kind}-{row.get('step') or index}"),
-        time=moment(row.get("created_at")) or 0.0,
+        time=core.unix_seconds(row.get("created_at")) or 0.0,
         level=_LEVELS.get(str(row.get("level") or "").lower(), "info"),
         message=str(row.get("message") or kind),
     )
-
-
-def moment(value: Any) -> float | None:
-    """ISO-8601 text or Unix seconds as Unix seconds."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (TypeError, ValueError):
-        return None
 
 
 def snapshot(
@@ -244,7 +230,7 @@ def remote_model(job: Mapping[str, Any]) -> core.RemoteModel | None:
         id=str(job["model_output_name"]),
         base=job.get("model"),
         job=str(job["id"]) if job.get("id") else None,
-        created=moment(job.get("created_at")),
+        created=core.unix_seconds(job.get("created_at")),
     )
 
 
@@ -293,40 +279,6 @@ def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
         record={key: value for key, value in job.items() if key not in _HELD},
         data={"adapter": "full" if training_type.get("type") == "Full" else "lora"},
     )
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-def _message_of(body: Any, otherwise: str) -> tuple[str, str | None]:
-    """The vendor's message and code out of an error body: {"error": {"message", "code"}}, {"message"}, or text."""
-    if isinstance(body, str):
-        try:
-            body = json.loads(body)
-        except ValueError:
-            return (body.strip() if len(body) < 500 else "") or otherwise, None
-    inner = body.get("error", body) if isinstance(body, Mapping) else None
-    if isinstance(inner, Mapping):
-        code = inner.get("code") or inner.get("type")
-        return str(inner.get("message") or otherwise), str(code) if code else None
-    return str(inner or otherwise), None
-
-
-def refusal(
-    name: str, action: str, status: int, body: Any, headers: Mapping[str, str], *, otherwise: str
-) -> LlmtuneError:
-    """An HTTP answer of 4xx or 5xx as one of our errors; `otherwise` is what is said where the body is empty."""
-    message, code = _message_of(body, core.NOT_FOLLOWED if 300 <= status < 400 else otherwise or f"HTTP {status}")
-    if status == 401:
-        return MissingCredentials(
-            f"{name}: Together did not accept the API key: {message}", hint="check the key at api.together.ai/settings"
-        )
-    if status == 402:
-        return QuotaExceeded(f"{name}: {action}: {message}", hint="Settings, Billing on api.together.ai")
-    text = f"{name}: {action}: {message} (HTTP {status})"
-    facts: dict[str, Any] = {"code": code, "status": status, "raw": str(body)[:2000] if body else otherwise}
-    if status in (408, 429) or status >= 500:
-        sent = status not in (408, 429)
-        return TransientError(text, retry_after=core.retry_after(headers), sent=sent, **facts)
-    return VendorError(text, **facts)
 
 
 def invalid_file(name: str, file: str, report: Mapping[str, Any]) -> InvalidData:

@@ -65,20 +65,16 @@ class TogetherRows(RowFormat):
         if example.text is not None:
             return {"text": example.text}
         # nothing is lost by leaving out the keys of messages this service does not know: `problems` has told them
-        turns = _known(example.messages)
-        if example.preference is not None:
-            given: dict[str, Any] = {"messages": write_messages(turns)}
-            if example.tools:
-                given["tools"] = list(example.tools)
-            return {
-                "input": given,
-                "preferred_output": write_messages(_known(example.preference.preferred)),
-                "non_preferred_output": write_messages(_known(example.preference.rejected)),
-            }
-        row: dict[str, Any] = {"messages": write_messages(turns)}
+        row: dict[str, Any] = {"messages": write_messages(_known(example.messages))}
         if example.tools:
             row["tools"] = list(example.tools)
-        return row
+        if example.preference is None:
+            return row
+        return {
+            "input": row,
+            "preferred_output": write_messages(_known(example.preference.preferred)),
+            "non_preferred_output": write_messages(_known(example.preference.rejected)),
+        }
 
 
 def _known(turns: Iterable[Message]) -> tuple[Message, ...]:

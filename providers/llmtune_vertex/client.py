@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -64,10 +65,13 @@ class Sdk:
     def genai(self, location: str | None = None) -> Any:
         """google-genai's client for a location; without one, where jobs are tuned."""
         where = location or self.location
+        return self._once(where, lambda: self._genai(where))
+
+    def _once(self, key: str, make: Callable[[], Any]) -> Any:
         with self._lock:
-            if where not in self._clients:
-                self._clients[where] = self._genai(where)
-            return self._clients[where]
+            if key not in self._clients:
+                self._clients[key] = make()
+            return self._clients[key]
 
     def _genai(self, location: str) -> Any:
         GENAI.require("Vertex AI")
@@ -104,11 +108,7 @@ class Sdk:
 
     def gapic(self, client: str, location: str) -> Any:
         """One of aiplatform's generated v1 clients ("TensorboardServiceClient"), over REST, for a location."""
-        key = f"{client}@{location}"
-        with self._lock:
-            if key not in self._clients:
-                self._clients[key] = self._gapic(client, location)
-            return self._clients[key]
+        return self._once(f"{client}@{location}", lambda: self._gapic(client, location))
 
     def _gapic(self, client: str, location: str) -> Any:
         AIPLATFORM.require("Vertex AI's curves")

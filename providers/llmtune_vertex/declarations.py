@@ -7,9 +7,6 @@ chooses itself and does not tell are "not published": no default is invented her
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import llmtune.provider as core
 from llmtune.provider import Changed, Converted, Declarations, Facts, Refused, Sent, Unsupported
@@ -39,22 +36,13 @@ RUN_LABEL = "llmtune_run"
 MOST_LABELS = 63
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Google Cloud labels: keys and values of at most 64 characters from a-z, 0-9, _ and -; a key begins with a-z."""
-
-    def fault(self, value: Any) -> str | None:
-        if not isinstance(value, Mapping) or len(value) > MOST_LABELS:
-            return f"must be {self.describe()}"
-        for key, text in value.items():
-            if key == RUN_LABEL:
-                return f"must leave the label {RUN_LABEL!r} to llmtune"
-            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", key) or not re.fullmatch(r"[a-z0-9_-]{0,64}", text):
-                return f"must be {self.describe()}, not {key}={text}"
-        return None
-
-    def describe(self) -> str:
-        return f"at most {MOST_LABELS} labels whose keys and values have at most 64 characters of a-z, 0-9, _ and -"
+LABELS = core.Tags(
+    most=MOST_LABELS,
+    names=r"[a-z][a-z0-9_-]{0,63}",
+    values=r"[a-z0-9_-]{0,64}",
+    rule="whose keys and values have at most 64 characters of a-z, 0-9, _ and -",
+    own=RUN_LABEL,
+)
 
 
 def labels(value: dict[str, str], facts: Facts) -> Changed | Refused:
@@ -138,7 +126,7 @@ def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
         dpo_beta=core.NotApplicable("supervised tuning has no beta"),
         name=Sent("tunedModelDisplayName", core.Text(128), source=TUNING),
         seed=_no("the service takes no seed: two runs of one job differ"),
-        tags=Converted("labels", Labels(), labels, says="as labels, in lower case", default=None, source=TUNING),
+        tags=Converted("labels", LABELS, labels, says="as labels, in lower case", default=None, source=TUNING),
         temperature=Sent("generationConfig.temperature", core.Float(ge=0, le=2), source=GENERATE, where="generation"),
         top_p=Sent("generationConfig.topP", core.Float(gt=0, le=1), source=GENERATE, where="generation"),
         top_k=Sent("generationConfig.topK", core.Int(1), source=GENERATE, where="generation"),
@@ -170,13 +158,7 @@ GEMINI_PREFERENCE = preference(GEMINI_SIZES)
 _SERVED = core.NotApplicable("open models are not asked here: their weights land in your bucket", source=OPEN)
 OPEN_MODELS = GEMINI.but(
     epochs=Sent(_OPEN_KNOBS + "epochCount", core.Int(1), source=OPEN),
-    max_steps=Converted(
-        _OPEN_KNOBS + "epochCount",
-        core.Int(1),
-        core.epochs_from_steps(),
-        says="whole epochs, rounded up, from rows and batch_size",
-        source=OPEN,
-    ),
+    max_steps=core.max_steps_as_epochs(_OPEN_KNOBS + "epochCount", core.Int(1), OPEN),
     batch_size=Sent(_OPEN_KNOBS + "batchSize", core.Int(1), source=OPEN),
     learning_rate=Sent(_OPEN_KNOBS + "learningRate", core.Float(gt=0), source=OPEN),
     learning_rate_multiplier=Unsupported(

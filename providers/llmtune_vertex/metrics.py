@@ -23,24 +23,21 @@ def read(sdk: Sdk, experiment: str) -> list[MetricPoint]:
     Empty while the experiment has no TensorBoard yet.
     """
     location = responses.location_of(experiment) or sdk.location
+    once = {"retry": None, "timeout": sdk.settings.timeout}
     with sdk.translate_errors("reading the curves"):
-        context = sdk.gapic("MetadataServiceClient", location).get_context(
-            name=experiment, retry=None, timeout=sdk.settings.timeout
-        )
+        context = sdk.gapic("MetadataServiceClient", location).get_context(name=experiment, **once)
         board = dict(context.metadata or {}).get("backing_tensorboard_resource")
         if not board:
             return []
         client = sdk.gapic("TensorboardServiceClient", location)
         parent = f"{board}/experiments/{experiment.rsplit('/', 1)[-1]}"
         points: list[MetricPoint] = []
-        for run in client.list_tensorboard_runs(parent=parent, retry=None, timeout=sdk.settings.timeout):
-            series = list(
-                client.list_tensorboard_time_series(parent=run.name, retry=None, timeout=sdk.settings.timeout)
-            )
-            names = {each.name: each.display_name for each in series}
+        for run in client.list_tensorboard_runs(parent=parent, **once):
+            series = client.list_tensorboard_time_series(parent=run.name, **once)
+            names = {curve.name: curve.display_name for curve in series}
             for batch in _batches(list(names)):
                 answer = client.batch_read_tensorboard_time_series_data(
-                    request={"tensorboard": board, "time_series": batch}, retry=None, timeout=sdk.settings.timeout
+                    request={"tensorboard": board, "time_series": batch}, **once
                 )
                 points += _points(answer.time_series_data, names, batch)
     return points

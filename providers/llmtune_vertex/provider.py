@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,7 +22,7 @@ from llmtune_vertex.files import CloudStorage
 CURVE_SECONDS = 60.0
 
 
-class VertexProvider(core.BaseProvider):
+class VertexProvider(core.StoredUploads, core.BaseProvider):
     """Gemini and open models on Vertex AI, through google-genai (tuning, generation) and google-cloud-storage."""
 
     kind = "vertex"
@@ -38,6 +37,7 @@ class VertexProvider(core.BaseProvider):
     Options: type[BaseModel] = settings.VertexOptions
     Settings: type[BaseModel] = settings.VertexSettings
     requirements = (GENAI, STORAGE)
+    _storage: CloudStorage
 
     def __init__(self, name: str = "", settings: Any = None) -> None:
         super().__init__(name, settings)
@@ -109,14 +109,6 @@ class VertexProvider(core.BaseProvider):
             for job in self._sdk.genai().tunings.list(config=config):
                 yield job.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-    def find_upload(self, digest: str) -> core.UploadRef | None:
-        """The object with this content in our folder of the bucket."""
-        return self._storage.find(digest)
-
-    def upload(self, file: core.EncodedFile) -> core.UploadRef:
-        """Upload one file, named by its content."""
-        return self._storage.upload(file)
-
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one call, with the run key as a label by which `find` finds it."""
         self.settings.require(self.name, "project", "location", "bucket")
@@ -166,17 +158,13 @@ class VertexProvider(core.BaseProvider):
             except LlmtuneError as fault:  # a job without curves is still a job
                 unreadable = (f"the curves could not be read: {fault.message}",) if now.final else ()
         snapshot = responses.snapshot(answer, points)
-        reported = cursor.get("events", [])
-        events = tuple(event for event in snapshot.events if event.id not in reported)
-        cursor["events"] = [*reported, *(event.id for event in events)]
-        return snapshot.model_copy(
+        snapshot = snapshot.model_copy(
             update={
-                "events": events,
-                "cursor": cursor,
                 "warnings": (*snapshot.warnings, *unreadable),
                 "billed": self._priced(snapshot.billed, str(answer.get("baseModel") or "")),
             }
         )
+        return core.only_new_events(snapshot, cursor)
 
     def _priced(self, billed: core.Billed | None, base: str) -> core.Billed | None:
         """The billed tokens in money, where the catalogue has a price; Google tells tokens only."""
@@ -270,10 +258,6 @@ class VertexProvider(core.BaseProvider):
         if name is None:
             raise LlmtuneError(f"no tuning job in {self._sdk.location} has made the model {remote.id}")
         return responses.remote_job(self._get(name))
-
-    def download(self, file_id: str, into: Path) -> Path:
-        """Bring a Cloud Storage object here."""
-        return self._storage.download(file_id, into)
 
     def delete(self, ref: core.AnyRef) -> None:
         """Remove an upload of ours, or a tuned model with its endpoint. Jobs stay: Google cannot delete them."""

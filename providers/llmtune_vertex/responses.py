@@ -7,8 +7,7 @@ reads those names, so such an answer has no state and no numbers, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from llmtune.provider import (
@@ -22,6 +21,9 @@ from llmtune.provider import (
     RemoteModel,
     RunState,
     Snapshot,
+    read_state,
+    read_values,
+    unix_seconds,
 )
 from llmtune_vertex.declarations import ADAPTER_SIZES
 
@@ -71,12 +73,13 @@ _SPECS = {
 }
 _STATS = ("supervisedTuningDataStats", "preferenceOptimizationDataStats")
 _SIZES = {word: size for size, word in ADAPTER_SIZES.items()}
-_FIELDS = {
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "epochCount": ("epochs", int),
     "batchSize": ("batch_size", int),
     "learningRate": ("learning_rate", float),
     "learningRateMultiplier": ("learning_rate_multiplier", float),
     "beta": ("dpo_beta", float),
+    "adapterSize": ("lora_rank", _SIZES.__getitem__),
 }
 
 #: How many row numbers a warning names.
@@ -87,13 +90,9 @@ def state(word: str) -> tuple[RunState, tuple[str, ...]]:
     """The state behind one of Google's words, and a warning when the word is new or says nothing."""
     if not word or word == "JOB_STATE_UNSPECIFIED":
         return RunState.RUNNING, ("Vertex AI's answer names no state: taken as running",)
-    if word not in STATES:
-        return RunState.RUNNING, (
-            f"Vertex AI says the state is {word!r}, which llmtune does not know: taken as running",
-        )
     if word == "JOB_STATE_PARTIALLY_SUCCEEDED":
         return RunState.SUCCEEDED, ("the job succeeded in part only: look at its error and its model",)
-    return STATES[word], ()
+    return read_state(word, STATES, "Vertex AI")
 
 
 def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snapshot:
@@ -218,7 +217,7 @@ def _numbers(rows: list[int]) -> str:
 
 def events(job: Mapping[str, Any]) -> Iterator[Event]:
     """The sub-state, and the error, each once."""
-    name, when = str(job.get("name") or ""), seconds(job.get("updateTime") or job.get("createTime"))
+    name, when = str(job.get("name") or ""), unix_seconds(job.get("updateTime") or job.get("createTime")) or 0.0
     sub = str(job.get("tuningJobState") or "")
     if sub and not sub.endswith("UNSPECIFIED"):
         yield Event(id=f"{name}:{sub}", time=when, message=SUB_STATES.get(sub, sub))
@@ -229,16 +228,7 @@ def events(job: Mapping[str, Any]) -> Iterator[Event]:
 
 def hyperparameters(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The service's hyperparameters by our names, and those that have none."""
-    known: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    for wire, value in (spec.get("hyperParameters") or {}).items():
-        if wire == "adapterSize" and value in _SIZES:
-            known["lora_rank"] = _SIZES[value]
-        elif wire in _FIELDS:
-            name, kind = _FIELDS[wire]
-            known[name] = kind(value)
-        else:
-            others[wire] = value
+    known, others = read_values(spec.get("hyperParameters") or {}, _FIELDS)
     if spec.get("exportLastCheckpointOnly"):
         known["keep_checkpoints"] = 1
     return known, others
@@ -253,7 +243,7 @@ def remote_model(job: Mapping[str, Any]) -> RemoteModel | None:
         id=model.id,
         base=model.base,
         job=job.get("name"),
-        created=seconds(job.get("endTime") or job.get("createTime")) or None,
+        created=unix_seconds(job.get("endTime") or job.get("createTime")),
         data={**model.data, "name": job.get("tunedModelDisplayName")},
     )
 
@@ -313,13 +303,3 @@ def whole(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError):
         return None
-
-
-def seconds(value: Any) -> float:
-    """A time as Unix seconds; 0 when there is none or it cannot be read."""
-    if isinstance(value, datetime):
-        return value.timestamp()
-    try:
-        return datetime.fromisoformat(str(value).replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return 0.0

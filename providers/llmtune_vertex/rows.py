@@ -7,7 +7,6 @@ models"; the samples in GoogleCloudPlatform/generative-ai; and google-genai 2.34
 from __future__ import annotations
 
 import json
-import mimetypes
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -15,24 +14,14 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import (
-    Content,
-    Example,
-    ImagePart,
-    Message,
-    OtherPart,
-    Part,
-    Preference,
-    TextPart,
-    ToolCall,
-    unlisted,
-)
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, Preference, ToolCall, unlisted
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
-from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import WEIGHT_KEYS, Calls, ChatRows, answered, kind, note_beside, read_weight
+from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
+from llmtune.data.formats.chat import Calls, ChatRows, answered, kind, note_beside
 from llmtune.data.formats.instruct import rest
 from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
+from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
 from llmtune.data.formats.preference import cannot_prefer
 from llmtune_vertex.capabilities import (
     GEMINI_ROWS,
@@ -64,14 +53,10 @@ def _either(value: Mapping[str, Any], camel: str, snake: str) -> Any:
 
 def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
     """A list of contents as canonical turns; answers to calls become turns of their own."""
-    if not isinstance(contents, list) or not contents:
-        what = "an empty list" if contents == [] else kind(contents)
-        faults.append(error("row-shape", f"{where} is {what}; expected a list of contents", "give it turns"))
-        return []
+    contents = read_list(contents, "row-shape", where, "a list of contents", "give it turns", faults)
     messages: list[Message] = []
     for index, content in enumerate(contents):
-        first, *further = _read_content(content, f"{where}[{index}]", faults, calls)
-        messages += [first, *map(unlisted, further)]
+        messages += _read_content(content, f"{where}[{index}]", faults, calls)
     return messages
 
 
@@ -88,38 +73,20 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     parts = content.get("parts")
     if isinstance(parts, dict):
         parts = [parts]
-    if not isinstance(parts, list) or not parts:
-        what = "an empty list" if parts == [] else kind(parts)
-        faults.append(error("content", f"{where}.parts is {what}; expected a list of parts", 'write [{"text": "..."}]'))
-        parts = []
-    read: list[Part] = []
-    made: list[ToolCall] = []
-    answers: list[Message] = []
+    parts = read_list(parts, "content", f"{where}.parts", "a list of parts", 'write [{"text": "..."}]', faults)
+    read = TurnParts(faults)
     for index, part in enumerate(parts):
-        _read_part(part, f"{where}.parts[{index}]", faults, calls, read, made, answers)
-    weight = read_weight(content, role, where, faults)
-    beside = rest(content, "role", "parts", *WEIGHT_KEYS) or {}
-    for part in parts:
+        _read_part(part, f"{where}.parts[{index}]", read, calls)
         if isinstance(part, dict):
-            _note_part(part, beside)
-    extra = beside or None
-    if answers and not read and not made:
-        return [answers[0].replace(extra=extra), *answers[1:]]
-    reasoning = _take_thoughts(read) if role == "assistant" else None
-    body: Content = tuple(read)
-    if len(read) == 1 and isinstance(read[0], TextPart):
-        body = read[0].text
-    elif not read:
-        body = None if made else ""
-    return [*answers, Message(role, body, tuple(made), weight=weight, extra=extra, reasoning=reasoning)]
+            _note_part(part, read.beside)
+    return read.messages(role, content, "parts", where, _thought_of)
 
 
-def _take_thoughts(parts: list[Part]) -> str | None:
-    """Return the thoughts that the parts begin with, and take them out; those further on stay parts."""
-    thoughts: list[str] = []
-    while parts and isinstance(parts[0], OtherPart) and _THOUGHT_KEYS.issuperset(parts[0].raw):
-        thoughts.append(parts.pop(0).raw["text"])  # type: ignore[union-attr]
-    return "\n".join(filter(None, thoughts)) or None
+def _thought_of(part: Part) -> str | None:
+    """The text of a part that holds a thought, and nothing else that is not read; None for any other."""
+    if not isinstance(part, OtherPart) or part.kind != "thought" or not _THOUGHT_KEYS.issuperset(part.raw):
+        return None
+    return str(part.raw["text"])
 
 
 #: What is read of the objects that a part holds.
@@ -144,85 +111,62 @@ def _note_part(part: Mapping[str, Any], beside: dict[str, Any]) -> None:
         note_beside(part[key], _READ[key], f"parts[].{key}", beside)
 
 
-def _read_part(
-    part: Any,
-    where: str,
-    faults: list[Finding],
-    calls: Calls,
-    read: list[Part],
-    made: list[ToolCall],
-    answers: list[Message],
-) -> None:
+def _read_part(part: Any, where: str, read: TurnParts, calls: Calls) -> None:
     if not isinstance(part, dict):
-        faults.append(error("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "fix it"))
+        read.fault("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "fix it")
         return
     if "text" in part:
-        text = part["text"]
-        if not isinstance(text, str):
-            faults.append(error("content", f"{where}.text is {kind(text)}; expected a string", "quote it"))
-        elif part.get("thought"):
-            read.append(OtherPart("thought", part))  # `_read_content` takes those at the beginning for reasoning
+        if isinstance(part["text"], str) and part.get("thought"):
+            read.content.append(OtherPart("thought", part))  # those at the beginning are the reasoning
         else:
-            read.append(TextPart(text))
+            read.add_text(part["text"], where)
         return
     file = _either(part, "fileData", "file_data")
     if isinstance(file, dict):
         type_, uri = _either(file, "mimeType", "mime_type"), _either(file, "fileUri", "file_uri")
         if not isinstance(uri, str):
-            faults.append(error("content", f"{where}.fileData names no file", 'add "fileUri": "gs://..."'))
+            read.fault("content", f"{where}.fileData names no file", 'add "fileUri": "gs://..."')
         elif str(type_).startswith("image/"):
-            read.append(ImagePart(uri, type_))
+            read.content.append(ImagePart(uri, type_))
         else:
-            read.append(OtherPart("fileData", part))
+            read.content.append(OtherPart("fileData", part))
         return
     inline = _either(part, "inlineData", "inline_data")
     if isinstance(inline, dict):
         type_, data = str(_either(inline, "mimeType", "mime_type")), inline.get("data")
         if type_.startswith("image/") and isinstance(data, str):
-            read.append(ImagePart(f"data:{type_};base64,{data}", type_))
+            read.content.append(ImagePart(f"data:{type_};base64,{data}", type_))
         else:
-            read.append(OtherPart("inlineData", part))
+            read.content.append(OtherPart("inlineData", part))
         return
     call = _either(part, "functionCall", "function_call")
     if isinstance(call, dict) and isinstance(call.get("name"), str):
         name, given = call["name"], call.get("args") or {}
-        made.append(ToolCall(calls.new(name), name, orjson.dumps(given).decode()))
+        read.calls.append(ToolCall(calls.new(name), name, orjson.dumps(given).decode()))
         return
     answer = _either(part, "functionResponse", "function_response")
     if isinstance(answer, dict) and isinstance(answer.get("name"), str):
         response = answer.get("response")
         plain = response.get("content") if isinstance(response, dict) and len(response) == 1 else None
         text = plain if isinstance(plain, str) else orjson.dumps(response).decode()
-        answers.append(Message("tool", text, (), calls.answered(answer["name"]), answer["name"]))
+        read.answers.append(Message("tool", text, (), calls.answered(answer["name"]), answer["name"]))
         return
-    read.append(OtherPart(next(iter(part), "empty"), part))
+    read.content.append(OtherPart(next(iter(part), "empty"), part))
 
 
 def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Canonical turns without the system's as contents; answers to calls made in one turn stand in one content."""
-    contents: list[dict[str, Any]] = []
     called: dict[str, str] = {}
-    answering = False
-    for message in messages:
-        role, content, calls, *_ = message
-        if content.__class__ is str and not calls and role in _NAMES and message.reasoning is None:
-            answering = False
-            contents.append({"role": _NAMES[role], "parts": [{"text": content}]})
-            continue
-        called.update({call.id: call.name for call in calls})
-        if role == "tool":
-            name = message.name or called.get(message.tool_call_id or "", "")
-            part = {"functionResponse": {"name": name, "response": _response(message.words)}}
-            if answering:
-                contents[-1]["parts"].append(part)
-            else:
-                contents.append({"role": "user", "parts": [part]})
-            answering = True
-            continue
-        answering = False
-        if role != "system":
-            contents.append({"role": _NAMES[role], "parts": _write_parts(message)})
-    return contents
+
+    def write_parts(message: Message) -> list[dict[str, Any]]:
+        called.update({call.id: call.name for call in message.tool_calls})
+        return _write_parts(message)
+
+    def write_answer(message: Message) -> dict[str, Any]:
+        name = message.name or called.get(message.tool_call_id or "", "")
+        return {"functionResponse": {"name": name, "response": _response(message.words)}}
+
+    return write_turns(messages, "parts", _NAMES, write_parts, write_answer)
 
 
 #: White space of a JSON text outside its strings, which are the group.
@@ -244,29 +188,16 @@ def _response(text: str) -> dict[str, Any]:
 
 
 def _write_parts(message: Message) -> list[dict[str, Any]]:
-    content = message.content
-    if isinstance(content, str):
-        # an empty text beside a call says nothing, and a part without text is not allowed
-        parts: list[dict[str, Any]] = [{"text": content}] if content or not message.tool_calls else []
-    else:
-        parts = [_write_part(part) for part in content or ()]
-    if message.reasoning is not None:
-        parts.insert(0, {"text": message.reasoning, "thought": True})
-    for call in message.tool_calls:
-        parts.append({"functionCall": {"name": call.name, "args": orjson.loads(call.arguments)}})
-    return parts
+    thoughts = [] if message.reasoning is None else [{"text": message.reasoning, "thought": True}]
+    calls = [{"functionCall": {"name": call.name, "args": orjson.loads(call.arguments)}} for call in message.tool_calls]
+    return thoughts + write_content(message, _write_image) + calls
 
 
-def _write_part(part: Part) -> dict[str, Any]:
-    if isinstance(part, TextPart):
-        return {"text": part.text}
-    if isinstance(part, ImagePart):
-        if part.url.startswith("data:") and ";base64," in part.url:
-            head, data = part.url.split(";base64,", 1)
-            return {"inlineData": {"mimeType": head.removeprefix("data:"), "data": data}}
-        guessed = part.media_type or mimetypes.guess_type(part.url)[0] or "image/jpeg"
-        return {"fileData": {"mimeType": guessed, "fileUri": part.url}}
-    return dict(part.raw)
+def _write_image(image: ImagePart) -> dict[str, Any]:
+    media_type, data = image_source(image)
+    if data is not None:
+        return {"inlineData": {"mimeType": media_type, "data": data}}
+    return {"fileData": {"mimeType": media_type, "fileUri": image.url}}
 
 
 def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None:
@@ -275,7 +206,7 @@ def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None
     if system is None:
         return None
     if isinstance(system, str):
-        return Message("system", system)
+        return unlisted(Message("system", system))
     parts = system.get("parts") if isinstance(system, dict) else None
     if isinstance(parts, dict):
         parts = [parts]
@@ -283,9 +214,7 @@ def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None
     if not texts or not all(isinstance(text, str) for text in texts):
         faults.append(error("row-shape", "systemInstruction holds no text", 'write {"parts": [{"text": "..."}]}'))
         return None
-    if len(texts) == 1:
-        return Message("system", texts[0])
-    return Message("system", tuple(TextPart(str(text)) for text in texts))
+    return system_message(texts)
 
 
 def _beside(row: Mapping[str, Any], *known: str) -> dict[str, Any]:
@@ -361,7 +290,7 @@ class GeminiRows(RowFormat):
         messages = read_contents(row.get("contents"), "contents", faults, Calls())
         system = read_system(row, faults)
         if system is not None:
-            messages.insert(0, unlisted(system))
+            messages.insert(0, system)
         return Example(tuple(messages), read_tools(row, faults), line=line, extra=_beside(row, "contents") or None)
 
     def write(self, example: Example) -> dict[str, Any]:
@@ -405,7 +334,7 @@ class GeminiPreferenceRows(GeminiRows):
         messages = read_contents(row.get("contents"), "contents", faults, calls)
         system = read_system(row, faults)
         if system is not None:
-            messages.insert(0, unlisted(system))
+            messages.insert(0, system)
         scored: dict[float, tuple[Message, ...]] = {}
         beside: dict[str, Any] = {}
         completions = row.get("completions")
@@ -488,19 +417,16 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Rows and bytes of a file (pages of 2026)."""
     most = MAX_IMAGE_ROWS if facts.features & f.IMAGES else MAX_ROWS
-    if facts.role == "train" and facts.rows > most:
-        yield error("vendor-rows", f"{facts.rows:,} rows; at most {most:,} ({ABOUT})", "give fewer")
+    if facts.role == "train":
+        yield from count_findings(facts.rows, "rows", ABOUT, most=most)
     if facts.size > MAX_BYTES:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most 1,000 MB ({ABOUT})", "give fewer rows")
     if facts.role == "validation":
-        if facts.rows > MAX_VALIDATION_ROWS:
-            yield error("vendor-rows", f"{facts.rows:,} validation rows; at most 5,000 ({ABOUT})", "give fewer")
-        elif facts.train_rows and facts.rows > 1000 and facts.rows > MAX_VALIDATION_SHARE * facts.train_rows:
-            yield error(
-                "vendor-rows",
-                f"{facts.rows:,} validation rows are above 30 % of the training rows ({ABOUT})",
-                "give fewer",
-            )
+        yield from count_findings(facts.rows, "validation rows", ABOUT, most=MAX_VALIDATION_ROWS)
+        share = facts.rows / facts.train_rows if facts.train_rows else 0.0
+        if 1000 < facts.rows <= MAX_VALIDATION_ROWS and share > MAX_VALIDATION_SHARE:
+            problem = f"{facts.rows:,} validation rows are above 30 % of the training rows ({ABOUT})"
+            yield error("vendor-rows", problem, "give fewer")
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:

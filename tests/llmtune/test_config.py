@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmtune import config
-from llmtune.errors import InvalidSettings, UnknownName
+from llmtune.errors import InvalidSettings, MissingCredentials, UnknownName
 from llmtune.provider.registry import get_provider, known_kinds
 
 
@@ -79,3 +79,12 @@ def test_our_own_adapters_come_in_by_the_same_door() -> None:
     assert get_provider("local").name == "local"
     provider = get_provider("local")
     assert get_provider(provider) is provider
+
+
+def test_a_secret_that_is_not_there_is_named_with_its_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKERY_KEY", "crumbs")
+    assert config.require_secret("BAKERY_KEY", "bakery") == "crumbs"
+    monkeypatch.setenv("BAKERY_KEY", "")
+    with pytest.raises(MissingCredentials, match="bakery: the environment variable BAKERY_KEY is not set") as caught:
+        config.require_secret("BAKERY_KEY", "bakery")
+    assert caught.value.hint == "export BAKERY_KEY=..."

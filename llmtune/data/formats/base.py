@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llmtune.data.example import Example, OtherPart
-from llmtune.data.findings import Finding
+from llmtune.data.findings import Finding, error
 from llmtune.data.formats.row_features import CHAT, SYSTEM, TURNS, left_out_keys, losses
 from llmtune.errors import LlmtuneError
 
@@ -110,6 +110,16 @@ class FileFacts(NamedTuple):
     labels: Mapping[str, int]
     train_rows: int | None
     total_rows: int
+
+
+def count_findings(
+    rows: int, what: str, source: str, *, least: int | None = None, most: int | None = None
+) -> Iterable[Finding]:
+    """Yield an error for fewer rows than `least` and one for more than `most`; `what` they are, by which `source`."""
+    if least is not None and rows < least:
+        yield error("vendor-rows", f"{rows} {what}; at least {least} are needed ({source})", "add rows")
+    if most is not None and rows > most:
+        yield error("vendor-rows", f"{rows:,} {what}; at most {most:,} ({source})", "give fewer")
 
 
 def _never(_: Example) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from llmtune.data.example import Message, OtherPart, Part, TextPart
+from collections.abc import Callable, Sequence
+
+from llmtune.data.example import Content, Message, OtherPart, Part, TextPart
 
 #: Keys of a message, and types of a part, that hold what was thought before the answer.
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -26,19 +28,42 @@ def take_reasoning(message: Message) -> Message:
         elif isinstance(value, str) and not thoughts:
             thoughts.append(extra.pop(key))
     if isinstance(content, tuple) and not thoughts:
-        count = 0
-        while count < len(content) and (thought := _thought_of(content[count])) is not None:
-            thoughts.append(thought)
-            count += 1
-        rest = content[count:]
-        if count and rest:
-            content = rest[0].text if len(rest) == 1 and isinstance(rest[0], TextPart) else rest
-        elif count:
-            content = None if message.tool_calls else ""
-    reasoning = "\n".join(filter(None, thoughts)) or None
+        thoughts, rest = take_thoughts(content, _thought_of)
+        if thoughts:
+            content = plain_content(rest, calling=bool(message.tool_calls))
+    reasoning = join_thoughts(thoughts)
     if reasoning == message.reasoning and len(extra) == len(message.extra or {}) and content is message.content:
         return message
     return message.replace(extra=extra or None, content=content, reasoning=reasoning)
+
+
+def take_thoughts(
+    parts: Sequence[Part], thought_of: Callable[[Part], str | None]
+) -> tuple[list[str], tuple[Part, ...]]:
+    """The thoughts that the parts begin with, by `thought_of`, and the parts behind them, among which those further on
+    stay."""
+    thoughts: list[str] = []
+    for part in parts:
+        thought = thought_of(part)
+        if thought is None:
+            break
+        thoughts.append(thought)
+    return thoughts, tuple(parts[len(thoughts) :])
+
+
+def join_thoughts(thoughts: Sequence[str]) -> str | None:
+    """Several thoughts as the reasoning of one turn; None where they say nothing."""
+    return "\n".join(filter(None, thoughts)) or None
+
+
+def plain_content(parts: Sequence[Part], *, calling: bool) -> Content:
+    """The content of a turn with these parts: the text itself where there is one alone; `calling` is whether the turn
+    calls tools, and then needs none."""
+    if len(parts) == 1 and isinstance(parts[0], TextPart):
+        return parts[0].text
+    if parts:
+        return tuple(parts)
+    return None if calling else ""
 
 
 def _thought_of(part: Part) -> str | None:

@@ -131,7 +131,7 @@ def make_step(
     trimmed = [_trim(row, prompt_weight) for row in rows]
     if not packed:
         lengths = [len(row.ids) for row in trimmed]
-        groups = _by_length(lengths, token_budget) if micro_batches is None else _balance(lengths, micro_batches)
+        groups = by_length(lengths, token_budget) if micro_batches is None else _balance(lengths, micro_batches)
         batches = [_pad([trimmed[index] for index in group], prompt_weight, pad) for group in groups]
     elif micro_batches is None:
         kin = _kin(trimmed) if share else [(0, [row]) for row in trimmed]
@@ -251,7 +251,7 @@ def _first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def _by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Groups of rows of like length whose padded area fits the budget."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -330,20 +330,22 @@ def _merged(parts: Sequence[tuple[Any, Any, Any, Any]]) -> tuple[Any, Any, Any, 
 
 
 def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch:
-    longest = max(len(row.ids) - 1 for row in rows)
-    ids = np.full((len(rows), longest), pad, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    laid = pad_rows(rows, pad)
+    longest = laid["ids"].shape[1]
     trained = []
+    for index, row in enumerate(rows):
+        at, *rest = _trained(row, prompt_weight)
+        trained.append((at + index * longest, *rest))
+    tokens = sum(len(row.ids) for row in rows)
+    trained_at = _tensors(*zip(*trained, strict=True))
+    return MicroBatch(**laid, positions=None, families=None, tokens=tokens, **trained_at)
+
+
+def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
+    """Return rows side by side without their last tokens, padded on the right, as fields of a `MicroBatch`."""
+    shape = (len(rows), max(len(row.ids) - 1 for row in rows))
+    ids, mask = np.full(shape, pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row.ids) - 1] = row.ids[:-1]
         mask[index, : len(row.ids) - 1] = 1
-        at, *rest = _trained(row, prompt_weight)
-        trained.append((at + index * longest, *rest))
-    return MicroBatch(
-        ids=torch.from_numpy(ids),
-        positions=None,
-        families=None,
-        attention_mask=torch.from_numpy(mask),
-        tokens=sum(len(row.ids) for row in rows),
-        **_tensors(*zip(*trained, strict=True)),
-    )
+    return {"ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -78,31 +78,26 @@ def tokenise(
     return found
 
 
-def read_rows(
-    tokenizer: Any,
-    path: str,
-    *,
-    limit: int | None,
-    on_too_long: OnTooLong,
-    template_options: Mapping[str, Any] | None = None,
-    mask_empty_thinking: bool = False,
-) -> TokenRows:
+class RowSettings(TypedDict):
+    """How rows become tokens: the longest that a row may be, and what becomes of a longer one."""
+
+    limit: int | None
+    on_too_long: OnTooLong
+    template_options: NotRequired[Mapping[str, Any] | None]
+    mask_empty_thinking: NotRequired[bool]
+
+
+def read_rows(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> TokenRows:
     """A canonical dataset file as token rows, tokenised once and then found on disk. Raises `InvalidData`.
 
     They are the rows of `llmtune data prepare`, in the same form and place; the prompt's weight is no part of them,
     since the loss weighs at each step. Where nothing can be kept on disk the rows are tokenised all the same.
     """
-    settings: dict[str, Any] = {
-        "limit": limit,
-        "on_too_long": on_too_long,
-        "template_options": template_options,
-        "mask_empty_thinking": mask_empty_thinking,
-    }
     what = (path, stamp(path), tokenizer.name_or_path, tokenizer.chat_template, settings)
     return cast(TokenRows, kept("rows", what, lambda: _read(tokenizer, path, settings)))
 
 
-def _read(tokenizer: Any, path: str, settings: dict[str, Any]) -> TokenRows:
+def _read(tokenizer: Any, path: str, settings: RowSettings) -> TokenRows:
     from llmtune.data.io.reading import load
     from llmtune.data.rendering.prepared import load_prepared, prepare, prepared_home
 
@@ -126,23 +121,19 @@ def preferred(example: Example) -> Example:
     return example.replace(messages=prompt + example.preference.preferred, preference=None)
 
 
-def read_pairs(
-    tokenizer: Any,
-    path: str,
-    *,
-    limit: int | None,
-    on_too_long: OnTooLong,
-    template_options: Mapping[str, Any] | None = None,
-    mask_empty_thinking: bool = False,
-) -> TokenRows:
+def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> TokenRows:
     """A canonical file of preference rows: each row is (prompt and preferred answer, prompt and rejected answer).
 
     A pair of which one side is too long is dropped as a whole. Raises `InvalidData`.
     """
     from llmtune.data.io.reading import load
 
+    limit, on_too_long = settings["limit"], settings["on_too_long"]
     renderer = Renderer(
-        tokenizer, file=path, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+        tokenizer,
+        file=path,
+        template_options=settings.get("template_options"),
+        mask_empty_thinking=settings.get("mask_empty_thinking", False),
     )
     found = TokenRows()
     for example in load(path):

@@ -9,18 +9,17 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune.data.example import Example
 from llmtune.provider import CheckResult, Generation, GenerationRequest
-from llmtune_local.libraries import prepare_libraries
+from llmtune_local.inference.base import LocalModel
 from llmtune_local.models import encoder
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import check_device, set_threads
-from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
     from llmtune_local.models.encoder import LabelledRow, LabelSet
@@ -33,33 +32,15 @@ IMPOSSIBLE = -1e4
 _SAME = 1e-3
 
 
-class LocalClassifier:
+class LocalClassifier(LocalModel):
     """A tuned encoder on this machine, loaded when it is first asked. Use as a context manager."""
 
-    max_concurrency = 1
+    artefact: Path
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        artefact: Path,
-        revision: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        keep: Path | None = None,
-    ) -> None:
-        self.model = model
-        self.artefact = artefact
-        self.revision = revision
-        self.options = WorkerOptions.model_validate(options or {})
+    def __init__(self, *, artefact: Path, keep: Path | None = None, **settings: Any) -> None:
+        super().__init__(artefact=artefact, **settings)
         self.keep = keep
         self._loaded: tuple[Any, Any, LabelSet, str, int | None] | None = None
-        prepare_libraries()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the model."""

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData
 from llmtune.provider import Generation, GenerationRequest, TokenStats
+from llmtune_local.inference.base import LocalModel
 from llmtune_local.inference.tool_call_parser import with_calls
-from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import check_device, set_threads
 from llmtune_local.models.hub import adapter_of
-from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
     from llmtune.data.rendering.tokenize import Renderer
@@ -35,36 +33,11 @@ _SIDE_BY_SIDE = 64
 MAX_TOKENS = 256
 
 
-class LocalGenerator:
-    """Base or tuned model on this machine, loaded when it is first asked. Use as a context manager.
+class LocalGenerator(LocalModel):
+    """Base or tuned model that answers, loaded when it is first asked. Use as a context manager."""
 
-    `model` is the base (an id, a folder or `tiny`), `artefact` the folder of an adapter or of a whole tuned model,
-    `options` those of the worker (device, dtype, chat template, ...).
-    """
-
-    max_concurrency = 1
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        artefact: Path | None = None,
-        revision: str | None = None,
-        options: Mapping[str, Any] | WorkerOptions | None = None,
-    ) -> None:
-        self.model = model
-        self.artefact = artefact
-        self.revision = revision
-        self.options = options if isinstance(options, WorkerOptions) else WorkerOptions.model_validate(options or {})
-        self._network: Network | None = None
-        self._renderer: Renderer | None = None
-        prepare_libraries()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    _network: Network | None = None
+    _renderer: Renderer | None = None
 
     def close(self) -> None:
         """Free the model."""

@@ -129,21 +129,13 @@ def _forward(
 ) -> tuple[Tensor, ...]:
     """Output [tokens, heads, width], log-sum-exp [heads, tokens] and what backward asks to have back."""
     found: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
-        query,
-        key,
-        value,
-        spans.query,
-        spans.key,
-        spans.longest_query,
-        spans.longest_key,
-        0.0,
-        causal,
-        False,
-        scale=scale,
-        window_size_left=left,
-        window_size_right=0 if causal else -1,
+        query, key, value, *spans, 0.0, causal, False, **_window(causal, scale, left)
     )
     return found[:4]
+
+
+def _window(causal: bool, scale: float | None, left: int) -> dict[str, Any]:
+    return {"scale": scale, "window_size_left": left, "window_size_right": 0 if causal else -1}
 
 
 def _backward(
@@ -159,23 +151,7 @@ def _backward(
     scale: float | None,
     left: int,
 ) -> list[Tensor]:
+    tensors = (grad, query, key, value, output, norm)
     return list(
-        torch.ops.aten._flash_attention_backward(
-            grad,
-            query,
-            key,
-            value,
-            output,
-            norm,
-            spans.query,
-            spans.key,
-            spans.longest_query,
-            spans.longest_key,
-            0.0,
-            causal,
-            *seeds,
-            scale=scale,
-            window_size_left=left,
-            window_size_right=0 if causal else -1,
-        )
+        torch.ops.aten._flash_attention_backward(*tensors, *spans, 0.0, causal, *seeds, **_window(causal, scale, left))
     )

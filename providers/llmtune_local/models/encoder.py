@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +205,7 @@ def load_classifier(
         raise InvalidJob(f"{config.model_type} models have no place for dropout", where="hyperparameters.dropout")
     found: Any
     try:
-        with no_progress_bars(), _without_report():
+        with no_progress_bars(warnings=False):  # a head that is not in the file is made here
             found = AutoModelForSequenceClassification.from_pretrained(
                 locate(base),
                 config=config,
@@ -239,20 +238,6 @@ def set_padding(config: Any, tokenizer: Any) -> None:
     config.pad_token_id = text.pad_token_id = number
     if tokenizer.pad_token_id != number:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(number)
-
-
-@contextlib.contextmanager
-def _without_report() -> Iterator[None]:
-    """transformers warns of a head that is not in the file; here that is what is wanted."""
-    from transformers.utils import logging as theirs
-
-    told: Any = theirs
-    before = told.get_verbosity()
-    told.set_verbosity_error()
-    try:
-        yield
-    finally:
-        told.set_verbosity(before)
 
 
 def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
@@ -292,17 +277,13 @@ def load_tuned(model: str, artefact: Path, revision: str | None, device: str, to
 
 def batches_of(lengths: Sequence[int], budget: int, most: int | None = None) -> list[list[int]]:
     """Groups of rows of like length whose padded area fits the budget (a longer row goes alone), or `most` groups."""
+    from llmtune_local.batching.packing import by_length
+
+    if most is None:
+        return by_length(lengths, budget)
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    if most is not None:
-        size = -(-len(order) // most)
-        return [order[start : start + size] for start in range(0, len(order), size)]
-    groups: list[list[int]] = []
-    for index in order:
-        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+    size = -(-len(order) // most)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def logits_of(network: Any, rows: Sequence[LabelledRow], pad: int, device: str) -> Tensor:

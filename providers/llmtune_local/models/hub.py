@@ -6,13 +6,10 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmtune.errors import InvalidJob
 from llmtune_local.libraries import prepare_libraries
-
-if TYPE_CHECKING:
-    pass
 
 _ENCODERS = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "xlm-roberta", "albert", "mpnet")
 
@@ -118,18 +115,24 @@ def adapter_of(model: str) -> tuple[str, Path | None]:
 
 
 @contextlib.contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """transformers draws bars on the terminal while it reads and writes weights; that is not ours to print."""
-    from transformers.utils import logging as theirs
+def no_progress_bars(*, warnings: bool = True) -> Iterator[None]:
+    """Keep transformers from drawing bars on the terminal while it reads and writes weights; that is not ours to print.
 
-    bars: Any = theirs
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
+    Without `warnings` it does not report weights that are not in the file either.
+    """
+    from transformers.utils import logging
+
+    settings: Any = logging
+    had_bars, verbosity = settings.is_progress_bar_enabled(), settings.get_verbosity()
+    settings.disable_progress_bar()
+    if not warnings:
+        settings.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
-            bars.enable_progress_bar()
+        settings.set_verbosity(verbosity)
+        if had_bars:
+            settings.enable_progress_bar()
 
 
 def first_line(problem: BaseException) -> str:

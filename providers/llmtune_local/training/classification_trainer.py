@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from llmtune.data.io.reading import load
-from llmtune.errors import InvalidData, InvalidJob
+from llmtune.errors import InvalidJob
 from llmtune_local.models import encoder
 from llmtune_local.models import loading as models
 from llmtune_local.models.encoder import LabelledRow, LabelSet
@@ -80,24 +80,16 @@ class ClassificationTrainer(Trainer):
             every = [*examples, *(load(files.validation) if files.validation else ())]
             self.labels = encoder.label_set_of(every, self.request.labels, self.request.options.threshold)
         found = Rows()
+        too_long = self.request.on_too_long
         for row in encoder.read_texts(
-            self.tokenizer,
-            examples,
-            self.labels,
-            file=path,
-            limit=self.limit,
-            on_too_long=self.request.on_too_long,
+            self.tokenizer, examples, self.labels, file=path, limit=self.limit, on_too_long=too_long
         ):
             if row is None:
                 found.dropped += 1
                 continue
             found.truncated += row.cut
             found.append((row,))
-        if not found:
-            raise InvalidData(f"{path}: every row is longer than {self.limit} tokens and was dropped")
-        for count, verb in ((found.dropped, "dropped"), (found.truncated, "truncated")):
-            if count:
-                self.journal.event(f"{path}: {count} rows longer than {self.limit} tokens were {verb}", "warning")
+        self._report_long_rows(path, found)
         return found
 
     def read_ahead(self) -> None:

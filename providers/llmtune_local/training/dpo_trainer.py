@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from llmtune_local.batching.packing import SHARED_TOKENS, Family, MicroBatch
+from llmtune_local.batching.packing import SHARED_TOKENS, Family, MicroBatch, pad_rows
 from llmtune_local.batching.sizes import chunk_rows
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_pairs
 from llmtune_local.models.hub import adapter_of
@@ -152,7 +152,7 @@ def _trained(side: TokenRow) -> tuple[Any, Any]:
 
 
 def _pack(pairs: Sequence[Pair], numbers: tuple[int, ...], share: bool, _pad: int) -> PairBatch:
-    ids, positions, families, select, targets, owner = [], [], [], [], [], []
+    ids, positions, families, trained = [], [], [], []
     start = 0
     for index, pair in enumerate(pairs):
         shared = _shared(pair) if share else 0
@@ -166,16 +166,13 @@ def _pack(pairs: Sequence[Pair], numbers: tuple[int, ...], share: bool, _pad: in
             ids.append(side.ids[shared:-1])
             positions.append(np.arange(shared, shared + length))
             at, target = _trained(side)
-            select.append(np.where(at < shared, at + begins, at - shared + start))
-            targets.append(target)
-            owner.append(np.full(len(at), 2 * index + place))
+            select = np.where(at < shared, at + begins, at - shared + start)
+            trained.append((select, target, np.full(len(at), 2 * index + place)))
             start += length
     return _batch(
         pairs,
         numbers,
-        select,
-        targets,
-        owner,
+        trained,
         ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)).unsqueeze(0),
         positions=torch.from_numpy(np.concatenate(positions)).unsqueeze(0),
         families=tuple(families),
@@ -185,48 +182,30 @@ def _pack(pairs: Sequence[Pair], numbers: tuple[int, ...], share: bool, _pad: in
 
 def _pad(pairs: Sequence[Pair], numbers: tuple[int, ...], _share: bool, pad: int) -> PairBatch:
     sides = [side for pair in pairs for side in pair]
-    longest = max(len(side.ids) - 1 for side in sides)
-    ids = np.full((len(sides), longest), pad, dtype=np.int64)
-    mask = np.zeros((len(sides), longest), dtype=np.int64)
-    select, targets, owner = [], [], []
+    laid = pad_rows(sides, pad)
+    longest = laid["ids"].shape[1]
+    trained = []
     for index, side in enumerate(sides):
-        ids[index, : len(side.ids) - 1] = side.ids[:-1]
-        mask[index, : len(side.ids) - 1] = 1
         at, target = _trained(side)
-        select.append(at + index * longest)
-        targets.append(target)
-        owner.append(np.full(len(at), index))
-    return _batch(
-        pairs,
-        numbers,
-        select,
-        targets,
-        owner,
-        ids=torch.from_numpy(ids),
-        positions=None,
-        families=None,
-        attention_mask=torch.from_numpy(mask),
-    )
+        trained.append((at + index * longest, target, np.full(len(at), index)))
+    return _batch(pairs, numbers, trained, positions=None, families=None, **laid)
 
 
 def _batch(
-    pairs: Sequence[Pair],
-    numbers: tuple[int, ...],
-    select: list[Any],
-    targets: list[Any],
-    owner: list[Any],
-    **laid: Any,
+    pairs: Sequence[Pair], numbers: tuple[int, ...], trained: Sequence[tuple[Any, Any, Any]], **laid: Any
 ) -> PairBatch:
-    chosen = torch.from_numpy(np.concatenate(select).astype(np.int64))
+    """Return the batch; `trained` holds of each side the places that are trained, their tokens, and whose they are."""
+    select, targets, owner = (np.concatenate(column) for column in zip(*trained, strict=True))
+    chosen = torch.from_numpy(select.astype(np.int64))
     batch = MicroBatch(
         **laid,
         select=chosen,
-        targets=torch.from_numpy(np.concatenate(targets)),
+        targets=torch.from_numpy(targets),
         weights=torch.ones(len(chosen)),
         completion=torch.ones(len(chosen), dtype=torch.int64),
         tokens=sum(len(side.ids) for pair in pairs for side in pair),
     )
-    return PairBatch(batch, torch.from_numpy(np.concatenate(owner).astype(np.int64)), numbers)
+    return PairBatch(batch, torch.from_numpy(owner.astype(np.int64)), numbers)
 
 
 class _LogLikelihood(torch.autograd.Function):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidSettings, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.provider.http import Client, check_vendor_url, keep_redirects_home
+from llmtune.provider.http import Client, check_vendor_url, keep_redirects_home, may_have_arrived, refused_answer
 from llmtune.testing import Call, FakeVendor, Refusal, Reply, route
 
 
@@ -175,6 +175,41 @@ def test_https_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         proxy.shutdown()
     assert caught.value.sent is False
     assert [line.split()[:2] for line in asked] == [[b"CONNECT", b"api.acme.example:443"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sent"),
+    [
+        (401, MissingCredentials, None),
+        (402, QuotaExceeded, None),
+        (403, VendorError, None),
+        (429, TransientError, False),
+        (503, TransientError, True),
+        (501, VendorError, None),
+        (200, TransientError, True),
+    ],
+)
+def test_a_status_decides_the_error(status: int, kind: type[Exception], sent: bool | None) -> None:
+    error = refused_answer("acme", "bake", status, {"error": {"message": "no flour", "code": "empty"}}, {})
+    assert type(error) is kind
+    if isinstance(error, TransientError):
+        assert error.sent is sent
+    if status not in (200, 401, 402):
+        assert "acme: bake: no flour" in str(error)
+
+
+def test_a_refusal_without_json_is_its_text_and_one_without_text_its_status() -> None:
+    assert "oven is off" in str(refused_answer("acme", "bake", 400, "oven is off", None))
+    assert "HTTP 400" in str(refused_answer("acme", "bake", 400, None, None))
+
+
+def test_without_a_connection_nothing_has_arrived() -> None:
+    import httpx
+
+    lost = RuntimeError("the call failed")
+    lost.__cause__ = httpx.ConnectError("refused")
+    assert not may_have_arrived(lost)
+    assert may_have_arrived(httpx.ReadTimeout("late"))
 
 
 STORAGE = ("storage.example", "files.example")

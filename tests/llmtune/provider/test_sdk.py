@@ -1,4 +1,4 @@
-"""A vendor's list is read record by record; a moment is read whatever it is spelled as."""
+"""A vendor's list is read record by record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtune.errors import VendorError
-from llmtune.provider.sdk import read_each, unix_seconds
+from llmtune.provider.sdk import read_each
 
 
 def test_an_odd_record_is_skipped_and_counted_at_the_end() -> None:
@@ -30,11 +30,3 @@ def test_what_the_vendor_refuses_is_not_taken_for_an_odd_record() -> None:
     assert next(reading) == "A"
     with pytest.raises(VendorError, match="no more pages today"):
         next(reading)
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [(1.5, 1.5), (3, 3.0), ("2026-03-01T12:00:00Z", 1772366400.0), ("soon", None), (None, None), (True, None)],
-)
-def test_a_moment_is_a_number_or_iso_text(value: Any, seconds: float | None) -> None:
-    assert unix_seconds(value) == seconds

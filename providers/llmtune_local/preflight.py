@@ -1,0 +1,93 @@
+"""Questions before a run starts: whether model, device and rows fit each other, and what an adapter will cover.
+
+The libraries of the trainer are imported when a question needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import LlmtuneError
+from llmtune_local.run_state.schema import RunRequest
+from llmtune_local.settings import LocalOptions
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.provider import Receipt
+
+
+def adapter_notes(receipt: Receipt) -> Sequence[str]:
+    """Return what an adapter will cover and leave out, where the model is on this machine and of a shape in which that
+    does not go without saying."""
+    from llmtune_local.models.shape import is_plain_decoder
+    from llmtune_local.models.targets import PRESETS
+
+    target, targets = receipt.target, receipt.effective("lora_target_modules", "all-linear")
+    revision = target.options.get("revision")
+    if target.method == "classification" or target.adapter == "full":
+        return ()
+    plain = is_plain_decoder(target.model, revision)
+    if plain is None or (plain and targets in PRESETS):
+        return ()
+    from llmtune_local.models.peft_adapter import planned_targets
+
+    dropout = float(receipt.effective("lora_dropout", 0.0) or 0.0)
+    try:
+        planned = planned_targets(target.model, revision, targets, adapter=target.adapter, dropout=dropout)
+    except LlmtuneError as problem:
+        hint = f" ({problem.hint})" if problem.hint else ""
+        return (f"the run will be refused: {problem.message}{hint}",)
+    return planned.notes if planned is not None else ()
+
+
+def check_rows(data: Dataset, receipt: Receipt) -> None:
+    """Render every row with the model's own template, so that one that is too long or has nothing to learn is found
+    before anything starts.
+
+    Raises:
+        InvalidData: there is such a row.
+    """
+    options = LocalOptions.model_validate(receipt.target.options)
+    facts: dict[str, Any] = {
+        "source": data.source,
+        "revision": options.revision,
+        "max_sequence_length": receipt.effective("max_sequence_length"),
+        "on_too_long": receipt.effective("dataset.on_too_long", "error"),
+    }
+    if receipt.target.method == "classification":
+        from llmtune_local.models import encoder
+
+        labels = receipt.effective("evaluation.labels")
+        encoder.check_rows(receipt.target.model, (data.train, data.validation), labels=labels, **facts)
+        return
+    from llmtune_local.models import loading
+
+    loading.check_rows(
+        receipt.target.model,
+        {"train": data.train, "validation": data.validation},
+        chat_template=options.chat_template,
+        template_options=options.template_options,
+        **facts,
+    )
+
+
+def check_request(body: dict[str, Any]) -> None:
+    """Raise what the worker would refuse: no such model or device, or the one does not fit the other."""
+    from llmtune_local.models.hardware import check_device
+    from llmtune_local.models.hub import check_model
+    from llmtune_local.models.memory_estimate import refuse_what_cannot_fit
+    from llmtune_local.models.peft_adapter import planned_targets
+    from llmtune_local.models.quantization import check_adapter
+    from llmtune_local.training.distributed import check_team
+
+    check_model(body["model"], body.get("revision"), body["method"])
+    device = check_device(body["options"].get("device", "auto"))
+    check_adapter(body["adapter"], device)
+    run = RunRequest.model_validate(body)
+    check_team(run.options, device)
+    if run.method != "classification":
+        recipe = run.hyperparameters
+        targets, dropout = recipe.lora_target_modules, recipe.lora_dropout
+        planned_targets(run.model, run.revision, targets, adapter=run.adapter, dropout=dropout)
+    refuse_what_cannot_fit(body, device)
