@@ -36,7 +36,8 @@ def is_full(problem: BaseException) -> bool:
 def describe(path: Path) -> str:
     """Return what is wrong with a file that could not be read, as one sentence without its end."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(1 << 16)  # of weights that is enough to tell
     except FileNotFoundError:
         return f"{path} is missing"
     except OSError as problem:

@@ -238,6 +238,15 @@ class EventLine(_Record):
     message: str
 
 
+class Verdict(_Record):
+    """How a run stands, as whoever looks at its folder finds it: state, why it failed, warnings, what it notices."""
+
+    state: WorkerState | Literal["cancelling"]
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    notice: EventLine | None = None
+
+
 class EarlyStopping(_Record):
     """How early stopping went. `best_step` is the one whose weights were kept."""
 

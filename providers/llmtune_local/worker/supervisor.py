@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
-from llmtune.errors import TransientError
+from llmtune.errors import LlmtuneError, TransientError
+from llmtune.provider import growing_pauses
 from llmtune_local.run_state.damage import is_full
 from llmtune_local.run_state.process import FolderLock, alive, launches, stopped
 from llmtune_local.run_state.run_dir import RunDir, now
-from llmtune_local.run_state.schema import FINAL, EventLine, RunRequest, Status, WorkerState
+from llmtune_local.run_state.schema import FINAL, EventLine, RunRequest, Status, Verdict
 from llmtune_local.worker.fork_server import Forker
 from llmtune_local.worker.launch import launch
 
@@ -32,63 +32,60 @@ STILL_SECONDS = 900.0
 #: Bytes that must be free before a worker is started: it could not even say why it failed.
 ROOM = 1 << 17
 
+#: Seconds that a worker may take to end after its last word, and the pause of that wait, for tests.
+END_SECONDS = 60.0
+pause: Callable[[float], None] = time.sleep
+
 #: Failures that come again however often the same request is run.
 _PERMANENT = frozenset({"data", "model", "request", "diverged"})
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is to be known of a worker: its state, why it failed, warnings, and something that has just been noticed."""
-
-    state: WorkerState | Literal["cancelling"]
-    error: str | None = None
-    warnings: tuple[str, ...] = ()
-    notice: EventLine | None = None
 
 
 def judge(folder: RunDir, status: Status | None, *, forker: Forker | None, at: float) -> Verdict:
     """Return how a run stands, and start its worker again where that has died. `at` is now, in Unix seconds."""
     if status is not None and status.state in FINAL:
         fault = result_fault(folder) if status.state == "succeeded" else None
-        return (
-            Verdict("failed", f"the result of the run is damaged: {fault}")
-            if fault
-            else Verdict(status.state, status.error)
-        )
+        if fault is not None:
+            return _failed(f"the result of the run is damaged: {fault}")
+        return Verdict(state=status.state, error=status.error)
     word = status.state if status else "starting"
     living = _lives(folder)
     if living is None:
         host = (status.host if status else None) or "another machine"
         warning = f"the worker is on {host}, which cannot be asked from here"
-        return Verdict(word, warnings=(warning,), notice=_notice(folder, status, at, here=False))
+        return Verdict(state=word, warnings=(warning,), notice=_notice(folder, status, at, here=False))
     if living:
-        return Verdict("cancelling" if folder.cancelling else word, notice=_notice(folder, status, at))
+        return Verdict(state="cancelling" if folder.cancelling else word, notice=_notice(folder, status, at))
     if folder.cancelling:
-        return Verdict("cancelled")
+        return Verdict(state="cancelled")
     return _start_again(folder, status, forker, at)
 
 
 def _start_again(folder: RunDir, status: Status | None, forker: Forker | None, at: float) -> Verdict:
     """Judge a run whose worker is dead."""
     if not folder.path.is_dir():
-        return Verdict("failed", f"the run folder {folder.path} is missing")
+        return _failed(f"the run folder {folder.path} is missing")
     if folder.find_request() is None:
-        return Verdict("failed", folder.damage["request.json"])
+        return _failed(folder.damage["request.json"])
     if status is not None and status.attempt - status.attempts_before_resume >= ATTEMPTS:
         last = f"its last word was: {status.message}" if status.message else "see worker.log"
         times = status.attempt - status.attempts_before_resume
-        return Verdict("failed", f"the worker died {times} times without a word ({last})")
+        return _failed(f"the worker died {times} times without a word ({last})")
     if status is None and len(launches(folder.path)) >= ATTEMPTS:
-        return Verdict("failed", f"the worker could not be started ({folder.last_words()})")
+        return _failed(f"the worker could not be started ({folder.last_words()})")
     word = status.state if status else "starting"
     if shutil.disk_usage(folder.path).free < ROOM:
         sentence = f"the disk of {folder.path} is full: the worker is started when there is room"
-        return Verdict(word, notice=_event(status, "room", sentence, at))
+        return Verdict(state=word, notice=_event(status, "room", sentence, at))
     if not keep_alive(folder, forker):
-        return Verdict(word)
+        return Verdict(state=word)
     if status is None:
-        return Verdict("starting")
-    return Verdict("running", warnings=(f"the worker died and was started again from {resume_point(folder)}",))
+        return Verdict(state="starting")
+    return Verdict(state="running", warnings=(f"the worker died and was started again from {resume_point(folder)}",))
+
+
+def _failed(error: str) -> Verdict:
+    """Return the verdict on a run that goes on no more."""
+    return Verdict(state="failed", error=error)
 
 
 def keep_alive(folder: RunDir, forker: Forker | None = None) -> bool:
@@ -103,13 +100,17 @@ def keep_alive(folder: RunDir, forker: Forker | None = None) -> bool:
 
 def restart(folder: RunDir, request: RunRequest, forker: Forker | None = None) -> str:
     """Have a run that has ended go on; from where, in words. A lost request is written again."""
+    status = folder.read_status()
+    if _lives(folder) is not False:
+        ends = status is None or status.state in FINAL or folder.cancelling
+        if not ends:  # whoever resumed it first did not live to tell
+            return resume_point(folder)
+        _wait_for_end(folder)
     where = resume_point(folder)
-    if _lives(folder) is not False:  # whoever asked first did not live to tell
-        return where
     if folder.find_request() is None:
         folder.write_request(request)
     folder.uncancel()
-    status = folder.read_status()
+    status = folder.read_status()  # as the worker has left it
     if status is not None and status.state == "succeeded" and result_fault(folder) is None:
         return "its result, which is whole"
     with FolderLock(folder.lock):
@@ -120,6 +121,17 @@ def restart(folder: RunDir, request: RunRequest, forker: Forker | None = None) -
         folder.write_status((status or Status()).model_copy(update=fresh | lost))
     launch(folder.path, resume=True, forker=forker)
     return where
+
+
+def _wait_for_end(folder: RunDir) -> None:
+    """Wait until a worker that has written its last status is gone."""
+    for _ in growing_pauses(END_SECONDS, longest=1.0, sleep=pause):
+        if _lives(folder) is False:
+            return
+    raise LlmtuneError(
+        f"the worker of {folder.path} has not ended within {END_SECONDS:.0f} s",
+        hint=f"end the process that {folder.lock} names, then try again",
+    )
 
 
 def resume_point(folder: RunDir) -> str:

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llmtune.errors import TransientError
+from llmtune.errors import LlmtuneError, TransientError
 from llmtune_local.run_state import process
 from llmtune_local.run_state.process import ProcessId
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.schema import EventLine, MetricLine, Result, RunRequest, Status
+from llmtune_local.run_state.schema import EventLine, MetricLine, Result, RunRequest, Status, Verdict
 from llmtune_local.worker import supervisor
-from llmtune_local.worker.supervisor import ATTEMPTS, SILENT_SECONDS, STILL_SECONDS, Verdict, judge, restart
+from llmtune_local.worker.supervisor import ATTEMPTS, SILENT_SECONDS, STILL_SECONDS, judge, restart
 
 REQUEST = RunRequest.model_validate(
     {
@@ -130,7 +130,7 @@ def test_no_worker_is_started_on_a_full_disk(
 
 def test_a_folder_that_is_gone_ends_the_run(folder: RunDir, started: list[Started]) -> None:
     gone = RunDir(folder.path.parent / "another")
-    assert look(gone) == Verdict("failed", f"the run folder {gone.path} is missing")
+    assert look(gone) == Verdict(state="failed", error=f"the run folder {gone.path} is missing")
     assert started == []
 
 
@@ -315,6 +315,31 @@ def test_whoever_resumes_twice_starts_one_worker(folder: RunDir, sleeper: Proces
     folder.write_status(Status(state="starting", **sleeper._asdict()))
     assert restart(folder, REQUEST) == "the beginning: it has no checkpoint"
     assert started == []
+
+
+def test_a_worker_that_is_about_to_end_is_waited_for(
+    folder: RunDir, sleeper: ProcessId, started: list[Started], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write_status(Status(state="cancelled", **sleeper._asdict()))
+    folder.cancel()
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            folder.write_status(Status(state="cancelled", **dead()))
+
+    monkeypatch.setattr(supervisor, "pause", pause)
+    restart(folder, REQUEST)
+    assert len(pauses) == 3
+    assert started == [Started(resume=True)]
+    assert not folder.cancelling
+
+    folder.write_status(Status(state="failed", **sleeper._asdict()))
+    monkeypatch.setattr(supervisor, "pause", lambda seconds: None)
+    with pytest.raises(LlmtuneError, match="has not ended within 60 s"):
+        restart(folder, REQUEST)
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(
