@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 # Compiled installs halve every start, so the installer must be allowed to write bytecode.
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: demo test check format docs site bench lock release-check services clean
+.PHONY: demo test check format docs site bench lock release release-check services clean
 
 demo: $(VENV)/demo.stamp ## train, evaluate and report the ticket router, offline
 	$(BIN)/llmtune tune examples/tickets/job.yaml --provider local
 
-test: $(VENV)/dev.stamp services ## all tests
+test: $(VENV)/dev.stamp $(VENV)/pythons.stamp services ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 check: $(VENV)/dev.stamp ## everything a machine can see without running the product
@@ -45,6 +45,9 @@ bench: $(VENV)/dev.stamp ## all benchmarks (about an hour; each can be run alone
 lock: $(VENV)/dev.stamp ## rewrite constraints.txt
 	$(BIN)/python tools/check_lock.py --write
 
+release: $(VENV)/dev.stamp ## wheel, sdist, notes and checksums of this commit in dist/, checked; uploads nothing
+	$(BIN)/python tools/release.py
+
 release-check: $(VENV)/dev.stamp ## the wheel in clean environments, each extra alone (needs a package index)
 	$(BIN)/python tools/try_extras.py
 
@@ -64,3 +67,8 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[all,dev]'
 	touch $(VENV)/demo.stamp $@
+
+# Clean environments of every Python that is here, and of the lowest versions: tests/system/release runs the wheel in them.
+$(VENV)/pythons.stamp: pyproject.toml constraints.txt tools/make_pythons.py | $(VENV)/dev.stamp
+	$(BIN)/python tools/make_pythons.py $(VENV)/pythons
+	touch $@

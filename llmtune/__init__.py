@@ -84,7 +84,13 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
+        try:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+        except ImportError as error:
+            from llmtune.installation.conflicts import explain_import_error
+
+            explain_import_error(error)
+            raise
         globals()[name] = value
         return value
     if name.startswith("__"):

@@ -143,9 +143,16 @@ class OverBudget(LlmtuneError):
 
 
 class QuotaExceeded(LlmtuneError):
-    """The vendor's limit on jobs, files, deployments or spending is reached."""
+    """The vendor's limit on jobs, files, deployments or spending is reached.
+
+    `jobs` is whether the limit is one on jobs under way, which lifts when one of them has ended.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str | None = None, jobs: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.jobs = jobs
 
 
 class MissingExtra(LlmtuneError):

@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
 
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
@@ -36,6 +37,16 @@ collect_ignore = ["plugin_package"]
 
 #: Third-party material beside the checkout; tests that use it skip where it is absent.
 SHARED = ROOT.parent / "shared"
+
+#: Drawn examples are the same in every run, and a busy machine may take as long as it needs for each. A fixture that
+#: lasts for all examples of a test is no fault here: what it holds is written anew or only read.
+settings.register_profile(
+    "llmtune",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("llmtune")
 
 _CREDENTIALS = (
     "OPENAI_API_KEY",

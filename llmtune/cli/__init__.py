@@ -18,14 +18,14 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; every mistake of the user's ends in one sentence and the exit code of its class."""
-    from llmtune.cli.app import app
-
     turn_off_telemetry()
 
     warnings.showwarning = _show_warning
     # Python hides what is deprecated from all but the programmer; here the one who typed it is to know.
     warnings.filterwarnings("default", category=LlmtuneDeprecationWarning)
     try:
+        from llmtune.cli.app import app
+
         app(prog_name="llmtune", standalone_mode=True)
     except LlmtuneError as error:
         fail(error)
@@ -38,6 +38,8 @@ def main() -> None:
     except OSError as error:
         fail(LlmtuneError(_os_sentence(error)))
     except Exception as error:
+        if isinstance(error, ImportError) and (broken := _broken_installation(error)) is not None:
+            fail(broken)
         from llmtune.redaction.secrets import scrub_error
 
         scrub_error(error)
@@ -73,6 +75,16 @@ def print_error(error: LlmtuneError) -> None:
     sys.stderr.flush()
     sys.stderr.buffer.write(orjson.dumps({"error": told}) + b"\n")
     sys.stderr.buffer.flush()
+
+
+def _broken_installation(error: ImportError) -> LlmtuneError | None:
+    """Return what is amiss with the installation when a module cannot be imported; None when nothing is."""
+    from llmtune.installation.conflicts import find_conflict
+
+    conflict = find_conflict()
+    if conflict is None or not (conflict.sharing or conflict.replaced):
+        return None
+    return LlmtuneError(f"{error}: {conflict.message}", hint=conflict.hint)
 
 
 def _os_sentence(error: OSError) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmtune import __version__
+from llmtune._version import __version__
 from llmtune.cli import compare, doctor, evaluate, export, import_job, info, plan, rescue, runs, serve, sweep, tune, ui
 from llmtune.cli.data.app import app as data_app
 
@@ -43,7 +43,7 @@ app.add_typer(sweep.app, name="sweep")
 app.command("plan")(plan.plan)
 app.command("init")(plan.init)
 evaluate.mount(app)
-app.add_typer(runs.app, name="runs", help="List, follow, come back to, cancel and clean up runs.")
+app.add_typer(runs.app, name="runs", help="List, follow, come back to, cancel, clean up and back up runs.")
 app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.")
 app.command("ui")(ui.ui)
 app.command("serve")(serve.serve)

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmtune.doctor import Backend, OwnedModel, StoreHealth, Unseen
+    from llmtune.installation.conflicts import Conflict
 
 
 def doctor(
@@ -22,11 +23,13 @@ def doctor(
 ) -> None:
     """Tell which backends are ready, whether the run store is sound, and how long tuned models will answer.
 
-    Exits with 1 when the store is not sound; a backend that is not ready is no failure.
+    Exits with 1 when the store is not sound or files of this installation were replaced; a backend that is not ready
+    is no failure.
     """
     from llmtune import doctor as look
     from llmtune.cli.output import print_json
-    from llmtune.errors import StoreError
+    from llmtune.errors import LlmtuneError, StoreError
+    from llmtune.installation.conflicts import find_conflict
 
     names = [name.strip() for name in provider.split(",") if name.strip()] if provider else None
     if lifecycle:
@@ -39,13 +42,19 @@ def doctor(
         return
     found = look.backends(names, online=online)
     store = look.store_health()
+    conflict = find_conflict()
     if as_json:
-        print_json({"schema": 1, "backends": _plain(found), "store": store.model_dump(mode="json")})
+        installation = None if conflict is None else {"message": conflict.message, "hint": conflict.hint}
+        health = {"store": store.model_dump(mode="json"), "installation": installation}
+        print_json({"schema": 1, "backends": _plain(found), **health})
     else:
         _print_backends(found)
+        _print_installation(conflict)
         _print_store(store)
     if not store.sound:
         raise StoreError(store.error or "the run store is not sound") if as_json else typer.Exit(1)
+    if conflict is not None and conflict.broken:
+        raise LlmtuneError(conflict.message, hint=conflict.hint) if as_json else typer.Exit(1)
 
 
 def _plain(values: list[Backend] | list[OwnedModel] | list[Unseen]) -> list[dict[str, object]]:
@@ -74,6 +83,16 @@ def _print_backends(found: list[Backend]) -> None:
         for name, text in lines:
             if text:
                 out.print(f"  [dim]{name:8}[/]{escape(text)}", soft_wrap=True)
+
+
+def _print_installation(conflict: Conflict | None) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import out
+
+    if conflict is not None:
+        out.print(f"[red]✗[/] [bold]installation[/]  {escape(conflict.message)}", soft_wrap=True)
+        out.print(f"  [dim]{'next':8}[/]{escape(conflict.hint)}", soft_wrap=True)
 
 
 def _print_store(store: StoreHealth) -> None:

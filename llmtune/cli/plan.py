@@ -201,7 +201,10 @@ def _print_data(say: Any, receipt: Receipt, common: list[str]) -> None:
 
             say("test", held_out_power(data.evaluated))
     if data.errors or data.warnings:
-        say("", f"{data.errors} errors, {data.warnings} warnings (llmtune data check shows all)", "yellow")
+        from llmtune.report.format import count as amount
+
+        faults = f"{amount(data.errors, 'error')}, {amount(data.warnings, 'warning')}"
+        say("", f"{faults} (llmtune data check shows all)", "yellow")
     for line in [line for line in data.findings if line not in common][:3]:
         say("", line, "red" if data.errors else "yellow")
     for line in data.lossy[:3]:

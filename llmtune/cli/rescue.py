@@ -138,8 +138,9 @@ def _day(text: str | None) -> date | None:
 def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any]) -> None:
     from llmtune.cli.output import confirm, err
     from llmtune.errors import OverBudget
+    from llmtune.rescues.golden_set import at_most
 
-    price = "an unknown amount" if cost is None else f"at most {cost:,.2f} USD"
+    price = "an unknown amount" if cost is None else f"{at_most(cost)} USD"
     if not (err.is_terminal and sys.stdin.isatty()):
         raise OverBudget(
             f"the old model's answers cost {price} ({formula}); nobody can confirm here",

@@ -1,9 +1,10 @@
-"""`llmtune runs`: list, look at, follow, come back to, cancel, and clean up runs."""
+"""`llmtune runs`: list, look at, follow, come back to, cancel, clean up and back up runs."""
 
 from __future__ import annotations
 
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -306,6 +307,29 @@ def cleanup(
         sys.exit(1)
 
 
+@app.command("backup")
+def backup(
+    file: Annotated[Path, typer.Argument(help="The archive to write (.tar, or .tar.gz); a new file.")],
+    local: Annotated[
+        bool, typer.Option("--local/--no-local", help="With what was trained here: adapters, models, checkpoints.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write the run store and the files it needs into one archive, readable by you alone; runs may go on meanwhile."""
+    from llmtune.cli.output import out, print_json
+    from llmtune.runs.backup import back_up
+
+    done = back_up(file, local=local)
+    if as_json:
+        print_json({"file": str(done.file), "runs": done.runs, "files": done.files, "bytes": done.bytes})
+        return
+    out.print(
+        f"wrote {_plain(str(done.file))}: the store with {done.runs} runs, and {done.files} files"
+        f" ({done.bytes / 1e6:,.1f} MB); to use it, unpack it into a folder and name that by LLMTUNE_HOME",
+        soft_wrap=True,
+    )
+
+
 def _print_cleanup(done: Cleanup, *, dry_run: bool) -> None:
     from llmtune.cli.output import out
 
@@ -369,7 +393,7 @@ def _steps(record: RunRecord) -> str:
 
 
 def _estimate(record: RunRecord) -> str | None:
-    return record.plan.cost.sentence() if record.hosted and record.receipt else None
+    return record.cost.sentence() if record.hosted and record.receipt else None
 
 
 def _billed(record: RunRecord) -> str | None:

@@ -434,6 +434,13 @@ def _entry(
         price=price,
         hosted=backend.hosted,
         lifecycle=receipt.lifecycle.sentence if isinstance(receipt, Receipt) else "",
-        training=receipt.cost.training if isinstance(receipt, Receipt) else None,
+        training=_training(receipt, result) if isinstance(receipt, Receipt) else None,
         few_shot=shown,
     )
+
+
+def _training(receipt: Receipt, result: Report | LlmtuneError) -> float | None:
+    """The estimate of the training, for the epochs that were used where the backend has said how many."""
+    rows = result.receipt if isinstance(result, Report) else ()
+    epochs = next((row.effective for row in rows if row.field == "epochs"), None)
+    return receipt.cost.for_epochs(epochs).training

@@ -10,6 +10,7 @@ import orjson
 
 from llmtune.data.checks.left_out import LeftOut
 from llmtune.data.checks.per_row import check_example, in_own_terms, is_simple
+from llmtune.data.checks.vendor_rules import method_of
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, refuse
 from llmtune.data.formats.base import RowFormat
@@ -93,18 +94,27 @@ def convert(
     system: str = "keep",
     allow_lossy: bool = False,
     overwrite: bool = False,
-    method: str = "sft",
+    method: str | None = None,
     model: str | None = None,
 ) -> Written:
     """Convert a file to another row format (or to the one a provider takes), in one pass and bounded memory.
 
+    For a provider, `method` (sft, dpo, classification) adds what that one asks of a row, as `check` does; None takes
+    the rows for what they are.
+
     Raises `InvalidData` with all findings when a row of the source is wrong, cannot be carried, or is refused by the
     provider that `to` names; then nothing is written. Warnings are in the result.
     """
-    fmt = get_format(to, method=method, model=model)
     rules = vendors().get(to)
     log = FindingLog()
     reading = Reading(source, format, columns=columns, label_column=label_column, on_empty=on_empty, system=system)
+    asked = None  # the method whose demands on a row are checked, too
+    if rules is not None:
+        asked = method or method_of(reading.recognise(), rules)
+        if method is None and asked not in rules.defaults:
+            asked = None
+    method = asked or method or "sft"
+    fmt = get_format(to, method=method, model=model)
 
     def sound() -> Iterator[tuple[Example, bool]]:
         for item in reading:
@@ -112,9 +122,9 @@ def convert(
                 log.add(item)  # type: ignore[arg-type]
                 continue
             simple = is_simple(item)
-            if not simple:
+            if not simple or asked in ("dpo", "classification"):
                 turns_key = reading.format.turns_key if reading.format is not None else "messages"
-                for fault in in_own_terms(check_example(item), item, turns_key):
+                for fault in in_own_terms(check_example(item, asked), item, turns_key):
                     log.add(fault.at(reading.path, item.line))
             if rules is not None:
                 for fault in rules.row_rules(item, method, model):

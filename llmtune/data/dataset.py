@@ -64,15 +64,17 @@ class Dataset:
 
     @cached_property
     def estimated_tokens(self) -> dict[str, int]:
-        """Tokens by part, and of the longest row, by the rule of `llmtune.data.rendering.token_count` (an estimate)."""
+        """Tokens by part, of the longest row and of the longest turn, by the rule of
+        `llmtune.data.rendering.token_count` (an estimate)."""
         from llmtune.data.rendering.token_count import Counter as TokenCounter
 
         count = TokenCounter().row
-        totals = {"longest": 0}
+        totals = {"longest": 0, "longest_turn": 0}
         for part, rows in (("train", self.train), ("validation", self.validation), ("test", self.test)):
-            sizes = [count(row).total for row in rows]
-            totals[part] = sum(sizes)
-            totals["longest"] = max([totals["longest"], *sizes])
+            sizes = [count(row) for row in rows]
+            totals[part] = sum(size.total for size in sizes)
+            totals["longest"] = max([totals["longest"], *(size.total for size in sizes)])
+            totals["longest_turn"] = max([totals["longest_turn"], *(size.longest_turn for size in sizes)])
         return totals
 
     @classmethod

@@ -6,7 +6,7 @@ frozen dataclasses, which decides how long a large file takes to check.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -98,6 +98,11 @@ class Message(NamedTuple):
         return not content
 
     @property
+    def listed(self) -> int:
+        """How many turns of the row's own list of turns this one stands for."""
+        return 1
+
+    @property
     def trained(self) -> bool:
         """Whether the loss is taken on this turn: an assistant turn whose weight is not 0."""
         return self.role == "assistant" and self.weight != 0
@@ -113,10 +118,32 @@ class UnlistedMessage(Message):
 
     __slots__ = ()
 
+    @property
+    def listed(self) -> int:
+        return 0
+
+
+class FoldedMessage(Message):
+    """A turn into which the turns before it were put. It equals the plain `Message`; findings name it by its own place
+    in the row's list of turns."""
+
+    before: int = 0
+
+    @property
+    def listed(self) -> int:
+        return 1 + self.before
+
 
 def unlisted(message: Message) -> UnlistedMessage:
     """Mark a turn as one that the row's own list of turns does not count."""
     return UnlistedMessage._make(message)
+
+
+def folded(message: Message, before: Iterable[Message]) -> FoldedMessage:
+    """Mark a turn as one that stands for those before it, too."""
+    turn = FoldedMessage._make(message)
+    turn.before = sum(other.listed for other in before)
+    return turn
 
 
 class Preference(NamedTuple):

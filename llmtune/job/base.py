@@ -80,8 +80,15 @@ def _sentence(model: type[BaseModel], fault: ErrorDetails) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{path}: {message}" if path else message
+    if fault["input"] == "auto" and _may_be_left_out(model, fault["loc"]):
+        return f"{path}: 'auto' is written by leaving {path} out: the backend then chooses"
     message = message.removeprefix("Input should be ")
     return f"{path} must be {message}, not {_short(fault['input'])}"
+
+
+def _may_be_left_out(model: type[BaseModel], loc: Sequence[int | str]) -> bool:
+    field = _model_at(model, loc[:-1]).model_fields.get(str(loc[-1]))
+    return field is not None and not field.is_required() and field.default is None
 
 
 def _short(value: Any) -> str:

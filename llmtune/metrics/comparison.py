@@ -241,7 +241,7 @@ def rows_to_settle(comparison: Comparison, *, level: float = LEVEL, power: float
     only_a, only_b = comparison.discordant or (0, 0)
     if only_a + only_b:
         share = (only_a + only_b) / comparison.rows
-        needed = _rows_for_pairs(size, share, found, more)
+        needed = max(_rows_for_pairs(size, share, found, more), fewest_rows(level))
     else:
         width = comparison.interval.high - comparison.interval.low
         error = width / (2 * normal.inv_cdf(0.5 + comparison.interval.level / 2))
@@ -256,7 +256,25 @@ def rows_needed(size: float, *, discordant: float = DISCORDANT, level: float = L
     """
     normal = NormalDist()
     share = max(discordant, size)
-    return math.ceil(_rows_for_pairs(size, share, normal.inv_cdf(0.5 + level / 2), normal.inv_cdf(power)))
+    rows = math.ceil(_rows_for_pairs(size, share, normal.inv_cdf(0.5 + level / 2), normal.inv_cdf(power)))
+    if size < discordant:
+        return rows
+    # All discordant rows are for one side then, and so few that the normal distribution flatters McNemar's exact test.
+    rows = max(rows, fewest_rows(level))
+    while _chance_to_show(size, rows, level) < power:
+        rows += 1
+    return rows
+
+
+def fewest_rows(level: float = LEVEL) -> int:
+    """Return how many rows it takes for McNemar's exact test to tell anything, where all are for one side."""
+    return math.ceil(1 - math.log2(1 - level))
+
+
+def _chance_to_show(size: float, rows: int, level: float) -> float:
+    """Return how likely so many rows hold enough that only one side gets right, a share of `size` of all rows."""
+    fewest = fewest_rows(level)
+    return 1 - sum(math.comb(rows, k) * size**k * (1 - size) ** (rows - k) for k in range(fewest))
 
 
 def smallest_difference(

@@ -58,6 +58,7 @@ SENTENCES: Final[dict[str, str]] = {
         "{rows} are asked: they can show a difference of {size} between two models (8 times in 10); {goal} would take"
         " about {needed}"
     ),
+    "held_out_too_few": "{rows}: too few to show any difference between two models, which takes at least {fewest}",
     # A gate.
     "better_passed": "The run is better than the baseline: {moved} ({change}).",
     "better_worse": "The run is worse than the baseline: {moved} ({change}).",

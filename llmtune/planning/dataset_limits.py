@@ -49,6 +49,7 @@ def judge(
     row_format = all_formats().get(dataset.format)
     turns_key = "messages" if row_format is None else row_format.turns_key
     rules, rendering = vendors().get(target.kind), None
+    found += _too_long(dataset, limits, rules, target)
     if rules is not None:
         rendering = _open_rendering(rules, target)
         first = [row for _, rows in sent for row in rows[:RENDERED]]
@@ -105,7 +106,7 @@ def _open_rendering(rules: VendorRows, target: Target) -> Rendering | None:
     """The model's own template, where the backend and the model are on this machine."""
     from llmtune.errors import LlmtuneError
 
-    if rules.rendering is None or not target.model or target.method == "classification":
+    if rules.rendering is None or not target.model:
         return None
     try:
         return rules.rendering(target.model, target.options, True)
@@ -156,13 +157,15 @@ def _once(same: Sequence[Finding]) -> Finding:
 
 
 def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
-    from llmtune.data.findings import error, warning
+    from llmtune.data.findings import error
 
     source = f" ({limits.source})" if limits.source else ""
     train, validation = len(dataset.train), len(dataset.validation)
     if limits.min_rows is not None and train < limits.min_rows:
+        enough = sum(dataset.counts.values()) >= limits.min_rows
+        remedy = "add rows, or set dataset.split so that enough are left to train on" if enough else "add rows"
         yield error(
-            "too-few-rows", f"{train} training rows, and at least {limits.min_rows} are needed{source}", "add rows"
+            "too-few-rows", f"{train} training rows, and at least {limits.min_rows} are needed{source}", remedy
         ).at(dataset.source, None)
     if limits.max_rows is not None and train > limits.max_rows:
         yield error(
@@ -186,10 +189,23 @@ def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
         yield error("no-validation", f"validation rows are required{source}", "hold some out: dataset.split").at(
             dataset.source, None
         )
-    longest = dataset.estimated_tokens["longest"]
-    if limits.max_tokens_per_row is not None and longest > limits.max_tokens_per_row:
+
+
+def _too_long(dataset: Dataset, limits: Limits, rules: VendorRows | None, target: Target) -> Iterator[Finding]:
+    """A warning where a row or a turn is longer than the vendor takes, by the rules that `data check` has, too."""
+    from llmtune.data.findings import warning
+    from llmtune.data.formats.base import TokenLimit
+
+    limit = None if rules is None else rules.token_limit(target.method, target.model)
+    if limit is None:
+        if limits.max_tokens_per_row is None:
+            return
+        limit = TokenLimit(limits.max_tokens_per_row, refuses=False, source=limits.source)
+    longest = dataset.estimated_tokens["longest_turn" if limit.per == "turn" else "longest"]
+    if longest > limit.tokens:
+        source = f" ({limit.source})" if limit.source else ""
         yield warning(
             "long-row",
-            f"the longest row has about {longest:,} tokens, and {limits.max_tokens_per_row:,} are taken{source}",
+            f"the longest {limit.per} has about {longest:,} tokens, and {limit.tokens:,} are taken{source}",
             "shorten it, or see dataset.on_too_long",
         ).at(dataset.source, None)

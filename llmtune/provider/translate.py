@@ -38,6 +38,9 @@ ONLY_WITH_ADAPTER = {
 }
 
 
+#: Factors on a service's own learning rate that somebody may mean; what lies outside is most likely a rate.
+LIKELY_MULTIPLIERS = (0.01, 50.0)
+
 _BY_LLMTUNE = "done by llmtune itself, the same for every backend"
 
 
@@ -74,8 +77,19 @@ def translate(job: TuningJob, target: Target, capabilities: Capabilities, *, row
         job_name=job.name,
         fields=tuple(fields),
         refusals=tuple(refusals),
-        warnings=capabilities.warnings,
+        warnings=(*capabilities.warnings, *_unlikely_values(fields)),
     )
+
+
+def _unlikely_values(fields: Collection[FieldReceipt]) -> list[str]:
+    """Values that are allowed, and that hardly anybody can mean."""
+    low, high = LIKELY_MULTIPLIERS
+    return [
+        f"learning_rate_multiplier={row.requested:g} is a factor on the rate that the backend chooses itself, not a"
+        f" rate: 1 keeps that rate, {row.requested:g} trains at {row.requested:g} times it"
+        for row in fields
+        if row.field == "learning_rate_multiplier" and row.moves and not low <= row.requested <= high
+    ]
 
 
 def _judge(name: str, value: Any, declared: Declaration, facts: Facts) -> FieldReceipt:

@@ -148,7 +148,7 @@ def build_report(
         receipt=receipt_rows(receipt, resolved),
         data=_data(receipt, trained_tokens, lossy),
         timing=timing,
-        cost=_cost(receipt.cost, billed),
+        cost=_cost(receipt.cost.for_epochs((resolved or {}).get("epochs")), billed),
         series=series,
         evaluation=judged,
         evaluated_on=evaluated_on,

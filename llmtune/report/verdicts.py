@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
-from llmtune.metrics.comparison import Comparison, rows_needed, rows_to_settle, smallest_difference
+from llmtune.metrics.comparison import Comparison, fewest_rows, rows_needed, rows_to_settle, smallest_difference
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
 from llmtune.metrics.sentences import say
@@ -255,6 +255,8 @@ def settle(comparison: Comparison, *, level: float = LEVEL) -> str:
 def held_out_power(rows: int) -> str:
     """What so many held-out rows can tell, before anything is paid for; the answers of one row in four differ."""
     size = smallest_difference(rows)
+    if rows < fewest_rows():
+        return say("held_out_too_few", rows=count(rows, "held-out row"), fewest=f"{fewest_rows():,}")
     goal = next((goal for goal in (0.05, 0.02, 0.01) if goal < size), 0.005)
     return say(
         "held_out",

@@ -21,9 +21,10 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RemoteModel
 from llmtune.redaction.secrets import scrub
+from llmtune.report.format import count
 from llmtune.rescues import evaluate, golden_set, recording, source
-from llmtune.rescues.folder import Folder, write_file
-from llmtune.rescues.rescue import fetch_rows, rescue, write_job
+from llmtune.rescues.folder import Folder, check_not_held, hold_folder, write_file
+from llmtune.rescues.rescue import fetch_rows, rescue_in, write_job
 from llmtune.rescues.results import AccountRescue, GoldenSet, ModelRescue
 from llmtune.rescues.text import account_page
 from llmtune.runs.failpoints import checkpoint
@@ -79,6 +80,8 @@ class _Entry:
     asking: recording.Asking | None = None
     questions: golden_set.Questions | None = None
     unwell: bool = field(default=False)
+    elsewhere: bool = field(default=False)
+    """Whether another process works on it."""
 
 
 def rescue_all(
@@ -124,7 +127,8 @@ def rescue_all(
         patience: how long the vendor is waited for when it is unwell.
 
     Raises:
-        LlmtuneError: the account cannot be listed, no new base model is named, or the budget does not hold.
+        LlmtuneError: the account cannot be listed, no new base model is named, the budget does not hold, or another
+            process works on the folder.
     """
     tell = say or (lambda text: log.info("%s", text))
     provider = get_provider(source_provider)
@@ -138,40 +142,52 @@ def rescue_all(
     models = [each for each in listed if each.checkpoint_of is None]
     chosen = (filters or Filters()).take(models)
     root = Path(out) if out is not None else Path(f"rescue-{provider.name}")
-    entries = list(_entries(provider, chosen, root, open_store()))
-    tell(f"{len(entries)} tuned models at {provider.name}")
-    checkpoint("rescue-listed")
+    with hold_folder(root):
+        entries = list(_entries(provider, chosen, root, open_store(), tell))
+        tell(f"{count(len(entries), 'tuned model')} at {provider.name}")
+        checkpoint("rescue-listed")
 
-    def summary() -> AccountRescue:
-        return AccountRescue(
-            provider=provider.name,
-            folder=str(root),
-            models=tuple(_summed_up(entry, max_rows) for entry in entries),
-            left_out=len(models) - len(chosen),
-            checkpoints=len(listed) - len(models),
-            notes=notes,
-        )
+        def summary() -> AccountRescue:
+            return AccountRescue(
+                provider=provider.name,
+                folder=str(root),
+                models=tuple(_summed_up(entry, max_rows) for entry in entries),
+                left_out=len(models) - len(chosen),
+                checkpoints=len(listed) - len(models),
+                notes=notes,
+            )
 
+        try:
+            for entry in entries:
+                _attempt(entry, lambda entry=entry: fetch_rows(entry.folder, entry.found, None, tell))  # type: ignore[misc]
+            spent = _prepare(entries, max_rows, deploy, tell)
+            _agree(entries, spent, recording.Consent(yes, budget, allow_unknown_cost, confirm))
+            _ask(entries, tell, patience)
+            for entry in entries:
+                if entry.folder.state.source is not None:
+                    _attempt(entry, lambda entry=entry: _write_job(entry, backend, model, max_rows))  # type: ignore[misc]
+            if not snapshot_only:
+                _train(
+                    entries, backend, model, max_rows, budget, spent,
+                    yes=yes, unknown=allow_unknown_cost, confirm_run=confirm_run, follow=follow, say=tell,
+                )  # fmt: skip
+        finally:
+            if root.is_dir():
+                done = summary()
+                done = done.model_copy(update={"models": (*done.models, *_earlier(root, done))})
+                write_file(root, "summary.json", done.model_dump_json(indent=2) + "\n")
+                write_file(root, "summary.md", account_page(done))
+        return summary()
+
+
+def _earlier(root: Path, now: AccountRescue) -> list[ModelRescue]:
+    """The models of an earlier call that are none of this one's: left out by filters, or gone from the account."""
     try:
-        for entry in entries:
-            _attempt(entry, lambda entry=entry: fetch_rows(entry.folder, entry.found, None, tell))  # type: ignore[misc]
-        spent = _prepare(entries, max_rows, deploy, tell)
-        _agree(entries, spent, recording.Consent(yes, budget, allow_unknown_cost, confirm))
-        _ask(entries, tell, patience)
-        for entry in entries:
-            if entry.folder.state.source is not None:
-                _attempt(entry, lambda entry=entry: _write_job(entry, backend, model, max_rows))  # type: ignore[misc]
-        if not snapshot_only:
-            _train(
-                entries, backend, model, max_rows, budget, spent,
-                yes=yes, unknown=allow_unknown_cost, confirm_run=confirm_run, follow=follow, say=tell,
-            )  # fmt: skip
-    finally:
-        if root.is_dir():
-            done = summary()
-            write_file(root, "summary.json", done.model_dump_json(indent=2) + "\n")
-            write_file(root, "summary.md", account_page(done))
-    return summary()
+        before = AccountRescue.model_validate_json((root / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    known = {model.model for model in now.models}
+    return [model for model in before.models if model.model not in known] if before.provider == now.provider else []
 
 
 def _listed(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
@@ -191,14 +207,37 @@ def _listed(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
     return models, ()
 
 
-def _entries(provider: Provider, models: list[RemoteModel], root: Path, store: Store) -> Iterator[_Entry]:
-    """Each model with its folder; two models of one short name have folders of their own."""
+def _entries(
+    provider: Provider, models: list[RemoteModel], root: Path, store: Store, say: recording.Say
+) -> Iterator[_Entry]:
+    """Each model with its folder; one that another process works on is left to it."""
     records = _records(provider, store)
-    names = [source.short_name(model.id) for model in models]
-    for model, name in zip(models, names, strict=True):
-        own = name if names.count(name) == 1 else f"{name}-{source.digest(model.id)}"
+    taken: set[Path] = set()
+    for model in models:
+        folder = _folder_for(model, root, taken, say)
+        taken.add(folder.path)
         found = source.Found(provider, None, records.get(model.id), model.id, model)
-        yield _Entry(found, Folder(root / own, model.id))
+        entry = _Entry(found, folder)
+        try:
+            check_not_held(folder.path)
+        except LlmtuneError as error:
+            entry.error, entry.elsewhere = error.message, True
+        yield entry
+
+
+def _folder_for(model: RemoteModel, root: Path, taken: set[Path], say: recording.Say) -> Folder:
+    """The folder that holds this model already, else a new one: by its short name, and where that is another's (or
+    something else lies there) by its short name and a digest. Which models are chosen makes no difference."""
+    name = source.short_name(model.id)
+    paths = (root / name, root / f"{name}-{source.digest(model.id)}")
+    free = [path for path in paths if path not in taken]
+    for path in sorted(free, key=lambda path: not (path / "rescue.json").exists()):
+        try:
+            return Folder(path, model.id)
+        except LlmtuneError as error:
+            unusable = error
+            say(f"{error.message}: {model.id} goes into a folder beside it")
+    raise unusable
 
 
 def _records(provider: Provider, store: Store) -> dict[str, RunRecord]:
@@ -211,6 +250,8 @@ def _records(provider: Provider, store: Store) -> dict[str, RunRecord]:
 
 def _attempt(entry: _Entry, step: Callable[[], object]) -> None:
     """Take a step of one model; what goes wrong with it stays with it."""
+    if entry.elsewhere:
+        return
     try:
         step()
     except OverBudget:
@@ -256,7 +297,7 @@ def _agree(entries: list[_Entry], spent: float, consent: recording.Consent) -> N
     costs = [each.cost for each in asking if each.cost is not None]
     unknown = len(asking) - len(costs)
     total = sum(costs)
-    formula = f"answers of {len(asking)} models, at most {total:,.2f} USD"
+    formula = f"answers of {count(len(asking), 'model')}, {golden_set.at_most(total)} USD"
     if unknown:
         formula += f" besides {unknown} of unknown price ({next(each.formula for each in asking if each.cost is None)})"
     consent.check(None if unknown else total, formula, asking[0].questions.sampling, spent)
@@ -308,14 +349,14 @@ def _train(
         kept = entry.folder.state.source
         assert kept is not None
         answers = recording.answers_cost(entry.folder, entry.found, kept, entry.questions)
-        state = rescue(
-            entry.found.model, backend, model=model, source_provider=entry.found.provider.name, out=entry.folder.path,
+        state = rescue_in(
+            entry.folder.path, entry.found.model, backend, model=model, source_provider=entry.found.provider.name,
             max_rows=max_rows, yes=yes, budget=None if left is None else left + answers, allow_unknown_cost=unknown,
             confirm_run=confirm_run, follow=follow, say=say,
         )  # fmt: skip
         entry.folder.state = state
         if left is not None and state.run is not None:
-            left = max(0.0, left - (open_store().get(state.run).plan.cost.total or 0.0))
+            left = max(0.0, left - (open_store().get(state.run).cost.total or 0.0))
 
     for entry in entries:
         if entry.folder.state.source is not None and "train" in entry.folder.state.source.files:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from llmtune._safety.private_files import make_private_folder
 from llmtune.errors import LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.rescues.results import Rescue, Step
+from llmtune.runs.store.leases import Lease, who
+from llmtune.runs.store.store import open_store
 
 
 class Folder:
@@ -94,6 +98,29 @@ def write_file(folder: Path, name: str, text: str) -> None:
     except BaseException:
         Path(made).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Hold the folder of a rescue, or of an account, for this process: two at once would ask, and pay, twice.
+
+    Raises:
+        LlmtuneError: another process that lives holds it.
+    """
+    lease = Lease(open_store(), f"rescue:{path.resolve()}")
+    if not lease.acquire():
+        raise LlmtuneError(
+            f"{path} is being worked on by another rescue ({who(lease.holder)})",
+            hint="wait until it has ended: the same command then goes on from there; or name another folder with --out",
+        )
+    with lease:
+        yield
+
+
+def check_not_held(path: Path) -> None:
+    """Raise `LlmtuneError` where another process holds this folder."""
+    with hold_folder(path):
+        pass
 
 
 def _digest(path: Path) -> str:

@@ -146,6 +146,11 @@ class GoldenFile:
         return found
 
 
+def at_most(cost: float) -> str:
+    """An upper bound in words; what is not nothing is not shown as 0.00."""
+    return "less than 0.01" if 0 < cost < 0.005 else f"at most {cost:,.2f}"
+
+
 def estimate(
     questions: Questions, provider: Provider, base: str, known: GoldenFile, *, answered: bool = False
 ) -> tuple[float | None, str]:
@@ -175,7 +180,7 @@ def estimate(
     cost = sent / 1e6 * price.input + most / 1e6 * price.output
     return cost, (
         f"{len(left)} answers: about {sent:,} tokens x {price.input:g} + at most {most:,} x {price.output:g}"
-        f" {price.currency} per million = at most {cost:,.2f} (price of {price.checked})"
+        f" {price.currency} per million = {at_most(cost)} (price of {price.checked})"
     )
 
 

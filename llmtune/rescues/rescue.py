@@ -16,7 +16,7 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunState
 from llmtune.rescues import evaluate, golden_set, html, recording, source
-from llmtune.rescues.folder import Folder
+from llmtune.rescues.folder import Folder, check_not_held, hold_folder
 from llmtune.rescues.results import Rescue, RescueReport, Source
 from llmtune.rescues.text import to_markdown
 from llmtune.runs.api import start
@@ -85,8 +85,41 @@ def rescue(
         LlmtuneError: the model is known to nobody, its training rows are gone (and no `data` was given), the new
             backend does not take the job; what was fetched and recorded so far stays in the folder.
     """
+    path = Path(out) if out is not None else Path(f"rescue-{source.short_name(model_or_run)}")
+    check_not_held(path.resolve().parent)  # the folder of an account, whose models are asked one after the other
+    with hold_folder(path):
+        return rescue_in(
+            path, model_or_run, to, model=model, source_provider=source_provider, prompts=prompts, data=data,
+            max_rows=max_rows, snapshot_only=snapshot_only, deploy=deploy, yes=yes, budget=budget,
+            allow_unknown_cost=allow_unknown_cost, confirm=confirm, confirm_run=confirm_run, follow=follow, say=say,
+            patience=patience,
+        )  # fmt: skip
+
+
+def rescue_in(
+    path: Path,
+    model_or_run: str,
+    to: str | Provider,
+    *,
+    model: str | None,
+    source_provider: str | None,
+    prompts: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    max_rows: int,
+    snapshot_only: bool = False,
+    deploy: bool = False,
+    yes: bool,
+    budget: float | None,
+    allow_unknown_cost: bool,
+    confirm: golden_set.Confirm | None = None,
+    confirm_run: Callable[[Receipt], None] | None,
+    follow: Follow | None,
+    say: Callable[[str], None] | None,
+    patience: RetryPolicy | None = None,
+) -> Rescue:
+    """Rescue one model into a folder that the caller holds; the arguments are those of `rescue`."""
     tell = say or (lambda text: log.info("%s", text))
-    folder = Folder(Path(out) if out is not None else Path(f"rescue-{source.short_name(model_or_run)}"), model_or_run)
+    folder = Folder(path, model_or_run)
     found = source.find(model_or_run, source_provider, open_store())
     backend = get_provider(to)
     if not snapshot_only:

@@ -81,6 +81,8 @@ def evaluate_run(
             hint="what the other models answered is kept, and is not asked again",
         )
     data["result"]["warnings"] = [*data["result"]["warnings"], *notes]
+    if dataset is not None:
+        data[evaluation.OTHER_ROWS] = True
     evaluation.keep_evaluation(store, record, data)
     return evaluation.write_report(store, store.get(run_id), provider)
 

@@ -140,6 +140,9 @@ def judge(
     return result, data
 
 
+#: Set in an evaluation that asked the rows of a file of its own, not the job's test rows.
+OTHER_ROWS = "other_rows"
+
 #: Names of the references that hold evaluations which a later one has taken the place of: "evaluation:1", ...
 EARLIER = "evaluation:"
 
@@ -251,7 +254,7 @@ def _build(
     plan = record.plan
     refs = store.refs(record.id)
     evaluated = kept_evaluation(store, record)
-    source = kept.data.get("source", "") if kept is not None and evaluated is not None else ""
+    elsewhere = kept is not None and evaluated is not None and kept.data.get(OTHER_ROWS)
     return build_report(
         identity=_identity(record, plan.target, refs, ended, model, transitions[-1][1]),
         receipt=plan,
@@ -260,7 +263,7 @@ def _build(
         not_reported=record.not_reported,
         transitions=transitions,
         evaluation=evaluated or _why_not_evaluated(record, model),
-        evaluated_on=source if source != plan.data.source else "",
+        evaluated_on=kept.data.get("source", "") if kept is not None and elsewhere else "",
         earlier_evaluations=earlier_evaluations(store, record),
         billed=record.billed,
         tokens_per_second=record.progress.tokens_per_second,

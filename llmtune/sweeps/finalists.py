@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmtune.errors import RunFailed
+from llmtune.errors import QuotaExceeded, RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
@@ -82,7 +82,11 @@ def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse
         mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
         if not purse.affords(mine, place, trial):
             break
-        run = start(mine, place.backend, yes=True, reuse=True, group=f"{search.group}/final")
+        try:
+            run = start(mine, place.backend, yes=True, reuse=True, group=f"{search.group}/final")
+        except QuotaExceeded as error:
+            purse.notes.append(f"trial {trial.number} was not trained as a finalist: {error.message}")
+            break
         runs.append(run.id)
         try:
             report = run.wait(pace=search.pace)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmtune.errors import InvalidJob, LlmtuneError, NotTranslatable, RunFailed
+from llmtune.errors import InvalidJob, LlmtuneError, NotTranslatable, QuotaExceeded, RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.points import NotReported, Series
 from llmtune.planning import support_matrix
 from llmtune.provider.abilities import Warming
 from llmtune.provider.protocol import Provider
-from llmtune.provider.types import RunState
+from llmtune.provider.types import JobRef, RunState
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
 from llmtune.runs.store.leases import Lease
+from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps import study as studies
 from llmtune.sweeps.results import TrialRow
@@ -36,8 +38,16 @@ if TYPE_CHECKING:
 #: Trials at one hosted backend at once, where it declares no limit of its own.
 AT_ONCE = 4
 
+#: Where a vendor takes no further job and none of ours is under way there: seconds until it is asked again, and how
+#: often, before the sweep ends with what it has.
+FULL_SECONDS = 60.0
+FULL_TRIES = 20
+
 #: Seconds between two looks at the trials of other workers.
 OTHERS_SECONDS = 0.5
+
+#: How the note of a trial begins that is not counted: a later call asks for another in its place.
+NOT_STARTED = "not started: "
 
 OnTrial = Callable[[TrialRow], None]
 
@@ -105,6 +115,12 @@ class Crew:
         limits = {place.backend.name: parallel or at_once(place.backend) for place in search.places}
         self._room = {name: threading.Semaphore(limit) for name, limit in limits.items()}
         self._at_once = parallel or sum(limits.values())
+        self._change = threading.Condition()
+        self._under_way_at: Counter[str] = Counter()
+        self._ended_at: Counter[str] = Counter()
+        self._full: dict[str, threading.Lock] = {}
+        """The backends that have refused a job for how many there were; they are asked for one trial at a time."""
+
         self.study = studies.open_study(
             search.group,
             search.space,
@@ -192,7 +208,7 @@ class Crew:
         import optuna
 
         every = self.study.get_trials(deepcopy=False)
-        begun = [each for each in every if not each.user_attrs.get("note", "").startswith("not started")]
+        begun = [each for each in every if not each.user_attrs.get("note", "").startswith(NOT_STARTED)]
         waiting = sum(each.state is optuna.trial.TrialState.WAITING for each in begun)
         return self._count - len(begun) + waiting
 
@@ -207,7 +223,7 @@ class Crew:
         if budget is not None and estimate is not None and spent + estimate > budget + 1e-9:
             held = f"{spent:,.2f} are spent or under way, and the next trial costs {estimate:,.2f}"
             reason = f"the budget of {budget:,.2f} USD: {held}"
-            trial.set_user_attr("note", f"not started: {reason}")
+            trial.set_user_attr("note", f"{NOT_STARTED}{reason}")
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return reason
         trial.set_user_attr("estimate", estimate or 0.0)
@@ -253,6 +269,10 @@ class Crew:
                 self.study.tell(trial, state=states.FAIL)
             else:
                 self.study.tell(trial, value)
+        except QuotaExceeded as error:  # no other trial would be taken either; what there is, is kept
+            trial.set_user_attr("note", f"{NOT_STARTED}{error.message}")
+            self.study.tell(trial, state=states.FAIL)
+            self._stopped = self._stopped or error.message
         except (RunFailed, NotTranslatable, InvalidJob) as error:
             trial.set_user_attr("note", error.message)
             self.study.tell(trial, state=states.FAIL)
@@ -268,21 +288,61 @@ class Crew:
         search = self._search
         group = f"{search.group}/{trial.number}"
         known = next(iter(self._store.runs(group=group)), None)
-        if known is not None and known.state is not RunState.PLANNED:
+        if known is not None and known.state is not RunState.PLANNED and not self._was_refused(known):
             run = Run(known.id, store=self._store, provider=backend)
             if known.state is RunState.CANCELLED:
                 return None, True
         else:
-            run = start(job, backend, yes=True, reuse=True, group=group)
+            run = self._start(job, backend, group)
         trial.set_user_attr("run", run.id)
         watch = _Pruning(trial, run, search) if search.pruning else None
-        try:
-            run.wait(on_update=watch, pace=search.pace)
-        except RunFailed:
-            if watch is not None and watch.pruned:
-                return None, True
-            raise
+        with self._counted(backend.name):
+            try:
+                run.wait(on_update=watch, pace=search.pace)
+            except RunFailed:
+                if watch is not None and watch.pruned:
+                    return None, True
+                raise
         return _value(run, search), False
+
+    # --- a vendor that takes only so many jobs at once -------------------------------------------------------------
+    def _was_refused(self, record: RunRecord) -> bool:
+        """Whether the vendor never took this run: another is started in its place."""
+        return record.state is RunState.FAILED and self._store.ref(record.id, "job", JobRef) is None
+
+    def _start(self, job: TuningJob, backend: Provider, group: str) -> Run:
+        """Start a trial's run; where the vendor takes no further job, as soon as one of ours has ended."""
+        idle = 0
+        while True:
+            ended = self._ended_at[backend.name]
+            with self._full.get(backend.name, contextlib.nullcontext()):
+                try:
+                    return start(job, backend, yes=True, reuse=True, group=group)
+                except QuotaExceeded as error:
+                    if not error.jobs or idle >= FULL_TRIES:
+                        raise
+                    self._full.setdefault(backend.name, threading.Lock())
+                    idle = 0 if self._job_ended(backend.name, ended) else idle + 1
+
+    def _job_ended(self, name: str, ended: int) -> bool:
+        """Wait until one of our jobs at a backend has ended, or for a while where none is under way there."""
+        with self._change:
+            while self._ended_at[name] == ended and self._under_way_at[name]:
+                self._change.wait(FULL_SECONDS)
+            return self._ended_at[name] != ended or self._change.wait(FULL_SECONDS)
+
+    @contextlib.contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        with self._change:
+            self._under_way_at[name] += 1
+            self._change.notify_all()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._under_way_at[name] -= 1
+                self._ended_at[name] += 1
+                self._change.notify_all()
 
     # --- what came out ---------------------------------------------------------------------------------------------
     def rows(self) -> tuple[TrialRow, ...]:
@@ -352,8 +412,8 @@ def cost_of(record: Any) -> float | NotReported:
         return 0.0
     if record.billed is not None and record.billed.amount is not None:
         return float(record.billed.amount)
-    total = record.plan.cost.total
-    return NotReported(record.plan.cost.unknown or "not known") if total is None else float(total)
+    total = record.cost.total
+    return NotReported(record.cost.unknown or "not known") if total is None else float(total)
 
 
 def _value(run: Run, search: Search) -> float | None:

@@ -48,6 +48,7 @@ def from_answer(
         return QuotaExceeded(
             f"the account's quota is reached ({doing}: {said})",
             hint="wait for running jobs to end, or ask for more in the Service Quotas console",
+            jobs="job" in message.lower(),
         )
     if code == CONFLICT:
         return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)

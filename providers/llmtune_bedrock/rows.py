@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
+from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart, Part, TextPart, ToolCall
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
@@ -140,13 +140,12 @@ class ConverseRows(RowFormat):
         elif isinstance(block.get("toolResult"), dict):
             result = block["toolResult"]
             content = result.get("content")
-            texts = [_result_text(one) for one in content] if isinstance(content, list) else []
             called = result.get("toolUseId")
             if not isinstance(called, str):
                 parts.fault("tool-call-id", f"{where}.toolResult names no toolUseId", "name the call it answers")
                 called = None
             extra = rest(result, "toolUseId", "content")
-            parts.answers.append(Message("tool", "\n".join(texts), (), called, extra=extra))
+            parts.answers.append(Message("tool", _read_result(content), (), called, extra=extra))
         else:
             parts.content.append(OtherPart(next(iter(block), "empty"), block))
 
@@ -188,7 +187,14 @@ class ConverseRows(RowFormat):
         return blocks
 
     def problems(self, example: Example) -> list[Finding]:
-        return super().problems(example) + check_long_numbers(example, self.name)
+        found = super().problems(example) + check_long_numbers(example, self.name)
+        if any(message.role == "system" and message.images for message in example.messages):
+            what = f"{self.name} rows cannot carry images in a system turn"
+            found.append(error("lost-images", what, "put the image into a user turn"))
+        beside = next((key for tool in example.tools for key in tool if key not in ("type", "function")), None)
+        if beside is not None:
+            found.append(warning("changed-tools", f"{self.name} rows cannot carry {beside!r} of a tool", ""))
+        return found
 
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _BLOCKS and "type" not in part.raw
@@ -249,10 +255,28 @@ def _thought_of(part: Part) -> str | None:
     return str(text["text"])
 
 
-def _result_text(block: Any) -> str:
-    if isinstance(block, dict) and isinstance(block.get("text"), str):
-        return str(block["text"])
-    return orjson.dumps(block.get("json", block) if isinstance(block, dict) else block).decode()
+class _JsonPart(TextPart):
+    """A result given as JSON, which is written back as such."""
+
+    __slots__ = ()
+
+
+def _read_result(blocks: Any) -> Content:
+    """The content of a result: a text, or its blocks where one of them is something else."""
+    parts: list[Part] = []
+    for block in blocks if isinstance(blocks, list) else ():
+        if isinstance(block, dict) and isinstance(block.get("text"), str):
+            parts.append(TextPart(block["text"]))
+        elif isinstance(block, dict) and "json" in block:
+            parts.append(_JsonPart(orjson.dumps(block["json"]).decode()))
+        elif isinstance(block, dict) and isinstance(block.get("image"), dict):
+            parts.append(_read_image(block))
+        else:
+            raw = block if isinstance(block, dict) else {}
+            parts.append(OtherPart(next(iter(raw), "empty"), raw))
+    if all(part.__class__ is TextPart for part in parts):
+        return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    return tuple(parts)
 
 
 def _read_image(block: Mapping[str, Any]) -> Part:
@@ -285,12 +309,22 @@ def _write_image(image: ImagePart) -> dict[str, Any]:
     return {"image": {"format": media_type.removeprefix("image/"), "source": source}}
 
 
+def _write_result_part(part: Part) -> dict[str, Any]:
+    if isinstance(part, _JsonPart):
+        return {"json": orjson.loads(part.text)}
+    if isinstance(part, TextPart):
+        return {"text": part.text}
+    return _write_image(part) if isinstance(part, ImagePart) else dict(part.raw)
+
+
 def write_result(message: Message) -> dict[str, Any]:
     """Return the answer to a call as a block."""
     return {
         "toolResult": {
             "toolUseId": message.tool_call_id or "",
-            "content": [{"text": message.words}],
+            "content": [*map(_write_result_part, message.content)]
+            if isinstance(message.content, tuple)
+            else [{"text": message.words}],
             **{key: value for key, value in (message.extra or {}).items() if key in _RESULT_KEYS},
         }
     }

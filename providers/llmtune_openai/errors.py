@@ -28,6 +28,9 @@ EXHAUSTED = frozenset(
 )
 
 
+#: Those of them that lift when a job ends.
+ACTIVE_JOBS = frozenset({"max_active_jobs_exceeded", "toomanyactivejobs"})
+
 #: Those of them that money lifts.
 MONEY = frozenset(
     {
@@ -88,7 +91,11 @@ def refusal(
             hint=hint,
         )
     if (code or "").lower() in EXHAUSTED or (status == 429 and "maximum" in words and "active" in words):
-        return QuotaExceeded(f"{title}: {words}", hint=_way_out((code or "").lower(), words.lower()))
+        return QuotaExceeded(
+            f"{title}: {words}",
+            hint=_way_out((code or "").lower(), words.lower()),
+            jobs=(code or "").lower() in ACTIVE_JOBS or ("maximum" in words and "active" in words),
+        )
     facts: dict[str, Any] = {"code": code, "status": status, "raw": raw}
     if status == 429:
         wait = retry_after(headers)

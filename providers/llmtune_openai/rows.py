@@ -175,7 +175,7 @@ def azure_token_limit(method: str, model: str | None) -> TokenLimit | None:
     return token_limit(method, model)
 
 
-_DEFAULTS = {"sft": "openai", "dpo": "openai_preference", "classification": "openai"}
+_DEFAULTS = {"sft": "openai", "dpo": "openai_preference"}
 
 OPENAI_ROWS = VendorRows(
     provider="openai",

@@ -50,6 +50,7 @@ def from_answer(
             return QuotaExceeded(
                 f"the project's quota is reached ({doing}: {said})",
                 hint="one tuning job a project runs at once by default: wait for it, or ask for more quota",
+                jobs="concurrent" in low or "job" in low,
             )
         return TransientError(f"Google is limiting {doing}: {said}", sent=False, retry_after=retry_after, **facts)
     if status in (408, 409, 499) or (status is not None and status >= 500):

@@ -32,7 +32,9 @@ from llmtune_vertex.capabilities import (
     OPEN_ROWS,
     PREFERENCE_ROWS,
     find_family,
+    load_catalog,
 )
+from llmtune_vertex.declarations import OPEN
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
 PREFERENCE = "Google Cloud, Preference tuning, 2026"
@@ -84,9 +86,9 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
 
 def _thought_of(part: Part) -> str | None:
     """The text of a part that holds a thought, and nothing else that is not read; None for any other."""
-    if not isinstance(part, OtherPart) or part.kind != "thought" or not _THOUGHT_KEYS.issuperset(part.raw):
+    if not isinstance(part, OtherPart) or part.kind != "thought":
         return None
-    return str(part.raw["text"])
+    return str(part.raw["text"]) if {"text"} <= part.raw.keys() <= _THOUGHT_KEYS else None
 
 
 #: What is read of the objects that a part holds.
@@ -262,6 +264,7 @@ def tool_problems(example: Example, name: str) -> list[Finding]:
     """What a function declaration has no place for."""
     for tool in example.tools:
         beside = [key for key in tool.get("function", {}) if key not in _FUNCTION_KEYS]
+        beside += [key for key in tool if key not in ("type", "function")]
         if beside:
             return [warning("changed-tools", f"{name} rows cannot carry {beside[0]!r} of a tool", "")]
     return []
@@ -314,6 +317,9 @@ class GeminiRows(RowFormat):
                 f"{self.name} rows hold the reasoning as a part with thought: true; whether tuning reads it is not said"
             )
             found.append(warning("changed-reasoning", f"{what} ({ABOUT})", "try a few rows first, or leave it out"))
+        if any(message.role == "tool" and message.images for message in example.messages):
+            what = f"{self.name} rows cannot carry images in the answer to a call"
+            found.append(error("lost-images", what, "put the image into a user turn"))
         return found + check_long_numbers(example, self.name)
 
 
@@ -393,9 +399,13 @@ class OpenRows(ChatRows):
 
 
 @lru_cache(maxsize=64)
+def _is_open(model: str | None) -> bool:
+    return model is not None and find_family(model) == "open"
+
+
 def choose(method: str, model: str | None) -> str:
     """Return the row format that a model takes: Gemini's own, or chat rows for open models."""
-    if model is not None and find_family(model) == "open":
+    if _is_open(model):
         return OPEN_ROWS
     return PREFERENCE_ROWS if method == "dpo" else GEMINI_ROWS
 
@@ -415,7 +425,9 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Rows and bytes of a file (pages of 2026)."""
+    """Rows and bytes of a file for Gemini (pages of 2026); the page on open models names no limit."""
+    if _is_open(facts.model):
+        return
     most = MAX_IMAGE_ROWS if facts.features & f.IMAGES else MAX_ROWS
     if facts.role == "train":
         yield from count_findings(facts.rows, "rows", ABOUT, most=most)
@@ -431,8 +443,9 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
     """131,072 tokens a row for Gemini; open models have their own, which the catalogue lists."""
-    if model is not None and "@" in model:
-        return None
+    if model is not None and _is_open(model):
+        most = load_catalog().model(model)[0].max_tokens_per_row
+        return None if most is None else TokenLimit(most, refuses=False, source=OPEN)
     return TokenLimit(MAX_TOKENS, refuses=False, source=ABOUT)
 
 

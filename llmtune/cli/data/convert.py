@@ -17,6 +17,7 @@ from llmtune.cli.data.options import (
     FormatOption,
     JsonOption,
     LabelOption,
+    MethodOption,
     ModelOption,
     OnEmptyOption,
     SystemOption,
@@ -30,7 +31,7 @@ def convert(
     file: FileArgument,
     target: Annotated[Path, typer.Argument(help="The file to write: .jsonl .json .csv .tsv .parquet, also .gz .zst.")],
     to: Annotated[str, typer.Option("--to", help="A row format, or a provider for the one it takes.")],
-    method: Annotated[str, typer.Option(help="sft, dpo or classification; for a provider's format.")] = "sft",
+    method: MethodOption = None,
     model: ModelOption = None,
     allow_lossy_data: Annotated[
         bool, typer.Option("--allow-lossy-data", help="Leave out what the row format cannot carry.")

@@ -28,8 +28,9 @@ def list_formats(as_json: JsonOption = False) -> None:
             }
         )
         return
+    width = max(map(len, known))
     for name, fmt in known.items():
-        out.print(f"[bold]{name:<22}[/]{escape(fmt.title)}", soft_wrap=True)
+        out.print(f"[bold]{name:<{width}}[/]  {escape(fmt.title)}", soft_wrap=True)
     out.print(f"\ncontainers: {', '.join(CONTAINERS)}; also compressed (gzip, bzip2, xz, zstd)", soft_wrap=True)
     for name, rows in vendors().items():
         takes = ", ".join(f"{method}: {fmt}" for method, fmt in rows.defaults.items())

@@ -82,7 +82,9 @@ def print_stats(counted: dict[str, Any], bills: dict[str, Any], epochs: int) -> 
         f"{counted['rows']:,} rows of {counted['format']}, {counted['turns']:,} turns, {counted['bytes']:,} bytes"
     )
     roles = ", ".join(f"{role} {tokens[role]:,}" for role in ("system", "user", "assistant", "tool") if tokens[role])
-    out.print(f"{tokens['total']:,} tokens ({roles}); {tokens['trained']:,} of them learned", soft_wrap=True)
+    thoughts = tokens["reasoning"]
+    share = f"; {thoughts:,} are reasoning ({thoughts / tokens['total']:.0%})" if thoughts else ""
+    out.print(f"{tokens['total']:,} tokens ({roles}); {tokens['trained']:,} of them learned{share}", soft_wrap=True)
     out.print(f"[dim]{tokens['rule']}[/]", soft_wrap=True)
     lengths = ", ".join(f"{name} {value:,}" for name, value in counted["lengths"].items())
     out.print(f"tokens a row: {lengths}", soft_wrap=True)

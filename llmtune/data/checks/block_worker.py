@@ -127,7 +127,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
             if item.extra or not simple:
                 unused.add(item if writer is None else writer.without_own_keys(item), turns_key)
             bits = plain_features(item) if simple else features(item)
-            if not simple or work.method == "dpo":
+            if not simple or work.method in ("dpo", "classification"):
                 found += check_example(item, work.method)
             if writer is not None and not (simple and takes(item)):
                 found += left_out.problems(writer, item)

@@ -18,12 +18,11 @@ from llmtune.data.checks.near_duplicates import NearLeaks
 from llmtune.data.checks.per_row import check_example
 from llmtune.data.checks.reasoning import ReasoningCount
 from llmtune.data.checks.stats import Stats
-from llmtune.data.checks.vendor_rules import trains_reasoning
+from llmtune.data.checks.vendor_rules import method_of, trains_reasoning
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, warning
-from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
-from llmtune.data.formats.registry import get_writer, vendor
-from llmtune.data.formats.row_features import PREFERENCE
+from llmtune.data.formats.base import FileFacts, Rendering, VendorRows
+from llmtune.data.formats.registry import all_formats, get_writer, vendor
 from llmtune.data.hashing import label_set, names_labels
 from llmtune.data.io.base import BROKEN, HUB, Notes, Sniffed, open_bytes, sniff
 from llmtune.data.io.json_lines import blocks
@@ -290,7 +289,7 @@ class _Checker:
         writer = None
         method = self._method or "sft"
         if rows is not None:
-            method = self._method or _method_of(fmt, rows)
+            method = self._method or method_of(fmt, rows)
             if method in rows.defaults:
                 writer = get_writer(rows.format_for(method, self._model))
             else:
@@ -306,7 +305,7 @@ class _Checker:
             fmt=fmt,
             file=path,
             part=part,
-            method=self._method,
+            method=self._method if rows is None else method,
             rules=None if rows is None else partial(_row_rules, rows, self._rendering, method, self._model),
             writer=writer,
             checks=self._checks,
@@ -372,10 +371,10 @@ class _Checker:
                 tokens=stats.total_tokens,
                 exact_tokens=stats.exact,
                 format=report.format or "",
-                method=self._method or ("dpo" if stats.features & PREFERENCE else "sft"),
+                method=self._method or method_of(all_formats().get(report.format or ""), self._rows),
                 model=self._model,
                 features=stats.features,
-                labels=stats.label_counts,
+                labels=stats.labels if stats.labels is not None and not stats.unlabelled else {},
                 train_rows=train if report.role != "train" else None,
                 total_rows=total,
             )
@@ -395,15 +394,6 @@ class _Checker:
                     f"a job that splits this file trains on about {rows} of its {facts.rows} rows: {finding.message}",
                     "add rows, or set dataset.split so that enough are left to train on",
                 )
-
-
-def _method_of(fmt: RowFormat | None, rows: VendorRows) -> str:
-    """The method that rows of this format are for at this backend, where none is named."""
-    if fmt is None:
-        return "sft"
-    if fmt.name == "labelled" and "classification" in rows.defaults:
-        return "classification"
-    return "dpo" if fmt.pairs else "sft"
 
 
 def _row_rules(

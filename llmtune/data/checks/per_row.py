@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Example, Message, UnlistedMessage
+from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats.row_features import texts_of
 from llmtune.data.hashing import label_of
@@ -44,12 +44,12 @@ def in_own_terms(findings: Sequence[Finding], example: Example, turns_key: str) 
         return findings
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     turns = (*example.messages, *answers)
-    if turns_key == "messages" and not any(isinstance(turn, UnlistedMessage) for turn in turns):
+    if turns_key == "messages" and all(turn.listed == 1 for turn in turns):
         return findings
 
     def name_turn(match: re.Match[str]) -> str:
         before = turns[: int(match.group(1)) + 1]
-        listed = sum(not isinstance(turn, UnlistedMessage) for turn in before)
+        listed = sum(turn.listed for turn in before)
         return f"{turns_key}[{listed - 1}]" if listed else "system"
 
     return [finding._replace(message=_TURN.sub(name_turn, finding.message)) for finding in findings]

@@ -49,6 +49,7 @@ class Stats:
     turns: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
     trained_tokens: int = 0
+    reasoning_tokens: int = 0
     longest: int = 0
     lengths: Lengths = field(default_factory=Lengths)
     labels: Counter[str] | None = field(default_factory=Counter)
@@ -69,6 +70,7 @@ class Stats:
             counts["assistant"] += tokens.assistant
             counts["tool"] += tokens.tool
             self.trained_tokens += tokens.trained
+            self.reasoning_tokens += tokens.reasoning
             self.lengths.add(tokens.total)
             self.longest = max(self.longest, tokens.total)
         if label is None:
@@ -84,6 +86,7 @@ class Stats:
         self.turns += other.turns
         self.tokens.update(other.tokens)
         self.trained_tokens += other.trained_tokens
+        self.reasoning_tokens += other.reasoning_tokens
         self.longest = max(self.longest, other.longest)
         self.lengths.counts.update(other.lengths.counts)
         self.unlabelled += other.unlabelled
@@ -116,6 +119,7 @@ class Stats:
                 "total": self.total_tokens,
                 **{role: self.tokens.get(role, 0) for role in _ROLES},
                 "trained": self.trained_tokens,
+                "reasoning": self.reasoning_tokens,
                 "exact": self.exact,
                 "rule": self.rule,
             },

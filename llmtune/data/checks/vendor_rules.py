@@ -9,7 +9,7 @@ from llmtune.data.checks.per_row import in_own_terms
 from llmtune.data.checks.reasoning import ReasoningCount
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
-from llmtune.data.formats.base import FileFacts, Rendering, VendorRows
+from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
 from llmtune.data.formats.row_features import features
 from llmtune.data.hashing import label_of
 
@@ -76,6 +76,15 @@ def find_missing_reasoning(
         count.add(row)
     for finding in count.findings(model or "the model", rules.reasoning_remedy):
         yield finding.at(source, None)
+
+
+def method_of(fmt: RowFormat | None, rules: VendorRows) -> str:
+    """The method that rows of this format are for at this backend, where none is named."""
+    if fmt is None:
+        return "sft"
+    if fmt.name == "labelled" and "classification" in rules.defaults:
+        return "classification"
+    return "dpo" if fmt.pairs else "sft"
 
 
 def trains_reasoning(rules: VendorRows | None, rendering: Rendering | None, model: str | None) -> bool:

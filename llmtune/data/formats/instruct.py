@@ -276,7 +276,7 @@ class Labelled(RowFormat):
             found = _list_in(found)
         if isinstance(found, (str, int)):  # bool is an int: "True", "False"
             label = str(found)
-        elif isinstance(found, float) and found.is_integer():
+        elif isinstance(found, float) and found.is_integer() and abs(found) < 1 << 63:
             label = str(int(found))
         elif isinstance(found, list) and all(isinstance(one, (str, int)) for one in found):
             label = tuple(str(one) for one in found)

@@ -69,7 +69,7 @@ def folder_rows(path: Path, read_file: Callable[[Path, Sniffed], Iterator[Raw | 
 
 def hub_rows(address: str) -> Iterator[Raw | Finding]:
     """The rows of `hf://owner/name[?config=...&split=train&revision=...]`, streamed through the datasets library."""
-    from llmtune.data.io.tables import without_padding
+    from llmtune.data.io.tables import as_json
 
     try:
         turn_off_telemetry()
@@ -93,7 +93,7 @@ def hub_rows(address: str) -> Iterator[Raw | Finding]:
             if isinstance(feature, datasets.ClassLabel)
         }
         for number, padded in enumerate(found, 1):
-            row = {key: without_padding(value) for key, value in padded.items()}
+            row = {key: as_json(value) for key, value in padded.items()}
             for key, labels in names.items():
                 value = row.get(key)
                 if isinstance(value, int) and 0 <= value < len(labels):

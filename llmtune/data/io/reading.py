@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from llmtune.data.example import Example
@@ -13,6 +14,7 @@ from llmtune.data.findings import Finding, error, refuse, warning
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import hiding_key, kind, lower_keys, read_truth
 from llmtune.data.formats.instruct import Labelled
+from llmtune.data.formats.json_text import find_long_number
 from llmtune.data.formats.preference import check_unpaired
 from llmtune.data.formats.registry import all_formats, detect, general_formats, get_format
 from llmtune.data.io import readers
@@ -275,6 +277,8 @@ def read_rows(
                 yield refused.at(file, line)
                 faults.clear()
                 continue
+        if not faults and (example[1] or any(turn[2] for turn in example[0])):
+            faults += check_digits(row, example)
         if faults:
             wrong = other_format(row, fmt, faults)
             yield from [fault.at(file, line) for fault in (wrong or faults)]
@@ -308,6 +312,17 @@ def check_media(example: Example) -> list[Finding]:
         )
         for key in found
     ]
+
+
+def check_digits(row: Mapping[str, Any], example: Example) -> list[Finding]:
+    """The refusal of a number above 64 bits in a row with tools, outside JSON text: it was read as a float, so its
+    digits are gone, and a tool's schema, a call or a result would be learned with others."""
+    beside = example.extra or {}
+    number = find_long_number([{key: value for key, value in row.items() if key not in beside}, *example.tools])
+    if number is None:
+        return []
+    what = f"the row holds a number above 64 bits, of which only {number!r} can be read"
+    return [error("cannot-number", what, "write it as a string")]
 
 
 def _check_hidden(example: Example) -> Finding | None:
@@ -351,7 +366,11 @@ def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator
             yield item
             continue
         line, row = item
+        own = renames
         missing = [theirs for theirs in renames if theirs not in row]
+        if missing:
+            own = _as_spelled(renames, row)
+            missing = [theirs for theirs in own if theirs not in row]
         if missing:
             have = ", ".join(map(repr, row))
             yield error("columns", f"there is no column {missing[0]!r}; the row has {have}", "check the names").at(
@@ -360,7 +379,7 @@ def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator
             continue
         renamed: dict[str, Any] = {}
         for key, value in row.items():
-            new = renames.get(key)
+            new = own.get(key)
             if new is None:  # a key whose name another one takes over keeps its value under a longer name
                 new = f"original_{key}" if key in taken else key
             renamed[new] = value
@@ -369,6 +388,12 @@ def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator
             if other not in _QUESTIONS:
                 renamed["text"] = renamed.pop(other)
         yield line, renamed
+
+
+def _as_spelled(renames: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, str]:
+    """The names with their letters as the row has them; headers and keys are read in any case."""
+    spelled = {key.lower(): key for key in row}
+    return {theirs if theirs in row else spelled.get(theirs.lower(), theirs): ours for theirs, ours in renames.items()}
 
 
 _REINFORCEMENT = (("problem", "solution"), ("prompt", "ground_truth"), ("question", "solution"))
@@ -409,15 +434,16 @@ def _guess_options(row: Mapping[str, Any], rows: Sequence[Any]) -> str:
         key: [other[key] for other in rows if isinstance(other, dict) and isinstance(other.get(key), str)]
         for key in texts
     }
+    texts = [key for key in texts if not all(value.strip().isdigit() for value in values[key])]  # numbers are no text
     size = {key: sum(map(len, values[key])) for key in texts}
     longest = sorted(sorted(texts, key=lambda key: -size[key])[:2], key=texts.index)
     if len(longest) < 2:
-        return f"--column text={longest[0]}" if longest else ""
+        return f"--column text={quote(longest[0])}" if longest else ""
     for key in longest:
         if len(values[key]) > 3 and 2 * len(set(values[key])) <= len(values[key]):  # few values, given again and again
             other = next(text for text in longest if text != key)
-            return f"--column text={other} --column label={key}"
-    return f"--column prompt={longest[0]} --column completion={longest[1]}"
+            return f"--column text={quote(other)} --column label={quote(key)}"
+    return f"--column prompt={quote(longest[0])} --column completion={quote(longest[1])}"
 
 
 def choose(option: str, value: str, choices: Sequence[str]) -> str:

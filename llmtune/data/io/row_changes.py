@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from llmtune.data.example import Example, Message, TextPart
+from llmtune.data.example import Example, Message, TextPart, folded
 from llmtune.data.findings import Finding, error, info
 
 OnEmpty = Literal["error", "drop"]
@@ -71,10 +71,20 @@ def _fold(example: Example) -> Example:
     leading = next((index for index, turn in enumerate(messages) if turn.role != "system"), len(messages))
     if leading == 0 or leading == len(messages) or messages[leading].role != "user":
         return example
+    if any(not isinstance(part, TextPart) for turn in messages[:leading] for part in _parts(turn)):
+        return example  # an image has no place in the text that is put before
     system = "\n\n".join(turn.words for turn in messages[:leading] if turn.words)
-    if not system:
-        return example.replace(messages=messages[leading:])
-    return example.replace(messages=(_with_before(messages[leading], system), *messages[leading + 1 :]))
+    first = _with_before(messages[leading], system) if system else messages[leading]
+    beside: dict[str, Any] = {}
+    for turn in messages[: leading + 1]:
+        beside |= turn.extra or {}
+    if beside:
+        first = first.replace(extra=beside)
+    return example.replace(messages=(folded(first, messages[:leading]), *messages[leading + 1 :]))
+
+
+def _parts(turn: Message) -> tuple[Any, ...]:
+    return turn.content if isinstance(turn.content, tuple) else ()
 
 
 def _with_before(turn: Message, text: str) -> Message:

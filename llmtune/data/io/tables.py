@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import codecs
 import csv
 import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from llmtune.data.findings import Finding, error, warning
@@ -199,12 +202,12 @@ def _header_taken_as_row(records: list[list[str]], names: list[str], line: int) 
     single = sum(" " in text.strip() for text in texts) * 2 < len(texts)
     if single and not any("_" in cell for cell in first):
         return  # texts of one word look like names themselves
-    options = " ".join(f"--column {name}={cell.strip()}" for name, cell in zip(names, first, strict=True))
+    options = " ".join(f"--column {name}={quote(cell.strip())}" for name, cell in zip(names, first, strict=True))
     yield warning(
         "header-as-row",
         f"the first line ({', '.join(first)}) looks like a header, and was taken as a row of {' and '.join(names)}",
-        f"if it is one, name the columns ({options}, or --column prompt={first[0].strip()}"
-        f" --column completion={first[1].strip()}); else leave it",
+        f"if it is one, name the columns ({options}, or --column prompt={quote(first[0].strip())}"
+        f" --column completion={quote(first[1].strip())}); else leave it",
     ).at(None, line)
 
 
@@ -212,7 +215,9 @@ def _guess_columns(records: list[list[str]]) -> list[str] | Finding:
     """Names for the two columns of a table without a header: the one with few short repeated values is the label."""
     if {len(cells) for cells in records} != {2}:
         first = [cell.strip() for cell in records[0] if cell.strip()]
-        options = " ".join(f"--column {ours}={cell}" for ours, cell in zip(("text", "label"), first, strict=False))
+        options = " ".join(
+            f"--column {ours}={quote(cell)}" for ours, cell in zip(("text", "label"), first, strict=False)
+        )
         named = all(_NAME.fullmatch(cell) for cell in first)
         return error(
             "csv",
@@ -241,11 +246,11 @@ def _arrow_rows(path: Path, container: str, first: int = 0) -> Iterator[Raw | Fi
         number = first
         for batch in _batches(path, container, pyarrow):
             names = _class_names(batch.schema)
-            nested = [field.name for field in batch.schema if pyarrow.types.is_nested(field.type)]
+            others = [field.name for field in batch.schema if not _is_plain(field.type, pyarrow.types)]
             for row in batch.to_pylist():
                 number += 1
-                for key in nested:
-                    row[key] = without_padding(row[key])
+                for key in others:
+                    row[key] = as_json(row[key])
                 for key, labels in names.items():
                     value = row.get(key)
                     if isinstance(value, int) and 0 <= value < len(labels):
@@ -255,11 +260,35 @@ def _arrow_rows(path: Path, container: str, first: int = 0) -> Iterator[Raw | Fi
         yield error("unreadable", f"the {container} file cannot be read: {fault}", "it is damaged or not whole")
 
 
-def without_padding(value: Any) -> Any:
-    """A value without the nulls in its objects: Arrow gives every object of a column the keys of all the others."""
+def _is_plain(type_: Any, types: Any) -> bool:
+    """Whether values of an Arrow type are what JSON has, too."""
+    return bool(
+        types.is_string(type_)
+        or types.is_large_string(type_)
+        or types.is_integer(type_)
+        or types.is_floating(type_)
+        or types.is_boolean(type_)
+        or types.is_null(type_)
+    )
+
+
+def as_json(value: Any) -> Any:
+    """A value of a table as JSON has it: text for bytes (some writers mark no column as text), dates and decimals; and
+    no nulls in objects, as Arrow gives every object of a column the keys of all the others."""
     if isinstance(value, dict):
-        return {key: without_padding(part) for key, part in value.items() if part is not None}
-    return [without_padding(part) for part in value] if isinstance(value, list) else value
+        return {key: as_json(part) for key, part in value.items() if part is not None}
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else str(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _batches(path: Path, container: str, pyarrow: Any) -> Iterator[Any]:

@@ -58,7 +58,7 @@ def control_tokens(tokenizer: Any) -> frozenset[str]:
 
 
 class RowTokens(NamedTuple):
-    """Tokens of one row: by role, in all, in the longest turn, and of what is learned."""
+    """Tokens of one row: by role, in all, in the longest turn, of what is learned, and of the reasoning before it."""
 
     system: int
     user: int
@@ -67,6 +67,7 @@ class RowTokens(NamedTuple):
     total: int
     longest_turn: int
     trained: int
+    reasoning: int = 0
 
 
 class Counter:
@@ -99,12 +100,13 @@ class Counter:
         turns: Sequence[Message] = example.messages
         if example.preference is not None:
             turns = (*turns, *example.preference.preferred, *example.preference.rejected)
-        system = user = assistant = tool = longest = trained = 0
+        system = user = assistant = tool = longest = trained = reasoning = 0
         for message in turns:
             content = message.content
             text = content if content.__class__ is str and not message.tool_calls else turn_text(_wordy(message))
             if message.reasoning is not None:
                 text = f"{message.reasoning}\n{text}"
+                reasoning += self.text(message.reasoning)
             count = self.text(text) + TOKENS_PER_TURN
             longest = max(longest, count)
             role = message.role
@@ -122,7 +124,8 @@ class Counter:
             import orjson
 
             system += self.text(orjson.dumps(list(example.tools)).decode())
-        return RowTokens(system, user, assistant, tool, system + user + assistant + tool, longest, trained)
+        total = system + user + assistant + tool
+        return RowTokens(system, user, assistant, tool, total, longest, trained, reasoning)
 
 
 def _wordy(message: Message) -> Message:

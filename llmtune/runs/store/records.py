@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
 
 from llmtune.job.spec import TuningJob
+from llmtune.provider.cost import CostEstimate
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.types import Billed, Cursor, EncodedFile, Progress, Request, RunKey, RunState
 
@@ -75,6 +76,11 @@ class RunRecord(LiveRecord):
     def plan(self) -> Receipt:
         """The receipt, as it was planned."""
         return load_receipt(self.receipt)
+
+    @property
+    def cost(self) -> CostEstimate:
+        """The estimate, for the number of epochs that the vendor says it trains."""
+        return self.plan.cost.for_epochs(self.resolved.get("epochs"))
 
 
 #: Fields that have a column of their own and never change; state and updated have one too. Then those that change

@@ -35,9 +35,13 @@ def vendor() -> Iterator[Fake]:
 
 
 @pytest.fixture
-def run(vendor: Fake, tmp_path: Path) -> Run:
-    """A finished run whose base model always says "shipping" and whose tuned model is nearly always right."""
-    rows = tmp_path / "rows.jsonl"
+def run(vendor: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A finished run of a job that names its rows as a user does.
+
+    Its base model always says "shipping", and its tuned model is nearly always right.
+    """
+    monkeypatch.chdir(tmp_path)
+    rows = Path("rows.jsonl")
     labels = ("billing", "shipping", "returns")
     rows.write_text(
         "".join(
@@ -233,6 +237,7 @@ def test_evaluating_again_costs_nothing_and_keeps_what_was_there(run: Run, vendo
     assert (earlier.rows, earlier.asked) == (first.evaluation.rows, asked)
     assert isinstance(earlier.prompt_tokens, int)
     assert run.report() == report
+    assert (first.evaluated_on, report.evaluated_on) == ("", ""), "these are the job's own test rows"
 
 
 def test_other_rows_are_named_in_the_report(run: Run, tmp_path: Path) -> None:

@@ -119,3 +119,26 @@ def test_the_folds_of_system_prompts_are_told(tmp_path: Path) -> None:
     done = write([row], tmp_path / "rows.jsonl", "prompt_completion")
     assert [(finding.code, finding.severity) for finding in done.findings] == [("changed-system", "warning")]
     assert load(tmp_path / "rows.jsonl")[0].messages[0] == Message("user", "be brief\n\nq")
+
+
+def test_a_provider_is_asked_by_the_method_that_the_rows_are_for(rows_file: Any, tmp_path: Path) -> None:
+    pairs = rows_file([{"prompt": f"q{at}", "chosen": "a", "rejected": "b"} for at in range(3)], "pairs.jsonl")
+    plain = rows_file([chat_row(f"q{at}") for at in range(3)], "plain.jsonl")
+    assert convert(pairs, tmp_path / "a.jsonl", "openai").format == "openai_preference"
+    for path, method, code in ((plain, "dpo", "not-preference"), (pairs, "sft", "preference-in-sft")):
+        with pytest.raises(InvalidData) as refused:
+            convert(path, tmp_path / "b.jsonl", "together", method=method)
+        assert {finding.code for finding in refused.value.findings} == {code}
+    with pytest.raises(InvalidData) as refused:  # a backend without such a method: its rows cannot carry the pair
+        convert(pairs, tmp_path / "b.jsonl", "cohere")
+    assert "lost-preference" in {finding.code for finding in refused.value.findings}
+
+
+def test_a_row_with_none_of_several_labels_is_converted_as_it_is_checked(rows_file: Any, tmp_path: Path) -> None:
+    rows = rows_file([{"text": f"q{at}", "label": ["a", "b"][: at % 3]} for at in range(9)], "several.jsonl")
+    assert convert(rows, tmp_path / "a.jsonl", "local", method="classification").rows == 9
+    assert convert(rows, tmp_path / "b.jsonl", "local").format == "labelled"
+
+
+def chat_row(question: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "a"}]}

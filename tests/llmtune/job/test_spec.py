@@ -40,6 +40,8 @@ def test_an_unknown_name_deep_inside_says_where_it_stands() -> None:
         ("learning_rate", float("nan"), "hyperparameters.learning_rate must be a finite number"),
         ("prompt_loss_weight", 1.01, "hyperparameters.prompt_loss_weight must be less than or equal to 1"),
         ("batch_size", "many", "hyperparameters.batch_size must be a valid integer"),
+        ("epochs", "auto", "'auto' is written by leaving hyperparameters.epochs out"),
+        ("learning_rate_multiplier", "auto", "leaving hyperparameters.learning_rate_multiplier out"),
     ],
 )
 def test_a_wrong_value_names_the_field_the_range_and_the_value(field: str, value: object, words: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmtune.metrics.comparison import compare_means, rows_needed, rows_to_settle, smallest_difference
+from llmtune.metrics.comparison import compare_means, fewest_rows, rows_needed, rows_to_settle, smallest_difference
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,20 @@ def test_the_smallest_difference_is_the_inverse() -> None:
         assert rows_needed(size) <= rows
         assert rows_needed(size - 0.002) > rows
     assert smallest_difference(1) == 1.0
+
+
+@pytest.mark.parametrize("rows", [6, 7, 10, 15, 25])
+def test_few_rows_show_what_they_promise_by_mcnemars_exact_test(rows: int) -> None:
+    size, generator = smallest_difference(rows), np.random.default_rng(11)
+    # Every row that only one of the two gets right is for one side: the easiest case there is.
+    only_b = generator.binomial(rows, size, size=20_000)
+    shown = np.mean(2.0 ** (1 - only_b) <= 0.05)
+    assert shown >= 0.78
+    assert fewest_rows() == 6
+
+
+def test_what_one_row_showed_takes_as_many_as_the_exact_test_needs() -> None:
+    assert rows_to_settle(compare_means([0.0], [1.0], metric="accuracy", resamples=200)) == 6
 
 
 def test_what_was_not_enough_needs_more_and_equal_models_are_never_told_apart() -> None:

@@ -143,7 +143,7 @@ def test_the_ratio_bootstrap_covers_at_the_nominal_rate() -> None:
     assert 0.91 <= hits / 400 <= 0.98
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=50),
     st.sampled_from(["macro", "micro", "weighted"]),

@@ -54,6 +54,23 @@ def test_a_plan_is_the_same_whenever_it_is_made(rows: Path) -> None:
     assert first == plan(job(rows), "local", today=day)
 
 
+def test_rows_that_the_split_takes_away_are_named_as_the_reason(rows: Path) -> None:
+    ten = rows.with_name("ten.jsonl")
+    ten.write_text("".join(rows.read_text().splitlines(keepends=True)[:10]))
+    (finding,) = plan(job(ten), "openai").data.findings
+    assert "8 training rows, and at least 10 are needed" in finding
+    assert "set dataset.split so that enough are left to train on" in finding
+    few = rows.with_name("few.jsonl")
+    few.write_text("".join(rows.read_text().splitlines(keepends=True)[:9]))
+    assert "dataset.split" not in plan(job(few), "openai").data.findings[0]
+
+
+@pytest.mark.parametrize(("value", "warned"), [(2e-5, True), (200.0, True), (0.1, False), (2.0, False)])
+def test_a_multiplier_that_is_most_likely_a_rate_is_warned_of(rows: Path, value: float, warned: bool) -> None:
+    receipt = plan(job(rows, hyperparameters={"learning_rate_multiplier": value}), "openai")
+    assert any("is a factor on the rate that the backend chooses itself" in each for each in receipt.warnings) == warned
+
+
 def test_local_costs_nothing(rows: Path) -> None:
     assert plan(job(rows), "local").cost.total == 0
 

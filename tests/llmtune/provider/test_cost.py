@@ -57,3 +57,21 @@ def test_what_is_not_known_is_never_zero(price: Price, given: dict[str, Any], wo
     assert found.total is None
     assert words in (found.unknown or "")
     assert found.sentence().startswith("unknown: ")
+
+
+def test_epochs_that_the_vendor_names_later_change_the_estimate() -> None:
+    asked = cost(PRICE, evaluation_tokens=100_000, hosting_hours=2)
+    used = asked.for_epochs(1)
+    assert used == cost(PRICE, evaluation_tokens=100_000, hosting_hours=2, epochs=1)
+    assert asked.for_epochs(None) == asked
+    assert asked.for_epochs("auto") == asked
+
+
+def test_epochs_that_were_left_to_the_vendor_complete_the_estimate() -> None:
+    left = cost(PRICE, evaluation_tokens=100_000, epochs=None)
+    assert left.total is None
+    assert left.for_epochs(4) == cost(PRICE, evaluation_tokens=100_000, epochs=4)
+    blind = cost(Price(training=1.0), evaluation_tokens=10, epochs=None).for_epochs(4)
+    assert blind.training == pytest.approx(8.0)
+    assert blind.total is None
+    assert "not known" in str(blind.unknown)

@@ -106,7 +106,7 @@ def jobs(draw: st.DrawFn) -> TuningJob:
 
 
 @given(jobs(), st.one_of(st.none(), st.integers(1, 100_000)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_field_of_any_job_appears_exactly_once(job: TuningJob, rows: int | None) -> None:
     target = Target(provider="v", kind="v", model="m", method=job.method, adapter=job.adapter)
     fields = [row.field for row in translate(job, target, VENDOR, rows=rows).fields]
@@ -115,7 +115,7 @@ def test_every_field_of_any_job_appears_exactly_once(job: TuningJob, rows: int |
 
 
 @given(jobs(), st.one_of(st.none(), st.integers(1, 100_000)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_set_field_goes_out_or_says_why_not(job: TuningJob, rows: int | None) -> None:
     target = Target(provider="v", kind="v", model="m", method=job.method, adapter=job.adapter)
     result = translate(job, target, VENDOR, rows=rows)

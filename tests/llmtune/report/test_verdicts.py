@@ -198,6 +198,9 @@ def test_a_plan_says_how_many_rows_a_difference_needs() -> None:
     assert held_out_power(200).startswith("200 held-out rows are asked: they can show a difference of 9.8 points")
     assert "5.0 points would take about 790" in held_out_power(200)
     assert "2.0 points would take about" in held_out_power(2_000)
+    assert held_out_power(1) == (
+        "1 held-out row: too few to show any difference between two models, which takes at least 6"
+    )
 
 
 def test_every_template_ends_as_a_sentence_or_is_a_clause() -> None:

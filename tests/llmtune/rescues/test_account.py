@@ -18,7 +18,10 @@ from llmtune._retry import RetryPolicy
 from llmtune.cli.app import app
 from llmtune.errors import LlmtuneError, OverBudget
 from llmtune.job.spec import TuningJob
+from llmtune.provider.types import RemoteModel
+from llmtune.rescues import account
 from llmtune.rescues.account import Filters
+from llmtune.rescues.folder import hold_folder
 from llmtune.runs import failpoints
 from llmtune.runs.poller import Pace
 from llmtune.testing.faults import refusal
@@ -160,6 +163,20 @@ def test_filters_choose_and_the_summary_counts_what_they_left_out(vendor: FakeOp
     assert few.left_out == 2
 
 
+def test_the_summary_keeps_models_of_earlier_calls_and_those_that_are_gone_from_the_account(
+    vendor: FakeOpenAI, tmp_path: Path
+) -> None:
+    ids = fill(vendor, 2)
+    home = tmp_path / "home"
+    llmtune.rescue_all("openai", out=home, snapshot_only=True)
+    vendor.jobs.clear()
+    done = llmtune.rescue_all("openai", out=home, snapshot_only=True, filters=Filters(name="*none*"))
+    assert done.models == ()
+    kept = json.loads((home / "summary.json").read_text())["models"]
+    assert {(model["model"], model["answered"]) for model in kept} == {(id, 3) for id in ids}
+    assert "2 tuned models at openai: 2 jobs" in (home / "summary.md").read_text()
+
+
 def test_what_one_model_lacks_stops_no_other(vendor: FakeOpenAI, tmp_path: Path) -> None:
     ids = fill(vendor, 3)
     vendor.odd_jobs = [{"id": "ftjob-odd", "status": "succeeded", "fine_tuned_model": ["what is this"]}]
@@ -177,6 +194,60 @@ def test_what_one_model_lacks_stops_no_other(vendor: FakeOpenAI, tmp_path: Path)
     assert "1 record of the list cannot be read" in done.notes[0]
     job = TuningJob.load(tmp_path / "home" / found[ids[0]].folder / "job.yaml")
     assert str(job.dataset.train).endswith("data/train.jsonl")
+
+
+def test_two_at_once_on_one_folder_the_second_says_so_and_asks_nothing(vendor: FakeOpenAI, tmp_path: Path) -> None:
+    first, second = fill(vendor, 2)
+    home = tmp_path / "home"
+    refused: list[LlmtuneError] = []
+
+    def meanwhile(*_: Any) -> None:
+        for again in (
+            lambda: llmtune.rescue_all("openai", out=home, snapshot_only=True),
+            lambda: llmtune.rescue(first, source_provider="openai", out=home / "team-0-000003", snapshot_only=True),
+        ):
+            with pytest.raises(LlmtuneError, match="is being worked on by another rescue") as error:
+                again()
+            refused.append(error.value)
+
+    done = llmtune.rescue_all("openai", out=home, snapshot_only=True, yes=False, confirm=meanwhile)
+    assert len(refused) == 2
+    assert all("\n" not in error.message for error in refused)
+    assert not done.failed
+    assert set(asked(vendor).values()) == {1}
+    assert llmtune.rescue(second, source_provider="openai", out=home / "team-1-000007", snapshot_only=True).golden
+
+
+def test_a_model_that_another_process_rescues_is_left_to_it(vendor: FakeOpenAI, tmp_path: Path) -> None:
+    first, second = fill(vendor, 2)
+    home = tmp_path / "home"
+    with hold_folder(home / "team-0-000003"):
+        done = llmtune.rescue_all("openai", out=home, snapshot_only=True)
+    assert [model.model for model in done.failed] == [first]
+    assert {model for model, _ in asked(vendor)} == {second}
+    assert not llmtune.rescue_all("openai", out=home, snapshot_only=True).failed
+    assert set(asked(vendor).values()) == {1}
+
+
+def test_models_of_one_short_name_keep_their_folders_whichever_are_chosen(vendor: FakeOpenAI, tmp_path: Path) -> None:
+    one = RemoteModel(id="ft:old:a:router:x1", base="b", created=1.0)
+    other = RemoteModel(id="ft:old:b:router:x1", base="b", created=2.0)
+    said: list[str] = []
+
+    def folder(model: RemoteModel, taken: set[Path]) -> Path:
+        made = account._folder_for(model, tmp_path, taken, said.append)
+        made.keep()
+        return made.path
+
+    alone = folder(one, set())
+    assert alone.name == "router-x1"
+    beside = folder(other, set())
+    assert beside.name.startswith("router-x1-")
+    assert folder(other, set()) == beside
+    assert [folder(other, set()), folder(one, {beside})] == [beside, alone]
+    (alone / "rescue.json").write_text("{")
+    assert folder(one, {beside}).name.startswith("router-x1-")
+    assert "is not what llmtune rescue writes" in said[-1]
 
 
 def test_checkpoints_are_counted_and_left_alone(vendor: FakeOpenAI, tmp_path: Path) -> None:

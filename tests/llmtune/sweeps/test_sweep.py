@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from llmtune.metrics.points import NotReported
 from llmtune.provider.types import RunState
 from llmtune.runs.poller import Pace
 from llmtune.runs.store.store import open_store
+from llmtune.sweeps import worker
 from llmtune.sweeps.space import Choice, Range, parse_space, read_space
 from llmtune.testing import Phase
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
+from llmtune.testing.http import Refusal
+from llmtune_openai.fake.service import FakeOpenAI as OpenAI
 
 pytest.importorskip("optuna")
 
@@ -177,6 +181,64 @@ def test_one_that_fails_is_a_row_and_not_the_end(job: TuningJob, vendor: Bowl) -
     )
     assert sorted(each.state for each in found.trials) == ["complete", "complete", "failed"]
     assert next(each.note for each in found.trials if each.state == "failed")
+
+
+class Crowded(OpenAI):
+    """OpenAI with room for so many jobs at once."""
+
+    room = 1
+
+    def new_job(self, *args: Any, **kwargs: Any) -> Any:
+        if sum(not job.ended for job in self.jobs.values()) >= self.room:
+            raise Refusal(
+                429, "You have reached the maximum number of active jobs, 1.", code="max_active_jobs_exceeded"
+            )
+        return super().new_job(*args, **kwargs)
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch, no_long_pauses: None) -> Iterator[Crowded]:
+    with Crowded(api_key="key") as fake:
+        monkeypatch.setenv("OPENAI_API_KEY", "key")
+        monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{fake.url}/v1")
+        yield fake
+
+
+OPENAI: dict[str, Any] = {"model": {"openai": "gpt-4.1-mini-2025-04-14"}}
+EPOCHS = {"epochs": [1, 2, 3]}
+
+
+def test_a_vendor_with_room_for_one_job_gets_one_trial_after_the_other(
+    make_job: Callable[..., TuningJob], crowded: Crowded
+) -> None:
+    found = llmtune.sweep(
+        make_job(**OPENAI), "openai", EPOCHS, method="grid", trials=3, pruning=False, finalists=1, pace=QUICK
+    )
+    assert [each.state for each in found.trials] == ["complete"] * 3
+    assert found.stopped is None
+    assert len(found.finalists) == 1
+    assert len(crowded.jobs) == 4
+
+
+def test_a_vendor_that_is_full_with_other_jobs_ends_the_sweep_with_what_it_has(
+    make_job: Callable[..., TuningJob], crowded: Crowded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "FULL_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "FULL_TRIES", 2)
+    options: dict[str, Any] = {"method": "grid", "trials": 3, "parallel": 1, "pruning": False, "finalists": 0}
+    closed = crowded.room
+
+    def close(row: Any) -> None:
+        crowded.room = 0
+
+    found = llmtune.sweep(make_job(**OPENAI), "openai", EPOCHS, pace=QUICK, on_trial=close, **options)
+    assert [each.state for each in found.trials] == ["complete", "failed"]
+    assert found.best is not None
+    assert "maximum number of active jobs" in str(found.stopped)
+    crowded.room = closed
+    again = llmtune.sweep(make_job(**OPENAI), "openai", EPOCHS, pace=QUICK, **options)
+    assert sum(each.state == "complete" for each in again.trials) == 3
+    assert len(crowded.jobs) == 3
 
 
 CHILD = """

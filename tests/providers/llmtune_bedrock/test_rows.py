@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -130,3 +131,36 @@ def test_an_image_is_asked_with_as_it_was_trained_with() -> None:
     example = get_format("bedrock_converse").read(orjson.loads(orjson.dumps(ROW)), None, [])
     body = converse(GenerationRequest(messages=example.prompt(), max_tokens=5))
     assert body["messages"] == ROW["messages"][:1]
+
+
+def answered(*blocks: Any) -> dict[str, Any]:
+    use, result = {"toolUseId": "t1", "name": "tide", "input": {}}, {"toolUseId": "t1", "content": list(blocks)}
+    turns: list[tuple[str, Any]] = [
+        ("user", {"text": "Is it high?"}),
+        ("assistant", {"toolUse": use}),
+        ("user", {"toolResult": result}),
+        ("assistant", {"text": "It is."}),
+    ]
+    return {
+        "schemaVersion": "bedrock-conversation-2024",
+        "messages": [{"role": role, "content": [block]} for role, block in turns],
+    }
+
+
+@pytest.mark.parametrize(
+    ("blocks", "text"),
+    [
+        ([{"json": {"metres": 2.5}}], '{"metres":2.5}'),
+        ([{"text": '{"metres":2.5}'}], '{"metres":2.5}'),
+        ([{"text": "two"}, {"json": [2.5]}], "two\n[2.5]"),
+        ([{"image": {"format": "png", "source": {"s3Location": {"uri": "s3://b/a.png"}}}}], ""),
+        ([{"document": {"format": "pdf", "name": "n", "source": {"s3Location": {"uri": "s3://b/a.pdf"}}}}], ""),
+    ],
+)
+def test_the_blocks_of_a_result_come_back_as_they_were(blocks: list[Any], text: str) -> None:
+    faults: list[Finding] = []
+    rows = get_format("bedrock_converse")
+    example = rows.read(answered(*blocks), 1, faults)
+    assert faults == rows.problems(example) == []
+    assert example.messages[2].words == text
+    assert rows.write(example)["messages"][2]["content"][0]["toolResult"]["content"] == blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ pytest.importorskip("transformers")
 
 from llmtune.data.checks.check import check
 from llmtune.data.dataset import Dataset
-from llmtune.errors import InvalidData
+from llmtune.errors import InvalidData, MissingExtra
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.planning.plan import plan
 from llmtune_local.models.loading import check_rows
+from llmtune_local.rows import open_rendering
 
 ASK, SAY = {"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Until six."}
 IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]}
@@ -206,3 +208,14 @@ def test_a_plan_finds_the_rows_that_are_too_long_for_the_job(
     data = plan(job, "local").data
     assert bool(data.errors) is refused
     assert all("[too_long]" in line for line in data.findings[: data.errors])
+
+
+def test_without_the_libraries_a_plan_shows_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": [ASK, SAY]}] * 30)
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as where the extra is not installed
+    with pytest.raises(MissingExtra, match="transformers") as missing:
+        open_rendering("tiny", {}, True)
+    assert missing.value.hint == "pip install 'llmtune-sdk[local]'"
+    receipt = plan(TuningJob(name="t", dataset=str(path), model="tiny"), "local")
+    assert receipt.fields
+    assert sum(receipt.data.rows.values()) == 30

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
@@ -83,7 +83,7 @@ def test_each_field_alone(contract: Draft202012Validator, method: str, field: st
             assert not faults(contract, body)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     name=st.text(min_size=1, max_size=128),
     epochs=st.none() | st.integers(1, 50),

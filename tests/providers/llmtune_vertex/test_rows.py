@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.base import FileFacts
 from llmtune.data.formats.registry import get_format
+from llmtune.data.io.reading import read_rows
 from llmtune_vertex.capabilities import OPEN_ROWS, PREFERENCE_ROWS
 from llmtune_vertex.rows import VERTEX_ROWS
 from tests.providers.llmtune_vertex.conftest import FLASH
@@ -117,3 +118,11 @@ def test_rows_of_open_models_hold_turns_and_nothing_else() -> None:
     assert fmt.left_out(example) == ["ticket", "messages[].mail"]
     hidden = Example((*turns, Message("user", "r"), Message("assistant", "b", weight=0)))
     assert "lost-weight" in {finding.code for finding in fmt.problems(hidden)}
+
+
+def test_a_part_with_nothing_in_it_is_no_thought() -> None:
+    parts = [{}, {"text": "b"}]
+    row = {"contents": [{"role": "user", "parts": [{"text": "a"}]}, {"role": "model", "parts": parts}]}
+    (example,) = read_rows([(1, row)], get_format("gemini"))
+    assert isinstance(example, Example)
+    assert (example.messages[1].reasoning, example.messages[1].words) == (None, "b")

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.data.checks.per_row import check_example
@@ -156,7 +156,7 @@ def test_the_seed_rows_are_sound(name: str, row: dict[str, Any]) -> None:
     assert [fault for fault in faults if fault.is_error] == []
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80)
 @pytest.mark.parametrize(("name", "row"), CASES, ids=[f"{name}{index}" for index, (name, _) in enumerate(CASES)])
 @given(data=st.data())
 def test_no_row_breaks_a_reader(name: str, row: dict[str, Any], data: st.DataObject) -> None:

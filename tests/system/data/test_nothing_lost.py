@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.data.checks.check import CheckReport, check
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, TextPart, ToolCall
 from llmtune.data.findings import Finding
 from llmtune.data.formats.registry import all_formats
 from llmtune.data.io.reading import read
@@ -169,7 +170,7 @@ def test_the_rows_themselves_are_sound(name: str, tmp_path: Path) -> None:
 NOTES = st.text(st.characters(categories=("L", "N", "P", "Zs")), min_size=1, max_size=30).map("note {} 7q".format)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     place=st.sampled_from(PLACES),
     key=st.sampled_from(KEYS) | st.text("qwzj", min_size=3, max_size=8),
@@ -197,7 +198,6 @@ def test_a_text_under_any_key_is_learned_or_named(
     assert is_reported(key, check(path, format=format)), (name, path_in_row, key)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     name=st.sampled_from([name for name, row in ROWS.items() if all(isinstance(value, str) for value in row.values())]),
     column=st.sampled_from(KEYS) | st.text("qwzj", min_size=3, max_size=8),
@@ -216,3 +216,48 @@ def test_a_text_in_any_column_is_learned_or_named(tmp_path: Path, name: str, col
     if any(repr(note)[1:-1] in learned_text(example) for example in examples):
         return
     assert is_reported(column, check(path)), (name, column)
+
+
+def _contents() -> list[Any]:
+    """Contents of a turn of every kind."""
+    seen, heard = ImagePart("gs://harbour/seen 7q.png"), OtherPart("input_audio", {"type": "input_audio", "of": "7q"})
+    return ["said 7q", (TextPart("one 7q"), TextPart("two 7q")), (TextPart("look 7q"), seen), (seen,), (heard,)]
+
+
+TURN_CALL = Message("assistant", None, (ToolCall("call_1", "tide", '{"at":"where 7q"}'),))
+TOLD_TOOL = {
+    "type": "function",
+    "function": {"name": "tide", "description": "told 7q", "parameters": {"type": "object"}},
+}
+TURNS = [
+    *(Message(role, content) for role in ("system", "user", "assistant", "tool") for content in _contents()),
+    Message("assistant", "said 7q", reasoning="thought 7q"),
+    TURN_CALL.replace(reasoning="thought 7q"),
+]
+
+
+def _around(turn: Message) -> list[Example]:
+    """Rows with a turn in every place where it may stand, in a conversation and in a pair."""
+    ask, say = Message("user", "ask 7q"), Message("assistant", "say 7q")
+    if turn.role == "tool":
+        messages: tuple[Message, ...] = (ask, TURN_CALL, turn.replace(tool_call_id="call_1"), say)
+        return [Example(messages, (TOLD_TOOL,)), Example(messages, (TOLD_TOOL | {"note": "noted 7q"},))]
+    if turn.role == "assistant":
+        pairs = [Preference((turn,), (say,)), Preference((say,), (turn,))]
+        return [Example((ask, turn)), *(Example((ask,), preference=pair) for pair in pairs)]
+    if turn.role == "user":
+        return [Example((turn, say)), Example((turn,), preference=Preference((say,), (say,)))]
+    return [Example((turn, ask, say)), Example((turn,), preference=Preference((say,), (say,)))]
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=lambda turn: turn.role)
+def test_what_no_format_refuses_is_in_what_it_writes(turn: Message) -> None:
+    for name, fmt in all_formats().items():
+        for example in _around(turn):
+            problems = fmt.problems(example)
+            if any(problem.is_error for problem in problems):
+                continue
+            written = orjson.dumps(fmt.write(example)).decode()
+            texts = set(re.findall(r"\w+ 7q", repr(example)))
+            lost = [text for text in texts if text not in written]
+            assert not lost or [problem.code for problem in problems] == ["changed-tools"], (name, example, lost)

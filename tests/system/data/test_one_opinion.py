@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "local": ("tiny",),
 }
 TARGETS = [(kind, model, method) for kind in MODELS for model in MODELS[kind] for method in ("sft", "dpo")]
+TARGETS += [("local", "tiny-encoder", "classification"), ("cohere", "classify", "classification")]
 
 ASK, SAY = {"role": "user", "content": "Which light is on the pier?"}, {"role": "assistant", "content": "A green one."}
 TOOLS = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {"n": {}}}}}]
@@ -98,6 +99,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "a reserved word": {"messages": [ASK | {"content": "User: which light?"}, SAY]},
     "prompt and completion": {"prompt": "Which light?", "completion": "A green one."},
     "plain text": {"text": "The light on the pier is green."},
+    "an image for an answer to a call": {
+        "messages": [
+            ASK,
+            {"role": "assistant", "tool_calls": [call()]},
+            {"role": "tool", "tool_call_id": "c1", "content": image("gs://harbour/a.png")["messages"][0]["content"]},
+            SAY,
+        ],
+        "tools": TOOLS,
+    },
     "a label": {"text": "The light is out", "label": "repair"},
     "several labels": {"text": "The light is out", "label": ["repair", "night"]},
     "a pair": {"prompt": "Which light?", "chosen": "A green one.", "rejected": "None."},
@@ -158,6 +168,25 @@ def write_rows(path: Path, row: dict[str, Any], count: int) -> Path:
     return path
 
 
+def write_labelled(folder: Path) -> dict[str, Path]:
+    """Files of 60 labelled rows, of which one has something that an encoder may not take."""
+    odd: dict[str, dict[str, Any]] = {
+        "two labels": {"label": "b"},
+        "a long text": {"text": "long " * 600},
+        "several labels": {"label": ["a", "b"]},
+        "no label of several": {"label": []},
+    }
+    files = {}
+    for name, keys in odd.items():
+        rows = [{"text": f"Pier {number}?", "label": "ab"[number % 2]} for number in range(60)]
+        if isinstance(keys.get("label"), list):
+            rows = [row | {"label": [row["label"]]} for row in rows]
+        rows[0] |= keys
+        files[name] = folder / f"{name}.jsonl"
+        files[name].write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return files
+
+
 @pytest.mark.parametrize(("kind", "model", "method"), TARGETS)
 def test_every_kind_of_row_is_judged_alike(kind: str, model: str, method: str, tmp_path: Path) -> None:
     if not is_offered(kind, model, method):
@@ -169,6 +198,8 @@ def test_every_kind_of_row_is_judged_alike(kind: str, model: str, method: str, t
         name: write_rows(tmp_path / f"{number}.jsonl", row, enough) for number, (name, row) in enumerate(ROWS.items())
     }
     files["two rows"] = write_rows(tmp_path / "few.jsonl", ROWS["plain" if method == "sft" else "a pair"], 2)
+    if method == "classification":
+        files |= write_labelled(tmp_path)
     assert disagreements(kind, model, method, files, tmp_path) == []
 
 
@@ -221,6 +252,13 @@ def test_a_plan_has_the_limits_and_the_format_that_check_has(kind: str) -> None:
             assert most is None or refuses(rows=most + 1, total_rows=most + 1), f"{model}, {method}"
             assert both is None or refuses(total_rows=both + 1), f"{model}, {method}"
             assert limits.max_bytes is None or refuses(size=limits.max_bytes + 1), f"{model}, {method}"
+            # what a plan does not limit, check does not refuse
+            assert most or both or not refuses(rows=10**9, total_rows=10**9), f"{model}, {method}"
+            assert limits.max_bytes or not refuses(size=10**13), f"{model}, {method}"
+            held = {"role": "validation", "rows": 10**6, "train_rows": 10**9, "total_rows": 10**9}
+            assert limits.max_validation_rows or both or not refuses(**held), f"{model}, {method}"
+            tokens = rules.token_limit(method, model)
+            assert limits.max_tokens_per_row in (None, tokens and tokens.tokens), f"{model}, {method}"
 
 
 @pytest.mark.parametrize("kind", ["openai", "bedrock"])
@@ -240,3 +278,19 @@ def test_too_few_rows_after_the_split_are_reported_by_check_and_refused_by_plan(
     assert plan(job, kind).data.errors
     whole = job.model_copy(update={"dataset": DatasetSpec(train=str(path), split=(1.0, 0.0, 0.0))})
     assert not plan(whole, kind).data.errors
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if vendor(kind).token_limit("sft", MODELS[kind][-1])])
+def test_a_plan_warns_of_what_is_too_long_for_check(kind: str, tmp_path: Path) -> None:
+    model = MODELS[kind][-1]
+    limit = vendor(kind).token_limit("sft", model)
+    assert limit is not None
+    rows = [{"messages": [ASK | {"content": f"Pier {number}?"}, SAY]} for number in range(300)]
+    rows[7]["messages"][0]["content"] += " long" * limit.tokens
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    assert check(path, provider=kind, model=model).counts["too-many-tokens"] == 1
+    spec = DatasetSpec(train=str(path), split=(1.0, 0.0, 0.0))
+    job = TuningJob.model_validate({"name": "a", "dataset": spec, "model": model})
+    found = plan(job, kind).data.findings
+    assert any("long-row" in finding and f"{limit.tokens:,} are taken" in finding for finding in found)

@@ -103,7 +103,7 @@ def test_questions_and_answers_come_back_from_tables(rows: list[Example], suffix
     assert examples_of(path) == rows
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(example=ANY, name=st.sampled_from(sorted(all_formats())))
 def test_what_a_format_can_carry_comes_back(example: Example, name: str) -> None:
     fmt = get_format(name)
@@ -201,7 +201,7 @@ def test_every_bad_line_is_told_and_no_good_one_lost(
     assert told == {number for number, line in enumerate(lines, 1) if line in {text for _, text in bad}}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     questions=st.lists(st.text("abcdefgh ", min_size=3, max_size=12).filter(str.strip), min_size=4, max_size=40),
     groups=st.lists(st.sampled_from("pqrs"), min_size=40, max_size=40),
@@ -267,7 +267,7 @@ def test_a_million_rows_stream_through_in_bounded_memory(tmp_path: Path) -> None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kilobytes
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     example=st.one_of(ANY, st.tuples(ANY, TEXTS).map(lambda pair: pair[0].replace(extra={"key": pair[1]}))),
     name=st.sampled_from(sorted(all_formats())),

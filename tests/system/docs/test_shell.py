@@ -28,6 +28,9 @@ shell = load("shell")
 NO_RUN = {
     "README.md": ["CI's own commands", "serves until it is stopped", "accounts", "installs from an index"],
     "docs/start.md": ["installs from an index"],
+    "docs/coming-from/trl.md": [],
+    "docs/coming-from/axolotl.md": [],
+    "docs/coming-from/llama-factory.md": [],
 }
 
 
@@ -63,6 +66,17 @@ def test_the_commands_of_the_readme_are_typed(tmp_path: Path) -> None:
     (folder / "tickets.jsonl").write_text("".join(rows[:120]), encoding="utf-8")
     assert shell.type_page(ROOT / "README.md", folder) == []
     assert (folder / "run.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", [page for page in NO_RUN if page.startswith("docs/coming-from/")])
+def test_a_page_for_those_who_come_from_elsewhere_is_typed_to_its_end(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    folder = tmp_path / "coming"
+    folder.mkdir()
+    assert shell.type_page(ROOT / page, folder) == []
 
 
 def test_what_is_shown_and_does_not_come_out_is_seen() -> None:

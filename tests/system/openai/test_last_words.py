@@ -16,7 +16,7 @@ from llmtune.cli.app import app
 from llmtune.data.dataset import Dataset
 from llmtune.errors import InvalidData, LlmtuneError, RunFailed
 from llmtune.evaluation.results import EvaluationResult
-from llmtune.job.spec import TuningJob
+from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.runs import settling
@@ -369,6 +369,21 @@ def test_what_the_vendor_used_is_what_is_effective(openai: FakeOpenAI, tmp_path:
     assert (row.requested, row.effective) == (16, 1)
     assert "batch_size: asked 16, the vendor used 1" in report.warnings
     assert not any(warning.startswith("epochs") for warning in report.warnings)
+
+
+@pytest.mark.parametrize("asked", [{"epochs": 3}, {}])
+def test_the_estimate_is_for_the_epochs_that_the_vendor_used(
+    openai: FakeOpenAI, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    openai.uses = {"n_epochs": 1}
+    planned = job(tmp_path).model_copy(update={"hyperparameters": Hyperparameters(**asked)})
+    run = start(planned, "openai", allow_unknown_cost=True)
+    report = run.wait(timeout=60, pace=PACE)
+    assert "tokens x 1 epochs x" in report.cost.formula
+    assert not isinstance(report.cost.estimated, NotReported)
+    assert report.cost.estimated == run.record.cost.total
+    before = run.record.plan.cost.training
+    assert before is None or run.record.cost.training == pytest.approx(before / 3)
 
 
 def test_an_upload_that_has_expired_is_not_taken_again(openai: FakeOpenAI, tmp_path: Path) -> None:

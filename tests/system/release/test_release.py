@@ -16,22 +16,15 @@ import pytest
 from llmtune import __version__
 
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("release")]
 
 
 def test_the_wheel_has_what_it_needs_and_nothing_else(dist: Path) -> None:
     names = set(zipfile.ZipFile(next(dist.glob("*.whl"))).namelist())
     for path in ("llmtune/py.typed", "llmtune_local/tiny", "llmtune_local/tiny_encoder"):
         assert any(name.startswith(path) for name in names), path
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+    for licence in ("LICENSE", "NOTICE", "llmtune/report/html/vendor/uplot/LICENSE"):
+        assert any(name.endswith(f".dist-info/licenses/{licence}") for name in names), licence
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.startswith("llmtune")} == set()
     assert [name for name in names if name.endswith((".pyc", ".db", ".orig")) or "/tests/" in name] == []
@@ -40,7 +33,7 @@ def test_the_wheel_has_what_it_needs_and_nothing_else(dist: Path) -> None:
 def test_the_sdist_can_be_tested_and_built_again(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for path in ("pyproject.toml", "Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE"):
+    for path in ("pyproject.toml", "Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE"):
         assert path in names, path
     for folder in ("llmtune/", "providers/", "tests/", "docs/", "examples/"):
         assert any(name.startswith(folder) for name in names), folder

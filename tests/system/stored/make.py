@@ -1,5 +1,8 @@
 """Makes the stored things that test_open.py opens: `python tests/system/stored/make.py [FOLDER]`, about two minutes.
 
+At a release once, from the commit that is released, into `made_with_VERSION` beside this file, which is committed;
+never again for that version (CONTRIBUTING.md).
+
 Everything comes from the command line of the llmtune that is installed (or first on PYTHONPATH), at the service of
 service.py and, for `model: tiny`, on this machine. What is written names neither this machine nor its folders: see
 `neutral`.
@@ -269,4 +272,4 @@ folder).
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "made_now")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / f"made_with_{version('llmtune-sdk')}")

@@ -1,7 +1,8 @@
 """What an earlier llmtune stored still opens: runs, reports, boards, sweeps, rescues, caches, job files.
 
 Only names that users have are used: the command line and `from llmtune import ...`. What is stored is copied and never
-touched where it lies; `made_with_7bd8396/README.md` says what it is.
+touched where it lies; the README.md in each folder `made_with_...` says what it is. There is one for each released
+version, and one of an earlier commit.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import contextlib
 import io
 import json
 import lzma
+import re
 import socket
 import sqlite3
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +28,8 @@ import pytest
 from llmtune import Board, Report, RunState, TuningJob, attach, get_provider
 from tests.system.stored.service import Service
 
-MADE = Path(__file__).parent / "made_with_7bd8396"
+MADE = sorted(Path(__file__).parent.glob("made_with_*"))
+CHANGELOG = Path(__file__).parents[3] / "CHANGELOG.md"
 ROOT, URL, CODE, HOST = "/srv/llmtune", "http://127.0.0.1:8399", "/srv/checkout", "workstation"
 
 
@@ -43,9 +47,9 @@ class Said(NamedTuple):
 
 
 @cache
-def stored_files() -> dict[str, bytes]:
-    """Everything that is stored, by its path."""
-    found = {path.relative_to(MADE).as_posix(): path.read_bytes() for path in MADE.rglob("*") if path.is_file()}
+def stored_files(made: Path) -> dict[str, bytes]:
+    """Everything that a version has stored, by its path."""
+    found = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
     return {
         name.removesuffix(".xz"): lzma.decompress(data) if name.endswith(".xz") else data
         for name, data in found.items()
@@ -55,10 +59,10 @@ def stored_files() -> dict[str, bytes]:
 class Stored:
     """The stored things in a folder of the test's own, and the service they belong to."""
 
-    def __init__(self, root: Path, service: Service) -> None:
+    def __init__(self, made: Path, root: Path, service: Service) -> None:
         self.root, self.service = root, service
         self.home, self.project = root / "home", root / "project"
-        for name, data in stored_files().items():
+        for name, data in stored_files(made).items():
             if b"\0" not in data:
                 data = data.replace(ROOT.encode(), str(root).encode()).replace(URL.encode(), service.url.encode())
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,12 +96,12 @@ class Stored:
         return Said(code, shown, told)
 
 
-@pytest.fixture
-def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stored]:
+@pytest.fixture(params=MADE, ids=lambda made: made.name)
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Stored]:
     """A copy of everything; commands run in its project folder."""
     root = tmp_path / "stored"
     with Service() as service:
-        made = Stored(root, service)
+        made = Stored(request.param, root, service)
         service.remember(root / "service.json")
         monkeypatch.setenv("LLMTUNE_HOME", str(made.home))
         monkeypatch.setenv("COLUMNS", "200")
@@ -252,7 +256,7 @@ def test_a_run_of_another_machine_is_left_alone(stored: Stored) -> None:
     status = json.loads((folder / "status.json").read_text())
     assert run.state is RunState.RUNNING
     assert run.record.progress.step == status["step"] >= 10
-    assert run.record.warnings == (f"the worker is on {HOST}, which cannot be asked from here",)
+    assert run.record.warnings[-1] == f"the worker is on {HOST}, which cannot be asked from here"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(run.metrics()) == len(lines)
 
@@ -267,6 +271,31 @@ def test_a_cancelled_worker_of_this_machine_is_found_dead(stored: Stored) -> Non
     assert stored.llmtune("runs", "attach", "under-way").code == 1
     assert attach("under-way").state is RunState.CANCELLED
     assert len((folder / "launched").read_text().splitlines()) == 1  # and none was started
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+def test_a_run_that_an_earlier_worker_left_is_trained_on_by_the_current_one(stored: Stored) -> None:
+    pytest.importorskip("peft")
+    folder = Path(attach("under-way").job_ref.data["folder"])  # type: ignore[union-attr]
+    for name in ("status.json", "launched", "lock"):  # as if it had been this machine's, and had been restarted
+        path = folder / name
+        path.write_text(path.read_text().replace(HOST, socket.gethostname()))
+    reached = json.loads((folder / "status.json").read_text())["step"]
+    request = (folder / "request.json").read_bytes()
+    deadline = time.monotonic() + 240
+    while attach("under-way").record.progress.step <= reached:
+        assert time.monotonic() < deadline, (folder / "worker.log").read_text()
+        stored.llmtune("runs", "attach", "under-way", "--timeout", "2")
+    assert stored.llmtune("runs", "cancel", "under-way").code == 0
+    assert stored.llmtune("runs", "attach", "under-way").code == 1
+    run = attach("under-way")
+    assert run.state is RunState.CANCELLED
+    assert (folder / "request.json").read_bytes() == request
+    assert len((folder / "launched").read_text().splitlines()) == 2
+    steps = [point.step for point in run.metrics() if point.series == "train/loss"]
+    assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
+    assert len(steps) > reached
 
 
 def test_a_model_trained_here_has_its_report_and_place(stored: Stored) -> None:
@@ -428,8 +457,15 @@ def test_settings_are_read(stored: Stored) -> None:
     assert (second.kind, second.settings.price, second.settings.base_url) == ("fake", 2.5, stored.service.url)  # type: ignore[attr-defined]
 
 
-def test_what_is_stored_names_no_machine() -> None:
+def test_every_released_version_has_stored_something() -> None:
+    released = re.findall(r"^## (\S+) \(\d{4}-\d\d-\d\d\)$", CHANGELOG.read_text(encoding="utf-8"), re.MULTILINE)
+    missing = {f"made_with_{version}" for version in released} - {made.name for made in MADE}
+    assert not missing, "python tests/system/stored/make.py, from the commit of that version"
+
+
+@pytest.mark.parametrize("made", MADE, ids=lambda made: made.name)
+def test_what_is_stored_names_no_machine(made: Path) -> None:
     words = [f"/{folder}/".encode() for folder in ("work", "root", "tmp", "home", "site-packages")]
-    for name, data in stored_files().items():
+    for name, data in stored_files(made).items():
         rest = data.replace(b"/srv/llmtune/home/", b"")
         assert [word for word in words if word in rest] == [], name

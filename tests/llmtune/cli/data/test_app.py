@@ -266,3 +266,15 @@ def test_the_sub_command_imports_light() -> None:
     code = f"import sys; import llmtune.cli.data.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_stats_show_the_share_of_reasoning(rows_file: Any) -> None:
+    turns = row("q" * 80, "a" * 40)["messages"]
+    turns[1]["reasoning"] = "b" * 160
+    assert "40 are reasoning (" in run("stats", rows_file([{"messages": turns}])).stdout
+    assert "reasoning" not in run("stats", rows_file([row("q", "a")])).stdout
+
+
+def test_the_names_of_formats_stand_apart_from_what_they_are() -> None:
+    lines = run("formats").stdout.splitlines()
+    assert len({line.index("{") for line in lines if line.startswith(("chat ", "prompt_completion_turns "))}) == 1

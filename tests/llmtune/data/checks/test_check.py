@@ -357,3 +357,25 @@ def test_what_a_backends_rows_cannot_hold_is_found_in_every_format_of_the_same_s
     several = rows_file([{"text": f"q{at}", "label": ["a", "b"]} for at in range(5)])
     assert "lost-labels" not in check(several, provider="cohere", checks=("structure",)).counts
     assert "lost-labels" in check(several, provider="cohere", method="sft", checks=("structure",)).counts
+
+
+def test_method_classification_asks_plain_conversations_for_a_label_too(rows_file: Any) -> None:
+    turns = [*row("q", "a")["messages"], *row("again", "b")["messages"]]
+    report = check(rows_file([{"messages": turns}]), method="classification")
+    assert report.counts == {"not-labelled": 1}
+
+
+def test_labelled_rows_are_held_against_what_a_backend_asks_of_a_labelled_file(rows_file: Any) -> None:
+    few = rows_file([{"text": f"question {at} of {at * 31}", "label": "ab"[at % 2]} for at in range(12)])
+    named = check(few, provider="cohere", method="classification")
+    assert "vendor-rows" in named.counts
+    assert check(few, provider="cohere").counts == named.counts
+
+
+def test_tokens_of_reasoning_are_counted_of_what_is_learned(rows_file: Any) -> None:
+    answer = {"role": "assistant", "content": "a" * 40, "reasoning_content": "b" * 80}
+    rows = rows_file([{"messages": [{"role": "user", "content": f"q{at}"}, answer]} for at in range(3)])
+    stats = check(rows).files[0].stats
+    assert stats.reasoning_tokens == 60
+    assert stats.as_dict()["tokens"]["reasoning"] == 60
+    assert stats.trained_tokens > 60 + 30

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -111,7 +111,7 @@ def test_a_job_is_told_of_text_that_is_not_used(tmp_path: Path) -> None:
 KEYS = st.text("qjwz", min_size=3, max_size=6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(name=st.sampled_from(sorted(ROWS)), beside=st.dictionaries(KEYS, st.text(min_size=1), min_size=1, max_size=4))
 def test_every_extra_key_is_named(name: str, beside: dict[str, str], tmp_path_factory: Any) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
@@ -426,3 +427,55 @@ def test_the_columns_that_are_read_are_named_as_the_file_has_them(tmp_path: Path
     path.write_bytes(b'{"frage": "Wann?", "context": "Holm", "antwort": "Um acht.", "id": 1}\n')
     reading = Reading(path, columns={"prompt": "frage", "completion": "antwort"})
     assert reading.columns() == {"prompt": "frage + context", "completion": "antwort"}
+
+
+LONG = 314159265358979323846264338327
+CALLED = [
+    {"role": "user", "parts": [{"text": "q"}]},
+    {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {"n": LONG}}}]},
+    {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"n": 1}}}]},
+    {"role": "model", "parts": [{"text": "a"}]},
+]
+ANSWERED = [
+    *CALLED[:1],
+    {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}}]},
+    {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"n": LONG}}}]},
+    *CALLED[3:],
+]
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": LONG}}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"contents": CALLED},
+        {"contents": ANSWERED},
+        CHAT | {"tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]},
+        {"text": "t", "label": LONG},
+    ],
+)
+def test_a_number_of_which_digits_are_lost_refuses_its_row(rows_file: Any, row: dict[str, Any]) -> None:
+    (finding,) = read(rows_file([json.dumps(row).encode()]))
+    assert isinstance(finding, Finding)
+    assert (finding.is_error, finding.line) == (True, 1)
+    kept = read(rows_file([json.dumps(CHAT | {"id": LONG}).encode()], "b.jsonl"))
+    assert all(isinstance(item, Example) for item in kept), "a key that is not read loses nothing that is learned"
+
+
+@pytest.mark.parametrize("name", ["Question", "question", "QUESTION"])
+@pytest.mark.parametrize("table", [True, False])
+def test_a_named_column_is_found_in_any_case(name: str, table: bool, tmp_path: Path) -> None:
+    path = tmp_path / ("rows.csv" if table else "rows.jsonl")
+    path.write_text("Question,My reply\nq,a\n" if table else '{"Question": "q", "My reply": "a"}\n')
+    (finding,) = read(path)
+    assert isinstance(finding, Finding)
+    assert "--column completion='My reply'" in finding.remedy
+    assert load(path, columns={"prompt": name, "completion": "my reply"})[0].messages == PAIR
+
+
+def test_a_hint_names_no_column_of_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id;What they say;Kind of it\n100001;hello;x\n100002;hi you;y\n")
+    (finding,) = read(path)
+    assert isinstance(finding, Finding)
+    assert "--column prompt='What they say' --column completion='Kind of it'" in finding.remedy

@@ -15,7 +15,7 @@ from llmtune.cli.data.app import app
 from llmtune.data.checks.check import check
 from llmtune.data.convert import convert
 from llmtune.data.dataset import Dataset
-from llmtune.data.example import Example, Message, TextPart
+from llmtune.data.example import Example, ImagePart, Message, TextPart
 from llmtune.data.findings import Finding
 from llmtune.data.io.reading import load, read
 from llmtune.data.io.row_changes import fold_system, has_empty_answer
@@ -119,3 +119,32 @@ def test_the_commands_take_both_and_say_what_they_did(mixed: Path, tmp_path: Pat
     for option in ("--on-empty", "--system"):
         with pytest.raises(UnknownName, match="choice for"):
             run(app, ["check", str(mixed), option, "sometimes"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("system", ["keep", "fold"])
+@pytest.mark.parametrize("turns", [1, 2])
+def test_findings_name_turns_by_their_place_in_the_row_folded_or_not(turns: int, system: str, tmp_path: Path) -> None:
+    rules = [{"role": "system", "content": f"Rule {number}."} for number in range(turns)]
+    turns_of_row = [*rules, *chat("q", "a")["messages"], *chat("again", "")["messages"]]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(orjson.dumps({"messages": turns_of_row}) + b"\n")
+    (finding,) = (found for found in check(path, system=system).findings if found.is_error)
+    assert finding.message.startswith(f"messages[{turns_of_row.index(turns_of_row[-1])}]: the answer is empty")
+
+
+def test_a_system_prompt_beside_the_turns_is_not_counted_when_it_is_folded(tmp_path: Path) -> None:
+    row = {"system": "Be brief.", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": ""}]}
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(orjson.dumps(row) + b"\n")
+    (finding,) = (found for found in check(path, system="fold").findings if found.is_error)
+    assert finding.message.startswith("conversations[1]: the answer is empty")
+
+
+def test_nothing_of_a_system_turn_is_lost_when_it_is_folded() -> None:
+    seen = Message("system", (TextPart("Look:"), ImagePart("https://example.org/a.png")))
+    row = Example((seen, Message("user", "q"), Message("assistant", "a")), line=1)
+    assert next(iter(fold_system([row]))) == row, "an image has no place in a text"
+    noted = Message("system", "Be brief.", extra={"source": "the handbook of the harbour office"})
+    (folded, _) = fold_system([row.replace(messages=(noted, *row.messages[1:]))])
+    assert isinstance(folded, Example)
+    assert folded.messages[0] == Message("user", "Be brief.\n\nq", extra=noted.extra)

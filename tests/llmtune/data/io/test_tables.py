@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import types
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmtune.data.convert import convert
 from llmtune.data.dataset import Dataset
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding
 from llmtune.data.io.folders import folder_splits
 from llmtune.data.io.reading import load, read
-from llmtune.data.io.tables import without_padding
+from llmtune.data.io.tables import as_json
 from llmtune.errors import InvalidData, MissingExtra
 from llmtune.job.spec import DatasetSpec
 
@@ -326,4 +329,34 @@ def test_padding_is_all_that_is_taken_away(value: Any) -> None:
             return {key: padded(inner) for key, inner in part.items()} | {"\0padded": None}
         return [padded(inner) for inner in part] if isinstance(part, list) else part
 
-    assert without_padding(padded(value)) == value
+    assert as_json(padded(value)) == value
+
+
+@pytest.mark.parametrize("kind", ["parquet", "file"])
+def test_values_that_json_has_not_are_read_as_text_and_written(kind: str, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    row = {
+        "prompt": b"q \xc3\xa4",
+        "completion": "a",
+        "price": Decimal("1.50"),
+        "count": Decimal("3.00"),
+        "seen": datetime(2026, 3, 1, 12, 30),
+        "day": date(2026, 3, 1),
+        "blob": b"\xff\xfe",
+        "tags": [("k", 1)],
+    }
+    tags = pyarrow.map_(pyarrow.string(), pyarrow.int64())
+    columns = {key: pyarrow.array([value] * 3, tags if key == "tags" else None) for key, value in row.items()}
+    path = tmp_path / f"rows.{'parquet' if kind == 'parquet' else 'arrow'}"
+    _write_arrow(path, pyarrow.table(columns), kind)
+    (example, *_) = load(path)
+    assert example.messages == (Message("user", "q ä"), Message("assistant", "a"))
+    assert example.extra == {
+        "price": "1.50",
+        "count": 3,
+        "seen": "2026-03-01T12:30:00",
+        "day": "2026-03-01",
+        "blob": "//4=",
+        "tags": [["k", 1]],
+    }
+    assert convert(path, tmp_path / "out.jsonl", "chat").rows == 3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.data.example import Example, ImagePart, Message, Preference, TextPart, ToolCall, chat
@@ -440,7 +440,7 @@ words = st.text(
 ).map(lambda text: f"w{text}w")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.data())
 def test_the_masked_tokens_are_the_answers_and_their_ends(
     tokenizers: Callable[[str], Any], turn_ends: dict[str, str], data: st.DataObject

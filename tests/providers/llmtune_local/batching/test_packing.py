@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune_local.batching import loss, packing, sizes
@@ -307,7 +307,7 @@ def test_a_model_that_mixes_rows_is_not_packed(lora_model: Callable[..., Any], m
     assert Network(lora_model("llama"), device="cpu", dtype=torch.float32).packed
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.data())
 def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.DataObject) -> None:
     family = data.draw(st.sampled_from(["llama", "qwen3"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.data.example import Example, Message, chat
@@ -122,7 +122,7 @@ def test_a_beginning_that_all_share_is_computed_once(
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_whatever_the_lengths_and_labels_scores_and_answers_stay(base_folder: Path, data: st.DataObject) -> None:
     word = st.sampled_from(["one", "two", "three", "four", "five", "six", "odd", "even"])
     text = st.lists(word, min_size=1, max_size=7).map(" ".join)

@@ -43,7 +43,7 @@ families = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(families, st.sampled_from([0, 0, 5, 33]), st.data())
 def test_pieces_are_masked_attention(rows: tuple[Family, ...], ahead: int, data: st.DataObject) -> None:
     tokens = sum(family.tokens for family in rows)

@@ -1,0 +1,1 @@
+"""Whether what is installed under the name llmtune is this project, and whole."""
