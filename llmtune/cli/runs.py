@@ -264,6 +264,20 @@ def resubmit(
     out.print(f"run {found.id}: {state.value}; llmtune runs attach {found.id}", soft_wrap=True)
 
 
+@app.command("resume")
+def resume(run: RunId, as_json: AsJson = False) -> None:
+    """Let a failed or cancelled run on this machine go on from its last checkpoint that is whole."""
+    from llmtune.cli.output import out, print_json
+    from llmtune.runs.api import attach as find
+
+    found = find(run)
+    where = found.resume()
+    if as_json:
+        print_json({"run": found.id, "state": found.state.value, "from": where})
+        return
+    out.print(f"run {found.id} goes on from {where}: llmtune runs attach {found.id}", soft_wrap=True)
+
+
 @app.command("cleanup")
 def cleanup(
     which: Annotated[

@@ -37,6 +37,9 @@ def tune(
             help="With several backends, what else moves on: failed,over_budget,'queued>2h' (comma-separated)."
         ),
     ] = "",
+    stall_timeout: Annotated[
+        float | None, typer.Option(help="Say so when no new step or state comes for so many seconds.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and leave; come back with runs attach.")] = False,
     sink: Annotated[
         list[str] | None,
@@ -45,6 +48,8 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Train, evaluate and report."""
+    from functools import partial
+
     from rich.markup import escape
 
     from llmtune.cli.output import err
@@ -95,7 +100,7 @@ def tune(
         from llmtune.runs.fallback import tune_first
 
         def followed(run: Run, queued: float | None) -> Report:
-            return follow(run, queue_timeout=queued)
+            return follow(run, queue_timeout=queued, stall_timeout=stall_timeout)
 
         try:
             report = tune_first(loaded, backends, fallback_on=conditions, follow=followed, on_start=told, **options)
@@ -109,7 +114,7 @@ def tune(
     if detach:
         err.print(f"come back with: llmtune runs attach {run.id}", soft_wrap=True)
         return
-    show(run, follow, as_json=as_json)
+    show(run, partial(follow, stall_timeout=stall_timeout), as_json=as_json)
 
 
 def show(run: Run, follow: Any, *, as_json: bool) -> None:

@@ -90,6 +90,7 @@ _HOME = {
     "RemoteModel": "llmtune.provider.types",
     "Request": "llmtune.provider.types",
     "Requirement": "llmtune.provider.types",
+    "Resumable": "llmtune.provider.abilities",
     "Rule": "llmtune.provider.declarations",
     "RunKey": "llmtune.provider.types",
     "RunState": "llmtune.provider.types",
@@ -225,6 +226,7 @@ __all__ = [
     "RemoteModel",
     "Request",
     "Requirement",
+    "Resumable",
     "Rule",
     "RunKey",
     "RunState",
@@ -295,6 +297,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import Exporting as Exporting
     from llmtune.provider.abilities import Pausable as Pausable
     from llmtune.provider.abilities import Peeking as Peeking
+    from llmtune.provider.abilities import Resumable as Resumable
     from llmtune.provider.abilities import SelfChecking as SelfChecking
     from llmtune.provider.abilities import SupportsPlanNotes as SupportsPlanNotes
     from llmtune.provider.abilities import Warming as Warming

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmtune.data.rendering.preview import Peek
     from llmtune.provider.memory import Footprint
     from llmtune.provider.receipt import Receipt
-    from llmtune.provider.types import JobRef, ModelRef
+    from llmtune.provider.types import JobRef, ModelRef, Request
 
 
 @runtime_checkable
@@ -57,6 +57,19 @@ class Pausable(Protocol):
 
     def resume(self, job: JobRef) -> None:
         """Let a paused job go on. Raises as `cancel` does."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A provider whose jobs, failed or cancelled, can go on from what they have left behind."""
+
+    def resume_point(self, job: JobRef) -> str | None:
+        """Where such a job would go on ("the checkpoint of step 40"); None where it would only fail again."""
+        ...
+
+    def restart(self, job: JobRef, request: Request) -> str:
+        """Let it go on, with what it was submitted with (`request`) wherever that was lost; from where, in words."""
         ...
 
 

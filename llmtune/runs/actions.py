@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from llmtune._retry import with_retries
 from llmtune.errors import LlmtuneError, StoreError
+from llmtune.provider.abilities import Resumable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import JobRef, RunState, UploadRef
 from llmtune.redaction.secrets import scrub
@@ -76,6 +77,53 @@ def resubmit(store: Store, run_id: str, provider: Provider) -> RunState:
             raise LlmtuneError(f"run {run_id} is not lost but {record.state}; only a lost run is submitted again")
         store.move(run_id, RunState.UPLOADING, "to be submitted again", back=True, error=None, cancel_requested=False)
         return submission.drive(store, run_id, provider, lease=lease).state
+
+
+def resume(store: Store, run_id: str, provider: Provider) -> str:
+    """Let a failed or cancelled run go on from what it has left behind; where that is, in words."""
+    lease = submission.drive_lease(store, run_id)
+    if not lease.acquire(wait=5):
+        raise LlmtuneError(f"run {run_id} is being driven by another process right now")
+    with lease:
+        record, job = store.get(run_id), store.ref(run_id, "job", JobRef)
+        if record.state not in (RunState.FAILED, RunState.CANCELLED):
+            raise LlmtuneError(
+                f"run {run_id} is not failed or cancelled but {record.state}; only such a run is resumed",
+                hint=f"llmtune runs attach {run_id}",
+            )
+        if not isinstance(provider, Resumable):
+            raise LlmtuneError(
+                f"{record.provider} cannot go on with a job that has ended",
+                hint="llmtune tune JOB --new starts the job again",
+            )
+        if job is None or record.request is None:
+            raise LlmtuneError(
+                f"run {run_id} ended before it had a job, so there is nothing to go on with",
+                hint="llmtune tune JOB starts the job again",
+            )
+        request = record.request
+        where = with_retries(
+            lambda: provider.restart(job, request), submission.RETRIES, doing=f"resumption of run {run_id}"
+        )
+        store.move(
+            run_id,
+            RunState.QUEUED,
+            f"resumed from {where}",
+            back=True,
+            error=None,
+            outcome=None,
+            cancel_requested=False,
+        )
+    return where
+
+
+def resume_hint(store: Store, record: RunRecord, provider: Provider) -> str | None:
+    """How a run that has ended without a model goes on; None where it cannot, or would only fail again."""
+    job = store.ref(record.id, "job", JobRef)
+    if job is None or not isinstance(provider, Resumable):
+        return None
+    where = provider.resume_point(job)
+    return None if where is None else f"to go on from {where}: llmtune runs resume {record.id}"
 
 
 # --- cleaning up -----------------------------------------------------------------------------------------------------

@@ -222,11 +222,22 @@ class Run:
         report = keep_trying(self.report, doing=f"report of run {self.id}")
         if record.state is not RunState.SUCCEEDED:
             why = f": {record.error}" if record.error else ""
-            hint = submission.lost_hint(self.id) if record.state is RunState.LOST else None
             raise RunFailed(
-                f"run {self.id} at {record.provider} {_ENDINGS[record.state]}{why}", report=report, hint=hint
+                f"run {self.id} at {record.provider} {_ENDINGS[record.state]}{why}",
+                report=report,
+                hint=self._hint(record),
             )
         return report
+
+    def _hint(self, record: RunRecord) -> str | None:
+        from llmtune.runs import actions
+
+        if record.state is RunState.LOST:
+            return submission.lost_hint(self.id)
+        try:
+            return actions.resume_hint(self._store, record, self.provider)
+        except LlmtuneError:  # the failure itself is what is to be read
+            return None
 
     # --- evaluating ---------------------------------------------------------------------------------------------------
     def evaluate(
@@ -319,6 +330,16 @@ class Run:
         from llmtune.runs import actions
 
         return actions.resubmit(self._store, self.id, self.provider)
+
+    def resume(self) -> str:
+        """Let a failed or cancelled run go on from its last checkpoint, where its backend can; from where, in words.
+
+        Raises:
+            LlmtuneError: the run has not ended so, or its backend cannot go on with it.
+        """
+        from llmtune.runs import actions
+
+        return actions.resume(self._store, self.id, self.provider)
 
     def feed(self, sinks: Collection[str]) -> None:
         """Send its curves to these sinks too, from their beginning; whoever waits for it from now on does that."""

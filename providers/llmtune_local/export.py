@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune.errors import InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models import shape
 from llmtune_local.models.hub import check_model
+from llmtune_local.run_state.damage import DamagedFile, artefact_fault
 from llmtune_local.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
@@ -173,8 +174,8 @@ def serving_command(artefact: Path, data: Mapping[str, Any], name: str) -> str |
 
 
 def artefact_of(folder: str) -> Path:
-    """The folder of a tuned model. Raises `LlmtuneError` where it is gone."""
+    """The folder of a tuned model. Raises `DamagedFile` where it is gone, or holds no whole one."""
     path = Path(folder)
-    if not path.is_dir():
-        raise LlmtuneError(f"the folder {folder} is gone")
+    if fault := artefact_fault(path):
+        raise DamagedFile(fault)
     return path

@@ -1,7 +1,7 @@
 """The local trainer as a backend like any other: submit starts a worker process, poll reads its folder.
 
 The folder is named by the run key, so a repeated submit finds the first one: the worker's lock makes sure that no
-two processes ever train in it. A worker that died without a word is started again from its last checkpoint.
+two processes ever train in it. A worker that died without a word is started again.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ from pydantic import BaseModel
 
 import llmtune.provider as core
 from llmtune import config
-from llmtune.errors import LlmtuneError, VendorError
-from llmtune.provider import RunState
+from llmtune.errors import LlmtuneError
 from llmtune_local import declarations, preflight, requests, responses
-from llmtune_local.run_state import process
-from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.schema import RunRequest, Status
+from llmtune_local.run_state.damage import artefact_fault
+from llmtune_local.run_state.run_dir import RunDir, now
+from llmtune_local.run_state.schema import RunRequest
 from llmtune_local.settings import LocalOptions, LocalSettings
+from llmtune_local.worker import supervisor
 from llmtune_local.worker.fork_server import POSSIBLE, Forker
-from llmtune_local.worker.launch import launch
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
-
-#: A worker that dies this often without finishing is not started again.
-ATTEMPTS = 3
 
 #: The libraries that train and answer.
 LIBRARIES = tuple(
@@ -104,9 +100,10 @@ class LocalProvider(core.BaseProvider):
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Write the request and start the worker; with a key that is known, the run that is there goes on."""
         folder = self._folder(key)
-        if not folder.exists:
-            folder.write_request(RunRequest.model_validate(request.body))
-        self._keep_alive(folder)
+        with supervisor.full_disk_reported(folder.path):
+            if folder.find_request() is None:
+                folder.write_request(RunRequest.model_validate(request.body))
+            supervisor.keep_alive(folder, self._forker)
         return responses.job_ref(key, folder)
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
@@ -129,19 +126,27 @@ class LocalProvider(core.BaseProvider):
             self._forker = None
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """What the folder says; a worker that died is started again, up to `ATTEMPTS` times in all."""
+        """What the folder says; a worker that died is started again, up to `supervisor.ATTEMPTS` times in all."""
         folder = RunDir(job.data["folder"])
-        if not folder.exists:
-            raise VendorError(f"the run folder {folder.path} is gone")
         # The order matters: what was written before the final status is read after it, so nothing is missed.
         status = folder.read_status()
-        snapshot = responses.snapshot(folder, status, since)
-        state, error, warnings = self._judge(folder, status)
-        return snapshot.model_copy(update={"state": state, "error": error, "warnings": warnings})
+        verdict = supervisor.judge(folder, status, forker=self._forker, at=now())
+        return responses.snapshot(folder, status, verdict, since)
 
     def cancel(self, job: core.JobRef) -> None:
         """The worker stops after the step it is in and keeps a checkpoint."""
         RunDir(job.data["folder"]).cancel()
+
+    def resume_point(self, job: core.JobRef) -> str | None:
+        """Where a run that has ended would go on; None where the same request would fail in the same way."""
+        folder = RunDir(job.data["folder"])
+        return supervisor.resume_point(folder) if supervisor.may_resume(folder) else None
+
+    def restart(self, job: core.JobRef, request: core.Request) -> str:
+        """Start a worker that goes on from the last checkpoint that is whole; with all attempts before it."""
+        folder = RunDir(job.data["folder"])
+        with supervisor.full_disk_reported(folder.path):
+            return supervisor.restart(folder, RunRequest.model_validate(request.body), self._forker)
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def undeploy(self, ref: core.DeploymentRef) -> None:
@@ -150,8 +155,8 @@ class LocalProvider(core.BaseProvider):
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
         """The model, loaded when it is first asked."""
         self._need_libraries()
-        if ref.data.get("tuned") and not Path(ref.id).exists():
-            return core.Unavailable(f"the folder {ref.id} is gone")
+        if ref.data.get("tuned") and (fault := artefact_fault(Path(ref.id))):
+            return core.Unavailable(fault)
         model = {name: ref.data[name] for name in ("model", "revision", "options") if name in ref.data}
         if ref.data.get("method") == "classification":
             from llmtune_local.inference.classifier import classifier
@@ -253,43 +258,3 @@ class LocalProvider(core.BaseProvider):
     def _need_libraries(self) -> None:
         for library in self.requirements:
             library.require("training on this machine")
-
-    def _judge(self, folder: RunDir, status: Status | None) -> tuple[RunState, str | None, tuple[str, ...]]:
-        """The state, why it failed, and what should be known; starts a dead worker again."""
-        if status is not None and responses.STATES[status.state].final:
-            return responses.STATES[status.state], status.error, ()
-        started = process.launches(folder.path)
-        coming = bool(started) and process.alive(started[-1]) is True
-        alive = True if coming else folder.alive()
-        if alive is None and status is not None:
-            host = status.host or "another machine"
-            return responses.STATES[status.state], None, (f"the worker is on {host}, which cannot be asked from here",)
-        if alive:
-            cancelling = folder.cancelling
-            return (
-                (RunState.CANCELLING if cancelling else responses.STATES[status.state if status else "starting"]),
-                None,
-                (),
-            )
-        if folder.cancelling:
-            return RunState.CANCELLED, None, ()
-        if status is not None and status.attempt >= ATTEMPTS:
-            said = f"its last word was: {status.message}" if status.message else "see worker.log"
-            return RunState.FAILED, f"the worker died {status.attempt} times without a word ({said})", ()
-        if status is None and len(started) >= ATTEMPTS:
-            return RunState.FAILED, f"the worker could not be started ({folder.last_words()})", ()
-        if self._keep_alive(folder) and status is not None:
-            return RunState.RUNNING, None, ("the worker died and was started again from its last checkpoint",)
-        return RunState.QUEUED, None, ()
-
-    def _keep_alive(self, folder: RunDir) -> bool:
-        """Start a worker unless one runs or the run is over; whether one was started. Two starts do no harm: the
-        folder's lock lets one of them work."""
-        status = folder.read_status()
-        if status is not None and responses.STATES[status.state].final:
-            return False
-        started = process.launches(folder.path)
-        if folder.alive() or (started and process.alive(started[-1])):
-            return False
-        launch(folder.path, resume=status is not None, forker=self._forker)
-        return True

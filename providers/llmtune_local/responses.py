@@ -8,13 +8,15 @@ from typing import Any
 
 import llmtune.provider as core
 from llmtune.provider import RunState
+from llmtune_local.run_state.damage import DamagedFile
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.schema import Cursor, Status
+from llmtune_local.run_state.schema import Cursor, Status, Verdict
 
 STATES: dict[str, RunState] = {
     "starting": RunState.QUEUED,
     "running": RunState.RUNNING,
     "finalizing": RunState.FINALIZING,
+    "cancelling": RunState.CANCELLING,
     "succeeded": RunState.SUCCEEDED,
     "failed": RunState.FAILED,
     "cancelled": RunState.CANCELLED,
@@ -26,22 +28,26 @@ def job_ref(key: str, folder: RunDir) -> core.JobRef:
     return core.JobRef(id=key, data={"folder": str(folder.path.absolute())})
 
 
-def snapshot(folder: RunDir, status: Status | None, since: core.Cursor | None) -> core.Snapshot:
-    """Return what a folder says behind the cursor; `status` was read before, so that nothing is missed."""
+def snapshot(folder: RunDir, status: Status | None, verdict: Verdict, since: core.Cursor | None) -> core.Snapshot:
+    """Return what a folder says behind the cursor; status and verdict were read before, so that nothing is missed."""
     seen = since or {}
     metrics, metrics_at = folder.read_metrics(Cursor.model_validate(seen.get("metrics", {})))
     events, events_at = folder.read_events(Cursor.model_validate(seen.get("events", {})))
-    validated = folder.read_request().files.validation is not None
-    state = STATES[status.state] if status else RunState.QUEUED
+    noticed = [*events, *([verdict.notice] if verdict.notice else [])]
+    request = folder.find_request()
+    validated = request is None or request.files.validation is not None
+    state = STATES[verdict.state]
     return core.Snapshot(
         state=state,
-        raw_state=status.state if status else "starting",
+        raw_state=verdict.state,
         progress=_progress(status),
         points=tuple(
             core.MetricPoint(**line.model_dump(), source="computed", raw_name=line.series) for line in metrics
         ),
-        events=tuple(core.Event(**line.model_dump()) for line in events),
+        events=tuple(core.Event(**line.model_dump()) for line in noticed),
         model=tuned_model(folder) if state is RunState.SUCCEEDED else None,
+        error=verdict.error,
+        warnings=(*verdict.warnings, *folder.damage.values()),
         resolved=_resolved(status),
         not_reported={} if validated else {"validation/loss": "the dataset has no validation rows"},
         cursor={"metrics": metrics_at.model_dump(), "events": events_at.model_dump()},
@@ -107,10 +113,12 @@ def _stamp(model: str) -> str | None:
 
 
 def remote_model(folder: RunDir) -> core.RemoteModel | None:
-    """Return the model of a finished run; None for a run that left none."""
+    """Return the model of a finished run; None for a run that left none. Raises `DamagedFile` where it is not whole."""
     status = folder.read_status()
-    if status is None or status.state != "succeeded":
+    if status is None or status.state != "succeeded" or not folder.artefact.exists():
         return None
+    if fault := folder.artefact_fault():
+        raise DamagedFile(fault)
     return core.RemoteModel(
         id=str(folder.artefact),
         base=folder.read_request().model,

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
 
+from llmtune.cli.app import app
+from llmtune.errors import RunFailed
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import TuningJob
+from llmtune.provider.generation import Unavailable
+from llmtune.provider.types import RunState
 from llmtune.runs.api import start
+from llmtune_local.run_state import process
+from llmtune_local.run_state.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
@@ -67,3 +77,82 @@ def test_a_run_of_the_model_in_the_package_is_evaluated_again_on_other_rows(tmp_
     assert report.evaluated_on.endswith("new.jsonl")
     assert [each.rows for each in report.earlier_evaluations] == [first.evaluation.rows]
     assert run.report() == report
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the state of a process is read from /proc")
+def test_a_run_stopped_damaged_and_resumed_ends_as_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 80
+    path = tmp_path / "cases.jsonl"
+    path.write_text("".join(f'{{"text": "case {n}", "label": "{"ab"[n % 2]}"}}\n' for n in range(24)))
+    job = TuningJob.model_validate(
+        {
+            "name": "cases",
+            "dataset": {"path": str(path), "split": [0.5, 0.0, 0.5]},
+            "model": "tiny",
+            "hyperparameters": {"epochs": 100, "max_steps": steps, "batch_size": 4, "checkpoint_every": steps + 1},
+            "evaluation": {"max_rows": 2, "baselines": []},
+        }
+    )
+    run = start(job, "local")
+    assert run.job_ref is not None
+    folder = RunDir(run.job_ref.data["folder"])
+    deadline = time.monotonic() + 300
+    while (status := folder.read_status()) is None or status.step < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert status.pid is not None
+
+    # Somebody stops the worker: its silence is noticed, by a clock that is a minute on.
+    os.kill(status.pid, signal.SIGSTOP)
+    while not process.stopped(status.pid):
+        time.sleep(0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr("llmtune_local.provider.now", lambda: time.time() + 60)
+        messages = [event.message for event in run.provider.poll(run.job_ref, None).events]
+    assert f"it is stopped, and kill -CONT {status.pid} lets it go on" in messages[-1]
+    run.cancel()
+    os.kill(status.pid, signal.SIGCONT)
+    with pytest.raises(RunFailed) as caught:
+        run.wait()
+    (step,) = folder.checkpoints()
+    assert step < steps
+    assert caught.value.hint == f"to go on from the checkpoint of step {step}: llmtune runs resume {run.id}"
+
+    # The power fails: nothing but zero bytes, half a line, and a folder beside it that nobody can read.
+    (folder.path / "status.json").write_bytes(bytes(4096))
+    with folder.metrics.open("ab") as file:
+        file.write(b'{"step": 3, "ser')
+    bad = folder.path.parent / "lt000000bad0"
+    bad.mkdir()
+    for name in ("request.json", "status.json", "result.json"):
+        (bad / name).write_bytes(bytes(100))
+    assert f"goes on from the checkpoint of step {step}" in command("runs", "resume", run.id)
+    report = run.wait()
+    assert report.succeeded
+    points = [point.step for point in run.metrics() if point.series == "train/loss"]
+    assert sorted(points) == list(range(1, steps + 1))
+    result = folder.read_result()
+    assert result is not None
+    assert result.steps == steps
+    assert [model.job for model in run.provider.inventory()] == [folder.path.name]
+    assert run.id in command("doctor", "--lifecycle")
+
+    # The result is cut: it is not called a success, and nobody is asked.
+    weights = folder.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    snapshot = run.provider.poll(run.job_ref, None)
+    assert (snapshot.state, snapshot.model) == (RunState.FAILED, None)
+    assert "adapter_model.safetensors is cut off" in (snapshot.error or "")
+    assert run.model_ref is not None
+    unavailable = run.provider.generator(run.model_ref)
+    assert isinstance(unavailable, Unavailable)
+    assert "is cut off" in unavailable.reason
+    assert run.id in command("doctor", "--lifecycle")
+    assert run.id in command("runs", "list")
+
+
+def command(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output

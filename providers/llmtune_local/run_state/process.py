@@ -59,6 +59,15 @@ def alive(process: ProcessId) -> bool | None:
     return started is not None and started == process.started
 
 
+def stopped(pid: int) -> bool:
+    """Whether a process of this machine stands still until somebody sends it SIGCONT. False where that is not known."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
+
 class FolderLock:
     """Holds a folder for one process, through the operating system: a lock dies with its process.
 
@@ -100,7 +109,7 @@ class FolderLock:
     def holder(self) -> ProcessId | None:
         """Who the file names; None when nobody."""
         try:
-            return _named(self.path.read_text(encoding="utf-8"))
+            return _named(self.path.read_text(encoding="utf-8", errors="replace"))
         except OSError:
             return None
 
@@ -122,7 +131,7 @@ def _take(file: IO[str]) -> bool:
 def launches(run_dir: Path) -> list[ProcessId]:
     """The workers that were started for the folder, oldest first."""
     try:
-        lines = (run_dir / LAUNCHED).read_text(encoding="utf-8").splitlines()
+        lines = (run_dir / LAUNCHED).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return [named for line in lines if (named := _named(line)) is not None]

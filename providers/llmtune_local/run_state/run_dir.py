@@ -17,28 +17,40 @@ launched         the worker processes that were started, a line each
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shutil
 import time
+import zipfile
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from llmtune._safety.private_files import make_private_folder, open_private
-from llmtune_local.run_state.process import alive
+from llmtune.errors import InvalidJob
+from llmtune_local.run_state.damage import DamagedFile, artefact_fault, checkpoint_fault, describe
+from llmtune_local.run_state.process import FolderLock, alive
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, Status
+
+_Record = TypeVar("_Record", bound=BaseModel)
 
 #: A status file fills one block of the disk, so that it can still be rewritten in place when the disk is full.
 _STATUS_BYTES = 4096
 
 
 class RunDir:
-    """A run folder. Safe to read from any process at any time; only the worker writes, apart from the request."""
+    """A run folder. Safe to read from any process at any time; only the worker writes, apart from the request.
+
+    What a crash has damaged is left out or read from what else is there; `damage` then says so, a sentence a file.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.adapter, self.model = self.path / "adapter", self.path / "model"
         self.metrics, self.events = self.path / "metrics.jsonl", self.path / "events.jsonl"
         self.lock = self.path / "lock"
+        self.damage: dict[str, str] = {}
 
     @property
     def artefact(self) -> Path:
@@ -49,8 +61,8 @@ class RunDir:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was submitted to this folder."""
-        return (self.path / "request.json").exists()
+        """Whether a run was submitted to this folder, whatever is left of it."""
+        return any((self.path / name).exists() for name in ("request.json", "status.json"))
 
     def write_request(self, request: RunRequest) -> None:
         """Make the folder and write the request; the worker can be started then."""
@@ -58,32 +70,94 @@ class RunDir:
         write_atomically(self.path / "request.json", request.model_dump_json(indent=2, by_alias=True))
 
     def read_request(self) -> RunRequest:
-        """Raises FileNotFoundError, or pydantic's ValidationError."""
-        return RunRequest.model_validate_json((self.path / "request.json").read_bytes())
+        """Raises `DamagedFile` where the file is not what was written, `InvalidJob` where a field of it is wrong."""
+        path = self.path / "request.json"
+        try:
+            return RunRequest.model_validate_json(path.read_bytes())
+        except OSError:
+            raise DamagedFile(describe(path)) from None
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            if fault["type"] == "json_invalid":
+                raise DamagedFile(describe(path)) from None
+            where = ".".join(str(part) for part in fault["loc"])
+            raise InvalidJob(fault["msg"], where=f"request.json: {where}") from None
+
+    def find_request(self) -> RunRequest | None:
+        """The request, where it can be read."""
+        try:
+            return self.read_request()
+        except (DamagedFile, InvalidJob) as problem:
+            self.damage["request.json"] = problem.message
+            return None
 
     def read_status(self) -> Status | None:
-        """The worker's last word; None before its first."""
-        try:
-            return Status.model_validate_json((self.path / "status.json").read_bytes().rstrip())
-        except FileNotFoundError:
+        """The worker's last word; None before its first, and where it was lost.
+
+        A run whose status was lost behind its end is known by its figures and its whole result.
+        """
+        status = self._read("status.json", Status)
+        if status is not None:
+            return status
+        result = self.read_result()
+        if result is None or self.artefact_fault() is not None:
             return None
+        ended = (self.path / "result.json").stat().st_mtime
+        attempt = self._attempt_of_events()
+        return Status(state="succeeded", step=result.steps, epoch=result.epochs, attempt=attempt, heartbeat=ended)
 
     def read_result(self) -> Result | None:
         """The final figures; None before the end."""
-        try:
-            return Result.model_validate_json((self.path / "result.json").read_bytes())
-        except FileNotFoundError:
-            return None
+        return self._read("result.json", Result)
 
     def read_metrics(self, since: Cursor | None = None) -> tuple[list[MetricLine], Cursor]:
         """Points behind the cursor, and the next cursor. After a resume all points come again, none is missed."""
         lines, cursor = self._lines(self.metrics, since)
-        return [MetricLine.model_validate_json(line) for line in lines], cursor
+        return [point for _, point in self._records(self.metrics, lines, MetricLine)], cursor
 
     def read_events(self, since: Cursor | None = None) -> tuple[list[EventLine], Cursor]:
         """Events behind the cursor, and the next cursor."""
         lines, cursor = self._lines(self.events, since)
-        return [EventLine.model_validate_json(line) for line in lines], cursor
+        return [event for _, event in self._records(self.events, lines, EventLine)], cursor
+
+    def artefact_fault(self) -> str | None:
+        """Why the result is not whole; None where it is."""
+        return artefact_fault(self.artefact)
+
+    def last_attempt(self) -> int:
+        """The number of the last worker that has written anything here; 0 before the first."""
+        status = self._read("status.json", Status)
+        return max(status.attempt if status else 0, self._attempt_of_events())
+
+    def _attempt_of_events(self) -> int:
+        try:
+            found = re.findall(rb'"id":"(\d{1,9})-', self.events.read_bytes())
+        except OSError:
+            return 0
+        return max(map(int, found), default=0)
+
+    def _read(self, name: str, record: type[_Record]) -> _Record | None:
+        """A whole file; None where there is none, and where it was damaged."""
+        path = self.path / name
+        try:
+            return record.model_validate_json(path.read_bytes().rstrip())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            self.damage[name] = describe(path)
+            return None
+
+    def _records(self, path: Path, lines: list[bytes], record: type[_Record]) -> list[tuple[bytes, _Record]]:
+        """The lines that can be read, each with what it holds. Zero bytes around a line are what a crash has left."""
+        records = []
+        for line in lines:
+            text = line.strip(b"\0 \t\r")
+            try:
+                records.append((text, record.model_validate_json(text)))
+            except ValueError:
+                if line:
+                    self.damage[path.name] = f"{path} has lines that cannot be read; they are left out"
+        return records
 
     def _lines(self, path: Path, since: Cursor | None) -> tuple[list[bytes], Cursor]:
         # The status is read first: an attempt seen too early costs a repeated reading, never a missed line.
@@ -102,14 +176,15 @@ class RunDir:
         except FileNotFoundError:
             return [], Cursor(attempt=attempt, offset=0)
         whole = data[: data.rfind(b"\n") + 1]
-        return whole.splitlines(), Cursor(attempt=attempt, offset=offset + len(whole))
+        return whole.split(b"\n")[:-1], Cursor(attempt=attempt, offset=offset + len(whole))
 
     def alive(self) -> bool | None:
         """Whether the worker's process runs; None when it is on another machine. False before its first word."""
         status = self.read_status()
-        if status is None or status.process is None:
-            return False
-        return alive(status.process)
+        worker = status.process if status else None
+        if worker is None:  # its last word was lost: the lock names it too
+            worker = FolderLock(self.lock).holder()
+        return False if worker is None else alive(worker)
 
     def last_words(self) -> str:
         """The last line of the worker's log."""
@@ -141,7 +216,34 @@ class RunDir:
                 found[int(match.group(1))] = path
         return dict(sorted(found.items()))
 
+    def usable_checkpoints(self, *, best: bool) -> dict[int, Path]:
+        """Those of them that a run can go on from, oldest first. With `best` (early stopping) the weights of the best
+        step must be there too."""
+        if best and not zipfile.is_zipfile(self.path / "checkpoints" / "best" / "weights.pt"):
+            return {}
+        return {step: path for step, path in self.checkpoints().items() if checkpoint_fault(path) is None}
+
+    def resume_step(self) -> int:
+        """The step that a new worker would go on from; 0 is the beginning."""
+        request = self.find_request()
+        best = request is not None and request.hyperparameters.early_stopping_patience is not None
+        return max(self.usable_checkpoints(best=best), default=0)
+
     # the worker's side
+
+    def repair(self) -> None:
+        """Take out what a crash has left: lines that cannot be read, half a last line, half-written files."""
+        for path, record in ((self.metrics, MetricLine), (self.events, EventLine)):
+            if not path.is_file():
+                continue
+            data = path.read_bytes()
+            records = self._records(path, data.split(b"\n")[:-1], record)
+            repaired = b"".join(line + b"\n" for line, _ in records)
+            if repaired != data:
+                write_atomically(path, repaired)
+        for folder in (self.path, self.path / "checkpoints"):
+            for path in folder.glob(".*.tmp"):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def write_status(self, status: Status) -> None:
         """Replace the status. On a full disk the old file is overwritten in place, which needs no new block."""
@@ -150,6 +252,8 @@ class RunDir:
         try:
             write_atomically(path, data)
         except OSError:
+            if not path.exists():
+                raise
             with path.open("r+b") as file:
                 file.write(data)
                 file.truncate()
@@ -166,12 +270,12 @@ class RunDir:
         _append(self.events, event.model_dump_json() + "\n")
 
     def truncate_metrics(self, step: int) -> None:
-        """Forget the points after `step` and a half-written last line, before a resume writes them again."""
+        """Forget the points after `step`, and what cannot be read, before a resume writes them again."""
         try:
             lines = self.metrics.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = [line for line, point in self._records(self.metrics, lines, MetricLine) if point.step <= step]
         write_atomically(self.metrics, b"".join(line + b"\n" for line in kept))
 
 

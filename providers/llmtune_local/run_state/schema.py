@@ -180,8 +180,14 @@ class Status(_Record):
     attempt: int = 1
     """Counts the workers that have run in this folder; a cursor into a file holds within one attempt."""
 
+    attempts_before_resume: int = 0
+    """Of `attempt`, those before a person had the run go on: they do not count against it."""
+
     heartbeat: float = 0.0
     """Last sign of life; every few seconds while the process runs."""
+
+    moved: float = 0.0
+    """When the training itself last did something. A device that hangs stops this, and not the heartbeat."""
 
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
@@ -196,11 +202,14 @@ class Status(_Record):
     message: str | None = None
     """What is going on, in one sentence."""
 
+    waiting_for: str | None = None
+    """What it needs to go on (room on the disk), in one sentence."""
+
     error: str | None = None
     """Why it failed, in one sentence."""
 
     error_code: str | None = None
-    """data, model, device, memory, disk, diverged, request or internal."""
+    """data, model, device, memory, disk, damaged, diverged, request or internal."""
 
     @property
     def process(self) -> ProcessId | None:
@@ -227,6 +236,15 @@ class EventLine(_Record):
     time: float
     level: Literal["info", "warning", "error"] = "info"
     message: str
+
+
+class Verdict(_Record):
+    """How a run stands, as whoever looks at its folder finds it: state, why it failed, warnings, what it notices."""
+
+    state: WorkerState | Literal["cancelling"]
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    notice: EventLine | None = None
 
 
 class EarlyStopping(_Record):

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune_local.run_state import process
+from llmtune_local.run_state.damage import is_full
 from llmtune_local.run_state.run_dir import now
 from llmtune_local.run_state.schema import EventLine, MetricLine, Status
 
@@ -28,21 +29,34 @@ class Silent:
 
 
 class Journal:
-    """Writes a run folder for one worker. Use as a context manager: the heartbeat runs in between."""
+    """Writes a run folder for one worker. Use as a context manager: the heartbeat runs in between.
+
+    On a full disk points and events are kept in memory until there is room, and the status is written in place.
+    """
 
     def __init__(self, folder: RunDir) -> None:
         self.folder = folder
         me = process.current()
         before = folder.read_status()
-        attempt = before.attempt + 1 if before else 1
-        self.status = Status(pid=me.pid, started=me.started, host=me.host, attempt=attempt, heartbeat=now())
+        self.status = Status(
+            pid=me.pid,
+            started=me.started,
+            host=me.host,
+            attempt=folder.last_attempt() + 1,
+            attempts_before_resume=before.attempts_before_resume if before else 0,
+            heartbeat=now(),
+            moved=now(),
+        )
         self._events = 0
+        self._unwritten_points: list[MetricLine] = []
+        self._unwritten_events: list[EventLine] = []
         self._written = 0.0
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Journal:
+        self.folder.repair()
         self.folder.write_status(self.status)
         self._thread.start()
         return self
@@ -50,35 +64,58 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._write_lines()
 
     def update(self, **changes: Any) -> None:
-        """Change the status; written at once where the state changes, else at most twice a second."""
+        """Change the status; written at once where the state changes, else at most twice a second. Without changes
+        it says that the training moves."""
         with self._guard:
             urgent = changes.get("state", self.status.state) != self.status.state
-            self.status = self.status.model_copy(update=changes | {"heartbeat": now()})
+            self.status = self.status.model_copy(update=changes | {"heartbeat": now(), "moved": now()})
             if urgent or now() - self._written >= _THROTTLE:
                 self._write()
 
     def points(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Append one point a series."""
         time = now()
-        self.folder.append_metrics(
-            [
+        with self._guard:
+            self._unwritten_points += [
                 MetricLine(step=step, series=series, value=value, epoch=epoch, time=time)
                 for series, value in values.items()
             ]
-        )
+            self._write_lines()
 
     def event(self, message: str, level: Literal["info", "warning", "error"] = "info") -> None:
         """Append one event, and log it."""
         logger.log(getattr(logging, level.upper()), "%s", message)
-        self._events += 1
-        identity = f"{self.status.attempt}-{self._events}"
-        self.folder.append_event(EventLine(id=identity, time=now(), level=level, message=message))
+        with self._guard:
+            self._events += 1
+            identity = f"{self.status.attempt}-{self._events}"
+            self._unwritten_events.append(EventLine(id=identity, time=now(), level=level, message=message))
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        with self._guard:
+            try:
+                if self._unwritten_points:
+                    self.folder.append_metrics(self._unwritten_points)
+                    self._unwritten_points = []
+                for event in list(self._unwritten_events):
+                    self.folder.append_event(event)
+                    self._unwritten_events.remove(event)
+            except OSError as problem:
+                if not is_full(problem):
+                    raise
+                logger.warning("points and events are kept in memory: %s", problem)
 
     def _write(self) -> None:
-        self.folder.write_status(self.status)
         self._written = now()
+        try:
+            self.folder.write_status(self.status)
+        except OSError as problem:
+            if not is_full(problem):
+                raise
+            logger.warning("the status cannot be written: %s", problem)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
@@ -86,5 +123,6 @@ class Journal:
                 self.status = self.status.model_copy(update={"heartbeat": now()})
                 try:
                     self._write()
+                    self._write_lines()
                 except OSError as problem:
                     logger.warning("the status cannot be written: %s", problem)

@@ -8,14 +8,14 @@ The position in the data and the random state are functions of seed and step, so
 
 from __future__ import annotations
 
-import errno
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError
 from llmtune_local.models.loading import artefact_bytes, save_artefact
+from llmtune_local.run_state.damage import DiskFull, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from llmtune_local.run_state.run_dir import RunDir
-
-
-class DiskFull(LlmtuneError):
-    """There is no room for a checkpoint or for the result."""
 
 
 @dataclass(slots=True)
@@ -73,22 +69,43 @@ def save(
     return final
 
 
-def load(folder: RunDir, model: Any, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Put the newest complete checkpoint into model and optimizer; None where there is none."""
+def load(
+    folder: RunDir,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    *,
+    best: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Progress | None:
+    """Put the newest checkpoint that is whole into model and optimizer; None where there is none.
+
+    `best` says that the weights of the best step are needed too; `report` is called with what could not be read.
+    """
+    usable = folder.usable_checkpoints(best=best)
+    for step in sorted(folder.checkpoints(), reverse=True):
+        try:
+            if step in usable:
+                return _load_from(usable[step], model, optimizer)
+            reason = "it is damaged" if not best else "it, or the best step's weights, are damaged"
+        except Exception as problem:  # noqa: BLE001 - whatever a library breaks on, an older one may be whole
+            reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        report(f"the checkpoint of step {step} cannot be used ({reason})")
+    return None
+
+
+def _load_from(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
+    """Read all of a checkpoint before anything is changed by it."""
     import torch
 
-    found = folder.checkpoints()
-    if not found:
-        return None
-    path = found[max(found)]
     kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+    progress = Progress(**kept["progress"])
     if kept["trained"] is not None:
         restore_weights(model, kept["trained"])
     else:
         saved: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
     optimizer.load_state_dict(kept["optimizer"])
-    return Progress(**kept["progress"])
+    return progress
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -122,6 +139,7 @@ def write_folder(final: Path, write: Callable[[Path], None], *, needs: int) -> N
                 f"{final.parent}: {_size(needs)} are needed to write {final.name} and {_size(free)} are free"
             )
         write(temporary)
+        _flush(temporary)
     except BaseException as problem:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_full(problem):
@@ -132,13 +150,12 @@ def write_folder(final: Path, write: Callable[[Path], None], *, needs: int) -> N
     temporary.replace(final)
 
 
-def is_full(problem: BaseException) -> bool:
-    """Whether an error, of whatever library, means that the disk (or a quota on it) is full."""
-    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    text = str(problem)
-    words = ("No space left on device", "StorageFull", "File too large", "Disk quota exceeded", "file write failed")
-    return isinstance(problem, OSError | RuntimeError | Exception) and any(word in text for word in words)
+def _flush(folder: Path) -> None:
+    """Have all files of a folder on the disk before it gets its name: a power cut must not leave a name alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _size(count: float) -> str:

@@ -177,6 +177,7 @@ class ClassificationTrainer(Trainer):
     def _backward(self, step: Any, batches: Sequence[Any]) -> dict[str, float]:
         total, right = 0.0, 0
         for rows in batches:
+            self.journal.update()
             logits = self._logits(rows)
             loss: Any = self._loss(logits, rows, smoothing=self.recipe.label_smoothing) / step.weight
             loss.backward()
@@ -188,6 +189,7 @@ class ClassificationTrainer(Trainer):
         total, weight = 0.0, 0.0
         self._held: list[tuple[LabelledRow, list[float]]] = []
         for rows in self.held_out:
+            self.journal.update()
             logits = self._logits(rows)
             total += float(self._loss(logits, rows))
             several = len(rows) * len(self.labels.labels)

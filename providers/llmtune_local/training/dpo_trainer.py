@@ -318,6 +318,7 @@ class PreferenceTrainer(Trainer):
         return _figures("validation", found, len(self.validation))
 
     def _losses(self, pairs: PairBatch, reference: Tensor, *, smoothing: float = 0.0) -> PairLosses:
+        self.journal.update()
         return pair_losses(likelihoods(self.network, pairs), reference, beta=self.beta, smoothing=smoothing)
 
     # the reference
@@ -343,7 +344,10 @@ class PreferenceTrainer(Trainer):
         path = self.folder.path / "reference.npy"
         expected = len(self.train) + len(self.validation)
         if path.exists():
-            kept = np.load(path)
+            try:
+                kept = np.load(path)
+            except (OSError, ValueError, EOFError):  # a crash has damaged it: it is taken again
+                kept = np.empty(0)
             if kept.shape == (expected, 2):
                 self._reference = {number: (float(one), float(other)) for number, (one, other) in enumerate(kept)}
                 return

@@ -34,6 +34,7 @@ from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
 from llmtune_local.models.quantization import check_adapter
 from llmtune_local.models.targets import zero_tensors
+from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
 from llmtune_local.training import checkpoints, distributed, lr_schedule
 from llmtune_local.training.checkpoints import Progress
@@ -51,6 +52,15 @@ if TYPE_CHECKING:
 
 #: Steps after which memory that is no longer used goes back to the system: each time costs the next step a few percent.
 _TIDY_EVERY = 4
+
+
+#: Seconds for which a result waits for room on the disk, and between two tries.
+ROOM_PATIENCE = 24 * 3600.0
+ROOM_LOOK = 5.0
+
+#: The clock and the pause of that wait, for tests that let no time pass.
+clock = time.monotonic
+pause = time.sleep
 
 
 class Diverged(LlmtuneError):
@@ -74,6 +84,8 @@ class Trainer:
         self.began = time.monotonic()
         self.progress = Progress()
         self.team = ALONE
+        self._best: dict[str, torch.Tensor] | None = None
+        """The best step's weights, while the disk has no room for them."""
 
     def run(self, *, resume: bool = False) -> Result | None:
         """Train to the end; None in a process that does not lead its team. Raises `Stopped`, `TeamLost`, and
@@ -226,13 +238,18 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, or from the start where there is none."""
-        found = checkpoints.load(self.folder, self.model, self.optimizer)
+        best = self.recipe.early_stopping_patience is not None
+        problems: list[str] = []
+        found = checkpoints.load(self.folder, self.model, self.optimizer, best=best, report=problems.append)
         if found is not None:
             self.progress = found
         if self.team.leads:
             self.folder.truncate_metrics(self.progress.step if found else -1)
         self.journal.update(step=self.progress.step, epoch=self.progress.step / self.per_epoch)
-        where = f"step {self.progress.step}" if found else "the beginning: there is no checkpoint yet"
+        for problem in problems:
+            self.journal.event(problem, "warning")
+        none = "no checkpoint is whole" if problems else "there is no checkpoint yet"
+        where = f"step {self.progress.step}" if found else f"the beginning: {none}"
         self.journal.event(f"resumed from {where}")
 
     # training
@@ -362,6 +379,7 @@ class Trainer:
         nll = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch, beginning in self.network.in_turn(batches):
+            self.journal.update()
             sums = self.network.losses(batch, smoothing=self.recipe.label_smoothing, beginning=beginning)
             share: Any = sums.objective / step.weight
             share.backward()
@@ -398,6 +416,7 @@ class Trainer:
         """Loss and accuracy on the completion tokens of the validation rows."""
         nll, correct, tokens = 0.0, 0, 0
         for batch in self.held_out:
+            self.journal.update()
             sums = self.network.losses(batch.to(self.device))
             nll += float(sums.nll)
             correct += int(sums.correct)
@@ -409,10 +428,11 @@ class Trainer:
         if progress.best_loss is None or loss < progress.best_loss - self.recipe.early_stopping_threshold:
             progress.best_loss, progress.best_accuracy = loss, progress.validation_accuracy
             progress.best_step, progress.without_improvement = progress.step, 0
-            best = self.folder.path / "checkpoints" / "best"
-            weights = checkpoints.trained_weights(self.model)
-            needs = models.artefact_bytes(self.model)
-            checkpoints.write_folder(best, lambda path: torch.save(weights, path / "weights.pt"), needs=needs)
+            self._best = checkpoints.trained_weights(self.model)
+            try:
+                self._write_best()
+            except DiskFull as problem:
+                self.journal.event(f"the best step's weights are kept in memory for now: {problem}", "warning")
             return
         progress.without_improvement += 1
         if progress.without_improvement >= patience:
@@ -421,6 +441,15 @@ class Trainer:
                 f"stopped early at step {progress.step}: no evaluation has been better than step {progress.best_step}'s"
                 f" {progress.best_loss:.4f} for {patience} evaluations"
             )
+
+    def _write_best(self) -> None:
+        """Write the best step's weights, unless they are on the disk already. Raises `DiskFull`."""
+        if self._best is None:
+            return
+        weights, best = self._best, self.folder.path / "checkpoints" / "best"
+        needs = models.artefact_bytes(self.model)
+        checkpoints.write_folder(best, lambda path: torch.save(weights, path / "weights.pt"), needs=needs)
+        self._best = None
 
     def _tell(self, values: dict[str, float], recent: deque[tuple[int, float]]) -> None:
         progress = self.progress
@@ -436,14 +465,44 @@ class Trainer:
             return
         self.progress.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
-        checkpoints.save(
-            self.folder,
-            self.model,
-            self.tokenizer,
-            self.optimizer,
-            self.progress,
-            keep=self.recipe.keep_checkpoints,
-        )
+        try:
+            self._write_best()  # a checkpoint whose best step is not on the disk could not be gone on from
+            checkpoints.save(
+                self.folder,
+                self.model,
+                self.tokenizer,
+                self.optimizer,
+                self.progress,
+                keep=self.recipe.keep_checkpoints,
+            )
+        except DiskFull as problem:
+            self.journal.event(f"the checkpoint of step {self.progress.step} is left out: {problem}", "warning")
+
+    def _write_with_patience(self, write: Callable[[], object]) -> None:
+        """Write a part of the result; on a full disk wait for room, since what was learned is nowhere else.
+
+        Checkpoints make room first, all but the newest. Raises `DiskFull` after `ROOM_PATIENCE`, `Stopped`.
+        """
+        began = clock()
+        while True:
+            try:
+                write()
+                break
+            except Exception as problem:
+                if not is_full(problem):
+                    raise
+                full = problem if isinstance(problem, DiskFull) else DiskFull(f"{self.folder.path}: {problem}")
+            for path in list(self.folder.checkpoints().values())[:-1]:
+                shutil.rmtree(path, ignore_errors=True)
+            if self.stop():
+                raise Stopped from full
+            if clock() - began >= ROOM_PATIENCE:
+                raise full
+            self.journal.update(waiting_for=full.message)
+            pause(ROOM_LOOK)
+        if self.journal.status.waiting_for is not None:
+            self.journal.update(waiting_for=None)
+            self.journal.event("there is room on the disk again")
 
     # finishing
 
@@ -453,7 +512,8 @@ class Trainer:
         self.journal.update(state="finalizing", message="writing the result", eta_seconds=None)
         if patience is not None:
             best = self.folder.path / "checkpoints" / "best" / "weights.pt"
-            checkpoints.restore_weights(self.model, torch.load(best, map_location="cpu", weights_only=True))
+            weights = self._best or torch.load(best, map_location="cpu", weights_only=True)
+            checkpoints.restore_weights(self.model, weights)
         whole = not hasattr(self.model, "peft_config")
         if zero := zero_tensors(self.model):
             self.journal.event(
@@ -462,7 +522,8 @@ class Trainer:
                 "warning",
             )
         target = self.folder.model if whole else self.folder.adapter
-        checkpoints.write_folder(target, self._save, needs=models.artefact_bytes(self.model))
+        needs = models.artefact_bytes(self.model)
+        self._write_with_patience(lambda: checkpoints.write_folder(target, self._save, needs=needs))
         progress.seconds += time.monotonic() - self.began
         losses = [line.value for line in self.folder.read_metrics()[0] if line.series == "train/loss"]
         last = losses[-min(self.per_epoch, len(losses)) :]
@@ -495,7 +556,7 @@ class Trainer:
             resolved=self.resolved,
             versions=versions(),
         )
-        self.folder.write_result(result)
+        self._write_with_patience(lambda: self.folder.write_result(result))
         return result
 
     def _save(self, path: Path) -> None:

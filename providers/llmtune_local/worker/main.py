@@ -14,10 +14,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.libraries import idle, prepare_libraries
+from llmtune_local.run_state.damage import DamagedFile, DiskFull, is_full
 from llmtune_local.run_state.process import FolderBusy, FolderLock
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import FINAL
@@ -27,7 +26,6 @@ from llmtune_local.training.distributed import TeamLost, end_with_parent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmtune_local.run_state.schema import RunRequest
 
 logger = logging.getLogger("llmtune")
 
@@ -95,6 +93,11 @@ def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
     except FolderBusy as busy:
         logger.error("%s", busy)
         return NOT_STARTED
+    except OSError as problem:
+        if not is_full(problem):
+            raise
+        logger.error("no space left on the device for the files of %s", folder.path)
+        return FAILED
 
 
 def _settle_libraries() -> None:
@@ -113,12 +116,14 @@ def _work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
         state = before.state if before.state in FINAL else "interrupted"
         logger.error("%s: this run was started before (%s); use --resume to go on", folder.path, state)
         return NOT_STARTED
+    if before is None and folder.last_attempt() > 0:  # the status was lost, not the run
+        resume = True
     _settle_libraries()
     with Journal(folder) as journal:
         try:
             if folder.cancelling:
                 return _cancelled(folder, journal)
-            request = _request(folder)
+            request = folder.read_request()
             from llmtune_local.training.registry import trainer_for
             from llmtune_local.training.trainer import Stopped
 
@@ -149,18 +154,10 @@ def _work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
             return FAILED
 
 
-def _request(folder: RunDir) -> RunRequest:
-    try:
-        return folder.read_request()
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise InvalidJob(f"{fault['msg']}", where=f"request.json: {where}") from None
-
-
 def _cancelled(folder: RunDir, journal: Journal) -> int:
     steps = folder.checkpoints()
-    kept = f"the checkpoint of step {max(steps)} is kept" if steps else "no step was done"
+    none = "there was no room for a checkpoint" if journal.status.step else "no step was done"
+    kept = f"the checkpoint of step {max(steps)} is kept" if steps else none
     journal.event(f"cancelled: {kept}")
     journal.update(state="cancelled", message=f"cancelled: {kept}", eta_seconds=None)
     return SUCCEEDED
@@ -168,8 +165,6 @@ def _cancelled(folder: RunDir, journal: Journal) -> int:
 
 def explain(problem: BaseException) -> tuple[str, str]:
     """A code and one sentence for whatever ended the run."""
-    from llmtune_local.training.checkpoints import DiskFull, is_full
-
     sentence = str(problem).replace("\n", " ").strip()[:1500]
     if isinstance(problem, InvalidData):
         return "data", sentence
@@ -177,10 +172,12 @@ def explain(problem: BaseException) -> tuple[str, str]:
         return "device", sentence
     if isinstance(problem, InvalidJob):
         return ("model" if problem.where == "model" else "request"), sentence
+    if isinstance(problem, DamagedFile):
+        return "damaged", sentence
     if isinstance(problem, DiskFull):
         return "disk", sentence
     if is_full(problem):
-        return "disk", "no space left on the device: make room and resume the run"
+        return "disk", "no space left on the device"
     if isinstance(problem, PermissionError):
         return "disk", f"no permission to write {problem.filename}"
     if isinstance(problem, LlmtuneError):

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llmtune.cli.runs import app
-from llmtune.errors import LlmtuneError, RunNotFound, SubmitUnknown, UnknownName
+from llmtune.errors import LlmtuneError, RunFailed, RunNotFound, SubmitUnknown, UnknownName
 from llmtune.job.spec import TuningJob
-from llmtune.provider.types import RunState
+from llmtune.provider.types import JobRef, Request, RunState
 from llmtune.runs import poller
 from llmtune.runs.api import attach, start
 from llmtune.testing import accept_then_drop
@@ -101,6 +101,61 @@ def test_adopt_and_resubmit(vendor: Fake, at: At, job: TuningJob) -> None:
     (other,) = [each["id"] for each in json.loads(runs("list", "--json", "--state", "lost").output)["runs"]]
     assert "queued" in runs("resubmit", other, "--yes").output
     assert vendor.counts["submit"] == 3
+
+
+class ResumableProvider(FakeProvider):
+    """Its failed jobs go on, and end well then."""
+
+    vendor: Fake
+
+    def resume_point(self, job: JobRef) -> str | None:
+        return "the checkpoint of step 3"
+
+    def restart(self, job: JobRef, request: Request) -> str:
+        assert request.body["model"]
+        at_vendor = self.vendor.jobs[job.id]
+        at_vendor.outcome, at_vendor.walk, at_vendor.at = "success", self.vendor.walks["success"], 0
+        return "the checkpoint of step 3"
+
+
+def test_a_failed_run_goes_on(vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor.outcome = "failure"
+    run = start(job, at())
+    with pytest.raises(LlmtuneError, match="is not failed or cancelled but queued"):
+        runs("resume", run.id)
+    with pytest.raises(RunFailed) as caught:
+        run.wait(pace=QUICK)
+    assert caught.value.hint is None  # this backend cannot
+    with pytest.raises(LlmtuneError, match="fake cannot go on with a job that has ended"):
+        runs("resume", run.id)
+    provider = ResumableProvider("fake", at().settings)
+    provider.vendor = vendor
+    monkeypatch.setattr("llmtune.runs.run.provider_of", lambda record: provider)
+    with pytest.raises(RunFailed) as caught:
+        attach(run.id).wait(pace=QUICK)
+    assert caught.value.hint == f"to go on from the checkpoint of step 3: llmtune runs resume {run.id}"
+    assert f"run {run.id} goes on from the checkpoint of step 3" in runs("resume", run.id).output
+    assert run.record.error is None
+    report = attach(run.id).wait(pace=QUICK)
+    assert report.succeeded
+    assert report.identity.run_id == run.id
+    assert len(run.metrics()) == len({(point.step, point.series) for point in run.metrics()})
+    assert vendor.counts["submit"] == 1
+    with pytest.raises(LlmtuneError, match="is not failed or cancelled but succeeded"):
+        runs("resume", run.id)
+
+
+def test_a_cancelled_run_goes_on(vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(job, at())
+    run.cancel()
+    with pytest.raises(RunFailed):
+        run.wait(pace=QUICK)
+    provider = ResumableProvider("fake", at().settings)
+    provider.vendor = vendor
+    monkeypatch.setattr("llmtune.runs.run.provider_of", lambda record: provider)
+    told = json.loads(runs("resume", run.id, "--json").output)
+    assert told == {"run": run.id, "state": "queued", "from": "the checkpoint of step 3"}
+    assert attach(run.id).wait(pace=QUICK).succeeded
 
 
 def test_cleanup(vendor: Fake, at: At, job: TuningJob) -> None:

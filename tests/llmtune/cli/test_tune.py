@@ -26,6 +26,30 @@ def job(tmp_path: Path) -> TuningJob:
     return TuningJob(name="t", dataset=str(tmp_path / "rows.jsonl"), model="m-1")
 
 
+@pytest.mark.parametrize("providers", ["fake", "fake,local"])
+def test_a_stall_timeout_is_that_of_the_wait(
+    providers: str, job: TuningJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from llmtune.cli.app import app
+
+    waits: list[dict[str, float | None]] = []
+
+    def follow(run: llmtune.Run, **timeouts: float | None) -> llmtune.Report:
+        waits.append(timeouts)
+        return run.wait(pace=Pace(first=0.01, most=0.05))
+
+    monkeypatch.setattr("llmtune.cli.progress.follow", follow)
+    job.save(tmp_path / "job.yaml")
+    arguments = [str(tmp_path / "job.yaml"), "-p", providers, "--yes", "--stall-timeout", "90", "--json"]
+    with Fake() as vendor:
+        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
+        more = ["--fallback-on", "failed"] if "," in providers else []
+        CliRunner().invoke(app, ["tune", *arguments, *more], catch_exceptions=False)
+    assert [wait["stall_timeout"] for wait in waits] == [90.0]
+
+
 def test_a_finished_run_of_the_same_content_is_named(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
     with Fake() as vendor:
         monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)

@@ -12,9 +12,9 @@ import pytest
 
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunKey, RunState
-from llmtune_local.provider import ATTEMPTS
 from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.worker.supervisor import ATTEMPTS
 
 KEY = RunKey("lt0123456789")
 

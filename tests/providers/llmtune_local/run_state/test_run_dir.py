@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from llmtune_local.libraries import SPIN, idle, prepare_libraries, usable_cores
 from llmtune_local.run_state import process, run_dir, schema
+from llmtune_local.run_state.damage import DamagedFile
 from llmtune_local.run_state.process import FolderBusy, FolderLock, ProcessId
 from llmtune_local.run_state.run_dir import RunDir, write_atomically
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, RunRequest, Status
@@ -175,6 +177,115 @@ def test_cancel_is_a_marker(tmp_path: Path) -> None:
     assert folder.cancelling
     folder.uncancel()
     assert not folder.cancelling
+
+
+# What a crash leaves
+
+
+def test_lines_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.append_metrics([point(1)])
+    with folder.metrics.open("ab") as file:
+        file.write(b'{"step": 2, "ser\n\n' + b"\0" * 64 + b"\n\xff\xfe\n[]\n" + b"\0" * 9)
+    folder.append_metrics([point(3)])  # behind zero bytes on the same line
+    assert [line.step for line in folder.read_metrics()[0]] == [1, 3]
+    assert folder.damage == {"metrics.jsonl": f"{folder.metrics} has lines that cannot be read; they are left out"}
+    folder.truncate_metrics(3)
+    again = RunDir(tmp_path)
+    assert [line.step for line in again.read_metrics()[0]] == [1, 3]
+    assert again.damage == {}
+
+
+def test_a_worker_begins_by_taking_out_what_the_last_one_left_half_done(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    with Journal(folder) as journal:
+        journal.event("before")
+    with folder.events.open("ab") as file:
+        file.write(b'{"id": "1-2", "ti')
+    for name in (".status.json.77.tmp", "checkpoints/.step-4.tmp/adapter/weights"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with Journal(folder) as journal:
+        journal.event("after")
+    assert [event.message for event in folder.read_events()[0]] == ["before", "after"]
+    assert folder.damage == {}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_attempts_are_counted_on_where_the_status_was_lost(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    for _ in range(2):
+        with Journal(folder) as journal:
+            journal.event("here")
+    (tmp_path / "status.json").write_bytes(bytes(4096))
+    assert folder.read_status() is None
+    assert "zero bytes" in folder.damage["status.json"]
+    assert folder.last_attempt() == 2
+    with Journal(folder) as journal:
+        journal.event("again")
+    assert [event.id for event in folder.read_events()[0]] == ["1-1", "2-1", "3-1"]
+
+
+def test_without_a_status_the_lock_says_who_works(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    with FolderLock(folder.lock):
+        assert folder.alive() is True
+    folder.lock.write_bytes(b"\xff\0 \xfe")
+    (tmp_path / process.LAUNCHED).write_bytes(b"\xff\xfe\n\0\0\n1 then here\n")
+    assert folder.alive() is False
+    assert process.launches(tmp_path) == [ProcessId(1, "then", "here")]
+
+
+def test_only_checkpoints_that_are_whole_are_gone_on_from(tmp_path: Path, make_request: Callable[..., Any]) -> None:
+    folder = RunDir(tmp_path)
+    folder.write_request(make_request())
+    for name in ("step-4", "step-8", "step-12"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert folder.resume_step() == 0
+    for name in ("step-4", "step-8"):
+        with zipfile.ZipFile(tmp_path / "checkpoints" / name / "trainer.pt", "w") as archive:
+            archive.writestr("a", "b")
+    assert folder.resume_step() == 8
+    folder.write_request(make_request(early_stopping_patience=2))
+    assert folder.resume_step() == 0  # the best step's weights would be missing in the end
+    (tmp_path / "checkpoints" / "best").mkdir()
+    with zipfile.ZipFile(tmp_path / "checkpoints" / "best" / "weights.pt", "w") as archive:
+        archive.writestr("a", "b")
+    assert folder.resume_step() == 8
+
+
+@pytest.mark.parametrize("content", [b"", bytes(300), b'{"schema": 1, "mod', None])
+def test_a_damaged_request_is_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    if content is not None:
+        (tmp_path / "request.json").write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"request.json (is|holds)"):
+        folder.read_request()
+    assert folder.find_request() is None
+    assert "request.json" in folder.damage
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, folder: RunDir) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "append_metrics", full)
+    monkeypatch.setattr(folder, "append_event", full)
+    monkeypatch.setattr(folder, "write_status", full)
+
+
+def test_on_a_full_disk_points_and_events_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunDir(tmp_path)
+    with Journal(folder) as journal:
+        with monkeypatch.context() as patched:
+            full_disk(patched, folder)
+            journal.points(1, 0.1, {"train/loss": 2.0})
+            journal.event("no room")
+            journal.update(state="running")
+            assert folder.read_metrics()[0] == []
+        journal.points(2, 0.2, {"train/loss": 1.0})
+    assert [line.step for line in folder.read_metrics()[0]] == [1, 2]
+    assert [event.message for event in folder.read_events()[0]] == ["no room"]
 
 
 # Processes

@@ -14,11 +14,14 @@ import torch
 from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models.targets import select_targets
+from llmtune_local.run_state.damage import DiskFull
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Recipe
 from llmtune_local.run_state.status_writer import Journal
-from llmtune_local.training import lr_schedule
+from llmtune_local.training import checkpoints, lr_schedule
+from llmtune_local.training import trainer as loop
 from llmtune_local.training.checkpoints import trained_weights
+from llmtune_local.training.registry import trainer_for
 from llmtune_local.training.trainer import Diverged, Stopped, Trainer
 
 Train = Callable[..., Trainer]
@@ -676,3 +679,104 @@ def test_what_a_run_that_goes_on_takes_over(train: Train, data: dict[str, str]) 
     base = provider.base_model(plan(TuningJob(name="t", dataset=data["train"], model=artefact), "local"))
     assert isinstance(base, ModelRef)
     assert (base.data["model"], base.data["tuned"]) == (artefact, False)
+
+
+# A full disk, and what a crash has damaged
+
+
+class Disk:
+    """Stands in for the disk: full for the folders whose names begin with one of `full`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *full: str) -> None:
+        self.full = full
+        real = checkpoints.write_folder
+
+        def write(final: Path, write: Callable[[Path], None], *, needs: int) -> None:
+            if final.name.startswith(self.full or ("nothing",)):
+                raise DiskFull(f"{needs} bytes are needed to write {final.name}")
+            real(final, write, needs=needs)
+
+        monkeypatch.setattr(checkpoints, "write_folder", write)
+
+
+def warnings_of(trainer: Trainer) -> list[str]:
+    return [event.message for event in trainer.folder.read_events()[0] if event.level == "warning"]
+
+
+def test_a_checkpoint_without_room_is_left_out_and_training_goes_on(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, "step-5")
+    trainer = train(epochs=2)
+    assert trainer.folder.read_result().steps == 10  # type: ignore[union-attr]
+    assert list(trainer.folder.checkpoints()) == [10]
+    assert [message[:38] for message in warnings_of(trainer)] == ["the checkpoint of step 5 is left out: "]
+
+
+def test_the_best_steps_weights_are_kept_in_memory_where_there_is_no_room(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"epochs": 2, "early_stopping_patience": 3, "eval_every": 2}
+    expected = train(**asked)
+    Disk(monkeypatch, "best")
+    trainer = train(**asked)
+    assert trainer.folder.checkpoints() == {}  # a run could not go on from one without the best weights
+    one, other = (run.folder.read_result() for run in (trainer, expected))
+    assert one.early_stopping == other.early_stopping  # type: ignore[union-attr]
+    files = [run.folder.adapter / "adapter_model.safetensors" for run in (trainer, expected)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_result_waits_for_room_and_older_checkpoints_make_some(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch, "adapter")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            disk.full = ()
+
+    monkeypatch.setattr(loop, "pause", pause)
+    trainer = train(epochs=2)
+    assert pauses == [loop.ROOM_LOOK] * 3
+    assert list(trainer.folder.checkpoints()) == [10]  # of 5 and 10
+    assert trainer.folder.artefact_fault() is None
+    assert trainer.journal.status.waiting_for is None
+    assert trainer.folder.read_events()[0][-1].message == "there is room on the disk again"
+
+
+def test_the_wait_for_room_has_an_end(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    Disk(monkeypatch, "adapter")
+    passed = [0.0]
+    monkeypatch.setattr(loop, "clock", lambda: passed[0])
+    monkeypatch.setattr(loop, "pause", lambda seconds: passed.__setitem__(0, passed[0] + 3600))
+    with pytest.raises(DiskFull, match="bytes are needed to write adapter"):
+        train(max_steps=1)
+    assert passed[0] == loop.ROOM_PATIENCE
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_damaged_checkpoint_is_passed_over(
+    adapter: str, make_request: Callable[..., Any], train: Train, tmp_path: Path
+) -> None:
+    straight = train({"adapter": adapter}, epochs=3, checkpoint_every=4)
+    request = make_request({"adapter": adapter}, epochs=3, checkpoint_every=4)
+    folder = RunDir(tmp_path / "crashed")
+    folder.write_request(request)
+    with Journal(folder) as journal:
+        trainer_for(request)(folder, request, journal, lambda: False).run()
+    newer = folder.checkpoints()[12]
+    newest = newer / "trainer.pt" if adapter == "lora" else newer / "model" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-50])
+    with Journal(folder) as journal:
+        resumed = trainer_for(request)(folder, request, journal, lambda: False)
+        resumed.run(resume=True)
+    assert any("the checkpoint of step 12 cannot be used" in message for message in warnings_of(resumed))
+    assert "resumed from step 8" in [event.message for event in folder.read_events()[0]]
+    lines = [(line.step, line.series) for line in folder.read_metrics()[0]]
+    assert len(lines) == len(set(lines))
+    one, other = straight.folder.read_result(), folder.read_result()
+    assert one is not None
+    assert other is not None
+    assert (other.tokens, other.steps) == (one.tokens, one.steps)  # nothing counts twice
+    assert other.train_loss == pytest.approx(one.train_loss, rel=1e-5)

@@ -132,24 +132,38 @@ def test_launch_outlives_its_parent(make_request: Callable[..., Any], tmp_path: 
     assert (folder.adapter / "adapter_config.json").exists()
 
 
-def test_a_full_disk_is_said_in_one_sentence(start: Start, make_request: Callable[..., Any], tmp_path: Path) -> None:
-    """The limit on file size stands in for the disk: writing the checkpoint breaks off in the middle."""
+def test_on_a_full_disk_checkpoints_are_left_out_and_the_result_waits(
+    start: Start, make_request: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The limit on file size stands in for the disk: writing a checkpoint breaks off in the middle."""
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request(epochs=1, lora_rank=32, checkpoint_every=2))
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, unlimited[1]))
 
-    assert start(folder, preexec_fn=limit).wait() == main.FAILED
+    worker = start(folder, preexec_fn=limit)
+    wait_for(lambda: (status := folder.read_status()) is not None and status.waiting_for is not None)
     status = folder.read_status()
     assert status is not None
-    assert (status.state, status.error_code) == ("failed", "disk")
-    assert status.error is not None
-    assert "no space left" in status.error
+    assert status.state == "finalizing"
+    assert "no space left" in (status.waiting_for or "")
     assert folder.checkpoints() == {}
     assert [path.name for path in (folder.path / "checkpoints").iterdir()] == []
-    assert start(folder, "--resume").wait() == main.SUCCEEDED  # there is room again
+    warnings = [event.message for event in folder.read_events()[0] if event.level == "warning"]
+    assert [message[:31] for message in warnings] == [
+        "the checkpoint of step 2 is lef",
+        "the checkpoint of step 4 is lef",
+    ]
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, unlimited)  # there is room again
+    assert worker.wait() == main.SUCCEEDED
+    status = folder.read_status()
+    assert status is not None
+    assert (status.state, status.waiting_for) == ("succeeded", None)
+    assert folder.artefact_fault() is None
+    assert max(step for step, _ in losses(folder)) == status.step
 
 
 # In this process: what every failure says
