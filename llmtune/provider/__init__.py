@@ -29,7 +29,10 @@ _HOME = {
     "Client": "llmtune.provider.http",
     "NOT_FOLLOWED": "llmtune.provider.http",
     "check_vendor_url": "llmtune.provider.http",
+    "clean_content": "llmtune.provider.vendor_json",
     "keep_redirects_home": "llmtune.provider.http",
+    "load_json": "llmtune.provider.vendor_json",
+    "read_within_bounds": "llmtune.provider.vendor_json",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -384,6 +387,9 @@ if TYPE_CHECKING:
     from llmtune.provider.values import Mapped as Mapped
     from llmtune.provider.values import Text as Text
     from llmtune.provider.values import ValueType as ValueType
+    from llmtune.provider.vendor_json import clean_content as clean_content
+    from llmtune.provider.vendor_json import load_json as load_json
+    from llmtune.provider.vendor_json import read_within_bounds as read_within_bounds
 
 
 def __getattr__(name: str) -> Any:

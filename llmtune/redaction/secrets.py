@@ -41,7 +41,7 @@ _HEADER = r"\b(?:(?:bearer|basic|token)\s+|(?:api[-_ ]?key|authorization|passwor
 _BEARER = re.compile(r"\b(bearer\s+)(?=\S*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
-class _Secrets:
+class Secrets:
     """The secrets known at one moment, by value, each with where it came from; and the patterns that find them."""
 
     def __init__(self, sources: dict[str, str]) -> None:
@@ -68,13 +68,13 @@ class _Secrets:
         return None if found is None else self.sources[self._spellings[found[0]]]
 
 
-def known_secrets() -> _Secrets:
+def known_secrets() -> Secrets:
     """The secrets of this process: those it has used, and those of its environment."""
     return _among(tuple(os.environ.items()), secret_variables(), secret_values())
 
 
 @functools.lru_cache(maxsize=4)
-def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str], used: tuple[str, ...]) -> _Secrets:
+def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str], used: tuple[str, ...]) -> Secrets:
     sources: dict[str, str] = dict.fromkeys(used, "a credential that is in use")
     for name, value in environment:
         if value.strip() and (name in read or _names_secret(name, value)):
@@ -86,7 +86,7 @@ def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str], used:
             password = None
         if password:
             sources |= dict.fromkeys((password, unquote(password)), "the environment variable LLMTUNE_STORE")
-    return _Secrets(sources)
+    return Secrets(sources)
 
 
 def _names_secret(name: str, value: str) -> bool:
@@ -118,7 +118,7 @@ def scrub(text: str) -> str:
     return _scrub(text, known_secrets())
 
 
-def _scrub(text: str, known: _Secrets) -> str:
+def _scrub(text: str, known: Secrets) -> str:
     if known.pattern is not None:
         text = known.pattern.sub("***", text)
     if known.header is not None:

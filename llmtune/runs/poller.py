@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from llmtune._retry import RetryPolicy
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
+from llmtune.provider.intake import UNREADABLE, poll_job
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import Event, JobRef, RunState
 from llmtune.redaction.secrets import scrub, scrub_error
@@ -303,19 +304,17 @@ class Poller:
             if record.cancel_requested and record.state is not RunState.CANCELLING:
                 provider.cancel(job)
                 record = store.move(record.id, RunState.CANCELLING, "cancellation asked for")
-            snapshot = provider.poll(job, record.cursor)
+            snapshot = poll_job(provider, job, record.cursor)
         except TransientError as error:
             return self._unwell(following, record, error)
         except LlmtuneError as error:
+            if isinstance(error, VendorError) and error.code == UNREADABLE:
+                return self._broke(following, record, error)
             if not (isinstance(error, VendorError) and error.status in GONE):
                 raise
             return self._gone(following, record, job, error)
-        except Exception as error:
-            following.broken += 1
-            if following.broken >= BROKEN_LIMIT:
-                raise
-            log.warning("poll of run %s broke: %r", record.id, error, extra={"run": record.id})
-            return None, following.pace.after(max(following.pause, following.pace.first))
+        except Exception as error:  # noqa: BLE001 - it is raised when it goes on
+            return self._broke(following, record, error)
         checkpoint("polled")
         following.gone_since = None
         seen = store.record(record.id, name_rows(record, snapshot), known=record)
@@ -337,6 +336,14 @@ class Poller:
             self._tell(following, update)
             return self._finish(following, seen.record)
         return (update if new or message or seen.record != record else None), following.pause
+
+    def _broke(self, following: _Following, record: RunRecord, error: Exception) -> tuple[None, float]:
+        """An answer that cannot be read, or an adapter that breaks: look again, and give up when it goes on so."""
+        following.broken += 1
+        if following.broken >= BROKEN_LIMIT:
+            raise error
+        log.warning("poll of run %s broke: %s", record.id, scrub(repr(error)), extra={"run": record.id})
+        return None, following.pace.after(max(following.pause, following.pace.first))
 
     def _unwell(
         self, following: _Following, record: RunRecord, error: TransientError

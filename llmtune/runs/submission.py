@@ -21,6 +21,7 @@ from pathlib import Path
 from llmtune._retry import RetryPolicy, with_retries
 from llmtune.config import redact_url
 from llmtune.errors import InvalidData, LlmtuneError, SubmitUnknown, TransientError, VendorError
+from llmtune.provider.intake import read_ref, submit_job
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
 from llmtune.redaction.secrets import scrub_error
@@ -100,7 +101,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
         return kept
     if store.find_upload(provider.name, file.sha256) is not None:
         # We know of it; the vendor is asked all the same, because somebody may have removed it there.
-        there = with_retries(lambda: provider.find_upload(file.sha256), RETRIES, doing=f"look for the {file.role} file")
+        there = with_retries(lambda: _find_upload(provider, file), RETRIES, doing=f"look for the {file.role} file")
         if there is not None:
             ref = _as(there, file)
             store.keep_upload(record, name, ref, ours=False)  # whoever made it has it on its own list
@@ -108,12 +109,12 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
 
     def upload() -> tuple[UploadRef, bool]:
         meant_before = store.intend_upload(provider.name, file.sha256)
-        found = provider.find_upload(file.sha256)
+        found = _find_upload(provider, file)
         if found is not None:
             return found, meant_before
         lease.check()
         checkpoint("before-upload")
-        return provider.upload(file), True
+        return _upload(provider, file), True
 
     found, ours = with_retries(upload, RETRIES, doing=f"upload of the {file.role} file to {provider.name}")
     checkpoint("after-upload")
@@ -135,7 +136,7 @@ def _upload_anew(store: Store, record: RunRecord, provider: Provider, lease: Lea
             continue
         lease.check()
         what = f"upload of the {file.role} file to {provider.name}"
-        refs[file.role] = _as(with_retries(partial(provider.upload, file), RETRIES, doing=what), file)
+        refs[file.role] = _as(with_retries(partial(_upload, provider, file), RETRIES, doing=what), file)
         store.keep_upload(record, name, refs[file.role], ours=True)
     return _build(store, record, provider, refs)
 
@@ -149,6 +150,16 @@ def _stale_uploads(store: Store, record: RunRecord, error: LlmtuneError) -> list
     refs = {str(file.role): store.ref(record.id, f"upload:{file.role}", UploadRef) for file in record.files}
     reused = {role: ref.id for role, ref in refs.items() if ref is not None and ref.id not in ours}
     return list(reused) if any(id in words for id in reused.values()) else []
+
+
+def _upload(provider: Provider, file: EncodedFile) -> UploadRef:
+    uploaded = read_ref(provider, f"{file.role} file", lambda: provider.upload(file))
+    assert uploaded is not None
+    return uploaded
+
+
+def _find_upload(provider: Provider, file: EncodedFile) -> UploadRef | None:
+    return read_ref(provider, f"{file.role} file", lambda: provider.find_upload(file.sha256))
 
 
 def _as(ref: UploadRef, file: EncodedFile) -> UploadRef:
@@ -223,7 +234,7 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
 
 
 def _submit_once(store: Store, record: RunRecord, provider: Provider, request: Request) -> RunRecord:
-    job = provider.submit(request, record.key)
+    job = submit_job(provider, request, record.key)
     checkpoint("after-submit")
     return keep_job(store, record, job, "accepted by the vendor")
 
@@ -298,7 +309,7 @@ def look_for(provider: Provider, record: RunRecord, window: float) -> JobRef | N
     while True:
         late = time.monotonic() >= deadline
         try:
-            job = provider.find(record.key)
+            job = read_ref(provider, "job", lambda: provider.find(record.key))
             answered_after_deadline = late
         except TransientError as error:
             job = None

@@ -64,7 +64,7 @@ class Managed(CohereProvider, transport="api"):
         timeout = self.settings.timeout
         # No connection is kept open: on a fresh one a failure says more about what has arrived.
         limits = httpx.Limits(max_keepalive_connections=0)
-        hooks = {"response": [core.keep_redirects_home]}
+        hooks = {"response": [core.keep_redirects_home, core.read_within_bounds]}
         http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits, event_hooks=hooks)
         return cohere.ClientV2(api_key=key, base_url=self.address, timeout=timeout, max_retries=0, httpx_client=http)
 
@@ -228,12 +228,15 @@ class Managed(CohereProvider, transport="api"):
     def _pages(self, action: str, field: str, call: Callable[..., Any]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         page: dict[str, Any] = {"page_size": _PAGE}
+        tokens: set[str] = set()
         while True:
             answer = self.ask(action, call, page)
             rows += answer.get(field) or ()
-            if not answer.get("next_page_token"):
+            token = str(answer.get("next_page_token") or "")
+            if not token or token in tokens:  # a token that comes again would never end
                 return rows
-            page["page_token"] = answer["next_page_token"]
+            tokens.add(token)
+            page["page_token"] = token
 
     def cancel(self, job: core.JobRef) -> None:
         """Delete the fine-tuned model: the API has no other way to stop a job."""
@@ -347,5 +350,5 @@ class ClassifyGenerator(ChatGenerator):
             )
             for row in reply.get("classifications") or ():
                 labels = row.get("predictions") or [row.get("prediction")]
-                answers.append(core.Generation(text="\n".join(map(str, labels)), finish_reason="stop"))
+                answers.append(core.Generation(text="\n".join(labels), finish_reason="stop"))
         return answers

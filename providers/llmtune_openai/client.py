@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.config import redact_url
 from llmtune.errors import MissingCredentials, TransientError, VendorError
-from llmtune.provider import Requirement, keep_redirects_home, translate_errors
+from llmtune.provider import Requirement, keep_redirects_home, load_json, read_within_bounds, translate_errors
 from llmtune_openai import errors
 
 if TYPE_CHECKING:
@@ -78,7 +77,9 @@ class Connection:
                 import openai
 
                 with self.translate_errors():
-                    http = openai.DefaultHttpxClient(event_hooks={"response": [keep_redirects_home]})
+                    http = openai.DefaultHttpxClient(
+                        event_hooks={"response": [keep_redirects_home, read_within_bounds]}
+                    )
                     self._client = openai.OpenAI(max_retries=0, http_client=http, **arguments)
             return self._client
 
@@ -87,7 +88,7 @@ class Connection:
         with self.translate_errors():
             content = bytes(call(self.sdk).content)
         try:
-            answer = json.loads(content)
+            answer = load_json(content)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

@@ -51,7 +51,9 @@ class Connection:
             project_id=settings.project_id,
             timeout=settings.timeout,
             max_retries=0,
-            http_client=together.DefaultHttpxClient(event_hooks={"response": [core.keep_redirects_home]}),
+            http_client=together.DefaultHttpxClient(
+                event_hooks={"response": [core.keep_redirects_home, core.read_within_bounds]}
+            ),
         )
 
     @cached_property

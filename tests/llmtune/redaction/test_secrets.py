@@ -108,7 +108,7 @@ def test_a_canary_is_nowhere(
         patch.setattr(FakeProvider, "poll", broken)
         try:
             start(job, at("none"), new=True).wait(pace=QUICK)
-        except RuntimeError as error:
+        except LlmtuneError as error:
             note(error)
 
     places = {
