@@ -19,6 +19,9 @@ from llmtune.provider.generation import GenerationRequest, Unavailable
 from llmtune.provider.types import Snapshot
 from tests.system.gates.worlds import WORLDS, World, leaves, opened, replaced
 
+#: SDKs warn of what their models do not expect.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 ODD: dict[str, str] = {
     "null": "null",
     "true": "true",
