@@ -19,9 +19,11 @@ from llmtune.config import note_secret
 if TYPE_CHECKING:
     import httpx
 
-#: What one answer may have: bytes, levels of nesting, characters of one text.
+#: Bytes that one answer may have.
 MOST_BYTES = 256 << 20
+#: Levels of nesting in one answer.
 MOST_LEVELS = 100
+#: Characters of one text.
 MOST_CHARACTERS = 4 << 20
 
 #: Different notes that are kept of one call.
@@ -49,7 +51,7 @@ def note(sentence: str) -> None:
 
 
 def load_json(content: bytes) -> Any:
-    """Return what a vendor's JSON holds, as `clean_json` has it. Raises `ValueError` where it is no JSON."""
+    """Return what a vendor's JSON (`content`) holds, as `clean_json` has it. Raises `ValueError` for what is none."""
     try:
         data = json.loads(content, parse_int=_read_int)
     except RecursionError:
@@ -122,7 +124,7 @@ def _name(where: str) -> str:
 
 
 def clean_content(content: bytes) -> bytes:
-    """Return the JSON of an answer cleaned, as JSON; what is none as it is, for its reader to say so."""
+    """Return the `content` of an answer, JSON, cleaned; what is none as it is, for its reader to say so."""
     try:
         data = load_json(content)
     except ValueError:
