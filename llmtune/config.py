@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from llmtune.errors import InvalidSettings, MissingCredentials
 
@@ -27,8 +27,23 @@ _SECRET = re.compile(r"(api[-_]?key|token|secret|password|passwd|credential)(?!.
 _ONE_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"<>`\\]+", re.IGNORECASE)
 
+
+#: The names of query parameters and variables that hold a key: whole words of them, with `_` or `-` between.
+KEY_NAME = (
+    "((api|access|account|private|subscription|shared_access|encryption|signing|master|secret)[-_]?key"
+    "|token|secret|passphrase|passwd|[a-z]*password|credentials?)"
+)
+_KEY_PARAMETER = re.compile(
+    rf"(^|[-_]){KEY_NAME}$|^(key|pwd|pass|auth|sig|signature|x[-_](amz|goog)[-_]signature)$", re.I
+)
+_PAGE = re.compile(r"page[-_]?token$|(^|[-_])(next|continuation)[-_]?token$", re.IGNORECASE)
+
 #: Environment variables that secrets were read from, or that settings and options name as the place of one.
 _secret_variables: set[str] = set()
+
+#: Secrets that were used, wherever they came from: the newest of them.
+_secret_values: dict[str, None] = {}
+_MOST_SECRETS = 256
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,7 @@ def setting_variable(name: str, key: str) -> str:
 
 
 def redact(key: str, value: Any) -> Any:
-    """The value as it may be shown: secrets by name, and passwords inside URLs, become `***`."""
+    """The value as it may be shown: secrets by name, and credentials inside URLs, become `***`."""
     if isinstance(value, dict):
         return {inner: redact(inner, each) for inner, each in value.items()}
     if _SECRET.search(key):
@@ -146,27 +161,50 @@ def redact(key: str, value: Any) -> Any:
 
 
 def redact_url(text: str) -> str:
-    """Text with the password of every URL in it replaced by `***`."""
+    """Text in which user, password and the values of key-like query parameters of every URL are replaced by `***`."""
     if _ONE_URL.fullmatch(text):  # its password may hold what ends a URL inside a text
-        return _without_password(text)
-    return _URL.sub(lambda found: _without_password(found[0]), text)
+        return _mask_url(text)
+    return _URL.sub(lambda found: _mask_url(found[0]), text)
 
 
-def _without_password(url: str) -> str:
+def _mask_url(url: str) -> str:
     try:
-        address = urlsplit(url).netloc
+        parts = urlsplit(url)
     except ValueError:  # nobody can say which part is the password
         return f"{url.partition('://')[0]}://***" if "@" in url else url
-    user, at, host = address.rpartition("@")
-    if not at or ":" not in user:
-        return url
-    return url.replace(address, f"{user.partition(':')[0]}:***@{host}", 1)
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        masked = "***:***" if ":" in user else "***"
+        url = url.replace(f"//{parts.netloc}", f"//{masked}@{host}", 1)
+    if parts.query:
+        head, _, tail = url.partition("?")
+        query, mark, fragment = tail.partition("#")
+        url = f"{head}?{re.sub('[^&;]+', _mask_parameter, query)}{mark}{fragment}"
+    return url
+
+
+def _mask_parameter(found: re.Match[str]) -> str:
+    name, _, value = found[0].partition("=")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", unquote(name))
+    return f"{name}=***" if value and _KEY_PARAMETER.search(words) and not _PAGE.search(words) else found[0]
 
 
 def read_secret(variable: str) -> str | None:
     """The secret in that environment variable, taken out of every text from now on; an empty one counts as none."""
     _secret_variables.add(variable)
-    return os.environ.get(variable) or None
+    value = os.environ.get(variable) or None
+    if value:
+        note_secret(value)
+    return value
+
+
+def note_secret(value: str) -> None:
+    """Remember a credential that is used, so that it is taken out of every text from now on."""
+    value = value.strip()
+    if value and value not in _secret_values:
+        while len(_secret_values) >= _MOST_SECRETS:
+            del _secret_values[next(iter(_secret_values))]
+        _secret_values[value] = None
 
 
 def require_secret(variable: str, purpose: str, *, hint: str = "") -> str:
@@ -187,6 +225,11 @@ def note_secrets(values: Iterable[tuple[str, Any]]) -> None:
 def secret_variables() -> frozenset[str]:
     """The environment variables that secrets are read from, as far as this process has seen."""
     return frozenset(_secret_variables)
+
+
+def secret_values() -> tuple[str, ...]:
+    """The credentials that this process has used, wherever they came from."""
+    return tuple(_secret_values)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from llmtune.config import redact_url, settings, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
 from llmtune.planning import support_matrix
 from llmtune.provider.abilities import Equipped
+from llmtune.provider.intake import list_models
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds, provider_names
 from llmtune.provider.types import Readiness, RemoteModel
@@ -140,7 +141,7 @@ def _backend(name: str, *, online: bool) -> Backend:
 
 def _reach(provider: Provider) -> str:
     try:
-        next(iter(provider.inventory()), None)
+        next(list_models(provider), None)
     except Exception as error:  # noqa: BLE001 - whatever a backend breaks on, the others are looked at
         return _reason(error)
     return "answers"
@@ -251,7 +252,7 @@ def _order(models: dict[tuple[str, str], OwnedModel], each: OwnedModel) -> tuple
 
 
 def _owned(provider: Provider, runs: dict[tuple[str, str], RunRecord]) -> Iterator[OwnedModel]:
-    for model in provider.inventory():
+    for model in list_models(provider):
         yield _dated(provider.name, model, runs.get((provider.name, model.id)))
 
 

@@ -21,6 +21,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 
+from llmtune import config
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
 from llmtune.data.io.reading import read
@@ -115,6 +116,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):
         if name.startswith("LLMTUNE_") or name in _CREDENTIALS:
             monkeypatch.delenv(name)
+    monkeypatch.setattr(config, "_secret_values", {})
     monkeypatch.setenv("LLMTUNE_HOME", str(home))
     monkeypatch.setenv("LLMTUNE_CONFIG", str(tmp_path / "no-config.toml"))
     monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "no-catalog.toml"))

@@ -37,13 +37,13 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         fail(LlmtuneError(_os_sentence(error)))
-    except Exception as error:
+    except UnicodeError as error:
+        fail(LlmtuneError(f"a text that is not UTF-8: {error}", hint="write names and texts in UTF-8"))
+    except Exception as error:  # noqa: BLE001 - what Python prints by itself is neither scrubbed nor escaped
         if isinstance(error, ImportError) and (broken := _broken_installation(error)) is not None:
             fail(broken)
-        from llmtune.redaction.secrets import scrub_error
-
-        scrub_error(error)
-        raise
+        _print_traceback()
+        sys.exit(1)
 
 
 def fail(error: LlmtuneError) -> None:
@@ -53,9 +53,7 @@ def fail(error: LlmtuneError) -> None:
     scrub_error(error)
     if os.environ.get("LLMTUNE_DEBUG"):
         logging.getLogger("llmtune").exception("failed")
-        import traceback
-
-        print(escape_controls(traceback.format_exc()), end="", file=sys.stderr)  # noqa: T201
+        _print_traceback()
     if "--json" in sys.argv[1:]:
         print_error(error)
         sys.exit(error.exit_code)
@@ -69,11 +67,11 @@ def fail(error: LlmtuneError) -> None:
 
 def print_error(error: LlmtuneError) -> None:
     """The error as one line of JSON on standard error, after whatever was said on the way; `llmtune schema error`."""
-    import orjson
+    from llmtune.redaction.documents import dump_json
 
     told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
     sys.stderr.flush()
-    sys.stderr.buffer.write(orjson.dumps({"error": told}) + b"\n")
+    sys.stderr.buffer.write(dump_json({"error": told}, indent=False).encode() + b"\n")
     sys.stderr.buffer.flush()
 
 
@@ -85,6 +83,14 @@ def _broken_installation(error: ImportError) -> LlmtuneError | None:
     if conflict is None or not (conflict.sharing or conflict.replaced):
         return None
     return LlmtuneError(f"{error}: {conflict.message}", hint=conflict.hint)
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    from llmtune.redaction.secrets import scrub
+
+    print(escape_controls(scrub(traceback.format_exc())), end="", file=sys.stderr)  # noqa: T201
 
 
 def _os_sentence(error: OSError) -> str:

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llmtune._version import __version__
 from llmtune.cli import compare, doctor, evaluate, export, import_job, info, plan, rescue, runs, serve, sweep, tune, ui
 from llmtune.cli.data.app import app as data_app
 
+
+class PlainErrors(TyperGroup):
+    """The root of the commands: what it says of a wrong argument repeats the argument, so it is cleaned as well."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Read the arguments of `llmtune` itself."""
+        with _clean_usage_errors():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, its own arguments included."""
+        with _clean_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _clean_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error, from whichever package typer has it
+            from llmtune.redaction.control_chars import escape_controls
+            from llmtune.redaction.secrets import scrub
+
+            error.message = escape_controls(scrub(str(getattr(error, "message", ""))))  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=PlainErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

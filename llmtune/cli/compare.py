@@ -38,7 +38,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train at several backends on one held-out split and put them side by side. Exits with 1 when a member failed."""
-    from llmtune.cli.output import err, out
+    from llmtune.cli.output import err, out, write_text
     from llmtune.cli.plan import print_plans
     from llmtune.comparisons.compare import compare as go
     from llmtune.comparisons.compare import plan_members
@@ -76,10 +76,10 @@ def compare(
         board.save(output)
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
     if as_json or shape is ReportFormat.JSON:
-        sys.stdout.buffer.write((board.to_json() + "\n").encode())
+        write_text(board.to_json() + "\n")
     elif shape in (ReportFormat.MARKDOWN, ReportFormat.HTML):
         text = board.to_markdown() if shape is ReportFormat.MARKDOWN else board.to_html()
-        sys.stdout.buffer.write(text.encode())
+        write_text(text)
     else:
         print_board(board, out)
     if board.failed:

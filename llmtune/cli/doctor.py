@@ -30,6 +30,7 @@ def doctor(
     from llmtune.cli.output import print_json
     from llmtune.errors import LlmtuneError, StoreError
     from llmtune.installation.conflicts import find_conflict
+    from llmtune.redaction.secrets import short_secrets
 
     names = [name.strip() for name in provider.split(",") if name.strip()] if provider else None
     if lifecycle:
@@ -46,11 +47,12 @@ def doctor(
     if as_json:
         installation = None if conflict is None else {"message": conflict.message, "hint": conflict.hint}
         health = {"store": store.model_dump(mode="json"), "installation": installation}
-        print_json({"schema": 1, "backends": _plain(found), **health})
+        print_json({"schema": 1, "backends": _plain(found), **health, "short_keys": short_secrets()})
     else:
         _print_backends(found)
         _print_installation(conflict)
         _print_store(store)
+        _print_short_keys(short_secrets())
     if not store.sound:
         raise StoreError(store.error or "the run store is not sound") if as_json else typer.Exit(1)
     if conflict is not None and conflict.broken:
@@ -108,6 +110,18 @@ def _print_store(store: StoreHealth) -> None:
         f"[green]✓[/] [bold]run store[/]  {escape(store.url)}: {store.runs} runs, {store.unfinished} unfinished{size}",
         soft_wrap=True,
     )
+
+
+def _print_short_keys(names: list[str]) -> None:
+    from llmtune.cli.output import out
+    from llmtune.redaction.secrets import SHORTEST
+
+    for name in names:
+        out.print(
+            f"[yellow]![/] [bold]{name}[/]  is shorter than {SHORTEST} characters, so it cannot be told from an"
+            " ordinary word: it is masked only where it stands in a header (Bearer, api-key:)",
+            soft_wrap=True,
+        )
 
 
 #: Models with so many days left or fewer are shown with the way out.

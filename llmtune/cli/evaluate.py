@@ -66,7 +66,7 @@ def report(
 ) -> None:
     """Show the report of a finished run; also a board or a rescue that was written to a file."""
     from llmtune.cli import saved_results
-    from llmtune.cli.output import err, out
+    from llmtune.cli.output import err, out, write_text
 
     found = saved_results.find(run)
     by_name = {".json": ReportFormat.JSON, ".md": ReportFormat.MARKDOWN, ".html": ReportFormat.HTML}
@@ -84,7 +84,7 @@ def report(
     else:
         text = found.to_markdown() if wanted is ReportFormat.MARKDOWN else found.to_html()
     if output is None:
-        _write(text)
+        write_text(text)
         return
     output.write_text(text, encoding="utf-8")
     err.print(f"wrote {output}", markup=False, soft_wrap=True)
@@ -157,7 +157,7 @@ def gate(
     as_json: AsJson = False,
 ) -> None:
     """Let a run pass (exit 0) or not (5) against another one, by one of two tests; 6 where it cannot be judged."""
-    from llmtune.cli.output import out, print_json
+    from llmtune.cli.output import out, print_json, write_text
     from llmtune.report.gate import gate as decide
 
     if better == (not_worse is not None):
@@ -168,7 +168,7 @@ def gate(
     if as_json or shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
-        _write(result.to_markdown())
+        write_text(result.to_markdown())
     else:
         mark, colour = ("passed", "green") if result.passed else ("not passed", "red")
         out.print(mark, style=f"bold {colour}", markup=False)
@@ -179,7 +179,7 @@ def gate(
 
 def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, as_json: AsJson = False) -> None:
     """Show in what the second run differs from the first: settings, data, time, results."""
-    from llmtune.cli.output import out, print_json
+    from llmtune.cli.output import out, print_json, write_text
     from llmtune.report.diff_text import render, to_markdown
     from llmtune.report.gate import diff as compare
 
@@ -187,7 +187,7 @@ def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, 
     if as_json or shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
-        _write(to_markdown(result))
+        write_text(to_markdown(result))
     else:
         for part in render(result):
             out.print(part)
@@ -292,9 +292,3 @@ def _report(run: str) -> Report:
     from llmtune.cli import saved_results
 
     return saved_results.report_of(run)
-
-
-def _write(text: str) -> None:
-    """Text as it is on standard output: never wrapped, never coloured, always UTF-8."""
-    sys.stdout.buffer.write(text.encode("utf-8"))
-    sys.stdout.buffer.flush()

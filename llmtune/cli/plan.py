@@ -183,10 +183,10 @@ def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str],
     for text in receipt.warnings:
         say("note", text, "yellow")
     if request and receipt.request:
-        import orjson
+        from llmtune.redaction.documents import dump_json
 
         say("request", receipt.request.operation)
-        console.print(escape(orjson.dumps(receipt.request.body, option=orjson.OPT_INDENT_2).decode()), soft_wrap=True)
+        console.print(escape(dump_json(receipt.request.body)), soft_wrap=True)
 
 
 def _print_data(say: Any, receipt: Receipt, common: list[str]) -> None:

@@ -180,16 +180,12 @@ async def _watch_all(chosen: list[Run], *, as_json: bool) -> int:
 
 
 def _say(update: Update, *, as_json: bool) -> None:
-    from llmtune.cli.output import out
+    from llmtune.cli.output import out, print_json_line
 
     record = update.record
     message = str(update.error) if update.error else update.message
     if as_json:
-        import orjson
-
-        line = _summary(record) | {"message": message}
-        sys.stdout.buffer.write(orjson.dumps(line) + b"\n")
-        sys.stdout.buffer.flush()
+        print_json_line(_summary(record) | {"message": message})
         return
     said = "  ".join(_plain(each) for each in (_steps(record), message or "") if each)
     out.print(f"{record.id}  {record.state.value:<11} {said}".rstrip(), soft_wrap=True)

@@ -59,7 +59,7 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
-    from llmtune.cli.output import err, out
+    from llmtune.cli.output import err, out, print_json, write_text
     from llmtune.job.spec import TuningJob
     from llmtune.sweeps.space import parse_space
     from llmtune.sweeps.sweep import sweep as go
@@ -69,7 +69,7 @@ def sweep(
     loaded, wanted = TuningJob.load(job), parse_space(space) if space else None
     told = outline(loaded, provider, wanted)
     if show_space and as_json:
-        sys.stdout.buffer.write((told.model_dump_json(indent=2) + "\n").encode())
+        print_json(told.model_dump(mode="json"))
         return
     print_outline(told, trials, out if show_space else err)
     if show_space:
@@ -104,7 +104,7 @@ def sweep(
         found.save(output)
         err.print(f"wrote {output}", markup=False, soft_wrap=True)
     if as_json:
-        sys.stdout.buffer.write((found.to_json() + "\n").encode())
+        write_text(found.to_json() + "\n")
     else:
         print_sweep(found, out)
 
@@ -118,7 +118,7 @@ def join(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Run trials of a sweep that was started elsewhere on the same store, until none is left to begin."""
-    from llmtune.cli.output import err
+    from llmtune.cli.output import err, print_json_line
     from llmtune.sweeps.distributed import join as go
 
     try:
@@ -128,9 +128,7 @@ def join(
         sys.exit(EXIT_INTERRUPTED)
     err.print(f"{len(rows)} trials were run here", soft_wrap=True)
     if as_json:
-        import orjson
-
-        sys.stdout.buffer.write(orjson.dumps([row.model_dump(mode="json") for row in rows]) + b"\n")
+        print_json_line([row.model_dump(mode="json") for row in rows])
 
 
 def probe(
@@ -142,7 +140,7 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Train on 10, 20, 40 and 80 % of the rows, and tell whether more data or more epochs would help."""
-    from llmtune.cli.output import err, out
+    from llmtune.cli.output import err, out, write_text
     from llmtune.job.spec import TuningJob
     from llmtune.sweeps.learning_curve import probe as go
 
@@ -163,7 +161,7 @@ def probe(
         err.print("\nwhat was started goes on; the same command comes back to the probe", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     if as_json:
-        sys.stdout.buffer.write((found.to_json() + "\n").encode())
+        write_text(found.to_json() + "\n")
     else:
         out.print(found.says, markup=False, soft_wrap=True)
 

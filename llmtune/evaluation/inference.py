@@ -14,6 +14,7 @@ from llmtune._retry import Gate, RetryPolicy, with_retries
 from llmtune.errors import TransientError, VendorError
 from llmtune.evaluation.cache import AnswerCache, answer_key
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, LabelScorer
+from llmtune.provider.intake import generate
 
 #: Questions in one call to a generator that takes one call at a time: large enough to batch, small enough to lose.
 TOGETHER = 32
@@ -142,7 +143,7 @@ def _answers(
     gate = Gate()
     for group in _groups(list(wanted.items()), TOGETHER):
         try:
-            found = generator.generate([request for _, request in group])
+            found = generate(generator, [request for _, request in group])
         except VendorError as error:
             # Down, limited, or refusing one row of the group: go on row by row, so that no answer is asked for twice.
             if isinstance(error, TransientError):
@@ -158,7 +159,7 @@ def _one(
     generator: Generator, request: GenerationRequest, patience: RetryPolicy, refusals: _Refusals, gate: Gate
 ) -> Answer:
     try:
-        return Answer(with_retries(lambda: generator.generate([request])[0], patience, doing=ASKING, gate=gate))
+        return Answer(with_retries(lambda: generate(generator, [request])[0], patience, doing=ASKING, gate=gate))
     except TransientError as error:
         if error.sent and gate.answered:  # others get through: it is this row that the backend breaks on
             return refusals.take(error)

@@ -30,9 +30,12 @@ _HOME = {
     "NOT_FOLLOWED": "llmtune.provider.http",
     "check_vendor_url": "llmtune.provider.http",
     "bound_answer": "llmtune.provider.http",
+    "clean_content": "llmtune.provider.vendor_json",
     "keep_redirects_home": "llmtune.provider.http",
+    "load_json": "llmtune.provider.vendor_json",
     "OptionalReads": "llmtune.provider.base",
     "count_pages": "llmtune.provider.sdk",
+    "read_within_bounds": "llmtune.provider.vendor_json",
     "Continuing": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
@@ -426,6 +429,9 @@ if TYPE_CHECKING:
     from llmtune.provider.values import Tags as Tags
     from llmtune.provider.values import Text as Text
     from llmtune.provider.values import ValueType as ValueType
+    from llmtune.provider.vendor_json import clean_content as clean_content
+    from llmtune.provider.vendor_json import load_json as load_json
+    from llmtune.provider.vendor_json import read_within_bounds as read_within_bounds
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 from llmtune.data.example import ImagePart, Message, OtherPart, TextPart, ToolCall
+from llmtune.errors import VendorError
 from llmtune.provider.generation import Generation, GenerationRequest
 
 #: Why an answer ends.
@@ -148,17 +149,30 @@ def _part(part: TextPart | ImagePart | OtherPart) -> dict[str, Any]:
 
 
 def read_completion(answer: Mapping[str, Any]) -> Generation:
-    """Return a chat completion as ours. A refusal to answer counts as the text it was given in."""
-    choice = (answer.get("choices") or [{}])[0]
+    """Return a chat completion as ours. A refusal to answer counts as the text it was given in.
+
+    Raises `VendorError` for an answer that holds none, which is no wrong answer of the model.
+    """
+    if not answer.get("choices"):
+        raise VendorError("the answer holds no choice", code="no_answer")
+    choice = answer["choices"][0]
     message = choice.get("message") or {}
     usage = answer.get("usage") or {}
     return Generation(
-        text=str(message.get("content") or message.get("refusal") or ""),
+        text=_answer_text(message.get("content")) or _answer_text(message.get("refusal")),
         finish_reason=FINISH_REASONS.get(str(choice.get("finish_reason")), "unknown"),
         tool_calls=tuple(_tool_call(call) for call in message.get("tool_calls") or ()),
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
     )
+
+
+def _answer_text(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(str(part["text"]) for part in content if part.get("type") == "text")
+    raise VendorError(f"the content of the answer is {type(content).__name__}, not text", code="no_answer")
 
 
 def _tool_call(call: Mapping[str, Any]) -> ToolCall:

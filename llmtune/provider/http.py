@@ -11,6 +11,7 @@ on it, is one for each read, which a byte now and then never reaches.
 from __future__ import annotations
 
 import json
+import math
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.provider.vendor_json import load_json, read_within_bounds
 
 if TYPE_CHECKING:
     import httpx
@@ -35,7 +37,10 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
         if name not in values:
             continue
         try:
-            return max(0.0, float(values[name]) * scale)
+            seconds = float(values[name]) * scale
+            if math.isfinite(seconds):
+                return max(0.0, seconds)
+            continue
         except ValueError:
             pass
         from email.utils import parsedate_to_datetime
@@ -269,7 +274,7 @@ class Client:
         path += "?" + urlencode(query) if query else ""
         content = self._exchange(method, path, data, sent_headers, safe=safe)
         try:
-            return json.loads(content) if content else {}
+            return load_json(content) if content else {}
         except ValueError:
             raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
 
@@ -313,7 +318,7 @@ class Client:
                 verify=ssl.create_default_context() if self._secure else False,
                 trust_env=self._secure,  # HTTPS_PROXY and NO_PROXY; plain HTTP is for services on this machine
                 limits=httpx.Limits(max_keepalive_connections=None if safe else 0),
-                event_hooks={"response": [bound_answer]},
+                event_hooks={"response": [bound_answer, read_within_bounds]},
             )
         return self._transports[safe]
 

@@ -6,6 +6,7 @@ A leaf of its own without imports of ours, because every command prints through 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 #: C0 without tab and line feed (a carriage return before a line feed is a line end), DEL and C1, the characters that
 #: turn the direction of text, the byte order mark, tag characters and lone surrogates. The first branch keeps the flags
@@ -20,9 +21,9 @@ _CONTROLS = re.compile(
 
 def escape_controls(text: str) -> str:
     r"""Write out control characters (`\x1b`); tabs, line ends and everything visible stay as they are."""
-    return _CONTROLS.sub(_escape, text)
+    return replace_controls(text, lambda character: f"\\x{ord(character):02x}")
 
 
-def _escape(match: re.Match[str]) -> str:
-    character = match.group()
-    return character if len(character) > 1 else f"\\x{ord(character):02x}"
+def replace_controls(text: str, spell: Callable[[str], str]) -> str:
+    """Put what `spell` makes of each control character in its place."""
+    return _CONTROLS.sub(lambda match: match[0] if len(match[0]) > 1 else spell(match[0]), text)

@@ -1,14 +1,15 @@
 """Nothing secret is kept or shown, not even when a vendor's error message repeats the key it was given.
 
-llmtune never asks for a credential: each vendor's SDK finds its own. The secrets that a provider read, and what stands
-in the environment under a secret's name, are taken out of every text that is stored, logged or raised. Texts are
-scrubbed one by one before they are serialised, and what is sent (job, request, references) is never changed: a job
+llmtune never asks for a credential: each vendor's SDK finds its own. The credentials that were used, and what stands
+in the environment under a secret's name, are taken out of every text that is stored, logged, raised or printed. Texts
+are scrubbed one by one before they are serialised, and what is sent (job, request, references) is never changed: a job
 that holds a secret is refused instead.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import re
@@ -16,50 +17,83 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from llmtune.config import redact_url, secret_variables
+from llmtune.config import KEY_NAME, redact_url, secret_values, secret_variables
 from llmtune.errors import InvalidJob, LlmtuneError, VendorError
-
-_API_KEY = re.compile(r"(^|_)API_?KEY(_|\d*$)", re.IGNORECASE)
+from llmtune.redaction.control_chars import escape_controls
 
 #: Whole words of a variable's name, so that neither MONKEY nor TOKENIZER_MODEL counts; TOKEN_FILE is about a secret.
-_NAMES = re.compile(
-    r"(^|_)((api|access|account|private|subscription)_?key|token|secret|passphrase|passwd|[a-z]*password|credentials?)"
-    r"(_|\d*$)|_(pass|pwd|pat|auth)$",
-    re.IGNORECASE,
-)
+_NAMES = re.compile(rf"(^|_){KEY_NAME}(_|\d*$)|_(pass|pwd|pat|auth|webhook_url)$", re.IGNORECASE)
 _ABOUT = re.compile(
-    r"_(model|name|file|path|dir|url|uri|(?<!access_key_)id|type|count|limit|length|env)$", re.IGNORECASE
+    r"_(model|name|file|path|dir|(?<!webhook_)url|uri|(?<!access_key_)id|type|count|limit|length|env)$", re.IGNORECASE
 )
+_CREDENTIALS = re.compile(r"credentials?(_|\d*$)", re.IGNORECASE)
 
-#: A shorter value is an ordinary word: taking it out would garble innocent text. So is a short one of letters alone.
-_SHORTEST = 8
-_WORDS = re.compile(r"(?=.{1,19}$)[a-z]+([-_. ][a-z]+)*", re.IGNORECASE)
+#: A shorter value is an ordinary word: it is only taken out where it stands as a credential does.
+SHORTEST = 8
 
+#: A longer value is taken out wherever it stands, a shorter one only as a whole token: not inside a longer word.
+_LONG = 20
+
+#: How a credential stands in a header, or in a message that repeats one.
+_HEADER = r"\b(?:(?:bearer|basic|token)\s+|(?:api[-_ ]?key|authorization|password|secret|token)[\"']?\s*[:=]\s*[\"']?)"
 _BEARER = re.compile(r"\b(bearer\s+)(?=\S*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
-def _known() -> tuple[str, ...]:
-    """The secrets of this process's environment, longest first."""
-    return _among(tuple(os.environ.items()), secret_variables())
+class Secrets:
+    """The secrets known at one moment, by value, each with where it came from; and the patterns that find them."""
+
+    def __init__(self, sources: dict[str, str]) -> None:
+        self.sources = sources
+        spellings = {
+            spelling: value
+            for value in sources
+            for spelling in (value, quote(value, safe=""), json.dumps(value)[1:-1], value.replace("[", "\\["))
+        }
+        ordered = sorted(spellings, key=len, reverse=True)
+        longer = [re.escape(each) for each in ordered if len(each) >= _LONG]
+        tokens = [re.escape(each) for each in ordered if SHORTEST <= len(each) < _LONG]
+        short = [re.escape(each) for each in ordered if len(each) < SHORTEST]
+        branches = [f"(?:{'|'.join(longer)})"] if longer else []
+        if tokens:  # what stands before it may be the letter of an escape: "\n"
+            branches.append(rf"(?:(?<![^\W_])|(?<=\\[abfnrtv]))(?:{'|'.join(tokens)})(?![^\W_])")
+        self.pattern = re.compile("|".join(branches)) if branches else None
+        self.header = re.compile(rf"({_HEADER})(?:{'|'.join(short)})(?![^\W_])", re.IGNORECASE) if short else None
+        self._spellings = spellings
+
+    def source_in(self, text: str) -> str | None:
+        """Where the secret came from that stands in the text; None where there is none."""
+        found = self.pattern.search(text) if self.pattern is not None else None
+        return None if found is None else self.sources[self._spellings[found[0]]]
+
+
+def known_secrets() -> Secrets:
+    """The secrets of this process: those it has used, and those of its environment."""
+    return _among(tuple(os.environ.items()), secret_variables(), secret_values())
 
 
 @functools.lru_cache(maxsize=4)
-def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str]) -> tuple[str, ...]:
-    found = set()
+def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str], used: tuple[str, ...]) -> Secrets:
+    sources: dict[str, str] = dict.fromkeys(used, "a credential that is in use")
     for name, value in environment:
-        named = _NAMES.search(name) and not _ABOUT.search(name) and _looks_secret(value)
-        if named or (name in read and len(value) >= _SHORTEST):
-            found.add(value)
+        if value.strip() and (name in read or _names_secret(name, value)):
+            sources[value.strip()] = f"the environment variable {name}"
     if "@" in (store := dict(environment).get("LLMTUNE_STORE", "")):
         try:
             password = urlsplit(store).password
         except ValueError:
             password = None
         if password:
-            found |= {password, unquote(password)}
-    return tuple(sorted(found, key=len, reverse=True))
+            sources |= dict.fromkeys((password, unquote(password)), "the environment variable LLMTUNE_STORE")
+    return Secrets(sources)
+
+
+def _names_secret(name: str, value: str) -> bool:
+    """Whether a variable is named as a secret is. `..._CREDENTIALS` may be the path of a file instead."""
+    if not _NAMES.search(name) or _ABOUT.search(name):
+        return False
+    return not (_CREDENTIALS.search(name) and value[:1] in "/~." and Path(value).suffix)
 
 
 def holds_secret(name: str, value: str) -> bool:
@@ -69,56 +103,57 @@ def holds_secret(name: str, value: str) -> bool:
     return "@" in value and "://" in value and redact_url(value) != value
 
 
-def _looks_secret(value: str) -> bool:
-    """Whether a value is no ordinary word, and no path of a file that holds the secret."""
-    if len(value) < _SHORTEST or _WORDS.fullmatch(value):
-        return False
-    there = os.path.exists(value)  # noqa: PTH110 - a key may be too long for a path, which Path.exists raises for
-    return not (there or (value[0] in "/~." and Path(value).suffix))
+def short_secrets() -> list[str]:
+    """The environment variables whose secret is too short to be told from an ordinary word."""
+    read = secret_variables()
+    return sorted(
+        name
+        for name, value in os.environ.items()
+        if 0 < len(value.strip()) < SHORTEST and (name in read or _names_secret(name, value))
+    )
 
 
 def scrub(text: str) -> str:
-    """The text with every known secret, and every password in a URL, replaced by `***`. Not for serialised data."""
-    return _scrub(text, _known())
+    """The text with every known secret, and every credential in a URL, replaced by `***`. Not for serialised data."""
+    return _scrub(text, known_secrets())
 
 
-def _scrub(text: str, known: tuple[str, ...]) -> str:
-    for secret in known:
-        if secret in text:
-            text = text.replace(secret, "***")
+def _scrub(text: str, known: Secrets) -> str:
+    if known.pattern is not None:
+        text = known.pattern.sub("***", text)
+    if known.header is not None:
+        text = known.header.sub(r"\1***", text)
     text = _BEARER.sub(r"\1***", text)
-    return redact_url(text) if "@" in text and "://" in text else text
+    return redact_url(text) if "://" in text and ("@" in text or "?" in text) else text
 
 
 def scrub_leaves(data: Any) -> Any:
-    """JSON data with each string in it scrubbed by itself; its shape, keys and numbers stay as they are."""
-    known = _known()
+    """JSON data with each string in it scrubbed by itself; its shape and numbers stay as they are."""
+    known = known_secrets()
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
             return _scrub(value, known)
         if isinstance(value, dict):
-            return {name: clean(inner) for name, inner in value.items()}
+            return {clean(name): clean(inner) for name, inner in value.items()}
         return [clean(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     return clean(data)
 
 
 def refuse_secrets(job: dict[str, Any]) -> None:
-    """Refuse a job, as data, that holds the value of a key: jobs are stored and sent as they are.
+    """Refuse a job, as data, that holds the value of a secret: jobs are stored and sent as they are.
 
     Raises `InvalidJob`, which names the field and the variable.
     """
-    read = secret_variables()
-    keys = {name: value for name, value in os.environ.items() if name in read or _API_KEY.search(name)}
+    known = known_secrets()
     for where, text in _leaves(job):
-        for name, value in keys.items():
-            if _looks_secret(value) and value in text:
-                raise InvalidJob(
-                    f"it holds the secret in the environment variable {name}; a job is stored and sent as it is",
-                    where=where,
-                    hint="take the value out of the job",
-                )
+        if source := known.source_in(text):
+            raise InvalidJob(
+                f"it holds the secret in {source}; a job is stored and sent as it is",
+                where=where,
+                hint="take the value out of the job",
+            )
 
 
 def _leaves(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -148,13 +183,13 @@ def scrub_error(error: BaseException) -> None:
 
 
 class ScrubbingFilter(logging.Filter):
-    """Takes secrets out of what llmtune logs, tracebacks included."""
+    """Takes secrets and control characters out of what llmtune logs, tracebacks included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, scrubbed."""
-        record.msg, record.args = scrub(record.getMessage()), ()
+        record.msg, record.args = escape_controls(scrub(record.getMessage())), ()
         if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = scrub("".join(traceback.format_exception(*record.exc_info)).rstrip())
+            record.exc_text = escape_controls(scrub("".join(traceback.format_exception(*record.exc_info)).rstrip()))
             record.exc_info = None
         return True
 

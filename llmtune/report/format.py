@@ -8,11 +8,15 @@ import re
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.intervals import Interval
 from llmtune.redaction.control_chars import escape_controls
+from llmtune.redaction.secrets import scrub
 
 
 def seen(text: str) -> str:
-    """The text with control characters written out, so that no terminal obeys them; tabs become two spaces."""
-    return escape_controls(text.replace("\t", "  ")).replace("\r", "\\x0d")
+    """The text without secrets, its control characters written out, so that no terminal obeys them.
+
+    Tabs become two spaces.
+    """
+    return escape_controls(scrub(text).replace("\t", "  ")).replace("\r", "\\x0d")
 
 
 def one_line(text: str, most: int = 200) -> str:

@@ -20,6 +20,7 @@ from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.declarations import Support
 from llmtune.provider.types import RunState
+from llmtune.redaction.documents import dump_json
 from llmtune.report.render import Renderable
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ class Report(Renderable, DocumentedModel):
     # --- in and out --------------------------------------------------------------------------------------------------
     def to_json(self) -> str:
         """The report as JSON text, indented; `Report.from_json` reads it back."""
-        return self.model_dump_json(indent=2)
+        return dump_json(self.model_dump(mode="json"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from llmtune._retry import RetryPolicy
 from llmtune.errors import LlmtuneError, OverBudget, StoreError, TransientError
 from llmtune.metrics.points import NotReported
+from llmtune.provider.intake import list_models
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RemoteModel
@@ -198,7 +199,7 @@ def _listed(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
         raise LlmtuneError(f"{provider.name} is not set up here: {missing}", hint=ready.hint)
     models: list[RemoteModel] = []
     try:
-        for model in provider.inventory():
+        for model in list_models(provider):
             models.append(model)  # noqa: PERF402 - what was listed before the list broke is kept
     except LlmtuneError as error:
         if not models:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from llmtune._models import DocumentedModel
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
+from llmtune.redaction.documents import dump_json
 
 #: The steps of a rescue, in order.
 STEPS = ("fetch", "golden", "plan", "train", "report")
@@ -91,7 +92,7 @@ class RescueReport(DocumentedModel):
 
     def to_json(self) -> str:
         """The report as JSON, indented."""
-        return self.model_dump_json(indent=2) + "\n"
+        return dump_json(self.model_dump(mode="json")) + "\n"
 
 
 class Rescue(DocumentedModel):

@@ -23,6 +23,7 @@ from llmtune.errors import (
     VendorError,
 )
 from llmtune.job.spec import Hyperparameters, Method
+from llmtune.provider.intake import fetch_job, list_models
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_names
 from llmtune.provider.types import ModelRef, RemoteJob, RemoteModel
@@ -103,7 +104,7 @@ def _run(named: str, store: Store) -> RunRecord | None:
 def _remote(provider: Provider, named: str) -> RemoteModel:
     """The model as the inventory lists it, under its own id or its job's."""
     try:
-        listed = next((each for each in provider.inventory() if named in (each.id, each.job)), None)
+        listed = next((each for each in list_models(provider) if named in (each.id, each.job)), None)
     except VendorError:
         listed = None
     return listed or RemoteModel(id=named)
@@ -128,7 +129,7 @@ def fetch(found: Found, folder: Folder, *, data: str | None, store: Store, say: 
                 raise
             record = None
     if record is None and job is None and found.remote is not None:
-        job = found.provider.fetch(found.remote)
+        job = fetch_job(found.provider, found.remote)
     if record is not None:
         asked = record.tuning_job.hyperparameters_for(record.provider)
         source = Source(

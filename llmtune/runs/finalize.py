@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from llmtune._retry import with_retries
 from llmtune.errors import LlmtuneError, StoreUnavailable, TransientError
+from llmtune.provider.intake import poll_job, read_ref
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
 from llmtune.runs import evaluation, settling, submission
@@ -90,7 +91,9 @@ def _last_metrics(
     if job is None:
         return record, ()
     try:
-        snapshot = with_retries(lambda: provider.poll(job, record.cursor), submission.RETRIES, doing="last metrics")
+        snapshot = with_retries(
+            lambda: poll_job(provider, job, record.cursor), submission.RETRIES, doing="last metrics"
+        )
         record = store.record(record.id, name_rows(record, snapshot), known=record).record
     except LlmtuneError as error:
         if isinstance(error, StoreUnavailable) or (isinstance(error, TransientError) and not last_try):
@@ -140,7 +143,7 @@ def ask_again(store: Store, record: RunRecord, provider: Provider, *, lease: Lea
     if job is None or not settling.lacks_model(store, record):
         return record
     try:
-        snapshot = provider.poll(job, record.cursor)
+        snapshot = poll_job(provider, job, record.cursor)
     except Exception as error:  # noqa: BLE001 - the run has its report; this look can only add to it
         log.info("run %s: %s could not be asked for its model: %s", record.id, provider.name, error)
         return record
@@ -214,7 +217,7 @@ def _deploy(store: Store, record: RunRecord, provider: Provider, model: ModelRef
         lease.check()
         checkpoint("before-deploy")
         try:
-            found = provider.deploy(model, record.key)
+            found = read_ref(provider, "deployment", lambda: provider.deploy(model, record.key))
         except TransientError as error:
             if not error.sent:
                 raise
@@ -259,7 +262,9 @@ def _look_for_deployment(provider: Provider, record: RunRecord) -> DeploymentRef
     while True:
         late = time.monotonic() >= deadline
         found = with_retries(
-            lambda: provider.find_deployment(record.key), submission.RETRIES, doing="look for a deployment"
+            lambda: read_ref(provider, "deployment", lambda: provider.find_deployment(record.key)),
+            submission.RETRIES,
+            doing="look for a deployment",
         )
         if found is not None or late:
             return found

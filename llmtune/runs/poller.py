@@ -25,6 +25,7 @@ from llmtune._retry import RetryPolicy, report_silence
 from llmtune._safety.time_limit import TimeLimit, limit_waiting
 from llmtune.errors import LlmtuneError, StoreUnavailable, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
+from llmtune.provider.intake import UNREADABLE, poll_job
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import Event, JobRef, RunState
 from llmtune.redaction.secrets import scrub, scrub_error
@@ -436,19 +437,17 @@ class Poller:
             if record.cancel_requested and record.state is not RunState.CANCELLING:
                 self._ask(following, lambda: provider.cancel(job))
                 record = store.move(record.id, RunState.CANCELLING, "cancellation asked for")
-            snapshot = self._ask(following, lambda: provider.poll(job, record.cursor))
+            snapshot = self._ask(following, lambda: poll_job(provider, job, record.cursor))
         except TransientError as error:
             return self._unwell(following, record, error)
         except LlmtuneError as error:
+            if isinstance(error, VendorError) and error.code == UNREADABLE:
+                return self._broke(following, record, error)
             if not (isinstance(error, VendorError) and error.status in GONE):
                 raise
             return self._gone(following, record, job, error)
-        except Exception as error:
-            following.broken += 1
-            if following.broken >= BROKEN_LIMIT:
-                raise
-            log.warning("poll of run %s broke: %r", record.id, error, extra={"run": record.id})
-            return None, following.pace.after(max(following.pause, following.pace.first))
+        except Exception as error:  # noqa: BLE001 - it is raised when it goes on
+            return self._broke(following, record, error)
         checkpoint("polled")
         following.gone_since = None
         seen = store.record(record.id, name_rows(record, snapshot), known=record)
@@ -483,6 +482,14 @@ class Poller:
             raise TransientError(f"no whole answer came within {POLL_SECONDS:g} s") from None
         finally:
             following.polling_since = None
+
+    def _broke(self, following: _Following, record: RunRecord, error: Exception) -> tuple[None, float]:
+        """An answer that cannot be read, or a provider that breaks: look again, and give up when it goes on so."""
+        following.broken += 1
+        if following.broken >= BROKEN_LIMIT:
+            raise error
+        log.warning("poll of run %s broke: %s", record.id, scrub(repr(error)), extra={"run": record.id})
+        return None, following.pace.after(max(following.pause, following.pace.first))
 
     def _unwell(
         self, following: _Following, record: RunRecord, error: TransientError

@@ -30,6 +30,7 @@ from llmtune.errors import (
     TransientError,
     VendorError,
 )
+from llmtune.provider.intake import read_ref, submit_job
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import EncodedFile, JobRef, Request, RunState, UploadRef
 from llmtune.redaction.secrets import scrub_error
@@ -118,7 +119,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
         return kept
     if store.find_upload(provider.name, file.sha256) is not None:
         # We know of it; the vendor is asked all the same, because somebody may have removed it there.
-        there = with_retries(lambda: provider.find_upload(file.sha256), RETRIES, doing=f"look for the {file.role} file")
+        there = with_retries(lambda: _find_upload(provider, file), RETRIES, doing=f"look for the {file.role} file")
         if there is not None:
             ref = _as(there, file)
             store.keep_upload(record, name, ref, ours=False)  # whoever made it has it on its own list
@@ -126,7 +127,7 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
 
     def upload() -> tuple[UploadRef, bool]:
         meant_before = store.intend_upload(provider.name, file.sha256)
-        found = provider.find_upload(file.sha256)
+        found = _find_upload(provider, file)
         if found is not None:
             return found, meant_before
         lease.check()
@@ -145,7 +146,9 @@ def _upload_one(store: Store, record: RunRecord, file: EncodedFile, provider: Pr
 def _send(provider: Provider, file: EncodedFile) -> UploadRef:
     """Upload one file. An answer that the provider stumbles over is one that did not come: nothing is paid yet."""
     try:
-        return provider.upload(file)
+        uploaded = read_ref(provider, f"{file.role} file", lambda: provider.upload(file))
+        assert uploaded is not None
+        return uploaded
     except (LlmtuneError, OSError):
         raise
     except Exception as error:
@@ -181,6 +184,10 @@ def _stale_uploads(store: Store, record: RunRecord, error: LlmtuneError) -> list
     refs = {str(file.role): store.ref(record.id, f"upload:{file.role}", UploadRef) for file in record.files}
     reused = {role: ref.id for role, ref in refs.items() if ref is not None and ref.id not in ours}
     return list(reused) if any(id in words for id in reused.values()) else []
+
+
+def _find_upload(provider: Provider, file: EncodedFile) -> UploadRef | None:
+    return read_ref(provider, f"{file.role} file", lambda: provider.find_upload(file.sha256))
 
 
 def _as(ref: UploadRef, file: EncodedFile) -> UploadRef:
@@ -257,7 +264,7 @@ def _submit(store: Store, record: RunRecord, provider: Provider, lease: Lease) -
 
 
 def _submit_once(store: Store, record: RunRecord, provider: Provider, request: Request) -> RunRecord:
-    job = provider.submit(request, record.key)
+    job = submit_job(provider, request, record.key)
     checkpoint("after-submit")
     return keep_job(store, record, job, "accepted by the vendor")
 
@@ -339,7 +346,7 @@ def look_for(provider: Provider, record: RunRecord, window: float) -> JobRef | N
     while True:
         late = time.monotonic() >= deadline
         try:
-            job = provider.find(record.key)
+            job = read_ref(provider, "job", lambda: provider.find(record.key))
             answered_after_deadline = late
         except TransientError as error:
             job = None

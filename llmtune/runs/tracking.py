@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.errors import StoreUnavailable
 from llmtune.metrics.points import SOURCE_ORDER, MetricPoint, merge
 from llmtune.provider.types import Ref
+from llmtune.redaction.secrets import scrub, scrub_leaves
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.queries import points_after
 from llmtune.runs.store.records import RunRecord
@@ -216,10 +217,10 @@ def told(record: RunRecord) -> SinkRun:
     }
     return SinkRun(
         id=record.id,
-        name=record.name,
+        name=scrub(record.name),
         created=record.created,
-        params={"model": record.model, "provider": record.provider} | params,
-        tags={"llmtune.run": record.id, "llmtune.provider": record.provider, **job.tags},
+        params=scrub_leaves({"model": record.model, "provider": record.provider} | params),
+        tags=scrub_leaves({"llmtune.run": record.id, "llmtune.provider": record.provider, **job.tags}),
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from llmtune.data.example import Message
 from llmtune.errors import LlmtuneError
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
+from llmtune.provider.intake import generate
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef, RunState
 from llmtune.runs import finalize, settling
@@ -44,7 +45,7 @@ class TunedModel:
         request = GenerationRequest(
             messages=messages, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, seed=seed
         )
-        return self.generator.generate([request])[0]
+        return generate(self.generator, [request])[0]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from llmtune.data.findings import Finding
 from llmtune.data.formats.chat import read_messages, read_tools
 from llmtune.errors import InvalidData, LlmtuneError, QuotaExceeded, TransientError, VendorError
 from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.redaction.secrets import scrub_error
+from llmtune.redaction.secrets import scrub, scrub_error
 
 #: Parameters that are taken only with the value that changes nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
@@ -185,7 +185,7 @@ class Writer:
     def whole(self, answer: Generation, asked: Asked) -> dict[str, Any]:
         """A chat.completion."""
         cutter = Cutter(asked.stop)
-        text = cutter.more(answer.text) + cutter.rest()
+        text = scrub(cutter.more(answer.text) + cutter.rest())
         content = text or None if answer.tool_calls else text
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if answer.tool_calls:
@@ -202,7 +202,7 @@ class Writer:
 
     def piece(self, text: str) -> bytes:
         """A chunk of text."""
-        return self._chunk({"content": text})
+        return self._chunk({"content": scrub(text)})
 
     def last(self, answer: Generation, cutter: Cutter, *, usage: bool) -> bytes:
         """Tool calls, the reason why the answer ended, the usage where it was asked for, and the end of the stream."""
@@ -234,7 +234,7 @@ def _event(data: Mapping[str, Any]) -> bytes:
 
 def _calls(answer: Generation) -> list[dict[str, Any]]:
     return [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": scrub(call.arguments)}}
         for call in answer.tool_calls
     ]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from llmtune.errors import InvalidData, LlmtuneError
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Streaming
+from llmtune.provider.intake import generate
 from llmtune.server.protocol import Refused
 
 log = logging.getLogger("llmtune")
@@ -123,7 +124,7 @@ class Line:
             if isinstance(self.generator, Streaming):
                 answers = self.generator.stream(requests, tell)
             else:
-                answers = self.generator.generate(requests)
+                answers = generate(self.generator, requests)
             pairs = list(zip(batch, answers, strict=True))
         except InvalidData as error:
             if len(batch) == 1:

@@ -18,6 +18,7 @@ from llmtune.metrics.points import NotReported, Series
 from llmtune.planning.plan import read_dataset
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
+from llmtune.redaction.documents import dump_json
 from llmtune.runs.api import start
 from llmtune.runs.budget import ALLOW_UNKNOWN, CONFIRM, Bill, check_bill
 from llmtune.runs.plans import plan
@@ -72,7 +73,7 @@ class Probe(DocumentedModel):
 
     def to_json(self) -> str:
         """As JSON; `Probe.model_validate_json` reads it back."""
-        return self.model_dump_json(indent=2)
+        return dump_json(self.model_dump(mode="json"))
 
 
 def probe(

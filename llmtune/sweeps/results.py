@@ -12,6 +12,7 @@ from llmtune.errors import InvalidData
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import NotReported, Number, Series
+from llmtune.redaction.documents import dump_json
 from llmtune.report.render import Renderable
 
 TrialState = Literal["complete", "pruned", "failed", "running"]
@@ -143,7 +144,7 @@ class Sweep(Renderable, DocumentedModel):
 
     def to_json(self) -> str:
         """As JSON; `Sweep.model_validate_json` reads it back."""
-        return self.model_dump_json(indent=2)
+        return dump_json(self.model_dump(mode="json"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""

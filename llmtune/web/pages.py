@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from llmtune.errors import RunNotFound
+from llmtune.redaction.documents import dump_json
 from llmtune.report.html.elements import el
 from llmtune.report.html.page import Section, page
 from llmtune.report.schema import Report
@@ -79,7 +78,7 @@ def _page(text: str) -> Reply:
 
 
 def _json(data: Any) -> Reply:
-    return Reply(orjson.dumps(data), "application/json")
+    return Reply(dump_json(data, indent=False).encode(), "application/json")
 
 
 def _number(query: Query, name: str) -> int:

@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
+from llmtune.config import note_secret
 from llmtune.errors import InvalidSettings
-from llmtune.provider import Requirement, translate_errors
+from llmtune.provider import Requirement, clean_content, translate_errors
 from llmtune_bedrock import errors
 from llmtune_bedrock.settings import BedrockSettings
 
@@ -75,7 +76,19 @@ class Sdk:
                 read_timeout=self.settings.timeout,
                 user_agent_extra="llmtune",
             )
-            return session.client(service, endpoint_url=endpoint, config=config)
+            client = session.client(service, endpoint_url=endpoint, config=config)
+            client.meta.events.register("before-parse", self._receive)
+            return client
+
+    def _receive(self, response_dict: dict[str, Any], **_: Any) -> None:
+        """Clean an answer before boto3 reads it, and remember the credential that it was signed with."""
+        if credentials := self._session.get_credentials():
+            used = credentials.get_frozen_credentials()
+            for value in (used.secret_key, used.token):
+                note_secret(value or "")
+        headers, body = response_dict["headers"], response_dict["body"]
+        if isinstance(body, bytes) and "json" in headers.get("content-type", ""):
+            response_dict["body"] = clean_content(body)
 
     def translate_errors(self, action: str) -> AbstractContextManager[None]:
         """Turn what boto3 raises inside into one clear sentence; `action` is what was being done."""

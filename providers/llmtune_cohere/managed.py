@@ -60,7 +60,7 @@ class Managed(CohereProvider, transport="api"):
         timeout = self.settings.timeout
         # No connection is kept open: on a fresh one a failure says more about what has arrived.
         limits = httpx.Limits(max_keepalive_connections=0)
-        hooks = {"response": [core.keep_redirects_home, core.bound_answer]}
+        hooks = {"response": [core.keep_redirects_home, core.bound_answer, core.read_within_bounds]}
         http = httpx.Client(timeout=timeout, follow_redirects=True, limits=limits, event_hooks=hooks)
         return cohere.ClientV2(api_key=key, base_url=self.address, timeout=timeout, max_retries=0, httpx_client=http)
 
@@ -224,7 +224,7 @@ class Managed(CohereProvider, transport="api"):
             rows += answer.get(field) or ()
             if not answer.get("next_page_token"):
                 break
-            page["page_token"] = answer["next_page_token"]
+            page["page_token"] = str(answer["next_page_token"])
         return rows
 
     def cancel(self, job: core.JobRef) -> None:
@@ -339,5 +339,5 @@ class ClassifyGenerator(ChatGenerator):
             )
             for row in reply.get("classifications") or ():
                 labels = row.get("predictions") or [row.get("prediction")]
-                answers.append(core.Generation(text="\n".join(map(str, labels)), finish_reason="stop"))
+                answers.append(core.Generation(text="\n".join(labels), finish_reason="stop"))
         return answers

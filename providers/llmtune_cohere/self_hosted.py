@@ -263,7 +263,7 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
             if "text" not in reply:
                 problem = reply.get("message") or "an answer without text"
                 raise VendorError(f"{self.name}: ask the inference container: {problem}")
-            return core.Generation(text=str(reply["text"]), finish_reason="stop")
+            return core.Generation(text=reply["text"], finish_reason="stop")
 
         return core.FunctionGenerator(answer, max_concurrency=1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +17,10 @@ from llmtune.provider import (
     bound_answer,
     count_pages,
     keep_redirects_home,
+    load_json,
     may_have_arrived,
     open_providers,
+    read_within_bounds,
     translate_errors,
 )
 from llmtune_openai import errors
@@ -76,7 +77,7 @@ class Connection:
                 import openai
 
                 with self.translate_errors():
-                    hooks = {"response": [keep_redirects_home, bound_answer]}
+                    hooks = {"response": [keep_redirects_home, bound_answer, read_within_bounds]}
                     http = openai.DefaultHttpxClient(event_hooks=hooks)
                     self._client = openai.OpenAI(max_retries=0, http_client=http, **arguments)
             return self._client
@@ -86,7 +87,7 @@ class Connection:
         with self.translate_errors():
             content = bytes(call(self.sdk).content)
         try:
-            answer = json.loads(content)
+            answer = load_json(content)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

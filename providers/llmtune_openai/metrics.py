@@ -69,20 +69,23 @@ def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]]) -> list[MetricPoi
 
 
 def from_result_file(content: bytes) -> tuple[list[MetricPoint], str | None]:
-    """Points out of a result file, and what is wrong with it if nothing can be read.
+    """Points out of a result file, and what is wrong with it if not all of it can be read.
 
     The file is CSV, plain (old jobs, Azure) or as base64 text (OpenAI now).
     """
     text = decoded(content)
     if text is None:
-        return [], "neither CSV nor CSV in base64, so its metrics are left out"
+        return [], "neither whole CSV nor whole CSV in base64, so its metrics are left out"
     points: list[MetricPoint] = []
     rows = csv.reader(io.StringIO(text), skipinitialspace=True)
     names = [name.strip() for name in next(rows, [])]
-    for cells in rows:
+    lines = list(rows)
+    # A file that breaks off may break off inside a number: its last line is no measurement.
+    cut = bool(lines) and not text.endswith("\n") and (len(lines[-1]) < len(names) or not _has_steps(content.lstrip()))
+    for cells in lines[:-1] if cut else lines:
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
         points += _points(row.get("step"), row, "vendor_file", None)
-    return points, None
+    return points, "it breaks off, so its last line is left out" if cut else None
 
 
 def decoded(content: bytes) -> str | None:

@@ -47,7 +47,7 @@ class Connection:
             timeout=settings.timeout,
             max_retries=0,
             http_client=together.DefaultHttpxClient(
-                event_hooks={"response": [core.keep_redirects_home, core.bound_answer]}
+                event_hooks={"response": [core.keep_redirects_home, core.bound_answer, core.read_within_bounds]}
             ),
         )
 

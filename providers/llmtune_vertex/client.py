@@ -14,7 +14,7 @@ from typing import Any
 
 from llmtune.config import read_secret
 from llmtune.errors import MissingCredentials
-from llmtune.provider import Requirement, bound_answer, keep_redirects_home, translate_errors
+from llmtune.provider import Requirement, bound_answer, keep_redirects_home, read_within_bounds, translate_errors
 from llmtune_vertex import errors
 from llmtune_vertex.settings import VertexSettings
 
@@ -92,7 +92,7 @@ class Sdk:
                     base_url=self.settings.base_url,
                     api_version="v1beta1",
                     timeout=int(self.settings.timeout * 1000),
-                    client_args={"event_hooks": {"response": [keep_redirects_home, bound_answer]}},
+                    client_args={"event_hooks": {"response": [keep_redirects_home, bound_answer, read_within_bounds]}},
                 ),
             )
 

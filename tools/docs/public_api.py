@@ -50,6 +50,7 @@ MODULES = (
     "llmtune.provider.abilities",
     "llmtune.provider.generation",
     "llmtune.provider.http",
+    "llmtune.provider.vendor_json",
     "llmtune.provider.encoding",
     "llmtune.metrics.points",
     "llmtune.deprecation",

@@ -26,6 +26,7 @@ from llmtune.data.io.base import Notes
 from llmtune.data.io.json_lines import block_rows
 from llmtune.data.io.reading import read_rows
 from llmtune.data.rendering.token_count import Counter, RowTokens
+from llmtune.redaction.secrets import known_secrets
 
 if TYPE_CHECKING:
     from llmtune.data.checks.minhash import Sketcher
@@ -103,6 +104,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
     duplicates = "duplicates" in work.checks
     count = work.counter.row if "tokens" in work.checks else None
     private = "privacy" in work.checks
+    known = known_secrets() if private else None
     sketching = work.sketcher is not None
     writer = work.writer
     left_out = LeftOut()
@@ -142,7 +144,7 @@ def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
         if tokens is not None and (work.limit is not None or work.max_tokens is not None):
             found += _too_long(work, tokens)
         if private:
-            found += check_privacy(item)
+            found += check_privacy(item, known)
         for finding in found:
             log.add(finding.at(work.file, line))
         label = label_of(item)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, warning
 from llmtune.data.hashing import turn_text
+from llmtune.redaction.secrets import Secrets
 
 _Secret = tuple[str, str, re.Pattern[str]]
 #: (what it is, a telling substring, the pattern), by a character that each of the group holds: looking for one
@@ -139,8 +140,8 @@ _NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
 )
 
 
-def check_privacy(example: Example) -> list[Finding]:
-    """One warning for each kind of secret or personal data in a row."""
+def check_privacy(example: Example, known: Secrets | None = None) -> list[Finding]:
+    """One warning for each kind of secret or personal data in a row, and for a credential that is `known` here."""
     if example.text is not None:
         text = example.text
     else:
@@ -148,11 +149,13 @@ def check_privacy(example: Example) -> list[Finding]:
         if example.preference is not None:
             turns = (*turns, *example.preference.preferred, *example.preference.rejected)
         text = "\n".join([turn_text(message) for message in turns])
+    source = known.source_in(text) if known is not None else None
+    found = [] if source is None else [("secret", f"the value of {source}", "***")]
     return [
         warning(
             code,
             f"the row seems to hold {name}: {find}",
             "take it out, and revoke it" if code == "secret" else "take it out, or be sure that you may use it",
         )
-        for code, name, find in scan(text)
+        for code, name, find in (*found, *scan(text))
     ]

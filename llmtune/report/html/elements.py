@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
 from markupsafe import Markup, escape
 
+from llmtune.redaction.documents import dump_json
 from llmtune.report.format import seen
 
 #: What an element may hold; None and False are nothing, so that `condition and el(...)` reads well.
@@ -48,7 +48,7 @@ def link(url: str, text: str) -> Markup:
 
 def json_script(name: str, data: Any) -> Markup:
     """Data for the page's script, in an element that nothing in it can close."""
-    text = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS).decode()
+    text = dump_json(data, indent=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return Markup('<script type="application/json" id="{}">').format(name) + Markup(text) + Markup("</script>")

@@ -25,6 +25,7 @@ from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
+from llmtune.redaction.documents import dump_json
 from llmtune.report.render import Renderable
 from llmtune.report.schema import Cost, Report, Timing
 from llmtune.report.verdicts import ALPHA
@@ -152,7 +153,7 @@ class Board(Renderable, DocumentedModel):
 
     def to_json(self) -> str:
         """As JSON; `Board.model_validate_json` reads it back."""
-        return self.model_dump_json(indent=2)
+        return dump_json(self.model_dump(mode="json"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""

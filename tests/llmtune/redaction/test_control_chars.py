@@ -110,7 +110,7 @@ def rows(tmp_path: Path) -> Path:
 def job(rows: Path) -> Path:
     path = rows.parent / "job.json"
     document = {
-        "name": f"mine {HOSTILE}\0",
+        "name": f"mine {HOSTILE}",
         "dataset": {"path": str(rows), "split": [0.8, 0.1, 0.1]},
         "model": f"m-1:robot:{HOSTILE}",
         "evaluation": {"max_rows": 2},
@@ -127,7 +127,7 @@ def test_a_run_and_everything_about_it(llmtune: Callable[..., Output], vendor: V
     listed = llmtune("runs", "list").text.replace(" ", "")
     assert r"m-1:robot:\x1b]0;title" in listed
     (entry,) = json.loads(llmtune("runs", "list", "--json").stdout)["runs"]
-    assert entry["name"] == f"mine {HOSTILE}\0"  # in JSON it stays what it is
+    assert entry["name"] == f"mine {HOSTILE}"  # in JSON it stays what it is
     output = llmtune("runs", "show", entry["id"]).text
     assert f"{MODEL}{HOSTILE_ESCAPED}" in output
     assert f"mine {HOSTILE_ESCAPED}" in output
@@ -145,7 +145,7 @@ def test_a_run_that_fails_in_the_vendors_words(llmtune: Callable[..., Output], v
     tuned = llmtune("tune", job, "-p", "fake", "--yes")
     assert tuned.code == 1
     assert f"refused {HOSTILE_ESCAPED}" in tuned.text
-    assert f"refused {HOSTILE_ESCAPED}" in llmtune("runs", "show", f"mine {HOSTILE}\0").text
+    assert f"refused {HOSTILE_ESCAPED}" in llmtune("runs", "show", f"mine {HOSTILE}").text
 
 
 def test_plans(llmtune: Callable[..., Output], vendor: Vendor, job: Path) -> None:

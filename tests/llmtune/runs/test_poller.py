@@ -135,7 +135,7 @@ def test_an_adapter_that_keeps_breaking_stops_the_wait(
 
     with monkeypatch.context() as patch:
         patch.setattr(FakeProvider, "poll", poll)
-        with pytest.raises(KeyError):
+        with pytest.raises(VendorError, match=r"fake: .* cannot be read \(KeyError: 'status'\)"):
             run.wait(pace=QUICK)
     assert len(calls) == waiting.BROKEN_LIMIT
     run.wait(pace=QUICK)
