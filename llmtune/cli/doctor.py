@@ -118,7 +118,7 @@ def _print_short_keys(names: list[str]) -> None:
 
     for name in names:
         out.print(
-            f"[yellow]![/] [bold]{name}[/]  is shorter than {SHORTEST} characters, so it cannot be told from an"
+            f"[yellow]![/] [bold]{name}[/]  is shorter than {SHORTEST} characters and looks like an"
             " ordinary word: it is masked only where it stands in a header (Bearer, api-key:)",
             soft_wrap=True,
         )

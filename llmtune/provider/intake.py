@@ -107,7 +107,8 @@ def read_ref(provider: Provider, name: str, call: Callable[[], R | None]) -> R |
         ref = call()
         if ref is None:
             return None
-        usable = _usable(_instance(ref, Ref), name)
+        _instance(ref, Ref)
+        usable = _usable(ref, name)
         if usable is None:
             raise ValueError(f"the id of the {name} is none")
         return usable
@@ -195,19 +196,22 @@ def _text(text: str, where: str, most: int) -> str:
 def _integer(value: int | None, where: str) -> int | None:
     if value is None or 0 <= value <= _MOST_INTEGER:
         return value
-    return note(f"{where} is no count of up to 64 bits, so it is not reported")
+    note(f"{where} is no count of up to 64 bits, so it is not reported")
+    return None
 
 
 def _finite(value: float | None, where: str) -> float | None:
     if value is None or math.isfinite(value):
         return value
-    return note(f"{where} is not a finite number, so it is not reported")
+    note(f"{where} is not a finite number, so it is not reported")
+    return None
 
 
 def _moment(value: float | None, where: str) -> float | None:
     if value is None or 0 <= value <= _LAST_SECOND:
         return value
-    return note(f"{where} is no time, so it is not reported")
+    note(f"{where} is no time, so it is not reported")
+    return None
 
 
 def _progress(progress: Progress) -> Progress:
@@ -259,7 +263,8 @@ def _usable(ref: R | None, name: str) -> R | None:
     if ref is None:
         return None
     if not ref.id or len(ref.id) > _ID or clean_text(ref.id) != ref.id:
-        return note(f"the id of {name} cannot be kept")
+        note(f"the id of {name} cannot be kept")
+        return None
     data = clean_json(ref.data, name)
     changed: dict[str, Any] = {} if data is ref.data else {"data": data}
     if isinstance(ref, JobRef) and ref.url is not None:

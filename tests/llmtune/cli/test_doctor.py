@@ -168,7 +168,7 @@ def test_a_vendor_whose_part_breaks_takes_no_other_with_it(
     models, unseen, answered = doctor.owned_models(["fake", "openai"])
     assert [each.provider for each in models] == ["openai"]
     assert [(each.provider, each.reason) for each in unseen] == [
-        ("fake", "RuntimeError: the SDK of this vendor has a bug")
+        ("fake", "its list of models cannot be read (RuntimeError: the SDK of this vendor has a bug)")
     ]
     assert answered == ["openai"]
     (line,) = doctor.backends(["fake"], online=True)

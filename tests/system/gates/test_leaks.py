@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
@@ -199,15 +200,17 @@ def test_doctor_names_keys_that_are_too_short(llmtune: Callable[..., Output], mo
     assert json.loads(llmtune("doctor", "-p", "fake", "--json").stdout)["short_keys"] == ["ACME_API_KEY"]
 
 
+def _hostile(data: Any, *, share: int | None) -> bytes:
+    places = leaves(data) if share is None else leaves(data)[share::5] or [()]
+    return replaced(data, places, json.dumps(HOSTILE))
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_every_provider_gives_the_core_clean_words(name: str, tmp_path: Path) -> None:
     """The key and the escapes stand in each leaf of each answer; what is shown of it is clean."""
     with opened(name, tmp_path, KEY) as world:
-        raw = json.dumps(HOSTILE)
         for share in (*range(5), None):
-            world.change[""] = lambda data, share=share: replaced(
-                data, leaves(data) if share is None else leaves(data)[share::5] or [()], raw
-            )
+            world.change[""] = partial(_hostile, share=share)
             texts: list[str] = []
             try:
                 snapshot = intake.poll_job(world.provider, world.ref, None)

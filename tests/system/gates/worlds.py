@@ -46,12 +46,12 @@ class World:
     files_change: Callable[[bytes], bytes] | None = None
 
 
-def _openai(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _openai(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_openai import OpenAIProvider
     from llmtune_openai.fake.service import FakeOpenAI
     from llmtune_openai.settings import OpenAISettings
 
-    def make(vendor: Any) -> Provider:
+    def make(vendor: Any) -> Any:
         return OpenAIProvider(
             "openai", OpenAISettings(base_url=f"{vendor.url}/v1", timeout=5, api_key_env=KEY_VARIABLE)
         )
@@ -59,12 +59,12 @@ def _openai(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, s
     return FakeOpenAI(), make, "gpt-4.1-mini-2025-04-14", "sft"
 
 
-def _azure(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _azure(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_azure import AzureProvider
     from llmtune_azure.fake.service import FakeAzure
     from llmtune_azure.settings import AzureSettings
 
-    def make(vendor: Any) -> Provider:
+    def make(vendor: Any) -> Any:
         values = {
             "endpoint": vendor.url,
             "management_url": vendor.url,
@@ -80,56 +80,56 @@ def _azure(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, st
     return FakeAzure(), make, "gpt-4.1-mini-2025-04-14", "sft"
 
 
-def _nebius(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _nebius(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_nebius.fake.service import FakeNebius
     from llmtune_nebius.provider import NebiusProvider
 
-    def make(vendor: Any) -> Provider:
+    def make(vendor: Any) -> Any:
         settings = {"base_url": f"{vendor.url}/v1", "timeout": 5, "api_key_env": KEY_VARIABLE}
         return NebiusProvider("nebius", NebiusProvider.Settings.model_validate(settings))
 
     return FakeNebius(), make, "meta-llama/Llama-3.3-70B-Instruct", "sft"
 
 
-def _vertex(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _vertex(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_vertex.fake.service import FakeVertex
     from tests.providers.llmtune_vertex.conftest import FLASH, provider_at
 
     return FakeVertex(), lambda vendor: provider_at(vendor, token_env=KEY_VARIABLE), FLASH, "sft"
 
 
-def _bedrock(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _bedrock(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_bedrock.fake.service import FakeBedrock
     from tests.providers.llmtune_bedrock.conftest import NOVA, provider_at
 
     return FakeBedrock(), provider_at, NOVA, "sft"
 
 
-def _together(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _together(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_together import TogetherProvider
     from llmtune_together.fake.service import FakeTogether
     from llmtune_together.settings import TogetherSettings
 
-    def make(vendor: Any) -> Provider:
+    def make(vendor: Any) -> Any:
         values = {"base_url": vendor.url, "project_id": "proj-1", "poll_interval": 0.01, "timeout": 5}
         return TogetherProvider(settings=TogetherSettings.model_validate(values | {"api_key_env": KEY_VARIABLE}))
 
     return FakeTogether(), make, "Qwen/Qwen3-8B", "sft"
 
 
-def _cohere(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _cohere(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_cohere import CohereProvider
     from llmtune_cohere.fake.service import FakeCohere
     from llmtune_cohere.settings import CohereSettings
 
-    def make(vendor: Any) -> Provider:
+    def make(vendor: Any) -> Any:
         values = {"base_url": vendor.url, "poll_interval": 0.01, "timeout": 5, "api_key_env": KEY_VARIABLE}
         return CohereProvider(settings=CohereSettings.model_validate(values))
 
     return FakeCohere(), make, "command-r-08-2024", "sft"
 
 
-def _self_hosted(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
+def _self_hosted(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_cohere import CohereProvider
     from llmtune_cohere.fake.service import FakeCohereFinetune
     from llmtune_cohere.settings import CohereSettings
@@ -137,15 +137,15 @@ def _self_hosted(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], s
     root = folder / "finetuning"
     root.mkdir()
 
-    def make(vendor: Any) -> Provider:
+    def make(vendor: Any) -> Any:
         values = {"service_url": vendor.url, "inference_url": vendor.url, "data_root": root, "timeout": 5}
         return CohereProvider(settings=CohereSettings.model_validate(values))
 
     return FakeCohereFinetune(root), make, "aya-expanse-8b", "sft"
 
 
-def _fake(folder: Path) -> tuple[FakeVendor, Callable[[Any], Provider], str, str]:
-    def make(vendor: Any) -> Provider:
+def _fake(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
+    def make(vendor: Any) -> Any:
         return FakeProvider("fake", FakeSettings.model_validate({"base_url": vendor.url, "timeout": 5}))
 
     return Fake(), make, "m-1", "sft"
