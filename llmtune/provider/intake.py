@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
+from llmtune._safety.time_limit import TimeLimit
 from llmtune.data.example import ToolCall
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
@@ -168,7 +169,7 @@ def clean_generation(answer: Generation) -> Generation:
 def _readable(provider: Provider, title: str) -> Iterator[None]:
     try:
         yield
-    except LlmtuneError:
+    except (LlmtuneError, TimeLimit):
         raise
     except Exception as error:  # SDKs break on odd values in ways of their own
         raise VendorError(
