@@ -483,7 +483,7 @@ class ConformanceSuite:
         monkeypatch.setattr(http, "ANSWER_BYTES", 4 * 1024**2)
         monkeypatch.setattr(sdk, "MOST_PAGES", 5)
         run = start(job, provider)
-        values = {"trickle": [0.02], "endless": [16 * 1024**2]}.get(fault, [])
+        values: tuple[Any, ...] = {"trickle": (0.02,), "endless": (16 * 1024**2,)}.get(fault, ())
         vendor.faults.add(getattr(faults, fault)(*values), role="poll", times=3, after=1)
         monkeypatch.setattr(poller, "POLL_SECONDS", 2.0)
         pace = poller.Pace(first=0.01, most=0.05)
