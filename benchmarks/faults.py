@@ -29,7 +29,7 @@ from typing import Any
 
 from llmtune import testing
 from llmtune.errors import LlmtuneError, SubmitUnknown
-from llmtune.job.spec import TuningJob
+from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.provider import http, sdk
 from llmtune.provider.types import RunState
 from llmtune.runs import poller, submission
@@ -203,7 +203,7 @@ def list_trials() -> Iterator[Trial]:
     number = 0
     for place in PLACES:
         pairs: list[tuple[str, Role | None]] = [(name, "poll") for name in ANY | READING]
-        pairs += [(name, role) for role in ("submit", "upload") for name in ANY]  # type: ignore[misc]
+        pairs += [(name, role) for role in ("submit", "upload") for name in ANY]
         pairs += [(f"store_away_{after}", None) for after in (3, 6, 12, 24)]
         for fault, role in pairs:
             number += 1
@@ -231,7 +231,7 @@ def run_trial(trial: Trial, folder: Path) -> Outcome:
             name=f"trial-{trial.number}",
             dataset=str(rows),
             model={name: place.model},
-            hyperparameters={"epochs": 2},
+            hyperparameters=Hyperparameters(epochs=2),
             provider_options={name: place.options} if place.options else {},
         )
         store = open_store()

@@ -3,8 +3,7 @@
 Every run that somebody waits for is followed once in this process, however many wait. Each poll is due at its own
 time, with jitter; nothing new makes the pauses grow, anything new makes them short again.
 
-Nothing that goes wrong ends a thread here: what breaks is reported to whoever waits. A store that is away is waited
-for as a vendor is, and a vendor that answers slowly takes no thread away from the others.
+Nothing that goes wrong ends a thread here: what breaks is reported to whoever waits.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,17 +33,15 @@ from llmtune.runs.row_names import name_rows
 from llmtune.runs.store.leases import Lease, who
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
+from llmtune.runs.worker_threads import Workers
 
 log = logging.getLogger("llmtune")
 T = TypeVar("T")
 
 #: Threads that poll, and threads that finish runs (evaluate, report), at most, in one process. An evaluation asks a
-#: vendor from up to eight threads of its own: all together stay under 32.
+#: vendor from up to eight threads of its own: all together stay under 32. And threads that poll with the slow ones.
 POLL_THREADS = 8
 FINISH_THREADS = 2
-
-#: Seconds after which a poll no longer counts among those threads, and how many there may be with the slow ones.
-SLOW_SECONDS = 3.0
 MOST_THREADS = 64
 
 #: Seconds that one poll may take in all, however its bytes trickle in; it is tried again later.
@@ -66,7 +62,6 @@ FINISH_ATTEMPTS = 5
 
 #: An adapter that breaks (not: a vendor that is down) so often in a row stops the wait.
 BROKEN_LIMIT = 5
-
 
 #: HTTP statuses by which a vendor says that it has no such job.
 GONE = frozenset({404, 410})
@@ -159,80 +154,6 @@ class _Following:
         return self.leases[name]
 
 
-class _Workers:
-    """Daemon threads, made when needed: a wait that is given up must not hold the exit.
-
-    Args:
-        name: of the threads.
-        most: how many there are at most.
-        with_slow: how many there are at most with the slow ones. A thread that has worked on the same action for
-            `SLOW_SECONDS` does not count among the `most`, so that a vendor that trickles keeps no other one waiting.
-    """
-
-    def __init__(self, name: str, most: int, *, with_slow: int = 0) -> None:
-        self._name, self._most, self._with_slow = name, most, max(most, with_slow)
-        self._ready: deque[Callable[[], None]] = deque()
-        self._condition = threading.Condition()
-        self._threads = 0
-        self._idle = 0
-        self._began: dict[int, float] = {}
-        """When each working thread began what it does."""
-
-    def submit(self, action: Callable[[], None]) -> None:
-        """Let a thread do it. Raises `RuntimeError` when there is no thread and none can be started."""
-        with self._condition:
-            self._ready.append(action)
-            try:
-                self._start_thread()
-            except RuntimeError:
-                if not self._threads:
-                    self._ready.remove(action)
-                    raise
-                log.warning("%s: no further thread can be started", self._name)
-            self._condition.notify()
-
-    def grow(self) -> bool:
-        """Start a thread in place of those that have become slow; return whether anything is waiting for one."""
-        with self._condition:
-            with suppress(RuntimeError):
-                self._start_thread()
-            return bool(self._ready)
-
-    def _start_thread(self) -> None:
-        horizon = time.monotonic() - SLOW_SECONDS
-        slow = sum(began <= horizon for began in self._began.values())
-        if self._idle >= len(self._ready) or self._threads >= min(self._most + slow, self._with_slow):
-            return
-        thread = threading.Thread(target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True)
-        self._threads += 1
-        try:
-            thread.start()
-        except RuntimeError:
-            self._threads -= 1
-            raise
-
-    def _work(self) -> None:
-        me = threading.get_ident()
-        while True:
-            with self._condition:
-                self._idle += 1
-                while not self._ready:
-                    if not self._condition.wait(timeout=10) and not self._ready:
-                        self._idle -= 1
-                        self._threads -= 1
-                        return
-                self._idle -= 1
-                action = self._ready.popleft()
-                self._began[me] = time.monotonic()
-            try:
-                action()
-            except BaseException:
-                with suppress(Exception):
-                    log.exception("%s: an action broke", self._name)
-            with self._condition:
-                self._began.pop(me, None)
-
-
 class Poller:
     """Follows runs until each has ended. `poller()` is the one of this process."""
 
@@ -244,9 +165,9 @@ class Poller:
         self._free: dict[str, float] = {}
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
-        self._polls = _Workers("llmtune-poll", POLL_THREADS, with_slow=MOST_THREADS)
-        self._finishes = _Workers("llmtune-finish", FINISH_THREADS)
-        self._finishes_here = _Workers("llmtune-finish-local", 1)  # one model in this machine's memory at a time
+        self._polls = Workers("llmtune-poll", POLL_THREADS, with_slow=MOST_THREADS)
+        self._finishes = Workers("llmtune-finish", FINISH_THREADS)
+        self._finishes_here = Workers("llmtune-finish-local", 1)  # one model in this machine's memory at a time
 
     def follow(
         self, store: Store, run_id: str, provider: Provider, listener: Listener, *, pace: Pace | None = None
@@ -328,19 +249,14 @@ class Poller:
         """Report each poll that has been going on for more than a minute, once."""
         horizon = time.monotonic() - SILENCE_SECONDS
         with self._condition:
-            silent = [
-                each
-                for each in self._followed.values()
-                if each.polling_since is not None and each.polling_since <= horizon and not each.silence_told
-            ]
-            for following in silent:
-                following.silence_told = True
-        for following in silent:
-            message = (
-                f"{following.name} has not answered for {SILENCE_SECONDS:g} s; it is waited for, up to"
-                f" {POLL_SECONDS / 60:g} min, and asked again"
-            )
-            self._tell(following, Update(following.record, message=message))
+            followed = list(self._followed.values())
+        for following in followed:
+            since = following.polling_since
+            if since is None or since > horizon or following.silence_told:
+                continue
+            following.silence_told = True
+            limits = f"{SILENCE_SECONDS:g} s; it is waited for, up to {POLL_SECONDS / 60:g} min, and asked again"
+            self._tell(following, Update(following.record, message=f"{following.name} has not answered for {limits}"))
 
     def _visit(self, following: _Following) -> None:
         """One look at one run, in a worker's thread."""
@@ -375,10 +291,8 @@ class Poller:
                 following.store_down_since = now
                 log.warning("run %s: %s; trying again", following.run_id, error.message)
                 return Update(following.record, message=f"{error.message}; trying again"), seconds
-            error.hint = (
-                f"the job at {following.name} goes on, and is not followed any more; once the store is back:"
-                f" llmtune runs attach {following.run_id}"
-            )
+            back = f"once the store is back: llmtune runs attach {following.run_id}"
+            error.hint = f"the job at {following.name} goes on, and is not followed any more; {back}"
         elif not isinstance(error, LlmtuneError):
             with suppress(Exception):
                 log.error("following run %s broke", following.run_id, exc_info=error)
@@ -458,7 +372,7 @@ class Poller:
         if following.down_since is not None:
             message = f"{provider.name} answers again after {time.monotonic() - following.down_since:.0f} s"
         if seen.moved and seen.record.state is RunState.PAUSED:
-            message = _how_to_resume(seen.record, provider, job)
+            message = submission.resume_hint(seen.record, provider, job)
         following.errors, following.broken, following.down_since = 0, 0, None
         new = bool(seen.points or seen.events or seen.moved or seen.record.progress != record.progress)
         following.pause = following.pace.first if new else following.pace.after(following.pause)
@@ -534,11 +448,9 @@ class Poller:
         """The job has ended: collect, evaluate and report in a thread for that, under a lease."""
         lease = following.lease("finalize")
         if not lease.acquire(wait=0):
-            message = None
-            if following.pause != -1.0:
-                following.pause = -1.0
-                message = f"{who(lease.holder)} is finishing this run"
-            return (Update(record, message=message) if message else None), min(1.0, following.pace.most)
+            first, following.pause = following.pause != -1.0, -1.0
+            update = Update(record, message=f"{who(lease.holder)} is finishing this run") if first else None
+            return update, min(1.0, following.pace.most)
         with self._condition:
             following.finishing = True
         workers = self._finishes if following.hosted else self._finishes_here
@@ -599,15 +511,6 @@ class Poller:
                 self._end(following)
             else:
                 self._schedule(following, following.pace.first if seconds is None else seconds)
-
-
-def _how_to_resume(record: RunRecord, provider: Provider, job: JobRef) -> str:
-    hint = str(getattr(provider, "paused_hint", "")).format(job=job.id) or "resume it in the vendor's own console"
-    where = f" ({job.url})" if job.url else ""
-    return (
-        f"{provider.name} has paused the job {job.id}: it does not go on by itself; {hint}{where}."
-        f" llmtune runs cancel {record.id} ends it"
-    )
 
 
 _poller: Poller | None = None

@@ -369,6 +369,16 @@ def lost_hint(run_id: str) -> str:
     )
 
 
+def resume_hint(record: RunRecord, provider: Provider, job: JobRef) -> str:
+    """Return what to do about a job that its vendor has paused."""
+    hint = str(getattr(provider, "paused_hint", "")).format(job=job.id) or "resume it in the vendor's own console"
+    where = f" ({job.url})" if job.url else ""
+    return (
+        f"{provider.name} has paused the job {job.id}: it does not go on by itself; {hint}{where}."
+        f" llmtune runs cancel {record.id} ends it"
+    )
+
+
 # --- helpers ---------------------------------------------------------------------------------------------------------
 def _failed(store: Store, run_id: str, error: LlmtuneError) -> None:
     name_rows_in(store.get(run_id), error)

@@ -16,13 +16,14 @@ import llmtune
 from llmtune import TuningJob
 from llmtune.errors import RunFailed, StillRunning, StoreUnavailable, VendorError
 from llmtune.provider.types import RunState
-from llmtune.runs import poller
+from llmtune.runs import poller, worker_threads
 from llmtune.runs import poller as waiting
 from llmtune.runs.api import attach, start, tune_async
 from llmtune.runs.poller import Pace, Update
 from llmtune.runs.run import Run
 from llmtune.runs.store.leases import Lease, gone, new_owner
 from llmtune.runs.store.store import open_store
+from llmtune.runs.worker_threads import Workers
 from llmtune.testing import (
     Phase,
     garbled,
@@ -456,7 +457,7 @@ def test_a_listener_that_breaks_keeps_nobody_from_hearing(vendor: Fake, at: At, 
 
 
 def test_an_action_that_breaks_ends_no_thread() -> None:
-    workers = poller._Workers("test", 1)
+    workers = Workers("test", 1)
     done = threading.Event()
 
     def break_() -> None:
@@ -469,8 +470,8 @@ def test_an_action_that_breaks_ends_no_thread() -> None:
 
 
 def test_slow_threads_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poller, "SLOW_SECONDS", 0.0)
-    workers = poller._Workers("test", 4, with_slow=20)
+    monkeypatch.setattr(worker_threads, "SLOW_SECONDS", 0.0)
+    workers = Workers("test", 4, with_slow=20)
     release, done = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -485,7 +486,7 @@ def test_slow_threads_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyP
 
 
 def test_slow_polls_starve_no_other_run(vendor: Fake, at: At, job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poller, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(worker_threads, "SLOW_SECONDS", 0.05)
     monkeypatch.setattr(poller, "SILENCE_SECONDS", 0.1)
     release = threading.Event()
     stuck: set[str] = set()
