@@ -139,7 +139,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 20 else f"{text[:19]}…"
 
 
-def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str], *, request: bool) -> None:
+def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str], *, request: bool) -> None:  # noqa: C901
     from rich.markup import escape
 
     from llmtune.provider.receipt import PLACEHOLDER

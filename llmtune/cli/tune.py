@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmtune.runs.store.records import RunRecord
 
 
-def tune(
+def tune(  # noqa: C901
     job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
     provider: Annotated[
         str, typer.Option("--provider", "-p", help="The backend to train at; of several (a,b,c) the first that can.")

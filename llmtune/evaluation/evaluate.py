@@ -41,7 +41,7 @@ def model_identity(provider: str, ref: Ref) -> str:
     return f"{provider} {json.dumps(ref.model_dump(mode='json'), sort_keys=True)}"
 
 
-def evaluate(
+def evaluate(  # noqa: C901
     test: Sequence[Example],
     generators: Mapping[str, Generator | Unavailable],
     spec: EvaluationSpec | None = None,

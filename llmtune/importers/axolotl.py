@@ -222,7 +222,7 @@ def read(keys: Keys) -> Imported:
     return keys.finish(name=keys.path.stem, model=str(model))
 
 
-def _datasets(keys: Keys) -> None:
+def _datasets(keys: Keys) -> None:  # noqa: C901
     found = keys.take("datasets") or keys.take("pretraining_dataset") or []
     sets: list[dict[str, Any]] = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
     if not sets:

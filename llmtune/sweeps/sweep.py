@@ -30,7 +30,7 @@ from llmtune.sweeps.trial_job import with_params, without_test
 from llmtune.sweeps.worker import Crew, OnTrial, Search, at_once, kept_warm
 
 
-def sweep(
+def sweep(  # noqa: C901
     job: TuningJob,
     provider: str | Provider = "local",
     space: Mapping[str, Any] | None = None,

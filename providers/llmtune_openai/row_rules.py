@@ -168,7 +168,7 @@ def _check_calls(example: Example) -> Iterator[Finding]:
                 yield _wrong_name(f"messages[{index}]", call.name)
 
 
-def find_schema_fault(schema: Any, where: str, *, strict: bool = False) -> str | None:
+def find_schema_fault(schema: Any, where: str, *, strict: bool = False) -> str | None:  # noqa: C901
     """Return what is wrong with the JSON schema of a function's arguments, or None: the first fault, with its place.
 
     `strict` adds what the API demands of a function that is marked so.

@@ -26,7 +26,7 @@ _UNSENT = {"ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeo
 _BROKEN = {"TransportError", "RequestException", "HTTPError", "ConnectionError", "DataCorruption", "InvalidResponse"}
 
 
-def from_answer(
+def from_answer(  # noqa: C901
     status: int | None, code: str, message: str, *, doing: str, name: str, retry_after: float | None = None
 ) -> LlmtuneError:
     """An error answer of Google. `doing` is what was being done ("starting the job"), for the sentence."""

@@ -96,7 +96,7 @@ def work_on_block(block: bytes, line: int) -> tuple[Block, Notes]:
     return work_on(_work, items), notes
 
 
-def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:
+def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:  # noqa: C901
     """Every check on every row of a block."""
     log = FindingLog(work.keep)
     stats = Stats(exact=work.counter.exact, rule=work.counter.rule)

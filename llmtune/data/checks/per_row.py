@@ -178,7 +178,7 @@ def _check_trained(example: Example, found: list[Finding]) -> None:
         )
 
 
-def _check_turns(messages: Sequence[Message], found: list[Finding], *, whole: bool) -> None:
+def _check_turns(messages: Sequence[Message], found: list[Finding], *, whole: bool) -> None:  # noqa: C901
     before = ""
     for index, message in enumerate(messages):
         role = message.role

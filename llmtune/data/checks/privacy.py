@@ -94,7 +94,7 @@ def masked(text: str) -> str:
     return f"{text[:shown]}{'.' * min(len(text) - shown, 8)}"
 
 
-def scan(text: str) -> Iterator[tuple[str, str, str]]:
+def scan(text: str) -> Iterator[tuple[str, str, str]]:  # noqa: C901
     """(code, what it is, the find masked) of everything suspicious in a text, each kind once."""
     for mark, group in _SECRETS:
         if mark not in text:

@@ -371,7 +371,7 @@ def read_tools(tools: Any, functions: Any, faults: list[Finding]) -> tuple[Mappi
     return known[0]
 
 
-def _read_tools(tools: Any, functions: Any, faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
+def _read_tools(tools: Any, functions: Any, faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:  # noqa: C901
     out: list[Mapping[str, Any]] = []
     if functions is not None:
         if isinstance(functions, list):

@@ -98,7 +98,7 @@ _BY_MESSAGE = frozenset(
 )
 
 
-def features(example: Example) -> int:
+def features(example: Example) -> int:  # noqa: C901
     """The bits of what the example uses."""
     bits = 0
     messages = example.messages
@@ -158,7 +158,7 @@ def plain_features(example: Example) -> int:
     return bits | LABELS if example.label.__class__ is tuple else bits
 
 
-def _message_features(message: Message) -> int:
+def _message_features(message: Message) -> int:  # noqa: C901
     bits = 0
     if message.tool_calls or message.role == "tool" or message.tool_call_id is not None:
         bits |= TOOLS

@@ -92,7 +92,7 @@ def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
     return path.open("rb")
 
 
-def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:
+def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:  # noqa: C901
     """What a path holds, or the finding that says why that cannot be told."""
     try:
         if path.is_dir():

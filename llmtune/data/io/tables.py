@@ -77,7 +77,7 @@ class _Lines:
                 return
 
 
-def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[Raw | Finding]:
+def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[Raw | Finding]:  # noqa: C901
     fault = head_fault(sniffed.head)
     if fault is not None:
         yield fault.at(None, 1)

@@ -47,7 +47,7 @@ class Endpoint:
     pool: ModelPool
 
 
-def make_tuning_app(endpoint: Endpoint) -> Starlette:
+def make_tuning_app(endpoint: Endpoint) -> Starlette:  # noqa: C901
     """The application. Every route but /health asks for the key."""
     from starlette.applications import Starlette
     from starlette.responses import FileResponse, JSONResponse, Response

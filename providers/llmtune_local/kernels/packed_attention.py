@@ -30,7 +30,7 @@ class CannotPack(RuntimeError):
     """The model asks for a kind of attention that is not available for packed rows."""
 
 
-def packed_attention(
+def packed_attention(  # noqa: C901
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,

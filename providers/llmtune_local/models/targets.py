@@ -49,7 +49,7 @@ class _Layers(NamedTuple):
     """Linear layers outside of the text model (an image encoder, its projector)."""
 
 
-def select_targets(
+def select_targets(  # noqa: C901
     network: Any,
     wanted: str | Sequence[str],
     *,
