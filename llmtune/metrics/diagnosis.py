@@ -27,6 +27,8 @@ from llmtune.metrics.sentences import say
 GAP = 0.10
 #: A training score below this is underfitting (75 %): the model has not even learned what it was shown.
 LOW = 0.75
+#: Held-out scores from this on leave nothing worth training longer for (98 %).
+NEARLY_ALL = 0.98
 #: A training score at most this far above the majority class has learned nothing yet (5 points).
 NOTHING_LEARNED = 0.05
 #: Validation loss this far above its own lowest value has turned (5 % of it).
@@ -141,7 +143,8 @@ def diagnose(
     elif by_scores is not None:
         verdict, sentence = by_scores
         evidence = (_capitalised(trend.fact),) if trend is not None else ()
-        advice = _advice(verdict, trend)
+        solved = min(score for score in (validation, test) if score is not None) >= NEARLY_ALL
+        advice = () if solved and verdict == "good fit" else _advice(verdict, trend)
     elif trend is not None:
         verdict = _BY_TREND[trend.direction]
         sentence = say(f"by_curves_{verdict}", fact=trend.fact)
@@ -202,9 +205,13 @@ def _from_scores(
     train: float | None, validation: float | None, test: float | None, rows: Mapping[str, int], majority: float | None
 ) -> tuple[Verdict, str] | None:
     held_out = {name: score for name, score in (("validation", validation), ("test", test)) if score is not None}
-    if train is None or not held_out:
+    if not held_out:
         return None
-    figures = ", ".join(f"{name} {score:.1%}" for name, score in {"train": train, **held_out}.items())
+    scores = held_out if train is None else {"train": train, **held_out}
+    figures = ", ".join(f"{name} {score:.1%}" for name, score in scores.items())
+    if train is None:
+        nearly_all = min(held_out.values()) >= max(NEARLY_ALL, (majority or 0) + NOTHING_LEARNED / 5)
+        return ("good fit", say("good_fit_held_out", figures=figures)) if nearly_all else None
     worst = min(held_out, key=lambda name: held_out[name])
     gap = train - held_out[worst]
     if gap > GAP and _beyond_chance(train, held_out[worst], rows.get("train"), rows.get(worst)):

@@ -92,6 +92,7 @@ SENTENCES: Final[dict[str, str]] = {
         "Good fit as far as can be told: {figures}; the gap of {gap} points could be chance with so few rows."
     ),
     "good_fit": "Good fit: {figures}; learned, and held-out rows are within {gap} points.",
+    "good_fit_held_out": "Good fit: {figures}; held-out rows have little left to learn.",
     "fit_unclear": "Too little is reported to judge the fit: it takes training and held-out figures.",
     # By its curves: a clause, and the verdict before it.
     "by_curves_overfit": "Overfit by the curves: {fact}.",

@@ -58,6 +58,17 @@ def test_no_better_than_the_most_frequent_answer_is_underfit_however_high() -> N
     assert diagnose(train=0.99, test=0.98, majority=0.90).verdict == "good fit"
 
 
+def test_rows_that_are_all_answered_right_ask_for_no_more_training() -> None:
+    falling = {"validation/loss": curve("validation/loss", [2.0, 1.7, 1.4, 1.2, 1.0, 0.85, 0.7, 0.58])}
+    for scores in ({"test": 1.0}, {"validation": 0.99, "test": 0.99}, {"train": 1.0, "test": 1.0}):
+        diagnosis = diagnose(**scores, series=falling)
+        assert diagnosis.verdict == "good fit", scores
+        assert diagnosis.advice == ()
+        assert "still falling" in diagnosis.evidence[0]
+    assert diagnose(test=0.9, series=falling).verdict == "underfit"
+    assert diagnose(test=0.99, majority=0.99, series=falling).verdict == "underfit", "nothing but the usual answer"
+
+
 def test_validation_loss_that_turns_is_overfit_and_names_the_step() -> None:
     train = curve("train/loss", list(np.linspace(2.0, 0.1, 40)), every=5)
     validation = curve("validation/loss", [1.5, 1.0, 0.8, 0.7, 0.8, 0.95, 1.1, 1.3], every=25)
