@@ -47,7 +47,7 @@ def evaluate_run(
         dataset: a file whose rows are asked, all of them held out; None takes the job's own test rows.
         max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
         deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
-        say: is told how far it is.
+        say: receives a line on how far it is.
 
     Raises:
         StillRunning: the run has not ended.

@@ -84,7 +84,8 @@ def job_events(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
         reason = f": {transition.reason}" if transition.reason and transition.state is not RunState.PLANNED else ""
         entries.append(_entry(name, transition.time, 2, number, f"{_WORDS[transition.state]}{reason}", level=level))
     for number, event in run.events():
-        entries.append(_entry(name, event.time, 3, number, event.message, level=_LEVELS[event.level]))
+        message = _with_our_names(event.message, job, run)
+        entries.append(_entry(name, event.time, 3, number, message, level=_LEVELS[event.level]))
     total = record.progress.total_steps
     steps = metrics_by_step(run.metrics())
     for step, (time, values) in steps.items():
@@ -95,6 +96,16 @@ def job_events(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
         entries.append(_entry(name, ended, 5, 1, f"New fine-tuned model created: {job.tuned_name}"))
         entries.append(_entry(name, ended, 5, 2, "The job has successfully completed"))
     return [entry.body for entry in sorted(entries, reverse=True)]
+
+
+def _with_our_names(message: str, job: JobRecord, run: Run) -> str:
+    """The backend's message with its own ids of models replaced: clients read the name of the tuned model in events."""
+    names = {ref.id: checkpoint_name(job, ref.data["step"]) for ref in run.checkpoints if "step" in ref.data}
+    if run.model_ref is not None:
+        names[run.model_ref.id] = job.tuned_name
+    for id in sorted(names, key=len, reverse=True):  # an id may begin with another
+        message = message.replace(id, names[id])
+    return message
 
 
 def job_checkpoints(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
