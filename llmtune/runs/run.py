@@ -257,7 +257,7 @@ class Run:
             dataset: a file whose rows are asked, all of them held out; None takes the job's own test rows.
             max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
             deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
-            on_progress: is told how far it is, in words.
+            on_progress: receives how far it is, in words.
 
         Raises:
             StillRunning: the run has not ended.

@@ -9,7 +9,7 @@ from typing import Self
 import pytest
 
 from llmtune.data.example import Message
-from llmtune.errors import InvalidData, TransientError
+from llmtune.errors import InvalidData, TransientError, VendorError
 from llmtune.provider.generation import Generation, GenerationRequest
 from llmtune.server.queue import Line, Question
 
@@ -83,5 +83,6 @@ def test_a_busy_model_is_not_asked_again() -> None:
 def test_an_answer_too_few_is_an_error_and_the_line_goes_on() -> None:
     model = Model()
     lost, good = ask(model, "lost", "good")
-    assert isinstance(lost, ValueError)
+    assert isinstance(lost, VendorError)
+    assert "0 answers to 1 questions" in str(lost)
     assert isinstance(good, Generation)
