@@ -46,7 +46,8 @@ pace = Pace(first=0.01, most=0.05)
 what, path, trials = sys.argv[1:4]
 joined = pathlib.Path(path).with_name("joined")
 def tell(row):
-    print("trial", row.number, flush=True)
+    sys.stdout.write(f"trial {row.number}\\n")  # at once: another thread may print, too
+    sys.stdout.flush()
     if what == "join":
         joined.touch()
     while not joined.exists():  # the one that begins leaves something to the one that joins
