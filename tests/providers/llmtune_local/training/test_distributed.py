@@ -26,6 +26,7 @@ from llmtune_local.run_state.schema import WorkerOptions
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.training.distributed import ALONE, Team, check_team, join
 from llmtune_local.worker.launch import launch
+from llmtune_local.worker.supervisor import keep_alive
 
 if sys.platform != "linux":
     pytest.skip("who is at work is read from /proc", allow_module_level=True)
@@ -150,7 +151,7 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(
     alone = train({"options": {"device": "cpu", "dtype": "float32"}}, **settings)
     folder.write_request(make_request({"options": TWO | {"dtype": "float32"}}, **settings))
     provider = LocalProvider("local", LocalSettings(runs=str(folder.path.parent)))
-    provider._keep_alive(folder)
+    keep_alive(folder)
     assert wait(lambda: folder.checkpoints())
     os.kill(next(pid for pid in members(folder) if rank_of(pid) == victim), signal.SIGKILL)
     job = JobRef(id=folder.path.name, url=None, data={"folder": str(folder.path)})
