@@ -75,6 +75,16 @@ class Message(NamedTuple):
     reasoning: str | None = None
 
     @property
+    def key_fields(self) -> tuple[Any, ...]:
+        """The fields in keys of what is stored by content: one that came later counts only where it is set."""
+        return tuple(self) if self.reasoning is not None else tuple(self)[:-1]
+
+    def __repr__(self) -> str:
+        """The turn as text, which keys of stored things are made of, too."""
+        fields = zip(self._fields, self.key_fields, strict=False)
+        return f"Message({', '.join(f'{name}={value!r}' for name, value in fields)})"
+
+    @property
     def words(self) -> str:
         """The text of the turn: its content, or its text parts joined by newlines; empty when it has none."""
         content = self.content

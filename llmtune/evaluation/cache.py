@@ -105,4 +105,5 @@ def answer_key(model: str, kind: str, request: GenerationRequest | None, **more:
 def _plain(request: GenerationRequest | None) -> dict[str, Any] | None:
     if request is None:
         return None
-    return {name: getattr(request, name) for name in request.__slots__}
+    fields = {name: getattr(request, name) for name in request.__slots__}
+    return fields | {"messages": [turn.key_fields for turn in request.messages]}

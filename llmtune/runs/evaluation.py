@@ -149,7 +149,10 @@ EARLIER = "evaluation:"
 
 def keep_evaluation(store: Store, record: RunRecord, data: dict[str, Any]) -> None:
     """Keep an evaluation as the run's; one that stands there already is kept beside it, with what it asked for."""
-    before = store.ref(record.id, "evaluation", Ref)
+    try:
+        before = store.ref(record.id, "evaluation", Ref)
+    except StoreError:  # damaged: nothing of it can be kept
+        before = None
     if before is not None:
         number = 1 + sum(name.startswith(EARLIER) for name in store.refs(record.id))
         store.set_ref(record.id, f"{EARLIER}{number}", before)
@@ -247,7 +250,10 @@ def _build(
     from llmtune.report.builder import build_report
     from llmtune.report.schema import Check
 
-    kept = store.ref(record.id, "evaluation", Ref)
+    try:
+        kept = store.ref(record.id, "evaluation", Ref)
+    except StoreError:  # damaged, as `kept_evaluation` finds too
+        kept = None
     transitions = [(each.state, each.time) for each in store.transitions(record.id)]
     if not record.state.final:
         transitions.append((ended, time.time()))

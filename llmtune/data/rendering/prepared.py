@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import orjson
 
 from llmtune._safety.private_files import make_private_folder
-from llmtune.data.example import Example
+from llmtune.data.example import Example, Message
 from llmtune.data.rendering.tokenize import OnTooLong, RenderedRow, Renderer
 from llmtune.errors import InvalidData, MissingExtra
 
@@ -138,6 +138,8 @@ def _rows_hash(examples: Iterable[Example]) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Message):
+        return list(value.key_fields)
     return list(value) if isinstance(value, tuple) else repr(value)
 
 
