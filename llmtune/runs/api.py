@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +99,8 @@ async def start_async(
     job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
 ) -> Run:
     """`start` for asyncio."""
+    import asyncio
+
     return await asyncio.to_thread(lambda: start(job, provider, **options))
 
 
@@ -107,6 +108,8 @@ async def tune_async(
     job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
 ) -> Report:
     """`tune` for asyncio."""
+    import asyncio
+
     if options.get("fallback_on"):
         return await asyncio.to_thread(lambda: tune(job, provider, **options))
     waits = {name: options.pop(name) for name in _WAITS if name in options}

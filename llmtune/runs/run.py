@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import queue
@@ -182,6 +181,8 @@ class Run:
         self, *, timeout: float | None = None, stall_timeout: float | None = None, pace: Pace | None = None
     ) -> AsyncIterator[Update]:
         """Each update as it comes, up to the last one. `timeout` and `stall_timeout` (seconds) are as in `wait`."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         feeds = Feeds(self._store, self.id)
         updates: asyncio.Queue[Update] = asyncio.Queue()
@@ -285,6 +286,8 @@ class Run:
         on_progress: Callable[[str], None] | None = None,
     ) -> Report:
         """`evaluate` for asyncio: `dataset`, `max_rows`, `deploy` as there; `on_progress` runs in a thread."""
+        import asyncio
+
         return await asyncio.to_thread(
             lambda: self.evaluate(dataset, max_rows=max_rows, deploy=deploy, on_progress=on_progress)
         )
