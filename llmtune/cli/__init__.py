@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def fail(error: LlmtuneError) -> None:
-    """Print the sentence and leave with the error's exit code; the traceback only under LLMTUNE_DEBUG."""
+    """Print the sentence and exit with the code of the error; the traceback only under LLMTUNE_DEBUG."""
     from llmtune.redaction.secrets import scrub_error
 
     scrub_error(error)

@@ -32,7 +32,7 @@ class PlainErrors(TyperGroup):
 def _clean_usage_errors() -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # raised again in any case; a usage error without keys and control characters
         if hasattr(error, "format_message"):  # a usage error, from whichever package typer has it
             from llmtune.redaction.control_chars import escape_controls
             from llmtune.redaction.secrets import scrub

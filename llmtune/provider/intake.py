@@ -53,7 +53,7 @@ _LAST_SECOND = 253_402_300_799.0
 
 
 def poll_job(provider: Provider, job: JobRef, since: Cursor | None) -> Snapshot:
-    """Poll a job, and look through what is told of it.
+    """Poll a job, and look through the answer.
 
     Raises as `Provider.poll` does; an answer that cannot be read is a `VendorError` with the code `UNREADABLE`.
     """
@@ -171,7 +171,7 @@ def _readable(provider: Provider, title: str) -> Iterator[None]:
         yield
     except (LlmtuneError, TimeLimit):
         raise
-    except Exception as error:  # SDKs break on odd values in ways of their own
+    except Exception as error:  # raised again in one sentence: SDKs break on odd values in ways of their own
         raise VendorError(
             f"{provider.name}: {title} cannot be read ({_describe(error)})",
             hint="LLMTUNE_DEBUG=1 shows where; please report it",

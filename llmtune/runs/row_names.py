@@ -74,7 +74,7 @@ def in_own_rows(record: RunRecord, text: str) -> str:
 
 
 class _Namer:
-    """Replaces rows of a sent file by the lines of the user's file; the sent file's path is told once."""
+    """Replaces rows of a sent file by the lines of the user's file; the sent file's path is named once."""
 
     def __init__(self, text: str, sent: EncodedFile, lines: tuple[int | None, ...], file: str) -> None:
         self._path, self._lines, self._file = str(sent.path), lines, file

@@ -73,7 +73,7 @@ class PatientGenerator:
         inner: the generator.
         settling: which refusals mean that the model is only too new.
         until: when such a refusal is final, in Unix seconds.
-        say: is told once that the model is waited for.
+        say: is called once, with a sentence, when the model is waited for.
     """
 
     def __init__(self, inner: Generator, settling: Settling, until: float, say: Callable[[str], None]) -> None:

@@ -84,7 +84,7 @@ class FakeOpenAI(JobStory):
         """Questions to a tuned model that are refused as if there were no such model, from now on."""
 
         self.told: dict[str, Any] = {}
-        """Fields that every job is told with, in the place of its own."""
+        """Fields of every job that is answered, in place of its own."""
 
     def add_tuned_model(
         self,
