@@ -7,8 +7,8 @@ INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c con
 
 .PHONY: demo test check format docs site bench lock release release-check services clean
 
-demo: $(VENV)/demo.stamp ## train, evaluate and report the ticket router, offline
-	$(BIN)/llmtune tune examples/tickets/job.yaml --provider local
+demo: $(VENV)/demo.stamp ## train, evaluate and report two models, offline; the reports are in demo/
+	$(BIN)/python tools/demo.py
 
 test: $(VENV)/dev.stamp $(VENV)/pythons.stamp services ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
@@ -18,6 +18,7 @@ check: $(VENV)/dev.stamp ## everything a machine can see without running the pro
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_imports.py
+	$(BIN)/python tools/check_names.py
 	$(BIN)/mypy
 	$(BIN)/deptry .
 	$(BIN)/typos
@@ -55,7 +56,7 @@ services: ## what some tests want from the system; they are skipped where it can
 	@sh tools/install_services.sh
 
 clean:
-	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) demo dist site .mypy_cache .ruff_cache .pytest_cache .coverage*
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -161,7 +161,7 @@ def child(victim: str) -> None:
             if who == "both":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    failpoints.hook = die
+    failpoints.failpoint_hook = die
     home = Path(os.environ["LLMTUNE_HOME"])
     job = TuningJob(
         name="crash",

@@ -1,13 +1,19 @@
-"""Let every provider meet every fault of `llmtune.testing`, one at a time, and count what was not survived.
+"""Let every provider and the local trainer meet every fault of `llmtune.testing`, one at a time.
 
     python benchmarks/faults.py                 # all of them
     python benchmarks/faults.py --provider openai --fault echo
+    python benchmarks/faults.py --provider local --fault "torn|killed"
 
-Each trial has a fake vendor of its own, at which one kind of request goes wrong a few times, or a store that is away
-for a few transactions. Survived means: one job at the vendor; one report, or one sentence that says what is wrong; and
-after the fault the same job, started again, ends with its report, and all runs can be listed. A leak is the vendor's
-key in a message, an event, a report or the store. A duplicate is a second job of one run. An orphan is a job that no
-record leads to (unless its run is `lost`, which says so), or a deployment left standing.
+Each trial of a hosted provider has a fake vendor of its own, at which one kind of request goes wrong a few times; or a
+store that is away for a few transactions; or another command beside the wait. Each trial of the local trainer is one
+real run of a few steps whose worker is killed or stopped, whose files are damaged, whose disk or store is full, away,
+locked or damaged, or beside which another command runs (`faults_local.py`).
+
+Survived means: one job (at the vendor, or in one run folder); one report, or one sentence that says what is wrong; and
+after the fault the next command works: the same job, started again or resumed as its sentence says, ends with its
+report, its model answers unless its own files were destroyed, and all runs can be listed. A leak is the vendor's key in
+a message, an event, a report, the store or a run folder. A duplicate is a second job of one run. An orphan is a job
+that no record leads to (unless its run is `lost`, which says so), a deployment left standing, or a worker still alive.
 """
 
 from __future__ import annotations
@@ -23,9 +29,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from faults_local import Outcome, run_local_trials
 
 from llmtune import testing
 from llmtune.errors import LlmtuneError, SubmitUnknown
@@ -33,8 +42,8 @@ from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.provider import http, sdk
 from llmtune.provider.types import RunState
 from llmtune.runs import poller, submission
-from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.api import attach, start
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import Store, open_store
 from llmtune.testing import FakeVendor, Fault
@@ -43,7 +52,10 @@ from llmtune.testing.faults import Role
 #: What stands in every variable that holds a key; nobody may see it.
 KEY = "canary-key-0123456789"
 
-PACE = Pace(first=0.01, most=0.05)
+#: What another caller does while a run is waited for.
+BESIDE = ("cancel", "attach", "adopt")
+
+PACE = PollInterval(first=0.01, most=0.05)
 
 #: Seconds after which a trial hangs. A poll that trickles is given up after POLL_SECONDS.
 LONGEST, POLL_SECONDS = 120.0, 2.0
@@ -170,6 +182,21 @@ PLACES = (
             "timeout": 5.0,
         },
     ),
+    Place(
+        "sagemaker",
+        "huggingface-reasoning-qwen3-8b",
+        "llmtune_sagemaker.fake.service:FakeSageMaker",
+        "llmtune_sagemaker:SageMakerProvider",
+        lambda vendor: {
+            "region": "us-east-1",
+            "bucket": "my-bucket",
+            "role_arn": "arn:aws:iam::123456789012:role/tuning",
+            "model_package_group": "llmtune",
+            "base_url": vendor.url,
+            "storage_url": vendor.storage_url,
+            "timeout": 5.0,
+        },
+    ),
 )
 
 KEYS = ("OPENAI_API_KEY", "NEBIUS_API_KEY", "AZURE_OPENAI_API_KEY", "ARM_TOKEN", "TOGETHER_API_KEY", "CO_API_KEY")
@@ -185,17 +212,10 @@ class Trial:
     role: Role | None
     number: int
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a trial. `problem` says why it was not survived; None is as promised."""
-
-    trial: Trial
-    problem: str | None
-    leaks: int = 0
-    duplicates: int = 0
-    orphans: int = 0
-    seconds: float = 0.0
+    @property
+    def title(self) -> str:
+        """What is reported of it."""
+        return f"{self.place.name}: {self.fault}" + (f" at {self.role}" if self.role else "")
 
 
 def list_trials() -> Iterator[Trial]:
@@ -205,6 +225,7 @@ def list_trials() -> Iterator[Trial]:
         pairs: list[tuple[str, Role | None]] = [(name, "poll") for name in ANY | READING]
         pairs += [(name, role) for role in ("submit", "upload") for name in ANY]
         pairs += [(f"store_away_{after}", None) for after in (3, 6, 12, 24)]
+        pairs += [(f"beside_{action}", None) for action in BESIDE]
         for fault, role in pairs:
             number += 1
             yield Trial(place, fault, role, number)
@@ -238,29 +259,33 @@ def run_trial(trial: Trial, folder: Path) -> Outcome:
         try:
             outcome = _meet(trial, vendor, provider, job, store)
         except Exception as error:  # noqa: BLE001 - what is not one of ours was not survived
-            outcome = Outcome(trial, f"{type(error).__name__}: {str(error)[:160]!r}")
+            outcome = Outcome(trial.title, f"{type(error).__name__}: {str(error)[:160]!r}")
     return replace(outcome, seconds=time.monotonic() - began)
 
 
 def _meet(trial: Trial, vendor: Any, provider: Any, job: TuningJob, store: Store) -> Outcome:
     sentences: list[str] = []
-    if trial.role is None:
-        away: Any = testing.store_away(Store(store._url), times=3, after=int(trial.fault.rpartition("_")[2]))
+    beside: Callable[[Run], None] | None = None
+    away: Any = contextlib.nullcontext()
+    if trial.fault.startswith("beside_"):
+        beside = partial(_act_beside, trial.fault.removeprefix("beside_"), provider, sentences)
+    elif trial.role is None:
+        away = testing.store_away(Store(store._url), times=3, after=int(trial.fault.rpartition("_")[2]))
     else:
-        away = contextlib.nullcontext()
         vendor.faults.add((ANY | READING)[trial.fault](), role=trial.role, times=3, after=trial.role == "poll")
     lost = False
     run: Run | None = None
     with away:
         try:
             run = start(job, provider, yes=True)
-            run.wait(timeout=LONGEST, pace=PACE, on_update=lambda update: sentences.append(update.message or ""))
+            with _act_in_thread(beside, run):
+                run.wait(timeout=LONGEST, pace=PACE, on_update=lambda update: sentences.append(update.message or ""))
         except SubmitUnknown as error:
             lost = True
             sentences.append(error.message)
         except LlmtuneError as error:
             if isinstance(error, TimeoutError):
-                return Outcome(trial, f"it hung: {error.message}")
+                return Outcome(trial.title, f"it hung: {error.message}")
             sentences.append(error.message)
     vendor.faults.clear()
     if not lost:  # the next command works
@@ -282,7 +307,34 @@ def _meet(trial: Trial, vendor: Any, provider: Any, job: TuningJob, store: Store
     per_run = max((len(vendor.jobs_with(record.key)) for record in runs), default=0)
     # A vendor may be asked by a longer name (projects/.../ID, an ARN) than its fake keeps the job under.
     orphans = 0 if lost else sum(not any(id in name for name in known) for id in vendor.jobs)
-    return Outcome(trial, problem, text.count(KEY), max(0, per_run - 1), orphans + len(vendor.standing))
+    return Outcome(trial.title, problem, text.count(KEY), max(0, per_run - 1), orphans + len(vendor.standing))
+
+
+@contextlib.contextmanager
+def _act_in_thread(beside: Callable[[Run], None] | None, run: Run) -> Iterator[None]:
+    """Do something to the run beside the code inside; raises what it raises."""
+    if beside is None:
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(beside, run)
+        yield
+        done.result(LONGEST)
+
+
+def _act_beside(action: str, provider: Any, sentences: list[str], run: Run) -> None:
+    """Cancel the run, wait for it too, or try to adopt another job, as another process would."""
+    other = Run(run.id, provider=provider)
+    try:
+        if action == "cancel":
+            other.cancel()
+        elif action == "attach":
+            attach(run.id, provider=provider).wait(timeout=LONGEST, pace=PACE)
+        else:
+            other.adopt("another-job")
+            raise AssertionError("a run that is not lost adopted a job")
+    except LlmtuneError as error:
+        sentences.append(error.message)
 
 
 def _row(number: int, salt: int) -> dict[str, Any]:
@@ -295,14 +347,22 @@ def _row(number: int, salt: int) -> dict[str, Any]:
     }
 
 
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and of its children that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--provider", help="only this one")
-    parser.add_argument("--fault", help="only this one")
+    parser.add_argument("--provider", help="only this one (local: the trainer of this machine)")
+    parser.add_argument("--fault", help="only this one; of the local trainer, those whose names match it")
     parser.add_argument("--at-once", type=int, default=4, help="trials side by side, each with a vendor of its own")
+    parser.add_argument("--verbose", action="store_true", help="print a line for each trial")
     options = parser.parse_args()
 
     warnings.simplefilter("ignore")
+    os.environ["OMP_NUM_THREADS"] = "1"  # several train and answer at once
     os.environ |= dict.fromkeys((*KEYS, *OTHER_KEYS), KEY) | {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"}
     poller.POLL_SECONDS = POLL_SECONDS
     http.ANSWER_BYTES, sdk.MOST_PAGES = 4 * 1024**2, 5
@@ -314,20 +374,29 @@ def main() -> int:
         for trial in list_trials()
         if options.provider in (None, trial.place.name) and options.fault in (None, trial.fault)
     ]
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), _cpu_seconds()
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="llmtune-faults-") as folder, ThreadPoolExecutor(options.at_once) as pool:
+
+    def say(outcome: Outcome) -> None:
+        if options.verbose:
+            print(f"{outcome.seconds:5.1f} s  {outcome.title}", flush=True, file=out)
+        if outcome.problem or outcome.leaks or outcome.duplicates or outcome.orphans:
+            counts = f"{outcome.leaks} leaks, {outcome.duplicates} duplicates, {outcome.orphans} orphans"
+            print(f"{outcome.title}: {outcome.problem or 'survived'} ({counts})", flush=True, file=out)
+
+    with tempfile.TemporaryDirectory(prefix="llmtune-faults-") as folder:
         os.environ |= {"LLMTUNE_HOME": f"{folder}/home", "LLMTUNE_CONFIG": f"{folder}/no-config.toml"}
         os.environ.pop("LLMTUNE_STORE", None)
-        for outcome in pool.map(lambda trial: run_trial(trial, Path(folder)), chosen):
-            outcomes.append(outcome)
-            trial = outcome.trial
-            if outcome.problem or outcome.leaks or outcome.duplicates or outcome.orphans:
-                counts = f"{outcome.leaks} leaks, {outcome.duplicates} duplicates, {outcome.orphans} orphans"
-                where = f"{trial.place.name} {trial.fault} at {trial.role or 'the store'}"
-                print(f"{where}: {outcome.problem or 'survived'} ({counts})", flush=True, file=out)
+        with ThreadPoolExecutor(options.at_once) as pool:
+            for outcome in pool.map(lambda trial: run_trial(trial, Path(folder)), chosen):
+                outcomes.append(outcome)
+                say(outcome)
+        if options.provider in (None, "local"):
+            home = Path(folder)
+            outcomes += run_local_trials(home, KEY, only=options.fault, at_once=options.at_once, say=say)
     slowest = max(outcomes, key=lambda outcome: outcome.seconds)
-    print(f"{time.monotonic() - began:.0f} s; the longest: {slowest.trial.fault}, {slowest.seconds:.0f} s", file=out)
+    wall, cpu = time.monotonic() - began, _cpu_seconds() - cpu_began
+    print(f"{wall:.0f} s, {cpu:.0f} s of CPU; the longest: {slowest.title}, {slowest.seconds:.0f} s", file=out)
     failed = sum(outcome.problem is not None for outcome in outcomes)
     leaks, duplicates, orphans = (
         sum(getattr(outcome, name) for outcome in outcomes) for name in ("leaks", "duplicates", "orphans")

@@ -77,7 +77,7 @@ def write_rows(path: Path, count: int, tokens: int) -> None:
 def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str, folder: Path) -> dict[str, Any]:
     """One run: what was told and what was measured, in bytes."""
     from llmtune_local.models.memory_estimate import Plan, estimate
-    from llmtune_local.models.shape import shape_of
+    from llmtune_local.models.shape import read_shape
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.run_state.schema import RunRequest
 
@@ -120,7 +120,7 @@ def measure(model: Path, load: tuple[str, int, int, dict[str, Any]], device: str
         micro_batches=-(-rows // together),
         longest=row,
     )
-    shape = shape_of(str(model))
+    shape = read_shape(str(model))
     assert shape is not None
     told = estimate(shape, plan)
     assert told.peak is not None

@@ -33,9 +33,9 @@ def main() -> None:
 def measure(folder: Path, runs: int, times: int) -> None:
     from llmtune import TuningJob, start
     from llmtune.metrics.points import MetricPoint
-    from llmtune.runs.poller import Pace
+    from llmtune.runs.poller import PollInterval
     from llmtune.runs.store.schema import runs as table
-    from llmtune.runs.store.serialization import columns_of
+    from llmtune.runs.store.serialization import build_columns
     from llmtune.runs.store.store import open_store
     from llmtune.web.server import Server
 
@@ -46,7 +46,7 @@ def measure(folder: Path, runs: int, times: int) -> None:
     ]
     rows.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
     run = start(TuningJob(name="t", dataset=str(rows), model="m-1"), "fake")
-    report = run.wait(pace=Pace(first=0.01, most=0.05))
+    report = run.wait(pace=PollInterval(first=0.01, most=0.05))
     record, store = run.record, open_store()
     copies = [
         record.model_copy(
@@ -55,7 +55,7 @@ def measure(folder: Path, runs: int, times: int) -> None:
         for n in range(runs - 1)
     ]
     with store.write() as connection:
-        connection.execute(table.insert(), [columns_of(copy) for copy in copies])
+        connection.execute(table.insert(), [build_columns(copy) for copy in copies])
     with Server(port=0, store=store) as server:
         spent = []
         for _ in range(times):

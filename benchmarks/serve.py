@@ -36,7 +36,7 @@ def measure(home: Path, questions: int) -> None:
     import llmtune
     from llmtune import EvaluationSpec, Hyperparameters, TuningJob
     from llmtune.runs.api import attach
-    from llmtune.runs.poller import Pace
+    from llmtune.runs.poller import PollInterval
     from llmtune.testing.generic_vendor import Fake
 
     rows = [
@@ -54,7 +54,7 @@ def measure(home: Path, questions: int) -> None:
                 hyperparameters=Hyperparameters(epochs=1, max_steps=2),
                 evaluation=EvaluationSpec(max_rows=4),
             )
-            llmtune.start(job, provider).wait(pace=Pace(first=0.05, most=0.2))
+            llmtune.start(job, provider).wait(pace=PollInterval(first=0.05, most=0.2))
             compare(provider, attach(provider), questions)
         retrieve(questions)
 
@@ -62,12 +62,13 @@ def measure(home: Path, questions: int) -> None:
 def retrieve(questions: int) -> None:
     import openai
 
+    from llmtune.runs.planned import StartOptions
     from llmtune.server.tuning.server import TuningServer
 
     key = os.environ["LLMTUNE_SERVE_KEY"] = "benchmark"
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     with (
-        TuningServer({"base": "fake:m-1"}, port=0, yes=True) as server,
+        TuningServer({"base": "fake:m-1"}, port=0, spending=StartOptions(yes=True)) as server,
         openai.OpenAI(base_url=server.url, api_key=key) as api,
     ):
         content = (json.dumps(row) + "\n").encode() * 20
@@ -107,7 +108,7 @@ def compare(name: str, run: Any, questions: int) -> None:
     server = Server([run], port=0)
     with server, openai.OpenAI(base_url=server.url, api_key="none") as api, httpx.Client() as plain:
         root = server.url.removesuffix("/v1")
-        direct = server.lines[0].generator  # both ways meet the same backend
+        direct = server.queues[0].generator  # both ways meet the same backend
         for number in range(questions + 3):
             text = f"case {number}"
             request = GenerationRequest(messages=(Message("user", text),), temperature=0, max_tokens=16)

@@ -54,7 +54,7 @@ def main() -> int:
             if asked.seeds:
                 methods(trainings, asked.seeds, asked.trials, asked.at_once)
         finally:
-            trainings.forker.close()
+            trainings.fork_server.close()
     return 0
 
 
@@ -66,10 +66,10 @@ class Trainings:
     """Real trainings by their values, each made once."""
 
     def __init__(self, home: Path, rows: Path) -> None:
-        from llmtune_local.worker.fork_server import Forker
+        from llmtune_local.worker.fork_server import ForkServer
 
         self.home = home
-        self.forker = Forker()
+        self.fork_server = ForkServer()
         self.made: dict[str, list[tuple[int, float]]] = {}
         self._alone: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class Trainings:
         from llmtune_local.worker.launch import launch
 
         run = self.write(values, name)
-        launch(run.path, forker=self.forker)
+        launch(run.path, fork_server=self.fork_server)
         while (status := run.read_status()) is None or status.state not in ("succeeded", "failed"):
             time.sleep(0.02)
         points = [p for p in run.read_metrics()[0] if p.series == "validation/loss" and p.step]
@@ -127,12 +127,12 @@ def starts(trainings: Trainings, pairs: int) -> None:
     from llmtune_local.worker.launch import launch
 
     found: dict[str, list[float]] = {"cold": [], "warm": []}
-    launch(trainings.write({"learning_rate": 1e-3}, "first", measured=False).path, forker=trainings.forker)
+    launch(trainings.write({"learning_rate": 1e-3}, "first", measured=False).path, fork_server=trainings.fork_server)
     for number in range(pairs):
-        for how, forker in (("cold", None), ("warm", trainings.forker)):
+        for how, fork_server in (("cold", None), ("warm", trainings.fork_server)):
             run = trainings.write({"learning_rate": 1e-3, "max_steps": 2}, f"start-{how}-{number}", measured=False)
             began = time.monotonic()
-            launch(run.path, forker=forker)
+            launch(run.path, fork_server=fork_server)
             while not any(p.series == "train/loss" for p in run.read_metrics()[0]):
                 time.sleep(0.005)
             found[how].append(time.monotonic() - began)
@@ -187,13 +187,13 @@ def search(
     import optuna
 
     from llmtune.sweeps.space import read_space
-    from llmtune.sweeps.study import grid_size, open_study
+    from llmtune.sweeps.study import count_grid_points, open_study
 
     space = read_space(SPACE)
     study = open_study(
         f"{method} {seed} {pruning}", space, method=method, direction="minimize", seed=seed, pruning=pruning
     )
-    for _ in range(min(trials, grid_size(space)) if method == "grid" else trials):
+    for _ in range(min(trials, count_grid_points(space)) if method == "grid" else trials):
         trial = study.ask()
         values = {name: part.suggest(trial, name) for name, part in space.items()}
         curve = trainings.curve(values)

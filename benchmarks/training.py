@@ -73,7 +73,7 @@ def make_world(folder: Path, *, vocabulary: int, system: int, family: str, size:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
-    from llmtune_local.batching.packing import order
+    from llmtune_local.batching.packing import epoch_order
 
     words = ["<pad>", "<unk>", "<user>", "<system>", "<assistant>", "<end>"]
     words += [f"w{number}" for number in range(vocabulary - len(words))]
@@ -122,7 +122,7 @@ def make_world(folder: Path, *, vocabulary: int, system: int, family: str, size:
         messages.append({"role": "assistant", "content": text(draw.randint(5, 80) - 1)})
         rows.append({"messages": [*([{"role": "system", "content": rules}] if rules else []), *messages]})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "order.json").write_text(json.dumps(order(ROWS, SEED, 0)))
+    (folder / "order.json").write_text(json.dumps(epoch_order(ROWS, SEED, 0)))
 
 
 def tokens_in_order(folder: Path) -> list[dict[str, list[int]]]:
@@ -179,8 +179,8 @@ def ours(folder: Path, name: str, steps: int) -> None:
 
     prepare_libraries(spin=True)
     from llmtune_local.run_state.run_dir import RunDir
-    from llmtune_local.run_state.schema import Recipe, RunFiles, RunRequest, WorkerOptions
-    from llmtune_local.run_state.status_writer import Journal
+    from llmtune_local.run_state.schema import RunFiles, RunRequest, TrainingConfig, WorkerOptions
+    from llmtune_local.run_state.status_writer import StatusWriter
     from llmtune_local.training.trainer import Trainer
 
     turns = Turns()
@@ -188,8 +188,8 @@ def ours(folder: Path, name: str, steps: int) -> None:
         sys.modules["liger_kernel"] = None  # type: ignore[assignment]
 
     class Watched(Trainer):
-        def prepare(self) -> None:
-            super().prepare()
+        def setup(self) -> None:
+            super().setup()
             if name == "llmtune-compiled":
                 for module in self.network.decoder.modules():
                     if type(module).__name__.endswith("Norm"):
@@ -205,18 +205,18 @@ def ours(folder: Path, name: str, steps: int) -> None:
         model=str(folder / "model"),
         files=RunFiles(train=str(folder / "rows.jsonl")),
         seed=SEED,
-        hyperparameters=Recipe(
+        hyperparameters=TrainingConfig(
             epochs=1, max_steps=steps, batch_size=BATCH, learning_rate=RATE, lr_schedule="constant", lora_alpha=32
         ),
         options=WorkerOptions(dtype=OURS[name]),  # type: ignore[arg-type]
     )
     run = RunDir(folder / name)
     run.path.mkdir()
-    with Journal(run) as journal:
+    with StatusWriter(run) as journal:
         trainer = Watched(run, request, journal, lambda: False)
-        trainer.prepare()
+        trainer.setup()
         print(f"{name}: {', '.join(trainer.network.features)}", file=sys.stderr)
-        trainer.loop()
+        trainer.fit()
 
 
 def theirs(folder: Path, name: str, steps: int) -> None:

@@ -52,9 +52,9 @@ class Threads:
 def vendor(kind: str, runs: int, seconds: float) -> None:
     """Serve `runs` jobs that take `seconds` each, from when a line comes on standard input."""
     from llmtune.testing import Phase
-    from llmtune.testing.serve import fake_class
+    from llmtune.testing.serve import find_fake
 
-    fake = fake_class(kind)()
+    fake = find_fake(kind)()
     success = fake.walks["success"]
     training = next(at for at, phase in enumerate(success) if phase.training)
     walk = (Phase(success[training].word, looks=0, seconds=seconds, training=True), success[-1])
@@ -117,7 +117,7 @@ def ours(url: str, jobs: list[str]) -> dict[str, Any]:
     from llmtune.planning.plan import plan
     from llmtune.provider.types import JobRef, RunState
     from llmtune.runs.ids import new_run_id, run_key
-    from llmtune.runs.planned import account_of
+    from llmtune.runs.planned import dump_settings
     from llmtune.runs.run import Run
     from llmtune.runs.store.records import RunRecord, dump_receipt
     from llmtune.runs.store.store import open_store
@@ -149,7 +149,7 @@ def ours(url: str, jobs: list[str]) -> dict[str, Any]:
             updated=now,
             job=job.to_dict(),
             receipt=receipt,
-            settings=account_of(provider),
+            settings=dump_settings(provider),
         )
         store.begin(record)
         store.keep_ref(record, "job", "job", JobRef(id=each))

@@ -23,12 +23,17 @@ _HOME = {
     "Receipt": "llmtune.provider.receipt",
     "tune": "llmtune.runs.api",
     "start": "llmtune.runs.api",
+    "start_async": "llmtune.runs.api",
+    "tune_async": "llmtune.runs.api",
     "attach": "llmtune.runs.api",
+    "list_runs": "llmtune.runs.api",
     "Run": "llmtune.runs.run",
     "RunState": "llmtune.provider.types",
     "Provider": "llmtune.provider.protocol",
     "get_provider": "llmtune.provider.registry",
     "Report": "llmtune.report.schema",
+    "gate": "llmtune.report.gate",
+    "diff": "llmtune.report.gate",
     "rescue": "llmtune.rescues.rescue",
     "rescue_all": "llmtune.rescues.account",
     "compare": "llmtune.comparisons.compare",
@@ -67,13 +72,18 @@ if TYPE_CHECKING:
     from llmtune.provider.receipt import Receipt as Receipt
     from llmtune.provider.registry import get_provider as get_provider
     from llmtune.provider.types import RunState as RunState
+    from llmtune.report.gate import diff as diff
+    from llmtune.report.gate import gate as gate
     from llmtune.report.leaderboard.board import Board as Board
     from llmtune.report.schema import Report as Report
     from llmtune.rescues.account import rescue_all as rescue_all
     from llmtune.rescues.rescue import rescue as rescue
     from llmtune.runs.api import attach as attach
+    from llmtune.runs.api import list_runs as list_runs
     from llmtune.runs.api import start as start
+    from llmtune.runs.api import start_async as start_async
     from llmtune.runs.api import tune as tune
+    from llmtune.runs.api import tune_async as tune_async
     from llmtune.runs.plans import plan as plan
     from llmtune.runs.plans import plan_all as plan_all
     from llmtune.runs.run import Run as Run
@@ -97,9 +107,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     from llmtune.errors import did_you_mean
 
-    near = did_you_mean(name, _HOME)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    raise AttributeError(f"module 'llmtune' has no attribute {name!r}{meant}")
+    suggestions = did_you_mean(name, _HOME)
+    suggestion = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
+    raise AttributeError(f"module 'llmtune' has no attribute {name!r}{suggestion}")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What day it is: asked in one place, so that a test can stand in the future."""
+"""Today's date, read in one place, so that a test can set another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from datetime import UTC, date, datetime
 
 
 def today() -> date:
-    """Today's date in UTC; `LLMTUNE_TODAY=YYYY-MM-DD` sets another (what will this plan say in January?)."""
+    """Return today's date in UTC; `LLMTUNE_TODAY=YYYY-MM-DD` sets another, to see a plan as of that day."""
     override = os.environ.get("LLMTUNE_TODAY")
     return date.fromisoformat(override) if override else datetime.now(UTC).date()

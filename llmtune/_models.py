@@ -1,4 +1,4 @@
-"""The two bases of the values that llmtune hands around: frozen, and with no field beyond the declared ones."""
+"""The two base classes of llmtune's values: frozen, and without undeclared fields."""
 
 from __future__ import annotations
 

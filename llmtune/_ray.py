@@ -16,10 +16,18 @@ _OBJECTS = 100 << 20
 
 @contextlib.contextmanager
 def on_ray(address: str, *, cpus: int, purpose: str) -> Iterator[Any]:
-    """Ray itself, connected. `address` is "local" (a cluster of this machine with so many `cpus`), "auto", or a
-    cluster's own; `purpose` says in words what it is for. A connection that was there before is used and left alone.
+    """Connect to a Ray cluster and yield the `ray` module; disconnect at the end.
 
-    Raises `MissingExtra` without Ray, `LlmtuneError` where the cluster cannot be reached.
+    A connection that existed before is used, and left open.
+
+    Args:
+        address: "local" (a cluster on this machine), "auto", or the address of a cluster.
+        cpus: CPUs of a local cluster.
+        purpose: what Ray is needed for, in words, for the error message.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        LlmtuneError: the cluster cannot be reached.
     """
     turn_off_telemetry()
     try:
@@ -50,8 +58,10 @@ def on_ray(address: str, *, cpus: int, purpose: str) -> Iterator[Any]:
 
 
 def _without_folders() -> Any:
-    """Settings of a job whose processes import nothing from the current folder: Ray puts it, and that of the script,
-    first on their path, and has no public setting against it."""
+    """Return the configuration of a job whose processes import nothing from the current folder.
+
+    Ray puts that folder, and the script's, first on their path, and has no public setting against it.
+    """
     from ray.job_config import JobConfig
 
     class WithoutFolders(JobConfig):

@@ -1,4 +1,4 @@
-"""Trying a call again while the other side is unwell: how often, with which pauses, and for several threads at once."""
+"""Retries of a call while the other side is unavailable: how often, with which pauses, and across threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 MAX_DOUBLINGS = 10
 
 
-#: Seconds without a word after which something that goes on says so, and the factor to the next such word.
+#: Seconds of silence after which a long operation is reported, and the factor to the next report.
 SILENCE_SECONDS, SILENCE_GROWTH = 60.0, 5.0
 
 
@@ -61,9 +61,9 @@ def report_silence(tell: Callable[[float], None], *, seconds: float | None = Non
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a call that may be tried again is tried: pauses from `first` seconds, doubling, up to `most`.
+    """How often a call is retried: up to `tries` times, after pauses from `first` seconds, doubling, up to `most`.
 
-    What the backend itself asks for is waited, up to `longest` seconds.
+    A pause that the backend itself asks for is kept, up to `longest` seconds.
     """
 
     tries: int = 7
@@ -79,18 +79,18 @@ class RetryPolicy:
     def pause(self, attempt: int, error: TransientError) -> float:
         """Return the seconds until the next try, after `attempt` failures in a row."""
         doublings = min(attempt, MAX_DOUBLINGS)
-        own = min(self.most, self.first * 2.0**doublings) * random.uniform(*self.jitter)
+        own_pause = min(self.most, self.first * 2.0**doublings) * random.uniform(*self.jitter)
         if error.retry_after is None:
-            return own
-        return max(own if self.never_sooner else 0.0, min(error.retry_after, self.longest))
+            return own_pause
+        return max(own_pause if self.never_sooner else 0.0, min(error.retry_after, self.longest))
 
 
 class Stopped(Exception):
-    """The gate was stopped: a call that has not begun does not begin."""
+    """Raised when the gate was stopped: a call that has not begun does not begin."""
 
 
 class Gate:
-    """Holds all calls to one model back when one is told to wait: the limit is the account's, not the thread's."""
+    """A gate that holds back all calls to one model when one must wait: the limit is the whole account's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -100,12 +100,12 @@ class Gate:
         """Calls that succeeded, so that a waiting one sees whether the backend answers at all."""
 
     def hold(self, seconds: float) -> None:
-        """Let nobody through for so long."""
+        """Let no call through for so many seconds."""
         with self._lock:
             self._until = max(self._until, time.monotonic() + seconds)
 
     def stop(self) -> None:
-        """Let nobody through any more, and wake who waits."""
+        """Let no call through any more, and wake those that wait."""
         self._stopped.set()
 
     def pass_through(self) -> None:
@@ -128,8 +128,8 @@ def with_retries(call: Callable[[], T], policy: RetryPolicy, *, doing: str, gate
         call: what may safely be repeated.
         policy: how often, and with which pauses.
         doing: what the call does, for the log.
-        gate: shared by calls to one model. A refusal that surely did not reach it (a rate limit) does not use up a try
-            while other calls get through.
+        gate: shared by calls to one model. A request that did not reach it (a rate limit) does not use up a try while
+            other calls get through.
 
     Raises:
         TransientError: the last one, when no try is left.

@@ -48,7 +48,10 @@ _MOST_SECRETS = 256
 
 @dataclass(frozen=True)
 class Instance:
-    """The settings of one configured provider instance. `origins` says where each value came from."""
+    """The settings of one configured provider instance.
+
+    `kind` is the provider behind it, `values` are its settings; `origins` says where each value came from.
+    """
 
     name: str
     kind: str
@@ -75,7 +78,7 @@ class Settings:
 
 
 def config_files() -> tuple[Path, ...]:
-    """The configuration files looked for, nearest first: ./llmtune.toml and the user's config.toml."""
+    """Return the paths of the configuration files, nearest first: ./llmtune.toml and the user's config.toml."""
     if user := os.environ.get("LLMTUNE_CONFIG"):
         return (Path("llmtune.toml"), Path(user))
     from platformdirs import user_config_path
@@ -84,7 +87,7 @@ def config_files() -> tuple[Path, ...]:
 
 
 def home() -> Path:
-    """The folder of runs and store: `LLMTUNE_HOME`, else the user's data folder."""
+    """Return the folder of runs and store: `LLMTUNE_HOME`, else the user's data folder."""
     if path := os.environ.get("LLMTUNE_HOME"):
         return Path(path).expanduser()
     from platformdirs import user_data_path
@@ -92,19 +95,37 @@ def home() -> Path:
     return user_data_path("llmtune", appauthor=False)
 
 
+def price_file() -> Path:
+    """Return the path of the user's own prices.
+
+    It is `LLMTUNE_PRICES`, else the key `prices` of the nearest configuration file (a path from that file's folder),
+    else `prices.toml` in the configuration folder. The file need not be there.
+    """
+    if path := os.environ.get("LLMTUNE_PRICES"):
+        return Path(path).expanduser()
+    for file in config_files():
+        if file.is_file() and (chosen := _read(file).get("prices")) is not None:
+            if not isinstance(chosen, str):
+                raise InvalidSettings(f'{file}: prices is {chosen!r}: write the path of a file, as in "prices.toml"')
+            return file.parent / Path(chosen).expanduser()
+    from platformdirs import user_config_path
+
+    return user_config_path("llmtune", appauthor=False) / "prices.toml"
+
+
 def store_url() -> str:
-    """The URL of the run store: `LLMTUNE_STORE`, else `store.db` in the home folder."""
+    """Return the URL of the run store: `LLMTUNE_STORE`, else `store.db` in the home folder."""
     return os.environ.get("LLMTUNE_STORE") or f"sqlite:///{home() / 'store.db'}"
 
 
 def origin(name: str) -> str:
-    """Where `home` or `store` comes from: the environment variable, or "default"."""
+    """Return where `home` or `store` comes from: the environment variable, or "default"."""
     variable = f"LLMTUNE_{name.upper()}"
     return variable if os.environ.get(variable) else "default"
 
 
 def settings() -> Settings:
-    """Everything the configuration files and the environment say now. Raises `InvalidSettings` for a broken file."""
+    """Read the configuration files and the environment. Raises `InvalidSettings` for a broken file."""
     read = [(path, _read(path)) for path in config_files() if path.is_file()]
     names = {name for _, data in read for name in data.get("providers", {})}
     return Settings(
@@ -120,7 +141,7 @@ def instance(name: str, fields: tuple[str, ...] = (), **passed: Any) -> Instance
 
     Args:
         name: the instance ("openai", "azure-eu").
-        fields: the setting names its adapter knows, which are also looked for in the environment.
+        fields: the names of the provider's settings, which are also looked for in the environment.
         passed: what Python code gave; wins over everything else.
     """
     values: dict[str, Any] = {}
@@ -152,25 +173,25 @@ def setting_variable(name: str, key: str) -> str:
 
 
 def redact(key: str, value: Any) -> Any:
-    """The value as it may be shown: secrets by name, and credentials inside URLs, become `***`."""
+    """Return the value as it may be shown: secrets by name, and credentials inside URLs, become `***`."""
     if isinstance(value, dict):
-        return {inner: redact(inner, each) for inner, each in value.items()}
+        return {inner: redact(inner, inner_value) for inner, inner_value in value.items()}
     if _SECRET.search(key):
         return "***"
     return redact_url(value) if isinstance(value, str) else value
 
 
 def redact_url(text: str) -> str:
-    """Text in which user, password and the values of key-like query parameters of every URL are replaced by `***`."""
+    """Replace user, password and the values of key-like query parameters in every URL of a text by `***`."""
     if _ONE_URL.fullmatch(text):  # its password may hold what ends a URL inside a text
         return _mask_url(text)
-    return _URL.sub(lambda found: _mask_url(found[0]), text)
+    return _URL.sub(lambda match: _mask_url(match[0]), text)
 
 
 def _mask_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-    except ValueError:  # nobody can say which part is the password
+    except ValueError:  # it is not known which part is the password
         return f"{url.partition('://')[0]}://***" if "@" in url else url
     user, at, host = parts.netloc.rpartition("@")
     if at:
@@ -183,14 +204,14 @@ def _mask_url(url: str) -> str:
     return url
 
 
-def _mask_parameter(found: re.Match[str]) -> str:
-    name, _, value = found[0].partition("=")
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", unquote(name))
-    return f"{name}=***" if value and _KEY_PARAMETER.search(words) and not _PAGE.search(words) else found[0]
+def _mask_parameter(match: re.Match[str]) -> str:
+    name, _, value = match[0].partition("=")
+    snake_name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", unquote(name))
+    return f"{name}=***" if value and _KEY_PARAMETER.search(snake_name) and not _PAGE.search(snake_name) else match[0]
 
 
 def read_secret(variable: str) -> str | None:
-    """The secret in that environment variable, taken out of every text from now on; an empty one counts as none."""
+    """Return the secret in an environment variable, and mask it in every text from now on; None when it is empty."""
     _secret_variables.add(variable)
     value = os.environ.get(variable) or None
     if value:
@@ -199,7 +220,7 @@ def read_secret(variable: str) -> str | None:
 
 
 def note_secret(value: str) -> None:
-    """Remember a credential that is used, so that it is taken out of every text from now on."""
+    """Remember a credential that is used, so that it is masked in every text from now on."""
     value = value.strip()
     if value and value not in _secret_values:
         while len(_secret_values) >= _MOST_SECRETS:
@@ -223,12 +244,12 @@ def note_secrets(values: Iterable[tuple[str, Any]]) -> None:
 
 
 def secret_variables() -> frozenset[str]:
-    """The environment variables that secrets are read from, as far as this process has seen."""
+    """Return the environment variables that this process has read secrets from, or that settings name for one."""
     return frozenset(_secret_variables)
 
 
 def secret_values() -> tuple[str, ...]:
-    """The credentials that this process has used, wherever they came from."""
+    """Return the credentials that this process has used, wherever they came from."""
     return tuple(_secret_values)
 
 
@@ -239,9 +260,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidSettings(f"{path}: broken TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"{path}: cannot be read: {error}") from None
-    unknown = set(data) - {"providers"}
+    unknown = set(data) - {"providers", "prices"}
     if unknown:
         from llmtune.errors import UnknownName
 
-        raise InvalidSettings(UnknownName("section", sorted(unknown)[0], ["providers"], where=str(path)).message)
+        known = ["providers", "prices"]
+        raise InvalidSettings(UnknownName("section", sorted(unknown)[0], known, where=str(path)).message)
     return data

@@ -1,9 +1,9 @@
-"""How a public name goes: it works, says since when it is deprecated, when it goes, and what to use instead.
+"""Deprecation of public names: each still works, and says since when, until when, and what to use instead.
 
     @deprecated(since="1.2", removed_in="1.4", instead="llmtune.start(job, provider)")
     def launch(job): ...
 
-A parameter, a field or an option that goes calls `warn` where it is met. How long that lasts is promised in
+A parameter, a field or an option that is deprecated calls `warn` where it is used. How long that lasts is promised in
 docs/versioning.md; `make check` fails on the day when a name should be gone and is not.
 """
 
@@ -21,19 +21,25 @@ _R = TypeVar("_R")
 
 
 class LlmtuneDeprecationWarning(LlmtuneWarning, DeprecationWarning):
-    """A public name that still works and will go. Python shows it in tests and in the program itself, not in
+    """A public name that still works and will be removed. Python shows it in tests and in the program itself, not in
     libraries; the command line always does."""
 
 
 def sentence(what: str, *, since: str, removed_in: str, instead: str) -> str:
-    """The one sentence of a deprecation: "`what` is deprecated since 1.2 and goes in `removed_in`; use Y instead".
+    """Return the sentence of a deprecation: "`what` is deprecated since 1.2 and is removed in 1.4; use Y instead".
+
+    Args:
+        what: the name as people write it.
+        since: the version that deprecated it ("1.2").
+        removed_in: the version in which it is gone.
+        instead: what to write ("Y").
 
     Raises:
-        ValueError: it would go before, or with, the version in which it was deprecated.
+        ValueError: it would be removed before, or with, the version that deprecated it.
     """
     if release(removed_in) <= release(since):
-        raise ValueError(f"{what}: deprecated since {since}, so it cannot go in {removed_in} already")
-    return f"{what} is deprecated since {since} and goes in {removed_in}; use {instead} instead"
+        raise ValueError(f"{what}: deprecated since {since}, so it cannot be removed in {removed_in} already")
+    return f"{what} is deprecated since {since} and is removed in {removed_in}; use {instead} instead"
 
 
 def warn(what: str, *, since: str, removed_in: str, instead: str, stacklevel: int = 2) -> None:
@@ -54,9 +60,9 @@ def warn(what: str, *, since: str, removed_in: str, instead: str, stacklevel: in
 
 
 def deprecated(*, since: str, removed_in: str, instead: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Mark a function or method that will go: each call warns, and the docstring says so.
+    """Mark a function or method that will be removed: each call warns, and the docstring says so.
 
-    The sentence stands in the function's `__deprecated__`, where type checkers and `make check` look.
+    The sentence is the function's `__deprecated__`, where type checkers and `make check` look.
 
     Args:
         since: the version that deprecated it ("1.2").
@@ -64,7 +70,7 @@ def deprecated(*, since: str, removed_in: str, instead: str) -> Callable[[Callab
         instead: what to write, as it is written.
 
     Raises:
-        ValueError: `removed_in` is not after `since`; at import, where nobody can miss it.
+        ValueError: `removed_in` is not after `since`; at import, where it is noticed.
     """
 
     def mark(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -84,7 +90,7 @@ def deprecated(*, since: str, removed_in: str, instead: str) -> Callable[[Callab
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, to compare it by: "1.2" and "1.2.0" are both (1, 2).
+    """Return the numbers of a version, to compare it by: "1.2" and "1.2.0" are both (1, 2).
 
     Raises:
         ValueError: the text is anything but numbers and dots.

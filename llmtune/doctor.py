@@ -1,6 +1,6 @@
-"""What stands ready here, and which tuned models are running out of time. Looks only: nothing is sent but lists read.
+"""Which backends are ready, and which tuned models stop answering soon. Read-only: nothing but lists is requested.
 
-Each backend is asked by itself: one that cannot answer is a line with its reason, never the end of the look.
+Each backend is asked by itself: one that cannot answer is a line with its reason, and the others are still asked.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from llmtune._models import FrozenModel
 from llmtune.config import redact_url, settings, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
 from llmtune.planning import support_matrix
-from llmtune.provider.abilities import Equipped
+from llmtune.provider.abilities import DescribesHardware
 from llmtune.provider.intake import list_models
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds, provider_names
 from llmtune.provider.types import Readiness, RemoteModel
 from llmtune.redaction.secrets import scrub
+from llmtune.runs.standing import StandingDeployment, list_standing_deployments
 from llmtune.runs.store.database import Database
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import UNFINISHED, open_store
@@ -93,7 +94,7 @@ class OwnedModel(FrozenModel):
     """The model whose training left it, where it is a checkpoint."""
 
 
-class Unseen(FrozenModel):
+class UnreachableBackend(FrozenModel):
     """A backend whose tuned models could not be listed."""
 
     provider: str
@@ -101,90 +102,92 @@ class Unseen(FrozenModel):
 
 
 def backends(names: Iterable[str] | None = None, *, online: bool = False) -> list[Backend]:
-    """Every backend (or those named), ready or not. `online` reads one list from each that has credentials.
+    """Check every backend, or those named. With `online`, list the models of each that has credentials.
 
-    Raises `UnknownName` for a name that is none.
+    Raises `UnknownName` for a name that is no backend's.
     """
-    return [_backend(name, online=online) for name in _asked(names)]
+    return [_check_backend(name, online=online) for name in _choose_backends(names)]
 
 
-def _asked(names: Iterable[str] | None) -> list[str]:
-    known = provider_names()
-    asked = list(names) if names else known
-    for name in asked:
-        if name not in known:
-            raise UnknownName("provider", name, known)
-    return asked
+def _choose_backends(names: Iterable[str] | None) -> list[str]:
+    configured = provider_names()
+    chosen = list(names) if names else configured
+    for name in chosen:
+        if name not in configured:
+            raise UnknownName("provider", name, configured)
+    return chosen
 
 
-def _backend(name: str, *, online: bool) -> Backend:
-    found = support_matrix.summary(name)
-    if "error" in found:
-        return Backend(name=name, error=found["error"])
+def _check_backend(name: str, *, online: bool) -> Backend:
+    summary = support_matrix.summary(name)
+    if "error" in summary:
+        return Backend(name=name, error=summary["error"])
     provider = get_provider(name)
     ready = provider.ready()
-    lacking = _lacking(ready)
-    said = _reach(provider) if online and lacking is None else "not asked"
+    missing = _describe_missing(ready)
+    answer = _try_listing(provider) if online and missing is None else "not asked"
     return Backend(
         name=name,
-        service=found["status"],
-        ready=found["open"] and lacking is None and said in ("not asked", "answers"),
+        service=summary["status"],
+        ready=summary["open"] and missing is None and answer in ("not asked", "answers"),
         extra=ready.extra,
         versions=versions(provider.kind),
         credentials=ready.credentials,
         missing_settings=ready.missing_settings,
-        machine=dict(provider.machine()) if isinstance(provider, Equipped) and ready.extra != "missing" else {},
-        online=said,
+        machine=dict(provider.describe_hardware())
+        if isinstance(provider, DescribesHardware) and ready.extra != "missing"
+        else {},
+        online=answer,
         hint=ready.hint,
     )
 
 
-def _reach(provider: Provider) -> str:
+def _try_listing(provider: Provider) -> str:
     try:
         next(list_models(provider), None)
-    except Exception as error:  # noqa: BLE001 - whatever a backend breaks on, the others are looked at
-        return _reason(error)
+    except Exception as error:  # noqa: BLE001 - whatever one backend fails on, the others are checked
+        return _describe_error(error)
     return "answers"
 
 
-def _reason(error: Exception) -> str:
-    """Why a backend could not be asked; an error that is none of llmtune's is named by its kind."""
+def _describe_error(error: Exception) -> str:
+    """Return why a backend could not be asked; an error that is not llmtune's own is named by its class."""
     if isinstance(error, LlmtuneError):
         return scrub(error.message)
     return scrub(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def versions(kind: str) -> dict[str, str]:
-    """The distributions that an adapter's extra names and that are installed, with their versions."""
+    """Return the installed distributions that a provider's extra names, with their versions."""
     entry = known_kinds().get(kind)
     if entry is None or entry.dist is None:
         return {}
-    found: dict[str, str] = {entry.dist.name: entry.dist.version}
+    installed: dict[str, str] = {entry.dist.name: entry.dist.version}
     for requirement in entry.dist.requires or ():
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
         if extra is None or extra[1] != kind:
             continue
         name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def store_health() -> StoreHealth:
-    """Open the store as any command would, and have the database look through itself."""
+    """Open the store as any command would, and run the database's integrity check."""
     url = store_url()
-    shown = redact_url(url)
+    safe_url = redact_url(url)
     try:
         store = open_store(url)
-        _look_through(store)
+        _check_integrity(store)
         records = store.runs()
     except LlmtuneError as error:
-        return StoreHealth(url=shown, sound=False, error=error.message)
+        return StoreHealth(url=safe_url, sound=False, error=error.message)
     path = Path(url.removeprefix("sqlite:///")) if store.sqlite else None
     return StoreHealth(
-        url=shown,
+        url=safe_url,
         sound=True,
         runs=len(records),
         unfinished=sum(record.state in UNFINISHED for record in records),
@@ -192,71 +195,82 @@ def store_health() -> StoreHealth:
     )
 
 
-def _look_through(store: Database) -> None:
+def standing_deployments() -> list[StandingDeployment]:
+    """Return the deployments that llmtune made and has not removed, each with what a day of it costs."""
+    return list_standing_deployments(open_store())
+
+
+def _check_integrity(store: Database) -> None:
     if not store.sqlite:
         return
     with store.read() as connection:
-        said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check")]
-    if said != ["ok"]:
+        problems = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check")]
+    if problems != ["ok"]:
         raise StoreError(
-            f"the store {store.shown} is damaged: {said[0]}", hint="restore it from a backup, or move it away"
+            f"the store {store.shown} is damaged: {problems[0]}", hint="restore it from a backup, or move it away"
         )
 
 
-def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], list[Unseen], list[str]]:
-    """Every tuned model that the configured accounts own or the store knows, those with the least time first.
+def owned_models(names: Iterable[str] | None = None) -> tuple[list[OwnedModel], list[UnreachableBackend], list[str]]:
+    """List every tuned model that the configured accounts own or the store knows.
 
-    Second, the backends that could not be asked, or not to their end, each with its reason; of those that nobody named,
-    used or configured there is no word. Third, the backends that answered.
-    Raises `StoreError` when the store is broken.
+    Returns:
+        The models, those that stop answering first coming first; the backends whose list could not be read, or not
+        completely, each with its reason (backends that were never named, used or configured are left out); and the
+        names of the backends that answered.
+
+    Raises:
+        StoreError: the store is broken.
     """
-    asked = _asked(names)
-    meant = set(asked) if names else {*settings().providers}
+    chosen = _choose_backends(names)
+    expected = set(chosen) if names else {*settings().providers}
     store = open_store()
     runs: dict[tuple[str, str], RunRecord] = {}
-    for record, ref in store.tuned():
-        if record.provider in asked:
+    for record, ref in store.tuned_models():
+        if record.provider in chosen:
             runs[record.provider, ref.id] = record
-            meant.add(record.provider)
+            expected.add(record.provider)
     models: dict[tuple[str, str], OwnedModel] = {}
-    unseen: list[Unseen] = []
+    unseen: list[UnreachableBackend] = []
     answered: list[str] = []
-    for name in asked:
-        shown = name in meant
+    for name in chosen:
+        is_expected = name in expected
         try:
             provider = get_provider(name)
             ready = provider.ready()
-            shown = shown or ready.credentials == "found"
-            if lacking := _lacking(ready):
-                if shown:
-                    unseen.append(Unseen(provider=name, reason=f"not asked: {lacking}"))
+            is_expected = is_expected or ready.credentials == "found"
+            if missing := _describe_missing(ready):
+                if is_expected:
+                    unseen.append(UnreachableBackend(provider=name, reason=f"not asked: {missing}"))
                 continue
-            shown = shown or ready.credentials == "not checked"
+            is_expected = is_expected or ready.credentials == "not checked"
             # One by one: what was listed before a list broke is not lost.
-            for owned in _owned(provider, runs):
+            for owned in _list_owned(provider, runs):
                 models[name, owned.model] = owned
             answered.append(name)
-        except Exception as error:  # noqa: BLE001 - whatever a backend breaks on, the others are asked
-            if shown:  # a service that is gone for all, or was never set up here, is no news
-                unseen.append(Unseen(provider=name, reason=_reason(error).removeprefix(f"{name}: ")))
+        except Exception as error:  # noqa: BLE001 - whatever one backend fails on, the others are asked
+            if is_expected:  # a service that is gone for all, or was never set up here, is no news
+                unseen.append(
+                    UnreachableBackend(provider=name, reason=_describe_error(error).removeprefix(f"{name}: "))
+                )
     for (name, model), record in runs.items():
         if (name, model) not in models:
-            models[name, model] = _dated(name, RemoteModel(id=model, base=record.model), record)
-    return sorted(models.values(), key=partial(_order, models)), unseen, answered
+            models[name, model] = _build_owned_model(name, RemoteModel(id=model, base=record.model), record)
+    return sorted(models.values(), key=partial(_sort_key, models)), unseen, answered
 
 
-def _order(models: dict[tuple[str, str], OwnedModel], each: OwnedModel) -> tuple[date, str, str, bool, str]:
-    """Those with the least time first; a checkpoint stands under its model."""
-    head = models.get((each.provider, each.checkpoint_of or each.model), each)
-    return (head.answers_until or date.max, head.provider, head.model, head is not each, each.model)
+def _sort_key(models: dict[tuple[str, str], OwnedModel], model: OwnedModel) -> tuple[date, str, str, bool, str]:
+    """Return the sort key: models that stop answering first come first; a checkpoint follows its model."""
+    head = models.get((model.provider, model.checkpoint_of or model.model), model)
+    return (head.answers_until or date.max, head.provider, head.model, head is not model, model.model)
 
 
-def _owned(provider: Provider, runs: dict[tuple[str, str], RunRecord]) -> Iterator[OwnedModel]:
+def _list_owned(provider: Provider, runs: dict[tuple[str, str], RunRecord]) -> Iterator[OwnedModel]:
     for model in list_models(provider):
-        yield _dated(provider.name, model, runs.get((provider.name, model.id)))
+        yield _build_owned_model(provider.name, model, runs.get((provider.name, model.id)))
 
 
-def _lacking(ready: Readiness) -> str | None:
+def _describe_missing(ready: Readiness) -> str | None:
     if ready.extra == "missing":
         return "its extra is not installed"
     if ready.credentials == "not found":
@@ -266,8 +280,8 @@ def _lacking(ready: Readiness) -> str | None:
     return None
 
 
-def _dated(provider: str, model: RemoteModel, run: RunRecord | None) -> OwnedModel:
-    until, source, unverified = _answers_until(provider, model)
+def _build_owned_model(provider: str, model: RemoteModel, run: RunRecord | None) -> OwnedModel:
+    until, source, unverified = _find_end_date(provider, model)
     return OwnedModel(
         model=model.id,
         provider=provider,
@@ -282,14 +296,14 @@ def _dated(provider: str, model: RemoteModel, run: RunRecord | None) -> OwnedMod
     )
 
 
-def _answers_until(provider: str, model: RemoteModel) -> tuple[date | None, str, bool]:
-    """The day on which a model stops answering (None: not known), who says so, and whether that is unverified."""
+def _find_end_date(provider: str, model: RemoteModel) -> tuple[date | None, str, bool]:
+    """Return the day on which a model stops answering (None: not known), its source, and whether it is unverified."""
     try:
         return date.fromisoformat((model.shutdown or "")[:10]), f"{provider}'s list of models", False
     except ValueError:  # the vendor tells no day, or one that is none
         pass
     try:
-        life = support_matrix.ask(get_provider(provider), model.base or model.id).lifecycle
+        life = support_matrix.get_capabilities(get_provider(provider), model.base or model.id).lifecycle
     except LlmtuneError:  # configured no longer
         return None, "", False
     if life.answers_until is None:

@@ -4,7 +4,8 @@ The tree, with the exit code the command line answers with::
 
     LlmtuneError                       1
     ├── InvalidJob                     2   the job file or a field of the job is wrong
-    │   └── UnknownName                2   a name nobody knows; carries the nearest known ones
+    │   └── UnknownName                2   an unknown name; carries the nearest valid ones
+    │       └── UnknownOption          2   a function has no such keyword (a TypeError too)
     ├── InvalidData                    2   the dataset is wrong; carries the findings
     ├── InvalidSettings                2   the configuration files or account settings are wrong
     ├── NotTranslatable                3   this backend cannot run this job as asked
@@ -22,17 +23,18 @@ The tree, with the exit code the command line answers with::
     ├── RunFailed                      1   the run ended without a model; carries the report
     ├── StillRunning                   1   waiting ended before the run did; the run goes on (a TimeoutError too)
     ├── RunNotFound                    1   no run of that id in the store
+    │   └── AmbiguousRun               1   several runs have that name, or an id that begins so
     └── NotJudged                      6   a gate has nothing to judge by; judged and not passed is 5, without an error
 
 An interrupted command exits with 130. Every message is one clear sentence that says what is wrong, where,
-and how to fix it: it is shown to the user as it stands, without a traceback.
+and how to fix it: it is shown to the user as it is, without a traceback.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datetime import date
@@ -43,6 +45,22 @@ EXIT_INTERRUPTED = 130
 
 #: Exit code of a gate that judged and did not let pass.
 EXIT_NOT_PASSED = 5
+
+
+#: What a vendor's limit is on: money, the jobs of a day, files, jobs under way, deployments, requests per minute, or
+#: something that the vendor does not name. Each kind lifts in its own way.
+LimitKind = Literal["spending", "daily", "files", "active_jobs", "deployments", "rate", "other"]
+
+#: What lifts a limit of each kind. A provider that knows more gives its own hint.
+LIMIT_HINTS: dict[LimitKind, str] = {
+    "spending": "waiting does not lift it: raise the spending limit, or add credit, in the account's billing settings",
+    "daily": "the limit is a day's: start the same job again tomorrow, or ask for a higher one",
+    "files": "llmtune runs cleanup removes uploads that no unfinished run uses; others go in the vendor's console",
+    "active_jobs": "start it again when a running job has ended, or ask for a higher limit",
+    "deployments": "remove a deployment that is not used, ask for less capacity, or raise the limit in the account",
+    "rate": "it was tried again for as long as makes sense: wait some minutes, or send less at the same time",
+    "other": "the account's page at the vendor shows the limit, and whether it can be raised",
+}
 
 
 class LlmtuneError(Exception):
@@ -63,9 +81,13 @@ class LlmtuneError(Exception):
 
 
 class InvalidJob(LlmtuneError):
-    """The job, or one of its fields, is wrong. `where` names the file and field when they are known."""
+    """The job, or one of its fields, is wrong. `where` names the file and field when they are known.
+
+    `faults` holds each wrong field's path and sentence, where the error is about fields.
+    """
 
     exit_code = 2
+    faults: tuple[tuple[tuple[int | str, ...], str], ...] = ()
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(f"{where}: {message}" if where else message, hint=hint)
@@ -73,18 +95,34 @@ class InvalidJob(LlmtuneError):
 
 
 class UnknownName(InvalidJob):
-    """A provider, hyperparameter, option or metric that does not exist; `nearest` holds what was meant."""
+    """A provider, hyperparameter, option or metric that does not exist; `nearest` holds the likely names.
+
+    `suggestion` is what was probably meant, where that is known better than by the spelling.
+    """
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, where: str | None = None, hint: str | None = None
+        self,
+        kind: str,
+        name: str,
+        valid_names: Iterable[str],
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        suggestion: str | None = None,
     ) -> None:
-        known = sorted(known)
-        self.nearest = did_you_mean(name, known)
-        if self.nearest:
-            tail = f"did you mean {' or '.join(repr(word) for word in self.nearest)}?"
+        valid_names = sorted(valid_names)
+        self.nearest = did_you_mean(name, valid_names)
+        if suggestion:
+            tail = f"did you mean {suggestion}?"
+        elif self.nearest:
+            tail = f"did you mean {' or '.join(repr(suggestion) for suggestion in self.nearest)}?"
         else:
-            tail = f"known: {', '.join(known)}" if known else "none are known"
+            tail = f"known: {', '.join(valid_names)}" if valid_names else "none are known"
         super().__init__(f"unknown {kind} {name!r}; {tail}", where=where, hint=hint)
+
+
+class UnknownOption(UnknownName, TypeError):
+    """A function was called with a keyword that it does not have; a TypeError too, as Python itself raises."""
 
 
 class InvalidData(LlmtuneError):
@@ -144,16 +182,17 @@ class OverBudget(LlmtuneError):
 
 
 class QuotaExceeded(LlmtuneError):
-    """The vendor's limit on jobs, files, deployments or spending is reached.
+    """The vendor's limit is reached: on jobs, files, deployments or spending.
 
-    `jobs` is whether the limit is one on jobs under way, which lifts when one of them has ended.
+    `limit` is what the limit is on; the hint says what lifts it. Only "active_jobs" lifts while one waits: when a job
+    has ended.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, *, hint: str | None = None, jobs: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.jobs = jobs
+    def __init__(self, message: str, *, hint: str | None = None, limit: LimitKind = "other") -> None:
+        super().__init__(message, hint=hint or LIMIT_HINTS[limit])
+        self.limit = limit
 
 
 class MissingExtra(LlmtuneError):
@@ -214,10 +253,11 @@ class VendorError(LlmtuneError):
 
 
 class TransientError(VendorError):
-    """The vendor (or the way to it) is unwell for now; the same read may be tried again after `retry_after` seconds.
+    """The vendor, or the network, is unavailable for now; the same read may be retried after `retry_after` seconds.
 
-    `sent` says whether the request may have reached the vendor: `False` means it surely did not (connection
-    refused, or answered with a refusal such as 429), so that even a paid call may safely be repeated.
+    `sent` says whether the request may have reached the vendor: `False` means that it did not (connection
+    refused, or answered with a refusal such as 429), so that even a paid call may safely be repeated. `limit` is
+    "rate" where the vendor takes no more requests for now.
     """
 
     def __init__(
@@ -229,10 +269,12 @@ class TransientError(VendorError):
         code: str | None = None,
         status: int | None = None,
         raw: str | None = None,
+        limit: LimitKind | None = None,
     ) -> None:
-        super().__init__(message, code=code, status=status, raw=raw)
+        super().__init__(message, code=code, status=status, raw=raw, hint=LIMIT_HINTS[limit] if limit else None)
         self.retry_after = retry_after
         self.sent = sent
+        self.limit = limit
 
 
 class SubmitUnknown(LlmtuneError):
@@ -263,6 +305,10 @@ class RunNotFound(LlmtuneError):
     """There is no run of that id in the store."""
 
 
+class AmbiguousRun(RunNotFound):
+    """Several runs have that name, or ids that begin so; the message lists them."""
+
+
 class UnsupportedHyperparameterWarning(UserWarning):
     """Fields that were set and that this backend cannot take; one warning names them all."""
 
@@ -271,9 +317,9 @@ class LlmtuneWarning(UserWarning):
     """Anything else the user should know but that stops nothing."""
 
 
-def did_you_mean(name: str, known: Iterable[str], *, limit: int = 2) -> list[str]:
-    """The nearest of `known` to `name`, best first, at most `limit`; empty when nothing is near."""
-    lowered = {word.lower(): word for word in known}
+def did_you_mean(name: str, candidates: Iterable[str], *, limit: int = 2) -> list[str]:
+    """Return those of `candidates` that are nearest to `name`, best first, at most `limit`; empty when none is near."""
+    lowered = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.6)
     return [lowered[match] for match in matches]
 

@@ -120,6 +120,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMTUNE_HOME", str(home))
     monkeypatch.setenv("LLMTUNE_CONFIG", str(tmp_path / "no-config.toml"))
     monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "no-catalog.toml"))
+    monkeypatch.setenv("LLMTUNE_PRICES", str(tmp_path / "no-prices.toml"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return home

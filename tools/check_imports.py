@@ -72,7 +72,7 @@ def read_imports(root: Path, modules: Mapping[str, Path]) -> list[Import]:
     packages = {module: bound_names(module, path) for module, path in modules.items() if path.name == "__init__.py"}
     imports = set()
     for module, path in modules.items():
-        own = {module, *parents(module)}
+        enclosing = {module, *parents(module)}
         for node, kind in import_statements(parse(path).body):
             if isinstance(node, ast.Import):
                 targets = {alias.name for alias in node.names}
@@ -82,9 +82,9 @@ def read_imports(root: Path, modules: Mapping[str, Path]) -> list[Import]:
                 submodules = {f"{base}.{name}" for name in names - packages.get(base, set())} & modules.keys()
                 targets = submodules if len(submodules) == len(names) else {base, *submodules}
             for named in (targets & modules.keys()) - {module}:
-                for imported in {named, *((set(parents(named)) - own) & modules.keys())}:
-                    place = path.relative_to(root).as_posix()
-                    imports.add(Import(place, node.lineno, module, imported, named, kind))
+                for imported in {named, *((set(parents(named)) - enclosing) & modules.keys())}:
+                    file = path.relative_to(root).as_posix()
+                    imports.add(Import(file, node.lineno, module, imported, named, kind))
     return sorted(imports)
 
 
@@ -146,7 +146,7 @@ def parents(module: str) -> list[str]:
 def find_circles(graph: Graph) -> list[list[str]]:
     """Find the largest groups of modules in which each reaches every other one through imports."""
     reached = {module: reach(graph, module) for module in graph}
-    groups = {frozenset(other for other in reached[m] if m in reached[other]) for m in graph if m in reached[m]}
+    groups = {frozenset(module for module in reached[m] if m in reached[module]) for m in graph if m in reached[m]}
     return sorted(sorted(group) for group in groups)
 
 
@@ -187,14 +187,14 @@ def find_loops(circle: Sequence[str], costs: Mapping[tuple[str, str], int]) -> l
     while improved:
         improved = False
         for module in circle:
-            others = [other for other in order if other != module]
+            remaining = [neighbour for neighbour in order if neighbour != module]
             # The cost of what runs backward with the module in front of all others, then behind one more at a time.
-            totals = [sum(costs.get((other, module), 0) for other in others)]
-            for other in others:
-                totals.append(totals[-1] + costs.get((module, other), 0) - costs.get((other, module), 0))
+            totals = [sum(costs.get((neighbour, module), 0) for neighbour in remaining)]
+            for neighbour in remaining:
+                totals.append(totals[-1] + costs.get((module, neighbour), 0) - costs.get((neighbour, module), 0))
             best = totals.index(min(totals))
             if totals[best] < totals[order.index(module)]:
-                order = [*others[:best], module, *others[best:]]
+                order = [*remaining[:best], module, *remaining[best:]]
                 improved = True
     forward: dict[str, set[str]] = {module: set() for module in circle}
     backward = []
@@ -216,15 +216,17 @@ def describe_circles(imports: Iterable[Import], modules: Iterable[str]) -> tuple
     """Write the summary of the circles, and the lines about each."""
     statements: dict[tuple[str, str], list[Import]] = defaultdict(list)
     graph: dict[str, set[str]] = {module: set() for module in modules}
-    for item in imports:
-        statements[item.importer, item.imported].append(item)
-        graph[item.importer].add(item.imported)
+    for statement in imports:
+        statements[statement.importer, statement.imported].append(statement)
+        graph[statement.importer].add(statement.imported)
     circles = find_circles(graph)
     lines = []
     for number, circle in enumerate(circles, 1):
         costs = {
             # Of two imports that oppose each other, one that is never plain is likelier the one to remove.
-            (importer, imported): 11 if any(item.kind == "plain" for item in statements[importer, imported]) else 10
+            (importer, imported): 11
+            if any(statement.kind == "plain" for statement in statements[importer, imported])
+            else 10
             for importer in circle
             for imported in graph[importer].intersection(circle)
         }
@@ -233,8 +235,8 @@ def describe_circles(imports: Iterable[Import], modules: Iterable[str]) -> tuple
         lines.append(f"  loops: {len(loops)}; without the first import of each there is no circle")
         for loop in loops:
             for step, pair in enumerate(pairwise(loop)):
-                first, *more = sorted(statements[pair], key=lambda item: (KINDS.index(item.kind), item))
-                repeated = sorted({item.line for item in more} - {first.line})
+                first, *more = sorted(statements[pair], key=lambda statement: (KINDS.index(statement.kind), statement))
+                repeated = sorted({statement.line for statement in more} - {first.line})
                 also = f", also on {', '.join(map(str, repeated))}" if repeated else ""
                 lines.append(f"{'    ' if step else '  '}{first}{also}")
     return f"{len(circles)} circles hold {sum(map(len, circles))} modules", lines
@@ -272,14 +274,22 @@ def read_layers(contract: Mapping[str, Any], modules: Iterable[str]) -> list[Lay
 def check_layers(contract: Mapping[str, Any], imports: Iterable[Import], modules: Iterable[str]) -> Iterator[Fault]:
     """Find the imports that run from a lower layer to a higher one, or between independent siblings."""
     for layers in read_layers(contract, modules):
-        for item in without_ignored(imports, contract):
-            importer, imported = owner(item.importer, layers.ranks), owner(item.imported, layers.ranks)
+        for statement in without_ignored(imports, contract):
+            importer, imported = owner(statement.importer, layers.ranks), owner(statement.imported, layers.ranks)
             if importer and imported and importer != imported:
                 rank = layers.ranks[imported]
                 if rank < layers.ranks[importer]:
-                    yield item.path, item.line, f"{item}: upward, {importer} is a lower layer than {imported}"
+                    yield (
+                        statement.path,
+                        statement.line,
+                        f"{statement}: upward, {importer} is a lower layer than {imported}",
+                    )
                 elif rank == layers.ranks[importer] and rank in layers.independent:
-                    yield item.path, item.line, f"{item}: {importer} and {imported} are independent siblings"
+                    yield (
+                        statement.path,
+                        statement.line,
+                        f"{statement}: {importer} and {imported} are independent siblings",
+                    )
 
 
 def check_independence(
@@ -287,10 +297,10 @@ def check_independence(
 ) -> Iterator[Fault]:
     """Find the imports between packages that must be independent."""
     packages = expand(contract["modules"], modules)
-    for item in without_ignored(imports, contract):
-        importer, imported = owner(item.importer, packages), owner(item.imported, packages)
+    for statement in without_ignored(imports, contract):
+        importer, imported = owner(statement.importer, packages), owner(statement.imported, packages)
         if importer and imported and importer != imported:
-            yield item.path, item.line, f"{item}: {importer} and {imported} are independent"
+            yield statement.path, statement.line, f"{statement}: {importer} and {imported} are independent"
 
 
 CHECKS = {"layers": check_layers, "independence": check_independence}
@@ -299,10 +309,10 @@ CHECKS = {"layers": check_layers, "independence": check_independence}
 def find_unlayered(contract: Mapping[str, Any], modules: Iterable[str]) -> Iterator[str]:
     """Find the modules that are in none of the layers; of a whole package, the package alone."""
     for container, ranks, _ in read_layers(contract, modules):
-        known = [*ranks, *(f"{container}.{name}" for name in contract.get("exhaustive_ignores", ()))]
+        layered = [*ranks, *(f"{container}.{name}" for name in contract.get("exhaustive_ignores", ()))]
         # A package that has a layer inside it need not be in one.
         outer = {package for name in ranks for package in parents(name)}
-        candidates = {m for m in modules if m.startswith(f"{container}.") and not owner(m, known)} - outer
+        candidates = {m for m in modules if m.startswith(f"{container}.") and not owner(m, layered)} - outer
         yield from (module for module in candidates if candidates.isdisjoint(parents(module)))
 
 
@@ -327,10 +337,13 @@ def without_ignored(imports: Iterable[Import], contract: Mapping[str, Any]) -> l
     """Leave out the imports that the contract ignores, and those of packages that only come with a module in them."""
     ignored = [[expression(side.strip()) for side in row.split("->")] for row in contract.get("ignore_imports", ())]
     return [
-        item
-        for item in imports
-        if item.imported == item.named
-        and not any(left.fullmatch(item.importer) and right.fullmatch(item.imported) for left, right in ignored)
+        statement
+        for statement in imports
+        if statement.imported == statement.named
+        and not any(
+            importer.fullmatch(statement.importer) and imported.fullmatch(statement.imported)
+            for importer, imported in ignored
+        )
     ]
 
 
@@ -344,14 +357,14 @@ def describe_contracts(root: Path, imports: Sequence[Import], modules: Mapping[s
             faults |= set(check(contract, imports, modules))
         if contract["type"] == "layers":
             unlayered |= set(find_unlayered(contract, modules))
-    places = {module: modules[module].relative_to(root).as_posix() for module in sorted(unlayered)}
+    files = {module: modules[module].relative_to(root).as_posix() for module in sorted(unlayered)}
     lines = [text for _, _, text in sorted(faults)]
-    lines += [f"{place}:1 {module} is in no layer" for module, place in places.items()]
+    lines += [f"{file}:1 {module} is in no layer" for module, file in files.items()]
     return f"{len(faults)} imports point upward or to a sibling, {len(unlayered)} modules are in no layer", lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print circles and upward imports; 1 when there is any."""
+    """Print circles and upward imports; return 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="the repository's folder (default: the one around this file)")
     parser.add_argument("--quiet", action="store_true", help="print the two summary lines only")

@@ -34,14 +34,14 @@ def resolve(into: Path) -> None:
 
 
 def main() -> int:
-    """Compare or rewrite; 1 when the lock is out of date."""
+    """Compare or rewrite the lock; return 1 if it is out of date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="rewrite constraints.txt")
     write = parser.parse_args().write
     with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / "constraints.txt"
-        resolve(fresh)
-        text = fresh.read_text()
+        resolved = Path(folder) / "constraints.txt"
+        resolve(resolved)
+        text = resolved.read_text()
     if write:
         LOCK.write_text(text)
         return 0

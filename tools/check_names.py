@@ -1,4 +1,4 @@
-"""Check that variables bear the names of what they hold, and that the docs are in plain English; exit with 1 otherwise.
+"""Check that variables are named after their content, and that the docs are in plain English; exit with 1 otherwise.
 
     python tools/check_names.py [--list PATH ...]
 
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Words that say what happened to a thing, or which of several it is, but not what it is.
+#: Words that say what happened to a value, or which of several it is, but not what it is.
 WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -37,18 +37,39 @@ WORDS = frozenset(
 )
 #: Words that would suit any variable.
 FILLERS = frozenset(("item", "thing", "obj", "val", "res", "tmp"))
-#: The most of each per 10,000 bindings.
+#: Highest allowed rate of each per 10,000 bindings.
 LIMITS = ((WORDS, 100), (FILLERS, 40))
 
-#: What the docs and the command line's texts say otherwise: "fix", "exits with", "is reported", "per token", "invalid".
+#: Phrases that the docs and the command line's texts must not use; the comment has the plain words.
 PHRASES = re.compile(
-    r"\b(mend(s|ed|ing)?|leaves with|(is|are|be|been|was|were) told(?! apart)|told (back|before)|nats a|a faulty)\b",
+    r"\b("
+    + "|".join(
+        (
+            r"mend(s|ed|ing)?",  # fix
+            r"leaves with",  # exits with
+            r"(is|are|be|been|was|were) told(?! apart)",  # is reported
+            r"told (back|before)",  # reported
+            r"nats a",  # nats per
+            r"a faulty",  # an invalid
+            r"knobs?",  # parameter
+            r"amiss",  # wrong
+            r"let(s|ting)? go of",  # close, remove
+            r"beg(in|ins|an|un) anew",  # start over
+            r"may be given again",  # may be repeated
+            r"tells nothing",  # does not report
+            r"sound (rows?|lines?)",  # valid
+            r"goes well|go well",  # succeeds
+            r"(tokens|bytes|rows|questions) a (row|file|line|second|step)",  # per
+            r"(line|row|column|file|record) a (field|file|row|step|job|backend|line|trial|group|command)",  # per
+        )
+    )
+    + r")\b",
     re.IGNORECASE,
 )
 
 
 class Binding(NamedTuple):
-    """One place where a name is bound. `function` is its qualified name, as in `Class.method`."""
+    """A place where a name is bound. `function` is the qualified name of the function, as in `Class.method`."""
 
     line: int
     function: str
@@ -100,7 +121,7 @@ def find_phrases(root: Path) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the counts and the phrases; 1 when there are too many of the one or any of the other."""
+    """Print the rates and the phrases; return 1 if a rate is too high or a phrase was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
     parser.add_argument(
@@ -115,11 +136,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     for tree in ("llmtune", "providers"):
         names = [binding.name for _, binding in read_bindings(args.root / tree)]
-        rates = [round(10_000 * sum(name in words for name in names) / max(1, len(names))) for words, _ in LIMITS]
+        rates = [round(10_000 * sum(name in banned for name in names) / max(1, len(names))) for banned, _ in LIMITS]
         failed = failed or any(rate > limit for rate, (_, limit) in zip(rates, LIMITS, strict=True))
-        print(f"{tree}: {len(names)} bindings; per 10,000: {rates[0]} say not what they hold, {rates[1]} are fillers")
+        print(
+            f"{tree}: {len(names)} bindings; per 10,000: {rates[0]} do not name their content, {rates[1]} are fillers"
+        )
     phrases = list(find_phrases(args.root))
-    print(*phrases, f"{len(phrases)} phrases to put in plain English", sep="\n")
+    print(*phrases, f"{len(phrases)} phrases to replace by plain English", sep="\n")
     return 1 if failed or phrases else 0
 
 

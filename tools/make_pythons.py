@@ -5,7 +5,10 @@ constraints.txt; and one, with the oldest Python, of the lowest versions that py
 not here is named, and its test is skipped. Needs a package index, so `make test` runs it before the tests, which need
 none.
 
-    python tools/make_pythons.py [FOLDER]       (default: .venv/pythons)
+    python tools/make_pythons.py [FOLDER] [--local]       (default: .venv/pythons)
+
+`--local` adds the local trainer's libraries (several gigabytes where the index has PyTorch with CUDA only), and the
+tests train there as the README does.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ LOWEST = "lowest"
 
 
 def supported() -> list[str]:
-    """The Pythons that the package's classifiers name, oldest first."""
+    """Return the Python versions of the package's classifiers, oldest first."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pattern = re.compile(r"Programming Language :: Python :: (3\.\d+)")
     matches = [pattern.fullmatch(classifier) for classifier in project["classifiers"]]
@@ -37,7 +40,7 @@ def supported() -> list[str]:
 
 
 def find_python(version: str) -> str | None:
-    """The interpreter of that version: this one, one on the PATH, or one that pyenv has; None when there is none."""
+    """Find the interpreter of a version: this one, one on the PATH, or one of pyenv; None if there is none."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     if answers(f"python{version}", version):
@@ -53,7 +56,7 @@ def find_python(version: str) -> str | None:
 
 
 def answers(python: str, version: str) -> bool:
-    """Whether that command is a Python of that version; a shim may be there without one behind it."""
+    """Return whether a command is a Python of that version; a shim may exist without one."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
@@ -62,14 +65,19 @@ def answers(python: str, version: str) -> bool:
     return done.returncode == 0 and done.stdout.strip() == version
 
 
-def make(name: str, python: str, folder: Path) -> None:
-    """Make one environment; CalledProcessError when its packages cannot be resolved or installed."""
+def make(name: str, python: str, folder: Path, *, local: bool = False) -> None:
+    """Make one environment, with `local` for training there too.
+
+    Raises CalledProcessError when its packages cannot be resolved or installed.
+    """
     environment = folder / name
     shutil.rmtree(environment, ignore_errors=True)
     requirements = folder / f"{name}.txt"
     selection = ["-c", "constraints.txt"]
     if name == LOWEST:
         selection = ["--resolution", "lowest-direct", *(f"--extra={extra}" for extra in LOWEST_EXTRAS)]
+    elif local:
+        selection += ["--extra=local", "--extra=report", "--extra=sweep"]
     uv("venv", "--python", python, str(environment))
     inside = str(environment / "bin" / "python")
     uv("pip", "compile", "pyproject.toml", "--python", inside, *selection, "-o", str(requirements))
@@ -87,7 +95,9 @@ def main() -> int:
     """Make all environments for which there is a Python."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".venv" / "pythons")
-    folder = parser.parse_args().folder
+    parser.add_argument("--local", action="store_true", help="add the libraries of the local trainer")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     versions = supported()
     for name in (*versions, LOWEST):
@@ -98,7 +108,7 @@ def main() -> int:
             continue
         print(f"pythons: making {name}", flush=True)
         try:
-            make(name, python, folder)
+            make(name, python, folder, local=arguments.local)
         except (OSError, subprocess.CalledProcessError) as error:  # no index, no room: the other tests can still run
             shutil.rmtree(folder / name, ignore_errors=True)
             print(f"pythons: {name} could not be made ({error}): its test is skipped")

@@ -1,4 +1,4 @@
-"""Find out which families of models the local trainer trains, by running each: writes docs/models.md.
+"""Find out which model families the local trainer can train, by running each; write docs/models.md.
 
 Every shape is a model of that family with two layers and random weights. It is trained for a few steps, and what comes
 of it is held against plain transformers and PEFT. `--check` only says whether the page is up to date.
@@ -138,8 +138,8 @@ _LINEAR_ATTENTION = {
 }
 
 
-def _with_text(text: dict[str, Any], vision: dict[str, Any], **others: Any) -> dict[str, Any]:
-    return {"text_config": text, "vision_config": vision} | others
+def _with_text(text: dict[str, Any], vision: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {"text_config": text, "vision_config": vision} | settings
 
 
 SHAPES: tuple[Shape, ...] = (
@@ -280,7 +280,7 @@ SHAPES: tuple[Shape, ...] = (
 
 
 def tokenizer_of(template: str) -> Any:
-    """A tokenizer of single bytes with the special tokens of a template; its text ends in another token than a turn."""
+    """Build a byte-level tokenizer with the special tokens of a template; its EOS differs from the end of a turn."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -335,11 +335,11 @@ def build(shape: Shape, folder: Path) -> None:
 
 
 def write_rows(path: Path) -> None:
-    """Short chats of different length."""
-    words = ("red", "green", "blue", "a long way", "night", "x")
+    """Write short chats of different lengths."""
+    phrases = ("red", "green", "blue", "a long way", "night", "x")
     with path.open("w", encoding="utf-8") as file:
         for number in range(8):
-            question, answer = " ".join(words[: number % 6 + 1]), words[(number * 5 + 2) % 6]
+            question, answer = " ".join(phrases[: number % 6 + 1]), phrases[(number * 5 + 2) % 6]
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             if number % 4 == 3:
                 turns += [{"role": "user", "content": "again"}, {"role": "assistant", "content": answer[::-1]}]
@@ -386,13 +386,13 @@ def _request(folder: Path, **options: Any) -> Any:
 
 def _train(folder: Path) -> Any:
     from llmtune_local.run_state.run_dir import RunDir
-    from llmtune_local.run_state.status_writer import Journal
+    from llmtune_local.run_state.status_writer import StatusWriter
     from llmtune_local.training.trainer import Trainer
 
     run = RunDir(folder / "run")
     request = _request(folder)
     run.write_request(request)
-    with Journal(run) as journal:
+    with StatusWriter(run) as journal:
         trainer = Trainer(run, request, journal, lambda: False)
         trainer.run()
     return trainer
@@ -412,7 +412,7 @@ def _look_at_targets(row: Row, trainer: Any) -> None:
 
 
 def _mask(trainer: Any, folder: Path) -> tuple[bool, str]:
-    """The trained tokens of every row, as text, must be its answers with what ends them."""
+    """Check that the trained tokens of every row are its answers with their end of turn."""
     tokenizer = trainer.tokenizer
     end = next(end for text, _, end in TEMPLATES.values() if text == tokenizer.chat_template)
     for line, pieces in zip((folder / "rows.jsonl").read_text().splitlines(), trainer.train.rows, strict=True):
@@ -438,7 +438,7 @@ def _plain(folder: Path, dtype: Any, *, adapter: bool = True) -> Any:
 
 
 def _loss(trainer: Any, folder: Path) -> tuple[bool, str]:
-    """Losses of rows and the gradient of all: ours and plain ones in float32 and bfloat16, against float64."""
+    """Compare losses per row and the gradient: ours and plain ones in float32 and bfloat16, against float64."""
     import peft
     import torch
 
@@ -452,24 +452,27 @@ def _loss(trainer: Any, folder: Path) -> tuple[bool, str]:
     exact = _plain_figures(reference, rows, None)
     single = _plain_figures(_plain(folder, torch.float32), rows, None)
     half = _plain_figures(_plain(folder, torch.bfloat16), rows, torch.bfloat16)
-    ours = {}
+    figures = {}
     for dtype in (torch.float32, torch.bfloat16):
         base = load_base(str(folder / "base"), None, dtype=dtype, device="cpu")
         tuned = peft.PeftModel.from_pretrained(base, folder / "run" / "adapter", is_trainable=True).eval()
-        ours[dtype] = _our_figures(Network(tuned, device="cpu", dtype=dtype), rows)
-    same = [_far(a, b) for a, b in zip(ours[torch.float32], single, strict=True)]
-    mine = [_far(a, b) for a, b in zip(ours[torch.bfloat16], exact, strict=True)]
-    theirs = [_far(a, b) for a, b in zip(half, exact, strict=True)]
+        figures[dtype] = _our_figures(Network(tuned, device="cpu", dtype=dtype), rows)
+    same = [_far(a, b) for a, b in zip(figures[torch.float32], single, strict=True)]
+    our_errors = [_far(a, b) for a, b in zip(figures[torch.bfloat16], exact, strict=True)]
+    plain_errors = [_far(a, b) for a, b in zip(half, exact, strict=True)]
     measured = (
         f"float32: loss {same[0]:.1e}, gradient {same[1]:.1e};"
-        f" bfloat16: loss {mine[0]:.1e} ({theirs[0]:.1e}), gradient {mine[1]:.1e} ({theirs[1]:.1e})"
+        f" bfloat16: loss {our_errors[0]:.1e} ({plain_errors[0]:.1e}),"
+        f" gradient {our_errors[1]:.1e} ({plain_errors[1]:.1e})"
     )
-    good = max(same) < 1e-5 and all(own <= 2 * other for own, other in zip(mine, theirs, strict=True))
+    good = max(same) < 1e-5 and all(
+        our_error <= 2 * plain_error for our_error, plain_error in zip(our_errors, plain_errors, strict=True)
+    )
     return good, measured
 
 
 def _random_rows(vocabulary: int) -> list[Any]:
-    """Enough rows that an error is no luck of a few tokens."""
+    """Draw enough random rows that errors do not depend on a few tokens."""
     import numpy as np
 
     from llmtune_local.batching.token_rows import TokenRow
@@ -507,28 +510,36 @@ def _our_figures(network: Any, rows: list[Any]) -> tuple[Any, Any]:
 
     def step(some: list[Any]) -> list[Any]:
         return make_step(
-            some, prompt_weight=0.0, packed=network.packed, share=network.shares, token_budget=10_000, pad=0
+            some,
+            prompt_weight=0.0,
+            packed=network.packed,
+            share_prefixes=network.shares_prefixes,
+            token_budget=10_000,
+            pad=0,
         ).batches
 
     with torch.no_grad():
         losses = [sum(network.losses(batch).nll.double() for batch in step([row])) for row in rows]
-    for batch, beginning in network.in_turn(step(rows)):
-        network.losses(batch, beginning=beginning).objective.backward()
+    for batch, prefix in network.iterate_batches(step(rows)):
+        network.losses(batch, prefix=prefix).objective.backward()
     return torch.stack(losses), _gradient(network.model)
 
 
 def _gradient(model: Any) -> Any:
     import torch
 
-    named = sorted((name, each) for name, each in model.named_parameters() if each.requires_grad)
+    named = sorted((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
     return torch.cat(
-        [each.grad.double().flatten() if each.grad is not None else each.double().flatten() * 0 for _, each in named]
+        [
+            parameter.grad.double().flatten() if parameter.grad is not None else parameter.double().flatten() * 0
+            for _, parameter in named
+        ]
     )
 
 
-def _far(one: Any, other: Any) -> float:
-    """The mean error beside the mean size: of squares, one expert chosen otherwise would outweigh all other rows."""
-    return float((one - other).abs().sum() / other.abs().sum().clamp_min(1e-12))
+def _far(actual: Any, expected: Any) -> float:
+    """Return the relative mean error: squared, one expert chosen differently would outweigh all other rows."""
+    return float((actual - expected).abs().sum() / expected.abs().sum().clamp_min(1e-12))
 
 
 def _merged(trainer: Any, folder: Path) -> tuple[bool, str]:
@@ -574,13 +585,13 @@ def _stops(trainer: Any, folder: Path) -> tuple[bool, str]:
 
 
 def line(row: Row) -> str:
-    """One row of the page's table."""
+    """Format one row of the page's table."""
     cells = ["yes" if row.found.get(name) else "no" for name in COLUMNS]
     return f"| {row.shape.title} | {' | '.join(cells)} |"
 
 
 def page(rows: list[Row]) -> str:
-    """The whole page."""
+    """Build the page."""
     lines = [
         "# Models",
         "",
@@ -616,11 +627,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not up to date")
     parser.add_argument("--only", nargs="*", help="titles of shapes to run, and print, without writing the page")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.disable(logging.INFO)
     rows = []
     for shape in SHAPES:
-        if asked.only is not None and shape.title not in asked.only and shape.model_type not in asked.only:
+        if args.only is not None and shape.title not in args.only and shape.model_type not in args.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
             row = examine(shape, Path(folder))
@@ -628,11 +639,11 @@ def main() -> int:
         print(line(row), flush=True)
         for column in row.unexplained:
             print(f"    {column}: {row.measured.get(column, '') or 'no'}", flush=True)
-        if asked.only is not None:
+        if args.only is not None:
             print(f"    {row.covers}\n    {row.measured}", flush=True)
     unexplained = [row.shape.title for row in rows if row.unexplained]
-    if asked.only is None:
-        if asked.check:
+    if args.only is None:
+        if args.check:
             unexplained += [] if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page(rows) else ["the page"]
         else:
             PAGE.write_text(page(rows), encoding="utf-8")

@@ -46,7 +46,7 @@ SECTION = re.compile(r"^## (?P<version>\S+) \((?P<date>[^)]+)\)\n(?P<text>.*?)(?
 
 
 def main() -> int:
-    """Build, check, write down; 1 when something stands against the release."""
+    """Build and check everything; return 1 if anything prevents the release."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--into", type=Path, default=ROOT / "dist", help="the folder of what is built (dist)")
     into = parser.parse_args().into
@@ -78,7 +78,7 @@ def main() -> int:
 
 # --- the commit ------------------------------------------------------------------------------------------------------
 def version_of(root: Path) -> str:
-    """The version as llmtune/_version.py says it, without importing anything."""
+    """Read the version from llmtune/_version.py, without importing it."""
     text = (root / "llmtune" / "_version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     assert match is not None, "llmtune/_version.py holds no __version__"
@@ -86,18 +86,18 @@ def version_of(root: Path) -> str:
 
 
 def git(*arguments: str) -> str:
-    """What a git command prints in this checkout."""
+    """Run a git command in this checkout and return its output."""
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def tree_faults() -> Iterable[str]:
-    """Changes that are in the working tree and would not be in the release."""
+    """List uncommitted changes, which would not be in the release."""
     if changed := [line[3:] for line in git("status", "--porcelain").splitlines()]:
         yield f"{changed[0]} and {len(changed) - 1} more are not committed; what is built is the last commit"
 
 
 def version_faults(version: str) -> Iterable[str]:
-    """What a version needs in the repository before it is released."""
+    """List what the repository lacks for a release of this version."""
     yield from changelog_faults(version, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     stored = f"tests/system/stored/made_with_{version}"
     if not (ROOT / stored).is_dir():
@@ -105,7 +105,7 @@ def version_faults(version: str) -> Iterable[str]:
 
 
 def changelog_faults(version: str, changelog: str) -> Iterable[str]:
-    """What is amiss with the newest section of the changelog."""
+    """List the problems of the newest section of the changelog."""
     newest = SECTION.search(changelog)
     if newest is None or newest["version"] != version:
         yield f"the newest section of CHANGELOG.md is not `## {version} (YYYY-MM-DD)`"
@@ -116,7 +116,7 @@ def changelog_faults(version: str, changelog: str) -> Iterable[str]:
 
 
 def section_of(version: str, changelog: str) -> str:
-    """The text of a version's section; empty where it has none."""
+    """Return the text of a version's section; empty if it has none."""
     return next((section["text"] for section in SECTION.finditer(changelog) if section["version"] == version), "")
 
 
@@ -136,20 +136,20 @@ def build(into: Path) -> list[Path]:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """Hash a file with SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def reproducible_faults(first: list[Path], second: list[Path]) -> Iterable[str]:
-    """Files that two builds of one commit do not agree on."""
-    for one, other in zip(first, second, strict=True):
-        if one.name != other.name or digest(one) != digest(other):
-            yield f"two builds of {one.name} differ"
+    """List files that differ between two builds of one commit."""
+    for path, rebuilt in zip(first, second, strict=True):
+        if path.name != rebuilt.name or digest(path) != digest(rebuilt):
+            yield f"two builds of {path.name} differ"
 
 
 # --- contents --------------------------------------------------------------------------------------------------------
 def wheel_faults(wheel: Path, version: str) -> Iterable[str]:
-    """What a wheel lacks, or has and should not."""
+    """List what a wheel lacks or should not contain."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (info,) = {name.split("/")[0] for name in names if name.split("/")[0].endswith(".dist-info")}
@@ -176,7 +176,7 @@ def wheel_faults(wheel: Path, version: str) -> Iterable[str]:
 
 
 def card_faults(name: str, card: str | None) -> Iterable[str]:
-    """What a model card does not say: the model's licence, and of every text its version and licence."""
+    """List what a model card lacks: the model's licence, and the version and licence of each source."""
     if card is None:
         yield f"{name} is missing"
         return
@@ -193,7 +193,7 @@ def card_faults(name: str, card: str | None) -> Iterable[str]:
 
 
 def sdist_faults(sdist: Path) -> Iterable[str]:
-    """What an sdist lacks."""
+    """List what an sdist lacks."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for name in SDIST_FILES:
@@ -204,7 +204,7 @@ def sdist_faults(sdist: Path) -> Iterable[str]:
 
 
 def command_faults(wheel: Path, sdist: Path) -> Iterable[str]:
-    """What other tools say: twine of the metadata, and our own check of the public names."""
+    """List the errors of other tools: twine for the metadata, and the check of the public API."""
     commands = {
         "twine check": ["twine", "check", "--strict", str(wheel), str(sdist)],
         "docs/api.json": [str(ROOT / "tools" / "docs" / "public_api.py"), "--check"],

@@ -2,7 +2,7 @@
 
 For every Python named (by default the one that runs this) and every extra: a new virtual environment, the wheel with
 that one extra from the package index, then `--version`, `--help`, and a plan at the backends which that extra is for.
-"none" is the package without extras. Ends with a table; leaves with 1 when any line failed.
+"none" is the package without extras. Prints a table at the end; exits with 1 when any line failed.
 
     python tools/try_extras.py [--python python3.12]... [--extra openai]... [--into FOLDER]
 """
@@ -28,6 +28,7 @@ BACKENDS = {
     "azure": ["azure"],
     "vertex": ["vertex"],
     "bedrock": ["bedrock"],
+    "sagemaker": ["sagemaker"],
     "cohere": ["cohere"],
     "together": ["together"],
 }
@@ -39,12 +40,15 @@ ROW = {"messages": [{"role": "user", "content": "Where is it?"}, {"role": "assis
 def main() -> int:
     """Build once, then try every combination."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", action="append", help="an interpreter; may be given again")
-    parser.add_argument("--extra", action="append", help="only this extra ('none' for no extra); may be given again")
+    parser.add_argument("--python", action="append", help="an interpreter; may be repeated")
+    parser.add_argument("--extra", action="append", help="only this extra ('none' for no extra); may be repeated")
     parser.add_argument("--into", type=Path, help="keep the environments in this folder")
     parsed = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = parsed.extra or ["none", *(each for each in project["optional-dependencies"] if each not in LARGE)]
+    extras = parsed.extra or [
+        "none",
+        *(extra_name for extra_name in project["optional-dependencies"] if extra_name not in LARGE),
+    ]
     folder = parsed.into or Path(tempfile.mkdtemp(prefix="llmtune-extras-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -64,38 +68,38 @@ def main() -> int:
 
 
 def build(into: Path) -> Path:
-    """The wheel of this tree."""
+    """Build the wheel of this tree."""
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(into), str(ROOT)]
     subprocess.run(command, check=True)
     return next(into.glob("*.whl"))
 
 
 def attempt(wheel: Path, python: str, extra: str, folder: Path) -> str:
-    """What went wrong, or an empty string."""
+    """Try one combination; return the error, or an empty string."""
     if shutil.which(python) is None:
         return f"not tried: there is no {python} here"
-    place = folder / f"{Path(python).name}-{extra}"
-    shutil.rmtree(place, ignore_errors=True)
-    made = subprocess.run([python, "-m", "venv", str(place)], capture_output=True, text=True, check=False)
-    if made.returncode:
-        return f"{python} makes no environment: {' '.join((made.stderr or made.stdout).split())[-200:]}"
-    wanted = str(wheel) if extra == "none" else f"llmtune-sdk[{extra}] @ {wheel.resolve().as_uri()}"
+    environment = folder / f"{Path(python).name}-{extra}"
+    shutil.rmtree(environment, ignore_errors=True)
+    creation = subprocess.run([python, "-m", "venv", str(environment)], capture_output=True, text=True, check=False)
+    if creation.returncode:
+        return f"{python} makes no environment: {' '.join((creation.stderr or creation.stdout).split())[-200:]}"
+    requirement = str(wheel) if extra == "none" else f"llmtune-sdk[{extra}] @ {wheel.resolve().as_uri()}"
     inside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    inside |= {"LLMTUNE_HOME": str(place / "home"), "COLUMNS": "80"}
+    inside |= {"LLMTUNE_HOME": str(environment / "home"), "COLUMNS": "80"}
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, capture_output=True, text=True, env=inside, cwd=place, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=inside, cwd=environment, check=False)
 
-    steps = [[str(place / "bin/python"), "-m", "pip", "install", "-q", wanted]]
-    steps.append([str(place / "bin/python"), "-m", "pip", "check"])
-    llmtune = str(place / "bin/llmtune")
+    steps = [[str(environment / "bin/python"), "-m", "pip", "install", "-q", requirement]]
+    steps.append([str(environment / "bin/python"), "-m", "pip", "check"])
+    llmtune = str(environment / "bin/llmtune")
     steps += [[llmtune, "--version"], [llmtune, "--help"], [llmtune, "doctor"]]
     for step in steps:
         done = run(*step)
         if done.returncode:
             return " ".join((f"{' '.join(step[1:3])}: " + (done.stderr or done.stdout)).split())[-300:]
-    (place / "rows.jsonl").write_text("\n".join(json.dumps(ROW) for _ in range(40)) + "\n", "utf-8")
-    (place / "job.yaml").write_text("name: extras\ndataset: rows.jsonl\nmodel: tiny\n", "utf-8")
+    (environment / "rows.jsonl").write_text("\n".join(json.dumps(ROW) for _ in range(40)) + "\n", "utf-8")
+    (environment / "job.yaml").write_text("name: extras\ndataset: rows.jsonl\nmodel: tiny\n", "utf-8")
     backends = BACKENDS.get(extra, ["local"])
     planned = run(llmtune, "plan", "job.yaml", "--provider", ",".join(backends), "--json")
     if planned.returncode:

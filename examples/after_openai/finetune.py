@@ -35,6 +35,7 @@ while job.status not in ("succeeded", "failed", "cancelled"):
 print(f"it {job.status}")
 if job.status != "succeeded":
     raise SystemExit(job.error.message if job.error else "without a word")
+assert job.fine_tuned_model
 
 events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
 for event in events[1::-1]:

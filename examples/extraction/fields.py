@@ -12,4 +12,4 @@ def right(expected: str, got: str) -> float:
     wanted = json.loads(expected)
     if not isinstance(found, dict):
         return 0.0
-    return sum(name in found and found[name] == value for name, value in wanted.items()) / len(wanted)
+    return float(sum(name in found and found[name] == value for name, value in wanted.items()) / len(wanted))

@@ -1,1 +1,1 @@
-"""Rules that every room keeps: private files, no foreign page, no telemetry, no endless computing."""
+"""Safety rules for all packages: private files, no foreign pages, no telemetry, limits on time."""

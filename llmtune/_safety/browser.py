@@ -1,4 +1,4 @@
-"""What a browser says of the page that makes a request, and whether a host is this machine."""
+"""Checks of a request's headers: which page it comes from, and whether a host is this machine."""
 
 from __future__ import annotations
 

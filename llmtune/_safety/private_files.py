@@ -1,4 +1,4 @@
-"""Folders and files that hold data of the user: for this user alone, whatever the umask."""
+"""Folders and files with the user's data: readable by this user alone, whatever the umask."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What the libraries that llmtune starts would report of their use: off, unless the user says otherwise."""
+"""Telemetry of the libraries that llmtune uses: off, unless the user has set it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
 
-#: The variable of each library, and its value for "no". One that the user has set stands.
+#: The variable of each library, and its value for "no". One that the user has set is left as it is.
 OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, transformers, datasets, gradio's downloads
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -1,5 +1,7 @@
-"""A bound on what a piece of code may take, in any thread: for programs that come with data (a chat template), and for
-services that answer without end."""
+"""Time limits for a piece of code, in any thread.
+
+For programs that come with data (a chat template), and for services whose answer never ends.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: Seconds between two looks at what is running, and without any after which nobody looks any more.
+#: Seconds between two checks of what is running, and of idleness after which the watchdog's thread ends.
 _LOOK, _IDLE = 0.05, 5.0
-#: Seconds after which an exception that somebody has swallowed is raised again.
+#: Seconds after which an exception that was swallowed is raised again.
 _AGAIN = 0.5
 
 
 class TimeLimit(Exception):
-    """What ran under `limit_time` has used up its time."""
+    """The code under `limit_time` or `limit_waiting` has used up its time."""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class _Watchdog:
     def leave(self, limited: _Limited) -> None:
         with self._lock:
             self._running.remove(limited)
-        # An exception that was raised and has not arrived yet must not arrive in what comes after.
+        # An exception that was raised and has not arrived yet must not arrive in later code.
         if limited.raised:
             _raise_in(limited.thread, None)
 
@@ -79,14 +81,14 @@ def _raise_in(thread: int, error: type[Exception] | None) -> None:
 _watchdog = _Watchdog()
 
 
-def _begin_anew() -> None:
-    """Forget what the process that forked this one was watching: its thread does not live here, its lock might."""
+def _reset_after_fork() -> None:
+    """Start without the parent's watchdog after a fork: its thread does not exist here, and its lock may be held."""
     global _watchdog
     _watchdog = _Watchdog()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ def limit_time(seconds: float) -> Iterator[None]:
     if hasattr(time, "pthread_getcpuclockid"):
         clock_id = time.pthread_getcpuclockid(thread)
         clock = lambda: time.clock_gettime(clock_id)  # noqa: E731
-    with _watched(_Limited(thread, clock, clock() + seconds)):
+    with _watch_deadline(_Limited(thread, clock, clock() + seconds)):
         yield
 
 
@@ -112,12 +114,12 @@ def limit_waiting(seconds: float) -> Iterator[None]:
     For calls that wait for others. One that waits in a single call into C (a socket without any byte) ends by that
     call's own time-out; one to which a byte comes now and then ends here. Not to be nested.
     """
-    with _watched(_Limited(threading.get_ident(), time.monotonic, time.monotonic() + seconds)):
+    with _watch_deadline(_Limited(threading.get_ident(), time.monotonic, time.monotonic() + seconds)):
         yield
 
 
 @contextlib.contextmanager
-def _watched(limited: _Limited) -> Iterator[None]:
+def _watch_deadline(limited: _Limited) -> Iterator[None]:
     watchdog = _watchdog
     watchdog.enter(limited)
     try:

@@ -1,4 +1,4 @@
-"""The `llmtune` command: thin. It parses, calls the library, and prints; one file a group of commands."""
+"""The `llmtune` command. It parses, calls the library, and prints; one file per group of commands."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import TextIO
 
 from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.deprecation import LlmtuneDeprecationWarning
-from llmtune.errors import EXIT_INTERRUPTED, LlmtuneError
+from llmtune.errors import EXIT_INTERRUPTED, InvalidSettings, LlmtuneError
 from llmtune.redaction.control_chars import escape_controls
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; every mistake of the user's ends in one sentence and the exit code of its class."""
+    """Run the command line; a mistake of the user's prints one sentence and exits with the code of its class."""
     turn_off_telemetry()
 
     warnings.showwarning = _show_warning
-    # Python hides what is deprecated from all but the programmer; here the one who typed it is to know.
+    # Python shows deprecation warnings only to developers; here the user who typed the command must see them.
     warnings.filterwarnings("default", category=LlmtuneDeprecationWarning)
     try:
         from llmtune.cli.app import app
 
+        _refuse_broken_arguments(sys.argv[1:])
         app(prog_name="llmtune", standalone_mode=True)
     except LlmtuneError as error:
         fail(error)
@@ -44,6 +46,22 @@ def main() -> None:
             fail(broken)
         _print_traceback()
         sys.exit(1)
+
+
+def _refuse_broken_arguments(arguments: list[str]) -> None:
+    """Refuse an argument with bytes that are no UTF-8: only the name of a file may hold such.
+
+    Raises `InvalidSettings`, which names the option.
+    """
+    for index, argument in enumerate(arguments):
+        if argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument):
+            continue
+        option, _, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+        if value and Path(value).exists():
+            continue
+        before = arguments[index - 1] if index else ""
+        name = option or (before if before.startswith("-") else f"argument {index + 1}")
+        raise InvalidSettings(f"{name} holds bytes that are not UTF-8: {argument!a}", hint="write it in UTF-8")
 
 
 def fail(error: LlmtuneError) -> None:
@@ -66,17 +84,17 @@ def fail(error: LlmtuneError) -> None:
 
 
 def print_error(error: LlmtuneError) -> None:
-    """The error as one line of JSON on standard error, after whatever was said on the way; `llmtune schema error`."""
+    """Print the error as one line of JSON, the last one on standard error; its schema is `llmtune schema error`."""
     from llmtune.redaction.documents import dump_json
 
-    told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    fields = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
     sys.stderr.flush()
-    sys.stderr.buffer.write(dump_json({"error": told}, indent=False).encode() + b"\n")
+    sys.stderr.buffer.write(dump_json({"error": fields}, indent=False).encode() + b"\n")
     sys.stderr.buffer.flush()
 
 
 def _broken_installation(error: ImportError) -> LlmtuneError | None:
-    """Return what is amiss with the installation when a module cannot be imported; None when nothing is."""
+    """Explain an import that failed because of a broken installation; None when the installation is sound."""
     from llmtune.installation.conflicts import find_conflict
 
     conflict = find_conflict()
@@ -100,7 +118,7 @@ def _os_sentence(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"{where}the disk is full; free some space and try again (nothing was lost)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}no permission to write there; choose another place with LLMTUNE_HOME"
+        return f"{where}no permission to write there; choose another folder with LLMTUNE_HOME"
     return f"{where}{error.strerror or error}"
 
 

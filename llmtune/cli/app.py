@@ -1,29 +1,50 @@
-"""The commands, put together. Imports here are paid by every `llmtune --help`: keep them light."""
+"""The command tree. Every `llmtune --help` pays for the imports here: keep them light."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
 
 from llmtune._version import __version__
-from llmtune.cli import compare, doctor, evaluate, export, import_job, info, plan, rescue, runs, serve, sweep, tune, ui
+from llmtune.cli import (
+    compare,
+    costs,
+    doctor,
+    evaluate,
+    export,
+    import_job,
+    info,
+    init,
+    plan,
+    prices,
+    rescue,
+    runs,
+    serve,
+    sweep,
+    tune,
+    ui,
+)
 from llmtune.cli.data.app import app as data_app
+from llmtune.cli.help import HelpfulGroup, use_help
+
+TRAIN, DATA, RESULTS, MODEL, SET_UP = "Train", "Data", "Results", "The tuned model", "Set up"
 
 
-class PlainErrors(TyperGroup):
-    """The root of the commands: what it says of a wrong argument repeats the argument, so it is cleaned as well."""
+class PlainErrors(HelpfulGroup):
+    """The root command. Usage errors quote the argument, so secrets and control characters are removed from them."""
+
+    headings: ClassVar[tuple[str, ...]] = (TRAIN, DATA, RESULTS, MODEL, SET_UP)
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        """Read the arguments of `llmtune` itself."""
+        """Parse the arguments of `llmtune` itself."""
         with _clean_usage_errors():
             return super().make_context(*arguments, **settings)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, its own arguments included."""
+        """Parse the command's own arguments and run it."""
         with _clean_usage_errors():
             return super().invoke(ctx)
 
@@ -49,13 +70,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One typed fine-tuning job, any backend, one report.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a rule or a budget, 4 something is not installed"
-    " or not set up, 5 judged and not passed, 6 could not be judged, 130 interrupted."
-    " Under --json the last line of standard error tells why.",
+    " or not set up, 5 gate not passed, 6 gate undecidable, 130 interrupted."
+    " Under --json the last line of standard error says why.",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"llmtune {__version__}")
         raise typer.Exit
 
@@ -63,26 +84,39 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """One typed fine-tuning job, any backend, one report."""
 
 
-app.command("tune")(tune.tune)
-app.command("compare")(compare.compare)
-app.add_typer(sweep.app, name="sweep")
-app.command("plan")(plan.plan)
-app.command("init")(plan.init)
-evaluate.mount(app)
-app.add_typer(runs.app, name="runs", help="List, follow, come back to, cancel, clean up and back up runs.")
-app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.")
-app.command("ui")(ui.ui)
-app.command("serve")(serve.serve)
-app.command("export")(export.export)
-app.command("providers")(info.providers)
-app.command("doctor")(doctor.doctor)
-app.command("rescue")(rescue.rescue)
-app.command("import")(import_job.import_)
-app.add_typer(info.config, name="config", help="What llmtune's settings are and where they come from.")
-app.command("schema")(info.schema)
+app.command("init", rich_help_panel=TRAIN)(init.init)
+app.command("plan", rich_help_panel=TRAIN)(plan.plan)
+app.command("tune", rich_help_panel=TRAIN)(tune.tune)
+app.command("compare", rich_help_panel=TRAIN)(compare.compare)
+app.add_typer(sweep.app, name="sweep", rich_help_panel=TRAIN)
+app.command("rescue", rich_help_panel=TRAIN)(rescue.rescue)
+app.add_typer(
+    runs.app,
+    name="runs",
+    help="List, follow, reattach to, cancel, clean up and back up runs.",
+    rich_help_panel=RESULTS,
+)
+evaluate.mount(app, RESULTS, MODEL)
+app.command("costs", rich_help_panel=RESULTS)(costs.costs)
+app.command("ui", rich_help_panel=RESULTS)(ui.ui)
+app.command("serve", rich_help_panel=MODEL)(serve.serve)
+app.command("export", rich_help_panel=MODEL)(export.export)
+app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.", rich_help_panel=DATA)
+app.command("import", rich_help_panel=SET_UP)(import_job.import_)
+app.command("providers", rich_help_panel=SET_UP)(info.providers)
+app.command("prices", rich_help_panel=SET_UP)(prices.prices)
+app.command("doctor", rich_help_panel=SET_UP)(doctor.doctor)
+app.add_typer(
+    info.config,
+    name="config",
+    help="Show llmtune's settings and where they come from.",
+    rich_help_panel=SET_UP,
+)
+app.command("schema", rich_help_panel=SET_UP)(info.schema)
+use_help(app)

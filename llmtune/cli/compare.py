@@ -1,4 +1,4 @@
-"""`llmtune compare`: the same job at several backends, and which of them to take."""
+"""`llmtune compare`: train the same job at several backends and rank them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmtune.cli.completion import complete_provider
 from llmtune.cli.evaluate import AsJson, ReportFormat
+from llmtune.cli.job_options import JobFile, JobName, JobOptions, LimitRows, Seed, SetFields
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -16,37 +18,45 @@ if TYPE_CHECKING:
 
 
 def compare(
-    job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
+    job: JobFile,
     provider: Annotated[
         str,
         typer.Option(
-            "--provider", "-p", help="The members: a,b:MODEL,local:tiny[lora_rank=4] and so on.", show_default=False
+            "--provider",
+            "-p",
+            autocompletion=complete_provider,
+            help="The members: a,b:MODEL,local:tiny[lora_rank=4] and so on.",
+            show_default=False,
         ),
     ],
+    fields: SetFields = None,
+    name: JobName = None,
+    seed: Seed = None,
+    limit_rows: LimitRows = None,
     few_shot: Annotated[
         int, typer.Option(min=0, help="Examples in the prompt of the untuned baselines; 0 for no such baseline.")
     ] = 3,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="Refuse above this many USD, all members together.")] = None,
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
-    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what the row format cannot carry.")] = False,
+    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out content that the row format cannot hold.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run members that failed once more.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the board (.json, .md or .html).")
     ] = None,
-    shape: Annotated[ReportFormat, typer.Option("--format", "-f", help="How it is shown.")] = ReportFormat.TERMINAL,
+    shape: Annotated[ReportFormat, typer.Option("--format", "-f", help="Output format.")] = ReportFormat.TERMINAL,
     as_json: AsJson = False,
 ) -> None:
     """Train at several backends on one held-out split and put them side by side. Exits with 1 when a member failed."""
-    from llmtune.cli.output import err, out, write_text
+    from llmtune.cli.output import check_ending, err, out, write_text
     from llmtune.cli.plan import print_plans
     from llmtune.comparisons.compare import compare as go
     from llmtune.comparisons.compare import plan_members
     from llmtune.comparisons.members import split_members
-    from llmtune.job.spec import TuningJob
     from llmtune.report.leaderboard.text import print_board
 
-    loaded = TuningJob.load(job)
+    check_ending(output, ".html", ".json", ".md")
+    loaded, _ = JobOptions(fields, name, seed, limit_rows).load(job, "compare", provider)
     members = split_members(provider)
     plans = plan_members(loaded, members, few_shot=few_shot)
     print_plans(err, loaded.name, plans.receipts, every_field=False, request=False)
@@ -70,7 +80,7 @@ def compare(
             plans=plans,
         )
     except KeyboardInterrupt:
-        err.print("\nwhat was started goes on; the same command comes back to it", soft_wrap=True)
+        err.print("\nthe runs continue; the same command reattaches to them", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     if output is not None:
         board.save(output)
@@ -103,7 +113,7 @@ def _confirm(plans: Plans) -> bool:
 
 
 class _Lines:
-    """A line for each change of a member's state."""
+    """Progress output: one line for each change of a member's state."""
 
     def __init__(self, console: Any) -> None:
         self._console = console
@@ -115,9 +125,9 @@ class _Lines:
         record = update.record
         step = record.progress.step
         total = record.progress.total_steps
-        words = record.state.value
-        if self._last.get(label) == words:
+        state = record.state.value
+        if self._last.get(label) == state:
             return
-        self._last[label] = words
-        where = f" step {step}/{total}" if step is not None and total else ""
-        self._console.print(f"{escape(label)}: {words}{where}", soft_wrap=True, highlight=False)
+        self._last[label] = state
+        progress = f" step {step}/{total}" if step is not None and total else ""
+        self._console.print(f"{escape(label)}: {state}{progress}", soft_wrap=True, highlight=False)

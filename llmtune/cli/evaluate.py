@@ -1,4 +1,4 @@
-"""`llmtune report`, `evaluate`, `gate`, `diff` and `chat`: what a run is worth, and the model in conversation."""
+"""`llmtune report`, `evaluate`, `gate`, `diff` and `chat`: the results of a run, and a conversation with its model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmtune.cli.completion import complete_run
+from llmtune.cli.run_names import RUN, RunId, open_run
+
 if TYPE_CHECKING:
-    from llmtune.cli.saved_results import Kept
+    from llmtune.cli.saved_results import SavedResult
     from llmtune.data.example import Message
     from llmtune.provider.generation import Generation
     from llmtune.report.schema import Report
@@ -20,12 +23,14 @@ if TYPE_CHECKING:
 
 RunOrFile = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="A run (id, its beginning, or name), or a report.json.", show_default=False),
+    typer.Argument(
+        metavar="RUN", help=f"{RUN[:-1]}; or a report.json.", show_default=False, autocompletion=complete_run
+    ),
 ]
 
 
 class Format(StrEnum):
-    """How a result is shown."""
+    """Output formats of a result."""
 
     TERMINAL = "terminal"
     JSON = "json"
@@ -33,7 +38,7 @@ class Format(StrEnum):
 
 
 class ReportFormat(StrEnum):
-    """How a report is shown: it has a page too."""
+    """Output formats of a report, which can also be an HTML page."""
 
     TERMINAL = "terminal"
     JSON = "json"
@@ -41,48 +46,50 @@ class ReportFormat(StrEnum):
     HTML = "html"
 
 
-AsFormat = Annotated[Format, typer.Option("--format", "-f", help="How it is shown.")]
+AsFormat = Annotated[Format, typer.Option("--format", "-f", help="Output format.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
 
 
-def mount(app: typer.Typer) -> None:
-    """Put the commands of this file into the command line."""
-    app.command("report")(report)
-    app.command("evaluate")(evaluate)
-    app.command("gate")(gate)
-    app.command("diff")(diff)
-    app.command("chat")(chat)
+def mount(app: typer.Typer, results: str | None = None, model: str | None = None) -> None:
+    """Add the commands of this file to the command line, under these headings of its help."""
+    app.command("report", rich_help_panel=results)(report)
+    app.command("evaluate", rich_help_panel=results)(evaluate)
+    app.command("gate", rich_help_panel=results)(gate)
+    app.command("diff", rich_help_panel=results)(diff)
+    app.command("chat", rich_help_panel=model)(chat)
 
 
 def report(
     run: RunOrFile,
     shape: Annotated[
-        ReportFormat | None, typer.Option("--format", "-f", help="How it is shown; html is one file, whole.")
+        ReportFormat | None, typer.Option("--format", "-f", help="Output format; html is one self-contained file.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it to a file (.html, .json, .md or .txt) instead.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the report of a finished run; also a board or a rescue that was written to a file."""
+    """Show the report of a finished run; also a leaderboard or a rescue that was written to a file."""
     from llmtune.cli import saved_results
-    from llmtune.cli.output import err, out, write_text
+    from llmtune.cli.output import check_ending, err, out, write_text
 
-    found = saved_results.find(run)
+    if not as_json and shape is None:  # a named format is written whatever the file is called
+        check_ending(output, ".html", ".json", ".md", ".txt")
+    result = saved_results.find(run)
     by_name = {".json": ReportFormat.JSON, ".md": ReportFormat.MARKDOWN, ".html": ReportFormat.HTML}
-    named = ReportFormat.JSON if as_json else shape
-    if named is None and output is not None:
-        named = by_name.get(output.suffix.lower())
-    wanted = named or ReportFormat.TERMINAL
-    if wanted is ReportFormat.TERMINAL and output is None:
-        found.show(out)
+    requested = ReportFormat.JSON if as_json else shape
+    if requested is None and output is not None:
+        requested = by_name.get(output.suffix.lower())
+    shown_as = requested or ReportFormat.TERMINAL
+    if shown_as is ReportFormat.TERMINAL and output is None:
+        result.show(out)
         return
-    if wanted is ReportFormat.TERMINAL:
-        text = _plain(found)
-    elif wanted is ReportFormat.JSON:
-        text = found.to_json().rstrip("\n") + "\n"
+    if shown_as is ReportFormat.TERMINAL:
+        text = _render_plain(result)
+    elif shown_as is ReportFormat.JSON:
+        text = result.to_json().rstrip("\n") + "\n"
     else:
-        text = found.to_markdown() if wanted is ReportFormat.MARKDOWN else found.to_html()
+        text = result.to_markdown() if shown_as is ReportFormat.MARKDOWN else result.to_html()
     if output is None:
         write_text(text)
         return
@@ -90,25 +97,26 @@ def report(
     err.print(f"wrote {output}", markup=False, soft_wrap=True)
 
 
-def _plain(found: Kept) -> str:
-    """As it stands on a terminal, without colours."""
+def _render_plain(result: SavedResult) -> str:
+    """Render a result as on a terminal, without colours."""
     import io
 
     from llmtune.cli.output import PlainConsole
 
     buffer = io.StringIO()
-    found.show(PlainConsole(file=buffer, width=80, no_color=True, force_terminal=False))
+    result.show(PlainConsole(file=buffer, width=80, no_color=True, force_terminal=False))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run (id, its beginning, or name).")],
+    run: RunId,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="Ask the rows of this file instead of the job's own test rows.", show_default=False),
+        typer.Option(help="Evaluate on the rows of this file instead of the job's own test rows.", show_default=False),
     ] = None,
     max_rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows asked at most, instead of the job's evaluation.max_rows.")
+        int | None,
+        typer.Option(min=1, help="Evaluate at most this many rows, instead of the job's evaluation.max_rows."),
     ] = None,
     deploy: Annotated[
         bool | None,
@@ -118,35 +126,34 @@ def evaluate(
 ) -> None:
     """Evaluate a finished run, for the first time or again: base against tuned model, on held-out rows.
 
-    Answers that were given before are not asked, or paid for, again. The report keeps the earlier evaluation's record.
+    Answers from before are reused, not paid for again. The report keeps a record of the earlier evaluation.
     """
     from llmtune.cli.output import err, out, print_json
     from llmtune.report.terminal import print_report
-    from llmtune.runs.api import attach
 
-    found = attach(run).evaluate(
+    updated = open_run(run, "succeeded").evaluate(
         dataset,
         max_rows=max_rows,
         deploy=deploy,
         on_progress=lambda text: err.print(text, markup=False, soft_wrap=True),
     )
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(updated.model_dump(mode="json"))
     else:
-        print_report(found, out)
+        print_report(updated, out)
 
 
 def gate(
     run: RunOrFile,
     baseline: Annotated[str, typer.Option(help="The run (or report.json) to beat.", show_default=False)],
-    better: Annotated[bool, typer.Option("--better", help="Pass only if it is better, and not by chance.")] = False,
+    better: Annotated[bool, typer.Option("--better", help="Pass only if it is significantly better.")] = False,
     not_worse: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             metavar="MARGIN",
-            help="Pass only if it is surely not worse by more than this: points for a metric in per cent, its own unit"
-            " otherwise.",
+            help="Pass only if the interval rules out being worse by more than this: percentage points, or the metric's"
+            " own unit.",
         ),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Which metric; by default the run's first.")] = None,
@@ -156,13 +163,13 @@ def gate(
     shape: AsFormat = Format.TERMINAL,
     as_json: AsJson = False,
 ) -> None:
-    """Let a run pass (exit 0) or not (5) against another one, by one of two tests; 6 where it cannot be judged."""
+    """Test a run against a baseline: exits with 0 if it passes, 5 if not, 6 if the data cannot decide."""
     from llmtune.cli.output import out, print_json, write_text
     from llmtune.report.gate import gate as decide
 
     if better == (not_worse is not None):
         raise typer.BadParameter("name one test: --better, or --not-worse MARGIN", param_hint="--better / --not-worse")
-    result = decide(_report(run), _report(baseline), not_worse=not_worse, metric=metric)
+    result = decide(_load_report(run), _load_report(baseline), not_worse=not_worse, metric=metric)
     if comment is not None:
         comment.write_text(result.to_markdown(), encoding="utf-8")
     if as_json or shape is Format.JSON:
@@ -178,12 +185,12 @@ def gate(
 
 
 def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, as_json: AsJson = False) -> None:
-    """Show in what the second run differs from the first: settings, data, time, results."""
+    """Show how the second run differs from the first: settings, data, time, results."""
     from llmtune.cli.output import out, print_json, write_text
     from llmtune.report.diff_text import render, to_markdown
     from llmtune.report.gate import diff as compare
 
-    result = compare(_report(run_a), _report(run_b))
+    result = compare(_load_report(run_a), _load_report(run_b))
     if as_json or shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
@@ -194,10 +201,12 @@ def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, 
 
 
 def chat(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run (id, its beginning, or name).")],
-    question: Annotated[str | None, typer.Argument(help="Ask this and leave; else a conversation begins.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system turn in front of every question.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    run: RunId,
+    question: Annotated[
+        str | None, typer.Argument(help="Ask this one question and exit; without it, a conversation begins.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before every question.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     checkpoint: Annotated[str | None, typer.Option(help="A checkpoint instead of the final model.")] = None,
     deploy: Annotated[
@@ -205,55 +214,53 @@ def chat(
         typer.Option("--deploy/--no-deploy", help="Allow a deployment that costs money while the chat lasts."),
     ] = None,
 ) -> None:
-    """Talk to the tuned model. /new begins anew, /quit or Ctrl-D leaves; from a pipe, each line is a question."""
-    from llmtune.runs.api import attach
-
-    with attach(run).model(checkpoint=checkpoint, deploy=deploy) as model:
-        talk = _Conversation(model, system, temperature=temperature, max_tokens=max_tokens)
+    """Talk to the tuned model. /new starts over, /quit or Ctrl-D exits; from a pipe, each line is a question."""
+    with open_run(run, "succeeded").model(checkpoint=checkpoint, deploy=deploy) as model:
+        conversation = _Conversation(model, system, temperature=temperature, max_tokens=max_tokens)
         if question is not None:
-            _say(talk.ask(question))
+            _print_answer(conversation.ask(question))
         elif sys.stdin.isatty():
-            _converse(talk)
+            _converse(conversation)
         else:
             for line in sys.stdin:
                 if line.strip():
-                    talk.begin_anew()
-                    _say(talk.ask(line.strip()))
+                    conversation.reset()
+                    _print_answer(conversation.ask(line.strip()))
 
 
 class _Conversation:
-    """The turns so far, and what answers them."""
+    """The turns so far, and the model that answers them."""
 
     def __init__(self, model: TunedModel, system: str | None, **settings: Any) -> None:
         self._model = model
         self._system = system
         self._settings = settings
         self._turns: list[Message] = []
-        self.begin_anew()
+        self.reset()
 
-    def begin_anew(self) -> None:
-        """Forget what was said."""
+    def reset(self) -> None:
+        """Forget all turns but the system message."""
         from llmtune.data.example import Message
 
         self._turns = [Message("system", self._system)] if self._system else []
 
     def ask(self, question: str) -> Generation:
-        """One more question; it and its answer are remembered once there is one."""
+        """Ask one more question; it is remembered together with its answer, or not at all."""
         from llmtune.data.example import Message
 
-        asked = [*self._turns, Message("user", question)]
-        answer = self._model.generate(asked, **self._settings)
-        self._turns = [*asked, Message("assistant", answer.text)]
+        messages = [*self._turns, Message("user", question)]
+        answer = self._model.generate(messages, **self._settings)
+        self._turns = [*messages, Message("assistant", answer.text)]
         return answer
 
 
-def _converse(talk: _Conversation) -> None:
+def _converse(conversation: _Conversation) -> None:
     from llmtune.cli.output import err
     from llmtune.errors import TransientError
     from llmtune.redaction.secrets import scrub
 
-    err.print("/new begins anew, /quit leaves", style="dim", markup=False)
-    read = _reader()
+    err.print("/new starts over, /quit exits", style="dim", markup=False)
+    read = _make_line_reader()
     while True:
         try:
             line = read("> ").strip()
@@ -263,32 +270,32 @@ def _converse(talk: _Conversation) -> None:
         if line in ("/quit", "/exit"):
             return
         if line == "/new":
-            talk.begin_anew()
+            conversation.reset()
         elif line:
             try:
-                _say(talk.ask(line))
+                _print_answer(conversation.ask(line))
             except TransientError as error:
-                err.print(f"{scrub(error.message)}; ask again in a while", markup=False, soft_wrap=True)
+                err.print(f"{scrub(error.message)}; ask again later", markup=False, soft_wrap=True)
 
 
-def _reader() -> Callable[[str], str]:
-    """`input`, with line editing and history where the platform has them."""
+def _make_line_reader() -> Callable[[str], str]:
+    """Return `input`, with line editing and history where the platform has them."""
     with suppress(ImportError):
         import readline  # noqa: F401
     return input
 
 
-def _say(answer: Generation) -> None:
+def _print_answer(answer: Generation) -> None:
     from llmtune.cli.output import err, out
-    from llmtune.report.format import seen
+    from llmtune.report.format import escape_control_chars
 
-    out.print(seen(answer.text), markup=False, soft_wrap=True)
+    out.print(escape_control_chars(answer.text), markup=False, soft_wrap=True)
     if answer.finish_reason == "length":
         err.print("(cut off at --max-tokens)", style="dim", markup=False)
 
 
-def _report(run: str) -> Report:
-    """The report of a run, or from a file."""
+def _load_report(run: str) -> Report:
+    """Load the report of a run, or of a file."""
     from llmtune.cli import saved_results
 
-    return saved_results.report_of(run)
+    return saved_results.load_report(run)

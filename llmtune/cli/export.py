@@ -1,42 +1,92 @@
-"""`llmtune export`: a tuned model as a folder."""
+"""`llmtune export`: write a tuned model to a folder."""
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmtune.cli.run_names import RunId, open_run
+
+if TYPE_CHECKING:
+    from llmtune.runs.run import Run
+
 
 class Weights(StrEnum):
-    """What is written."""
+    """Weights that can be exported."""
 
     ADAPTER = "adapter"
     MERGED = "merged"
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run: id, its beginning, or name.", show_default=False)],
+    run: RunId,
     shape: Annotated[
         Weights, typer.Option("--format", "-f", help="The adapter alone, or one model with it merged in.")
     ] = Weights.ADAPTER,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder; by default RUN-FORMAT here.", show_default=False)
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="PROVIDER",
+            help="Import the merged weights into this provider's account, which costs money while they stand there;"
+            " again: how the import stands.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --to: do not ask about the cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """Write the tuned model of a run to a folder, with its tokenizer, and say how it is served."""
+    """Write the tuned model of a run to a folder, with its tokenizer, and print how to serve it."""
     from llmtune.cli.output import err, print_json
     from llmtune.cli.output import out as console
-    from llmtune.runs.api import attach
 
-    found = attach(run)
-    folder = out if out is not None else Path(f"{found.record.name}-{shape.value}")
-    notes = found.export(shape.value, folder)
+    tuned = open_run(run, "succeeded")
+    if to is not None:
+        _import(tuned, to, out if out is not None else Path(f"{tuned.record.name}-merged"), yes=yes, as_json=as_json)
+        return
+    folder = out if out is not None else Path(f"{tuned.record.name}-{shape.value}")
+    notes = tuned.export(shape.value, folder)
     if as_json:
-        print_json({"run": found.record.id, "format": shape.value, "folder": str(folder.absolute()), "notes": notes})
+        print_json({"run": tuned.record.id, "format": shape.value, "folder": str(folder.absolute()), "notes": notes})
         return
     err.print(f"wrote {folder}", markup=False, soft_wrap=True)
     for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def _import(run: Run, name: str, folder: Path, *, yes: bool, as_json: bool) -> None:
+    """Start the import of a run's weights, or report how it stands."""
+    from llmtune.cli.output import err, print_json
+    from llmtune.cli.output import out as console
+    from llmtune.errors import OverBudget
+    from llmtune.provider.registry import get_provider
+    from llmtune.runs.weight_import import check
+
+    provider = get_provider(name)
+    current = run.find_import(provider)
+    if current is None or current.state == "failed":
+        if current is not None:
+            err.print(f"the last import failed: {current.error or 'no reason is given'}", markup=False, soft_wrap=True)
+        err.print(check(provider).import_cost(), markup=False, soft_wrap=True)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise OverBudget("an import costs money, by an amount that is not known", hint="pass --yes to start it")
+            typer.confirm(f"import the weights of {run.record.name} into {name}?", abort=True, err=True)
+        current = run.import_into(provider, folder)
+    if as_json:
+        print_json({"run": run.record.id, "provider": name, **current.model_dump(mode="json")})
+        return
+    console.print(f"{current.id}: {current.raw_state}", markup=False, soft_wrap=True)
+    if current.error:
+        console.print(current.error, markup=False, soft_wrap=True)
+    if current.state == "running":
+        console.print(f"ask again: llmtune export {run.record.id} --to {name}", markup=False, soft_wrap=True)
+    for note in current.notes:
         console.print(note, markup=False, soft_wrap=True)

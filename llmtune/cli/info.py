@@ -1,4 +1,4 @@
-"""`llmtune providers`, `llmtune config show` and `llmtune schema`: what there is, without touching any of it."""
+"""`llmtune providers`, `llmtune config show` and `llmtune schema`: information that changes nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmtune.cli.help import HelpfulGroup
+
 if TYPE_CHECKING:
     from llmtune.config import Instance
 
-config = typer.Typer(no_args_is_help=True)
+config = typer.Typer(cls=HelpfulGroup, no_args_is_help=True)
 
 
-#: What `llmtune schema` knows besides the job file: the model whose JSON a command prints.
+#: Schemas that `llmtune schema` prints besides that of the job file, each by the model whose JSON a command prints.
 _PRINTED = {
     "report": "llmtune.report.schema:Report",
     "tune": "llmtune.report.schema:Report",
@@ -24,6 +26,7 @@ _PRINTED = {
     "rescue": "llmtune.rescues.results:Rescue",
     "gate": "llmtune.report.gate:GateResult",
     "diff": "llmtune.report.gate:DiffResult",
+    "init": "llmtune.planning.job_suggestion:JobSuggestion",
     "plan": "llmtune.provider.receipt:Receipt",
     "error": "llmtune.cli.schemas:ErrorDocument",
 }
@@ -31,12 +34,12 @@ _PRINTED = {
 
 def schema(
     what: Annotated[
-        str, typer.Argument(help="job (the job file), error, or a command that prints such a result: see below.")
+        str, typer.Argument(help="What to describe: job (the job file), error, or the name of a command, see below.")
     ] = "job",
 ) -> None:
-    """Print a JSON schema: of a job file, of an error under --json, or of what a command prints.
+    """Print a JSON schema: of a job file, of an error under --json, or of a command's output.
 
-    Known: job, error, plan, tune, attach, report, compare, board, sweep, rescue, gate, diff.
+    Available: job, error, init, plan, tune, attach, report, compare, board, sweep, rescue, gate, diff.
     """
     from importlib import import_module
 
@@ -79,11 +82,11 @@ def show(
                 "files": [{"path": str(path), "read": path in now.files} for path in config_files()],
                 "providers": {
                     name: {
-                        "kind": each.kind,
-                        "values": redact("", each.values),
-                        "origins": each.origins,
+                        "kind": instance.kind,
+                        "values": redact("", instance.values),
+                        "origins": instance.origins,
                     }
-                    for name, each in _instances().items()
+                    for name, instance in _instances().items()
                 },
             }
         )
@@ -92,41 +95,44 @@ def show(
         out.print(f"{title:<7} {escape(value)}  [dim]{escape(origin(title))}[/]", soft_wrap=True)
     for path in config_files():
         out.print(f"config  {escape(str(path))} [dim]{'read' if path in now.files else 'not there'}[/]", soft_wrap=True)
-    for name, each in _instances().items():
-        out.print(f"\n[bold]{escape(name)}[/] [dim]kind {escape(each.kind)}[/]")
-        for key, value in each.values.items():
-            out.print(f"  {escape(key)} = {escape(str(redact(key, value)))}  [dim]{escape(each.origins[key])}[/]")
+    for name, instance in _instances().items():
+        out.print(f"\n[bold]{escape(name)}[/] [dim]kind {escape(instance.kind)}[/]")
+        for key, value in instance.values.items():
+            out.print(f"  {escape(key)} = {escape(str(redact(key, value)))}  [dim]{escape(instance.origins[key])}[/]")
 
 
 def _instances() -> dict[str, Instance]:
-    """Every instance that a file or the environment says something of, with all its settings, defaults included."""
+    """Return every instance that a file or the environment configures, with all its settings, defaults included."""
     from llmtune.config import instance, settings
     from llmtune.errors import LlmtuneError
     from llmtune.provider.registry import provider_class, provider_names
 
     configured = settings().providers
-    found = {}
+    instances = {}
     for name in provider_names():
         kind = configured[name].kind if name in configured else name
         try:
             fields = provider_class(kind).Settings.model_fields
-        except LlmtuneError:  # it cannot be loaded; what the files say is shown all the same
+        except LlmtuneError:  # it cannot be loaded; the files' settings are shown anyway
             fields = {}
-        each = instance(name, tuple(fields))
-        if not each.values and name not in configured:
+        configured_instance = instance(name, tuple(fields))
+        if not configured_instance.values and name not in configured:
             continue
         defaults = {
             field: info.get_default(call_default_factory=True)
             for field, info in fields.items()
             if not info.is_required()
         }
-        origins = {field: each.origins.get(field, "default") for field in (*defaults, *each.values)}
-        found[name] = replace(each, values=defaults | each.values, origins=origins)
-    return found
+        origins = {
+            field: configured_instance.origins.get(field, "default")
+            for field in (*defaults, *configured_instance.values)
+        }
+        instances[name] = replace(configured_instance, values=defaults | configured_instance.values, origins=origins)
+    return instances
 
 
 def providers(
-    name: Annotated[str | None, typer.Argument(help="One provider: its whole reference page.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show the full reference page of this provider.")] = None,
     model: Annotated[str, typer.Option(help="The model the page is about.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
@@ -136,7 +142,7 @@ def providers(
     from llmtune.provider.registry import get_provider, provider_names
 
     if name is None:
-        rows = [support_matrix.summary(each) for each in provider_names()]
+        rows = [support_matrix.summary(kind) for kind in provider_names()]
         if as_json:
             print_json({"schema": 1, "providers": rows})
         else:

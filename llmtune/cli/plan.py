@@ -1,37 +1,64 @@
-"""`llmtune plan` and `llmtune init`: what would happen, and a job file to start from."""
+"""`llmtune plan`: what a job would do and cost."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmtune.cli.completion import complete_provider
+from llmtune.cli.job_options import BaseModelName, JobFile, JobName, JobOptions, LimitRows, Seed, SetFields
+
 if TYPE_CHECKING:
     from llmtune.errors import LlmtuneError
+    from llmtune.planning.total_cost import TotalCost
     from llmtune.provider.receipt import FieldReceipt, Receipt
-
-#: Shown for every field; the rest only when they say something about what was asked.
-_QUIET = ("inherent", "default", "not_applicable")
 
 
 def plan(
-    job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
+    job: JobFile,
     provider: Annotated[
-        str | None, typer.Option("--provider", "-p", help="Names, separated by commas; all listed ones by default.")
+        str | None,
+        typer.Option(
+            "--provider",
+            "-p",
+            autocompletion=complete_provider,
+            help="Names, separated by commas; all listed ones by default.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
     every_field: Annotated[bool, typer.Option("--all", help="Also the fields that were not set.")] = False,
     request: Annotated[bool, typer.Option("--request", help="Also the exact request bodies.")] = False,
+    fields: SetFields = None,
+    model: BaseModelName = None,
+    name: JobName = None,
+    seed: Seed = None,
+    limit_rows: LimitRows = None,
+    traffic: Annotated[
+        str | None, typer.Option(help="Also the cost in use: answers in a time, such as 100k/month or 500/day.")
+    ] = None,
+    prompt_tokens: Annotated[
+        float | None, typer.Option(min=0, help="With --traffic: tokens of a prompt; by default the dataset's.")
+    ] = None,
+    answer_tokens: Annotated[
+        float | None, typer.Option(min=0, help="With --traffic: tokens of an answer; by default the dataset's.")
+    ] = None,
+    months: Annotated[float, typer.Option(min=0.1, help="With --traffic: for how many months.")] = 12.0,
+    hourly: Annotated[
+        float | None, typer.Option(min=0, help="With --traffic: USD an hour of a rented machine for the local trainer.")
+    ] = None,
 ) -> None:
     """Show what each backend would do with a job, and what it would cost. Sends nothing."""
     from llmtune.cli.output import out, print_json
-    from llmtune.job.spec import TuningJob
     from llmtune.planning.plan import to_json
+    from llmtune.planning.total_cost import parse_traffic
+    from llmtune.planning.usage import print_total_costs
     from llmtune.provider.registry import get_provider, known_kinds
     from llmtune.runs.plans import plan_all
 
-    loaded = TuningJob.load(job)
+    loaded, changes = JobOptions(fields, name, seed, limit_rows, model).load(
+        job, "plan", provider, None if as_json else out
+    )
     if provider:
         names = split_names(provider)
     elif isinstance(loaded.model, dict):
@@ -39,17 +66,46 @@ def plan(
     else:
         names = [kind for kind in known_kinds() if get_provider(kind).listed]
     for name in names:
-        get_provider(name)  # an unknown name is the user's slip, not that backend's answer
+        get_provider(name)  # an unknown name is the user's mistake, not that backend's answer
     answers = plan_all(loaded, names)
+    totals = {}
+    if traffic is not None:
+        totals = _compute_totals(answers, parse_traffic(traffic), (prompt_tokens, answer_tokens), months, hourly)
     if as_json:
-        print_json(to_json(answers))
+        changed = {change.path: {"before": change.before, "after": change.after} for change in changes}
+        document = to_json(answers) | ({"changed": changed} if changed else {})
+        if traffic is not None:
+            document["totals"] = {name: total.model_dump(mode="json") for name, total in totals.items()}
+        print_json(document)
         return
-    aside = "nothing is sent by a plan"
+    aside = "a plan sends nothing"
     print_plans(out, loaded.name, answers, every_field=every_field, request=request, aside=aside)
+    print_total_costs(out, list(totals.values()))
+
+
+def _compute_totals(
+    answers: dict[str, Receipt | LlmtuneError],
+    answers_per_month: float,
+    tokens: tuple[float | None, float | None],
+    months: float,
+    hourly: float | None,
+) -> dict[str, TotalCost]:
+    """Return the cost in use by backend; those that cannot plan the job are left out."""
+    from llmtune.planning.usage import build_traffic, compute_total_cost
+    from llmtune.provider.receipt import Receipt
+
+    totals = {}
+    for name, receipt in answers.items():
+        if isinstance(receipt, Receipt):
+            traffic = build_traffic(
+                receipt, answers_per_month, prompt_tokens=tokens[0], answer_tokens=tokens[1], months=months
+            )
+            totals[name] = compute_total_cost(receipt, traffic, hourly=hourly)
+    return totals
 
 
 def split_names(text: str) -> list[str]:
-    """Names separated by commas, without blanks and repetitions."""
+    """Split names at commas, without blanks and repetitions."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
@@ -62,7 +118,7 @@ def print_plans(
     request: bool,
     aside: str = "",
 ) -> None:
-    """One table over all backends: a line a field, a column a backend; then what each of them has to say."""
+    """Print a table with one row per field and one column per backend, then each backend's notes."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -75,19 +131,19 @@ def print_plans(
         console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
     if common:
         console.print()
-    fields = _fields_worth_showing(list(receipts.values()), every_field)
+    fields = _select_fields(list(receipts.values()), every_field)
     for chunk in _chunks(list(receipts), max(1, (console.width - 24) // 14)):
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
         table.add_column("field", no_wrap=True)
         for name in chunk:
             table.add_column(escape(name), overflow="fold", max_width=22)
         for field in fields:
-            table.add_row(field, *(_cell(receipts[name][field]) for name in chunk))
+            table.add_row(field, *(_format_cell(receipts[name][field]) for name in chunk))
         console.print(table)
         console.print()
     for name, answer in answers.items():
         if isinstance(answer, Receipt):
-            _print_verdict(console, name, answer, common, request=request)
+            _ReceiptPrinter(console, answer).print(name, common, request=request)
         else:
             console.print(f"[bold]{escape(name)}[/]  [red]{escape(answer.message)}[/]", soft_wrap=True)
             if answer.hint:
@@ -95,26 +151,25 @@ def print_plans(
 
 
 def _common_findings(receipts: list[Receipt]) -> list[str]:
-    """What every backend says of the dataset, told once."""
+    """Return the findings in the dataset that every backend reports; they are printed once."""
     if not receipts:
         return []
-    first, *others = receipts
-    return [line for line in first.data.findings if all(line in other.data.findings for other in others)]
+    first = receipts[0]
+    return [line for line in first.data.findings if all(line in receipt.data.findings for receipt in receipts[1:])]
 
 
-def _fields_worth_showing(receipts: list[Receipt], every_field: bool) -> list[str]:
+def _select_fields(receipts: list[Receipt], every_field: bool) -> list[str]:
+    """Select the fields that were set, unless every backend uses its default for them; or every field."""
     from llmtune.provider.declarations import DECLARED_FIELDS
 
-    def says_something(field: str) -> bool:
+    def is_shown(field: str) -> bool:
         rows = [receipt[field] for receipt in receipts]
-        return any(row.asked and row.support not in _QUIET for row in rows) or any(
-            row.asked and row.support in ("inherent", "not_applicable") for row in rows
-        )
+        return any(row.is_set and row.support != "default" for row in rows)
 
-    return [field for field in DECLARED_FIELDS if every_field or says_something(field)]
+    return [field for field in DECLARED_FIELDS if every_field or is_shown(field)]
 
 
-def _cell(row: FieldReceipt) -> str:
+def _format_cell(row: FieldReceipt) -> str:
     from rich.markup import escape
 
     styles = {"unsupported": "yellow", "invalid": "red", "converted": "cyan", "sent": "green"}
@@ -125,10 +180,10 @@ def _cell(row: FieldReceipt) -> str:
     elif row.support == "default":
         text = f"({_short(row.effective)})" if row.effective is not None else "(default)"
     elif row.support == "unsupported":
-        text = "not used" if row.asked else "no knob"
+        text = "not used" if row.is_set else "unsupported"
     else:
         text = row.support.replace("_", " ")
-    style = styles.get(row.support, "dim") if row.asked else "dim"
+    style = styles.get(row.support, "dim") if row.is_set else "dim"
     return f"[{style}]{escape(text)}[/]"
 
 
@@ -139,103 +194,122 @@ def _short(value: Any) -> str:
     return text if len(text) <= 20 else f"{text[:19]}…"
 
 
-def _print_verdict(console: Any, name: str, receipt: Receipt, common: list[str], *, request: bool) -> None:  # noqa: C901
-    from rich.markup import escape
+class _ReceiptPrinter:
+    """Prints what one backend would do with a job: one labelled line per fact."""
 
-    from llmtune.provider.receipt import PLACEHOLDER
+    def __init__(self, console: Any, receipt: Receipt) -> None:
+        self._console, self._receipt = console, receipt
 
-    def say(label: str, text: str, style: str = "") -> None:
+    def print(self, name: str, common: list[str], *, request: bool) -> None:
+        """Print everything but the findings in `common`; with `request`, the request body too."""
+        from rich.markup import escape
+
+        receipt = self._receipt
+        mark = "[red]✗[/]" if receipt.obstacles() else "[green]✓[/]"
+        model, family = escape(receipt.target.model), escape(receipt.family)
+        self._console.print(f"{mark} [bold]{escape(name)}[/]  {model} [dim]{family}[/]")
+        for text in receipt.refusals:
+            self._line("refused", text, "red")
+        self._print_service()
+        self._print_fields()
+        self._print_data(common)
+        self._print_cost()
+        if receipt.duration is not None:
+            self._line("time", receipt.duration.sentence())
+        self._print_memory()
+        self._print_readiness()
+        for text in receipt.warnings:
+            self._line("note", text, "yellow")
+        if request and receipt.request:
+            from llmtune.redaction.documents import dump_json
+
+            self._line("request", receipt.request.operation)
+            self._console.print(escape(dump_json(receipt.request.body)), soft_wrap=True)
+
+    def _print_cost(self) -> None:
+        cost = self._receipt.cost
+        dated = f" [{cost.source}, {cost.checked}]" if cost.checked else ""
+        formula = f" = {cost.formula}" if cost.formula and cost.total else ""
+        if len(cost.lines) < 2 or not formula:
+            self._line("cost", f"{cost.sentence()}{formula}{dated}")
+            return
+        self._line("cost", f"{cost.sentence()}{dated}")
+        for line in cost.lines:
+            self._line("", line.formula or f"{line.name}: not known: {line.unknown}", "dim")
+
+    def _line(self, label: str, text: str, style: str = "") -> None:
+        from rich.markup import escape
+
         body = escape(text)
-        console.print(f"  {label:<9} {f'[{style}]{body}[/]' if style else body}", soft_wrap=True)
+        self._console.print(f"  {label:<9} {f'[{style}]{body}[/]' if style else body}", soft_wrap=True)
 
-    obstacles = receipt.obstacles()
-    mark = "[red]✗[/]" if obstacles else "[green]✓[/]"
-    console.print(f"{mark} [bold]{escape(name)}[/]  {escape(receipt.target.model)} [dim]{escape(receipt.family)}[/]")
-    for text in receipt.refusals:
-        say("refused", text, "red")
-    if receipt.target.model == PLACEHOLDER:
-        say("model", f"{PLACEHOLDER} stands for a model that is not named yet: write its id into the job file", "red")
-    say("service", receipt.lifecycle.sentence, "" if receipt.lifecycle.open else "red")
-    if receipt.lifecycle.note:
-        say("", receipt.lifecycle.note, "dim")
-    if not receipt.lifecycle.open and receipt.lifecycle.alternatives:
-        say("instead", ", ".join(receipt.lifecycle.alternatives))
-    for row in receipt.fields:
-        if row.asked and row.support == "converted":
-            say("converted", f"{row.field}: {row.rule}", "cyan")
-        if row.asked and row.support == "unsupported":
-            say("not used", f"{row.field}={row.requested!r}: {row.reason}", "yellow")
-    _print_data(say, receipt, common)
-    cost = receipt.cost
-    dated = f" [{cost.source}, {cost.checked}]" if cost.checked else ""
-    say("cost", f"{cost.sentence()}{f' = {cost.formula}' if cost.formula and cost.total else ''}{dated}")
-    if receipt.memory is not None:
-        say("memory", receipt.memory.sentence(), "red" if receipt.memory.fits is False else "")
-        tight = receipt.memory.fits is False or (receipt.memory.room or 0) < 2 * (receipt.memory.peak or 0)
-        for text in receipt.memory.advice if tight else ():
-            say("", f"smaller by {text}", "dim")
-    ready = receipt.ready
-    missing = f"; settings missing: {', '.join(ready.missing_settings)}" if ready.missing_settings else ""
-    lacking = ready.extra == "missing" or ready.credentials == "not found" or bool(ready.missing_settings)
-    say("ready", f"extra {ready.extra}, credentials {ready.credentials}{missing}", "red" if lacking else "")
-    if ready.hint:
-        say("", ready.hint, "dim")
-    for text in receipt.warnings:
-        say("note", text, "yellow")
-    if request and receipt.request:
-        from llmtune.redaction.documents import dump_json
+    def _print_service(self) -> None:
+        from llmtune.provider.receipt import PLACEHOLDER
 
-        say("request", receipt.request.operation)
-        console.print(escape(dump_json(receipt.request.body)), soft_wrap=True)
+        lifecycle = self._receipt.lifecycle
+        if self._receipt.target.model == PLACEHOLDER:
+            text = f"{PLACEHOLDER} stands for a model that is not named yet: write its id into the job file"
+            self._line("model", text, "red")
+        self._line("service", lifecycle.sentence, "" if lifecycle.open else "red")
+        if lifecycle.note:
+            self._line("", lifecycle.note, "dim")
+        if not lifecycle.open and lifecycle.alternatives:
+            self._line("instead", ", ".join(lifecycle.alternatives))
 
+    def _print_fields(self) -> None:
+        for row in self._receipt.fields:
+            if row.is_set and row.support == "converted":
+                self._line("converted", f"{row.field}: {row.rule}", "cyan")
+            if row.is_set and row.support == "unsupported":
+                self._line("not used", f"{row.field}={row.requested!r}: {row.reason}", "yellow")
+        if chosen := [row for row in self._receipt.fields if row.support == "default" and row.rule]:
+            adapter = [f"adapter {self._receipt.target.adapter}"] * (self._receipt["adapter"].support == "default")
+            values = ", ".join([*adapter, *(self._format_default(row) for row in chosen)])
+            self._line("defaults", f"{values} (for {chosen[0].rule})")
 
-def _print_data(say: Any, receipt: Receipt, common: list[str]) -> None:
-    data = receipt.data
-    if data.checked:
-        rows = ", ".join(f"{count:,} {role}" for role, count in data.rows.items())
-        about = "about " if data.tokens_estimated else ""
-        tokens = f", {about}{data.tokens:,} training tokens" if data.tokens is not None else ""
-        say("data", f"{rows} rows{tokens}, sent as {data.format}")
-        if data.evaluated:
-            from llmtune.report.verdicts import held_out_power
+    def _format_default(self, row: FieldReceipt) -> str:
+        stops = row.field == "epochs" and self._receipt.effective("early_stopping_patience") is not None
+        return f"at most {_short(row.effective)} epochs" if stops else f"{row.field} {_short(row.effective)}"
 
-            say("test", held_out_power(data.evaluated))
-    if data.errors or data.warnings:
-        from llmtune.report.format import count as amount
+    def _print_data(self, common: list[str]) -> None:
+        data = self._receipt.data
+        if data.checked:
+            rows = ", ".join(f"{count:,} {role}" for role, count in data.rows.items())
+            about = "about " if data.tokens_estimated else ""
+            tokens = f", {about}{data.tokens:,} training tokens" if data.tokens is not None else ""
+            self._line("data", f"{rows} rows{tokens}, sent as {data.format}")
+            if data.evaluated:
+                from llmtune.report.verdicts import held_out_power
 
-        faults = f"{amount(data.errors, 'error')}, {amount(data.warnings, 'warning')}"
-        say("", f"{faults} (llmtune data check shows all)", "yellow")
-    for line in [line for line in data.findings if line not in common][:3]:
-        say("", line, "red" if data.errors else "yellow")
-    for line in data.lossy[:3]:
-        say("lossy", line, "yellow")
+                self._line("test", held_out_power(data.evaluated))
+        if data.errors or data.warnings:
+            from llmtune.report.format import count as amount
+
+            totals = f"{amount(data.errors, 'error')}, {amount(data.warnings, 'warning')}"
+            self._line("", f"{totals} (llmtune data check shows all)", "yellow")
+        for line in [line for line in data.findings if line not in common][:3]:
+            self._line("", line, "red" if data.errors else "yellow")
+        for line in data.lossy[:3]:
+            self._line("lossy", line, "yellow")
+
+    def _print_memory(self) -> None:
+        memory = self._receipt.memory
+        if memory is None:
+            return
+        self._line("memory", memory.sentence(), "red" if memory.fits is False else "")
+        tight = memory.fits is False or (memory.room or 0) < 2 * (memory.peak or 0)
+        for text in memory.advice if tight else ():
+            self._line("", f"smaller by {text}", "dim")
+
+    def _print_readiness(self) -> None:
+        ready = self._receipt.ready
+        missing = f"; settings missing: {', '.join(ready.missing_settings)}" if ready.missing_settings else ""
+        lacking = ready.extra == "missing" or ready.credentials == "not found" or bool(ready.missing_settings)
+        text = f"extra {ready.extra}, credentials {ready.credentials}{missing}"
+        self._line("ready", text, "red" if lacking else "")
+        if ready.hint:
+            self._line("", ready.hint, "dim")
 
 
 def _chunks(names: list[str], size: int) -> list[list[str]]:
     return [names[start : start + size] for start in range(0, len(names), size)]
-
-
-def init(
-    data: Annotated[Path, typer.Argument(help="The dataset: any format llmtune reads.", show_default=False)],
-    out_file: Annotated[Path, typer.Option("--out", "-o", help="Where to write the job file.")] = Path("job.yaml"),
-    provider: Annotated[str | None, typer.Option("--provider", "-p", help="The backend you mean to use.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The base model.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the suggestions.")] = False,
-) -> None:
-    """Write a commented job file from a dataset and a question or two."""
-    from llmtune.cli.output import err
-    from llmtune.errors import InvalidJob
-    from llmtune.planning.job_template import starter_job, suggest
-    from llmtune.provider.receipt import PLACEHOLDER
-
-    if out_file.exists():
-        raise InvalidJob(f"{out_file} is there already", hint="choose another name with --out")
-    found = suggest(data)
-    err.print(found.summary, soft_wrap=True)
-    ask = not yes and err.is_terminal
-    provider = provider or (typer.prompt("Backend", default="local", err=True) if ask else "local")
-    default_model = "tiny" if provider == "local" else PLACEHOLDER
-    model = model or (typer.prompt("Base model", default=default_model, err=True) if ask else default_model)
-    text = starter_job(found, provider=provider, model=model, relative_to=out_file.parent)
-    out_file.write_text(text, encoding="utf-8")
-    err.print(f"wrote {out_file}; next: llmtune plan {out_file} --provider {provider}", soft_wrap=True)

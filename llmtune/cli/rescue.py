@@ -1,4 +1,4 @@
-"""`llmtune rescue`: a tuned model whose vendor is closing, brought to another backend."""
+"""`llmtune rescue`: move a tuned model from a closing vendor to another backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rescue(
     to: Annotated[str, typer.Option("--to", help="The backend to train it again at.")] = "local",
     base: Annotated[str | None, typer.Option("--model", help="The new base model.")] = None,
     source: Annotated[
-        str | None, typer.Option("--from", help="Where the old model is; by default everybody is asked.")
+        str | None, typer.Option("--from", help="Where the old model is; by default every backend is asked.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder; rescue-NAME by default.")] = None,
     prompts: Annotated[
@@ -34,7 +34,7 @@ def rescue(
     data: Annotated[
         Path | None, typer.Option(help="Your own training file, when the vendor has none any more.")
     ] = None,
-    max_rows: Annotated[int, typer.Option(min=1, help="The most prompts the old model is asked.")] = 200,
+    max_rows: Annotated[int, typer.Option(min=1, help="Send the old model at most this many prompts.")] = 200,
     all_models: Annotated[
         bool, typer.Option("--all", help="Every tuned model of the account that --from names.")
     ] = False,
@@ -47,11 +47,11 @@ def rescue(
     name: Annotated[
         str | None, typer.Option("--name", help="With --all: only models whose id fits this pattern ('*router*').")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="With --all: only the newest so many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --all: only the newest N.")] = None,
     deploy: Annotated[
         bool,
         typer.Option(
-            "--deploy", help="Deploy an old model that answers from nothing else; removed as soon as it was asked."
+            "--deploy", help="Deploy an old model that answers only from a deployment; removed right afterwards."
         ),
     ] = False,
     snapshot_only: Annotated[bool, typer.Option("--snapshot-only", help="Stop before training.")] = False,
@@ -64,7 +64,7 @@ def rescue(
 ) -> None:
     """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare.
 
-    With --all, every tuned model of an account; exits with 1 where something of one could not be had.
+    With --all, do so for every tuned model of an account; exits with 1 if any part of one could not be fetched.
     """
     from rich.markup import escape
 
@@ -93,7 +93,7 @@ def rescue(
     }
     try:
         if all_models:
-            filters = Filters(since=_day(since), base=old_base, name=name, limit=limit)
+            filters = Filters(since=_parse_date(since), base=old_base, name=name, limit=limit)
             account = rescue_all(str(source), to, filters=filters, **common)
             if as_json:
                 print_json(account.model_dump(mode="json"))
@@ -102,20 +102,20 @@ def rescue(
             if account.failed:
                 raise typer.Exit(1)
             return
-        found = rescue_one(str(model), to, source_provider=source, prompts=prompts, data=data, **common)
+        rescued = rescue_one(str(model), to, source_provider=source, prompts=prompts, data=data, **common)
     except KeyboardInterrupt:
-        err.print("\nwhat was fetched and answered is kept; the same command goes on from there", soft_wrap=True)
+        err.print("\nfetched files and answers are kept; the same command continues from there", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(rescued.model_dump(mode="json"))
     else:
-        _show(found, stdout)
+        _show(rescued, stdout)
 
 
 def _check_usage(
     model: str | None, source: str | None, all_models: bool, only: dict[str, Any], single: dict[str, Any]
 ) -> None:
-    """Raise `typer.BadParameter` for options that do not go together, by name."""
+    """Raise `typer.BadParameter` for options that cannot be combined."""
     if not all_models and model is None:
         raise typer.BadParameter("name a model or a run, or pass --all --from PROVIDER", param_hint="MODEL_OR_RUN")
     if all_models and model is not None:
@@ -124,30 +124,30 @@ def _check_usage(
         raise typer.BadParameter("say whose account: --from PROVIDER", param_hint="--all")
     for option, value in (single if all_models else only).items():
         if value is not None:
-            rule = "is for one model, not for --all" if all_models else "goes with --all"
+            rule = "is for one model, not for --all" if all_models else "needs --all"
             raise typer.BadParameter(f"it {rule}", param_hint=option)
 
 
-def _day(text: str | None) -> date | None:
+def _parse_date(text: str | None) -> date | None:
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no day: write it as 2026-01-31", param_hint="--since") from None
+        raise typer.BadParameter(f"{text!r} is not a date: write it as 2026-01-31", param_hint="--since") from None
 
 
 def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any]) -> None:
     from llmtune.cli.output import confirm, err
     from llmtune.errors import OverBudget
-    from llmtune.rescues.golden_set import at_most
+    from llmtune.rescues.golden_set import format_upper_bound
 
-    price = "an unknown amount" if cost is None else f"{at_most(cost)} USD"
+    price = "an unknown amount" if cost is None else f"{format_upper_bound(cost)} USD"
     if not (err.is_terminal and sys.stdin.isatty()):
         raise OverBudget(
             f"the old model's answers cost {price} ({formula}); nobody can confirm here",
             hint="pass --budget USD or --yes",
         )
-    asked = ", ".join(f"{name} {value}" for name, value in sampling.items())
-    err.print(f"{formula}; asked with {asked}", markup=False, soft_wrap=True)
+    settings = ", ".join(f"{name} {value}" for name, value in sampling.items())
+    err.print(f"{formula}; asked with {settings}", markup=False, soft_wrap=True)
     if not confirm(f"Ask the old model for {price}?"):
         raise OverBudget("not confirmed; the old model was not asked", hint="what was fetched is in the folder")
 
@@ -162,23 +162,25 @@ def _show_account(account: AccountRescue, out: Any) -> None:
         out.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
     out.print(f"{account.folder}: summary.md, and a folder for each model", markup=False, soft_wrap=True)
     if account.failed:
-        out.print("what is missing is tried again by the same command", soft_wrap=True)
+        out.print("run the same command again to retry what is missing", soft_wrap=True)
 
 
-def _show(found: Rescue, out: Any) -> None:
+def _show(rescued: Rescue, out: Any) -> None:
     from rich.markup import escape
 
     from llmtune.rescues.text import verdict
 
-    if found.report is not None:
-        out.print(f"[bold]{escape(verdict(found.report))}[/]", soft_wrap=True)
-    for note in found.notes:
+    if rescued.report is not None:
+        out.print(f"[bold]{escape(verdict(rescued.report))}[/]", soft_wrap=True)
+    for note in rescued.notes:
         out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     names = [
-        name for name in ("report.md", "job.yaml", "data", "golden.jsonl", "receipt.json") if _is_there(found, name)
+        name
+        for name in ("report.md", "job.yaml", "data", "golden.jsonl", "receipt.json")
+        if _was_written(rescued, name)
     ]
-    out.print(f"{found.folder}: {', '.join(names)}", markup=False, soft_wrap=True)
+    out.print(f"{rescued.folder}: {', '.join(names)}", markup=False, soft_wrap=True)
 
 
-def _is_there(found: Rescue, name: str) -> bool:
-    return (Path(found.folder) / name).exists()
+def _was_written(rescued: Rescue, name: str) -> bool:
+    return (Path(rescued.folder) / name).exists()

@@ -1,4 +1,4 @@
-"""`llmtune runs`: list, look at, follow, come back to, cancel, clean up and back up runs."""
+"""`llmtune runs`: list, show, follow, reattach to, cancel, clean up and back up runs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmtune.cli.completion import complete_provider, complete_run, complete_state
+from llmtune.cli.help import HelpfulGroup
+from llmtune.cli.run_names import RunId, open_run
 from llmtune.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmtune.runs.actions import Cleanup
     from llmtune.runs.poller import Update
     from llmtune.runs.run import Run
     from llmtune.runs.store.records import RunRecord
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=HelpfulGroup, no_args_is_help=True)
 
-RunId = Annotated[
-    str, typer.Argument(metavar="RUN", help="The run's id, its beginning, its key, or its name.", show_default=False)
-]
 AsJson = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
+
+
+#: Columns below which name and model together cannot be read in `runs list`.
+NAMES_WIDTH = 24
 
 
 @app.command("list")
 def list_(
-    state: Annotated[list[str] | None, typer.Option(help="Only runs in this state (may be given again).")] = None,
-    provider: Annotated[str | None, typer.Option("--provider", "-p", help="Only runs at this provider.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="Only runs in this state; may be repeated.", autocompletion=complete_state),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", "-p", help="Only runs at this provider.", autocompletion=complete_provider),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
@@ -37,7 +49,7 @@ def list_(
     from llmtune.provider.types import RunState
     from llmtune.runs.store.store import open_store
 
-    states = None if not state else [_state(each) for each in state]
+    states = None if not state else [_parse_state(name) for name in state]
     store = open_store()
     records = store.runs(states=states, provider=provider, limit=limit)
     if as_json:
@@ -48,36 +60,59 @@ def list_(
         return
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("run", "name", "provider", "model", "state", "step", "started"):
-        table.add_column(column, overflow="fold")
-    for record in records:
-        table.add_row(
+    rows = [
+        (
             record.id,
-            _plain(record.name),
-            _plain(record.provider),
-            _plain(record.model),
-            f"[{_COLOURS.get(record.state.value, 'default')}]{record.state.value}[/]",
-            _steps(record),
-            _when(record.created),
+            record.name,
+            record.provider,
+            record.model,
+            record.state.value,
+            _steps(record).removeprefix("step ").partition(",")[0],
+            _when(record.created).rpartition(":")[0],
         )
+        for record in records
+    ]
+    headings = ("run", "name", "provider", "model", "state", "step", "started")
+    name_width, model_width = _share_width(out.width, headings, rows)
+    if name_width + model_width < NAMES_WIDTH:  # the hour is worth less than the names
+        rows = [(*row[:-1], row[-1].partition(" ")[0]) for row in rows]
+        name_width, model_width = _share_width(out.width, headings, rows)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        if heading in ("name", "model"):
+            table.add_column(heading, overflow="fold", width=name_width if heading == "name" else model_width)
+        else:
+            table.add_column(heading, no_wrap=True)
+    for row in rows:
+        cells = [_plain(cell) for cell in row]
+        cells[4] = f"[{_COLOURS.get(row[4], 'default')}]{cells[4]}[/]"
+        table.add_row(*cells)
     out.print(table)
+
+
+def _share_width(width: int, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """Return the widths of name and model: what the other columns leave, so that only these two are ever folded."""
+    from rich.cells import cell_len
+
+    widest = [max(cell_len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    columns_free = max(16, width - sum(widest) + widest[1] + widest[3] - 2 * (len(headings) - 1))
+    name = min(widest[1], max(columns_free // 2, columns_free - widest[3]))
+    return name, min(widest[3], columns_free - name)
 
 
 @app.command("show")
 def show(run: RunId, as_json: AsJson = False) -> None:
-    """Show everything that is known of a run, without asking the vendor."""
+    """Show everything that the run store holds about a run, without asking the vendor."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.api import attach
 
-    found = attach(run)
-    record, transitions = found.record, found.transitions()
+    handle = open_run(run, "newest")
+    record, transitions = handle.record, handle.transitions()
     if as_json:
-        print_json(_whole(found))
+        print_json(_full_record(handle))
         return
     out.print(f"[bold]{record.id}[/]  {_plain(record.name)}", soft_wrap=True)
-    job = found.job_ref
-    model = found.model_ref
+    job = handle.job_ref
+    model = handle.model_ref
     facts: list[tuple[str, Any]] = [
         ("state", record.state.value + (f" (the vendor says {record.raw_state!r})" if record.raw_state else "")),
         ("provider", record.provider if record.provider == record.kind else f"{record.provider} ({record.kind})"),
@@ -90,6 +125,7 @@ def show(run: RunId, as_json: AsJson = False) -> None:
         ("error", record.error),
         ("estimate", _estimate(record)),
         ("billed", _billed(record)),
+        ("budget", _describe_spending(record)),
         ("started on", record.host.get("host")),
     ]
     for name, value in facts:
@@ -97,119 +133,121 @@ def show(run: RunId, as_json: AsJson = False) -> None:
             out.print(f"  {name:<12} {_plain(str(value))}", soft_wrap=True)
     for warning in record.warnings:
         out.print(f"  [yellow]warning[/]      {_plain(warning)}", soft_wrap=True)
-    for each in transitions:
-        reason = f"  [dim]{_plain(each.reason)}[/]" if each.reason else ""
-        out.print(f"  {_when(each.time)}  {each.state.value:<11}{reason}", soft_wrap=True)
+    for transition in transitions:
+        reason = f"  [dim]{_plain(transition.reason)}[/]" if transition.reason else ""
+        out.print(f"  {_when(transition.time)}  {transition.state.value:<11}{reason}", soft_wrap=True)
 
 
 @app.command("attach")
 def attach(
     run: RunId,
-    timeout: Annotated[float | None, typer.Option(help="Stop waiting (not the run) after so many seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Stop waiting (not the run) after this many seconds.")] = None,
     stall_timeout: Annotated[
-        float | None, typer.Option(help="Say so when no new step or state comes for so many seconds.")
+        float | None, typer.Option(help="Warn when there is no new step or state for this many seconds.")
     ] = None,
     sink: Annotated[
         list[str] | None,
-        typer.Option(help="Send the curves there too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be given again."),
+        typer.Option(help="Also send the curves to tensorboard:DIR, mlflow:URI or wandb:PROJECT. May be repeated."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Come back to a run: go on with whatever its process left undone, follow it, and print its report."""
+    """Reattach to a run: continue whatever its process left undone, follow it, and print its report."""
     from functools import partial
 
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import show as show_report
-    from llmtune.runs.api import attach as find
+    from llmtune.runs.store.database import keep_trying
 
-    found = find(run)
-    found.feed(sink or ())
-    show_report(found, partial(follow, timeout=timeout, stall_timeout=stall_timeout), as_json=as_json)
+    handle = open_run(run, "unfinished")
+    if sink:
+        keep_trying(lambda: handle.feed(sink), doing=f"trackers of run {handle.id}")
+    show_report(handle, partial(follow, timeout=timeout, stall_timeout=stall_timeout), as_json=as_json)
 
 
 @app.command("watch")
 def watch(
     which: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="The runs; none means all unfinished ones.")
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="The runs; none means all unfinished ones.", autocompletion=complete_run),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
 ) -> None:
-    """Follow many runs at once, a line for each change, until all have ended. Exits with 1 unless all succeeded."""
+    """Follow several runs, with a line for each change, until all have ended. Exits with 1 unless all succeeded."""
     import asyncio
 
     from llmtune.cli.output import err
-    from llmtune.runs.api import attach as find
-    from llmtune.runs.api import runs
+    from llmtune.runs.api import list_runs
     from llmtune.runs.store.store import UNFINISHED
 
-    chosen = [find(each) for each in which] if which else runs(states=UNFINISHED)
+    chosen = [open_run(name, "unfinished") for name in which] if which else list_runs(states=UNFINISHED)
     if not chosen:
         err.print("no unfinished runs")
         return
     try:
         failures = asyncio.run(_watch_all(chosen, as_json=as_json))
     except KeyboardInterrupt:
-        err.print("the runs go on; come back with: llmtune runs watch")
+        err.print("the runs continue; follow them again with: llmtune runs watch")
         sys.exit(EXIT_INTERRUPTED)
     if failures:
         sys.exit(1)
 
 
 async def _watch_all(chosen: list[Run], *, as_json: bool) -> int:
-    """Follow the runs to their ends; returns how many ended without a model or could not be followed."""
+    """Follow the runs to their ends; return how many ended without a model or could not be followed."""
     import asyncio
 
     from llmtune.cli.output import err
     from llmtune.errors import LlmtuneError
     from llmtune.redaction.secrets import scrub
 
-    async def one(run: Run) -> bool:
+    async def watch_run(run: Run) -> bool:
         last: Update | None = None
         try:
             async for update in run.updates():
-                if update.moved or update.message or update.last:
-                    _say(update, as_json=as_json)
+                answered_more = last is not None and update.record.progress.answers != last.record.progress.answers
+                if update.moved or update.message or update.last or answered_more:
+                    _print_update(update, as_json=as_json)
                 last = update
         except LlmtuneError as error:  # the other runs are followed to their ends
             err.print(f"{run.id}: {scrub(error.message)}", markup=False, soft_wrap=True)
             return False
         return last is not None and last.error is None and last.record.state.value == "succeeded"
 
-    ended = await asyncio.gather(*(one(run) for run in chosen))
-    return ended.count(False)
+    successes = await asyncio.gather(*(watch_run(run) for run in chosen))
+    return successes.count(False)
 
 
-def _say(update: Update, *, as_json: bool) -> None:
+def _print_update(update: Update, *, as_json: bool) -> None:
     from llmtune.cli.output import out, print_json_line
 
     record = update.record
     message = str(update.error) if update.error else update.message
     if as_json:
-        print_json_line(_summary(record) | {"message": message})
+        print_json_line(_summary(record) | {"message": message, "spending": _dump_spending(record)})
         return
-    said = "  ".join(_plain(each) for each in (_steps(record), message or "") if each)
-    out.print(f"{record.id}  {record.state.value:<11} {said}".rstrip(), soft_wrap=True)
+    spending = None if update.error else _describe_spending(record)
+    details = "  ".join(_plain(text) for text in (_steps(record), spending or "", message or "") if text)
+    out.print(f"{record.id}  {_plain(record.name)}  {record.state.value:<11} {details}".rstrip(), soft_wrap=True)
 
 
 @app.command("cancel")
 def cancel(run: RunId, as_json: AsJson = False) -> None:
-    """Ask for a run to be stopped."""
+    """Request that a run be stopped."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.api import attach as find
 
-    found = find(run)
-    before = found.state
-    state = found.cancel()
+    handle = open_run(run, "unfinished")
+    before = handle.state
+    state = handle.cancel()
     if as_json:
-        print_json({"run": found.id, "state": state.value})
+        print_json({"run": handle.id, "state": state.value})
     elif before.final:
-        out.print(f"run {found.id} has ended already: {before.value}", soft_wrap=True)
+        out.print(f"run {handle.id} has ended already: {before.value}", soft_wrap=True)
     elif state.final:
-        out.print(f"run {found.id}: {state.value}", soft_wrap=True)
+        out.print(f"run {handle.id}: {state.value}", soft_wrap=True)
     else:
         out.print(
-            f"run {found.id}: cancellation asked for ({state.value}); llmtune runs attach {found.id} tells when it has"
-            " stopped",
+            f"run {handle.id}: cancellation requested ({state.value}); llmtune runs attach {handle.id} waits until it"
+            " has stopped",
             soft_wrap=True,
         )
 
@@ -220,70 +258,70 @@ def adopt(
     job: Annotated[str, typer.Argument(help="The job's id at the vendor.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Say which job at the vendor is a lost run's, so that it is followed again."""
+    """Name the job at the vendor that belongs to a lost run, so that the run is followed again."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.api import attach as find
 
-    found = find(run)
-    found.adopt(job)
+    handle = open_run(run, None)
+    handle.adopt(job)
     if as_json:
-        print_json({"run": found.id, "state": found.state.value})
+        print_json({"run": handle.id, "state": handle.state.value})
         return
-    out.print(f"run {found.id} follows job {_plain(job)} now: llmtune runs attach {found.id}", soft_wrap=True)
+    out.print(f"run {handle.id} follows job {_plain(job)} now: llmtune runs attach {handle.id}", soft_wrap=True)
 
 
 @app.command("resubmit")
 def resubmit(
     run: RunId,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="I have looked: there is no such job at the vendor.")
+        bool, typer.Option("--yes", "-y", help="Confirm that you have checked: there is no such job at the vendor.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a lost run once more. Look at the vendor's console first: a job that is there would be paid for twice."""
+    """Submit a lost run again. Check the vendor's console first: a job that exists already would be paid for twice."""
     from llmtune.cli.output import confirm, err, out, print_json
     from llmtune.errors import OverBudget
-    from llmtune.runs.api import attach as find
 
-    found = find(run)
+    handle = open_run(run, None)
     if not yes:
         if not (sys.stdin.isatty() and err.is_terminal):
             raise OverBudget(
-                "a job that is already there would be paid for twice, and nobody can confirm it here",
-                hint="look at the vendor's console; then pass --yes, or use llmtune runs adopt",
+                "a job that exists already would be paid for twice, and nobody can confirm it here",
+                hint="check the vendor's console; then pass --yes, or use llmtune runs adopt",
             )
-        confirm("Have you looked at the vendor's console, and is there no such job?", abort=True)
-    state = found.resubmit()
+        confirm("Have you checked the vendor's console, and is there no such job?", abort=True)
+    state = handle.resubmit()
     if as_json:
-        print_json({"run": found.id, "state": state.value})
+        print_json({"run": handle.id, "state": state.value})
         return
-    out.print(f"run {found.id}: {state.value}; llmtune runs attach {found.id}", soft_wrap=True)
+    out.print(f"run {handle.id}: {state.value}; llmtune runs attach {handle.id}", soft_wrap=True)
 
 
 @app.command("resume")
 def resume(run: RunId, as_json: AsJson = False) -> None:
-    """Let a failed or cancelled run on this machine go on from its last checkpoint that is whole."""
+    """Resume a failed or cancelled run on this machine from its last complete checkpoint."""
     from llmtune.cli.output import out, print_json
-    from llmtune.runs.api import attach as find
 
-    found = find(run)
-    where = found.resume()
+    handle = open_run(run, None)
+    checkpoint = handle.resume()
     if as_json:
-        print_json({"run": found.id, "state": found.state.value, "from": where})
+        print_json({"run": handle.id, "state": handle.state.value, "from": checkpoint})
         return
-    out.print(f"run {found.id} goes on from {where}: llmtune runs attach {found.id}", soft_wrap=True)
+    out.print(f"run {handle.id} continues from {checkpoint}: llmtune runs attach {handle.id}", soft_wrap=True)
 
 
 @app.command("cleanup")
 def cleanup(
     which: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="What these runs made; none means all runs.")
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="The runs to clean up after; none means all runs.", autocompletion=complete_run
+        ),
     ] = None,
     models: Annotated[bool, typer.Option("--models", help="Remove tuned models too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what llmtune made at vendors and no unfinished run uses: deployments, uploads, and models if asked.
+    """Remove deployments and uploads (with --models, models too) that llmtune created and no unfinished run uses.
 
     Exits with 1 when something could not be removed.
     """
@@ -293,7 +331,7 @@ def cleanup(
     from llmtune.runs.store.store import open_store
 
     store = open_store()
-    ids = [store.resolve(each) for each in which] if which else None
+    ids = [store.resolve(name) for name in which] if which else None
     done = clean(store, provider_of, run_ids=ids, models=models, dry_run=dry_run)
     if as_json:
         print_json(_cleanup_json(done, dry_run=dry_run))
@@ -307,11 +345,11 @@ def cleanup(
 def backup(
     file: Annotated[Path, typer.Argument(help="The archive to write (.tar, or .tar.gz); a new file.")],
     local: Annotated[
-        bool, typer.Option("--local/--no-local", help="With what was trained here: adapters, models, checkpoints.")
+        bool, typer.Option("--local/--no-local", help="Include what was trained here: adapters, models, checkpoints.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write the run store and the files it needs into one archive, readable by you alone; runs may go on meanwhile."""
+    """Write the run store and its files into one archive that only you can read; runs may continue meanwhile."""
     from llmtune.cli.output import out, print_json
     from llmtune.runs.backup import back_up
 
@@ -321,7 +359,7 @@ def backup(
         return
     out.print(
         f"wrote {_plain(str(done.file))}: the store with {done.runs} runs, and {done.files} files"
-        f" ({done.bytes / 1e6:,.1f} MB); to use it, unpack it into a folder and name that by LLMTUNE_HOME",
+        f" ({done.bytes / 1e6:,.1f} MB); to restore it, unpack it into a folder and set LLMTUNE_HOME to that folder",
         soft_wrap=True,
     )
 
@@ -341,7 +379,7 @@ def _print_cleanup(done: Cleanup, *, dry_run: bool) -> None:
             soft_wrap=True,
         )
     if not (done.removed or done.kept or done.failed):
-        out.print("there is nothing of ours at any vendor")
+        out.print("no vendor holds anything that llmtune created")
 
 
 def _cleanup_json(done: Cleanup, *, dry_run: bool) -> dict[str, Any]:
@@ -351,13 +389,13 @@ def _cleanup_json(done: Cleanup, *, dry_run: bool) -> dict[str, Any]:
 
     return {
         "dry_run": dry_run,
-        "removed": [entry(each) for each in done.removed],
-        "kept": [entry(each, reason) for each, reason in done.kept],
-        "failed": [entry(each, reason) for each, reason in done.failed],
+        "removed": [entry(resource) for resource in done.removed],
+        "kept": [entry(resource, reason) for resource, reason in done.kept],
+        "failed": [entry(resource, reason) for resource, reason in done.failed],
     }
 
 
-# --- how a run is written --------------------------------------------------------------------------------------------
+# --- formatting of a run ---------------------------------------------------------------------------------------------
 _COLOURS = {"succeeded": "green", "failed": "red", "lost": "red", "cancelled": "yellow", "running": "cyan"}
 
 
@@ -367,14 +405,14 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
-def _state(word: str) -> Any:
+def _parse_state(name: str) -> Any:
     from llmtune.errors import UnknownName
     from llmtune.provider.types import RunState
 
     try:
-        return RunState(word)
+        return RunState(name)
     except ValueError:
-        raise UnknownName("state", word, [each.value for each in RunState]) from None
+        raise UnknownName("state", name, [state.value for state in RunState]) from None
 
 
 def _when(seconds: float) -> str:
@@ -382,10 +420,29 @@ def _when(seconds: float) -> str:
 
 
 def _steps(record: RunRecord) -> str:
-    step, total = record.progress.step, record.progress.total_steps
-    if step is None:
-        return ""
-    return f"step {step}/{total}" if total else f"step {step}"
+    progress = record.progress
+    parts = []
+    if progress.step is not None:
+        parts.append(
+            f"step {progress.step}/{progress.total_steps}" if progress.total_steps else f"step {progress.step}"
+        )
+    if progress.total_answers and not record.state.final:
+        parts.append(f"evaluated {progress.answers}/{progress.total_answers} rows")
+    return ", ".join(parts)
+
+
+def _dump_spending(record: RunRecord) -> dict[str, Any] | None:
+    from llmtune.runs.spending import measure_spending
+
+    spending = measure_spending(record)
+    return None if spending is None else spending.model_dump(mode="json") | {"left": spending.left}
+
+
+def _describe_spending(record: RunRecord) -> str | None:
+    from llmtune.runs.spending import measure_spending
+
+    spending = measure_spending(record)
+    return None if spending is None else spending.sentence()
 
 
 def _estimate(record: RunRecord) -> str | None:
@@ -395,24 +452,25 @@ def _estimate(record: RunRecord) -> str | None:
 def _billed(record: RunRecord) -> str | None:
     billed = record.billed
     if billed is None:
-        return "the vendor has not told" if record.hosted and record.state.final else None
+        return "not reported by the vendor" if record.hosted and record.state.final else None
     money = f"{billed.amount:,.2f} {billed.currency}" if billed.amount is not None else None
     tokens = f"{billed.tokens:,} tokens" if billed.tokens is not None else None
-    return ", ".join(each for each in (money, tokens) if each)
+    return ", ".join(part for part in (money, tokens) if part)
 
 
 def _summary(record: RunRecord) -> dict[str, Any]:
-    wanted = {"id", "key", "name", "provider", "kind", "model", "state", "raw_state", "created", "updated"}
-    return record.model_dump(mode="json", include={*wanted, "progress", "error", "group"})
+    fields = {"id", "key", "name", "provider", "kind", "model", "state", "raw_state", "created", "updated"}
+    return record.model_dump(mode="json", include={*fields, "progress", "error", "group"})
 
 
-def _whole(run: Run) -> dict[str, Any]:
+def _full_record(run: Run) -> dict[str, Any]:
     from llmtune.runs.store.store import open_store
 
     record = run.record
     data = record.model_dump(mode="json", exclude={"settings"})
     data["transitions"] = [
-        {"time": each.time, "state": each.state.value, "reason": each.reason} for each in run.transitions()
+        {"time": transition.time, "state": transition.state.value, "reason": transition.reason}
+        for transition in run.transitions()
     ]
     data["references"] = open_store().refs(record.id)
     data["events"] = [event.model_dump(mode="json") for _, event in run.events()]

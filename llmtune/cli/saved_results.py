@@ -1,4 +1,4 @@
-"""What `llmtune report` can show: the report of a run, and boards, sweeps and rescues that were written to a file."""
+"""Results that `llmtune report` can show: the report of a run, or a leaderboard, sweep or rescue from a file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One result in each of its shapes."""
+class SavedResult:
+    """One result in each of its output formats."""
 
     to_json: Callable[[], str]
     to_markdown: Callable[[], str]
@@ -25,8 +25,13 @@ class Kept:
     show: Callable[[Console], None]
 
 
-def find(name: str) -> Kept:
-    """A run by its id, the beginning of its id, or its name; or a file of a report, a board, a sweep or a rescue."""
+def find(name: str) -> SavedResult:
+    """Find a result: a run (of several with one name the newest that succeeded); or a file that holds a saved result.
+
+    Raises:
+        RunNotFound: there is no such run.
+        InvalidData: the file is not a valid report, leaderboard, sweep or rescue.
+    """
     path = Path(name)
     if path.is_dir() and (path / "rescue.json").exists():
         path = path / "report.json"
@@ -39,31 +44,31 @@ def find(name: str) -> Kept:
             return _rescue(path, content)
         if {"trials", "finalists"} <= fields:
             return _sweep(path, content)
-    return _run(report_of(name if path == Path(name) else str(path)))
+    return _run(load_report(name if path == Path(name) else str(path)))
 
 
-def report_of(name: str) -> Report:
-    """The report of a run, or from a file."""
+def load_report(name: str) -> Report:
+    """Load the report of a run, or of a file."""
     from llmtune.report.schema import Report
 
     path = Path(name)
     if path.suffix == ".json" and (path.exists() or path.parent != Path()):
         return Report.load(path)
-    from llmtune.runs.api import attach
+    from llmtune.cli.run_names import open_run
 
-    return attach(name).report()
+    return open_run(name, "succeeded").report()
 
 
-def _run(report: Report) -> Kept:
+def _run(report: Report) -> SavedResult:
     def show(console: Console) -> None:
         from llmtune.report.terminal import print_report
 
         print_report(report, console)
 
-    return Kept(report.to_json, report.to_markdown, report.to_html, show)
+    return SavedResult(report.to_json, report.to_markdown, report.to_html, show)
 
 
-def _board(path: Path, content: bytes) -> Kept:
+def _board(path: Path, content: bytes) -> SavedResult:
     from pydantic import ValidationError
 
     from llmtune.report.leaderboard.board import Board
@@ -78,10 +83,10 @@ def _board(path: Path, content: bytes) -> Kept:
 
         print_board(board, console)
 
-    return Kept(board.to_json, board.to_markdown, board.to_html, show)
+    return SavedResult(board.to_json, board.to_markdown, board.to_html, show)
 
 
-def _rescue(path: Path, content: bytes) -> Kept:
+def _rescue(path: Path, content: bytes) -> SavedResult:
     from pydantic import ValidationError
 
     from llmtune.rescues.html import render
@@ -96,20 +101,20 @@ def _rescue(path: Path, content: bytes) -> Kept:
     def show(console: Console) -> None:
         console.print(verdict(report), markup=False, soft_wrap=True)
 
-    return Kept(report.to_json, lambda: to_markdown(report), lambda: render(report), show)
+    return SavedResult(report.to_json, lambda: to_markdown(report), lambda: render(report), show)
 
 
-def _sweep(path: Path, content: bytes) -> Kept:
+def _sweep(path: Path, content: bytes) -> SavedResult:
     from pydantic import ValidationError
 
     from llmtune.sweeps.results import Sweep
     from llmtune.sweeps.text import print_sweep
 
     try:
-        found = Sweep.model_validate_json(content)
+        sweep = Sweep.model_validate_json(content)
     except ValidationError as error:
         raise _unreadable(path, "sweep", error.errors(include_url=False)[0]["msg"]) from None
-    return Kept(found.to_json, found.to_markdown, found.to_html, lambda console: print_sweep(found, console))
+    return SavedResult(sweep.to_json, sweep.to_markdown, sweep.to_html, lambda console: print_sweep(sweep, console))
 
 
 def _fields(content: bytes) -> set[str]:
@@ -123,4 +128,4 @@ def _fields(content: bytes) -> set[str]:
 
 
 def _unreadable(path: Path, what: str, why: str) -> InvalidData:
-    return InvalidData(f"{path} is no valid {what}: {why}", hint="it may be of another version of llmtune")
+    return InvalidData(f"{path} is not a valid {what}: {why}", hint="it may be from another version of llmtune")

@@ -1,4 +1,4 @@
-"""What the command line itself prints as JSON, beside the library's own results."""
+"""JSON documents of the command line itself, besides the library's own results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Fault(BaseModel):
-    """Why a command ended: the class of the error, its sentence, what to do next, and the exit code."""
+    """Why a command failed: the class of the error, its message, what to do next, and the exit code."""
 
     model_config = ConfigDict(extra="forbid")
 

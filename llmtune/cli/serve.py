@@ -1,4 +1,4 @@
-"""`llmtune serve`: tuned models, or a whole tuning service, behind an endpoint that speaks OpenAI's API."""
+"""`llmtune serve`: tuned models, or a whole tuning service, behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmtune.cli.completion import complete_run
+from llmtune.cli.run_names import open_run
+
 if TYPE_CHECKING:
     from llmtune.server.server import HttpServer
 
 
 def serve(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs whose models are served.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="The runs whose models are served.", show_default=False, autocompletion=complete_run
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; off this machine a key is required.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any that is free.")] = 8421,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own requires a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8421,
     key_from: Annotated[
         str, typer.Option(help="Environment variable with the key that clients must send.")
     ] = "LLMTUNE_SERVE_KEY",
@@ -34,7 +42,7 @@ def serve(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="With --tuning: the most that one job may be estimated to cost, in USD.", show_default=False),
+        typer.Option(help="With --tuning: highest estimated cost of one job, in USD.", show_default=False),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="With --tuning: let jobs be billed without a budget.")
@@ -43,7 +51,7 @@ def serve(
         bool, typer.Option("--allow-unknown-cost", help="Run although the cost is not known.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="With --tuning: refuse a job of which any field would not be used.")
+        bool, typer.Option("--strict", help="With --tuning: refuse a job when any field that is set would not be used.")
     ] = False,
     organization: Annotated[str, typer.Option(help="With --tuning: third part of tuned models' names.")] = "llmtune",
 ) -> None:
@@ -51,6 +59,7 @@ def serve(
     from llmtune.errors import InvalidSettings
 
     if tuning:
+        from llmtune.runs.planned import StartOptions
         from llmtune.server.tuning.server import TuningServer
 
         if run:
@@ -65,10 +74,7 @@ def serve(
                 host=host,
                 port=port,
                 key_from=key_from,
-                budget=budget,
-                yes=yes,
-                allow_unknown_cost=allow_unknown_cost,
-                strict=strict,
+                spending=StartOptions(budget=budget, yes=yes, allow_unknown_cost=allow_unknown_cost, strict=strict),
                 deploy=deploy,
                 organization=organization,
             ),
@@ -79,27 +85,30 @@ def serve(
         raise InvalidSettings("there is no run to serve", hint="name at least one, or pass --tuning")
     from llmtune.server.server import Server
 
-    _run(Server(run, host=host, port=port, key_from=key_from, deploy=deploy), key_from)
+    _run(
+        Server([open_run(name, "succeeded") for name in run], host=host, port=port, key_from=key_from, deploy=deploy),
+        key_from,
+    )
 
 
 def _run(server: HttpServer, key_from: str) -> None:
     from llmtune.cli.output import err, out
-    from llmtune.server.server import Server, hand_over
+    from llmtune.server.server import Server, find_serving_command
 
     try:
         out.print(server.url, markup=False, soft_wrap=True)
-        keyed = server.keyed if isinstance(server, Server) else True
-        key = f'os.environ["{key_from}"]' if keyed else '"none"'
+        requires_key = server.requires_key if isinstance(server, Server) else True
+        key = f'os.environ["{key_from}"]' if requires_key else '"none"'
         lines = [f'client = openai.OpenAI(base_url="{server.url}", api_key={key})']
         if isinstance(server, Server):
             lines.append(f'client.chat.completions.create(model="{server.names[0]}", messages=[...])')
         err.print(f"models: {', '.join(server.names) or 'any name'}", markup=False, soft_wrap=True)
         err.print("\n".join(lines), markup=False, soft_wrap=True)
         for tuned in server.runs if isinstance(server, Server) else ():
-            if (command := hand_over(tuned)) is not None:
+            if (command := find_serving_command(tuned)) is not None:
                 err.print(f"for many clients, with vLLM: {command}", style="dim", markup=False, soft_wrap=True)
-        err.print("Ctrl-C ends it", style="dim")
-        # Told to end by the system, too, models and deployments are let go of.
+        err.print("press Ctrl-C to stop", style="dim")
+        # SIGTERM, too, must close models and remove deployments.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server.serve()
     except KeyboardInterrupt:

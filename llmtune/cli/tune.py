@@ -1,4 +1,4 @@
-"""`llmtune tune`: from a job file to a report, with the progress in sight and the way back always known."""
+"""`llmtune tune`: from a job file to a report, with progress on the way and the command to reattach if interrupted."""
 
 from __future__ import annotations
 
@@ -8,71 +8,82 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmtune.cli.completion import complete_provider
+from llmtune.cli.job_options import BaseModelName, JobName, JobOptions, LimitRows, Seed, SetFields
 from llmtune.errors import EXIT_INTERRUPTED, RunFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmtune.job.spec import TuningJob
+    from llmtune.provider.protocol import Provider
     from llmtune.provider.receipt import Receipt
     from llmtune.report.schema import Report
     from llmtune.runs.run import Run
     from llmtune.runs.store.records import RunRecord
 
 
-def tune(  # noqa: C901
-    job: Annotated[Path, typer.Argument(help="The job file (YAML or JSON).", show_default=False)],
+def tune(
+    job: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOB",
+            help="The job file (YAML or JSON); for a dataset, a job is proposed first.",
+            show_default=False,
+        ),
+    ],
     provider: Annotated[
-        str, typer.Option("--provider", "-p", help="The backend to train at; of several (a,b,c) the first that can.")
+        str,
+        typer.Option(
+            "--provider",
+            "-p",
+            autocompletion=complete_provider,
+            help="Backend to train at; of several (a,b,c), the first that takes the job.",
+        ),
     ] = "local",
-    model: Annotated[str | None, typer.Option("--model", help="Another base model than the job's.")] = None,
+    fields: SetFields = None,
+    model: BaseModelName = None,
+    name: JobName = None,
+    seed: Seed = None,
+    limit_rows: LimitRows = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[float | None, typer.Option(help="Refuse above this many USD.")] = None,
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
     strict: Annotated[bool, typer.Option(help="Refuse when any field that is set would not be used.")] = False,
-    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out what the row format cannot carry.")] = False,
+    allow_lossy_data: Annotated[bool, typer.Option(help="Leave out content that the row format cannot hold.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Start another run although the same one is unfinished.")] = False,
     reuse: Annotated[bool, typer.Option("--reuse", help="Return a finished run of the same content.")] = False,
     fallback_on: Annotated[
         str,
-        typer.Option(
-            help="With several backends, what else moves on: failed,over_budget,'queued>2h' (comma-separated)."
-        ),
+        typer.Option(help="Other reasons to try the next backend: failed, over_budget, 'queued>2h' (comma-separated)."),
     ] = "",
     stall_timeout: Annotated[
-        float | None, typer.Option(help="Say so when no new step or state comes for so many seconds.")
+        float | None, typer.Option(help="Warn when there is no new step or state for this many seconds.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and leave; come back with runs attach.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start the run and exit; llmtune runs attach follows it later.")
+    ] = False,
     sink: Annotated[
         list[str] | None,
-        typer.Option(help="Send the curves there too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be given again."),
+        typer.Option(help="Also send the curves to tensorboard:DIR, mlflow:URI or wandb:PROJECT. May be repeated."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Train, evaluate and report."""
     from functools import partial
 
-    from rich.markup import escape
-
     from llmtune.cli.output import err
     from llmtune.cli.progress import follow
-    from llmtune.job.spec import TuningJob
     from llmtune.provider.registry import get_provider
     from llmtune.runs.api import start
-    from llmtune.runs.plans import plan
+    from llmtune.runs.fallback import Conditions
 
-    loaded = TuningJob.load(job)
-    if model is not None:
-        loaded = loaded.model_copy(update={"model": model})
-    backends = [get_provider(name.strip()) for name in provider.split(",") if name.strip()]
+    conditions = [condition for condition in fallback_on.split(",") if condition.strip()]
+    Conditions.parse(conditions)  # a wrong word is a mistake even where there is one backend only
+    backends = [get_provider(backend.strip()) for backend in provider.split(",") if backend.strip()]
+    loaded, _ = JobOptions(fields, name, seed, limit_rows, model).load(job, "tune", provider)
     if budget is None and not yes:
-        # Of several, the first that takes jobs is the one to be asked about, if it bills.
-        for backend in backends:
-            if not backend.hosted:
-                break
-            receipt = plan(loaded, backend)
-            if receipt.lifecycle.open and not receipt.refusals:
-                confirm(receipt, None if new or reuse else finished_like(loaded, receipt))
-                yes = True
-                break
+        yes = _confirm_cost(loaded, backends, suggest_reuse=not (new or reuse))
     options: dict[str, Any] = {
         "yes": yes,
         "budget": budget,
@@ -83,61 +94,101 @@ def tune(  # noqa: C901
         "reuse": reuse,
         "sinks": sink or (),
     }
-    conditions = [word for word in fallback_on.split(",") if word.strip()]
     if len(backends) > 1:
-        from llmtune.runs.fallback import outlook
-        from llmtune.runs.plans import plan_all
-
-        for line in outlook(plan_all(loaded, backends)):
-            err.print(escape(line), soft_wrap=True, style="dim")
-
-    def told(run: Run) -> None:
-        err.print(f"run [bold]{run.id}[/] at {run.record.provider}", soft_wrap=True)
-        for warning in run.record.warnings:
-            err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-
+        _print_fallbacks(loaded, backends)
     if conditions and len(backends) > 1 and not detach:
-        from llmtune.runs.fallback import tune_first
-
-        def followed(run: Run, queued: float | None) -> Report:
-            return follow(run, queue_timeout=queued, stall_timeout=stall_timeout)
-
-        try:
-            report = tune_first(loaded, backends, fallback_on=conditions, follow=followed, on_start=told, **options)
-        except KeyboardInterrupt:
-            err.print("\nthe run goes on; the same command comes back to it and to the list", soft_wrap=True)
-            sys.exit(EXIT_INTERRUPTED)
-        _print(report, as_json=as_json)
+        report = _tune_with_fallback(loaded, backends, conditions, stall_timeout, options)
+        _print_report(report, as_json=as_json)
         return
     run = start(loaded, backends if len(backends) > 1 else backends[0], fallback_on=conditions, **options)
-    told(run)
+    _print_start(run)
     if detach:
-        err.print(f"come back with: llmtune runs attach {run.id}", soft_wrap=True)
+        err.print(f"follow it with: llmtune runs attach {run.id}", soft_wrap=True)
         return
     show(run, partial(follow, stall_timeout=stall_timeout), as_json=as_json)
 
 
-def show(run: Run, follow: Any, *, as_json: bool) -> None:
-    """Follow a run to its end and print its report; Ctrl-C leaves it running and says how to come back."""
+def _confirm_cost(job: TuningJob, backends: list[Provider], *, suggest_reuse: bool) -> bool:
+    """Ask about the first backend that takes the job, if it bills; return whether anything was confirmed."""
+    from llmtune.runs.plans import plan
+
+    for backend in backends:
+        if not backend.hosted:
+            return False
+        receipt = plan(job, backend)
+        if receipt.lifecycle.open and not receipt.refusals:
+            confirm(receipt, find_finished(job, receipt) if suggest_reuse else None)
+            return True
+    return False
+
+
+def _print_fallbacks(job: TuningJob, backends: list[Provider]) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import err
+    from llmtune.runs.fallback import describe_fallbacks
+    from llmtune.runs.plans import plan_all
+
+    for line in describe_fallbacks(plan_all(job, backends)):
+        err.print(escape(line), soft_wrap=True, style="dim")
+
+
+def _print_start(run: Run) -> None:
+    from rich.markup import escape
+
+    from llmtune.cli.output import err
+
+    err.print(f"run [bold]{run.id}[/] at {run.record.provider}", soft_wrap=True)
+    for warning in run.record.warnings:
+        err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+
+
+def _tune_with_fallback(
+    job: TuningJob,
+    backends: list[Provider],
+    conditions: list[str],
+    stall_timeout: float | None,
+    options: dict[str, Any],
+) -> Report:
+    """Train at the backends in turn, as `conditions` say; Ctrl-C leaves the run running."""
+    from llmtune.cli.output import err
+    from llmtune.cli.progress import follow
+    from llmtune.runs.fallback import tune_first
+
+    def follow_run(run: Run, queue_timeout: float | None) -> Report:
+        return follow(run, queue_timeout=queue_timeout, stall_timeout=stall_timeout)
+
+    try:
+        return tune_first(job, backends, fallback_on=conditions, follow=follow_run, on_start=_print_start, **options)
+    except KeyboardInterrupt:
+        err.print("\nthe run continues; the same command reattaches to it and to the list of backends", soft_wrap=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def show(run: Run, follow: Callable[[Run], Report], *, as_json: bool) -> None:
+    """Follow a run to its end and print its report; Ctrl-C leaves it running and prints how to reattach.
+
+    `follow` waits for the run and returns its report. Raises `RunFailed`, after printing the report of a failed run.
+    """
     from llmtune.cli.output import err
 
     try:
         report = follow(run)
     except RunFailed as error:
         if error.report is not None:
-            _print(error.report, as_json=as_json)
+            _print_report(error.report, as_json=as_json)
         raise
     except KeyboardInterrupt:
         err.print(
-            f"\nthe run goes on; come back with: llmtune runs attach {run.id}\n"
-            f"stop it with:                    llmtune runs cancel {run.id}",
+            f"\nthe run continues; follow it with: llmtune runs attach {run.id}\n"
+            f"stop it with:                      llmtune runs cancel {run.id}",
             soft_wrap=True,
         )
         sys.exit(EXIT_INTERRUPTED)
-    _print(report, as_json=as_json)
+    _print_report(report, as_json=as_json)
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+def _print_report(report: Report, *, as_json: bool) -> None:
     from llmtune.cli.output import out, print_json
     from llmtune.report.terminal import print_report
 
@@ -147,30 +198,40 @@ def _print(report: Report, *, as_json: bool) -> None:
         print_report(report, out)
 
 
-def finished_like(job: TuningJob, receipt: Receipt) -> RunRecord | None:
-    """The newest run that has finished with the same job on the same rows at this backend."""
+def find_finished(job: TuningJob, receipt: Receipt) -> RunRecord | None:
+    """Find the newest finished run of the same job on the same rows at this backend; None if there is none."""
     from llmtune.errors import InvalidJob
     from llmtune.provider.types import RunState
     from llmtune.runs.store.store import open_store
 
-    def content(of: TuningJob) -> tuple[object, ...]:
-        provider = receipt.target.provider
-        return of.model_for(provider), of.method, of.adapter, of.hyperparameters_for(provider), of.seed
+    provider = receipt.target.provider
 
-    for record in open_store().runs(states=[RunState.SUCCEEDED], provider=receipt.target.provider):  # newest first
+    def content(spec: TuningJob) -> tuple[object, ...]:
+        return (
+            spec.model_for(provider),
+            spec.method,
+            spec.hyperparameters_for(provider),
+            spec.seed,
+            spec.dataset.limit_rows,
+        )
+
+    for record in open_store().runs(states=[RunState.SUCCEEDED], provider=provider):  # newest first
         try:
-            same = content(record.tuning_job) == content(job)
-        except InvalidJob:  # of a version that knew other fields
+            is_same_job = record.plan.target.adapter == receipt.target.adapter and content(
+                record.tuning_job
+            ) == content(job)
+        except InvalidJob:  # written by a version with other fields
             continue
-        if same and receipt.data.sha256 and record.receipt.get("data", {}).get("sha256") == receipt.data.sha256:
+        if is_same_job and receipt.data.sha256 and record.receipt.get("data", {}).get("sha256") == receipt.data.sha256:
             return record
     return None
 
 
 def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
-    """Show the estimate and ask; without a terminal that is a refusal that says what to pass instead.
+    """Show the estimate and ask whether to start; a `finished` run of the same content is pointed out.
 
-    A run that has `finished` with the same content is named: its model is there already.
+    Raises:
+        OverBudget: the user declined, or there is no terminal to ask on; the hint says what to pass instead.
     """
     from llmtune.cli.output import confirm as ask
     from llmtune.cli.output import err
@@ -187,7 +248,7 @@ def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
     print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)
     if finished is not None:
         err.print(
-            f"run {finished.id} has finished with the same job on the same rows: --reuse takes its model and costs"
+            f"run {finished.id} has finished with the same job on the same rows: --reuse returns its model and costs"
             f" nothing (llmtune report {finished.id})",
             soft_wrap=True,
         )

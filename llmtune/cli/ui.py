@@ -1,4 +1,4 @@
-"""`llmtune ui`: the store's runs as web pages on this machine."""
+"""`llmtune ui`: show the store's runs as web pages on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 8420,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 picks a free one.")] = 8420,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show all runs in the browser: list, find, compare, and watch curves as they grow. Changes nothing."""
@@ -17,7 +17,7 @@ def ui(
 
     server = Server(port)
     out.print(server.url, markup=False, soft_wrap=True)
-    err.print("Ctrl-C ends it", style="dim")
+    err.print("press Ctrl-C to stop", style="dim")
     if browser:
         import webbrowser
 

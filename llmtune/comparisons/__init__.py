@@ -1,1 +1,1 @@
-"""Which backend for this data? Several at once, on one held-out split, on one board."""
+"""Comparisons: the same job at several backends, evaluated on one held-out split and ranked on one leaderboard."""

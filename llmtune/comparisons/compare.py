@@ -1,4 +1,4 @@
-"""`compare`: one dataset, one held-out split, several backends at once, one board."""
+"""`compare`: train at several backends on one dataset, and rank the results on one held-out split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.comparisons.members import Member
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget, RunFailed
-from llmtune.evaluation.few_shot import SHOTS, model_with, shots
+from llmtune.evaluation.few_shot import SHOTS, few_shot_identity, select_shots
 from llmtune.evaluation.few_shot import few_shot as with_examples
 from llmtune.job.spec import TuningJob
 from llmtune.planning import support_matrix
@@ -22,14 +22,16 @@ from llmtune.provider.generation import Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import get_provider
-from llmtune.provider.types import RunState
+from llmtune.provider.types import JobRef, RunState
 from llmtune.redaction.secrets import scrub_error
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
-from llmtune.runs.budget import ALLOW_UNKNOWN, Bill, check_bill
+from llmtune.runs.budget import ALLOW_UNKNOWN, CostTotal, check_budget
+from llmtune.runs.job_room import JobRoom
+from llmtune.runs.options import check_keywords
 from llmtune.runs.plans import plan
-from llmtune.runs.poller import Pace, Update
+from llmtune.runs.poller import PollInterval, Update
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
 
@@ -39,25 +41,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmtune")
 
-#: Runs at one hosted backend at once, where it declares no limit of its own.
-AT_ONCE = 4
+#: Runs at once at a hosted backend that declares no limit.
+MAX_PARALLEL_RUNS = 4
 
+#: Called with a member's label and an update of its run.
 OnUpdate = Callable[[str, Update], None]
 
-#: A backend's name and a base model's id.
-_Place = tuple[str, str]
+#: Name of a backend and id of a base model.
+_BaseModelKey = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class _Broken:
-    """What ends the whole comparison."""
+class _ComparisonFailed:
+    """An error that ends the whole comparison."""
 
     error: BaseException
 
 
 @dataclass
 class Plans:
-    """What every member would do, told before anything is sent."""
+    """The plans of all members, made before anything is sent.
+
+    `group` is the store's name for their runs. By label of a member, `receipts` has its plan or why there is none,
+    `jobs` its job and `providers` its backend. `unknown` names the members whose price is not known, `few_shot` is the
+    number of examples in the prompt of the untuned baselines.
+    """
 
     group: str
     members: list[Member]
@@ -65,64 +73,66 @@ class Plans:
     jobs: dict[str, TuningJob]
     providers: dict[str, Provider]
     total: float | None
-    """USD, all members together; None when a price is not known."""
+    """USD of all members together; None when a price is not known."""
 
     known: float = 0.0
-    """USD, of the members whose price is known."""
+    """USD of the members whose price is known."""
 
     unknown: tuple[str, ...] = ()
     billed: tuple[str, ...] = ()
-    """Members that would run at a backend that bills."""
+    """Members whose backend bills the run."""
 
     few_shot: int = 0
 
     @property
     def price(self) -> str:
-        """What all members cost together, in words."""
+        """The cost of all members together, in words."""
         if self.total is not None:
             return f"about {self.total:,.2f} USD"
         return f"about {self.known:,.2f} USD and an unknown amount" if self.known else "an unknown amount"
 
 
 def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: int = SHOTS) -> Plans:
-    """The plans of all members, and what they cost together. Sends nothing.
+    """Return the plans of all members, and their total cost. Sends nothing.
 
     Raises:
-        InvalidJob: no member, two members alike, or words that are no member.
+        InvalidJob: there is no member, two have the same label, or a text is not a valid member.
     """
-    members = [each if isinstance(each, Member) else Member.parse(each) for each in provider]
+    members = [entry if isinstance(entry, Member) else Member.parse(entry) for entry in provider]
     if not members:
         raise InvalidJob("a comparison needs members", where="provider", hint="llmtune compare JOB --provider a,b,c")
-    labels = [each.label for each in members]
+    labels = [member.label for member in members]
     for label in labels:
         if labels.count(label) > 1:
             raise InvalidJob(f"{label!r} takes part twice", where="provider")
     dataset = read_dataset(job)
-    jobs = {each.label: each.job(job) for each in members}
-    providers = {each.label: get_provider(each.provider) for each in members}
+    jobs = {member.label: member.job(job) for member in members}
+    providers = {member.label: get_provider(member.provider) for member in members}
     receipts: dict[str, Receipt | LlmtuneError] = {}
     total, unknown = 0.0, []
-    billed, seen = [], set()
-    for each in members:
+    billed, few_shot_models = [], set()
+    for member in members:
         try:
-            receipt = plan(jobs[each.label], providers[each.label], dataset=dataset)
+            receipt = plan(jobs[member.label], providers[member.label], dataset=dataset)
         except LlmtuneError as error:
-            receipts[each.label] = error
+            receipts[member.label] = error
             continue
-        receipts[each.label] = receipt
-        if not providers[each.label].hosted or receipt.refusals or not receipt.lifecycle.open:
+        receipts[member.label] = receipt
+        if not providers[member.label].hosted or receipt.refusals or not receipt.lifecycle.open:
             continue
-        billed.append(each.label)
+        billed.append(member.label)
         if receipt.cost.total is None:
-            unknown.append(f"{each.label}: {receipt.cost.unknown}")
+            unknown.append(f"{member.label}: {receipt.cost.unknown}")
             continue
         total += receipt.cost.total
-        place = (each.provider, receipt.target.model)
-        if place not in seen:  # each base model answers once more, with the examples in front of every question
+        base_model = (member.provider, receipt.target.model)
+        if (
+            base_model not in few_shot_models
+        ):  # each base model answers the test rows once more, with examples in the prompt
             total += few_shot * (receipt.cost.evaluation or 0.0)
-        seen.add(place)
+        few_shot_models.add(base_model)
     return Plans(
-        group=_group(job, members),
+        group=_build_group(job, members),
         members=members,
         receipts=receipts,
         jobs=jobs,
@@ -135,7 +145,8 @@ def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: 
     )
 
 
-def compare(
+@check_keywords()
+def compare(  # noqa: PLR0913
     job: TuningJob,
     provider: Sequence[str | Member],
     *,
@@ -146,49 +157,54 @@ def compare(
     allow_lossy_data: bool = False,
     retry_failed: bool = False,
     on_update: OnUpdate | None = None,
-    pace: Pace | None = None,
+    pace: PollInterval | None = None,
     plans: Plans | None = None,
 ) -> Board:
-    """Train at several backends on one dataset and put them side by side on one held-out split.
+    """Train at several backends on one dataset and compare the results on one held-out split.
 
-    Members run at once, as far as each backend allows; those that share this machine run one after the other. One
-    that fails does not stop the others. The same call again goes on where it was: finished members are not run again.
+    Members run in parallel, as far as each backend allows; those that share this machine run one after the other. A
+    member that fails does not stop the others. The same call made again continues: finished members are not run again.
 
     Args:
-        job: the job; its split holds the same rows away from every member.
-        provider: members: names ("vendor"), with a model ("vendor:MODEL"), with hyperparameters
-            of their own ("local:tiny[lora_rank=4]"), or `Member`s.
-        few_shot: also show what each base model does with so many examples in its prompt; 0 for none.
+        job: the job; its split holds out the same rows from every member.
+        provider: the members: names ("vendor"), with a model ("vendor:MODEL"), with hyperparameters of their own
+            ("local:tiny[lora_rank=4]"), or `Member`s.
+        few_shot: also evaluate each base model with this number of examples in its prompt; 0 for none.
         budget: the most that all members may cost together, in USD; an unknown price counts as over it.
-        yes: whether spending money is agreed to.
-        allow_unknown_cost: let unknown prices pass under a budget.
-        allow_lossy_data: leave out what a row format cannot carry.
-        retry_failed: run members that failed in an earlier call once more.
+        yes: whether you agree to spend money.
+        allow_unknown_cost: accept unknown prices under a budget.
+        allow_lossy_data: leave out what the row format of a backend cannot express.
+        retry_failed: run members again that failed in an earlier call.
         on_update: called with a member's label and each `Update`, from several threads.
-        pace: how often backends are asked.
-        plans: what `plan_members` gave, when it was asked before.
+        pace: how often backends are polled.
+        plans: the result of `plan_members`, if it has been called before.
 
     Raises:
         InvalidJob: see `plan_members`.
-        OverBudget: the members together; nothing was started.
-        LlmtuneError: no member could be run; the message has every reason.
+        OverBudget: the members together cost more than the budget, or spending was not confirmed. Nothing was started.
+        LlmtuneError: no member has a result; the message gives every reason.
     """
-    told = plans or plan_members(job, provider, few_shot=few_shot)
-    _check_budget(told, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
-    crew = _Crew(told, allow_lossy_data=allow_lossy_data, retry_failed=retry_failed, on_update=on_update, pace=pace)
-    results = crew.run()
-    if not any(isinstance(each, Report) for each in results.values()):
+    plans = plans or plan_members(job, provider, few_shot=few_shot)
+    _check_budget(plans, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
+    runner = _MemberRunner(
+        plans, allow_lossy_data=allow_lossy_data, retry_failed=retry_failed, on_update=on_update, pace=pace
+    )
+    results = runner.run()
+    if not any(isinstance(result, Report) for result in results.values()):
         reasons = "; ".join(f"{label}: {error}" for label, error in results.items())
         raise LlmtuneError(f"no member of the comparison has a result: {reasons}")
-    shown = dict(crew.shown)  # once for each base model, at its first member
+    few_shot_results = dict(runner.few_shot_results)  # shown once per base model, with its first member
     entries = [
-        _entry(told, member, results[member.label], shown.pop(_place(told, member), None)) for member in told.members
+        _build_entry(plans, member, results[member.label], few_shot_results.pop(_base_model_key(plans, member), None))
+        for member in plans.members
     ]
-    return build_board(job.name, told.group, entries, warnings=crew.notes)
+    return build_board(job.name, plans.group, entries, warnings=runner.notes)
 
 
-def _group(job: TuningJob, members: Sequence[Member]) -> str:
-    text = json.dumps([job.to_dict(), [each.model_dump(mode="json") for each in members]], sort_keys=True, default=str)
+def _build_group(job: TuningJob, members: Sequence[Member]) -> str:
+    text = json.dumps(
+        [job.to_dict(), [member.model_dump(mode="json") for member in members]], sort_keys=True, default=str
+    )
     return f"compare {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -196,7 +212,7 @@ def _check_budget(plans: Plans, *, budget: float | None, yes: bool, allow_unknow
     if not plans.billed:
         return
 
-    def bill(budget: float) -> Bill:
+    def bill(budget: float) -> CostTotal:
         over = OverBudget(
             f"the members would cost {plans.price} together, over the budget of {budget:,.2f} USD",
             hint="leave a member out, or raise the budget",
@@ -205,9 +221,9 @@ def _check_budget(plans: Plans, *, budget: float | None, yes: bool, allow_unknow
             f"what the members cost is not known ({'; '.join(plans.unknown)}), which counts as over the budget",
             hint=ALLOW_UNKNOWN,
         )
-        return Bill(plans.known, over, unknown if plans.total is None else None)
+        return CostTotal(plans.known, over, unknown if plans.total is None else None)
 
-    check_bill(
+    check_budget(
         bill,
         budget=budget,
         confirmed=yes,
@@ -218,211 +234,220 @@ def _check_budget(plans: Plans, *, budget: float | None, yes: bool, allow_unknow
     )
 
 
-class _Left(Exception):
-    """The comparison is not waited for any more."""
+class _StoppedWaiting(Exception):
+    """Raised in a member's thread when the caller no longer waits for the comparison."""
 
 
-class _Crew:
-    """Runs the members, each backend's at most as many at once as it allows."""
+class _MemberRunner:
+    """Runs the members in threads, at each backend at most as many at once as it allows."""
 
     def __init__(
         self,
-        told: Plans,
+        plans: Plans,
         *,
         allow_lossy_data: bool,
         retry_failed: bool,
         on_update: OnUpdate | None,
-        pace: Pace | None,
+        pace: PollInterval | None,
     ) -> None:
-        self._told = told
+        self._plans = plans
         self._lossy, self._retry = allow_lossy_data, retry_failed
         self._on_update, self._pace = on_update, pace
         self._store = open_store()
         self._gates: dict[str, threading.Semaphore] = {}
-        self.shown: dict[_Place, tuple[str, EvaluationResult]] = {}
-        """By backend and base model, what that does with examples in its prompt."""
+        self.few_shot_results: dict[_BaseModelKey, tuple[str, EvaluationResult]] = {}
+        """By backend and base model, its evaluation with examples in the prompt."""
 
         self.notes: list[str] = []
-        """What the board should say beside its numbers."""
+        """Warnings for the board."""
 
-        self._asked: set[_Place] = set()
+        self._few_shot_claimed: set[_BaseModelKey] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        for member in told.members:
-            backend = told.providers[member.label]
-            # What runs here shares the device, whatever it is called.
-            place = backend.name if backend.hosted else "here"
-            self._gates.setdefault(place, threading.Semaphore(self._at_once(member)))
+        self._room = JobRoom()
+        for member in plans.members:
+            backend = plans.providers[member.label]
+            # Members on this machine share its device, whatever their provider is called.
+            gate = backend.name if backend.hosted else "here"
+            self._gates.setdefault(gate, threading.Semaphore(self._parallel_limit(member)))
 
-    def _at_once(self, member: Member) -> int:
-        backend, receipt = self._told.providers[member.label], self._told.receipts[member.label]
+    def _parallel_limit(self, member: Member) -> int:
+        backend, receipt = self._plans.providers[member.label], self._plans.receipts[member.label]
         if not backend.hosted:
             return 1
         model = receipt.target.model if isinstance(receipt, Receipt) else ""
         try:
-            return support_matrix.ask(backend, model).concurrency or AT_ONCE
+            return support_matrix.get_capabilities(backend, model).concurrency or MAX_PARALLEL_RUNS
         except LlmtuneError:
-            return AT_ONCE
+            return MAX_PARALLEL_RUNS
 
     def run(self) -> dict[str, Report | LlmtuneError]:
-        """Each member's report, or why there is none.
+        """Return each member's report, or the error that prevented it.
 
-        Leaving early (Ctrl-C, a callback that raises) leaves at once: threads that nobody joins, because what they
-        wait for goes on without them and is found again.
+        On Ctrl-C, or when a callback raises, this ends at once and does not join the threads: the runs they wait for
+        continue at the backends and are found again by the next call.
         """
-        ended: queue.SimpleQueue[tuple[str, Report | LlmtuneError | _Broken]] = queue.SimpleQueue()
-        for member in self._told.members:
+        ended: queue.SimpleQueue[tuple[str, Report | LlmtuneError | _ComparisonFailed]] = queue.SimpleQueue()
+        for member in self._plans.members:
             name = f"llmtune-compare {member.label}"
-            threading.Thread(target=self._guarded, args=(member, ended), name=name, daemon=True).start()
+            threading.Thread(target=self._run_guarded, args=(member, ended), name=name, daemon=True).start()
         results: dict[str, Report | LlmtuneError] = {}
         try:
-            while len(results) < len(self._told.members):
+            while len(results) < len(self._plans.members):
                 label, result = ended.get()
-                if isinstance(result, _Broken):
+                if isinstance(result, _ComparisonFailed):
                     raise result.error
                 results[label] = result
         finally:
             self._stop.set()
         return results
 
-    def _guarded(self, member: Member, ended: queue.SimpleQueue[tuple[str, Report | LlmtuneError | _Broken]]) -> None:
+    def _run_guarded(
+        self, member: Member, ended: queue.SimpleQueue[tuple[str, Report | LlmtuneError | _ComparisonFailed]]
+    ) -> None:
         try:
-            result: Report | LlmtuneError | _Broken = self._one(member)
-        except _Left as left:
-            result = _Broken(left.__cause__ or left)
-        except Exception as error:  # an adapter's slip is that member's failure, not the others'
+            result: Report | LlmtuneError | _ComparisonFailed = self._run_member(member)
+        except _StoppedWaiting as stopped:
+            result = _ComparisonFailed(stopped.__cause__ or stopped)
+        except Exception as error:  # a bug in one provider must not end the other members
             log.debug("%s broke", member.label, exc_info=True)
             scrub_error(error)
             result = LlmtuneError(f"{type(error).__name__}: {error}")
         ended.put((member.label, result))
 
-    def _one(self, member: Member) -> Report | LlmtuneError:
+    def _run_member(self, member: Member) -> Report | LlmtuneError:
         label = member.label
-        receipt, backend = self._told.receipts[label], self._told.providers[label]
+        receipt, backend = self._plans.receipts[label], self._plans.providers[label]
         if isinstance(receipt, LlmtuneError):
             return receipt
         with self._gates[backend.name if backend.hosted else "here"]:
-            if self._stop.is_set():
-                raise _Left
+            self._check_waited_for()
             try:
-                report = self._wait(label, self._start(label, backend))
+                run = self._start(label, backend)
+                with self._room.count(backend.name):
+                    report = self._wait(label, run)
             except RunFailed as failure:
                 log.info("%s failed: %s", label, failure.message)
                 return failure.report if isinstance(failure.report, Report) else failure
             except LlmtuneError as error:
                 log.info("%s has no result: %s", label, error.message)
                 return error
-            if self._told.few_shot and self._first(place := _place(self._told, member)):
+            if self._plans.few_shot and self._claim_few_shot(base_model := _base_model_key(self._plans, member)):
                 try:
-                    self.shown[place] = self._show(member, receipt, report)
+                    self.few_shot_results[base_model] = self._run_few_shot(member, receipt, report)
                 except LlmtuneError as error:
-                    self.notes.append(f"{place[0]}:{place[1]} was not asked with examples: {error.message}")
+                    self.notes.append(f"{base_model[0]}:{base_model[1]} was not asked with examples: {error.message}")
             return report
 
-    def _first(self, place: _Place) -> bool:
-        """Whether nobody has asked this base model with examples yet."""
+    def _claim_few_shot(self, base_model: _BaseModelKey) -> bool:
+        """Return whether this thread is the first to ask the base model with examples."""
         with self._lock:
-            first = place not in self._asked
-            self._asked.add(place)
+            first = base_model not in self._few_shot_claimed
+            self._few_shot_claimed.add(base_model)
         return first
 
-    def _show(self, member: Member, receipt: Receipt, report: Report) -> tuple[str, EvaluationResult]:
-        """Ask the base model once more, with examples in front of every question."""
-        dataset = read_dataset(self._told.jobs[member.label])
+    def _run_few_shot(self, member: Member, receipt: Receipt, report: Report) -> tuple[str, EvaluationResult]:
+        """Evaluate the base model with examples in the prompt."""
+        dataset = read_dataset(self._plans.jobs[member.label])
         if isinstance(dataset, LlmtuneError):
             raise dataset
-        examples = shots(dataset.train, self._told.few_shot)
+        examples = select_shots(dataset.train, self._plans.few_shot)
         if not examples:
             raise LlmtuneError("no training row has an answer to show")
-        found = _shown(self._told, member, receipt, dataset, examples, report)
-        return f"{member.provider}:{receipt.target.model} with {len(examples)} examples", found
+        evaluation = _evaluate_few_shot(self._plans, member, receipt, dataset, examples, report)
+        return f"{member.provider}:{receipt.target.model} with {len(examples)} examples", evaluation
 
     def _start(self, label: str, backend: Provider) -> Run:
-        job = self._told.jobs[label]
-        failed = None if self._retry else self._failed_before(label, backend)
+        job = self._plans.jobs[label]
+        failed = None if self._retry else self._find_failed_run(label, backend)
         if failed is not None:
             return Run(failed, store=self._store, provider=backend)
-        return start(
-            job,
-            backend,
-            yes=True,
-            allow_lossy_data=self._lossy,
-            reuse=True,
-            group=self._told.group,
-        )
 
-    def _failed_before(self, label: str, backend: Provider) -> str | None:
-        """The member's run, when the last one over these rows failed."""
-        job, receipt = self._told.jobs[label], self._told.receipts[label]
+        def begin() -> Run:
+            return start(job, backend, yes=True, allow_lossy_data=self._lossy, reuse=True, group=self._plans.group)
+
+        return self._room.start(backend.name, begin, proceed=self._check_waited_for)
+
+    def _check_waited_for(self) -> None:
+        if self._stop.is_set():
+            raise _StoppedWaiting
+
+    def _find_failed_run(self, label: str, backend: Provider) -> str | None:
+        """Return the id of the member's last run on these rows, if that run failed. A run that the vendor never
+        accepted is none: it has cost nothing, and the limit that it met may be gone."""
+        job, receipt = self._plans.jobs[label], self._plans.receipts[label]
         assert isinstance(receipt, Receipt)
 
-        def asked(of: TuningJob, sha256: str | None) -> tuple[object, ...]:
+        def fingerprint(of: TuningJob, sha256: str | None) -> tuple[object, ...]:
             return of.model_for(backend.name), of.hyperparameters_for(backend.name), sha256
 
-        wanted = asked(job, receipt.data.sha256)
-        for record in self._store.runs(group=self._told.group, provider=backend.name):  # newest first
-            if asked(record.tuning_job, record.receipt.get("data", {}).get("sha256")) == wanted:
-                return record.id if record.state is RunState.FAILED else None
+        requested = fingerprint(job, receipt.data.sha256)
+        for record in self._store.runs(group=self._plans.group, provider=backend.name):  # newest first
+            if fingerprint(record.tuning_job, record.receipt.get("data", {}).get("sha256")) == requested:
+                accepted = self._store.ref(record.id, "job", JobRef) is not None
+                return record.id if record.state is RunState.FAILED and accepted else None
         return None
 
     def _wait(self, label: str, run: Run) -> Report:
-        def heard(update: Update) -> None:
-            if self._stop.is_set():
-                raise _Left
+        def forward(update: Update) -> None:
+            self._check_waited_for()
             if self._on_update is not None:
                 try:
                     self._on_update(label, update)
                 except Exception as error:
-                    raise _Left from error
+                    raise _StoppedWaiting from error
 
-        return run.wait(on_update=heard, pace=self._pace)
+        return run.wait(on_update=forward, pace=self._pace)
 
 
 # --- baselines -------------------------------------------------------------------------------------------------------
-def _place(told: Plans, member: Member) -> _Place:
-    """The backend and the base model."""
-    receipt = told.receipts[member.label]
+def _base_model_key(plans: Plans, member: Member) -> _BaseModelKey:
+    """Return the name of the backend and the id of the base model."""
+    receipt = plans.receipts[member.label]
     return member.provider, receipt.target.model if isinstance(receipt, Receipt) else ""
 
 
-def _shown(
-    told: Plans, member: Member, receipt: Receipt, dataset: Dataset, examples: Any, result: Report
+def _evaluate_few_shot(
+    plans: Plans, member: Member, receipt: Receipt, dataset: Dataset, examples: Any, report: Report
 ) -> EvaluationResult:
     from llmtune.evaluation.cache import FileCache
-    from llmtune.evaluation.evaluate import evaluate, model_identity
+    from llmtune.evaluation.evaluate import AnswerOptions, evaluate, model_identity
+    from llmtune.evaluation.task import ScoringOptions
     from llmtune.runs.evaluation import answers_folder
 
-    backend = told.providers[member.label]
+    backend = plans.providers[member.label]
     base = backend.base_model(receipt)
     if isinstance(base, Unavailable):
         raise LlmtuneError(base.reason)
     generator = backend.generator(base)
     if isinstance(generator, Unavailable):
         raise LlmtuneError(generator.reason)
-    record = open_store().get(result.identity.run_id)
-    job = told.jobs[member.label]
+    record = open_store().get(report.identity.run_id)
+    job = plans.jobs[member.label]
     return evaluate(
         dataset.test,
         {"few-shot": with_examples(generator, examples)},
         job.evaluation,
-        labels=dataset.labels,
-        models={"few-shot": model_with(model_identity(backend.name, base), examples)},
-        cache=FileCache(answers_folder(record)),
-        rule="likelihood" if job.method == "classification" else None,
-        seed=job.seed or 0,
+        scoring=ScoringOptions(
+            labels=dataset.labels, rule="likelihood" if job.method == "classification" else None, seed=job.seed or 0
+        ),
+        answering=AnswerOptions(
+            models={"few-shot": few_shot_identity(model_identity(backend.name, base), examples)},
+            cache=FileCache(answers_folder(record)),
+        ),
     )
 
 
-def _entry(
-    told: Plans,
+def _build_entry(
+    plans: Plans,
     member: Member,
     result: Report | LlmtuneError,
-    shown: tuple[str, EvaluationResult] | None,
+    few_shot: tuple[str, EvaluationResult] | None,
 ) -> Entry:
-    receipt, backend = told.receipts[member.label], told.providers[member.label]
+    receipt, backend = plans.receipts[member.label], plans.providers[member.label]
     model = receipt.target.model if isinstance(receipt, Receipt) else member.model or ""
     try:
-        price = support_matrix.ask(backend, model).price
+        price = support_matrix.get_capabilities(backend, model).price
     except LlmtuneError:
         price = None
     return Entry(
@@ -434,13 +459,13 @@ def _entry(
         price=price,
         hosted=backend.hosted,
         lifecycle=receipt.lifecycle.sentence if isinstance(receipt, Receipt) else "",
-        training=_training(receipt, result) if isinstance(receipt, Receipt) else None,
-        few_shot=shown,
+        training=_estimate_training(receipt, result) if isinstance(receipt, Receipt) else None,
+        few_shot=few_shot,
     )
 
 
-def _training(receipt: Receipt, result: Report | LlmtuneError) -> float | None:
-    """The estimate of the training, for the epochs that were used where the backend has said how many."""
+def _estimate_training(receipt: Receipt, result: Report | LlmtuneError) -> float | None:
+    """Return the estimated cost of training in USD, for the epochs used where the backend reports them."""
     rows = result.receipt if isinstance(result, Report) else ()
     epochs = next((row.effective for row in rows if row.field == "epochs"), None)
     return receipt.cost.for_epochs(epochs).training

@@ -1,4 +1,4 @@
-"""The dataset of a job: read, checked, and cut into train, validation and test."""
+"""The dataset of a job: read, checked, and split into train, validation and test."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.data.checks.duplicates import RowIndex, keys_of
+from llmtune.data.checks.duplicates import RowIndex, hash_row
 from llmtune.data.checks.left_out import UnusedKeys
-from llmtune.data.checks.per_row import check_example, in_own_terms
+from llmtune.data.checks.per_row import check_example, rename_turns
 from llmtune.data.example import Example
-from llmtune.data.findings import Finding, FindingLog, error, refuse
-from llmtune.data.hashing import label_set
+from llmtune.data.findings import Finding, FindingLog, error, invalid_data
+from llmtune.data.hashing import label_set, split_position
 from llmtune.data.io.base import HUB
 from llmtune.data.io.reading import Reading
 from llmtune.data.split import split
@@ -23,13 +23,13 @@ from llmtune.data.split import split
 if TYPE_CHECKING:
     from llmtune.job.spec import DatasetSpec
 
-#: Findings kept of each code.
+#: Findings that are kept of each code.
 _KEEP = 100
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows of a job, in three parts. Made by `Dataset.from_spec`, or from examples at hand by `Dataset(...)`.
+    """The rows of a job, in three parts. Read by `Dataset.from_spec`, or made from examples by `Dataset(...)`.
 
     `findings` are warnings (errors raise); `sha256` is that of the file, or of the list of the files' hashes where
     there are several, so that `sha256sum` shows it; `source` names the path or paths; `format` is the row format.
@@ -58,14 +58,14 @@ class Dataset:
 
     @cached_property
     def kind(self) -> str:
-        """What the rows are: "preference", "text" or "chat"."""
+        """The kind of the rows: "preference", "text" or "chat"."""
         first = self.train[0] if self.train else Example()
         return "preference" if first.preference is not None else "text" if first.text is not None else "chat"
 
     @cached_property
     def estimated_tokens(self) -> dict[str, int]:
-        """Tokens by part, of the longest row and of the longest turn, by the rule of
-        `llmtune.data.rendering.token_count` (an estimate)."""
+        """Tokens by part, of the answers of each part ("train_answers"), of the longest row and of the longest turn, by
+        the rule of `llmtune.data.rendering.token_count` (an estimate)."""
         from llmtune.data.rendering.token_count import Counter as TokenCounter
 
         count = TokenCounter().row
@@ -73,6 +73,7 @@ class Dataset:
         for part, rows in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             sizes = [count(row) for row in rows]
             totals[part] = sum(size.total for size in sizes)
+            totals[f"{part}_answers"] = sum(size.assistant for size in sizes)
             totals["longest"] = max([totals["longest"], *(size.total for size in sizes)])
             totals["longest_turn"] = max([totals["longest_turn"], *(size.longest_turn for size in sizes)])
         return totals
@@ -81,7 +82,7 @@ class Dataset:
     def from_spec(cls, spec: DatasetSpec, base: Path | None = None, *, method: str | None = None) -> Dataset:
         """Read, check and split what a spec names; relative paths are read from `base` (the working folder).
 
-        `method` (sft, dpo, classification) adds what that one asks of a row. Raises `InvalidData` with every
+        `method` (sft, dpo, classification) adds its own checks of a row. Raises `InvalidData` with every
         finding when a row cannot be trained on.
         """
         return _Loader(spec, base or Path(), method).load()
@@ -96,16 +97,20 @@ class _Loader:
 
     def load(self) -> Dataset:
         spec = self._spec
-        paths = self._paths()
-        given = {role: self._read(path) for role, path in paths.items()}
+        paths = self._find_paths()
+        rows_by_role = {role: self._read(path) for role, path in paths.items()}
         if self._log.errors:
-            raise refuse(self._log.in_order())
-        train = given.pop("path", None) or given.pop("train", [])
+            raise invalid_data(self._log.in_order())
+        train = rows_by_role.pop("path", None) or rows_by_role.pop("train", [])
         if not train:
-            raise refuse([error("empty-part", "there are no training rows", "give at least one").at(spec.path, None)])
-        parts = self._cut(train, given)
-        self._compare(parts, paths)
-        files = {role: _sha256(path) for role, path in paths.items()}
+            raise invalid_data(
+                [error("empty-part", "there are no training rows", "give at least one").at(spec.path, None)]
+            )
+        parts = self._split(train, rows_by_role)
+        if spec.limit_rows is not None:
+            parts["train"] = take_rows(parts["train"], spec.limit_rows)
+        self._check_duplicates(parts, paths)
+        files = {role: _hash_path(path) for role, path in paths.items()}
         digest = next(iter(files.values()))
         if len(files) > 1:
             listing = "".join(f"{role}:{value}\n" for role, value in files.items())
@@ -121,18 +126,20 @@ class _Loader:
             files=files,
         )
 
-    def _paths(self) -> dict[str, str]:
-        """The files by role; a folder that holds splits stands for its files."""
+    def _find_paths(self) -> dict[str, str]:
+        """Return the files by role; a folder of splits is replaced by its files."""
         paths = self._spec.paths
         path = self._spec.path
         if path is None or path.startswith(HUB) or not Path(path).is_dir():
             return paths
-        from llmtune.data.io.folders import folder_splits
+        from llmtune.data.io.folders import find_splits
 
-        found = folder_splits(Path(path))
-        if len(found) < 2 or any(len(files) > 1 and _parent(files) is None for files in found.values()):
+        splits = find_splits(Path(path))
+        if len(splits) < 2 or any(len(files) > 1 and _find_common_parent(files) is None for files in splits.values()):
             return paths
-        return {role: str(files[0] if len(files) == 1 else _parent(files)) for role, files in found.items()}
+        return {
+            role: str(files[0] if len(files) == 1 else _find_common_parent(files)) for role, files in splits.items()
+        }
 
     def _read(self, path: str) -> list[Example]:
         spec = self._spec
@@ -147,27 +154,27 @@ class _Loader:
         )
         examples: list[Example] = []
         unused = UnusedKeys()
-        for item in reading:
-            if isinstance(item, Finding):
-                self._log.add(item)
+        for row in reading:
+            if isinstance(row, Finding):
+                self._log.add(row)
                 continue
             turns_key = reading.format.turns_key if reading.format is not None else "messages"
-            for finding in in_own_terms(check_example(item, self._method), item, turns_key):
-                self._log.add(finding.at(path, item.line))
-            unused.add(item, turns_key)
-            examples.append(item)
+            for finding in rename_turns(check_example(row, self._method), row, turns_key):
+                self._log.add(finding.at(path, row.line))
+            unused.add(row, turns_key)
+            examples.append(row)
         if reading.format is not None:
             self._format = self._format or reading.format.name
             findings = unused.findings(reading.format.name, warnings_only=True)
             self._log.extend(finding.at(path, None) for finding in findings)
         return examples
 
-    def _cut(self, train: list[Example], given: dict[str, list[Example]]) -> dict[str, Sequence[Example]]:
-        """The three parts: what is not given is held out of the training rows."""
+    def _split(self, train: list[Example], held_out: dict[str, list[Example]]) -> dict[str, Sequence[Example]]:
+        """Return the three parts; those without a file of their own are held out of the training rows."""
         spec = self._spec
-        missing = [role for role in ("validation", "test") if role not in given]
+        missing = [role for role in ("validation", "test") if role not in held_out]
         if not missing:
-            return {"train": train, **given}
+            return {"train": train, **held_out}
         shares = spec.split
         if sum(shares) <= 1 + 1e-6:
             validation = shares[1] if "validation" in missing else 0.0
@@ -183,44 +190,53 @@ class _Loader:
         self._log.extend(finding.at(self._spec.path or self._spec.train, None) for finding in cut.findings)
         return {
             "train": cut.train,
-            "validation": given.get("validation", cut.validation),
-            "test": given.get("test", cut.test),
+            "validation": held_out.get("validation", cut.validation),
+            "test": held_out.get("test", cut.test),
         }
 
-    def _compare(self, parts: dict[str, Sequence[Example]], paths: dict[str, str]) -> None:
-        """Duplicates and contradictions within a part, leaks between two."""
+    def _check_duplicates(self, parts: dict[str, Sequence[Example]], paths: dict[str, str]) -> None:
+        """Log duplicates and contradictions within a part, and leaks between two."""
         roles = list(parts)
         files = [paths.get(role) or paths.get("path") or paths.get("train", "") for role in roles]
         index = RowIndex(files, roles)
         for number, role in enumerate(roles):
             for example in parts[role]:
-                prompt, answer, labelled = keys_of(example)
+                prompt, answer, labelled = hash_row(example)
                 index.add(prompt, answer, example.line or 0, number, labelled=labelled)
         self._log.extend(index.findings())
 
 
-def _parent(files: Iterable[Path]) -> Path | None:
+def take_rows(examples: Sequence[Example], count: int) -> Sequence[Example]:
+    """Return at most `count` rows in their order, chosen by content: more of them with a higher count, never others."""
+    if len(examples) <= count:
+        return examples
+    hashes = [hash_row(example) for example in examples]
+    order = sorted(range(len(examples)), key=lambda row: (split_position(hashes[row][0], hashes[row][1]), row))
+    return [examples[row] for row in sorted(order[:count])]
+
+
+def _find_common_parent(files: Iterable[Path]) -> Path | None:
     parents = {file.parent for file in files}
     return parents.pop() if len(parents) == 1 else None
 
 
-def _sha256(path: str) -> str:
+def _hash_path(path: str) -> str:
     if path.startswith(HUB):
         return hashlib.sha256(path.encode()).hexdigest()
     total = hashlib.sha256()
-    place = Path(path)
-    if place.is_dir():
-        for file in sorted(file for file in place.rglob("*") if file.is_file()):
-            total.update(f"{file.relative_to(place)}:{_sha256(str(file))}\n".encode())
+    target = Path(path)
+    if target.is_dir():
+        for file in sorted(file for file in target.rglob("*") if file.is_file()):
+            total.update(f"{file.relative_to(target)}:{_hash_path(str(file))}\n".encode())
         return total.hexdigest()
-    with place.open("rb") as file_:
+    with target.open("rb") as file_:
         while chunk := file_.read(1 << 20):
             total.update(chunk)
     return total.hexdigest()
 
 
 def label_counts(examples: Iterable[Example]) -> Counter[str]:
-    """Rows by label; empty when the rows have none."""
+    """Count rows by label; empty when the rows have none."""
     from llmtune.data.hashing import label_of
 
     return Counter(label for example in examples if (label := label_of(example)) is not None)

@@ -1,7 +1,7 @@
-"""The one canonical form every row format is read into and written from.
+"""The canonical form that every row format is read into and written from.
 
-The nouns are named tuples: immutable, comparable, cheap to pickle, and made about three times faster than
-frozen dataclasses, which decides how long a large file takes to check.
+The classes are named tuples: immutable, comparable, cheap to pickle, and created about three times faster than frozen
+dataclasses, which decides how long a large file takes to check.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+#: Who speaks in a turn.
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: frozenset[str] = frozenset(("system", "user", "assistant", "tool"))
 
@@ -34,14 +35,19 @@ class ImagePart(NamedTuple):
 
 
 class OtherPart(NamedTuple):
-    """A part that is neither text nor image (sound, video, a document), kept as it was read."""
+    """A part that is neither text nor image (sound, video, a document), kept as it was read.
+
+    `kind` is its type as the row names it, `raw` the whole part.
+    """
 
     kind: str
     raw: Mapping[str, Any]
 
 
 Part = TextPart | ImagePart | OtherPart
-Content = str | tuple[Part, ...] | None
+
+#: What a turn says: a text, several parts, or nothing where it only calls tools.
+Content = str | tuple[TextPart | ImagePart | OtherPart, ...] | None
 
 
 class ToolCall(NamedTuple):
@@ -80,7 +86,7 @@ class Message(NamedTuple):
         return tuple(self) if self.reasoning is not None else tuple(self)[:-1]
 
     def __repr__(self) -> str:
-        """The turn as text, which keys of stored things are made of, too."""
+        """Return the turn as text; keys of stored data are made of it too, so it must not change."""
         fields = zip(self._fields, self.key_fields, strict=False)
         return f"Message({', '.join(f'{name}={value!r}' for name, value in fields)})"
 
@@ -101,7 +107,7 @@ class Message(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the turn says and calls nothing."""
+        """Whether the turn has neither content nor tool calls."""
         content = self.content
         if content is None or isinstance(content, str):
             return not (content or "").strip() and not self.tool_calls
@@ -109,7 +115,7 @@ class Message(NamedTuple):
 
     @property
     def listed(self) -> int:
-        """How many turns of the row's own list of turns this one stands for."""
+        """How many turns of the row's own list of turns this one was made from."""
         return 1
 
     @property
@@ -118,13 +124,13 @@ class Message(NamedTuple):
         return self.role == "assistant" and self.weight != 0
 
     def replace(self, **changes: Any) -> Message:
-        """The same turn with `changes` to some fields."""
+        """Return a copy of the turn with `changes` to some fields."""
         return self._replace(**changes)
 
 
 class UnlistedMessage(Message):
-    """A turn with no place of its own in the row's list of turns: a system prompt under a key beside the list, or a
-    further answer out of one turn. It equals the plain `Message`; findings on other turns do not count it."""
+    """A turn that is not in the row's own list of turns: a system prompt under a key beside the list, or a further
+    answer from one turn. It equals the plain `Message`; findings on other turns do not count it."""
 
     __slots__ = ()
 
@@ -134,8 +140,8 @@ class UnlistedMessage(Message):
 
 
 class FoldedMessage(Message):
-    """A turn into which the turns before it were put. It equals the plain `Message`; findings name it by its own place
-    in the row's list of turns."""
+    """A turn with the text of the turns before it. It equals the plain `Message`; findings name it by its own index in
+    the row's list of turns."""
 
     before: int = 0
 
@@ -150,14 +156,14 @@ def unlisted(message: Message) -> UnlistedMessage:
 
 
 def folded(message: Message, before: Iterable[Message]) -> FoldedMessage:
-    """Mark a turn as one that stands for those before it, too."""
+    """Mark a turn as one that has the text of those before it, too."""
     turn = FoldedMessage._make(message)
-    turn.before = sum(other.listed for other in before)
+    turn.before = sum(earlier.listed for earlier in before)
     return turn
 
 
 class Preference(NamedTuple):
-    """Two answers to one prompt: learn to give the first rather than the second."""
+    """Two answers to one prompt: learn to give `preferred` rather than `rejected`."""
 
     preferred: tuple[Message, ...]
     rejected: tuple[Message, ...]
@@ -185,14 +191,14 @@ class Example(NamedTuple):
     extra: Mapping[str, Any] | None = None
 
     def prompt(self) -> tuple[Message, ...]:
-        """The turns before the answer: what a model is asked."""
+        """Return the turns before the answer: the input of the model."""
         if self.preference is not None:
             return self.messages
         index = _find_answer(self.messages)
         return self.messages if index is None else self.messages[:index]
 
     def completion(self) -> str:
-        """The text a model should answer: that of `answer`, or the plain text.
+        """Return the text a model should answer with: that of `answer`, or the plain text.
 
         Empty when there is no such turn, or when it only calls tools.
         """
@@ -202,7 +208,7 @@ class Example(NamedTuple):
         return answer.words if answer is not None else ""
 
     def answer(self) -> Message | None:
-        """The last assistant turn that is learned from (of the preferred answer in a preference row), or None.
+        """Return the last assistant turn that is learned from (of the preferred answer in a preference row), or None.
 
         Where none is learned from, it is the last assistant turn.
         """
@@ -211,12 +217,12 @@ class Example(NamedTuple):
         return None if index is None else turns[index]
 
     def replace(self, **changes: Any) -> Example:
-        """The same row with `changes` to some fields."""
+        """Return a copy of the row with `changes` to some fields."""
         return self._replace(**changes)
 
 
 def _find_answer(turns: tuple[Message, ...]) -> int | None:
-    """The index of the last assistant turn that is learned from; of the last one at all, where none is."""
+    """Return the index of the last assistant turn that is learned from, or of the last one where none is."""
     last = None
     for index in range(len(turns) - 1, -1, -1):
         if turns[index].role == "assistant":
@@ -227,5 +233,5 @@ def _find_answer(turns: tuple[Message, ...]) -> int | None:
 
 
 def chat(*turns: tuple[str, str], **fields: Any) -> Example:
-    """An example from (role, text) pairs: `chat(("user", "Hi"), ("assistant", "Hello"))`."""
+    """Build an example from (role, text) pairs: `chat(("user", "Hi"), ("assistant", "Hello"))`."""
     return Example(tuple(Message(role, text) for role, text in turns), **fields)

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, where, and how to fix it. The codes are listed in docs/data.md."""
+"""Findings about a dataset: what is wrong, where, and how to fix it. The codes are listed in docs/data.md."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 from llmtune.errors import InvalidData
 
+#: How serious a finding is.
 Severity = Literal["error", "warning", "info"]
 
 
 class Finding(NamedTuple):
-    """One fault. `code` is a stable identifier; an error refuses the file, a warning does not; what
-    is only worth knowing (info) counts as neither.
+    """One problem of a dataset. `code` is a stable identifier; an error refuses the file, a warning does not, and what
+    is only worth knowing (info) counts as neither: that is its `severity`. `remedy` says how to fix it.
 
-    `line` is the 1-based line (or row number where rows are not lines); None where the fault is the file's.
+    `line` is the 1-based line (or row number where rows are not lines); None where it is about the whole file.
     """
 
     code: str
@@ -26,11 +27,12 @@ class Finding(NamedTuple):
     line: int | None = None
 
     def at(self, file: str | None, line: int | None) -> Finding:
-        """The same finding at a place."""
+        """Return a copy of the finding with its file and line."""
         return self._replace(file=file, line=line)
 
     @property
     def is_error(self) -> bool:
+        """Whether the finding refuses the file."""
         return self.severity == "error"
 
     @property
@@ -41,32 +43,32 @@ class Finding(NamedTuple):
         return f"{self.file}:{self.line}" if self.line is not None else self.file
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
+        prefix = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
-        return f"{place}{self.severity}[{self.code}] {self.message}{remedy}"
+        return f"{prefix}{self.severity}[{self.code}] {self.message}{remedy}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON output."""
+        """Return the values of the JSON output."""
         return self._asdict()
 
 
 def error(code: str, message: str, remedy: str) -> Finding:
-    """A finding that refuses the file; the place is added by whoever knows it."""
+    """Build a finding that refuses the file; whoever knows its file and line adds them with `at`."""
     return Finding(code, "error", message, remedy)
 
 
 def warning(code: str, message: str, remedy: str) -> Finding:
-    """A finding that refuses nothing."""
+    """Build a finding that refuses nothing."""
     return Finding(code, "warning", message, remedy)
 
 
 def info(code: str, message: str, remedy: str = "") -> Finding:
-    """A finding that is worth knowing and no fault."""
+    """Build a finding that is worth knowing and not a problem."""
     return Finding(code, "info", message, remedy)
 
 
 class FindingLog:
-    """Findings, counted all and kept up to `keep` of each code, so that a file of faults stays in bounded memory."""
+    """A log that counts all findings and keeps up to `keep` of each code, so that memory stays bounded."""
 
     def __init__(self, keep: int | None = 1000) -> None:
         self.keep = keep
@@ -84,30 +86,30 @@ class FindingLog:
             self.kept.append(finding)
 
     def extend(self, findings: Iterable[Finding]) -> None:
-        """Add each."""
+        """Add all findings."""
         for finding in findings:
             self.add(finding)
 
-    def merge(self, other: FindingLog) -> None:
-        """Add what another log has counted and kept; what that one let go is counted only."""
-        for finding in other.kept:
+    def merge(self, log: FindingLog) -> None:
+        """Add the findings of another log; those that it did not keep are only counted."""
+        for finding in log.kept:
             self.add(finding)
-        for code, count in other.counts.items():
-            let_go = count - sum(finding.code == code for finding in other.kept) if other.keep is not None else 0
+        for code, count in log.counts.items():
+            let_go = count - sum(finding.code == code for finding in log.kept) if log.keep is not None else 0
             self.counts[code] += let_go
-        self.errors += other.errors - sum(finding.is_error for finding in other.kept)
-        self.warnings += other.warnings - sum(finding.severity == "warning" for finding in other.kept)
+        self.errors += log.errors - sum(finding.is_error for finding in log.kept)
+        self.warnings += log.warnings - sum(finding.severity == "warning" for finding in log.kept)
 
     def in_order(self) -> list[Finding]:
-        """What was kept, by file and line; what concerns whole files comes last."""
+        """Return the kept findings by file and line; those about whole files come last."""
         return sorted(self.kept, key=lambda finding: (finding.line is None, finding.file or "", finding.line or 0))
 
 
-def refuse(findings: Iterable[Finding]) -> InvalidData:
-    """The exception for findings: the first error's place and remedy, and how many more there are."""
-    found = list(findings)
-    errors = [finding for finding in found if finding.is_error]
-    first = errors[0] if errors else found[0]
-    place = f"{first.where}: " if first.where else ""
+def invalid_data(findings: Iterable[Finding]) -> InvalidData:
+    """Build the exception for findings: the first error with its remedy, and how many more there are."""
+    listed = list(findings)
+    errors = [finding for finding in listed if finding.is_error]
+    first = errors[0] if errors else listed[0]
+    prefix = f"{first.where}: " if first.where else ""
     more = f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
-    return InvalidData(f"{place}{first.message}{more}", findings=found, hint=first.remedy or None)
+    return InvalidData(f"{prefix}{first.message}{more}", findings=listed, hint=first.remedy or None)

@@ -1,4 +1,4 @@
-"""Keys by which rows are the same: of the prompt, of the answer, and stable places on a line for splitting."""
+"""Hashes of prompts and answers, by which rows are compared and split; and labels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from hashlib import blake2b
 
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, TextPart
 
-#: A set of labels is taken from answers when there are at most this many, each at most this long.
+#: Answers are taken for labels when there are at most this many different ones, each of at most this many characters.
 MAX_LABELS = 256
 MAX_LABEL_LENGTH = 64
-#: Prompts that are read to tell whether they name the labels.
+#: Prompts that are read to decide whether prompts name the labels.
 PROMPTS_READ = 50
 
 
 def turn_text(message: Message) -> str:
-    """Everything in a turn that tells it from another: words, images, other parts, calls."""
+    """Return all content of a turn as one text: text, images, other parts, tool calls."""
     content = message.content
     if content.__class__ is str and not message.tool_calls:
         return content
@@ -35,19 +35,19 @@ def turn_text(message: Message) -> str:
 
 
 def normal(text: str) -> str:
-    """Text without regard to case and to how white space is laid out."""
+    """Normalise case and white space."""
     return " ".join(text.casefold().split())
 
 
 def prompt_text(example: Example) -> str:
-    """The prompt in normal form: what makes two rows the same question. For plain text, the text."""
+    """Return the normalised prompt, by which two rows are the same question; of plain text, the whole text."""
     if example.text is not None:
         return normal(example.text)
     return normal("\n".join([turn_text(message) for message in example.prompt()]))
 
 
 def answer_text(example: Example) -> str:
-    """The answer in normal form, with the rejected one behind it in a preference row."""
+    """Return the normalised answer; of a preference row, both answers."""
     if example.preference is not None:
         turns = (*example.preference.preferred, *example.preference.rejected)
         return normal("\n".join([turn_text(message) for message in turns]))
@@ -56,30 +56,30 @@ def answer_text(example: Example) -> str:
 
 
 def digest(text: str) -> int:
-    """64 bits of BLAKE2b."""
+    """Return the 64-bit BLAKE2b hash of a text."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def place(seed: int, key: int) -> int:
-    """A key's place on a line of 2**64 points, different for each seed and the same on every machine."""
+def split_position(seed: int, key: int) -> int:
+    """Return a key's pseudo-random position in 0..2**64-1, which depends on the seed and on nothing else."""
     return int.from_bytes(blake2b(b"%d/%d" % (seed, key), digest_size=8).digest(), "big")
 
 
 def label_of(example: Example) -> str | None:
-    """The row's label: its own, or its one answer when that is short enough to be one; otherwise None."""
+    """Return the row's label: its own, or its one answer when that is short enough to be one; otherwise None."""
     if example.label is not None:
         return example.label if isinstance(example.label, str) else " + ".join(sorted(example.label))
     if example.preference is not None or example.text is not None:
         return None
-    found: Message | None = None
+    turn: Message | None = None
     for message in example.messages:
         if message[0] == "assistant":
-            if found is not None:
+            if turn is not None:
                 return None
-            found = message
-    if found is None or found.tool_calls:
+            turn = message
+    if turn is None or turn.tool_calls:
         return None
-    answer = found.words if found.content.__class__ is not str else found.content
+    answer = turn.words if turn.content.__class__ is not str else turn.content
     if len(answer) > 4 * MAX_LABEL_LENGTH:
         return None
     answer = answer.strip()
@@ -87,30 +87,30 @@ def label_of(example: Example) -> str | None:
 
 
 def label_set(examples: Sequence[Example] | Iterable[Example]) -> list[str] | None:
-    """The labels of a classification set, sorted; None when it is not one.
+    """Return the labels of a classification dataset, sorted; None when it is not one.
 
     It is one when every row has a label column, or when every row has one answer of at most 64 characters on one
     line, there are 2 to 256 different ones, and each occurs twice or more on average.
     """
     labels: set[str] = set()
     count = 0
-    given = True
+    has_column = True
     for example in examples:
         label = label_of(example)
         if label is None:
             return None
-        given = given and example.label is not None
+        has_column = has_column and example.label is not None
         labels.add(label)
-        if not given and len(labels) > MAX_LABELS:
+        if not has_column and len(labels) > MAX_LABELS:
             return None
         count += 1
-    if not count or (not given and (len(labels) < 2 or 2 * len(labels) > count)):
+    if not count or (not has_column and (len(labels) < 2 or 2 * len(labels) > count)):
         return None
     return sorted(labels)
 
 
 def names_labels(rows: Sequence[Example], labels: Sequence[str]) -> bool:
-    """Whether the prompts of most rows name most of the labels: a model that was not told them can only guess."""
+    """Return whether most prompts name most of the labels: a model that does not know them can only guess."""
     sample = rows[:: max(1, len(rows) // PROMPTS_READ)]
     names = [label.casefold() for label in labels]
     naming = 0

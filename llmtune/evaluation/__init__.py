@@ -1,4 +1,4 @@
-"""Evaluation: did tuning help, by how much, and how sure are we.
+"""Evaluation: whether tuning helped, by how much, and with which confidence.
 
-`evaluate` answers the held-out rows with base and tuned model and scores both; `EvaluationResult` is what it finds.
+`evaluate` answers the held-out rows with base and tuned model and scores both in an `EvaluationResult`.
 """

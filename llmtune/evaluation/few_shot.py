@@ -1,4 +1,4 @@
-"""A base model with some examples in its prompt: what one would do instead of tuning."""
+"""Few-shot prompting: a base model with examples in its prompt, the alternative to tuning."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-#: Examples in the prompt, unless a number is given.
+#: Default number of examples in the prompt.
 SHOTS = 3
 
 
-def model_with(model: str, examples: Sequence[Example]) -> str:
-    """Return the name under which answers of a model with these examples are cached, of the model's own name."""
+def few_shot_identity(model: str, examples: Sequence[Example]) -> str:
+    """Return the name under which answers of a model with these examples are cached; `model` is that without them."""
     return f"{model} few-shot {hashlib.sha256(repr(tuple(examples)).encode()).hexdigest()[:16]}"
 
 
-def shots(train: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """Examples for the prompt, by a hash of their content; one a label in turn, where rows have labels."""
+def select_shots(train: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Choose examples for the prompt, by a hash of their content; where rows have labels, one per label in turn."""
     from llmtune.data.hashing import label_of
 
     usable = [row for row in train if row.messages and row.preference is None and row.answer() is not None]
@@ -42,28 +42,28 @@ def shots(train: Sequence[Example], count: int) -> tuple[Example, ...]:
 
 
 class FewShot:
-    """A generator whose every question begins with the examples, as turns of the same conversation."""
+    """A generator that puts the examples before every request, as turns of the same conversation."""
 
     def __init__(self, generator: Generator, examples: Sequence[Example]) -> None:
         self._generator = generator
         self._examples = examples
         self.max_concurrency = generator.max_concurrency
 
-    def _shown(self, requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-        return [replace(request, messages=self._with(request.messages)) for request in requests]
+    def _add_examples(self, requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+        return [replace(request, messages=self._prepend_examples(request.messages)) for request in requests]
 
-    def _with(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    def _prepend_examples(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         system = tuple(turn for turn in messages[:1] if turn.role == "system")
         turns: list[Message] = []
         for row in self._examples:
-            answer = row.answer()  # what stands behind it, or is not learned from, is no example of an answer
-            shown = (*row.prompt(), *(() if answer is None else (answer,)))
-            turns += [turn for turn in shown if turn.role != "system"]
+            answer = row.answer()  # turns after it, or that are not trained on, are not examples of an answer
+            example_turns = (*row.prompt(), *(() if answer is None else (answer,)))
+            turns += [turn for turn in example_turns if turn.role != "system"]
         return (*system, *turns, *messages[len(system) :])
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer a request, the examples in front."""
-        return self._generator.generate(self._shown(requests))
+        """Generate one answer per request, with the examples in its prompt."""
+        return self._generator.generate(self._add_examples(requests))
 
     def __enter__(self) -> Self:
         self._generator.__enter__()
@@ -74,15 +74,15 @@ class FewShot:
 
 
 class ScoringFewShot(FewShot):
-    """The same for a model that knows how likely it finds given answers."""
+    """A `FewShot` for models that report the likelihood of given answers."""
 
     def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
-        """Log-likelihood in nats of each label, the examples in front."""
+        """Return the log-likelihood in nats of each label after each request, with the examples in its prompt."""
         assert isinstance(self._generator, LabelScorer)
-        return self._generator.score_labels(self._shown(requests), labels)
+        return self._generator.score_labels(self._add_examples(requests), labels)
 
 
 def few_shot(generator: Generator, examples: Sequence[Example]) -> FewShot:
-    """A base model with examples in front of every question."""
+    """Wrap a generator so that the examples are in the prompt of every request."""
     kind = ScoringFewShot if isinstance(generator, LabelScorer) else FewShot
     return kind(generator, examples)

@@ -1,4 +1,4 @@
-"""Asking a model many questions: bounded in parallel, patient with rate limits, and never twice for one answer."""
+"""Ask a model many questions: with bounded parallelism, retries and a cache, so that no answer is paid for twice."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from llmtune.evaluation.cache import AnswerCache, answer_key
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, LabelScorer
 from llmtune.provider.intake import generate
 
-#: Questions in one call to a generator that takes one call at a time: large enough to batch, small enough to lose.
-TOGETHER = 32
+#: Requests per call to a generator that takes one call at a time. A larger batch loses more answers when it fails.
+BATCH_SIZE = 32
 
-#: What the log calls a question.
+#: What the log says while a request is retried.
 ASKING = "asking the model"
 
-#: More threads than this are of no use to one evaluation.
-MOST_THREADS = 16
+#: Threads of one evaluation, however many requests the backend accepts at the same time.
+MAX_THREADS = 16
 
-#: Rows that the backend may refuse (a content filter) before the evaluation gives up: the share, and at least so many.
-REFUSED_SHARE = 0.1
-REFUSED_LEAST = 5
+#: Rows that the backend may refuse (by a content filter) before the evaluation fails: a share of them, or this many.
+MAX_REFUSED_SHARE = 0.1
+MIN_REFUSED_ALLOWED = 5
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
-#: Called with (answers there are, answers wanted).
+#: Called with (answers so far, answers in all).
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, and whether it came from the cache. `refused` holds the backend's words when it gave none."""
+    """One answer, and whether it came from the cache. `refused` is the backend's message when it gave no answer."""
 
     generation: Generation | None
     cached: bool = False
     refused: str | None = None
 
 
-def ask(
+def generate_answers(
     generator: Generator,
     requests: Sequence[GenerationRequest],
     *,
@@ -54,40 +54,48 @@ def ask(
     patience: RetryPolicy,
     progress: Progress,
 ) -> list[Answer]:
-    """One answer a request, in order. Equal requests are asked once; what the cache holds is not asked at all.
+    """Return one answer per request, in order. Equal requests are sent once, cached ones not at all.
+
+    Args:
+        generator: the model; already opened.
+        requests: the questions.
+        model: identity of the model in the cache's keys; None does not use the cache.
+        cache: where answers are looked up and stored.
+        patience: how failed calls are retried.
+        progress: called as answers come in.
 
     Raises:
-        TransientError: the backend stayed unwell; every answer so far is in the cache.
-        VendorError: it refused more rows than can be put down to the rows.
+        TransientError: the backend stayed unavailable; every answer so far is in the cache.
+        VendorError: the backend refused all rows, or too many for the cause to be in the rows.
     """
     keys = [answer_key(model or "", "text", request) for request in requests]
     answers: dict[str, Answer] = {}
     if cache is not None and model is not None:
         for key in keys:
-            kept = cache.get(key)
-            if kept is not None:
-                answers[key] = Answer(_revived(kept), cached=True)
-    wanted = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
+            stored = cache.get(key)
+            if stored is not None:
+                answers[key] = Answer(_unpack(stored), cached=True)
+    pending = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
     total = len(set(keys))
     progress(len(answers), total)
     refusals = _Refusals(total)
 
-    def keep(key: str, answer: Answer) -> None:
+    def add(key: str, answer: Answer) -> None:
         answers[key] = answer
         if answer.generation is not None and cache is not None and model is not None:
-            cache.put(key, _packed(answer.generation))
+            cache.put(key, _pack(answer.generation))
         progress(len(answers), total)
 
-    stream = _answers(generator, wanted, patience, refusals)
+    stream = _ask_all(generator, pending, patience, refusals)
     try:
         for key, answer in stream:
-            keep(key, answer)
+            add(key, answer)
     except BaseException as error:  # noqa: BLE001 - it is raised again, by the generator
-        # Also when interrupted between two answers: the calls under way were paid for and are still taken in. The
-        # generator ends by raising the error again.
+        # An error or an interrupt here must not lose the calls in flight, which have been paid for: `_ask_all` yields
+        # their answers, and ends by raising the error again.
         entry = stream.throw(error)
         while True:
-            keep(*entry)
+            add(*entry)
             entry = next(stream)
     return [answers[key] for key in keys]
 
@@ -102,29 +110,30 @@ def score_labels(
     patience: RetryPolicy,
     progress: Progress,
 ) -> tuple[list[list[float]], int]:
-    """Log-likelihoods of `labels[i]` after `requests[i]`, and how many rows came from the cache.
+    """Return the log-likelihoods, in nats, of `labels[i]` after `requests[i]`, and how many rows came from the cache.
 
-    Requests that share one label set go out together.
+    Requests with the same label set are sent in batches. `model`, `cache`, `patience` and `progress` are as in
+    `generate_answers`, and so are the errors.
     """
     keys = [
-        answer_key(model or "", "labels", request, labels=list(each))
-        for request, each in zip(requests, labels, strict=True)
+        answer_key(model or "", "labels", request, labels=list(choices))
+        for request, choices in zip(requests, labels, strict=True)
     ]
     scores: dict[str, list[float]] = {}
     if cache is not None and model is not None:
-        scores = {key: kept["scores"] for key in keys if (kept := cache.get(key)) is not None}
+        scores = {key: stored["scores"] for key in keys if (stored := cache.get(key)) is not None}
     cached = sum(key in scores for key in keys)
     total = len(set(keys))
     progress(len(scores), total)
-    missing: dict[tuple[str, ...], dict[str, GenerationRequest]] = {}
-    for key, request, each in zip(keys, requests, labels, strict=True):
+    pending_by_labels: dict[tuple[str, ...], dict[str, GenerationRequest]] = {}
+    for key, request, choices in zip(keys, requests, labels, strict=True):
         if key not in scores:
-            missing.setdefault(tuple(each), {})[key] = request
-    for label_set, wanted in missing.items():
-        for group in _groups(list(wanted.items()), TOGETHER):
-            batch = [request for _, request in group]
-            rows = with_retries(partial(generator.score_labels, batch, label_set), patience, doing=ASKING)
-            for (key, _), row in zip(group, rows, strict=True):
+            pending_by_labels.setdefault(tuple(choices), {})[key] = request
+    for label_set, pending in pending_by_labels.items():
+        for batch in _batches(list(pending.items()), BATCH_SIZE):
+            questions = [request for _, request in batch]
+            rows = with_retries(partial(generator.score_labels, questions, label_set), patience, doing=ASKING)
+            for (key, _), row in zip(batch, rows, strict=True):
                 scores[key] = [float(value) for value in row]
                 if cache is not None and model is not None:
                     cache.put(key, {"scores": scores[key]})
@@ -132,54 +141,57 @@ def score_labels(
     return [scores[key] for key in keys], cached
 
 
-def _answers(
-    generator: Generator, wanted: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
+def _ask_all(
+    generator: Generator, pending: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
 ) -> GeneratorOf[tuple[str, Answer], None, None]:
-    if not wanted:
+    """Yield (key, answer) as answers come in, in any order; when an error is thrown in, those in flight come first."""
+    if not pending:
         return
     if generator.max_concurrency > 1:
-        yield from _in_parallel(generator, wanted, patience, refusals)
+        yield from _ask_in_parallel(generator, pending, patience, refusals)
         return
     gate = Gate()
-    for group in _groups(list(wanted.items()), TOGETHER):
+    for batch in _batches(list(pending.items()), BATCH_SIZE):
         try:
-            found = generate(generator, [request for _, request in group])
+            generations = generate(generator, [request for _, request in batch])
         except VendorError as error:
-            # Down, limited, or refusing one row of the group: go on row by row, so that no answer is asked for twice.
+            # Unavailable, rate-limited, or refusing one row of the batch: row by row, no answer is requested twice.
             if isinstance(error, TransientError):
                 gate.hold(patience.pause(0, error))
-            for key, request in group:
-                yield key, _one(generator, request, patience, refusals, gate)
+            for key, request in batch:
+                yield key, _ask_one(generator, request, patience, refusals, gate)
             continue
         gate.count()
-        yield from ((key, Answer(each)) for (key, _), each in zip(group, found, strict=True))
+        yield from ((key, Answer(generation)) for (key, _), generation in zip(batch, generations, strict=True))
 
 
-def _one(
+def _ask_one(
     generator: Generator, request: GenerationRequest, patience: RetryPolicy, refusals: _Refusals, gate: Gate
 ) -> Answer:
+    """Send one request, with retries. A refusal is an answer too, as long as `refusals` accepts it."""
     try:
         return Answer(with_retries(lambda: generate(generator, [request])[0], patience, doing=ASKING, gate=gate))
     except TransientError as error:
-        if error.sent and gate.answered:  # others get through: it is this row that the backend breaks on
-            return refusals.take(error)
+        if error.sent and gate.answered:  # other rows are answered: the backend fails on this one
+            return refusals.accept(error)
         raise
     except VendorError as error:
-        return refusals.take(error)
+        return refusals.accept(error)
 
 
-def _in_parallel(
-    generator: Generator, wanted: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
+def _ask_in_parallel(
+    generator: Generator, pending: dict[str, GenerationRequest], patience: RetryPolicy, refusals: _Refusals
 ) -> Iterator[tuple[str, Answer]]:
+    """Yield (key, answer) from several threads, which wait together when the backend limits one of them."""
     gate = Gate()
-    threads = min(generator.max_concurrency, MOST_THREADS, len(wanted))
-    left = iter(wanted.items())
+    threads = min(generator.max_concurrency, MAX_THREADS, len(pending))
+    unsent = iter(pending.items())
     running: dict[Future[Answer], str] = {}
     pool = ThreadPoolExecutor(threads, thread_name_prefix="llmtune-evaluate")
     try:
         while True:
-            while len(running) < threads and (entry := next(left, None)) is not None:
-                running[pool.submit(_one, generator, entry[1], patience, refusals, gate)] = entry[0]
+            while len(running) < threads and (entry := next(unsent, None)) is not None:
+                running[pool.submit(_ask_one, generator, entry[1], patience, refusals, gate)] = entry[0]
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -193,7 +205,7 @@ def _in_parallel(
     except GeneratorExit:
         raise
     except BaseException:
-        # Also when interrupted: what is under way was paid for, and is still taken in.
+        # Also on an interrupt: the calls in flight have been paid for, so their answers are still yielded.
         gate.stop()
         for future, key in running.items():
             if not future.cancel() and future.exception() is None:
@@ -205,16 +217,16 @@ def _in_parallel(
 
 
 class _Refusals:
-    """Counts rows that were refused for good, and says when it cannot be the rows any more."""
+    """Counts the rows that the backend refused, and fails once there are too many for the cause to be in the rows."""
 
     def __init__(self, rows: int) -> None:
-        self._allowed = max(REFUSED_LEAST, int(rows * REFUSED_SHARE))
+        self._allowed = max(MIN_REFUSED_ALLOWED, int(rows * MAX_REFUSED_SHARE))
         self._rows = rows
         self._count = 0
         self._lock = threading.Lock()
 
-    def take(self, error: VendorError) -> Answer:
-        """The row without an answer; raises the error when it is about the account or the model, or once too often."""
+    def accept(self, error: VendorError) -> Answer:
+        """Return a refused answer. Raises the error instead where it concerns account or model, or after too many."""
         if error.status in (401, 403, 404):
             raise error
         with self._lock:
@@ -226,23 +238,24 @@ class _Refusals:
         return Answer(None, refused=scrub(error.message))
 
 
-def _groups(items: list[tuple[K, T]], size: int) -> Iterator[list[tuple[K, T]]]:
+def _batches(items: list[tuple[K, T]], size: int) -> Iterator[list[tuple[K, T]]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def _packed(generation: Generation) -> dict[str, Any]:
+def _pack(generation: Generation) -> dict[str, Any]:
+    """Return a generation as plain JSON data, for the cache. `cache.VERSION` changes with these keys."""
     return {
         "text": generation.text,
         "finish_reason": generation.finish_reason,
-        "tool_calls": [_call(call) for call in generation.tool_calls],
+        "tool_calls": [_pack_call(call) for call in generation.tool_calls],
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,
         "seconds": generation.seconds,
     }
 
 
-def _call(call: Any) -> dict[str, str]:
+def _pack_call(call: Any) -> dict[str, str]:
     if isinstance(call, dict):
         return {
             "id": str(call.get("id", "")),
@@ -252,8 +265,9 @@ def _call(call: Any) -> dict[str, str]:
     return {"id": str(call.id), "name": str(call.name), "arguments": call.arguments}
 
 
-def _revived(kept: dict[str, Any]) -> Generation:
+def _unpack(stored: dict[str, Any]) -> Generation:
+    """Return the generation that `_pack` made plain."""
     from llmtune.data.example import ToolCall
 
-    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in kept.get("tool_calls", ()))
-    return Generation(**{**kept, "tool_calls": calls})
+    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in stored.get("tool_calls", ()))
+    return Generation(**{**stored, "tool_calls": calls})

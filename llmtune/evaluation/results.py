@@ -1,4 +1,4 @@
-"""What an evaluation found: plain values that survive JSON, with an interval on every number."""
+"""The result of an evaluation: plain values that can be stored as JSON, with an interval on every metric."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmtune._models import DocumentedModel
+from llmtune.metrics.calibration import Calibration
 from llmtune.metrics.classification import ClassificationResult
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval
 from llmtune.metrics.points import Better, NotReported, Number
 from llmtune.metrics.text import TokenFigures
 
-#: How answers were scored: by the likelihood of each label, by generated text, or by loss alone.
+#: Scored by the likelihood of each label, by the generated text, or by loss alone.
 ScoredBy = Literal["likelihood", "text", "loss"]
 
 
 class MetricValue(DocumentedModel):
-    """One metric of one system on the evaluated rows."""
+    """One metric of one system on the evaluated rows.
+
+    `interval` is its confidence interval, over `rows` rows; `better` says which direction is good.
+    """
 
     name: str
     says: str
-    """What it measures and by which rule, in words."""
+    """What the metric measures, and by which rule."""
 
     value: Number
     interval: Interval
@@ -33,7 +37,7 @@ class MetricValue(DocumentedModel):
 
 
 class WorstRow(DocumentedModel):
-    """A row that went wrong, for people to look at."""
+    """A row with a poor score, for people to look at: its `prompt`, the `expected` answer, and the one it got."""
 
     row: int
     """Its number among the rows of its part, from 1."""
@@ -50,19 +54,19 @@ class WorstRow(DocumentedModel):
     """The row's score by the metric the rows are sorted by."""
 
     note: str = ""
-    """Why it stands here: how sure the model was, its loss, the vendor's refusal."""
+    """Why the row is listed: the model's confidence, its loss, or the vendor's refusal."""
 
 
 class Contradiction(DocumentedModel):
-    """One prompt with different labels: no model can get all of them right."""
+    """One prompt with different labels, which no model can answer correctly each time."""
 
     prompt: str
     answers: tuple[tuple[str, str], ...]
-    """(label, where it stands: "train line 12")."""
+    """(label, position), as in ("refund", "train line 12")."""
 
 
 class Latency(DocumentedModel):
-    """Seconds an answer took, over the answers whose time is known."""
+    """Seconds per answer: the median `p50` and the 95th percentile `p95` of the `answers` whose time is known."""
 
     p50: float
     p95: float
@@ -70,27 +74,37 @@ class Latency(DocumentedModel):
 
 
 class Usage(DocumentedModel):
-    """Tokens that the answers took, by the backend's own count. Answers from the cache keep theirs."""
+    """Tokens of the questions (`prompt_tokens`) and answers (`completion_tokens`), as the backend counts them.
+
+    Those of cached answers are included.
+    """
 
     prompt_tokens: int | NotReported
     completion_tokens: int | NotReported
     asked: int
-    """Answers that were asked for in this evaluation."""
+    """Answers that were requested in this evaluation."""
 
     cached: int
-    """Answers that were there already, and were not paid for again."""
+    """Answers that came from the cache, and were not paid for again."""
 
 
 class SystemResult(DocumentedModel):
-    """One system (the base model, the tuned model) on the evaluated rows."""
+    """One system (the base model, the tuned model) on the evaluated rows.
+
+    `metrics` are its figures, `classification` those by label, `tokens` the loss; `worst` are the rows with the poorest
+    scores. `latency` and `usage` are those of its answers.
+    """
 
     name: str
     metrics: tuple[MetricValue, ...] = ()
     not_reported: dict[str, str] = {}
-    """Metrics that could not be had, with the reason."""
+    """By metric that could not be computed, the reason."""
 
     classification: ClassificationResult | None = None
-    tokens: TokenFigures | NotReported = NotReported("the backend tells no likelihoods of tokens")
+    calibration: Calibration | None = None
+    """How far the probabilities of its labels can be believed; None where it reports none."""
+
+    tokens: TokenFigures | NotReported = NotReported("the backend reports no likelihoods of tokens")
     worst: tuple[WorstRow, ...] = ()
     failed: int = 0
     """Rows the backend refused to answer; they count as wrong."""
@@ -98,30 +112,33 @@ class SystemResult(DocumentedModel):
     cut: int = 0
     """Answers cut off at the token limit."""
 
-    latency: Latency | NotReported = NotReported("the backend tells no times")
+    latency: Latency | NotReported = NotReported("the backend reports no times")
     usage: Usage | NotReported = NotReported("nothing was generated")
     scores: dict[str, tuple[Number, ...]] = {}
-    """By metric, one score a row, in the order of `EvaluationResult.row_ids`: what lets two runs be paired."""
+    """By metric, one score per row, in the order of `EvaluationResult.row_ids`, so that two runs can be paired.
+
+    Where labels have probabilities also `confidence`, that of the likeliest label, and `likeliest_right`, 1 or 0.
+    """
 
     predicted: tuple[int, ...] | None = None
-    """Answered label of each row, an index into `EvaluationResult.labels`; their number is "outside the set"."""
+    """Answered label of each row, an index into `EvaluationResult.labels`; `len(labels)` is any other answer."""
 
     token_rows: tuple[tuple[Number, int, int], ...] | None = None
-    """Summed loss, trained tokens and rightly predicted tokens of each row, where the backend gives logits."""
+    """(summed loss in nats, answer tokens, correctly predicted tokens) of each row, where the backend has logits."""
 
     def __getitem__(self, metric: str) -> MetricValue:
-        for each in self.metrics:
-            if each.name == metric:
-                return each
+        for value in self.metrics:
+            if value.name == metric:
+                return value
         raise KeyError(metric)
 
     def get(self, metric: str) -> MetricValue | None:
-        """The metric, or None."""
-        return next((each for each in self.metrics if each.name == metric), None)
+        """Return the value of a metric, or None."""
+        return next((value for value in self.metrics if value.name == metric), None)
 
 
 class Majority(DocumentedModel):
-    """What always giving the most frequent answer would reach."""
+    """The baseline that always answers the most frequent label, and its `accuracy`."""
 
     label: str
     accuracy: MetricValue
@@ -130,29 +147,35 @@ class Majority(DocumentedModel):
 
 
 class Fit(DocumentedModel):
-    """The tuned model on a sample of its own training rows, and on validation rows, by the main metric."""
+    """The tuned model on a sample of its own training rows (`train`), and on `validation` rows, by the main metric."""
 
     metric: str
     train: MetricValue | None = None
     validation: MetricValue | None = None
     hardest: tuple[WorstRow, ...] = ()
-    """The sampled training rows of highest loss, where the backend gives logits."""
+    """The sampled training rows of highest loss, where the backend has logits."""
 
 
 class EvaluationResult(DocumentedModel):
-    """Base and tuned model on held-out rows: how good, how sure, and where it goes wrong."""
+    """Base and tuned model on held-out rows: metrics with intervals, comparisons, and the worst rows.
+
+    `scored_by` says how answers became scores, `labels` are the label set where rows have labels. `systems` has each
+    system's result by name ("base", "tuned", "linear", ...), `majority` the most frequent label's, `fit` that of
+    the tuned model on rows that it was trained on. `contradictions` are prompts with several labels, `warnings` are
+    whatever weakens the figures. Intervals are at `level` (0..1); those that are bootstrapped took `resamples` samples.
+    """
 
     rows: int
-    """Rows evaluated."""
+    """Number of rows that were evaluated."""
 
     available: int
-    """Test rows there were; more than `rows` when they were subsampled."""
+    """Number of test rows; more than `rows` when they were subsampled."""
 
     row_ids: tuple[str, ...] = ()
-    """One id a row, by content, in order."""
+    """One id per row, derived from its content, in order."""
 
     main: str
-    """Name of the metric that stands first: accuracy, exact_match, ..."""
+    """Name of the main metric, which reports show first: accuracy, exact_match, ..."""
 
     scored_by: ScoredBy
     labels: tuple[str, ...] | None = None
@@ -160,7 +183,7 @@ class EvaluationResult(DocumentedModel):
     """True label of each row, an index into `labels`."""
 
     labels_told: bool | None = None
-    """Whether the prompts name the labels; None where rows have none. A base model that was not told cannot know."""
+    """Whether the prompts name the labels; None where rows have none. Otherwise a base model cannot know them."""
 
     rule: str | None = None
     """When an answer counts as a label."""
@@ -168,7 +191,7 @@ class EvaluationResult(DocumentedModel):
     systems: dict[str, SystemResult | NotReported]
     majority: Majority | None = None
     comparisons: tuple[Comparison, ...] = ()
-    """Tuned against base, and tuned against the majority class, by each metric."""
+    """Tuned model against each other system and, by accuracy, against the majority class; one per metric."""
 
     fit: Fit | None = None
     contradictions: tuple[Contradiction, ...] = ()
@@ -179,17 +202,17 @@ class EvaluationResult(DocumentedModel):
     """Of the resampling."""
 
     generation: dict[str, Any] = {}
-    """The settings answers were generated with."""
+    """The settings that answers were generated with."""
 
     def system(self, name: str) -> SystemResult | None:
-        """A system that answered, or None."""
-        found = self.systems.get(name)
-        return found if isinstance(found, SystemResult) else None
+        """Return the result of a system; None if it did not answer."""
+        result = self.systems.get(name)
+        return result if isinstance(result, SystemResult) else None
 
     def comparison(self, metric: str | None = None, a: str = "base", b: str = "tuned") -> Comparison | None:
-        """The comparison of two systems by a metric (None: the main one)."""
-        wanted = metric or self.main
-        for each in self.comparisons:
-            if (each.metric, each.name_a, each.name_b) == (wanted, a, b):
-                return each
+        """Return the comparison of system `b` with `a` by a metric (None: the main one); None if there is none."""
+        metric_name = metric or self.main
+        for comparison in self.comparisons:
+            if (comparison.metric, comparison.name_a, comparison.name_b) == (metric_name, a, b):
+                return comparison
         return None

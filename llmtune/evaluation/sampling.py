@@ -1,4 +1,4 @@
-"""Which rows are asked, how, and how they are shown to people."""
+"""Which rows are evaluated, the requests they become, and their text in reports."""
 
 from __future__ import annotations
 
@@ -8,58 +8,59 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from llmtune.data.example import Example, Message
-from llmtune.data.hashing import answer_text, digest, label_of, place, prompt_text, turn_text
+from llmtune.data.hashing import answer_text, digest, label_of, prompt_text, split_position, turn_text
 from llmtune.evaluation.results import Contradiction
 from llmtune.provider.generation import GenerationRequest
 
 if TYPE_CHECKING:
     from llmtune.job.spec import EvaluationSpec
 
-#: Characters of a prompt or answer that a report shows.
+#: Characters of a prompt or answer in a report.
 SHOWN = 1000
 
-#: Contradictions a report lists.
+#: Contradictions in a report.
 CONTRADICTIONS_LISTED = 20
 
 
 def row_ids(rows: Sequence[Example]) -> list[str]:
-    """One id a row, by prompt and answer; equal rows are numbered, so that ids are unique and stable."""
-    seen: Counter[int] = Counter()
+    """Return one id per row, derived from prompt and answer; equal rows are numbered, so that ids are unique."""
+    occurrences: Counter[int] = Counter()
     ids = []
     for row in rows:
         key = digest(f"{prompt_text(row)}\0{answer_text(row)}")
-        ids.append(blake2b(b"%d/%d" % (key, seen[key]), digest_size=8).hexdigest())
-        seen[key] += 1
+        ids.append(blake2b(b"%d/%d" % (key, occurrences[key]), digest_size=8).hexdigest())
+        occurrences[key] += 1
     return ids
 
 
-def subsample(rows: Sequence[Example], most: int, seed: int = 0) -> list[int]:
-    """Which rows are evaluated: all, or `most` of them chosen by a hash of their content, in their order.
+def subsample(rows: Sequence[Example], limit: int, seed: int = 0) -> list[int]:
+    """Return the indices of the rows to evaluate: all, or `limit` of them chosen by a hash of their content, in order.
 
-    The choice depends on the rows alone: the same on every machine, and adding a row moves at most one other out.
+    The choice depends on the rows and the seed only, so it is the same on every machine; adding a row displaces at most
+    one other.
     """
-    if len(rows) <= most:
+    if len(rows) <= limit:
         return list(range(len(rows)))
     ids = row_ids(rows)
-    by_hash = sorted(range(len(rows)), key=lambda number: place(seed, int(ids[number], 16)))
-    return sorted(by_hash[:most])
+    by_hash = sorted(range(len(rows)), key=lambda number: split_position(seed, int(ids[number], 16)))
+    return sorted(by_hash[:limit])
 
 
 def expected_text(row: Example) -> str:
-    """What the row wants to be answered."""
+    """Return the reference answer of a row."""
     return row.completion()
 
 
 def calls_tools(row: Example) -> bool:
-    """Whether the answer wanted is a tool call."""
+    """Return whether the reference answer calls tools."""
     answer = row.answer()
     return answer is not None and bool(answer.tool_calls)
 
 
-def requests_of(
+def build_requests(
     rows: Sequence[Example], spec: EvaluationSpec, *, max_tokens: int, seed: int
 ) -> list[GenerationRequest]:
-    """The question each row asks, with the job's generation settings. A seed goes along where answers are sampled."""
+    """Return one request per row, with the job's generation settings. The seed is sent where answers are sampled."""
     return [
         GenerationRequest(
             messages=tuple(row.prompt()),
@@ -75,8 +76,10 @@ def requests_of(
 
 
 def token_limit(rows: Sequence[Example], spec: EvaluationSpec) -> int:
-    """`spec.max_tokens`, or twice the longest reference answer and 16: room to be wrong in, not to ramble in. Around
-    a tool call a template puts words of its own: 32 more for each."""
+    """Return `spec.max_tokens`, or else twice the tokens of the longest reference answer plus 16.
+
+    That is room for a wrong answer, but not for endless text. Templates add text around tool calls: 32 more per call.
+    """
     if spec.max_tokens is not None:
         return spec.max_tokens
     from llmtune.data.rendering.token_count import Counter as TokenCounter
@@ -88,8 +91,8 @@ def token_limit(rows: Sequence[Example], spec: EvaluationSpec) -> int:
     return 2 * longest + 16 + 32 * calls
 
 
-def shown_prompt(row: Example) -> str:
-    """The prompt for people: a lone question as it stands, a conversation with its roles, system turns left out."""
+def format_prompt(row: Example) -> str:
+    """Return the prompt as text: a single turn as it is, a conversation with its roles; system turns are left out."""
     turns = [turn for turn in row.prompt() if turn.role != "system"] or list(row.prompt())
     if row.text is not None:
         return clip(row.text)
@@ -98,19 +101,19 @@ def shown_prompt(row: Example) -> str:
     return clip("\n".join(f"{turn.role}: {turn_text(turn)}" for turn in turns))
 
 
-def shown_answer(row: Example) -> str:
-    """The reference answer for people, tool calls included."""
+def format_answer(row: Example) -> str:
+    """Return the reference answer as text, tool calls included."""
     answer: Message | None = row.answer()
     return clip(turn_text(answer) if answer is not None else row.completion())
 
 
-def clip(text: str, most: int = SHOWN) -> str:
-    """The text, or its beginning with a mark of how much was left out."""
-    return text if len(text) <= most else f"{text[:most]} \u2026 ({len(text) - most:,} more characters)"
+def clip(text: str, limit: int = SHOWN) -> str:
+    """Return the text; beyond `limit` characters, its beginning and how many were left out."""
+    return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit:,} more characters)"
 
 
-def contradictions(parts: dict[str, Sequence[Example]]) -> list[Contradiction]:
-    """Prompts that stand with different labels, within a part or across two. At most 20."""
+def find_contradictions(parts: dict[str, Sequence[Example]]) -> list[Contradiction]:
+    """Return prompts that occur with different labels, in one part or in several: at most `CONTRADICTIONS_LISTED`."""
     groups: dict[int, list[tuple[str, str, Example]]] = {}
     for part, rows in parts.items():
         for number, row in enumerate(rows, start=1):
@@ -118,11 +121,11 @@ def contradictions(parts: dict[str, Sequence[Example]]) -> list[Contradiction]:
             if label is not None:
                 where = f"{part} line {row.line}" if row.line is not None else f"{part} row {number}"
                 groups.setdefault(digest(prompt_text(row)), []).append((label, where, row))
-    found = []
+    contradictions = []
     for group in groups.values():
         if len({label for label, _, _ in group}) > 1:
             answers = tuple((label, where) for label, where, _ in group)
-            found.append(Contradiction(prompt=shown_prompt(group[0][2]), answers=answers))
-        if len(found) == CONTRADICTIONS_LISTED:
+            contradictions.append(Contradiction(prompt=format_prompt(group[0][2]), answers=answers))
+        if len(contradictions) == CONTRADICTIONS_LISTED:
             break
-    return found
+    return contradictions

@@ -1,4 +1,4 @@
-"""A job from what exists elsewhere: another trainer's configuration, or a job at a vendor."""
+"""Importing jobs: from another trainer's configuration, or from a job at a vendor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from llmtune._safety.private_files import make_private_folder
 from llmtune.errors import InvalidJob
 from llmtune.importers import axolotl, llamafactory, trl
-from llmtune.importers.keys import Imported, Keys, Line, refuse_existing
+from llmtune.importers.keys import Imported, ImportLine, Keys, refuse_existing
 
 if TYPE_CHECKING:
     from llmtune.provider.protocol import Provider
     from llmtune.provider.types import RemoteJob
 
-__all__ = ["Imported", "Line", "import_job"]
+__all__ = ["ImportLine", "Imported", "import_job"]
 
-#: Trainers whose configurations are read: how they are called here, what marks them, and who reads them.
+#: Trainers whose configurations are read, by `kind`: their name, keys that only they have, and their reader.
 TRAINERS: dict[str, tuple[str, set[str], Callable[[Keys], Imported]]] = {
     "axolotl": ("Axolotl", axolotl.MARKS, axolotl.read),
     "llamafactory": ("LLaMA-Factory", llamafactory.MARKS, llamafactory.read),
@@ -35,18 +35,19 @@ def import_job(
     data: str | os.PathLike[str] = "data",
     overwrite: bool = False,
 ) -> Imported:
-    """A job from an Axolotl or LLaMA-Factory YAML, a TRL SFTConfig or DPOConfig (YAML or JSON), or a vendor's job.
+    """Import a job from an Axolotl or LLaMA-Factory YAML, a TRL SFTConfig or DPOConfig (YAML or JSON), or a vendor.
 
     Args:
         source: the file; or a job's or tuned model's id at a vendor, or a run of the store.
         kind: axolotl, llamafactory, trl, or a provider's name; None recognises it.
-        data: the folder into which a vendor's files are fetched; each job's are in a folder of their own there.
-        overwrite: whether files that are there already are replaced.
+        data: the folder into which a vendor's files are fetched; each job has a folder of its own there.
+        overwrite: whether existing files are replaced.
 
     Raises:
-        InvalidJob: the file is none of these, or asks for something no job expresses (its key is named).
-        LlmtuneError: the vendor does not know the id, or no method repeats its job; or a file that would be written is
-            there already (nothing is fetched then). Training rows that are gone are a line with the way to supply them.
+        InvalidJob: the file is none of these, or sets something that no job can express (its key is named).
+        LlmtuneError: the vendor does not know the id, or no method repeats its job; or a file that would be written
+            exists already (nothing is fetched then). Training rows that the vendor no longer has are no error, but a
+            line that says where to put them.
     """
     path = Path(source)
     if kind not in TRAINERS and not path.is_file():
@@ -69,12 +70,13 @@ def import_job(
 
 
 def _recognise(config: dict[str, Any], path: Path) -> str:
-    """The tool whose own keys the configuration has."""
-    found = {name: len(marks & set(config)) for name, (_, marks, _) in TRAINERS.items()}
-    best = max(found, key=found.__getitem__)
-    if not found[best] or list(found.values()).count(found[best]) > 1:
+    """Return the kind of the trainer whose own keys the configuration has. Raises `InvalidJob` if unclear."""
+    hits = {name: len(marks & set(config)) for name, (_, marks, _) in TRAINERS.items()}
+    best = max(hits, key=hits.__getitem__)
+    if not hits[best] or list(hits.values()).count(hits[best]) > 1:
         raise InvalidJob(
-            f"{path}: it cannot be told whose configuration this is", hint=f"say it: --from {'|'.join(TRAINERS)}"
+            f"{path}: its keys do not show which trainer this configuration is for",
+            hint=f"name it: --from {'|'.join(TRAINERS)}",
         )
     return best
 
@@ -85,12 +87,12 @@ def _from_vendor(named: str, provider: str | None, data: Path, overwrite: bool) 
     from llmtune.rescues import source
     from llmtune.runs.store.store import open_store
 
-    found = source.find(named, provider, open_store())
-    if found.record is not None:
-        return Imported(job=found.record.tuning_job, source=f"run {found.record.id}")
-    job = found.job
+    origin = source.find(named, provider, open_store())
+    if origin.record is not None:
+        return Imported(job=origin.record.tuning_job, source=f"run {origin.record.id}")
+    job = origin.job
     assert job is not None
-    title = found.provider.name
+    title = origin.provider.name
     if job.method not in source.METHODS:
         raise LlmtuneError(
             f"{job.id} at {title} is a {job.method} job, which no method of llmtune repeats",
@@ -100,12 +102,12 @@ def _from_vendor(named: str, provider: str | None, data: Path, overwrite: bool) 
     # Jobs of one name are common; the digest of the job's id keeps their files apart.
     folder = data / f"{name}-{source.digest(f'{title} {job.id}')}"
     files = {role: folder / f"{role}.jsonl" for role in job.files}
-    gone = _fetch(found.provider, job.files, files, data, overwrite)
+    gone = _fetch(origin.provider, job.files, files, data, overwrite)
     train = files.get("train", folder / "train.jsonl")
     if "train" not in job.files:
         gone["train"] = "the job names none"
-    known, refused = source.valid_hyperparameters(job.hyperparameters)
-    made = TuningJob(
+    valid, refused = source.valid_hyperparameters(job.hyperparameters)
+    imported = TuningJob(
         name=name,
         dataset=DatasetSpec(
             train=str(train),
@@ -113,23 +115,26 @@ def _from_vendor(named: str, provider: str | None, data: Path, overwrite: bool) 
         ),
         model={title: job.base},
         method=job.method,  # type: ignore[arg-type]
-        hyperparameters=Hyperparameters.model_validate(known),
+        hyperparameters=Hyperparameters.model_validate(valid),
         seed=job.seed,
         tags=job.tags,
         provider_options={title: job.options} if job.options else {},
     )
-    lines = [*_setting_lines(job, title, refused), *_file_lines(job, files, gone, train)]
+    lines = [*_list_settings(job, title, refused), *_list_files(job, files, gone, train)]
     lines += [
-        Line(
-            key=key, value=value, word="left out", says=_RECORD.get(key) or f"what {title} tells of the job: no setting"
+        ImportLine(
+            key=key,
+            value=value,
+            word="left out",
+            says=_RECORD.get(key) or f"information of {title} about the job, not a setting",
         )
         for key, value in job.record.items()
         if value not in (None, "", [], {})
     ]
-    return Imported(job=made, source=f"{job.id} at {title}", lines=tuple(lines))
+    return Imported(job=imported, source=f"{job.id} at {title}", lines=tuple(lines))
 
 
-#: Keys of a vendor's record that are more than a note about the job, and why they do not come along.
+#: Keys of a vendor's record that are more than a note about the job, and why they are not imported.
 _RECORD = {
     "integrations": "it is set in the new job: provider_options of a vendor that has them, or --track",
     "metadata": "the key by which llmtune finds its own runs: a new run has its own",
@@ -137,46 +142,54 @@ _RECORD = {
 }
 
 
-def _setting_lines(job: RemoteJob, title: str, refused: Mapping[str, str]) -> Iterator[Line]:
-    """What became of each setting of a vendor's job, under the vendor's own name where it is known."""
-    yield Line(key="model", value=job.base, word="mapped", field=f"model.{title}")
+def _list_settings(job: RemoteJob, title: str, refused: Mapping[str, str]) -> Iterator[ImportLine]:
+    """Yield a line per setting of a vendor's job, under the vendor's own name where it is known."""
+    yield ImportLine(key="model", value=job.base, word="mapped", field=f"model.{title}")
     if job.method != "sft":
-        yield Line(key="method", value=job.method, word="mapped", field="method")
+        yield ImportLine(key="method", value=job.method, word="mapped", field="method")
     if job.name:
-        yield Line(key="suffix or name", value=job.name, word="mapped", field="name")
+        yield ImportLine(key="suffix or name", value=job.name, word="mapped", field="name")
     for name, value in job.hyperparameters.items():
         key = job.names.get(name, name)
         if name in refused:
-            yield Line(key=key, value=value, word="left out", says=refused[name])
+            yield ImportLine(key=key, value=value, word="left out", says=refused[name])
         else:
-            yield Line(key=key, value=value, word="mapped", field=f"hyperparameters.{name}")
+            yield ImportLine(key=key, value=value, word="mapped", field=f"hyperparameters.{name}")
     for name, value in job.chosen.items():
-        yield Line(key=name, value=value, word="left out", says=f"{title} chose it by itself: so will the new backend")
+        yield ImportLine(
+            key=name, value=value, word="left out", says=f"{title} chose it by itself: so will the new backend"
+        )
     for name, value in job.unmapped.items():
-        yield Line(key=name, value=value, word="left out", says=f"{title}'s own: it has no name here")
+        yield ImportLine(key=name, value=value, word="left out", says=f"{title}'s own: it has no name here")
     for name, value in job.options.items():
-        yield Line(key=job.names.get(name, name), value=value, word="mapped", field=f"provider_options.{title}.{name}")
+        yield ImportLine(
+            key=job.names.get(name, name), value=value, word="mapped", field=f"provider_options.{title}.{name}"
+        )
     if job.seed is not None:
-        yield Line(key="seed", value=job.seed, word="mapped", field="seed")
+        yield ImportLine(key="seed", value=job.seed, word="mapped", field="seed")
     for name, value in job.tags.items():
-        yield Line(key=f"metadata.{name}", value=value, word="mapped", field=f"tags.{name}")
+        yield ImportLine(key=f"metadata.{name}", value=value, word="mapped", field=f"tags.{name}")
 
 
-def _file_lines(job: RemoteJob, files: Mapping[str, Path], gone: Mapping[str, str], train: Path) -> Iterator[Line]:
+def _list_files(
+    job: RemoteJob, files: Mapping[str, Path], gone: Mapping[str, str], train: Path
+) -> Iterator[ImportLine]:
     for role, id in job.files.items():
         if role not in gone:
-            yield Line(key=f"{role} file", value=id, word="mapped", field=f"dataset.{role}", says=str(files[role]))
+            yield ImportLine(
+                key=f"{role} file", value=id, word="mapped", field=f"dataset.{role}", says=str(files[role])
+            )
     for role, reason in gone.items():
         remedy = f"; put your own copy of the rows at {train}" if role == "train" else ""
-        yield Line(key=f"{role} file", value=job.files.get(role), word="left out", says=f"{reason}{remedy}")
+        yield ImportLine(key=f"{role} file", value=job.files.get(role), word="left out", says=f"{reason}{remedy}")
 
 
 def _fetch(
     provider: Provider, ids: Mapping[str, str], files: Mapping[str, Path], data: Path, overwrite: bool
 ) -> dict[str, str]:
-    """Fetch a vendor's files into `files`, by role: all that are there, or none.
+    """Fetch a vendor's files into `files`, by role: all that the vendor still has, or none.
 
-    Returns the files that the vendor has no more, each with its reason.
+    Returns the reasons of the files that could not be fetched, by role.
     """
     from llmtune.errors import TransientError, VendorError
     from llmtune.redaction.secrets import scrub
@@ -190,15 +203,15 @@ def _fetch(
     make_private_folder(data)
     gone: dict[str, str] = {}
     fetched: dict[str, Path] = {}
-    with tempfile.TemporaryDirectory(dir=data, prefix=".fetched-") as place:
+    with tempfile.TemporaryDirectory(dir=data, prefix=".fetched-") as folder:
         for role, id in ids.items():
             try:
-                fetched[role] = source.download(provider, id, role, Path(place))
+                fetched[role] = source.download(provider, id, role, Path(folder))
             except TransientError:
                 raise
             except VendorError as error:
                 gone[role] = f"it could not be fetched: {scrub(error.message)}"
-        check()  # fetching takes its time, and another import may have been faster
+        check()  # again: another import may have written them meanwhile
         for role, path in fetched.items():
             make_private_folder(files[role].parent)
             path.replace(files[role])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.importers import mapping
-from llmtune.importers.keys import Imported, Keys, Word
+from llmtune.importers.keys import Imported, ImportOutcome, Keys
 from llmtune.importers.reasons import REASONS
 
-#: Keys that no other of the tools has.
+#: Keys that only Axolotl has.
 MARKS = {
     "base_model",
     "sequence_len",
@@ -20,7 +20,7 @@ MARKS = {
     "train_on_inputs",
 }
 
-#: Its dataset types, and our row formats. Others are found out by llmtune itself (auto).
+#: Axolotl's dataset types, and llmtune's row formats. "auto" detects the format from the rows.
 _TYPES = {
     "alpaca": "alpaca",
     "sharegpt": "sharegpt",
@@ -49,7 +49,7 @@ _TYPES = {
     "llama3.ultra": "auto",
 }
 
-#: Where the first dataset's columns are named, and which of ours they are.
+#: Keys that name the first dataset's columns, and llmtune's name for each column.
 _FIELDS = {
     "field_messages": "messages",
     "field": "text",
@@ -110,7 +110,7 @@ _REASONS = REASONS | {
     "tokenizer_legacy": "the model's own tokenizer is used",
     "resize_token_embeddings_to_32x": "the embeddings keep their size",
     "eot_tokens": "the end of a turn is found in the template",
-    "noisy_embedding_alpha": "noise on embeddings is not there",
+    "noisy_embedding_alpha": "noise on embeddings is not supported",
     "peft_layers_to_transform": "name the layers in lora_target_modules",
     "lora_target_parameters": "adapters are put on linear layers",
     "loraplus_*": "two rates are not there; layer_lr_multipliers sets one a layer",
@@ -147,9 +147,9 @@ _REASONS = REASONS | {
     "dpo_use_weighting": "the loss is the sigmoid DPO loss alone",
     "dpo_*": "the loss is the sigmoid DPO loss alone",
     "rl_adapter_ref_model": "the reference is the base model, read by switching the adapter off",
-    "use_tensorboard": "say it when the job is run: --sink tensorboard:DIR",
-    "use_wandb": "say it when the job is run: --sink wandb:PROJECT",
-    "use_mlflow": "say it when the job is run: --sink mlflow:URI",
+    "use_tensorboard": "set it when the job is run: --sink tensorboard:DIR",
+    "use_wandb": "set it when the job is run: --sink wandb:PROJECT",
+    "use_mlflow": "set it when the job is run: --sink mlflow:URI",
     "use_comet": "the report and `llmtune runs show` hold every point",
     "device_map": "the model lies on one device",
     "max_memory": "the model lies on one device",
@@ -181,167 +181,190 @@ _REASONS = REASONS | {
 
 
 def read(keys: Keys) -> Imported:
-    """The job of an Axolotl configuration."""
+    """Read an Axolotl configuration into a job. Raises `InvalidJob` for what no job can express, naming the key."""
     goal = keys.take("rl")
     if goal not in (None, "dpo"):
         raise keys.refuse("rl", f"{goal!r} is not there: llmtune trains by sft and dpo")
     keys.job["method"] = goal or "sft"
     if goal:
-        keys.say("rl", goal, "mapped", "method", "dpo")
+        keys.add_line("rl", goal, "mapped", "method", "dpo")
     for key in ("rl_beta", "dpo_beta"):
-        keys.set(key, "dpo_beta")
+        keys.map_field(key, "dpo_beta")
     if goal:
-        keys.set("dpo_label_smoothing", "label_smoothing")
+        keys.map_field("dpo_label_smoothing", "label_smoothing")
     model = keys.take("base_model")
-    keys.say("base_model", model, "mapped", "model.local")
-    _datasets(keys)
+    keys.add_line("base_model", model, "mapped", "model.local")
+    _map_datasets(keys)
     if "train" not in keys.dataset:
-        mapping.held_out(keys, "val_set_size")
-    keys.set("learning_rate", "learning_rate", rule=mapping.number)
-    keys.set("num_epochs", "epochs", rule=mapping.whole_epochs, default=1)
-    mapping.steps_limit(keys)
-    packs = int(keys.number("sequence_len", keys.get("sequence_len", 512))) if keys.get("sample_packing") else None
-    mapping.batch(keys, "micro_batch_size", "gradient_accumulation_steps", default=1, packs=packs)
-    mapping.schedule(keys, "lr_scheduler", default="cosine")
-    keys.set("cosine_min_lr_ratio", "min_lr_ratio")
-    _warmup(keys)
-    keys.set("optimizer", "optimizer", rule=mapping.optimizer)
+        mapping.map_held_out(keys, "val_set_size")
+    keys.map_field("learning_rate", "learning_rate", rule=mapping.convert_number)
+    keys.map_field("num_epochs", "epochs", rule=mapping.convert_epochs, default=1)
+    mapping.map_max_steps(keys)
+    packs = int(keys.to_number("sequence_len", keys.get("sequence_len", 512))) if keys.get("sample_packing") else None
+    mapping.map_batch_size(keys, "micro_batch_size", "gradient_accumulation_steps", default=1, packs=packs)
+    mapping.map_schedule(keys, "lr_scheduler", default="cosine")
+    keys.map_field("cosine_min_lr_ratio", "min_lr_ratio")
+    _map_warmup(keys)
+    keys.map_field("optimizer", "optimizer", rule=mapping.convert_optimizer)
     for name in ("weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon"):
-        keys.set(name, name)
-    _loss(keys)
-    _length(keys)
-    keys.set("sample_packing", "packing", rule=lambda on: (bool(on), "here it never changes which rows make a step"))
-    keys.set("early_stopping_patience", "early_stopping_patience")
-    mapping.rhythm(keys, strategies=False)
-    mapping.seed(keys)
-    _adapter(keys)
-    _template(keys)
-    mapping.precision(keys)
-    mapping.checkpointing(keys)
-    keys.leave_rest(_REASONS)
+        keys.map_field(name, name)
+    _map_loss(keys)
+    _map_length(keys)
+    keys.map_field(
+        "sample_packing", "packing", rule=lambda on: (bool(on), "here it never changes which rows make a step")
+    )
+    keys.map_field("early_stopping_patience", "early_stopping_patience")
+    mapping.map_intervals(keys, strategies=False)
+    mapping.map_seed(keys)
+    _map_adapter(keys)
+    _map_template(keys)
+    mapping.map_precision(keys)
+    mapping.map_gradient_checkpointing(keys)
+    keys.leave_out_others(_REASONS)
     return keys.finish(name=keys.path.stem, model=str(model))
 
 
-def _datasets(keys: Keys) -> None:  # noqa: C901
-    found = keys.take("datasets") or keys.take("pretraining_dataset") or []
-    sets: list[dict[str, Any]] = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-    if not sets:
+def _map_datasets(keys: Keys) -> None:
+    """Map the first dataset and the validation file; the other datasets are left out."""
+    datasets = keys.take("datasets") or keys.take("pretraining_dataset") or []
+    entries: list[dict[str, Any]] = (
+        [entry for entry in datasets if isinstance(entry, dict)] if isinstance(datasets, list) else []
+    )
+    if not entries:
         raise keys.refuse("datasets", "names no dataset")
-    first, *others = sets
+    first, *unused = entries
     where = first.get("data_files") or first.get("path")
     if isinstance(where, list):
-        others = [*({"path": each} for each in where[1:]), *others]
+        unused = [*({"path": file} for file in where[1:]), *unused]
         where = where[0]
-    where = mapping.located(str(where))
+    where = mapping.resolve_address(str(where))
     if where.startswith("hf://"):
-        where = mapping.chosen(keys, where, first, "datasets[0].", config="name", split="split", revision="revision")
-    held_out = keys.take("test_datasets")
-    if isinstance(held_out, list) and held_out and isinstance(held_out[0], dict):
-        other = mapping.located(str(held_out[0].get("data_files") or held_out[0].get("path")))
-        keys.dataset |= {"train": where, "validation": other}
-        keys.say("test_datasets", held_out[0].get("path"), "converted", "dataset.validation", other)
-        for number, each in enumerate(held_out[1:], start=1):
-            keys.say(f"test_datasets[{number}]", each, "left out", None, "a job has one file for validation")
-        if "val_set_size" in keys:
-            keys.say("val_set_size", keys.take("val_set_size"), "left out", None, "test_datasets validate")
-        keys.dataset["split"] = (1.0, 0.0, 0.0)
-    else:
-        keys.dataset["path"] = where
-    keys.say(
+        where = mapping.add_hub_options(
+            keys, where, first, "datasets[0].", config="name", split="split", revision="revision"
+        )
+    _map_validation_file(keys, where)
+    keys.add_line(
         "datasets[0].path",
         first.get("path"),
         "mapped" if where == first.get("path") else "converted",
         "dataset.path",
         where,
     )
-    described = first.get("type")
-    if isinstance(described, dict):  # columns named one by one, and a template for the prompt
-        first = {**first, **{key: value for key, value in described.items() if key in _FIELDS or key == "format"}}
-        first["type"] = "named columns"
-    kind = str(first.get("type") or "")
-    form = _TYPES.get(kind, "auto")
-    if form != "auto":
-        keys.dataset["format"] = form
-    known = kind in _TYPES or not kind
-    said = form if known else "the row format is found out from the rows; check it with: llmtune data check"
-    keys.say("datasets[0].type", first.get("type"), "converted" if known else "left out", "dataset.format", said)
+    _map_row_format(keys, first, where)
+    for number, entry in enumerate(unused, start=1):
+        keys.add_line(f"datasets[{number}]", entry, "left out", None, "a job has one dataset: join the files")
+
+
+def _map_validation_file(keys: Keys, train: str) -> None:
+    """Map `test_datasets`, where there are any, to the validation file beside the training file at `train`."""
+    held_out = keys.take("test_datasets")
+    if not (isinstance(held_out, list) and held_out and isinstance(held_out[0], dict)):
+        keys.dataset["path"] = train
+        return
+    validation = mapping.resolve_address(str(held_out[0].get("data_files") or held_out[0].get("path")))
+    keys.dataset |= {"train": train, "validation": validation}
+    keys.add_line("test_datasets", held_out[0].get("path"), "converted", "dataset.validation", validation)
+    for number, entry in enumerate(held_out[1:], start=1):
+        keys.add_line(f"test_datasets[{number}]", entry, "left out", None, "a job has one file for validation")
+    if "val_set_size" in keys:
+        keys.add_line("val_set_size", keys.take("val_set_size"), "left out", None, "test_datasets validate")
+    keys.dataset["split"] = (1.0, 0.0, 0.0)
+
+
+def _map_row_format(keys: Keys, entry: dict[str, Any], where: str) -> None:
+    """Map the type and the column names of the dataset at `where`; its other keys are left out."""
+    dataset_type = entry.get("type")
+    if isinstance(dataset_type, dict):  # columns named one by one, and a template for the prompt
+        entry = {**entry, **{key: value for key, value in dataset_type.items() if key in _FIELDS or key == "format"}}
+        entry["type"] = "named columns"
+    kind = str(entry.get("type") or "")
+    row_format = _TYPES.get(kind, "auto")
+    if row_format != "auto":
+        keys.dataset["format"] = row_format
+    is_known = kind in _TYPES or not kind
+    reason = row_format if is_known else "the row format is found out from the rows; check it with: llmtune data check"
+    keys.add_line(
+        "datasets[0].type", entry.get("type"), "converted" if is_known else "left out", "dataset.format", reason
+    )
     columns = {
-        ours: first[theirs]
-        for theirs, ours in _FIELDS.items()
-        if isinstance(first.get(theirs), str) and first[theirs] != ours
+        name: entry[key] for key, name in _FIELDS.items() if isinstance(entry.get(key), str) and entry[key] != name
     }
     if columns:
         keys.dataset["columns"] = columns
-    for key, value in first.items():
+    for key, value in entry.items():
         if key in ("path", "type", "data_files", *(("name", "split", "revision") if "hf://" in where else ())):
             continue
         if key in _FIELDS:
-            keys.say(f"datasets[0].{key}", value, "mapped", "dataset.columns")
+            keys.add_line(f"datasets[0].{key}", value, "mapped", "dataset.columns")
         elif value is not None:
-            said = _IN_DATASETS.get(key, "not known to llmtune: look up what it does in Axolotl")
-            keys.say(f"datasets[0].{key}", value, "left out", None, said)
-    for number, each in enumerate(others, start=1):
-        keys.say(f"datasets[{number}]", each, "left out", None, "a job has one dataset: join the files")
+            reason = _IN_DATASETS.get(key, "not known to llmtune: look up what it does in Axolotl")
+            keys.add_line(f"datasets[0].{key}", value, "left out", None, reason)
 
 
-def _warmup(keys: Keys) -> None:
-    """Axolotl takes 0 for "not set", and then warms up all the same."""
+def _map_warmup(keys: Keys) -> None:
+    """Map the warm-up, with Axolotl's default: it takes 0 for "not set" and warms up all the same."""
     for key in ("warmup_steps", "warmup_ratio"):
         if key in keys and not keys.get(key):
-            keys.say(key, keys.take(key), "left out", None, f"0 means not set in {keys.tool}")
+            keys.add_line(key, keys.take(key), "left out", None, f"0 means not set in {keys.tool}")
     if "warmup_steps" not in keys and "warmup_ratio" not in keys:
         keys.hyperparameters["warmup_ratio"] = 0.03
-        said = f"not set; {keys.tool}'s default: 0.03 of all steps, 100 at most (set warmup_steps above 3,333 steps)"
-        keys.say("warmup_ratio", 0.03, "default", "warmup_ratio", said)
-    mapping.warmup(keys)
+        reason = f"not set; {keys.tool}'s default: 0.03 of all steps, 100 at most (set warmup_steps above 3,333 steps)"
+        keys.add_line("warmup_ratio", 0.03, "default", "warmup_ratio", reason)
+    mapping.map_warmup(keys)
 
 
-def _loss(keys: Keys) -> None:
+def _map_loss(keys: Keys) -> None:
     if keys.job["method"] == "dpo":
-        return  # answers are compared; there is no weight of prompts
+        return  # dpo compares answers: prompts have no weight
     value = keys.take("train_on_inputs")
     weight = 1.0 if value is True else 0.0
     keys.hyperparameters["prompt_loss_weight"] = weight
-    word: Word = "default" if value is None else "converted"
-    keys.say("train_on_inputs", bool(value), word, "prompt_loss_weight", f"{weight:g}")
+    outcome: ImportOutcome = "default" if value is None else "converted"
+    keys.add_line("train_on_inputs", bool(value), outcome, "prompt_loss_weight", f"{weight:g}")
 
 
-def _length(keys: Keys) -> None:
-    keys.set("sequence_len", "max_sequence_length")
-    wanted = keys.take("excess_length_strategy")
-    keys.dataset["on_too_long"] = {"truncate": "truncate", "raise": "error"}.get(str(wanted), "drop")
-    word: Word = "default" if wanted is None else "mapped"
-    keys.say("excess_length_strategy", wanted or "drop", word, "dataset.on_too_long", keys.dataset["on_too_long"])
+def _map_length(keys: Keys) -> None:
+    keys.map_field("sequence_len", "max_sequence_length")
+    strategy = keys.take("excess_length_strategy")
+    keys.dataset["on_too_long"] = {"truncate": "truncate", "raise": "error"}.get(str(strategy), "drop")
+    outcome: ImportOutcome = "default" if strategy is None else "mapped"
+    keys.add_line(
+        "excess_length_strategy", strategy or "drop", outcome, "dataset.on_too_long", keys.dataset["on_too_long"]
+    )
 
 
-def _adapter(keys: Keys) -> None:
+def _map_adapter(keys: Keys) -> None:
     kind, quantised, dora = keys.take("adapter"), keys.take("load_in_4bit"), keys.take("peft_use_dora")
     if kind is None:
         keys.job["adapter"] = "full"
-        keys.say("adapter", None, "default", "adapter", "no adapter: all weights are trained")
+        keys.add_line("adapter", None, "default", "adapter", "no adapter: all weights are trained")
         return
     if kind not in ("lora", "qlora"):
         raise keys.refuse("adapter", f"{kind!r} is not there: llmtune has lora, qlora, dora and full")
     keys.job["adapter"] = "qlora" if kind == "qlora" or quantised else "dora" if dora else "lora"
-    keys.say("adapter", kind, "mapped" if keys.job["adapter"] == kind else "converted", "adapter", keys.job["adapter"])
+    keys.add_line(
+        "adapter", kind, "mapped" if keys.job["adapter"] == kind else "converted", "adapter", keys.job["adapter"]
+    )
     for key, value in (("load_in_4bit", quantised), ("peft_use_dora", dora)):
         if value is not None:
-            keys.say(key, value, "mapped", "adapter", keys.job["adapter"])
-    mapping.rank_stabilised(keys, "peft_use_rslora")
-    keys.set("lora_r", "lora_rank", default=8)
+            keys.add_line(key, value, "mapped", "adapter", keys.job["adapter"])
+    mapping.map_rslora(keys, "peft_use_rslora")
+    keys.map_field("lora_r", "lora_rank", default=8)
     for name in ("lora_alpha", "lora_dropout"):
-        keys.set(name, name)
+        keys.map_field(name, name)
     every = keys.take("lora_target_linear")
     if every:
         keys.hyperparameters["lora_target_modules"] = "all-linear"
-        keys.say("lora_target_linear", every, "converted", "lora_target_modules", "all-linear")
-    keys.set("lora_target_modules", "lora_target_modules", rule=lambda names: (tuple(names), ""))
+        keys.add_line("lora_target_linear", every, "converted", "lora_target_modules", "all-linear")
+    keys.map_field("lora_target_modules", "lora_target_modules", rule=lambda names: (tuple(names), ""))
 
 
-def _template(keys: Keys) -> None:
+def _map_template(keys: Keys) -> None:
     text = keys.take("chat_template_jinja")
     if text is not None:
         keys.options["chat_template"] = text
-        keys.say("chat_template_jinja", text, "mapped", "provider_options.local.chat_template")
+        keys.add_line("chat_template_jinja", text, "mapped", "provider_options.local.chat_template")
     if keys.get("chat_template") == "tokenizer_default":
-        keys.say("chat_template", keys.take("chat_template"), "mapped", None, "the tokenizer's own template is used")
+        keys.add_line(
+            "chat_template", keys.take("chat_template"), "mapped", None, "the tokenizer's own template is used"
+        )

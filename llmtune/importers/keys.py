@@ -1,4 +1,4 @@
-"""A configuration of another trainer, read key by key: each key is answered, so that none can vanish."""
+"""The configuration of another trainer, read key by key: each key gets a line, so that none is lost silently."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from llmtune._models import FrozenModel
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 
-#: mapped: same meaning and value. converted: after a stated rule. left out: not in the job, and why.
-Word = Literal["mapped", "converted", "left out", "default"]
+#: mapped: same meaning and value. converted: by a stated rule. left out: not in the job, with the reason.
+#: default: not set there, but in effect there.
+ImportOutcome = Literal["mapped", "converted", "left out", "default"]
 
 #: Keys whose values are secrets (hub_token, wandb_api_key), unlike eos_token.
 SECRET = re.compile(r"(api|access|secret)_?key|(hub|auth|access|hf)_token|secret|password|webhook", re.IGNORECASE)
 
 
 def refuse_existing(path: Path, overwrite: bool, *, instead: str) -> None:
-    """Raise `LlmtuneError` where the file is there and is not to be replaced; `instead` is the other way out."""
+    """Raise `LlmtuneError` where the file exists and must not be replaced; `instead` is the alternative in the hint."""
     if not overwrite and (path.exists() or path.is_symlink()):
         raise LlmtuneError(f"{path} is already there", hint=f"{instead}, or pass --overwrite")
 
 
-class Line(FrozenModel):
-    """What became of one key. `word` "default" is a value that was not written there but holds there all the same."""
+class ImportLine(FrozenModel):
+    """The outcome of one key; `word` is the kind of outcome (`ImportOutcome`), `says` explains it."""
 
     key: str
     value: Any = None
-    word: Word
+    word: ImportOutcome
     field: str | None = None
     """The job's field, where there is one."""
 
@@ -37,122 +38,122 @@ class Line(FrozenModel):
 
 
 class Imported(FrozenModel):
-    """A job made from another tool's configuration, with the receipt of every key."""
+    """A job made from another tool's configuration; `lines` has a line about every key."""
 
     job: TuningJob
     source: str
-    """What it was read from."""
+    """The file, run or vendor's job that it was made from."""
 
-    lines: tuple[Line, ...] = ()
+    lines: tuple[ImportLine, ...] = ()
 
     @property
-    def left_out(self) -> tuple[Line, ...]:
+    def left_out(self) -> tuple[ImportLine, ...]:
         """The keys that are not in the job, each with its reason."""
         return tuple(line for line in self.lines if line.word == "left out")
 
 
-#: How many rows are tried before their format is said not to be read.
+#: How many rows are read before their format counts as unreadable.
 _TRIED = 20
 
 
 def _find_file(named: str, folder: Path) -> Path | None:
-    """A file or folder of rows as it is named where the tool is run, or beside its configuration."""
+    """Return a file or folder of rows, relative to the working folder or the configuration; None if there is none."""
     if "://" in named:
         return None
     return next((path for path in (Path(named), folder / named) if path.exists()), None)
 
 
-def _fault_of_rows(path: Path, dataset: Mapping[str, Any], method: str) -> str | None:
-    """Why none of the first rows can be trained on; None where one can."""
+def _find_row_fault(path: Path, dataset: Mapping[str, Any], method: str) -> str | None:
+    """Return why none of the first rows can be trained on; None where one can."""
     from llmtune.data.checks.per_row import check_example
     from llmtune.data.findings import Finding
     from llmtune.data.io.reading import Reading
 
     fault = None
-    for number, item in enumerate(Reading(path, dataset.get("format", "auto"), columns=dataset.get("columns"))):
-        if isinstance(item, Finding):
-            found = [item] if item.is_error else []
+    for number, row in enumerate(Reading(path, dataset.get("format", "auto"), columns=dataset.get("columns"))):
+        if isinstance(row, Finding):
+            errors = [row] if row.is_error else []
         else:
-            found = [finding for finding in check_example(item, method) if finding.is_error]
-            if not found:
+            errors = [finding for finding in check_example(row, method) if finding.is_error]
+            if not errors:
                 return None
-        if found and fault is None:
-            fault = found[0].message
+        if errors and fault is None:
+            fault = errors[0].message
         if number >= _TRIED:
             break
     return fault
 
 
 class Keys:
-    """The keys of one configuration, taken one after the other, and the job that grows from them."""
+    """The keys of one configuration, which are taken one after the other, and the job that is made from them."""
 
     def __init__(self, config: Mapping[str, Any], path: Path, tool: str) -> None:
         self.path, self.tool = path, tool
-        self._rest = {key: value for key, value in config.items() if value is not None and value != ""}
+        self._remaining = {key: value for key, value in config.items() if value is not None and value != ""}
         self._nulls = {key for key, value in config.items() if value is None}
         self.hyperparameters: dict[str, Any] = {}
         self.dataset: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
         self.job: dict[str, Any] = {"adapter": "full"}
-        self.lines: list[Line] = []
+        self.lines: list[ImportLine] = []
 
     def __contains__(self, key: str) -> bool:
-        return key in self._rest
+        return key in self._remaining
 
     def is_null(self, key: str) -> bool:
-        """Whether the key is there with the value null, where that differs from a key that is not there."""
+        """Return whether the key is set to null, which can differ from a key that is not set."""
         return key in self._nulls
 
-    def number(self, key: str, value: Any) -> float:
-        """A value as a number; refused by its key when it is none."""
+    def to_number(self, key: str, value: Any) -> float:
+        """Convert a value to a number. Raises `InvalidJob` naming the key when it is none."""
         try:
             return float(value)
         except (TypeError, ValueError):
             raise self.refuse(key, f"{value!r} is not a number") from None
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value, without answering its key."""
-        return self._rest.get(key, default)
+        """Return a value and leave its key to be taken."""
+        return self._remaining.get(key, default)
 
     def take(self, key: str, default: Any = None) -> Any:
-        """A value whose key is answered by the caller."""
-        return self._rest.pop(key, default)
+        """Return a value and remove its key; the caller adds a line about it."""
+        return self._remaining.pop(key, default)
 
-    def say(self, key: str, value: Any, word: Word, field: str | None = None, says: str = "") -> None:
-        """Answer a key. What a key keeps secret is not repeated."""
-        shown = "***" if SECRET.search(key) and value else value
-        self.lines.append(Line(key=key, value=shown, word=word, field=field, says=says))
+    def add_line(self, key: str, value: Any, outcome: ImportOutcome, field: str | None = None, says: str = "") -> None:
+        """Add a line about a key. The value of a secret is not repeated."""
+        public_value = "***" if SECRET.search(key) and value else value
+        self.lines.append(ImportLine(key=key, value=public_value, word=outcome, field=field, says=says))
 
-    def set(
+    def map_field(
         self, key: str, field: str, *, rule: Callable[[Any], tuple[Any, str]] | None = None, default: Any = None
     ) -> None:
-        """Bring a key into a hyperparameter, as it is or by a rule; `default` is what the tool takes when unset."""
-        if key not in self._rest:
+        """Map a key to a hyperparameter, unchanged or by a rule; `default` is the tool's own value for an unset key."""
+        if key not in self._remaining:
             if default is not None and field not in self.hyperparameters:
                 self.hyperparameters[field] = default
-                self.say(key, default, "default", field, f"not set; {self.tool}'s default")
+                self.add_line(key, default, "default", field, f"not set; {self.tool}'s default")
             return
         value = self.take(key)
         try:
-            made, said = (value, "") if rule is None else rule(value)
+            converted, reason = (value, "") if rule is None else rule(value)
         except (TypeError, ValueError):
             raise self.refuse(key, f"{value!r} cannot be read") from None
-        if made is None:
-            self.say(key, value, "left out", None, said)
+        if converted is None:
+            self.add_line(key, value, "left out", None, reason)
             return
-        self.hyperparameters[field] = made
-        self.say(key, value, "converted" if said else "mapped", field, said)
+        self.hyperparameters[field] = converted
+        self.add_line(key, value, "converted" if reason else "mapped", field, reason)
 
     def refuse(self, key: str, message: str, hint: str | None = None) -> InvalidJob:
-        """The error for a configuration that no job of ours can express."""
+        """Build the error for a setting that no job can express."""
         return InvalidJob(f"{self.path}: {key}: {message}", where=key, hint=hint)
 
     def _try_rows(self) -> None:
-        """Read the first rows of each file that is here, as the job would: a format that is not read is not mapped."""
+        """Read the first rows of each local file as the job would: a format that cannot be read counts as left out."""
         for role in ("path", "train", "validation"):
             named = self.dataset.get(role)
-            found = None if named is None else _find_file(str(named), self.path.parent)
-            fault = None if found is None else _fault_of_rows(found, self.dataset, str(self.job.get("method", "sft")))
+            path = None if named is None else _find_file(str(named), self.path.parent)
+            fault = None if path is None else _find_row_fault(path, self.dataset, str(self.job.get("method", "sft")))
             if fault is None:
                 continue
             says = f"no row of {named} can be read so: {fault}"
@@ -164,20 +165,20 @@ class Keys:
                 for line in self.lines
             ]
             if not any(line.says == says for line in self.lines):
-                self.say(f"dataset.{role}", named, "left out", "dataset.format", says)
+                self.add_line(f"dataset.{role}", named, "left out", "dataset.format", says)
 
-    def leave_rest(self, reasons: Mapping[str, str]) -> None:
-        """Answer every key that is still there: by its reason, or as one that is not known."""
-        for key in list(self._rest):
+    def leave_out_others(self, reasons: Mapping[str, str]) -> None:
+        """Add a line about every key that was not taken: with its reason, or as unknown."""
+        for key in list(self._remaining):
             value = self.take(key)
             prefixes = [name for name in reasons if name.endswith("*") and key.startswith(name[:-1])]
             reason = reasons.get(key) or next((reasons[name] for name in prefixes), None)
-            self.say(
+            self.add_line(
                 key, value, "left out", None, reason or f"not known to llmtune: look up what it does in {self.tool}"
             )
 
     def finish(self, *, name: str, model: str) -> Imported:
-        """The job. Raises `InvalidJob` naming the key's file when a value is out of range."""
+        """Build the job. Raises `InvalidJob` naming the configuration when a value is out of range."""
         data: dict[str, Any] = {"name": name[:128] or "imported", "model": {"local": model}, "dataset": self.dataset}
         self._try_rows()
         data |= self.job

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.importers import mapping
-from llmtune.importers.keys import Imported, Keys, Word
+from llmtune.importers.keys import Imported, ImportOutcome, Keys
 from llmtune.importers.reasons import REASONS
 
-#: Keys that no other of the tools has.
+#: Keys that only LLaMA-Factory has.
 MARKS = {"stage", "finetuning_type", "cutoff_len", "lora_target", "dataset_dir", "template", "pref_beta", "val_size"}
 
 _REASONS = REASONS | {
@@ -44,7 +44,7 @@ _REASONS = REASONS | {
     "use_llama_pro": "layer_lr_multipliers with 0 freezes layers",
     "upcast_*": "norms and the loss are computed in float32",
     "disable_gradient_checkpointing": "set provider_options.local.gradient_checkpointing",
-    "use_reentrant_gc": "the non-reentrant way is the only one",
+    "use_reentrant_gc": "only the non-reentrant variant is supported",
     "resize_vocab": "the embeddings keep their size",
     "add_tokens": "the embeddings keep their size",
     "add_special_tokens": "the embeddings keep their size",
@@ -58,7 +58,7 @@ _REASONS = REASONS | {
     "eval_num_beams": "answers are sampled or greedy",
     "predict_with_generate": "the report asks the tuned model for answers",
     "ignore_pad_token_for_loss": "nothing is padded",
-    "tokenized_path": "rows are found again by their content",
+    "tokenized_path": "rows are cached by their content",
     "buffer_size": "rows are tokenised once and read from disk",
     "preprocessing_batch_size": "rows are tokenised once and read from disk",
     "compute_accuracy": "the report has llmtune's own metrics",
@@ -94,99 +94,99 @@ _REASONS = REASONS | {
 
 
 def read(keys: Keys) -> Imported:
-    """The job of a LLaMA-Factory configuration."""
+    """Read a LLaMA-Factory configuration into a job. Raises `InvalidJob` for what no job can express, with the key."""
     stage = keys.take("stage", "sft")
     if stage not in ("sft", "dpo"):
         raise keys.refuse("stage", f"{stage!r} is not there: llmtune trains by sft and dpo")
     keys.job["method"] = stage
-    keys.say("stage", stage, "mapped", "method")
-    keys.set("pref_beta", "dpo_beta")
+    keys.add_line("stage", stage, "mapped", "method")
+    keys.map_field("pref_beta", "dpo_beta")
     loss = keys.take("pref_loss")
     if loss is not None and stage == "dpo":
         if loss != "sigmoid":
             raise keys.refuse("pref_loss", f"{loss!r} is not there: llmtune has the sigmoid DPO loss")
-        keys.say("pref_loss", loss, "mapped", "method", "dpo")
+        keys.add_line("pref_loss", loss, "mapped", "method", "dpo")
     model = keys.take("model_name_or_path")
-    keys.say("model_name_or_path", model, "mapped", "model.local")
-    _dataset(keys)
+    keys.add_line("model_name_or_path", model, "mapped", "model.local")
+    _map_dataset(keys)
     if "validation" not in keys.dataset:
-        mapping.held_out(keys, "val_size")
+        mapping.map_held_out(keys, "val_size")
     elif "val_size" in keys:
-        keys.say("val_size", keys.take("val_size"), "left out", None, "eval_dataset validates")
-    keys.set("learning_rate", "learning_rate", rule=mapping.number, default=5e-5)
-    keys.set("num_train_epochs", "epochs", rule=mapping.whole_epochs, default=3)
-    mapping.steps_limit(keys)
+        keys.add_line("val_size", keys.take("val_size"), "left out", None, "eval_dataset validates")
+    keys.map_field("learning_rate", "learning_rate", rule=mapping.convert_number, default=5e-5)
+    keys.map_field("num_train_epochs", "epochs", rule=mapping.convert_epochs, default=3)
+    mapping.map_max_steps(keys)
     packing = keys.get("packing") or keys.get("neat_packing")
-    packs = int(keys.number("cutoff_len", keys.get("cutoff_len", 2048))) if packing else None
-    mapping.batch(keys, "per_device_train_batch_size", "gradient_accumulation_steps", default=8, packs=packs)
-    mapping.schedule(keys, "lr_scheduler_type", default="linear")
-    mapping.warmup(keys)
-    keys.set("optim", "optimizer", rule=mapping.optimizer)
+    packs = int(keys.to_number("cutoff_len", keys.get("cutoff_len", 2048))) if packing else None
+    mapping.map_batch_size(keys, "per_device_train_batch_size", "gradient_accumulation_steps", default=8, packs=packs)
+    mapping.map_schedule(keys, "lr_scheduler_type", default="linear")
+    mapping.map_warmup(keys)
+    keys.map_field("optim", "optimizer", rule=mapping.convert_optimizer)
     for name in ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"):
-        keys.set(name, name)
-    keys.set("max_grad_norm", "max_grad_norm", default=1.0)
-    _loss(keys)
-    keys.set("cutoff_len", "max_sequence_length", default=2048)
+        keys.map_field(name, name)
+    keys.map_field("max_grad_norm", "max_grad_norm", default=1.0)
+    _map_loss(keys)
+    keys.map_field("cutoff_len", "max_sequence_length", default=2048)
     keys.dataset["on_too_long"] = "truncate"
     for key in ("packing", "neat_packing"):
         if key in keys and key == "packing" and keys.get("neat_packing"):
-            keys.say(key, keys.take(key), "mapped", "packing")  # neat_packing says the same, and more
-        keys.set(key, "packing", rule=_packing)
-    mapping.rhythm(keys, strategies=True)
-    mapping.seed(keys)
-    _adapter(keys)
+            keys.add_line(key, keys.take(key), "mapped", "packing")  # neat_packing implies it
+        keys.map_field(key, "packing", rule=_convert_packing)
+    mapping.map_intervals(keys, strategies=True)
+    mapping.map_seed(keys)
+    _map_adapter(keys)
     if keys.take("pure_bf16"):
         keys.options["dtype"] = "bfloat16"
-        keys.say("pure_bf16", True, "converted", "provider_options.local.dtype", "bfloat16")
-    mapping.precision(keys)
-    mapping.checkpointing(keys)
-    keys.leave_rest(_REASONS)
+        keys.add_line("pure_bf16", True, "converted", "provider_options.local.dtype", "bfloat16")
+    mapping.map_precision(keys)
+    mapping.map_gradient_checkpointing(keys)
+    keys.leave_out_others(_REASONS)
     return keys.finish(name=keys.path.stem, model=str(model))
 
 
-def _packing(on: Any) -> tuple[Any, str]:
+def _convert_packing(on: Any) -> tuple[Any, str]:
     return bool(on), "here it never changes which rows make a step, and rows never see each other"
 
 
-def _loss(keys: Keys) -> None:
+def _map_loss(keys: Keys) -> None:
     if keys.job["method"] == "dpo":
-        keys.set("dpo_label_smoothing", "label_smoothing")
-        return  # answers are compared; there is no weight of prompts
-    keys.set("label_smoothing_factor", "label_smoothing")
+        keys.map_field("dpo_label_smoothing", "label_smoothing")
+        return  # dpo compares answers: prompts have no weight
+    keys.map_field("label_smoothing_factor", "label_smoothing")
     prompts = keys.take("train_on_prompt")
     keys.hyperparameters["prompt_loss_weight"] = 1.0 if prompts else 0.0
-    word: Word = "default" if prompts is None else "converted"
-    keys.say("train_on_prompt", bool(prompts), word, "prompt_loss_weight", "1" if prompts else "0")
+    outcome: ImportOutcome = "default" if prompts is None else "converted"
+    keys.add_line("train_on_prompt", bool(prompts), outcome, "prompt_loss_weight", "1" if prompts else "0")
 
 
-def _dataset(keys: Keys) -> None:
+def _map_dataset(keys: Keys) -> None:
     named = keys.take("dataset")
-    names = [each.strip() for each in named.split(",")] if isinstance(named, str) else list(named or ())
+    names = [name.strip() for name in named.split(",")] if isinstance(named, str) else list(named or ())
     if not names:
         raise keys.refuse("dataset", "names no dataset")
     where = keys.take("dataset_dir")
-    place = str(where or "data")
-    found = _known(keys, place, names[0])
-    keys.dataset |= found or {"path": f"{place}/{names[0]}.json"}
+    folder = str(where or "data")
+    entry = _find_entry(keys, folder, names[0])
+    keys.dataset |= entry or {"path": f"{folder}/{names[0]}.json"}
     if where is not None:
-        keys.say("dataset_dir", where, "mapped", "dataset.path")
-    said = "" if found else f"{place}/dataset_info.json is not there to say which file it is: put its path here"
-    keys.say("dataset", names[0], "converted", "dataset.path", said or str(keys.dataset["path"]))
-    for other in names[1:]:
-        keys.say("dataset", other, "left out", None, "a job has one dataset: join the files")
+        keys.add_line("dataset_dir", where, "mapped", "dataset.path")
+    reason = "" if entry else f"{folder}/dataset_info.json does not exist, so the file is not known: put its path here"
+    keys.add_line("dataset", names[0], "converted", "dataset.path", reason or str(keys.dataset["path"]))
+    for name in names[1:]:
+        keys.add_line("dataset", name, "left out", None, "a job has one dataset: join the files")
     held_out = keys.take("eval_dataset")
     if held_out is not None:
-        first, *others = [each.strip() for each in str(held_out).split(",")]
-        known = _known(keys, place, first) or {"path": f"{place}/{first}.json"}
-        keys.dataset |= {"train": keys.dataset.pop("path"), "validation": known["path"], "split": (1.0, 0.0, 0.0)}
-        keys.say("eval_dataset", first, "converted", "dataset.validation", str(known["path"]))
-        for other in others:
-            keys.say("eval_dataset", other, "left out", None, "a job has one file for validation")
+        first, *more_names = [name.strip() for name in str(held_out).split(",")]
+        validation = _find_entry(keys, folder, first) or {"path": f"{folder}/{first}.json"}
+        keys.dataset |= {"train": keys.dataset.pop("path"), "validation": validation["path"], "split": (1.0, 0.0, 0.0)}
+        keys.add_line("eval_dataset", first, "converted", "dataset.validation", str(validation["path"]))
+        for name in more_names:
+            keys.add_line("eval_dataset", name, "left out", None, "a job has one file for validation")
 
 
-def _known(keys: Keys, place: str, name: str) -> dict[str, Any] | None:
-    """What dataset_info.json, beside the configuration or where it is run, says of a dataset."""
-    for base in (keys.path.parent / place, keys.path.parent.parent / place):
+def _find_entry(keys: Keys, folder: str, name: str) -> dict[str, Any] | None:
+    """Read the entry of a dataset in dataset_info.json, beside the configuration or its parent; None without one."""
+    for base in (keys.path.parent / folder, keys.path.parent.parent / folder):
         listing = base / "dataset_info.json"
         if not listing.is_file():
             continue
@@ -196,11 +196,11 @@ def _known(keys: Keys, place: str, name: str) -> dict[str, Any] | None:
             continue
         if not isinstance(entry, dict):
             continue
-        return _entry(keys, base, name, entry)
+        return _convert_entry(keys, base, name, entry)
     return None
 
 
-#: The columns that an entry names, by its formatting, with their own defaults: which of ours they are.
+#: llmtune's names for the columns of an entry, by its formatting.
 _COLUMNS = {
     "alpaca": {
         "prompt": "instruction",
@@ -221,13 +221,15 @@ _COLUMNS = {
 }
 
 
-def _entry(keys: Keys, base: Path, name: str, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """An entry of dataset_info.json: where the rows are, their format, and the names of their columns."""
+def _convert_entry(keys: Keys, base: Path, name: str, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Convert an entry of dataset_info.json: the path of the rows, their format, and the names of their columns."""
     where = f"dataset_info.json: {name}."
     spec: dict[str, Any]
     if "hf_hub_url" in entry:
         address = f"hf://{entry['hf_hub_url']}"
-        address = mapping.chosen(keys, address, entry, where, config="subset", split="split", revision="revision")
+        address = mapping.add_hub_options(
+            keys, address, entry, where, config="subset", split="split", revision="revision"
+        )
         spec = {"path": address}
         answered = {"hf_hub_url", "subset", "split", "revision"}
     elif "file_name" in entry:
@@ -242,51 +244,55 @@ def _entry(keys: Keys, base: Path, name: str, entry: dict[str, Any]) -> dict[str
     if not entry.get("ranking") and not chats:
         spec["format"] = form if form in _COLUMNS else "auto"
     renamed: dict[str, str] = {}
-    for theirs, column in columns.items():
-        ours = _COLUMNS.get(form, {}).get(theirs)
-        ours = "messages" if chats and theirs == "messages" else ours
-        if ours is None:
-            keys.say(f"{where}columns.{theirs}", column, "left out", None, "rows have no such part here")
+    for role, column in columns.items():
+        target = _COLUMNS.get(form, {}).get(role)
+        target = "messages" if chats and role == "messages" else target
+        if target is None:
+            keys.add_line(f"{where}columns.{role}", column, "left out", None, "rows have no such part here")
             continue
-        if column != ours:
-            renamed[ours] = column
-        keys.say(f"{where}columns.{theirs}", column, "mapped", f"dataset.columns.{ours}")
+        if column != target:
+            renamed[target] = column
+        keys.add_line(f"{where}columns.{role}", column, "mapped", f"dataset.columns.{target}")
     if renamed:
         spec["columns"] = renamed
     for key, value in entry.items():
         if key in answered or key == "columns" or value is None:
             continue
-        known = {"formatting": "dataset.format", "ranking": "method", "tags": "dataset.format"}.get(key)
-        if known:
-            keys.say(where + key, value, "mapped", known, str(spec.get("format", "found from the rows")))
+        field = {"formatting": "dataset.format", "ranking": "method", "tags": "dataset.format"}.get(key)
+        if field:
+            keys.add_line(where + key, value, "mapped", field, str(spec.get("format", "found from the rows")))
         else:
-            keys.say(where + key, value, "left out", None, f"not known to llmtune: look up what it does in {keys.tool}")
+            keys.add_line(
+                where + key, value, "left out", None, f"not known to llmtune: look up what it does in {keys.tool}"
+            )
     return spec
 
 
-def _adapter(keys: Keys) -> None:
+def _map_adapter(keys: Keys) -> None:
     kind = keys.take("finetuning_type", "lora")
     bits, dora = keys.take("quantization_bit"), keys.take("use_dora")
     if kind not in ("lora", "full"):
         raise keys.refuse("finetuning_type", f"{kind!r} is not there: llmtune has lora, qlora, dora and full")
-    if bits is not None and keys.number("quantization_bit", bits) != 4:
+    if bits is not None and keys.to_number("quantization_bit", bits) != 4:
         raise keys.refuse("quantization_bit", f"{bits} is not there: adapter qlora is 4-bit")
     keys.job["adapter"] = "full" if kind == "full" else "qlora" if bits else "dora" if dora else "lora"
-    keys.say("finetuning_type", kind, "mapped", "adapter", str(keys.job["adapter"]))
+    keys.add_line("finetuning_type", kind, "mapped", "adapter", str(keys.job["adapter"]))
     for key, value in (("quantization_bit", bits), ("use_dora", dora)):
         if value is not None:
-            keys.say(key, value, "mapped", "adapter", str(keys.job["adapter"]))
+            keys.add_line(key, value, "mapped", "adapter", str(keys.job["adapter"]))
     if kind == "full":
         return
-    mapping.rank_stabilised(keys, "use_rslora")
-    keys.set("lora_rank", "lora_rank", default=8)
-    keys.set("lora_alpha", "lora_alpha", default=2 * int(keys.number("lora_rank", keys.hyperparameters["lora_rank"])))
-    keys.set("lora_dropout", "lora_dropout")
-    keys.set("lora_target", "lora_target_modules", rule=_targets, default="all-linear")
+    mapping.map_rslora(keys, "use_rslora")
+    keys.map_field("lora_rank", "lora_rank", default=8)
+    keys.map_field(
+        "lora_alpha", "lora_alpha", default=2 * int(keys.to_number("lora_rank", keys.hyperparameters["lora_rank"]))
+    )
+    keys.map_field("lora_dropout", "lora_dropout")
+    keys.map_field("lora_target", "lora_target_modules", rule=_convert_targets, default="all-linear")
 
 
-def _targets(value: Any) -> tuple[Any, str]:
+def _convert_targets(value: Any) -> tuple[Any, str]:
     if value == "all":
         return "all-linear", "all linear layers of the blocks"
-    names = value if isinstance(value, list) else [each.strip() for each in str(value).split(",")]
+    names = value if isinstance(value, list) else [name.strip() for name in str(value).split(",")]
     return tuple(names), ""

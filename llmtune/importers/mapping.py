@@ -1,4 +1,4 @@
-"""Rules that several trainers share: how a key's value becomes a field's, and in which words that is told."""
+"""Mappings that several trainers share: from a key's value to a field's, with the reason in words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from llmtune.importers.keys import Keys, Word
+from llmtune.importers.keys import ImportOutcome, Keys
 
-#: Optimizers that keep their state in another form and update as AdamW does.
+#: Optimizers that update as AdamW does and only store their state in another form.
 _ADAMW = frozenset(
     (
         "adamw",
@@ -46,38 +46,38 @@ _SCHEDULES = frozenset(
         "inverse_sqrt",
     )
 )
-#: Endings of file names; anything else with a slash in it is a dataset of the hub ("teknium/OpenHermes-2.5").
+#: Suffixes of file names; any other name is a dataset of the hub ("teknium/OpenHermes-2.5").
 _FILES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz")
 
 
-def located(where: str) -> str:
-    """A path as it is, or the `hf://` address of a dataset of the hub."""
+def resolve_address(where: str) -> str:
+    """Return a path unchanged, and the name of a hub dataset as its `hf://` address."""
     local = where.startswith((".", "/", "~", "hf://")) or where.endswith(_FILES)
     return where if local else f"hf://{where}"
 
 
-def chosen(keys: Keys, address: str, given: Mapping[str, Any], where: str, **names: str) -> str:
-    """The hub's address with subset, split and revision in its query; each key of `given` that says one is answered.
+def add_hub_options(keys: Keys, address: str, entry: Mapping[str, Any], where: str, **names: str) -> str:
+    """Return the hub address with subset, split and revision in its query, and add a line about each of their keys.
 
     `names` are the trainer's keys for config, split and revision.
     """
     query: dict[str, str] = {}
-    for ours, theirs in names.items():
-        value = given.get(theirs)
+    for option, key in names.items():
+        value = entry.get(key)
         if value is None:
             continue
         if "[" in str(value):
-            keys.say(where + theirs, value, "left out", None, "a slice of a split: save those rows to a file")
-        elif (ours, value) != ("split", "train"):
-            query[ours] = str(value)
-            keys.say(where + theirs, value, "mapped", "dataset.path")
+            keys.add_line(where + key, value, "left out", None, "a slice of a split: save those rows to a file")
+        elif (option, value) != ("split", "train"):
+            query[option] = str(value)
+            keys.add_line(where + key, value, "mapped", "dataset.path")
         else:
-            keys.say(where + theirs, value, "mapped", "dataset.path", "the split that is read anyway")
+            keys.add_line(where + key, value, "mapped", "dataset.path", "the split that is read anyway")
     return f"{address}?{urlencode(query)}" if query else address
 
 
-def optimizer(value: Any) -> tuple[Any, str]:
-    """An optimizer's name, by the update rule."""
+def convert_optimizer(value: Any) -> tuple[Any, str]:
+    """Map an optimizer to the one with the same update rule."""
     name = str(value)
     if name in _SAME:
         return name, ""
@@ -86,53 +86,53 @@ def optimizer(value: Any) -> tuple[Any, str]:
     return None, f"the optimizer {name} is not there: adamw_torch is used, which may want another learning rate"
 
 
-def whole_epochs(value: Any) -> tuple[Any, str]:
-    """Epochs are whole here."""
+def convert_epochs(value: Any) -> tuple[Any, str]:
+    """Round epochs up to a whole number."""
     if float(value).is_integer():
         return int(float(value)), ""
     return math.ceil(float(value)), f"epochs are whole numbers: {value} was rounded up; max_steps ends it earlier"
 
 
-def number(value: Any) -> tuple[Any, str]:
-    """A number, which YAML 1.1 readers also take from text such as 1e-4."""
+def convert_number(value: Any) -> tuple[Any, str]:
+    """Convert to a number; YAML 1.1 reads values such as 1e-4 as text."""
     return float(value), ""
 
 
-def steps_limit(keys: Keys) -> None:
-    """`max_steps`, where -1 and 0 mean that epochs decide."""
+def map_max_steps(keys: Keys) -> None:
+    """Map `max_steps`, where -1 and 0 mean that epochs decide."""
     value = keys.get("max_steps")
-    if value is not None and keys.number("max_steps", value) <= 0:
-        keys.say("max_steps", keys.take("max_steps"), "mapped", None, "no limit: epochs decide")
+    if value is not None and keys.to_number("max_steps", value) <= 0:
+        keys.add_line("max_steps", keys.take("max_steps"), "mapped", None, "no limit: epochs decide")
         return
-    keys.set("max_steps", "max_steps", rule=lambda steps: (int(steps), ""))
+    keys.map_field("max_steps", "max_steps", rule=lambda steps: (int(steps), ""))
 
 
-def schedule(keys: Keys, key: str, *, default: str) -> None:
-    """The shape of the rate, with what is set beside it in `lr_scheduler_kwargs`."""
-    keys.set(key, "lr_schedule", rule=_schedule, default=default)
-    beside = keys.take("lr_scheduler_kwargs")
-    if isinstance(beside, str):
+def map_schedule(keys: Keys, key: str, *, default: str) -> None:
+    """Map the learning rate schedule, with its options in `lr_scheduler_kwargs`."""
+    keys.map_field(key, "lr_schedule", rule=_convert_schedule, default=default)
+    options = keys.take("lr_scheduler_kwargs")
+    if isinstance(options, str):
         try:
-            beside = json.loads(beside)
+            options = json.loads(options)
         except ValueError:
             raise keys.refuse("lr_scheduler_kwargs", "is not JSON") from None
-    for name, value in beside.items() if isinstance(beside, Mapping) else ():
+    for name, value in options.items() if isinstance(options, Mapping) else ():
         where = f"lr_scheduler_kwargs.{name}"
         if name == "min_lr_rate":
-            keys.hyperparameters["min_lr_ratio"] = keys.number(where, value)
-            keys.say(where, value, "mapped", "min_lr_ratio")
+            keys.hyperparameters["min_lr_ratio"] = keys.to_number(where, value)
+            keys.add_line(where, value, "mapped", "min_lr_ratio")
         elif name == "min_lr" and "learning_rate" in keys.hyperparameters:
-            ratio = keys.number(where, value) / keys.hyperparameters["learning_rate"]
+            ratio = keys.to_number(where, value) / keys.hyperparameters["learning_rate"]
             keys.hyperparameters["min_lr_ratio"] = ratio
-            keys.say(where, value, "converted", "min_lr_ratio", f"{ratio:g} of the peak rate")
+            keys.add_line(where, value, "converted", "min_lr_ratio", f"{ratio:g} of the peak rate")
         elif name == "num_cycles":
-            keys.hyperparameters["lr_num_cycles"] = keys.number(where, value)
-            keys.say(where, value, "mapped", "lr_num_cycles")
+            keys.hyperparameters["lr_num_cycles"] = keys.to_number(where, value)
+            keys.add_line(where, value, "mapped", "lr_num_cycles")
         elif value is not None:
-            keys.say(where, value, "left out", None, "the schedule has no such setting here")
+            keys.add_line(where, value, "left out", None, "the schedule has no such setting here")
 
 
-def _schedule(value: Any) -> tuple[Any, str]:
+def _convert_schedule(value: Any) -> tuple[Any, str]:
     name = str(value)
     if name in _SCHEDULES:
         return name, ""
@@ -141,48 +141,50 @@ def _schedule(value: Any) -> tuple[Any, str]:
     return None, f"the schedule {name} is not there: the backend's own is used; set lr_schedule"
 
 
-def warmup(keys: Keys) -> None:
-    """`warmup_steps` (below 1 a share of all steps, as transformers 5 reads it) before `warmup_ratio`."""
+def map_warmup(keys: Keys) -> None:
+    """Map `warmup_steps` (below 1 a share of all steps, as in transformers 5), which overrides `warmup_ratio`."""
     steps, ratio = keys.get("warmup_steps"), keys.get("warmup_ratio")
-    count = None if steps is None else keys.number("warmup_steps", steps)
+    count = None if steps is None else keys.to_number("warmup_steps", steps)
     if ratio is not None and count == 0:
-        keys.say("warmup_steps", keys.take("warmup_steps"), "mapped", None, "0: warmup_ratio counts")
+        keys.add_line("warmup_steps", keys.take("warmup_steps"), "mapped", None, "0: warmup_ratio counts")
     elif ratio is not None and count is not None:
-        keys.say("warmup_ratio", keys.take("warmup_ratio"), "left out", None, "warmup_steps is set, and goes first")
+        keys.add_line(
+            "warmup_ratio", keys.take("warmup_ratio"), "left out", None, "warmup_steps is set, and overrides it"
+        )
     if count is not None and 0 < count < 1:
-        keys.set("warmup_steps", "warmup_ratio", rule=lambda share: (float(share), "below 1 it is a share"))
-    keys.set("warmup_steps", "warmup_steps", rule=lambda steps: (int(steps), ""))
-    keys.set("warmup_ratio", "warmup_ratio", rule=number)
+        keys.map_field("warmup_steps", "warmup_ratio", rule=lambda share: (float(share), "below 1 it is a share"))
+    keys.map_field("warmup_steps", "warmup_steps", rule=lambda steps: (int(steps), ""))
+    keys.map_field("warmup_ratio", "warmup_ratio", rule=convert_number)
 
 
-def batch(keys: Keys, rows: str, steps: str, *, default: int, packs: int | None = None) -> None:
-    """Rows an optimizer step: those of one forward pass times the passes that are gathered.
+def map_batch_size(keys: Keys, rows: str, steps: str, *, default: int, packs: int | None = None) -> None:
+    """Map the rows per optimizer step: the rows of one forward pass times the gradient accumulation steps.
 
-    `packs` is the length in tokens of a packed sequence, for a configuration that packs: what the trainer then counts
-    are packs and not rows, and how many rows fill a pack is the dataset's affair.
+    `packs` is the length of a packed sequence in tokens, for a configuration that packs: the trainer then counts packs
+    and not rows, and how many rows fill a pack depends on the dataset.
     """
-    each, passes = keys.take(rows), keys.take(steps)
-    one = int(keys.number(rows, default if each is None else each))
-    gathered = 1 if passes is None else int(keys.number(steps, passes))
+    micro_batch, passes = keys.take(rows), keys.take(steps)
+    one = int(keys.to_number(rows, default if micro_batch is None else micro_batch))
+    gathered = 1 if passes is None else int(keys.to_number(steps, passes))
     total = one * gathered
     keys.hyperparameters["batch_size"] = total
-    rule = f"{one} rows x {gathered} passes = {total} rows a step, on one device"
+    rule = f"{one} rows x {gathered} passes = {total} rows per step, on one device"
     if packs is not None:
         rule += (
             f"; {keys.tool} packs, and counts packs of up to {packs} tokens where llmtune counts rows:"
             f" multiply batch_size by the rows that fill {packs} tokens (llmtune data stats)"
         )
-    if each is None:
-        keys.say(rows, default, "default", "batch_size", f"not set; {keys.tool}'s default; {rule}")
+    if micro_batch is None:
+        keys.add_line(rows, default, "default", "batch_size", f"not set; {keys.tool}'s default; {rule}")
     else:
-        keys.say(rows, each, "converted", "batch_size", rule)
+        keys.add_line(rows, micro_batch, "converted", "batch_size", rule)
     if passes is not None:
-        said = "micro-batches are chosen by memory; the step stays the same"
-        keys.say(steps, passes, "converted", "batch_size", said)
+        reason = "micro-batches are chosen by memory; the step stays the same"
+        keys.add_line(steps, passes, "converted", "batch_size", reason)
 
 
-def rhythm(keys: Keys, *, strategies: bool) -> None:
-    """How often there is an evaluation and a checkpoint. `strategies`: the steps count only where those say "steps"."""
+def map_intervals(keys: Keys, *, strategies: bool) -> None:
+    """Map the steps between evaluations and checkpoints; with `strategies`, they apply only where these are "steps"."""
     evaluating = keys.get("eval_strategy", keys.get("evaluation_strategy", "no"))
     saving = keys.get("save_strategy", "steps")
     for key, field, strategy in (
@@ -192,69 +194,69 @@ def rhythm(keys: Keys, *, strategies: bool) -> None:
         value = keys.get(key)
         if value is None:
             continue
-        count = keys.number(key, value)
+        count = keys.to_number(key, value)
         if strategies and str(strategy) != "steps":
-            word = key.removesuffix("_steps")
-            keys.say(key, keys.take(key), "left out", field, f"it counts only with {word}_strategy: steps")
+            prefix = key.removesuffix("_steps")
+            keys.add_line(key, keys.take(key), "left out", field, f"it counts only with {prefix}_strategy: steps")
         elif count < 1:
-            keys.say(key, keys.take(key), "left out", field, f"a share of all steps: set {field} in steps")
+            keys.add_line(key, keys.take(key), "left out", field, f"a share of all steps: set {field} in steps")
         else:
-            keys.set(key, field, rule=lambda steps: (int(steps), ""))
-    keys.set("save_total_limit", "keep_checkpoints")
+            keys.map_field(key, field, rule=lambda steps: (int(steps), ""))
+    keys.map_field("save_total_limit", "keep_checkpoints")
 
 
-def seed(keys: Keys) -> None:
-    """The seed, 42 where none is set: all three trainers start from it."""
+def map_seed(keys: Keys) -> None:
+    """Map the seed; 42 is the default of all three trainers."""
     value = keys.take("seed")
-    keys.job["seed"] = 42 if value is None else int(keys.number("seed", value))
+    keys.job["seed"] = 42 if value is None else int(keys.to_number("seed", value))
     if value is None:
-        keys.say("seed", 42, "default", "seed", f"not set; {keys.tool}'s default")
+        keys.add_line("seed", 42, "default", "seed", f"not set; {keys.tool}'s default")
     else:
-        keys.say("seed", value, "mapped", "seed")
+        keys.add_line("seed", value, "mapped", "seed")
 
 
-def held_out(keys: Keys, key: str) -> None:
-    """The share of the rows that is kept for validation."""
+def map_held_out(keys: Keys, key: str) -> None:
+    """Map the share of the rows that is held out for validation."""
     value = keys.take(key)
-    share = keys.number(key, value or 0)
+    share = keys.to_number(key, value or 0)
     if share >= 1:
-        said = "a number of rows: until dataset.split is set, 80 % train, 10 % validate and 10 % test"
-        keys.say(key, value, "left out", "dataset.split", said)
+        reason = "a number of rows: until dataset.split is set, 80 % train, 10 % validate and 10 % test"
+        keys.add_line(key, value, "left out", "dataset.split", reason)
         return
     keys.dataset["split"] = (1 - share, share, 0.0)
-    word: Word = "default" if value is None else "converted"
-    said = f"{1 - share:g} train, {share:g} validation, 0 test: set dataset.split to hold rows out for the report"
-    keys.say(key, share, word, "dataset.split", said)
+    outcome: ImportOutcome = "default" if value is None else "converted"
+    reason = f"{1 - share:g} train, {share:g} validation, 0 test: set dataset.split to hold rows out for the report"
+    keys.add_line(key, share, outcome, "dataset.split", reason)
 
 
-def rank_stabilised(keys: Keys, key: str) -> None:
-    """The scale alpha / sqrt(rank)."""
+def map_rslora(keys: Keys, key: str) -> None:
+    """Map rank-stabilised LoRA, whose scale is alpha / sqrt(rank)."""
     if key in keys:
         value = keys.take(key)
         if value:
             keys.options["rslora"] = True
-        keys.say(key, value, "mapped", "provider_options.local.rslora")
+        keys.add_line(key, value, "mapped", "provider_options.local.rslora")
 
 
-def precision(keys: Keys) -> None:
-    """bf16, fp16 and tf32."""
-    wanted = keys.take("bf16")
-    if wanted is not None:
-        if wanted in (True, "true", "full"):
+def map_precision(keys: Keys) -> None:
+    """Map bf16, fp16 and tf32."""
+    bf16 = keys.take("bf16")
+    if bf16 is not None:
+        if bf16 in (True, "true", "full"):
             keys.options["dtype"] = "bfloat16"
-            keys.say("bf16", wanted, "converted", "provider_options.local.dtype", "bfloat16")
+            keys.add_line("bf16", bf16, "converted", "provider_options.local.dtype", "bfloat16")
         else:
-            keys.say("bf16", wanted, "mapped", "provider_options.local.dtype", "the default chooses by the hardware")
+            keys.add_line("bf16", bf16, "mapped", "provider_options.local.dtype", "the default chooses by the hardware")
     for key in ("fp16", "tf32"):
         if key in keys:
             value = keys.take(key)
-            keys.say(key, value, "left out", None, "bfloat16 where the hardware has it, else float32")
+            keys.add_line(key, value, "left out", None, "bfloat16 where the hardware has it, else float32")
 
 
-def checkpointing(keys: Keys) -> None:
-    """Gradient checkpointing."""
+def map_gradient_checkpointing(keys: Keys) -> None:
+    """Map gradient checkpointing."""
     for key in ("gradient_checkpointing", "activation_checkpointing"):
         if key in keys:
             value = keys.take(key)
             keys.options["gradient_checkpointing"] = bool(value)
-            keys.say(key, value, "mapped", "provider_options.local.gradient_checkpointing")
+            keys.add_line(key, value, "mapped", "provider_options.local.gradient_checkpointing")

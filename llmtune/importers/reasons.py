@@ -1,8 +1,8 @@
-"""Why a key of another trainer has no place in a job, whatever trainer it comes from."""
+"""Reasons why a key of another trainer has no counterpart in a job, for all trainers."""
 
 from __future__ import annotations
 
-#: By key, or by the beginning of a key (`wandb_*`).
+#: By key, or by prefix (`wandb_*`).
 REASONS = {
     "output_dir": "each run has a folder of its own",
     "overwrite_output_dir": "each run has a folder of its own",
@@ -22,8 +22,8 @@ REASONS = {
     "fsdp_*": "the local trainer runs on one device",
     "ddp_*": "the local trainer runs on one device",
     "local_rank": "the local trainer runs on one device",
-    "gradient_checkpointing_kwargs": "the non-reentrant way is the only one",
-    "activation_checkpointing_kwargs": "the non-reentrant way is the only one",
+    "gradient_checkpointing_kwargs": "only the non-reentrant variant is supported",
+    "activation_checkpointing_kwargs": "only the non-reentrant variant is supported",
     "flash_attention": "the attention is chosen by device and model",
     "flash_attn": "the attention is chosen by device and model",
     "attn_implementation": "the attention is chosen by device and model",
@@ -39,25 +39,25 @@ REASONS = {
     "preprocessing_num_workers": "rows are tokenised once and read from disk",
     "dataset_num_proc": "rows are tokenised once and read from disk",
     "dataset_processes": "rows are tokenised once and read from disk",
-    "overwrite_cache": "rows are found again by their content",
-    "dataset_prepared_path": "rows are found again by their content",
-    "resume_from_checkpoint": "a run that was killed goes on by itself",
-    "auto_resume_from_checkpoints": "a run that was killed goes on by itself",
-    "neftune_noise_alpha": "noise on embeddings is not there",
+    "overwrite_cache": "rows are cached by their content",
+    "dataset_prepared_path": "rows are cached by their content",
+    "resume_from_checkpoint": "a run that was killed resumes by itself",
+    "auto_resume_from_checkpoints": "a run that was killed resumes by itself",
+    "neftune_noise_alpha": "noise on embeddings is not supported",
     "use_liger_kernel": "the loss is computed in chunks anyway",
-    "torch_compile*": "not there",
+    "torch_compile*": "not supported",
     "special_tokens": "the tokenizer's own are used",
     "tokens": "the tokenizer's own are used",
-    "eval_strategy": "validation rows are looked at every `eval_every` steps",
-    "evaluation_strategy": "validation rows are looked at every `eval_every` steps",
-    "eval_on_start": "validation rows are always looked at before the first step",
-    "per_device_eval_batch_size": "chosen by memory; it changes no figure",
-    "eval_batch_size": "chosen by memory; it changes no figure",
+    "eval_strategy": "validation rows are evaluated every `eval_every` steps",
+    "evaluation_strategy": "validation rows are evaluated every `eval_every` steps",
+    "eval_on_start": "validation rows are always evaluated before the first step",
+    "per_device_eval_batch_size": "chosen by memory; it changes no result",
+    "eval_batch_size": "chosen by memory; it changes no result",
     "save_strategy": "a checkpoint is written every `checkpoint_every` steps",
-    "save_only_model": "checkpoints hold what is needed to go on",
+    "save_only_model": "checkpoints always hold what is needed to resume",
     "load_best_model_at_end": "with early_stopping_patience the best weights are kept",
     "metric_for_best_model": "it is the validation loss",
     "greater_is_better": "it is the validation loss",
-    "debug": "not there",
-    "strict": "llmtune's own --strict is said when the job is run",
+    "debug": "there is no debug mode",
+    "strict": "--strict is an option of llmtune when the job is run",
 }

@@ -1,1 +1,1 @@
-"""Whether what is installed under the name llmtune is this project, and whole."""
+"""Checks of the installation: is the package llmtune this project's, and complete?"""

@@ -1,4 +1,4 @@
-"""Find other distributions that install the package `llmtune`, and files of ours that they have replaced.
+"""Find other distributions that install the package `llmtune`, and our files that they have replaced.
 
 The index has `llmtune`, another project's placeholder, and `llmtune-local`, another project that installs the import
 package `llmtune` and a command `llmtune`; this project is `llmtune-sdk`. pip installs any two of them side by side, the
@@ -28,7 +28,7 @@ _THIS_FILE = "llmtune/installation/conflicts.py"
 
 @dataclass(frozen=True)
 class Conflict:
-    """Other distributions of that name, and files of ours that are no longer as they were installed."""
+    """Other distributions of that name, and our files that have changed since they were installed."""
 
     sharing: tuple[str, ...]
     """Distributions that install files of the package `llmtune` too: "llmtune-local 0.1.5"."""
@@ -63,7 +63,7 @@ class Conflict:
 
     @property
     def hint(self) -> str:
-        """The commands that leave this project alone, and whole."""
+        """The commands that leave only this project installed, and complete."""
         names = " ".join(name.split()[0] for name in (*self.namesakes, *self.sharing))
         pinned = DISTRIBUTION if self.version is None else f"{DISTRIBUTION}=={self.version}"
         steps = [f"pip uninstall {names}"] if names else []
@@ -73,7 +73,7 @@ class Conflict:
 
 
 def find_conflict(installed: Iterable[Distribution] | None = None) -> Conflict | None:
-    """Return what else is installed as `llmtune` here, or is amiss with our files; None when nothing is.
+    """Return which other distributions install `llmtune` here, and which files they changed; None when there is none.
 
     `installed`: the distributions to look at; all that Python finds when None.
     """
@@ -86,8 +86,8 @@ def find_conflict(installed: Iterable[Distribution] | None = None) -> Conflict |
         record = distribution.read_text("RECORD") or ""
         if _normalized(name) == DISTRIBUTION:
             version = version or distribution.version
-            if _installed_this(distribution):
-                replaced = list(_replaced(distribution, record))
+            if _is_this_module(distribution):
+                replaced = list(_find_replaced_files(distribution, record))
         elif re.search(r"^llmtune/", record, re.MULTILINE):
             sharing.add(f"{name} {distribution.version}")
         elif _normalized(name) == "llmtune":
@@ -99,7 +99,7 @@ def find_conflict(installed: Iterable[Distribution] | None = None) -> Conflict |
 
 
 def explain_import_error(error: ImportError) -> None:
-    """Add to an import error of ours what is amiss with the installation, where something is."""
+    """Add a note to an import error of ours when the installation is broken."""
     conflict = find_conflict()
     if conflict is not None and (conflict.sharing or conflict.replaced):
         error.add_note(f"{conflict.message}: {conflict.hint}")
@@ -109,14 +109,14 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _installed_this(distribution: Distribution) -> bool:
-    """Whether this very module was installed by that distribution; not so in an editable installation."""
+def _is_this_module(distribution: Distribution) -> bool:
+    """Return whether that distribution installed this very module; False in an editable installation."""
     here, there = os.path.realpath(__file__), os.path.realpath(str(distribution.locate_file(_THIS_FILE)))
     return here == there
 
 
-def _replaced(distribution: Distribution, record: str) -> Iterator[str]:
-    """Modules and commands of a distribution whose content is not what its RECORD says; data files are left out."""
+def _find_replaced_files(distribution: Distribution, record: str) -> Iterator[str]:
+    """Yield the modules and commands of a distribution whose content differs from its RECORD."""
     for row in csv.reader(record.splitlines()):
         if len(row) != 3 or not row[1].startswith("sha256="):
             continue

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune._safety.time_limit import TimeLimit, limit_time
 from llmtune.errors import InvalidJob
+from llmtune.job.values import DEPTH, check_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
 #: Bytes that a job file may have; the longest published configurations have 20 kB.
 LARGEST = 1 << 20
-#: Values, counted where an alias repeats them, and levels that it may hold.
-VALUES, DEPTH = 100_000, 50
 #: Seconds of computing in which it must be read.
 READ_SECONDS = 1.0
 
@@ -24,13 +24,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Return the top-level mapping of a YAML or JSON file, with duplicates and syntax errors named by line.
 
     Raises `InvalidJob` in a second or two whatever the file is: configurations are passed around, and one may be a pipe
-    that nobody writes to, a small text that stands for gigabytes, or nested until Python gives up.
+    that nobody writes to, a small text that expands to gigabytes, or nested until Python gives up.
     """
     data = _parse(path, _read(path))
     if not isinstance(data, dict):
-        found = "nothing" if data is None else f"a {type(data).__name__}"
-        raise InvalidJob(f"{path}: a job file is a mapping of fields, but this holds {found}")
-    _check_values(data, path)
+        content = "nothing" if data is None else f"a {type(data).__name__}"
+        raise InvalidJob(f"{path}: a job file is a mapping of fields, but this holds {content}")
+    check_values(data, str(path))
     return data
 
 
@@ -96,50 +96,42 @@ def parse_yaml(path: Path, text: str) -> Any:
         raise InvalidJob(f"{path}: {problem}") from None
 
 
-def _check_values(data: dict[str, Any], path: Path) -> None:
-    """Refuse what no job can hold. Raises `InvalidJob`.
-
-    Level by level: a value that an alias repeats counts each time, and one that holds itself never ends.
-    """
-    level: list[tuple[str, Any]] = [("", data)]
-    count = depth = 0
-    while level:
-        depth, count = depth + 1, count + len(level)
-        if depth > DEPTH:
-            raise InvalidJob(f"{path}: nested too deeply for a job file (at most {DEPTH} levels)")
-        following: list[tuple[str, Any]] = []
-        for where, value in level:
-            _check_scalar(value, path, where)
-            if isinstance(value, dict):
-                for name, inner in value.items():
-                    _check_scalar(name, path, where)
-                    following.append((f"{where}.{name}" if where else str(name), inner))
-            elif isinstance(value, list | tuple | set):
-                following += [(where, inner) for inner in value]
-            if count + len(following) > VALUES:
-                raise InvalidJob(f"{path}: more than {VALUES:,} values, counted as often as aliases repeat them")
-        level = following
+def locate_faults(path: Path, error: InvalidJob) -> str:
+    """Return the message of an error about a job file, with the line of each wrong field."""
+    if not error.faults:
+        return f"{path}: {error.message}"
+    lines = [_find_line(path, loc) for loc, _ in error.faults]
+    locations = [f"{path}:{line}" if line else str(path) for line in lines]
+    if len(locations) == 1:
+        return f"{locations[0]}: {error.message}"
+    ordered = sorted(zip(lines, locations, error.faults, strict=True), key=lambda fault: fault[0] or 0)
+    return "; ".join(f"{location}: {sentence}" for _, location, (_, sentence) in ordered)
 
 
-def _check_scalar(value: Any, path: Path, where: str) -> None:
-    problem = None
-    if isinstance(value, str):
-        if "\0" in value:
-            problem = "holds a NUL character"
-        elif not _is_utf8(value):
-            problem = "holds half a surrogate pair, which is not a character"
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        problem = "is a whole number of more than 64 bits"
-    if problem is not None:
-        raise InvalidJob(f"{path}: {where or 'a name'} {problem}")
+def _find_line(path: Path, loc: Sequence[int | str]) -> int | None:
+    """Return the line of the field at `loc`, or of the innermost mapping on the way to it that the file has."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-
-def _is_utf8(text: str) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        with limit_time(READ_SECONDS):
+            node = YAML(typ="safe", pure=True).compose(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, YAMLError, TimeLimit, RecursionError):
+        return None
+    line = None
+    for part in loc:
+        if isinstance(node, MappingNode):
+            key, node = next(((key, value) for key, value in node.value if key.value == str(part)), (None, None))
+            if key is None:
+                break
+            line = key.start_mark.line + 1
+        elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
 
 
 def write_mapping(data: dict[str, Any], path: Path) -> None:

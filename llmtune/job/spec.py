@@ -1,24 +1,30 @@
-"""The job: what to train, on what, and how it will be judged. Vendor-neutral; holds no account facts.
+"""The job: what to train, on which data, and how it is evaluated. Vendor-neutral, without account settings.
 
-Every field answers a mistake with one sentence and the nearest right name. Which backend takes which field is not
-written here: it is generated from the backends' declarations (`llmtune providers NAME`, docs/hyperparameters.md).
+A mistake in a field is reported in one sentence, with the nearest valid name. Which backend takes which field is
+generated from the backends' declarations (`llmtune providers NAME`, docs/hyperparameters.md).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmtune.errors import InvalidJob
-from llmtune.job.base import Noun
-from llmtune.job.files import read_mapping, write_mapping
+from llmtune.job.base import StrictModel
+from llmtune.job.files import locate_faults, read_mapping, write_mapping
+from llmtune.redaction.rendering import Rendered
 
+#: What is trained for.
 Method = Literal["sft", "dpo", "classification"]
+
+#: Which weights are trained.
 Adapter = Literal["lora", "qlora", "dora", "full"]
 
+#: What a tuned model is measured against.
 Baseline = Literal["base", "majority", "linear", "few_shot", "nearest"]
 
 #: The baselines for which no model is asked.
@@ -28,7 +34,7 @@ UNASKED_BASELINES: tuple[Baseline, ...] = ("majority", "linear", "nearest")
 NOT_YET: dict[str, str] = {
     "reinforcement": "each vendor's graders and reward functions differ in kind; there is no common job for them yet",
     "distillation": "it needs a teacher's answers first: generate them, then tune on them with method 'sft'",
-    "continued_pretraining": "only the local backend could do it; plain 'text' rows with method 'sft' come closest",
+    "continued_pretraining": "it is no method of its own: some backends take plain 'text' rows with method 'sft'",
 }
 
 EXCLUSIVE: tuple[tuple[str, str], ...] = (
@@ -37,13 +43,47 @@ EXCLUSIVE: tuple[tuple[str, str], ...] = (
 )
 
 
-class Hyperparameters(Noun):
+OTHER_NAMES = {
+    alias: name
+    for name, aliases in {
+        "epochs": "epoch n_epochs num_epochs num_train_epochs epoch_count train_epochs",
+        "max_steps": "steps num_steps total_steps max_train_steps",
+        "batch_size": "batch bs train_batch_size per_device_train_batch_size micro_batch_size n_batch",
+        "gradient_accumulation_steps": "grad_accum gradient_accumulation accumulation_steps",
+        "learning_rate": "lr peak_lr peak_learning_rate",
+        "learning_rate_multiplier": "lr_multiplier",
+        "lr_schedule": "lr_scheduler lr_scheduler_type scheduler schedule",
+        "warmup_ratio": "warmup warmup_fraction",
+        "warmup_steps": "num_warmup_steps",
+        "optimizer": "optim",
+        "weight_decay": "wd decay",
+        "max_grad_norm": "grad_clip gradient_clipping max_norm clip_grad_norm",
+        "prompt_loss_weight": "train_on_inputs",
+        "lora_rank": "r rank lora_r adapter_size",
+        "lora_alpha": "alpha",
+        "lora_target_modules": "target_modules lora_modules lora_trainable_modules",
+        "max_sequence_length": "max_seq_length max_seq_len max_length sequence_len cutoff_len",
+        "early_stopping_patience": "patience",
+        "eval_every": "eval_steps evaluation_steps",
+        "checkpoint_every": "save_steps save_every",
+        "keep_checkpoints": "save_total_limit n_checkpoints",
+        "dpo_beta": "beta",
+    }.items()
+    for alias in aliases.split()
+}
+"""What other trainers and vendors call a hyperparameter, by that name in lower case."""
+
+
+class Hyperparameters(StrictModel):
     """How to train. Flat and vendor-neutral; `None` means "the backend's own default".
 
     Ranges here are what has meaning at all; a backend's narrower range is in its declarations and the receipt.
     """
 
     __field_word__: ClassVar[str] = "hyperparameter"
+
+    #: Names of the same thing in other trainers and vendors' services, for "did you mean".
+    __other_names__: ClassVar[dict[str, str]] = OTHER_NAMES
 
     epochs: Annotated[int, Field(ge=1)] | None = None
     """Passes over the training rows. Integer >= 1. With `max_steps` set too, whichever ends first."""
@@ -157,7 +197,7 @@ class Hyperparameters(Noun):
                 raise ValueError(f"{first} and {second} exclude each other: set one of them")
 
     def merged(self, over: Hyperparameters | None) -> Hyperparameters:
-        """These values with the set fields of `over` laid on top; a set member of a pair replaces the other."""
+        """Return these values with the set fields of `over` laid on top; a set member of a pair replaces the other."""
         if over is None:
             return self
         values = self.model_dump(exclude_none=True)
@@ -169,7 +209,7 @@ class Hyperparameters(Noun):
         return Hyperparameters.model_validate(values | new)
 
 
-class DatasetSpec(Noun):
+class DatasetSpec(StrictModel):
     """Where the rows are, how to read them, and how they are split."""
 
     path: str | None = None
@@ -202,6 +242,10 @@ class DatasetSpec(Noun):
     split_seed: int = 0
     """Seed of the split; independent of the job's seed, so that seeds can vary on one split."""
 
+    limit_rows: Annotated[int, Field(ge=1)] | None = None
+    """Training rows used at most, chosen by their content: the same ones every time, and more of them with a higher
+    limit. Validation and test rows stay, so that results can be compared. Integer >= 1; None uses all."""
+
     on_too_long: Literal["error", "truncate", "drop"] = "error"
     """What to do with a row longer than `max_sequence_length` or the model's context."""
 
@@ -233,7 +277,7 @@ class DatasetSpec(Noun):
         return {role: path for role, path in roles.items() if path is not None}
 
     def relative_to(self, folder: Path) -> DatasetSpec:
-        """The same spec with relative paths read from `folder` (where the job file lies)."""
+        """Return the same spec with relative paths resolved against `folder` (where the job file is)."""
         moved = {
             role: path if "://" in path or Path(path).is_absolute() else str(folder / path)
             for role, path in self.paths.items()
@@ -241,7 +285,7 @@ class DatasetSpec(Noun):
         return self.model_copy(update=moved)
 
 
-class EvaluationSpec(Noun):
+class EvaluationSpec(StrictModel):
     """How the tuned model is judged on the test rows, beside the base model."""
 
     metrics: tuple[str, ...] | None = None
@@ -252,6 +296,10 @@ class EvaluationSpec(Noun):
 
     max_rows: Annotated[int, Field(ge=1)] = 200
     """Test rows asked at most; a larger test split is subsampled by hash. Integer >= 1."""
+
+    fit_rows: Annotated[int, Field(ge=0)] | None = None
+    """Training rows, and as many validation rows, that the tuned model is asked too, to tell underfitting from
+    overfitting. Integer >= 0; None takes a few for a model on this machine, and none where answers are billed."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Sampling temperature of the answers. >= 0; 0 is greedy."""
@@ -281,15 +329,15 @@ class EvaluationSpec(Noun):
         """Read `baseline: true` and `baseline: false`, which is how jobs were written before."""
         if not isinstance(data, dict) or "baseline" not in data:
             return data
-        rest = {name: value for name, value in data.items() if name != "baseline"}
+        fields = {name: value for name, value in data.items() if name != "baseline"}
         if not isinstance(data["baseline"], bool):
             raise ValueError("baseline is true or false; baselines takes a list of names")  # noqa: TRY004
-        if "baselines" in rest:
+        if "baselines" in fields:
             raise ValueError("baseline and baselines exclude each other: baselines is the newer name")
-        return rest if data["baseline"] else rest | {"baselines": UNASKED_BASELINES}
+        return fields if data["baseline"] else fields | {"baselines": UNASKED_BASELINES}
 
     def measures(self, baseline: Baseline, *, free: bool = False) -> bool:
-        """Whether the tuned model is measured against a baseline; `free` says that asking the model costs nothing."""
+        """Return whether the tuned model is compared with a baseline; `free` says that answers cost nothing."""
         if self.baselines is not None:
             return baseline in self.baselines
         return baseline != "few_shot" or free
@@ -299,11 +347,13 @@ def _as_dataset(value: Any) -> Any:
     return {"path": os.fspath(value)} if isinstance(value, (str, os.PathLike)) else value
 
 
-class TuningJob(Noun):
+class TuningJob(Rendered, StrictModel):
     """One fine-tuning job, for any backend.
 
     Loads from and saves to YAML, JSON and plain dicts; `llmtune schema` prints the JSON schema for editors.
     """
+
+    _renderers: ClassVar[Mapping[str, str]] = {"notebook": "llmtune.report.html.notebook:show_job"}
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     """What people call it; travels to the vendor as suffix or display name, shortened to what it allows."""
@@ -317,8 +367,10 @@ class TuningJob(Noun):
     method: Method = "sft"
     """sft (learn to answer), dpo (learn from preferred and rejected answers), classification (an encoder's head)."""
 
-    adapter: Adapter = "lora"
-    """lora, qlora (4-bit base), dora (weight-decomposed), full. Never inferred and never changed silently."""
+    adapter: Adapter | None = None
+    """lora, qlora (4-bit base), dora (weight-decomposed), full (all weights). None: lora where a `lora_`
+    hyperparameter is set, else the backend's choice for the model (of hosted services lora where they offer it); `plan`
+    and the report show it."""
 
     hyperparameters: Hyperparameters = Hyperparameters()
     """How to train."""
@@ -339,15 +391,15 @@ class TuningJob(Noun):
     """Vendor-only options by provider; checked against that provider's `Options`."""
 
     if TYPE_CHECKING:
-        # What may be written, where that is more than what is kept: a bare path stands for a DatasetSpec.
-        def __init__(
+        # Accepts more than the fields hold: a path is short for a DatasetSpec.
+        def __init__(  # noqa: PLR0913 - one keyword per field
             self,
             *,
             name: str,
             dataset: DatasetSpec | str | os.PathLike[str],
             model: str | dict[str, str],
             method: Method = "sft",
-            adapter: Adapter = "lora",
+            adapter: Adapter | None = None,
             hyperparameters: Hyperparameters = ...,
             overrides: dict[str, Hyperparameters] = ...,
             evaluation: EvaluationSpec = ...,
@@ -365,7 +417,7 @@ class TuningJob(Noun):
         return data
 
     def model_for(self, provider: str) -> str:
-        """The base model id for this provider. Raises `InvalidJob` when the job names none for it."""
+        """Return the base model id for this provider. Raises `InvalidJob` when the job names none for it."""
         if isinstance(self.model, str):
             return self.model
         if provider in self.model:
@@ -377,7 +429,7 @@ class TuningJob(Noun):
         )
 
     def hyperparameters_for(self, provider: str) -> Hyperparameters:
-        """The hyperparameters with this provider's overrides laid on top."""
+        """Return the hyperparameters with this provider's overrides laid on top."""
         return self.hyperparameters.merged(self.overrides.get(provider))
 
     @classmethod
@@ -391,8 +443,8 @@ class TuningJob(Noun):
         try:
             job = cls.model_validate(data)
         except InvalidJob as error:
-            error.args = (f"{path}: {error.message}",)
-            error.message = f"{path}: {error.message}"
+            error.message = locate_faults(path, error)
+            error.args = (error.message,)
             raise
         return job.model_copy(update={"dataset": job.dataset.relative_to(path.parent)})
 
@@ -404,5 +456,5 @@ class TuningJob(Noun):
         write_mapping(data, Path(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with the unset fields left out; `TuningJob.model_validate` reads it back."""
+        """Return plain data with the unset fields left out; `TuningJob.model_validate` reads it back."""
         return self.model_dump(mode="json", exclude_defaults=True)

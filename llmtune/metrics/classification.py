@@ -21,6 +21,7 @@ from llmtune.metrics.labels import LabelRule, check_labels, label_rule
 #: Distinct outside answers a result lists; the rest are counted.
 OUTSIDE_LISTED = 20
 
+#: A share, 0..1.
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -53,7 +54,7 @@ def recall_interval(row: ClassMetrics) -> Interval | None:
 
 
 class Average(DocumentedModel):
-    """One way of averaging over the labels."""
+    """One way of averaging over the labels: `precision`, `recall`, `f1` and `f_beta` are shares, 0..1."""
 
     precision: Share
     recall: Share
@@ -62,14 +63,18 @@ class Average(DocumentedModel):
 
 
 class OutsideAnswer(DocumentedModel):
-    """An answer that is no label of the set, and how often it came; None is "no answer at all"."""
+    """An `answer` that is no label of the set, and the `count` of it; None is "no answer at all"."""
 
     answer: str | None
     count: int
 
 
 class ClassificationResult(DocumentedModel):
-    """Everything about one set of answers; `rule` says when an answer counted as a label."""
+    """Everything about one set of answers; `rule` says when an answer counted as a label.
+
+    `correct` of `rows` answers are right. `classes` has the figures of each of `labels`; `beta` is the weight of recall
+    in their f_beta.
+    """
 
     rows: int
     correct: int
@@ -116,11 +121,11 @@ class ClassificationResult(DocumentedModel):
     @property
     def majority(self) -> tuple[str, float]:
         """The most frequent true label, and the accuracy of always answering it."""
-        row = max(self.classes, key=lambda each: each.support)
+        row = max(self.classes, key=lambda metrics: metrics.support)
         return row.label, row.support / self.rows
 
     def to_dict(self) -> dict[str, Any]:
-        """The same shape and names as scikit-learn's `classification_report(output_dict=True, labels=...)`."""
+        """Return what scikit-learn's `classification_report(output_dict=True, labels=...)` returns, with its names."""
         report: dict[str, Any] = {
             row.label: {"precision": row.precision, "recall": row.recall, "f1-score": row.f1, "support": row.support}
             for row in self.classes
@@ -134,7 +139,10 @@ class ClassificationResult(DocumentedModel):
         return report
 
     def to_text(self, digits: int = 2) -> str:
-        """The table scikit-learn's `classification_report(labels=...)` prints, to the character."""
+        """Return the table that scikit-learn's `classification_report(labels=...)` prints, character for character.
+
+        `digits` are the decimals of its figures.
+        """
         width = max([*(len(label) for label in self.labels), len("weighted avg"), digits])
         total = sum(row.support for row in self.classes)
 
@@ -150,8 +158,8 @@ class ClassificationResult(DocumentedModel):
             lines.append(line("accuracy", (None, None, self.accuracy), total))
         else:
             lines.append(line("micro avg", (self.micro.precision, self.micro.recall, self.micro.f1), total))
-        for name, each in (("macro avg", self.macro), ("weighted avg", self.weighted)):
-            lines.append(line(name, (each.precision, each.recall, each.f1), total))
+        for name, average in (("macro avg", self.macro), ("weighted avg", self.weighted)):
+            lines.append(line(name, (average.precision, average.recall, average.f1), total))
         return "\n".join(lines) + "\n"
 
     @property
@@ -198,11 +206,14 @@ def classify(
     chosen = label_rule(rule)
     label_set = check_labels(sorted(set(true)) if labels is None else labels, chosen)
     read = chosen.reader(label_set)
-    place = {label: index for index, label in enumerate(label_set)}
-    truth = [place[_true_label(label, row, place, label_set, chosen)] for row, label in enumerate(true, start=1)]
+    label_index = {label: index for index, label in enumerate(label_set)}
+    truth = [
+        label_index[_resolve_true_label(label, row, label_index, label_set, chosen)]
+        for row, label in enumerate(true, start=1)
+    ]
     read_labels = [read(answer) for answer in predicted]
     outside_mark = len(label_set)
-    answered = [outside_mark if label is None else place[label] for label in read_labels]
+    answered = [outside_mark if label is None else label_index[label] for label in read_labels]
     outside = Counter(answer for answer, label in zip(predicted, read_labels, strict=True) if label is None)
     return _score(truth, answered, label_set, chosen, beta, outside)
 
@@ -214,7 +225,7 @@ def classify_sets(
     *,
     beta: float = 1.0,
 ) -> ClassificationResult:
-    """Score answers that name several labels a row, each label a decision of its own.
+    """Score answers to rows that may have several labels, each label a decision of its own.
 
     Args:
         true: the true labels of each row, all of them in `labels`; a row may have none.
@@ -234,20 +245,20 @@ def classify_sets(
     if not beta > 0:
         raise InvalidJob(f"beta must be above 0, not {beta:g}")
     rule = label_rule("exact")
-    found = sorted({label for row in true for label in row}) if labels is None else labels
-    label_set = check_labels(found, rule)
-    place = {label: index for index, label in enumerate(label_set)}
-    for row, each in enumerate(true, start=1):
-        for label in each:
-            _true_label(label, row, place, label_set, rule)
-    said = [tuple(dict.fromkeys(answer or ())) for answer in predicted]
-    outside = Counter(label for answer in said for label in answer if label not in place)
-    return _score_sets(true, said, label_set, rule, beta, outside)
+    label_names = sorted({label for row in true for label in row}) if labels is None else labels
+    label_set = check_labels(label_names, rule)
+    label_index = {label: index for index, label in enumerate(label_set)}
+    for row, row_labels in enumerate(true, start=1):
+        for label in row_labels:
+            _resolve_true_label(label, row, label_index, label_set, rule)
+    answer_sets = [tuple(dict.fromkeys(answer or ())) for answer in predicted]
+    outside = Counter(label for answer in answer_sets for label in answer if label not in label_index)
+    return _score_sets(true, answer_sets, label_set, rule, beta, outside)
 
 
 def _score_sets(
     true: Sequence[Sequence[str]],
-    said: Sequence[Sequence[str]],
+    answers: Sequence[Sequence[str]],
     labels: tuple[str, ...],
     rule: LabelRule,
     beta: float,
@@ -256,23 +267,23 @@ def _score_sets(
     import numpy as np
     from sklearn.metrics import precision_recall_fscore_support
 
-    def indicators(rows: Sequence[Sequence[str]]) -> Any:
+    def indicate_labels(rows: Sequence[Sequence[str]]) -> Any:
         return np.array([[label in row for label in labels] for row in rows], dtype=int)
 
-    truth, answered = indicators(true), indicators(said)
+    truth, answered = indicate_labels(true), indicate_labels(answers)
 
-    def figures(average: str | None, weight: float) -> Any:
+    def score_labels(average: str | None, weight: float) -> Any:
         return precision_recall_fscore_support(truth, answered, average=average, beta=weight, zero_division=0.0)
 
-    def averaged(average: str) -> Average:
-        precision, recall, f1, _ = figures(average, 1.0)
+    def average_figures(average: str) -> Average:
+        precision, recall, f1, _ = score_labels(average, 1.0)
         return Average(
-            precision=float(precision), recall=float(recall), f1=float(f1), f_beta=float(figures(average, beta)[2])
+            precision=float(precision), recall=float(recall), f1=float(f1), f_beta=float(score_labels(average, beta)[2])
         )
 
-    precision, recall, f1, support = figures(None, 1.0)
-    f_beta = figures(None, beta)[2]
-    correct = sum(set(one) == set(other) for one, other in zip(true, said, strict=True))
+    precision, recall, f1, support = score_labels(None, 1.0)
+    f_beta = score_labels(None, beta)[2]
+    correct = sum(set(expected) == set(answer) for expected, answer in zip(true, answers, strict=True))
     return ClassificationResult(
         rows=len(true),
         correct=correct,
@@ -293,30 +304,34 @@ def _score_sets(
             )
             for index, label in enumerate(labels)
         ),
-        macro=averaged("macro"),
-        micro=averaged("micro"),
-        weighted=averaged("weighted"),
+        macro=average_figures("macro"),
+        micro=average_figures("micro"),
+        weighted=average_figures("weighted"),
         confusion=(),
         outside=sum(outside.values()),
         outside_answers=tuple(
             OutsideAnswer(answer=answer, count=count)
-            for answer, count in sorted(outside.items(), key=lambda item: (-item[1], item[0]))[:OUTSIDE_LISTED]
+            for answer, count in sorted(outside.items(), key=lambda answer_count: (-answer_count[1], answer_count[0]))[
+                :OUTSIDE_LISTED
+            ]
         ),
         several=True,
     )
 
 
-def _true_label(label: str, row: int, place: dict[str, int], labels: Sequence[str], rule: LabelRule) -> str:
-    if label in place:
+def _resolve_true_label(
+    label: str, row: int, label_index: dict[str, int], labels: Sequence[str], rule: LabelRule
+) -> str:
+    if label in label_index:
         return label
     # A true label must be one: it is never searched for inside a longer text.
-    found = label_rule("normalised").match(label, labels) if rule.name in ("normalised", "mentioned") else None
-    if found is not None:
-        return found
-    near = did_you_mean(label, labels)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    match = label_rule("normalised").match(label, labels) if rule.name in ("normalised", "mentioned") else None
+    if match is not None:
+        return match
+    candidates = did_you_mean(label, labels)
+    suggestion = f"; did you mean {candidates[0]!r}?" if candidates else ""
     raise InvalidData(
-        f"row {row}: the true label {label!r} is not in the label set{meant}",
+        f"row {row}: the true label {label!r} is not in the label set{suggestion}",
         hint="add it to evaluation.labels, or leave evaluation.labels out to take the labels found in the dataset",
     )
 
@@ -333,22 +348,22 @@ def _score(
 
     indices = list(range(len(labels)))
 
-    def figures(average: str | None, weight: float) -> Any:
+    def score_labels(average: str | None, weight: float) -> Any:
         return precision_recall_fscore_support(
             truth, answered, labels=indices, average=average, beta=weight, zero_division=0.0
         )
 
-    def averaged(average: str) -> Average:
-        precision, recall, f1, _ = figures(average, 1.0)
+    def average_figures(average: str) -> Average:
+        precision, recall, f1, _ = score_labels(average, 1.0)
         return Average(
-            precision=float(precision), recall=float(recall), f1=float(f1), f_beta=float(figures(average, beta)[2])
+            precision=float(precision), recall=float(recall), f1=float(f1), f_beta=float(score_labels(average, beta)[2])
         )
 
-    precision, recall, f1, support = figures(None, 1.0)
-    f_beta = figures(None, beta)[2]
+    precision, recall, f1, support = score_labels(None, 1.0)
+    f_beta = score_labels(None, beta)[2]
     confusion = confusion_matrix(truth, answered, labels=[*indices, len(labels)])[: len(labels)]
     predicted = confusion.sum(axis=0)
-    correct = sum(right == said for right, said in zip(truth, answered, strict=True))
+    correct = sum(expected == answer for expected, answer in zip(truth, answered, strict=True))
     return ClassificationResult(
         rows=len(truth),
         correct=correct,
@@ -369,13 +384,15 @@ def _score(
             )
             for index, label in enumerate(labels)
         ),
-        macro=averaged("macro"),
-        micro=averaged("micro"),
-        weighted=averaged("weighted"),
+        macro=average_figures("macro"),
+        micro=average_figures("micro"),
+        weighted=average_figures("weighted"),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         outside=sum(outside.values()),
         outside_answers=tuple(
             OutsideAnswer(answer=answer, count=count)
-            for answer, count in sorted(outside.items(), key=lambda item: (-item[1], item[0] or ""))[:OUTSIDE_LISTED]
+            for answer, count in sorted(
+                outside.items(), key=lambda answer_count: (-answer_count[1], answer_count[0] or "")
+            )[:OUTSIDE_LISTED]
         ),
     )

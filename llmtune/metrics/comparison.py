@@ -1,4 +1,4 @@
-"""Whether two systems can be told apart, in the words "better", "worse" and "not separable".
+"""Compare two systems: is one "better" or "worse" than the other, or are they "not separable"?
 
 Systems that answered the same rows are compared in pairs: a bootstrap of the difference and, where each row is simply
 right or wrong, McNemar's exact test as well. "better" and "worse" need both to agree. Systems that answered different
@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmtune.errors import InvalidData
-from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval, bootstrap, mean_of, wilson
+from llmtune.metrics.intervals import (
+    DEFAULT_RESAMPLING,
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    Resampling,
+    bootstrap,
+    mean_of,
+    wilson,
+)
 from llmtune.metrics.points import Better, Number
 
 if TYPE_CHECKING:
@@ -27,16 +36,23 @@ if TYPE_CHECKING:
 
     from llmtune.metrics.intervals import Statistic
 
-#: Probability with which a difference is to be found, where rows are asked for.
+#: Statistical power at which a number of rows is computed: the probability of finding the difference.
 POWER = 0.8
 #: Share of rows that only one of two systems gets right, where nothing is known yet: one row in four.
 DISCORDANT = 0.25
 
-Verdict = Literal["better", "worse", "not separable"]
+#: The two systems of a comparison, where nothing else is named.
+NAMES = ("base", "tuned")
+
+#: Whether the second system is better than the first.
+ComparisonVerdict = Literal["better", "worse", "not separable"]
 
 
 class Comparison(BaseModel):
-    """Two systems judged by one metric. The verdict is about the second, `name_b`, relative to the first, `name_a`."""
+    """Two systems judged by one metric. The verdict is about the second, `name_b`, relative to the first, `name_a`.
+
+    `a` and `b` are their values, over `rows` rows.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -61,7 +77,7 @@ class Comparison(BaseModel):
     better: Better = "higher"
     """Which direction is good."""
 
-    verdict: Verdict
+    verdict: ComparisonVerdict
 
     @property
     def separable(self) -> bool:
@@ -70,7 +86,7 @@ class Comparison(BaseModel):
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided p-value of McNemar's exact test: rows that only a has right against rows that only b has right.
+    """Return the two-sided p-value of McNemar's exact test of rows that only a, and rows that only b, has right.
 
     The smaller count under Binomial(only_a + only_b, 1/2), doubled, at most 1; 1 when there is no such row.
     """
@@ -93,7 +109,7 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """BCa interval of b - a; each resample draws the same rows for both, so what is hard for both cancels out."""
+    """Compute the BCa interval of b - a; each resample draws the same rows for both: what is hard for both cancels."""
 
     def difference(indices: NDArray[np.intp]) -> NDArray[np.float64]:
         return statistic_b(indices) - statistic_a(indices)
@@ -106,14 +122,23 @@ def compare_means(
     b: Sequence[float],
     *,
     metric: str,
-    name_a: str = "base",
-    name_b: str = "tuned",
+    names: tuple[str, str] = NAMES,
     better: Better = "higher",
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two systems by one value a row (right or wrong, an overlap score); row i of both is the same question.
+    """Compare two systems by one value per row (right or wrong, an overlap score) on the same rows.
+
+    Args:
+        a: the values of the first system.
+        b: the values of the second system; row i is the same question in both.
+        metric: name of the metric.
+        names: of the two systems.
+        better: whether high or low values are good.
+        level: confidence of the interval, 0..1.
+        resamples: bootstrap samples.
+        seed: of the bootstrap.
 
     Raises:
         InvalidData: no rows, or unequal numbers of rows.
@@ -125,12 +150,9 @@ def compare_means(
         mean_of(b),
         len(a),
         metric=metric,
-        name_a=name_a,
-        name_b=name_b,
+        names=names,
         better=better,
-        level=level,
-        resamples=resamples,
-        seed=seed,
+        resampling=Resampling(level=level, resamples=resamples, seed=seed),
         right=(a, b) if binary else None,
     )
 
@@ -141,12 +163,9 @@ def compare_statistics(
     rows: int,
     *,
     metric: str,
-    name_a: str = "base",
-    name_b: str = "tuned",
+    names: tuple[str, str] = NAMES,
     better: Better = "higher",
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     right: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Comparison:
     """Compare two systems by any statistic over the same rows.
@@ -155,13 +174,17 @@ def compare_statistics(
     """
     import numpy as np
 
+    level = resampling.level
+
     everything = np.arange(rows)[None, :]
     value_a, value_b = float(statistic_a(everything)[0]), float(statistic_b(everything)[0])
-    interval = paired_bootstrap(statistic_a, statistic_b, rows, level=level, resamples=resamples, seed=seed)
+    interval = paired_bootstrap(
+        statistic_a, statistic_b, rows, level=level, resamples=resampling.resamples, seed=resampling.seed
+    )
     p_value, discordant = None, None
     if right is not None:
-        only_a = sum(one > other for one, other in zip(*right, strict=True))
-        only_b = sum(one < other for one, other in zip(*right, strict=True))
+        only_a = sum(score_a > score_b for score_a, score_b in zip(*right, strict=True))
+        only_b = sum(score_a < score_b for score_a, score_b in zip(*right, strict=True))
         p_value, discordant = mcnemar(only_a, only_b), (only_a, only_b)
         if interval.low == interval.high:  # every row moved alike: as many rows still leave this much open
             open_by = wilson(0, rows, level).high
@@ -173,8 +196,8 @@ def compare_statistics(
             )
     return Comparison(
         metric=metric,
-        name_a=name_a,
-        name_b=name_b,
+        name_a=names[0],
+        name_b=names[1],
         a=value_a,
         b=value_b,
         difference=value_b - value_a,
@@ -195,8 +218,7 @@ def compare_unpaired(
     *,
     rows: int,
     metric: str,
-    name_a: str = "base",
-    name_b: str = "tuned",
+    names: tuple[str, str] = NAMES,
     better: Better = "higher",
 ) -> Comparison:
     """Compare two systems that answered different rows, from their values and intervals alone.
@@ -214,8 +236,8 @@ def compare_unpaired(
     )
     return Comparison(
         metric=metric,
-        name_a=name_a,
-        name_b=name_b,
+        name_a=names[0],
+        name_b=names[1],
         a=a,
         b=b,
         difference=difference,
@@ -237,15 +259,15 @@ def rows_to_settle(comparison: Comparison, *, level: float = LEVEL, power: float
     if not size or not math.isfinite(size):
         return None
     normal = NormalDist()
-    found, more = normal.inv_cdf(0.5 + level / 2), normal.inv_cdf(power)
+    z_level, z_power = normal.inv_cdf(0.5 + level / 2), normal.inv_cdf(power)
     only_a, only_b = comparison.discordant or (0, 0)
     if only_a + only_b:
         share = (only_a + only_b) / comparison.rows
-        needed = max(_rows_for_pairs(size, share, found, more), fewest_rows(level))
+        needed = max(_rows_for_pairs(size, share, z_level, z_power), fewest_rows(level))
     else:
         width = comparison.interval.high - comparison.interval.low
         error = width / (2 * normal.inv_cdf(0.5 + comparison.interval.level / 2))
-        needed = comparison.rows * ((found + more) * error / size) ** 2
+        needed = comparison.rows * ((z_level + z_power) * error / size) ** 2
     return max(math.ceil(needed), math.ceil(1.2 * comparison.rows)) if math.isfinite(needed) else None
 
 
@@ -291,12 +313,12 @@ def smallest_difference(
     return high
 
 
-def _rows_for_pairs(size: float, discordant: float, found: float, more: float) -> float:
+def _rows_for_pairs(size: float, discordant: float, z_level: float, z_power: float) -> float:
     spread = math.sqrt(max(0.0, discordant - size * size))
-    return ((found * math.sqrt(discordant) + more * spread) / size) ** 2
+    return ((z_level * math.sqrt(discordant) + z_power * spread) / size) ** 2
 
 
-def _verdict(interval: Interval, p_value: float | None, better: Better, rows: int) -> Verdict:
+def _verdict(interval: Interval, p_value: float | None, better: Better, rows: int) -> ComparisonVerdict:
     certain = interval.low > 0 or interval.high < 0
     if p_value is not None:
         certain = certain and p_value <= 1 - interval.level

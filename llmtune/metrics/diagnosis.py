@@ -1,4 +1,4 @@
-"""Underfit, good fit or overfit: said with the numbers that say so, and with what to try next.
+"""Underfit, good fit or overfit: a verdict with the numbers behind it and with advice.
 
 Two kinds of evidence. Scores (accuracy, or any share where higher is better) on a sample of the training rows, on
 validation and on test rows: a low training score is underfitting, a training score far above the others is
@@ -21,7 +21,7 @@ from llmtune._models import DocumentedModel
 from llmtune.metrics.comparison import compare_unpaired
 from llmtune.metrics.intervals import wilson
 from llmtune.metrics.points import MetricPoint, NotReported, Number, Series
-from llmtune.metrics.sentences import say
+from llmtune.metrics.sentences import fill_sentence
 
 #: A training score this far above the held-out ones is overfitting (10 points).
 GAP = 0.10
@@ -47,7 +47,8 @@ SPIKE_MINIMUM = 8
 #: A curve with more spikes than this share of its steps is jumpy by nature.
 SPIKE_SHARE = 0.02
 
-Verdict = Literal["underfit", "good fit", "overfit", "diverged", "unclear"]
+#: How well a model fits.
+DiagnosisVerdict = Literal["underfit", "good fit", "overfit", "diverged", "unclear"]
 
 TRAIN_LONGER = "train longer: more epochs or max_steps"
 RAISE_RATE = "raise the learning rate (learning_rate or learning_rate_multiplier, twice to five times)"
@@ -80,7 +81,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
 
 
 class Spike(DocumentedModel):
-    """A loss that jumped out of its neighbourhood, or was no number."""
+    """A loss of a `series` that jumped at a `step`, out of its neighbourhood, or was no number."""
 
     series: str
     step: int
@@ -90,16 +91,16 @@ class Spike(DocumentedModel):
 
     def sentence(self) -> str:
         """ "train/loss jumped to 3.10 at step 120 (before: 0.42)"."""
-        before = say("spike_before", value=f"{self.before:.4g}") if math.isfinite(self.before) else ""
+        before = fill_sentence("spike_before", value=f"{self.before:.4g}") if math.isfinite(self.before) else ""
         if not math.isfinite(self.value):
-            return say("spike_value", curve=self.series, value=self.value, step=self.step, before=before)
-        return say("spike", curve=self.series, value=f"{self.value:.4g}", step=self.step, before=before)
+            return fill_sentence("spike_value", curve=self.series, value=self.value, step=self.step, before=before)
+        return fill_sentence("spike", curve=self.series, value=f"{self.value:.4g}", step=self.step, before=before)
 
 
 class Diagnosis(DocumentedModel):
-    """How well the model fits, the numbers behind it, and what to try next."""
+    """How well the model fits: the `verdict`, its `evidence`, `advice` on what to try next, `spikes` of the loss."""
 
-    verdict: Verdict
+    verdict: DiagnosisVerdict
     sentence: str
     """The verdict with its main numbers, in one sentence."""
 
@@ -125,42 +126,42 @@ def diagnose(
         test: the same score on test rows.
         rows: how many rows each score is over ({"train": 200, "test": 300}); without them gaps are taken as exact.
         majority: score of always giving the most frequent answer, where there is such.
-        series: curves by canonical name; "train/loss" and the two validation losses are looked at.
+        series: curves by canonical name; "train/loss" and the two validation losses are read.
     """
     curves = {name: curve for name, curve in (series or {}).items() if isinstance(curve, Series) and curve.points}
     train_loss = curves.get("train/loss")
     validation_loss = pick_validation(curves.get("validation/full_loss"), curves.get("validation/loss"))
     spikes = tuple(spike for curve in (train_loss, validation_loss) if curve for spike in find_spikes(curve))
 
-    broken = _diverged(train_loss)
-    by_scores = _from_scores(train, validation, test, rows or {}, majority)
-    trend = _trend(train_loss, validation_loss)
-    verdict: Verdict
+    broken = _describe_divergence(train_loss)
+    by_scores = _judge_scores(train, validation, test, rows or {}, majority)
+    trend = _find_trend(train_loss, validation_loss)
+    verdict: DiagnosisVerdict
     if broken is not None:
         verdict, sentence = "diverged", broken
         evidence = (by_scores[1],) if by_scores is not None else ()
         advice = ADVICE["diverged"]
     elif by_scores is not None:
         verdict, sentence = by_scores
-        evidence = (_capitalised(trend.fact),) if trend is not None else ()
+        evidence = (_capitalise(trend.fact),) if trend is not None else ()
         solved = min(score for score in (validation, test) if score is not None) >= NEARLY_ALL
-        advice = () if solved and verdict == "good fit" else _advice(verdict, trend)
+        advice = () if solved and verdict == "good fit" else _choose_advice(verdict, trend)
     elif trend is not None:
         verdict = _BY_TREND[trend.direction]
-        sentence = say(f"by_curves_{verdict}", fact=trend.fact)
+        sentence = fill_sentence(f"by_curves_{verdict}", fact=trend.fact)
         evidence = ()
         advice = ADVICE[verdict]
     else:
-        verdict, sentence, evidence, advice = "unclear", say("fit_unclear"), (), ADVICE["unclear"]
+        verdict, sentence, evidence, advice = "unclear", fill_sentence("fit_unclear"), (), ADVICE["unclear"]
     if spikes and verdict != "diverged":
         advice = (*advice, "look at the rows of the spiking steps; a lower learning rate or max_grad_norm smooths them")
     return Diagnosis(verdict=verdict, sentence=sentence, evidence=evidence, advice=advice, spikes=spikes)
 
 
 def pick_validation(full: Series | None, sampled: Series | None) -> Series | None:
-    """Return the validation curve that can be judged: the full one where it has enough points, else the longer one.
+    """Return the validation curve to judge: the full one where it has enough points, else the longer one.
 
-    The loss over all validation rows is the better witness, but it often comes once an epoch, and two or three points
+    The loss over all validation rows is the better evidence, but it often comes once per epoch, and two or three points
     cannot tell a curve that falls from one that has levelled off.
     """
     if full is None or sampled is None:
@@ -168,18 +169,19 @@ def pick_validation(full: Series | None, sampled: Series | None) -> Series | Non
     return full if len(full) >= min(ENOUGH_POINTS, len(sampled)) else sampled
 
 
-def find_spikes(curve: Series, most: int = 10) -> list[Spike]:
-    """Steps at which the value jumped far above the ones before: the `most` largest, by step.
+def find_spikes(curve: Series, limit: int = 10) -> list[Spike]:
+    """Find the steps at which the value jumped far above the ones before; return the `limit` largest, by step.
 
     The yardstick is the median and the median absolute deviation of up to 20 steps before, which one spike cannot
-    move. Neighbouring steps are one spike, told at its first step with its highest value. A curve that jumps at more
-    than one step in fifty is jumpy by nature (tiny batches) and has none. What is no finite number is always one.
+    move. Neighbouring steps are one spike, reported at its first step with its highest value. A curve that jumps at
+    more than one step in fifty is jumpy by nature (tiny batches) and has none. A value that is not finite is always
+    one.
     """
     broken: list[Spike] = []
-    found: list[Spike] = []
+    jumps: list[Spike] = []
     recent: list[float] = []
     previous: float | None = None
-    for place, point in enumerate(curve.points):
+    for index, point in enumerate(curve.points):
         middle = median(recent) if recent else math.nan
         if not math.isfinite(point.value):
             broken.append(Spike(series=curve.name, step=point.step, value=point.value, before=middle))
@@ -188,22 +190,22 @@ def find_spikes(curve: Series, most: int = 10) -> list[Spike]:
             # 1.4826 makes the median absolute deviation a standard deviation for normal noise.
             spread = 1.4826 * median(abs(value - middle) for value in recent)
             if point.value > SPIKE_FACTOR * middle + SPIKE_DEVIATIONS * spread:
-                if previous == place - 1:
-                    highest = max(found[-1].value, point.value)
-                    found[-1] = found[-1].model_copy(update={"value": highest})
+                if previous == index - 1:
+                    highest = max(jumps[-1].value, point.value)
+                    jumps[-1] = jumps[-1].model_copy(update={"value": highest})
                 else:
-                    found.append(Spike(series=curve.name, step=point.step, value=point.value, before=middle))
-                previous = place
+                    jumps.append(Spike(series=curve.name, step=point.step, value=point.value, before=middle))
+                previous = index
         recent = [*recent, point.value][-SPIKE_WINDOW:]
-    if len(found) > max(3, len(curve) * SPIKE_SHARE):
-        found = []
-    largest = sorted(found, key=lambda spike: spike.before - spike.value)
-    return sorted([*broken, *largest][:most], key=lambda spike: spike.step)
+    if len(jumps) > max(3, len(curve) * SPIKE_SHARE):
+        jumps = []
+    largest = sorted(jumps, key=lambda spike: spike.before - spike.value)
+    return sorted([*broken, *largest][:limit], key=lambda spike: spike.step)
 
 
-def _from_scores(
+def _judge_scores(
     train: float | None, validation: float | None, test: float | None, rows: Mapping[str, int], majority: float | None
-) -> tuple[Verdict, str] | None:
+) -> tuple[DiagnosisVerdict, str] | None:
     held_out = {name: score for name, score in (("validation", validation), ("test", test)) if score is not None}
     if not held_out:
         return None
@@ -211,21 +213,21 @@ def _from_scores(
     figures = ", ".join(f"{name} {score:.1%}" for name, score in scores.items())
     if train is None:
         nearly_all = min(held_out.values()) >= max(NEARLY_ALL, (majority or 0) + NOTHING_LEARNED / 5)
-        return ("good fit", say("good_fit_held_out", figures=figures)) if nearly_all else None
+        return ("good fit", fill_sentence("good_fit_held_out", figures=figures)) if nearly_all else None
     worst = min(held_out, key=lambda name: held_out[name])
     gap = train - held_out[worst]
-    if gap > GAP and _beyond_chance(train, held_out[worst], rows.get("train"), rows.get(worst)):
-        return "overfit", say("overfit", figures=figures, gap=f"{100 * gap:.0f}", worst=worst)
+    if gap > GAP and _is_beyond_chance(train, held_out[worst], rows.get("train"), rows.get(worst)):
+        return "overfit", fill_sentence("overfit", figures=figures, gap=f"{100 * gap:.0f}", worst=worst)
     if majority is not None and train <= majority + NOTHING_LEARNED:
-        return "underfit", say("underfit_majority", figures=figures, majority=f"{majority:.1%}")
+        return "underfit", fill_sentence("underfit_majority", figures=figures, majority=f"{majority:.1%}")
     if train < LOW:
-        return "underfit", say("underfit", figures=figures, low=f"{LOW:.0%}")
+        return "underfit", fill_sentence("underfit", figures=figures, low=f"{LOW:.0%}")
     if gap > GAP:
-        return "good fit", say("good_fit_few_rows", figures=figures, gap=f"{100 * gap:.0f}")
-    return "good fit", say("good_fit", figures=figures, gap=f"{100 * GAP:.0f}")
+        return "good fit", fill_sentence("good_fit_few_rows", figures=figures, gap=f"{100 * gap:.0f}")
+    return "good fit", fill_sentence("good_fit", figures=figures, gap=f"{100 * GAP:.0f}")
 
 
-def _beyond_chance(train: float, held_out: float, train_rows: int | None, held_out_rows: int | None) -> bool:
+def _is_beyond_chance(train: float, held_out: float, train_rows: int | None, held_out_rows: int | None) -> bool:
     if not train_rows or not held_out_rows:
         return True
     return compare_unpaired(
@@ -246,7 +248,7 @@ class _Trend:
     fact: str
 
 
-_BY_TREND: dict[str, Verdict] = {
+_BY_TREND: dict[str, DiagnosisVerdict] = {
     "rising": "overfit",
     "falling": "underfit",
     "level": "good fit",
@@ -254,74 +256,74 @@ _BY_TREND: dict[str, Verdict] = {
 }
 
 
-def _trend(train: Series | None, validation: Series | None) -> _Trend | None:
+def _find_trend(train: Series | None, validation: Series | None) -> _Trend | None:
     """Return where the validation loss was going; without one that can be judged, whether the training loss fell."""
     values = [] if validation is None else [point.value for point in validation.points if math.isfinite(point.value)]
     if validation is None or len(values) < 3:
-        return _training_trend(train, validation)
+        return _find_training_trend(train, validation)
     name = f"{validation.info.title} ({len(values)} points)"
-    first_rise = _rise(validation)
+    first_rise = _find_rise(validation)
     if first_rise is not None:
         lowest, last = first_rise
-        start, end = _level(train, up_to=lowest.step), _level(train)
-        beside = (
-            say("rising_beside", start=f"{start:.4g}", end=f"{end:.4g}")
+        start, end = _median_level(train, up_to=lowest.step), _median_level(train)
+        training_fell = (
+            fill_sentence("rising_beside", start=f"{start:.4g}", end=f"{end:.4g}")
             if start is not None and end is not None and end < start
             else ""
         )
         return _Trend(
             "rising",
-            say(
+            fill_sentence(
                 "rising",
                 curve=name,
                 step=lowest.step,
                 lowest=f"{lowest.value:.4g}",
                 last=f"{last.value:.4g}",
                 last_step=last.step,
-                beside=beside,
+                training=training_fell,
             ),
         )
     fall = late_fall(validation)
     if fall is None:
-        return _Trend("short", say("short", curve=name))
-    if fall > STILL_FALLING and fall > _fall_by_chance(validation):
+        return _Trend("short", fill_sentence("short", curve=name))
+    if fall > STILL_FALLING and fall > _chance_fall(validation):
         return _Trend(
             "falling",
-            say("falling", curve=name, fall=f"{fall:.0%}", last=f"{values[-1]:.4g}"),
+            fill_sentence("falling", curve=name, fall=f"{fall:.0%}", last=f"{values[-1]:.4g}"),
         )
     if len(values) < ENOUGH_POINTS:
-        return _Trend("short", say("short", curve=name))
+        return _Trend("short", fill_sentence("short", curve=name))
     best = validation.best
     assert best is not None
     return _Trend(
         "level",
-        say("level", curve=name, last=f"{values[-1]:.4g}", lowest=f"{best.value:.4g}", step=best.step),
+        fill_sentence("level", curve=name, last=f"{values[-1]:.4g}", lowest=f"{best.value:.4g}", step=best.step),
     )
 
 
-def _rise(curve: Series) -> tuple[MetricPoint, MetricPoint] | None:
+def _find_rise(curve: Series) -> tuple[MetricPoint, MetricPoint] | None:
     """Return the lowest point and the last one, where the curve has turned by more than its own noise."""
     points = [point for point in curve.points if math.isfinite(point.value)]
     lowest, last = min(points, key=lambda point: point.value), points[-1]
     size = max(1, len(points) // 8)
-    levels = [_middle([point.value for point in points[at : at + size]]) for at in range(len(points) - size + 1)]
+    levels = [_median([point.value for point in points[at : at + size]]) for at in range(len(points) - size + 1)]
     best, end = min(levels), levels[-1]
-    noise = _noise([point.value for point in points])
+    noise = _estimate_noise([point.value for point in points])
     # The lowest of many noisy levels lies well below their mean: four deviations, not two.
     turned = end - best > max(TURNED * abs(best), 0.005, 4 * noise / math.sqrt(size))
     return (lowest, last) if turned and lowest.step < last.step else None
 
 
-def _fall_by_chance(curve: Series) -> float:
+def _chance_fall(curve: Series) -> float:
     """Return the late fall, as a share, that the curve's own noise can show."""
     values = [point.value for point in curve.points if math.isfinite(point.value)]
     half = max(1, len(values) // 8)
-    level = _middle(values[-max(1, len(values) // 4) :])
+    level = _median(values[-max(1, len(values) // 4) :])
     recent = values[-max(12, len(values) // 3) :]  # noise shrinks as the loss does
-    return 3 * _noise(recent) * math.sqrt(2 / half) / level if level > 0 else math.inf
+    return 3 * _estimate_noise(recent) * math.sqrt(2 / half) / level if level > 0 else math.inf
 
 
-def _noise(values: Sequence[float]) -> float:
+def _estimate_noise(values: Sequence[float]) -> float:
     """Return the standard deviation of one value around a smooth curve, from second differences; 0 for short curves."""
     if len(values) < 12:  # the bend of so few points would be taken for noise
         return 0.0
@@ -330,15 +332,15 @@ def _noise(values: Sequence[float]) -> float:
     return 1.4826 * float(median(second)) / math.sqrt(6)
 
 
-def _training_trend(train: Series | None, validation: Series | None) -> _Trend | None:
+def _find_training_trend(train: Series | None, validation: Series | None) -> _Trend | None:
     fall = late_fall(train) if train is not None and len(train) >= 8 else None
-    if train is None or fall is None or fall <= max(2 * STILL_FALLING, _fall_by_chance(train)):
+    if train is None or fall is None or fall <= max(2 * STILL_FALLING, _chance_fall(train)):
         return None
-    few = say("no_validation" if validation is None else "few_validation")
-    return _Trend("falling", say("training_falling", fall=f"{fall:.0%}", few=few))
+    few = fill_sentence("no_validation" if validation is None else "few_validation")
+    return _Trend("falling", fill_sentence("training_falling", fall=f"{fall:.0%}", few=few))
 
 
-def _advice(verdict: Verdict, trend: _Trend | None) -> tuple[str, ...]:
+def _choose_advice(verdict: DiagnosisVerdict, trend: _Trend | None) -> tuple[str, ...]:
     """Return what to try: never to train longer where validation loss rises, nor to stop earlier where it falls."""
     advice = ADVICE[verdict]
     if trend is None:
@@ -352,24 +354,24 @@ def _advice(verdict: Verdict, trend: _Trend | None) -> tuple[str, ...]:
     return advice
 
 
-def _capitalised(clause: str) -> str:
+def _capitalise(clause: str) -> str:
     return f"{clause[0].upper()}{clause[1:]}."
 
 
-def _diverged(train: Series | None) -> str | None:
+def _describe_divergence(train: Series | None) -> str | None:
     if train is None or train.last is None or train.first is None:
         return None
     if not math.isfinite(train.last.value):
         broke = next(point for point in train.points if not math.isfinite(point.value))
-        return say("diverged_value", value=train.last.value, step=broke.step)
-    start, end = _level(train, first=True), _level(train)
+        return fill_sentence("diverged_value", value=train.last.value, step=broke.step)
+    start, end = _median_level(train, first=True), _median_level(train)
     if len(train) >= 8 and start is not None and end is not None and end > 1.2 * start + 0.05:
-        return say("diverged_rise", start=f"{start:.4g}", end=f"{end:.4g}")
+        return fill_sentence("diverged_rise", start=f"{start:.4g}", end=f"{end:.4g}")
     return None
 
 
-def _level(curve: Series | None, *, up_to: int | None = None, first: bool = False) -> float | None:
-    """The median of the last (or first) tenth of the values, at least three: one noisy batch cannot move it."""
+def _median_level(curve: Series | None, *, up_to: int | None = None, first: bool = False) -> float | None:
+    """Return the median of the last (or first) tenth of the values, at least three: one noisy batch cannot move it."""
     if curve is None:
         return None
     values = [
@@ -382,7 +384,7 @@ def _level(curve: Series | None, *, up_to: int | None = None, first: bool = Fals
 
 
 def late_fall(curve: Series) -> float | None:
-    """How much the level fell over the last quarter of the steps, as a share of the level before."""
+    """Return how much the level fell over the last quarter of the steps, as a share of the level before."""
     finite = [point for point in curve.points if math.isfinite(point.value)]
     if len(finite) < 4:
         return None
@@ -391,9 +393,9 @@ def late_fall(curve: Series) -> float | None:
     if not before or not after:
         return None
     size = max(1, min(len(before), len(after)) // 2)
-    start, end = _middle(before[-size:]), _middle(after[-size:])
+    start, end = _median(before[-size:]), _median(after[-size:])
     return (start - end) / start if start > 0 else None
 
 
-def _middle(values: Sequence[float]) -> float:
+def _median(values: Sequence[float]) -> float:
     return float(median(values))

@@ -1,7 +1,7 @@
 """How sure one number is: Wilson's interval for proportions, a bootstrap over rows for everything else.
 
 The bootstrap is BCa with 2,000 resamples, seeded and vectorised: a metric is a function from a matrix of row numbers
-to one value a resample.
+to one value per resample.
 
 Sources: Wilson 1927 (J. Am. Stat. Assoc. 22:209); Newcombe 1998 (Stat. Med. 17:857) on its coverage; Efron 1987
 (J. Am. Stat. Assoc. 82:171) on BCa.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,6 +38,18 @@ RESAMPLES = 2000
 _CHUNK = 2_000_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """How a bootstrap is drawn: the confidence `level` (0..1), the number of `resamples`, and the `seed`."""
+
+    level: float = LEVEL
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+DEFAULT_RESAMPLING = Resampling()
+
+
 class Interval(DocumentedModel):
     """A confidence interval: `low` and `high` at `level` (0..1), and the method that gave it."""
 
@@ -48,13 +61,13 @@ class Interval(DocumentedModel):
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two share a value."""
-        return self.low <= other.high and other.low <= self.high
+    def overlaps(self, interval: Interval) -> bool:
+        """Return whether the two intervals share a value."""
+        return self.low <= interval.high and interval.low <= self.high
 
 
 def wilson(successes: int, rows: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a proportion, without continuity correction.
+    """Compute Wilson's score interval of a proportion, without continuity correction.
 
     Raises:
         InvalidData: no rows, or more successes than rows.
@@ -72,7 +85,7 @@ def wilson(successes: int, rows: int, level: float = LEVEL) -> Interval:
 
 
 def mean_of(values: Sequence[float] | NDArray[np.float64]) -> Statistic:
-    """The statistic "mean of one value a row"."""
+    """Return the statistic "mean of one value per row"."""
     import numpy as np
 
     array = np.asarray(values, dtype=np.float64)
@@ -85,7 +98,7 @@ def mean_of(values: Sequence[float] | NDArray[np.float64]) -> Statistic:
 
 
 def ratio_of(numerators: Sequence[float], denominators: Sequence[float]) -> Statistic:
-    """The statistic "sum of one column over sum of another": loss a token, from rows of unequal length."""
+    """Return the statistic "sum of one column over sum of another": loss per token, from rows of unequal length."""
     import numpy as np
 
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
@@ -106,7 +119,7 @@ def label_average_of(
     figure: LabelFigure = "f",
     beta: float = 1.0,
 ) -> Statistic:
-    """The statistic "precision, recall or F-beta, averaged over labels".
+    """Return the statistic "precision, recall or F-beta, averaged over labels".
 
     "macro" and "weighted" are over the labels that have a row: with few rows and many labels the others would only
     say that they were not drawn. A figure without a denominator is 0.
@@ -121,20 +134,20 @@ def label_average_of(
     """
     import numpy as np
 
-    true, said = np.asarray(truth, dtype=np.intp), np.asarray(answered, dtype=np.intp)
-    right = np.where(true == said, true, labels)
+    true_labels, answers = np.asarray(truth, dtype=np.intp), np.asarray(answered, dtype=np.intp)
+    right = np.where(true_labels == answers, true_labels, labels)
     columns = labels + 1
     weight = beta * beta
 
     def statistic(rows: NDArray[np.intp]) -> NDArray[np.float64]:
         base = np.arange(len(rows))[:, None] * columns
 
-        def counted(column: NDArray[np.intp]) -> NDArray[np.float64]:
+        def count_by_label(column: NDArray[np.intp]) -> NDArray[np.float64]:
             flat = np.bincount((base + column[rows]).ravel(), minlength=len(rows) * columns)
             table: NDArray[np.float64] = flat.reshape(len(rows), columns)[:, :labels].astype(np.float64)
             return table.sum(axis=1, keepdims=True) if average == "micro" else table
 
-        hits, support, predicted = counted(right), counted(true), counted(said)
+        hits, support, predicted = count_by_label(right), count_by_label(true_labels), count_by_label(answers)
         above, below = {
             "precision": (hits, predicted),
             "recall": (hits, support),
@@ -148,8 +161,8 @@ def label_average_of(
     return statistic
 
 
-def looped(metric: Callable[[Sequence[int]], float]) -> Statistic:
-    """A statistic from a plain function of row numbers: slow, for metrics that cannot be vectorised."""
+def loop_statistic(metric: Callable[[Sequence[int]], float]) -> Statistic:
+    """Return a statistic from a plain function of row numbers: slow, for metrics that cannot be vectorised."""
     import numpy as np
 
     def statistic(rows: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -167,14 +180,14 @@ def bootstrap(
     seed: int = 0,
     method: Literal["BCa", "percentile"] = "BCa",
 ) -> Interval:
-    """Bootstrap interval of any statistic over rows.
+    """Compute the bootstrap interval of any statistic over rows.
 
     BCa falls back to the percentile interval where its correction is not defined (the value lies outside everything
     resampled). When every resample gives the same value the interval has no width, and its method says so: that is no
     proof of certainty.
 
     Args:
-        statistic: index matrix to values; see `mean_of`, `ratio_of`, `label_average_of`, `looped`.
+        statistic: index matrix to values; see `mean_of`, `ratio_of`, `label_average_of`, `loop_statistic`.
         rows: how many rows there are. >= 1.
         level: confidence, 0..1.
         resamples: bootstrap samples. Thousands; 2,000 leaves the ends uncertain by about 2 % of the width.
@@ -186,11 +199,11 @@ def bootstrap(
     if rows < 1:
         raise InvalidData("an interval needs at least one row")
     value = float(statistic(np.arange(rows)[None, :])[0])
-    draws = _resampled(statistic, rows, resamples, seed)
+    draws = _resample(statistic, rows, resamples, seed)
     return _interval(statistic, value, draws, rows, level, method)
 
 
-def _resampled(statistic: Statistic, rows: int, resamples: int, seed: int) -> NDArray[np.float64]:
+def _resample(statistic: Statistic, rows: int, resamples: int, seed: int) -> NDArray[np.float64]:
     import numpy as np
 
     generator = np.random.default_rng(seed)
@@ -237,46 +250,46 @@ def _bca_shares(
     squares = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
 
-    def moved(share: float) -> float:
+    def correct_share(share: float) -> float:
         z = bias + normal.inv_cdf(share)
         below_one = 1 - acceleration * z
         return normal.cdf(bias + z / below_one) if below_one > 0 else math.nan
 
-    ends = (moved(shares[0]), moved(shares[1]))
+    ends = (correct_share(shares[0]), correct_share(shares[1]))
     return ends if all(math.isfinite(end) for end in ends) and ends[0] < ends[1] else None
 
 
 def _jackknife(statistic: Statistic, rows: int) -> NDArray[np.float64]:
-    """The statistic with each row left out in turn."""
+    """Return the statistic with each row left out in turn, shape [rows]."""
     import numpy as np
 
     step = max(1, _CHUNK // rows)
-    kept = np.arange(rows - 1)
+    indices = np.arange(rows - 1)
     parts = []
     for start in range(0, rows, step):
-        left = np.arange(start, min(rows, start + step))[:, None]
-        parts.append(statistic(kept + (kept >= left)))
+        left_out = np.arange(start, min(rows, start + step))[:, None]
+        parts.append(statistic(indices + (indices >= left_out)))
     return np.concatenate(parts)
 
 
 def interval_of_mean(
     values: Sequence[float], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """The interval of a mean of row values: Wilson where every row is 0 or 1, a bootstrap otherwise.
+    """Compute the interval of a mean of row values: Wilson where every row is 0 or 1, a bootstrap otherwise.
 
-    Where all rows have one value within 0..1, a bootstrap would be sure of itself; Wilson's interval of as many rows
-    stands in ("twenty of twenty" still leaves 84 % possible), and the method says so.
+    Where all rows have one value within 0..1, a bootstrap has no width; Wilson's interval of as many rows
+    is used instead ("twenty of twenty" still leaves 84 % possible), and the method says so.
     """
     if not values:
         raise InvalidData("an interval needs at least one row")
     if all(value in (0.0, 1.0) for value in values):
         return wilson(int(sum(values)), len(values), level)
     interval = bootstrap(mean_of(values), len(values), level=level, resamples=resamples, seed=seed)
-    return widened(interval, len(values))
+    return widen_interval(interval, len(values))
 
 
-def widened(interval: Interval, rows: int) -> Interval:
-    """The interval, or Wilson's when a score that is at its very end (0 or 1) left the bootstrap without width."""
+def widen_interval(interval: Interval, rows: int) -> Interval:
+    """Return the interval, or Wilson's where a score of exactly 0 or 1 left the bootstrap without width."""
     if interval.low == interval.high and interval.low in (0.0, 1.0):
         stand_in = wilson(rows if interval.low == 1.0 else 0, rows, interval.level)
         return stand_in.model_copy(update={"method": "Wilson (all rows agree)"})

@@ -107,24 +107,24 @@ SERIES: dict[str, SeriesInfo] = {
 
 
 def series_info(name: str) -> SeriesInfo:
-    """What a series measures; one that is not canonical is described by its own name."""
-    known = SERIES.get(name)
-    if known is not None:
-        return known
+    """Return what a series measures; one that is not canonical is described by its own name."""
+    info = SERIES.get(name)
+    if info is not None:
+        return info
     better: Better | None = "lower" if name.endswith("loss") else "higher" if name.endswith("accuracy") else None
     return SeriesInfo(name, "", better, "the backend's own measurement, as it names it")
 
 
 @dataclass(frozen=True)
 class NotReported:
-    """A number that the backend does not tell, and why. False in a condition, so `if report.cost.billed:` reads."""
+    """A number that the backend does not report, and why. False in a condition: `if report.cost.billed:` works."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     reason: str
     """Why, in words: "no validation rows were sent"."""
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
     def __str__(self) -> str:
@@ -161,10 +161,10 @@ class MetricPoint(DocumentedModel):
     """The value, in the unit of the series."""
 
     epoch: Annotated[float, Field(ge=0)] | None = None
-    """Passes over the training rows done by then; None where it is not told."""
+    """Passes over the training rows done by then; None where it is not reported."""
 
     time: float | None = None
-    """When, in seconds since 1970 UTC; None where it is not told."""
+    """When, in seconds since 1970 UTC; None where it is not reported."""
 
     source: Source = "computed"
     """Where the number comes from."""
@@ -174,7 +174,7 @@ class MetricPoint(DocumentedModel):
 
 
 class Series(FrozenModel):
-    """One curve: points by step, one a step. Given in any order and with repeats, they come out sorted and single.
+    """One curve: its points, one per step. Given in any order and with repeats, they are sorted and merged.
 
     Of several values for one step the better source is kept (`SOURCE_ORDER`), of one source the later one.
 
@@ -187,7 +187,7 @@ class Series(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _tidy(cls, data: Any) -> Any:
+    def _sort_and_merge(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "name" not in data:
             return data
         data = dict(data)
@@ -196,12 +196,12 @@ class Series(FrozenModel):
         strays = {point.series for point in points} - {data["name"]}
         if strays:
             raise ValueError(f"series {data['name']!r} holds points of {', '.join(sorted(strays))}")
-        kept: dict[int, MetricPoint] = {}
+        by_step: dict[int, MetricPoint] = {}
         for point in points:
-            rival = kept.get(point.step)
+            rival = by_step.get(point.step)
             if rival is None or SOURCE_ORDER.index(point.source) <= SOURCE_ORDER.index(rival.source):
-                kept[point.step] = point
-        data["points"] = tuple(kept[step] for step in sorted(kept))
+                by_step[point.step] = point
+        data["points"] = tuple(by_step[step] for step in sorted(by_step))
         return data
 
     def __len__(self) -> int:
@@ -250,11 +250,11 @@ class Series(FrozenModel):
 
 
 def merge(points: Iterable[MetricPoint]) -> dict[str, Series]:
-    """All points as series by name, in the order of `SERIES`, the backend's own ones after them."""
+    """Return all points as series by name, in the order of `SERIES`, the backend's own ones after them."""
     grouped: dict[str, list[MetricPoint]] = {}
     for point in points:
         grouped.setdefault(point.series, []).append(point)
-    order = {name: place for place, name in enumerate(SERIES)}
+    order = {name: index for index, name in enumerate(SERIES)}
     names = sorted(grouped, key=lambda name: (order.get(name, len(order)), name))
     return {name: Series(name=name, points=tuple(grouped[name])) for name in names}
 

@@ -1,13 +1,13 @@
-"""All that llmtune says of results, as templates: headlines, diagnoses, comparisons, gates.
+"""Every sentence about results, as a template: headlines, diagnoses, comparisons, gates.
 
-Here is only what can be said; the modules that call `say` choose what is so.
+The modules that call `fill_sentence` choose which one is true.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Every sentence, by what it says.
+#: Every sentence, by its name.
 SENTENCES: Final[dict[str, str]] = {
     # A run without a verdict.
     "failed": "The run failed: {reason}",
@@ -33,6 +33,10 @@ SENTENCES: Final[dict[str, str]] = {
     # Beside the verdict.
     "untold_base": "The prompts do not name the labels, so the base model was never told them.",
     "outside": "{amount} of {rows} answers ({share}) are none of the {labels} labels{likelihood}.",
+    "calibration": (
+        "The {name} model's likeliest label is right in {accuracy} of the rows; on average it is {confidence} sure."
+        " Of the half it is surest of, {half} are wrong; of all rows {all}."
+    ),
     "outside_shares": "Answers that are none of the labels: {shares}.",
     "likelihood": "; choosing the likeliest label instead would reach {figure}",
     "majority": "Always answering '{label}' reaches {figure}.",
@@ -99,7 +103,7 @@ SENTENCES: Final[dict[str, str]] = {
     "by_curves_underfit": "Underfit by the curves: {fact}.",
     "by_curves_good fit": "Good fit by the curves: {fact}.",
     "by_curves_unclear": "Unclear: {fact}.",
-    "rising": "{curve} was lowest at step {step} ({lowest}) and is {last} at step {last_step}{beside}",
+    "rising": "{curve} was lowest at step {step} ({lowest}) and is {last} at step {last_step}{training}",
     "rising_beside": ", while training loss fell from {start} to {end}",
     "falling": "{curve} was still falling at the end ({fall} over the last quarter of the steps, to {last})",
     "level": "{curve} ended at {last}, with its lowest {lowest} at step {step}, and had levelled off",
@@ -117,6 +121,6 @@ SENTENCES: Final[dict[str, str]] = {
 }
 
 
-def say(sentence: str, /, **values: object) -> str:
+def fill_sentence(sentence: str, /, **values: object) -> str:
     """Return a sentence with its values filled in."""
     return SENTENCES[sentence].format(**values)

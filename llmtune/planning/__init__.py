@@ -1,1 +1,1 @@
-"""What each backend would do with a job, found out without sending anything."""
+"""What each backend would do with a job, computed without sending anything."""

@@ -1,4 +1,4 @@
-"""What a backend would say of a dataset: its limits, its own row rules, and what its row format cannot carry."""
+"""How a dataset fits a backend: its limits, its own row rules, and what its row format cannot carry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.provider.limits import Limits
-from llmtune.provider.receipt import DataVerdict
+from llmtune.provider.receipt import DatasetStatus
 from llmtune.provider.types import Target
 
 if TYPE_CHECKING:
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from llmtune.data.formats.base import Rendering, VendorRows
 
 #: Rows of each part that a plan renders, where the model is on this machine; a run renders all of them.
-RENDERED = 500
+MAX_RENDERED_ROWS = 500
 #: Findings shown in a plan; `llmtune data check --provider NAME` shows all.
-SHOWN = 5
+MAX_FINDINGS = 5
 
 
-def judge(
+def build_dataset_status(
     dataset: Dataset,
     limits: Limits,
     target: Target,
     *,
     max_tokens: int | None = None,
     on_too_long: str = "error",
-) -> DataVerdict:
-    """The verdict on the rows that would be sent (train and validation); nothing is written or sent.
+) -> DatasetStatus:
+    """Check the rows that would be sent (train and validation); nothing is written or sent.
 
     `max_tokens` and `on_too_long` are the job's own, where the rows are rendered on this machine.
     """
     from llmtune.data.checks.left_out import LeftOut
-    from llmtune.data.checks.per_row import in_own_terms
+    from llmtune.data.checks.per_row import rename_turns
     from llmtune.data.checks.vendor_rules import find_missing_reasoning, find_row_problems
     from llmtune.data.formats.registry import all_formats, get_writer, vendors
 
     sent = [("train", dataset.train)]
     if limits.validation != "unused" and dataset.validation:
         sent.append(("validation", dataset.validation))
-    found: list[Finding] = [*dataset.findings, *_against_limits(dataset, limits)]
+    findings: list[Finding] = [*dataset.findings, *_check_row_counts(dataset, limits)]
     lossy: list[str] = []
     changes: dict[str, list[Finding]] = {}
     left_out = LeftOut()
@@ -49,75 +49,92 @@ def judge(
     row_format = all_formats().get(dataset.format)
     turns_key = "messages" if row_format is None else row_format.turns_key
     rules, rendering = vendors().get(target.kind), None
-    found += _too_long(dataset, limits, rules, target)
+    findings += _check_lengths(dataset, limits, rules, target)
     if rules is not None:
         rendering = _open_rendering(rules, target)
-        first = [row for _, rows in sent for row in rows[:RENDERED]]
-        refused = _rendered(rendering, dataset, first, target, max_tokens)
-        found += [finding for finding in refused if on_too_long == "error" or finding.code != "too_long"]
-        found += _control_tokens(rendering, dataset, first, turns_key)
-        found += _files(rules, dataset, dict(sent), target, found)
+        first = [row for _, rows in sent for row in rows[:MAX_RENDERED_ROWS]]
+        refused = _find_rendering_problems(rendering, dataset, first, target, max_tokens)
+        findings += [finding for finding in refused if on_too_long == "error" or finding.code != "too_long"]
+        findings += _find_control_tokens(rendering, dataset, first, turns_key)
+        findings += _find_file_problems(rules, dataset, dict(sent), target, findings)
     for _, rows in sent:
         if rules is not None:
-            found += find_row_problems(rules, rows, dataset.source, target.method, target.model, turns_key)
+            findings += find_row_problems(rules, rows, dataset.source, target.method, target.model, turns_key)
         for row in rows:
-            for problem in in_own_terms(left_out.problems(writer, row), row, turns_key):
+            for problem in rename_turns(left_out.problems(writer, row), row, turns_key):
                 placed = problem.at(dataset.source, row.line)
                 if placed.is_error:
                     lossy.append(str(placed))
                 else:
                     changes.setdefault(placed.code, []).append(placed)
     changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
-    changed += [_once(same) for same in changes.values()]
+    changed += [_merge_findings(group) for group in changes.values()]
     if rules is not None and target.method != "classification":
         missing = [*find_missing_reasoning(rules, rendering, dataset.train, dataset.source, target.model)]
         changed += [finding for finding in missing if finding.severity == "warning"]
-        found += [finding for finding in missing if finding.severity == "info"]
-    errors = [each for each in found if each.is_error]
-    warnings = changed + [each for each in found if each.severity == "warning"]
-    infos = [each for each in found if each.severity == "info"]
-    return DataVerdict(
+        findings += [finding for finding in missing if finding.severity == "info"]
+    errors = [finding for finding in findings if finding.is_error]
+    warnings = changed + [finding for finding in findings if finding.severity == "warning"]
+    infos = [finding for finding in findings if finding.severity == "info"]
+    prompt_tokens, answer_tokens = _count_row_tokens(dataset)
+    return DatasetStatus(
         source=dataset.source,
         sha256=dataset.sha256 or None,
         rows=dataset.counts,
         tokens=dataset.estimated_tokens["train"],
         tokens_estimated=True,
+        validation_tokens=dataset.estimated_tokens["validation"] if limits.validation != "unused" else 0,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
         errors=len(errors),
         warnings=len(warnings),
-        findings=tuple(str(each) for each in (errors + warnings + infos)[:SHOWN]),
+        findings=tuple(str(finding) for finding in (errors + warnings + infos)[:MAX_FINDINGS]),
         lossy=tuple(lossy),
-        changed=tuple(str(each) for each in changed),
+        changed=tuple(str(finding) for finding in changed),
         format=writer.name,
     )
 
 
-def _files(
-    rules: VendorRows, dataset: Dataset, parts: dict[str, Sequence[Example]], target: Target, found: Sequence[Finding]
+def _count_row_tokens(dataset: Dataset) -> tuple[float, float]:
+    """Return the tokens of prompt and answer of an average row that the evaluation asks."""
+    counted = dataset.estimated_tokens
+    part = "test" if dataset.test else "train"
+    rows = max(1, dataset.counts.get(part, 0))
+    answers = counted[f"{part}_answers"]
+    return round((counted[part] - answers) / rows, 1), round(answers / rows, 1)
+
+
+def _find_file_problems(
+    rules: VendorRows,
+    dataset: Dataset,
+    parts: dict[str, Sequence[Example]],
+    target: Target,
+    findings: Sequence[Finding],
 ) -> list[Finding]:
-    """What the vendor refuses of the files that would be sent, less what its limits have refused already."""
+    """Return the vendor's problems with the files to be sent, without those that its limits have reported already."""
     from llmtune.data.checks.vendor_rules import find_file_problems
 
-    counted = any(finding.code in ("too-few-rows", "too-many-rows") for finding in found)
+    counted = any(finding.code in ("too-few-rows", "too-many-rows") for finding in findings)
     problems = find_file_problems(rules, parts, dataset.source, target.method, target.model)
     return [finding for finding in problems if not (counted and finding.code == "vendor-rows")]
 
 
 def _open_rendering(rules: VendorRows, target: Target) -> Rendering | None:
-    """The model's own template, where the backend and the model are on this machine."""
+    """Return the model's own chat template, where the backend and the model are on this machine."""
     from llmtune.errors import LlmtuneError
 
     if rules.rendering is None or not target.model:
         return None
     try:
         return rules.rendering(target.model, target.options, True)
-    except LlmtuneError:  # a model that is no model, libraries that are not installed: the plan says so elsewhere
+    except LlmtuneError:  # an unknown model, libraries that are not installed: the plan reports it elsewhere
         return None
 
 
-def _rendered(
+def _find_rendering_problems(
     rendering: Rendering | None, dataset: Dataset, rows: Sequence[Example], target: Target, max_tokens: int | None
 ) -> list[Finding]:
-    """What the model's own template, its context and the job's limit on tokens refuse of rows."""
+    """Return the rows' problems with the model's own template, its context and the job's limit on tokens."""
     from llmtune.errors import InvalidJob
 
     if rendering is None:
@@ -128,15 +145,15 @@ def _rendered(
             for row in rows
             for finding in rendering.problems(row, target.method, max_tokens)
         ]
-    except InvalidJob:  # a limit above the model's context: the run says so of the job itself
+    except InvalidJob:  # a limit above the model's context: the run reports it for the job itself
         return []
 
 
-def _control_tokens(
+def _find_control_tokens(
     rendering: Rendering | None, dataset: Dataset, rows: Sequence[Example], turns_key: str
 ) -> list[Finding]:
-    """The control tokens of the model's own tokenizer that stand in rows."""
-    from llmtune.data.checks.per_row import check_control_tokens, compile_tokens, in_own_terms
+    """Find control tokens of the model's own tokenizer in the text of rows."""
+    from llmtune.data.checks.per_row import check_control_tokens, compile_tokens, rename_turns
     from llmtune.data.rendering.token_count import control_tokens
 
     tokens = None if rendering is None else compile_tokens(control_tokens(rendering.tokenizer))
@@ -145,18 +162,18 @@ def _control_tokens(
     return [
         finding.at(dataset.source, row.line)
         for row in rows
-        for finding in in_own_terms(check_control_tokens(row, tokens), row, turns_key)
+        for finding in rename_turns(check_control_tokens(row, tokens), row, turns_key)
     ]
 
 
-def _once(same: Sequence[Finding]) -> Finding:
-    """The first of findings of one code, with how many more there are."""
-    if len(same) == 1:
-        return same[0]
-    return same[0]._replace(message=f"{same[0].message}; and {len(same) - 1:,} more of this kind")
+def _merge_findings(group: Sequence[Finding]) -> Finding:
+    """Return the first of findings of one code, with how many more there are."""
+    if len(group) == 1:
+        return group[0]
+    return group[0]._replace(message=f"{group[0].message}; and {len(group) - 1:,} more of this kind")
 
 
-def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
+def _check_row_counts(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
     from llmtune.data.findings import error
 
     source = f" ({limits.source})" if limits.source else ""
@@ -191,8 +208,8 @@ def _against_limits(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
         )
 
 
-def _too_long(dataset: Dataset, limits: Limits, rules: VendorRows | None, target: Target) -> Iterator[Finding]:
-    """A warning where a row or a turn is longer than the vendor takes, by the rules that `data check` has, too."""
+def _check_lengths(dataset: Dataset, limits: Limits, rules: VendorRows | None, target: Target) -> Iterator[Finding]:
+    """Warn of a row or a turn that is longer than the vendor takes, by the same rules as `data check`."""
     from llmtune.data.findings import warning
     from llmtune.data.formats.base import TokenLimit
 

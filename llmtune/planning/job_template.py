@@ -1,76 +1,88 @@
-"""`llmtune init`: a commented job file, drawn from what the dataset turns out to be."""
+"""The job file that `llmtune init` writes: as short as it can be, with the reasons as comments."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from llmtune.job.spec import DatasetSpec
+from llmtune.planning.job_suggestion import JobSuggestion
+from llmtune.redaction.control_chars import escape_controls, replace_controls
+
+#: Characters in a line of the file.
+WIDTH = 110
 
 
-@dataclass(frozen=True)
-class Suggestion:
-    """What the dataset is, in words, and the job's fields that follow from it."""
-
-    path: Path
-    rows: int
-    labels: tuple[str, ...]
-    method: str
-    summary: str
-
-
-def suggest(path: Path) -> Suggestion:
-    """Read a dataset and say what it is. Raises `InvalidData` with the findings when it cannot be trained on."""
-    from llmtune.data.dataset import Dataset
-
-    dataset = Dataset.from_spec(DatasetSpec(path=str(path)))
-    rows = len(dataset.train) + len(dataset.validation) + len(dataset.test)
-    preference = any(example.preference is not None for example in dataset.train)
-    labels = tuple(dataset.labels or ())
-    kind = "preference rows" if preference else f"rows with {len(labels)} labels" if labels else "rows"
-    return Suggestion(
-        path=path,
-        rows=rows,
-        labels=labels,
-        method="dpo" if preference else "sft",
-        summary=f"{path}: {rows:,} {kind}, split into {len(dataset.train):,} train,"
-        f" {len(dataset.validation):,} validation and {len(dataset.test):,} test",
-    )
-
-
-def starter_job(found: Suggestion, *, provider: str, model: str, relative_to: Path) -> str:
-    """The text of a job file that `llmtune tune` accepts as it is, with the choices explained beside them."""
-    name = re.sub(r"[^A-Za-z0-9-]+", "-", found.path.stem).strip("-").lower() or "my-job"
-    path = os.path.relpath(found.path, relative_to)
-    epochs = 3 if found.rows >= 500 else 5
-    return f"""\
-# A fine-tuning job for any backend. `llmtune plan` shows what each of them does with every field;
-# docs/hyperparameters.md says what each field means.
-name: {name}
-dataset: {_quoted(path)}  # {found.rows:,} rows; or {{train: ..., validation: ..., test: ...}}
-model: {_quoted(model)}  # or one per provider: {{{provider}: {_quoted(model)}, other: its-own-id}}
-method: {found.method}
-adapter: lora
-
-hyperparameters:
-  epochs: {epochs}
-  batch_size: 16
-  # learning_rate: 2e-4              # absolute, or ...
-  # learning_rate_multiplier: 1.0    # ... a factor on what the backend would choose
-  # lora_rank: 16
-  # prompt_loss_weight: 0            # 0: learn from the answers alone
-
-# Other values for one backend only:
-# overrides:
-#   local: {{learning_rate: 1e-3}}
-
-evaluation:
-  max_rows: 200                      # test rows asked, of the base and of the tuned model
-  # baselines: [base, majority, linear]   # and few_shot, nearest: what tuning has to beat
-"""
+def render_job_template(suggestion: JobSuggestion, *, relative_to: Path) -> str:
+    """Return the text of a job file that `llmtune tune` accepts as it is, with comments that explain the choices."""
+    model, reasons = _quote(suggestion.model), suggestion.reasons
+    lines = [
+        "# A fine-tuning job for any backend. `llmtune plan` shows what each of them does with every field;",
+        "# docs/hyperparameters.md says what each field means.",
+        f"name: {_quote(suggestion.name)}",
+        "",
+        *_comment(reasons.get("data", ())),
+        f"dataset: {_format_dataset(suggestion, relative_to)}",
+        "",
+        *_comment(reasons.get("model", ())),
+        f"model: {model}    # or one per provider: {{{_quote(suggestion.provider)}: {model}, other: its-own-id}}",
+        "",
+        *_comment(reasons.get("method", ())),
+        f"method: {suggestion.method}",
+        "",
+        "# Adapter, learning rate, epochs, batch size and warm-up are left out: the backend chooses them by model and",
+        "# rows, and `llmtune plan` shows them. To set them yourself:",
+        "# adapter: lora                     # or full, dora, qlora",
+        "# hyperparameters:",
+        "#   epochs: 5",
+        "#   batch_size: 16",
+        "#   learning_rate: 2e-4             # absolute, or learning_rate_multiplier: a factor on the backend's own",
+        "# overrides:                        # other values for one backend only",
+        f"#   {_quote(suggestion.provider)}: {{learning_rate: 1e-3}}",
+        "",
+        *_comment(reasons.get("advice", ())),
+        "evaluation:",
+        "  max_rows: 200                     # test rows asked, of the base and of the tuned model",
+    ]
+    if suggestion.baselines is not None:
+        lines.append(f"  baselines: [{', '.join(suggestion.baselines)}]    # what tuning has to beat")
+    else:
+        lines.append("  # baselines: [base, nearest]      # what tuning has to beat; few_shot, too")
+    return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_./-]+", text) and not text.startswith("-") else f'"{text}"'
+def _format_dataset(suggestion: JobSuggestion, relative_to: Path) -> str:
+    files = {role: _quote(_relative(path, relative_to)) for role, path in suggestion.dataset.items()}
+    if suggestion.on_too_long != "error":
+        files["on_too_long"] = suggestion.on_too_long
+    elif set(files) == {"path"}:
+        return files["path"]
+    return "{" + ", ".join(f"{name}: {value}" for name, value in files.items()) + "}"
+
+
+def _relative(path: str, folder: Path) -> str:
+    return path if "://" in path else os.path.relpath(path, folder)
+
+
+def _comment(sentences: tuple[str, ...]) -> list[str]:
+    """Return sentences as comment lines, longer ones broken between words."""
+    lines = []
+    for sentence in sentences:
+        line = "#"
+        for part in escape_controls(sentence).split():
+            if len(line) + 1 + len(part) > WIDTH and line != "#":
+                lines.append(line)
+                line = "#  "
+            line += f" {part}"
+        lines.append(line)
+    return lines
+
+
+def _quote(text: str) -> str:
+    """Return a text as YAML reads it back: as it is where nothing in it means anything to YAML."""
+    plain = re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text)
+    reserved = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+    if plain and text.casefold() not in reserved:
+        return text
+    return replace_controls(json.dumps(text, ensure_ascii=False), lambda character: f"\\U{ord(character):08x}")

@@ -1,4 +1,4 @@
-"""Plan before apply: what each backend would do with a job, found out without sending anything.
+"""Plan before apply: what each backend would do with a job, computed without sending anything.
 
 Pure: no network, no vendor SDK. The dataset is read once for all backends.
 """
@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 from llmtune import _clock
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
-from llmtune.provider import cost
-from llmtune.provider.abilities import SupportsPlanNotes, Weighed
+from llmtune.planning.job_cost import estimate_cost
+from llmtune.provider.abilities import (
+    SuggestsAdapter,
+    SupportsDeploymentCheck,
+    SupportsMemoryEstimate,
+    SupportsPlanNotes,
+    SupportsTimeEstimate,
+)
 from llmtune.provider.declarations import Capabilities
+from llmtune.provider.duration import MeasuredSpeed
 from llmtune.provider.limits import Lifecycle
 from llmtune.provider.protocol import Provider
-from llmtune.provider.receipt import DataVerdict, LifecycleVerdict, Receipt
+from llmtune.provider.receipt import DatasetStatus, LifecycleStatus, Receipt
 from llmtune.provider.registry import check_options, get_provider, open_providers
-from llmtune.provider.translate import translate
+from llmtune.provider.translate import ONLY_WITH_ADAPTER, translate
 from llmtune.provider.types import Request, Target, UploadRef
 
 if TYPE_CHECKING:
@@ -29,8 +36,14 @@ if TYPE_CHECKING:
 #: From `run:ID` and the provider of the new job: the provider's own name for that model, and options it needs.
 FindModel = Callable[[str, Provider], tuple[str, dict[str, Any]]]
 
-#: A standing deployment that an evaluation needs is assumed to stand this long.
-EVALUATION_HOURS = 1.0
+#: From a target and a device to the speed of an earlier run; None where there was none.
+RecallSpeed = Callable[[Target, str], MeasuredSpeed | None]
+
+#: Of vendors that do not say beforehand whether an account may deploy.
+UNCHECKED_DEPLOYMENT = (
+    "evaluation.deploy: whether this account may deploy cannot be asked beforehand here; a permission that is missing"
+    " shows only after the training is paid, and the run is then evaluated again by llmtune evaluate"
+)
 
 
 def plan(
@@ -40,46 +53,61 @@ def plan(
     dataset: Dataset | InvalidData | None = None,
     today: date | None = None,
     earlier_model: FindModel | None = None,
+    recall_speed: RecallSpeed = lambda *_: None,
 ) -> Receipt:
-    """What this backend will do with the job, field by field, with the exact request and an estimate of its cost.
+    """Plan a job on one backend: the receipt says what becomes of each field, with the exact request and the cost.
 
     Args:
         job: the job.
         provider: a provider's name, a configured instance's name, or a provider.
-        dataset: the dataset when it was read already; else it is read here. A dataset that cannot be read does not
-            stop the plan: the verdict on the data says why.
+        dataset: the dataset, where it has been read already; None reads it. A dataset that cannot be read does not
+            stop the plan: the receipt's `data` says why.
         today: the day on which the plan is made, for lifecycles; None is today.
-        earlier_model: finds what `model: run:ID` means; the runs know (`llmtune.runs.plans`).
+        earlier_model: looks up the model of `model: run:ID` in the run store (see `llmtune.runs.plans`).
+        recall_speed: looks up how fast an earlier run on this machine was.
 
     Raises:
         InvalidJob: the job names no model for this provider, or its options are wrong.
         UnknownName: there is no such provider.
     """
     backend = get_provider(provider)
-    target = target_of(job, backend, earlier_model)
-    capabilities = backend.capabilities(target)
     if dataset is None:
         dataset = read_dataset(job)
-    verdict = judge_data(dataset, capabilities, target, job)
-    if verdict.rows.get("test"):
-        verdict = verdict.model_copy(update={"evaluated": min(verdict.rows["test"], job.evaluation.max_rows)})
-    receipt = translate(job, target, capabilities, rows=verdict.rows.get("train"))
-    lifecycle = judge_lifecycle(capabilities.lifecycle, today or _clock.today())
-    if missing := missing_model(target, backend):
+    target = build_target(job, backend, earlier_model)
+    if not isinstance(dataset, InvalidData):
+        rows = {"train": len(dataset.train), "validation": len(dataset.validation)}
+        target = target.model_copy(update={"rows": rows})
+    capabilities = backend.capabilities(target)
+    status = get_dataset_status(dataset, capabilities, target, job)
+    if status.rows.get("test"):
+        status = status.model_copy(update={"evaluated": min(status.rows["test"], job.evaluation.max_rows)})
+    receipt = translate(job, target, capabilities, rows=status.rows.get("train"))
+    lifecycle = get_lifecycle_status(capabilities.lifecycle, today or _clock.today())
+    if missing := explain_missing_model(target, backend):
         receipt = receipt.model_copy(update={"refusals": (*receipt.refusals, missing)})
     receipt = receipt.model_copy(
         update={
-            "data": verdict,
+            "data": status,
             "lifecycle": lifecycle,
-            "cost": estimate_cost(job, backend, receipt, capabilities, verdict),
+            "cost": estimate_cost(job, backend, receipt, capabilities, status),
             "ready": backend.ready(),
         }
     )
-    if isinstance(backend, Weighed) and not isinstance(dataset, InvalidData):
+    if isinstance(backend, SupportsMemoryEstimate) and not isinstance(dataset, InvalidData):
         receipt = receipt.model_copy(update={"memory": backend.footprint(receipt, dataset)})
+    if isinstance(backend, SupportsTimeEstimate) and not isinstance(dataset, InvalidData):
+        duration = backend.estimate_duration(receipt, lambda device: recall_speed(target, device))
+        receipt = receipt.model_copy(update={"duration": duration})
     if isinstance(backend, SupportsPlanNotes):
         receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *backend.plan_notes(receipt))})
+    if needs_deployment(job, capabilities, status) and not isinstance(backend, SupportsDeploymentCheck):
+        receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, UNCHECKED_DEPLOYMENT)})
     return receipt.model_copy(update={"request": build_request(backend, receipt)})
+
+
+def needs_deployment(job: TuningJob, capabilities: Capabilities, status: DatasetStatus) -> bool:
+    """Return whether the evaluation will deploy the tuned model: there it must be, and the job allows it."""
+    return capabilities.abilities.deployment == "required" and job.evaluation.deploy and bool(status.rows.get("test"))
 
 
 def plan_all(
@@ -88,21 +116,29 @@ def plan_all(
     *,
     today: date | None = None,
     earlier_model: FindModel | None = None,
+    recall_speed: RecallSpeed = lambda *_: None,
 ) -> dict[str, Receipt | LlmtuneError]:
-    """One receipt per backend, the dataset read once; a backend that cannot be asked answers with its error."""
+    """Plan a job on each backend, reading the dataset once. A backend that cannot plan it is given its error."""
     dataset = read_dataset(job)
-    answers: dict[str, Receipt | LlmtuneError] = {}
+    plans: dict[str, Receipt | LlmtuneError] = {}
     for provider in providers:
         name = provider if isinstance(provider, str) else provider.name
         try:
-            answers[name] = plan(job, provider, dataset=dataset, today=today, earlier_model=earlier_model)
+            plans[name] = plan(
+                job,
+                provider,
+                dataset=dataset,
+                today=today,
+                earlier_model=earlier_model,
+                recall_speed=recall_speed,
+            )
         except LlmtuneError as error:
-            answers[name] = error
-    return answers
+            plans[name] = error
+    return plans
 
 
 def to_json(answers: dict[str, Receipt | LlmtuneError]) -> dict[str, Any]:
-    """All plans in the published shape: {"schema": 1, "plans": {NAME: {...}}}."""
+    """Return all plans in the published shape: {"schema": 1, "plans": {NAME: {...}}}."""
     plans: dict[str, Any] = {}
     for name, answer in answers.items():
         if isinstance(answer, Receipt):
@@ -112,37 +148,56 @@ def to_json(answers: dict[str, Receipt | LlmtuneError]) -> dict[str, Any]:
     return {"schema": 1, "plans": plans}
 
 
-def target_of(job: TuningJob, provider: Provider, earlier_model: FindModel | None = None) -> Target:
-    """The capability question that this job asks of this provider; `earlier_model` finds what `run:ID` means.
+def build_target(job: TuningJob, provider: Provider, earlier_model: FindModel | None = None) -> Target:
+    """Return what this job asks of the provider; `earlier_model` looks up the model of `run:ID`.
 
     Raises:
-        InvalidJob: the job names no model for this provider, or one that only the run store knows.
+        InvalidJob: the job names no model for this provider, or a run's model without `earlier_model`.
     """
     try:
         model = job.model_for(provider.name)
     except InvalidJob:
-        # Of a service that is gone this is the lesser news: it says so itself, and needs no model for that.
-        nothing = Target(provider=provider.name, kind=provider.kind, model="")
-        if not provider.capabilities(nothing).lifecycle.closed_on(_clock.today()):
+        # A service that has closed reports that itself, whatever the model: it is the more important message.
+        no_model = Target(provider=provider.name, kind=provider.kind, model="")
+        if not provider.capabilities(no_model).lifecycle.closed_on(_clock.today()):
             raise
         model = ""
     options = dict(job.provider_options.get(provider.name, {}))
     if model.startswith("run:"):
         if earlier_model is None:
             raise InvalidJob(f"{model} is the model of a run, and no run store was given to look it up", where="model")
-        model, needed = earlier_model(model, provider)
-        options = needed | options
-    return Target(
+        model, model_options = earlier_model(model, provider)
+        options = model_options | options
+    target = Target(
         provider=provider.name,
         kind=provider.kind,
         model=model,
         method=job.method,
-        adapter=job.adapter,
         options=check_options(provider, options),
     )
+    return target.model_copy(update={"adapter": job.adapter or _choose_adapter(job, provider, target)})
 
 
-def missing_model(target: Target, backend: Provider) -> str | None:
+def _choose_adapter(job: TuningJob, provider: Provider, target: Target) -> str:
+    """Return the adapter for a job that names none: one that its settings of an adapter apply to, where it has any."""
+    suggested = suggest_adapter(provider, target)
+    hyperparameters = job.hyperparameters_for(provider.name)
+    needed = [kinds for name, kinds in ONLY_WITH_ADAPTER.items() if getattr(hyperparameters, name) is not None]
+    if all(suggested in kinds for kinds in needed):
+        return suggested
+    return "lora" if provider.capabilities(target).adapters.get("lora") is True else suggested
+
+
+def suggest_adapter(provider: Provider, target: Target) -> str:
+    """Return the adapter for a job that names none: the provider's choice, else lora, else the first on offer."""
+    if isinstance(provider, SuggestsAdapter):
+        return provider.suggest_adapter(target)
+    adapters = provider.capabilities(target).adapters
+    offered = [name for name, ability in adapters.items() if ability is True]
+    return "lora" if "lora" in offered or not offered else offered[0]
+
+
+def explain_missing_model(target: Target, backend: Provider) -> str | None:
     """Return why a model named by its folder cannot be trained here: the folder is not there."""
     model = target.model
     if backend.hosted or not model.startswith(("./", "../", "/", "~")) or Path(model).expanduser().exists():
@@ -151,7 +206,7 @@ def missing_model(target: Target, backend: Provider) -> str | None:
 
 
 def read_dataset(job: TuningJob) -> Dataset | InvalidData:
-    """The dataset, or what is wrong with it."""
+    """Read the job's dataset; return the error where it cannot be read, so that the other parts are planned."""
     from llmtune.data.dataset import Dataset
 
     try:
@@ -160,9 +215,9 @@ def read_dataset(job: TuningJob) -> Dataset | InvalidData:
         return error
 
 
-def judge_lifecycle(lifecycle: Lifecycle, today: date) -> LifecycleVerdict:
-    """Whether the service takes a job on that day, in words."""
-    return LifecycleVerdict(
+def get_lifecycle_status(lifecycle: Lifecycle, today: date) -> LifecycleStatus:
+    """Return whether the service takes jobs on that day, and until when."""
+    return LifecycleStatus(
         status=lifecycle.status,
         sentence=lifecycle.sentence(today),
         open=not lifecycle.closed_on(today),
@@ -174,18 +229,18 @@ def judge_lifecycle(lifecycle: Lifecycle, today: date) -> LifecycleVerdict:
     )
 
 
-def judge_data(
+def get_dataset_status(
     dataset: Dataset | InvalidData, capabilities: Capabilities, target: Target, job: TuningJob
-) -> DataVerdict:
-    """What the backend would say of the dataset; one that could not be read is answered with its findings."""
+) -> DatasetStatus:
+    """Return how the dataset fits the backend; for one that could not be read, its findings."""
     if isinstance(dataset, InvalidData):
         lines = tuple(str(finding) for finding in dataset.findings[:5]) or (dataset.message,)
-        return DataVerdict(
+        return DatasetStatus(
             errors=max(1, len(dataset.findings)), findings=lines, format=capabilities.limits.format, checked=False
         )
-    from llmtune.planning.dataset_limits import judge
+    from llmtune.planning.dataset_limits import build_dataset_status
 
-    return judge(
+    return build_dataset_status(
         dataset,
         capabilities.limits,
         target,
@@ -194,30 +249,8 @@ def judge_data(
     )
 
 
-def estimate_cost(
-    job: TuningJob, backend: Provider, receipt: Receipt, capabilities: Capabilities, verdict: DataVerdict
-) -> cost.CostEstimate:
-    """What the job will cost, with what is not known said."""
-    if not backend.hosted:
-        return cost.FREE
-    epochs = receipt.effective("epochs")
-    deploys = capabilities.abilities.deployment == "required" and job.evaluation.deploy
-    rows = min(job.evaluation.max_rows, verdict.rows.get("test", 0))
-    per_row = (verdict.tokens or 0) / max(1, verdict.rows.get("train", 1))
-    asked = rows * (1 + sum(job.evaluation.measures(each) for each in ("base", "few_shot")))
-    served = capabilities.abilities.deployment != "required" or deploys
-    return cost.estimate(
-        capabilities,
-        training_tokens=verdict.tokens,
-        tokens_estimated=verdict.tokens_estimated,
-        epochs=epochs if isinstance(epochs, int) else None,
-        evaluation_tokens=round(asked * per_row) if served and capabilities.price.input is not None else 0,
-        hosting_hours=EVALUATION_HOURS if deploys else 0.0,
-    )
-
-
 def build_request(backend: Provider, receipt: Receipt) -> Request | None:
-    """The exact request with placeholders for the files; None when the job is refused anyway."""
+    """Build the exact request, with placeholders for the files; None when the job is refused."""
     if receipt.refusals:
         return None
     files = {"train": UploadRef(id="<train file>", role="train")}

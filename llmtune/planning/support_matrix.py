@@ -16,7 +16,7 @@ from llmtune.provider.declarations import (
     Sent,
     Unsupported,
 )
-from llmtune.provider.limits import No
+from llmtune.provider.limits import NotOffered
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds
 from llmtune.provider.types import Target
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MARKS = {"sent": "●", "converted": "◐", "inherent": "=", "unsupported": "–", "not_applicable": " "}
 
 
-def word(declared: Declaration) -> str:
-    """What a set field becomes, as far as that can be said before its value is known."""
+def support_word(declared: Declaration) -> str:
+    """Return the support of a field as a word, as far as it is known before the field's value is."""
     match declared:
         case Sent():
             return "sent"
@@ -45,13 +45,15 @@ def word(declared: Declaration) -> str:
 
 
 def describe(declared: Declaration) -> dict[str, Any]:
-    """One declaration as plain data: word, wire, range, default, rule or reason, source."""
-    entry: dict[str, Any] = {"support": word(declared), "source": declared.source or None}
+    """Return one declaration as plain data: support, request path, range, default, rule or reason, source."""
+    entry: dict[str, Any] = {"support": support_word(declared), "source": declared.source or None}
     match declared:
         case Sent() | Converted():
-            entry |= {"wire": declared.wire, "takes": declared.type.describe(), "default": declared.default}
+            entry |= {"wire": declared.request_path, "takes": declared.type.describe(), "default": declared.default}
             if isinstance(declared, Converted):
-                entry["rule"] = declared.says
+                entry["rule"] = declared.description
+            elif declared.default_rule:
+                entry["default_rule"] = declared.default_rule
             if declared.note:
                 entry["note"] = declared.note
         case Inherent():
@@ -61,18 +63,18 @@ def describe(declared: Declaration) -> dict[str, Any]:
     return entry
 
 
-def ask(provider: Provider, model: str = "", method: str = "sft", adapter: str = "lora") -> Capabilities:
-    """The capabilities of one provider for a model (the default family when none is named)."""
+def get_capabilities(provider: Provider, model: str = "", method: str = "sft", adapter: str = "lora") -> Capabilities:
+    """Return the capabilities of one provider for a model (the default family when none is named)."""
     return provider.capabilities(
         Target(provider=provider.name, kind=provider.kind, model=model, method=method, adapter=adapter)
     )
 
 
 def summary(name: str) -> dict[str, Any]:
-    """One line about one provider: whether it takes jobs, what it trains, whether it is ready here."""
+    """Summarise one provider: whether it takes jobs, which methods it trains, whether it is ready here."""
     try:
         provider = get_provider(name)
-        found = ask(provider)
+        capabilities = get_capabilities(provider)
         ready = provider.ready()
     except LlmtuneError as error:
         return {"name": name, "error": error.message}
@@ -80,10 +82,10 @@ def summary(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "kind": provider.kind,
-        "status": found.lifecycle.sentence(today),
-        "open": not found.lifecycle.closed_on(today),
-        "methods": [method for method, able in found.methods.items() if able is True],
-        "adapters": [adapter for adapter, able in found.adapters.items() if able is True],
+        "status": capabilities.lifecycle.sentence(today),
+        "open": not capabilities.lifecycle.closed_on(today),
+        "methods": [method for method, able in capabilities.methods.items() if able is True],
+        "adapters": [adapter for adapter, able in capabilities.adapters.items() if able is True],
         "extra": ready.extra,
         "credentials": ready.credentials,
         "hint": ready.hint,
@@ -91,7 +93,7 @@ def summary(name: str) -> dict[str, Any]:
 
 
 def summary_table(rows: list[dict[str, Any]]) -> Table:
-    """The summaries as a table that fits 80 columns."""
+    """Return the summaries as a table that fits 80 columns."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -115,40 +117,41 @@ def summary_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def page(provider: Provider, model: str = "") -> dict[str, Any]:
-    """The whole reference page of one provider as plain data."""
-    found = ask(provider, model)
+    """Return the reference page of one provider as plain data."""
+    capabilities = get_capabilities(provider, model)
     today = _clock.today()
-    price = found.price
+    price = capabilities.price
     return {
         "schema": 1,
         "provider": provider.name,
         "kind": provider.kind,
-        "family": found.family,
+        "family": capabilities.family,
         "model": model or None,
         "lifecycle": {
-            "sentence": found.lifecycle.sentence(today),
-            "note": found.lifecycle.note,
-            "source": found.lifecycle.source,
+            "sentence": capabilities.lifecycle.sentence(today),
+            "note": capabilities.lifecycle.note,
+            "source": capabilities.lifecycle.source,
         },
-        "methods": {name: True if able is True else able.reason for name, able in found.methods.items()},
-        "adapters": {name: True if able is True else able.reason for name, able in found.adapters.items()},
-        "limits": {key: value for key, value in vars(found.limits).items() if value not in (None, "")},
+        "methods": {name: True if able is True else able.reason for name, able in capabilities.methods.items()},
+        "adapters": {name: True if able is True else able.reason for name, able in capabilities.adapters.items()},
+        "limits": {key: value for key, value in vars(capabilities.limits).items() if value not in (None, "")},
         "price": {
             key: (value.isoformat() if hasattr(value, "isoformat") else value)
             for key, value in vars(price).items()
             if value not in (None, "")
         },
         "abilities": {
-            key: value.reason if isinstance(value, No) else value for key, value in vars(found.abilities).items()
+            key: value.reason if isinstance(value, NotOffered) else value
+            for key, value in vars(capabilities.abilities).items()
         },
-        "concurrency": found.concurrency,
-        "fields": {name: describe(found.parameters[name]) for name in DECLARED_FIELDS},
-        "warnings": list(found.warnings),
+        "concurrency": capabilities.concurrency,
+        "fields": {name: describe(capabilities.parameters[name]) for name in DECLARED_FIELDS},
+        "warnings": list(capabilities.warnings),
     }
 
 
 def print_page(console: Console, page: dict[str, Any]) -> None:
-    """One provider's page on a terminal."""
+    """Print one provider's page on a terminal."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -162,7 +165,7 @@ def print_page(console: Console, page: dict[str, Any]) -> None:
     table.add_column("support", no_wrap=True)
     table.add_column("what happens", overflow="fold")
     for name, entry in page["fields"].items():
-        table.add_row(name, entry["support"], escape(cell(entry)))
+        table.add_row(name, entry["support"], escape(describe_entry(entry)))
     console.print(table)
     for title in ("methods", "adapters", "abilities"):
         refused = {key: value for key, value in page[title].items() if isinstance(value, str) and value != "none"}
@@ -174,10 +177,12 @@ def print_page(console: Console, page: dict[str, Any]) -> None:
         console.print(f"[bold]{title}[/]: {escape(', '.join(f'{key} {value}' for key, value in page[title].items()))}")
 
 
-def cell(entry: dict[str, Any]) -> str:
-    """What happens to a field, in one line."""
+def describe_entry(entry: dict[str, Any]) -> str:
+    """Describe in one line what happens to a field."""
     if entry["support"] in ("sent", "converted"):
         text = f"{entry['wire']}: {entry['takes']}; default {entry['default']}"
+        if "default_rule" in entry:
+            text += f" (for {entry['default_rule']})"
         if "rule" in entry:
             text += f"; {entry['rule']}"
         return f"{text}; {entry['note']}" if entry.get("note") else text
@@ -187,17 +192,17 @@ def cell(entry: dict[str, Any]) -> str:
 
 
 def markdown(kinds: list[str] | None = None, fields: tuple[str, ...] = DECLARED_FIELDS) -> str:
-    """The matrix of all listed providers (default families) as a Markdown table, for the docs."""
+    """Return the matrix of all listed providers (default families) as a Markdown table, for the docs."""
     backends = []
     for kind in kinds or list(known_kinds()):
         provider = get_provider(kind)
         if provider.listed:
-            backends.append((kind, ask(provider)))
+            backends.append((kind, get_capabilities(provider)))
     head = "| field | " + " | ".join(kind for kind, _ in backends) + " |"
     rule = "|---|" + ":-:|" * len(backends)
     lines = [head, rule]
     for name in fields:
-        marks = " | ".join(MARKS[word(found.parameters[name])] for _, found in backends)
+        marks = " | ".join(MARKS[support_word(capabilities.parameters[name])] for _, capabilities in backends)
         lines.append(f"| `{name}` | {marks} |")
     legend = ", ".join(f"{mark.strip() or 'empty'} {name.replace('_', ' ')}" for name, mark in MARKS.items())
     return "\n".join(lines) + f"\n\n{legend}.\n"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "Abilities": "llmtune.provider.limits",
     "Ability": "llmtune.provider.limits",
-    "Account": "llmtune.provider.types",
+    "ProviderSettings": "llmtune.provider.types",
     "AnyRef": "llmtune.provider.types",
-    "Anything": "llmtune.provider.values",
+    "AnyValue": "llmtune.provider.values",
     "BARE": "llmtune.provider.base",
     "BaseGenerator": "llmtune.provider.chat",
     "BaseProvider": "llmtune.provider.base",
@@ -22,7 +22,7 @@ _HOME = {
     "CHAT_FIELDS": "llmtune.provider.chat",
     "Capabilities": "llmtune.provider.declarations",
     "Catalog": "llmtune.provider.catalog",
-    "Changed": "llmtune.provider.declarations",
+    "ConvertedValue": "llmtune.provider.declarations",
     "ChatGenerator": "llmtune.provider.chat",
     "CheckResult": "llmtune.provider.abilities",
     "Choice": "llmtune.provider.values",
@@ -30,33 +30,45 @@ _HOME = {
     "NOT_FOLLOWED": "llmtune.provider.http",
     "check_vendor_url": "llmtune.provider.http",
     "bound_answer": "llmtune.provider.http",
+    "join_within_bounds": "llmtune.provider.http",
+    "bound_requests_answer": "llmtune.provider.http",
+    "bound_body": "llmtune.provider.http",
     "clean_content": "llmtune.provider.vendor_json",
     "keep_redirects_home": "llmtune.provider.http",
     "load_json": "llmtune.provider.vendor_json",
     "OptionalReads": "llmtune.provider.base",
     "count_pages": "llmtune.provider.sdk",
     "read_within_bounds": "llmtune.provider.vendor_json",
-    "Continuing": "llmtune.provider.abilities",
+    "SupportsContinuation": "llmtune.provider.abilities",
+    "SupportsDeploymentCheck": "llmtune.provider.abilities",
     "Converted": "llmtune.provider.declarations",
     "CostEstimate": "llmtune.provider.cost",
+    "CostLine": "llmtune.provider.cost",
     "Credentials": "llmtune.provider.base",
     "Cursor": "llmtune.provider.types",
     "DECLARED_FIELDS": "llmtune.provider.declarations",
-    "DataVerdict": "llmtune.provider.receipt",
+    "DatasetStatus": "llmtune.provider.receipt",
     "Dataset": "llmtune.data.dataset",
     "Declaration": "llmtune.provider.declarations",
     "Declarations": "llmtune.provider.declarations",
     "DeploymentRef": "llmtune.provider.types",
     "EncodedDataset": "llmtune.provider.types",
     "EncodedFile": "llmtune.provider.types",
-    "Equipped": "llmtune.provider.abilities",
+    "EpochRange": "llmtune.provider.limits",
+    "HasCatalog": "llmtune.provider.abilities",
+    "DescribesHardware": "llmtune.provider.abilities",
+    "Duration": "llmtune.provider.duration",
     "Event": "llmtune.provider.types",
     "Exporting": "llmtune.provider.abilities",
-    "Facts": "llmtune.provider.declarations",
+    "ImportsWeights": "llmtune.provider.abilities",
+    "WeightImport": "llmtune.provider.abilities",
+    "ConversionContext": "llmtune.provider.declarations",
     "FieldReceipt": "llmtune.provider.receipt",
     "Files": "llmtune.provider.types",
     "Float": "llmtune.provider.values",
+    "FindSpeed": "llmtune.provider.duration",
     "Footprint": "llmtune.provider.memory",
+    "MemoryPart": "llmtune.provider.memory",
     "FunctionGenerator": "llmtune.provider.chat",
     "GENERATION_FIELDS": "llmtune.provider.declarations",
     "Generation": "llmtune.provider.generation",
@@ -68,27 +80,28 @@ _HOME = {
     "JobRef": "llmtune.provider.types",
     "LabelScorer": "llmtune.provider.generation",
     "Lifecycle": "llmtune.provider.limits",
-    "LifecycleVerdict": "llmtune.provider.receipt",
+    "LifecycleStatus": "llmtune.provider.receipt",
     "Limits": "llmtune.provider.limits",
-    "Mapped": "llmtune.provider.values",
+    "MappingValue": "llmtune.provider.values",
+    "MeasuredSpeed": "llmtune.provider.duration",
     "MetricPoint": "llmtune.metrics.points",
     "ModelEntry": "llmtune.provider.catalog",
     "ModelRef": "llmtune.provider.types",
     "NOT_PUBLISHED": "llmtune.provider.declarations",
     "NOT_YET_METHODS": "llmtune.provider.limits",
-    "No": "llmtune.provider.limits",
+    "NotOffered": "llmtune.provider.limits",
     "NotApplicable": "llmtune.provider.declarations",
     "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
     "Pausable": "llmtune.provider.abilities",
-    "Peeking": "llmtune.provider.abilities",
+    "SupportsTokenPreview": "llmtune.provider.abilities",
     "Price": "llmtune.provider.limits",
     "Progress": "llmtune.provider.types",
     "Provider": "llmtune.provider.protocol",
     "Readiness": "llmtune.provider.types",
     "Receipt": "llmtune.provider.receipt",
     "Ref": "llmtune.provider.types",
-    "Refused": "llmtune.provider.declarations",
+    "NotConvertible": "llmtune.provider.declarations",
     "RemoteJob": "llmtune.provider.types",
     "RemoteModel": "llmtune.provider.types",
     "Request": "llmtune.provider.types",
@@ -104,9 +117,11 @@ _HOME = {
     "StoredUploads": "llmtune.provider.object_store",
     "Streaming": "llmtune.provider.generation",
     "Settling": "llmtune.provider.types",
+    "Span": "llmtune.provider.duration",
     "SubmitSafety": "llmtune.provider.types",
     "Support": "llmtune.provider.declarations",
     "SupportsPlanNotes": "llmtune.provider.abilities",
+    "SupportsTimeEstimate": "llmtune.provider.abilities",
     "Tags": "llmtune.provider.values",
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
@@ -116,8 +131,11 @@ _HOME = {
     "Unsupported": "llmtune.provider.declarations",
     "UploadRef": "llmtune.provider.types",
     "ValueType": "llmtune.provider.values",
-    "Warming": "llmtune.provider.abilities",
-    "Weighed": "llmtune.provider.abilities",
+    "SuggestsAdapter": "llmtune.provider.abilities",
+    "SuggestsModels": "llmtune.provider.abilities",
+    "ModelSuggestion": "llmtune.provider.abilities",
+    "SupportsWarmStart": "llmtune.provider.abilities",
+    "SupportsMemoryEstimate": "llmtune.provider.abilities",
     "chat_message": "llmtune.provider.chat",
     "count_from_interval": "llmtune.provider.conversions",
     "deep_merge": "llmtune.provider.receipt",
@@ -163,68 +181,74 @@ __all__ = [
     "NOT_YET_METHODS",
     "Abilities",
     "Ability",
-    "Account",
     "AnyRef",
-    "Anything",
+    "AnyValue",
     "BaseGenerator",
     "BaseProvider",
     "Billed",
     "Bool",
     "Capabilities",
     "Catalog",
-    "Changed",
     "ChatGenerator",
     "CheckResult",
     "Choice",
     "Client",
-    "Continuing",
+    "ConversionContext",
     "Converted",
+    "ConvertedValue",
     "CostEstimate",
+    "CostLine",
     "Credentials",
     "Cursor",
-    "DataVerdict",
     "Dataset",
+    "DatasetStatus",
     "Declaration",
     "Declarations",
     "DeploymentRef",
+    "DescribesHardware",
+    "Duration",
     "EncodedDataset",
     "EncodedFile",
-    "Equipped",
+    "EpochRange",
     "Event",
     "Exporting",
-    "Facts",
     "FieldReceipt",
     "Files",
+    "FindSpeed",
     "Float",
     "Footprint",
     "FunctionGenerator",
     "Generation",
     "GenerationRequest",
     "Generator",
+    "ImportsWeights",
     "Inherent",
     "Int",
     "JobRef",
     "LabelScorer",
     "Lifecycle",
-    "LifecycleVerdict",
+    "LifecycleStatus",
     "Limits",
-    "Mapped",
+    "MappingValue",
+    "MeasuredSpeed",
+    "MemoryPart",
     "MetricPoint",
     "ModelEntry",
     "ModelRef",
-    "No",
+    "ModelSuggestion",
     "NotApplicable",
+    "NotConvertible",
+    "NotOffered",
     "ObjectStore",
     "Options",
     "Pausable",
-    "Peeking",
     "Price",
     "Progress",
     "Provider",
+    "ProviderSettings",
     "Readiness",
     "Receipt",
     "Ref",
-    "Refused",
     "RemoteJob",
     "RemoteModel",
     "Request",
@@ -238,11 +262,20 @@ __all__ = [
     "ServiceSettings",
     "Settling",
     "Snapshot",
+    "Span",
     "StoredUploads",
     "Streaming",
     "SubmitSafety",
+    "SuggestsAdapter",
+    "SuggestsModels",
     "Support",
+    "SupportsContinuation",
+    "SupportsDeploymentCheck",
+    "SupportsMemoryEstimate",
     "SupportsPlanNotes",
+    "SupportsTimeEstimate",
+    "SupportsTokenPreview",
+    "SupportsWarmStart",
     "Tags",
     "Target",
     "Text",
@@ -252,8 +285,7 @@ __all__ = [
     "Unsupported",
     "UploadRef",
     "ValueType",
-    "Warming",
-    "Weighed",
+    "WeightImport",
     "chat_message",
     "count_from_interval",
     "deep_merge",
@@ -295,16 +327,24 @@ if TYPE_CHECKING:
     from llmtune.metrics.points import MetricPoint as MetricPoint
     from llmtune.metrics.points import TokenStats as TokenStats
     from llmtune.provider.abilities import CheckResult as CheckResult
-    from llmtune.provider.abilities import Continuing as Continuing
-    from llmtune.provider.abilities import Equipped as Equipped
+    from llmtune.provider.abilities import DescribesHardware as DescribesHardware
     from llmtune.provider.abilities import Exporting as Exporting
+    from llmtune.provider.abilities import HasCatalog as HasCatalog
+    from llmtune.provider.abilities import ImportsWeights as ImportsWeights
+    from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
-    from llmtune.provider.abilities import Peeking as Peeking
     from llmtune.provider.abilities import Resumable as Resumable
     from llmtune.provider.abilities import SelfChecking as SelfChecking
+    from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
+    from llmtune.provider.abilities import SuggestsModels as SuggestsModels
+    from llmtune.provider.abilities import SupportsContinuation as SupportsContinuation
+    from llmtune.provider.abilities import SupportsDeploymentCheck as SupportsDeploymentCheck
+    from llmtune.provider.abilities import SupportsMemoryEstimate as SupportsMemoryEstimate
     from llmtune.provider.abilities import SupportsPlanNotes as SupportsPlanNotes
-    from llmtune.provider.abilities import Warming as Warming
-    from llmtune.provider.abilities import Weighed as Weighed
+    from llmtune.provider.abilities import SupportsTimeEstimate as SupportsTimeEstimate
+    from llmtune.provider.abilities import SupportsTokenPreview as SupportsTokenPreview
+    from llmtune.provider.abilities import SupportsWarmStart as SupportsWarmStart
+    from llmtune.provider.abilities import WeightImport as WeightImport
     from llmtune.provider.base import BARE as BARE
     from llmtune.provider.base import BaseProvider as BaseProvider
     from llmtune.provider.base import Credentials as Credentials
@@ -333,23 +373,28 @@ if TYPE_CHECKING:
     from llmtune.provider.conversions import train_on_inputs as train_on_inputs
     from llmtune.provider.conversions import whole_number as whole_number
     from llmtune.provider.cost import CostEstimate as CostEstimate
+    from llmtune.provider.cost import CostLine as CostLine
     from llmtune.provider.declarations import DECLARED_FIELDS as DECLARED_FIELDS
     from llmtune.provider.declarations import GENERATION_FIELDS as GENERATION_FIELDS
     from llmtune.provider.declarations import JOB_FIELDS as JOB_FIELDS
     from llmtune.provider.declarations import NOT_PUBLISHED as NOT_PUBLISHED
     from llmtune.provider.declarations import Capabilities as Capabilities
-    from llmtune.provider.declarations import Changed as Changed
+    from llmtune.provider.declarations import ConversionContext as ConversionContext
     from llmtune.provider.declarations import Converted as Converted
+    from llmtune.provider.declarations import ConvertedValue as ConvertedValue
     from llmtune.provider.declarations import Declaration as Declaration
     from llmtune.provider.declarations import Declarations as Declarations
-    from llmtune.provider.declarations import Facts as Facts
     from llmtune.provider.declarations import Inherent as Inherent
     from llmtune.provider.declarations import NotApplicable as NotApplicable
-    from llmtune.provider.declarations import Refused as Refused
+    from llmtune.provider.declarations import NotConvertible as NotConvertible
     from llmtune.provider.declarations import Rule as Rule
     from llmtune.provider.declarations import Sent as Sent
     from llmtune.provider.declarations import Support as Support
     from llmtune.provider.declarations import Unsupported as Unsupported
+    from llmtune.provider.duration import Duration as Duration
+    from llmtune.provider.duration import FindSpeed as FindSpeed
+    from llmtune.provider.duration import MeasuredSpeed as MeasuredSpeed
+    from llmtune.provider.duration import Span as Span
     from llmtune.provider.encoding import encode_dataset as encode_dataset
     from llmtune.provider.generation import Generation as Generation
     from llmtune.provider.generation import GenerationRequest as GenerationRequest
@@ -361,7 +406,10 @@ if TYPE_CHECKING:
     from llmtune.provider.http import NOT_FOLLOWED as NOT_FOLLOWED
     from llmtune.provider.http import Client as Client
     from llmtune.provider.http import bound_answer as bound_answer
+    from llmtune.provider.http import bound_body as bound_body
+    from llmtune.provider.http import bound_requests_answer as bound_requests_answer
     from llmtune.provider.http import check_vendor_url as check_vendor_url
+    from llmtune.provider.http import join_within_bounds as join_within_bounds
     from llmtune.provider.http import keep_redirects_home as keep_redirects_home
     from llmtune.provider.http import may_have_arrived as may_have_arrived
     from llmtune.provider.http import refused_answer as refused_answer
@@ -369,11 +417,13 @@ if TYPE_CHECKING:
     from llmtune.provider.limits import NOT_YET_METHODS as NOT_YET_METHODS
     from llmtune.provider.limits import Abilities as Abilities
     from llmtune.provider.limits import Ability as Ability
+    from llmtune.provider.limits import EpochRange as EpochRange
     from llmtune.provider.limits import Lifecycle as Lifecycle
     from llmtune.provider.limits import Limits as Limits
-    from llmtune.provider.limits import No as No
+    from llmtune.provider.limits import NotOffered as NotOffered
     from llmtune.provider.limits import Price as Price
     from llmtune.provider.memory import Footprint as Footprint
+    from llmtune.provider.memory import MemoryPart as MemoryPart
     from llmtune.provider.object_store import ObjectStore as ObjectStore
     from llmtune.provider.object_store import StoredUploads as StoredUploads
     from llmtune.provider.protocol import Provider as Provider
@@ -382,9 +432,9 @@ if TYPE_CHECKING:
     from llmtune.provider.reading import read_state as read_state
     from llmtune.provider.reading import read_values as read_values
     from llmtune.provider.reading import unix_seconds as unix_seconds
-    from llmtune.provider.receipt import DataVerdict as DataVerdict
+    from llmtune.provider.receipt import DatasetStatus as DatasetStatus
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
-    from llmtune.provider.receipt import LifecycleVerdict as LifecycleVerdict
+    from llmtune.provider.receipt import LifecycleStatus as LifecycleStatus
     from llmtune.provider.receipt import Receipt as Receipt
     from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import get_provider as get_provider
@@ -394,7 +444,6 @@ if TYPE_CHECKING:
     from llmtune.provider.sdk import ignore_not_found as ignore_not_found
     from llmtune.provider.sdk import read_each as read_each
     from llmtune.provider.sdk import translate_errors as translate_errors
-    from llmtune.provider.types import Account as Account
     from llmtune.provider.types import AnyRef as AnyRef
     from llmtune.provider.types import Billed as Billed
     from llmtune.provider.types import Cursor as Cursor
@@ -407,6 +456,7 @@ if TYPE_CHECKING:
     from llmtune.provider.types import ModelRef as ModelRef
     from llmtune.provider.types import Options as Options
     from llmtune.provider.types import Progress as Progress
+    from llmtune.provider.types import ProviderSettings as ProviderSettings
     from llmtune.provider.types import Readiness as Readiness
     from llmtune.provider.types import Ref as Ref
     from llmtune.provider.types import RemoteJob as RemoteJob
@@ -420,12 +470,12 @@ if TYPE_CHECKING:
     from llmtune.provider.types import SubmitSafety as SubmitSafety
     from llmtune.provider.types import Target as Target
     from llmtune.provider.types import UploadRef as UploadRef
-    from llmtune.provider.values import Anything as Anything
+    from llmtune.provider.values import AnyValue as AnyValue
     from llmtune.provider.values import Bool as Bool
     from llmtune.provider.values import Choice as Choice
     from llmtune.provider.values import Float as Float
     from llmtune.provider.values import Int as Int
-    from llmtune.provider.values import Mapped as Mapped
+    from llmtune.provider.values import MappingValue as MappingValue
     from llmtune.provider.values import Tags as Tags
     from llmtune.provider.values import Text as Text
     from llmtune.provider.values import ValueType as ValueType

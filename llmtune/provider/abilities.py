@@ -1,4 +1,4 @@
-"""What a provider may offer beyond what every one does, each a protocol of one or two methods."""
+"""Optional abilities of a provider, each a protocol of one or two methods."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from llmtune._models import FrozenModel
+from llmtune._models import DocumentedModel, FrozenModel
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
-    from llmtune.data.rendering.preview import Peek
+    from llmtune.data.facts import DatasetFacts
+    from llmtune.data.findings import Finding
+    from llmtune.data.rendering.preview import TokenPreview
+    from llmtune.job.spec import Adapter
+    from llmtune.provider.catalog import Catalog
+    from llmtune.provider.duration import Duration, FindSpeed
     from llmtune.provider.memory import Footprint
     from llmtune.provider.receipt import Receipt
-    from llmtune.provider.types import JobRef, ModelRef, Request
+    from llmtune.provider.types import JobRef, ModelRef, Request, RunKey, Target
 
 
 @runtime_checkable
-class Continuing(Protocol):
+class SupportsContinuation(Protocol):
     """A provider for which training on from a tuned model needs more than that model's id."""
 
     def continue_from(self, model: ModelRef) -> tuple[str, dict[str, Any]]:
-        """The model id to name, and the options to set, to train on from this model or checkpoint."""
+        """Return the model id to request and the options to set so that training continues from this model or
+        checkpoint."""
         ...
 
 
 class CheckResult(FrozenModel):
-    """Something that was looked at once a model was there: that templates agree, that the model ends its turn.
+    """The result of one self-check of a tuned model, such as that templates agree or that the model ends its turn.
 
     `passed` is the verdict, `says` a sentence with what was seen.
     """
@@ -40,10 +46,10 @@ class CheckResult(FrozenModel):
 
 @runtime_checkable
 class SelfChecking(Protocol):
-    """A provider that can look at its own results more closely than their scores do."""
+    """A provider that can check its own tuned models beyond their scores."""
 
     def check(self, model: ModelRef, examples: Sequence[Example]) -> Sequence[CheckResult]:
-        """Look at a tuned model with some held-out rows."""
+        """Check a tuned model with some held-out rows."""
         ...
 
 
@@ -52,81 +58,222 @@ class Pausable(Protocol):
     """A provider whose jobs can be paused and resumed."""
 
     def pause(self, job: JobRef) -> None:
-        """Halt the job where it stands; `poll` tells when it has. Raises as `cancel` does."""
+        """Pause the job; `poll` reports when it has paused. Raises as `cancel` does."""
         ...
 
     def resume(self, job: JobRef) -> None:
-        """Let a paused job go on. Raises as `cancel` does."""
+        """Resume a paused job. Raises as `cancel` does."""
         ...
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A provider whose jobs, failed or cancelled, can go on from what they have left behind."""
+    """A provider whose failed or cancelled jobs can continue from what they have stored."""
 
     def resume_point(self, job: JobRef) -> str | None:
-        """Where such a job would go on ("the checkpoint of step 40"); None where it would only fail again."""
+        """Describe where such a job would continue ("the checkpoint of step 40"); None if it would only fail again."""
         ...
 
     def restart(self, job: JobRef, request: Request) -> str:
-        """Let it go on, with what it was submitted with (`request`) wherever that was lost; from where, in words."""
+        """Continue the job, with the `request` of its submission where that was lost; return from where, in words."""
         ...
 
 
 @runtime_checkable
-class Peeking(Protocol):
-    """A provider that shows which tokens of a row it would train on, to stand beside llmtune's own view."""
+class SupportsTokenPreview(Protocol):
+    """A provider that shows which tokens of a row it would train on, for comparison with llmtune's own view."""
 
-    def peek(self, model: str, examples: Sequence[Example]) -> list[Peek]:
-        """These rows as this base model is trained on them. May upload them for the look, and takes them away."""
+    def preview_tokens(self, model: str, examples: Sequence[Example]) -> list[TokenPreview]:
+        """Return the tokens of these rows as this base model is trained on them. May upload the rows, and deletes them
+        afterwards."""
         ...
 
 
 @runtime_checkable
 class Exporting(Protocol):
-    """A provider whose tuned models can be had as files."""
+    """A provider that can export its tuned models as files."""
 
     def export(self, model: ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
-        """Write the model to a folder that is not there yet; how it is loaded and served, in sentences."""
+        """Write the model to a new folder; return sentences on how to load and serve it."""
         ...
 
     def serving_command(self, model: ModelRef, name: str) -> str | None:
-        """The command of an inference server for many clients, which calls the model `name`; None where it cannot be
-        served from where it lies."""
+        """Return the command of an inference server that calls the model `name`; None where it cannot be served from
+        where it lies."""
+        ...
+
+
+class WeightImport(DocumentedModel):
+    """An import of weights into a vendor's account, as the vendor reports it."""
+
+    id: str
+    """The vendor's id of the import."""
+
+    state: Literal["running", "succeeded", "failed"]
+    """Whether it is under way, done or given up."""
+
+    raw_state: str
+    """The vendor's own word for the state."""
+
+    name: str = ""
+    """The model's name there."""
+
+    model: str | None = None
+    """The id under which the model is asked, once there is one."""
+
+    error: str | None = None
+    """Why it failed, in the vendor's own words."""
+
+    notes: tuple[str, ...] = ()
+    """What it costs while it stands, how it is asked and how it is removed, in sentences."""
+
+
+@runtime_checkable
+class ImportsWeights(Protocol):
+    """A provider that takes in weights that were trained elsewhere, and serves them."""
+
+    def import_cost(self) -> str:
+        """Return in a sentence what an imported model costs, with its source."""
+        ...
+
+    def find_import(self, key: RunKey) -> WeightImport | None:
+        """Find the last import that carries this key; None if there is none."""
+        ...
+
+    def import_weights(self, folder: Path, name: str, key: RunKey) -> WeightImport:
+        """Upload a model's folder and start its import; what is uploaded or started already is not done twice."""
         ...
 
 
 @runtime_checkable
-class Weighed(Protocol):
-    """A provider that trains on this machine, and can tell how much memory a run will take."""
+class HasCatalog(Protocol):
+    """A provider with a catalogue of its base models: ids, prices and dates."""
+
+    def read_catalog(self) -> Catalog | None:
+        """Return the catalogue, with what the user laid over it; None where there is none. Nothing is sent."""
+        ...
+
+
+@runtime_checkable
+class SupportsMemoryEstimate(Protocol):
+    """A provider that trains on this machine and can estimate the memory of a run."""
 
     def footprint(self, receipt: Receipt, dataset: Dataset) -> Footprint:
-        """An estimate of the peak, without loading anything."""
+        """Estimate the peak memory without loading anything."""
+        ...
+
+
+@runtime_checkable
+class SupportsTimeEstimate(Protocol):
+    """A provider that trains on this machine and can estimate how long a run takes."""
+
+    def estimate_duration(self, receipt: Receipt, find_speed: FindSpeed) -> Duration:
+        """Estimate the time of a run, from the speed of an earlier one where `find_speed` has it. Loads no weights."""
+        ...
+
+
+@runtime_checkable
+class SupportsDeploymentCheck(Protocol):
+    """A provider that can find out, before a job is paid for, whether its model may be deployed afterwards."""
+
+    def check_deployment(self) -> list[Finding]:
+        """Return what speaks against deploying a model from this account; errors stop the run before it is paid for.
+
+        Reads only. Raises as `Provider.preflight` does.
+        """
         ...
 
 
 @runtime_checkable
 class SupportsPlanNotes(Protocol):
-    """A provider that can say before a run, from files on this machine, what its settings will not show."""
+    """A provider that can find problems before a run from files on this machine."""
 
     def plan_notes(self, receipt: Receipt) -> Sequence[str]:
-        """Sentences for the warnings of a plan. Loads no weights and reaches no network."""
+        """Return sentences for the warnings of a plan. Loads no weights and reaches no network."""
         ...
 
 
 @runtime_checkable
-class Warming(Protocol):
+class SupportsWarmStart(Protocol):
     """A provider that starts many runs faster together than one by one."""
 
     def warm(self) -> AbstractContextManager[None]:
-        """Until it is left, what runs have in common is kept ready. Raises `MissingExtra`."""
+        """Keep what runs have in common loaded until the context is left. Raises `MissingExtra`."""
         ...
 
 
 @runtime_checkable
-class Equipped(Protocol):
-    """A provider that trains on this machine, and can say what it finds here."""
+class SuggestsAdapter(Protocol):
+    """A provider that chooses the adapter by the model, where a job leaves it open."""
 
-    def machine(self) -> Mapping[str, str]:
-        """Device, cores and memory it would use, in words. May import its libraries; sends nothing."""
+    def suggest_adapter(self, target: Target) -> Adapter:
+        """Return the adapter for this model and method; `target.adapter` means nothing. Reaches no network."""
+        ...
+
+
+class ModelSuggestion(DocumentedModel):
+    """A base model for a dataset, and how it would do on this machine. Estimates are rough."""
+
+    model: str
+    """Its id, as a job names it."""
+
+    method: str
+    """The method it would be tuned by: sft, dpo or classification."""
+
+    source: Literal["package", "cache", "folder", "hub"]
+    """Where it is: in the backend's package, in a cache on this machine, in a folder, or still to be downloaded."""
+
+    parameters: int | None = None
+    """How many it has; None where that is not known."""
+
+    languages: str = ""
+    """The languages it was made for, in words ("English", "100 languages"); empty where that is not known."""
+
+    context: int | None = None
+    """Tokens of its longest row."""
+
+    memory: int | None = None
+    """Bytes at the peak of training."""
+
+    available_memory: int | None = None
+    """Bytes of memory on this machine, of the device it would be trained on."""
+
+    seconds: float | None = None
+    """Training time at the backend's default settings."""
+
+    obstacle: str = ""
+    """Why it cannot be trained on these rows here; empty where it can."""
+
+    warning: str = ""
+    """What speaks against it, though it could be trained."""
+
+    rows_too_long: bool = False
+    """Whether the longest row is probably longer than it takes."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is on this machine."""
+        return self.source != "hub"
+
+
+@runtime_checkable
+class SuggestsModels(Protocol):
+    """A provider that knows which base models are on this machine, and which it could train on given rows."""
+
+    def list_local_models(self) -> Sequence[str]:
+        """Return the ids of the base models on this machine. Reaches no network, and loads nothing."""
+        ...
+
+    def suggest_models(self, facts: DatasetFacts, named: str | None = None) -> Sequence[ModelSuggestion]:
+        """Return the models, those on this machine first; first of all `named`, which the user named. Reaches no
+        network."""
+        ...
+
+
+@runtime_checkable
+class DescribesHardware(Protocol):
+    """A provider that trains on this machine and can describe its hardware."""
+
+    def describe_hardware(self) -> Mapping[str, str]:
+        """Describe the device, cores and memory it would use. May import its libraries; sends nothing."""
         ...

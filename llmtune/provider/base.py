@@ -1,4 +1,4 @@
-"""The base of every provider: files go up, a job starts, and then one asks how it goes.
+"""The base class of every provider: it uploads files, starts a job, and polls it.
 
 Four methods make a backend that trains (`build`, `upload`, `submit`, `poll`), and what the vendor takes is declared as
 data. Whatever else a provider may do is answered here by what is true of one that does not do it: there is no guess and
@@ -20,13 +20,13 @@ from pydantic import BaseModel, Field
 from llmtune.config import read_secret
 from llmtune.errors import TransientError, VendorError
 from llmtune.provider import catalog
+from llmtune.provider.catalog import Catalog
 from llmtune.provider.declarations import Capabilities, Declarations
 from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.http import Client
-from llmtune.provider.limits import Abilities, Ability, Limits, No
+from llmtune.provider.limits import Abilities, Ability, Limits, NotOffered
 from llmtune.provider.reading import read_state
 from llmtune.provider.types import (
-    Account,
     AnyRef,
     Cursor,
     DeploymentRef,
@@ -36,6 +36,7 @@ from llmtune.provider.types import (
     JobRef,
     ModelRef,
     Options,
+    ProviderSettings,
     Readiness,
     RemoteJob,
     RemoteModel,
@@ -59,18 +60,18 @@ if TYPE_CHECKING:
 #: Whether credentials are there, and the command that would provide them where there is one.
 Credentials = tuple[Literal["found", "not found", "not checked", "not needed"], str | None]
 
-#: What a provider can do that overrides nothing: train, and tell the training loss.
+#: The abilities of a provider that overrides nothing: it trains, and reports the training loss.
 BARE = Abilities(
-    cancel=No("jobs cannot be cancelled from here yet"),
-    validation_metrics=No("only the training loss is read so far"),
-    checkpoints=No("checkpoints are not read yet"),
-    serving=No("tuned models cannot be asked from here yet"),
-    base_serving=No("base models cannot be asked from here yet"),
+    cancel=NotOffered("jobs cannot be cancelled from here yet"),
+    validation_metrics=NotOffered("only the training loss is read so far"),
+    checkpoints=NotOffered("checkpoints are not read yet"),
+    serving=NotOffered("tuned models cannot be asked from here yet"),
+    base_serving=NotOffered("base models cannot be asked from here yet"),
 )
 
 
-class ServiceSettings(Account):
-    """Where a vendor's service is. The key is not among it: only the vendor's own environment variable holds that."""
+class ServiceSettings(ProviderSettings):
+    """The address of a vendor's service. The key is no setting: only the vendor's own environment variable holds it."""
 
     base_url: str | None = None
     """Address of the service, for another region, a gateway or a test; unset: the vendor's own."""
@@ -80,7 +81,7 @@ class ServiceSettings(Account):
 
 
 class OptionalReads:
-    """What a poll reads beside the job itself (events, checkpoints, result files): no failure of it holds a run back.
+    """The optional part of a poll (events, checkpoints, result files), whose failure does not stop a run.
 
         optional = OptionalReads()
         with optional.reading("its events"):
@@ -113,8 +114,8 @@ class OptionalReads:
 
 
 class BaseProvider(ABC):
-    """A provider whose vendor is polled. The class attributes are what it says of the vendor; give `kind` and
-    `parameters` at least.
+    """A provider whose vendor is polled. The class attributes describe the vendor; set at least `kind` and
+    `parameters`.
 
     Args:
         name: name of the configured instance; the kind when none is given.
@@ -122,7 +123,7 @@ class BaseProvider(ABC):
     """
 
     kind: str = ""
-    """Name of the adapter, as in the entry point."""
+    """Name of the provider, as in the entry point."""
 
     parameters: Declarations
     """What becomes of every field of a job, by the vendor's reference page."""
@@ -170,7 +171,7 @@ class BaseProvider(ABC):
     """The provider's own options of a job."""
 
     Settings: type[BaseModel] = ServiceSettings
-    """Its account settings, a subclass of `Account`."""
+    """Its account settings, a subclass of `ProviderSettings`."""
 
     requirements: tuple[Requirement, ...] = ()
     """Packages that it imports when it talks to the vendor."""
@@ -182,7 +183,10 @@ class BaseProvider(ABC):
     # --- to be given -----------------------------------------------------------------------------------------------
     @abstractmethod
     def build(self, receipt: Receipt, files: Files) -> Request:
-        """The exact request: the vendor's envelope around `receipt.knobs()`. Pure; `files` may be placeholders."""
+        """Build the exact request: the vendor's envelope around `receipt.request_parameters()`.
+
+        Pure: nothing is read or sent, and `files` may be placeholders.
+        """
 
     @abstractmethod
     def upload(self, file: EncodedFile) -> UploadRef:
@@ -204,7 +208,7 @@ class BaseProvider(ABC):
 
     @abstractmethod
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
-        """State, progress, and what is new since the cursor (points may be reported again, events may not).
+        """Read state, progress, and what is new since the cursor (points may be reported again, events may not).
 
         Raises:
             TransientError: the same call may be tried again.
@@ -228,18 +232,19 @@ class BaseProvider(ABC):
         timeout = getattr(self.settings, "timeout", 60.0)
         return Client(self.address, key_env=self.key_variable or None, timeout=timeout)
 
-    def snapshot(self, word: str, **rest: Any) -> Snapshot:
-        """A snapshot of a job in the state that the vendor calls `word`, by `states`; `rest` are its other fields.
+    def snapshot(self, raw_state: str, **fields: Any) -> Snapshot:
+        """Build the snapshot of a job whose state the vendor calls `raw_state` (see `states`), with the other `fields`
+        given.
 
         A word that is not among the states is running, with a warning: an unknown state is never an end.
         """
-        state, unknown = read_state(word, self.states, self.name)
-        rest["warnings"] = (*rest.get("warnings", ()), *unknown)
-        return Snapshot(state=state, raw_state=word, **rest)
+        state, unknown = read_state(raw_state, self.states, self.name)
+        fields["warnings"] = (*fields.get("warnings", ()), *unknown)
+        return Snapshot(state=state, raw_state=raw_state, **fields)
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
-        """What this target can express: the class attributes, and the model's line of the catalogue. Pure.
+        """Return what this target supports: the class attributes, and the model's entry in the catalogue. Pure.
 
         Where a target changes more than that, override it and `dataclasses.replace` what differs.
         """
@@ -266,8 +271,12 @@ class BaseProvider(ABC):
             **from_catalog,
         )
 
+    def read_catalog(self) -> Catalog | None:
+        """Return the catalogue, with what the user laid over it; None where there is none."""
+        return None if self.catalog is None else catalog.load(self.kind, self.catalog)
+
     def find_credentials(self) -> Credentials:
-        """Whether the key of `key_variable` is there; override for a vendor with a credential chain of its own.
+        """Return whether the key of `key_variable` is there; override for a vendor with a credential chain of its own.
 
         Returns:
             the status, and the command that would provide the credentials, or None. Files and variables are looked
@@ -280,11 +289,11 @@ class BaseProvider(ABC):
         return "not found", f"export {self.key_variable}=..."
 
     def ready(self) -> Readiness:
-        """Whether the packages of `requirements`, the required settings and the credentials are there.
+        """Return whether the packages of `requirements`, the required settings and the credentials are there.
 
         Imports and sends nothing. The hint is the first thing to do.
         """
-        absent = next((each for each in self.requirements if not each.is_installed), None)
+        absent = next((requirement for requirement in self.requirements if not requirement.is_installed), None)
         missing = self.settings.missing()
         credentials, hint = self.find_credentials()
         if missing:
@@ -313,71 +322,72 @@ class BaseProvider(ABC):
 
     # --- what a provider that overrides nothing does not do --------------------------------------------------------
     def preflight(self, request: Request) -> list[Finding]:
-        """Nothing is asked before money is spent."""
+        """Return no findings: nothing is checked online before the paid call."""
         return []
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """No file of that `digest` is looked for; each is uploaded."""
+        """Return None: no file of that `digest` is searched for, so each is uploaded."""
         return None
 
     def find(self, key: RunKey) -> JobRef | None:
-        """No job is looked for, as `submit_safety` "none" says."""
+        """Return None: no job can be searched for, as `submit_safety` "none" says."""
         return None
 
     def cancel(self, job: JobRef) -> None:
-        """Raises `VendorError`: it goes on until it ends."""
-        self._not_done("cancel a job")
+        """Raise `VendorError`: the job cannot be stopped from here, so it runs to its end."""
+        self._raise_not_implemented("cancel a job")
 
     def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
-        """Nothing is deployed."""
+        """Return None: a tuned model needs no deployment."""
         return None
 
     def find_deployment(self, key: RunKey) -> DeploymentRef | None:
-        """Nothing was deployed."""
+        """Return None: there are no deployments."""
         return None
 
     def undeploy(self, ref: DeploymentRef) -> None:
-        """Raises `VendorError`: nothing was deployed from here, and what costs money is not left standing silently."""
-        self._not_done("remove a deployment")
+        """Raise `VendorError`: nothing was deployed from here, and a deployment that costs money must not stay
+        unnoticed."""
+        self._raise_not_implemented("remove a deployment")
 
     def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
-        """The reason for which the models cannot be asked, as `abilities` has it."""
-        return self._silent(self.abilities.serving)
+        """Return why tuned models cannot be asked, as `abilities` has it."""
+        return self._unavailable(self.abilities.serving)
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The base model of that job where `abilities` says that base models answer, else the reason."""
+        """Return the base model of that job if `abilities` says that base models answer, otherwise the reason."""
         if self.abilities.base_serving is True:
             return ModelRef(id=receipt.target.model, tuned=False)
-        return self._silent(self.abilities.base_serving)
+        return self._unavailable(self.abilities.base_serving)
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
-        """The id of the model, and that the call is not known here."""
+        """Return the id of the model, with a comment that the call is not known here."""
         return f"# {self.name} calls it {ref.id!r}; how it is asked is in the vendor's documentation\n"
 
     def inventory(self) -> Iterator[RemoteModel]:
-        """Raises `VendorError`: an account that is not looked at must not look empty."""
-        self._not_done("list the account's tuned models")
+        """Raise `VendorError`: an account that cannot be listed must not look empty."""
+        self._raise_not_implemented("list the account's tuned models")
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
-        """Raises `VendorError`."""
-        self._not_done("fetch the job of a tuned model")
+        """Raise `VendorError`."""
+        self._raise_not_implemented("fetch the job of a tuned model")
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Raises `VendorError`, whatever the `file_id`."""
-        self._not_done("download a file")
+        """Raise `VendorError`, whatever the `file_id`."""
+        self._raise_not_implemented("download a file")
 
     def delete(self, ref: AnyRef) -> None:
-        """Raises `VendorError`: what was not removed must not look removed."""
-        self._not_done(f"remove {ref.id}")
+        """Raise `VendorError`: what was not removed must not look removed."""
+        self._raise_not_implemented(f"remove {ref.id}")
 
-    def _not_done(self, what: str) -> NoReturn:
+    def _raise_not_implemented(self, what: str) -> NoReturn:
         raise VendorError(f"{self.name}: this provider cannot {what} yet", hint="the vendor's own console can")
 
-    def _silent(self, able: Ability) -> Unavailable:
-        return Unavailable(able.reason if isinstance(able, No) else "this provider cannot ask its models yet")
+    def _unavailable(self, able: Ability) -> Unavailable:
+        return Unavailable(able.reason if isinstance(able, NotOffered) else "this provider cannot ask its models yet")
 
 
 if TYPE_CHECKING:
 
-    def _is_a_provider(made: BaseProvider) -> Provider:
-        return made
+    def _is_a_provider(provider: BaseProvider) -> Provider:
+        return provider

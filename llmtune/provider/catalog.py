@@ -15,13 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from llmtune.config import price_file
 from llmtune.errors import InvalidSettings, UnknownName, did_you_mean
-from llmtune.provider.limits import Lifecycle, Price
+from llmtune.provider.limits import PRICE_UNITS, Lifecycle, Price
+from llmtune.provider.price_file import read_price_file
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """What is known of one base model at one vendor. `facts` are the vendor's own extra columns.
+    """The catalogue entry of one base model at one vendor. `facts` are the vendor's own extra columns.
 
     `family` chooses the declarations that hold for it; `methods` and `adapters` are those it can be tuned with
     (empty: whatever the provider offers). `price` and `lifecycle` are its own (`lifecycle` None: the provider's);
@@ -57,21 +59,22 @@ class Catalog:
     """What holds for a model that is not listed: the default family."""
 
     def model(self, id: str) -> tuple[ModelEntry, tuple[str, ...]]:
-        """The entry of a model id, and warnings: an unknown id answers the default family and names the nearest."""
+        """Return the entry of a model id, and warnings: an unknown id gets the default entry and the nearest known
+        ids."""
         if id in self.models:
             return self.models[id], ()
-        near = did_you_mean(id, self.models, limit=3)
-        hint = f"; nearest known: {', '.join(near)}" if near else ""
+        suggestions = did_you_mean(id, self.models, limit=3)
+        hint = f"; nearest known: {', '.join(suggestions)}" if suggestions else ""
         warning = f"model {id!r} is not in the catalogue of {self.provider}{hint}"
-        return ModelEntry(**{**_shallow(self.default), "id": id}), (warning,)
+        return ModelEntry(**{**_field_values(self.default), "id": id}), (warning,)
 
 
-def _shallow(entry: ModelEntry) -> dict[str, Any]:
-    return {each.name: getattr(entry, each.name) for each in fields(entry)}
+def _field_values(entry: ModelEntry) -> dict[str, Any]:
+    return {field.name: getattr(entry, field.name) for field in fields(entry)}
 
 
 def overlay_path() -> Path:
-    """Where the user's own catalogue is looked for."""
+    """Return the path of the user's own catalogue."""
     if path := os.environ.get("LLMTUNE_CATALOG"):
         return Path(path)
     from platformdirs import user_config_path
@@ -80,31 +83,50 @@ def overlay_path() -> Path:
 
 
 def load(provider: str, path: Path) -> Catalog:
-    """Read a provider's `catalog.toml` and lay the user's over it. Raises `InvalidSettings` for a broken overlay."""
-    overlay_file = overlay_path()
-    stamp = overlay_file.stat().st_mtime_ns if overlay_file.is_file() else 0
-    return _load(provider, path, overlay_file, stamp)
+    """Read a provider's `catalog.toml` and lay the user's catalogue and prices over it.
+
+    Raises `InvalidSettings` where a file of the user's is broken.
+    """
+    overlays = tuple((file, _stamp(file)) for file in (overlay_path(), price_file()))
+    return _load(provider, path, *overlays)
+
+
+def _stamp(file: Path) -> int:
+    """Return when a file was changed, so that a changed one is read again; 0 where there is none."""
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 @cache
-def _load(provider: str, path: Path, overlay_file: Path, stamp: int) -> Catalog:
+def _load(provider: str, path: Path, overlay_stamp: tuple[Path, int], price_stamp: tuple[Path, int]) -> Catalog:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
+    overlay_file, stamp = overlay_stamp
     overlay = _read_overlay(overlay_file).get(provider, {}) if stamp else {}
+    if price_stamp[1]:
+        overlay = _add_prices(overlay, read_price_file(price_stamp[0]).get(provider, {}))
     try:
-        lifecycle = _record(Lifecycle, data.get("lifecycle", {}) | overlay.get("lifecycle", {}))
-        default = _entry("", data.get("default", {"family": provider}), {})
+        lifecycle = _build_record(Lifecycle, data.get("lifecycle", {}) | overlay.get("lifecycle", {}))
+        default = _build_entry("", data.get("default", {"family": provider}), {})
         ids = [
             *data.get("models", {}),
             *(id for id in overlay.get("models", {}) if id not in data.get("models", {})),
         ]
         models = {
-            id: _entry(id, data.get("models", {}).get(id, {}), overlay.get("models", {}).get(id, {}), default)
+            id: _build_entry(id, data.get("models", {}).get(id, {}), overlay.get("models", {}).get(id, {}), default)
             for id in ids
         }
     except UnknownName as error:
         source = overlay_file if overlay else path
         raise InvalidSettings(f"{source}: {error.message}") from None
     return Catalog(provider=provider, lifecycle=lifecycle, models=models, default=default)
+
+
+def _add_prices(overlay: dict[str, Any], prices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Lay the prices of the user's price file over those of the user's catalogue."""
+    models = dict(overlay.get("models", {}))
+    for model, price in prices.items():
+        row = dict(models.get(model, {}))
+        models[model] = row | {"price": {**row.get("price", {}), **price}}
+    return overlay | {"models": models}
 
 
 def _read_overlay(path: Path) -> dict[str, Any]:
@@ -114,35 +136,50 @@ def _read_overlay(path: Path) -> dict[str, Any]:
         raise InvalidSettings(f"{path}: broken TOML: {error}") from None
 
 
-def _entry(id: str, ours: dict[str, Any], theirs: dict[str, Any], default: ModelEntry | None = None) -> ModelEntry:
-    row = dict(ours)
-    if theirs:
-        row |= {"source": f"your catalogue ({theirs.get('source', 'no source given')})"} | {
-            key: value for key, value in theirs.items() if key not in ("price", "lifecycle", "source")
+def _build_entry(
+    id: str, shipped: dict[str, Any], overlay: dict[str, Any], default: ModelEntry | None = None
+) -> ModelEntry:
+    row = dict(shipped)
+    if set(overlay) - {"price"}:
+        row |= {"source": f"your catalogue ({overlay.get('source', 'no source given')})"} | {
+            key: value for key, value in overlay.items() if key not in ("price", "lifecycle", "source")
         }
+    if overlay:
         for part in ("price", "lifecycle"):
-            if part in theirs:
-                row[part] = dict(ours.get(part, {})) | theirs[part]
-    own = {each.name for each in fields(ModelEntry)} - {"id", "facts", "overlaid"}
-    facts = {key: value for key, value in row.items() if key not in own}
-    values: dict[str, Any] = {key: value for key, value in row.items() if key in own}
+            if part in overlay:
+                row[part] = dict(shipped.get(part, {})) | overlay[part]
+        if "price" in overlay:
+            row["price"] = _keep_sources(shipped.get("price", {}), overlay["price"])
+    field_names = {field.name for field in fields(ModelEntry)} - {"id", "facts", "overlaid"}
+    facts = {key: value for key, value in row.items() if key not in field_names}
+    values: dict[str, Any] = {key: value for key, value in row.items() if key in field_names}
     if "family" not in values:
         if default is None:
-            raise UnknownName("catalogue key", "family", own)
+            raise UnknownName("catalogue key", "family", field_names)
         values["family"] = default.family
     for part in ("methods", "adapters"):
         if part in values:
             values[part] = tuple(values[part])
     if "price" in values:
-        values["price"] = _record(Price, values["price"])
+        values["price"] = _build_record(Price, values["price"])
     if "lifecycle" in values:
-        values["lifecycle"] = _record(Lifecycle, values["lifecycle"])
-    return ModelEntry(id=id, facts=facts, overlaid=bool(theirs), **values)
+        values["lifecycle"] = _build_record(Lifecycle, values["lifecycle"])
+    return ModelEntry(id=id, facts=facts, overlaid=bool(overlay), **values)
 
 
-def _record(cls: type[Any], row: dict[str, Any]) -> Any:
-    known = {each.name for each in fields(cls)}
+def _keep_sources(shipped: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay prices over ours; a price that stays ours keeps its page."""
+    own_sources = {
+        name: shipped.get("sources", {}).get(name, shipped.get("source", ""))
+        for name in PRICE_UNITS
+        if name in shipped and name not in overlay
+    }
+    return {**shipped, **overlay, "sources": own_sources | dict(overlay.get("sources", {}))}
+
+
+def _build_record(cls: type[Any], row: dict[str, Any]) -> Any:
+    field_names = {field.name for field in fields(cls)}
     for key in row:
-        if key not in known:
-            raise UnknownName(f"{cls.__name__.lower()} key", key, known)
+        if key not in field_names:
+            raise UnknownName(f"{cls.__name__.lower()} key", key, field_names)
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})

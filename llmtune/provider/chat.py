@@ -45,10 +45,10 @@ class BaseGenerator(ABC):
         """Ask the model once. Raises `TransientError` where trying again later is right."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order, each with the seconds that it took. Raises what `answer` raises."""
-        return [self._timed(request) for request in requests]
+        """Answer the requests one by one, each with the seconds that it took. Raises what `answer` raises."""
+        return [self._answer_timed(request) for request in requests]
 
-    def _timed(self, request: GenerationRequest) -> Generation:
+    def _answer_timed(self, request: GenerationRequest) -> Generation:
         start = time.monotonic()
         generation = self.answer(request)
         if generation.seconds is not None:
@@ -63,7 +63,7 @@ class BaseGenerator(ABC):
 
 
 class FunctionGenerator(BaseGenerator):
-    """A generator out of a function that answers one question.
+    """A generator that calls a function for each request.
 
     Args:
         answer: answers one request; raises `TransientError` where trying again later is right.
@@ -75,7 +75,7 @@ class FunctionGenerator(BaseGenerator):
         self.max_concurrency = max_concurrency
 
     def answer(self, request: GenerationRequest) -> Generation:
-        """What the function answers."""
+        """Call the function."""
         return self._answer(request)
 
 
@@ -114,13 +114,13 @@ class ChatGenerator(BaseGenerator):
 
 def sampling_settings(request: GenerationRequest, fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of a request that are set, under the vendor's names; `fields` holds those by ours."""
-    values = {name: getattr(request, ours) for ours, name in fields.items()}
+    values = {name: getattr(request, attribute) for attribute, name in fields.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def chat_message(turn: Message) -> dict[str, Any]:
     """Return one turn as chat completions take it: the role that training used, and no weight."""
-    content = turn.words if turn.role == "tool" and not turn.images else _content(turn.content)
+    content = turn.words if turn.role == "tool" and not turn.images else _write_content(turn.content)
     message: dict[str, Any] = {"role": turn.role, "content": content}
     if turn.tool_calls:
         message["tool_calls"] = [
@@ -134,13 +134,13 @@ def chat_message(turn: Message) -> dict[str, Any]:
     return message
 
 
-def _content(content: str | tuple[TextPart | ImagePart | OtherPart, ...] | None) -> Any:
+def _write_content(content: str | tuple[TextPart | ImagePart | OtherPart, ...] | None) -> Any:
     if content is None or isinstance(content, str):
         return content
-    return [_part(part) for part in content]
+    return [_write_part(part) for part in content]
 
 
-def _part(part: TextPart | ImagePart | OtherPart) -> dict[str, Any]:
+def _write_part(part: TextPart | ImagePart | OtherPart) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     if isinstance(part, ImagePart):
@@ -159,15 +159,15 @@ def read_completion(answer: Mapping[str, Any]) -> Generation:
     message = choice.get("message") or {}
     usage = answer.get("usage") or {}
     return Generation(
-        text=_answer_text(message.get("content")) or _answer_text(message.get("refusal")),
+        text=_read_text(message.get("content")) or _read_text(message.get("refusal")),
         finish_reason=FINISH_REASONS.get(str(choice.get("finish_reason")), "unknown"),
-        tool_calls=tuple(_tool_call(call) for call in message.get("tool_calls") or ()),
+        tool_calls=tuple(_read_tool_call(call) for call in message.get("tool_calls") or ()),
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
     )
 
 
-def _answer_text(content: Any) -> str:
+def _read_text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, list):
@@ -175,6 +175,6 @@ def _answer_text(content: Any) -> str:
     raise VendorError(f"the content of the answer is {type(content).__name__}, not text", code="no_answer")
 
 
-def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+def _read_tool_call(call: Mapping[str, Any]) -> ToolCall:
     function = call.get("function") or {}
     return ToolCall(str(call.get("id") or ""), str(function.get("name") or ""), str(function.get("arguments") or ""))

@@ -1,6 +1,6 @@
-"""What a backend can express, declared as data that reads like the vendor's own reference page.
+"""Declarations: what a backend does with each field of a job, as data that reads like its reference page.
 
-One declaration a field; a field left out is an error at import. The declarations are the only source for validation,
+One declaration per field; a field left out is an error at import. The declarations are the only source for validation,
 request building, receipts, command-line help, the support matrix in the docs and the wire test.
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmtune.job.spec import Hyperparameters
-from llmtune.provider.limits import Abilities, Ability, Lifecycle, Limits, No, Price
+from llmtune.provider.limits import Abilities, Ability, EpochRange, Lifecycle, Limits, NotOffered, Price
 from llmtune.provider.values import ValueType
 
 #: The seven words (docs/concepts.md#the-seven-words).
 Support = Literal["sent", "converted", "inherent", "unsupported", "invalid", "default", "not_applicable"]
 
-#: A knob whose default the vendor does not tell.
+#: The default of a parameter where the vendor does not publish it.
 NOT_PUBLISHED = "not published"
 
 #: The settings of answering, which go out with each question to the model.
@@ -32,8 +32,8 @@ DECLARED_FIELDS: tuple[str, ...] = (*Hyperparameters.model_fields, *JOB_FIELDS, 
 
 # --- rules that change a value on its way ----------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a conversion may look at: the job's own numbers, and nothing of the vendor's that is not published.
+class ConversionContext:
+    """The input of a conversion: the job's own numbers, and nothing of the vendor's that is not published.
 
     `hyperparameters` are the job's for this provider, `method` and `adapter` those of the target.
     """
@@ -47,8 +47,8 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """The value that goes out, and the rule in words. `exact` means nothing was changed but the spelling."""
+class ConvertedValue:
+    """The value that is sent, and the rule in words. `exact` means that only the spelling was changed."""
 
     value: Any
     rule: str
@@ -56,8 +56,8 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """Why a value cannot be converted. `invalid` when the knob exists and the value is not allowed.
+class NotConvertible:
+    """Why a value cannot be converted. `invalid` when the parameter exists and the value is not allowed.
 
     `reason` is a clause that follows the field's name.
     """
@@ -67,22 +67,24 @@ class Refused:
 
 
 #: Turns a value of the job into the vendor's, or says why not.
-Rule = Callable[[Any, Facts], Changed | Refused]
+Rule = Callable[[Any, ConversionContext], ConvertedValue | NotConvertible]
 
 
 # --- one declaration a field -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Sent:
-    """The knob exists: the value goes out under `wire` (a dotted path in the request body), same meaning and value.
+    """A parameter that the vendor has: the value is sent at `request_path` (dotted, in the body) and means the same.
 
-    `encode` changes the spelling only ("3" for 3); `also` are constants that go out with it; `where` tells a training
-    knob from one of the generation request.
+    `encode` changes the spelling only ("3" for 3); `also` are constants that are sent with it; `where` tells a training
+    parameter from one of the generation request.
 
     `type` says which values are allowed, `default` what the vendor uses when nothing is sent (`NOT_PUBLISHED` where
-    it does not tell, None where nothing is), `source` the page and its day.
+    it does not tell, None where nothing is), `default_rule` what it was chosen by where that depends on model and rows
+    ("all weights of 3.41 M parameters"), `default_unless` the fields that leave it without a default when they are
+    set, `source` the page and its day.
     """
 
-    wire: str
+    request_path: str
     type: ValueType
     default: Any = NOT_PUBLISHED
     source: str = ""
@@ -90,21 +92,22 @@ class Sent:
     also: Mapping[str, Any] = field(default_factory=dict)
     where: Literal["training", "generation"] = "training"
     note: str = ""
+    default_rule: str = ""
+    default_unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The knob exists in another unit or grid: `rule` turns the value into the vendor's, or refuses.
+    """A parameter that the vendor has in another unit or grid: `rule` converts the value, or refuses it.
 
-    `type` is what the vendor takes, checked after the rule. `says` describes the rule for the matrix.
-
-    `wire`, `default`, `source`, `encode`, `also` and `where` are as in `Sent`.
+    `type` is what the vendor takes, checked after the rule. `description` says in a few words what the rule does, for
+    the matrix. `request_path`, `default`, `source`, `encode`, `also` and `where` are as in `Sent`.
     """
 
-    wire: str
+    request_path: str
     type: ValueType
     rule: Rule
-    says: str
+    description: str
     default: Any = NOT_PUBLISHED
     source: str = ""
     encode: Callable[[Any], Any] | None = None
@@ -127,7 +130,7 @@ class Inherent:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """No knob, and the backend does something else: `reason` says what, and why."""
+    """No parameter, and the backend does something else: `reason` says what, and why."""
 
     reason: str
     source: str = ""
@@ -168,23 +171,23 @@ class Declarations(Mapping[str, Declaration]):
         return len(self._declared)
 
     @classmethod
-    def only(cls, otherwise: str, **declared: Declaration) -> Declarations:
-        """The declarations given; every field that is not among them is unsupported, for the reason `otherwise`.
+    def with_others_unsupported(cls, otherwise: str, **declared: Declaration) -> Declarations:
+        """Declare the fields given; every other field is unsupported, for the reason `otherwise`.
 
         For packages of their own: a field that a later llmtune adds to the job is then answered and does not break
         the import. Raises `TypeError` for a name that is no field.
         """
         return cls(**({name: Unsupported(otherwise) for name in DECLARED_FIELDS} | declared))
 
-    def but(self, **changed: Declaration) -> Declarations:
-        """The same declarations with some replaced: what differs between one model family and another."""
+    def replace(self, **changed: Declaration) -> Declarations:
+        """Return a copy with some declarations replaced: what differs between one model family and another."""
         return Declarations(**(self._declared | changed))
 
     @property
-    def wires(self) -> dict[str, str]:
-        """Field -> wire path of every knob of the training request (what the wire test compares)."""
+    def request_paths(self) -> dict[str, str]:
+        """The request path of every parameter of the training request, by field; tests compare requests with it."""
         return {
-            name: entry.wire
+            name: entry.request_path
             for name, entry in self._declared.items()
             if isinstance(entry, (Sent, Converted)) and entry.where == "training"
         }
@@ -214,12 +217,15 @@ class Capabilities:
     known_model: bool = True
     """Whether the model id is in the catalogue; an unknown one is a warning, never a refusal."""
 
+    epochs_if_unset: EpochRange | None = None
+    """How many epochs are trained where the job and the declared default leave that to the vendor; None: not known."""
+
     warnings: tuple[str, ...] = ()
 
     def method(self, name: str) -> Ability:
-        """Whether the method can be run; what is not declared says so."""
-        return self.methods.get(name, No(f"method {name!r} is not offered"))
+        """Return whether the method can be run; what is not declared says so."""
+        return self.methods.get(name, NotOffered(f"method {name!r} is not offered"))
 
     def adapter(self, name: str) -> Ability:
-        """Whether the adapter can be trained; what is not declared says so."""
-        return self.adapters.get(name, No(f"adapter {name!r} is not offered"))
+        """Return whether the adapter can be trained; what is not declared says so."""
+        return self.adapters.get(name, NotOffered(f"adapter {name!r} is not offered"))

@@ -38,8 +38,8 @@ def encode_dataset(
         InvalidData: a row of another kind, which the format cannot hold at all, or one that the backend refuses.
     """
     from llmtune.data.checks.vendor_rules import find_file_problems, find_row_problems
-    from llmtune.data.convert import refuses
-    from llmtune.data.findings import refuse
+    from llmtune.data.convert import is_fatal
+    from llmtune.data.findings import invalid_data
     from llmtune.data.formats.registry import get_writer, vendors
 
     source = dataset.source
@@ -48,18 +48,22 @@ def encode_dataset(
     parts: list[tuple[Literal["train", "validation"], Sequence[Example]]] = [("train", dataset.train)]
     if validation and dataset.validation:
         parts.append(("validation", dataset.validation))
-    lost = [each.at(dataset.source, row.line) for _, rows in parts for row in rows for each in writer.problems(row)]
-    lost = [each for each in lost if each.is_error]
-    impossible = [each for each in lost if refuses(each, allow_lossy=True)]
+    lost = [
+        finding.at(dataset.source, row.line) for _, rows in parts for row in rows for finding in writer.problems(row)
+    ]
+    lost = [finding for finding in lost if finding.is_error]
+    impossible = [finding for finding in lost if is_fatal(finding, allow_lossy=True)]
     if impossible:
-        raise refuse(impossible)  # nothing would be left of such a row: no permission to lose things covers that
+        raise invalid_data(impossible)  # nothing would be left of such a row: no permission to lose things covers that
     rules = vendors().get(target.kind) if target is not None else None
     if rules is not None and target is not None:
         _refuse(
-            each for _, rows in parts for each in find_row_problems(rules, rows, source, target.method, target.model)
+            finding
+            for _, rows in parts
+            for finding in find_row_problems(rules, rows, source, target.method, target.model)
         )
         _refuse(find_file_problems(rules, dict(parts), source, target.method, target.model))
-    lossy = tuple(str(each) for each in lost)
+    lossy = tuple(str(finding) for finding in lost)
     files = tuple(_write(role, rows, writer, format, into) for role, rows in parts)
     if rules is not None and target is not None:
         sizes: dict[str, int] = {file.role: file.bytes for file in files}
@@ -69,11 +73,11 @@ def encode_dataset(
 
 def _refuse(findings: Iterable[Finding]) -> None:
     """Raise `InvalidData` where there is an error among the findings."""
-    from llmtune.data.findings import refuse
+    from llmtune.data.findings import invalid_data
 
     errors = [finding for finding in findings if finding.is_error]
     if errors:
-        raise refuse(errors)
+        raise invalid_data(errors)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""A model in hand: what it is asked, what it answers, and what some models can tell beyond that."""
+"""Generators: requests to a model, its answers, and what some models report beyond them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Generation:
 
 
 class Generator(Protocol):
-    """A model in hand: base, tuned or checkpoint. Use as a context manager; closing frees what it holds."""
+    """An open model: base, tuned or checkpoint. Use as a context manager; closing frees what it holds."""
 
     max_concurrency: int
     """How many `generate` calls may run at once from several threads; 1 means: give all requests in one call."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order. Raises `TransientError` when trying again later is right."""
+        """Answer the requests, in order. Raises `TransientError` when trying again later is right."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -61,11 +61,13 @@ class Generator(Protocol):
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A generator that tells its answers while they grow."""
+    """A generator that reports its answers piece by piece while they are generated."""
 
     def stream(self, requests: Sequence[GenerationRequest], tell: Callable[[int, str], bool]) -> Sequence[Generation]:
-        """As `generate`; `tell` is given each piece of the answer to the request of that index, and says whether the
-        rest of it is wanted. Raises as `generate` does."""
+        """Answer like `generate`, and call `tell` with the index of a request and each piece of its answer.
+
+        Where `tell` returns False, the rest of that answer is not generated. Raises as `generate` does.
+        """
         ...
 
 
@@ -74,7 +76,7 @@ class LabelScorer(Protocol):
     """A generator that also knows how likely it finds given answers."""
 
     def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
-        """Log-likelihood in nats of each label as the whole answer, shape [requests][labels]."""
+        """Return the log-likelihood in nats of each label as the whole answer, shape [requests][labels]."""
         ...
 
 
@@ -83,7 +85,7 @@ class TokenScorer(Protocol):
     """A generator that also knows the loss of given rows."""
 
     def token_stats(self, examples: Sequence[Example]) -> TokenStats:
-        """Loss and accuracy over the trained tokens of these rows."""
+        """Return loss and accuracy over the trained tokens of these rows."""
         ...
 
 

@@ -14,14 +14,22 @@ import json
 import math
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from llmtune.config import read_secret
-from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
-from llmtune.provider.vendor_json import load_json, read_within_bounds
+from llmtune.errors import (
+    InvalidSettings,
+    LimitKind,
+    LlmtuneError,
+    MissingCredentials,
+    QuotaExceeded,
+    TransientError,
+    VendorError,
+)
+from llmtune.provider.vendor_json import clean_content, load_json, note_credential, read_within_bounds
 
 if TYPE_CHECKING:
     import httpx
@@ -88,9 +96,90 @@ def _read_bounded(response: Any, deadline: float) -> bytes:
             else:
                 continue
             response.close()
+            pieces.clear()  # the error keeps this frame, and may itself be kept for a while
             raise problem
         response._content = b"".join(pieces)
     return bytes(response._content)
+
+
+#: Seconds that one file may take that is streamed from an object store to the disk.
+DOWNLOAD_SECONDS = 4 * 3600.0
+#: Bytes that it may have.
+DOWNLOAD_BYTES = 128 * 1024**3
+
+#: Bytes that are read at once from a body of urllib3.
+_PIECE = 65536
+
+
+def bound_body(raw: Any, *, streamed: bool) -> None:
+    """Keep the body of a urllib3 response, which requests and boto3 read, within the bounds of an answer.
+
+    `raw` is the urllib3 response; with `streamed` the bounds are those of a file. The body is read as it comes, so that
+    a byte now and then does not keep a reader waiting for a whole piece. What exceeds the bounds raises
+    `TransientError`, which neither SDK retries.
+    """
+    seconds, max_bytes = (DOWNLOAD_SECONDS, DOWNLOAD_BYTES) if streamed else (ANSWER_SECONDS, ANSWER_BYTES)
+    deadline = time.monotonic() + seconds
+    raw_read: Callable[..., bytes] = raw.read
+    read_available = getattr(raw, "read1", None) or (lambda amount, **options: raw_read(min(amount, 1024), **options))
+    size = 0
+
+    def read_piece(amount: int, decode_content: bool | None) -> bytes:
+        nonlocal size
+        piece: bytes = read_available(amount, decode_content=decode_content)
+        size += len(piece)
+        if size > max_bytes:
+            problem = f"the answer is longer than {max_bytes // 1024**2} MB; it was not read on"
+        elif piece and time.monotonic() > deadline:
+            problem = f"the answer was not whole within {seconds:g} s"
+        else:
+            return piece
+        raw.close()
+        raise TransientError(problem)
+
+    def read(amt: int | None = None, decode_content: bool | None = None, **_: Any) -> bytes:
+        if amt is not None:
+            return read_piece(amt, decode_content)
+        return b"".join(stream(decode_content=decode_content))
+
+    def stream(amt: int = _PIECE, decode_content: bool | None = None) -> Iterator[bytes]:
+        while piece := read_piece(amt or _PIECE, decode_content):
+            yield piece
+
+    raw.read, raw.stream = read, stream
+
+
+def bound_requests_answer(response: Any, *args: Any, stream: bool = False, **options: Any) -> None:
+    """Read an answer of `requests` within the bounds of `bound_answer`, and clean it: a response hook for a session.
+
+    With `stream`, as for a file, the bounds are those of a download. `args` and `options` are what requests passes
+    besides, which is not used.
+
+        session.hooks["response"].append(bound_requests_answer)
+    """
+    bound_body(response.raw, streamed=stream)
+    if stream:
+        return
+    note_credential(response.request.headers)
+    if "json" in response.headers.get("content-type", "").lower():
+        response._content = clean_content(response.content)
+
+
+def join_within_bounds(pieces: Iterable[bytes]) -> bytes:
+    """Return the pieces of one answer as a whole, within the bounds of `bound_answer`. Raises `TransientError`."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    joined: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        joined.append(piece)
+        size += len(piece)
+        if size > ANSWER_BYTES or time.monotonic() > deadline:
+            joined.clear()  # the error keeps this frame, and may itself be kept for a while
+        if size > ANSWER_BYTES:
+            raise TransientError(f"the answer is longer than {ANSWER_BYTES // 1024**2} MB; it was not read on")
+        if time.monotonic() > deadline:
+            raise TransientError(f"the answer was not whole within {ANSWER_SECONDS:g} s")
+    return b"".join(joined)
 
 
 #: What a redirect that is not followed is called in errors.
@@ -138,7 +227,9 @@ def check_vendor_url(url: str, *, base: str, hosts: Sequence[str]) -> None:
         same = (address.scheme, host, address.port) == (home.scheme, home.hostname, home.port)
     except ValueError:
         host, same = "", False
-    if same or (host and address.scheme == "https" and any(f".{host}".endswith(f".{known}") for known in hosts)):
+    if same or (
+        host and address.scheme == "https" and any(f".{host}".endswith(f".{vendor_host}") for vendor_host in hosts)
+    ):
         return
     raise VendorError(f"the service names an address at {host or 'no host'} that is not fetched")
 
@@ -152,9 +243,9 @@ def read_refusal(body: Any) -> tuple[str | None, str | None]:
     inner = body.get("error", body)
     if not isinstance(inner, Mapping):
         inner = {"message": inner, "code": body.get("code")}
-    words = inner.get("message") or inner.get("detail")
+    message = inner.get("message") or inner.get("detail")
     code = inner.get("code")
-    return (str(words) if words else None, str(code) if code else None)
+    return (str(message) if message else None, str(code) if code else None)
 
 
 def refused_answer(
@@ -175,25 +266,27 @@ def refused_answer(
             body = json.loads(body)
         except ValueError:
             body = {"message": body.strip()[:500]}
-    words, code = read_refusal(body)
-    words = words or otherwise or f"HTTP {status}"
-    text = f"{name}: {action}: {words} (HTTP {status})"
+    message, code = read_refusal(body)
+    message = message or otherwise or f"HTTP {status}"
+    text = f"{name}: {action}: {message} (HTTP {status})"
     if status in (401, 498):
-        return MissingCredentials(f"{name}: the service did not accept the API key: {words}")
+        return MissingCredentials(f"{name}: the service did not accept the API key: {message}")
     if status == 402:
-        return QuotaExceeded(text)
+        return QuotaExceeded(text, limit="spending")
     facts: dict[str, Any] = {"code": code, "status": status, "raw": str(body)[:2000] if body else otherwise}
     if 300 <= status < 400:
         return VendorError(f"{name}: {action}: {NOT_FOLLOWED} (HTTP {status})", **facts)
     if status < 400:
         return TransientError(f"{name}: {action}: an answer that cannot be read", **facts)
     if status in (408, 429) or (status >= 500 and status != 501):
-        return TransientError(text, retry_after=retry_after(headers), sent=status not in (408, 429), **facts)
+        limit: LimitKind | None = "rate" if status == 429 else None
+        wait = retry_after(headers)
+        return TransientError(text, retry_after=wait, sent=status not in (408, 429), limit=limit, **facts)
     return VendorError(text, **facts)
 
 
 def may_have_arrived(error: BaseException) -> bool:
-    """Whether the request behind an error of httpx, or of an SDK that calls it, may have arrived: not where no
+    """Return whether the request behind an error of httpx, or of an SDK that calls it, may have arrived: not where no
     connection was made."""
     cause: BaseException | None = error
     while cause is not None:
@@ -204,7 +297,7 @@ def may_have_arrived(error: BaseException) -> bool:
 
 
 class Client:
-    """Talks to one service. Connections are kept open for requests that may be repeated; a paid one gets a fresh one.
+    """A JSON client of one service. Requests that may be repeated share connections; a paid one gets a new one.
 
     The key is read from the environment when a request is made, goes out as `Authorization: Bearer KEY`, and is
     neither kept nor shown. HTTPS is verified against the system's certificates (`SSL_CERT_FILE` names others), and
@@ -233,12 +326,12 @@ class Client:
         self._url = f"{parts.scheme}://{self._host}{parts.path}"
 
     def get(self, path: str, **query: str) -> Any:
-        """GET of a path with the parameters in `query`, as JSON. Raises as `send` does."""
+        """Send a GET request with the parameters in `query` and return the JSON. Raises as `send` does."""
         return self.send("GET", path, query=query, safe=True)
 
     def content(self, path: str) -> bytes:
-        """GET, as bytes. Raises as `send` does."""
-        return self._exchange("GET", path, None, {}, safe=True)
+        """Send a GET request and return the bytes. Raises as `send` does."""
+        return self._request("GET", path, None, {}, safe=True)
 
     def send(
         self,
@@ -250,7 +343,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         safe: bool = False,
     ) -> Any:
-        """Any other method, as JSON.
+        """Send a request of any method and return the JSON.
 
         Args:
             method: "POST", "DELETE", ...
@@ -272,28 +365,28 @@ class Client:
             data = json.dumps(body).encode()
             sent_headers = {"Content-Type": "application/json"} | sent_headers
         path += "?" + urlencode(query) if query else ""
-        content = self._exchange(method, path, data, sent_headers, safe=safe)
+        content = self._request(method, path, data, sent_headers, safe=safe)
         try:
             return load_json(content) if content else {}
         except ValueError:
             raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
 
-    def said(self, told: Any) -> tuple[str | None, str | None]:
-        """The words and the code in the JSON of a refusal (`told`); override for another shape.
+    def parse_refusal(self, body: Any) -> tuple[str | None, str | None]:
+        """Return the message and the code in the JSON of a refusal (`body`); override for another shape.
 
         Known are `{"error": {"message", "code"}}`, `{"error": "words"}`, `{"message"}` and `{"detail"}`.
         """
-        return read_refusal(told)
+        return read_refusal(body)
 
-    def _exchange(self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool) -> bytes:
+    def _request(self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool) -> bytes:
         import httpx
 
         if self.key_env and (key := read_secret(self.key_env)):
             headers = {"Authorization": f"Bearer {key}"} | headers
         try:
-            response = self._transport(safe=safe).request(method, self._url + path, content=data, headers=headers)
+            response = self._get_transport(safe=safe).request(method, self._url + path, content=data, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            if certificate := _certificate_error(error):
+            if certificate := _find_certificate_error(error):
                 raise VendorError(
                     f"the certificate of {self._host} cannot be verified: {certificate.verify_message}",
                     hint="SSL_CERT_FILE names a file of certificates to trust",
@@ -302,10 +395,10 @@ class Client:
         except httpx.HTTPError as error:
             raise TransientError(f"{method} {path}: {type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code >= 300:
-            raise self._refused(f"{method} {path.partition('?')[0]}", response)
+            raise self._refusal_error(f"{method} {path.partition('?')[0]}", response)
         return response.content
 
-    def _transport(self, *, safe: bool) -> httpx.Client:
+    def _get_transport(self, *, safe: bool) -> httpx.Client:
         """Return the httpx client for requests that may be repeated, or the one that opens a connection for each.
 
         A kept connection may be dead by now, and a request that dies on it may have arrived or not.
@@ -322,26 +415,27 @@ class Client:
             )
         return self._transports[safe]
 
-    def _refused(self, action: str, response: httpx.Response) -> Exception:
+    def _refusal_error(self, action: str, response: httpx.Response) -> Exception:
         try:
-            words, code = self.said(json.loads(response.content))
+            message, code = self.parse_refusal(json.loads(response.content))
         except ValueError:
-            words, code = None, None
-        words = words or response.content[:200].decode("utf-8", "replace") or response.reason_phrase
+            message, code = None, None
+        message = message or response.content[:200].decode("utf-8", "replace") or response.reason_phrase
         status = response.status_code
         if status == 429:
             wait = retry_after(response.headers)
-            return TransientError(words, retry_after=wait, sent=False, code=code, status=status, raw=words)
+            facts: dict[str, Any] = {"code": code, "status": status, "raw": message}
+            return TransientError(message, retry_after=wait, sent=False, limit="rate", **facts)
         if status >= 500:
-            return TransientError(words, code=code, status=status, raw=words)
+            return TransientError(message, code=code, status=status, raw=message)
         if status in (401, 403):
-            return MissingCredentials(f"{action}: {words}", hint=f"set {self.key_env}" if self.key_env else None)
+            return MissingCredentials(f"{action}: {message}", hint=f"set {self.key_env}" if self.key_env else None)
         if code == "quota_exceeded":
-            return QuotaExceeded(words)
-        return VendorError(f"{action}: {words}", code=code, status=status, raw=words)
+            return QuotaExceeded(message)
+        return VendorError(f"{action}: {message}", code=code, status=status, raw=message)
 
 
-def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+def _find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

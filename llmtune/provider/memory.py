@@ -1,12 +1,12 @@
-"""How much memory a run on this machine will take, estimated before it is started."""
+"""The memory of a run on this machine, estimated before it is started."""
 
 from __future__ import annotations
 
 from llmtune._models import DocumentedModel, FrozenModel
 
 
-class Part(FrozenModel):
-    """One part of a run's memory."""
+class MemoryPart(FrozenModel):
+    """One part of a run's memory: its name and its size in `bytes`."""
 
     name: str
     bytes: int
@@ -18,7 +18,7 @@ class Footprint(DocumentedModel):
     peak: int | None = None
     """None where it cannot be estimated."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MemoryPart, ...] = ()
     tokens: int | None = None
     """Tokens of the largest micro-batch."""
 
@@ -38,17 +38,17 @@ class Footprint(DocumentedModel):
         return None if self.peak is None or self.room is None else self.peak <= self.room
 
     def sentence(self) -> str:
-        """The estimate in words: "about 1.9 GiB of 23.4 GiB (cpu): weights 0.4, activations 1.1, ..."."""
+        """Describe the estimate: "about 1.9 GiB of 23.4 GiB (cpu): weights 0.4, activations 1.1, ..."."""
         if self.peak is None:
             return f"not estimated ({self.unknown})"
         of = f" of {size(self.room)}" if self.room is not None else ""
         listed = ", ".join(f"{part.name} {size(part.bytes)}" for part in self.parts if part.bytes)
-        judged = "" if self.fits is not False else ", which is too much"
-        return f"about {size(self.peak)}{of} on {self.device}{judged}: {listed}"
+        verdict = "" if self.fits is not False else ", which is too much"
+        return f"about {size(self.peak)}{of} on {self.device}{verdict}: {listed}"
 
 
 def size(count: int) -> str:
-    """Bytes as MiB or GiB, for people."""
+    """Format a number of bytes as MiB or GiB."""
     if count < 1 << 30:
         return f"{count / 2**20:.0f} MiB"
     return f"{count / 2**30:.1f} GiB"

@@ -91,7 +91,8 @@ class ObjectStore(ABC):
         return UploadRef(id=uri, digest=file.sha256, role=file.role, data={"bytes": file.bytes})
 
     def download(self, uri: str, into: Path) -> Path:
-        """Bring the object at `uri` into the folder `into`, under its own name. Raises `VendorError` for a folder."""
+        """Download the object at `uri` into the folder `into`, under its own name. Raises `VendorError` for a
+        folder."""
         bucket, key = self.parse(uri)
         if not key or key.endswith("/"):
             raise VendorError(f"{uri!r} names a folder, not a file")
@@ -114,7 +115,7 @@ class StoredUploads:
     _storage: ObjectStore
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """The object with this content (`digest`) in our folder of the bucket."""
+        """Find the object with this content (`digest`) in our folder of the bucket."""
         return self._storage.find(digest)
 
     def upload(self, file: EncodedFile) -> UploadRef:
@@ -122,5 +123,5 @@ class StoredUploads:
         return self._storage.upload(file)
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Bring the object at the address `file_id` into the folder `into`."""
+        """Download the object at the address `file_id` into the folder `into`."""
         return self._storage.download(file_id, into)

@@ -1,4 +1,4 @@
-"""What a backend is: a small, stateless protocol. Whatever must survive is in the references it returns.
+"""The protocol of a provider, small and stateless. Whatever must survive is in the references it returns.
 
 The core writes each reference down before it takes the next step, so that a crash at any moment leaves a record
 from which the run is found again. A provider never retries `submit` itself and never keeps a job in memory.
@@ -53,7 +53,7 @@ class Provider(Protocol):
     """Name of this configured instance."""
 
     kind: str
-    """Name of the adapter, as in the entry point."""
+    """Name of the provider, as in the entry point."""
 
     hosted: bool
     """Whether jobs leave this machine and may cost money."""
@@ -77,11 +77,11 @@ class Provider(Protocol):
 
     # offline
     def capabilities(self, target: Target) -> Capabilities:
-        """What this target can express. Pure."""
+        """Return what this target supports. Pure."""
         ...
 
     def ready(self) -> Readiness:
-        """Whether extra, settings and credentials are there, without using the network or importing the SDK."""
+        """Return whether extra, settings and credentials are there, without using the network or importing the SDK."""
         ...
 
     def encode(self, data: Dataset, receipt: Receipt, into: Path) -> EncodedDataset:
@@ -89,16 +89,17 @@ class Provider(Protocol):
         ...
 
     def build(self, receipt: Receipt, files: Files) -> Request:
-        """The exact request. Pure; `files` may be placeholders."""
+        """Build the exact request. Pure; `files` may be placeholders."""
         ...
 
     # online
     def preflight(self, request: Request) -> list[Finding]:
-        """Read-only questions to the vendor before money is spent: live limits, quota, bucket, role."""
+        """Check live limits, quota, bucket and role before money is spent; changes nothing at the vendor."""
         ...
 
     def find_upload(self, digest: str) -> UploadRef | None:
-        """A file of ours with this content (`digest`: sha256, hexadecimal) that is already there and usable."""
+        """Find an uploaded, usable file of ours with this content (`digest`: sha256, hexadecimal); None if there is
+        none."""
         ...
 
     def upload(self, file: EncodedFile) -> UploadRef:
@@ -110,11 +111,11 @@ class Provider(Protocol):
         ...
 
     def find(self, key: RunKey) -> JobRef | None:
-        """The job that carries this key, if the vendor shows one."""
+        """Find the job that carries this key; None if the vendor shows none."""
         ...
 
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
-        """State, progress, and what is new since the cursor."""
+        """Read state, progress, and what is new since the cursor."""
         ...
 
     def cancel(self, job: JobRef) -> None:
@@ -126,7 +127,7 @@ class Provider(Protocol):
         ...
 
     def find_deployment(self, key: RunKey) -> DeploymentRef | None:
-        """The deployment that carries this key, if the vendor shows one."""
+        """Find the deployment that carries this key; None if the vendor shows none."""
         ...
 
     def undeploy(self, ref: DeploymentRef) -> None:
@@ -134,27 +135,27 @@ class Provider(Protocol):
         ...
 
     def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
-        """The model in hand, or why not."""
+        """Open the model for requests, or return why it cannot be asked."""
         ...
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The untuned base model of that job as something `generator` takes, or why it cannot be asked."""
+        """Return the untuned base model of that job as a reference for `generator`, or why it cannot be asked."""
         ...
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
-        """A few lines of Python that call this model through the vendor's own SDK."""
+        """Return a few lines of Python that call this model through the vendor's own SDK."""
         ...
 
     def inventory(self) -> Iterator[RemoteModel]:
-        """Every tuned model the account owns."""
+        """Yield every tuned model that the account owns."""
         ...
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
-        """The job behind a tuned model."""
+        """Fetch the job behind a tuned model."""
         ...
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Bring a file of a fetched job (`file_id`) into a folder; its path."""
+        """Download a file of a fetched job (`file_id`) into a folder and return its path."""
         ...
 
     def delete(self, ref: AnyRef) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from llmtune.provider.types import Cursor, RunState, Snapshot
 
 
-def read_state(word: str, states: Mapping[str, RunState], service: str) -> tuple[RunState, tuple[str, ...]]:
-    """Return the state that `service` calls `word`, and a warning where the word is new.
+def read_state(raw_state: str, states: Mapping[str, RunState], service: str) -> tuple[RunState, tuple[str, ...]]:
+    """Return the state that `service` calls `raw_state`, and a warning where the word is new.
 
     A word that is not among the `states` is running: an unknown state is never an end.
     """
-    if word in states:
-        return states[word], ()
-    return RunState.RUNNING, (f"{service} says {word!r}, a state that is not known here; taken for running",)
+    if raw_state in states:
+        return states[raw_state], ()
+    return RunState.RUNNING, (f"{service} says {raw_state!r}, a state that is not known here; taken for running",)
 
 
 def unix_seconds(value: Any) -> float | None:
@@ -47,15 +47,15 @@ def read_values(
 
     `names` holds our name for each of the vendor's, and how its value is read.
     """
-    known: dict[str, Any] = {}
+    our_values: dict[str, Any] = {}
     unmapped: dict[str, Any] = {}
     for name, value in values.items():
         try:
-            ours, read = names[name]
-            known[ours] = read(value)
+            our_name, read = names[name]
+            our_values[our_name] = read(value)
         except (KeyError, TypeError, ValueError):
             unmapped[name] = value
-    return known, unmapped
+    return our_values, unmapped
 
 
 def only_new_events(snapshot: Snapshot, cursor: Cursor) -> Snapshot:

@@ -1,22 +1,24 @@
 """Job x capabilities -> receipt: a total function. Every field of the job appears once, under one of seven words.
 
 This is where a hyperparameter would vanish if it could. It cannot: the receipt is built from the list of fields, not
-from the list of knobs, and a request is built from the receipt.
+from the list of parameters, and a request is built from the receipt.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from llmtune._models import FrozenModel
 from llmtune.provider.cost import CostEstimate
 from llmtune.provider.declarations import NOT_PUBLISHED, Support
+from llmtune.provider.duration import Duration
 from llmtune.provider.memory import Footprint
 from llmtune.provider.types import Readiness, Request, Target
+from llmtune.redaction.rendering import Rendered
 
 
 class FieldReceipt(FrozenModel):
@@ -49,13 +51,13 @@ class FieldReceipt(FrozenModel):
     where: str = Field(default="training", exclude=True)
 
     @property
-    def asked(self) -> bool:
+    def is_set(self) -> bool:
         """Whether the job sets it."""
         return self.requested is not None
 
     @property
-    def moves(self) -> bool:
-        """Whether it goes out."""
+    def is_sent(self) -> bool:
+        """Whether it is sent."""
         return self.support in ("sent", "converted")
 
 
@@ -63,7 +65,7 @@ class FieldReceipt(FrozenModel):
 PLACEHOLDER = "MODEL_ID"
 
 
-class DataVerdict(FrozenModel):
+class DatasetStatus(FrozenModel):
     """What the backend would say of the dataset.
 
     `rows` counts the rows by split, `format` is the row format they are sent in, `sha256` identifies their content.
@@ -78,6 +80,15 @@ class DataVerdict(FrozenModel):
 
     tokens_estimated: bool = True
     """False when they were counted with the model's tokenizer."""
+
+    validation_tokens: int | None = None
+    """Tokens of one pass over the validation rows, where the service uses them."""
+
+    prompt_tokens: float | None = None
+    """Tokens of the prompt of an average row that the evaluation asks; an estimate, as `answer_tokens` is."""
+
+    answer_tokens: float | None = None
+    """Tokens of the answer of such a row."""
 
     evaluated: int | None = None
     """Test rows that the evaluation will ask."""
@@ -98,7 +109,7 @@ class DataVerdict(FrozenModel):
     """False when the dataset could not be read here (the findings say why)."""
 
 
-class LifecycleVerdict(FrozenModel):
+class LifecycleStatus(FrozenModel):
     """Whether the service takes this job today.
 
     `open` is the answer, `sentence` says it in words, and `status` is the vendor's own word. From the day `closes` on
@@ -115,13 +126,15 @@ class LifecycleVerdict(FrozenModel):
     alternatives: tuple[str, ...] = ()
 
 
-class Receipt(FrozenModel):
+class Receipt(Rendered, FrozenModel):
     """What a backend will do with a job, field by field, before anything is sent.
 
-    `target` and `family` say where, `job_name` which job; `fields` holds one row a field of the job, under one of
+    `target` and `family` say where, `job_name` which job; `fields` holds one row per field of the job, under one of
     the seven words. `request` is the exact body that would go out, `cost` the estimate, `lifecycle` whether the
     service takes jobs today, `ready` whether it could be used from here. `warnings` stop nothing.
     """
+
+    _renderers: ClassVar[Mapping[str, str]] = {"notebook": "llmtune.report.html.notebook:show_receipt"}
 
     target: Target
     family: str
@@ -131,13 +144,25 @@ class Receipt(FrozenModel):
     """Why this job cannot run here as asked; empty when it can."""
 
     warnings: tuple[str, ...] = ()
-    data: DataVerdict = DataVerdict()
+    data: DatasetStatus = DatasetStatus()
     request: Request | None = None
     cost: CostEstimate = CostEstimate(unknown="not estimated")
-    lifecycle: LifecycleVerdict = LifecycleVerdict()
+    lifecycle: LifecycleStatus = LifecycleStatus()
     ready: Readiness = Readiness(extra="not needed", credentials="not checked")
     memory: Footprint | None = None
     """What a run on this machine will take; None where jobs leave it."""
+
+    duration: Duration | None = None
+    """About how long a run on this machine takes, and where the figure comes from; None where jobs leave it."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the few words by which a plan is recognised."""
+        yield from {"job": self.job_name, "provider": self.target.provider, "model": self.target.model}.items()
+        if unsupported := [row.field for row in self.unsupported()]:
+            yield "unsupported", unsupported
+        if obstacles := self.obstacles():
+            yield "obstacles", obstacles
+        yield "cost", self.cost.sentence()
 
     def __getitem__(self, field: str) -> FieldReceipt:
         for row in self.fields:
@@ -146,52 +171,52 @@ class Receipt(FrozenModel):
         raise KeyError(field)
 
     def effective(self, field: str, otherwise: Any = None) -> Any:
-        """The value of a `field` that the backend will use, or `otherwise` when the vendor does not publish it."""
+        """Return the value of a `field` that the backend will use, or `otherwise` if the vendor does not publish it."""
         value = self[field].effective
         return otherwise if value is None or value == NOT_PUBLISHED else value
 
     def obstacles(self) -> list[str]:
-        """Why a run would not start from here today: what is refused, and what is missing. Empty when it would."""
-        found = list(self.refusals)
+        """List why a run would not start from here today: what is refused, and what is missing. Empty if it would."""
+        obstacles = list(self.refusals)
         if not self.lifecycle.open:
-            found.append(self.lifecycle.sentence)
+            obstacles.append(self.lifecycle.sentence)
         if self.data.errors:
-            found.append("the dataset has errors")
+            obstacles.append("the dataset has errors")
         if self.target.model == PLACEHOLDER:
-            found.append(f"model: {PLACEHOLDER} stands for a model that is not named yet")
+            obstacles.append(f"model: {PLACEHOLDER} stands for a model that is not named yet")
         if self.ready.extra == "missing":
-            found.append("the packages of this backend are not installed")
+            obstacles.append("the packages of this backend are not installed")
         if self.ready.credentials == "not found":
-            found.append("no credentials were found")
+            obstacles.append("no credentials were found")
         if self.ready.missing_settings:
-            found.append(f"settings are missing: {', '.join(self.ready.missing_settings)}")
-        return found
+            obstacles.append(f"settings are missing: {', '.join(self.ready.missing_settings)}")
+        return obstacles
 
-    def moving(self) -> Iterator[FieldReceipt]:
-        """The fields that go into the training request."""
-        return (row for row in self.fields if row.moves and row.where == "training" and row.wire)
+    def sent_fields(self) -> Iterator[FieldReceipt]:
+        """Yield the fields that go into the training request."""
+        return (row for row in self.fields if row.is_sent and row.where == "training" and row.wire)
 
     def unsupported(self) -> list[FieldReceipt]:
-        """The fields that were asked for and that this backend cannot take."""
-        return [row for row in self.fields if row.support == "unsupported" and row.asked]
+        """Return the fields that the job sets and that this backend cannot take."""
+        return [row for row in self.fields if row.support == "unsupported" and row.is_set]
 
-    def knobs(self) -> dict[str, Any]:
-        """Everything that goes into the training request, nested as the wire paths say."""
+    def request_parameters(self) -> dict[str, Any]:
+        """Return everything that goes into the training request, nested by the request paths."""
         body: dict[str, Any] = {}
-        for row in self.moving():
-            place(body, row.wire or "", row.encoded)
+        for row in self.sent_fields():
+            set_path(body, row.wire or "", row.encoded)
             for path, value in row.also.items():
-                place(body, path, value)
+                set_path(body, path, value)
         return body
 
     def to_json(self) -> dict[str, Any]:
-        """The plan of one backend in the published shape (fields by name)."""
+        """Return the plan of one backend as JSON, with the fields by name."""
         dumped = self.model_dump(mode="json", exclude={"fields"})
         dumped["fields"] = {row.field: row.model_dump(mode="json", exclude={"field"}) for row in self.fields}
         return dumped
 
 
-def place(body: dict[str, Any], path: str, value: Any) -> None:
+def set_path(body: dict[str, Any], path: str, value: Any) -> None:
     """Set `value` at a dotted path, making the mappings on the way."""
     *parents, last = path.split(".")
     for part in parents:

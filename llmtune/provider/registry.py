@@ -1,4 +1,4 @@
-"""Finding a backend by name. Our own adapters come in through the same door as anybody else's."""
+"""Providers by name. Our own are found by the same entry points as any other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from llmtune import config
 from llmtune.errors import InvalidSettings, LlmtuneError, UnknownName
-from llmtune.job.base import explain
+from llmtune.job.base import explain_error
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import Target
 
@@ -19,12 +19,12 @@ GROUP = "llmtune.providers"
 
 
 def known_kinds() -> dict[str, EntryPoint]:
-    """Every installed adapter by name, not yet loaded."""
+    """Return every installed provider by name, not yet loaded."""
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
 def provider_names() -> list[str]:
-    """Names that `provider=` takes: every adapter, and every configured instance."""
+    """Return the names that `provider=` takes: every installed provider, and every configured instance."""
     return sorted({*known_kinds(), *config.settings().providers})
 
 
@@ -45,7 +45,7 @@ def provider_class(kind: str) -> type[Provider]:
 
 
 def get_provider(provider: str | Provider, **passed: Any) -> Provider:
-    """The backend of that name, with its account settings resolved; an instance is returned as it is.
+    """Return the provider of that name with its account settings resolved; return an instance as it is.
 
     `passed` are account settings that win over files and environment.
 
@@ -57,22 +57,24 @@ def get_provider(provider: str | Provider, **passed: Any) -> Provider:
         return provider
     kind = config.instance(provider).kind
     cls = provider_class(kind)
-    found = config.instance(provider, tuple(cls.Settings.model_fields), **passed)
+    instance = config.instance(provider, tuple(cls.Settings.model_fields), **passed)
     try:
-        account = cls.Settings.model_validate(found.values)
+        account = cls.Settings.model_validate(instance.values)
     except ValidationError as error:
-        origins = ", ".join(sorted(set(found.origins.values())))
-        raise InvalidSettings(f"settings of {provider} ({origins}): {explain(cls.Settings, error).message}") from None
+        origins = ", ".join(sorted(set(instance.origins.values())))
+        raise InvalidSettings(
+            f"settings of {provider} ({origins}): {explain_error(cls.Settings, error).message}"
+        ) from None
     config.note_secrets(account)
     return cls(provider, account)
 
 
-def check_options(provider: Provider, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The job's own options for this provider, checked against its `Options`; unknown keys are refused by name."""
+def check_options(provider: Provider, provider_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job's options for this provider, checked against its `Options`; refuse unknown keys by name."""
     try:
-        options = provider.Options.model_validate(dict(given))
+        options = provider.Options.model_validate(dict(provider_options))
     except ValidationError as error:
-        fault = explain(provider.Options, error)
+        fault = explain_error(provider.Options, error)
         fault.message = f"provider_options.{provider.name}: {fault.message}"
         fault.args = (fault.message,)
         raise fault from None
@@ -81,7 +83,7 @@ def check_options(provider: Provider, given: Mapping[str, Any]) -> dict[str, Any
 
 
 def open_providers(today: date) -> tuple[str, ...]:
-    """The providers that take jobs on that day: what the refusal of a closed one names."""
+    """Return the providers that take jobs on that day; the refusal of a closed one names them."""
     living = []
     for kind in known_kinds():
         try:

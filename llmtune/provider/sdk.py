@@ -1,4 +1,4 @@
-"""Calling a vendor's SDK: its exceptions as those of llmtune, and bounds on what takes its time there."""
+"""Calls of a vendor's SDK: its exceptions as those of llmtune, and bounds on how long they take."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def translate_errors(translate: Callable[[Exception], Exception | None]) -> Iter
 
 @contextmanager
 def ignore_not_found() -> Iterator[None]:
-    """Swallow the vendor's 404: what is gone already need not be removed."""
+    """Suppress the vendor's 404: what does not exist any more need not be removed."""
     try:
         yield
     except VendorError as error:
@@ -44,17 +44,17 @@ def ignore_not_found() -> Iterator[None]:
 MOST_PAGES = 1000
 
 
-def count_pages(title: str, *, most: int | None = None) -> Iterator[int]:
+def count_pages(title: str, *, max_pages: int | None = None) -> Iterator[int]:
     """Yield the numbers of the pages of one list, from 0: `for page in count_pages(title):` reads a list that ends.
 
     Args:
         title: how the vendor is called in the sentence.
-        most: pages at most; None is `MOST_PAGES`.
+        max_pages: None is `MOST_PAGES`.
 
     Raises:
         VendorError: the list goes on after the last of them. What was read must not be taken for the whole.
     """
-    limit = MOST_PAGES if most is None else most
+    limit = MOST_PAGES if max_pages is None else max_pages
     yield from range(limit)
     raise VendorError(f"{title}: a list does not end after {limit} pages; it was not read on", code="endless_list")
 

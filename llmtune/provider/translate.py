@@ -12,17 +12,17 @@ from llmtune.provider.declarations import (
     DECLARED_FIELDS,
     GENERATION_FIELDS,
     Capabilities,
+    ConversionContext,
     Converted,
     Declaration,
-    Facts,
     Inherent,
     NotApplicable,
-    Refused,
+    NotConvertible,
     Sent,
     Support,
     Unsupported,
 )
-from llmtune.provider.limits import No
+from llmtune.provider.limits import NotOffered
 from llmtune.provider.receipt import FieldReceipt, Receipt
 from llmtune.provider.types import Target
 
@@ -40,12 +40,14 @@ ONLY_WITH_ADAPTER = {
 
 #: Factors on a service's own learning rate that somebody may mean; what lies outside is most likely a rate.
 LIKELY_MULTIPLIERS = (0.01, 50.0)
+#: The highest absolute rate that is not doubted: that of plain SGD in textbooks.
+HIGHEST_RATE = 0.1
 
 _BY_LLMTUNE = "done by llmtune itself, the same for every backend"
 
 
 def spec_fields() -> list[str]:
-    """Every leaf of the job spec, by the name it has in a receipt."""
+    """Return every leaf of the job spec, by the name it has in a receipt."""
     dataset = [f"dataset.{name}" for name in DatasetSpec.model_fields]
     evaluation = [f"evaluation.{name}" for name in EvaluationSpec.model_fields if name not in GENERATION_FIELDS]
     return [*DECLARED_FIELDS, "model", "method", "adapter", "provider_options", *dataset, *evaluation]
@@ -61,38 +63,45 @@ def translate(job: TuningJob, target: Target, capabilities: Capabilities, *, row
         rows: training rows, for conversions between epochs and steps; None when the dataset was not read.
     """
     hyperparameters = job.hyperparameters_for(target.provider)
-    facts = Facts(hyperparameters=hyperparameters, rows=rows, method=target.method, adapter=target.adapter)
+    facts = ConversionContext(hyperparameters=hyperparameters, rows=rows, method=target.method, adapter=target.adapter)
     requested: dict[str, Any] = {name: getattr(hyperparameters, name) for name in type(hyperparameters).model_fields}
     requested |= {"name": job.name, "seed": job.seed, "tags": job.tags or None}
     requested |= {name: getattr(job.evaluation, name) for name in GENERATION_FIELDS}
 
-    fields = [_judge(name, requested[name], capabilities.parameters[name], facts) for name in DECLARED_FIELDS]
-    fields += _structural(job, target)
+    fields = [_resolve(name, requested[name], capabilities.parameters[name], facts) for name in DECLARED_FIELDS]
+    fields += _structural_receipts(job, target)
     refusals = [f"{row.field}: {row.reason}" for row in fields if row.support == "invalid"]
     abilities = (capabilities.method(target.method), capabilities.adapter(target.adapter))
-    refusals += [ability.reason for ability in abilities if isinstance(ability, No)]
+    refusals += [ability.reason for ability in abilities if isinstance(ability, NotOffered)]
     return Receipt(
         target=target,
         family=capabilities.family,
         job_name=job.name,
         fields=tuple(fields),
         refusals=tuple(refusals),
-        warnings=(*capabilities.warnings, *_unlikely_values(fields)),
+        warnings=(*capabilities.warnings, *_warn_of_unlikely_values(fields)),
     )
 
 
-def _unlikely_values(fields: Collection[FieldReceipt]) -> list[str]:
-    """Values that are allowed, and that hardly anybody can mean."""
+def _warn_of_unlikely_values(fields: Collection[FieldReceipt]) -> list[str]:
+    """Warn of values that are allowed but hardly ever meant."""
     low, high = LIKELY_MULTIPLIERS
-    return [
+    rates = [
+        f"learning_rate={row.requested:g} is an absolute rate, and training hardly ever works above {HIGHEST_RATE:g}:"
+        f" did you mean learning_rate_multiplier={row.requested:g}?"
+        for row in fields
+        if row.field == "learning_rate" and row.requested is not None and row.requested > HIGHEST_RATE
+    ]
+    return rates + [
         f"learning_rate_multiplier={row.requested:g} is a factor on the rate that the backend chooses itself, not a"
         f" rate: 1 keeps that rate, {row.requested:g} trains at {row.requested:g} times it"
+        f"{f'; did you mean learning_rate={row.requested:g}?' if row.requested < low else ''}"
         for row in fields
-        if row.field == "learning_rate_multiplier" and row.moves and not low <= row.requested <= high
+        if row.field == "learning_rate_multiplier" and row.is_sent and not low <= row.requested <= high
     ]
 
 
-def _judge(name: str, value: Any, declared: Declaration, facts: Facts) -> FieldReceipt:
+def _resolve(name: str, value: Any, declared: Declaration, facts: ConversionContext) -> FieldReceipt:
     if name in ONLY_FOR_METHOD and facts.method not in ONLY_FOR_METHOD[name]:
         reason = f"means something for {' and '.join(ONLY_FOR_METHOD[name])} only; the method is {facts.method}"
         return FieldReceipt(field=name, support="not_applicable", requested=value, reason=reason)
@@ -116,51 +125,58 @@ def _judge(name: str, value: Any, declared: Declaration, facts: Facts) -> FieldR
                 source=source,
             )
     if value is None:
+        default, rule = declared.default, None
+        if isinstance(declared, Sent) and declared.default_rule:
+            is_open = not any(getattr(facts.hyperparameters, field) is not None for field in declared.default_unless)
+            default, rule = (default, declared.default_rule) if is_open else (None, None)
         return FieldReceipt(
             field=name,
             support="default",
-            effective=declared.default,
-            wire=declared.wire,
+            effective=default,
+            wire=declared.request_path,
+            rule=rule,
             reason=declared.note or None,
             source=source,
             where=declared.where,
         )
-    return _move(name, value, declared, facts, source)
+    return _convert(name, value, declared, facts, source)
 
 
-def _move(name: str, value: Any, declared: Sent | Converted, facts: Facts, source: str | None) -> FieldReceipt:
+def _convert(
+    name: str, value: Any, declared: Sent | Converted, facts: ConversionContext, source: str | None
+) -> FieldReceipt:
     def refuse(support: Support, reason: str) -> FieldReceipt:
         return FieldReceipt(
             field=name, support=support, requested=value, reason=reason, source=source, where=declared.where
         )
 
-    goes, rule, support = value, None, "sent"
+    sent_value, rule, support = value, None, "sent"
     if isinstance(declared, Converted):
         outcome = declared.rule(value, facts)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, NotConvertible):
             return refuse("invalid" if outcome.invalid else "unsupported", outcome.reason)
-        goes = outcome.value
+        sent_value = outcome.value
         if not outcome.exact:
             rule, support = outcome.rule, "converted"
-    if fault := declared.type.fault(goes):
+    if fault := declared.type.error(sent_value):
         return refuse("invalid", f"{fault} ({rule})" if rule else fault)
     return FieldReceipt(
         field=name,
         support="sent" if support == "sent" else "converted",
         requested=value,
-        effective=goes,
-        wire=declared.wire,
+        effective=sent_value,
+        wire=declared.request_path,
         rule=rule,
         reason=declared.note or None,
         source=source,
-        encoded=declared.encode(goes) if declared.encode else goes,
+        encoded=declared.encode(sent_value) if declared.encode else sent_value,
         also=dict(declared.also),
         where=declared.where,
     )
 
 
-def _structural(job: TuningJob, target: Target) -> list[FieldReceipt]:
-    """The fields that say which request it is, and those that llmtune itself carries out."""
+def _structural_receipts(job: TuningJob, target: Target) -> list[FieldReceipt]:
+    """Return the receipts of the fields that select the request, and of those that llmtune itself carries out."""
     rows = [
         FieldReceipt(
             field="model",
@@ -178,8 +194,8 @@ def _structural(job: TuningJob, target: Target) -> list[FieldReceipt]:
         ),
         FieldReceipt(
             field="adapter",
-            support="sent",
-            requested=target.adapter,
+            support="sent" if job.adapter else "default",
+            requested=job.adapter,
             effective=target.adapter,
             reason="decides which request it is",
         ),
@@ -199,15 +215,15 @@ def _structural(job: TuningJob, target: Target) -> list[FieldReceipt]:
                     FieldReceipt(
                         field=f"{prefix}.{name}",
                         support="inherent",
-                        requested=_plain(value),
-                        effective=_plain(value),
+                        requested=_as_list(value),
+                        effective=_as_list(value),
                         reason=_BY_LLMTUNE,
                     )
                 )
     return rows
 
 
-def _plain(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -229,13 +245,15 @@ def enforce(receipt: Receipt, *, strict: bool | Collection[str] = False) -> None
     refused = [row for row in left_out if strict is True or (strict and row.field in strict)]
     if refused:
         raise NotTranslatable(
-            f"{name} cannot take {_listed(refused)}, and strict was asked for",
+            f"{name} cannot take {_describe_fields(refused)}, and strict was asked for",
             provider=name,
             fields=[row.field for row in refused],
         )
     if left_out:
-        warnings.warn(f"{name} will not use {_listed(left_out)}", UnsupportedHyperparameterWarning, stacklevel=3)
+        warnings.warn(
+            f"{name} will not use {_describe_fields(left_out)}", UnsupportedHyperparameterWarning, stacklevel=3
+        )
 
 
-def _listed(rows: list[FieldReceipt]) -> str:
+def _describe_fields(rows: list[FieldReceipt]) -> str:
     return "; ".join(f"{row.field}={row.requested!r} ({row.reason})" for row in rows)

@@ -107,7 +107,7 @@ class Settling:
     """
 
     model_seconds: float = 300.0
-    """For how long a job that has succeeded without naming its model is looked at again."""
+    """For how long a job that has succeeded without naming its model is polled again."""
 
     answer_seconds: float = 600.0
     """For how long a model that was just made is asked again while it is refused as `means_not_ready` says."""
@@ -124,7 +124,7 @@ class Settling:
     def means_not_ready(self, error: VendorError) -> bool:
         """Return whether a refusal only says that a new model does not answer yet."""
         text = f"{error.message} {error.raw or ''}".lower()
-        return error.status in self.statuses or any(words in text for words in self.words)
+        return error.status in self.statuses or any(phrase in text for phrase in self.words)
 
 
 class EncodedFile(FrozenModel):
@@ -152,7 +152,7 @@ class EncodedDataset(FrozenModel):
     lossy: tuple[str, ...] = ()
 
     def file(self, role: str) -> EncodedFile | None:
-        """The file of that role, if there is one."""
+        """Return the file of that role, or None."""
         return next((file for file in self.files if file.role == role), None)
 
 
@@ -186,7 +186,7 @@ class Progress(FrozenModel):
     """How far the job is; None where the vendor does not say. Seconds left are the vendor's or measured.
 
     `step` of `total_steps` optimizer steps, `epoch` with fractions, `seconds_left`, and `tokens_per_second` of
-    training.
+    training. Of the evaluation after it: `answers` of `total_answers`, over all models and rows that are asked.
     """
 
     step: int | None = None
@@ -194,6 +194,8 @@ class Progress(FrozenModel):
     epoch: float | None = None
     seconds_left: float | None = None
     tokens_per_second: float | None = None
+    answers: int | None = None
+    total_answers: int | None = None
 
 
 class Billed(FrozenModel):
@@ -209,7 +211,7 @@ class Billed(FrozenModel):
 
 
 class Snapshot(FrozenModel):
-    """What one `poll` saw.
+    """The result of one `poll`.
 
     `state` is ours; `progress`, new `events`, usable `checkpoints`, what was `billed`, and `warnings` come with it.
     `cursor` goes into the next poll.
@@ -258,6 +260,8 @@ class Target(FrozenModel):
     method: str = "sft"
     adapter: str = "lora"
     options: dict[str, Any] = {}
+    rows: dict[str, int] = {}
+    """Rows by part (train, validation), where the dataset has been read: defaults may depend on them."""
 
 
 class Requirement(FrozenModel):
@@ -365,7 +369,7 @@ class Options(DocumentedModel):
     """Base of a provider's own options, the ones that travel with the job. Unknown keys are refused."""
 
 
-class Account(DocumentedModel):
+class ProviderSettings(DocumentedModel):
     """Base of a provider's account settings (project, region, bucket, base URL, names of keys). Never a secret."""
 
     variables: ClassVar[Mapping[str, tuple[str, ...]]] = {}

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 from llmtune.errors import did_you_mean
 
 
-# --- the values a knob takes -----------------------------------------------------------------------------------------
+# --- the values of a parameter --------------------------------------------------------------------------------------
 class ValueType(Protocol):
-    """What a knob takes: `fault` says what is wrong with a value (None when nothing is), `describe` what is right."""
+    """The values that a parameter takes: `error` reports an invalid value, `describe` names the valid ones."""
 
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with the value, as a clause ("must be a whole number, not 'x'"); None when nothing is."""
+    def error(self, value: Any) -> str | None:
+        """Return what is wrong with the value as a clause ("must be a whole number, not 'x'"); None if nothing is."""
         ...
 
     def describe(self) -> str:
-        """What is right, as a noun phrase: "a whole number from 1 to 20"."""
+        """Describe the allowed values as a noun phrase: "a whole number from 1 to 20"."""
         ...
 
 
@@ -31,9 +31,9 @@ class Int(ValueType):
     low: int | None = None
     high: int | None = None
 
-    def fault(self, value: Any) -> str | None:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and (self.low is None or value >= self.low) and (self.high is None or value <= self.high):
+    def error(self, value: Any) -> str | None:
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if is_integer and (self.low is None or value >= self.low) and (self.high is None or value <= self.high):
             return None
         return f"must be {self.describe()}, not {value!r}"
 
@@ -57,7 +57,7 @@ class Float(ValueType):
     lt: float | None = None
     le: float | None = None
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if (
             number
@@ -79,7 +79,7 @@ class Float(ValueType):
 class Bool(ValueType):
     """True or false."""
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         return None if isinstance(value, bool) else f"must be true or false, not {value!r}"
 
     def describe(self) -> str:
@@ -98,15 +98,15 @@ class Choice(ValueType):
     def __init__(self, *allowed: Any) -> None:
         object.__setattr__(self, "allowed", allowed)
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         if value in self.allowed:
             return None
-        near = did_you_mean(str(value), [str(word) for word in self.allowed])
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        return f"must be {self.describe()}, not {value!r}{meant}"
+        suggestions = did_you_mean(str(value), [str(choice) for choice in self.allowed])
+        suggestion = f" (did you mean {suggestions[0]!r}?)" if suggestions else ""
+        return f"must be {self.describe()}, not {value!r}{suggestion}"
 
     def describe(self) -> str:
-        return f"one of {', '.join(str(word) for word in self.allowed)}"
+        return f"one of {', '.join(str(choice) for choice in self.allowed)}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Text(ValueType):
 
     longest: int | None = None
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         if isinstance(value, str) and (self.longest is None or len(value) <= self.longest):
             return None
         return f"must be {self.describe()}, not {value!r}"
@@ -125,12 +125,12 @@ class Text(ValueType):
 
 
 @dataclass(frozen=True)
-class Mapped(ValueType):
+class MappingValue(ValueType):
     """A mapping of names to values (tags, per-layer factors); `most` bounds how many."""
 
     most: int | None = None
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         if isinstance(value, Mapping) and (self.most is None or len(value) <= self.most):
             return None
         return f"must be {self.describe()}"
@@ -152,7 +152,7 @@ class Tags(ValueType):
     rule: str
     own: str
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         if not isinstance(value, Mapping) or len(value) > self.most:
             return f"must be {self.describe()}"
         if self.own in value:
@@ -167,10 +167,10 @@ class Tags(ValueType):
 
 
 @dataclass(frozen=True)
-class Anything(ValueType):
+class AnyValue(ValueType):
     """Whatever the job's own type allows; the backend narrows nothing."""
 
-    def fault(self, value: Any) -> str | None:
+    def error(self, value: Any) -> str | None:
         return None
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ MOST_LEVELS = 100
 MOST_CHARACTERS = 4 << 20
 
 #: Different notes that are kept of one call.
-_MOST_NOTES = 10
+_MAX_NOTES = 10
 
 _notes: ContextVar[dict[str, None] | None] = ContextVar("llmtune_vendor_notes", default=None)
 
@@ -43,7 +43,7 @@ def collect_notes() -> Iterator[dict[str, None]]:
 def note(sentence: str) -> None:
     """Add a sentence to what `collect_notes` collects."""
     notes = _notes.get()
-    if notes is not None and len(notes) < _MOST_NOTES:
+    if notes is not None and len(notes) < _MAX_NOTES:
         notes[sentence] = None
 
 
@@ -93,29 +93,32 @@ def _clean(value: Any, where: str, level: int) -> Any:
         same = all(cleaned.get(name, cleaned) is inner for name, inner in value.items())
         return value if same else cleaned
     items = [_clean(inner, where, level + 1) for inner in value]
-    if all(item is inner for item, inner in zip(items, value, strict=True)):
+    if all(cleaned_inner is inner for cleaned_inner, inner in zip(items, value, strict=True)):
         return value
     return items if isinstance(value, list) else tuple(items)
 
 
-def clean_text(text: str, where: str = "", most: int = MOST_CHARACTERS) -> str:
-    """Return a vendor's text as valid UTF-8 of at most `most` characters, without NUL; with a note where it was not."""
+def clean_text(text: str, where: str = "", max_length: int = MOST_CHARACTERS) -> str:
+    """Return a vendor's text as valid UTF-8 of at most `max_length` characters, without NUL.
+
+    Each change is noted as a warning; `where` is the field it names.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
-        note(f"{_name(where)} holds half a surrogate pair, which is not a character")
+        note(f"{_quote_location(where)} holds half a surrogate pair, which is not a character")
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if len(text) > most:
-        note(f"{_name(where)} is longer than {most:,} characters and was cut")
-        text = text[:most]
+    if len(text) > max_length:
+        note(f"{_quote_location(where)} is longer than {max_length:,} characters and was cut")
+        text = text[:max_length]
     return text.replace("\0", "\\x00") if "\0" in text else text
 
 
 def _drop(where: str, problem: str) -> None:
-    note(f"{_name(where)} is {problem}, so it is not reported")
+    note(f"{_quote_location(where)} is {problem}, so it is not reported")
 
 
-def _name(where: str) -> str:
+def _quote_location(where: str) -> str:
     name = where.encode("utf-8", "replace").decode()[-80:]
     return repr(name) if name else "a value"
 
@@ -129,6 +132,13 @@ def clean_content(content: bytes) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def note_credential(headers: Mapping[str, str]) -> None:
+    """Remember the credential in the headers of a request, so that it is taken out of every text from now on."""
+    for name in ("authorization", "api-key", "x-api-key", "x-goog-api-key"):
+        if value := headers.get(name):
+            note_secret(value.rpartition(" ")[2])
+
+
 def read_within_bounds(response: httpx.Response) -> None:
     """Put cleaned JSON in the place of an answer's: a response hook for an httpx client, after `bound_answer`.
 
@@ -137,8 +147,6 @@ def read_within_bounds(response: httpx.Response) -> None:
 
         httpx.Client(event_hooks={"response": [keep_redirects_home, bound_answer, read_within_bounds]})
     """
-    for name in ("authorization", "api-key", "x-api-key", "x-goog-api-key"):
-        if value := response.request.headers.get(name):
-            note_secret(value.rpartition(" ")[2])
+    note_credential(response.request.headers)
     if "json" in response.headers.get("content-type", "").lower():
         response._content = clean_content(response.read())

@@ -1,1 +1,1 @@
-"""What leaves the process, made safe to show: secrets are masked, control characters written out."""
+"""Redaction of everything that leaves the process: secrets are masked, control characters escaped."""

@@ -1,6 +1,6 @@
-"""Control characters written out: text of a model, a vendor or a dataset must not steer a terminal.
+"""Escaping of control characters: text of a model, a vendor or a dataset must not control a terminal.
 
-A leaf of its own without imports of ours, because every command prints through it.
+Imports nothing of llmtune, because every command prints through it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _CONTROLS = re.compile(
 
 
 def escape_controls(text: str) -> str:
-    r"""Write out control characters (`\x1b`); tabs, line ends and everything visible stay as they are."""
+    r"""Escape control characters (`\x1b`); tabs, line ends and everything visible stay as they are."""
     return replace_controls(text, lambda character: f"\\x{ord(character):02x}")
 
 
 def replace_controls(text: str, spell: Callable[[str], str]) -> str:
-    """Put what `spell` makes of each control character in its place."""
+    """Replace each control character by the result of `spell`."""
     return _CONTROLS.sub(lambda match: match[0] if len(match[0]) > 1 else spell(match[0]), text)

@@ -1,4 +1,4 @@
-"""JSON that leaves the process: without secrets, without raw control characters, and always JSON."""
+"""JSON output: without secrets, without raw control characters, and always valid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmtune.redaction.secrets import scrub_leaves
 
 
 def dump_json(data: Any, *, indent: bool = True) -> str:
-    """Return JSON data as text. Secrets are masked, control characters stand as escapes that JSON reads back.
+    """Return JSON data as text. Secrets are masked, control characters become escapes that JSON reads back.
 
     What JSON or its readers do not take never ends a list of a hundred good records: half a surrogate pair is written
     as an escape, a number that is not finite as null, an integer of more than 64 bits in full.

@@ -1,7 +1,7 @@
-"""Nothing secret is kept or shown, not even when a vendor's error message repeats the key it was given.
+"""Masking of secrets in everything stored or shown, also where a vendor's error message repeats the key.
 
-llmtune never asks for a credential: each vendor's SDK finds its own. The credentials that were used, and what stands
-in the environment under a secret's name, are taken out of every text that is stored, logged, raised or printed. Texts
+llmtune never asks for a credential: each vendor's SDK finds its own. The credentials that were used, and the
+environment variables with a secret's name, are masked in every text that is stored, logged, raised or printed. Texts
 are scrubbed one by one before they are serialised, and what is sent (job, request, references) is never changed: a job
 that holds a secret is refused instead.
 """
@@ -30,19 +30,19 @@ _ABOUT = re.compile(
 )
 _CREDENTIALS = re.compile(r"credentials?(_|\d*$)", re.IGNORECASE)
 
-#: A shorter value is an ordinary word: it is only taken out where it stands as a credential does.
+#: A shorter value may be an ordinary word: it is only masked in the place of a credential.
 SHORTEST = 8
 
-#: A longer value is taken out wherever it stands, a shorter one only as a whole token: not inside a longer word.
+#: A longer value is masked everywhere, a shorter one only as a separate token, not inside a longer word.
 _LONG = 20
 
-#: How a credential stands in a header, or in a message that repeats one.
+#: What comes before a credential in a header, or in a message that repeats one.
 _HEADER = r"\b(?:(?:bearer|basic|token)\s+|(?:api[-_ ]?key|authorization|password|secret|token)[\"']?\s*[:=]\s*[\"']?)"
 _BEARER = re.compile(r"\b(bearer\s+)(?=\S*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
 class Secrets:
-    """The secrets known at one moment, by value, each with where it came from; and the patterns that find them."""
+    """The secrets known at one moment, by value, each with its source; and the patterns that find them."""
 
     def __init__(self, sources: dict[str, str]) -> None:
         self.sources = sources
@@ -52,29 +52,29 @@ class Secrets:
             for spelling in (value, quote(value, safe=""), json.dumps(value)[1:-1], value.replace("[", "\\["))
         }
         ordered = sorted(spellings, key=len, reverse=True)
-        longer = [re.escape(each) for each in ordered if len(each) >= _LONG]
-        tokens = [re.escape(each) for each in ordered if SHORTEST <= len(each) < _LONG]
-        short = [re.escape(each) for each in ordered if len(each) < SHORTEST]
+        longer = [re.escape(spelling) for spelling in ordered if len(spelling) >= _LONG]
+        tokens = [re.escape(spelling) for spelling in ordered if SHORTEST <= len(spelling) < _LONG]
+        short = [re.escape(spelling) for spelling in ordered if len(spelling) < SHORTEST]
         branches = [f"(?:{'|'.join(longer)})"] if longer else []
-        if tokens:  # what stands before it may be the letter of an escape: "\n"
+        if tokens:  # the character before it may be the letter of an escape: "\n"
             branches.append(rf"(?:(?<![^\W_])|(?<=\\[abfnrtv]))(?:{'|'.join(tokens)})(?![^\W_])")
         self.pattern = re.compile("|".join(branches)) if branches else None
         self.header = re.compile(rf"({_HEADER})(?:{'|'.join(short)})(?![^\W_])", re.IGNORECASE) if short else None
         self._spellings = spellings
 
-    def source_in(self, text: str) -> str | None:
-        """Where the secret came from that stands in the text; None where there is none."""
-        found = self.pattern.search(text) if self.pattern is not None else None
-        return None if found is None else self.sources[self._spellings[found[0]]]
+    def find_source(self, text: str) -> str | None:
+        """Return the source of the first secret in a text; None when it holds none."""
+        match = self.pattern.search(text) if self.pattern is not None else None
+        return None if match is None else self.sources[self._spellings[match[0]]]
 
 
 def known_secrets() -> Secrets:
-    """The secrets of this process: those it has used, and those of its environment."""
-    return _among(tuple(os.environ.items()), secret_variables(), secret_values())
+    """Return the secrets of this process: those it has used, and those of its environment."""
+    return _collect_secrets(tuple(os.environ.items()), secret_variables(), secret_values())
 
 
 @functools.lru_cache(maxsize=4)
-def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str], used: tuple[str, ...]) -> Secrets:
+def _collect_secrets(environment: tuple[tuple[str, str], ...], read: frozenset[str], used: tuple[str, ...]) -> Secrets:
     sources: dict[str, str] = dict.fromkeys(used, "a credential that is in use")
     for name, value in environment:
         if value.strip() and (name in read or _names_secret(name, value)):
@@ -90,7 +90,7 @@ def _among(environment: tuple[tuple[str, str], ...], read: frozenset[str], used:
 
 
 def _names_secret(name: str, value: str) -> bool:
-    """Whether a variable is named as a secret is. `..._CREDENTIALS` may be the path of a file instead."""
+    """Return whether a variable has a secret's name. `..._CREDENTIALS` may be the path of a file instead."""
     if not _NAMES.search(name) or _ABOUT.search(name):
         return False
     return not (_CREDENTIALS.search(name) and value[:1] in "/~." and Path(value).suffix)
@@ -103,8 +103,8 @@ def holds_secret(name: str, value: str) -> bool:
     return "@" in value and "://" in value and redact_url(value) != value
 
 
-def short_secrets() -> list[str]:
-    """The environment variables whose secret is too short to be told from an ordinary word."""
+def list_short_secrets() -> list[str]:
+    """List the environment variables whose secret is too short to be distinguished from an ordinary word."""
     read = secret_variables()
     return sorted(
         name
@@ -114,26 +114,26 @@ def short_secrets() -> list[str]:
 
 
 def scrub(text: str) -> str:
-    """The text with every known secret, and every credential in a URL, replaced by `***`. Not for serialised data."""
+    """Replace every known secret in a text, and every credential in a URL, by `***`. Not for serialised data."""
     return _scrub(text, known_secrets())
 
 
-def _scrub(text: str, known: Secrets) -> str:
-    if known.pattern is not None:
-        text = known.pattern.sub("***", text)
-    if known.header is not None:
-        text = known.header.sub(r"\1***", text)
+def _scrub(text: str, secrets: Secrets) -> str:
+    if secrets.pattern is not None:
+        text = secrets.pattern.sub("***", text)
+    if secrets.header is not None:
+        text = secrets.header.sub(r"\1***", text)
     text = _BEARER.sub(r"\1***", text)
     return redact_url(text) if "://" in text and ("@" in text or "?" in text) else text
 
 
 def scrub_leaves(data: Any) -> Any:
-    """JSON data with each string in it scrubbed by itself; its shape and numbers stay as they are."""
-    known = known_secrets()
+    """Scrub each string of JSON data by itself; its shape and numbers stay as they are."""
+    secrets = known_secrets()
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            return _scrub(value, known)
+            return _scrub(value, secrets)
         if isinstance(value, dict):
             return {clean(name): clean(inner) for name, inner in value.items()}
         return [clean(inner) for inner in value] if isinstance(value, list | tuple) else value
@@ -146,9 +146,9 @@ def refuse_secrets(job: dict[str, Any]) -> None:
 
     Raises `InvalidJob`, which names the field and the variable.
     """
-    known = known_secrets()
-    for where, text in _leaves(job):
-        if source := known.source_in(text):
+    secrets = known_secrets()
+    for where, text in _iter_strings(job):
+        if source := secrets.find_source(text):
             raise InvalidJob(
                 f"it holds the secret in {source}; a job is stored and sent as it is",
                 where=where,
@@ -156,22 +156,22 @@ def refuse_secrets(job: dict[str, Any]) -> None:
             )
 
 
-def _leaves(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of JSON data, names of entries too, with its place."""
+def _iter_strings(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every string of JSON data, keys included, with its path."""
     if isinstance(data, str):
         yield where, data
     elif isinstance(data, dict):
         for name, inner in data.items():
             yield where or "job", str(name)
-            yield from _leaves(inner, f"{where}.{name}" if where else str(name))
+            yield from _iter_strings(inner, f"{where}.{name}" if where else str(name))
     elif isinstance(data, list | tuple):
         for index, inner in enumerate(data):
-            yield from _leaves(inner, f"{where}[{index}]")
+            yield from _iter_strings(inner, f"{where}[{index}]")
 
 
 def scrub_error(error: BaseException) -> None:
-    """Take the secrets out of an error that is about to be raised further."""
-    error.args = tuple(scrub(each) if isinstance(each, str) else each for each in error.args)
+    """Take the secrets out of an error before it is raised again."""
+    error.args = tuple(scrub(argument) if isinstance(argument, str) else argument for argument in error.args)
     if isinstance(error, LlmtuneError):
         error.message = scrub(error.message)
         error.hint = scrub(error.hint) if error.hint else error.hint
@@ -197,5 +197,5 @@ class ScrubbingFilter(logging.Filter):
 def guard_logs() -> None:
     """Put the filter on llmtune's logger, once."""
     logger = logging.getLogger("llmtune")
-    if not any(isinstance(each, ScrubbingFilter) for each in logger.filters):
+    if not any(isinstance(log_filter, ScrubbingFilter) for log_filter in logger.filters):
         logger.addFilter(ScrubbingFilter())

@@ -1,4 +1,4 @@
-"""In what two runs differ, on a terminal and as Markdown."""
+"""The differences between two runs, on a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ if TYPE_CHECKING:
 _COLOURS = {"better": "green", "worse": "red", "not separable": "yellow"}
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "-"
     return number(value) if isinstance(value, float) else one_line(str(value), 48)
 
 
 def render(result: DiffResult) -> Iterator[RenderableType]:
-    """Tables for a terminal."""
+    """Yield the tables for a terminal."""
     from rich.table import Table
     from rich.text import Text
 
-    def changes(title: str, found: tuple[Change, ...]) -> Iterator[RenderableType]:
-        if not found:
+    def change_table(title: str, differing: tuple[Change, ...]) -> Iterator[RenderableType]:
+        if not differing:
             return
         yield Text(title, style="bold")
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
         for heading in ("", one_line(result.run_a, 24), one_line(result.run_b, 24)):
             grid.add_column(Text(heading), overflow="fold")
-        for each in found:
-            grid.add_row(Text(each.field), Text(_shown(each.a)), Text(_shown(each.b)))
+        for change in differing:
+            grid.add_row(Text(change.field), Text(_format_value(change.a)), Text(_format_value(change.b)))
         yield grid
         yield Text()
 
-    yield from changes("Settings", result.settings)
-    yield from changes("Facts", result.facts)
+    yield from change_table("Settings", result.settings)
+    yield from change_table("Facts", result.facts)
     if result.comparisons:
         how = "the same held-out rows, compared one by one" if result.paired else "different held-out rows"
         yield Text(f"Results on {how}", style="bold")
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
         for heading in ("", one_line(result.run_a, 16), one_line(result.run_b, 16), "difference", "verdict"):
             grid.add_column(Text(heading), justify="left" if heading in ("", "verdict") else "right")
-        for each in result.comparisons:
-            unit = result.units.get(each.metric, "")
-            moved = Text(difference(each.difference, unit))
-            moved.append(f"\n{spread(each.interval, unit)}", style="dim")
+        for comparison in result.comparisons:
+            unit = result.units.get(comparison.metric, "")
+            moved = Text(difference(comparison.difference, unit))
+            moved.append(f"\n{spread(comparison.interval, unit)}", style="dim")
             grid.add_row(
-                Text(metric_name(one_line(each.metric, 24))),
-                number(each.a, unit),
-                number(each.b, unit),
+                Text(metric_name(one_line(comparison.metric, 24))),
+                number(comparison.a, unit),
+                number(comparison.b, unit),
                 moved,
-                Text(each.verdict, style=_COLOURS[each.verdict]),
+                Text(comparison.verdict, style=_COLOURS[comparison.verdict]),
             )
         yield grid
     if not (result.settings or result.facts or result.comparisons):
@@ -66,25 +66,28 @@ def render(result: DiffResult) -> Iterator[RenderableType]:
 
 
 def to_markdown(result: DiffResult) -> str:
-    """The same as GitHub-flavoured Markdown."""
+    """Return the differences as GitHub-flavoured Markdown."""
     parts = [f"### {code(result.run_a)} and {code(result.run_b)}"]
     headings = ["", plain(result.run_a), plain(result.run_b)]
-    for title, found in (("Settings", result.settings), ("Facts", result.facts)):
-        if found:
-            rows = [[plain(each.field), plain(_shown(each.a)), plain(_shown(each.b))] for each in found]
+    for title, changes in (("Settings", result.settings), ("Facts", result.facts)):
+        if changes:
+            rows = [
+                [plain(change.field), plain(_format_value(change.a)), plain(_format_value(change.b))]
+                for change in changes
+            ]
             parts.append(f"**{title}**\n\n{table(headings, rows)}")
     if result.comparisons:
         rows = []
-        for each in result.comparisons:
-            unit = result.units.get(each.metric, "")
-            tested = f" ({p_words(each.p_value)})" if each.p_value is not None else ""
+        for comparison in result.comparisons:
+            unit = result.units.get(comparison.metric, "")
+            tested = f" ({p_words(comparison.p_value)})" if comparison.p_value is not None else ""
             rows.append(
                 [
-                    plain(metric_name(each.metric)),
-                    number(each.a, unit),
-                    number(each.b, unit),
-                    f"{difference(each.difference, unit)}<br>{spread(each.interval, unit)}",
-                    each.verdict + tested,
+                    plain(metric_name(comparison.metric)),
+                    number(comparison.a, unit),
+                    number(comparison.b, unit),
+                    f"{difference(comparison.difference, unit)}<br>{spread(comparison.interval, unit)}",
+                    comparison.verdict + tested,
                 ]
             )
         parts.append(f"**Results**\n\n{table([*headings, 'difference', 'verdict'], rows, right=(1, 2, 3))}")

@@ -1,4 +1,4 @@
-"""Is one run better than another, by enough, and is that sure: what a release pipeline asks, and what people ask.
+"""Compare two runs: a gate for a release pipeline, and the differences for people.
 
 Two runs that were evaluated on the same rows are compared row by row, which finds far smaller differences than two
 intervals side by side; otherwise their intervals decide.
@@ -16,18 +16,22 @@ from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResu
 from llmtune.metrics.comparison import Comparison, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Number
-from llmtune.metrics.sentences import say
+from llmtune.metrics.sentences import fill_sentence
 from llmtune.report.format import count, difference, metric_name, number, p_words, spread
 from llmtune.report.markdown import plain, table
 from llmtune.report.schema import Report
-from llmtune.report.verdicts import amount, settle
+from llmtune.report.verdicts import amount, describe_rows_to_settle
 
-#: What a gate can be asked: better and not by chance, or not worse by more than a margin and not by chance.
+#: What a gate can test: better and not by chance, or not worse by more than a margin and not by chance.
 GateTest = Literal["better", "not-worse"]
 
 
 class GateResult(DocumentedModel):
-    """Whether a run may pass, and why."""
+    """Whether a run may pass (`passed`), by which `test`, and why.
+
+    `run` and `baseline` are the ids of the two runs, `metric` is what they were compared by. `low` and `high` are the
+    ends of the interval of `delta`; `notes` are whatever the reader should know.
+    """
 
     passed: bool
     test: GateTest
@@ -60,11 +64,11 @@ class GateResult(DocumentedModel):
 
     @property
     def exit_code(self) -> int:
-        """0 when it passes, 5 when it does not; what cannot be judged is an error of its own (6)."""
+        """0 when it passes, 5 when it does not; a run that cannot be judged raises `NotJudged` (6)."""
         return 0 if self.passed else EXIT_NOT_PASSED
 
     def to_markdown(self) -> str:
-        """A comment for a pull request."""
+        """Return a comment for a pull request, in Markdown."""
         mark = "\u2705" if self.passed else "\u274c"
         comparison = self.comparison
         unit = "share" if self.unit == "points" else self.unit
@@ -91,7 +95,7 @@ class GateResult(DocumentedModel):
 
 
 class Change(DocumentedModel):
-    """One field in which two runs differ."""
+    """One field in which two runs differ: `a` in the first, `b` in the second."""
 
     field: str
     a: Any = None
@@ -99,7 +103,11 @@ class Change(DocumentedModel):
 
 
 class DiffResult(DocumentedModel):
-    """In what two runs differ: settings, data, results."""
+    """The differences between two runs, `run_a` and `run_b`: settings, data, results.
+
+    `units` are those of the metrics, by name; `paired` is whether the same rows were compared one by one; `notes` are
+    whatever the reader should know.
+    """
 
     run_a: str
     run_b: str
@@ -125,7 +133,7 @@ def gate(
     metric: str | None = None,
     resamples: int = RESAMPLES,
 ) -> GateResult:
-    """Whether the tuned model of `report` is better than that of `baseline`, or is not worse by more than a margin.
+    """Test whether the tuned model of `report` is better than that of `baseline`, or not worse by more than a margin.
 
     Both are tests: "better" passes only where the difference is not chance; "not worse" only where the interval of the
     difference leaves out a loss of more than the margin, so that too few rows do not pass either.
@@ -145,11 +153,13 @@ def gate(
     """
     if not_worse is not None and not not_worse >= 0:
         raise InvalidJob(f"a margin is 0 or more, not {not_worse:g}", where="not_worse")
-    result, tuned = _evaluated(report)
-    other, rival = _evaluated(baseline)
+    result, tuned = _require_evaluation(report)
+    baseline_result, baseline_tuned = _require_evaluation(baseline)
     name = metric or result.main
-    value, old = _metric(tuned, name, report), _metric(rival, name, baseline)
-    comparison, paired, notes = _compare(result, tuned, other, rival, value, old, resamples)
+    value, baseline_value = _require_metric(tuned, name, report), _require_metric(baseline_tuned, name, baseline)
+    comparison, paired, notes = _compare(
+        result, tuned, baseline_result, baseline_tuned, value, baseline_value, resamples
+    )
     scale = 100.0 if value.unit == "share" else 1.0
     sign = scale if value.better == "higher" else -scale
     low, high = sorted((sign * comparison.interval.low, sign * comparison.interval.high))
@@ -184,25 +194,28 @@ def _decide(
     }
     if not_worse is None:
         if comparison.verdict == "better":
-            return True, say("better_passed", **values)
+            return True, fill_sentence("better_passed", **values)
         if comparison.verdict == "worse":
-            return False, say("better_worse", **values)
-        return False, say("better_uncertain", **values, settle=settle(comparison))
+            return False, fill_sentence("better_worse", **values)
+        return False, fill_sentence("better_uncertain", **values, settle=describe_rows_to_settle(comparison))
     values["margin"] = amount(not_worse / 100 if unit == "share" else not_worse, unit)
     if low >= -not_worse - 1e-9:
-        return True, say("not_worse_passed", **values)
-    return False, say("not_worse_failed" if high < -not_worse else "not_worse_uncertain", **values)
+        return True, fill_sentence("not_worse_passed", **values)
+    return False, fill_sentence("not_worse_failed" if high < -not_worse else "not_worse_uncertain", **values)
 
 
 def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
-    """In what run `b` differs from run `a`: what was asked and used, on what data, and with what result."""
+    """Return how run `b` differs from run `a`: the settings asked for and used, the data, and the results.
+
+    `resamples` is the number of bootstrap samples of each interval.
+    """
     notes: list[str] = []
     comparisons: list[Comparison] = []
     units: dict[str, str] = {}
     paired = False
     try:
-        result_a, tuned_a = _evaluated(a)
-        result_b, tuned_b = _evaluated(b)
+        result_a, tuned_a = _require_evaluation(a)
+        result_b, tuned_b = _require_evaluation(b)
     except LlmtuneError as error:
         notes.append(f"the results cannot be compared: {error.message}")
     else:
@@ -210,15 +223,15 @@ def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
             old = tuned_a.get(value.name)
             if old is None:
                 continue
-            found, paired, said = _compare(result_b, tuned_b, result_a, tuned_a, value, old, resamples)
-            comparisons.append(found)
+            comparison, paired, comparison_notes = _compare(result_b, tuned_b, result_a, tuned_a, value, old, resamples)
+            comparisons.append(comparison)
             units[value.name] = value.unit
-            notes += [note for note in said if note not in notes]
+            notes += [note for note in comparison_notes if note not in notes]
     return DiffResult(
         run_a=a.identity.run_id,
         run_b=b.identity.run_id,
-        settings=tuple(_settings(a, b)),
-        facts=tuple(_facts(a, b)),
+        settings=tuple(_compare_settings(a, b)),
+        facts=tuple(_compare_facts(a, b)),
         comparisons=tuple(comparisons),
         units=units,
         paired=paired,
@@ -226,101 +239,101 @@ def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
     )
 
 
-def _evaluated(report: Report) -> tuple[EvaluationResult, SystemResult]:
+def _require_evaluation(report: Report) -> tuple[EvaluationResult, SystemResult]:
     run = report.identity.run_id
     if isinstance(report.evaluation, NotReported):
         raise NotJudged(f"run {run} has no evaluation to compare: {report.evaluation.reason}")
     tuned = report.evaluation.system("tuned")
     if tuned is None:
-        found = report.evaluation.systems.get("tuned")
-        why = f": {found.reason}" if isinstance(found, NotReported) else ""
+        absent = report.evaluation.systems.get("tuned")
+        why = f": {absent.reason}" if isinstance(absent, NotReported) else ""
         raise NotJudged(f"the tuned model of run {run} was not evaluated{why}")
     return report.evaluation, tuned
 
 
-def _metric(system: SystemResult, name: str, report: Report) -> MetricValue:
-    found = system.get(name)
-    if found is not None:
-        return found
+def _require_metric(system: SystemResult, name: str, report: Report) -> MetricValue:
+    value = system.get(name)
+    if value is not None:
+        return value
     if name in system.not_reported:
         raise NotJudged(f"run {report.identity.run_id} has no {name}: {system.not_reported[name]}")
-    raise UnknownName("metric", name, [each.name for each in system.metrics], where=f"run {report.identity.run_id}")
+    raise UnknownName("metric", name, [metric.name for metric in system.metrics], where=f"run {report.identity.run_id}")
 
 
 def _compare(
     result: EvaluationResult,
     tuned: SystemResult,
-    other: EvaluationResult,
-    rival: SystemResult,
+    baseline: EvaluationResult,
+    baseline_tuned: SystemResult,
     value: MetricValue,
-    old: MetricValue,
+    baseline_value: MetricValue,
     resamples: int,
 ) -> tuple[Comparison, bool, list[str]]:
-    """The tuned models of two runs by one metric; whether in pairs; and what there is to say about that."""
+    """Compare the tuned models of two runs by one metric; return whether the rows are paired, and notes on that."""
     notes = []
-    if result.scored_by != other.scored_by:
-        notes.append(f"answers were scored by {other.scored_by} in the baseline and by {result.scored_by} in the run")
-    if result.labels != other.labels:
+    if result.scored_by != baseline.scored_by:
+        notes.append(
+            f"answers were scored by {baseline.scored_by} in the baseline and by {result.scored_by} in the run"
+        )
+    if result.labels != baseline.labels:
         notes.append("the two runs have different label sets")
-    common = _common_rows(result, other)
-    data, rival_data = scoring.data_of(result, "tuned"), scoring.data_of(other, "tuned")
-    if common and data is not None and rival_data is not None and result.labels == other.labels:
-        mine, theirs = zip(*common, strict=True)
+    common = _find_common_rows(result, baseline)
+    data, baseline_data = scoring.get_row_data(result, "tuned"), scoring.get_row_data(baseline, "tuned")
+    if common and data is not None and baseline_data is not None and result.labels == baseline.labels:
+        indices, baseline_indices = zip(*common, strict=True)
         comparison = scoring.compare_data(
             value.name,
-            scoring.pick(rival_data, theirs),
-            scoring.pick(data, mine),
+            scoring.select_rows(baseline_data, baseline_indices),
+            scoring.select_rows(data, indices),
             better=value.better,
-            name_a="baseline",
-            name_b="run",
+            names=("baseline", "run"),
             level=result.level,
             resamples=resamples,
             seed=result.seed,
         )
         if comparison is not None:
-            if len(common) < max(result.rows, other.rows):
+            if len(common) < max(result.rows, baseline.rows):
                 notes.append(f"compared on the {count(len(common), 'row')} that both were evaluated on")
             return comparison, True, notes
-    notes.append("the two were evaluated on different rows, so only a larger difference could be told")
+    notes.append("the two were evaluated on different rows, so only a larger difference can be shown")
     comparison = compare_unpaired(
-        old.value,
-        old.interval,
+        baseline_value.value,
+        baseline_value.interval,
         value.value,
         value.interval,
-        rows=min(value.rows, old.rows),
+        rows=min(value.rows, baseline_value.rows),
         metric=value.name,
-        name_a="baseline",
-        name_b="run",
+        names=("baseline", "run"),
         better=value.better,
     )
     return comparison, False, notes
 
 
-def _common_rows(result: EvaluationResult, other: EvaluationResult) -> list[tuple[int, int]]:
-    """Places of the rows that both were evaluated on, where that is at least nine in ten of each; else none."""
-    places = {row: place for place, row in enumerate(other.row_ids)}
-    common = [(place, places[row]) for place, row in enumerate(result.row_ids) if row in places]
-    return common if len(common) >= 0.9 * max(result.rows, other.rows) else []
+def _find_common_rows(result: EvaluationResult, baseline: EvaluationResult) -> list[tuple[int, int]]:
+    """Return the indices of the rows that both were evaluated on, where those are nine in ten of each; else none."""
+    baseline_index = {row: index for index, row in enumerate(baseline.row_ids)}
+    common = [(index, baseline_index[row]) for index, row in enumerate(result.row_ids) if row in baseline_index]
+    return common if len(common) >= 0.9 * max(result.rows, baseline.rows) else []
 
 
-def _settings(a: Report, b: Report) -> Iterable[Change]:
+def _compare_settings(a: Report, b: Report) -> Iterable[Change]:
     rows_a = {row.field: row for row in a.receipt}
     rows_b = {row.field: row for row in b.receipt}
     for name in dict.fromkeys([*rows_a, *rows_b]):
-        one, other = rows_a.get(name), rows_b.get(name)
-        said = [None if row is None else (row.support, row.requested, row.effective) for row in (one, other)]
-        if said[0] != said[1]:
-            yield Change(field=name, a=_used(one), b=_used(other))
+        row_a, row_b = rows_a.get(name), rows_b.get(name)
+        settings = [None if row is None else (row.support, row.requested, row.effective) for row in (row_a, row_b)]
+        if settings[0] != settings[1]:
+            yield Change(field=name, a=_used_value(row_a), b=_used_value(row_b))
 
 
-def _used(row: Any) -> Any:
+def _used_value(row: Any) -> Any:
     if row is None:
         return None
     value = row.effective if row.effective is not None else row.requested
     return value if row.support in ("sent", "inherent") else f"{value} ({row.support.replace('_', ' ')})"
 
 
-def _facts(a: Report, b: Report) -> Iterable[Change]:
+def _compare_facts(a: Report, b: Report) -> Iterable[Change]:
     pairs: list[tuple[str, Any, Any]] = [
         ("provider", a.identity.provider, b.identity.provider),
         ("base model", a.identity.model, b.identity.model),
@@ -334,12 +347,12 @@ def _facts(a: Report, b: Report) -> Iterable[Change]:
         ("diagnosis", a.diagnosis.verdict, b.diagnosis.verdict),
     ]
     for name in dict.fromkeys([*a.final, *b.final]):
-        one, other = (getattr(report.final.get(name), "value", None) for report in (a, b))
-        pairs.append((f"final {name}", one, other))
-    for name, one, other in pairs:
-        if one != other:
-            yield Change(field=name, a=_plain(one), b=_plain(other))
+        value_a, value_b = (getattr(report.final.get(name), "value", None) for report in (a, b))
+        pairs.append((f"final {name}", value_a, value_b))
+    for name, value_a, value_b in pairs:
+        if value_a != value_b:
+            yield Change(field=name, a=_plain_value(value_a), b=_plain_value(value_b))
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     return str(value) if isinstance(value, NotReported) else value

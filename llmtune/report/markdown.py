@@ -1,4 +1,4 @@
-"""The report as GitHub-flavoured Markdown: for a pull request, a wiki, or the mail to whoever pays.
+"""The report as GitHub-flavoured Markdown: for a pull request, a wiki or a mail.
 
 Every text that comes from a job, a dataset or a model is escaped: it can neither break a table nor become a link, an
 image or a mention.
@@ -15,9 +15,9 @@ from llmtune.metrics.classification import ClassMetrics, recall_interval
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
-from llmtune.report.format import count, difference, metric_name, number, one_line, seen, spread
-from llmtune.report.summary import facts
-from llmtune.report.verdicts import outside_shares
+from llmtune.report.format import count, difference, escape_control_chars, metric_name, number, one_line, spread
+from llmtune.report.summary import summary_rows
+from llmtune.report.verdicts import describe_calibration, describe_outside_answers
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -30,40 +30,40 @@ LABELS_SHOWN = 30
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])|^([-+]|\d+(?=[.)]))")
 
 
-def plain(text: str, most: int = 300) -> str:
-    """Text on one line in which nothing is Markdown any more: no table, link, image, tag, formula or mention."""
-    flat = _SPECIAL.sub(_escaped, one_line(text, most))
-    flat = re.sub(r"(?i)\b(https?|www)(?=[:.])", lambda found: f"{found.group()}\u200b", flat)
+def plain(text: str, limit: int = 300) -> str:
+    """Escape a text to one line of plain Markdown: no table, link, image, tag, formula or mention."""
+    flat = _SPECIAL.sub(_escaped, one_line(text, limit))
+    flat = re.sub(r"(?i)\b(https?|www)(?=[:.])", lambda match: f"{match.group()}\u200b", flat)
     return flat.replace("@", "@\u200b").replace("\n", " ")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
+def _escaped(match: re.Match[str]) -> str:
+    return f"{match.group()}\\" if match.group().isdigit() else f"\\{match.group()}"
 
 
-def code(text: str, most: int = 200) -> str:
-    """Text as inline code, whatever backticks it holds; it can stand in a table."""
-    flat = one_line(text, most).replace("|", "\u2502")
+def code(text: str, limit: int = 200) -> str:
+    """Format a text as inline code, whatever backticks it holds; safe in a table."""
+    flat = one_line(text, limit).replace("|", "\u2502")
     fence = "`" * (max((len(run) for run in re.findall(r"`+", flat)), default=0) + 1)
     pad = " " if flat.startswith("`") or flat.endswith("`") or not flat else ""
     return f"{fence}{pad}{flat}{pad}{fence}"
 
 
 def block(text: str, language: str = "") -> str:
-    """Text as a fenced block that no backtick in it can close."""
+    """Format a text as a fenced block that no backtick in it can close."""
     fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
-    return f"{fence}{language}\n{seen(text).rstrip()}\n{fence}"
+    return f"{fence}{language}\n{escape_control_chars(text).rstrip()}\n{fence}"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A table; `right` are the columns with numbers. Cells must be escaped already."""
-    rule = ["---:" if place in right else "---" for place in range(len(headings))]
+    """Format a table; `right` are the columns aligned right. Cells must be escaped already."""
+    rule = ["---:" if column in right else "---" for column in range(len(headings))]
     lines = [headings, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def render(report: Report) -> str:
-    """The whole report."""
+    """Return the report as Markdown."""
     return "\n\n".join(part for part in _parts(report) if part) + "\n"
 
 
@@ -94,7 +94,7 @@ def _parts(report: Report) -> Iterator[str]:
     yield from _diagnosis(report)
     yield from _receipt(report)
     yield "## Facts"
-    yield table(["", ""], [[plain(name), plain(value, 600)] for name, value in facts(report)])
+    yield table(["", ""], [[plain(name), plain(value, 600)] for name, value in summary_rows(report)])
     if report.warnings:
         yield "## Warnings"
         yield "\n".join(f"- {plain(warning, 600)}" for warning in report.warnings)
@@ -108,7 +108,7 @@ def _parts(report: Report) -> Iterator[str]:
 
 
 def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
-    """The evaluation: metrics, the confusing labels, the worst rows."""
+    """Yield the parts of an evaluation: metrics, the labels, the worst rows."""
     yield "## Held-out rows"
     how = {
         "likelihood": "labels scored by their likelihood",
@@ -119,13 +119,14 @@ def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
     rule = f" Labels are read by the rule {plain(result.rule)}." if result.rule else ""
     yield f"{count(result.rows, 'row')}{some}, {how}; intervals at {result.level:.0%}.{rule}"
     yield _metrics(result)
-    if shares := outside_shares(result):
+    if shares := describe_outside_answers(result):
         yield plain(shares)
     for name, system in result.systems.items():
         if isinstance(system, NotReported):
             yield f"The {plain(name)} model was not asked: {plain(system.reason)}"
     tuned = result.system("tuned")
     if tuned is not None:
+        yield from _calibration(tuned)
         yield from _classes(tuned)
         yield from _rows(f"Where the {plain(tuned.name)} model goes wrong", tuned.worst)
     if result.fit is not None:
@@ -133,27 +134,27 @@ def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
     if result.contradictions:
         rows = [
             [
-                plain(each.prompt, 160),
-                "<br>".join(f"{plain(label, 60)} ({plain(where)})" for label, where in each.answers),
+                plain(contradiction.prompt, 160),
+                "<br>".join(f"{plain(label, 60)} ({plain(where)})" for label, where in contradiction.answers),
             ]
-            for each in result.contradictions[:WORST_SHOWN]
+            for contradiction in result.contradictions[:WORST_SHOWN]
         ]
         body = table(["prompt", "labels"], rows)
         yield f"<details><summary>Contradicting labels</summary>\n\n{body}\n\n</details>"
 
 
 def _metrics(result: EvaluationResult) -> str:
-    answered = [each for each in result.systems.values() if isinstance(each, SystemResult)]
-    names = list(dict.fromkeys(metric.name for each in answered for metric in each.metrics))
+    answered = [system for system in result.systems.values() if isinstance(system, SystemResult)]
+    names = list(dict.fromkeys(metric.name for system in answered for metric in system.metrics))
     majority = result.majority
-    headings = ["metric", *(plain(each.name) for each in answered)]
+    headings = ["metric", *(plain(system.name) for system in answered)]
     headings += ["majority class"] if majority else []
     headings += ["difference", "verdict"]
     rows = []
     for name in names:
         unit, cells = "", [plain(metric_name(name))]
-        for each in answered:
-            metric = each.get(name)
+        for system in answered:
+            metric = system.get(name)
             if metric is None:
                 cells.append("\u2013")
                 continue
@@ -176,12 +177,24 @@ def _metrics(result: EvaluationResult) -> str:
     return table(headings, rows, right=range(1, len(headings) - 1))
 
 
-def _classes(system: SystemResult) -> Iterator[str]:
-    found = system.classification
-    if found is None:
+def _calibration(system: SystemResult) -> Iterator[str]:
+    if system.calibration is None:
         return
-    weighed = found.beta != 1.0
-    shown = [row for row in found.classes if row.support or row.predicted][:LABELS_SHOWN]
+    yield plain(describe_calibration(system), 400)
+    rows = [
+        [number(group.confidence, "share"), number(group.accuracy, "share"), f"{group.rows:,}"]
+        for group in system.calibration.bins
+    ]
+    body = table(["sure", "right", "rows"], rows, right=range(3))
+    yield f"<details><summary>How sure the {plain(system.name)} model is</summary>\n\n{body}\n\n</details>"
+
+
+def _classes(system: SystemResult) -> Iterator[str]:
+    classification = system.classification
+    if classification is None:
+        return
+    weighed = classification.beta != 1.0
+    classes = [row for row in classification.classes if row.support or row.predicted][:LABELS_SHOWN]
     rows = [
         [
             plain(row.label, 60),
@@ -191,12 +204,12 @@ def _classes(system: SystemResult) -> Iterator[str]:
             *([number(row.f_beta, "share")] if weighed else []),
             f"{row.support:,}",
         ]
-        for row in shown
+        for row in classes
     ]
-    more = len([row for row in found.classes if row.support or row.predicted]) - len(shown)
-    tail = f"\n\n{more} more labels stand in the JSON report." if more else ""
-    outside = f"\n\n{found.outside} answers were outside the label set." if found.outside else ""
-    heads = ["label", "precision", "recall", "F1", *([f"F{found.beta:g}"] if weighed else []), "rows"]
+    more = len([row for row in classification.classes if row.support or row.predicted]) - len(classes)
+    tail = f"\n\n{more} more labels are in the JSON report." if more else ""
+    outside = f"\n\n{classification.outside} answers were outside the label set." if classification.outside else ""
+    heads = ["label", "precision", "recall", "F1", *([f"F{classification.beta:g}"] if weighed else []), "rows"]
     body = table(heads, rows, right=range(1, len(heads)))
     yield f"<details><summary>The {plain(system.name)} model by label</summary>\n\n{body}{tail}{outside}\n\n</details>"
 
@@ -253,11 +266,11 @@ def _training(report: Report) -> Iterator[str]:
 
 
 def curve_text(report: Report, width: int = 72, height: int = 8, *, ascii_only: bool = False) -> str:
-    """Training loss as a line and validation loss as marks, drawn in characters; empty when there is no curve."""
+    """Draw training loss as a line and validation loss as marks, in characters; empty when there is no curve."""
     curves = []
     for names in (("train/loss",), ("validation/loss", "validation/full_loss")):
-        found = next((each for name in names if isinstance(each := report.series.get(name), Series)), None)
-        curves.append([(float(point.step), point.value) for point in found.points] if found is not None else [])
+        series = next((candidate for name in names if isinstance(candidate := report.series.get(name), Series)), None)
+        curves.append([(float(point.step), point.value) for point in series.points] if series is not None else [])
     if len(curves[0]) + len(curves[1]) < 3:
         return ""
     drawn = terminal_chart.draw(curves[0], curves[1], width=width, height=height, ascii_only=ascii_only)
@@ -266,32 +279,36 @@ def curve_text(report: Report, width: int = 72, height: int = 8, *, ascii_only: 
     labels = {0: number(drawn.top), len(drawn.rows) - 1: number(drawn.bottom)}
     edge, corner, floor = ("|", "+", "-") if ascii_only else ("\u2502", "\u2514", "\u2500")
     lines = [
-        f"{labels.get(place, ''):>7} {edge}{''.join(cell.char for cell in row)}".rstrip()
-        for place, row in enumerate(drawn.rows)
+        f"{labels.get(index, ''):>7} {edge}{''.join(cell.char for cell in row)}".rstrip()
+        for index, row in enumerate(drawn.rows)
     ]
-    left, right = f"step {drawn.left:g}", f"{drawn.right:g}"
+    start, end = f"step {drawn.left:g}", f"{drawn.right:g}"
     mark = "o" if ascii_only else "\u25cf"
     legend = f"line: training loss{f', {mark}: validation loss' if curves[1] else ''}" if curves[0] else ""
     lines.append(f"{'':>8}{corner}{floor * width}")
-    lines.append(f"{'':>9}{left}{legend.center(width - len(left) - len(right))}{right}")
+    lines.append(f"{'':>9}{start}{legend.center(width - len(start) - len(end))}{end}")
     return "\n".join(lines)
 
 
 def _diagnosis(report: Report) -> Iterator[str]:
-    found = report.diagnosis
-    if found.verdict == "unclear" and not report.succeeded:
+    diagnosis = report.diagnosis
+    if diagnosis.verdict == "unclear" and not report.succeeded:
         return
     yield "## Diagnosis"
-    yield plain(found.sentence, 600)
-    lines = [*found.evidence, *(spike.sentence() for spike in found.spikes), *(f"Try: {each}" for each in found.advice)]
-    lines += [f"{'ok' if each.passed else 'FAILED'}: {each.name}: {each.says}" for each in report.checks]
+    yield plain(diagnosis.sentence, 600)
+    lines = [
+        *diagnosis.evidence,
+        *(spike.sentence() for spike in diagnosis.spikes),
+        *(f"Try: {advice}" for advice in diagnosis.advice),
+    ]
+    lines += [f"{'ok' if check.passed else 'FAILED'}: {check.name}: {check.says}" for check in report.checks]
     if lines:
         yield "\n".join(f"- {plain(line, 600)}" for line in lines)
 
 
 def _receipt(report: Report) -> Iterator[str]:
-    asked = [row for row in report.receipt if row.requested is not None and row.support != "inherent"]
-    if not asked:
+    requested = [row for row in report.receipt if row.requested is not None and row.support != "inherent"]
+    if not requested:
         return
     yield "## What became of the settings"
     yield table(
@@ -304,6 +321,6 @@ def _receipt(report: Report) -> Iterator[str]:
                 "" if row.effective is None else code(str(row.effective), 60),
                 plain(row.rule or row.reason or ""),
             ]
-            for row in asked
+            for row in requested
         ],
     )

@@ -1,12 +1,12 @@
 """The report: one shape for every backend, plain data, there and back through JSON.
 
-A number that the backend does not tell is a `NotReported` with its reason, never zero and never left out.
+A number that the backend does not report is a `NotReported` with its reason, never zero and never left out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -21,7 +21,7 @@ from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.declarations import Support
 from llmtune.provider.types import RunState
 from llmtune.redaction.documents import dump_json
-from llmtune.report.render import Renderable
+from llmtune.redaction.rendering import Renderable
 
 if TYPE_CHECKING:
     import pandas
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 #: Changes when a field changes its meaning or goes away; new fields may come without.
 SCHEMA_VERSION: Literal[1] = 1
 
+#: The tables of a report that `Report.to_pandas` returns.
 Table = Literal["series", "metrics", "receipt", "classes", "worst"]
 
 
 class Identity(DocumentedModel):
-    """Which run this is about."""
+    """Which run this is about.
+
+    `run_id` and `key` are its ids here and at the vendor, `job_name` is the job's. `method` and `adapter` say how it
+    was trained, `state` where it is, `finished` when it ended (seconds since 1970 UTC).
+    """
 
     run_id: str
     job_name: str
@@ -63,7 +68,11 @@ class Identity(DocumentedModel):
 
 
 class ReceiptRow(DocumentedModel):
-    """What became of one field of the job."""
+    """What became of one field of the job.
+
+    `support` is one of the seven words of docs/concepts.md. `requested` is the job's value and `effective` the one that
+    was used; `wire` is where it stood in the request, `rule` the conversion in words.
+    """
 
     field: str
     support: Support
@@ -76,12 +85,16 @@ class ReceiptRow(DocumentedModel):
 
     @property
     def lost(self) -> bool:
-        """Whether the job sets it and the backend has no knob for it."""
+        """Whether the job sets it and the backend has no such parameter."""
         return self.support == "unsupported" and self.requested is not None
 
 
 class DataSection(DocumentedModel):
-    """What the model was trained on."""
+    """What the model was trained on.
+
+    `sha256` identifies its content, `format` is the row format it was sent in; `tokens_estimated` is False where the
+    tokens were counted with the model's own tokenizer.
+    """
 
     source: str = ""
     sha256: str | None = None
@@ -104,7 +117,10 @@ class DataSection(DocumentedModel):
 
 
 class Timing(DocumentedModel):
-    """Seconds, from the states the run went through."""
+    """Seconds, from the states the run went through.
+
+    `queued`, `training` and `evaluating` are parts of the `total`; `tokens_per_second` is the speed of the training.
+    """
 
     queued: float | NotReported = NotReported("the run never waited in a queue that we saw")
     training: float | NotReported = NotReported("the run never trained that we saw")
@@ -114,11 +130,16 @@ class Timing(DocumentedModel):
 
 
 class Cost(DocumentedModel):
-    """Money: the estimate before, and what the backend says it billed."""
+    """Money, in `currency`: `estimated` before, and `billed` as the backend says, with its `billed_tokens`."""
 
     estimated: float | NotReported = NotReported("not estimated")
-    billed: float | NotReported = NotReported("the backend does not tell what it billed")
+    billed: float | NotReported = NotReported("the backend does not report what it billed")
     billed_tokens: int | NotReported = NotReported("the backend does not tell how many tokens it billed")
+    computed: float | NotReported = NotReported("the backend does not tell how many tokens it billed")
+    """The billed tokens times the price of the plan."""
+
+    difference: str = ""
+    """Why the bill, or what was computed, differs from the estimate of training; a sentence."""
     currency: str = "USD"
     formula: str = ""
     """How the estimate was made, to be checked by hand."""
@@ -129,7 +150,10 @@ class Cost(DocumentedModel):
 
 
 class Environment(DocumentedModel):
-    """Where it ran, as far as this side knows."""
+    """Where it ran, as far as this side knows.
+
+    `llmtune` and `python` are versions, `platform` and `host` the machine that started it, `device` what trained it.
+    """
 
     llmtune: str = ""
     python: str = ""
@@ -141,7 +165,10 @@ class Environment(DocumentedModel):
 
 
 class Check(DocumentedModel):
-    """Something that was looked at after training: that the model ends its turn, that templates agree, ..."""
+    """A check made after training: that the model ends its turn, that templates agree, ...
+
+    `passed` is the outcome; `says` describes it.
+    """
 
     name: str
     passed: bool
@@ -149,10 +176,10 @@ class Check(DocumentedModel):
 
 
 class EarlierEvaluation(DocumentedModel):
-    """An evaluation that a later one has taken the place of: what it measured, and what it asked for."""
+    """An evaluation that a later one has replaced: its figures, the answers it asked for, and the `seconds` it took."""
 
     rows: int
-    """Rows that were asked."""
+    """Rows that were evaluated."""
 
     source: str = ""
     """Where they came from; "" for a run of an earlier version."""
@@ -164,7 +191,7 @@ class EarlierEvaluation(DocumentedModel):
     """The main metric of each system that has it, by the system's name."""
 
     asked: int = 0
-    """Answers that were asked for, of all systems together."""
+    """Answers requested from all systems together."""
 
     prompt_tokens: int | NotReported = NotReported("nothing was asked")
     """Tokens of the questions, by the backend's own count."""
@@ -180,23 +207,30 @@ class EarlierEvaluation(DocumentedModel):
     def of(
         cls, result: EvaluationResult, *, source: str = "", finished: float | None = None, seconds: float | None = None
     ) -> Self:
-        """The record of an evaluation, once another one stands in its place."""
+        """Return the record of an evaluation that another one has replaced.
+
+        Args:
+            result: the evaluation.
+            source: where its rows came from.
+            finished: when it ended, in seconds since 1970 UTC.
+            seconds: how long it took.
+        """
         systems = {name: system for name in result.systems if (system := result.system(name)) is not None}
         usages = [system.usage for system in systems.values() if not isinstance(system.usage, NotReported)]
-        known: dict[str, int | NotReported] = {}
+        tokens: dict[str, int | NotReported] = {}
         for name in ("prompt_tokens", "completion_tokens"):
             counts = [count for usage in usages if isinstance(count := getattr(usage, name), int)]
             if counts:
-                known[name] = sum(counts)
+                tokens[name] = sum(counts)
         return cls(
             rows=result.rows,
             source=source,
             metric=result.main,
-            figures={name: found.value for name, each in systems.items() if (found := each.get(result.main))},
+            figures={name: metric.value for name, system in systems.items() if (metric := system.get(result.main))},
             asked=sum(usage.asked for usage in usages),
             seconds=seconds,
             finished=finished,
-            **known,
+            **tokens,
         )
 
 
@@ -215,6 +249,7 @@ class Report(Renderable, DocumentedModel):
         "html": "llmtune.report.html.run:render",
         "text": "llmtune.report.terminal:to_text",
         "rows": "llmtune.report.tables:rows_of",
+        "notebook": "llmtune.report.html.notebook:show_report",
     }
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -229,12 +264,15 @@ class Report(Renderable, DocumentedModel):
     series: dict[str, Series | NotReported] = {}
     """Curves by canonical name; a series the backend never reports stands here with the reason."""
 
+    stopping: str = ""
+    """Where training ended and which step was kept, where validation decided it."""
+
     evaluation: EvaluationResult | NotReported = NotReported("the run was not evaluated")
     evaluated_on: str = ""
-    """The file whose rows were asked, where those are not the job's own test rows."""
+    """The evaluated file, where its rows are not the job's own test rows."""
 
     earlier_evaluations: tuple[EarlierEvaluation, ...] = ()
-    """Evaluations that `evaluation` has taken the place of, oldest first."""
+    """Evaluations that `evaluation` has replaced, oldest first."""
 
     diagnosis: Diagnosis = Diagnosis(verdict="unclear", sentence="Not diagnosed.")
     checks: tuple[Check, ...] = ()
@@ -260,17 +298,17 @@ class Report(Renderable, DocumentedModel):
 
     @property
     def final(self) -> dict[str, MetricPoint | NotReported]:
-        """The last point of every series, with its source, or why there is none."""
+        """The last point of every series, or why there is none."""
         return {
-            name: (each.last or NotReported("no point was reported")) if isinstance(each, Series) else each
-            for name, each in self.series.items()
+            name: (series.last or NotReported("no point was reported")) if isinstance(series, Series) else series
+            for name, series in self.series.items()
         }
 
     @property
     def best(self) -> dict[str, MetricPoint]:
         """The best point of every series in which a direction is good."""
-        found = {name: each.best for name, each in self.series.items() if isinstance(each, Series)}
-        return {name: point for name, point in found.items() if point is not None}
+        points = {name: series.best for name, series in self.series.items() if isinstance(series, Series)}
+        return {name: point for name, point in points.items() if point is not None}
 
     @property
     def headline(self) -> str:
@@ -279,12 +317,12 @@ class Report(Renderable, DocumentedModel):
 
     # --- in and out --------------------------------------------------------------------------------------------------
     def to_json(self) -> str:
-        """The report as JSON text, indented; `Report.from_json` reads it back."""
+        """Return the report as JSON text, indented; `Report.from_json` reads it back."""
         return dump_json(self.model_dump(mode="json"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """A report from `to_json`.
+        """Read a report from the text that `to_json` wrote.
 
         Raises:
             InvalidData: it is no report, or one of a newer schema.
@@ -296,10 +334,10 @@ class Report(Renderable, DocumentedModel):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report: JSON for .json, Markdown for .md, a web page for .html, plain text otherwise."""
-        place = Path(path)
+        file = Path(path)
         shapes = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html, ".htm": self.to_html}
-        content = shapes.get(place.suffix.lower(), self.to_text)()
-        place.write_text(content, encoding="utf-8")
+        content = shapes.get(file.suffix.lower(), self.to_text)()
+        file.write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -309,11 +347,11 @@ class Report(Renderable, DocumentedModel):
         return cls.from_json(file.read_bytes())
 
     def to_text(self, width: int = 80) -> str:
-        """The report as it stands on a terminal of `width` columns, without colours."""
+        """Return the report as a terminal of `width` columns shows it, without colours."""
         return str(self.render("text", width=width))
 
     def to_pandas(self, table: Table = "series") -> pandas.DataFrame:
-        """One of the report's tables as a data frame: series, metrics, receipt, classes or worst.
+        """Return one of the report's tables as a data frame: series, metrics, receipt, classes or worst.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -326,9 +364,14 @@ class Report(Renderable, DocumentedModel):
         columns, rows = self.render("rows", table)
         return pandas.DataFrame(rows, columns=columns)
 
-    def _repr_markdown_(self) -> str:
-        """What a notebook shows."""
-        return self.to_markdown()
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        identity = self.identity
+        yield from {"run": identity.run_id, "job": identity.job_name}.items()
+        yield from {"provider": identity.provider, "state": identity.state.value}.items()
+        result = self.evaluation
+        tuned = result.system("tuned") if isinstance(result, EvaluationResult) else None
+        if tuned is not None and isinstance(result, EvaluationResult) and (metric := tuned.get(result.main)):
+            yield metric.name, round(metric.value, 4)
 
 
 def _unreadable(text: str | bytes, error: ValidationError) -> InvalidData:
@@ -348,7 +391,7 @@ def _unreadable(text: str | bytes, error: ValidationError) -> InvalidData:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a report as it is written, for tools that read it."""
+    """Return the JSON schema of a report as it is written, for tools that read it."""
     document = Report.model_json_schema(mode="serialization")
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["title"] = "llmtune report"

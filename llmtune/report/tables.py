@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(report: Report, table: str) -> tuple[list[str], Rows]:
-    """Column names and rows of a table. Raises `UnknownName` for one that there is not."""
+    """Return the column names and rows of a table. Raises `UnknownName` for an unknown one."""
     if table not in _TABLES:
         raise UnknownName("table", table, _TABLES)
     columns, make = _TABLES[table]
@@ -24,25 +24,25 @@ def rows_of(report: Report, table: str) -> tuple[list[str], Rows]:
 def _series(report: Report) -> Rows:
     return [
         {
-            "series": each.name,
+            "series": series.name,
             "step": point.step,
             "value": point.value,
-            "unit": each.unit,
+            "unit": series.unit,
             "epoch": point.epoch,
             "time": point.time,
             "source": point.source,
             "raw_name": point.raw_name,
         }
-        for each in report.series.values()
-        if isinstance(each, Series)
-        for point in each.points
+        for series in report.series.values()
+        if isinstance(series, Series)
+        for point in series.points
     ]
 
 
 def _systems(report: Report) -> list[SystemResult]:
     if not isinstance(report.evaluation, EvaluationResult):
         return []
-    return [each for each in report.evaluation.systems.values() if isinstance(each, SystemResult)]
+    return [system for system in report.evaluation.systems.values() if isinstance(system, SystemResult)]
 
 
 def _metrics(report: Report) -> Rows:

@@ -1,7 +1,7 @@
-"""The report on a terminal: the verdict first, then the numbers behind it, then what to do next.
+"""The report on a terminal: the headline first, then the numbers behind it, then the next steps.
 
 Fits 80 columns; colours only where the console has them. Every text that comes from a job, a dataset or a model is
-put in as text, never as markup, and its control characters are written out.
+printed as text, never as markup, and its control characters are written out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import ASCII, ROUNDED
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
@@ -25,16 +25,16 @@ from llmtune.report import terminal_chart
 from llmtune.report.format import (
     count,
     difference,
+    escape_control_chars,
     judged_name,
     metric_name,
     number,
     one_line,
     pick_system,
-    seen,
     spread,
 )
-from llmtune.report.summary import facts
-from llmtune.report.verdicts import CHEAP, outside_shares
+from llmtune.report.summary import summary_rows
+from llmtune.report.verdicts import CHEAP, describe_calibration, describe_outside_answers
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -50,14 +50,14 @@ _LOSS_COLOURS = ("cyan", "magenta")
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print the report to a console (None: standard output), with colours where it has them."""
-    (console or Console(highlight=False, emoji=False)).print(ReportView(report), highlight=False)
+    (console or Console(highlight=False, emoji=False)).print(ReportView(report), highlight=False, crop=False)
 
 
 def to_text(report: Report, *, width: int = 80, ascii_only: bool = False) -> str:
-    """The report as plain text of `width` columns."""
+    """Return the report as plain text of `width` columns."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=width, no_color=True, force_terminal=False, highlight=False, emoji=False)
-    console.print(ReportView(report, ascii_only=ascii_only), highlight=False)
+    console.print(ReportView(report, ascii_only=ascii_only), highlight=False, crop=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
@@ -76,6 +76,16 @@ class ReportView:
             yield from console.render(part, options.update_width(view.width))
 
 
+class _Code:
+    """A line that is copied: indented, and never wrapped or cut however narrow the terminal."""
+
+    def __init__(self, text: str, label: str = "") -> None:
+        self._line = Text.assemble("  ", (label, "dim"), escape_control_chars(text), no_wrap=True, overflow="ignore")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._line
+
+
 class _View:
     def __init__(self, report: Report, width: int, ascii_only: bool) -> None:
         self.report = report
@@ -85,7 +95,7 @@ class _View:
         self.arrow = "->" if ascii_only else "\u2192"
 
     def parts(self) -> Iterator[RenderableType]:
-        """Everything, from the top."""
+        """Yield everything, from the top."""
         yield self.title()
         yield self.verdict()
         for heading, body in self.sections():
@@ -93,10 +103,10 @@ class _View:
                 yield Text()
                 yield Text(heading, style="bold")
                 for part in body:
-                    yield Padding(part, (0, 0, 0, 2))
+                    yield part if isinstance(part, _Code) else Padding(part, (0, 0, 0, 2))
 
     def sections(self) -> Iterator[tuple[str, list[RenderableType]]]:
-        """Headings and what stands under them; an empty one is left out."""
+        """Yield the headings and their contents; an empty section is left out."""
         result = self.report.evaluation
         if isinstance(result, EvaluationResult):
             yield self.held_out_heading(result), [*self.bars(result), *self.metrics(result)]
@@ -133,7 +143,9 @@ class _View:
         if self.report.identity.state is not RunState.SUCCEEDED:
             colour = _STATE_COLOURS.get(self.report.identity.state, "")
         box = ASCII if self.ascii else ROUNDED
-        return Panel(Text(seen(self.report.headline)), border_style=colour or "dim", padding=(0, 1), box=box)
+        return Panel(
+            Text(escape_control_chars(self.report.headline)), border_style=colour or "dim", padding=(0, 1), box=box
+        )
 
     # --- held-out rows -----------------------------------------------------------------------------------------------
     def held_out_heading(self, result: EvaluationResult) -> str:
@@ -181,7 +193,7 @@ class _View:
         answered = [name for name in result.systems if name not in CHEAP and result.system(name) is not None]
         if not names:
             return
-        compared = any(each.name_a == "base" for each in result.comparisons)
+        compared = any(comparison.name_a == "base" for comparison in result.comparisons)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", show_header=True)
         table.add_column("")
         for name in answered:
@@ -192,9 +204,9 @@ class _View:
         for name in names:
             cells: list[RenderableType] = [Text(metric_name(one_line(name, 20)))]
             unit = ""
-            for system in answered:
-                found = result.systems[system]
-                metric = found.get(name) if isinstance(found, SystemResult) else None
+            for system_name in answered:
+                system = result.systems[system_name]
+                metric = system.get(name) if isinstance(system, SystemResult) else None
                 if metric is None:
                     cells.append(Text("-", style="dim"))
                     continue
@@ -205,8 +217,11 @@ class _View:
             cells += self._difference(result, name, unit) if compared else []
             table.add_row(*cells)
         yield table
-        if outside := outside_shares(result):
-            yield Text(seen(outside), style=_DOUBT)
+        if outside := describe_outside_answers(result):
+            yield Text(escape_control_chars(outside), style=_DOUBT)
+        tuned = result.system(judged_name(result))
+        if tuned is not None and (sure := describe_calibration(tuned)):
+            yield Text(escape_control_chars(sure), style="dim")
         if result.rule is not None:
             yield Text(f"labels read by the rule {one_line(result.rule)}", style="dim")
 
@@ -242,7 +257,7 @@ class _View:
                 number(last.value, unit) if last else "",
                 Text(f"{number(best.value, unit)} at {best.step}") if best else Text(""),
                 Text(terminal_chart.sparkline(series.values, 12, ascii_only=self.ascii)),
-                Text(", ".join(each.replace("_", " ") for each in series.sources), style="dim"),
+                Text(", ".join(source.replace("_", " ") for source in series.sources), style="dim"),
             )
         if table.row_count:
             yield table
@@ -251,8 +266,8 @@ class _View:
             yield Text(f"not reported: {reasons}", style="dim")
 
     def _curve(self, name: str) -> Series | None:
-        found = self.report.series.get(name)
-        return found if isinstance(found, Series) and found.points else None
+        series = self.report.series.get(name)
+        return series if isinstance(series, Series) and series.points else None
 
     def _chart(self, train: Series | None, validation: Series | None) -> Iterator[RenderableType]:
         dense = [(float(point.step), point.value) for point in train.points] if train else []
@@ -265,16 +280,16 @@ class _View:
             return
         labels = {0: number(drawn.top), len(drawn.rows) - 1: number(drawn.bottom)}
         edge = "|" if self.ascii else "\u2502"
-        for place, row in enumerate(drawn.rows):
-            line = Text(f"{labels.get(place, ''):>7} ", style="dim", no_wrap=True)
+        for index, row in enumerate(drawn.rows):
+            line = Text(f"{labels.get(index, ''):>7} ", style="dim", no_wrap=True)
             line.append(edge, style="dim")
             for cell in row:
                 line.append(cell.char, style=_LOSS_COLOURS[cell.curve] if cell.curve is not None else "")
             yield line
         corner, floor = ("+", "-") if self.ascii else ("\u2514", "\u2500")
         yield Text(f"{'':>8}{corner}{floor * width}", style="dim", no_wrap=True)
-        left, right = f"step {drawn.left:g}", f"{drawn.right:g}"
-        axis = Text(f"{'':>9}{left}", style="dim", no_wrap=True)
+        start, end = f"step {drawn.left:g}", f"{drawn.right:g}"
+        axis = Text(f"{'':>9}{start}", style="dim", no_wrap=True)
         legend = Text(no_wrap=True)
         if dense:
             legend.append("." if self.ascii else "\u28c0\u28c0", style=_LOSS_COLOURS[0])
@@ -282,7 +297,7 @@ class _View:
         if sparse:
             legend.append("o" if self.ascii else "\u25cf", style=_LOSS_COLOURS[1])
             legend.append(" validation loss", style="dim")
-        gap = width - len(left) - len(right) - legend.cell_len
+        gap = width - len(start) - len(end) - legend.cell_len
         if gap < 2:
             yield axis
             yield Text(f"{'':>9}").append_text(legend)
@@ -290,66 +305,68 @@ class _View:
         axis.append(" " * (gap // 2))
         axis.append_text(legend)
         axis.append(" " * (gap - gap // 2))
-        axis.append(right)
+        axis.append(end)
         yield axis
         yield Text()
 
     def diagnosis(self) -> Iterator[RenderableType]:
-        found = self.report.diagnosis
-        if found.verdict == "unclear" and not self.report.succeeded:
+        diagnosis = self.report.diagnosis
+        if diagnosis.verdict == "unclear" and not self.report.succeeded:
             return
-        colour = {"good fit": _GOOD, "overfit": _DOUBT, "underfit": _DOUBT, "diverged": _BAD}.get(found.verdict, "dim")
-        yield Text(seen(found.sentence), style=colour)
-        for line in found.evidence:
-            yield Text(seen(line), style="dim")
-        for spike in found.spikes[:3]:
-            yield Text(seen(spike.sentence()), style=_DOUBT)
-        if len(found.spikes) > 3:
-            yield Text(f"and {count(len(found.spikes) - 3, 'more spike')}", style="dim")
-        for advice in found.advice:
+        colour = {"good fit": _GOOD, "overfit": _DOUBT, "underfit": _DOUBT, "diverged": _BAD}.get(
+            diagnosis.verdict, "dim"
+        )
+        yield Text(escape_control_chars(diagnosis.sentence), style=colour)
+        for line in diagnosis.evidence:
+            yield Text(escape_control_chars(line), style="dim")
+        for spike in diagnosis.spikes[:3]:
+            yield Text(escape_control_chars(spike.sentence()), style=_DOUBT)
+        if len(diagnosis.spikes) > 3:
+            yield Text(f"and {count(len(diagnosis.spikes) - 3, 'more spike')}", style="dim")
+        for advice in diagnosis.advice:
             yield self._item(f"try: {advice}")
         for check in self.report.checks:
             mark, style = ("ok", _GOOD) if check.passed else ("FAILED", _BAD)
-            told = Text(f"{mark} ", style=style)
-            told.append(f"{one_line(check.name)}: {one_line(check.says, 300)}", style="default")
-            yield told
+            check_line = Text(f"{mark} ", style=style)
+            check_line.append(f"{one_line(check.name)}: {one_line(check.says, 300)}", style="default")
+            yield check_line
 
     # --- settings ----------------------------------------------------------------------------------------------------
     def receipt(self) -> Iterator[RenderableType]:
-        asked = [row for row in self.report.receipt if row.requested is not None and row.support != "inherent"]
-        plain = [row for row in asked if row.support == "sent" and "." not in row.field]
+        requested = [row for row in self.report.receipt if row.requested is not None and row.support != "inherent"]
+        plain = [row for row in requested if row.support == "sent" and "." not in row.field]
         if plain:
-            said = ", ".join(f"{row.field}={_value(row.requested)}" for row in plain)
-            yield self._labelled("sent", said, _GOOD)
-        for word, colour in (("converted", "cyan"), ("unsupported", _DOUBT), ("invalid", _BAD)):
-            for row in (each for each in asked if each.support == word):
-                why = row.rule if word == "converted" else row.reason
-                went = f" {self.arrow} {_value(row.effective)}" if word == "converted" else ""
+            settings = ", ".join(f"{row.field}={_value(row.requested)}" for row in plain)
+            yield self._labelled("sent", settings, _GOOD)
+        for support, colour in (("converted", "cyan"), ("unsupported", _DOUBT), ("invalid", _BAD)):
+            for row in (row for row in requested if row.support == support):
+                why = row.rule if support == "converted" else row.reason
+                went = f" {self.arrow} {_value(row.effective)}" if support == "converted" else ""
                 yield self._labelled(
-                    word,
+                    support,
                     f"{row.field}={_value(row.requested)}{went}: {one_line(why or 'no reason given', 300)}",
                     colour,
                 )
         counts = {
-            word: sum(row.support == word for row in self.report.receipt)
-            for word in ("inherent", "default", "not_applicable")
+            support: sum(row.support == support for row in self.report.receipt)
+            for support in ("inherent", "default", "not_applicable")
         }
-        rest = ", ".join(f"{amount} {word.replace('_', ' ')}" for word, amount in counts.items() if amount)
-        if rest:
-            yield Text(f"the other fields: {rest}", style="dim")
+        unset = ", ".join(f"{amount} {support.replace('_', ' ')}" for support, amount in counts.items() if amount)
+        if unset:
+            yield Text(f"the other fields: {unset}", style="dim")
 
     def _labelled(self, label: str, text: str, colour: str) -> Table:
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=11, style=colour)
         grid.add_column(overflow="fold")
-        grid.add_row(Text(label), Text(seen(text)))
+        grid.add_row(Text(label), Text(escape_control_chars(text)))
         return grid
 
     def _item(self, text: str) -> Table:
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=1)
         grid.add_column(overflow="fold")
-        grid.add_row(Text("-" if self.ascii else "\u2022", style="dim"), Text(seen(text)))
+        grid.add_row(Text("-" if self.ascii else "\u2022", style="dim"), Text(escape_control_chars(text)))
         return grid
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -357,8 +374,8 @@ class _View:
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in facts(self.report):
-            table.add_row(Text(one_line(name, 24)), Text(seen(value)))
+        for name, value in summary_rows(self.report):
+            table.add_row(Text(one_line(name, 24)), Text(escape_control_chars(value)))
         return table
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -384,33 +401,34 @@ class _View:
             yield Text(f"training rows of highest loss: {hardest}", style="dim")
 
     def _quoted(self, label: str, text: str) -> Text:
-        room = self.width - 16
+        width = self.width - 16
         line = Text(f"  {label:<9} ", style="dim", no_wrap=True, overflow="ellipsis")
         line.append(
-            textwrap.shorten(one_line(text, 500), room, placeholder="..." if self.ascii else "\u2026"), "default"
+            textwrap.shorten(one_line(text, 500), width, placeholder="..." if self.ascii else "\u2026"), "default"
         )
         return line
 
     def warnings(self) -> Iterator[RenderableType]:
-        said: Sequence[str] = self.report.warnings
-        for warning in said[:WARNINGS_SHOWN]:
+        warnings: Sequence[str] = self.report.warnings
+        for warning in warnings[:WARNINGS_SHOWN]:
             yield self._item(one_line(warning, 400))
-        if len(said) > WARNINGS_SHOWN:
-            yield Text(f"and {len(said) - WARNINGS_SHOWN} more in the JSON report", style="dim")
+        if len(warnings) > WARNINGS_SHOWN:
+            yield Text(f"and {len(warnings) - WARNINGS_SHOWN} more in the JSON report", style="dim")
 
     def following(self) -> Iterator[RenderableType]:
         report = self.report
         if report.succeeded and not isinstance(report.identity.tuned_model, NotReported):
-            yield Text.assemble(("talk to it   ", "dim"), seen(f"llmtune chat {report.identity.run_id}"))
+            yield _Code(f"llmtune chat {report.identity.run_id}", "talk to it   ")
             if isinstance(report.evaluation, NotReported):
-                yield Text.assemble(("evaluate it  ", "dim"), seen(f"llmtune evaluate {report.identity.run_id}"))
+                yield _Code(f"llmtune evaluate {report.identity.run_id}", "evaluate it  ")
         elif report.succeeded:
-            yield Text.assemble(("ask again    ", "dim"), seen(f"llmtune runs attach {report.identity.run_id}"))
+            yield _Code(f"llmtune runs attach {report.identity.run_id}", "ask again    ")
         if report.reproduce:
-            yield Text.assemble(("run it again ", "dim"), seen(report.reproduce))
-        yield Text.assemble(("all of it    ", "dim"), seen(f"llmtune report {report.identity.run_id} --format json"))
+            yield _Code(report.reproduce, "run it again ")
+        yield _Code(f"llmtune report {report.identity.run_id} --format json", "all of it    ")
         if isinstance(report.snippet, str) and report.snippet:
-            yield Group(Text("call it", style="dim"), Padding(Text(seen(report.snippet)), (0, 0, 0, 2)))
+            yield Text("call it", style="dim")
+            yield from (_Code(f"  {line}") for line in report.snippet.splitlines())
 
 
 def _value(value: object) -> str:

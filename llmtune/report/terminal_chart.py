@@ -1,4 +1,4 @@
-"""Curves and bars out of characters: braille where the terminal can show it, plain ASCII where it cannot."""
+"""Curves and bars drawn with characters: braille where the terminal can show it, plain ASCII where it cannot."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ _LARGEST = 1e150
 
 
 def finite(points: Points) -> list[tuple[float, float]]:
-    """The points that can be drawn, held within what can be subtracted without an overflow."""
+    """Return the points that can be drawn, clipped so that differences cannot overflow."""
     return [(x, max(-_LARGEST, min(_LARGEST, y))) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 def draw(line: Points, marks: Points, *, width: int, height: int, ascii_only: bool = False) -> Chart | None:
-    """A dense curve as a line (curve 0) and a sparse one as marks upon it (curve 1); None when there is nothing.
+    """Draw a dense curve as a line (curve 0) and a sparse one as marks on it (curve 1); None without points.
 
     The line shows the mean of the points that fall into one column, so that noise of single steps does not hide it.
     """
     line, marks = finite(line), finite(marks)
     if not line and not marks:
         return None
-    left, right = _range([x for x, _ in (*line, *marks)])
+    x_min, x_max = _range([x for x, _ in (*line, *marks)])
     columns, levels = (width, height) if ascii_only else (2 * width, 4 * height)
-    means = _means(line, left, right, columns)
+    means = _means(line, x_min, x_max, columns)
     values = [y for _, y in means] + [y for _, y in marks]
     bottom, top = min(values), max(values)
     span = top - bottom or 1.0
@@ -69,27 +69,27 @@ def draw(line: Points, marks: Points, *, width: int, height: int, ascii_only: bo
         previous = (column, row)
     cells = _plain(grid) if ascii_only else _braille(grid, width, height)
     for x_value, value in marks:
-        column = round((x_value - left) / (right - left or 1) * (width - 1))
+        column = round((x_value - x_min) / (x_max - x_min or 1) * (width - 1))
         row = min(height - 1, level(value) * height // levels)
         cells[row][column] = Cell("o" if ascii_only else "\u25cf", 1)
-    return Chart(tuple(tuple(row) for row in cells), top=top, bottom=bottom, left=left, right=right)
+    return Chart(tuple(tuple(row) for row in cells), top=top, bottom=bottom, left=x_min, right=x_max)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def _means(line: Points, left: float, right: float, columns: int) -> list[tuple[int, float]]:
+def _means(line: Points, x_min: float, x_max: float, columns: int) -> list[tuple[int, float]]:
     sums: dict[int, tuple[float, int]] = {}
     for x, y in line:
-        column = round((x - left) / (right - left or 1) * (columns - 1))
+        column = round((x - x_min) / (x_max - x_min or 1) * (columns - 1))
         total, amount = sums.get(column, (0.0, 0))
         sums[column] = (total + y, amount + 1)
     return [(column, total / amount) for column, (total, amount) in sorted(sums.items())]
 
 
 def _segment(start: tuple[int, int] | None, end: tuple[int, int]) -> list[tuple[int, int]]:
-    """The dots from one point to the next."""
+    """Return the dots from one point to the next."""
     if start is None:
         return [end]
     steps = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
@@ -118,8 +118,8 @@ def _braille(grid: list[list[int]], width: int, height: int) -> list[list[Cell]]
 
 
 def sparkline(values: Sequence[float], width: int = 16, *, ascii_only: bool = False) -> str:
-    """A curve in one line, its mean in each of at most `width` columns; empty when nothing is finite."""
-    points = finite([(float(place), value) for place, value in enumerate(values)])
+    """Draw a curve in one line, its mean in each of at most `width` columns; empty when nothing is finite."""
+    points = finite([(float(index), value) for index, value in enumerate(values)])
     if not points:
         return ""
     columns = min(width, len(points))
@@ -130,7 +130,7 @@ def sparkline(values: Sequence[float], width: int = 16, *, ascii_only: bool = Fa
 
 
 def bar(value: float, low: float, high: float, width: int, *, ascii_only: bool = False) -> str:
-    """A share as a bar of `width` characters, its interval drawn over the end: `#####|--|    `."""
+    """Draw a share as a bar of `width` characters, its interval over the end: `#####|--|    `."""
 
     def place(share: float) -> int:
         return min(width - 1, max(0, round(share * width) - 1)) if share > 0 else -1

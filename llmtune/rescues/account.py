@@ -1,6 +1,7 @@
-"""`rescue_all`: every tuned model of an account, step by step over all of them, so that what may be lost is had first.
+"""`rescue_all`: rescue every tuned model of an account, one step over all of them at a time.
 
-The folder of each model is that of an ordinary rescue: any of them can be gone on with by itself.
+So what may soon be lost is saved first. The folder of each model is that of an ordinary rescue, which can go on
+by itself.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,10 +26,12 @@ from llmtune.redaction.secrets import scrub
 from llmtune.report.format import count
 from llmtune.rescues import evaluate, golden_set, recording, source
 from llmtune.rescues.folder import Folder, check_not_held, hold_folder, write_file
+from llmtune.rescues.options import RescueOptions, log_progress
 from llmtune.rescues.rescue import fetch_rows, rescue_in, write_job
 from llmtune.rescues.results import AccountRescue, GoldenSet, ModelRescue
 from llmtune.rescues.text import account_page
-from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.failpoints import failpoint
+from llmtune.runs.options import check_keywords
 from llmtune.runs.run import Run
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, open_store
@@ -39,8 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmtune")
 
-#: So many models in a row that a vendor is too unwell to answer for: the others are not tried.
-MOST_UNWELL = 3
+#: The most models in a row that may fail because the vendor is unavailable, before the others are skipped.
+MAX_UNAVAILABLE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +60,14 @@ class Filters:
     limit: int | None = None
 
     def take(self, models: list[RemoteModel]) -> list[RemoteModel]:
-        """The models that pass, newest first; those whose day is not known come last, and pass `since`."""
+        """Return the models that pass, newest first; those whose day is not known come last, and pass `since`."""
         passed = [model for model in models if self._passes(model)]
         passed.sort(key=lambda model: (-(model.created or 0.0), model.id))
         return passed[: self.limit]
 
     def _passes(self, model: RemoteModel) -> bool:
-        made = None if model.created is None else datetime.fromtimestamp(model.created, UTC).date()
-        if self.since is not None and made is not None and made < self.since:
+        created_on = None if model.created is None else datetime.fromtimestamp(model.created, UTC).date()
+        if self.since is not None and created_on is not None and created_on < self.since:
             return False
         if self.base is not None and not fnmatchcase(model.base or "", self.base):
             return False
@@ -73,19 +76,22 @@ class Filters:
 
 @dataclass
 class _Entry:
-    """One model under way: where it is, and what there is of it."""
+    """The state of one model while the account is rescued."""
 
-    found: source.Found
+    old_model: source.OldModel
     folder: Folder
     error: str | None = None
-    asking: recording.Asking | None = None
+    prepared: recording.PreparedQuestions | None = None
     questions: golden_set.Questions | None = None
-    unwell: bool = field(default=False)
-    elsewhere: bool = field(default=False)
+    is_unavailable: bool = False
+    """Whether its vendor did not answer at the last step."""
+
+    is_held: bool = False
     """Whether another process works on it."""
 
 
-def rescue_all(
+@check_keywords()
+def rescue_all(  # noqa: PLR0913 - users pass keywords
     source_provider: str | Provider,
     to: str | Provider = "local",
     *,
@@ -104,10 +110,10 @@ def rescue_all(
     say: Callable[[str], None] | None = None,
     patience: RetryPolicy | None = None,
 ) -> AccountRescue:
-    """Bring every tuned model of an account home: job, rows and answers of each, in one folder, agreed to once.
+    """Rescue every tuned model of an account into one folder, with one consent to the cost of all answers.
 
-    Calling it again goes on where it was: no answer on file is asked for again. A model of which something
-    cannot be had stops none of the others; it is named in the summary.
+    Calling it again continues where it was: no answer on file is asked for again. An error with one model does not stop
+    the others; it is listed in the summary.
 
     Args:
         source_provider: the vendor whose account it is.
@@ -117,21 +123,34 @@ def rescue_all(
         filters: which models; None takes all.
         max_rows: the most prompts each old model is asked.
         snapshot_only: stop before training.
-        deploy: allow a deployment of each old model that answers from none else, one after the other.
+        deploy: allow a deployment of each old model that answers from nothing else, one after the other.
         yes: whether what is billed is agreed to.
         budget: the most that answers and training of all models may cost together, in USD.
         allow_unknown_cost: let an unknown price pass under a budget.
         confirm: called once before any model is asked, with the cost of all answers; raises to stop.
         confirm_run: called with the plan before each new run is started; raises to stop.
         follow: waits for a new run (a progress display); None waits quietly.
-        say: told in words what is going on.
-        patience: how long the vendor is waited for when it is unwell.
+        say: receives progress messages; None logs them.
+        patience: the retry policy for the vendor when it is unavailable.
 
     Raises:
         LlmtuneError: the account cannot be listed, no new base model is named, the budget does not hold, or another
             process works on the folder.
     """
-    tell = say or (lambda text: log.info("%s", text))
+    options = RescueOptions(
+        model=model,
+        max_rows=max_rows,
+        snapshot_only=snapshot_only,
+        deploy=deploy,
+        yes=yes,
+        budget=budget,
+        allow_unknown_cost=allow_unknown_cost,
+        confirm=confirm,
+        confirm_run=confirm_run,
+        follow=follow,
+        say=say or log_progress,
+        patience=patience,
+    )
     provider = get_provider(source_provider)
     backend = get_provider(to)
     if not snapshot_only and model is None:
@@ -139,60 +158,64 @@ def rescue_all(
             f"which model shall {backend.name} train?",
             hint="name it with --model MODEL_ID (Python: model=), or save everything first with --snapshot-only",
         )
-    listed, notes = _listed(provider)
-    models = [each for each in listed if each.checkpoint_of is None]
+    listed, notes = _list_models(provider)
+    models = [remote for remote in listed if remote.checkpoint_of is None]
     chosen = (filters or Filters()).take(models)
     root = Path(out) if out is not None else Path(f"rescue-{provider.name}")
     with hold_folder(root):
-        entries = list(_entries(provider, chosen, root, open_store(), tell))
-        tell(f"{count(len(entries), 'tuned model')} at {provider.name}")
-        checkpoint("rescue-listed")
+        entries = list(_open_entries(provider, chosen, root, open_store(), options.say))
+        options.say(f"{count(len(entries), 'tuned model')} at {provider.name}")
+        failpoint("rescue-listed")
 
         def summary() -> AccountRescue:
             return AccountRescue(
                 provider=provider.name,
                 folder=str(root),
-                models=tuple(_summed_up(entry, max_rows) for entry in entries),
+                models=tuple(_summarize(entry, max_rows) for entry in entries),
                 left_out=len(models) - len(chosen),
                 checkpoints=len(listed) - len(models),
                 notes=notes,
             )
 
         try:
-            for entry in entries:
-                _attempt(entry, lambda entry=entry: fetch_rows(entry.folder, entry.found, None, tell))  # type: ignore[misc]
-            spent = _prepare(entries, max_rows, deploy, tell)
-            _agree(entries, spent, recording.Consent(yes, budget, allow_unknown_cost, confirm))
-            _ask(entries, tell, patience)
-            for entry in entries:
-                if entry.folder.state.source is not None:
-                    _attempt(entry, lambda entry=entry: _write_job(entry, backend, model, max_rows))  # type: ignore[misc]
-            if not snapshot_only:
-                _train(
-                    entries, backend, model, max_rows, budget, spent,
-                    yes=yes, unknown=allow_unknown_cost, confirm_run=confirm_run, follow=follow, say=tell,
-                )  # fmt: skip
+            _rescue_entries(entries, backend, options)
         finally:
             if root.is_dir():
-                done = summary()
-                done = done.model_copy(update={"models": (*done.models, *_earlier(root, done))})
-                write_file(root, "summary.json", done.model_dump_json(indent=2) + "\n")
-                write_file(root, "summary.md", account_page(done))
+                saved = summary()
+                saved = saved.model_copy(update={"models": (*saved.models, *_read_earlier_models(root, saved))})
+                write_file(root, "summary.json", saved.model_dump_json(indent=2) + "\n")
+                write_file(root, "summary.md", account_page(saved))
         return summary()
 
 
-def _earlier(root: Path, now: AccountRescue) -> list[ModelRescue]:
-    """The models of an earlier call that are none of this one's: left out by filters, or gone from the account."""
+def _rescue_entries(entries: list[_Entry], backend: Provider, options: RescueOptions) -> None:
+    """Take each step for every model, before the next step is taken for any."""
+    for entry in entries:
+        _try_step(entry, lambda entry=entry: fetch_rows(entry.folder, entry.old_model, None, options.say))  # type: ignore[misc]
+    spent = _prepare(entries, options)
+    _confirm_costs(entries, spent, options)
+    _ask_models(entries, options)
+    for entry in entries:
+        if entry.folder.state.source is not None:
+            _try_step(entry, lambda entry=entry: _write_job(entry, backend, options))  # type: ignore[misc]
+    if not options.snapshot_only:
+        _train(entries, backend, spent, options)
+
+
+def _read_earlier_models(root: Path, now: AccountRescue) -> list[ModelRescue]:
+    """Read the models of an earlier call that are not in this one: left out by filters, or gone from the account."""
     try:
         before = AccountRescue.model_validate_json((root / "summary.json").read_bytes())
     except (OSError, ValueError):
         return []
-    known = {model.model for model in now.models}
-    return [model for model in before.models if model.model not in known] if before.provider == now.provider else []
+    current_ids = {model.model for model in now.models}
+    return (
+        [model for model in before.models if model.model not in current_ids] if before.provider == now.provider else []
+    )
 
 
-def _listed(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
-    """The account's models, and what is wrong with the list; raises where nothing of it could be had."""
+def _list_models(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
+    """List the account's models, with a note where the list is incomplete. Raises when none could be read."""
     ready = provider.ready()
     if ready.extra == "missing" or ready.credentials == "not found" or ready.missing_settings:
         missing = ", ".join(ready.missing_settings) or "its extra or its key"
@@ -208,27 +231,29 @@ def _listed(provider: Provider) -> tuple[list[RemoteModel], tuple[str, ...]]:
     return models, ()
 
 
-def _entries(
+def _open_entries(
     provider: Provider, models: list[RemoteModel], root: Path, store: Store, say: recording.Say
 ) -> Iterator[_Entry]:
-    """Each model with its folder; one that another process works on is left to it."""
-    records = _records(provider, store)
+    """Yield each model with its folder; a folder that another process holds is marked as an error."""
+    records = _find_records(provider, store)
     taken: set[Path] = set()
     for model in models:
         folder = _folder_for(model, root, taken, say)
         taken.add(folder.path)
-        found = source.Found(provider, None, records.get(model.id), model.id, model)
-        entry = _Entry(found, folder)
+        old_model = source.OldModel(provider, None, records.get(model.id), model.id, model)
+        entry = _Entry(old_model, folder)
         try:
             check_not_held(folder.path)
         except LlmtuneError as error:
-            entry.error, entry.elsewhere = error.message, True
+            entry.error, entry.is_held = error.message, True
         yield entry
 
 
 def _folder_for(model: RemoteModel, root: Path, taken: set[Path], say: recording.Say) -> Folder:
-    """The folder that holds this model already, else a new one: by its short name, and where that is another's (or
-    something else lies there) by its short name and a digest. Which models are chosen makes no difference."""
+    """Return the folder that holds this model already, else a new one, whichever models are chosen.
+
+    It is named by the model's short name; where that folder is another's, by the short name and a digest.
+    """
     name = source.short_name(model.id)
     paths = (root / name, root / f"{name}-{source.digest(model.id)}")
     free = [path for path in paths if path not in taken]
@@ -241,17 +266,17 @@ def _folder_for(model: RemoteModel, root: Path, taken: set[Path], say: recording
     raise unusable
 
 
-def _records(provider: Provider, store: Store) -> dict[str, RunRecord]:
-    """The runs that made models of the account, by the model: they know which rows were held out."""
+def _find_records(provider: Provider, store: Store) -> dict[str, RunRecord]:
+    """Return the runs that made models of the account, by model id: they know which rows were held out."""
     try:
-        return {ref.id: record for record, ref in store.tuned() if record.provider == provider.name}
+        return {ref.id: record for record, ref in store.tuned_models() if record.provider == provider.name}
     except StoreError:
         return {}
 
 
-def _attempt(entry: _Entry, step: Callable[[], object]) -> None:
-    """Take a step of one model; what goes wrong with it stays with it."""
-    if entry.elsewhere:
+def _try_step(entry: _Entry, step: Callable[[], object]) -> None:
+    """Run one step for one model; an error is recorded with it, and the other models go on."""
+    if entry.is_held:
         return
     try:
         step()
@@ -260,130 +285,128 @@ def _attempt(entry: _Entry, step: Callable[[], object]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever one model breaks on, the others are brought home
         text = error.message if isinstance(error, LlmtuneError) else f"{type(error).__name__}: {error}"
         entry.error = scrub(text)
-        entry.unwell = isinstance(error, TransientError)
+        entry.is_unavailable = isinstance(error, TransientError)
     else:
-        entry.unwell = False
+        entry.is_unavailable = False
 
 
-def _prepare(entries: list[_Entry], max_rows: int, deploy: bool, say: recording.Say) -> float:
-    """Find out of each model whether it answers and what that costs; what the answers on file have cost."""
+def _prepare(entries: list[_Entry], options: RescueOptions) -> float:
+    """Find out whether each model answers, and at what cost. Returns the cost in USD of the answers on file."""
     spent = 0.0
 
     def prepare(entry: _Entry) -> None:
         nonlocal spent
-        kept = entry.folder.state.source
-        if kept is None:
+        old_job = entry.folder.state.source
+        if old_job is None:
             return
-        entry.questions = recording.questions_for(entry.folder, kept, None, max_rows)
-        spent += recording.answers_cost(entry.folder, entry.found, kept, entry.questions)
+        entry.questions = recording.build_questions(entry.folder, old_job, None, options.max_rows)
+        spent += recording.estimate_answers_cost(entry.folder, entry.old_model, old_job, entry.questions)
         if entry.folder.done("golden"):
-            recording.remove_leftover(entry.folder, entry.found, say)
+            recording.remove_leftover(entry.folder, entry.old_model, options.say)
             return
-        asking = recording.prepare(entry.folder, entry.found, entry.questions, deploy=deploy)
-        if isinstance(asking, recording.Asking):
-            entry.asking = asking
+        outcome = recording.prepare(entry.folder, entry.old_model, entry.questions, deploy=options.deploy)
+        if isinstance(outcome, recording.PreparedQuestions):
+            entry.prepared = outcome
         else:
-            recording.keep_golden(entry.folder, asking, say)
+            recording.save_golden_set(entry.folder, outcome, options.say)
 
     for entry in entries:
-        _attempt(entry, lambda entry=entry: prepare(entry))  # type: ignore[misc]
+        _try_step(entry, lambda entry=entry: prepare(entry))  # type: ignore[misc]
     return spent
 
 
-def _agree(entries: list[_Entry], spent: float, consent: recording.Consent) -> None:
-    """Have the cost of all answers agreed to, once."""
-    asking = [entry.asking for entry in entries if entry.asking is not None]
-    if not asking:
+def _confirm_costs(entries: list[_Entry], spent: float, options: RescueOptions) -> None:
+    """Ask once for consent to the cost of all answers. Raises `OverBudget`."""
+    prepared = [entry.prepared for entry in entries if entry.prepared is not None]
+    if not prepared:
         return
-    costs = [each.cost for each in asking if each.cost is not None]
-    unknown = len(asking) - len(costs)
-    total = sum(costs)
-    formula = f"answers of {count(len(asking), 'model')}, {golden_set.at_most(total)} USD"
+    total = sum(questions.cost or 0.0 for questions in prepared)
+    unknown = [questions.formula for questions in prepared if questions.cost is None]
+    formula = f"answers of {count(len(prepared), 'model')}, {golden_set.format_upper_bound(total)} USD"
     if unknown:
-        formula += f" besides {unknown} of unknown price ({next(each.formula for each in asking if each.cost is None)})"
-    consent.check(None if unknown else total, formula, asking[0].questions.sampling, spent)
+        formula += f" besides {len(unknown)} of unknown price ({unknown[0]})"
+    options.check_answers_cost(None if unknown else total, formula, prepared[0].questions.sampling, spent)
 
 
-def _ask(entries: list[_Entry], say: recording.Say, patience: RetryPolicy | None) -> None:
-    unwell = 0
+def _ask_models(entries: list[_Entry], options: RescueOptions) -> None:
+    """Ask each model its questions, until the vendor is unavailable for several in a row."""
+    unavailable = 0
     for entry in entries:
-        asking = entry.asking
-        if asking is None:
+        prepared = entry.prepared
+        if prepared is None:
             continue
-        if unwell >= MOST_UNWELL:
-            entry.error = f"not asked: {entry.found.provider.name} did not answer for {unwell} models in a row"
+        if unavailable >= MAX_UNAVAILABLE:
+            provider = entry.old_model.provider
+            entry.error = f"not asked: {provider.name} did not answer for {unavailable} models in a row"
             continue
 
-        def answer(entry: _Entry = entry, asking: recording.Asking = asking) -> None:
-            told = recording.record(entry.folder, entry.found, asking, say, patience)
-            recording.keep_golden(entry.folder, told, say)
+        def answer(entry: _Entry = entry, prepared: recording.PreparedQuestions = prepared) -> None:
+            golden = recording.record(entry.folder, entry.old_model, prepared, options.say, options.patience)
+            recording.save_golden_set(entry.folder, golden, options.say)
 
-        _attempt(entry, answer)
-        unwell = unwell + 1 if entry.unwell else 0
-
-
-def _write_job(entry: _Entry, backend: Provider, model: str | None, max_rows: int) -> None:
-    judged = entry.questions.spec_alike if entry.questions is not None else evaluate.spec_for(max_rows)
-    if not entry.folder.job.exists() or model is not None:
-        write_job(entry.folder, entry.found, backend, model, judged, lambda text: log.info("%s", text))
+        _try_step(entry, answer)
+        unavailable = unavailable + 1 if entry.is_unavailable else 0
 
 
-def _train(
-    entries: list[_Entry],
-    backend: Provider,
-    model: str | None,
-    max_rows: int,
-    budget: float | None,
-    spent: float,
-    *,
-    yes: bool,
-    unknown: bool,
-    confirm_run: Callable[[Receipt], None] | None,
-    follow: Callable[[Run], Report] | None,
-    say: recording.Say,
-) -> None:
-    """Train each model that has its rows, one after the other, by the ordinary rescue of its folder."""
-    left = None if budget is None else max(0.0, budget - spent - sum(_cost(entry) for entry in entries))
+def _write_job(entry: _Entry, backend: Provider, options: RescueOptions) -> None:
+    questions = entry.questions
+    spec = questions.resolved_spec if questions is not None else evaluate.evaluation_spec(options.max_rows)
+    if not entry.folder.job.exists() or options.model is not None:
+        write_job(entry.folder, entry.old_model, backend, options.model, spec, log_progress)
+
+
+def _train(entries: list[_Entry], backend: Provider, spent: float, options: RescueOptions) -> None:
+    """Train each model that has training rows, one after the other, by the ordinary rescue of its folder."""
+    remaining = options.budget
+    if remaining is not None:
+        remaining = max(0.0, remaining - spent - sum(_get_cost(entry) for entry in entries))
 
     def train(entry: _Entry) -> None:
-        nonlocal left
-        kept = entry.folder.state.source
-        assert kept is not None
-        answers = recording.answers_cost(entry.folder, entry.found, kept, entry.questions)
-        state = rescue_in(
-            entry.folder.path, entry.found.model, backend, model=model, source_provider=entry.found.provider.name,
-            max_rows=max_rows, yes=yes, budget=None if left is None else left + answers, allow_unknown_cost=unknown,
-            confirm_run=confirm_run, follow=follow, say=say,
-        )  # fmt: skip
-        entry.folder.state = state
-        if left is not None and state.run is not None:
-            left = max(0.0, left - (open_store().get(state.run).cost.total or 0.0))
+        nonlocal remaining
+        old_job = entry.folder.state.source
+        assert old_job is not None
+        answers = recording.estimate_answers_cost(entry.folder, entry.old_model, old_job, entry.questions)
+        budget = None if remaining is None else remaining + answers  # the rescue of one model deducts its answers again
+        entry.folder.state = rescue_in(
+            entry.folder.path,
+            entry.old_model.model,
+            backend,
+            replace(options, budget=budget, deploy=False, confirm=None, patience=None),
+            source_provider=entry.old_model.provider.name,
+        )
+        run = entry.folder.state.run
+        if remaining is not None and run is not None:
+            remaining = max(0.0, remaining - (open_store().get(run).cost.total or 0.0))
 
     for entry in entries:
         if entry.folder.state.source is not None and "train" in entry.folder.state.source.files:
-            _attempt(entry, lambda entry=entry: train(entry))  # type: ignore[misc]
+            _try_step(entry, lambda entry=entry: train(entry))  # type: ignore[misc]
 
 
-def _cost(entry: _Entry) -> float:
-    return (entry.asking.cost or 0.0) if entry.asking is not None else 0.0
+def _get_cost(entry: _Entry) -> float:
+    return (entry.prepared.cost or 0.0) if entry.prepared is not None else 0.0
 
 
-def _summed_up(entry: _Entry, max_rows: int) -> ModelRescue:
+def _summarize(entry: _Entry, max_rows: int) -> ModelRescue:
     state = entry.folder.state
-    kept = state.source
-    told = state.golden
-    answered = told.answered if isinstance(told, GoldenSet) else 0
-    if told is None or isinstance(told, NotReported):
-        total = min(max_rows, kept.files["test"].rows) if kept is not None and "test" in kept.files else 0
+    old_job = state.source
+    golden = state.golden
+    answered = golden.answered if isinstance(golden, GoldenSet) else 0
+    if golden is None or isinstance(golden, NotReported):
+        total = min(max_rows, old_job.files["test"].rows) if old_job is not None and "test" in old_job.files else 0
     else:
-        total = told.rows
+        total = golden.rows
     rows = None
-    if kept is not None and "train" in kept.files:
-        rows = kept.files["train"].rows
+    if old_job is not None and "train" in old_job.files:
+        rows = old_job.files["train"].rows
     return ModelRescue(
-        model=entry.found.model,
+        model=entry.old_model.model,
         folder=entry.folder.path.name,
-        base=kept.base if kept is not None else entry.found.remote.base or "" if entry.found.remote else "",
+        base=old_job.base
+        if old_job is not None
+        else entry.old_model.remote.base or ""
+        if entry.old_model.remote
+        else "",
         job=entry.folder.job.exists(),
         train_rows=rows,
         questions=total,

@@ -1,4 +1,4 @@
-"""Old against new: by the reference answers, and by how far new answers as old did."""
+"""Evaluation of the new model against the old one: by the reference answers, and by the old model's own answers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 from llmtune.data.example import Example
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.cache import AnswerCache
-from llmtune.evaluation.evaluate import evaluate, model_identity
+from llmtune.evaluation.evaluate import AnswerOptions, evaluate, model_identity
 from llmtune.evaluation.results import EvaluationResult
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, Generator, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef
 from llmtune.redaction.secrets import scrub
-from llmtune.rescues.golden_set import Questions, Replay, as_reference
+from llmtune.rescues.golden_set import Questions, Replay, build_reference_rows
 
 
-def judge(
+def evaluate_answers(
     questions: Questions | None,
     answers: dict[str, Generation],
     labels: Sequence[str] | None,
@@ -29,7 +30,7 @@ def judge(
     cache: AnswerCache,
     why_not: str,
 ) -> tuple[EvaluationResult | NotReported, EvaluationResult | NotReported]:
-    """(by the reference answers, by the old model's answers). The new model's answers are cached and asked once.
+    """Evaluate by the reference answers, and by the old model's answers. The new model's answers are cached.
 
     Args:
         questions: the golden set's questions, or None when there are no rows to ask.
@@ -44,7 +45,7 @@ def judge(
     if questions is None or not questions.rows:
         nothing = NotReported("there are no held-out rows to ask")
         return nothing, nothing
-    spec = questions.spec_alike.model_copy(update={"max_rows": max(1, len(questions.rows))})
+    spec = questions.resolved_spec.model_copy(update={"max_rows": max(1, len(questions.rows))})
     models = {"new": model_identity(provider.name, tuned)}
 
     def asked(rows: Sequence[Example], with_old: bool, rule: Sequence[str] | None) -> EvaluationResult | NotReported:
@@ -53,15 +54,21 @@ def judge(
             generators["old"] = Replay(questions, answers)
         generators["new"] = target()
         try:
-            return evaluate(rows, generators, spec, labels=rule, models=models, cache=cache)
+            return evaluate(
+                rows,
+                generators,
+                spec,
+                scoring=ScoringOptions(labels=rule),
+                answering=AnswerOptions(models=models, cache=cache),
+            )
         except LlmtuneError as error:
             return NotReported(f"the new model could not be judged: {scrub(error.message)}")
 
-    known = set(answers)
+    answered_keys = set(answers)
     with_answer = [
         row
         for key, row in zip(questions.keys, questions.rows, strict=True)
-        if row.answer() is not None and (not answers or key in known)
+        if row.answer() is not None and (not answers or key in answered_keys)
     ]
     by_label: EvaluationResult | NotReported = NotReported("the rows have no reference answers")
     if with_answer:
@@ -69,9 +76,9 @@ def judge(
     if not answers:
         return by_label, NotReported(f"there is no golden set: {why_not}")
     # The old model's answers are no labels: it may have answered anything.
-    return by_label, asked(as_reference(questions, answers), False, ())
+    return by_label, asked(build_reference_rows(questions, answers), False, ())
 
 
-def spec_for(max_rows: int) -> EvaluationSpec:
-    """How both models are asked: greedily, at most `max_rows` rows, no baseline (the old model is the baseline)."""
+def evaluation_spec(max_rows: int) -> EvaluationSpec:
+    """Return how both models are asked: greedily, at most `max_rows` rows; the old model is the baseline."""
     return EvaluationSpec(max_rows=max_rows, baselines=("majority",))

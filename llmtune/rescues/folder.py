@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,94 +16,99 @@ from pydantic import ValidationError
 from llmtune._safety.private_files import make_private_folder
 from llmtune.errors import LlmtuneError
 from llmtune.job.spec import TuningJob
-from llmtune.rescues.results import Rescue, Step
-from llmtune.runs.store.leases import Lease, who
+from llmtune.redaction.secrets import scrub_leaves
+from llmtune.rescues.results import Rescue, RescueStep
+from llmtune.runs.store.leases import Lease, describe_owner
 from llmtune.runs.store.store import open_store
 
 
 class Folder:
     """job.yaml, data/, golden.jsonl, receipt.json, report.md, .html and .json; rescue.json says what is done."""
 
-    def __init__(self, path: Path, asked: str) -> None:
+    def __init__(self, path: Path, requested: str) -> None:
         self.path = path
         self.data = path / "data"
         self.golden = path / "golden.jsonl"
         self.job = path / "job.yaml"
-        self.state = self._read(asked)
+        self.state = self._read(requested)
 
-    def _read(self, asked: str) -> Rescue:
-        kept = self.path / "rescue.json"
+    def _read(self, requested: str) -> Rescue:
+        state_file = self.path / "rescue.json"
         try:
-            state = Rescue.model_validate_json(kept.read_bytes())
+            state = Rescue.model_validate_json(state_file.read_bytes())
         except FileNotFoundError:
             # A kill in the first write leaves nothing but its hidden temporary file.
-            if self.path.is_dir() and any(not each.name.startswith(".rescue.json-") for each in self.path.iterdir()):
+            if self.path.is_dir() and any(not path.name.startswith(".rescue.json-") for path in self.path.iterdir()):
                 raise LlmtuneError(
                     f"{self.path} is there already and holds something else", hint="name another folder with --out"
                 ) from None
-            return Rescue(asked=asked, folder=str(self.path))
+            return Rescue(asked=requested, folder=str(self.path))
         except ValidationError as error:
             raise LlmtuneError(
-                f"{kept} is not what llmtune rescue writes: {error.errors()[0]['msg']}",
+                f"{state_file} is not what llmtune rescue writes: {error.errors()[0]['msg']}",
                 hint="name another folder with --out",
             ) from None
-        if state.asked != asked:
+        if state.asked != requested:
             raise LlmtuneError(
-                f"{self.path} holds the rescue of {state.asked}, not of {asked}", hint="name another folder with --out"
+                f"{self.path} holds the rescue of {state.asked}, not of {requested}",
+                hint="name another folder with --out",
             )
         return state
 
-    def done(self, step: Step) -> bool:
-        """Whether a step needs not be taken again."""
+    def done(self, step: RescueStep) -> bool:
+        """Return whether a step is done."""
         return step in self.state.done
 
-    def keep(self, *, done: Step | None = None, note: str | None = None, **fields: Any) -> None:
-        """Write down what became known; it is there after this returns."""
+    def keep(self, *, done: RescueStep | None = None, note: str | None = None, **fields: Any) -> None:
+        """Save fields of the state, a finished step, or a note; it is on disk when this returns."""
         if done is not None and done not in self.state.done:
             fields["done"] = (*self.state.done, done)
         if note is not None and note not in self.state.notes:
             fields["notes"] = (*self.state.notes, note)
         self.state = self.state.model_copy(update={**fields, "folder": str(self.path)})
-        self.write("rescue.json", self.state.model_dump_json(indent=2) + "\n")
+        # What is shown is masked; ids, by which the rescue goes on, stay as they are.
+        data = self.state.model_dump(mode="json")
+        data["report"] = scrub_leaves(data["report"])
+        self.write("rescue.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def write_job(self, job: TuningJob) -> None:
         """Write job.yaml. Raises `LlmtuneError` where it was changed by hand: it is left alone then."""
-        made = self.path / ".job.yaml"
-        job.save(made)
-        digest = _digest(made)
+        temporary = self.path / ".job.yaml"
+        job.save(temporary)
+        digest = _digest(temporary)
         if self.job.exists() and _digest(self.job) not in (digest, *self.state.jobs):
-            made.unlink()
+            temporary.unlink()
             raise LlmtuneError(
                 f"{self.job} was changed since it was written and would be replaced",
                 hint=f"train it as it is with llmtune tune {self.job}, or rename it and run this command again",
             )
         if digest not in self.state.jobs:
             self.keep(jobs=(*self.state.jobs, digest))
-        made.replace(self.job)
+        temporary.replace(self.job)
 
     def write(self, name: str, text: str) -> None:
-        """A file of the folder, replaced as a whole."""
+        """Write a file of the folder, replacing it as a whole."""
         write_file(self.path, name, text)
 
 
 def write_file(folder: Path, name: str, text: str) -> None:
     """Write a file of a folder, which is made where it is not there: as a whole, or not at all."""
     make_private_folder(folder)
-    handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(made).replace(folder / name)
+        Path(temporary).replace(folder / name)
     except BaseException:
-        Path(made).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def hold_folder(path: Path) -> Iterator[None]:
-    """Hold the folder of a rescue, or of an account, for this process: two at once would ask, and pay, twice.
+    """Hold the folder of a rescue, or of an account, for this process: two processes would pay for the same answers.
 
     Raises:
         LlmtuneError: another process that lives holds it.
@@ -110,8 +116,8 @@ def hold_folder(path: Path) -> Iterator[None]:
     lease = Lease(open_store(), f"rescue:{path.resolve()}")
     if not lease.acquire():
         raise LlmtuneError(
-            f"{path} is being worked on by another rescue ({who(lease.holder)})",
-            hint="wait until it has ended: the same command then goes on from there; or name another folder with --out",
+            f"{path} is being worked on by another rescue ({describe_owner(lease.holder)})",
+            hint="wait until it has ended: the same command continues from there; or name another folder with --out",
         )
     with lease:
         yield

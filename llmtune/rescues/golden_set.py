@@ -1,4 +1,4 @@
-"""The golden set: what the old model answers, while it still does. One line an answer, and no answer asked twice."""
+"""The golden set: the old model's answers, recorded while it still answers. One line per answer, none asked twice."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune._retry import RetryPolicy
+from llmtune._safety.operating_system import binary_flag
 from llmtune._safety.private_files import open_private
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.chat import write_messages
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.cache import answer_key
-from llmtune.evaluation.inference import ask
-from llmtune.evaluation.sampling import requests_of, subsample, token_limit
+from llmtune.evaluation.inference import generate_answers
+from llmtune.evaluation.sampling import build_requests, subsample, token_limit
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef
 from llmtune.rescues.results import GoldenSet
-from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.failpoints import failpoint
 
 if TYPE_CHECKING:
     from typing import Self
@@ -38,36 +39,36 @@ class Questions:
     def __init__(self, rows: Sequence[Example], model: str, spec: EvaluationSpec) -> None:
         self.rows = [rows[number] for number in subsample(rows, spec.max_rows)]
         self.spec = spec
-        self.requests = requests_of(self.rows, spec, max_tokens=token_limit(self.rows, spec), seed=0)
+        self.requests = build_requests(self.rows, spec, max_tokens=token_limit(self.rows, spec), seed=0)
         self.keys = [answer_key(model, "text", request) for request in self.requests]
         self.model = model
 
     @property
-    def spec_alike(self) -> EvaluationSpec:
-        """The specification with its limits spelled out, so that whoever is asked is asked the very same."""
+    def resolved_spec(self) -> EvaluationSpec:
+        """The specification with its limits filled in, so that both models are asked the same."""
         longest = self.requests[0].max_tokens if self.requests else None
         return self.spec.model_copy(update={"max_tokens": longest})
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How the model is asked."""
-        told = {"temperature": self.spec.temperature, "top_p": self.spec.top_p, "top_k": self.spec.top_k}
+        """The sampling settings of the requests, those that are set."""
+        settings = {"temperature": self.spec.temperature, "top_p": self.spec.top_p, "top_k": self.spec.top_k}
         longest = self.requests[0].max_tokens if self.requests else None
-        return {name: value for name, value in (told | {"max_tokens": longest}).items() if value is not None}
+        return {name: value for name, value in (settings | {"max_tokens": longest}).items() if value is not None}
 
 
 class GoldenFile:
-    """golden.jsonl: a line for each answer, there before the next is awaited. An `AnswerCache` by content."""
+    """The file golden.jsonl: one line per answer, on disk before the next is asked. An `AnswerCache` by content."""
 
     def __init__(self, path: Path, questions: Questions) -> None:
         self.path = path
-        self._asked = dict(zip(questions.keys, zip(questions.rows, questions.requests, strict=True), strict=True))
+        self._questions = dict(zip(questions.keys, zip(questions.rows, questions.requests, strict=True), strict=True))
         self._lock = threading.Lock()
-        self._kept: dict[str, dict[str, Any]] = {}
+        self._answers: dict[str, dict[str, Any]] = {}
         self._read()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._answers)
 
     def _read(self) -> None:
         try:
@@ -75,7 +76,7 @@ class GoldenFile:
         except FileNotFoundError:
             return
         lines = data.split(b"\n")
-        whole = b""
+        intact = b""
         for number, line in enumerate(lines):
             if not line:
                 continue
@@ -92,22 +93,22 @@ class GoldenFile:
                 {"id": call["id"], "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
                 for call in entry.get("tool_calls", ())
             ]
-            told = {name: entry.get(name) for name in ("prompt_tokens", "completion_tokens", "seconds")}
-            self._kept[key] = {"text": answer, "finish_reason": entry["finish_reason"], "tool_calls": calls, **told}
-            whole += line + b"\n"
-        if whole != data:
-            made = self.path.with_suffix(".mended")
-            with open_private(made, "wb") as file:
-                file.write(whole)
-            made.replace(self.path)
+            usage = {name: entry.get(name) for name in ("prompt_tokens", "completion_tokens", "seconds")}
+            self._answers[key] = {"text": answer, "finish_reason": entry["finish_reason"], "tool_calls": calls, **usage}
+            intact += line + b"\n"
+        if intact != data:
+            repaired = self.path.with_suffix(".repaired")
+            with open_private(repaired, "wb") as file:
+                file.write(intact)
+            repaired.replace(self.path)
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The answer to a question, or None."""
-        return self._kept.get(key)
+        """Return the answer to a question, or None."""
+        return self._answers.get(key)
 
     def put(self, key: str, value: dict[str, Any]) -> None:
         """Append an answer; it is on the disk when this returns."""
-        row, request = self._asked[key]
+        row, request = self._questions[key]
         line: dict[str, Any] = {"key": key, "prompt": write_messages(request.messages)}
         if request.tools:
             line["tools"] = list(request.tools)
@@ -126,61 +127,65 @@ class GoldenFile:
         line |= {name: value[name] for name in ("finish_reason", "prompt_tokens", "completion_tokens", "seconds")}
         data = json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock:
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | binary_flag(), 0o600)
             try:
                 os.write(handle, data)
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            self._kept[key] = value
-        checkpoint("rescue-answered")
+            self._answers[key] = value
+        failpoint("rescue-answered")
 
     def answers(self, questions: Questions) -> dict[str, Generation]:
-        """The answers there are, by key."""
-        found = {}
+        """Return the answers on file, by key."""
+        generations = {}
         for key in questions.keys:
-            kept = self._kept.get(key)
-            if kept is not None:
-                calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in kept["tool_calls"])
-                found[key] = Generation(**{**kept, "tool_calls": calls})
-        return found
+            answer = self._answers.get(key)
+            if answer is not None:
+                calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in answer["tool_calls"])
+                generations[key] = Generation(**{**answer, "tool_calls": calls})
+        return generations
 
 
-def at_most(cost: float) -> str:
-    """An upper bound in words; what is not nothing is not shown as 0.00."""
+def format_upper_bound(cost: float) -> str:
+    """Return an upper bound in words; a small cost is not shown as 0.00."""
     return "less than 0.01" if 0 < cost < 0.005 else f"at most {cost:,.2f}"
 
 
-def estimate(
-    questions: Questions, provider: Provider, base: str, known: GoldenFile, *, answered: bool = False
+def estimate_cost(
+    questions: Questions, provider: Provider, base: str, golden_file: GoldenFile, *, answered: bool = False
 ) -> tuple[float | None, str]:
-    """What asking the questions that are left may cost in USD (None: not known), and how that was reckoned.
+    """Estimate the cost in USD of asking the open questions (None: not known). Returns it with its formula.
 
-    With `answered`, what those that have their answer cost at most instead.
-    Answers are taken to be as long as the longest allowed, so that the figure errs upward.
+    With `answered`, the cost of the answers on file instead. Each answer is counted with the most tokens allowed, so
+    the figure is an upper bound.
     """
     from llmtune.data.rendering.token_count import Counter
     from llmtune.provider.types import Target
 
     if not provider.hosted:
-        return 0.0, "your own machine: nobody bills it"
-    left = [
+        return 0.0, "your own machine: it is not billed"
+    remaining = [
         (row, request)
         for key, row, request in zip(questions.keys, questions.rows, questions.requests, strict=True)
-        if (known.get(key) is not None) is answered
+        if (golden_file.get(key) is not None) is answered
     ]
-    if not left:
+    if not remaining:
         return 0.0, "no question has an answer" if answered else "every question has its answer already"
     price = provider.capabilities(Target(provider=provider.name, kind=provider.kind, model=base)).price
     count = Counter().row
-    sent = sum(count(row.replace(messages=row.prompt())).total for row, _ in left)
-    most = sum(request.max_tokens or 0 for _, request in left)
+    sent = sum(count(row.replace(messages=row.prompt())).total for row, _ in remaining)
+    max_output = sum(request.max_tokens or 0 for _, request in remaining)
     if price.input is None or price.output is None:
-        return None, f"{len(left)} answers, about {sent:,} tokens in, at most {most:,} out; the price is not published"
-    cost = sent / 1e6 * price.input + most / 1e6 * price.output
+        return (
+            None,
+            f"{len(remaining)} answers, about {sent:,} tokens in, at most {max_output:,} out; the price is not"
+            " published",
+        )
+    cost = sent / 1e6 * price.input + max_output / 1e6 * price.output
     return cost, (
-        f"{len(left)} answers: about {sent:,} tokens x {price.input:g} + at most {most:,} x {price.output:g}"
-        f" {price.currency} per million = {at_most(cost)} (price of {price.checked})"
+        f"{len(remaining)} answers: about {sent:,} tokens x {price.input:g} + at most {max_output:,} x {price.output:g}"
+        f" {price.currency} per million = {format_upper_bound(cost)} (price of {price.checked})"
     )
 
 
@@ -193,10 +198,10 @@ def record(
     patience: RetryPolicy | None = None,
     progress: Progress,
 ) -> GoldenSet | NotReported:
-    """Ask what has no answer yet. `NotReported` when the old model cannot be asked any more; what it said is kept.
+    """Ask the open questions. Returns `NotReported` when the old model cannot be asked; its answers are kept.
 
     Raises:
-        TransientError: the vendor stayed unwell; calling again goes on from the answers on file.
+        TransientError: the vendor stayed unavailable; calling again goes on from the answers on file.
     """
     refused = 0
     if any(file.get(key) is None for key in questions.keys):
@@ -204,7 +209,7 @@ def record(
         if isinstance(generator, Unavailable):
             return NotReported(generator.reason)
         with generator as opened:
-            answers = ask(
+            answers = generate_answers(
                 opened,
                 questions.requests,
                 model=questions.model,
@@ -212,27 +217,27 @@ def record(
                 patience=patience or RetryPolicy(),
                 progress=progress,
             )
-        refused = sum(each.generation is None for each in answers)
-    got = list(file.answers(questions).values())
+        refused = sum(answer.generation is None for answer in answers)
+    generations = list(file.answers(questions).values())
     return GoldenSet(
         rows=len(questions.rows),
-        answered=len(got),
+        answered=len(generations),
         refused=refused,
         sampling=questions.sampling,
-        prompt_tokens=_total([each.prompt_tokens for each in got]),
-        completion_tokens=_total([each.completion_tokens for each in got]),
+        prompt_tokens=_sum_counts([generation.prompt_tokens for generation in generations]),
+        completion_tokens=_sum_counts([generation.completion_tokens for generation in generations]),
     )
 
 
-def _total(counts: Sequence[int | None]) -> int | NotReported:
-    known = [count for count in counts if count is not None]
-    if len(known) < len(counts) or not known:
+def _sum_counts(counts: Sequence[int | None]) -> int | NotReported:
+    reported = [count for count in counts if count is not None]
+    if len(reported) < len(counts) or not reported:
         return NotReported("the vendor does not report it")
-    return sum(known)
+    return sum(reported)
 
 
 class Replay:
-    """The old model as the golden set remembers it: a generator that asks nobody."""
+    """A generator that replays the old model's recorded answers."""
 
     max_concurrency = 1
 
@@ -244,7 +249,7 @@ class Replay:
         }
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """The remembered answers."""
+        """Return the recorded answers."""
         return [self._answers[request.messages] for request in requests]
 
     def __enter__(self) -> Self:
@@ -254,21 +259,21 @@ class Replay:
         return None
 
 
-def as_reference(questions: Questions, answers: dict[str, Generation]) -> list[Example]:
-    """The golden set as rows to judge by: the old model's answers in the place of the reference answers."""
+def build_reference_rows(questions: Questions, answers: dict[str, Generation]) -> list[Example]:
+    """Build rows to evaluate by: the old model's answers take the place of the reference answers."""
     rows = []
     for key, row, request in zip(questions.keys, questions.rows, questions.requests, strict=True):
         if key in answers:
-            told = answers[key]
-            reply = Message("assistant", told.text or None, tool_calls=tuple(told.tool_calls))
+            generation = answers[key]
+            reply = Message("assistant", generation.text or None, tool_calls=tuple(generation.tool_calls))
             rows.append(Example((*request.messages, reply), row.tools, line=row.line))
     return rows
 
 
-#: Asked before anything is sent: (what it may cost or None, how that was reckoned, sampling).
+#: Called before anything is sent, with the cost in USD (or None), its formula, and the sampling settings.
 Confirm = Callable[[float | None, str, dict[str, Any]], None]
 
 
-def stopped(until: date | None, today: date) -> str | None:
-    """Why the old model is not asked any more, by the calendar."""
+def stop_reason(until: date | None, today: date) -> str | None:
+    """Return why the old model is not asked any more; None while it still answers by its shutdown date."""
     return f"it stopped answering on {until}" if until is not None and until <= today else None

@@ -1,4 +1,4 @@
-"""The page of a rescue: old against new, what came along and what did not."""
+"""The HTML page of a rescue: the old model against the new one, and what could not be carried over."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from llmtune.report.html.elements import Child, el
 from llmtune.report.html.evaluation import by_label, confusion, held_out, worst
 from llmtune.report.html.page import Section, facts_list, page, table
 from llmtune.rescues.results import RescueReport
-from llmtune.rescues.text import golden_words, left_behind, verdict
+from llmtune.rescues.text import golden_set_sentence, leftover_lines, verdict
 
 
 def render(report: RescueReport) -> str:
-    """The rescue as one HTML file."""
+    """Render a rescue as one HTML page."""
     name = f"{report.source.model}, rescued"
-    top = el("header", el("h1", name), el("p", verdict(report), class_=f"verdict {_mood(report)}"), _caution(report))
+    top = el(
+        "header", el("h1", name), el("p", verdict(report), class_=f"verdict {_verdict_class(report)}"), _caution(report)
+    )
     return page(name, _sections(report), header=top)
 
 
-def _mood(report: RescueReport) -> str:
-    found = None if isinstance(report.labels, NotReported) else report.labels.comparison(a="old", b="new")
-    return {"better": "good", "worse": "bad", "not separable": "doubt"}.get(found.verdict if found else "", "")
+def _verdict_class(report: RescueReport) -> str:
+    comparison = None if isinstance(report.labels, NotReported) else report.labels.comparison(a="old", b="new")
+    return {"better": "good", "worse": "bad", "not separable": "doubt"}.get(
+        comparison.verdict if comparison else "", ""
+    )
 
 
 def _caution(report: RescueReport) -> Markup | None:
     if not report.source.seen_in_training:
         return None
     says = (
-        "The old model was trained on the rows it is judged by (no others could be had), the new one was not: the old"
+        "The old model was trained on the rows it is judged by (no others were available), the new one was not: the old"
         " one's figures flatter it."
     )
     return el("p", says, class_="doubt")
@@ -46,13 +50,15 @@ def _sections(report: RescueReport) -> Iterator[Section]:
         yield worst(report.labels, after="new")
     yield _judged(report.agreement, "agreement", "The new model, by the old model's answers")
     rows: list[list[Child]] = [
-        [el("td", el("code", each.path)), f"{each.rows:,}", each.came_from, el("td", el("code", each.sha256[:12]))]
-        for each in report.source.files.values()
+        [el("td", el("code", file.path)), f"{file.rows:,}", file.came_from, el("td", el("code", file.sha256[:12]))]
+        for file in report.source.files.values()
     ]
-    shown = table(["file", "rows", "came from", "sha256"], rows, numbers=(1,), caption="Data", titled=False)
-    yield Section("data", "Data", shown if rows else Markup(""))
-    lines = [el("li", each) for each in left_behind(report)]
-    yield Section("left", "What did not come along", el("ul", lines) if lines else Markup(""), short="Left behind")
+    data_table = table(["file", "rows", "came from", "sha256"], rows, numbers=(1,), caption="Data", titled=False)
+    yield Section("data", "Data", data_table if rows else Markup(""))
+    lines = [el("li", line) for line in leftover_lines(report)]
+    yield Section(
+        "left", "What could not be carried over", el("ul", lines) if lines else Markup(""), short="Left behind"
+    )
 
 
 def _judged(result: EvaluationResult | NotReported, id: str, title: str) -> Section:
@@ -69,6 +75,6 @@ def _models(report: RescueReport) -> Markup:
             ("new model", [f"run {report.run} at {report.provider}, from ", el("code", report.model)]),
             ("job", el("code", source.job) if source.job else "\u2013"),
             ("cost of the new run", report.cost),
-            ("golden set", golden_words(report)),
+            ("golden set", golden_set_sentence(report)),
         ]
     )

@@ -1,19 +1,18 @@
-"""The step that asks the old model: which rows, whether it answers at all, what that costs, and its answers."""
+"""Recording of the golden set: choose the rows, check whether the old model answers and at what cost, and ask it."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from llmtune import _clock
 from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example
-from llmtune.errors import LlmtuneError, OverBudget, TransientError, VendorError
+from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.metrics.points import NotReported
 from llmtune.planning import support_matrix
 from llmtune.provider.declarations import Capabilities
@@ -22,9 +21,8 @@ from llmtune.provider.types import DeploymentRef, ModelRef, RunKey
 from llmtune.redaction.secrets import scrub
 from llmtune.rescues import evaluate, golden_set, source
 from llmtune.rescues.folder import Folder
-from llmtune.rescues.results import GoldenSet, Source
-from llmtune.runs.budget import CONFIRM, Bill, check_bill
-from llmtune.runs.failpoints import checkpoint
+from llmtune.rescues.results import GoldenSet, RescueSource
+from llmtune.runs.failpoints import failpoint
 from llmtune.runs.finalize import DEPLOYMENT_LAG
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.store.store import open_store
@@ -32,157 +30,131 @@ from llmtune.runs.store.store import open_store
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Consent:
-    """Whether money may be spent on answers, and how much."""
+def choose_rows(folder: Folder, old_job: RescueSource, prompts: str | os.PathLike[str] | None) -> Sequence[Example]:
+    """Choose the rows of the golden set: the user's prompts, of this call or an earlier one, else the held-out rows.
 
-    yes: bool
-    budget: float | None
-    allow_unknown_cost: bool
-    confirm: golden_set.Confirm | None = None
-
-    def check(self, cost: float | None, formula: str, sampling: dict[str, Any], spent: float) -> None:
-        """Raise `OverBudget` if the answers may not be paid for, besides what was spent before."""
-        if cost == 0:
-            return
-        if self.budget is None and not self.yes and self.confirm is not None:
-            self.confirm(cost, formula, sampling)
-            return
-
-        def bill(budget: float) -> Bill:
-            if cost is None:
-                unknown = OverBudget(
-                    f"what the old model's answers cost is not known ({formula})", hint="pass --allow-unknown-cost"
-                )
-                return Bill(0.0, unknown, unknown)
-            before = f" besides {spent:,.2f} USD for those on file" if spent else ""
-            over = OverBudget(f"the old model's answers may cost {cost:,.2f} USD{before}, over the budget ({formula})")
-            return Bill(cost + spent, over)
-
-        check_bill(
-            bill,
-            budget=self.budget,
-            confirmed=self.yes,
-            allow_unknown_cost=self.allow_unknown_cost,
-            unconfirmed=OverBudget(
-                f"the old model's answers are billed ({formula}) and it was not confirmed", hint=CONFIRM
-            ),
-        )
-
-
-def rows_to_ask(folder: Folder, kept: Source, prompts: str | os.PathLike[str] | None) -> Sequence[Example]:
-    """The rows of the golden set: prompts that were given, now or before, else those that were held out."""
+    Raises:
+        LlmtuneError: the golden set in the folder was begun with other prompts.
+    """
     from llmtune.data.io.reading import load
 
-    # Kept in the folder, so that the golden set stays the same one whatever becomes of the file that was given.
-    kept_prompts = folder.data / "prompts.jsonl"
+    # A copy in the folder, so that the golden set stays the same whatever happens to the user's file.
+    saved_prompts = folder.data / "prompts.jsonl"
     if prompts is not None:
-        given = load(str(prompts))
-        if kept_prompts.exists() and folder.golden.exists() and list(load(str(kept_prompts))) != list(given):
+        new_prompts = load(str(prompts))
+        if saved_prompts.exists() and folder.golden.exists() and list(load(str(saved_prompts))) != list(new_prompts):
             raise LlmtuneError(
                 f"the golden set in {folder.path} was begun with other prompts than {prompts}",
                 hint="leave --prompts out to go on with those, or name another folder with --out",
             )
-        if folder.done("golden") and not kept_prompts.exists():
+        if folder.done("golden") and not saved_prompts.exists():
             raise LlmtuneError(
                 f"the golden set in {folder.path} was recorded on the held-out rows, without {prompts}",
                 hint="leave --prompts out, or name another folder with --out",
             )
-        source.keep_rows(given, kept_prompts)
-    if kept_prompts.exists():
-        return load(str(kept_prompts))
-    held_out = kept.files.get("test")
+        source.keep_rows(new_prompts, saved_prompts)
+    if saved_prompts.exists():
+        return load(str(saved_prompts))
+    held_out = old_job.files.get("test")
     return load(str(folder.path / held_out.path)) if held_out is not None else ()
 
 
-def questions_for(
-    folder: Folder, kept: Source, prompts: str | os.PathLike[str] | None, max_rows: int
+def build_questions(
+    folder: Folder, old_job: RescueSource, prompts: str | os.PathLike[str] | None, max_rows: int
 ) -> golden_set.Questions | None:
-    """What the old model is asked; None where there are no rows."""
-    rows = rows_to_ask(folder, kept, prompts)
-    return golden_set.Questions(rows, f"{kept.provider} {kept.model}", evaluate.spec_for(max_rows)) if rows else None
+    """Build the questions for the old model; None when there are no rows."""
+    rows = choose_rows(folder, old_job, prompts)
+    if not rows:
+        return None
+    return golden_set.Questions(rows, f"{old_job.provider} {old_job.model}", evaluate.evaluation_spec(max_rows))
 
 
-def answers_cost(folder: Folder, found: source.Found, kept: Source, questions: golden_set.Questions | None) -> float:
-    """What the answers on file cost at most, in this call or before a kill; 0 where the price is not published."""
+def estimate_answers_cost(
+    folder: Folder, old_model: source.OldModel, old_job: RescueSource, questions: golden_set.Questions | None
+) -> float:
+    """Estimate the most that the answers on file have cost, in USD; 0 where the price is not published."""
     if questions is None:
         return 0.0
     file = golden_set.GoldenFile(folder.golden, questions)
-    return golden_set.estimate(questions, found.provider, kept.base, file, answered=True)[0] or 0.0
+    return golden_set.estimate_cost(questions, old_model.provider, old_job.base, file, answered=True)[0] or 0.0
 
 
 @dataclass(frozen=True)
-class Asking:
-    """The old model, about to be asked: what for, and at what cost."""
+class PreparedQuestions:
+    """The questions for an old model that answers, and their cost."""
 
     questions: golden_set.Questions
     file: golden_set.GoldenFile
     model: ModelRef
     deploy: bool
-    """Whether it is deployed for it."""
+    """Whether the model is deployed to answer them."""
 
     cost: float | None
+    """Of the open questions, in USD; None: not known."""
+
     formula: str
+    """How the cost was computed, in words."""
 
 
 def prepare(
-    folder: Folder, found: source.Found, questions: golden_set.Questions | None, *, deploy: bool
-) -> Asking | GoldenSet | NotReported:
-    """What asking takes; or what there is without asking: the old model does not answer, or has no more to say.
+    folder: Folder, old_model: source.OldModel, questions: golden_set.Questions | None, *, deploy: bool
+) -> PreparedQuestions | GoldenSet | NotReported:
+    """Prepare the questions for the old model, or return the golden set as it is when the model cannot be asked.
 
     Nothing is sent that costs money.
     """
-    kept = folder.state.source
-    assert kept is not None
     if questions is None or not questions.rows:
         return NotReported("there are no rows to ask: neither held-out rows nor --prompts")
+    old_job = folder.state.source
+    assert old_job is not None
     file = golden_set.GoldenFile(folder.golden, questions)
-    ended = golden_set.stopped(_answers_until(found, kept), _clock.today())
+    ended = golden_set.stop_reason(_find_end_date(old_model, old_job), _clock.today())
     if ended is not None:
-        return _so_far(NotReported(f"{kept.model}: {ended}"), questions, file)
-    ref = _old_model(found, kept)
-    cost, formula = golden_set.estimate(questions, found.provider, kept.base, file)
+        return _add_answers_on_file(NotReported(f"{old_job.model}: {ended}"), questions, file)
+    ref = _get_model_ref(old_model, old_job)
+    cost, formula = golden_set.estimate_cost(questions, old_model.provider, old_job.base, file)
     if all(file.get(key) is not None for key in questions.keys):
-        return Asking(questions, file, ref, False, cost, formula)
-    answer = found.provider.generator(ref)
-    if not isinstance(answer, Unavailable):
-        return Asking(questions, file, ref, False, cost, formula)
-    able = support_matrix.ask(found.provider, kept.base)
-    if able.abilities.deployment == "none":
-        return _so_far(NotReported(answer.reason), questions, file)
+        return PreparedQuestions(questions, file, ref, False, cost, formula)
+    generator = old_model.provider.generator(ref)
+    if not isinstance(generator, Unavailable):
+        return PreparedQuestions(questions, file, ref, False, cost, formula)
+    capabilities = support_matrix.get_capabilities(old_model.provider, old_job.base)
+    if capabilities.abilities.deployment == "none":
+        return _add_answers_on_file(NotReported(generator.reason), questions, file)
+    price = _describe_hosting_price(capabilities)
     if not deploy:
-        return _so_far(NotReported(f"{answer.reason}; {_offer(able)}"), questions, file)
-    hosting = able.price.hosting
-    hours = "price not published" if hosting is None else f"{hosting:,.2f} {able.price.currency} an hour"
-    cost = None if cost is None or hosting is None else cost + hosting
-    return Asking(questions, file, ref, True, cost, f"{formula}; and a deployment while it is asked ({hours})")
+        offer = f"--deploy deploys it ({price}) while it is asked, and removes the deployment afterwards"
+        return _add_answers_on_file(NotReported(f"{generator.reason}; {offer}"), questions, file)
+    hosting = capabilities.price.hosting
+    cost = None if cost is None or hosting is None else cost + hosting  # one hour of hosting
+    formula = f"{formula}; and a deployment while it is asked ({price})"
+    return PreparedQuestions(questions, file, ref, True, cost, formula)
 
 
-def _offer(able: Capabilities) -> str:
-    hosting = able.price.hosting
-    price = "whose price is not published" if hosting is None else f"{hosting:,.2f} {able.price.currency} an hour"
-    return f"--deploy deploys it ({price}) while it is asked, and removes the deployment afterwards"
+def _describe_hosting_price(capabilities: Capabilities) -> str:
+    hosting = capabilities.price.hosting
+    return "price not published" if hosting is None else f"{hosting:,.2f} {capabilities.price.currency} an hour"
 
 
 def record(
-    folder: Folder, found: source.Found, asking: Asking, say: Say, patience: RetryPolicy | None
+    folder: Folder, old_model: source.OldModel, prepared: PreparedQuestions, say: Say, patience: RetryPolicy | None
 ) -> GoldenSet | NotReported:
-    """Ask the old model. `NotReported` where it refuses: what it said before is kept.
+    """Ask the old model the open questions. Returns `NotReported` when it refuses and no answer is on file.
 
     Raises:
-        TransientError: its vendor stayed unwell; the same call goes on.
+        TransientError: its vendor stayed unavailable; the same call goes on from the answers on file.
     """
-    kept = folder.state.source
-    assert kept is not None
-    questions, file = asking.questions, asking.file
+    old_job = folder.state.source
+    assert old_job is not None
+    questions, file = prepared.questions, prepared.file
     sampling = ", ".join(f"{name} {value}" for name, value in questions.sampling.items())
-    say(f"asking {kept.model} ({asking.formula}; {sampling})")
+    say(f"asking {old_job.model} ({prepared.formula}; {sampling})")
     try:
-        with _answering(folder, found, asking, say) as target:
-            told = golden_set.record(
+        with _open_target(folder, old_model, prepared, say) as target:
+            golden = golden_set.record(
                 questions,
                 file,
-                found.provider,
+                old_model.provider,
                 target,
                 patience=patience,
                 progress=lambda done, total: say(f"golden set: {done}/{total}") if done == total else None,
@@ -190,109 +162,110 @@ def record(
     except TransientError:
         raise
     except VendorError as error:
-        told = NotReported(f"{kept.model} does not answer any more: {scrub(error.message)}")
-    return _so_far(told, questions, file)
+        golden = NotReported(f"{old_job.model} does not answer any more: {scrub(error.message)}")
+    return _add_answers_on_file(golden, questions, file)
 
 
-def keep_golden(folder: Folder, told: GoldenSet | NotReported, say: Say) -> None:
-    """Write down what became of the golden set. Without an answer the step stays open: the same call tries again."""
+def save_golden_set(folder: Folder, golden: GoldenSet | NotReported, say: Say) -> None:
+    """Save the outcome of the golden set in the folder. Without an answer the step stays open for the next call."""
     notes = tuple(note for note in folder.state.notes if not note.startswith("no golden set: "))
-    folder.keep(golden=told, notes=notes, done=None if isinstance(told, NotReported) else "golden")
-    if isinstance(told, NotReported):
-        folder.keep(note=f"no golden set: {told.reason}")
-        say(f"no golden set: {told.reason}")
-    checkpoint("rescue-recorded")
+    folder.keep(golden=golden, notes=notes, done=None if isinstance(golden, NotReported) else "golden")
+    if isinstance(golden, NotReported):
+        folder.keep(note=f"no golden set: {golden.reason}")
+        say(f"no golden set: {golden.reason}")
+    failpoint("rescue-recorded")
 
 
-def _so_far(
-    told: GoldenSet | NotReported, questions: golden_set.Questions, file: golden_set.GoldenFile
+def _add_answers_on_file(
+    golden: GoldenSet | NotReported, questions: golden_set.Questions, file: golden_set.GoldenFile
 ) -> GoldenSet | NotReported:
-    """A model that died half-way leaves the answers it gave."""
-    got = file.answers(questions)
-    if isinstance(told, NotReported) and got:
+    """Return the golden set of the answers on file, where the model can answer no more; else `golden` as it is."""
+    generations = file.answers(questions)
+    if isinstance(golden, NotReported) and generations:
         return GoldenSet(
             rows=len(questions.rows),
-            answered=len(got),
-            refused=len(questions.rows) - len(got),
+            answered=len(generations),
+            refused=len(questions.rows) - len(generations),
             sampling=questions.sampling,
         )
-    return told
+    return golden
 
 
-def _old_model(found: source.Found, kept: Source) -> ModelRef:
-    if found.record is not None:
-        ref = open_store().ref(found.record.id, "model", ModelRef)
+def _get_model_ref(old_model: source.OldModel, old_job: RescueSource) -> ModelRef:
+    if old_model.record is not None:
+        ref = open_store().ref(old_model.record.id, "model", ModelRef)
         if ref is not None:
             return ref
-    data = found.remote.data if found.remote is not None else {}
-    return ModelRef(id=kept.model, base=kept.base, data=data)
+    data = old_model.remote.data if old_model.remote is not None else {}
+    return ModelRef(id=old_job.model, base=old_job.base, data=data)
 
 
-def _answers_until(found: source.Found, kept: Source) -> date | None:
-    """The day on which the old model stops answering, where that is certain; another is found out by asking."""
+def _find_end_date(old_model: source.OldModel, old_job: RescueSource) -> date | None:
+    """Return the day on which the old model stops answering; None where it is not certain, and asking will show."""
+    shutdown = old_model.remote.shutdown if old_model.remote is not None else None
+    with suppress(ValueError):  # the vendor gives no day
+        return date.fromisoformat((shutdown or "")[:10])
     try:
-        return date.fromisoformat(((found.remote and found.remote.shutdown) or "")[:10])
-    except ValueError:
-        pass
-    try:
-        life = support_matrix.ask(found.provider, kept.base).lifecycle
+        lifecycle = support_matrix.get_capabilities(old_model.provider, old_job.base).lifecycle
     except LlmtuneError:
         return None
-    return None if life.unverified else life.answers_until
+    return None if lifecycle.unverified else lifecycle.answers_until
 
 
 # --- a deployment, which costs money while it stands -----------------------------------------------------------------
 @contextmanager
-def _answering(folder: Folder, found: source.Found, asking: Asking, say: Say) -> Iterator[ModelRef | DeploymentRef]:
-    """The old model as something that answers; a deployment stands only inside the `with`.
+def _open_target(
+    folder: Folder, old_model: source.OldModel, prepared: PreparedQuestions, say: Say
+) -> Iterator[ModelRef | DeploymentRef]:
+    """Yield the old model or a deployment of it, which is removed at the end of the `with`.
 
-    Its key is written down before it is made, so that a call that comes after a kill finds it.
+    The deployment's key is saved before it is created, so that a call after a kill finds it.
     """
-    if not asking.deploy:
-        remove_leftover(folder, found, say)
-        yield asking.model
+    if not prepared.deploy:
+        remove_leftover(folder, old_model, say)
+        yield prepared.model
         return
     ref = None
     try:
-        ref = _find_deployment(folder, found)
+        ref = _find_deployment(folder, old_model)
         if ref is None:
             key = folder.state.deployment or run_key(new_run_id())
             folder.keep(deployment=key)
-            checkpoint("rescue-deploying")
-            say(f"deploying {asking.model.id}")
+            failpoint("rescue-deploying")
+            say(f"deploying {prepared.model.id}")
             try:
-                ref = found.provider.deploy(asking.model, RunKey(key))
+                ref = old_model.provider.deploy(prepared.model, RunKey(key))
             except VendorError as error:
-                if not isinstance(error, TransientError):  # refused: nothing stands
+                if not isinstance(error, TransientError):  # refused: there is no deployment
                     folder.keep(deployment=None)
                 raise
-        checkpoint("rescue-deployed")
-        yield ref or asking.model
+        failpoint("rescue-deployed")
+        yield ref or prepared.model
     finally:
-        remove_leftover(folder, found, say, ref)
+        remove_leftover(folder, old_model, say, ref)
 
 
-def _find_deployment(folder: Folder, found: source.Found) -> DeploymentRef | None:
-    """The deployment that this call or one before it has made, looked for as long as the vendor's lists may lag."""
+def _find_deployment(folder: Folder, old_model: source.OldModel) -> DeploymentRef | None:
+    """Find the deployment that this call or an earlier one has created, for as long as the vendor's lists may lag."""
     if folder.state.deployment is None:
         return None
-    deadline = time.monotonic() + (DEPLOYMENT_LAG if found.provider.submit_safety.window else 0.0)
+    deadline = time.monotonic() + (DEPLOYMENT_LAG if old_model.provider.submit_safety.window else 0.0)
     while True:
-        late = time.monotonic() >= deadline
-        ref = found.provider.find_deployment(RunKey(folder.state.deployment))
-        if ref is not None or late:
+        past_deadline = time.monotonic() >= deadline
+        ref = old_model.provider.find_deployment(RunKey(folder.state.deployment))
+        if ref is not None or past_deadline:
             return ref
         time.sleep(1.0)
 
 
-def remove_leftover(folder: Folder, found: source.Found, say: Say, ref: DeploymentRef | None = None) -> None:
-    """Remove the deployment that this rescue has made, if it stands; one that cannot be removed is said."""
+def remove_leftover(folder: Folder, old_model: source.OldModel, say: Say, ref: DeploymentRef | None = None) -> None:
+    """Remove the deployment that this rescue has created, if any. A failure becomes a note in the folder."""
     if folder.state.deployment is None:
         return
     try:
-        ref = ref or _find_deployment(folder, found)
+        ref = ref or _find_deployment(folder, old_model)
         if ref is not None:
-            found.provider.undeploy(ref)
+            old_model.provider.undeploy(ref)
     except LlmtuneError as error:
         text = (
             f"the deployment llmtune made of {folder.state.asked} (key {folder.state.deployment}) could not be removed"
@@ -301,5 +274,5 @@ def remove_leftover(folder: Folder, found: source.Found, say: Say, ref: Deployme
         folder.keep(note=text)
         say(text)
         return
-    checkpoint("rescue-undeployed")
+    failpoint("rescue-undeployed")
     folder.keep(deployment=None)

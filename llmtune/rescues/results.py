@@ -1,4 +1,4 @@
-"""What a rescue knows and finds: plain values, kept in `rescue.json` after every step."""
+"""State and results of a rescue: plain values, saved in `rescue.json` after every step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from llmtune.redaction.documents import dump_json
 #: The steps of a rescue, in order.
 STEPS = ("fetch", "golden", "plan", "train", "report")
 
-Step = Literal["fetch", "golden", "plan", "train", "report"]
+#: A step of a rescue.
+RescueStep = Literal["fetch", "golden", "plan", "train", "report"]
 
 
 class DataFile(DocumentedModel):
-    """A file of the old job, as it lies in the folder."""
+    """A file of the old job, as it lies in the folder: its number of `rows`, and the `sha256` of its content."""
 
     path: str
     """Relative to the folder."""
@@ -27,8 +28,12 @@ class DataFile(DocumentedModel):
     """The vendor's file id, the run's dataset, or the file that was given instead."""
 
 
-class Source(DocumentedModel):
-    """The tuned model that is rescued, and what is still known of how it was made."""
+class RescueSource(DocumentedModel):
+    """The tuned model that is rescued, and how it was made.
+
+    `provider` and `base` are where and from what it was tuned, `job` is its job's id there; `method` and `seed` are the
+    job's.
+    """
 
     provider: str
     model: str
@@ -59,7 +64,10 @@ class Source(DocumentedModel):
 
 
 class GoldenSet(DocumentedModel):
-    """The old model's answers: how many, asked how."""
+    """The old model's answers: to how many `rows` it `answered`, how many it `refused`, with which `sampling` settings.
+
+    `prompt_tokens` and `completion_tokens` are the vendor's own counts, over all of them.
+    """
 
     rows: int
     answered: int
@@ -70,9 +78,12 @@ class GoldenSet(DocumentedModel):
 
 
 class RescueReport(DocumentedModel):
-    """Old against new. `labels` judges both by the reference answers, `agreement` judges new by old's answers."""
+    """Old against new. `labels` judges both by the reference answers, `agreement` judges new by old's answers.
 
-    source: Source
+    `provider` and `run` are where the new model was trained; `golden` are the old model's answers.
+    """
+
+    source: RescueSource
     provider: str
     model: str
     """The new base model."""
@@ -85,25 +96,29 @@ class RescueReport(DocumentedModel):
     """Hyperparameters that the new backend refused and that were left to it, with the reason."""
 
     lost: dict[str, str] = {}
-    """Hyperparameters that the new backend has no knob for, with what happens instead."""
+    """Hyperparameters that the new backend has no setting for, with what happens instead."""
 
     cost: str = ""
     """The estimate of the new run, in words."""
 
     def to_json(self) -> str:
-        """The report as JSON, indented."""
+        """Return the report as indented JSON."""
         return dump_json(self.model_dump(mode="json")) + "\n"
 
 
 class Rescue(DocumentedModel):
-    """Where a rescue is: the content of `rescue.json`, and what `llmtune.rescue` returns."""
+    """Where a rescue is: the content of `rescue.json`, and what `llmtune.rescue` returns.
+
+    `folder` has everything; `done` are the steps that are done. `source` is the old model, `golden` its answers and
+    `report` the comparison with the new one.
+    """
 
     asked: str
     """The model, job or run that was named."""
 
     folder: str
-    done: tuple[Step, ...] = ()
-    source: Source | None = None
+    done: tuple[RescueStep, ...] = ()
+    source: RescueSource | None = None
     golden: GoldenSet | NotReported | None = None
     to: str | None = None
     """The provider of the new run."""
@@ -119,11 +134,14 @@ class Rescue(DocumentedModel):
 
     report: RescueReport | None = None
     notes: tuple[str, ...] = ()
-    """What a person should know: what could not be had, and what was done instead."""
+    """Notes for the reader: what is missing, and what was done instead."""
 
 
 class ModelRescue(DocumentedModel):
-    """One tuned model of an account, and what there is of it."""
+    """One tuned model of an account, and what there is of it.
+
+    `folder` has it, `base` is its base model; of `questions` so many are `answered`; `notes` are for the reader.
+    """
 
     model: str
     folder: str
@@ -132,7 +150,7 @@ class ModelRescue(DocumentedModel):
     """Whether job.yaml is written."""
 
     train_rows: int | None = None
-    """None: the training file could not be had."""
+    """None: the training file is gone."""
 
     questions: int = 0
     answered: int = 0
@@ -141,11 +159,14 @@ class ModelRescue(DocumentedModel):
 
     notes: tuple[str, ...] = ()
     error: str | None = None
-    """Why the rest of it could not be had; the same call tries again."""
+    """Why the rest is missing; the same call tries again."""
 
 
 class AccountRescue(DocumentedModel):
-    """Every tuned model of an account: the content of `summary.json`, and what `llmtune.rescue_all` returns."""
+    """Every tuned model of an account: the content of `summary.json`, and what `llmtune.rescue_all` returns.
+
+    `provider` is the vendor, `folder` where everything is, `models` what there is of each; `notes` are for the reader.
+    """
 
     provider: str
     folder: str

@@ -1,4 +1,4 @@
-"""A rescue in words: the verdict, and the page that goes into the folder."""
+"""The text of a rescue: its verdict, and the Markdown page in its folder."""
 
 from __future__ import annotations
 
@@ -6,52 +6,53 @@ from collections.abc import Iterator
 
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
-from llmtune.report.format import difference, metric_name, number, spread
+from llmtune.report.format import difference, metric_name, number, p_words, spread
 from llmtune.report.markdown import code, plain, table
-from llmtune.report.verdicts import not_asked
+from llmtune.report.verdicts import explain_missing_figure
 from llmtune.rescues.results import AccountRescue, ModelRescue, RescueReport
 
 
 def verdict(report: RescueReport) -> str:
-    """One sentence: is the new model as good as the old one, and how alike do they answer?"""
-    return " ".join(part for part in (_by_labels(report.labels), _by_answers(report.agreement)) if part)
+    """Return one sentence: whether the new model is as good as the old one, and how alike they answer."""
+    return " ".join(part for part in (_describe_labels(report.labels), _describe_agreement(report.agreement)) if part)
 
 
-def _by_labels(labels: EvaluationResult | NotReported) -> str:
+def _describe_labels(labels: EvaluationResult | NotReported) -> str:
     if isinstance(labels, NotReported):
-        return f"Old and new were not judged by reference answers: {labels.reason}."
+        return f"Old and new were not compared by reference answers: {labels.reason}."
     name = metric_name(labels.main)
     new = labels.system("new")
-    found = labels.comparison(a="old", b="new")
-    if found is None or new is None:
-        return _one_sided(labels, name)
+    comparison = labels.comparison(a="old", b="new")
+    if comparison is None or new is None:
+        return _describe_one_side(labels, name)
     unit = new[labels.main].unit
-    values = f"{number(found.b, unit)} against {number(found.a, unit)} {name} on {found.rows} rows"
-    apart = f"{difference(found.difference, unit)} ({spread(found.interval, unit)})"
-    words = {
+    values = f"{number(comparison.b, unit)} against {number(comparison.a, unit)} {name} on {comparison.rows} rows"
+    test = f"; {p_words(comparison.p_value)} by McNemar's exact test" if comparison.p_value is not None else ""
+    apart = f"{difference(comparison.difference, unit)} ({spread(comparison.interval, unit)}{test})"
+    sentences = {
         "better": f"The new model is better: {values}, {apart}.",
         "worse": f"The new model is worse: {values}, {apart}.",
-        "not separable": f"The new model cannot be told from the old one: {values}, {apart}.",
+        "not separable": f"The new model cannot be distinguished from the old one: {values}, {apart}.",
     }
-    return words[found.verdict]
+    return sentences[comparison.verdict]
 
 
-def _one_sided(labels: EvaluationResult, name: str) -> str:
-    """The verdict where old and new model were not compared: each figure under the name of the model it is of."""
+def _describe_one_side(labels: EvaluationResult, name: str) -> str:
+    """Return the verdict where old and new model were not compared: the figure of the one that was evaluated."""
     figures = {
         system: f"reaches {number(figure.value, figure.unit)} {name}"
         for system in ("old", "new")
         if (result := labels.system(system)) is not None and (figure := result.get(labels.main)) is not None
     }
     if "new" in figures:
-        return f"The new model {figures['new']}; there is nothing of the old one to compare it with."
-    reason = not_asked(labels, "new")
+        return f"The new model {figures['new']}; there is no result of the old one to compare it with."
+    reason = explain_missing_figure(labels, "new")
     if "old" in figures:
         return f"The old model {figures['old']}; {reason}."
-    return f"{reason[0].upper()}{reason[1:]}; there is nothing of the old one either."
+    return f"{reason[0].upper()}{reason[1:]}; there is none of the old one either."
 
 
-def _by_answers(agreement: EvaluationResult | NotReported) -> str:
+def _describe_agreement(agreement: EvaluationResult | NotReported) -> str:
     if isinstance(agreement, NotReported):
         return ""
     new = agreement.system("new")
@@ -59,11 +60,11 @@ def _by_answers(agreement: EvaluationResult | NotReported) -> str:
     if figure is None:
         return ""
     value = f"{number(figure.value, figure.unit)} {metric_name(agreement.main)}"
-    return f"Judged by the old model's own answers it reaches {value} ({spread(figure.interval, figure.unit)})."
+    return f"Measured by the old model's own answers it reaches {value} ({spread(figure.interval, figure.unit)})."
 
 
 def to_markdown(report: RescueReport) -> str:
-    """The page in the folder."""
+    """Return report.md, the page in the folder."""
     return "\n\n".join(part for part in _parts(report) if part) + "\n"
 
 
@@ -73,7 +74,7 @@ def _parts(report: RescueReport) -> Iterator[str]:
     yield f"**{plain(verdict(report), 1000)}**"
     if source.seen_in_training:
         yield (
-            "The old model was trained on the rows it is judged by (no others could be had), the new one was not: the"
+            "The old model was trained on the rows it is judged by (no others were available), the new one was not: the"
             " old one's figures flatter it."
         )
     facts = [
@@ -81,39 +82,39 @@ def _parts(report: RescueReport) -> Iterator[str]:
         ["new model", f"run {code(report.run)} at {plain(report.provider)}, from {code(report.model)}"],
         ["job", code(source.job) if source.job else "-"],
         ["cost of the new run", plain(report.cost)],
-        ["golden set", plain(golden_words(report), 1000)],
+        ["golden set", plain(golden_set_sentence(report), 1000)],
     ]
     yield table(["", ""], facts)
     yield _scores(report.labels, "Old against new, by the reference answers")
     yield _scores(report.agreement, "The new model, by the old model's answers")
     yield _files(report)
-    lines = [f"- {plain(each)}" for each in left_behind(report)]
+    lines = [f"- {plain(line)}" for line in leftover_lines(report)]
     if lines:
-        yield "## What did not come along"
+        yield "## What could not be carried over"
         yield "\n".join(lines)
     yield "`receipt.json` says what the new backend does with every field; `job.yaml` runs the job again."
 
 
-def golden_words(report: RescueReport) -> str:
-    """How many answers of the old model there are, and how it was asked."""
-    told = report.golden
-    if isinstance(told, NotReported):
-        return f"none: {told.reason}"
-    sampling = ", ".join(f"{name} {value}" for name, value in told.sampling.items())
-    return f"{told.answered} of {told.rows} answers in golden.jsonl ({sampling})"
+def golden_set_sentence(report: RescueReport) -> str:
+    """Return how many answers of the old model there are, and how it was asked."""
+    golden = report.golden
+    if isinstance(golden, NotReported):
+        return f"none: {golden.reason}"
+    sampling = ", ".join(f"{name} {value}" for name, value in golden.sampling.items())
+    return f"{golden.answered} of {golden.rows} answers in golden.jsonl ({sampling})"
 
 
-def left_behind(report: RescueReport) -> list[str]:
-    """What did not come along, a sentence each."""
+def leftover_lines(report: RescueReport) -> list[str]:
+    """Return what could not be carried over, one sentence each."""
     source, to = report.source, report.provider
-    said = [f"{name} was left to {to}: {why}" for name, why in report.dropped.items()]
-    said += [f"{name} has no knob at {to}: {why}" for name, why in report.lost.items()]
-    said += [
+    lines = [f"{name} was left to {to}: {why}" for name, why in report.dropped.items()]
+    lines += [f"{name} has no setting at {to}: {why}" for name, why in report.lost.items()]
+    lines += [
         f"{name} = {value} is {source.provider}'s own and has no name here" for name, value in source.unmapped.items()
     ]
-    said += [f"{name} = {value} was chosen by {source.provider} itself" for name, value in source.chosen.items()]
-    said += [f"the {role} file could not be fetched: {why}" for role, why in source.gone.items()]
-    return said
+    lines += [f"{name} = {value} was chosen by {source.provider} itself" for name, value in source.chosen.items()]
+    lines += [f"the {role} file could not be fetched: {why}" for role, why in source.gone.items()]
+    return lines
 
 
 def _scores(result: EvaluationResult | NotReported, title: str) -> str:
@@ -127,23 +128,23 @@ def _scores(result: EvaluationResult | NotReported, title: str) -> str:
         rows += [
             [
                 plain(name),
-                plain(metric_name(each.name)),
-                number(each.value, each.unit),
-                spread(each.interval, each.unit),
+                plain(metric_name(metric.name)),
+                number(metric.value, metric.unit),
+                spread(metric.interval, metric.unit),
             ]
-            for each in system.metrics
+            for metric in system.metrics
         ]
-    said = [
-        f"{metric_name(each.metric)}: {each.name_b} is {each.verdict} than {each.name_a}"
-        if each.separable
-        else f"{metric_name(each.metric)}: {each.name_a} and {each.name_b} are not separable"
-        for each in result.comparisons
-        if {each.name_a, each.name_b} == {"old", "new"}
+    sentences = [
+        f"{metric_name(comparison.metric)}: {comparison.name_b} is {comparison.verdict} than {comparison.name_a}"
+        if comparison.separable
+        else f"{metric_name(comparison.metric)}: {comparison.name_a} and {comparison.name_b} are not separable"
+        for comparison in result.comparisons
+        if {comparison.name_a, comparison.name_b} == {"old", "new"}
     ]
     level = f"{100 * result.level:.0f}%"
     parts = [f"## {title}", table(["", "metric", "value", f"{level} interval"], rows, right=(2,))]
-    if said:
-        parts.append("\n".join(f"- {plain(each)}" for each in said))
+    if sentences:
+        parts.append("\n".join(f"- {plain(sentence)}" for sentence in sentences))
     return "\n\n".join(parts)
 
 
@@ -156,7 +157,7 @@ def _files(report: RescueReport) -> str:
 
 
 def account_sentence(rescue: AccountRescue) -> str:
-    """The account in one sentence: how many jobs, training rows and answers there are."""
+    """Return the account in one sentence: how many jobs, training rows and answers there are."""
     models = rescue.models
     files = [model.train_rows for model in models if model.train_rows is not None]
     answered, questions = sum(model.answered for model in models), sum(model.questions for model in models)
@@ -170,7 +171,7 @@ def account_sentence(rescue: AccountRescue) -> str:
 
 
 def account_lines(rescue: AccountRescue) -> list[str]:
-    """What a person should know besides: what is missing, of which models, and what was left out."""
+    """Return notes for the reader: what is missing, of which models, and what was left out."""
     lines = list(rescue.notes)
     lines += [f"{model.model}: {model.error}" for model in rescue.failed]
     reasons: dict[str, list[ModelRescue]] = {}
@@ -188,7 +189,7 @@ def account_lines(rescue: AccountRescue) -> list[str]:
 
 
 def account_page(rescue: AccountRescue) -> str:
-    """The page in the folder of an account's rescue."""
+    """Return summary.md, the page in the folder of an account's rescue."""
     rows = [
         [
             code(model.folder),

@@ -1,4 +1,4 @@
-"""What a person can do to a run: cancel it, say what became of a lost one, and clean up after it."""
+"""Actions on a run: cancel it, adopt or resubmit a lost one, resume it, and remove what it left at vendors."""
 
 from __future__ import annotations
 
@@ -28,62 +28,64 @@ def cancel(store: Store, run_id: str, provider: Provider) -> RunState:
     record = store.change(run_id, cancel_requested=True)
     job = store.ref(run_id, "job", JobRef)
     if job is None:
-        lease = submission.drive_lease(store, run_id)
+        lease = submission.submission_lease(store, run_id)
         if not lease.acquire(wait=0):
-            return record.state  # whoever is submitting it sees the request before, or right after, the paid call
+            return record.state  # the process that submits it sees the request before, or right after, the paid call
         with lease:
             job = store.ref(run_id, "job", JobRef)
             if job is None and record.state is not RunState.SUBMITTING:
-                return store.move(run_id, RunState.CANCELLED, "cancelled before anything was submitted").state
+                return store.transition(run_id, RunState.CANCELLED, "cancelled before anything was submitted").state
             if job is None:
                 # Perhaps there is a job: find out first, without making one.
-                found = submission.look_for(provider, record, provider.submit_safety.window)
-                if found is None:
-                    return _never_submitted(store, record, provider)
-                submission.keep_job(store, record, found, "found at the vendor by its key")
-                job = found
+                existing_job = submission.find_job(provider, record, provider.submit_safety.window)
+                if existing_job is None:
+                    return _end_unsubmitted_run(store, record, provider)
+                submission.record_job(store, record, existing_job, "found at the vendor by its key")
+                job = existing_job
     with_retries(lambda: provider.cancel(job), submission.RETRIES, doing=f"cancellation of run {run_id}")
-    return store.move(run_id, RunState.CANCELLING, "cancellation asked for").state
+    return store.transition(run_id, RunState.CANCELLING, "cancellation asked for").state
 
 
-def _never_submitted(store: Store, record: RunRecord, provider: Provider) -> RunState:
+def _end_unsubmitted_run(store: Store, record: RunRecord, provider: Provider) -> RunState:
     if provider.submit_safety.kind == "searchable":
-        return store.move(record.id, RunState.CANCELLED, "cancelled; the vendor has no job of this key").state
+        return store.transition(record.id, RunState.CANCELLED, "cancelled; the vendor has no job of this key").state
     sentence = f"cancelled while it was submitting: look at {provider.name}'s console whether there is a job"
-    return store.move(record.id, RunState.LOST, sentence, error=sentence).state
+    return store.transition(record.id, RunState.LOST, sentence, error=sentence).state
 
 
 def adopt(store: Store, run_id: str, job_id: str) -> None:
-    """The job of that id is this lost run's: follow it from now on."""
+    """Follow the vendor's job of that id as this lost run's."""
     record = store.get(run_id)
     if record.state is not RunState.LOST:
         raise LlmtuneError(f"run {run_id} is not lost but {record.state}; only a lost run adopts a job")
-    for other in store.resources():
-        same = other.type == "job" and other.provider == record.provider and other.ref.id == job_id
-        if same and other.run_id != run_id:  # its own job may have been out of sight
-            raise LlmtuneError(f"the job {job_id} belongs to run {other.run_id} already")
+    for resource in store.resources():
+        same = resource.type == "job" and resource.provider == record.provider and resource.ref.id == job_id
+        if same and resource.run_id != run_id:  # its own job may have been out of sight
+            raise LlmtuneError(f"the job {job_id} belongs to run {resource.run_id} already")
     store.change(run_id, error=None, outcome=None)
-    submission.keep_job(store, store.get(run_id), JobRef(id=job_id), "adopted")
+    submission.record_job(store, store.get(run_id), JobRef(id=job_id), "adopted")
 
 
 def resubmit(store: Store, run_id: str, provider: Provider) -> RunState:
     """Submit a lost run once more, because a person has looked and there is no job."""
-    lease = submission.drive_lease(store, run_id)
+    lease = submission.submission_lease(store, run_id)
     if not lease.acquire(wait=5):
-        raise LlmtuneError(f"run {run_id} is being driven by another process right now")
+        raise LlmtuneError(f"run {run_id} is being submitted by another process right now")
     with lease:
         record = store.get(run_id)
         if record.state is not RunState.LOST:
             raise LlmtuneError(f"run {run_id} is not lost but {record.state}; only a lost run is submitted again")
-        store.move(run_id, RunState.UPLOADING, "to be submitted again", back=True, error=None, cancel_requested=False)
-        return submission.drive(store, run_id, provider, lease=lease).state
+        store.transition(
+            run_id, RunState.UPLOADING, "to be submitted again", back=True, error=None, cancel_requested=False
+        )
+        return submission.submit_run(store, run_id, provider, lease=lease).state
 
 
 def resume(store: Store, run_id: str, provider: Provider) -> str:
-    """Let a failed or cancelled run go on from what it has left behind; where that is, in words."""
-    lease = submission.drive_lease(store, run_id)
+    """Resume a failed or cancelled run from its last checkpoint. Returns that point in words."""
+    lease = submission.submission_lease(store, run_id)
     if not lease.acquire(wait=5):
-        raise LlmtuneError(f"run {run_id} is being driven by another process right now")
+        raise LlmtuneError(f"run {run_id} is being submitted by another process right now")
     with lease:
         record, job = store.get(run_id), store.ref(run_id, "job", JobRef)
         if record.state not in (RunState.FAILED, RunState.CANCELLED):
@@ -98,14 +100,14 @@ def resume(store: Store, run_id: str, provider: Provider) -> str:
             )
         if job is None or record.request is None:
             raise LlmtuneError(
-                f"run {run_id} ended before it had a job, so there is nothing to go on with",
+                f"run {run_id} ended before it had a job, so there is nothing to resume",
                 hint="llmtune tune JOB starts the job again",
             )
         request = record.request
         where = with_retries(
             lambda: provider.restart(job, request), submission.RETRIES, doing=f"resumption of run {run_id}"
         )
-        store.move(
+        store.transition(
             run_id,
             RunState.QUEUED,
             f"resumed from {where}",
@@ -118,7 +120,7 @@ def resume(store: Store, run_id: str, provider: Provider) -> str:
 
 
 def resume_hint(store: Store, record: RunRecord, provider: Provider) -> str | None:
-    """How a run that has ended without a model goes on; None where it cannot, or would only fail again."""
+    """Return the hint for resuming a run that ended without a model; None where it cannot, or would only fail again."""
     job = store.ref(record.id, "job", JobRef)
     if job is None or not isinstance(provider, Resumable):
         return None
@@ -144,9 +146,9 @@ def cleanup(
     models: bool = False,
     dry_run: bool = False,
 ) -> Cleanup:
-    """Remove what we made at vendors: deployments, uploads, jobs' leftovers; tuned models only when asked for.
+    """Remove what llmtune made at vendors: deployments, uploads, jobs' leftovers; tuned models only when asked for.
 
-    Nothing that another unfinished run uses is removed, and nothing that the store does not list as made by us.
+    Nothing that an unfinished run uses is removed, and nothing that the store does not list as made by llmtune.
 
     Args:
         store: the store.
@@ -155,15 +157,15 @@ def cleanup(
         models: remove tuned models too.
         dry_run: say what would be removed, and remove nothing.
     """
-    wanted = None if run_ids is None else set(run_ids)
+    only_runs = None if run_ids is None else set(run_ids)
     done = Cleanup()
-    in_use = _in_use(store)
+    in_use = _list_uploads_in_use(store)
     order = {"deployment": 0, "upload": 1, "job": 2, "model": 3}
-    resources = sorted(store.resources(), key=lambda each: order[each.type])
+    resources = sorted(store.resources(), key=lambda resource: order[resource.type])
     for resource in resources:
-        if wanted is not None and resource.run_id not in wanted:
+        if only_runs is not None and resource.run_id not in only_runs:
             continue
-        reason = _keep(store, resource, in_use, models=models)
+        reason = _reason_to_keep(store, resource, in_use, models=models)
         if reason is not None:
             done.kept.append((resource, reason))
             continue
@@ -185,8 +187,8 @@ def cleanup(
     return done
 
 
-def _in_use(store: Store) -> dict[str, str]:
-    """Digests and ids of uploads that unfinished runs use, with the reason to keep them; `*` is every upload."""
+def _list_uploads_in_use(store: Store) -> dict[str, str]:
+    """Return digests and ids of uploads that unfinished runs use, with the reason to keep them; `*` is every upload."""
     used = {}
     for record in store.runs(states=UNFINISHED):
         reason = f"run {record.id} is unfinished and uses it"
@@ -195,15 +197,15 @@ def _in_use(store: Store) -> dict[str, str]:
         for name, ref in store.refs(record.id).items():
             if name.startswith("upload:"):
                 used[f"{record.provider}/{ref['id']}"] = reason
-    # A run that was never submitted and cannot be read goes on nowhere; of the others, the job may need its files.
+    # A run that was never submitted and cannot be read will not be continued; the job of any other may need its files.
     submitted = set(UNFINISHED) - {RunState.PLANNED, RunState.UPLOADING}
     for run_id, provider in store.damaged(submitted):
         used[f"{provider}/*"] = f"run {run_id} is unfinished and cannot be read, so it may use it"
     return used
 
 
-def _keep(store: Store, resource: Resource, in_use: dict[str, str], *, models: bool) -> str | None:
-    """Why a resource must stay; None when it may go."""
+def _reason_to_keep(store: Store, resource: Resource, in_use: dict[str, str], *, models: bool) -> str | None:
+    """Return why a resource must stay; None when it may be removed."""
     try:
         owner = store.get(resource.run_id)
     except StoreError as error:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack, cast
 
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunState
 from llmtune.runs.fallback import start_first, tune_first
+from llmtune.runs.keywords import StartKeywords, TuneKeywords, WaitKeywords
+from llmtune.runs.options import check_keywords
 from llmtune.runs.planned import StartOptions
+from llmtune.runs.progress import ProgressMode, show_progress
+from llmtune.runs.run import Run
+from llmtune.runs.start import start_run
+from llmtune.runs.store.database import keep_trying
 from llmtune.runs.store.store import open_store
 
 if TYPE_CHECKING:
     from llmtune.job.spec import TuningJob
     from llmtune.report.schema import Report
-from llmtune.runs.run import Run
-from llmtune.runs.start import start_run
 
 
-# --- the front door --------------------------------------------------------------------------------------------------
-def start(
+# --- starting ------------------------------------------------------------------------------------------------------
+@check_keywords()
+def start(  # noqa: PLR0913 - users pass keywords
     job: TuningJob,
     provider: str | Provider | Sequence[str | Provider] = "local",
     *,
@@ -35,7 +40,7 @@ def start(
     fallback_on: Sequence[str] = (),
     sinks: Collection[str] = (),
 ) -> Run:
-    """Plan, upload, submit, and return the run. It goes on without this process.
+    """Plan, upload and submit a job, and return its run, which goes on without this process.
 
     An unfinished run of the same content is joined instead of paid for twice. If this process dies at any moment,
     starting the same job again (or `attach`) goes on from there.
@@ -58,6 +63,7 @@ def start(
             "wandb:ENTITY/PROJECT". A run that is joined gets them as well. See docs/page.md.
 
     Raises:
+        UnknownOption: there is no such keyword; names the nearest one.
         LlmtuneError: see `llmtune.errors`; nothing was sent when it is one of InvalidJob, InvalidData, NotTranslatable,
             ProviderClosed, OverBudget, MissingExtra, MissingCredentials.
     """
@@ -76,60 +82,108 @@ def start(
     return start_run(job, get_provider(provider), options, sinks=sinks)
 
 
-def tune(job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any) -> Report:
-    """`start` and `wait`: blocks until there is a report. Takes the options of both.
+@check_keywords(start, Run.wait)
+def tune(
+    job: TuningJob,
+    provider: str | Provider | Sequence[str | Provider] = "local",
+    *,
+    progress: ProgressMode = "auto",
+    **options: Unpack[TuneKeywords],
+) -> Report:
+    """Start a run and wait for its report: `start` and `Run.wait` in one call. Takes the options of both.
+
+    Args:
+        job: the job.
+        provider: as for `start`.
+        progress: "auto" shows one line of progress on a terminal's standard error or in a notebook, and nothing
+            elsewhere; True prints plain lines to standard error there; False is quiet.
+        options: the keywords of `start` and `Run.wait`.
 
     Raises:
         RunFailed: the run ended without a model; carries the report. And whatever `start` and `wait` raise.
+        UnknownOption: there is no such keyword; names the nearest one.
     """
-    waits = {name: options.pop(name) for name in _WAITS if name in options}
-    if options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
+    starts, waits = _split(options)
+    with show_progress(progress, waits.pop("on_update", None)) as on_update:
+        waits["on_update"] = on_update
+        if starts.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
 
-        def follow(run: Run, queued: float | None) -> Report:
-            return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))
+            def follow(run: Run, queued: float | None) -> Report:
+                return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))
 
-        return tune_first(job, provider, follow=follow, **options)
-    return start(job, provider, **options).wait(**waits)
-
-
-_WAITS = ("timeout", "stall_timeout", "queue_timeout", "on_update", "pace")
+            return tune_first(job, provider, follow=follow, **starts)
+        return start(job, provider, **starts).wait(**waits)
 
 
+def _split(options: TuneKeywords) -> tuple[StartKeywords, WaitKeywords]:
+    """Split the options of `tune` into those of `start` and those of `Run.wait`."""
+    waits = {name: value for name, value in options.items() if name in WaitKeywords.__annotations__}
+    starts = {name: value for name, value in options.items() if name not in waits}
+    return cast(StartKeywords, starts), cast(WaitKeywords, waits)
+
+
+@check_keywords(start)
 async def start_async(
-    job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
+    job: TuningJob,
+    provider: str | Provider | Sequence[str | Provider] = "local",
+    **options: Unpack[StartKeywords],
 ) -> Run:
-    """`start` for asyncio."""
+    """Start a run as `start` does, with its `options`, without blocking the event loop."""
     import asyncio
 
     return await asyncio.to_thread(lambda: start(job, provider, **options))
 
 
+@check_keywords(start, Run.wait)
 async def tune_async(
-    job: TuningJob, provider: str | Provider | Sequence[str | Provider] = "local", **options: Any
+    job: TuningJob,
+    provider: str | Provider | Sequence[str | Provider] = "local",
+    *,
+    progress: ProgressMode = "auto",
+    **options: Unpack[TuneKeywords],
 ) -> Report:
-    """`tune` for asyncio."""
+    """Start a run and wait for its report as `tune` does, with its `options`, without blocking the event loop."""
     import asyncio
 
     if options.get("fallback_on"):
-        return await asyncio.to_thread(lambda: tune(job, provider, **options))
-    waits = {name: options.pop(name) for name in _WAITS if name in options}
-    run = await start_async(job, provider, **options)
-    return await run.wait_async(**waits)
+        return await asyncio.to_thread(lambda: tune(job, provider, progress=progress, **options))
+    starts, waits = _split(options)
+    with show_progress(progress, waits.pop("on_update", None)) as on_update:
+        waits["on_update"] = on_update
+        run = await start_async(job, provider, **starts)
+        return await run.wait_async(**waits)
 
 
-def attach(run_id: str, *, provider: Provider | None = None) -> Run:
-    """A run by `run_id`: its id, the beginning of that, its key, or its name.
+def attach(run_id: str, *, provider: Provider | None = None, store_timeout: float = 60.0) -> Run:
+    """Return the run with this `run_id`: its id, the beginning of it, its key, or its name.
+
+    Args:
+        run_id: which run.
+        provider: reach the backend through this one; None makes it from the settings that the run was started with.
+        store_timeout: seconds for which a store that is unavailable (PostgreSQL restarts, a file is locked) is asked
+            again.
 
     Raises:
         RunNotFound: there is none; the message has the nearest ids.
+        StoreUnavailable: the store was unavailable for longer, or was deleted.
     """
-    store = open_store()
-    return Run(store.resolve(run_id), store=store, provider=provider)
+
+    def find() -> Run:
+        store = open_store()
+        return Run(store.resolve(run_id), store=store, provider=provider)
+
+    return keep_trying(find, doing=f"looking for run {run_id}", seconds=store_timeout, even_deleted=False)
 
 
-def runs(
+def list_runs(
     *, states: Collection[RunState] | None = None, provider: str | None = None, limit: int | None = None
 ) -> list[Run]:
-    """The runs in the store, newest first."""
+    """Return the runs in the store, newest first, as `llmtune runs list` shows them.
+
+    Args:
+        states: only runs in one of these states; None is all.
+        provider: only runs at the provider, or configured instance, of this name.
+        limit: number of runs at most.
+    """
     store = open_store()
     return [Run(record.id, store=store) for record in store.runs(states=states, provider=provider, limit=limit)]

@@ -62,13 +62,13 @@ def back_up(file: Path, *, local: bool = True) -> Backup:
     except OSError as error:
         raise InvalidSettings(f"{file} cannot be written: {error.strerror}; name a file in a folder of yours") from None
     try:
-        return _write(store, file, FOLDERS if local else tuple(name for name in FOLDERS if name != "local"))
+        return _write_archive(store, file, FOLDERS if local else tuple(name for name in FOLDERS if name != "local"))
     except BaseException:
         file.unlink()
         raise
 
 
-def _write(store: Store, file: Path, folders: tuple[str, ...]) -> Backup:
+def _write_archive(store: Store, file: Path, folders: tuple[str, ...]) -> Backup:
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
         copy, archive = Path(folder) / "store.db", Path(folder) / "archive"
         runs = copy_store(store, copy)
@@ -78,10 +78,10 @@ def _write(store: Store, file: Path, folders: tuple[str, ...]) -> Backup:
             os.fdopen(os.open(archive, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as raw,
             tarfile.open(fileobj=raw, mode="w:gz" if compressed else "w") as tar,
         ):
-            _add_text(tar, "backup.json", _about(runs))
+            _add_text(tar, "backup.json", _describe_backup(runs))
             with copy.open("rb") as opened:
                 _add(tar, "store.db", opened)
-            for path in _needed(folders):
+            for path in _iter_files(folders):
                 if path == file.absolute():
                     continue
                 with suppress(FileNotFoundError), path.open("rb") as opened:  # a checkpoint may go meanwhile
@@ -106,8 +106,8 @@ def copy_store(store: Store, into: Path) -> int:
         return int(copy.execute("SELECT count(*) FROM runs").fetchone()[0])
 
 
-def _needed(folders: tuple[str, ...]) -> Iterator[Path]:
-    """The files of these folders of the home folder; hidden ones are still being written."""
+def _iter_files(folders: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files in these folders of the home folder; hidden ones are still being written."""
     for name in folders:
         for path in sorted((config.home() / name).rglob("*")):
             hidden = any(part.startswith(".") for part in path.relative_to(config.home()).parts)
@@ -115,7 +115,7 @@ def _needed(folders: tuple[str, ...]) -> Iterator[Path]:
                 yield path
 
 
-def _about(runs: int) -> str:
+def _describe_backup(runs: int) -> str:
     about = {
         "llmtune": __version__,
         "store_version": CURRENT,

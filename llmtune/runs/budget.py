@@ -1,4 +1,4 @@
-"""The rule about money: nothing that may be billed starts unconfirmed, and an unknown price is over any budget."""
+"""Budget checks: nothing that may be billed starts unconfirmed, and an unknown price is over any budget."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from dataclasses import dataclass
 from llmtune.errors import OverBudget
 from llmtune.provider.receipt import Receipt
 
-#: The advice where nobody agreed to spend money.
+#: The hint where spending money was not agreed to.
 CONFIRM = "pass --budget USD or --yes (Python: budget= or yes=True)"
 
-#: The advice where several things are billed together and a price is not known.
+#: The hint where several runs are billed together and a price is not known.
 ALLOW_UNKNOWN = "pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run them all the same"
 
 
 @dataclass(frozen=True)
-class Bill:
-    """What is about to be billed together, and the two ways in which that can be too much for a budget."""
+class CostTotal:
+    """The cost of what is billed together, and the errors for the two ways in which it can exceed a budget."""
 
     total: float
     """USD, of everything whose price is known."""
 
     over: OverBudget | None
-    """Raised when `total` is above the budget; None: whoever spends it keeps to the budget."""
+    """Raised when `total` is above the budget; None: the caller keeps to the budget."""
 
     unknown: OverBudget | None = None
     """Raised when unknown costs are not allowed; None: every price is known."""
 
 
-def check_bill(
-    bill: Callable[[float], Bill],
+def check_budget(
+    bill: Callable[[float], CostTotal],
     *,
     budget: float | None,
     confirmed: bool,
     allow_unknown_cost: bool,
     unconfirmed: OverBudget,
 ) -> None:
-    """Refuse what is over its budget, of unknown cost under a budget, or that nobody agreed to.
+    """Refuse what is over its budget, of unknown cost under a budget, or not agreed to.
 
     Args:
         bill: given the budget, returns what is billed; called only where there is a budget.
         budget: the most that may be spent, in USD, or None. A budget is consent.
-        confirmed: whether somebody said yes (at the terminal, `--yes`, or by calling Python).
+        confirmed: whether the cost was agreed to (at the terminal, by `--yes`, or by calling Python).
         allow_unknown_cost: let a cost that is not known pass under a budget.
-        unconfirmed: raised where there is neither a budget nor a yes.
+        unconfirmed: raised where there is neither a budget nor a confirmation.
 
     Raises:
-        OverBudget: one of the three that were given.
+        OverBudget: one of the three errors above.
     """
     if budget is None:
         if not confirmed:
@@ -63,13 +63,13 @@ def check_bill(
 def check_run(
     receipt: Receipt, *, hosted: bool, budget: float | None, confirmed: bool, allow_unknown_cost: bool = False
 ) -> None:
-    """Refuse a run that is over its budget, of unknown cost under a budget, or that nobody agreed to.
+    """Refuse a run that is over its budget, of unknown cost under a budget, or not agreed to.
 
     Args:
         receipt: the plan, with its estimate.
         hosted: whether the job leaves this machine; a local run costs nothing and always passes.
         budget: the most that may be spent, in the estimate's currency (USD), or None.
-        confirmed: whether somebody said yes (at the terminal, `--yes`, or by calling Python).
+        confirmed: whether the cost was agreed to (at the terminal, by `--yes`, or by calling Python).
         allow_unknown_cost: let a cost that is not known pass under a budget.
 
     Raises:
@@ -81,7 +81,7 @@ def check_run(
         raise OverBudget(f"a budget of {budget:g} USD allows nothing")
     name, cost = receipt.target.provider, receipt.cost
 
-    def bill(budget: float) -> Bill:
+    def bill(budget: float) -> CostTotal:
         total = cost.total or 0.0
         over = OverBudget(
             f"{name} would bill about {total:,.2f} {cost.currency}, over the budget of"
@@ -93,9 +93,9 @@ def check_run(
             f" of {budget:,.2f} {cost.currency}",
             hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run it all the same",
         )
-        return Bill(total, over, unknown if cost.total is None else None)
+        return CostTotal(total, over, unknown if cost.total is None else None)
 
-    check_bill(
+    check_budget(
         bill,
         budget=budget,
         confirmed=confirmed,

@@ -15,10 +15,11 @@ from llmtune.metrics.points import NotReported
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef
 from llmtune.runs import evaluation, finalize
+from llmtune.runs.evaluation_progress import say_progress
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
-from llmtune.runs.tuned_model import no_model
+from llmtune.runs.tuned_model import no_model_error
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -36,18 +37,18 @@ def evaluate_run(
     deploy: bool | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Ask base and tuned model of a finished run, and put the result into its report.
+    """Evaluate the base and the tuned model of a finished run, and put the result into its report.
 
-    The evaluation that stood there is kept in the report as an earlier one, with what it asked for.
+    The previous evaluation is kept in the report as an earlier one, with the tokens it took.
 
     Args:
         store: the store.
         run_id: the run.
         provider: its backend.
-        dataset: a file whose rows are asked, all of them held out; None takes the job's own test rows.
+        dataset: a file whose rows are all used as test rows; None takes the job's own test rows.
         max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
         deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
-        say: receives a line on how far it is.
+        say: receives progress messages.
 
     Raises:
         StillRunning: the run has not ended.
@@ -57,12 +58,12 @@ def evaluate_run(
     record = store.get(run_id)
     if not record.state.final:
         raise StillRunning(f"run {run_id} is {record.state}", hint=f"llmtune runs attach {run_id}")
-    finalize.ask_again(store, record, provider)
+    finalize.refresh_missing_model(store, record, provider)
     model = store.ref(run_id, "model", ModelRef)
     if model is None:
-        raise no_model(record)
-    own = _own_dataset(record, needed=dataset is None)
-    rows, notes = (own, ()) if dataset is None else _other_rows(record, own, dataset)
+        raise no_model_error(record)
+    job_dataset = _load_job_dataset(record, needed=dataset is None)
+    rows, notes = (job_dataset, ()) if dataset is None else _load_other_rows(record, job_dataset, dataset)
     if rows is None or not rows.test:
         raise InvalidData(
             "the job has no test rows to evaluate on", hint=f"llmtune evaluate {run_id} --dataset FILE asks other rows"
@@ -73,8 +74,9 @@ def evaluate_run(
     lease = Lease(store, f"model:{run_id}")
     if not lease.acquire(wait=5):
         raise LlmtuneError(f"the model of run {run_id} is held by another process right now")
-    with lease, finalize.deployed(store, record, provider, model, lease, allow=deploy) as target:
-        result, data = evaluation.judge(store, record, provider, target, say, rows, spec)
+    with lease, finalize.open_target(store, record, provider, model, lease, allow=deploy) as target:
+        request = evaluation.EvaluationRequest(rows, spec, say_progress(say))
+        result, data = evaluation.evaluate_dataset(store, record, provider, target, say, request)
     if isinstance(missing := result.systems.get("tuned"), NotReported):
         raise LlmtuneError(
             f"the tuned model of run {run_id} could not be asked: {missing.reason}",
@@ -87,33 +89,40 @@ def evaluate_run(
     return evaluation.write_report(store, store.get(run_id), provider)
 
 
-def _own_dataset(record: RunRecord, *, needed: bool) -> Dataset | None:
-    """The dataset that the run was planned with; None where it has changed or gone and other rows are asked."""
+def _load_job_dataset(record: RunRecord, *, needed: bool) -> Dataset | None:
+    """Load the dataset that the run was planned with; None where it has changed or is gone, unless it is `needed`."""
     try:
-        return evaluation.the_same_dataset(record)
+        return evaluation.load_same_dataset(record)
     except (LlmtuneError, OSError):
         if needed:
             raise
         return None
 
 
-def _other_rows(record: RunRecord, own: Dataset | None, path: str | Path) -> tuple[Dataset, tuple[str, ...]]:
-    """The rows of a file as test rows beside the job's training rows, and what a reader of the figures should know."""
+def _load_other_rows(
+    record: RunRecord, job_dataset: Dataset | None, path: str | Path
+) -> tuple[Dataset, tuple[str, ...]]:
+    """Load a file's rows as test rows beside the job's training rows. Returns them with notes for the report."""
     from llmtune.data.dataset import Dataset
 
     job = record.tuning_job
     fields = {"path": str(path), "train": None, "validation": None, "test": None, "split": (1.0, 0.0, 0.0)}
-    given = Dataset.from_spec(job.dataset.model_copy(update=fields), method=job.method)
-    train = own.train if own is not None else ()
-    rows = replace(given, train=train, validation=own.validation if own is not None else (), test=given.train)
-    trained = _also_in(given.train, train)
+    file_dataset = Dataset.from_spec(job.dataset.model_copy(update=fields), method=job.method)
+    train = job_dataset.train if job_dataset is not None else ()
+    rows = replace(
+        file_dataset,
+        train=train,
+        validation=job_dataset.validation if job_dataset is not None else (),
+        test=file_dataset.train,
+    )
+    trained = _count_common_rows(file_dataset.train, train)
     if not trained:
         return rows, ()
-    return rows, (f"{trained:,} of the {len(given.train):,} rows of {path} stand in the training rows too",)
+    return rows, (f"{trained:,} of the {len(file_dataset.train):,} rows of {path} are training rows too",)
 
 
-def _also_in(rows: Sequence[Example], others: Sequence[Example]) -> int:
+def _count_common_rows(rows: Sequence[Example], train_rows: Sequence[Example]) -> int:
     from llmtune.evaluation.sampling import row_ids
 
-    known = set(row_ids(others))
-    return sum(id in known for id in row_ids(rows))
+    train_ids = set(row_ids(train_rows))
+    return sum(id in train_ids for id in row_ids(rows))

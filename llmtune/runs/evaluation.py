@@ -1,4 +1,4 @@
-"""Where a run meets evaluation and report: what is asked of them, and what is kept."""
+"""Evaluation and report of a run: what is asked of the models, and what is stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import logging
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs import settling
+from llmtune.runs.evaluation_progress import EvaluationProgress, store_progress
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
@@ -34,17 +36,15 @@ log = logging.getLogger("llmtune")
 #: How the warning begins that says why a run was not evaluated.
 NOT_EVALUATED = "not evaluated: "
 
-#: How that warning goes on where there is no model to ask.
+#: The rest of that warning where there is no model to ask.
 UNNAMED = "the job has succeeded, and its tuned model has not been named"
 
 #: Training and validation rows that a local model is asked too, to tell underfit from overfit. At a vendor they cost.
 FIT_ROWS = 50
+LEAST_FIT_ROWS = 10
 
-#: Held-out rows with which a provider looks at its own model.
-CHECKED_ROWS = 20
-
-#: Seconds between two words about how far an evaluation is.
-SAY_EVERY = 2.0
+#: Held-out rows for a provider's checks of its own model.
+SELF_CHECK_ROWS = 20
 
 
 def is_unnamed(warning: str) -> bool:
@@ -52,50 +52,60 @@ def is_unnamed(warning: str) -> bool:
     return warning.startswith(NOT_EVALUATED + UNNAMED)
 
 
-def kept_evaluation(store: Store, record: RunRecord) -> EvaluationResult | None:
-    """The evaluation of an earlier attempt at finishing this run."""
+def stored_evaluation(store: Store, record: RunRecord) -> EvaluationResult | None:
+    """Return the stored evaluation of this run; None when there is none, or it is damaged."""
     from llmtune.evaluation.results import EvaluationResult
 
     try:
-        kept = store.ref(record.id, "evaluation", Ref)
-        return None if kept is None else EvaluationResult.model_validate(kept.data["result"])
-    except (StoreError, ValueError, KeyError):  # damaged: judged again, from the answers that are kept
+        ref = store.ref(record.id, "evaluation", Ref)
+        return None if ref is None else EvaluationResult.model_validate(ref.data["result"])
+    except (StoreError, ValueError, KeyError):  # damaged: evaluated again, from the stored answers
         return None
 
 
 def evaluate(
     store: Store, record: RunRecord, provider: Provider, target: ModelRef | DeploymentRef, say: Callable[[str], None]
 ) -> EvaluationResult | None:
-    """Ask base and tuned model the test rows, and keep what came out. None: there are no test rows.
+    """Evaluate base and tuned model on the test rows, and store the result. None when there are no test rows.
 
     Answers are cached one by one, by model and question, and shared by all runs of one base model.
     """
     planned = record.receipt.get("data", {})
-    dataset = the_same_dataset(record) if not planned.get("checked") or planned.get("rows", {}).get("test") else None
+    dataset = load_same_dataset(record) if not planned.get("checked") or planned.get("rows", {}).get("test") else None
     if dataset is None or not dataset.test:
         store.warn(record.id, NOT_EVALUATED + "the dataset has no test rows")
         return None
-    result, data = judge(store, record, provider, target, say, dataset, record.tuning_job.evaluation)
+    request = EvaluationRequest(dataset, record.tuning_job.evaluation, store_progress(store, record.id, say))
+    result, data = evaluate_dataset(store, record, provider, target, say, request)
     keep_evaluation(store, record, data)
     return result
 
 
-def judge(
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to evaluate: the test rows of `dataset`, as `spec` says; `progress` is called after each answer."""
+
+    dataset: Dataset
+    spec: EvaluationSpec
+    progress: EvaluationProgress
+
+
+def evaluate_dataset(
     store: Store,
     record: RunRecord,
     provider: Provider,
     target: ModelRef | DeploymentRef,
     say: Callable[[str], None],
-    dataset: Dataset,
-    spec: EvaluationSpec,
+    request: EvaluationRequest,
 ) -> tuple[EvaluationResult, dict[str, Any]]:
-    """Ask base and tuned model the test rows of `dataset`; returns what came out, and the same as it is kept."""
+    """Evaluate base and tuned model as `request` says. Returns the result, and the data to store."""
     from llmtune.evaluation.cache import FileCache
+    from llmtune.evaluation.evaluate import AnswerOptions, model_identity
     from llmtune.evaluation.evaluate import evaluate as ask_and_score
-    from llmtune.evaluation.evaluate import model_identity
-    from llmtune.evaluation.few_shot import SHOTS, few_shot, model_with, shots
+    from llmtune.evaluation.few_shot import SHOTS, few_shot, few_shot_identity, select_shots
+    from llmtune.evaluation.task import ScoringOptions
 
-    job = record.tuning_job
+    job, dataset, spec = record.tuning_job, request.dataset, request.spec
     generators: dict[str, Generator | Unavailable] = {}
     models: dict[str, str] = {}
     with_examples = spec.measures("few_shot", free=not provider.hosted) and job.method == "sft"
@@ -106,49 +116,86 @@ def judge(
             generators["base"] = generator
         if isinstance(base, ModelRef):
             models["base"] = model_identity(record.provider, base)
-        examples = shots(dataset.train, SHOTS) if with_examples else ()
+        examples = select_shots(dataset.train, SHOTS) if with_examples else ()
         if examples and not isinstance(generator, Unavailable):
             generators["few_shot"] = few_shot(generator, examples)
             if "base" in models:
-                models["few_shot"] = model_with(models["base"], examples)
-    generators["tuned"] = settling.wait_for_answers(store, record, provider, target, say)
+                models["few_shot"] = few_shot_identity(models["base"], examples)
+    generators["tuned"] = settling.open_generator(store, record, provider, target, say)
     tuned = store.ref(record.id, "model", ModelRef) or target
-    models["tuned"] = model_identity(record.provider, tuned)  # a deployment comes and goes; the model stays
+    models["tuned"] = model_identity(record.provider, tuned)  # a deployment is temporary, the model is not
 
+    fit_rows = count_fit_rows(record, dataset, spec, hosted=provider.hosted)
+    request.progress.expect(_count_questions(generators, dataset, spec, fit_rows))
     began = time.monotonic()
     result = ask_and_score(
         dataset.test,
         generators,
         spec,
-        labels=dataset.labels,
         train=dataset.train,
         validation=dataset.validation,
-        fit_rows=0 if provider.hosted else FIT_ROWS,
-        models=models,
-        cache=FileCache(answers_folder(record)),
-        rule="likelihood" if job.method == "classification" else None,
-        seed=job.seed or 0,
-        on_progress=_Progress(say),
+        fit_rows=fit_rows,
+        scoring=ScoringOptions(
+            labels=dataset.labels, rule="likelihood" if job.method == "classification" else None, seed=job.seed or 0
+        ),
+        answering=AnswerOptions(models=models, cache=FileCache(answers_folder(record)), on_progress=request.progress),
     )
+    if result.fit is not None and spec.fit_rows is None and fit_rows < FIT_ROWS:
+        note = (
+            f"the fit was measured on {fit_rows} training rows at most, and as many validation rows, chosen by a hash"
+        )
+        result = result.model_copy(update={"warnings": (*result.warnings, f"{note} (evaluation.fit_rows)")})
     data = {
         "result": result.model_dump(mode="json"),
         "seconds": time.monotonic() - began,
-        "checks": _checks(store, record, provider, tuned, dataset),
+        "checks": _run_self_checks(store, record, provider, tuned, dataset),
         "finished": time.time(),
         "source": dataset.source,
     }
     return result, data
 
 
+def count_fit_rows(record: RunRecord, dataset: Dataset, spec: EvaluationSpec, *, hosted: bool) -> int:
+    """Return how many training and validation rows the tuned model is asked, beside the test rows.
+
+    Unless the job says: none of a vendor's model, and of one on this machine so few that they cost less than the rest
+    of the run, half as many as test rows and a twentieth of the rows trained on.
+    """
+    if spec.fit_rows is not None:
+        return spec.fit_rows
+    if hosted:
+        return 0
+    plan = record.plan
+    epochs, steps, batch = (plan.effective(name) for name in ("epochs", "max_steps", "batch_size"))
+    trained = len(dataset.train) * (epochs if isinstance(epochs, int) else 1)
+    if isinstance(steps, int) and isinstance(batch, int):
+        trained = min(trained, steps * batch)
+    test_rows = min(len(dataset.test), spec.max_rows)
+    return min(FIT_ROWS, max(LEAST_FIT_ROWS, min(test_rows // 2, trained // 20)))
+
+
+def _count_questions(
+    generators: Mapping[str, Generator | Unavailable], dataset: Dataset, spec: EvaluationSpec, fit_rows: int
+) -> dict[str, int]:
+    """Return how many rows each system is asked, in that order."""
+    test_rows = min(len(dataset.test), spec.max_rows)
+    questions = {name: test_rows for name, generator in generators.items() if not isinstance(generator, Unavailable)}
+    if "tuned" in questions:
+        for part, rows in (("train", dataset.train), ("validation", dataset.validation)):
+            if count := min(len(rows), fit_rows):
+                questions[f"tuned on {part} rows"] = count
+    return questions
+
+
 #: Set in an evaluation that asked the rows of a file of its own, not the job's test rows.
 OTHER_ROWS = "other_rows"
 
-#: Names of the references that hold evaluations which a later one has taken the place of: "evaluation:1", ...
+#: Prefix of the references that hold evaluations which a later one has replaced: "evaluation:1", ...
 EARLIER = "evaluation:"
 
 
 def keep_evaluation(store: Store, record: RunRecord, data: dict[str, Any]) -> None:
-    """Keep an evaluation as the run's; one that stands there already is kept beside it, with what it asked for."""
+    """Store an evaluation as the run's; a previous one is kept beside it, with the tokens it took."""
     try:
         before = store.ref(record.id, "evaluation", Ref)
     except StoreError:  # damaged: nothing of it can be kept
@@ -160,14 +207,14 @@ def keep_evaluation(store: Store, record: RunRecord, data: dict[str, Any]) -> No
 
 
 def earlier_evaluations(store: Store, record: RunRecord) -> list[EarlierEvaluation]:
-    """The evaluations that a later one has taken the place of, oldest first; damaged ones are left out."""
+    """Return the evaluations that a later one has replaced, oldest first; damaged ones are left out."""
     from llmtune.evaluation.results import EvaluationResult
     from llmtune.report.schema import EarlierEvaluation
 
     refs = store.refs(record.id)
     current = refs.get("evaluation", {}).get("data")
     names = sorted((name for name in refs if name.startswith(EARLIER)), key=lambda name: int(name.split(":")[1]))
-    found = []
+    evaluations = []
     for name in names:
         data = refs[name].get("data", {})
         if data == current:  # a process died between the two steps of keeping the next one
@@ -176,27 +223,29 @@ def earlier_evaluations(store: Store, record: RunRecord) -> list[EarlierEvaluati
             result = EvaluationResult.model_validate(data["result"])
         except (ValueError, KeyError):
             continue
-        found.append(
+        evaluations.append(
             EarlierEvaluation.of(
                 result, source=data.get("source", ""), finished=data.get("finished"), seconds=data.get("seconds")
             )
         )
-    return found
+    return evaluations
 
 
-def _checks(store: Store, record: RunRecord, provider: Provider, model: Ref, dataset: Dataset) -> list[dict[str, Any]]:
-    """What the provider finds when it looks at its own model; what it cannot look at is a warning."""
+def _run_self_checks(
+    store: Store, record: RunRecord, provider: Provider, model: Ref, dataset: Dataset
+) -> list[dict[str, Any]]:
+    """Run the provider's checks of its own model, where it has any; an error becomes a warning."""
     if not (isinstance(provider, SelfChecking) and isinstance(model, ModelRef)):
         return []
     try:
-        return [each.model_dump() for each in provider.check(model, dataset.test[:CHECKED_ROWS])]
+        return [check.model_dump() for check in provider.check(model, dataset.test[:SELF_CHECK_ROWS])]
     except LlmtuneError as error:
         store.warn(record.id, f"not checked: {error.message}")
         return []
 
 
-def the_same_dataset(record: RunRecord) -> Dataset:
-    """The dataset the run was planned with. Raises when it has changed: its test rows may have been trained on."""
+def load_same_dataset(record: RunRecord) -> Dataset:
+    """Load the dataset the run was planned with. Raises when it has changed: its test rows may have been trained on."""
     from llmtune.data.dataset import Dataset
 
     dataset = Dataset.from_spec(record.tuning_job.dataset, method=record.tuning_job.method)
@@ -210,90 +259,82 @@ def the_same_dataset(record: RunRecord) -> Dataset:
 
 
 def answers_folder(record: RunRecord) -> Path:
-    """Where answers of a run's models are kept: one folder for each provider and base model."""
+    """Return the folder of the answers of a run's models: one per provider and base model."""
     name = hashlib.sha256(f"{record.provider} {record.model}".encode()).hexdigest()[:16]
     return home() / "answers" / name
 
 
-class _Progress:
-    """Says how far an evaluation is, now and then."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._at = 0.0
-
-    def __call__(self, title: str, done: int, wanted: int) -> None:
-        now = time.monotonic()
-        if done == wanted or now - self._at >= SAY_EVERY:
-            self._at = now
-            self._say(f"evaluating {title}: {done}/{wanted}")
-
-
 # --- the report ------------------------------------------------------------------------------------------------------
 def write_report(store: Store, record: RunRecord, provider: Provider) -> Report:
-    """Build the report from everything the store knows, and keep it."""
+    """Build the report from everything the store knows, and store it."""
     model = store.ref(record.id, "model", ModelRef)
     ended = record.state if record.state.final else record.outcome or record.state
-    report = _build(store, record, ended, model, _reproduce(record), _snippet(provider, model))
+    report = _build_report(
+        store, record, ended, model, _build_reproduce_command(record), _render_snippet(provider, model)
+    )
     store.keep_report(record.id, report.to_json())
     return report
 
 
 def draft_report(store: Store, record: RunRecord) -> Report:
-    """What is known of a run now, as a report that is not kept: asks nobody and writes nothing."""
-    return _build(store, record, record.state, store.ref(record.id, "model", ModelRef), "", None)
+    """Build a report of a run as it stands now. It is not stored, and nothing is requested."""
+    return _build_report(store, record, record.state, store.ref(record.id, "model", ModelRef), "", None)
 
 
-def _build(
+def _build_report(
     store: Store, record: RunRecord, ended: RunState, model: ModelRef | None, reproduce: str, snippet: str | None
 ) -> Report:
-    from llmtune.report.builder import build_report
+    from llmtune.report.builder import RunFacts, build_report
     from llmtune.report.schema import Check
 
     try:
-        kept = store.ref(record.id, "evaluation", Ref)
-    except StoreError:  # damaged, as `kept_evaluation` finds too
-        kept = None
-    transitions = [(each.state, each.time) for each in store.transitions(record.id)]
+        evaluation_ref = store.ref(record.id, "evaluation", Ref)
+    except StoreError:  # damaged; `stored_evaluation` is None then too
+        evaluation_ref = None
+    transitions = [(transition.state, transition.time) for transition in store.transitions(record.id)]
     if not record.state.final:
         transitions.append((ended, time.time()))
     plan = record.plan
     refs = store.refs(record.id)
-    evaluated = kept_evaluation(store, record)
-    elsewhere = kept is not None and evaluated is not None and kept.data.get(OTHER_ROWS)
-    return build_report(
-        identity=_identity(record, plan.target, refs, ended, model, transitions[-1][1]),
+    evaluated = stored_evaluation(store, record)
+    elsewhere = evaluation_ref is not None and evaluated is not None and evaluation_ref.data.get(OTHER_ROWS)
+    facts = RunFacts(
+        identity=_build_identity(record, plan.target, refs, ended, model, transitions[-1][1]),
         receipt=plan,
         job=record.job,
         points=store.points(record.id),
         not_reported=record.not_reported,
         transitions=transitions,
-        evaluation=evaluated or _why_not_evaluated(record, model),
-        evaluated_on=kept.data.get("source", "") if kept is not None and elsewhere else "",
+        evaluation=evaluated or _explain_not_evaluated(record, model),
+        evaluated_on=evaluation_ref.data.get("source", "") if evaluation_ref is not None and elsewhere else "",
         earlier_evaluations=earlier_evaluations(store, record),
         billed=record.billed,
         tokens_per_second=record.progress.tokens_per_second,
-        evaluation_seconds=kept.data["seconds"] if kept is not None else None,
+        evaluation_seconds=evaluation_ref.data["seconds"] if evaluation_ref is not None else None,
         resolved=record.resolved,
         lossy=record.lossy,
-        warnings=[each for each in record.warnings if evaluated is None or not each.startswith(NOT_EVALUATED)],
+        warnings=[warning for warning in record.warnings if evaluated is None or not warning.startswith(NOT_EVALUATED)],
         error=record.error,
-        checks=[Check.model_validate(each) for each in (kept.data.get("checks", ()) if kept is not None else ())],
-        environment=_environment(record),
+        checks=[
+            Check.model_validate(check)
+            for check in (evaluation_ref.data.get("checks", ()) if evaluation_ref is not None else ())
+        ],
+        environment=_build_environment(record),
         reproduce=reproduce,
         snippet=snippet,
-        artifacts=_artifacts(refs, model),
+        artifacts=_list_artifacts(refs, model),
     )
+    return build_report(facts)
 
 
 def read_report(store: Store, record: RunRecord, provider: Callable[[], Provider]) -> Report:
-    """The report that was kept; a run that ended before it came to finishing gets its report now."""
+    """Return the stored report; a run that ended without one gets its report now."""
     from llmtune.report.schema import Report
 
-    kept = store.report(record.id)
-    if kept is not None and record.state.final:
+    report_json = store.report(record.id)
+    if report_json is not None and record.state.final:
         try:
-            return Report.from_json(kept)
+            return Report.from_json(report_json)
         except InvalidData:  # damaged, or of another version
             return write_report(store, record, provider())
     if record.state.final:
@@ -303,7 +344,7 @@ def read_report(store: Store, record: RunRecord, provider: Callable[[], Provider
     )
 
 
-def _identity(
+def _build_identity(
     record: RunRecord,
     target: Target,
     refs: dict[str, dict[str, Any]],
@@ -331,26 +372,26 @@ def _identity(
     )
 
 
-def _why_not_evaluated(record: RunRecord, model: ModelRef | None) -> NotReported:
+def _explain_not_evaluated(record: RunRecord, model: ModelRef | None) -> NotReported:
     from llmtune.metrics.points import NotReported
 
     if record.state is RunState.SUCCEEDED and model is not None and any(map(is_unnamed, record.warnings)):
         return NotReported(f"its model was named after the run had ended; llmtune evaluate {record.id} evaluates it")
-    said = [each.removeprefix(NOT_EVALUATED) for each in record.warnings if each.startswith(NOT_EVALUATED)]
-    return NotReported(said[-1] if said else "the run was not evaluated")
+    reasons = [warning.removeprefix(NOT_EVALUATED) for warning in record.warnings if warning.startswith(NOT_EVALUATED)]
+    return NotReported(reasons[-1] if reasons else "the run was not evaluated")
 
 
-def _environment(record: RunRecord) -> Environment:
+def _build_environment(record: RunRecord) -> Environment:
     from llmtune.report.schema import Environment
 
-    told = {name: each for name, each in record.host.items() if name in ("llmtune", "python", "platform", "host")}
+    details = {name: value for name, value in record.host.items() if name in ("llmtune", "python", "platform", "host")}
     if device := record.resolved.get("device"):
-        told["device"] = str(device)
-    return Environment.model_validate(told)
+        details["device"] = str(device)
+    return Environment.model_validate(details)
 
 
-def _reproduce(record: RunRecord) -> str:
-    """The command that runs the same job again, with the job kept as a file."""
+def _build_reproduce_command(record: RunRecord) -> str:
+    """Write the job to a file, and return the command that runs it again."""
     path = home() / "runs" / record.id / "job.json"
     try:
         make_private_folder(path.parent)
@@ -360,7 +401,7 @@ def _reproduce(record: RunRecord) -> str:
     return f"llmtune tune {shlex.quote(str(path))} --provider {shlex.quote(record.provider)} --new"
 
 
-def _snippet(provider: Provider, model: ModelRef | None) -> str | None:
+def _render_snippet(provider: Provider, model: ModelRef | None) -> str | None:
     if model is None:
         return None
     try:
@@ -370,6 +411,6 @@ def _snippet(provider: Provider, model: ModelRef | None) -> str | None:
         return None
 
 
-def _artifacts(refs: dict[str, dict[str, Any]], model: ModelRef | None) -> dict[str, str]:
-    found = {name: str(ref["id"]) for name, ref in refs.items() if name == "job" or name.startswith("checkpoint:")}
-    return found | ({"model": model.id} if model is not None else {})
+def _list_artifacts(refs: dict[str, dict[str, Any]], model: ModelRef | None) -> dict[str, str]:
+    artifacts = {name: str(ref["id"]) for name, ref in refs.items() if name == "job" or name.startswith("checkpoint:")}
+    return artifacts | ({"model": model.id} if model is not None else {})

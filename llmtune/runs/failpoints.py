@@ -1,11 +1,11 @@
-"""The arrows of a run's flow, by name. A crash test hangs its killer here; in real life nothing happens."""
+"""Failpoints: named steps of a run at which a crash test kills the process. In production they do nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Every place at which a test kills the process. `llmtune.runs` calls `checkpoint` with each, in about this order.
-ARROWS: tuple[str, ...] = (
+#: The failpoints of a run, in about this order.
+FAILPOINTS: tuple[str, ...] = (
     "planned",
     "uploading",
     "before-upload",
@@ -30,7 +30,7 @@ ARROWS: tuple[str, ...] = (
     "finished",
 )
 
-#: The same of a rescue, which starts ordinary runs in the end.
+#: Those of a rescue, which starts ordinary runs in the end.
 RESCUE_ARROWS: tuple[str, ...] = (
     "rescue-listed",
     "rescue-fetching",
@@ -43,11 +43,11 @@ RESCUE_ARROWS: tuple[str, ...] = (
     "rescue-job-written",
 )
 
-#: Called with the name of each arrow as it is passed.
-hook: Callable[[str], None] | None = None
+#: Called with the name of each failpoint as it is passed.
+failpoint_hook: Callable[[str], None] | None = None
 
 
-def checkpoint(name: str) -> None:
-    """Pass one arrow."""
-    if hook is not None:
-        hook(name)
+def failpoint(name: str) -> None:
+    """Call the hook, if a test has set one."""
+    if failpoint_hook is not None:
+        failpoint_hook(name)

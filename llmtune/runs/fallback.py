@@ -1,8 +1,8 @@
-"""Declared fallback: the first backend of a list that takes the job, and why each one before it did not.
+"""Fallback: start a job at the first backend of a list that takes it, and record why each one before did not.
 
 By default only what happens before a job exists moves on: a service that has closed or refuses the model, a missing
-extra, credential or device, a quota. What happens later moves on when `fallback_on` asks for it, and the run that is
-left behind is confirmed ended before the next one is submitted. A bad dataset or a wrong value would be wrong
+extra, credential or device, a quota. What happens later moves on when `fallback_on` asks for it, and the earlier run
+is confirmed ended before the next one is submitted. A bad dataset or a wrong value would be wrong
 everywhere, and after an unclear submit another backend would mean paying twice: these never move on.
 """
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmtune")
 
-#: What makes the next backend of the list be asked, unless that is asked for or not.
-MOVES_ON: tuple[type[LlmtuneError], ...] = (
+#: The errors after which the next backend is tried, whatever `fallback_on` says.
+FALLBACK_ERRORS: tuple[type[LlmtuneError], ...] = (
     ProviderClosed,
     MissingExtra,
     MissingCredentials,
@@ -57,13 +57,13 @@ MOVES_ON: tuple[type[LlmtuneError], ...] = (
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-#: Seconds that a run left behind has to end, once its cancellation was asked for.
-CANCEL_PATIENCE = 600.0
+#: Seconds in which a cancelled run must end, before the next backend may be tried.
+CANCEL_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What moves on beside the default: runs that fail, runs that wait too long, costs over the budget."""
+    """The conditions for trying the next backend beside the default ones: a failed run, a long queue, the cost."""
 
     failed: bool = False
     over_budget: bool = False
@@ -71,24 +71,24 @@ class Conditions:
     """Seconds in the vendor's queue."""
 
     @classmethod
-    def parse(cls, words: Sequence[str]) -> Conditions:
-        """From words such as "failed", "over_budget", "queued>2h". Raises `InvalidJob` for any other."""
+    def parse(cls, conditions: Sequence[str]) -> Conditions:
+        """Parse conditions such as "failed", "over_budget", "queued>2h". Raises `InvalidJob` for any other."""
         failed = over = False
         queued: float | None = None
-        for word in words:
-            plain = word.strip().lower().replace("-", "_")
-            found = re.fullmatch(r"queued?\s*>\s*(\d+(?:\.\d+)?)\s*([smhd])", plain)
+        for condition in conditions:
+            plain = condition.strip().lower().replace("-", "_")
+            queue_limit = re.fullmatch(r"queued?\s*>\s*(\d+(?:\.\d+)?)\s*([smhd])", plain)
             if plain == "failed":
                 failed = True
             elif plain == "over_budget":
                 over = True
-            elif found is not None:
-                queued = float(found[1]) * _UNITS[found[2]]
+            elif queue_limit is not None:
+                queued = float(queue_limit[1]) * _UNITS[queue_limit[2]]
             else:
-                near = did_you_mean(plain, ("failed", "over_budget", "queued>2h"))
-                meant = f"; did you mean {near[0]!r}?" if near else ""
+                suggestions = did_you_mean(plain, ("failed", "over_budget", "queued>2h"))
+                suggestion = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
                 raise InvalidJob(
-                    f"unknown fallback condition {word!r}{meant}",
+                    f"unknown fallback condition {condition!r}{suggestion}",
                     where="fallback_on",
                     hint="there are: failed, over_budget, queued>TIME (30m, 2h, 1d)",
                 )
@@ -103,11 +103,11 @@ class Conditions:
 def start_first(
     job: TuningJob, providers: Sequence[str | Provider], *, fallback_on: Sequence[str] = (), **options: Any
 ) -> Run:
-    """Start the job at the first backend that takes it; the others' reasons stand in the run's warnings.
+    """Start the job at the first backend that takes it; the run's warnings say why earlier ones did not.
 
     Raises:
         LlmtuneError: none takes it; the message gives every reason. And whatever does not move on (see above).
-        InvalidJob: `fallback_on` names a condition that needs somebody who follows the run (`tune` does).
+        InvalidJob: `fallback_on` names a condition for which the run must be followed (`tune` does).
     """
     conditions = Conditions.parse(fallback_on)
     if conditions.waits:
@@ -128,16 +128,16 @@ def tune_first(
     on_start: Callable[[Run], None] | None = None,
     **options: Any,
 ) -> Report:
-    """Start, follow, and move on where `fallback_on` says so, until a backend has made a model.
+    """Start and follow the job, at one backend after the other where `fallback_on` says so, until one has made a model.
 
-    The same call after a crash goes on with the backend it was at; nothing is paid for twice.
+    The same call after a crash continues with the backend that it had reached; nothing is paid for twice.
 
     Args:
         job: the job.
         providers: names, configured instances, or providers, in order.
         fallback_on: conditions beside the default: "failed", "over_budget", "queued>2h".
-        follow: waits for a run to end and returns its report; its second argument is the most seconds it may stand
-            in the queue (None: any), after which `StillQueued` is to be raised.
+        follow: waits for a run to end and returns its report; its second argument is the most seconds it may wait
+            in the queue (None: any), after which it raises `StillQueued`.
         on_start: called with each run that is started or joined.
         options: as for `start`.
 
@@ -160,23 +160,23 @@ def tune_first(
                 raise
             chain.leave(run, failure.message)
         except StillQueued:
-            if _confirmed_ended(run) is RunState.SUCCEEDED:
+            if _cancel_and_confirm(run) is RunState.SUCCEEDED:
                 return run.report()
             chain.leave(run, f"it stood in the queue for more than {conditions.queued:g} s and was cancelled")
 
 
-def _confirmed_ended(run: Run) -> RunState:
-    """Cancel a run and wait until it has ended, however it does. Raises when that cannot be confirmed."""
+def _cancel_and_confirm(run: Run) -> RunState:
+    """Cancel a run and wait until it has ended, in whatever state. Raises when that cannot be confirmed."""
     try:
         run.cancel()
-        run.wait(timeout=CANCEL_PATIENCE)
+        run.wait(timeout=CANCEL_TIMEOUT)
     except RunFailed:
         pass
     except LlmtuneError as error:
         raise LlmtuneError(
             f"run {run.id} at {run.record.provider} could not be confirmed cancelled ({error.message}), so no other"
             " backend was asked",
-            hint=f"look at it with: llmtune runs show {run.id}; when it has ended, say the same command again",
+            hint=f"look at it with: llmtune runs show {run.id}; when it has ended, run the same command again",
         ) from None
     if run.state is RunState.LOST:
         raise LlmtuneError(
@@ -187,7 +187,7 @@ def _confirmed_ended(run: Run) -> RunState:
 
 
 class _Chain:
-    """The backends of one call, those already passed over, and the runs of an earlier, interrupted call."""
+    """The remaining backends of one call, and those that were passed over, each with its reason."""
 
     def __init__(
         self, job: TuningJob, providers: Sequence[str | Provider], conditions: Conditions, options: dict[str, Any]
@@ -199,26 +199,28 @@ class _Chain:
             raise InvalidJob("the list of providers is empty")
         self._job, self._conditions, self._options = job, conditions, dict(options)
         self._sinks: Collection[str] = self._options.pop("sinks", ())
-        self._left = [get_provider(each) for each in providers]
+        self._remaining = [get_provider(provider) for provider in providers]
         self._store: Store = open_store()
-        self.group = self._options.pop("group", None) or _group(job, [each.name for each in self._left])
+        self.group = self._options.pop("group", None) or _make_group_name(
+            job, [backend.name for backend in self._remaining]
+        )
         self._refused: list[tuple[str, LlmtuneError]] = []
         self._before: RunRecord | None = None
         if not self._options.get("new"):
-            self._go_on()
+            self._skip_tried_backends()
 
     @property
     def exhausted(self) -> bool:
         """Whether no backend is left after the one that was started last."""
-        return not self._left
+        return not self._remaining
 
     def start(self) -> Run:
-        """The run at the next backend that takes the job."""
-        moves_on: tuple[type[LlmtuneError], ...] = MOVES_ON
+        """Start the run at the next backend that takes the job. Raises when none does."""
+        moves_on: tuple[type[LlmtuneError], ...] = FALLBACK_ERRORS
         if self._conditions.over_budget:
-            moves_on = (*MOVES_ON, OverBudget)
-        while self._left:
-            backend = self._left.pop(0)
+            moves_on = (*FALLBACK_ERRORS, OverBudget)
+        while self._remaining:
+            backend = self._remaining.pop(0)
             try:
                 options = StartOptions(group=self.group, **self._options)
                 run = start_run(self._job, backend, options, sinks=self._sinks)
@@ -226,69 +228,71 @@ class _Chain:
                 log.info("%s was passed over: %s", backend.name, error.message)
                 self._refused.append((backend.name, error))
                 continue
-            self._tell(run)
+            self._record_reasons(run)
             return run
-        raise _nobody(self._refused)
+        raise _no_backend_error(self._refused)
 
     def leave(self, run: Run, reason: str) -> None:
-        """Put a run behind: it has ended, and the next backend is asked."""
+        """Record that a run has ended and that the next backend is tried."""
         record = run.record
         self._refused.append((record.provider, LlmtuneError(reason)))
         self._before = record
         self._store.note(run.id, f"left for the next backend: {reason}", "warning")
         log.info("%s was left: %s", record.provider, reason)
 
-    def _tell(self, run: Run) -> None:
-        """Record why this backend has the job, and what is different here."""
+    def _record_reasons(self, run: Run) -> None:
+        """Record in the run's warnings why this backend has the job, and what is different there."""
         if not self._refused:
             return
-        said = [f"{name} was passed over: {error.message}" for name, error in self._refused]
-        said += [f"at {run.record.provider} instead: {each}" for each in _changes(self._before, run.record)]
-        known = run.record.warnings
-        self._store.warn(run.id, *(each for each in said if each not in known))
+        reasons = [f"{name} was passed over: {error.message}" for name, error in self._refused]
+        reasons += [
+            f"at {run.record.provider} instead: {change}" for change in _describe_changes(self._before, run.record)
+        ]
+        warnings = run.record.warnings
+        self._store.warn(run.id, *(reason for reason in reasons if reason not in warnings))
 
-    def _go_on(self) -> None:
-        """Take up an earlier call of this list that was interrupted: skip the backends that it left."""
-        runs = sorted(self._store.runs(group=self.group), key=lambda each: each.created)
-        names = [each.name for each in self._left]
+    def _skip_tried_backends(self) -> None:
+        """Skip the backends that an earlier, interrupted call of the same list has already tried."""
+        runs = sorted(self._store.runs(group=self.group), key=lambda run: run.created)
+        names = [backend.name for backend in self._remaining]
         for record in reversed(runs):
             if record.state is RunState.SUCCEEDED or (record.provider == names[-1] and record.state.final):
                 runs = runs[runs.index(record) + 1 :]  # that call came to its end
                 break
         for record in runs:
-            left = record.state is RunState.FAILED and self._conditions.failed
-            left = left or (record.state is RunState.CANCELLED and self._conditions.queued is not None)
+            was_left = record.state is RunState.FAILED and self._conditions.failed
+            was_left = was_left or (record.state is RunState.CANCELLED and self._conditions.queued is not None)
             had_a_job = self._store.ref(record.id, "job", JobRef) is not None
-            if not left or not had_a_job or record.provider not in [each.name for each in self._left]:
+            if not was_left or not had_a_job or record.provider not in [backend.name for backend in self._remaining]:
                 continue
-            while self._left.pop(0).name != record.provider:
+            while self._remaining.pop(0).name != record.provider:
                 pass
             self._refused.append((record.provider, LlmtuneError(record.error or f"run {record.id} {record.state}")))
             self._before = record
 
 
-def _group(job: TuningJob, names: Sequence[str]) -> str:
-    told = json.dumps([job.to_dict(), list(names)], sort_keys=True, default=str)
-    return f"fallback {hashlib.sha256(told.encode()).hexdigest()[:12]}"
+def _make_group_name(job: TuningJob, names: Sequence[str]) -> str:
+    identity = json.dumps([job.to_dict(), list(names)], sort_keys=True, default=str)
+    return f"fallback {hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
-def _changes(before: RunRecord | None, now: RunRecord) -> list[str]:
-    """What is different at the backend that has the job now."""
+def _describe_changes(before: RunRecord | None, now: RunRecord) -> list[str]:
+    """Return what is different at the backend that has the job now."""
     receipt = now.plan
-    said = []
+    changes = []
     if before is not None and before.model != now.model:
-        said.append(f"the model is {now.model} (it was {before.model})")
+        changes.append(f"the model is {now.model} (it was {before.model})")
     else:
-        said.append(f"the model is {now.model}")
+        changes.append(f"the model is {now.model}")
     lost = [row.field for row in receipt.unsupported()]
     if lost:
-        said.append(f"not used here: {', '.join(lost)}")
-    said.append(f"the cost is {receipt.cost.sentence()}")
-    return said
+        changes.append(f"not used here: {', '.join(lost)}")
+    changes.append(f"the cost is {receipt.cost.sentence()}")
+    return changes
 
 
-def outlook(receipts: dict[str, Receipt | LlmtuneError]) -> list[str]:
-    """One line a backend, in order: the model it would train, what it would not use, the cost; or why not at all."""
+def describe_fallbacks(receipts: dict[str, Receipt | LlmtuneError]) -> list[str]:
+    """Return one line per backend, in order: its model, the cost and unused fields; or why it is refused."""
     lines = []
     for number, (name, receipt) in enumerate(receipts.items(), start=1):
         if isinstance(receipt, LlmtuneError):
@@ -307,9 +311,9 @@ def outlook(receipts: dict[str, Receipt | LlmtuneError]) -> list[str]:
     return lines
 
 
-def _nobody(refused: Sequence[tuple[str, LlmtuneError]]) -> LlmtuneError:
+def _no_backend_error(refused: Sequence[tuple[str, LlmtuneError]]) -> LlmtuneError:
     reasons = "; ".join(f"{name}: {error.message}" for name, error in refused)
     hints = dict.fromkeys(error.hint for _, error in refused if error.hint)
-    nobody = LlmtuneError(f"no backend of the list takes this job: {reasons}", hint="\n".join(hints) or None)
-    nobody.exit_code = refused[-1][1].exit_code
-    return nobody
+    error = LlmtuneError(f"no backend of the list takes this job: {reasons}", hint="\n".join(hints) or None)
+    error.exit_code = refused[-1][1].exit_code
+    return error

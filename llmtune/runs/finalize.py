@@ -1,7 +1,7 @@
-"""After the job has ended: last metrics, a deployment if one was asked for, evaluation, its removal, and the report.
+"""Finalize a run whose job has ended: last metrics, a temporary deployment if allowed, evaluation, and the report.
 
-All of it under a lease, so that two attached processes do not both pay; and every step can be done again after a kill.
-A failed evaluation does not fail a run: it succeeded, with a warning.
+All under a lease, so that two attached processes do not both pay; every step can be repeated after a kill. A failed
+evaluation does not fail a run: it has succeeded, with a warning.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from llmtune.provider.intake import poll_job, read_ref
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, JobRef, ModelRef, Ref, RunState
 from llmtune.runs import evaluation, settling, submission
-from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.failpoints import failpoint
 from llmtune.runs.row_names import name_rows
+from llmtune.runs.speeds import remember_speed
 from llmtune.runs.store.leases import Lease, LeaseLost
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -28,14 +29,14 @@ from llmtune.runs.store.store import Store
 log = logging.getLogger("llmtune")
 Say = Callable[[str], None]
 
-#: Seconds after which a vendor's list surely shows a new deployment. Only a killed process makes anybody wait for it.
+#: Seconds after which a vendor's list surely shows a new deployment. Only waited for after a process was killed.
 DEPLOYMENT_LAG = 30.0
 
-#: Error events of a failed job that are given as its reason where the job itself has none.
+#: The most error events of a failed job that are joined to its reason where the job gives none.
 REASONS = 3
 
-#: Name of the reference that says: we are about to deploy, and may have.
-MEANT = "deployment-meant"
+#: Name of the reference that is set before a deployment is created: there may be one.
+DEPLOY_BEGUN = "deployment-meant"
 
 
 def finalize(
@@ -49,44 +50,47 @@ def finalize(
 ) -> RunRecord:
     """Bring a run whose job has ended to its final state. The caller holds `lease` ("finalize:RUN").
 
-    With `last_try` a vendor that is unwell costs the run its evaluation (with a warning), and nothing is raised.
+    With `last_try`, a run whose vendor is unavailable ends without its evaluation (with a warning); nothing is raised.
 
     A run that has succeeded without a model is looked at once more: its vendor may have named the model since.
 
     Raises:
-        NotSettled: the job has ended, and the vendor has not told everything yet (model, result files); calling
-            again later is right.
-        TransientError: the vendor is unwell; calling again later goes on from here.
+        NotSettled: the job has ended, and the vendor has not reported everything yet (model, result files); call
+            again later.
+        TransientError: the vendor is unavailable; calling again later continues from here.
     """
     record = store.get(run_id)
     outcome = record.outcome
     if settling.lacks_model(store, record):
-        return ask_again(store, record, provider, lease=lease)
+        return refresh_missing_model(store, record, provider, lease=lease)
     if record.state.final or outcome is None:
         return record
     if record.state is not RunState.FINALIZING:
-        store.move(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
-    checkpoint("finalizing")
-    record, pending = _last_metrics(store, record, provider, last_try)
-    checkpoint("last-metrics")
+        store.transition(run_id, RunState.FINALIZING, f"the job ended: {outcome}")
+    failpoint("finalizing")
+    record, pending = _collect_last_metrics(store, record, provider, last_try)
+    failpoint("last-metrics")
     if pending and outcome is not RunState.LOST:
-        _refuse_to_end_early(store, record, provider, pending)
-    record = _give_reason(store, record)
+        _raise_if_pending(store, record, provider, pending)
+    record = _add_failure_reason(store, record)
     if outcome is RunState.SUCCEEDED:
         _evaluate(store, record, provider, lease, say, last_try)
-        checkpoint("evaluated")
+        failpoint("evaluated")
+        if not provider.hosted:
+            remember_speed(store, run_id)
     evaluation.write_report(store, store.get(run_id), provider)
-    checkpoint("reported")
-    record = store.move(run_id, outcome, record.error or "")
-    checkpoint("finished")
+    failpoint("reported")
+    ended = store.get(run_id).progress.model_copy(update={"seconds_left": None})
+    record = store.transition(run_id, outcome, record.error or "", progress=ended)
+    failpoint("finished")
     log.info("run %s %s", run_id, record.state.value, extra={"run": run_id})
     return record
 
 
-def _last_metrics(
+def _collect_last_metrics(
     store: Store, record: RunRecord, provider: Provider, last_try: bool
 ) -> tuple[RunRecord, tuple[str, ...]]:
-    """One more look, for what the vendor wrote while it said that the job had ended; and what it has yet to tell."""
+    """Poll once more, for metrics of the job's end. Returns the record, and what the vendor has yet to report."""
     job = store.ref(record.id, "job", JobRef)
     if job is None:
         return record, ()
@@ -94,7 +98,7 @@ def _last_metrics(
         snapshot = with_retries(
             lambda: poll_job(provider, job, record.cursor), submission.RETRIES, doing="last metrics"
         )
-        record = store.record(record.id, name_rows(record, snapshot), known=record).record
+        record = store.record(record.id, name_rows(record, snapshot), previous=record).record
     except LlmtuneError as error:
         if isinstance(error, StoreUnavailable) or (isinstance(error, TransientError) and not last_try):
             raise
@@ -105,26 +109,28 @@ def _last_metrics(
     return record, snapshot.pending
 
 
-def _refuse_to_end_early(store: Store, record: RunRecord, provider: Provider, pending: tuple[str, ...]) -> None:
+def _raise_if_pending(store: Store, record: RunRecord, provider: Provider, pending: tuple[str, ...]) -> None:
     """Raise `NotSettled` while the vendor may still fill in what is `pending`."""
-    limit = settling.settling_of(provider).model_seconds
-    remaining = settling.ended_at(store, record.id) + limit - settling.now()
+    limit = settling.get_settling(provider).model_seconds
+    remaining = settling.get_job_end(store, record.id) + limit - settling.now()
     what = " and ".join(pending)
     verb = "was cancelled" if record.outcome is RunState.CANCELLED else f"has {record.outcome}"
     if remaining > 0:
         raise settling.NotSettled(
-            f"{provider.name} says that the job {verb}, and has not told {what} yet;"
+            f"{provider.name} says that the job {verb}, and has not reported {what} yet;"
             f" it is asked again for up to {max(1, round(remaining / 60))} min",
             retry_after=min(settling.LOOK_EVERY, remaining),
         )
     unnamed = record.outcome is RunState.SUCCEEDED and store.ref(record.id, "model", ModelRef) is None
     remedy = f"llmtune runs attach {record.id} asks again" if unnamed else "the run ends without it"
-    sentence = f"{provider.name} says that the job {verb}, and has not told {what} within {limit / 60:g} min; {remedy}"
+    sentence = (
+        f"{provider.name} says that the job {verb}, and has not reported {what} within {limit / 60:g} min; {remedy}"
+    )
     store.warn(record.id, sentence)
 
 
-def _give_reason(store: Store, record: RunRecord) -> RunRecord:
-    """The record with why it failed: where the job itself gives no reason, its last error events do."""
+def _add_failure_reason(store: Store, record: RunRecord) -> RunRecord:
+    """Return the record with the reason of a failure: the job's own, else its last error events."""
     if record.outcome is not RunState.FAILED or record.error:
         return record
     events = [event for _, event in store.events(record.id) if not event.id.startswith("llmtune-") and event.message]
@@ -133,8 +139,10 @@ def _give_reason(store: Store, record: RunRecord) -> RunRecord:
     return store.change(record.id, error="; ".join(messages)) if messages else record
 
 
-def ask_again(store: Store, record: RunRecord, provider: Provider, *, lease: Lease | None = None) -> RunRecord:
-    """Look once more at a run that has succeeded without a model, and report on it anew if there is one now.
+def refresh_missing_model(
+    store: Store, record: RunRecord, provider: Provider, *, lease: Lease | None = None
+) -> RunRecord:
+    """Ask again for the model of a run that has succeeded without one, and rewrite its report when there is one now.
 
     With a `lease` ("finalize:RUN", held by the caller) the model is evaluated too, as it would have been. A vendor
     that cannot be asked leaves the run as it is.
@@ -147,7 +155,7 @@ def ask_again(store: Store, record: RunRecord, provider: Provider, *, lease: Lea
     except Exception as error:  # noqa: BLE001 - the run has its report; this look can only add to it
         log.info("run %s: %s could not be asked for its model: %s", record.id, provider.name, error)
         return record
-    record = store.record(record.id, name_rows(record, snapshot), known=record).record
+    record = store.record(record.id, name_rows(record, snapshot), previous=record).record
     if settling.lacks_model(store, record):
         return record
     if lease is not None:
@@ -157,15 +165,15 @@ def ask_again(store: Store, record: RunRecord, provider: Provider, *, lease: Lea
 
 
 def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease, say: Say, last_try: bool) -> None:
-    """Evaluate, or warn why not. What came out is kept in the store."""
+    """Evaluate the model and store the result, or add a warning why not."""
     model = store.ref(record.id, "model", ModelRef)
     try:
-        if evaluation.kept_evaluation(store, record):  # only the deployment may be left of an earlier attempt
+        if evaluation.stored_evaluation(store, record):  # only the deployment may be left of an earlier attempt
             _remove_leftover(store, record, provider)
             return
         if model is None:
-            raise LlmtuneError(evaluation.UNNAMED)  # `ask_again` looks for it later
-        with deployed(store, record, provider, model, lease) as target:
+            raise LlmtuneError(evaluation.UNNAMED)  # `refresh_missing_model` looks for it later
+        with open_target(store, record, provider, model, lease) as target:
             say("evaluating")
             evaluation.evaluate(store, record, provider, target, say)
     except LlmtuneError as error:
@@ -177,21 +185,21 @@ def _evaluate(store: Store, record: RunRecord, provider: Provider, lease: Lease,
         store.warn(record.id, f"{evaluation.NOT_EVALUATED}{type(error).__name__}: {error}")
 
 
-# --- deployments: they cost money while they stand -------------------------------------------------------------------
+# --- deployments, which cost money while they exist -----------------------------------------------------------------
 @contextmanager
-def deployed(
+def open_target(
     store: Store, record: RunRecord, provider: Provider, model: ModelRef, lease: Lease, *, allow: bool | None = None
 ) -> Iterator[ModelRef | DeploymentRef]:
-    """Something that answers: the model itself, or a deployment that stands only inside the `with`.
+    """Yield something that answers: the model itself, or a deployment that is removed at the end of the `with`.
 
     `allow` None asks the job (`evaluation.deploy`).
     """
     need = provider.capabilities(record.plan.target).abilities.deployment
-    wanted = record.tuning_job.evaluation.deploy if allow is None else allow
-    if need == "none" or (need == "optional" and not wanted):
+    allowed = record.tuning_job.evaluation.deploy if allow is None else allow
+    if need == "none" or (need == "optional" and not allowed):
         yield model
         return
-    if not wanted:
+    if not allowed:
         raise LlmtuneError(
             "the tuned model answers only from a deployment that costs money while it stands, and evaluation.deploy"
             " is false",
@@ -201,34 +209,34 @@ def deployed(
     if ref is None:
         yield model
         return
-    with _standing(store, record, provider, ref):
+    with _undeploy_afterwards(store, record, provider, ref):
         yield ref
 
 
 def _deploy(store: Store, record: RunRecord, provider: Provider, model: ModelRef, lease: Lease) -> DeploymentRef | None:
-    kept = store.ref(record.id, "deployment", DeploymentRef)
-    if kept is not None:
-        return kept
-    found = None
-    if store.ref(record.id, MEANT, Ref) is not None:  # somebody was about to deploy and did not live to tell
-        found = _look_for_deployment(provider, record)
-    if found is None:
-        store.set_ref(record.id, MEANT, Ref(id="meant"))
+    recorded = store.ref(record.id, "deployment", DeploymentRef)
+    if recorded is not None:
+        return recorded
+    deployment = None
+    if store.ref(record.id, DEPLOY_BEGUN, Ref) is not None:  # an earlier process may have deployed before it died
+        deployment = _find_deployment(provider, record)
+    if deployment is None:
+        store.set_ref(record.id, DEPLOY_BEGUN, Ref(id="meant"))
         lease.check()
-        checkpoint("before-deploy")
+        failpoint("before-deploy")
         try:
-            found = read_ref(provider, "deployment", lambda: provider.deploy(model, record.key))
+            deployment = read_ref(provider, "deployment", lambda: provider.deploy(model, record.key))
         except TransientError as error:
             if not error.sent:
                 raise
-            found = _look_for_deployment(provider, record)
-            if found is None:
+            deployment = _find_deployment(provider, record)
+            if deployment is None:
                 raise
-    checkpoint("after-deploy")
-    if found is not None:
-        store.keep_ref(record, "deployment", "deployment", found)
-    checkpoint("deployment-kept")
-    return found
+    failpoint("after-deploy")
+    if deployment is not None:
+        store.keep_ref(record, "deployment", "deployment", deployment)
+    failpoint("deployment-kept")
+    return deployment
 
 
 def _remove_leftover(store: Store, record: RunRecord, provider: Provider) -> None:
@@ -238,41 +246,41 @@ def _remove_leftover(store: Store, record: RunRecord, provider: Provider) -> Non
 
 
 def remove_leftover(store: Store, run_id: str, provider: Provider) -> None:
-    """Remove the deployment that a process left standing which died while it asked a finished run's model.
+    """Remove the deployment that was left by a process which died while it evaluated a finished run.
 
     Nothing happens while another process asks it. Raises `LlmtuneError` when the vendor cannot be asked.
     """
     standing = store.ref(run_id, "deployment", DeploymentRef) is not None
-    if not standing and store.ref(run_id, MEANT, Ref) is None:
+    if not standing and store.ref(run_id, DEPLOY_BEGUN, Ref) is None:
         return
     record, lease = store.get(run_id), Lease(store, f"model:{run_id}")
     if not record.state.final or not lease.acquire(wait=0):
         return
     with lease:
-        if not standing and (ref := _look_for_deployment(provider, record)) is not None:
+        if not standing and (ref := _find_deployment(provider, record)) is not None:
             store.keep_ref(record, "deployment", "deployment", ref)
         _remove_leftover(store, record, provider)
-        store.drop_ref(run_id, MEANT)
+        store.drop_ref(run_id, DEPLOY_BEGUN)
 
 
-def _look_for_deployment(provider: Provider, record: RunRecord) -> DeploymentRef | None:
-    """A deployment of our key, looked for as long as the vendor's lists may lag."""
+def _find_deployment(provider: Provider, record: RunRecord) -> DeploymentRef | None:
+    """Look for a deployment with the run's key, for as long as the vendor's lists may lag."""
     window = max(provider.submit_safety.window, DEPLOYMENT_LAG)
     deadline = time.monotonic() + window
     while True:
-        late = time.monotonic() >= deadline
-        found = with_retries(
+        past_deadline = time.monotonic() >= deadline
+        deployment = with_retries(
             lambda: read_ref(provider, "deployment", lambda: provider.find_deployment(record.key)),
             submission.RETRIES,
             doing="look for a deployment",
         )
-        if found is not None or late:
-            return found
+        if deployment is not None or past_deadline:
+            return deployment
         time.sleep(min(1.0, max(0.05, window / 20)))
 
 
 @contextmanager
-def _standing(store: Store, record: RunRecord, provider: Provider, ref: DeploymentRef) -> Iterator[None]:
+def _undeploy_afterwards(store: Store, record: RunRecord, provider: Provider, ref: DeploymentRef) -> Iterator[None]:
     """Remove the deployment at the end, also when the evaluation broke or the interpreter ends under it."""
     done = threading.Event()
 
@@ -290,8 +298,8 @@ def _standing(store: Store, record: RunRecord, provider: Provider, ref: Deployme
 
 
 def undeploy(store: Store, record: RunRecord, provider: Provider, ref: DeploymentRef) -> None:
-    """Remove a deployment of ours; one that cannot be removed becomes a warning that says what to type."""
-    checkpoint("before-undeploy")
+    """Remove a deployment; one that cannot be removed becomes a warning with the command that removes it."""
+    failpoint("before-undeploy")
     try:
         with_retries(lambda: provider.undeploy(ref), submission.RETRIES, doing=f"removal of deployment {ref.id}")
     except LlmtuneError as error:
@@ -302,10 +310,10 @@ def undeploy(store: Store, record: RunRecord, provider: Provider, ref: Deploymen
                 f" llmtune runs cleanup {record.id}",
             )
         return
-    checkpoint("after-undeploy")
+    failpoint("after-undeploy")
     for resource in store.resources(record.id):
         if resource.type == "deployment" and resource.ref.id == ref.id:
             store.mark_removed(resource)
     store.drop_ref(record.id, "deployment")
-    store.drop_ref(record.id, MEANT)
-    checkpoint("undeployed")
+    store.drop_ref(record.id, DEPLOY_BEGUN)
+    failpoint("undeployed")

@@ -1,4 +1,4 @@
-"""Names that outlive a crash: a run's id and key, and the fingerprint by which the same job is known again."""
+"""Names that outlive a crash: a run's id and key, and the fingerprint by which the same job is recognised."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _KEY = re.compile(r"lt[a-z0-9]{10}")
 
 
 def new_run_id() -> str:
-    """Ten random characters of [a-z0-9]."""
+    """Return a new run id: ten random characters of [a-z0-9]."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(10))
 
 
 def run_key(run_id: str) -> RunKey:
-    """The key that a run carries at the vendor: `lt` and its id, so that whoever sees one knows the other."""
+    """Return the key that a run carries at the vendor: `lt` and its id, so that each can be found by the other."""
     key = f"lt{run_id}"
     if not _KEY.fullmatch(key):
         raise ValueError(f"not a run id: {run_id!r}")
@@ -33,11 +33,11 @@ def run_key(run_id: str) -> RunKey:
 
 
 def fingerprint(provider: Provider, receipt: Receipt, files: Sequence[EncodedFile]) -> str:
-    """Hash of provider, resolved model, request without tags, encoded files and seed: the same paid work."""
+    """Hash provider, resolved model, request without tags, encoded files and seed: the same paid work."""
     placeholders: dict[str, UploadRef] = {
         file.role: UploadRef(id=f"<{file.role} file>", digest=file.sha256, role=file.role) for file in files
     }
-    request = provider.build(untagged(receipt), placeholders)
+    request = provider.build(_keep_work(receipt), placeholders)
     return digest(
         {
             "provider": [provider.name, provider.kind],
@@ -50,7 +50,7 @@ def fingerprint(provider: Provider, receipt: Receipt, files: Sequence[EncodedFil
 
 
 def untagged(receipt: Receipt) -> Receipt:
-    """The receipt of the same job without tags, which say nothing about the work."""
+    """Return the receipt without the job's tags, which do not change the work."""
     fields = tuple(
         row
         if row.field != "tags"
@@ -60,6 +60,12 @@ def untagged(receipt: Receipt) -> Receipt:
     return receipt.model_copy(update={"fields": fields})
 
 
+def _keep_work(receipt: Receipt) -> Receipt:
+    """Return the receipt without what changes nothing of the training: tags, and how many rows are evaluated."""
+    data = receipt.data.model_copy(update={"evaluated": None})
+    return untagged(receipt).model_copy(update={"data": data})
+
+
 def digest(data: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON data, the same whatever the order of its keys."""
+    """Return the SHA-256 of JSON data, whatever the order of its keys."""
     return hashlib.sha256(orjson.dumps(data, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()

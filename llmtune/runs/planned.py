@@ -1,4 +1,4 @@
-"""From a job to a written intent: everything that can be checked before anything is sent."""
+"""From a job to a planned run: everything that can be checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import time
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +18,8 @@ from pydantic import BaseModel
 from llmtune._safety.private_files import make_private_folder
 from llmtune._version import __version__
 from llmtune.config import home, redact
-from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, MissingExtra, ProviderClosed
+from llmtune.errors import InvalidData, LlmtuneError, LlmtuneWarning, MissingCredentials, MissingExtra, ProviderClosed
+from llmtune.provider.abilities import SupportsDeploymentCheck
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.translate import enforce
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StartOptions:
-    """How a run may be started. See `llmtune.start`."""
+    """The options of `llmtune.start`."""
 
     budget: float | None = None
     yes: bool = True
@@ -51,14 +53,14 @@ class StartOptions:
 
 
 def files_folder(kind: str) -> Path:
-    """Where encoded files lie, named by their content."""
+    """Return the folder of a provider's encoded files, which are named by their content."""
     return home() / "files" / kind
 
 
-def intend(
+def prepare_run(
     store: Store, job: TuningJob, provider: Provider, options: StartOptions
 ) -> tuple[RunRecord, Literal["new", "joined", "reused"]]:
-    """Plan, check, encode, and write the intent; or find the run that is already doing this.
+    """Plan, check and encode a job, and write its record; or find the run that is already doing this.
 
     Nothing has been sent when this returns, except the read-only questions of `preflight`.
     """
@@ -71,18 +73,18 @@ def intend(
         check_metrics(job.evaluation.metrics)  # a misspelt metric is found before the training, not after it
     dataset = read_dataset(job)
     receipt = plan(job, provider, dataset=dataset)
-    refuse_what_cannot_run(receipt, options, listed=provider.name)
+    check_can_run(receipt, options, listed=provider.name)
     refuse_secrets(job.to_dict())
     if isinstance(dataset, InvalidData):
         raise dataset
     encoded = encode(provider, dataset, receipt, allow_lossy=options.allow_lossy_data)
-    print_ = ids.fingerprint(provider, receipt, encoded.files)
-    record = _record(job, provider, receipt, encoded, print_, options)
+    fingerprint = ids.fingerprint(provider, receipt, encoded.files)
+    record = _build_record(job, provider, receipt, encoded, fingerprint, options)
     if not options.new:
         # Somebody may be doing this already: joining costs nothing, so it comes before the question of money.
-        found = store.same(print_, reuse=options.reuse)
-        if found is not None:
-            return found, "reused" if found.state.final else "joined"
+        existing_run = store.find_by_fingerprint(fingerprint, reuse=options.reuse)
+        if existing_run is not None:
+            return existing_run, "reused" if existing_run.state.final else "joined"
     check_run(
         receipt,
         hosted=provider.hosted,
@@ -92,25 +94,27 @@ def intend(
     )
     if receipt.request is not None:
         try:
-            refuse_findings(provider, provider.preflight(receipt.request))
+            check_findings(provider, provider.preflight(receipt.request))
+            if isinstance(provider, SupportsDeploymentCheck) and _will_deploy(job, provider, receipt):
+                check_findings(provider, provider.check_deployment())
         except LlmtuneError as error:
             scrub_error(error)
             raise
-    return store.begin(record, join=not options.new, reuse=options.reuse and not options.new)
+    return store.create_or_join(record, join=not options.new, reuse=options.reuse and not options.new)
 
 
-def refuse_what_cannot_run(receipt: Receipt, options: StartOptions, *, listed: str) -> None:
-    """Everything the plan knows against this job, as the closest error."""
+def check_can_run(receipt: Receipt, options: StartOptions, *, listed: str) -> None:
+    """Raise the closest error for whatever the plan knows against this job."""
     if not receipt.lifecycle.open:
         closed = receipt.lifecycle
-        others = f"these still take jobs: {', '.join(closed.alternatives)}" if closed.alternatives else ""
+        alternatives = f"these still take jobs: {', '.join(closed.alternatives)}" if closed.alternatives else ""
         source = f" ({closed.source})" if closed.source else ""
         raise ProviderClosed(
             f"{listed} takes no such job: {closed.sentence}{source}",
             provider=listed,
             since=date.fromisoformat(closed.closes) if closed.closes else None,
             alternatives=closed.alternatives,
-            hint="\n".join(filter(None, (closed.note, others))) or None,
+            hint="\n".join(filter(None, (closed.note, alternatives))) or None,
         )
     enforce(receipt, strict=options.strict)
     ready = receipt.ready
@@ -129,36 +133,46 @@ def refuse_what_cannot_run(receipt: Receipt, options: StartOptions, *, listed: s
             findings=receipt.data.findings,
             hint=f"llmtune data check PATH --provider {receipt.target.kind}",
         )
-    refuse_lossy(receipt.data.lossy, allow=options.allow_lossy_data, listed=listed)
+    check_lossless(receipt.data.lossy, allow=options.allow_lossy_data, listed=listed)
 
 
-def refuse_lossy(lossy: Collection[str], *, allow: bool, listed: str) -> None:
+def check_lossless(lossy: Collection[str], *, allow: bool, listed: str) -> None:
     """Refuse rows that the vendor's format cannot carry, unless that was allowed."""
     if lossy and not allow:
         raise InvalidData(
-            f"the row format of {listed} cannot carry {len(lossy)} thing{'s' if len(lossy) > 1 else ''}, first:"
-            f" {next(iter(lossy))}",
-            hint="fix those rows, or leave these things out with --allow-lossy-data (allow_lossy_data=True)",
+            f"the row format of {listed} cannot carry {len(lossy)} part{'s' if len(lossy) > 1 else ''} of the rows,"
+            f" first: {next(iter(lossy))}",
+            hint="fix those rows, or leave these parts out with --allow-lossy-data (allow_lossy_data=True)",
         )
 
 
-def refuse_findings(provider: Provider, findings: Collection[Finding]) -> None:
-    """Refuse when the vendor's live limits say that this job cannot run."""
-    errors = [each for each in findings if each.is_error]
+def _will_deploy(job: TuningJob, provider: Provider, receipt: Receipt) -> bool:
+    from llmtune.planning.plan import needs_deployment
+
+    return needs_deployment(job, provider.capabilities(receipt.target), receipt.data)
+
+
+def check_findings(provider: Provider, findings: Collection[Finding]) -> None:
+    """Refuse when the vendor says that this job cannot run; warn of whatever else it says."""
+    errors = [finding for finding in findings if finding.is_error]
     if errors:
-        raise LlmtuneError(f"{provider.name} is not ready for this job: {'; '.join(str(each) for each in errors)}")
+        raise LlmtuneError(
+            f"{provider.name} is not ready for this job: {'; '.join(str(finding) for finding in errors)}"
+        )
+    for finding in findings:
+        warnings.warn(f"{provider.name}: {finding}", LlmtuneWarning, stacklevel=3)
 
 
 def encode(provider: Provider, dataset: Dataset, receipt: Receipt, *, allow_lossy: bool) -> EncodedDataset:
-    """The vendor's own rows as content-named files in the home folder."""
+    """Encode the dataset into the vendor's rows, as files in the home folder that are named by their content."""
     folder = files_folder(provider.kind)
     make_private_folder(folder)
     encoded = provider.encode(dataset, receipt, folder)
-    refuse_lossy(encoded.lossy, allow=allow_lossy, listed=provider.name)
+    check_lossless(encoded.lossy, allow=allow_lossy, listed=provider.name)
     return encoded
 
 
-def _record(
+def _build_record(
     job: TuningJob,
     provider: Provider,
     receipt: Receipt,
@@ -179,9 +193,10 @@ def _record(
         state=RunState.PLANNED,
         created=now,
         updated=now,
-        job=job.model_copy(update={"dataset": job.dataset.relative_to(Path.cwd())}).to_dict(),
+        job=job.model_copy(update={"dataset": job.dataset.relative_to(Path.cwd())}).to_dict()
+        | {"adapter": job.adapter},
         receipt=dump_receipt(receipt),
-        settings=account_of(provider),
+        settings=dump_settings(provider),
         hosted=provider.hosted,
         host={
             "host": socket.gethostname(),
@@ -198,8 +213,8 @@ def _record(
     )
 
 
-def account_of(provider: Provider) -> dict[str, Any] | None:
-    """The provider's account settings for the record, or None when they hold anything that must not be kept."""
+def dump_settings(provider: Provider) -> dict[str, Any] | None:
+    """Return the provider's account settings for the record; None when they hold anything that must not be stored."""
     settings = getattr(provider, "settings", None)
     if not isinstance(settings, BaseModel):
         return None

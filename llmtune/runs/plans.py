@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from llmtune.planning import plan as planning
 from llmtune.runs.continue_from import earlier_model
+from llmtune.runs.options import check_keywords
+from llmtune.runs.speeds import find_speed
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from llmtune.provider.types import Target
 
 
+@check_keywords()
 def plan(
     job: TuningJob,
     provider: str | Provider,
@@ -25,7 +28,7 @@ def plan(
     dataset: Dataset | InvalidData | None = None,
     today: date | None = None,
 ) -> Receipt:
-    """What this backend will do with the job, field by field, with the exact request and an estimate of its cost.
+    """Plan a job at a backend: what it will do with each field, the exact request, and an estimate of the cost.
 
     Args:
         job: the job.
@@ -38,16 +41,19 @@ def plan(
         InvalidJob: the job names no model for this provider, or its options are wrong.
         UnknownName: there is no such provider.
     """
-    return planning.plan(job, provider, dataset=dataset, today=today, earlier_model=earlier_model)
+    return planning.plan(
+        job, provider, dataset=dataset, today=today, earlier_model=earlier_model, recall_speed=find_speed
+    )
 
 
+@check_keywords()
 def plan_all(
     job: TuningJob, providers: Iterable[str | Provider], *, today: date | None = None
 ) -> dict[str, Receipt | LlmtuneError]:
-    """One receipt per backend, the dataset read once; a backend that cannot be asked answers with its error."""
-    return planning.plan_all(job, providers, today=today, earlier_model=earlier_model)
+    """Plan a job at several backends, reading the dataset once; the error of one that cannot be asked is its value."""
+    return planning.plan_all(job, providers, today=today, earlier_model=earlier_model, recall_speed=find_speed)
 
 
 def target_of(job: TuningJob, provider: Provider) -> Target:
-    """The capability question that this job asks of this provider."""
-    return planning.target_of(job, provider, earlier_model)
+    """Return the target (model, method, adapter) by which a provider's capabilities for this job are looked up."""
+    return planning.build_target(job, provider, earlier_model)

@@ -1,4 +1,4 @@
-"""A vendor names rows of the file that it was sent; its users know the file that they wrote.
+"""Translate row numbers in vendors' messages, which count rows of the uploaded file, to lines of the user's file.
 
 "Example 21 ..." becomes "tickets.jsonl:25 (Example 21 of /home/.../train-ab12.jsonl) ...".
 """
@@ -30,14 +30,14 @@ _NAMED = re.compile(r"\.\w+:\d+ \($")
 def name_rows(record: RunRecord, snapshot: Snapshot) -> Snapshot:
     """Return the snapshot with the user's own file and line wherever it names a row of a file that was sent."""
     changed: dict[str, object] = {}
-    if snapshot.error and (text := in_own_rows(record, snapshot.error)) != snapshot.error:
+    if snapshot.error and (text := add_own_lines(record, snapshot.error)) != snapshot.error:
         changed["error"] = text
-    warnings = tuple(in_own_rows(record, each) for each in snapshot.warnings)
+    warnings = tuple(add_own_lines(record, warning) for warning in snapshot.warnings)
     if warnings != snapshot.warnings:
         changed["warnings"] = warnings
     events = tuple(
         event
-        if event.message == (text := in_own_rows(record, event.message))
+        if event.message == (text := add_own_lines(record, event.message))
         else event.model_copy(update={"message": text})
         for event in snapshot.events
     )
@@ -47,14 +47,14 @@ def name_rows(record: RunRecord, snapshot: Snapshot) -> Snapshot:
 
 
 def name_rows_in(record: RunRecord, error: LlmtuneError) -> None:
-    """Do the same to an error's message, where it stands."""
-    text = in_own_rows(record, error.message)
+    """Put the user's own file and line into an error's message, in place."""
+    text = add_own_lines(record, error.message)
     if text != error.message:
         error.message = text
         error.args = (text, *error.args[1:])
 
 
-def in_own_rows(record: RunRecord, text: str) -> str:
+def add_own_lines(record: RunRecord, text: str) -> str:
     """Return a vendor's text with the user's own file and line beside each row of a file that was sent.
 
     A text that names no row, and rows of a dataset that has changed since, stay as they are.
@@ -68,7 +68,7 @@ def in_own_rows(record: RunRecord, text: str) -> str:
     lines = _lines(record, role)
     if len(lines) != sent.rows:
         return text
-    named = _Namer(text, sent, lines, _file_of(record, role))
+    named = _Namer(text, sent, lines, _dataset_file(record, role))
     text = _ROW.sub(named.one, text)
     return _INDICES.sub(named.several, text)
 
@@ -78,22 +78,22 @@ class _Namer:
 
     def __init__(self, text: str, sent: EncodedFile, lines: tuple[int | None, ...], file: str) -> None:
         self._path, self._lines, self._file = str(sent.path), lines, file
-        self._told = self._path in text
+        self._path_named = self._path in text
 
     def one(self, match: re.Match[str]) -> str:
         line = self._line(int(match["row"]) - 1)
         if line is None or _NAMED.search(match.string[: match.start()]):
             return match[0]
-        where = "" if self._told else f" of {self._path}"
-        self._told = True
+        where = "" if self._path_named else f" of {self._path}"
+        self._path_named = True
         return f"{self._file}:{line} ({match['words']}{where})"
 
     def several(self, match: re.Match[str]) -> str:
         lines = [self._line(int(row)) for row in match["rows"].split(", ")]
         if None in lines:
             return match[0]
-        where = "" if self._told else f" of {self._path}"
-        self._told = True
+        where = "" if self._path_named else f" of {self._path}"
+        self._path_named = True
         return f"({self._file}:{', '.join(map(str, lines))}; indices {match['rows']}{where}"
 
     def _line(self, index: int) -> int | None:
@@ -106,13 +106,13 @@ _CACHED = 8
 
 
 def _lines(record: RunRecord, role: str) -> tuple[int | None, ...]:
-    """The line of each row of a part, read again from the dataset; nothing where that is not the same any more."""
-    from llmtune.runs.evaluation import the_same_dataset
+    """Return the line number of each row of a split, read again from the dataset; empty where that has changed."""
+    from llmtune.runs.evaluation import load_same_dataset
 
     key = (record.id, role)
     if key not in _cache:
         try:
-            dataset = the_same_dataset(record)
+            dataset = load_same_dataset(record)
         except (LlmtuneError, OSError) as error:
             log.info("run %s: rows are not named by their lines: %s", record.id, error)
             return ()
@@ -122,6 +122,6 @@ def _lines(record: RunRecord, role: str) -> tuple[int | None, ...]:
     return _cache[key]
 
 
-def _file_of(record: RunRecord, role: str) -> str:
+def _dataset_file(record: RunRecord, role: str) -> str:
     paths = record.tuning_job.dataset.paths
     return str(paths.get(role) or paths.get("path") or paths.get("train") or "the dataset")

@@ -1,29 +1,31 @@
-"""`start`, `attach`, `tune`, and the `Run` they give: a handle on a record in the store."""
+"""`Run`, which `start` and `attach` return: a handle on a run's record in the store."""
 
 from __future__ import annotations
 
 import logging
 import os
 import queue
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llmtune.config import note_secrets
 from llmtune.errors import LlmtuneError, RunFailed, StoreUnavailable
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.abilities import Exporting
+from llmtune.provider.abilities import Exporting, WeightImport
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_class
 from llmtune.provider.types import Event, JobRef, ModelRef, RunState
+from llmtune.redaction.rendering import Rendered
 from llmtune.runs import poller, submission, tracking
-from llmtune.runs.poller import Pace, Update
-from llmtune.runs.store.database import keep_trying
+from llmtune.runs.figures import short_line
+from llmtune.runs.poller import PollInterval, Update
+from llmtune.runs.store.database import STORE_PAUSE, STORE_TIMEOUT, keep_trying
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, Transition, open_store
 from llmtune.runs.timeouts import Timeouts
-from llmtune.runs.tracking import Feeds
+from llmtune.runs.tracking import TrackerFeeds
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -34,8 +36,10 @@ log = logging.getLogger("llmtune")
 _ENDINGS = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled", RunState.LOST: "is lost"}
 
 
-class Run:
+class Run(Rendered):
     """One run: started by this process or another, followed from anywhere. Holds no state but its id."""
+
+    _renderers: ClassVar[Mapping[str, str]] = {"notebook": "llmtune.runs.notebook:show_run"}
 
     def __init__(self, run_id: str, *, store: Store | None = None, provider: Provider | None = None) -> None:
         self.id = run_id
@@ -43,12 +47,16 @@ class Run:
         self._provider = provider
 
     def __repr__(self) -> str:
-        return f"Run({self.id!r})"
+        try:
+            record = self.record
+        except LlmtuneError:  # a repr never fails, also where the store is away or the run is not in it
+            return f"Run({self.id!r})"
+        return f"Run({self.id!r}, {short_line(record.name, 60)!r} at {record.provider}: {record.state.value})"
 
     # --- what is known ---------------------------------------------------------------------------------------------
     @property
     def record(self) -> RunRecord:
-        """Everything the store knows of it now."""
+        """The record of the run as the store has it now."""
         return self._store.get(self.id)
 
     @property
@@ -85,25 +93,25 @@ class Run:
         return [ModelRef.model_validate(ref) for name, ref in refs.items() if name.startswith("checkpoint:")]
 
     def events(self, *, after: int = 0) -> Iterator[tuple[int, Event]]:
-        """What was said so far, oldest first, each with its running number; those after a number."""
+        """Yield the events so far, oldest first, each with its running number; only those above `after`."""
         yield from self._store.events(self.id, after=after)
 
     def metrics(self) -> list[MetricPoint]:
-        """Every metric point seen so far, each with its source."""
+        """Return every metric point so far, each with its source."""
         return self._store.points(self.id)
 
     def transitions(self) -> Sequence[Transition]:
-        """Every change of state, with its time and reason."""
+        """Return every change of state, with its time and reason."""
         return self._store.transitions(self.id)
 
     def report(self) -> Report:
-        """The report of a finished run. Raises `StillRunning` when there is none yet."""
+        """Return the report of a finished run. Raises `StillRunning` when there is none yet."""
         from llmtune.runs import evaluation, finalize, settling
 
         record = self.record
         if settling.lacks_model(self._store, record):
             with suppress(LlmtuneError):  # a backend that cannot be set up here: the report is there all the same
-                record = finalize.ask_again(self._store, record, self.provider)
+                record = finalize.refresh_missing_model(self._store, record, self.provider)
         return evaluation.read_report(self._store, record, lambda: self.provider)
 
     # --- waiting ---------------------------------------------------------------------------------------------------
@@ -114,16 +122,16 @@ class Run:
         stall_timeout: float | None = None,
         queue_timeout: float | None = None,
         on_update: Callable[[Update], None] | None = None,
-        pace: Pace | None = None,
+        pace: PollInterval | None = None,
     ) -> Report:
         """Follow the run to its end and return its report.
 
-        Transient errors of the vendor, unknown states, a lost network and a store that is away are waited out; the
+        Transient errors of the vendor, unknown states, a lost network and an unavailable store are waited out; the
         first is reported through `on_update`, which is called in this thread. Giving up waiting never stops the run.
 
         Args:
             timeout: seconds after which waiting (not the run) ends.
-            stall_timeout: seconds without a new step or state after which a stall is reported, once for each; the
+            stall_timeout: seconds without a new step or state after which a stall is reported, once per stall; the
                 wait goes on.
             queue_timeout: seconds in the vendor's queue after which waiting (not the run) ends.
             on_update: called with each `Update`.
@@ -132,20 +140,25 @@ class Run:
         Raises:
             RunFailed: it ended without a model (failed, cancelled, lost); carries the report.
             StillRunning: `timeout` passed first. It is a TimeoutError too.
-            StillQueued: `queue_timeout` passed, and the run is in the queue still.
+            StillQueued: `queue_timeout` passed, and the run is still in the queue.
             VendorError: the vendor refuses to answer about it, in the vendor's own words; the run is as it was.
-            StoreUnavailable: the store is away before anything of the run was read, or was deleted; the job goes on.
+            StoreUnavailable: the store was deleted, or was unavailable from the start, for ten minutes or `timeout`;
+                the job goes on.
         """
-        feeds = Feeds(self._store, self.id)
-        updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
-        leave = poller.poller().follow(self._store, self.id, self.provider, updates.put, pace=pace)
         watch = Timeouts(self.id, timeout, stall_timeout, queue_timeout)
+        updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        feeds, leave = keep_trying(
+            lambda: self._follow(updates.put, pace),
+            doing=f"waiting for run {self.id}",
+            seconds=_first_read_seconds(timeout),
+            even_deleted=False,
+        )
         try:
             while True:
                 try:
-                    update: Update | None = watch.saw(updates.get(timeout=watch.patience()))
+                    update: Update | None = watch.on_update(updates.get(timeout=watch.remaining()))
                 except queue.Empty:
-                    update = watch.idle(self._store)
+                    update = watch.on_timeout(self._store)
                 if update is None:
                     continue
                 if feeds:
@@ -163,14 +176,17 @@ class Run:
         *,
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        queue_timeout: float | None = None,
         on_update: Callable[[Update], Any] | None = None,
-        pace: Pace | None = None,
+        pace: PollInterval | None = None,
     ) -> Report:
-        """`wait` for asyncio: any number of these share the poller's few threads. `on_update` runs in the loop.
+        """Wait as `wait` does, on asyncio: all waits share the poller's few threads. `on_update` runs in the loop.
 
-        `timeout` and `stall_timeout` are in seconds, and raise, as in `wait`.
+        `timeout`, `stall_timeout` and `queue_timeout` are in seconds, and raise, as in `wait`.
         """
-        async for update in self.updates(timeout=timeout, stall_timeout=stall_timeout, pace=pace):
+        async for update in self.updates(
+            timeout=timeout, stall_timeout=stall_timeout, queue_timeout=queue_timeout, pace=pace
+        ):
             if on_update is not None:
                 on_update(update)
             if update.last:
@@ -178,26 +194,44 @@ class Run:
         raise AssertionError  # the last update returns or raises
 
     async def updates(
-        self, *, timeout: float | None = None, stall_timeout: float | None = None, pace: Pace | None = None
+        self,
+        *,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        pace: PollInterval | None = None,
     ) -> AsyncIterator[Update]:
-        """Each update as it comes, up to the last one. `timeout` and `stall_timeout` (seconds) are as in `wait`."""
+        """Yield each update as it comes, up to the last.
+
+        `timeout`, `stall_timeout` and `queue_timeout` are in seconds, as in `wait`.
+        """
         import asyncio
 
         loop = asyncio.get_running_loop()
-        feeds = Feeds(self._store, self.id)
         updates: asyncio.Queue[Update] = asyncio.Queue()
 
-        def heard(update: Update) -> None:
+        def put(update: Update) -> None:
             loop.call_soon_threadsafe(updates.put_nowait, update)
 
-        leave = poller.poller().follow(self._store, self.id, self.provider, heard, pace=pace)
-        watch = Timeouts(self.id, timeout, stall_timeout)
+        watch = Timeouts(self.id, timeout, stall_timeout, queue_timeout)
+        pause, waited = 0.25, 0.0
+        while True:
+            try:
+                feeds, leave = self._follow(put, pace)
+                break
+            except StoreUnavailable as error:
+                if error.deleted or waited >= _first_read_seconds(timeout):
+                    raise
+                if not waited:
+                    log.warning("waiting for run %s: %s; trying again", self.id, error.message)
+            await asyncio.sleep(pause)
+            waited, pause = waited + pause, min(pause * 2, STORE_PAUSE)
         try:
             while True:
                 try:
-                    update: Update | None = watch.saw(await asyncio.wait_for(updates.get(), watch.patience()))
+                    update: Update | None = watch.on_update(await asyncio.wait_for(updates.get(), watch.remaining()))
                 except TimeoutError:
-                    update = watch.idle(self._store)
+                    update = watch.on_timeout(self._store)
                 if update is None:
                     continue
                 if feeds:
@@ -209,7 +243,14 @@ class Run:
             leave()
             feeds.close()
 
-    def _feed(self, feeds: Feeds, update: Update) -> None:
+    def _follow(
+        self, listener: Callable[[Update], None], pace: PollInterval | None
+    ) -> tuple[TrackerFeeds, Callable[[], None]]:
+        """Have the poller follow the run; return its trackers, and the function that ends it."""
+        feeds = TrackerFeeds(self._store, self.id)
+        return feeds, poller.poller().follow(self._store, self.id, self.provider, listener, pace=pace)
+
+    def _feed(self, feeds: TrackerFeeds, update: Update) -> None:
         if update.last and update.error is None:
             keep_trying(lambda: feeds.finish(self.report()), doing=f"results of run {self.id}")
             return
@@ -237,7 +278,7 @@ class Run:
             return submission.lost_hint(self.id)
         try:
             return actions.resume_hint(self._store, record, self.provider)
-        except LlmtuneError:  # the failure itself is what is to be read
+        except LlmtuneError:  # the failure itself matters more
             return None
 
     # --- evaluating ---------------------------------------------------------------------------------------------------
@@ -251,14 +292,14 @@ class Run:
     ) -> Report:
         """Evaluate a finished run, for the first time or again, and return its report with the result.
 
-        What was asked before is not asked again. The evaluation that stood in the report is kept there as an earlier
-        one, with the answers and tokens that it took.
+        Stored answers are not asked for again. The previous evaluation is kept in the report as an earlier one, with
+        the answers and tokens that it took.
 
         Args:
-            dataset: a file whose rows are asked, all of them held out; None takes the job's own test rows.
+            dataset: a file whose rows are all used as test rows; None takes the job's own test rows.
             max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
             deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
-            on_progress: receives how far it is, in words.
+            on_progress: receives progress messages.
 
         Raises:
             StillRunning: the run has not ended.
@@ -285,7 +326,7 @@ class Run:
         deploy: bool | None = None,
         on_progress: Callable[[str], None] | None = None,
     ) -> Report:
-        """`evaluate` for asyncio: `dataset`, `max_rows`, `deploy` as there; `on_progress` runs in a thread."""
+        """Evaluate in a thread, with `dataset`, `max_rows`, `deploy` and `on_progress` as in `evaluate`."""
         import asyncio
 
         return await asyncio.to_thread(
@@ -296,19 +337,19 @@ class Run:
     def export(self, format: Literal["adapter", "merged"], into: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write the tuned model to a folder, with its tokenizer: the adapter alone, or one model with it merged in.
 
-        Returns how it is loaded and served, in sentences.
+        Returns sentences on how to load and serve it.
 
         Raises:
-            LlmtuneError: the run has no model (yet), or its backend keeps the weights.
-            InvalidJob: there is no adapter, or the folder is there and holds something.
+            LlmtuneError: the run has no model (yet), or its backend does not hand out weights.
+            InvalidJob: there is no adapter, or the folder is not empty.
         """
         from llmtune.runs import finalize
-        from llmtune.runs.tuned_model import no_model
+        from llmtune.runs.tuned_model import no_model_error
 
-        record = finalize.ask_again(self._store, self.record, self.provider)
+        record = finalize.refresh_missing_model(self._store, self.record, self.provider)
         ref = self.model_ref
         if ref is None:
-            raise no_model(record)
+            raise no_model_error(record)
         if not isinstance(self.provider, Exporting):
             raise LlmtuneError(
                 f"{record.provider} does not hand out the weights of its tuned models",
@@ -316,41 +357,67 @@ class Run:
             )
         return tuple(self.provider.export(ref, format, Path(into)))
 
+    def find_import(self, provider: Provider) -> WeightImport | None:
+        """Return the import of this run's weights into another provider's account, as that reports it; None for none.
+
+        Raises:
+            LlmtuneError: the provider takes no weights in.
+        """
+        from llmtune.runs import weight_import
+
+        return weight_import.find(self.record, provider)
+
+    def import_into(self, provider: Provider, folder: str | os.PathLike[str]) -> WeightImport:
+        """Import the run's merged weights into another provider's account; costs money there while the model stands.
+
+        `folder` holds the merged weights; they are exported to it where it is not there yet. What has been uploaded or
+        started already is found again by the run's key, so that the same call goes on after a break. What the model
+        costs there is written to the run's warnings before anything is started.
+
+        Raises:
+            LlmtuneError: the provider takes no weights in, or the run has none.
+        """
+        from llmtune.runs import weight_import
+
+        return weight_import.start(
+            self._store, self.record, provider, Path(folder), lambda into: self.export("merged", into)
+        )
+
     def cancel(self) -> RunState:
-        """Ask for the run to be stopped; waiting for it tells when it has. Nothing happens to a finished run."""
+        """Ask for the run to be cancelled; `wait` returns when it has ended. Nothing happens to a finished run."""
         from llmtune.runs import actions
 
         return actions.cancel(self._store, self.id, self.provider)
 
     def adopt(self, job_id: str) -> None:
-        """Say which job at the vendor is this (lost) run's, by its id there (`job_id`), and go on following it."""
+        """Assign the vendor's job `job_id` to this lost run, and follow it from now on."""
         from llmtune.runs import actions
 
         actions.adopt(self._store, self.id, job_id)
 
     def resubmit(self) -> RunState:
-        """Submit a lost run once more: you have looked, and there is no job at the vendor."""
+        """Submit a lost run again, after you have checked that there is no job at the vendor."""
         from llmtune.runs import actions
 
         return actions.resubmit(self._store, self.id, self.provider)
 
     def resume(self) -> str:
-        """Let a failed or cancelled run go on from its last checkpoint, where its backend can; from where, in words.
+        """Resume a failed or cancelled run from its last checkpoint, if its backend can. Returns that point in words.
 
         Raises:
-            LlmtuneError: the run has not ended so, or its backend cannot go on with it.
+            LlmtuneError: the run is neither failed nor cancelled, or its backend cannot resume it.
         """
         from llmtune.runs import actions
 
         return actions.resume(self._store, self.id, self.provider)
 
     def feed(self, sinks: Collection[str]) -> None:
-        """Send its curves to these sinks too, from their beginning; whoever waits for it from now on does that."""
-        tracking.attach(self._store, self.id, tracking.checked(sinks))
+        """Send the run's curves to these trackers too, from their beginning, while it is waited for from now on."""
+        tracking.attach(self._store, self.id, tracking.normalize_specs(sinks))
 
     @contextmanager
     def model(self, *, checkpoint: str | None = None, deploy: bool | None = None) -> Iterator[TunedModel]:
-        """The tuned model in hand: `with run.model() as m: m.generate("...")`.
+        """Open the tuned model to ask it: `with run.model() as model: model.generate("...")`.
 
         Args:
             checkpoint: id of a checkpoint instead of the final model.
@@ -362,8 +429,13 @@ class Run:
             yield opened
 
 
+def _first_read_seconds(timeout: float | None) -> float:
+    """Return for how long a store that is unavailable before the first update is asked again."""
+    return STORE_TIMEOUT if timeout is None else min(timeout, STORE_TIMEOUT)
+
+
 def provider_of(record: RunRecord) -> Provider:
-    """The backend of a run, with the settings it was started with, so that the same account is reached again."""
+    """Return the backend of a run, with the settings it was started with, so that the same account is reached."""
     if record.settings is None:
         return get_provider(record.provider)
     from pydantic import ValidationError

@@ -1,6 +1,6 @@
-"""A vendor's last word is not its whole word: the model's id comes later, and the model answers later still.
+"""Waiting after a job has ended: a vendor may name the model later, and the model may answer later still.
 
-What is waited for, and for how long, is declared by the provider (`Settling`).
+How long each is waited for is declared by the provider (`Settling`).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ LOOK_EVERY = 15.0
 
 
 class NotSettled(TransientError):
-    """The job has ended, and the vendor has not told everything yet: looking again is right."""
+    """The job has ended, and the vendor has not reported everything yet: ask again later."""
 
 
-def settling_of(provider: Provider) -> Settling:
-    """Return what the provider declares; the usual where it declares nothing."""
+def get_settling(provider: Provider) -> Settling:
+    """Return what the provider declares, or the defaults."""
     declared = getattr(provider, "settling", None)
     return declared if isinstance(declared, Settling) else Settling()
 
 
-def ended_at(store: Store, run_id: str) -> float:
+def get_job_end(store: Store, run_id: str) -> float:
     """Return when the job was seen to have ended, in Unix seconds; now where it was not."""
-    times = [each.time for each in store.transitions(run_id) if each.state is RunState.FINALIZING]
+    times = [transition.time for transition in store.transitions(run_id) if transition.state is RunState.FINALIZING]
     return times[-1] if times else now()
 
 
@@ -54,15 +54,15 @@ def lacks_model(store: Store, record: RunRecord) -> bool:
     return record.state is RunState.SUCCEEDED and store.ref(record.id, "model", ModelRef) is None
 
 
-def wait_for_answers(
+def open_generator(
     store: Store, record: RunRecord, provider: Provider, target: ModelRef | DeploymentRef, say: Callable[[str], None]
 ) -> Generator | Unavailable:
-    """Return the model in hand, asked again for some minutes while it is so new that it does not answer yet."""
+    """Return a generator that waits some minutes for a model that is so new that it does not answer yet."""
     generator = provider.generator(target)
     if isinstance(generator, Unavailable) or not provider.hosted:
         return generator
-    settling = settling_of(provider)
-    began = now() if isinstance(target, DeploymentRef) else ended_at(store, record.id)
+    settling = get_settling(provider)
+    began = now() if isinstance(target, DeploymentRef) else get_job_end(store, record.id)
     return PatientGenerator(generator, settling, began + settling.answer_seconds, say)
 
 
@@ -83,13 +83,13 @@ class PatientGenerator:
         self.max_concurrency = inner.max_concurrency
         # What the inner one cannot do must not seem possible here: protocols are recognised by their methods.
         if isinstance(inner, LabelScorer):
-            self.score_labels = lambda requests, labels: self._first(lambda: inner.score_labels(requests, labels))
+            self.score_labels = lambda requests, labels: self._ask_first(lambda: inner.score_labels(requests, labels))
         if isinstance(inner, TokenScorer):
-            self.token_stats = lambda examples: self._first(lambda: inner.token_stats(examples))
+            self.token_stats = lambda examples: self._ask_first(lambda: inner.token_stats(examples))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order."""
-        return self._first(lambda: self._inner.generate(requests))
+        """Return one answer per request, in order."""
+        return self._ask_first(lambda: self._inner.generate(requests))
 
     def __enter__(self) -> PatientGenerator:
         self._inner = self._inner.__enter__()
@@ -98,18 +98,18 @@ class PatientGenerator:
     def __exit__(self, *details: object) -> None:
         self._inner.__exit__(*details)
 
-    def _first(self, ask: Callable[[], T]) -> T:
-        """Ask; until the first answer one thread alone, again and again."""
+    def _ask_first(self, ask: Callable[[], T]) -> T:
+        """Ask; until there is a first answer, one thread alone asks, repeatedly."""
         if self._answered:
             return ask()
         with self._lock:
             if not self._answered:
-                answer = self._until_it_answers(ask)
+                answer = self._retry_until_answered(ask)
                 self._answered = True
                 return answer
         return ask()
 
-    def _until_it_answers(self, ask: Callable[[], T]) -> T:
+    def _retry_until_answered(self, ask: Callable[[], T]) -> T:
         pause = FIRST_PAUSE
         while True:
             try:

@@ -1,7 +1,9 @@
-"""A run's points into its sinks: each point once, whoever follows the run, and corrected ones corrected in the end.
+"""Send a run's points to its trackers: each point once, even if several processes follow it.
 
-Which sinks a run has stands in the store, with how far each was fed, so that the process that comes back to the run
-goes on where the other one stopped. A sink that breaks is a warning; the run goes on.
+Points that a backend corrects are written again at the end.
+
+The store holds the trackers of a run, and the last point that each was sent, so that another process can go on where
+one stopped. A tracker that fails is a warning; the run goes on.
 """
 
 from __future__ import annotations
@@ -24,31 +26,31 @@ from llmtune.runs.store.store import Store
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
-    from llmtune.trackers import Sink, SinkRun
+    from llmtune.trackers import TrackedRun, Tracker
 
 log = logging.getLogger("llmtune")
 
 _PREFIX = "sink:"
 
 
-def checked(sinks: Collection[str]) -> tuple[str, ...]:
-    """The sinks, each once and with absolute paths. Raises before anything is sent when one cannot be used."""
+def normalize_specs(sinks: Collection[str]) -> tuple[str, ...]:
+    """Return the trackers' specs, each once and with absolute paths. Raises when one cannot be used."""
     if not sinks:
         return ()
-    from llmtune.trackers import checked as check
+    from llmtune.trackers import normalize_spec
 
-    return tuple(dict.fromkeys(check(spec) for spec in ([sinks] if isinstance(sinks, str) else sinks)))
+    return tuple(dict.fromkeys(normalize_spec(spec) for spec in ([sinks] if isinstance(sinks, str) else sinks)))
 
 
 def attach(store: Store, run_id: str, sinks: Collection[str]) -> None:
-    """Give a run these sinks too; one that it has already stays as it is."""
+    """Add these trackers to a run; one that it has already stays as it is."""
     for spec in sinks:
         if store.ref(run_id, _PREFIX + spec, Ref) is None:
             store.set_ref(run_id, _PREFIX + spec, Ref(id=spec, data={"after": 0, "handle": {}, "done": False}))
 
 
-class Feeds:
-    """The sinks of one run, as this process feeds them."""
+class TrackerFeeds:
+    """The trackers of one run, to which this process sends points."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._feeds = [
@@ -61,95 +63,95 @@ class Feeds:
         return bool(self._feeds)
 
     def update(self) -> None:
-        """Hand on what is new."""
+        """Send the new points."""
         for feed in self._feeds:
-            feed.guarded(feed.update)
+            feed.run_guarded(feed.update)
 
     def finish(self, report: Report) -> None:
-        """The run has ended: what is left, and what came out."""
+        """Send the remaining points and the results of a run that has ended."""
         for feed in self._feeds:
-            feed.guarded(lambda feed=feed: feed.finish(report))
+            feed.run_guarded(lambda feed=feed: feed.finish(report))
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Close the trackers: nobody waits for the run any more."""
         for feed in self._feeds:
-            feed.guarded(feed.close)
+            feed.run_guarded(feed.close)
 
 
 class _Feed:
-    """One sink of one run. Only the holder of its lease writes to it."""
+    """One tracker of one run. Only the holder of its lease writes to it."""
 
     def __init__(self, store: Store, run_id: str, name: str, ref: Ref) -> None:
         self._store, self._run_id, self._name, self._spec = store, run_id, name, ref.id
         digest = hashlib.sha256(ref.id.encode()).hexdigest()[:12]
         self._lease = Lease(store, f"sink:{run_id}:{digest}")
-        self._held = False
-        self._over = bool(ref.data["done"])
-        self._sink: Sink | None = None
-        self._kept: dict[str, Any] = dict(ref.data)
+        self._has_lease = False
+        self._finished = bool(ref.data["done"])
+        self._sink: Tracker | None = None
+        self._state: dict[str, Any] = dict(ref.data)
         self._best: dict[tuple[str, int], MetricPoint] = {}
         """The best point of each series and step that was seen, written or not."""
 
         self._stale = False
         """Whether a point was corrected after it had been written."""
 
-    def guarded(self, action: Any) -> None:
-        """Do it; a sink that breaks says so once, and is left alone by this process from then on.
+    def run_guarded(self, action: Any) -> None:
+        """Run an action; after an error, warn once, and do not use the tracker in this process any more.
 
-        Raises `StoreUnavailable`: the sink is well, and goes on when the store answers again.
+        Raises `StoreUnavailable`: the tracker is fine, and goes on when the store answers again.
         """
-        if self._over:
+        if self._finished:
             return
         try:
             action()
         except StoreUnavailable:
             raise
         except Exception as error:
-            self._over = True
+            self._finished = True
             log.exception("the sink %s of run %s broke", self._spec, self._run_id, extra={"run": self._run_id})
             with suppress(StoreUnavailable):
                 self._store.warn(self._run_id, f"the sink {self._spec} stopped: {type(error).__name__}: {error}")
-            self._let_go()
+            self._release()
 
     def update(self) -> None:
         """Write what is new, and note how far it came."""
         if not self._open():
             return
-        fresh = points_after(self._store, self._run_id, self._kept["after"])
+        numbered_points = points_after(self._store, self._run_id, self._state["after"])
         new = []
-        for _, point in fresh:
-            place = (point.series, point.step)
-            rival = self._best.get(place)
-            if rival is None:
-                new.append(place)
-            elif SOURCE_ORDER.index(point.source) > SOURCE_ORDER.index(rival.source):
+        for _, point in numbered_points:
+            key = (point.series, point.step)
+            previous = self._best.get(key)
+            if previous is None:
+                new.append(key)
+            elif SOURCE_ORDER.index(point.source) > SOURCE_ORDER.index(previous.source):
                 continue
-            elif place not in new and _differs(point.value, rival.value):
+            elif key not in new and _differs(point.value, previous.value):
                 self._stale = True
-            self._best[place] = point
-        if fresh:
+            self._best[key] = point
+        if numbered_points:
             assert self._sink is not None
-            self._sink.write([self._best[place] for place in new])
-            self._note(after=fresh[-1][0], stale=self._stale)
+            self._sink.write([self._best[key] for key in new])
+            self._save_state(after=numbered_points[-1][0], stale=self._stale)
 
     def finish(self, report: Report) -> None:
-        """The last points, the corrections, the results."""
+        """Send the last points, the corrected ones, and the results."""
         self.update()
         if self._sink is None:
             return
         if self._stale:
-            self._sink.start_over(self._kept["handle"])
-            self._note()
+            self._sink.start_over(self._state["handle"])
+            self._save_state()
             self._sink.write(list(self._best.values()))
         last = max((step for _, step in self._best), default=0)
-        self._sink.finish(results(report), last, report.identity.state.value)
-        self._note(done=True, stale=False)
-        self._over = True  # there is nothing left to do
-        self._let_go()
+        self._sink.finish(collect_results(report), last, report.identity.state.value)
+        self._save_state(done=True, stale=False)
+        self._finished = True  # there is nothing left to do
+        self._release()
 
     def close(self) -> None:
-        """Leave it for whoever follows the run next."""
-        self._let_go()
+        """Release the tracker for the next process that follows the run."""
+        self._release()
 
     # --- opening and letting go ----------------------------------------------------------------------------------
     def _open(self) -> bool:
@@ -157,48 +159,52 @@ class _Feed:
             return True
         if not self._lease.acquire(wait=0):
             return False
-        self._held = True
-        kept = self._store.ref(self._run_id, self._name, Ref)
-        if kept is None or kept.data["done"]:
-            self._over = True
-            self._let_go()
+        self._has_lease = True
+        ref = self._store.ref(self._run_id, self._name, Ref)
+        if ref is None or ref.data["done"]:
+            self._finished = True
+            self._release()
             return False
-        from llmtune.trackers import make
+        from llmtune.trackers import create_tracker
 
-        self._kept = dict(kept.data)
-        self._stale = bool(self._kept.get("stale"))
-        sink = make(self._spec)
-        written = sink.begin(told(self._store.get(self._run_id)), self._kept["handle"])
+        self._state = dict(ref.data)
+        self._stale = bool(self._state.get("stale"))
+        sink = create_tracker(self._spec)
+        written = sink.start_run(describe_run(self._store.get(self._run_id)), self._state["handle"])
         self._sink = sink
-        seen = [point for seq, point in points_after(self._store, self._run_id) if seq <= self._kept["after"]]
-        known = {(point.series, point.step): point for series in merge(seen).values() for point in series.points}
+        written_points = [
+            point for seq, point in points_after(self._store, self._run_id) if seq <= self._state["after"]
+        ]
+        points_by_key = {
+            (point.series, point.step): point for series in merge(written_points).values() for point in series.points
+        }
         if written is None:
-            self._best = known
+            self._best = points_by_key
         else:
-            # The sink itself tells what it holds: a process that died between writing and noting left no doubt.
+            # The tracker's own points count: a process may have died between writing points and recording that.
             everything = merge(point for _, point in points_after(self._store, self._run_id))
-            points = {(each.series, each.step): each for series in everything.values() for each in series.points}
+            points = {(point.series, point.step): point for series in everything.values() for point in series.points}
             self._best = {
-                place: point.model_copy(update={"value": written[sink.named(place[0]), place[1]]})
-                for place, point in points.items()
-                if (sink.named(place[0]), place[1]) in written
+                key: point.model_copy(update={"value": written[sink.series_name(key[0]), key[1]]})
+                for key, point in points.items()
+                if (sink.series_name(key[0]), key[1]) in written
             }
-            self._kept["after"] = 0
-        self._note()
+            self._state["after"] = 0
+        self._save_state()
         return True
 
-    def _note(self, **changes: Any) -> None:
-        self._kept |= changes
-        self._store.set_ref(self._run_id, self._name, Ref(id=self._spec, data=self._kept))
+    def _save_state(self, **changes: Any) -> None:
+        self._state |= changes
+        self._store.set_ref(self._run_id, self._name, Ref(id=self._spec, data=self._state))
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         sink, self._sink = self._sink, None
         try:
             if sink is not None:
                 sink.close()
         finally:
-            if self._held:
-                self._held = False
+            if self._has_lease:
+                self._has_lease = False
                 self._lease.release()
 
 
@@ -206,16 +212,17 @@ def _differs(a: float, b: float) -> bool:
     return a != b and not (math.isnan(a) and math.isnan(b))
 
 
-def told(record: RunRecord) -> SinkRun:
-    """A run as its sinks hear of it: names, what was asked for, and the job's tags."""
-    from llmtune.trackers import SinkRun
+def describe_run(record: RunRecord) -> TrackedRun:
+    """Build the description of a run for its trackers: names, requested fields, and the job's tags."""
+    from llmtune.trackers import TrackedRun
 
     job = record.tuning_job
-    asked = {row.field: row.requested for row in record.plan.fields if row.requested is not None}
+    requested = {row.field: row.requested for row in record.plan.fields if row.requested is not None}
     params = {
-        name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value for name, value in asked.items()
+        name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for name, value in requested.items()
     }
-    return SinkRun(
+    return TrackedRun(
         id=record.id,
         name=scrub(record.name),
         created=record.created,
@@ -224,14 +231,14 @@ def told(record: RunRecord) -> SinkRun:
     )
 
 
-def results(report: Report) -> dict[str, float]:
-    """What the held-out rows said, by name: "test/accuracy" of the tuned model, "test/base/accuracy" of the base."""
+def collect_results(report: Report) -> dict[str, float]:
+    """Return the metrics on the held-out rows, by name: "test/accuracy" (tuned), "test/base/accuracy" (base model)."""
     from llmtune.evaluation.results import EvaluationResult, SystemResult
 
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     if isinstance(report.evaluation, EvaluationResult):
         for name, system in report.evaluation.systems.items():
             if isinstance(system, SystemResult):
-                place = "test" if name == "tuned" else f"test/{name}"
-                found |= {f"{place}/{metric.name}": metric.value for metric in system.metrics}
-    return found
+                prefix = "test" if name == "tuned" else f"test/{name}"
+                scores |= {f"{prefix}/{metric.name}": metric.value for metric in system.metrics}
+    return scores

@@ -1,4 +1,4 @@
-"""Threads that work for many runs: few of them, made when needed, and none is lost to an error or to what is slow."""
+"""A pool of few daemon threads for many runs, started when needed; neither errors nor slow actions use it up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 log = logging.getLogger("llmtune")
 
-#: Seconds after which a thread that works on one and the same action does not count among the quick ones.
+#: Seconds of work on one action after which a thread counts as slow.
 SLOW_SECONDS = 3.0
 
 
@@ -25,8 +25,8 @@ class Workers:
             `SLOW_SECONDS` does not count among the `most`, so that a vendor that trickles keeps no other one waiting.
     """
 
-    def __init__(self, name: str, most: int, *, with_slow: int = 0) -> None:
-        self._name, self._most, self._with_slow = name, most, max(most, with_slow)
+    def __init__(self, name: str, max_threads: int, *, with_slow: int = 0) -> None:
+        self._name, self._most, self._with_slow = name, max_threads, max(max_threads, with_slow)
         self._ready: deque[Callable[[], None]] = deque()
         self._condition = threading.Condition()
         self._threads = 0
@@ -35,7 +35,7 @@ class Workers:
         """When each working thread began what it does."""
 
     def submit(self, action: Callable[[], None]) -> None:
-        """Let a thread do it. Raises `RuntimeError` when there is no thread and none can be started."""
+        """Run an action in a thread. Raises `RuntimeError` when there is no thread and none can be started."""
         with self._condition:
             self._ready.append(action)
             try:

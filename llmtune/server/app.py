@@ -1,4 +1,4 @@
-"""The endpoint itself: routes, keys, the size of bodies, streams, and clients that go away."""
+"""The chat endpoint: routes, keys, body limits, streams, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -9,70 +9,71 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune._safety.browser import host_name, is_loopback
 from llmtune.provider.generation import Generation
-from llmtune.server.guard import check_key, guard, guard_unknown, parse_json_object, require_json
-from llmtune.server.protocol import Asked, Cutter, Refused, Writer, read
-from llmtune.server.queue import Line, Question
+from llmtune.server.guard import check_key, guard, guard_unknown, json_response, parse_json_object, require_json
+from llmtune.server.protocol import ChatRequest, RequestError, StopFilter, Writer, parse_chat_request
+from llmtune.server.queue import BatchQueue, QueuedRequest
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
-#: Bytes that a request may have, and up to which a larger one is read (and thrown away) so that its sender hears why.
-LARGEST, READ_AWAY = 10 << 20, 256 << 20
-#: Seconds in which a body must be here.
+#: Bytes that a body may have. A larger one is read and discarded up to the second limit, so that its sender gets a 413.
+MAX_BODY_BYTES, MAX_DISCARDED_BYTES = 10 << 20, 256 << 20
+#: Seconds within which a body must arrive.
 BODY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model of the endpoint: what it is called, when it was made, and the line before it."""
+    """A model of the endpoint: its name, its creation time in Unix seconds, and its queue."""
 
     name: str
     created: int
-    line: Line
+    queue: BatchQueue
 
-    def listed(self) -> dict[str, Any]:
-        """As GET /v1/models has it."""
+    def describe(self) -> dict[str, Any]:
+        """Return the model object of GET /v1/models."""
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "llmtune"}
 
 
 def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
-    """The application. `models` by every name they answer to; `key` is None where none is asked for."""
+    """Build the application. `models` are keyed by every name they answer to; `key` is None for no authentication."""
     from starlette.applications import Starlette
-    from starlette.responses import JSONResponse
     from starlette.routing import Route
 
     def authorize(request: Request) -> None:
         if key is not None:
             check_key(request, key)
             return
-        # Another site's name may be made to point at this machine: its pages must not be able to ask.
+        # DNS rebinding: another site's name may resolve to this machine, and its pages must not get answers.
         host = request.headers.get("host", "")
         if not is_loopback(host_name(host)):
-            raise Refused(403, f"without a key only this machine is answered, not the host {host!r}")
+            raise RequestError(
+                403, f"without a key, only requests from this machine are answered, not for the host {host!r}"
+            )
 
     def find(name: str) -> Served:
-        found = models.get(name)
-        if found is None:
-            known = ", ".join(sorted({each.name for each in models.values()}))
-            raise Refused(404, f"there is no model {name!r} here; there are {known}", code="model_not_found")
-        return found
+        model = models.get(name)
+        if model is None:
+            names = ", ".join(sorted({served.name for served in models.values()}))
+            raise RequestError(404, f"there is no model {name!r} here; there are {names}", code="model_not_found")
+        return model
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def list_models(request: Request) -> Response:
         by_name = {served.name: served for served in models.values()}
-        return JSONResponse({"object": "list", "data": [by_name[name].listed() for name in sorted(by_name)]})
+        return json_response({"object": "list", "data": [by_name[name].describe() for name in sorted(by_name)]})
 
     async def get_model(request: Request) -> Response:
-        return JSONResponse(find(request.path_params["model"]).listed())
+        return json_response(find(request.path_params["model"]).describe())
 
     async def completions(request: Request) -> Response:
         require_json(request)
-        asked = read(parse_json_object(await read_body(request)))
-        return await answer_chat(request, asked, find(asked.model).line)
+        chat = parse_chat_request(parse_json_object(await read_body(request)))
+        return await answer_chat(request, chat, find(chat.model).queue)
 
     routes = [
         Route("/health", guard(health)),
@@ -84,127 +85,127 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
 
 
-async def answer_chat(request: Request, asked: Asked, line: Line) -> Response:
-    """Answer a chat completion, whole or as a stream. Raises `Refused`."""
-    from starlette.responses import JSONResponse, Response, StreamingResponse
+async def answer_chat(request: Request, chat: ChatRequest, queue: BatchQueue) -> Response:
+    """Answer a chat completion, in one piece or as a stream. Raises `RequestError`."""
+    from starlette.responses import Response, StreamingResponse
 
-    answers = _ask(line, asked)
-    if asked.stream:
+    events = _submit(queue, chat)
+    if chat.stream:
         return StreamingResponse(
-            _stream(answers, asked), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            _stream(events, chat), media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
-    answer = await _unless_gone(request, answers)
+    answer = await _wait_unless_disconnected(request, events)
     if answer is None:
         return Response(status_code=499)
-    return JSONResponse(Writer(asked.model).whole(answer, asked))
+    return json_response(Writer(chat.model).completion(answer, chat))
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, never more of it in memory than `LARGEST`. Raises `Refused` when it is too large or too slow."""
+    """Read the body, holding at most `MAX_BODY_BYTES` in memory. Raises `RequestError` if it is too large or slow."""
     from starlette.requests import ClientDisconnect
 
-    told = request.headers.get("content-length", "")
+    declared = request.headers.get("content-length", "")
     size, parts = 0, []
-    if told.isdigit() and int(told) > READ_AWAY:
+    if declared.isdigit() and int(declared) > MAX_DISCARDED_BYTES:
         raise _too_large()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 size += len(part)
-                if size > READ_AWAY:
+                if size > MAX_DISCARDED_BYTES:
                     raise _too_large()
-                if size <= LARGEST:
+                if size <= MAX_BODY_BYTES:
                     parts.append(part)
                 else:
                     parts.clear()
     except TimeoutError:
-        raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} seconds") from None
+        raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from None
     except ClientDisconnect:
-        raise Refused(400, "the client went away") from None
-    if size > LARGEST:
+        raise RequestError(400, "the client disconnected") from None
+    if size > MAX_BODY_BYTES:
         raise _too_large()
     return b"".join(parts)
 
 
-def _too_large() -> Refused:
-    return Refused(413, f"the body is larger than {LARGEST >> 20} MB", code="request_too_large")
+def _too_large() -> RequestError:
+    return RequestError(413, f"the body is larger than {MAX_BODY_BYTES >> 20} MB", code="request_too_large")
 
 
-class _Answers:
-    """What comes of one question, for one client; leaving it tells the model that nobody waits."""
+class _AnswerEvents:
+    """The pieces of one answer on their way from the model's thread to one client."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.events: asyncio.Queue[str | Generation | Exception] = asyncio.Queue()
-        self.question: Question | None = None
+        self.queue: asyncio.Queue[str | Generation | Exception] = asyncio.Queue()
+        self.request: QueuedRequest | None = None
 
     def put(self, event: str | Generation | Exception) -> None:
-        """From the model's thread."""
+        """Add a piece, the answer or an error; called from the model's thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
-    def leave(self) -> None:
-        """Nobody waits any more."""
-        if self.question is not None:
-            self.question.leave()
-
-
-def _ask(line: Line, asked: Asked) -> _Answers:
-    answers = _Answers()
-    answers.question = Question(request=asked.request, piece=answers.put, done=answers.put)
-    line.ask(answers.question)
-    return answers
+    def abandon(self) -> None:
+        """Stop waiting: the model need not finish the answer."""
+        if self.request is not None:
+            self.request.abandon()
 
 
-async def _whole(answers: _Answers) -> Generation:
+def _submit(queue: BatchQueue, chat: ChatRequest) -> _AnswerEvents:
+    events = _AnswerEvents()
+    events.request = QueuedRequest(request=chat.request, on_piece=events.put, on_done=events.put)
+    queue.submit(events.request)
+    return events
+
+
+async def _wait_for_answer(events: _AnswerEvents) -> Generation:
     while True:
-        event = await answers.events.get()
+        event = await events.queue.get()
         if isinstance(event, Exception):
-            raise Refused.of(event) from event
+            raise RequestError.of(event) from event
         if isinstance(event, Generation):
             return event
 
 
-async def _unless_gone(request: Request, answers: _Answers) -> Generation | None:
-    """The whole answer; None when the client went away before it was there."""
-    answer = asyncio.ensure_future(_whole(answers))
-    gone = asyncio.ensure_future(_disconnected(request))
+async def _wait_unless_disconnected(request: Request, events: _AnswerEvents) -> Generation | None:
+    """Wait for the complete answer; None when the client disconnects before that."""
+    answer = asyncio.ensure_future(_wait_for_answer(events))
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         return answer.result() if answer.done() else None
     finally:
-        answers.leave()
+        events.abandon()
         answer.cancel()
-        gone.cancel()
+        disconnect.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _stream(answers: _Answers, asked: Asked) -> AsyncIterator[bytes]:
-    """Server-sent events. A backend that tells nothing while it answers is sent as one piece."""
-    writer, cutter = Writer(asked.model), Cutter(asked.stop)
+async def _stream(events: _AnswerEvents, chat: ChatRequest) -> AsyncIterator[bytes]:
+    """Yield server-sent events. The answer of a backend that does not stream is sent as one piece."""
+    writer, stop_filter = Writer(chat.model), StopFilter(chat.stop)
     sent = False
     try:
         yield writer.first()
         while True:
-            event = await answers.events.get()
+            event = await events.queue.get()
             if isinstance(event, Exception):
-                yield writer.broken(Refused.of(event))
+                yield writer.error(RequestError.of(event))
                 return
             text = event if isinstance(event, str) else "" if sent else event.text
             sent = True
-            out = cutter.more(text)
+            out = stop_filter.feed(text)
             if isinstance(event, Generation):
-                out += cutter.rest()
+                out += stop_filter.flush()
             if out:
                 yield writer.piece(out)
-            if cutter.ended:
-                answers.leave()  # the model may stop; how it ended still comes
+            if stop_filter.ended:
+                events.abandon()  # the model may stop; its final event still comes
             if isinstance(event, Generation):
-                yield writer.last(event, cutter, usage=asked.usage)
+                yield writer.last(event, stop_filter, usage=chat.usage)
                 return
     finally:
-        answers.leave()
+        events.abandon()

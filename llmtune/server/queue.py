@@ -1,4 +1,4 @@
-"""Where questions to one model wait: a bounded line, asked together where the model answers many at once."""
+"""A bounded queue of requests to one model; a model that takes one call at a time gets them in batches."""
 
 from __future__ import annotations
 
@@ -11,136 +11,143 @@ from dataclasses import dataclass, field
 from llmtune.errors import InvalidData, LlmtuneError
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Streaming
 from llmtune.provider.intake import generate
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 
 log = logging.getLogger("llmtune")
 
-#: Questions that may wait for one model; more are told to come back.
-WAITING = 256
-#: Questions asked in one call of a model that takes one call at a time: those that came while it was busy.
-TOGETHER = 32
+#: Requests that may wait for one model; any more are refused with 429.
+MAX_QUEUED = 256
+#: Most requests per batch. Only a model that takes one call at a time gets batches: of what arrived while it was busy.
+BATCH_SIZE = 32
 
 
 @dataclass
-class Question:
-    """One question in the line. The two callbacks are called from the model's thread."""
+class QueuedRequest:
+    """A request in the queue. The two callbacks are called from the model's thread."""
 
     request: GenerationRequest
-    piece: Callable[[str], None]
-    """Told each piece of the answer as it comes, where the model tells it."""
+    on_piece: Callable[[str], None]
+    """Called with each piece of the answer, if the model streams."""
 
-    done: Callable[[Generation | Exception], None]
+    on_done: Callable[[Generation | Exception], None]
+    """Called once, with the answer or with the error."""
+
     streamed: bool = False
-    """Whether anything was told to `piece`."""
+    """Whether `on_piece` was called."""
 
-    _gone: threading.Event = field(default_factory=threading.Event)
+    _abandoned: threading.Event = field(default_factory=threading.Event)
 
-    def leave(self) -> None:
-        """Nobody waits for the answer any more."""
-        self._gone.set()
+    def abandon(self) -> None:
+        """Give up on the answer: a request that still waits is skipped, and one being answered may stop."""
+        self._abandoned.set()
 
     @property
-    def wanted(self) -> bool:
-        """Whether somebody still waits for it."""
-        return not self._gone.is_set()
+    def abandoned(self) -> bool:
+        """Whether the client no longer waits for the answer."""
+        return self._abandoned.is_set()
 
 
-class Line:
-    """The line before one model, and the threads that ask it."""
+class BatchQueue:
+    """The requests that wait for one model, and the worker threads that send them to it."""
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
-        self._waiting: queue.Queue[Question | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[QueuedRequest | None] = queue.Queue(MAX_QUEUED)
         count = max(1, min(generator.max_concurrency, 64))
         self._batched = count == 1
-        self._state = threading.Lock()
+        self._lock = threading.Lock()
         self._open, self._pending = True, 0
-        self._threads = [threading.Thread(target=self._work, name="llmtune-serve", daemon=True) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._run, name="llmtune-serve", daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def ask(self, question: Question) -> None:
-        """Put a question into the line. Raises `Refused`: 429 when it is full, 503 when it was closed."""
-        with self._state:
+    def submit(self, request: QueuedRequest) -> None:
+        """Put a request into the queue. Raises `RequestError`: 429 when it is full, 503 after `close`."""
+        with self._lock:
             if not self._open:
-                raise Refused(503, "this model is being put away: try again", code="unavailable", wait=1)
+                raise RequestError(503, "this model is being closed: try again", code="unavailable", wait=1)
             try:
-                self._waiting.put_nowait(question)
+                self._queue.put_nowait(request)
             except queue.Full:
-                raise Refused(
-                    429, f"{WAITING} questions are waiting for this model already: try again", code="overloaded", wait=1
+                raise RequestError(
+                    429,
+                    f"{MAX_QUEUED} requests are waiting for this model already: try again",
+                    code="overloaded",
+                    wait=1,
                 ) from None
             self._pending += 1
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that was asked is unanswered."""
+        """Whether every submitted request has been answered."""
         return self._pending == 0
 
     def close(self) -> None:
-        """Answer what was asked, and end the threads."""
-        with self._state:
+        """Refuse new requests, answer those in the queue, and end the threads."""
+        with self._lock:
             self._open = False
         for _ in self._threads:
-            self._waiting.put(None)
+            self._queue.put(None)
         for thread in self._threads:
             thread.join(60)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
-            batch, ended = self._next()
-            wanted = [each for each in batch if each.wanted]
-            if wanted:
-                self._answer(wanted)
-            with self._state:
+            batch, closed = self._next_batch()
+            waiting = [request for request in batch if not request.abandoned]
+            if waiting:
+                self._answer(waiting)
+            with self._lock:
                 self._pending -= len(batch)
-            if ended:
+            if closed:
                 return
 
-    def _next(self) -> tuple[list[Question], bool]:
-        first = self._waiting.get()
+    def _next_batch(self) -> tuple[list[QueuedRequest], bool]:
+        """Wait for the next requests; also return whether the queue was closed behind them."""
+        first = self._queue.get()
         if first is None:
             return [], True
         batch = [first]
-        while self._batched and len(batch) < TOGETHER:
+        while self._batched and len(batch) < BATCH_SIZE:
             try:
-                more = self._waiting.get_nowait()
+                request = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if more is None:
+            if request is None:
                 return batch, True
-            batch.append(more)
+            batch.append(request)
         return batch, False
 
-    def _answer(self, batch: Sequence[Question]) -> None:
-        def tell(index: int, text: str) -> bool:
-            if text and batch[index].wanted:
-                batch[index].streamed = True
-                batch[index].piece(text)
-            return batch[index].wanted
+    def _answer(self, batch: Sequence[QueuedRequest]) -> None:
+        def on_piece(index: int, text: str) -> bool:
+            request = batch[index]
+            if text and not request.abandoned:
+                request.streamed = True
+                request.on_piece(text)
+            return not request.abandoned
 
-        requests = [each.request for each in batch]
+        requests = [queued.request for queued in batch]
         try:
             if isinstance(self.generator, Streaming):
-                answers = self.generator.stream(requests, tell)
+                answers = self.generator.stream(requests, on_piece)
             else:
                 answers = generate(self.generator, requests)
             pairs = list(zip(batch, answers, strict=True))
         except InvalidData as error:
             if len(batch) == 1:
-                batch[0].done(error)
+                batch[0].on_done(error)
                 return
-            for each in batch:  # whose fault it was shows one by one; a model here answered none of them yet
-                if each.wanted and not each.streamed:
-                    self._answer([each])
+            for queued in batch:  # one by one, to find the invalid request: a local model has answered none of them
+                if queued.streamed or queued.abandoned:
+                    queued.on_done(error)
                 else:
-                    each.done(error)
+                    self._answer([queued])
         except Exception as error:
-            # Nobody is asked again: a hosted model may have billed some of them, and a busy one needs no more.
-            known = isinstance(error, LlmtuneError)
-            log.warning("%d questions failed: %s", len(batch), error, exc_info=None if known else error)
-            for each in batch:
-                each.done(error)
+            # Not retried: a hosted model may have billed some of the requests, and a busy one needs no more load.
+            expected = isinstance(error, LlmtuneError)
+            log.warning("%d requests failed: %s", len(batch), error, exc_info=None if expected else error)
+            for queued in batch:
+                queued.on_done(error)
         else:
-            for question, answer in pairs:
-                question.done(answer)
+            for queued, answer in pairs:
+                queued.on_done(answer)

@@ -1,10 +1,11 @@
-"""The server: opens the models, listens, and lets go of everything in order."""
+"""The server: opens the models, listens, and closes everything in order."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,25 +17,25 @@ from llmtune.provider.abilities import Exporting
 from llmtune.runs.api import attach
 from llmtune.runs.run import Run
 from llmtune.server.app import Served, make_app
-from llmtune.server.queue import Line
+from llmtune.server.queue import BatchQueue
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-#: Where the key is looked for, where nothing else is said.
-KEY = "LLMTUNE_SERVE_KEY"
-#: Seconds that answers under way are given when the server is told to end.
-GRACE = 30
+#: Environment variable of the key, by default.
+KEY_VARIABLE = "LLMTUNE_SERVE_KEY"
+#: Seconds that running answers get to finish when the server stops.
+SHUTDOWN_SECONDS = 30
 
 
 class HttpServer:
-    """An application on a socket. Use as a context manager (a thread of its own), or call `serve`.
+    """An application on a socket. Use it as a context manager (in its own thread), or call `serve`.
 
-    A subclass opens what it needs on `_stack`, then calls `_run`; closing lets go of it in the opposite order.
+    A subclass opens its resources on `_stack`, then calls `_run`; `close` closes them in the opposite order.
     """
 
     names: list[str]
-    """What the models are called."""
+    """Names of the models."""
 
     def __init__(self, host: str, port: int, *, purpose: str) -> None:
         try:
@@ -46,7 +47,7 @@ class HttpServer:
         self._socket = self._listen(host, port)
 
     def _run(self, app: Starlette) -> None:
-        """Answer with this application from now on."""
+        """Set up the HTTP server of this application."""
         import uvicorn
 
         from llmtune.server.connection import Connection
@@ -58,39 +59,40 @@ class HttpServer:
             log_level="warning",
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=GRACE,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
         )
         self._server = uvicorn.Server(config)
 
     def _listen(self, host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # Named as TCP, so that asyncio sends each piece of a stream at once: else each waits 40 ms for the last one's
+        # IPPROTO_TCP lets asyncio set TCP_NODELAY: otherwise each piece of a stream waits 40 ms for the previous one's
         # acknowledgement.
-        found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._stack.callback(found.close)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._stack.callback(listener.close)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind((host, port))
-            found.listen(512)
+            if sys.platform != "win32":  # there it would let another process take the port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(512)
         except OSError as error:
             raise InvalidSettings(
-                f"{host}:{port} cannot be listened on: {error.strerror or error}", hint="take another --port"
+                f"cannot listen on {host}:{port}: {error.strerror or error}", hint="choose another --port"
             ) from None
-        self.port = int(found.getsockname()[1])
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self.port}/v1"
-        return found
+        self.port = int(listener.getsockname()[1])
+        address = f"[{host}]" if ":" in host else host
+        self.url = f"http://{address}:{self.port}/v1"
+        return listener
 
     def serve(self) -> None:
-        """Answer until Ctrl-C or SIGTERM; answers under way are finished first."""
+        """Serve until Ctrl-C or SIGTERM; running answers are finished first."""
         self._server.run([self._socket])
 
     def close(self) -> None:
-        """End it, and let go of models and deployments."""
+        """Stop serving, close the models, and remove deployments."""
         self._server.should_exit = True
         if self._thread is not None:
-            self._thread.join(GRACE + 10)
+            self._thread.join(SHUTDOWN_SECONDS + 10)
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -108,21 +110,21 @@ class HttpServer:
 
 
 class Server(HttpServer):
-    """Tuned models behind one endpoint. Use as a context manager (a thread of its own), or call `serve`.
+    """Tuned models behind one endpoint. Use it as a context manager (in its own thread), or call `serve`.
 
     Args:
-        runs: runs (ids, their beginnings, or names) whose models are served. Each is called by its run's name, where
-            that is one run's alone, and by its id.
+        runs: runs (ids, their beginnings, or names) whose models are served. A model's name is its run's name, if
+            that is unique, or its run's id.
         host: address to listen on; off loopback a key is required.
-        port: 0 takes any that is free.
-        key_from: environment variable that holds the key which clients must send. The key is read from there and
-            written nowhere.
+        port: port to listen on; 0 picks a free one.
+        key_from: environment variable that holds the key which clients must send. The key is written nowhere.
         deploy: allow a deployment that costs money while the server runs; None asks the job.
 
     Raises:
         InvalidSettings: no key off loopback, or the address cannot be listened on.
         MissingExtra: the extra `serve` is not installed.
-        RunNotFound, LlmtuneError: a run does not exist, or its model cannot be asked.
+        RunNotFound: a run does not exist.
+        LlmtuneError: a run's model cannot be opened.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Server(HttpServer):
         *,
         host: str = "127.0.0.1",
         port: int = 8421,
-        key_from: str = KEY,
+        key_from: str = KEY_VARIABLE,
         deploy: bool | None = None,
     ) -> None:
         if not runs:
@@ -143,7 +145,7 @@ class Server(HttpServer):
                 hint=f"set {key_from}, or name another variable with --key-from",
             )
         self.runs = [run if isinstance(run, Run) else attach(run) for run in runs]
-        self.keyed = key is not None
+        self.requires_key = key is not None
         super().__init__(host, port, purpose="serving a model")
         try:
             models = self._open(deploy)
@@ -155,21 +157,21 @@ class Server(HttpServer):
 
     def _open(self, deploy: bool | None) -> dict[str, Served]:
         models: dict[str, Served] = {}
-        self.lines: list[Line] = []
-        named = [run.name for run in self.runs]
+        self.queues: list[BatchQueue] = []
+        names = [run.name for run in self.runs]
         for run in self.runs:
             opened = self._stack.enter_context(run.model(deploy=deploy))
-            line = Line(opened.generator)
-            self.lines.append(line)
-            self._stack.callback(line.close)
-            name = run.name if named.count(run.name) == 1 else run.id
-            served = Served(name=name, created=int(run.record.created), line=line)
+            queue = BatchQueue(opened.generator)
+            self.queues.append(queue)
+            self._stack.callback(queue.close)
+            name = run.name if names.count(run.name) == 1 else run.id
+            served = Served(name=name, created=int(run.record.created), queue=queue)
             models |= {name: served, run.id: served}
         return models
 
 
-def hand_over(run: Run) -> str | None:
-    """How to serve the model with an engine that is made for many clients; None where its provider knows of none."""
+def find_serving_command(run: Run) -> str | None:
+    """Return the command that serves the model with a high-throughput engine; None where its provider has none."""
     model = run.model_ref
     if model is None or not isinstance(run.provider, Exporting):
         return None

@@ -1,7 +1,7 @@
-"""`llmtune sweep join`: another worker, here or on another machine, for a sweep that is under way.
+"""`llmtune sweep join`: another worker, on this machine or another, for a sweep that is running.
 
-Whoever starts a sweep leaves an invitation in its study: all that a worker needs to take part. The study and the runs
-are in the store, so a worker on another machine needs the same store (PostgreSQL), the dataset and credentials.
+Starting a sweep writes a `SweepSpec` to its study: all that another worker needs. The study and the runs are in the run
+store, so a worker on another machine needs the same store (PostgreSQL), the dataset and the credentials.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from llmtune._models import FrozenModel
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import read_dataset
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.sweeps import study as studies
 from llmtune.sweeps.results import TrialRow
-from llmtune.sweeps.space import Choice, Range, as_given
-from llmtune.sweeps.study import Method
-from llmtune.sweeps.sweep_plan import settle
+from llmtune.sweeps.space import Choice, Range, to_definitions
+from llmtune.sweeps.study import SearchMethod
+from llmtune.sweeps.sweep_plan import resolve
 from llmtune.sweeps.trial_job import without_test
-from llmtune.sweeps.worker import Crew, OnTrial, Search, kept_warm
+from llmtune.sweeps.worker import OnTrial, SweepConfig, SweepWorker, keep_model_loaded
 
 if TYPE_CHECKING:
     import optuna
 
-#: Under which name a study keeps its invitation.
+#: User attribute of the study that holds its `SweepSpec`.
 _KEY = "llmtune"
 
-#: How the names of sweeps begin, in the store.
+#: Prefix of the names of sweeps in the store.
 PREFIX = "sweep "
 
 
-class Invitation(FrozenModel):
-    """What a worker must know to take part in a sweep."""
+class SweepSpec(FrozenModel):
+    """Everything a worker needs to run trials of a sweep."""
 
     job: TuningJob
     provider: str
-    """The one that was named, where the space does not choose among several."""
+    """Backend of the trials, unless the space chooses among several."""
 
     space: dict[str, Range | Choice]
-    method: Method
+    method: SearchMethod
     metric: str
     direction: Literal["minimize", "maximize"]
     budget: float | None
@@ -52,94 +52,96 @@ class Invitation(FrozenModel):
     """Digest of the dataset."""
 
 
-def invite(study: optuna.Study, invitation: Invitation) -> None:
-    """Leave it in the study; a later call with more trials or another budget replaces it."""
-    study.set_user_attr(_KEY, invitation.model_dump(mode="json"))
+def create_shared_sweep(study: optuna.Study, spec: SweepSpec) -> None:
+    """Write the spec to the study, so that other workers can join. A later call replaces it, as with more trials."""
+    study.set_user_attr(_KEY, spec.model_dump(mode="json"))
 
 
-def join(
+def join_sweep(
     sweep: str | None = None,
     *,
     parallel: int | None = None,
     on_trial: OnTrial | None = None,
-    pace: Pace | None = None,
+    pace: PollInterval | None = None,
 ) -> tuple[TrialRow, ...]:
-    """Run trials of a sweep that was started elsewhere, until none is left to begin.
+    """Run trials of a sweep that another process started, until all have been started.
 
-    The budget, the space and the number of trials are the sweep's own; what this worker runs counts in them.
+    Budget, space and number of trials are the sweep's; the trials of this worker count towards them.
 
     Args:
-        sweep: its name, `3f9c...` as `sweep` says it; None is the only one that has trials left.
-        parallel: trials at once here; None is what the backend allows.
-        on_trial: called with each trial that ends here.
-        pace: how often the backend is asked.
+        sweep: name of the sweep (`3f9c...`), or how it begins; None is the only one that has trials left.
+        parallel: number of trials at once in this process; None is as many as the backend allows.
+        on_trial: called with each trial that ends in this process.
+        pace: how often the backend is polled.
 
     Returns:
         The trials that this worker ran.
 
     Raises:
-        RunNotFound: there is no such sweep in this store, or more than one that it could be.
-        InvalidData: the dataset is not on this machine, or has other rows than where the sweep was started.
+        RunNotFound: no sweep in this store matches, or more than one.
+        InvalidData: the dataset is not on this machine, or its rows differ from those the sweep was started with.
         MissingExtra: Optuna is not installed.
     """
-    group, found = _find(sweep)
-    dataset = read_dataset(found.job)
+    group, spec = _find_sweep(sweep)
+    dataset = read_dataset(spec.job)
     if isinstance(dataset, InvalidData):
         raise dataset
-    if dataset.sha256 != found.rows:
+    if dataset.sha256 != spec.rows:
         raise InvalidData(
             f"{dataset.source}: these are not the rows that the sweep was started with",
             hint="bring the same files to this machine, under the same path",
         )
-    places, space, _, _ = settle(found.job, found.provider, as_given(found.space))
-    search = Search(
-        job=without_test(found.job, dataset, group),
-        places=places,
+    targets, space, _, _ = resolve(spec.job, spec.provider, to_definitions(spec.space))
+    config = SweepConfig(
+        job=without_test(spec.job, dataset, group),
+        targets=targets,
         space=space,
-        method=found.method,
-        metric=found.metric,
-        direction=found.direction,
+        method=spec.method,
+        metric=spec.metric,
+        direction=spec.direction,
         group=group,
-        budget=found.budget,
-        pruning=found.pruning,
+        budget=spec.budget,
+        pruning=spec.pruning,
         pace=pace,
     )
-    crew = Crew(search, found.trials, seed=found.seed, parallel=parallel, on_trial=on_trial)
-    with kept_warm(places):
-        crew.run()
-    return tuple(each for each in crew.rows() if each.number in crew.mine and each.run is not None)
+    worker = SweepWorker(config, spec.trials, seed=spec.seed, parallel=parallel, on_trial=on_trial)
+    with keep_model_loaded(targets):
+        worker.run()
+    return tuple(row for row in worker.trial_rows() if row.number in worker.claimed and row.run is not None)
 
 
-def _find(sweep: str | None) -> tuple[str, Invitation]:
-    known = studies.names(PREFIX)
+def _find_sweep(sweep: str | None) -> tuple[str, SweepSpec]:
+    names = studies.list_studies(PREFIX)
     if sweep is not None:
-        wanted = PREFIX + sweep.removeprefix(PREFIX)
-        matching = [name for name in known if name.startswith(wanted)]
+        prefix = PREFIX + sweep.removeprefix(PREFIX)
+        matching = [name for name in names if name.startswith(prefix)]
     else:
-        matching = [name for name in known if _unfinished(name)]
+        matching = [name for name in names if _is_unfinished(name)]
     if len(matching) != 1:
-        which = f"{sweep!r}" if sweep is not None else "unfinished"
-        told = ", ".join(name.removeprefix(PREFIX) for name in (matching or known)[:5])
+        description = f"{sweep!r}" if sweep is not None else "unfinished"
+        listing = ", ".join(name.removeprefix(PREFIX) for name in (matching or names)[:5])
         raise RunNotFound(
-            f"{'no' if not matching else 'more than one'} sweep in this store is {which}",
-            hint=f"there are {told}" if told else "start one with llmtune sweep; on another machine set the same store",
+            f"{'no' if not matching else 'more than one'} sweep in this store is {description}",
+            hint=f"there are {listing}"
+            if listing
+            else "start one with llmtune sweep; on another machine set the same store",
         )
-    found = _invitation(studies.attributes(matching[0]))
-    if found is None:
+    spec = _read_spec(studies.load_attributes(matching[0]))
+    if spec is None:
         raise LlmtuneError(
             f"the sweep {matching[0].removeprefix(PREFIX)} was started by another version of llmtune",
             hint="start the same sweep again here; its trials are kept",
         )
-    return matching[0], found
+    return matching[0], spec
 
 
-def _invitation(attributes: dict[str, object]) -> Invitation | None:
+def _read_spec(attributes: dict[str, object]) -> SweepSpec | None:
     try:
-        return Invitation.model_validate(attributes.get(_KEY))
+        return SweepSpec.model_validate(attributes.get(_KEY))
     except ValidationError:
         return None
 
 
-def _unfinished(name: str) -> bool:
-    found = _invitation(studies.attributes(name))
-    return found is not None and studies.ended(name) < found.trials
+def _is_unfinished(name: str) -> bool:
+    spec = _read_spec(studies.load_attributes(name))
+    return spec is not None and studies.count_finished(name) < spec.trials

@@ -4,104 +4,116 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from llmtune.errors import QuotaExceeded, RunFailed
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
-from llmtune.report.verdicts import cheap_baselines, not_asked
+from llmtune.report.verdicts import cheap_baselines, explain_missing_figure
 from llmtune.runs.api import start
+from llmtune.runs.job_room import JobRoom
 from llmtune.runs.plans import plan
 from llmtune.sweeps.results import Finalist, TrialRow
-from llmtune.sweeps.sweep_plan import Place
+from llmtune.sweeps.sweep_plan import SweepTarget
 from llmtune.sweeps.trial_job import with_params
-from llmtune.sweeps.worker import Search, cost_of
+from llmtune.sweeps.worker import SweepConfig, cost_of
 
 
-class Judged(NamedTuple):
-    """What came of the finalists: those with a score, what their runs cost in USD, and why others have none."""
+class FinalistResults(NamedTuple):
+    """The finalists that have a score, the cost of their runs in USD, and notes on those that have none."""
 
     finalists: tuple[Finalist, ...]
     spent: float | NotReported
     notes: tuple[str, ...]
 
 
-def judge(search: Search, job: TuningJob, best: Sequence[TrialRow], *, seeds: int, left: float | None = None) -> Judged:
-    """Train each of these configurations of the whole job with several seeds, and score them on the test rows.
+def evaluate_finalists(
+    config: SweepConfig, job: TuningJob, best: Sequence[TrialRow], *, seeds: int, remaining: float | None = None
+) -> FinalistResults:
+    """Train each of the best configurations with several seeds, and score them on the test rows.
 
-    `left` is what of the budget the trials have left over, in USD; a run that may cost more is not started.
+    `remaining` is the part of the budget that the trials have not used, in USD; a run that may cost more is not
+    started.
     """
-    purse = _Purse(left)
-    found = [_final(search, job, each, seeds=seeds, purse=purse) for each in best]
-    return Judged(tuple(each for each in found if each.values), purse.spent, tuple(purse.notes))
+    budget = FinalistBudget(remaining)
+    results = [_train_finalist(config, job, trial, seeds=seeds, budget=budget) for trial in best]
+    return FinalistResults(
+        tuple(finalist for finalist in results if finalist.values), budget.spent, tuple(budget.notes)
+    )
 
 
-class _Purse:
-    """What the finalists have cost and may cost."""
+class FinalistBudget:
+    """The budget of the finalists: the cost so far and the amount that remains, in USD."""
 
-    def __init__(self, left: float | None) -> None:
-        self._left = left
+    def __init__(self, remaining: float | None) -> None:
+        self._remaining = remaining
         self.spent: float | NotReported = 0.0
         self.notes: list[str] = []
         self._closed = False
 
-    def affords(self, job: TuningJob, place: Place, trial: TrialRow) -> bool:
-        """Whether a run may be started; once one may not, none may."""
-        if not self._closed and self._left is not None and place.backend.hosted:
-            estimate = plan(job, place.backend).cost.total
-            if estimate is not None and estimate > self._left + 1e-9:
+    def can_afford(self, job: TuningJob, target: SweepTarget, trial: TrialRow) -> bool:
+        """Return whether a run may be started. After the first refusal, no further run may."""
+        if not self._closed and self._remaining is not None and target.backend.hosted:
+            estimate = plan(job, target.backend).cost.total
+            if estimate is not None and estimate > self._remaining + 1e-9:
                 self._closed = True
                 self.notes.append(
                     f"trial {trial.number} was not trained as a finalist: it costs about {estimate:,.2f} USD and"
-                    f" {self._left:,.2f} of the budget are left"
+                    f" {self._remaining:,.2f} of the budget are left"
                 )
         return not self._closed
 
-    def pay(self, cost: float | NotReported) -> None:
-        """Count a run that has ended."""
+    def charge(self, cost: float | NotReported) -> None:
+        """Add the cost of a run that has ended."""
         if isinstance(cost, NotReported):
             self.spent = cost
             return
         if not isinstance(self.spent, NotReported):
             self.spent += cost
-        if self._left is not None:
-            self._left -= cost
+        if self._remaining is not None:
+            self._remaining -= cost
 
 
-def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse: _Purse) -> Finalist:
+def _train_finalist(
+    config: SweepConfig, job: TuningJob, trial: TrialRow, *, seeds: int, budget: FinalistBudget
+) -> Finalist:
     params = trial.params
-    place = search.place(params)
+    target = config.find_target(params)
     values: list[float] = []
     runs: list[str] = []
     intervals: list[Interval] = []
     metric = unit = ""
     baselines: tuple[str, ...] = ()
     for number in range(seeds):
-        mine = with_params(place.job(job), params, place.backend.name)
-        mine = mine.model_copy(update={"seed": (job.seed or 0) + number})
-        if not purse.affords(mine, place, trial):
+        seeded_job = with_params(target.job(job), params, target.backend.name)
+        seeded_job = seeded_job.model_copy(update={"seed": (job.seed or 0) + number})
+        if not budget.can_afford(seeded_job, target, trial):
             break
         try:
-            run = start(mine, place.backend, yes=True, reuse=True, group=f"{search.group}/final")
+            begin = partial(start, seeded_job, target.backend, yes=True, reuse=True, group=f"{config.group}/final")
+            run = JobRoom().start(target.backend.name, begin)  # jobs of others may take the last room
         except QuotaExceeded as error:
-            purse.notes.append(f"trial {trial.number} was not trained as a finalist: {error.message}")
+            budget.notes.append(f"trial {trial.number} was not trained as a finalist: {error.message}")
             break
         runs.append(run.id)
         try:
-            report = run.wait(pace=search.pace)
+            report = run.wait(pace=config.pace)
         except RunFailed as error:
-            purse.notes.append(f"trial {trial.number} as a finalist: {error.message}")
+            budget.notes.append(f"trial {trial.number} as a finalist: {error.message}")
             continue
         finally:
-            purse.pay(cost_of(run.record))
+            budget.charge(cost_of(run.record))
         if isinstance(report.evaluation, NotReported):
-            purse.notes.append(f"trial {trial.number} as a finalist was not evaluated: {report.evaluation.reason}")
+            budget.notes.append(f"trial {trial.number} as a finalist was not evaluated: {report.evaluation.reason}")
             continue
         tuned = report.evaluation.system("tuned")
         figure = tuned.get(report.evaluation.main) if tuned is not None else None
         if figure is None:  # another system's figure would not be this configuration's
-            purse.notes.append(f"trial {trial.number} as a finalist: {not_asked(report.evaluation, 'tuned')}")
+            budget.notes.append(
+                f"trial {trial.number} as a finalist: {explain_missing_figure(report.evaluation, 'tuned')}"
+            )
             continue
         if not values:
             baselines = tuple(cheap_baselines(report.evaluation))
@@ -114,9 +126,9 @@ def _final(search: Search, job: TuningJob, trial: TrialRow, *, seeds: int, purse
     elif len(values) > 1:
         from scipy.stats import t
 
-        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+        half_width = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
         mean = statistics.fmean(values)
-        low, high = mean - half, mean + half
+        low, high = mean - half_width, mean + half_width
         if unit == "share":
             low, high = max(0.0, low), min(1.0, high)
         spread = Interval(low=low, high=high, level=LEVEL, method="t over seeds")

@@ -1,4 +1,4 @@
-"""`probe`: the same job on 10, 20, 40 and 80 % of its rows, to tell whether more rows or more epochs would help."""
+"""`probe`: train a job on 10, 20, 40 and 80 % of its rows, to see whether more rows or more epochs would help."""
 
 from __future__ import annotations
 
@@ -20,32 +20,34 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.redaction.documents import dump_json
 from llmtune.runs.api import start
-from llmtune.runs.budget import ALLOW_UNKNOWN, CONFIRM, Bill, check_bill
+from llmtune.runs.budget import ALLOW_UNKNOWN, CONFIRM, CostTotal, check_budget
+from llmtune.runs.options import check_keywords
 from llmtune.runs.plans import plan
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
-from llmtune.sweeps.sweep_plan import Place
+from llmtune.sweeps.sweep_plan import SweepTarget
 from llmtune.sweeps.trial_job import without_test
-from llmtune.sweeps.worker import at_once, cost_of, kept_warm
+from llmtune.sweeps.worker import cost_of, keep_model_loaded, parallel_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llmtune.data.example import Example
 
-#: A loss that twice the rows would lower by less than this share is not worth collecting rows for.
+#: Twice the rows are worth collecting where they lower the loss by this share or more.
 WORTH = 0.02
 
-Answer = Literal["more epochs", "more data", "both", "neither", "cannot tell"]
+#: What would help more.
+ProbeAnswer = Literal["more epochs", "more data", "both", "neither", "cannot tell"]
 
 
 class Rung(DocumentedModel):
-    """The job on a share of its training rows. The rows of a smaller share are among those of a larger one."""
+    """One run of a probe: the job on a share of its training rows. Larger shares contain the rows of smaller ones."""
 
     share: float
     rows: int
     loss: float | None
-    """Validation loss at the end, in nats per token; None when the run came to none."""
+    """Validation loss at the end, in nats per token; None when the run reported none."""
 
     falling: float | None = None
     """How much the validation loss fell over the last quarter of the steps, as a share of it."""
@@ -55,27 +57,28 @@ class Rung(DocumentedModel):
 
 
 class Probe(DocumentedModel):
-    """The answer and what it rests on."""
+    """The answer of `probe`, and the runs at `provider` it is based on: one of `rungs` for each share of the rows."""
 
     name: str
     provider: str
-    answer: Answer
+    answer: ProbeAnswer
     says: str
     """The answer in a sentence or two, with its figures."""
 
     rungs: tuple[Rung, ...]
     doubled: tuple[float, float] | None = None
-    """Validation loss that twice all rows would lead to: lowest and highest of the power laws through all but one of
-    the points (and through all). None where no law fits."""
+    """Predicted validation loss with twice all rows, lowest and highest: of the power laws through all points and
+    through all but one. None where no law fits."""
 
     spent: float | NotReported = 0.0
     """USD, billed or estimated."""
 
     def to_json(self) -> str:
-        """As JSON; `Probe.model_validate_json` reads it back."""
+        """Return the result as JSON; `Probe.model_validate_json` reads it back."""
         return dump_json(self.model_dump(mode="json"))
 
 
+@check_keywords()
 def probe(
     job: TuningJob,
     provider: str | Provider = "local",
@@ -85,59 +88,65 @@ def probe(
     yes: bool = True,
     allow_unknown_cost: bool = False,
     on_rung: Callable[[Rung], None] | None = None,
-    pace: Pace | None = None,
+    pace: PollInterval | None = None,
 ) -> Probe:
-    """Train on growing shares of the rows, and tell whether more rows or more epochs would help before paying for them.
+    """Train on growing shares of the rows, and predict whether more rows or more epochs would help.
 
-    Every rung is an ordinary run on the same validation rows; the same call again goes on where it was. The validation
-    loss is extrapolated to twice the rows by a power law (Hestness et al., arXiv:1712.00409, 2017).
+    Every rung is an ordinary run on the same validation rows; the same call made again continues where it stopped. The
+    validation loss is extrapolated to twice the rows by a power law (Hestness et al., arXiv:1712.00409, 2017).
 
     Args:
-        job: the job; its split says which rows are validation. The test rows are not looked at.
-        provider: where the runs are.
-        shares: of the training rows, 0..1, at least three.
+        job: the job; its split says which rows are validation. The test rows are not used.
+        provider: backend of the runs.
+        shares: shares of the training rows, each above 0 and at most 1; at least three.
         budget: the most that all runs may cost, in USD.
-        yes: whether spending money is agreed to.
-        allow_unknown_cost: let unknown prices pass under a budget.
+        yes: whether you agree to spend money.
+        allow_unknown_cost: accept unknown prices under a budget.
         on_rung: called with each run that ends.
-        pace: how often the backend is asked.
+        pace: how often the backend is polled.
 
     Raises:
-        InvalidJob: fewer than three shares, no validation rows, or shares of fewer than two rows.
-        OverBudget: the runs cost more than the budget, or nobody agreed to spend money.
-        LlmtuneError: fewer than three of the runs came to a validation loss.
+        InvalidJob: there are fewer than three shares, no validation rows, or a share of fewer than two rows.
+        OverBudget: the runs cost more than the budget, a price is unknown, or spending was not confirmed.
+        LlmtuneError: fewer than three of the runs have a validation loss.
     """
     backend = get_provider(provider)
-    wanted = sorted(set(shares))
-    if len(wanted) < 3 or not all(0 < share <= 1 for share in wanted):
+    distinct_shares = sorted(set(shares))
+    if len(distinct_shares) < 3 or not all(0 < share <= 1 for share in distinct_shares):
         raise InvalidJob("a probe needs three shares or more, each above 0 and at most 1", where="shares")
     dataset = read_dataset(job)
     if isinstance(dataset, InvalidData):
         raise dataset
     if not dataset.validation:
         raise InvalidJob("a probe compares validation losses, and there are no validation rows", where="dataset.split")
-    told = json.dumps([job.to_dict(), backend.name, dataset.sha256], sort_keys=True, default=str)
-    group = f"probe {hashlib.sha256(told.encode()).hexdigest()[:12]}"
-    whole = without_test(job, dataset, group)
-    order = sorted(dataset.train, key=_place)
+    fingerprint = json.dumps([job.to_dict(), backend.name, dataset.sha256], sort_keys=True, default=str)
+    group = f"probe {hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
+    full_job = without_test(job, dataset, group)
+    order = sorted(dataset.train, key=_row_digest)
     kind = {"preference": "preference", "text": "text"}.get(dataset.kind, "chat")
-    jobs = [_job(whole, order, share, kind, home() / "sweeps" / group.replace(" ", "-")) for share in wanted]
+    jobs = [
+        _build_job(full_job, order, share, kind, home() / "sweeps" / group.replace(" ", "-"))
+        for share in distinct_shares
+    ]
     _check_budget(backend, jobs, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
-    with kept_warm([Place(backend, None, frozenset())]), ThreadPoolExecutor(at_once(backend)) as pool:
-        climbed = [
-            pool.submit(_climb, share, each, backend, group, len(order), on_rung, pace)
-            for share, each in zip(wanted, jobs, strict=True)
+    with (
+        keep_model_loaded([SweepTarget(backend, None, frozenset())]),
+        ThreadPoolExecutor(parallel_runs(backend)) as pool,
+    ):
+        futures = [
+            pool.submit(_run_rung, share, rung_job, backend, group, len(order), on_rung, pace)
+            for share, rung_job in zip(distinct_shares, jobs, strict=True)
         ]
-        rungs = [each.result() for each in climbed]
-    return judge(job.name, backend, rungs).model_copy(update={"spent": _spent(rungs)})
+        rungs = [future.result() for future in futures]
+    return build_probe(job.name, backend, rungs).model_copy(update={"spent": _sum_costs(rungs)})
 
 
-def _place(example: Example) -> str:
-    """Where a row stands, whatever the order of the file."""
+def _row_digest(example: Example) -> str:
+    """Return the key that rows are sorted by: their content, so that the order of the file does not matter."""
     return hashlib.sha256(repr((example.messages, example.preference)).encode()).hexdigest()
 
 
-def _job(whole: TuningJob, order: Sequence[Example], share: float, kind: str, folder: Path) -> TuningJob:
+def _build_job(full_job: TuningJob, order: Sequence[Example], share: float, kind: str, folder: Path) -> TuningJob:
     from llmtune.data.convert import write
 
     count = max(1, round(share * len(order)))
@@ -148,13 +157,13 @@ def _job(whole: TuningJob, order: Sequence[Example], share: float, kind: str, fo
         write(order[:count], path, kind)
     spec = DatasetSpec(
         train=str(path),
-        validation=whole.dataset.validation,
+        validation=full_job.dataset.validation,
         split=(1.0, 0.0, 0.0),
-        on_too_long=whole.dataset.on_too_long,
-        on_empty=whole.dataset.on_empty,
-        system=whole.dataset.system,
+        on_too_long=full_job.dataset.on_too_long,
+        on_empty=full_job.dataset.on_empty,
+        system=full_job.dataset.system,
     )
-    return whole.model_copy(update={"dataset": spec})
+    return full_job.model_copy(update={"dataset": spec})
 
 
 def _check_budget(
@@ -163,7 +172,7 @@ def _check_budget(
     if not backend.hosted:
         return
 
-    def bill(budget: float) -> Bill:
+    def bill(budget: float) -> CostTotal:
         costs = [plan(job, backend).cost for job in jobs]
         total = sum(cost.total for cost in costs if cost.total is not None)
         over = OverBudget(f"the {len(jobs)} runs cost about {total:,.2f} USD and the budget is {budget:,.2f}")
@@ -178,9 +187,9 @@ def _check_budget(
             ),
             None,
         )
-        return Bill(total, over, unknown)
+        return CostTotal(total, over, unknown)
 
-    check_bill(
+    check_budget(
         bill,
         budget=budget,
         confirmed=yes,
@@ -189,14 +198,14 @@ def _check_budget(
     )
 
 
-def _climb(
+def _run_rung(
     share: float,
     job: TuningJob,
     backend: Provider,
     group: str,
     rows: int,
     on_rung: Callable[[Rung], None] | None,
-    pace: Pace | None,
+    pace: PollInterval | None,
 ) -> Rung:
     count = max(1, round(share * rows))
     run = start(job, backend, yes=True, reuse=True, group=f"{group}/{count}")
@@ -217,7 +226,7 @@ def _climb(
     return rung
 
 
-def _spent(rungs: Sequence[Rung]) -> float | NotReported:
+def _sum_costs(rungs: Sequence[Rung]) -> float | NotReported:
     store, total = open_store(), 0.0
     for rung in rungs:
         cost = cost_of(store.get(rung.run)) if rung.run else 0.0
@@ -227,15 +236,15 @@ def _spent(rungs: Sequence[Rung]) -> float | NotReported:
     return total
 
 
-def judge(name: str, backend: Provider, rungs: Sequence[Rung]) -> Probe:
-    """The answer, from the losses. Raises `LlmtuneError` where fewer than three runs came to one."""
+def build_probe(name: str, backend: Provider, rungs: Sequence[Rung]) -> Probe:
+    """Derive the answer from the losses. Raises `LlmtuneError` where fewer than three runs have one."""
     points = [(rung.rows, rung.loss) for rung in rungs if rung.loss is not None and math.isfinite(rung.loss)]
     if len(points) < 3:
         first = next((rung.note for rung in rungs if rung.note), "")
-        raise LlmtuneError(f"fewer than three runs of the probe came to a validation loss: {first}")
+        raise LlmtuneError(f"fewer than three runs of the probe have a validation loss: {first}")
     last = next(rung for rung in reversed(rungs) if rung.loss is not None)
     everything = last.rows / last.share
-    doubled = _extrapolated(points, 2 * everything)
+    doubled = _extrapolate(points, 2 * everything)
     epochs = last.falling is not None and last.falling > STILL_FALLING
     parts = []
     if last.falling is not None:
@@ -255,7 +264,7 @@ def judge(name: str, backend: Provider, rungs: Sequence[Rung]) -> Probe:
         data = True if min(gain) > WORTH else False if max(gain) < WORTH else None
         spread = f"{doubled[0]:.3f} to {doubled[1]:.3f}, from {last.loss:.3f}"
         parts.append(f"twice all rows ({2 * everything:,.0f}) would lead to {spread}")
-    answer: Answer
+    answer: ProbeAnswer
     if last.falling is None or data is None:
         answer = "more epochs" if epochs else "cannot tell" if not data else "more data"
     else:
@@ -266,18 +275,21 @@ def judge(name: str, backend: Provider, rungs: Sequence[Rung]) -> Probe:
     return Probe(name=name, provider=backend.name, answer=answer, says=f"{says}.", rungs=tuple(rungs), doubled=doubled)
 
 
-def _extrapolated(points: Sequence[tuple[int, float]], rows: float) -> tuple[float, float] | None:
-    """Lowest and highest loss at so many rows, of the power laws through all points and through all but one."""
+def _extrapolate(points: Sequence[tuple[int, float]], rows: float) -> tuple[float, float] | None:
+    """Predict the loss at `rows`: lowest and highest of the power laws through all points and through all but one."""
     subsets = [list(points)]
     if len(points) > 3:
         subsets += [[*points[:at], *points[at + 1 :]] for at in range(len(points))]
-    found = [loss for subset in subsets if (loss := _power_law(subset, rows)) is not None]
-    return (min(found), max(found)) if found else None
+    losses = [loss for subset in subsets if (loss := _fit_power_law(subset, rows)) is not None]
+    return (min(losses), max(losses)) if losses else None
 
 
-def _power_law(points: Sequence[tuple[int, float]], rows: float) -> float | None:
-    """loss = floor + scale * rows ** -power, power in 0.05..1 (arXiv:1712.00409 reports 0.07 to 0.35 for real tasks),
-    least squares with floor and scale not negative; None where the loss does not fall with the rows."""
+def _fit_power_law(points: Sequence[tuple[int, float]], rows: float) -> float | None:
+    """Fit loss = floor + scale * size ** -power to (size, loss) points, and return the loss at `rows`.
+
+    Least squares, floor and scale not negative, power in 0.05..1 (arXiv:1712.00409 reports 0.07 to 0.35 for real
+    tasks). None where the loss does not fall as rows are added.
+    """
     import numpy as np
     from scipy.optimize import nnls
 

@@ -1,4 +1,4 @@
-"""Pre-screening: explore where trials are cheap, carry the best configurations to where they are paid for."""
+"""Pre-screening: explore at a cheap backend, and train only the best configurations at the one that bills."""
 
 from __future__ import annotations
 
@@ -18,65 +18,67 @@ from llmtune.sweeps.space import Space
 
 
 class Prescreen(DocumentedModel):
-    """Where to explore and how many configurations to carry over."""
+    """The backend to explore at (`provider`), and how many configurations to carry over."""
 
     provider: str = "local"
     model: str | None = None
-    """Base model to explore with; None is the job's own for that backend, and never another one."""
+    """Base model to explore with; None is the model that the job names for that backend."""
 
     keep: int = Field(default=3, ge=1)
     """Configurations that are carried over, the best first. >= 1."""
 
     trials: int | None = Field(default=None, ge=1)
-    """Trials of the exploration; None: as many as the sweep was asked for."""
+    """Trials of the exploration; None is as many as the sweep has."""
 
 
-def read_prescreen(given: Mapping[str, Any] | Prescreen) -> Prescreen:
-    """From Python or the command line. Raises `InvalidJob` with what is wrong."""
+def read_prescreen(settings: Mapping[str, Any] | Prescreen) -> Prescreen:
+    """Read the settings, from Python or the command line. Raises `InvalidJob` for the first invalid one."""
     try:
-        return given if isinstance(given, Prescreen) else Prescreen.model_validate(dict(given))
+        return settings if isinstance(settings, Prescreen) else Prescreen.model_validate(dict(settings))
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise InvalidJob(f"prescreen.{where}: {fault['msg']}", where="prescreen") from None
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InvalidJob(f"prescreen.{where}: {problem['msg']}", where="prescreen") from None
 
 
-def job_for(job: TuningJob, wanted: Prescreen) -> TuningJob:
-    """The job as it is explored. Raises `InvalidJob` where no model is named for that backend."""
-    if wanted.model is not None:
-        return job.model_copy(update={"model": {wanted.provider: wanted.model}})
-    if not (isinstance(job.model, Mapping) and wanted.provider in job.model):
+def build_prescreen_job(job: TuningJob, prescreen: Prescreen) -> TuningJob:
+    """Return the job to explore with. Raises `InvalidJob` where no model is named for that backend."""
+    if prescreen.model is not None:
+        return job.model_copy(update={"model": {prescreen.provider: prescreen.model}})
+    if not (isinstance(job.model, Mapping) and prescreen.provider in job.model):
         raise InvalidJob(
-            f"pre-screening at {wanted.provider} needs a model to explore with",
+            f"pre-screening at {prescreen.provider} needs a model to explore with",
             where="prescreen.model",
             hint='prescreen={"provider": ..., "model": ...} or --prescreen NAME:MODEL, or name one in the job',
         )
     return job
 
 
-def space_for(job: TuningJob, wanted: Prescreen, space: Space) -> tuple[Space, tuple[str, ...]]:
-    """The fields that can be explored there, and in words which cannot. Raises `InvalidJob` where none can."""
-    backend = get_provider(wanted.provider)
+def restrict_space(job: TuningJob, prescreen: Prescreen, space: Space) -> tuple[Space, tuple[str, ...]]:
+    """Return the fields that can be explored, and a note on each that cannot. Raises `InvalidJob` where none can."""
+    backend = get_provider(prescreen.provider)
     declared = backend.capabilities(target_of(job, backend)).parameters
-    here: Space = {}
+    explorable: Space = {}
     notes = []
     for name, part in space.items():
         if name in ("provider", "model"):
             raise InvalidJob(f"{name} cannot be explored at another backend", where="prescreen")
         if isinstance(declared[name], (Sent, Converted)):
-            here[name] = part
+            explorable[name] = part
         else:
-            why = getattr(declared[name], "reason", "it has no such knob")
-            notes.append(f"{name} cannot be explored at {wanted.provider} ({why}); it stays as the job has it")
-    if not here:
-        raise InvalidJob(f"nothing of this space can be explored at {wanted.provider}", where="prescreen")
-    return here, tuple(notes)
+            why = getattr(declared[name], "reason", "it has no such setting")
+            notes.append(f"{name} cannot be explored at {prescreen.provider} ({why}); it stays as the job has it")
+    if not explorable:
+        raise InvalidJob(f"nothing of this space can be explored at {prescreen.provider}", where="prescreen")
+    return explorable, tuple(notes)
 
 
-def kept(found: Sweep, wanted: Prescreen, model: str) -> Prescreened:
-    """What is carried over: the best configurations, each once."""
+def select_configurations(sweep: Sweep, prescreen: Prescreen, model: str) -> Prescreened:
+    """Return the best configurations, each once, with the cost of finding them."""
     best: list[dict[str, Any]] = []
-    for row in found.ranked():
-        if row.params not in best and len(best) < wanted.keep:
+    for row in sweep.ranked():
+        if row.params not in best and len(best) < prescreen.keep:
             best.append(dict(row.params))
-    return Prescreened(provider=wanted.provider, model=model, trials=found.trials, kept=tuple(best), spent=found.spent)
+    return Prescreened(
+        provider=prescreen.provider, model=model, trials=sweep.trials, kept=tuple(best), spent=sweep.spent
+    )

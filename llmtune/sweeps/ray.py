@@ -1,7 +1,7 @@
-"""Ray as an executor of trials: every worker is a task that joins the sweep, wherever the cluster puts it.
+"""Trials on a Ray cluster: every worker is a task that joins the sweep, on whichever node Ray starts it.
 
-Nothing about the store or the credentials is sent to the cluster: a node has its own environment, as it has for any
-other command of llmtune.
+Neither the address of the store nor credentials are sent to the cluster: each node has them in its environment, as for
+any other llmtune command.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from llmtune.config import store_url
 from llmtune.errors import InvalidSettings, LlmtuneError
 
 
-def work(sweep: str) -> int:
-    """One worker, on a node: run trials until none is left to begin. How many it ran."""
-    from llmtune.sweeps.distributed import join
+def run_worker(sweep: str) -> int:
+    """Run trials on a node until all have been started. Returns how many this worker ran."""
+    from llmtune.sweeps.distributed import join_sweep
 
-    return len(join(sweep, parallel=1))
+    return len(join_sweep(sweep, parallel=1))
 
 
 def run_on_ray(sweep: str, address: str, workers: int) -> int:
-    """Have so many workers join this sweep on a Ray cluster, and wait for them; how many trials they ran.
+    """Start `workers` workers of this sweep on a Ray cluster, and wait for them. Returns how many trials they ran.
 
-    `address` is "local" (a cluster of this machine, started for the sweep), "auto", or a cluster's own. A task whose
-    process dies is started again by Ray, and the trial it drove goes on.
+    `address` is "local" (a cluster on this machine, started for the sweep), "auto", or that of a cluster. A task whose
+    process dies is started again by Ray, and its trial is continued.
 
     Raises `MissingExtra` without Ray, `InvalidSettings` where the nodes cannot reach the store, `LlmtuneError` where
     the cluster cannot be reached or a worker failed.
@@ -34,10 +34,10 @@ def run_on_ray(sweep: str, address: str, workers: int) -> int:
         )
     with on_ray(address, cpus=workers, purpose="running trials on a Ray cluster") as ray:
         gpu = 1 if ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=3)(work)
-        asked = [task.remote(sweep) for _ in range(workers)]
+        task = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=3)(run_worker)
+        pending = [task.remote(sweep) for _ in range(workers)]
         try:
-            return sum(ray.get(asked))
+            return sum(ray.get(pending))
         except ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             raise (cause if isinstance(cause, LlmtuneError) else LlmtuneError(f"a worker failed: {error}")) from None

@@ -1,4 +1,4 @@
-"""The search itself, by Optuna, kept in the run store's own database so that a crash or another worker goes on."""
+"""The Optuna study of a sweep. It is in the run store's database, so that it survives a crash and workers share it."""
 
 from __future__ import annotations
 
@@ -15,58 +15,59 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmtune")
 
-Method = Literal["random", "grid", "bayesian"]
+#: How the configurations of a sweep are chosen.
+SearchMethod = Literal["random", "grid", "bayesian"]
 Direction = Literal["minimize", "maximize"]
 
-#: Results that differ by no more than this share are equal: rounding is nothing that a field has done.
+#: Values that differ by no more than this share are equal: rounding errors are not the effect of a field.
 SAME_RESULT = 1e-6
 
-#: Seconds that a writer waits for another one, as in the store.
+#: Seconds that a writer waits for another writer, as in the run store.
 BUSY_SECONDS = 60
 
 
 def open_study(
-    name: str, space: Space, *, method: Method, direction: Direction, seed: int, pruning: bool
+    name: str, space: Space, *, method: SearchMethod, direction: Direction, seed: int, pruning: bool
 ) -> optuna.Study:
-    """The study of that name, new or as it was left. Raises `MissingExtra` without Optuna."""
-    _need_optuna()
+    """Open the study of that name, or create it. Raises `MissingExtra` without Optuna."""
+    _require_optuna()
     import optuna
 
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if pruning:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0)
     study = optuna.create_study(
-        study_name=name, storage=_storage(), pruner=pruner, direction=direction, load_if_exists=True
+        study_name=name, storage=_open_storage(), pruner=pruner, direction=direction, load_if_exists=True
     )
-    # A study that goes on must not draw again what it drew before.
-    study.sampler = _sampler(space, method, seed + 1009 * len(study.get_trials(deepcopy=False)))
+    # A study that is continued must not draw the same values again.
+    study.sampler = _build_sampler(space, method, seed + 1009 * len(study.get_trials(deepcopy=False)))
     return study
 
 
-def names(prefix: str) -> list[str]:
-    """The studies in the store whose names begin so. Raises `MissingExtra` without Optuna."""
-    _need_optuna()
+def list_studies(prefix: str) -> list[str]:
+    """Return the names of the studies in the store that begin with `prefix`. Raises `MissingExtra` without Optuna."""
+    _require_optuna()
     import optuna
 
-    return sorted(name for name in optuna.get_all_study_names(_storage()) if name.startswith(prefix))
+    return sorted(name for name in optuna.get_all_study_names(_open_storage()) if name.startswith(prefix))
 
 
-def attributes(name: str) -> dict[str, Any]:
-    """What was written down with a study."""
+def load_attributes(name: str) -> dict[str, Any]:
+    """Return the user attributes of a study."""
     import optuna
 
-    return dict(optuna.load_study(study_name=name, storage=_storage()).user_attrs)
+    return dict(optuna.load_study(study_name=name, storage=_open_storage()).user_attrs)
 
 
-def ended(name: str) -> int:
-    """How many of its trials have ended."""
+def count_finished(name: str) -> int:
+    """Return how many trials of a study have ended."""
     import optuna
 
-    trials = optuna.load_study(study_name=name, storage=_storage()).get_trials(deepcopy=False)
-    return sum(each.state.is_finished() for each in trials)
+    trials = optuna.load_study(study_name=name, storage=_open_storage()).get_trials(deepcopy=False)
+    return sum(trial.state.is_finished() for trial in trials)
 
 
-def _need_optuna() -> None:
+def _require_optuna() -> None:
     try:
         import optuna
     except ImportError:
@@ -74,49 +75,49 @@ def _need_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _storage() -> Any:
+def _open_storage() -> Any:
     import optuna
 
     from llmtune.runs.store.leases import Lease
     from llmtune.runs.store.store import open_store
 
     url = store_url()
-    store = open_store(url)  # makes the file with its mode, and refuses a store that is not ours to write
+    store = open_store(url)  # creates the file with its permissions, and refuses a store that cannot be written
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
-    # Optuna makes its tables when they are missing; two workers that begin at once would both make them.
+    # Optuna creates missing tables; two workers that start at the same time would both try to.
     lease = Lease(store, "sweep:tables")
     lease.acquire(wait=None)
     with lease:
         return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
 
 
-def _sampler(space: Space, method: Method, seed: int) -> Any:
+def _build_sampler(space: Space, method: SearchMethod, seed: int) -> Any:
     import optuna
 
     if method == "grid":
 
         class Grid(optuna.samplers.GridSampler):
-            """Optuna's stops its own loop after the last point, and here there is another loop."""
+            """Optuna's grid sampler, without its `after_trial`: that stops `study.optimize`, which is not used here."""
 
             def after_trial(self, *_: Any) -> None:
                 return None
 
-        return Grid({name: part.points() for name, part in space.items()}, seed=0)
+        return Grid({name: part.grid_points() for name, part in space.items()}, seed=0)
     if method == "bayesian":
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def grid_size(space: Space) -> int:
-    """How many points a grid has."""
+def count_grid_points(space: Space) -> int:
+    """Return how many configurations a grid has."""
     size = 1
     for part in space.values():
-        size *= len(part.points())
+        size *= len(part.grid_points())
     return size
 
 
-def importance(study: optuna.Study) -> dict[str, float]:
-    """What mattered; empty where that cannot be told (too few trials, or all with the same result)."""
+def compute_importance(study: optuna.Study) -> dict[str, float]:
+    """Return the importance of each field; empty with too few trials, or where all have the same result."""
     import optuna
 
     values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
@@ -124,7 +125,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
         return {}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that few trials say little
+            warnings.simplefilter("ignore")  # about the small number of trials
             return dict(optuna.importance.get_param_importances(study))
     except (ValueError, RuntimeError, ImportError):
         return {}

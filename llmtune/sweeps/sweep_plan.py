@@ -1,4 +1,4 @@
-"""What a sweep will do, settled and told before anything is run: backends, space and its sources, what it costs."""
+"""The plan of a sweep, before anything is run: its backends, its space and the sources of that, and its cost."""
 
 from __future__ import annotations
 
@@ -20,122 +20,124 @@ from llmtune.sweeps.space import Choice, Space, read_space
 
 
 @dataclass(frozen=True)
-class Place:
-    """One backend of a sweep. `takes` are the fields of the space that it has a knob for."""
+class SweepTarget:
+    """One backend of a sweep. `fields` are the fields of the space that it supports."""
 
     backend: Provider
     model: str | None
-    takes: frozenset[str]
+    fields: frozenset[str]
 
     @property
     def name(self) -> str:
-        """As a trial's "provider" says it."""
+        """The value of a trial's "provider": NAME, or NAME:MODEL."""
         return f"{self.backend.name}:{self.model}" if self.model else self.backend.name
 
     def job(self, job: TuningJob) -> TuningJob:
-        """The job with this place's model."""
+        """Return the job with the model of this target."""
         return job.model_copy(update={"model": {self.backend.name: self.model}}) if self.model else job
 
 
-class Outline(DocumentedModel):
-    """What `sweep` will search, and what a trial costs."""
+class SweepPlan(DocumentedModel):
+    """The fields that `sweep` will search, and the cost of a trial."""
 
     providers: tuple[str, ...]
     space: dict[str, str]
     """Each field's range or choices, in words."""
 
     sources: dict[str, str] = {}
-    """Where a suggested range comes from; empty for fields that were given."""
+    """By field, the source of a suggested range; empty where the caller gave the space."""
 
     notes: tuple[str, ...] = ()
-    """Which fields are searched at some backends alone, and why."""
+    """Which fields are searched at some of the backends only, and why."""
 
     trial_cost: dict[str, float | NotReported] = {}
-    """Estimate of one trial at each backend, in USD; trials on this machine cost nothing."""
+    """By backend, the estimated cost of one trial in USD; trials on this machine cost nothing."""
 
 
-def settle(
-    job: TuningJob, provider: str | Provider, given: Mapping[str, Any] | None
-) -> tuple[tuple[Place, ...], Space, dict[str, str], tuple[str, ...]]:
-    """The backends, the space, its sources and notes. Raises `InvalidJob` for a field that no backend has a knob for.
+def resolve(
+    job: TuningJob, provider: str | Provider, definitions: Mapping[str, Any] | None
+) -> tuple[tuple[SweepTarget, ...], Space, dict[str, str], tuple[str, ...]]:
+    """Return the backends, the space, the sources of its ranges, and notes.
 
-    `given` may search "provider" too (names, or NAME:MODEL); a field that not all of them have a knob for is searched
-    where it exists.
+    `definitions` may search "provider" too (names, or NAME:MODEL); a field that only some of these support is searched
+    at those. Raises `InvalidJob` for a field that no backend supports.
     """
-    rest = dict(given) if given is not None else None
-    asked = rest.pop("provider", None) if rest is not None else None
+    fields = dict(definitions) if definitions is not None else None
+    providers = fields.pop("provider", None) if fields is not None else None
     backends: list[tuple[Provider, str | None]] = []
-    if asked is None:
+    if providers is None:
         backends.append((get_provider(provider), None))
     else:
-        if isinstance(asked, str) or not asked:
+        if isinstance(providers, str) or not providers:
             raise InvalidJob("provider: give a list of backends to choose from", where="space")
-        named = [str(each).partition(":") for each in asked]
+        named = [str(provider_name).partition(":") for provider_name in providers]
         backends = [(get_provider(name), model or None) for name, _, model in named]
     sources: dict[str, str] = {}
-    if rest is None or (asked is not None and not rest):
+    if fields is None or (providers is not None and not fields):
         first, model = backends[0]
-        here = Place(first, model, frozenset()).job(job)
-        capabilities = first.capabilities(target_of(here, first))
-        space, sources = suggest(here, first.name, capabilities)
+        first_job = SweepTarget(first, model, frozenset()).job(job)
+        first_target = target_of(first_job, first)
+        space, sources = suggest(first_job, first_target, first.capabilities(first_target))
     else:
-        space = read_space(rest)
-    places = tuple(Place(backend, model, _taken(job, backend, model, space)) for backend, model in backends)
-    notes = _compared(places, space)
-    if asked is not None:
-        space = {"provider": Choice(values=tuple(place.name for place in places)), **space}
-    return places, space, sources, notes
+        space = read_space(fields)
+    targets = tuple(
+        SweepTarget(backend, model, _accepted_fields(job, backend, model, space)) for backend, model in backends
+    )
+    notes = _describe_unsearched(targets, space)
+    if providers is not None:
+        space = {"provider": Choice(values=tuple(target.name for target in targets)), **space}
+    return targets, space, sources, notes
 
 
-def _taken(job: TuningJob, backend: Provider, model: str | None, space: Space) -> frozenset[str]:
-    """The fields that this backend has a knob for, on the models that the space names."""
+def _accepted_fields(job: TuningJob, backend: Provider, model: str | None, space: Space) -> frozenset[str]:
+    """Return the fields that this backend supports for all models that the space names."""
     named = space.get("model")
     models = list(named.values) if isinstance(named, Choice) else [model]
-    found = set(space)
-    for each in models:
-        there = Place(backend, str(each) if each else None, frozenset()).job(job)
-        declared = backend.capabilities(target_of(there, backend)).parameters
-        found &= {name for name in space if name == "model" or isinstance(declared[name], (Sent, Converted))}
-    return frozenset(found)
+    fields = set(space)
+    for model_name in models:
+        target_job = SweepTarget(backend, str(model_name) if model_name else None, frozenset()).job(job)
+        declared = backend.capabilities(target_of(target_job, backend)).parameters
+        fields &= {name for name in space if name == "model" or isinstance(declared[name], (Sent, Converted))}
+    return frozenset(fields)
 
 
-def _compared(places: tuple[Place, ...], space: Space) -> tuple[str, ...]:
-    """What is searched at some backends alone, in words."""
+def _describe_unsearched(targets: tuple[SweepTarget, ...], space: Space) -> tuple[str, ...]:
+    """Return a note on each field that some of the backends do not support. Raises `InvalidJob` where none does."""
     notes = []
     for name in space:
-        without = [place for place in places if name not in place.takes]
+        without = [target for target in targets if name not in target.fields]
         if not without:
             continue
-        declared = support_matrix.ask(without[0].backend).parameters.get(name)
-        why = getattr(declared, "reason", "") or "it has no such knob"
-        if len(without) == len(places):
-            at = " and ".join(place.name for place in places)
+        declared = support_matrix.get_capabilities(without[0].backend).parameters.get(name)
+        why = getattr(declared, "reason", "") or "it has no such setting"
+        if len(without) == len(targets):
+            at = " and ".join(target.name for target in targets)
             raise InvalidJob(
                 f"{name} cannot be searched at {at}: {why}",
                 where="space",
-                hint="llmtune sweep JOB --provider NAME --show-space says what can be",
+                hint="llmtune sweep JOB --provider NAME --show-space lists the fields that can be searched",
             )
-        names = ", ".join(place.name for place in without)
+        names = ", ".join(target.name for target in without)
         notes.append(f"{name} is not searched at {names}: {why}")
     return tuple(notes)
 
 
-def outline(job: TuningJob, provider: str | Provider = "local", space: Mapping[str, Any] | None = None) -> Outline:
-    """What `sweep` with these arguments would search and what a trial would cost. Nothing is run.
+def plan_sweep(job: TuningJob, provider: str | Provider = "local", space: Mapping[str, Any] | None = None) -> SweepPlan:
+    """Return what `sweep` with these arguments would search and what a trial would cost. Nothing is run.
 
     Raises `InvalidJob` as `sweep` does.
     """
-    places, settled, sources, notes = settle(job, provider, space)
+    targets, resolved_space, sources, notes = resolve(job, provider, space)
     costs: dict[str, float | NotReported] = {}
-    for place in places:
-        if not place.backend.hosted:
-            costs[place.name] = 0.0
+    for target in targets:
+        if not target.backend.hosted:
+            costs[target.name] = 0.0
             continue
-        cost = plan(place.job(job), place.backend).cost
-        costs[place.name] = NotReported(cost.unknown or "not known") if cost.total is None else float(cost.total)
-    return Outline(
-        providers=tuple(place.name for place in places),
-        space={name: part.describe() for name, part in settled.items()},
+        cost = plan(target.job(job), target.backend).cost
+        costs[target.name] = NotReported(cost.unknown or "not known") if cost.total is None else float(cost.total)
+    return SweepPlan(
+        providers=tuple(target.name for target in targets),
+        space={name: part.describe() for name, part in resolved_space.items()},
         sources=sources,
         notes=notes,
         trial_cost=costs,

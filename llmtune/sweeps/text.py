@@ -1,4 +1,4 @@
-"""A sweep in words: the best configuration, what it reaches on the test rows, and the table of trials."""
+"""A sweep as text: the best configuration, its result on the test rows, and the table of trials."""
 
 from __future__ import annotations
 
@@ -12,138 +12,145 @@ from llmtune.sweeps.results import Finalist, Sweep
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llmtune.sweeps.sweep_plan import Outline
+    from llmtune.sweeps.sweep_plan import SweepPlan
 
 
-def shown(value: Any) -> str:
-    """A value of the space, short."""
+def format_value(value: Any) -> str:
+    """Return a value of the space as short text."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def headline(found: Sweep) -> str:
-    """The best configuration and its value."""
-    best = found.best
+def headline(sweep: Sweep) -> str:
+    """Return a sentence with the best configuration and its value."""
+    best = sweep.best
     if best is None:
-        return "No trial came to a result."
-    params = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
-    return f"best: {params} ({found.metric} {best.value:.4f}, trial {best.number}; {trial_count(found)})"
+        return "No trial has a result."
+    params = ", ".join(f"{name} {format_value(value)}" for name, value in best.params.items())
+    return f"best: {params} ({sweep.metric} {best.value:.4f}, trial {best.number}; {trial_count(sweep)})"
 
 
-def trial_count(found: Sweep) -> str:
-    """How many trials there were, and how many of them had the values of an earlier one."""
-    count = len(found.distinct)
-    repeated = len(found.trials) - count
-    words = f"{count} trial{'' if count == 1 else 's'}"
-    return f"{words}, {repeated} more with the values of an earlier one" if repeated else words
+def trial_count(sweep: Sweep) -> str:
+    """Return how many trials there were, and how many of them repeated an earlier configuration."""
+    count = len(sweep.distinct)
+    repeated = len(sweep.trials) - count
+    text = f"{count} trial{'' if count == 1 else 's'}"
+    return f"{text}, {repeated} more with the values of an earlier one" if repeated else text
 
 
-def tested(final: Finalist) -> str:
-    """A finalist on the test rows."""
-    within = final.interval
-    spread = "" if isinstance(within, NotReported) else f" ({within.low:.3f} to {within.high:.3f})"
-    params = ", ".join(f"{name} {shown(value)}" for name, value in final.params.items())
-    times = f"{len(final.values)} seed{'' if len(final.values) == 1 else 's'}"
-    beside = "".join(f". {sentence.rstrip('.')}" for sentence in final.baselines)
-    return f"{params}: {metric_name(final.metric)} {final.mean:.3f}{spread}, {times}{beside}"
+def finalist_line(finalist: Finalist) -> str:
+    """Return a sentence on a finalist: its configuration and its result on the test rows."""
+    interval = finalist.interval
+    spread = "" if isinstance(interval, NotReported) else f" ({interval.low:.3f} to {interval.high:.3f})"
+    params = ", ".join(f"{name} {format_value(value)}" for name, value in finalist.params.items())
+    seeds = f"{len(finalist.values)} seed{'' if len(finalist.values) == 1 else 's'}"
+    baselines = "".join(f". {sentence.rstrip('.')}" for sentence in finalist.baselines)
+    return f"{params}: {metric_name(finalist.metric)} {finalist.mean:.3f}{spread}, {seeds}{baselines}"
 
 
-def asides(found: Sweep) -> list[str]:
-    """What should be known of the search: its suggested ranges and their sources, notes, the pre-screening."""
-    lines = [f"{name} was searched as published: {source}" for name, source in found.sources.items()]
-    lines += found.notes
-    if (before := found.prescreened) is not None:
-        spent = "" if isinstance(before.spent, NotReported) or not before.spent else f" for {before.spent:,.2f} USD"
+def note_lines(sweep: Sweep) -> list[str]:
+    """Return remarks on the search: the sources of suggested ranges, its notes, the pre-screening."""
+    lines = [f"{name} was searched in a published range: {source}" for name, source in sweep.sources.items()]
+    lines += sweep.notes
+    if (prescreened := sweep.prescreened) is not None:
+        spent = (
+            ""
+            if isinstance(prescreened.spent, NotReported) or not prescreened.spent
+            else f" for {prescreened.spent:,.2f} USD"
+        )
         lines.append(
-            f"explored at {before.provider} with {before.model} in {len(before.trials)} trials{spent};"
-            f" the best {len(before.kept)} were carried over"
+            f"explored at {prescreened.provider} with {prescreened.model} in {len(prescreened.trials)} trials{spent};"
+            f" the best {len(prescreened.kept)} were carried over"
         )
     return lines
 
 
-def sums(found: Sweep) -> list[str]:
-    """What it cost, whether that is more than was allowed, and what cancelling hopeless trials saved."""
+def cost_lines(sweep: Sweep) -> list[str]:
+    """Return sentences on the cost, on a budget that was exceeded, and on the steps that early cancelling saved."""
     lines = []
-    if not isinstance(found.spent, NotReported) and found.spent:
-        over = "" if found.budget is None else f" of at most {found.budget:,.2f}"
-        if found.budget is not None and found.spent > found.budget + 0.005:
-            over = f": {found.spent - found.budget:,.2f} over the budget of {found.budget:,.2f}, by what was billed"
-        lines.append(f"spent {found.spent:,.2f} USD{over}")
-    pruned = [each for each in found.distinct if each.state == "pruned"]
-    known = [each for each in pruned if each.steps is not None and each.total_steps]
+    if not isinstance(sweep.spent, NotReported) and sweep.spent:
+        over = "" if sweep.budget is None else f" of at most {sweep.budget:,.2f}"
+        if sweep.budget is not None and sweep.spent > sweep.budget + 0.005:
+            over = f": {sweep.spent - sweep.budget:,.2f} over the budget of {sweep.budget:,.2f}, as billed"
+        lines.append(f"spent {sweep.spent:,.2f} USD{over}")
+    pruned = [trial for trial in sweep.distinct if trial.state == "pruned"]
+    with_steps = [trial for trial in pruned if trial.steps is not None and trial.total_steps]
     if pruned:
-        planned = sum(each.total_steps or 0 for each in known)
-        saved = planned - sum(each.steps or 0 for each in known)
-        told = f": {saved:,} of their {planned:,} steps were not trained" if planned else ""
-        lines.append(f"{len(pruned)} trial{'' if len(pruned) == 1 else 's'} cancelled early{told}")
+        planned = sum(trial.total_steps or 0 for trial in with_steps)
+        saved = planned - sum(trial.steps or 0 for trial in with_steps)
+        savings = f": {saved:,} of their {planned:,} steps were not trained" if planned else ""
+        lines.append(f"{len(pruned)} trial{'' if len(pruned) == 1 else 's'} cancelled early{savings}")
     return lines
 
 
-def print_outline(told: Outline, trials: int, console: Console) -> None:
-    """What a sweep will search, on a terminal."""
-    for name, part in told.space.items():
-        source = told.sources.get(name)
+def print_plan(sweep_plan: SweepPlan, trials: int, console: Console) -> None:
+    """Print the plan of a sweep to a terminal."""
+    for name, part in sweep_plan.space.items():
+        source = sweep_plan.sources.get(name)
         console.print(f"{name}: {part}" + (f"  ({source})" if source else ""), markup=False, soft_wrap=True)
-    for note in told.notes:
+    for note in sweep_plan.notes:
         console.print(note, markup=False, soft_wrap=True)
-    for place, cost in told.trial_cost.items():
+    for provider, cost in sweep_plan.trial_cost.items():
         if isinstance(cost, NotReported):
-            console.print(f"a trial at {place}: not known ({cost})", markup=False, soft_wrap=True)
+            console.print(f"a trial at {provider}: not known ({cost})", markup=False, soft_wrap=True)
         elif cost:
-            text = f"a trial at {place}: about {cost:,.2f} USD, {trials} of them {trials * cost:,.2f} USD"
+            text = f"a trial at {provider}: about {cost:,.2f} USD, {trials} of them {trials * cost:,.2f} USD"
             console.print(text, markup=False, soft_wrap=True)
 
 
-def to_markdown(found: Sweep) -> str:
-    """The sweep for a pull request or a wiki."""
-    parts = [f"# {plain(found.name)}: {trial_count(found)}", f"**{plain(headline(found), 1000)}**"]
-    if found.finalists:
-        parts += ["On the test rows:", "\n".join(f"- {plain(tested(each), 1000)}" for each in found.finalists)]
-    if found.stopped:
-        parts.append(f"Stopped by {plain(found.stopped, 1000)}.")
-    names = list(dict.fromkeys(name for each in found.trials for name in each.params))
+def to_markdown(sweep: Sweep) -> str:
+    """Return the sweep as Markdown, for a pull request or a wiki."""
+    parts = [f"# {plain(sweep.name)}: {trial_count(sweep)}", f"**{plain(headline(sweep), 1000)}**"]
+    if sweep.finalists:
+        parts += [
+            "On the test rows:",
+            "\n".join(f"- {plain(finalist_line(finalist), 1000)}" for finalist in sweep.finalists),
+        ]
+    if sweep.stopped:
+        parts.append(f"Stopped by {plain(sweep.stopped, 1000)}.")
+    names = list(dict.fromkeys(name for trial in sweep.trials for name in trial.params))
     rows = [
         [
-            str(each.number),
-            "-" if each.value is None else f"{each.value:.4f}",
-            *(plain(shown(each.params.get(name, "-"))) for name in names),
-            each.state,
-            code(each.run) if each.run else "-",
-            plain(each.note),
+            str(trial.number),
+            "-" if trial.value is None else f"{trial.value:.4f}",
+            *(plain(format_value(trial.params.get(name, "-"))) for name in names),
+            trial.state,
+            code(trial.run) if trial.run else "-",
+            plain(trial.note),
         ]
-        for each in found.ranked(every=True)
+        for trial in sweep.ranked(every=True)
     ]
-    parts.append(table(["trial", plain(found.metric), *map(plain, names), "state", "run", ""], rows, right=(0, 1)))
-    if found.importance:
-        told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
-        parts.append(f"What mattered: {plain(told)}.")
-    if lines := [*sums(found), *asides(found)]:
+    parts.append(table(["trial", plain(sweep.metric), *map(plain, names), "state", "run", ""], rows, right=(0, 1)))
+    if sweep.importance:
+        shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in sweep.importance.items())
+        parts.append(f"What mattered: {plain(shares)}.")
+    if lines := [*cost_lines(sweep), *note_lines(sweep)]:
         parts.append("\n".join(f"- {plain(line, 1000)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def print_sweep(found: Sweep, console: Console) -> None:
-    """On a terminal."""
+def print_sweep(sweep: Sweep, console: Console) -> None:
+    """Print the sweep to a terminal."""
     from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{escape(headline(found))}[/]", soft_wrap=True)
-    for final in found.finalists:
-        console.print(escape(f"on the test rows: {tested(final)}"), soft_wrap=True)
-    if found.importance:
-        told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in found.importance.items())
-        console.print(f"what mattered: {told}", markup=False, soft_wrap=True)
-    for line in asides(found):
+    console.print(f"[bold]{escape(headline(sweep))}[/]", soft_wrap=True)
+    for finalist in sweep.finalists:
+        console.print(escape(f"on the test rows: {finalist_line(finalist)}"), soft_wrap=True)
+    if sweep.importance:
+        shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in sweep.importance.items())
+        console.print(f"what mattered: {shares}", markup=False, soft_wrap=True)
+    for line in note_lines(sweep):
         console.print(line, markup=False, soft_wrap=True)
-    names = list(dict.fromkeys(name for each in found.trials for name in each.params))
+    names = list(dict.fromkeys(name for trial in sweep.trials for name in trial.params))
     rows = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for heading in ("trial", found.metric, *names, "state", "run"):
+    for heading in ("trial", sweep.metric, *names, "state", "run"):
         rows.add_column(heading)
-    for each in found.ranked(every=True):
-        value = "" if each.value is None else f"{each.value:.4f}"
-        cells = [shown(each.params.get(name, "")) for name in names]
-        rows.add_row(str(each.number), value, *map(escape, cells), each.state, each.run or "")
+    for trial in sweep.ranked(every=True):
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        cells = [format_value(trial.params.get(name, "")) for name in names]
+        rows.add_row(str(trial.number), value, *map(escape, cells), trial.state, trial.run or "")
     console.print(rows)
-    for line in sums(found):
+    for line in cost_lines(sweep):
         console.print(line, markup=False, soft_wrap=True)
-    if found.stopped:
-        console.print(f"[yellow]{escape(f'stopped by {found.stopped}')}[/]", soft_wrap=True)
+    if sweep.stopped:
+        console.print(f"[yellow]{escape(f'stopped by {sweep.stopped}')}[/]", soft_wrap=True)

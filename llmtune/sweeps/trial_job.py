@@ -1,4 +1,4 @@
-"""The jobs of a sweep: without the test rows, and with a trial's values."""
+"""The jobs of a sweep's trials: without the test rows, and with the trial's values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
-    """The job on its training and validation rows alone: trials never see the test rows."""
+    """Return the job on its training and validation rows alone: trials never see the test rows."""
     from llmtune.data.convert import write
 
     folder = home() / "sweeps" / group.replace(" ", "-")
@@ -25,9 +25,9 @@ def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
         path = folder / f"{role}.jsonl"
         if not path.exists():
             make_private_folder(folder)
-            mine = folder / f"{role}.{os.getpid()}.jsonl"  # another worker may be writing it too
-            write(rows, mine, kind)
-            mine.replace(path)
+            temporary = folder / f"{role}.{os.getpid()}.jsonl"  # another worker may be writing it too
+            write(rows, temporary, kind)
+            temporary.replace(path)
         paths[role] = str(path)
     spec = DatasetSpec(
         train=paths["train"],
@@ -39,12 +39,23 @@ def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
 
 
 def with_params(job: TuningJob, params: Mapping[str, Any], provider: str) -> TuningJob:
-    """The job with a trial's values."""
-    own = {name: value for name, value in params.items() if name not in ("model", "provider")}
+    """Return the job with the values of a trial."""
+    hyperparameters = {name: value for name, value in params.items() if name not in ("model", "provider")}
     changes: dict[str, Any] = {}
-    if own:
-        laid = job.hyperparameters_for(provider).merged(Hyperparameters.model_validate(own))
-        changes["overrides"] = {**job.overrides, provider: laid}
+    if hyperparameters:
+        merged = job.hyperparameters_for(provider).merged(Hyperparameters.model_validate(hyperparameters))
+        changes["overrides"] = {**job.overrides, provider: merged}
     if "model" in params:
         changes["model"] = {provider: params["model"]}
+    return job.model_copy(update=changes)
+
+
+def settle_provider(job: TuningJob, provider: str) -> TuningJob:
+    """Return a job for one provider, with its overrides and its model in their ordinary fields."""
+    changes: dict[str, Any] = {
+        "hyperparameters": job.hyperparameters_for(provider),
+        "overrides": {name: values for name, values in job.overrides.items() if name != provider},
+    }
+    if isinstance(job.model, dict) and list(job.model) == [provider]:
+        changes["model"] = job.model[provider]
     return job.model_copy(update=changes)

@@ -1,10 +1,10 @@
-"""One suite that every provider passes against a fake of its vendor. Public: subclass it in your package's tests.
+"""The test suite that every provider must pass, against a fake of its vendor. Subclass it in your package's tests.
 
     class TestAcme(ConformanceSuite):
         model = "acme-small"
         marks = {
             "test_cancel_stops_the_job": never("the service has no cancel"),
-            "test_find_upload_finds_the_same_content": notimpl("files are listed, we do not look yet"),
+            "test_find_upload_finds_the_same_content": notimpl("the vendor lists files; we do not search them yet"),
         }
 
         @pytest.fixture
@@ -17,9 +17,8 @@
             monkeypatch.setenv("ACME_API_KEY", "test-key")
             return AcmeProvider("acme", AcmeSettings(base_url=vendor.url))
 
-A marked test must fail: when the vendor gains the feature, or we do, the mark becomes wrong and the suite says so.
-Undeclared failures fail. The fake must use the roles of `llmtune.testing.route`, so that faults strike where they are
-injected.
+A marked test must fail: when the vendor or the provider gains the feature, the mark is wrong and the suite fails.
+Failures without a mark fail. The fake must use the roles of `llmtune.testing.route`, by which faults are injected.
 """
 
 from __future__ import annotations
@@ -56,23 +55,23 @@ from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.plans import plan
 from llmtune.testing import faults, store_faults
 from llmtune.testing.fake_vendor import FakeVendor
-from llmtune.testing.markers import Mark, marked, never, notimpl, notyet
+from llmtune.testing.markers import Mark, expect_failure, never, notimpl, notyet
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
 
 __all__ = ["ConformanceSuite", "Mark", "Ready", "never", "notimpl", "notyet"]
 
-#: Polls after which a job that has not ended is taken for one that never will.
-MOST_POLLS = 60
+#: Polls after which a job that has not ended fails the test.
+MAX_POLLS = 60
 
 
 @dataclass
 class Ready:
-    """A job brought to the point of being submitted, by hand and through the provider alone.
+    """A job that is planned, encoded and uploaded, ready for `submit`.
 
-    `dataset` is what was read, `receipt` the plan, `encoded` the files on disk, `files` those at the vendor by
-    role, `request` what `submit` takes.
+    `dataset` holds the rows, `receipt` the plan, `encoded` the files on disk, `files` the uploads by role, `request`
+    the argument of `submit`.
     """
 
     job: TuningJob
@@ -90,25 +89,25 @@ class ConformanceSuite:
     """A model id that the provider knows."""
 
     hyperparameters: ClassVar[dict[str, Any]] = {"epochs": 2}
-    """Hyperparameters of the job, such as the provider takes."""
+    """Hyperparameters of the job; they must be supported by the provider."""
 
     adapter: ClassVar[str] = "lora"
-    """What is trained."""
+    """Adapter of the job: what is trained."""
 
     method: ClassVar[str] = "sft"
-    """How it is trained."""
+    """Method of the job."""
 
     provider_options: ClassVar[dict[str, Any]] = {}
     """The job's own options for this provider."""
 
     rows: ClassVar[int] = 120
-    """Rows of the dataset; enough for the vendor's minimum in the training part (80 %)."""
+    """Rows of the dataset. The training part (80 %) must reach the vendor's minimum."""
 
     marks: ClassVar[dict[str, Mark]] = {}
     """Tests that cannot pass here, by name, and why."""
 
     settle: ClassVar[float] = 0.0
-    """Seconds between polls, where the provider must not be asked at once."""
+    """Seconds between polls, for a provider that must not be polled continuously."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -116,35 +115,36 @@ class ConformanceSuite:
         if unknown:
             raise TypeError(f"marks name no test of the suite: {unknown}")
         for name, mark in cls.marks.items():
-            setattr(cls, name, marked(getattr(cls, name), mark))
+            setattr(cls, name, expect_failure(getattr(cls, name), mark))
 
-    # --- what the subclass gives -----------------------------------------------------------------------------------
+    # --- provided by the subclass ----------------------------------------------------------------------------------
     @pytest.fixture
     def vendor(self) -> Any:
-        """The fake, started; close it afterwards."""
+        """Yield the fake, started, and close it afterwards."""
         raise NotImplementedError("give the suite a fixture `vendor`")
 
     @pytest.fixture
     def provider(self, vendor: FakeVendor) -> Any:
-        """The provider, pointed at the fake."""
+        """Return the provider, configured to use the fake."""
         raise NotImplementedError("give the suite a fixture `provider`")
 
     def unlike(self, request: Request) -> Request:
-        """A request that the vendor must refuse. Default: a field it has never heard of."""
+        """Return a changed `request` that the vendor must refuse; by default with an unknown field."""
         return request.model_copy(update={"body": request.body | {"no_such_field_of_yours": 1}})
 
     # --- helpers ---------------------------------------------------------------------------------------------------
     @pytest.fixture(autouse=True)
     def store_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Runs go to a folder of the test's, and no settings or catalogue of the developer's are read."""
+        """Keep runs in a folder of the test, and ignore the developer's settings and catalogue."""
         monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "llmtune-home"))
         monkeypatch.setenv("LLMTUNE_CONFIG", str(tmp_path / "no-config.toml"))
         monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "no-catalog.toml"))
+        monkeypatch.setenv("LLMTUNE_PRICES", str(tmp_path / "no-prices.toml"))
         monkeypatch.delenv("LLMTUNE_STORE", raising=False)
 
     @pytest.fixture
     def job(self, tmp_path: Path, provider: Provider) -> TuningJob:
-        """A small job."""
+        """Return a small job."""
         path = tmp_path / "rows.jsonl"
         rows = (_row(number) for number in range(self.rows))
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -160,7 +160,7 @@ class ConformanceSuite:
 
     @pytest.fixture
     def ready(self, provider: Provider, job: TuningJob, tmp_path: Path) -> Ready:
-        """Planned, encoded and uploaded."""
+        """Plan, encode and upload the job."""
         dataset = read_dataset(job)
         assert not isinstance(dataset, LlmtuneError), dataset
         receipt = plan(job, provider, dataset=dataset)
@@ -171,14 +171,14 @@ class ConformanceSuite:
 
     @pytest.fixture
     def key(self) -> RunKey:
-        """A run key that nobody has."""
+        """Return a new run key."""
         return run_key(new_run_id())
 
     def to_the_end(self, provider: Provider, job: JobRef) -> list[Snapshot]:
-        """Poll until the job has ended, with the cursor as the store would keep it; every snapshot."""
+        """Poll until the job has ended, with the cursor stored as JSON in between; return every snapshot."""
         snapshots: list[Snapshot] = []
         cursor = None
-        for _ in range(MOST_POLLS):
+        for _ in range(MAX_POLLS):
             snapshot = provider.poll(JobRef.model_validate_json(job.model_dump_json()), cursor)
             snapshots.append(snapshot)
             if snapshot.cursor is not None:
@@ -186,10 +186,10 @@ class ConformanceSuite:
             if snapshot.state.final:
                 return snapshots
             time.sleep(self.settle)
-        raise AssertionError(f"no end after {MOST_POLLS} polls; the last state is {snapshots[-1].raw_state!r}")
+        raise AssertionError(f"no end after {MAX_POLLS} polls; the last state is {snapshots[-1].raw_state!r}")
 
     def tuned(self, provider: Provider, ready: Ready, key: RunKey) -> ModelRef:
-        """Submit, wait, and return the model."""
+        """Submit the job, wait for its end, and return the model."""
         model = self.to_the_end(provider, provider.submit(ready.request, key))[-1].model
         assert model is not None
         return model
@@ -205,9 +205,9 @@ class ConformanceSuite:
         assert list(vendor.requests) == []
 
     def test_what_is_declared_is_what_moves(self, provider: Provider) -> None:
-        from llmtune.testing.wire_check import check_wire_truth
+        from llmtune.testing.wire_check import check_request_fields
 
-        assert check_wire_truth(provider, self.model, method=self.method, adapter=self.adapter) == []
+        assert check_request_fields(provider, self.model, method=self.method, adapter=self.adapter) == []
 
     def test_encoding_is_named_by_content_and_repeatable(
         self, provider: Provider, ready: Ready, tmp_path: Path
@@ -239,9 +239,9 @@ class ConformanceSuite:
     def test_find_upload_finds_the_same_content(self, vendor: FakeVendor, provider: Provider, ready: Ready) -> None:
         vendor.advance(vendor.lag + 1)
         file = ready.encoded.files[0]
-        found = provider.find_upload(file.sha256)
-        assert found is not None
-        assert found.id == ready.files[file.role].id
+        upload = provider.find_upload(file.sha256)
+        assert upload is not None
+        assert upload.id == ready.files[file.role].id
         assert provider.find_upload("0" * 64) is None
 
     # --- submit ----------------------------------------------------------------------------------------------------
@@ -256,20 +256,20 @@ class ConformanceSuite:
     def test_the_job_is_found_by_its_key_or_submitted_again_without_harm(
         self, vendor: FakeVendor, provider: Provider, ready: Ready, key: RunKey
     ) -> None:
-        other = run_key(new_run_id())
+        second_key = run_key(new_run_id())
         ref = provider.submit(ready.request, key)
         if provider.submit_safety.kind == "token":
             assert provider.submit(ready.request, key).id == ref.id
             assert len(vendor.jobs) == 1
         elif provider.submit_safety.kind == "searchable":
             vendor.advance(provider.submit_safety.window)
-            found = provider.find(key)
-            assert found is not None
-            assert found.id == ref.id
-            assert provider.find(other) is None
+            job = provider.find(key)
+            assert job is not None
+            assert job.id == ref.id
+            assert provider.find(second_key) is None
         else:
             assert provider.find(key) is None
-        assert provider.submit(ready.request, other).id != ref.id
+        assert provider.submit(ready.request, second_key).id != ref.id
         assert len(vendor.jobs) == 2
 
     def test_a_searchable_job_shows_up_within_the_window_when_lists_lag(
@@ -281,9 +281,9 @@ class ConformanceSuite:
         ref = provider.submit(ready.request, key)
         assert provider.find(key) is None
         vendor.advance(provider.submit_safety.window + 0.1)
-        found = provider.find(key)
-        assert found is not None
-        assert found.id == ref.id
+        job = provider.find(key)
+        assert job is not None
+        assert job.id == ref.id
 
     @pytest.mark.parametrize("fault", ["server_error", "reset", "accept_then_drop", "garbled", "truncated"])
     def test_an_unclear_submit_says_so_and_is_never_repeated_by_the_adapter(
@@ -335,8 +335,8 @@ class ConformanceSuite:
         assert ModelRef.model_validate_json(last.model.model_dump_json()) == last.model
         assert all(snapshot.raw_state for snapshot in snapshots)
         points = {(point.series, point.step) for snapshot in snapshots for point in snapshot.points}
-        whole = {(point.series, point.step) for point in provider.poll(ref, None).points}
-        assert points == whole
+        all_points = {(point.series, point.step) for point in provider.poll(ref, None).points}
+        assert points == all_points
         assert all(point.source in ("vendor_api", "vendor_file", "computed") for s in snapshots for point in s.points)
         events = [event.id for snapshot in snapshots for event in snapshot.events]
         assert len(events) == len(set(events))
@@ -399,19 +399,19 @@ class ConformanceSuite:
         deployment = provider.deploy(model, key)
         generator = provider.generator(deployment or model)
         assert not isinstance(generator, Unavailable), generator.reason
-        asked = [GenerationRequest(messages=row.messages[:-1], max_tokens=5) for row in ready.dataset.test[:2]]
+        requests = [GenerationRequest(messages=row.messages[:-1], max_tokens=5) for row in ready.dataset.test[:2]]
         with generator as opened:
-            answers = opened.generate(asked)
-        assert len(answers) == len(asked)
+            answers = opened.generate(requests)
+        assert len(answers) == len(requests)
         assert all(answer.text for answer in answers)
         base = provider.base_model(ready.receipt)
         if not isinstance(base, Unavailable):
-            asked_base = provider.generator(base)
-            if isinstance(asked_base, Unavailable):
-                assert asked_base.reason
+            base_generator = provider.generator(base)
+            if isinstance(base_generator, Unavailable):
+                assert base_generator.reason
             else:
-                with asked_base as opened:
-                    assert len(opened.generate(asked[:1])) == 1
+                with base_generator as opened:
+                    assert len(opened.generate(requests[:1])) == 1
         else:
             assert base.reason
         assert repr(model.id)[1:-1].split("/")[-1] in provider.snippet(deployment or model) or deployment is not None
@@ -429,22 +429,24 @@ class ConformanceSuite:
         assert len(vendor.standing) == 1
         assert DeploymentRef.model_validate_json(deployment.model_dump_json()) == deployment
         vendor.advance(vendor.lag + 1)
-        found = provider.find_deployment(key)
-        assert found is not None
-        assert found.id == deployment.id
-        provider.undeploy(found)
+        listed = provider.find_deployment(key)
+        assert listed is not None
+        assert listed.id == deployment.id
+        provider.undeploy(listed)
         assert vendor.standing == []
-        provider.undeploy(found)  # gone already is gone
+        provider.undeploy(listed)  # removing it twice is no error
         assert provider.find_deployment(key) is None
 
-    # --- what is there ---------------------------------------------------------------------------------------------
+    # --- inventory -------------------------------------------------------------------------------------------------
     def test_a_tuned_model_is_in_the_inventory_and_its_job_comes_back(
         self, vendor: FakeVendor, provider: Provider, ready: Ready, key: RunKey
     ) -> None:
         model = self.tuned(provider, ready, key)
         vendor.advance(vendor.lag + 1)
         remote = next(
-            each for each in provider.inventory() if each.id == model.id or each.id in model.model_dump_json()
+            candidate
+            for candidate in provider.inventory()
+            if candidate.id == model.id or candidate.id in model.model_dump_json()
         )
         job = provider.fetch(remote)
         assert job.base
@@ -459,13 +461,13 @@ class ConformanceSuite:
             provider.delete(ref)
             provider.delete(ref)
 
-    # --- the whole -------------------------------------------------------------------------------------------------
+    # --- complete runs ---------------------------------------------------------------------------------------------
     def test_the_whole_way_from_start_to_report(self, vendor: FakeVendor, provider: Provider, job: TuningJob) -> None:
         from llmtune.runs.api import start
-        from llmtune.runs.poller import Pace
+        from llmtune.runs.poller import PollInterval
 
         run = start(job, provider)
-        report = run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))
+        report = run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.05))
         assert report is not None
         assert run.state is RunState.SUCCEEDED
         assert len(vendor.jobs) == 1
@@ -486,7 +488,7 @@ class ConformanceSuite:
         values: tuple[Any, ...] = {"trickle": (0.02,), "endless": (16 * 1024**2,)}.get(fault, ())
         vendor.faults.add(getattr(faults, fault)(*values), role="poll", times=3, after=1)
         monkeypatch.setattr(poller, "POLL_SECONDS", 2.0)
-        pace = poller.Pace(first=0.01, most=0.05)
+        pace = poller.PollInterval(first=0.01, most=0.05)
         with suppress(LlmtuneError):
             run.wait(timeout=120, pace=pace)
         vendor.faults.clear()
@@ -498,12 +500,12 @@ class ConformanceSuite:
 
     def test_the_whole_way_while_the_store_blinks(self, vendor: FakeVendor, provider: Provider, job: TuningJob) -> None:
         from llmtune.runs.api import start
-        from llmtune.runs.poller import Pace
+        from llmtune.runs.poller import PollInterval
         from llmtune.runs.store.store import open_store
 
         run = start(job, provider)
         with store_faults.store_away(open_store(), times=3, after=8):
-            run.wait(timeout=120, pace=Pace(first=0.01, most=0.05))
+            run.wait(timeout=120, pace=PollInterval(first=0.01, most=0.05))
         assert run.state is RunState.SUCCEEDED
         assert len(vendor.jobs) == 1
         assert vendor.standing == []

@@ -1,4 +1,4 @@
-"""Kill trials: a process dies by SIGKILL at a named arrow of a run's flow, another goes on, the vendor is counted.
+"""Kill trials: a process is killed at a named step of a run, another continues it, and the vendor's jobs are counted.
 
 outcome = run_trial(Trial(safety="searchable", arrow="after-submit"), folder)
 assert outcome.fault is None
@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.runs.failpoints import ARROWS
-from llmtune.testing.faults import Role, calling
+from llmtune.errors import LlmtuneError
+from llmtune.runs.failpoints import FAILPOINTS
+from llmtune.testing.faults import Role, call_action
 from llmtune.testing.generic_vendor import Fake
 
 Safety = Literal["token", "searchable", "none"]
 
-#: Seconds by which the vendor's lists lag, and the window in which a job surely shows up.
+#: Seconds by which the vendor's lists lag, and within which a new job is guaranteed to be listed.
 LAG, WINDOW = 0.15, 0.4
 
 #: Arrows that only a run with a deployment passes.
@@ -32,49 +33,49 @@ DEPLOYMENT_ARROWS = frozenset(
     {"before-deploy", "after-deploy", "deployment-kept", "before-undeploy", "after-undeploy", "undeployed"}
 )
 
-#: Requests during which the process is killed: the vendor has done what was asked, and the answer finds nobody.
+#: Requests during which the process is killed: the vendor has handled the request, and the response is lost.
 IN_FLIGHT: tuple[Role, ...] = ("upload", "submit", "poll", "deploy", "generate", "undeploy")
 
 
-#: One reader at a time: `Process.start` reaps whatever child has ended, another thread's too, and a status that two
-#: threads read is an exit code for the first and 255 for the second.
+#: Held to start a process or to read an exit code: `Process.start` also reaps children of other threads, and the second
+#: reader of an exit status gets 255.
 _CHILDREN = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Where the process dies. `arrow` is one of `ARROWS`, or "in-flight:ROLE"; `nth` counts its passing."""
+    """Where the process is killed: the `nth` time at `arrow`, one of `FAILPOINTS` or "in-flight:ROLE"."""
 
     safety: Safety
     arrow: str
     nth: int = 1
     again: str | None = None
-    """A second arrow, at which the process that goes on dies too."""
+    """A second arrow, at which the process that continues is killed too."""
 
     by: Literal["attach", "start"] = "attach"
-    """How another process goes on: by attaching to the run, or by starting the same job again."""
+    """How another process continues: by attaching to the run, or by starting the same job again."""
 
     deploy: bool = True
-    """Whether the model must be deployed to be evaluated."""
+    """Whether evaluation needs a deployment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What there was in the end. `fault` says what is wrong with it; None is as promised."""
+    """The result of a trial. `fault` says what is wrong; None if nothing is."""
 
     trial: Trial
     killed: int
     state: str
     jobs: int
     orphans: int
-    """Jobs that no record leads to (unless the record says `lost`), and deployments left standing."""
+    """Number of jobs that no record refers to (unless the run is `lost`), and of deployments not removed."""
 
     fault: str | None
 
 
 def trials(count: int) -> Iterator[Trial]:
-    """So many different trials, spread evenly over safety classes, arrows and ways to go on."""
-    arrows = [*ARROWS, *(f"in-flight:{role}" for role in IN_FLIGHT)]
+    """Yield `count` different trials, spread evenly over safety classes, arrows and ways to continue."""
+    arrows = [*FAILPOINTS, *(f"in-flight:{role}" for role in IN_FLIGHT)]
     safeties: tuple[Safety, ...] = ("token", "searchable", "none")
     for number in range(count):
         arrow = arrows[number // 3 % len(arrows)]
@@ -91,22 +92,28 @@ def trials(count: int) -> Iterator[Trial]:
 
 
 def run_trial(trial: Trial, folder: Path | None = None) -> Outcome:
-    """Run one trial against a vendor of its own, and judge what came of it."""
-    with tempfile.TemporaryDirectory(prefix="llmtune-crash-") as made, Fake(lag=LAG) as vendor:
-        place = folder or Path(made)
-        rows = place / "rows.jsonl"
+    """Run one trial against its own fake vendor, and check the result.
+
+    Raises:
+        LlmtuneError: this is Windows, which has no signal that kills a process.
+    """
+    if not hasattr(signal, "SIGKILL"):
+        raise LlmtuneError("kill trials need SIGKILL, which Linux and macOS have")
+    with tempfile.TemporaryDirectory(prefix="llmtune-crash-") as temporary, Fake(lag=LAG) as vendor:
+        root = folder or Path(temporary)
+        rows = root / "rows.jsonl"
         rows.write_text("".join(json.dumps(_row(number)) + "\n" for number in range(30)), encoding="utf-8")
         killed = 0
         arrows: list[str | None] = [trial.arrow, trial.again, None]
         for turn, arrow in enumerate(arrows):
             if turn == 1 and arrow is None:
                 continue
-            here = replace(trial, arrow=arrow or "", nth=trial.nth if turn == 0 else 1)
-            code = _run_child(here, vendor, place, first=turn == 0 or trial.by == "start")
+            attempt = replace(trial, arrow=arrow or "", nth=trial.nth if turn == 0 else 1)
+            code = _run_child(attempt, vendor, root, first=turn == 0 or trial.by == "start")
             killed += code == -signal.SIGKILL
             if code not in (0, -signal.SIGKILL):
-                return _judge(trial, vendor, place, killed, f"the process ended with {code}")
-        return _judge(trial, vendor, place, killed, None)
+                return _check_outcome(trial, vendor, root, killed, f"the process exited with {code}")
+        return _check_outcome(trial, vendor, root, killed, None)
 
 
 def _run_child(trial: Trial, vendor: Fake, folder: Path, *, first: bool) -> int:
@@ -114,8 +121,8 @@ def _run_child(trial: Trial, vendor: Fake, folder: Path, *, first: bool) -> int:
     context.set_forkserver_preload(["llmtune.testing.crash_child"])
     from llmtune.testing import crash_child
 
-    told = (_settings(trial, vendor), str(folder), trial.arrow, trial.nth, first)
-    process = context.Process(target=crash_child.main, args=told)
+    arguments = (_settings(trial, vendor), str(folder), trial.arrow, trial.nth, first)
+    process = context.Process(target=crash_child.main, args=arguments)
     vendor.faults.clear()
     started = threading.Event()
     if trial.arrow.startswith("in-flight:"):
@@ -126,7 +133,7 @@ def _run_child(trial: Trial, vendor: Fake, folder: Path, *, first: bool) -> int:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGKILL)
 
-        vendor.faults.add(calling(kill), role=role, after=trial.nth - 1)
+        vendor.faults.add(call_action(kill), role=role, after=trial.nth - 1)
     with _CHILDREN:
         process.start()
     started.set()
@@ -150,14 +157,14 @@ def _settings(trial: Trial, vendor: Fake) -> dict[str, Any]:
     }
 
 
-def _judge(trial: Trial, vendor: Fake, folder: Path, killed: int, fault: str | None) -> Outcome:
+def _check_outcome(trial: Trial, vendor: Fake, folder: Path, killed: int, fault: str | None) -> Outcome:
     from llmtune.runs.store.store import Store
 
     store = Store(f"sqlite:///{folder / 'home' / 'store.db'}")
     records = store.runs()
     state = records[0].state.value if records else "none"
     jobs, standing = len(vendor.jobs), len(vendor.standing)
-    known = {each.ref.id for each in store.resources(standing=False) if each.type == "job"}
+    recorded = {resource.ref.id for resource in store.resources(standing=False) if resource.type == "job"}
     lost = state == "lost"
     if fault is None and len(records) != 1:
         fault = f"{len(records)} runs"
@@ -166,13 +173,13 @@ def _judge(trial: Trial, vendor: Fake, folder: Path, killed: int, fault: str | N
     elif fault is None and vendor.complaints:
         fault = vendor.complaints[0]
     elif fault is None and standing:
-        fault = f"{standing} deployments left standing"
+        fault = f"{standing} deployments not removed"
     elif fault is None and lost and trial.safety != "none":
         fault = "lost, although the vendor can be asked"
-    elif fault is None and not lost and (state != "succeeded" or jobs != 1 or known != set(vendor.jobs)):
-        fault = f"state {state}, {jobs} jobs, {len(known)} known"
+    elif fault is None and not lost and (state != "succeeded" or jobs != 1 or recorded != set(vendor.jobs)):
+        fault = f"state {state}, {jobs} jobs, {len(recorded)} known"
     store.close()
-    unknown = 0 if lost else len(set(vendor.jobs) - known)
+    unknown = 0 if lost else len(set(vendor.jobs) - recorded)
     return Outcome(trial=trial, killed=killed, state=state, jobs=jobs, orphans=standing + unknown, fault=fault)
 
 

@@ -1,4 +1,4 @@
-"""The process that a kill trial kills: it starts (or comes back to) one run and follows it to its end."""
+"""The process that a kill trial kills: it starts or reattaches to one run and follows it to its end."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llmtune.errors import RunFailed, SubmitUnknown
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.runs import failpoints, finalize, poller
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 
 
 def main(settings: dict[str, Any], folder: str, arrow: str, nth: int, start_again: bool) -> None:
-    """Run, and die at the `nth` passing of `arrow`. Exits 0 when the run has ended, whatever its state."""
-    place = Path(folder)
-    os.environ["LLMTUNE_HOME"] = str(place / "home")
+    """Run the job, and die the `nth` time at `arrow`. Exits with 0 when the run has ended, whatever its state."""
+    root = Path(folder)
+    os.environ["LLMTUNE_HOME"] = str(root / "home")
     os.environ.pop("LLMTUNE_STORE", None)
     warnings.simplefilter("ignore")
     passed = 0
@@ -36,23 +36,23 @@ def main(settings: dict[str, Any], folder: str, arrow: str, nth: int, start_agai
         if name == arrow and passed == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    failpoints.hook = die
+    failpoints.failpoint_hook = die
     finalize.DEPLOYMENT_LAG = settings["window"]
     poller._poller = poller.Poller(polls_per_second=500)
     provider = FakeProvider("fake", FakeSettings.model_validate(settings))
     job = TuningJob(
         name="crash",
-        dataset=str(place / "rows.jsonl"),
+        dataset=str(root / "rows.jsonl"),
         model="m-1",
         evaluation=EvaluationSpec(deploy=True, max_rows=4),
     )
-    known = open_store().runs()
+    runs = open_store().runs()
     try:
-        if (start_again and not any(record.state.final for record in known)) or not known:
+        if (start_again and not any(record.state.final for record in runs)) or not runs:
             run = start(job, provider)
         else:
-            run = Run(known[0].id, provider=provider)
-        run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))
+            run = Run(runs[0].id, provider=provider)
+        run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.05))
     except (SubmitUnknown, RunFailed):
         pass
     sys.stdout.flush()

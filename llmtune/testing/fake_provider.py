@@ -1,9 +1,9 @@
-"""The `fake` provider: a whole backend for testing your own pipelines, without a vendor, a key or a GPU.
+"""The `fake` provider: a complete backend for testing your own pipelines, without a vendor, a key or a GPU.
 
     report = tune(job, "fake")                                            # against a fake service in this process
     provider = get_provider("fake", base_url=vendor.url, submit_safety="none")   # against one of your own
 
-Its settings and options change how the service behaves, so that a pipeline meets each case.
+Its settings change how the service behaves, so that a pipeline can be tested in each case.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from llmtune.provider.declarations import (
 )
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
 from llmtune.provider.http import Client
-from llmtune.provider.limits import Abilities, Limits, No, Price
+from llmtune.provider.limits import Abilities, Limits, NotOffered, Price
 from llmtune.provider.sdk import ignore_not_found
 from llmtune.provider.types import (
-    Account,
     AnyRef,
     Billed,
     Cursor,
@@ -45,6 +44,7 @@ from llmtune.provider.types import (
     ModelRef,
     Options,
     Progress,
+    ProviderSettings,
     RemoteJob,
     RemoteModel,
     Request,
@@ -55,7 +55,7 @@ from llmtune.provider.types import (
     Target,
     UploadRef,
 )
-from llmtune.provider.values import Anything
+from llmtune.provider.values import AnyValue
 
 if TYPE_CHECKING:
     from llmtune.provider.receipt import Receipt
@@ -70,40 +70,40 @@ _STATES = {
     "cancelled": RunState.CANCELLED,
 }
 _SERIES = {"train_loss": "train/loss", "valid_loss": "validation/loss"}
-_PLACES = {"name": "name", "seed": "seed", "tags": "tags"}
+_PATHS = {"name": "name", "seed": "seed", "tags": "tags"}
 
 
 def _declare(field: str) -> Declaration:
     if field in GENERATION_FIELDS:
-        return Sent(field, Anything(), where="generation", default=None)
-    return Sent(_PLACES.get(field, f"hyperparameters.{field}"), Anything(), default=None)
+        return Sent(field, AnyValue(), where="generation", default=None)
+    return Sent(_PATHS.get(field, f"hyperparameters.{field}"), AnyValue(), default=None)
 
 
-#: What the `fake` provider takes: every field, with any value.
+#: Parameters of the `fake` provider: every field, with any value.
 PARAMETERS = Declarations(**{field: _declare(field) for field in DECLARED_FIELDS})
 
 
 class FakeOptions(Options):
-    """The fake provider has no options of its own."""
+    """Options of the fake provider: none."""
 
 
-class FakeSettings(Account):
-    """Which fake service, and how it behaves."""
+class FakeSettings(ProviderSettings):
+    """Settings of the fake provider: which fake service it uses, and how that behaves."""
 
     base_url: str | None = None
     """Address of a fake service; None starts one inside this process."""
 
     submit_safety: Literal["token", "searchable", "none"] = "token"
-    """What the service offers against submitting twice."""
+    """How the service protects against submitting a job twice."""
 
     window: float = Field(default=2.0, ge=0)
-    """Seconds after which a searchable service surely lists a new job. >= 0."""
+    """Seconds after which a searchable service is guaranteed to list a new job. >= 0."""
 
     hosted: bool = True
-    """Whether its jobs count as leaving this machine, so that money is asked about."""
+    """Whether its jobs count as billed by a vendor, so that the cost must be confirmed."""
 
     price: float | None = 0.0
-    """USD per million training tokens; None: not published."""
+    """USD per million training tokens; None for not published."""
 
     deployment: Literal["none", "optional", "required"] = "none"
     """Whether a tuned model must be deployed before it answers."""
@@ -112,31 +112,31 @@ class FakeSettings(Account):
     """Seconds that a request waits for its answer. > 0."""
 
 
-_inside: Fake | None = None
-_starting = threading.Lock()
+_service: Fake | None = None
+_service_lock = threading.Lock()
 
 
 def service() -> Fake:
-    """The fake service inside this process, started on first use."""
-    global _inside
+    """Return the fake service inside this process, started on first use."""
+    global _service
     from llmtune.testing.generic_vendor import Fake
 
-    with _starting:
-        if _inside is None:
-            _inside = Fake().start()
-        return _inside
+    with _service_lock:
+        if _service is None:
+            _service = Fake().start()
+        return _service
 
 
 class FakeProvider(BaseProvider):
-    """A backend that tunes nothing: every call, state, metric and answer is real, the training is not."""
+    """A backend with real requests, states, metrics and answers, but without training."""
 
     kind = "fake"
     listed = False
     Options: type[BaseModel] = FakeOptions
-    """It has none."""
+    """Model of its options: it has none."""
 
     Settings: type[BaseModel] = FakeSettings
-    """Which service, and how it behaves."""
+    """Model of its settings: which service it uses, and how that behaves."""
 
     parameters = PARAMETERS
     states = _STATES
@@ -152,25 +152,32 @@ class FakeProvider(BaseProvider):
 
     @cached_property
     def client(self) -> Client:
-        """The service that the settings name, or the one inside this process."""
+        """Client of the service that the settings name, or of the one inside this process."""
         base = self.settings.base_url or service().url
         return Client(base, key_env="LLMTUNE_FAKE_API_KEY", timeout=self.settings.timeout)
 
     # --- offline ---------------------------------------------------------------------------------------------------
     def capabilities(self, target: Target) -> Capabilities:
-        """Everything: each field goes out under its own name."""
+        """Declare that every field is sent, under its own name."""
         return replace(
             super().capabilities(target),
-            price=Price(training=self.settings.price, hosting=self.settings.price, input=self.settings.price),
+            price=Price(
+                training=self.settings.price,
+                input=self.settings.price,
+                output=self.settings.price,
+                base_input=self.settings.price,
+                base_output=self.settings.price,
+                hosting=self.settings.price,
+            ),
             abilities=Abilities(
-                checkpoints=No("the fake service keeps none"),
+                checkpoints=NotOffered("the fake service saves none"),
                 deployment=self.settings.deployment,
                 billed_cost=True,
             ),
         )
 
     def build(self, receipt: Receipt, files: Files) -> Request:
-        """The body of POST /v1/jobs."""
+        """Build the body of POST /v1/jobs."""
         target = receipt.target
         body = {
             "model": target.model,
@@ -178,96 +185,98 @@ class FakeProvider(BaseProvider):
             "adapter": target.adapter,
             "files": {role: ref.id for role, ref in files.items()},
         }
-        return Request(operation="POST /v1/jobs", body=body | receipt.knobs())
+        return Request(operation="POST /v1/jobs", body=body | receipt.request_parameters())
 
     # --- online ----------------------------------------------------------------------------------------------------
     def find_upload(self, digest: str) -> UploadRef | None:
-        """A file of this content, by its `digest`."""
-        found = self.client.get("/v1/files", sha256=digest)["data"]
-        return UploadRef(id=found[0]["id"], digest=digest) if found else None
+        """Find a file by the SHA-256 of its content, `digest`."""
+        files = self.client.get("/v1/files", sha256=digest)["data"]
+        return UploadRef(id=files[0]["id"], digest=digest) if files else None
 
     def upload(self, file: EncodedFile) -> UploadRef:
-        """Send one file."""
-        made = self.client.send("POST", "/v1/files", file.path.read_bytes(), query={"name": file.path.name})
-        return UploadRef(id=made["id"], digest=file.sha256, role=file.role)
+        """Upload one file."""
+        reply = self.client.send("POST", "/v1/files", file.path.read_bytes(), query={"name": file.path.name})
+        return UploadRef(id=reply["id"], digest=file.sha256, role=file.role)
 
     def submit(self, request: Request, key: RunKey) -> JobRef:
-        """One POST. The key travels as a token, as a label, or not at all."""
+        """Submit the job in one POST. The run key is sent as a token, as a label, or not at all."""
         body = dict(request.body)
         headers: dict[str, str] = {}
         if self.submit_safety.kind == "token":
             headers["Idempotency-Key"] = key
         elif self.submit_safety.kind == "searchable":
             body["key"] = key
-        made = self.client.send("POST", "/v1/jobs", body, headers=headers)
-        return JobRef(id=made["id"])
+        reply = self.client.send("POST", "/v1/jobs", body, headers=headers)
+        return JobRef(id=reply["id"])
 
     def find(self, key: RunKey) -> JobRef | None:
-        """The job labelled with this key."""
+        """Find the job labelled with this key."""
         if self.submit_safety.kind != "searchable":
             return None
-        found = self.client.get("/v1/jobs", key=key)["data"]
-        return JobRef(id=found[0]["id"]) if found else None
+        jobs = self.client.get("/v1/jobs", key=key)["data"]
+        return JobRef(id=jobs[0]["id"]) if jobs else None
 
     def poll(self, job: JobRef, since: Cursor | None) -> Snapshot:
-        """How the job stands."""
-        seen = since or {"step": 0, "event": 0}
-        told = self.client.get(f"/v1/jobs/{job.id}", after_step=str(seen["step"]), after_event=str(seen["event"]))
-        body = told["body"]
+        """Return the job's state, and its metrics and events since the cursor."""
+        cursor = since or {"step": 0, "event": 0}
+        reply = self.client.get(f"/v1/jobs/{job.id}", after_step=str(cursor["step"]), after_event=str(cursor["event"]))
+        body = reply["body"]
         points = [
             MetricPoint(series=_SERIES[name], step=row["step"], value=row[name], source="vendor_api", raw_name=name)
-            for row in told["metrics"]
+            for row in reply["metrics"]
             for name in _SERIES
             if name in row
         ]
-        events = [Event(id=f"e{each['id']}", time=each["time"], message=each["message"]) for each in told["events"]]
-        billed = told["billed_tokens"]
+        events = [
+            Event(id=f"e{event['id']}", time=event["time"], message=event["message"]) for event in reply["events"]
+        ]
+        billed = reply["billed_tokens"]
         return self.snapshot(
-            told["status"],
-            progress=Progress(step=told["step"], total_steps=told["total_steps"]),
+            reply["status"],
+            progress=Progress(step=reply["step"], total_steps=reply["total_steps"]),
             points=tuple(points),
             events=tuple(events),
-            model=ModelRef(id=told["model"], base=body["model"]) if told["model"] else None,
+            model=ModelRef(id=reply["model"], base=body["model"]) if reply["model"] else None,
             billed=Billed(tokens=billed, source="GET /v1/jobs") if billed is not None else None,
-            error=told["error"],
+            error=reply["error"],
             not_reported={} if "validation" in body["files"] else {"validation/loss": "no validation file was sent"},
             cursor={
-                "step": max([seen["step"], *(row["step"] for row in told["metrics"])]),
-                "event": max([seen["event"], *(each["id"] for each in told["events"])]),
+                "step": max([cursor["step"], *(row["step"] for row in reply["metrics"])]),
+                "event": max([cursor["event"], *(event["id"] for event in reply["events"])]),
             },
         )
 
     def cancel(self, job: JobRef) -> None:
-        """Stop a job."""
+        """Cancel a job."""
         self.client.send("POST", f"/v1/jobs/{job.id}/cancel", {})
 
     def deploy(self, model: ModelRef, key: RunKey) -> DeploymentRef | None:
-        """Make a model answer, where the settings say that this is needed."""
+        """Deploy a model, if the settings say that deployments are used."""
         if self.settings.deployment == "none":
             return None
         return DeploymentRef(id=self.client.send("POST", "/v1/deployments", {"model": model.id, "key": key})["id"])
 
     def find_deployment(self, key: RunKey) -> DeploymentRef | None:
-        """The standing deployment labelled with this key."""
-        found = self.client.get("/v1/deployments", key=key)["data"]
-        return DeploymentRef(id=found[0]["id"]) if found else None
+        """Find the deployment labelled with this key."""
+        deployments = self.client.get("/v1/deployments", key=key)["data"]
+        return DeploymentRef(id=deployments[0]["id"]) if deployments else None
 
     def undeploy(self, ref: DeploymentRef) -> None:
         """Remove a deployment."""
         self._remove(f"/v1/deployments/{ref.id}")
 
     def generator(self, ref: ModelRef | DeploymentRef) -> Generator | Unavailable:
-        """The model in hand."""
+        """Return a generator of the model."""
         if isinstance(ref, ModelRef) and ref.tuned and self.settings.deployment == "required":
             return Unavailable("the tuned model answers only from a deployment")
         return FakeGenerator(self.client, ref.id)
 
     def base_model(self, receipt: Receipt) -> ModelRef | Unavailable:
-        """The untuned model."""
+        """Return the base model."""
         return ModelRef(id=receipt.target.model, tuned=False)
 
     def snippet(self, ref: ModelRef | DeploymentRef) -> str:
-        """The call that asks this model."""
+        """Return code that asks this model."""
         return (
             "import json, urllib.request\n\n"
             f'body = {{"model": {ref.id!r}, "messages": [{{"role": "user", "content": "..."}}]}}\n'
@@ -276,29 +285,29 @@ class FakeProvider(BaseProvider):
         )
 
     def inventory(self) -> Iterator[RemoteModel]:
-        """Every tuned model."""
+        """List every tuned model."""
         for model in self.client.get("/v1/models")["data"]:
             yield RemoteModel(id=model["id"], base=model["base"], job=model["job"])
 
     def fetch(self, remote: RemoteModel) -> RemoteJob:
-        """The job behind a tuned model."""
+        """Fetch the job of a tuned model."""
         job = self.client.get(f"/v1/jobs/{remote.job}")
         body: dict[str, Any] = job["body"]
-        known = {name: value for name, value in body.get("hyperparameters", {}).items() if name in DECLARED_FIELDS}
-        rest = {name: value for name, value in body.get("hyperparameters", {}).items() if name not in known}
+        mapped = {name: value for name, value in body.get("hyperparameters", {}).items() if name in DECLARED_FIELDS}
+        unmapped = {name: value for name, value in body.get("hyperparameters", {}).items() if name not in mapped}
         return RemoteJob(
             id=job["id"],
             model=remote.id,
             base=body["model"],
             method=body["method"],
-            hyperparameters=known,
-            unmapped=rest,
+            hyperparameters=mapped,
+            unmapped=unmapped,
             seed=body.get("seed"),
             files=body["files"],
         )
 
     def download(self, file_id: str, into: Path) -> Path:
-        """The content of the file `file_id`, in a folder."""
+        """Download the file `file_id` to the folder `into`; return its path."""
         into.mkdir(parents=True, exist_ok=True)
         path = into / f"{file_id}.jsonl"
         path.write_bytes(self.client.content(f"/v1/files/{file_id}/content"))
@@ -330,7 +339,7 @@ class FakeGenerator(BaseGenerator):
         """Ask the service once."""
         body: dict[str, Any] = {
             "model": self._name,
-            "messages": [{"role": each.role, "content": each.words} for each in request.messages],
+            "messages": [{"role": message.role, "content": message.words} for message in request.messages],
         }
         body |= sampling_settings(request, {name: name for name in GENERATION_FIELDS} | {"seed": "seed"})
         reply = self._client.send("POST", "/v1/generate", body, safe=True)

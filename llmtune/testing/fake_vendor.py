@@ -1,4 +1,4 @@
-"""A stateful stand-in for one vendor's service, on a loopback port. Subclass it, and add routes.
+"""A stateful fake of one vendor's service, on a loopback port. Subclass it, and add routes.
 
 class Fake(FakeVendor):
     name = "acme"
@@ -36,18 +36,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from llmtune.testing.faults import Fault, Faults
-from llmtune.testing.http import Call, Refusal, Reply, Route, Server, matched, serve
+from llmtune.testing.http import Call, Refusal, Reply, Route, Server, match_path, serve
 
 
 @dataclass(frozen=True)
 class Phase:
     """One state that a job passes through: it ends after `looks` polls and `seconds`, whichever is later.
 
-    The last phase of a walk never ends. `training` marks the phase in which steps are made and metrics appear.
+    The last phase of a walk never ends. `training` marks the phase in which steps and metrics are made.
     """
 
     word: str
-    """The vendor's own word."""
+    """The vendor's name of the state."""
 
     looks: int = 1
     seconds: float = 0.0
@@ -59,14 +59,14 @@ class FakeJob:
     """A tuning job at a fake vendor.
 
     `body` is the request it was made by, `token` its idempotency key, `created` in seconds of the vendor's clock.
-    It stands at phase `at` of its `walk`, `since` then and after `looks` polls. `outcome` names the walk;
-    `override` is a word told in place of its state.
+    It is in phase `at` of its `walk` since the time `since`, and was polled `looks` times there. `outcome` names the
+    walk; `override` is reported in place of its state.
     """
 
     id: str
     body: dict[str, Any]
     key: str | None
-    """The run key it carries, wherever this vendor keeps it."""
+    """The run key that it is labelled with, however this vendor stores it."""
 
     token: str | None
     created: float
@@ -77,16 +77,16 @@ class FakeJob:
     outcome: str = "success"
     override: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the fake keeps of it."""
+    """Further data of the fake."""
 
     @property
     def word(self) -> str:
-        """Its state, in the vendor's own word."""
+        """Its state, as the vendor names it."""
         return self.override or self.walk[self.at].word
 
     @property
     def ended(self) -> bool:
-        """Whether its state is the last one of its walk."""
+        """Whether it is in the last phase of its walk."""
         return self.at == len(self.walk) - 1
 
 
@@ -113,7 +113,7 @@ class FakeFile:
 class FakeDeployment:
     """A deployment, which costs money from `created` until `removed`.
 
-    `model` is what it serves, `key` the run key it carries; times are of the vendor's clock.
+    `model` is the model it serves, `key` its run key; times are of the vendor's clock.
     """
 
     id: str
@@ -125,11 +125,11 @@ class FakeDeployment:
 
 
 class FakeVendor:
-    """Base of the fakes. Everything a route touches is guarded by one lock: routes run one at a time.
+    """Base class of the fakes. Routes run one at a time, under one lock.
 
     Args:
-        lag: seconds until a new job (file, deployment) shows up in a list; fetching it by id works at once.
-        api_key: the credential that requests must carry in some header; None takes any.
+        lag: seconds until a new job (file, deployment) is listed; fetching it by id works at once.
+        api_key: the credential that requests must send in some header; None accepts any request.
     """
 
     name: ClassVar[str] = "vendor"
@@ -139,13 +139,13 @@ class FakeVendor:
         "failure": (Phase("queued"), Phase("running", training=True), Phase("failed")),
         "cancelled": (Phase("cancelled"),),
     }
-    """States a job passes through, by outcome. success, failure and cancelled are needed."""
+    """States that a job passes through, by outcome. The keys success, failure and cancelled are required."""
 
     failure_message: ClassVar[str] = "The training data contains a row that could not be processed."
-    """What the vendor says of a job that failed; routes put it where the vendor would."""
+    """Error message of a failed job, for routes to report as the vendor does."""
 
     keeps_requests: ClassVar[int] = 100_000
-    """How many of the last requests are remembered."""
+    """How many of the last requests are stored."""
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         self.lag = lag
@@ -161,43 +161,43 @@ class FakeVendor:
         """Requests by role and by route name."""
 
         self.complaints: list[str] = []
-        """Every request that did not fit: unknown route, undeclared or wrong field. Tests demand it empty."""
+        """Every invalid request: unknown route, undeclared or invalid field. Tests check that it is empty."""
 
         self.outcome = "success"
-        """What becomes of the jobs made from now on: a key of `walks`."""
+        """Outcome of the jobs created from now on: a key of `walks`."""
 
         self.steps = 10
-        """Training steps of the jobs made from now on."""
+        """Training steps of the jobs created from now on."""
 
         self.before_route: Callable[[Call], None] | None = None
-        # A clock of its own: a test that makes the client's wall clock jump must not make the vendor's lists lag.
-        self._began, self._steady = time.time(), time.monotonic()
+        # Its own clock: a test that makes the client's wall clock jump must not make the vendor's lists lag.
+        self._started_at, self._started_monotonic = time.time(), time.monotonic()
         self._shift = 0.0
         self._numbers = itertools.count(1)
-        self._brain: dict[str, str] = {}
+        self._answers: dict[str, str] = {}
         self._server: Server | None = None
         self._url = ""
         self._routes = self._collect()
 
     @classmethod
     def _collect(cls) -> list[tuple[Route, str]]:
-        found: dict[str, list[tuple[Route, str]]] = {}
+        routes_by_name: dict[str, list[tuple[Route, str]]] = {}
         for base in reversed(cls.__mro__):
             for name, value in vars(base).items():
                 if routes := getattr(value, "_routes", None):
-                    found[name] = [(each, name) for each in reversed(routes)]
-        return [entry for entries in found.values() for entry in entries]
+                    routes_by_name[name] = [(route, name) for route in reversed(routes)]
+        return [entry for entries in routes_by_name.values() for entry in entries]
 
     # --- running ---------------------------------------------------------------------------------------------------
     @property
     def url(self) -> str:
-        """The base URL, without a trailing slash. Starts the server."""
+        """Base URL, without a trailing slash. Starts the server."""
         if self._server is None:
             self.start()
         return self._url
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen at `host` on a port of its own (0: any free one) until `close`."""
+        """Listen on `host` and `port` (0: any free one) until `close`."""
         with self.lock:
             if self._server is None:
                 self._server, self._url = serve(self, host, port)
@@ -211,6 +211,20 @@ class FakeVendor:
             server.shutdown()
             server.server_close()
 
+    def client_settings(self) -> dict[str, str]:
+        """Return the settings with which the vendor's provider reaches this fake. Starts the server.
+
+        Override it where the provider needs more than `base_url`.
+        """
+        return {"base_url": self.url}
+
+    def client_environment(self) -> dict[str, str]:
+        """Return the environment variables that the provider or the vendor's SDK reads besides, credentials above all.
+
+        A fake without `api_key` accepts any credential. Override it where one must be there.
+        """
+        return {}
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -219,24 +233,24 @@ class FakeVendor:
 
     # --- time ------------------------------------------------------------------------------------------------------
     def now(self) -> float:
-        """The vendor's clock, in Unix seconds."""
-        return self._began + (time.monotonic() - self._steady) + self._shift
+        """Return the time of the vendor's clock, in Unix seconds."""
+        return self._started_at + (time.monotonic() - self._started_monotonic) + self._shift
 
     def advance(self, seconds: float) -> None:
-        """Put the vendor's clock forward by so many `seconds`, for lags and states that last."""
+        """Move the vendor's clock forward by `seconds`, past lags and phases."""
         self._shift += seconds
 
     # --- jobs ------------------------------------------------------------------------------------------------------
     def new_id(self, prefix: str) -> str:
-        """An id that no other thing here has: `prefix` and six digits."""
+        """Make a unique id: `prefix` and six digits."""
         return f"{prefix}{next(self._numbers):06d}"
 
     def new_job(
         self, body: Mapping[str, Any], *, key: str | None = None, token: str | None = None, prefix: str = "job-"
     ) -> FakeJob:
-        """Make a job out of a request's `body`. `key` is the run key it carries; ids begin with `prefix`.
+        """Create a job from a request's `body`, labelled with the run key `key`; its id begins with `prefix`.
 
-        A `token` seen before answers with the first job of that token (idempotency).
+        For a `token` that was used before, return the first job of that token (idempotency).
         """
         with self.lock:
             if token is not None:
@@ -258,29 +272,29 @@ class FakeVendor:
             return job
 
     def job(self, id: str) -> FakeJob:
-        """The job of that id, or 404."""
+        """Return the job of that id. Raises `Refusal` (404)."""
         if id not in self.jobs:
             raise Refusal(404, f"No such job: {id}", code="not_found")
         return self.jobs[id]
 
     def look(self, job: FakeJob) -> str:
-        """A poll of the job: its state moves on when its phase is over. Returns the vendor's word."""
+        """Poll the job: return the vendor's name of its state, and move on to the next phase if this one is over."""
         job.looks += 1
-        while not job.ended and self._time_is_over(job):  # it went on while nobody looked
+        while not job.ended and self._has_expired(job):  # phases that ended between two polls
             job.since += job.walk[job.at].seconds
             job.at, job.looks = job.at + 1, 1
-        word = job.word
+        state = job.word
         phase = job.walk[job.at]
         if not job.ended and job.looks >= phase.looks and self.now() - job.since >= phase.seconds:
             job.at, job.looks, job.since = job.at + 1, 0, self.now()
-        return word
+        return state
 
-    def _time_is_over(self, job: FakeJob) -> bool:
+    def _has_expired(self, job: FakeJob) -> bool:
         phase = job.walk[job.at]
         return phase.seconds > 0 and job.looks > phase.looks and self.now() - job.since >= phase.seconds
 
     def training_share(self, job: FakeJob) -> float:
-        """How much of its training is done: 0 before, 1 after."""
+        """Return how much of its training is done: 0 before, 1 after."""
         at = next((at for at, phase in enumerate(job.walk) if phase.training), None)
         if at is None or job.at < at:
             return 0.0
@@ -292,33 +306,33 @@ class FakeVendor:
         return max(0.0, min(looks, passed, 1.0))
 
     def steps_done(self, job: FakeJob) -> int:
-        """Training steps made so far."""
+        """Return the training steps made so far."""
         return int(self.training_share(job) * job.data["steps"])
 
     def cancel_job(self, job: FakeJob) -> None:
-        """Set the job on the way to cancelled, unless it has ended."""
+        """Move the job to the walk `cancelled`, unless it has ended."""
         if not job.ended and job.outcome != "cancelled":
             job.outcome, job.walk, job.at, job.looks, job.since = "cancelled", self.walks["cancelled"], 0, 0, self.now()
 
-    def listed(self, things: Iterable[Any]) -> list[Any]:
-        """Those `things` (jobs, files, deployments) that lists show by now; what is younger than `lag` is missing."""
+    def listed(self, records: Iterable[Any]) -> list[Any]:
+        """Return the `records` (jobs, files, deployments) that lists show: those older than `lag` seconds."""
         horizon = self.now() - self.lag
-        return [thing for thing in things if thing.created <= horizon]
+        return [record for record in records if record.created <= horizon]
 
     def jobs_with(self, key: str) -> list[FakeJob]:
-        """Every job that carries this run key. More than one is a double bill."""
+        """Return every job with this run key. More than one means that a run was billed twice."""
         return [job for job in self.jobs.values() if key in (job.key, job.token)]
 
     # --- files, deployments ----------------------------------------------------------------------------------------
     def new_file(self, content: bytes, *, name: str = "", prefix: str = "file-", **data: Any) -> FakeFile:
-        """Keep an uploaded file: its `content`, and `data` of the fake's own. Ids begin with `prefix`."""
+        """Store an uploaded file: its `content`, and further `data` of the fake. Its id begins with `prefix`."""
         with self.lock:
             file = FakeFile(id=self.new_id(prefix), content=content, created=self.now(), name=name, data=data)
             self.files[file.id] = file
             return file
 
     def file(self, id: str) -> FakeFile:
-        """The file of that id, or 404."""
+        """Return the file of that id. Raises `Refusal` (404)."""
         if id not in self.files:
             raise Refusal(404, f"No such file: {id}", code="not_found")
         return self.files[id]
@@ -326,17 +340,17 @@ class FakeVendor:
     def new_deployment(
         self, model: str, *, key: str | None = None, prefix: str = "dep-", **data: Any
     ) -> FakeDeployment:
-        """Make a deployment of `model`; it costs money until `remove_deployment`.
+        """Create a deployment of `model`; it costs money until `remove_deployment`.
 
-        `key` is the run key it carries; ids begin with `prefix`.
+        It is labelled with the run key `key`; its id begins with `prefix`.
         """
         with self.lock:
-            made = FakeDeployment(self.new_id(prefix), model, key, self.now(), data=data)
-            self.deployments[made.id] = made
-            return made
+            deployment = FakeDeployment(self.new_id(prefix), model, key, self.now(), data=data)
+            self.deployments[deployment.id] = deployment
+            return deployment
 
     def remove_deployment(self, id: str) -> None:
-        """Remove a standing deployment, or 404."""
+        """Remove a deployment. Raises `Refusal` (404)."""
         deployment = self.deployments.get(id)
         if deployment is None or deployment.removed is not None:
             raise Refusal(404, f"No such deployment: {id}", code="not_found")
@@ -345,40 +359,40 @@ class FakeVendor:
     @property
     def standing(self) -> list[FakeDeployment]:
         """Deployments that cost money now."""
-        return [each for each in self.deployments.values() if each.removed is None]
+        return [deployment for deployment in self.deployments.values() if deployment.removed is None]
 
     # --- answers ---------------------------------------------------------------------------------------------------
     def teach(self, rows: Iterable[tuple[str, str]]) -> None:
-        """What a tuned model knows, from training `rows`: (last user message, answer)."""
-        self._brain.update(rows)
+        """Let tuned models answer as in training `rows`: (last user message, answer)."""
+        self._answers.update(rows)
 
     def say(self, prompt: str, *, tuned: bool) -> str:
-        """A model's answer. A tuned one gives what it was taught for the most similar prompt; any other is lost."""
-        if not tuned or not self._brain:
+        """Return a model's answer: for a tuned one, that of the most similar prompt it was taught."""
+        if not tuned or not self._answers:
             return "I am not sure."
-        if prompt in self._brain:
-            return self._brain[prompt]
-        words = set(prompt.lower().split())
+        if prompt in self._answers:
+            return self._answers[prompt]
+        prompt_tokens = set(prompt.lower().split())
 
-        def likeness(known: str) -> float:
-            others = set(known.lower().split())
-            return len(words & others) / max(1, len(words | others))
+        def similarity(taught: str) -> float:
+            taught_tokens = set(taught.lower().split())
+            return len(prompt_tokens & taught_tokens) / max(1, len(prompt_tokens | taught_tokens))
 
-        return self._brain[max(self._brain, key=likeness)]
+        return self._answers[max(self._answers, key=similarity)]
 
-    # --- the wire --------------------------------------------------------------------------------------------------
+    # --- HTTP ------------------------------------------------------------------------------------------------------
     def error_body(self, refusal: Refusal) -> Any:
-        """An error in this vendor's shape."""
+        """Return the body of an error in this vendor's format."""
         return {"error": {"message": refusal.message, "code": refusal.code, "param": refusal.field}}
 
     def authorised(self, call: Call) -> bool:
-        """Whether the request carries the right credential."""
+        """Return whether the request has the right credential."""
         return self.api_key is None or any(self.api_key in value for value in call.headers.values())
 
     def receive(self, call: Call) -> Fault | None:
-        """Note the request down, find its route, and say which fault strikes it."""
+        """Record the request, find its route, and return the fault to inject, if any."""
         for entry, name in self._routes:
-            if entry.method == call.method and (params := matched(entry.regex, call.path)) is not None:
+            if entry.method == call.method and (params := match_path(entry.regex, call.path)) is not None:
                 call.route, call.role, call.params = name, entry.role, params
                 break
         with self.lock:
@@ -389,7 +403,7 @@ class FakeVendor:
         return self.faults.pick(call.role, call.route)
 
     def answer_call(self, call: Call, fault: Fault | None) -> Reply:
-        """Let the route answer. A refusal becomes the vendor's error; a bug in the fake becomes a complaint."""
+        """Call the route. A refusal becomes the vendor's error; a bug in the fake becomes a complaint."""
         try:
             if fault is not None and fault.kind == "answer" and not fault.handled:
                 raise Refusal(fault.status, fault.message, code=fault.code, headers=fault.headers)
@@ -405,8 +419,8 @@ class FakeVendor:
         except Refusal as refusal:
             reply = Reply(self.error_body(refusal), refusal.status, dict(refusal.headers))
         except Exception as error:  # noqa: BLE001 - a bug in a fake must not look like a vendor that is down
-            self.complaints.append(f"{call.method} {call.path}: the fake broke: {type(error).__name__}: {error}")
-            reply = Reply({"error": {"message": f"the fake broke: {error!r}"}}, 599)
+            self.complaints.append(f"{call.method} {call.path}: the fake failed: {type(error).__name__}: {error}")
+            reply = Reply({"error": {"message": f"the fake failed: {error!r}"}}, 599)
         for where, what in call.refused:
             self.complaints.append(f"{call.method} {call.path}: {where or 'body'} {what}")
         return reply

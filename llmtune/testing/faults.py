@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a vendor, injected on purpose into a fake vendor.
+"""Faults between a client and a vendor, injected into a fake vendor.
 
 vendor.faults.add(rate_limit(retry_after=0.2), role="poll", times=2)
 vendor.faults.add(accept_then_drop(), role="submit")            # the job exists, the answer never comes
@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: What a request is for.
 Role = Literal["upload", "submit", "poll", "find", "cancel", "deploy", "undeploy", "generate", "delete", "other"]
 
-#: What a fault does to one exchange.
-Kind = Literal[
+#: What a fault does to a request.
+FaultKind = Literal[
     "answer",
     "reset",
     "hold",
@@ -35,16 +36,14 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One way for one exchange to go wrong. Build it with the functions below.
+    """A fault of one request, of the kind `kind`. Build it with the functions below.
 
-    `handled` tells whether the vendor did what was asked before things went wrong.
-
-    `kind` is the way. Of an answer, `status`, `code`, `message` and `headers` are what comes back; a hold or delay
-    lasts `seconds`; `word` is the job state (or number) that is reported; an endless answer has `size` bytes; `action`
-    is called at that moment.
+    `handled` tells whether the vendor handles the request first. `status`, `code`, `message` and `headers` are those of
+    an error response; a hold lasts `seconds`; `word` is the job state (or number) that is reported; an endless response
+    has `size` bytes; `action` is called when the fault is injected.
     """
 
-    kind: Kind
+    kind: FaultKind
     handled: bool = False
     status: int = 500
     message: str = "injected fault"
@@ -57,96 +56,96 @@ class Fault:
 
 
 def rate_limit(retry_after: float | None = 0.05) -> Fault:
-    """429, with `retry_after` as `Retry-After`, in seconds, unless None. The vendor did nothing."""
+    """Answer 429, with `Retry-After: retry_after` (seconds) unless it is None. The request is not handled."""
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
     return Fault(kind="answer", status=429, message="Rate limit reached.", code="rate_limit_exceeded", headers=headers)
 
 
 def server_error(status: int = 500, *, handled: bool = False) -> Fault:
-    """A 5xx answer (`status`); with `handled` the vendor did what was asked all the same."""
+    """Answer with a 5xx `status`; with `handled`, the vendor handles the request first."""
     return Fault(kind="answer", status=status, message="The server had an error.", code="server_error", handled=handled)
 
 
 def refusal(status: int, message: str, code: str | None = None) -> Fault:
-    """A refusal in the vendor's own shape: `status` 400, 401, 403, 404 and the like, with its `code`."""
+    """Refuse the request in the vendor's error format, with a `status` such as 400 or 404, a `message` and a `code`."""
     return Fault(kind="answer", status=status, message=message, code=code)
 
 
 def reset() -> Fault:
-    """The connection is reset before the vendor did anything (the client cannot know that)."""
+    """Reset the connection before the vendor handles the request (which the client cannot know)."""
     return Fault(kind="reset")
 
 
 def accept_then_drop() -> Fault:
-    """The vendor does what was asked, then the connection is reset before the answer."""
+    """Handle the request, then reset the connection before the response."""
     return Fault(kind="reset", handled=True)
 
 
 def accept_then_hold(seconds: float) -> Fault:
-    """The vendor does what was asked and holds the answer back for `seconds`; a shorter time-out strikes."""
+    """Handle the request and delay the response by `seconds`, longer than the client's timeout."""
     return Fault(kind="hold", handled=True, seconds=seconds)
 
 
 def slow(seconds: float) -> Fault:
-    """The vendor waits so many `seconds` before it does what was asked, then answers well."""
+    """Wait `seconds` before handling the request, then answer correctly."""
     return Fault(kind="hold", seconds=seconds)
 
 
 def truncated() -> Fault:
-    """The vendor does what was asked; its answer breaks off in the middle."""
+    """Handle the request; the response breaks off in the middle."""
     return Fault(kind="truncate", handled=True)
 
 
 def garbled() -> Fault:
-    """The vendor does what was asked; a proxy answers 200 with a page of HTML."""
+    """Handle the request; the response is 200 with an HTML page, as from a proxy."""
     return Fault(kind="garble", handled=True)
 
 
-def unknown_state(word: str = "recalibrating") -> Fault:
-    """The job's state reads `word` in this one answer."""
-    return Fault(kind="state", handled=True, word=word)
+def unknown_state(state: str = "recalibrating") -> Fault:
+    """Report the job's state as `state` in this one response."""
+    return Fault(kind="state", handled=True, word=state)
 
 
-def calling(action: Callable[[], Any], *, handled: bool = True) -> Fault:
-    """Call `action` after the vendor did what was asked (before, without `handled`); kill tests strike here."""
+def call_action(action: Callable[[], Any], *, handled: bool = True) -> Fault:
+    """Call `action` after the request is handled, or before, without `handled`; kill tests use it."""
     return Fault(kind="call", handled=handled, action=action)
 
 
-def endless(most: int = 256 * 1024**2) -> Fault:
-    """The vendor does what was asked; its answer goes on without end, until the client hangs up.
+def endless(max_bytes: int = 256 * 1024**2) -> Fault:
+    """Handle the request; the response does not end until the client hangs up.
 
-    It ends after `most` bytes all the same, so that a client without a bound fails its test and not the machine.
+    It ends after `max_bytes` nevertheless, so that a client without a limit fails its test, not the machine.
     """
-    return Fault(kind="endless", handled=True, size=most)
+    return Fault(kind="endless", handled=True, size=max_bytes)
 
 
 def trickle(seconds: float = 1.0) -> Fault:
-    """The vendor does what was asked; its answer comes byte by byte, one every so many `seconds`."""
+    """Handle the request; send the response byte by byte, one every `seconds`."""
     return Fault(kind="trickle", handled=True, seconds=seconds)
 
 
 def echo() -> Fault:
-    """A refusal (401) that repeats every header of the request, as gateways do: the key is among them."""
+    """Refuse the request (401) and repeat its headers in the response, as gateways do: the key is among them."""
     return Fault(kind="echo", status=401)
 
 
 def odd_numbers(literal: str = "1e400") -> Fault:
-    """The vendor does what was asked; every number of its JSON answer reads `literal`: "1e400", "NaN", "10000...".
+    """Handle the request; replace every number of the JSON response by `literal`: "1e400", "NaN", "10000...".
 
-    `True`, `False` and numbers inside of text stay as they are.
+    `True`, `False` and numbers inside text stay as they are.
     """
     return Fault(kind="odd", handled=True, word=literal)
 
 
 def empty_answer() -> Fault:
-    """The vendor does what was asked; its answer is 200 with an empty JSON object."""
+    """Handle the request; the response is 200 with an empty JSON object."""
     return Fault(kind="empty", handled=True)
 
 
 def endless_list() -> Fault:
-    """The vendor does what was asked; an answer that holds a list says that more follows, with a new cursor each time.
+    """Handle the request; a response with a list claims that more follows, with a new cursor each time.
 
-    An answer without a list stays as it is.
+    A response without a list stays as it is.
     """
     return Fault(kind="loop", handled=True)
 
@@ -169,7 +168,7 @@ class _Sprinkled:
 
 
 class Faults:
-    """The faults that one fake vendor is to inject. `injected` counts those that struck, by kind."""
+    """The faults of one fake vendor. `injected` counts those that were injected, by kind."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -180,9 +179,10 @@ class Faults:
     def add(
         self, fault: Fault, *, role: Role | None = None, route: str | None = None, times: int = 1, after: int = 0
     ) -> None:
-        """Strike the next `times` matching requests, once `after` others have passed untouched.
+        """Inject the fault into the next `times` matching requests, after the first `after` of them.
 
-        Matching is by role ("poll"), by the name of the route's method ("create_job"), or both; neither: any request.
+        A request matches by its `role` ("poll"), by the name of its `route`'s method ("create_job"), or by both; with
+        neither, every request matches.
         """
         with self._lock:
             self._planned.append(_Planned(fault, role, route, after, times))
@@ -190,23 +190,23 @@ class Faults:
     def sprinkle(
         self, faults: Sequence[Fault], *, rate: float, seed: int = 0, roles: Collection[Role] | None = None
     ) -> None:
-        """Strike each request of these roles with probability `rate`, with one of `faults`, repeatable by `seed`."""
+        """Inject one of `faults` into each request of these `roles` with probability `rate`, reproducible by `seed`."""
         with self._lock:
             self._sprinkled.append(_Sprinkled(faults, rate, roles, random.Random(seed)))
 
     def clear(self) -> None:
-        """Nothing goes wrong from now on."""
+        """Remove all faults."""
         with self._lock:
             self._planned.clear()
             self._sprinkled.clear()
 
     def total(self) -> int:
-        """How many faults have struck."""
+        """Return how many faults were injected."""
         with self._lock:
             return sum(self.injected.values())
 
     def pick(self, role: Role, route: str) -> Fault | None:
-        """The fault that strikes a request of this `role` and `route`, if one does; planned ones first."""
+        """Return the fault for a request of this `role` and `route`, or None; those of `add` come first."""
         with self._lock:
             for plan in self._planned:
                 if plan.times > 0 and plan.role in (None, role) and plan.route in (None, route):
@@ -215,9 +215,9 @@ class Faults:
                         continue
                     plan.times -= 1
                     return self._count(plan.fault)
-            for each in self._sprinkled:
-                if (each.roles is None or role in each.roles) and each.dice.random() < each.rate:
-                    return self._count(each.dice.choice(each.faults))
+            for sprinkled in self._sprinkled:
+                if (sprinkled.roles is None or role in sprinkled.roles) and sprinkled.dice.random() < sprinkled.rate:
+                    return self._count(sprinkled.dice.choice(sprinkled.faults))
         return None
 
     def _count(self, fault: Fault) -> Fault:

@@ -1,4 +1,4 @@
-"""The neutral fake vendor behind the `fake` provider: a small service that tunes nothing and forgets nothing."""
+"""The generic fake vendor behind the `fake` provider: a small service that accepts jobs but trains nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JOB = {
 
 
 class Fake(FakeVendor):
-    """Jobs, files, deployments and answers, in JSON. `python -m llmtune.testing.serve fake` runs one by hand."""
+    """Jobs, files, deployments and answers, in JSON. `python -m llmtune.testing.serve fake` starts one."""
 
     name = "fake"
     walks: ClassVar[dict[str, tuple[Phase, ...]]] = {
@@ -34,24 +34,24 @@ class Fake(FakeVendor):
         "failure": (Phase("queued"), Phase("training", training=True), Phase("failed")),
         "cancelled": (Phase("cancelling"), Phase("cancelled")),
     }
-    """States a job passes through, by outcome."""
+    """States that a job passes through, by outcome."""
 
     # --- files -----------------------------------------------------------------------------------------------------
     @route("POST", "/v1/files", role="upload")
     def upload(self, call: Call) -> Any:
-        """Keep a file, sent as the body."""
+        """Store a file, sent as the body."""
         query = call.fields({"name": str})
         return self._file(self.new_file(call.body, name=query.get("name", "")))
 
     @route("GET", "/v1/files", role="find")
     def find_files(self, call: Call) -> Any:
-        """Files by the hash of their content."""
-        wanted = call.fields({"sha256": Required(str)})["sha256"]
-        return {"data": [self._file(file) for file in self.listed(self.files.values()) if file.sha256 == wanted]}
+        """Find files by the hash of their content."""
+        sha256 = call.fields({"sha256": Required(str)})["sha256"]
+        return {"data": [self._file(file) for file in self.listed(self.files.values()) if file.sha256 == sha256]}
 
     @route("GET", "/v1/files/{file}/content")
     def content(self, call: Call) -> Any:
-        """A file's content."""
+        """Return a file's content."""
         return Reply(self.file(call.params["file"]).content)
 
     @route("DELETE", "/v1/files/{file}", role="delete")
@@ -65,7 +65,7 @@ class Fake(FakeVendor):
     # --- jobs ------------------------------------------------------------------------------------------------------
     @route("POST", "/v1/jobs", role="submit")
     def create_job(self, call: Call) -> Any:
-        """Start a job. An `Idempotency-Key` seen before answers with the first job of that key."""
+        """Start a job; for an `Idempotency-Key` that was used before, return the first job of that key."""
         body = call.json(_JOB)
         train = self.file(body["files"]["train"])
         job = self.new_job(body, key=body.get("key"), token=call.headers.get("idempotency-key"))
@@ -75,36 +75,36 @@ class Fake(FakeVendor):
     def _learn(self, file: FakeFile) -> None:
         for line in file.content.splitlines():
             messages = json.loads(line).get("messages", [])
-            asked = [each["content"] for each in messages if each["role"] == "user"]
-            told = [each["content"] for each in messages if each["role"] == "assistant"]
-            if asked and told:
-                self.teach([(str(asked[-1]), str(told[-1]))])
+            questions = [message["content"] for message in messages if message["role"] == "user"]
+            answers = [message["content"] for message in messages if message["role"] == "assistant"]
+            if questions and answers:
+                self.teach([(str(questions[-1]), str(answers[-1]))])
 
     @route("GET", "/v1/jobs", role="find")
     def find_jobs(self, call: Call) -> Any:
-        """Jobs by their key."""
-        wanted = call.fields({"key": Required(str)})["key"]
-        return {"data": [self._job(job) for job in self.listed(self.jobs.values()) if job.key == wanted]}
+        """Find jobs by their key."""
+        key = call.fields({"key": Required(str)})["key"]
+        return {"data": [self._job(job) for job in self.listed(self.jobs.values()) if job.key == key]}
 
     @route("GET", "/v1/jobs/{job}", role="poll")
     def get_job(self, call: Call) -> Any:
-        """How a job stands, with its metrics after a step and its events after a number."""
+        """Return a job's state, with its metrics after a step and its events after a number."""
         query = call.fields({"after_step": str, "after_event": str})
         job = self.job(call.params["job"])
-        word = self.look(job)
+        state = self.look(job)
         steps = self.steps_done(job)
-        if job.outcome == "success" and job.ended and word == job.word:
+        if job.outcome == "success" and job.ended and state == job.word:
             self.models.setdefault(f"tuned:{job.id}", {"base": job.body["model"], "job": job.id})
         after = int(query.get("after_step", 0))
         events = [{"id": at, "time": job.created + at, "message": f"step {at} done"} for at in range(1, steps + 1)]
         return self._job(job) | {
-            "status": word,
+            "status": state,
             "step": steps,
             "total_steps": job.data["steps"],
             "metrics": [self._metrics(job, step) for step in range(after + 1, steps + 1)],
             "events": events[int(query.get("after_event", 0)) :],
-            "error": self.failure_message if word == "failed" else None,
-            "billed_tokens": 1000 * steps if word == "succeeded" else None,
+            "error": self.failure_message if state == "failed" else None,
+            "billed_tokens": 1000 * steps if state == "succeeded" else None,
         }
 
     def _metrics(self, job: FakeJob, step: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Fake(FakeVendor):
 
     @route("POST", "/v1/jobs/{job}/cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
-        """Stop a job."""
+        """Cancel a job."""
         job = self.job(call.params["job"])
         self.cancel_job(job)
         return self._job(job)
@@ -127,7 +127,7 @@ class Fake(FakeVendor):
     # --- models, deployments, answers ------------------------------------------------------------------------------
     @route("GET", "/v1/models")
     def list_models(self, call: Call) -> Any:
-        """Every tuned model."""
+        """List every tuned model."""
         return {"data": [{"id": name} | model for name, model in self.models.items()]}
 
     @route("DELETE", "/v1/models/{model*}", role="delete")
@@ -139,15 +139,17 @@ class Fake(FakeVendor):
 
     @route("POST", "/v1/deployments", role="deploy")
     def deploy(self, call: Call) -> Any:
-        """Make a model answer; it costs money until removed."""
+        """Deploy a model; it costs money until removed."""
         body = call.json({"model": Required(str), "key": str})
         return self._deployment(self.new_deployment(body["model"], key=body.get("key")))
 
     @route("GET", "/v1/deployments", role="find")
     def find_deployments(self, call: Call) -> Any:
-        """Standing deployments by key."""
-        wanted = call.fields({"key": Required(str)})["key"]
-        return {"data": [self._deployment(each) for each in self.listed(self.standing) if each.key == wanted]}
+        """Find deployments by key."""
+        key = call.fields({"key": Required(str)})["key"]
+        return {
+            "data": [self._deployment(deployment) for deployment in self.listed(self.standing) if deployment.key == key]
+        }
 
     @route("DELETE", "/v1/deployments/{deployment}", role="undeploy")
     def undeploy(self, call: Call) -> Any:
@@ -155,12 +157,12 @@ class Fake(FakeVendor):
         self.remove_deployment(call.params["deployment"])
         return {}
 
-    def _deployment(self, made: FakeDeployment) -> dict[str, Any]:
-        return {"id": made.id, "model": made.model}
+    def _deployment(self, deployment: FakeDeployment) -> dict[str, Any]:
+        return {"id": deployment.id, "model": deployment.model}
 
     @route("POST", "/v1/generate", role="generate")
     def generate(self, call: Call) -> Any:
-        """One answer of a base model, a tuned model, or a deployment."""
+        """Generate one answer of a base model, a tuned model, or a deployment."""
         body = call.json(
             {
                 "model": Required(str),
@@ -173,10 +175,10 @@ class Fake(FakeVendor):
             }
         )
         name = body["model"]
-        standing = {each.id: each.model for each in self.standing}
+        standing = {deployment.id: deployment.model for deployment in self.standing}
         if name.startswith("dep-") and name not in standing:
             raise Refusal(404, f"No such deployment: {name}", code="not_found")
-        asked = [each["content"] or "" for each in body["messages"] if each["role"] == "user"]
-        text = self.say(asked[-1] if asked else "", tuned=standing.get(name, name) in self.models)
-        words = sum(len((each["content"] or "").split()) for each in body["messages"])
-        return {"text": text, "prompt_tokens": words, "completion_tokens": len(text.split())}
+        questions = [message["content"] or "" for message in body["messages"] if message["role"] == "user"]
+        text = self.say(questions[-1] if questions else "", tuned=standing.get(name, name) in self.models)
+        prompt_tokens = sum(len((message["content"] or "").split()) for message in body["messages"])
+        return {"text": text, "prompt_tokens": prompt_tokens, "completion_tokens": len(text.split())}

@@ -1,4 +1,4 @@
-"""The loopback HTTP server under every fake vendor: routes, calls, replies, and faults on the wire."""
+"""The loopback HTTP server of every fake vendor: routes, calls, replies, and injected faults."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmtune.testing.faults import Fault, Role
-from llmtune.testing.request_schema import complaints
+from llmtune.testing.request_schema import violations
 
 _numbers = itertools.count()
 
 
 class Refusal(Exception):
-    """Raised in a route to answer with an error; the vendor's `error_body` gives it the vendor's shape."""
+    """An error response, raised in a route; the vendor's `error_body` puts it in the vendor's format."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Part:
 
 @dataclass
 class Call:
-    """One request as a route sees it.
+    """One request, as passed to a route.
 
     `method` and `path` as sent, `query` by name, `body` in bytes, `time` in Unix seconds; `route` is the name of
-    the function that answered, `role` its role.
+    the function that answers, `role` its role.
     """
 
     method: str
@@ -79,25 +79,25 @@ class Call:
     route: str = ""
     role: Role = "other"
     params: dict[str, str] = field(default_factory=dict)
-    """What the placeholders of the route's pattern matched, percent-decoded."""
+    """Values of the placeholders in the route's pattern, percent-decoded."""
 
     time: float = 0.0
     pairs: list[tuple[str, str]] = field(default_factory=list)
-    """The query parameters in order, repeated ones too."""
+    """The query parameters in order, including repeated ones."""
 
     refused: list[tuple[str, str]] = field(default_factory=list)
-    """What was wrong with the fields of this request: (path, fault)."""
+    """Invalid fields of this request: (path, what is wrong)."""
 
     status: int | None = None
-    """The answer's status; None when there was no answer."""
+    """Status of the response; None when there was none."""
 
     @property
     def data(self) -> Any:
-        """The JSON body, None when there is none."""
+        """The JSON body; None when there is none."""
         return json.loads(self.body) if self.body else None
 
     def json(self, shape: Any) -> Any:
-        """The JSON body, refused with 400 unless it has that shape (see `llmtune.testing.request_schema`)."""
+        """Return the JSON body. Raises `Refusal` (400) unless it has this `shape`."""
         try:
             value = self.data
         except ValueError:
@@ -107,22 +107,22 @@ class Call:
         return value
 
     def fields(self, shape: Any) -> dict[str, str]:
-        """The query parameters, refused with 400 unless they have that shape; values are text."""
+        """Return the query parameters, as text. Raises `Refusal` (400) unless they have this `shape`."""
         self.hold_to(self.query, shape, "query")
         return self.query
 
     def form(self, shape: Any) -> dict[str, Part]:
-        """The parts of a multipart form by name, refused with 400 unless exactly these names are sent.
+        """Return the parts of a multipart form by name. Raises `Refusal` (400) for other names than those of `shape`.
 
-        `shape` is {name: str} (or Required(str)); what a part holds is the route's to check.
+        `shape` is {name: str} (or Required(str)); the content of a part is for the route to check.
         """
         parts = {part.name: part for part in multipart(self.headers.get("content-type", ""), self.body)}
         self.hold_to(dict.fromkeys(parts, ""), shape)
         return parts
 
     def hold_to(self, value: Any, shape: Any, path: str = "") -> None:
-        """Refuse with 400 unless `value` has that shape; the vendor remembers it as a complaint."""
-        faults = complaints(value, shape, path)
+        """Raise `Refusal` (400) unless `value` has this `shape`; the vendor records a complaint."""
+        faults = violations(value, shape, path)
         if faults:
             self.refused += faults
             where, fault = faults[0]
@@ -131,14 +131,14 @@ class Call:
 
 @dataclass
 class Reply:
-    """An answer: a body (JSON data, text or bytes), a status and headers."""
+    """A response: a body (JSON data, text or bytes), a status and headers."""
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, str]:
-        """The bytes and their content type."""
+        """Return the body in bytes, and its content type."""
         if self.body is None:
             return b"", "application/json"
         if isinstance(self.body, bytes):
@@ -177,12 +177,12 @@ def route(method: str, pattern: str, *, role: Role = "other") -> Callable[[Calla
 
 
 def multipart(content_type: str, body: bytes) -> list[Part]:
-    """The parts of a multipart body."""
-    found = re.search(r'boundary="?([^";]+)"?', content_type)
-    if not content_type.startswith("multipart/") or not found:
+    """Parse a multipart body. Raises `Refusal` (400) for any other."""
+    boundary = re.search(r'boundary="?([^";]+)"?', content_type)
+    if not content_type.startswith("multipart/") or not boundary:
         raise Refusal(400, "Expected a multipart form.")
     parts = []
-    for piece in body.split(b"--" + found[1].encode())[1:-1]:
+    for piece in body.split(b"--" + boundary[1].encode())[1:-1]:
         head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         headers = dict(re.findall(r"(?im)^([\w-]+):\s*(.+?)\s*$", head.decode("utf-8", "replace")))
         lowered = {name.lower(): value for name, value in headers.items()}
@@ -199,19 +199,19 @@ def multipart(content_type: str, body: bytes) -> list[Part]:
 
 
 class CallHandler(Protocol):
-    """What answers the calls that come in: a fake vendor."""
+    """Protocol of the object that answers calls: a fake vendor."""
 
     @property
     def name(self) -> str:
-        """Its name, for the thread that serves it."""
+        """Name for the server's thread."""
         ...
 
     def receive(self, call: Call) -> Fault | None:
-        """Record the call and find its route. Returns the fault that strikes it, if one does."""
+        """Record the call and find its route; return the fault to inject, or None."""
         ...
 
     def answer_call(self, call: Call, fault: Fault | None) -> Reply:
-        """Return what the route answers."""
+        """Return the response of the route."""
         ...
 
 
@@ -224,8 +224,8 @@ class Server(ThreadingHTTPServer):
     vendor: CallHandler
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
         self._open: set[socket.socket] = set()
+        super().__init__(*arguments, **more)  # closes itself where it cannot listen
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Remember the connection while it is open."""
@@ -238,18 +238,18 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def server_close(self) -> None:
-        """Stop listening, and hang up on clients that keep their connection for the next request."""
+        """Stop listening, and close connections that clients keep open for the next request."""
         super().server_close()
         for request in list(self._open):
             with contextlib.suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is part of the game; say nothing."""
+        """Ignore errors: clients are expected to disconnect in the middle of a request."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads a request, lets the vendor answer, and lets faults strike."""
+    """Reads a request, passes it to the vendor, and injects faults into the response."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -257,13 +257,13 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def handle_expect_100(self) -> bool:
-        """Let the client go on at once: the answer must not wait in the buffer until the body has come."""
-        going_on = super().handle_expect_100()
+        """Send "100 Continue" at once: it must not wait in the buffer until the body has arrived."""
+        proceed = super().handle_expect_100()
         self.wfile.flush()
-        return going_on
+        return proceed
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing on stderr."""
+        """Print nothing to stderr."""
 
     def _any(self) -> None:
         split = urlsplit(self.path)
@@ -279,8 +279,8 @@ class Handler(BaseHTTPRequestHandler):
         vendor = self.server.vendor
         fault = vendor.receive(call)
         if fault is not None and fault.kind == "echo":
-            words = " ".join(f"{name}: {value}" for name, value in call.headers.items())
-            self._send(call, Reply({"error": {"message": f"not allowed: {words}", "code": "denied"}}, fault.status))
+            headers = " ".join(f"{name}: {value}" for name, value in call.headers.items())
+            self._send(call, Reply({"error": {"message": f"not allowed: {headers}", "code": "denied"}}, fault.status))
             return
         if fault is not None and not self._before(fault):
             return
@@ -302,12 +302,12 @@ class Handler(BaseHTTPRequestHandler):
             return body
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        if len(body) < length:  # killed while it was sending: nobody asked anything
+        if len(body) < length:  # killed while it was sending: this was no request
             raise ConnectionError("the client went away in the middle of its request")
         return body
 
     def _before(self, fault: Fault) -> bool:
-        """Strike before the vendor acts; False when the exchange is over."""
+        """Inject a fault before the vendor handles the request; return False when the exchange is over."""
         if fault.handled:
             return True
         if fault.kind == "reset":
@@ -320,7 +320,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _after(self, fault: Fault, call: Call, reply: Reply) -> bool:
-        """Strike after the vendor acted; False when the exchange is over."""
+        """Inject a fault after the vendor handled the request; return False when the exchange is over."""
         if fault.kind == "reset":
             self._reset()
             return False
@@ -338,7 +338,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault.kind == "empty":
             reply.body = {}
         elif fault.kind == "loop":
-            reply.body = _going_on(reply.body)
+            reply.body = _with_next_page(reply.body)
         elif fault.kind in ("endless", "trickle"):
             self._pour(fault, call, reply)
             return False
@@ -352,7 +352,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _pour(self, fault: Fault, call: Call, reply: Reply) -> None:
-        """Send an answer without end, or one byte now and then; it is over when the client hangs up."""
+        """Send a response without end, or one byte at a time, until the client hangs up."""
         self.close_connection = True
         body, kind = reply.encode()
         with contextlib.suppress(OSError):
@@ -392,12 +392,12 @@ class Handler(BaseHTTPRequestHandler):
         os.close(self.connection.detach())
 
 
-#: What vendors call the field that says that a list goes on.
+#: Names that vendors give to the cursor of the next page.
 _CURSORS = ("next_page_token", "nextPageToken", "nextToken")
 
 
-def _going_on(body: Any) -> Any:
-    """Return an answer as it is, or, where it holds a list, one that never was the last of that list."""
+def _with_next_page(body: Any) -> Any:
+    """Return a response with a list as a page that is never the last one; any other response is unchanged."""
     lists = [value for value in body.values() if isinstance(value, list)] if isinstance(body, dict) else []
     if not lists:
         return body
@@ -410,21 +410,21 @@ def _going_on(body: Any) -> Any:
 
 
 def _with_numbers(value: Any, literal: str) -> bytes:
-    """Return the JSON of a value in which every number reads `literal`."""
+    """Return the JSON of a value in which every number is replaced by `literal`."""
     mark = "\x00number\x00"
 
-    def marked(part: Any) -> Any:
+    def mark_numbers(part: Any) -> Any:
         if isinstance(part, dict):
-            return {name: marked(inner) for name, inner in part.items()}
+            return {name: mark_numbers(inner) for name, inner in part.items()}
         if isinstance(part, list):
-            return [marked(inner) for inner in part]
+            return [mark_numbers(inner) for inner in part]
         return mark if isinstance(part, int | float) and not isinstance(part, bool) else part
 
-    return json.dumps(marked(value)).replace(json.dumps(mark), literal).encode()
+    return json.dumps(mark_numbers(value)).replace(json.dumps(mark), literal).encode()
 
 
 def serve(vendor: CallHandler, host: str = "127.0.0.1", port: int = 0) -> tuple[Server, str]:
-    """Start answering for `vendor` in threads of its own; returns the server and its base URL."""
+    """Start serving `vendor` in its own threads; return the server and its base URL."""
     server = Server((host, port), Handler)
     server.vendor = vendor
     threading.Thread(
@@ -433,7 +433,7 @@ def serve(vendor: CallHandler, host: str = "127.0.0.1", port: int = 0) -> tuple[
     return server, f"http://{host}:{server.server_address[1]}"
 
 
-def matched(regex: re.Pattern[str], path: str) -> dict[str, str] | None:
-    """The placeholders of a route's pattern, percent-decoded; None when the path is another."""
-    found = regex.fullmatch(path)
-    return {name: unquote(value) for name, value in found.groupdict().items()} if found else None
+def match_path(regex: re.Pattern[str], path: str) -> dict[str, str] | None:
+    """Return the placeholders of a route's pattern, percent-decoded; None when the path does not match."""
+    match = regex.fullmatch(path)
+    return {name: unquote(value) for name, value in match.groupdict().items()} if match else None

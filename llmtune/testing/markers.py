@@ -1,4 +1,4 @@
-"""Marks on tests of the conformance suite that cannot pass for a provider. A marked test must fail."""
+"""Marks for tests of the conformance suite that cannot pass for a provider. A marked test must fail."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 @dataclass(frozen=True)
 class Mark:
-    """Why a test of the suite cannot pass for a provider. The test must then fail, and is reported as expected.
+    """Why a test of the suite cannot pass for a provider. The test must then fail; it is reported as an xfail.
 
-    `kind` says whose turn it is, `reason` what is lacking, in words.
+    `kind` says who would have to change, `reason` what is missing.
     """
 
     kind: Literal["notimpl", "notyet", "never"]
@@ -22,22 +22,22 @@ class Mark:
 
 
 def notimpl(reason: str) -> Mark:
-    """The vendor can do it; our adapter does not yet."""
+    """Mark a test of a feature that the vendor has and the provider does not support yet."""
     return Mark("notimpl", reason)
 
 
 def notyet(reason: str) -> Mark:
-    """The vendor cannot do it yet."""
+    """Mark a test of a feature that the vendor does not have yet."""
     return Mark("notyet", reason)
 
 
 def never(reason: str) -> Mark:
-    """It makes no sense for this vendor."""
+    """Mark a test that does not apply to this vendor."""
     return Mark("never", reason)
 
 
-def marked(test: Callable[..., Any], mark: Mark) -> Callable[..., Any]:
-    """The same test, expected to fail; xfail is strict, so that a mark that has become wrong fails."""
+def expect_failure(test: Callable[..., Any], mark: Mark) -> Callable[..., Any]:
+    """Return the test as a strict xfail, so that a mark which is no longer true fails."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> Any:

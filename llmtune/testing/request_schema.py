@@ -1,12 +1,12 @@
-"""Say which fields a fake vendor takes, and hold requests to it.
+"""Shapes: declarations of the fields that a fake vendor accepts, and the check of requests against them.
 
 A shape is written as plain Python:
 
     {"model": Required(str), "suffix": str, "n_epochs": (int, {"auto"}), "metadata": {...: str}, "rows": [dict]}
 
-A type means a value of it (`float` takes whole numbers too, `int` takes no booleans); a dict an object with these keys
-and no others; a dict whose only key is `...` an object with any keys; a list an array of the given shape; a tuple any
-one of its members; a set one of its values; None null; `Any` anything.
+A type means a value of that type (`float` includes whole numbers, `int` excludes booleans); a dict, an object with only
+these keys; a dict whose only key is `...`, an object with any keys; a list, an array of the given shape; a tuple, any
+of its members; a set, one of its values; None, null; `Any`, anything.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Required:
-    """A field that must be there.
-
-    `shape` is as anywhere else.
-    """
+    """A required field, of the given `shape`."""
 
     shape: Any
 
 
-def complaints(value: Any, shape: Any, path: str = "") -> list[tuple[str, str]]:
-    """Everything that is wrong with `value`, as (dotted path, what is wrong); empty when it has that shape."""
+def violations(value: Any, shape: Any, path: str = "") -> list[tuple[str, str]]:
+    """Return the errors of `value` as (dotted path, what is wrong); an empty list if it has this `shape`.
+
+    `path` is the path of the value itself.
+    """
     if isinstance(shape, Required):
         shape = shape.shape
     if shape is Any:
@@ -40,12 +40,12 @@ def complaints(value: Any, shape: Any, path: str = "") -> list[tuple[str, str]]:
         listed = ", ".join(sorted(map(repr, shape)))
         return [] if _among(value, shape) else [(path, f"must be one of {listed}, not {_short(value)}")]
     if isinstance(shape, tuple):
-        tried = [complaints(value, each, path) for each in shape]
+        tried = [violations(value, member, path) for member in shape]
         return min(tried, key=len) if all(tried) else []
     if isinstance(shape, list):
         if not isinstance(value, list):
             return [(path, f"must be an array, not {_short(value)}")]
-        return [fault for at, each in enumerate(value) for fault in complaints(each, shape[0], f"{path}[{at}]")]
+        return [fault for at, entry in enumerate(value) for fault in violations(entry, shape[0], f"{path}[{at}]")]
     if isinstance(shape, Mapping):
         return _in_object(value, shape, path)
     raise TypeError(f"not a shape: {shape!r}")
@@ -55,11 +55,15 @@ def _in_object(value: Any, shape: Mapping[Any, Any], path: str) -> list[tuple[st
     if not isinstance(value, Mapping):
         return [(path, f"must be an object, not {_short(value)}")]
     if set(shape) == {...}:
-        return [fault for key, each in value.items() for fault in complaints(each, shape[...], _join(path, key))]
+        return [
+            fault
+            for key, inner_value in value.items()
+            for fault in violations(inner_value, shape[...], _join(path, key))
+        ]
     faults = [(_join(path, key), "is not a field of this request") for key in value if key not in shape]
     for key, inner in shape.items():
         if key in value:
-            faults += complaints(value[key], inner, _join(path, key))
+            faults += violations(value[key], inner, _join(path, key))
         elif isinstance(inner, Required):
             faults.append((_join(path, key), "is missing"))
     return faults
@@ -78,8 +82,8 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _among(value: Any, allowed: set[Any] | frozenset[Any]) -> bool:
-    # True == 1 in Python, never on the wire.
-    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed)
+    # True == 1 in Python, but not in JSON.
+    return any(value == member and isinstance(value, bool) == isinstance(member, bool) for member in allowed)
 
 
 def _short(value: Any) -> str:

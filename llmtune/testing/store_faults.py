@@ -1,7 +1,7 @@
-"""What can go wrong with the run store, injected on purpose: a database that is away for a while.
+"""Faults of the run store, injected on purpose: a database that is unavailable for a while.
 
 with store_away(store, times=5, after=20):
-    run.wait()                      # twenty transactions go well, five find nobody, and then it is back
+    run.wait()                      # twenty transactions succeed, five fail, then the store is back
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ if TYPE_CHECKING:
 def store_away(
     store: Store, *, times: int, after: int = 0, when: Callable[[], bool] = lambda: True
 ) -> Iterator[Callable[[], int]]:
-    """Let the next `times` transactions of a store fail as those of a database that is being restarted do.
+    """Let `times` transactions of a store fail, as if its database were being restarted.
 
     Args:
-        store: the store, as this process has it open.
-        times: how many transactions fail.
-        after: how many go well before that.
-        when: asked at each transaction; it goes well, and is not counted, where this is false.
+        store: the store to change, in this process.
+        times: number of transactions that fail, with `StoreUnavailable`.
+        after: number of transactions that succeed before that.
+        when: called for each transaction; if it returns False, the transaction succeeds and is not counted.
 
-    Yields a call that says how many have failed so far. What fails raises `StoreUnavailable`.
+    Yields:
+        A function that returns how many transactions have failed so far.
+
+    Raises:
+        ValueError: the store is away already: one `store_away` at a time.
     """
+    if "read" in vars(store):
+        raise ValueError(f"the run store {store.shown} is away already; wait for the end of the other store_away")
     lock = threading.Lock()
     passed = failed = 0
 
-    def strike() -> None:
+    def fail_if_due() -> None:
         nonlocal passed, failed
         with lock:
             if failed >= times or not when():
@@ -48,7 +54,7 @@ def store_away(
     def guarded(transaction: Callable[..., AbstractContextManager[Any]]) -> Callable[..., Any]:
         @contextmanager
         def begin(**options: Any) -> Iterator[Any]:
-            strike()
+            fail_if_due()
             with transaction(**options) as connection:
                 yield connection
 

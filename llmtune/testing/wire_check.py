@@ -1,8 +1,8 @@
-"""Wire truth: what is declared is what moves, in both directions.
+"""Check that a provider's requests match its declarations, in both directions.
 
-Every field of the job is set alone; the request is built with and without it; exactly the declared paths must differ.
-A builder that forgets a field, or moves one it did not declare, is caught here, offline. Providers repeat the check at
-the transport, through the vendor's real SDK, with `moved_paths` over what their fake received.
+Each field of the job is set alone; the request is built with and without it, and only the declared paths must differ.
+This finds, offline, builders that ignore a field or change an undeclared path. Providers repeat the check at the
+transport, through the vendor's real SDK, with `moved_paths` on the requests that their fake received.
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
-from llmtune.provider.declarations import DECLARED_FIELDS, GENERATION_FIELDS, Capabilities, Converted, Sent
+from llmtune.provider.declarations import (
+    DECLARED_FIELDS,
+    GENERATION_FIELDS,
+    Capabilities,
+    Converted,
+    Declarations,
+    Sent,
+)
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.translate import translate
 from llmtune.provider.types import Target, UploadRef
 
-#: Rows of the imagined dataset, for the conversions between epochs and steps.
+#: Number of rows of the assumed dataset, for conversions between epochs and steps.
 ROWS = 1000
 
-#: Values to try for each field, in the job's own units; the first that a backend takes and that changes the request.
+#: Values to try for each field, in the job's units, until the backend accepts one and the request changes.
 CANDIDATES: dict[str, tuple[Any, ...]] = {
     "epochs": (2, 4, 1, 5),
     "max_steps": (250, 500, 100, 1),
@@ -42,7 +49,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "max_grad_norm": (0.5, 2.0),
     "prompt_loss_weight": (1.0, 0.0, 0.3),
     "lora_rank": (4, 8, 16, 32),
-    "lora_alpha": (8.0, 24.0, 16, 8),
+    "lora_alpha": (8.0, 24.0, 16, 8, 32),
     "lora_dropout": (0.05, 0.1),
     "lora_target_modules": ("attention", "all-linear", ("q_proj", "v_proj"), "mlp"),
     "layer_lr_multipliers": ({"0": 0.5},),
@@ -56,7 +63,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "eval_every": (10, 50, 100),
     "checkpoint_every": (25, 50, 125),
     "keep_checkpoints": (3, 1),
-    "dpo_beta": (0.2, 0.4),
+    "dpo_beta": (0.2, 0.4, 0.05),
     "name": ("another-name",),
     "seed": (7, 11),
     "tags": ({"team": "search"},),
@@ -66,7 +73,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "max_tokens": (64,),
 }
 
-#: What else must be known for a conversion to be possible; set in both requests that are compared.
+#: Other fields that a conversion needs; they are set in both requests.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "max_steps": {"batch_size": 8},
     "warmup_ratio": {"batch_size": 8, "epochs": 2},
@@ -83,7 +90,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 class Violation:
     """One disagreement between declaration and request.
 
-    With `field` set to `value`, the paths `declared` should have differed in the request, and those `moved` did.
+    With `field` set to `value`, the paths `declared` should have changed in the request; those of `moved` did.
     """
 
     field: str
@@ -98,7 +105,7 @@ class Violation:
         )
 
 
-def check_wire_truth(
+def check_request_fields(
     provider: Provider,
     model: str,
     *,
@@ -107,10 +114,10 @@ def check_wire_truth(
     options: Mapping[str, Any] | None = None,
     companions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Violation]:
-    """Every disagreement between what the provider declares for this target and what its requests hold.
+    """Return every disagreement between what the provider declares for a target and its requests; empty if none.
 
-    `model`, `method`, `adapter` and `options` say which target. `companions` adds to `COMPANIONS` what a backend wants
-    set beside a field. An empty list means wire truth holds.
+    `model`, `method`, `adapter` and `options` define the target. `companions` adds to `COMPANIONS` the fields that a
+    backend needs together with a field.
     """
     target = Target(
         provider=provider.name,
@@ -121,13 +128,13 @@ def check_wire_truth(
         options=dict(options or {}),
     )
     capabilities = provider.capabilities(target)
-    found: list[Violation] = []
+    violations: list[Violation] = []
     for name in DECLARED_FIELDS:
-        beside = {**COMPANIONS.get(name, {}), **(companions or {}).get(name, {})}
-        beside = {key: value for key, value in beside.items() if key != name}
-        without = _built(provider, target, capabilities, beside)
-        found += _check_field(provider, target, capabilities, name, beside, without)
-    return found
+        companion_fields = {**COMPANIONS.get(name, {}), **(companions or {}).get(name, {})}
+        companion_fields = {key: value for key, value in companion_fields.items() if key != name}
+        without = _build(provider, target, capabilities, companion_fields)
+        violations += _check_field(provider, target, capabilities, name, companion_fields, without)
+    return violations
 
 
 def _check_field(
@@ -135,30 +142,38 @@ def _check_field(
     target: Target,
     capabilities: Capabilities,
     name: str,
-    beside: dict[str, Any],
+    companion_fields: dict[str, Any],
     without: dict[str, Any],
 ) -> Iterator[Violation]:
     declared = capabilities.parameters[name]
-    knob = isinstance(declared, (Sent, Converted)) and declared.where == "training"
-    went_out = False
+    is_parameter = isinstance(declared, (Sent, Converted)) and declared.where == "training"
+    was_sent = False
     for value in CANDIDATES[name]:
-        receipt = _receipt(target, capabilities, {**beside, name: value})
+        receipt = _receipt(target, capabilities, {**companion_fields, name: value})
         row = receipt[name]
         if row.support == "invalid":
             continue
-        expected = frozenset({row.wire, *row.also} if row.moves and row.where == "training" and row.wire else ())
-        moved = _folded(moved_paths(without, provider.build(receipt, _FILES).body), expected)
-        if moved - expected:
+        expected = frozenset({row.wire, *row.also} if row.is_sent and row.where == "training" and row.wire else ())
+        moved = _fold(moved_paths(without, provider.build(receipt, _FILES).body), expected)
+        if moved - expected - _given_up_defaults(capabilities.parameters, name):
             yield Violation(name, value, expected, moved)
         if row.wire in moved:
-            went_out = True
-    applies = _receipt(target, capabilities, beside)[name].support != "not_applicable"
-    if isinstance(declared, (Sent, Converted)) and knob and applies and not went_out:
-        yield Violation(name, f"any of {CANDIDATES[name]}", frozenset({declared.wire}), frozenset())
+            was_sent = True
+    applies = _receipt(target, capabilities, companion_fields)[name].support != "not_applicable"
+    if isinstance(declared, (Sent, Converted)) and is_parameter and applies and not was_sent:
+        yield Violation(name, f"any of {CANDIDATES[name]}", frozenset({declared.request_path}), frozenset())
 
 
-def _folded(moved: frozenset[str], declared: frozenset[str]) -> frozenset[str]:
-    """Leaves inside a declared mapping (tags) count as that mapping."""
+def _given_up_defaults(parameters: Declarations, name: str) -> frozenset[str]:
+    """Return the paths whose default is not sent once the field `name` is set."""
+    entries = parameters.values()
+    return frozenset(
+        entry.request_path for entry in entries if isinstance(entry, Sent) and name in entry.default_unless
+    )
+
+
+def _fold(moved: frozenset[str], declared: frozenset[str]) -> frozenset[str]:
+    """Replace leaves inside a declared mapping (tags) by the path of that mapping."""
     return frozenset(next((path for path in declared if leaf.startswith(f"{path}.")), leaf) for leaf in moved)
 
 
@@ -168,7 +183,7 @@ _FILES = {
 }
 
 
-def _built(provider: Provider, target: Target, capabilities: Capabilities, fields: dict[str, Any]) -> dict[str, Any]:
+def _build(provider: Provider, target: Target, capabilities: Capabilities, fields: dict[str, Any]) -> dict[str, Any]:
     return provider.build(_receipt(target, capabilities, fields), _FILES).body
 
 
@@ -177,10 +192,10 @@ def _receipt(target: Target, capabilities: Capabilities, fields: Mapping[str, An
 
 
 def job_with(target: Target, fields: Mapping[str, Any]) -> TuningJob:
-    """A job for this target in which just these receipt fields are set."""
+    """Build a job for this `target` in which only these receipt `fields` are set."""
     hyperparameters = {name: value for name, value in fields.items() if name in Hyperparameters.model_fields}
     evaluation = {name: value for name, value in fields.items() if name in GENERATION_FIELDS}
-    rest = {name: value for name, value in fields.items() if name in ("name", "seed", "tags")}
+    top_level = {name: value for name, value in fields.items() if name in ("name", "seed", "tags")}
     return TuningJob.model_validate(
         {
             "name": "wire-truth",
@@ -190,19 +205,21 @@ def job_with(target: Target, fields: Mapping[str, Any]) -> TuningJob:
             "adapter": target.adapter,
             "hyperparameters": hyperparameters,
             "evaluation": EvaluationSpec.model_validate(evaluation),
-            **rest,
+            **top_level,
         }
     )
 
 
 def moved_paths(before: Mapping[str, Any], after: Mapping[str, Any]) -> frozenset[str]:
-    """Dotted paths of the leaves that differ between two request bodies, `before` and `after`."""
-    left, right = dict(leaves(before)), dict(leaves(after))
-    return frozenset(path for path in left.keys() | right.keys() if left.get(path) != right.get(path))
+    """Return the dotted paths of the leaves that differ between two request bodies, `before` and `after`."""
+    old_leaves, new_leaves = dict(leaves(before)), dict(leaves(after))
+    return frozenset(
+        path for path in old_leaves.keys() | new_leaves.keys() if old_leaves.get(path) != new_leaves.get(path)
+    )
 
 
 def leaves(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a nested body with its dotted path, after `prefix`; lists are leaves."""
+    """Yield each leaf of a nested body with its dotted path, after `prefix`; lists are leaves."""
     for key, value in body.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:

@@ -1,7 +1,7 @@
-"""Curves in the tools people have: TensorBoard, MLflow and Weights & Biases, each through its own library.
+"""Experiment trackers: TensorBoard, MLflow and Weights & Biases, each through its own library.
 
-A sink is named by a line: `tensorboard:runs/`, `mlflow:http://tracker:5000#my-experiment`, `wandb:my-team/my-project`.
-What is after the colon may be left out; then the tool's own settings decide.
+A tracker is named by a line: `tensorboard:runs/`, `mlflow:http://tracker:5000#my-experiment`,
+`wandb:my-team/my-project`. The part after the colon is optional: without it the tool's own settings decide.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from llmtune.config import redact_url
 from llmtune.errors import InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint
 
-#: What a sink holds already, by its own name of the series, and step.
+#: The points that a tracker holds, by its own name of the series, and step.
 Written = dict[tuple[str, int], float]
 
 
 @dataclass(frozen=True)
-class SinkRun:
-    """What a sink is told of the run whose points it gets."""
+class TrackedRun:
+    """The description of a run for a tracker."""
 
     id: str
     name: str
@@ -37,18 +37,18 @@ class SinkRun:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class Sink(Protocol):
-    """Where points go. One object is used from one thread at a time."""
+class Tracker(Protocol):
+    """An experiment tracker that takes the points of one run. Used from one thread at a time."""
 
-    def begin(self, run: SinkRun, handle: dict[str, Any]) -> Written | None:
-        """Open it, for the first time or (with the `handle` that was kept) again; fill `handle` with what finds it.
+    def start_run(self, run: TrackedRun, handle: dict[str, Any]) -> Written | None:
+        """Open a new run at the tracker, or the one of the stored `handle`; fill `handle` with what identifies it.
 
-        Returns what it holds already; None when it cannot tell, so that the store's own note is believed.
+        Returns the points it holds already; None when it cannot list them: the store's record counts then.
         """
         ...
 
-    def named(self, series: str) -> str:
-        """How the sink calls a series: its own name, but for characters that the tool does not take."""
+    def series_name(self, series: str) -> str:
+        """Return the tracker's name of a series: the series' own, without characters that the tool does not take."""
         ...
 
     def write(self, points: Sequence[MetricPoint]) -> None:
@@ -56,15 +56,15 @@ class Sink(Protocol):
         ...
 
     def start_over(self, handle: dict[str, Any]) -> None:
-        """Drop every point: some were corrected by the backend, and all come again."""
+        """Remove every point: the backend has corrected some, and all are written again."""
         ...
 
     def finish(self, results: Mapping[str, float], step: int, state: str) -> None:
-        """The run has ended: the results on the held-out rows, the last step, and the state ("succeeded", ...)."""
+        """End the run with its results on the held-out rows, its last step, and its state ("succeeded", ...)."""
         ...
 
     def close(self) -> None:
-        """Let go of it, whether or not the run has ended."""
+        """Close the connection, whether or not the run has ended."""
         ...
 
 
@@ -75,24 +75,24 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "tensorboard": _Kind("llmtune.trackers.tensorboard:TensorBoardSink", "tensorboard", "tensorboard"),
-    "mlflow": _Kind("llmtune.trackers.mlflow:MLflowSink", "mlflow", "mlflow"),
-    "wandb": _Kind("llmtune.trackers.wandb:WandbSink", "wandb", "wandb"),
+    "tensorboard": _Kind("llmtune.trackers.tensorboard:TensorBoardTracker", "tensorboard", "tensorboard"),
+    "mlflow": _Kind("llmtune.trackers.mlflow:MLflowTracker", "mlflow", "mlflow"),
+    "wandb": _Kind("llmtune.trackers.wandb:WandbTracker", "wandb", "wandb"),
 }
 
 
-def checked(spec: str) -> str:
-    """The spec with its paths made absolute, so that it means the same wherever the run is followed from.
+def normalize_spec(spec: str) -> str:
+    """Check a spec and make its paths absolute, so that it means the same wherever the run is followed from.
 
     Raises:
         UnknownName: there is no such sink.
         InvalidJob: it holds a password, which would be written into the run's record.
         MissingExtra: the tool's package is not installed.
     """
-    name, _, place = spec.strip().partition(":")
+    name, _, target = spec.strip().partition(":")
     if name not in _KINDS:
         raise UnknownName("sink", name, _KINDS, where="sinks")
-    if redact_url(place) != place:
+    if redact_url(target) != target:
         raise InvalidJob(
             f"the address of the sink {name} holds a password, which would be kept with the run",
             where="sinks",
@@ -101,25 +101,25 @@ def checked(spec: str) -> str:
     kind = _KINDS[name]
     if importlib.util.find_spec(kind.package) is None:
         raise MissingExtra(kind.extra, kind.package, purpose=f"the sink {name}")
-    return f"{name}:{_absolute(name, place)}" if place else name
+    return f"{name}:{_resolve_paths(name, target)}" if target else name
 
 
-def make(spec: str) -> Sink:
-    """The sink of a spec that was checked."""
-    name, _, place = spec.partition(":")
+def create_tracker(spec: str) -> Tracker:
+    """Create the tracker of a spec that was checked."""
+    name, _, target = spec.partition(":")
     module, _, attribute = _KINDS[name].home.partition(":")
     turn_off_telemetry()
-    made: Sink = getattr(importlib.import_module(module), attribute)(place)
-    return made
+    tracker: Tracker = getattr(importlib.import_module(module), attribute)(target)
+    return tracker
 
 
-def _absolute(name: str, place: str) -> str:
+def _resolve_paths(name: str, target: str) -> str:
     if name == "tensorboard":
-        return str(Path(place).expanduser().absolute())
+        return str(Path(target).expanduser().absolute())
     if name == "mlflow":
-        uri, mark, experiment = place.partition("#")
+        uri, mark, experiment = target.partition("#")
         prefix = "sqlite:///"
         if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
             uri = prefix + str(Path(uri.removeprefix(prefix)).absolute())
         return uri + mark + experiment
-    return place
+    return target

@@ -1,4 +1,4 @@
-"""TensorBoard: scalars in an event file, one folder a run. TensorBoard keeps scalars in single precision."""
+"""TensorBoard: scalars in an event file, one folder per run. TensorBoard keeps scalars in single precision."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from llmtune.metrics.points import MetricPoint
-from llmtune.trackers import SinkRun, Written
+from llmtune.trackers import TrackedRun, Written
 
 _SUFFIX = ".llmtune"
 
 
-class TensorBoardSink:
+class TensorBoardTracker:
     """Event files under a folder, by default `runs/`."""
 
-    def __init__(self, place: str) -> None:
-        self._root = Path(place or "runs").absolute()
+    def __init__(self, target: str) -> None:
+        self._root = Path(target or "runs").absolute()
         self._folder = self._root
         self._writer: EventFileWriter | None = None
 
-    def begin(self, run: SinkRun, handle: dict[str, Any]) -> Written:
-        """A folder named by job and run. Files of an earlier process are written anew: that is cheap, and exact."""
+    def start_run(self, run: TrackedRun, handle: dict[str, Any]) -> Written:
+        """Choose a folder named by job and run, and empty it: writing all points again is cheap, and exact."""
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-.") or "run"
         self._folder = Path(handle.setdefault("folder", str(self._root / f"{name[:80]}-{run.id}")))
         self.start_over(handle)
         return {}
 
-    def named(self, series: str) -> str:
-        """Any name will do."""
+    def series_name(self, series: str) -> str:
+        """Return the series' own name: TensorBoard takes any."""
         return series
 
     def write(self, points: Sequence[MetricPoint]) -> None:
-        """One event a point."""
+        """Write one event per point."""
         for point in points:
             self._add(point.series, point.value, point.step, point.time)
         self._open().flush()
@@ -50,7 +50,7 @@ class TensorBoardSink:
             path.unlink()
 
     def finish(self, results: Mapping[str, float], step: int, state: str) -> None:
-        """The results as scalars of the last step."""
+        """Write the results as scalars of the last step."""
         for name, value in results.items():
             self._add(name, value, step, None)
         self._open().flush()

@@ -1,4 +1,4 @@
-"""Weights & Biases: one W&B run a run, under the same id. Its own login, or `WANDB_MODE=offline`, decides where to."""
+"""Weights & Biases: one W&B run per run, under the same id. W&B's own settings decide where."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Any
 import wandb
 
 from llmtune.metrics.points import MetricPoint
-from llmtune.trackers import SinkRun
+from llmtune.trackers import TrackedRun
 
 PROJECT = "llmtune"
 
-#: The step of a point: W&B's own counts rows, and takes none that goes back.
+#: The metric that holds the step of a point: W&B's own step counts rows, and never goes back.
 STEP = "step"
 
 
-class WandbSink:
+class WandbTracker:
     """A run in a project: `PROJECT` or `ENTITY/PROJECT`."""
 
-    def __init__(self, place: str) -> None:
-        entity, _, project = place.rpartition("/")
+    def __init__(self, target: str) -> None:
+        entity, _, project = target.rpartition("/")
         self._entity, self._project = entity or None, project or PROJECT
-        self._told: SinkRun | None = None
+        self._tracked_run: TrackedRun | None = None
         self._run: Any = None
 
-    def begin(self, run: SinkRun, handle: dict[str, Any]) -> None:
-        """Begin, or go on with, the W&B run of that id. What it holds is not asked: the store's note is believed."""
-        self._told = run
+    def start_run(self, run: TrackedRun, handle: dict[str, Any]) -> None:
+        """Start or resume the W&B run of that id. Its points are not read back: the store's record counts."""
+        self._tracked_run = run
         handle.setdefault("id", run.id)
         self._open(handle)
 
     def _open(self, handle: dict[str, Any]) -> None:
-        told = self._told
-        if told is None:
+        run = self._tracked_run
+        if run is None:
             return
         self._run = wandb.init(
             entity=self._entity,
             project=self._project,
             id=handle["id"],
-            name=told.name,
-            config=dict(told.params),
-            tags=[f"{name}:{value}"[:64] for name, value in told.tags.items()],
+            name=run.name,
+            config=dict(run.params),
+            tags=[f"{name}:{value}"[:64] for name, value in run.tags.items()],
             resume="allow",
             reinit="create_new",
             save_code=False,
@@ -53,12 +53,12 @@ class WandbSink:
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP)
 
-    def named(self, series: str) -> str:
-        """Any name will do."""
+    def series_name(self, series: str) -> str:
+        """Return the series' own name: W&B takes any."""
         return series
 
     def write(self, points: Sequence[MetricPoint]) -> None:
-        """One row a step."""
+        """Log one row per step."""
         rows: dict[int, dict[str, float]] = {}
         for point in points:
             rows.setdefault(point.step, {})[point.series] = point.value
@@ -66,20 +66,20 @@ class WandbSink:
             self._run.log({STEP: step, **rows[step]})
 
     def start_over(self, handle: dict[str, Any]) -> None:
-        """W&B changes no point: the rest goes to a run of its own, and the first one is marked."""
+        """Mark the run as superseded and start another: W&B changes no point."""
         self._run.summary["superseded"] = True
         self._run.finish()
         handle["id"] = f"{handle['id']}-corrected"
         self._open(handle)
 
     def finish(self, results: Mapping[str, float], step: int, state: str) -> None:
-        """The results and the state into the summary, and the run's end."""
+        """Write the results and the state into the summary, and end the run."""
         self._run.summary.update({**results, "state": state})
         self._run.finish(exit_code=0 if state == "succeeded" else 1)
         self._run = None
 
     def close(self) -> None:
-        """Leave the run as unfinished as it is."""
+        """Close the run as unfinished."""
         if self._run is not None:
             self._run.finish(exit_code=255)
             self._run = None

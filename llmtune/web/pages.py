@@ -1,4 +1,4 @@
-"""Which page answers which address."""
+"""Routes: which page answers which address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Query = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back to the browser."""
+    """A response to the browser."""
 
     body: bytes
     type: str = "text/html; charset=utf-8"
@@ -34,12 +34,14 @@ class Pages:
         self._results = list_page.Results(store)
 
     def answer(self, path: str, query: Query) -> Reply:
-        """The answer to one address."""
+        """Answer a request for one address."""
         fixed: dict[str, Callable[[Query], Reply]] = {
-            "/": lambda _: _page(list_page.render(self._store)),
-            "/moving": lambda _: _json(list_page.moving(self._store)),
-            "/results": lambda asked: _json(self._results.of(asked.get("run", ())[: list_page.RESULTS_AT_ONCE])),
-            "/compare": lambda asked: _page(compare_page.render(self._store, asked.get("run", ()))),
+            "/": lambda _: _html_reply(list_page.render(self._store)),
+            "/moving": lambda _: _json_reply(list_page.list_running(self._store)),
+            "/results": lambda query: _json_reply(
+                self._results.get(query.get("run", ())[: list_page.MAX_RESULTS_PER_REQUEST])
+            ),
+            "/compare": lambda query: _html_reply(compare_page.render(self._store, query.get("run", ()))),
             "/favicon.ico": lambda _: Reply(b"", "image/x-icon", 204),
         }
         if path in fixed:
@@ -47,40 +49,40 @@ class Pages:
         parts = path.strip("/").split("/")
         try:
             if len(parts) == 2 and parts[0] == "runs":
-                return _page(run_page.render(self._store, self._store.resolve(parts[1])))
+                return _html_reply(run_page.render(self._store, self._store.resolve(parts[1])))
             if len(parts) == 3 and parts[0] == "runs" and parts[2] == "live":
-                return _json(
-                    run_page.news(
+                return _json_reply(
+                    run_page.collect_updates(
                         self._store,
                         self._store.resolve(parts[1]),
-                        _number(query, "after"),
-                        _number(query, "events"),
+                        _read_number(query, "after"),
+                        _read_number(query, "events"),
                     )
                 )
             if len(parts) == 3 and parts[0] == "runs" and parts[2] == "report.html":
-                return _page(self._report(parts[1]).to_html())
+                return _html_reply(self._load_report(parts[1]).to_html())
         except RunNotFound as error:
-            return self.trouble(404, error.message)
-        return self.trouble(404, "There is no such page.")
+            return self.error_page(404, error.message)
+        return self.error_page(404, "There is no such page.")
 
-    def _report(self, run_id: str) -> Report:
-        """The report of a run, kept or as far as it is known."""
-        return run_page.report_of(self._store, self._store.resolve(run_id))
+    def _load_report(self, run_id: str) -> Report:
+        """Return the stored report of a run, or a draft while there is none."""
+        return run_page.load_report(self._store, self._store.resolve(run_id))
 
-    def trouble(self, status: int, sentence: str) -> Reply:
-        """A page that says what is wrong."""
-        said = Section("trouble", "That did not work", el("p", sentence))
-        return Reply(page("llmtune", [said], home="/", connect=True).encode(), status=status)
+    def error_page(self, status: int, sentence: str) -> Reply:
+        """Return a page that says what is wrong."""
+        section = Section("trouble", "That did not work", el("p", sentence))
+        return Reply(page("llmtune", [section], home="/", connect=True).encode(), status=status)
 
 
-def _page(text: str) -> Reply:
+def _html_reply(text: str) -> Reply:
     return Reply(text.encode())
 
 
-def _json(data: Any) -> Reply:
+def _json_reply(data: Any) -> Reply:
     return Reply(dump_json(data, indent=False).encode(), "application/json")
 
 
-def _number(query: Query, name: str) -> int:
+def _read_number(query: Query, name: str) -> int:
     text = (query.get(name) or ["0"])[-1]
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0

@@ -1,4 +1,4 @@
-"""The page of one run: its report once there is one, until then what is known, moving as it trains."""
+"""The page of one run: its report, or while it runs a draft that is updated as it trains."""
 
 from __future__ import annotations
 
@@ -15,84 +15,93 @@ from llmtune.report.html.page import Section, page
 from llmtune.report.html.run import header, sections
 from llmtune.report.schema import Report
 from llmtune.runs.evaluation import draft_report
+from llmtune.runs.spending import measure_spending
 from llmtune.runs.store.queries import points_after
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 
-#: Events shown of a run, the newest ones.
-EVENTS = 50
-#: Seconds without news after which the page says that perhaps nobody follows the run.
-QUIET = 60.0
+#: Most events that the page shows: the newest ones.
+MAX_EVENTS = 50
+#: Seconds without an update after which the page says that perhaps no process follows the run.
+QUIET_SECONDS = 60.0
 
 
-_LEVELS = {"error": "bad", "warning": "doubt"}
+_LEVEL_CLASSES = {"error": "bad", "warning": "doubt"}
 
 
-def report_of(store: Store, run_id: str) -> Report:
-    """The report that was kept, or one of what is known now."""
+def load_report(store: Store, run_id: str) -> Report:
+    """Return the stored report of a finished run, or a draft from the points and events so far."""
     record = store.get(run_id)
-    kept = store.report(run_id) if record.state.final else None
-    return Report.from_json(kept) if kept is not None else draft_report(store, record)
+    stored = store.report(run_id) if record.state.final else None
+    return Report.from_json(stored) if stored is not None else draft_report(store, record)
 
 
 def render(store: Store, run_id: str) -> str:
-    """The page."""
+    """Return the page of a run; for one that has not ended, with the script's data for live updates."""
     record = store.get(run_id)
-    points = points_after(store, run_id)  # before the report: what comes in between is sent as news, and known already
-    report = report_of(store, run_id)
+    points = points_after(store, run_id)  # before the report: points in between are sent twice, which does no harm
+    report = load_report(store, run_id)
     charts = chart_data(report.series)
     title = f"{report.identity.job_name} \u00b7 {run_id}"
     data: dict[str, Any] = {"charts": charts}
-    top = header(report)
+    page_header = header(report)
     if not record.state.final:
-        seen = max((seq for seq, _ in points), default=0)
-        told = max((seq for seq, _ in store.events(run_id)), default=0)
-        data["live"] = {"url": f"/runs/{run_id}/live", "after": seen, "events": told}
-        top += _progress(record)
-    shown = [*sections(report, charts), _events(store, run_id)]
-    return page(title, shown, header=top, data=data, connect=True, home="/")
+        last_point = max((seq for seq, _ in points), default=0)
+        last_event = max((seq for seq, _ in store.events(run_id)), default=0)
+        data["live"] = {"url": f"/runs/{run_id}/live", "after": last_point, "events": last_event}
+        page_header += _render_progress(record)
+    page_sections = [*sections(report, charts), _render_events(store, run_id)]
+    return page(title, page_sections, header=page_header, data=data, connect=True, home="/")
 
 
-def news(store: Store, run_id: str, after: int, events_after: int = 0) -> dict[str, Any]:
-    """What a live page has not seen yet: points and events with a number above these."""
+def collect_updates(store: Store, run_id: str, after: int, events_after: int = 0) -> dict[str, Any]:
+    """Return what a live page lacks: points and events with sequence numbers above `after` and `events_after`."""
     record = store.get(run_id)
     events = store.events(run_id, after=events_after)
-    fresh = points_after(store, run_id, after)
-    series = merge(point for _, point in fresh)
+    new_points = points_after(store, run_id, after)
+    series = merge(point for _, point in new_points)
     return {
         "state": record.state.value,
         "final": record.state.final,
-        "after": max((seq for seq, _ in fresh), default=after),
+        "after": max((seq for seq, _ in new_points), default=after),
         "curves": [
             {
                 "name": name,
                 "chart": kind_of(name),
-                "steps": list(each.steps),
-                "values": [plain_number(value) for value in each.values],
-                "last": number(each.values[-1]),
+                "steps": list(curve.steps),
+                "values": [plain_number(value) for value in curve.values],
+                "last": number(curve.values[-1]),
             }
-            for name, each in series.items()
+            for name, curve in series.items()
         ],
         "events": max((seq for seq, _ in events), default=events_after),
-        "said": [{"message": event.message, "level": _LEVELS.get(event.level, "")} for _, event in events[-EVENTS:]],
+        "said": [
+            {"message": event.message, "level": _LEVEL_CLASSES.get(event.level, "")}
+            for _, event in events[-MAX_EVENTS:]
+        ],
         "step": record.progress.step,
         "total": record.progress.total_steps,
-        "says": _says(record),
-        "quiet": _quiet(record),
+        "says": _describe_progress(record),
+        "quiet": _describe_silence(record),
     }
 
 
-def _progress(record: RunRecord) -> Markup:
+def _render_progress(record: RunRecord) -> Markup:
     step, total = record.progress.step, record.progress.total_steps
     return el(
         "div",
         el("progress", value=step or 0, max=total or 1, id="progress", aria_label="Steps done"),
-        el("p", el("span", _says(record), id="says"), " ", el("span", _quiet(record), id="quiet", class_="stale")),
+        el(
+            "p",
+            el("span", _describe_progress(record), id="says"),
+            " ",
+            el("span", _describe_silence(record), id="quiet", class_="stale"),
+        ),
         class_="moving",
     )
 
 
-def _says(record: RunRecord) -> str:
+def _describe_progress(record: RunRecord) -> str:
     progress = record.progress
     parts = [record.state.value]
     if progress.step is not None:
@@ -101,24 +110,30 @@ def _says(record: RunRecord) -> str:
         )
     if progress.tokens_per_second is not None:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.total_answers and not record.state.final:
+        parts.append(f"evaluated {progress.answers:,} of {progress.total_answers:,} rows")
     if progress.seconds_left is not None:
         parts.append(f"{seconds(progress.seconds_left)} left")
+    if (spending := measure_spending(record)) is not None:
+        parts.append(spending.sentence())
     return ", ".join(parts)
 
 
-def _quiet(record: RunRecord) -> str:
-    silent = time.time() - record.updated
-    if silent < QUIET or record.state.final:
+def _describe_silence(record: RunRecord) -> str:
+    silence = time.time() - record.updated
+    if silence < QUIET_SECONDS or record.state.final:
         return ""
-    return f"No news for {seconds(silent)}. Follow it with: llmtune runs attach {record.id}"
+    return f"No update for {seconds(silence)}. Follow the run with: llmtune runs attach {record.id}"
 
 
-def _events(store: Store, run_id: str) -> Section:
+def _render_events(store: Store, run_id: str) -> Section:
     events = store.events(run_id)
-    lines = [el("li", event.message, class_=_LEVELS.get(event.level)) for _, event in events[-EVENTS:]]
+    lines = [el("li", event.message, class_=_LEVEL_CLASSES.get(event.level)) for _, event in events[-MAX_EVENTS:]]
     if not lines:
         return Section("events", "Events", Markup(""))
     more = (
-        el("p", f"The last {count(EVENTS, 'event')} of {len(events):,}.", class_="hint") if len(events) > EVENTS else ""
+        el("p", f"The last {count(MAX_EVENTS, 'event')} of {len(events):,}.", class_="hint")
+        if len(events) > MAX_EVENTS
+        else ""
     )
     return Section("events", "Events", el("ul", lines[::-1]) + more)

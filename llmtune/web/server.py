@@ -1,4 +1,4 @@
-"""The server behind the pages: loopback only, answers GET and HEAD, and nobody but a page of its own address."""
+"""The server of the pages: loopback only, GET and HEAD only, and closed to pages of other sites."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("llmtune")
 
 HOST = "127.0.0.1"
 PORT = 8420
-#: Seconds in which a request must be here.
+#: Seconds within which a request must arrive.
 REQUEST_SECONDS = 30.0
 
 _HEADERS = {
@@ -33,7 +33,7 @@ _HEADERS = {
 
 
 class Server:
-    """Serves the pages of a store until it is closed.
+    """A server of the pages of a store, on loopback.
 
     Args:
         port: TCP port on loopback; 0 takes any that is free.
@@ -56,15 +56,15 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the pages are."""
+        """The address of the pages."""
         return f"http://{HOST}:{self._http.server_address[1]}/"
 
     def serve(self) -> None:
-        """Answer until `close` or Ctrl-C."""
+        """Serve requests until `close` or Ctrl-C."""
         self._http.serve_forever(poll_interval=0.2)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop serving and free the port."""
         if self._thread is not None:
             self._http.shutdown()
             self._thread.join()
@@ -91,7 +91,7 @@ class _Http(ThreadingHTTPServer):
 
 
 class _DeadlineReader(io.RawIOBase):
-    """Bytes of a socket, up to a moment that is set for each request."""
+    """Bytes of a socket, up to a deadline that is set for each request."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -113,25 +113,25 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
-        """Read with a deadline: a socket's own timeout begins anew with every byte that dribbles in."""
+        """Read with a deadline: a socket's own timeout starts anew with every byte that arrives."""
         super().setup()
         self._raw = _DeadlineReader(self.connection)
         self.rfile = io.BufferedReader(self._raw)
 
     def handle_one_request(self) -> None:
-        """Answer a request whose header is here in time, the wait for its beginning included."""
+        """Answer a request if its header arrives in time, counted from the start of the wait."""
         self._raw.deadline = time.monotonic() + REQUEST_SECONDS
         super().handle_one_request()
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self._send_reply(body=True)
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self._send_reply(body=False)
 
-    def _answer(self, *, body: bool) -> None:
+    def _send_reply(self, *, body: bool) -> None:
         self.connection.settimeout(REQUEST_SECONDS)
-        reply = self._reply()
+        reply = self._get_reply()
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.type)
         self.send_header("Content-Length", str(len(reply.body)))
@@ -141,21 +141,23 @@ class _Handler(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(reply.body)
 
-    def _reply(self) -> Reply:
+    def _get_reply(self) -> Reply:
         host = self.headers.get("Host", "")
         # Another site's name may be made to point at this machine: its pages must not read ours.
         if not is_loopback(host_name(host)):
-            return self.server.pages.trouble(403, "These pages answer on loopback only.")
+            return self.server.pages.error_page(403, "These pages answer on loopback only.")
         if is_foreign_page(self.headers.get("Origin"), host, self.headers.get("Sec-Fetch-Site")):
-            return self.server.pages.trouble(403, "A page of another site asks for this one: type its address instead.")
-        asked = urlsplit(self.path)
+            return self.server.pages.error_page(
+                403, "A page of another site asks for this one: type its address instead."
+            )
+        url = urlsplit(self.path)
         try:
-            return self.server.pages.answer(asked.path, parse_qs(asked.query))
+            return self.server.pages.answer(url.path, parse_qs(url.query))
         except LlmtuneError as error:
-            return self.server.pages.trouble(500, error.message)
+            return self.server.pages.error_page(500, error.message)
         except Exception as error:
-            log.exception("the page %s broke", asked.path)
-            return self.server.pages.trouble(500, f"This page broke: {type(error).__name__}: {error}")
+            log.exception("the page %s broke", url.path)
+            return self.server.pages.error_page(500, f"This page broke: {type(error).__name__}: {error}")
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("ui: " + format, *args)

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmtune import provider as core
-from llmtune.provider import Declarations, Float, Inherent, Int, No, Sent, Unsupported
+from llmtune.provider import Declarations, Float, Inherent, Int, NotOffered, Sent, Unsupported
 from llmtune_azure.settings import AzureSettings
 from llmtune_openai import declarations as openai
+from llmtune_openai.automatic_epochs import bound_automatic_epochs
 from llmtune_openai.services import Service, find_model
 
 V1 = "Azure OpenAI v1 REST specification (read 2026-11)"
 LEARN = "Microsoft Learn, Customize a model with fine-tuning (2026-10-05)"
 QUOTAS = "Microsoft Learn, Azure OpenAI quotas and limits (2026-02-17)"
+LEARN_MODELS = "Microsoft Learn, fine-tuning models (2026-03-05)"
 SKILLS = "Microsoft azure-skills, fine-tuning (2026-08-21)"
 
 #: The specifications say 40 and 64 characters, a page 18; 29 were seen to pass. Thirteen are kept for the run key.
@@ -25,11 +27,11 @@ LONGEST_SUFFIX = 40
 LONGEST_NAME = LONGEST_SUFFIX - 13
 
 
-def _azure(ours: Declarations) -> Declarations:
-    word = "dpo" if ours is openai.DPO else "supervised"
-    path = f"method.{word}.hyperparameters."
-    automatic = "unset: chosen by the service, which tells it as -1 until then"
-    changed = ours.but(
+def _azure(openai_fields: Declarations) -> Declarations:
+    method = "dpo" if openai_fields is openai.DPO else "supervised"
+    path = f"method.{method}.hyperparameters."
+    automatic = "unset: chosen by the service, which reports it as -1 until then"
+    changed = openai_fields.replace(
         epochs=Sent(path + "n_epochs", Int(1, 50), default="auto", source=V1, note=automatic),
         batch_size=Sent(path + "batch_size", Int(1, 256), default="auto", source=V1, note=automatic),
         learning_rate_multiplier=Sent(
@@ -37,7 +39,8 @@ def _azure(ours: Declarations) -> Declarations:
             Float(gt=0),
             default="auto",
             source=V1,
-            note=f"Microsoft advises 0.02 to 0.2 ({LEARN})",
+            note=f"Microsoft has two opinions, ten times apart: 0.02 to 0.2 ({LEARN}), and a default of 1.0 with 0.1 to"
+            f" 2.0 as usual ({SKILLS})",
         ),
         max_sequence_length=Unsupported(
             "the longest row depends on the model, and what becomes of longer ones is not documented (unverified)",
@@ -50,11 +53,11 @@ def _azure(ours: Declarations) -> Declarations:
         name=openai.suffix(LONGEST_NAME, V1, more=" before llmtune's own key", note="no dots: they are reserved"),
         seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=V1),
     )
-    if word == "supervised":
-        return changed.but(
+    if method == "supervised":
+        return changed.replace(
             prompt_loss_weight=Inherent(
                 0.0,
-                "prompts are always masked; one sample of Microsoft's still shows the old knob, in no specification",
+                "prompts are always masked; one sample of Microsoft's shows the old parameter, no specification does",
                 source=V1,
             )
         )
@@ -63,8 +66,8 @@ def _azure(ours: Declarations) -> Declarations:
 
 ABILITIES = core.Abilities(
     pause=True,
-    base_serving=No("a base model answers only through a deployment: name a standing one as base_deployment"),
-    billed_cost=No("the service tells the tokens it trained on, not what it billed"),
+    base_serving=NotOffered("a base model answers only through a deployment: name a standing one as base_deployment"),
+    billed_cost=NotOffered("the service reports the tokens it trained on, not what it billed"),
     deployment="required",
 )
 
@@ -83,6 +86,7 @@ LIMITS = {
 AZURE = Service(
     title="Azure OpenAI",
     kind="azure",
+    epochs_if_unset=bound_automatic_epochs,
     catalog=Path(__file__).with_name("catalog.toml"),
     sft=_azure(openai.SFT),
     dpo=_azure(openai.DPO),
@@ -93,13 +97,14 @@ AZURE = Service(
     key_env="AZURE_OPENAI_API_KEY",
     key_in=("suffix",),
     longest_suffix=LONGEST_SUFFIX,
+    upload_days=(14, 30),
     concurrency=3,
     concurrency_source=QUOTAS,
 )
 
 
 def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilities:
-    """What a target can express, with what the account's settings change: hosting price, base model, concurrency."""
+    """Return what a target supports, with what the settings change: hosting price, base model, concurrency."""
     capabilities = AZURE.capabilities(target)
     if settings.deployment_sku == "DeveloperTier":
         note = (
@@ -116,5 +121,11 @@ def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilit
     needed = entry.facts.get("training_type")
     if needed and chosen != needed:
         warning = f"{entry.id} is trained as {needed} only: set provider_options.{target.provider}.training_type"
+        capabilities = replace(capabilities, warnings=(*capabilities.warnings, warning))
+    if target.method in entry.facts.get("unverified_methods", ()):
+        warning = (
+            f"whether {entry.id} is tuned by {target.method} is unverified: {LEARN_MODELS} lists it, and {SKILLS}"
+            " has it for GPT-4o and GPT-4.1 alone in its table, with an example for GPT-4.1 mini on another page"
+        )
         capabilities = replace(capabilities, warnings=(*capabilities.warnings, warning))
     return capabilities

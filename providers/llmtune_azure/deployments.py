@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,11 @@ MANAGEMENT = Requirement(
 )
 INFERENCE_SCOPE = "https://cognitiveservices.azure.com/.default"
 
+#: The operation of Azure's role definitions that makes a deployment (the roles Foundry Owner, and Cognitive Services
+#: OpenAI Contributor, have it), and the version of the API that lists what the caller may do.
+DEPLOY_OPERATION = "Microsoft.CognitiveServices/accounts/deployments/write"
+PERMISSIONS_VERSION = "2022-04-01"
+
 #: A deployment takes minutes; one that is not done after this many seconds is handed back as not ready.
 LONGEST_WAIT = 1800.0
 
@@ -33,7 +39,7 @@ _BROKEN = frozenset({"Failed", "Canceled", "Disabled"})
 
 
 def deploy_settings(settings: AzureSettings) -> dict[str, str | None]:
-    """What the control plane must be told, by setting."""
+    """Return the settings that the control plane needs, by name."""
     host = urlsplit(settings.value_of("endpoint") or "").hostname
     return {
         "subscription_id": settings.value_of("subscription_id"),
@@ -49,14 +55,14 @@ class FixedToken:
         self._token = token
 
     def get_token(self, *scopes: str, **_: Any) -> Any:
-        """The token; it is taken to hold for an hour, and the service says when it does not."""
+        """Return the token; it is assumed to be valid for an hour, and the service reports when it is not."""
         from azure.core.credentials import AccessToken
 
         return AccessToken(self._token, int(time.time()) + 3600)
 
 
 def token_provider() -> Callable[[], str]:
-    """Entra tokens for training and inference, from the chain of azure-identity. Raises `MissingExtra`."""
+    """Return a function that gets Entra tokens from the chain of azure-identity. Raises `MissingExtra`."""
     IDENTITY.require("signing in to Azure through Entra ID")
     from azure.identity import DefaultAzureCredential, get_bearer_token_provider
 
@@ -98,7 +104,7 @@ class ControlPlane:
         raise TransientError(f"the deployment {deployment} is still {state} after {LONGEST_WAIT:.0f} seconds")
 
     def get(self, deployment: str) -> dict[str, str | None] | None:
-        """A deployment's model, kind and state as the control plane tells them, or None."""
+        """Return a deployment's model, kind and state as the control plane reports them, or None."""
         operations, account = self._operations()
         with ignore_not_found():
             with translate_errors():
@@ -112,8 +118,30 @@ class ControlPlane:
             }
         return None
 
+    def may_deploy(self) -> bool:
+        """Return whether the sign-in has the permission to make deployments on this resource."""
+        from azure.core.rest import HttpRequest
+
+        _, account = self._operations()
+        subscription = deploy_settings(self.settings)["subscription_id"]
+        path = (
+            f"/subscriptions/{subscription}/resourceGroups/{account['resource_group_name']}/providers/"
+            f"Microsoft.CognitiveServices/accounts/{account['account_name']}"
+            "/providers/Microsoft.Authorization/permissions"
+        )
+        request = HttpRequest("GET", path, params={"api-version": PERMISSIONS_VERSION})
+        more = {"enforce_https": False} if "enforce_https" in account else {}
+        with translate_errors():
+            response = self._open_client(str(subscription))._send_request(request, **more)
+            response.raise_for_status()
+            permissions = [entry for entry in response.json().get("value") or () if isinstance(entry, Mapping)]
+        return any(
+            _names_deploying(entry.get("actions")) and not _names_deploying(entry.get("notActions"))
+            for entry in permissions
+        )
+
     def state(self, deployment: str) -> str | None:
-        """Its provisioning state; None when there is no such deployment."""
+        """Return a deployment's provisioning state; None if there is no such deployment."""
         answer = self.get(deployment)
         return None if answer is None else answer["state"] or "without a state"
 
@@ -142,9 +170,9 @@ class ControlPlane:
         }
         if (self.settings.management_url or "").startswith("http://"):
             account["enforce_https"] = False  # a control plane on this machine
-        return self._open(str(values["subscription_id"])).deployments, account
+        return self._open_client(str(values["subscription_id"])).deployments, account
 
-    def _open(self, subscription: str) -> Any:
+    def _open_client(self, subscription: str) -> Any:
         with self._lock:
             if self._client is None:
                 MANAGEMENT.require("deploying on Azure")
@@ -163,6 +191,11 @@ class ControlPlane:
         from azure.identity import DefaultAzureCredential
 
         return DefaultAzureCredential()
+
+
+def _names_deploying(patterns: Any) -> bool:
+    """Return whether a list of operations, with `*` for any text, names the one that makes deployments."""
+    return any(fnmatchcase(DEPLOY_OPERATION.lower(), str(pattern).lower()) for pattern in patterns or ())
 
 
 def translate_errors() -> AbstractContextManager[None]:

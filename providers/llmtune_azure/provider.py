@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import llmtune.provider as core
 from llmtune.config import read_secret
@@ -10,9 +10,11 @@ from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, Vendor
 from llmtune_azure import deployments
 from llmtune_azure.declarations import AZURE, capabilities
 from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
-from llmtune_openai import files as transfer
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
+
+if TYPE_CHECKING:
+    from llmtune.data.findings import Finding
 
 #: A deployment that Azure calls ready may answer 404 for some minutes more.
 LONGEST_SILENCE = 900.0
@@ -60,11 +62,11 @@ class AzureProvider(OpenAIProvider):
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """What this target can express. Pure."""
+        """Return what this target supports. Pure."""
         return capabilities(target, self.settings)
 
     def find_credentials(self) -> core.Credentials:
-        """Whether a key or a token is there; what azure-identity would find is not looked for."""
+        """Return whether a key or a token is there; what azure-identity would find is not looked for."""
         if read_secret(self.key_variable) or read_secret(self._token_variable):
             return "found", None
         if self.settings.auth == "key":
@@ -72,18 +74,18 @@ class AzureProvider(OpenAIProvider):
         return "not checked", "az login"
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """The exact body, without the run key. Pure."""
+        """Build the exact body, without the run key. Pure."""
         request = super().build(receipt, files)
         if training_type := receipt.target.options.get("training_type"):
             return request.model_copy(update={"body": {**request.body, "trainingType": training_type}})
         return request
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The job behind a tuned model. Raises `VendorError` when the account has none."""
+        """Fetch the job behind a tuned model. Raises `VendorError` if the account has none."""
         job = super().fetch(remote)
         record = dict(job.record)
-        known = {name.lower(): name for name in get_args(TrainingType)}
-        training_type = known.get(str(record.get("trainingType")).lower())  # the service takes any casing
+        spellings = {name.lower(): name for name in get_args(TrainingType)}
+        training_type = spellings.get(str(record.get("trainingType")).lower())  # the service takes any casing
         if training_type is None:
             return job
         del record["trainingType"]
@@ -103,10 +105,20 @@ class AzureProvider(OpenAIProvider):
                 )
             raise
 
-    def upload(self, file: core.EncodedFile) -> core.UploadRef:
-        """Send one file and wait until it can be used; it expires where the settings say so."""
-        days = self.settings.upload_expires_days
-        return transfer.upload(self._connection, self.service, file, expires_in=days * 86400 if days else None)
+    def check_deployment(self) -> list[Finding]:
+        """Ask the control plane whether this sign-in may deploy; a setting that deploying needs and lacks is raised."""
+        from llmtune.data.findings import error, warning
+
+        try:
+            if self._control.may_deploy():
+                return []
+        except VendorError as refused:
+            problem = f"whether this sign-in may deploy could not be asked: {refused.message}"
+            return [warning("deployment", problem, "the evaluation may end without a deployment")]
+        account = deployments.deploy_settings(self.settings)["account_name"]
+        problem = f"this sign-in may not deploy on {account}: it lacks {deployments.DEPLOY_OPERATION}"
+        remedy = "ask for the role Foundry Owner, or set evaluation.deploy: false to train without an evaluation"
+        return [error("deployment", problem, remedy)]
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:
@@ -137,7 +149,7 @@ class AzureProvider(OpenAIProvider):
         raise TransientError(f"the deployment {ref.id} stands but does not answer: {why}")
 
     def find_deployment(self, key: core.RunKey) -> core.DeploymentRef | None:
-        """The deployment whose name carries the key."""
+        """Find the deployment whose name carries the key."""
         deployment = self._control.get(_name(key))
         if deployment is None:
             return None
@@ -148,13 +160,13 @@ class AzureProvider(OpenAIProvider):
         self._control.delete(ref.id)
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """A deployment, through the chat API. A model that is not deployed does not answer here."""
+        """Open a deployment through the chat API. A model that is not deployed does not answer here."""
         if isinstance(ref, core.ModelRef) and not ref.data.get("deployment"):
             return core.Unavailable(f"{ref.id} answers on Azure only while it is deployed")
         return super().generator(ref)
 
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
-        """The standing deployment named in the settings, if there is one."""
+        """Return the deployment named in the settings, if there is one."""
         name = self.settings.base_deployment
         if name:
             return core.ModelRef(id=name, tuned=False, data={"deployment": name})
@@ -163,7 +175,7 @@ class AzureProvider(OpenAIProvider):
         )
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """A few lines of Python that call a deployment through the `openai` package."""
+        """Return a few lines of Python that call a deployment through the `openai` package."""
         name = ref.id if isinstance(ref, core.DeploymentRef) or ref.data.get("deployment") else "<deployment>"
         comment = f"the deployment of {ref.data.get('model') or ref.id}"
         return inference.snippet(name, base_url=self.address, key_variable=self.key_variable, comment=comment)

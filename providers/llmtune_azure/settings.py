@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 from llmtune_openai.settings import Wandb
 
 #: The three words the service takes. Any other makes it drop the whole body: "The fineTuningJob field is required".
@@ -15,7 +15,7 @@ TrainingType = Literal["Standard", "GlobalStandard", "developerTier"]
 Sku = Literal["Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard", "ProvisionedManaged"]
 
 
-class AzureSettings(Account):
+class AzureSettings(ProviderSettings):
     """Which Azure OpenAI resource is used, as whom, and how tuned models are deployed on it."""
 
     variables = {"endpoint": ("AZURE_OPENAI_ENDPOINT",), "subscription_id": ("AZURE_SUBSCRIPTION_ID",)}
@@ -38,9 +38,9 @@ class AzureSettings(Account):
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that one call may take; unset: 120, and 600 for files."""
 
-    upload_expires_days: Annotated[int, Field(ge=14, le=30)] | None = None
-    """Days after which Azure removes an uploaded file, 14 to 30; unset: never, and a resource holds 500 such files at
-    most (llmtune runs cleanup removes them)."""
+    upload_expires_days: Annotated[int, Field(ge=14, le=30)] | Literal["never"] = 30
+    """Days after which Azure removes an uploaded file, 14 to 30 or "never": a job must have read it by then. A resource
+    holds 500 files without expiry at most (llmtune runs cleanup removes them)."""
 
     subscription_id: str | None = None
     """Subscription of the resource, needed to deploy; unset: AZURE_SUBSCRIPTION_ID."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Declarations, Limits, No, catalog
+from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Declarations, Limits, NotOffered, catalog
 from llmtune.provider.limits import NOT_YET_METHODS
 from llmtune_bedrock import declarations as fields
 
@@ -24,6 +24,10 @@ CONVERSE_ROWS = "bedrock_converse"
 NOVA_2_ROWS = "bedrock_nova_2"
 CLAUDE_ROWS = "claude"
 PROMPT_ROWS = "bedrock_prompt_completion"
+#: Plain text, for continued pre-training.
+TEXT_ROWS = "bedrock_text"
+#: The families that AWS's page on continued pre-training named; Titan Text has since left the table of tunable models.
+_PRETRAINED = ("titan", "titan-premier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +55,11 @@ def _family(
     name: str, title: str, id_part: str, parameters: Declarations, rows: str, *, note: str, **facts: Any
 ) -> Family:
     """Return a family that takes `rows` as its format; `note` and other `facts` are fields of it or of its limits."""
-    own = {key: facts.pop(key) for key in ("min_total_rows", "max_validation_bytes", "warning") if key in facts}
+    family_facts = {
+        key: facts.pop(key) for key in ("min_total_rows", "max_validation_bytes", "warning") if key in facts
+    }
     limits = Limits(format=rows, source=PREPARE, note=note, **facts)
-    return Family(name=name, title=title, id_part=id_part, parameters=parameters, limits=limits, **own)
+    return Family(name=name, title=title, id_part=id_part, parameters=parameters, limits=limits, **family_facts)
 
 
 _LLAMA: dict[str, Any] = {
@@ -112,20 +118,20 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in _LISTED}
 
 METHODS: Mapping[str, Ability] = {
     "sft": True,
-    "dpo": No(f"Bedrock's API has no preference tuning ({fields.API})"),
-    "classification": No("there is no classification head here; use method sft with the label as the answer"),
+    "dpo": NotOffered(f"Bedrock's API has no preference tuning ({fields.API})"),
+    "classification": NotOffered("there is no classification head here; use method sft with the label as the answer"),
     **NOT_YET_METHODS,
 }
 ADAPTERS: Mapping[str, Ability] = {
     "lora": True,
-    "full": No("Bedrock chooses how it adapts the model; training in full cannot be asked for"),
-    "qlora": No("Bedrock chooses how it adapts the model; a 4-bit base cannot be asked for"),
-    "dora": No("Bedrock chooses how it adapts the model; DoRA cannot be asked for"),
+    "full": NotOffered("Bedrock chooses how it adapts the model; training in full cannot be asked for"),
+    "qlora": NotOffered("Bedrock chooses how it adapts the model; a 4-bit base cannot be asked for"),
+    "dora": NotOffered("Bedrock chooses how it adapts the model; DoRA cannot be asked for"),
 }
 ABILITIES = Abilities(
-    pause=No("Bedrock has no pause"),
-    checkpoints=No("Bedrock gives the final model only"),
-    billed_cost=No("Bedrock does not tell what it billed for a job"),
+    pause=NotOffered("Bedrock has no pause"),
+    checkpoints=NotOffered("Bedrock gives the final model only"),
+    billed_cost=NotOffered("Bedrock does not report what it billed for a job"),
     deployment="required",
 )
 
@@ -149,7 +155,9 @@ def find_family(model: str) -> Family | None:
     return replace(family, limits=replace(family.limits, max_tokens_per_row=listed.max_tokens_per_row))
 
 
-def by_family(declared: Capabilities, model: str, region: str | None) -> Capabilities:
+def by_family(
+    declared: Capabilities, model: str, region: str | None, options: Mapping[str, Any] | None = None
+) -> Capabilities:
     """Return what holds for a model, out of what holds for all; `region` is where the account tunes, for warnings."""
     family = find_family(model) or FAMILIES["nova"]
     warnings = declared.warnings
@@ -157,15 +165,24 @@ def by_family(declared: Capabilities, model: str, region: str | None) -> Capabil
         warnings = ()
     elif tuned := tuning_id(model):
         warnings = (f"{model!r} is the id for inference; the one for tuning is {tuned!r}",)
-    added = (wrong_region(model, region), family.warning)
+    limits, pretraining = family.limits, ""
+    if (options or {}).get("continued_pretraining"):
+        limits = replace(limits, format=TEXT_ROWS)
+        if family.name not in _PRETRAINED:
+            pretraining = (
+                f"continued pre-training of {family.title} is unverified: AWS's API has the type, and its page named"
+                " Titan Text alone, which has left the table of tunable models"
+                f" ({PREPARE})"
+            )
+    added = (wrong_region(model, region), family.warning, pretraining)
     abilities = declared.abilities
     if family.limits.validation == "unused":
-        abilities = replace(abilities, validation_metrics=No("Nova 2 does not use validation rows"))
+        abilities = replace(abilities, validation_metrics=NotOffered("Nova 2 does not use validation rows"))
     return replace(
         declared,
         parameters=family.parameters,
         family=family.title,
-        limits=family.limits,
+        limits=limits,
         abilities=abilities,
         known_model=model in load_catalog().models,
         warnings=(*warnings, *(warning for warning in added if warning)),
@@ -181,7 +198,7 @@ def wrong_region(model: str, region: str | None) -> str:
 
 
 def inference_id(tuning_id: str) -> str:
-    """The id under which a base model answers: the tuning id without its context suffix.
+    """Return the id under which a base model answers: the tuning id without its context suffix.
 
     amazon.nova-micro-v1:0:128k -> amazon.nova-micro-v1:0
     """
@@ -190,12 +207,13 @@ def inference_id(tuning_id: str) -> str:
 
 
 def tuning_id(id: str) -> str | None:
-    """The tuning id whose inference id this is, if the catalogue knows one."""
+    """Return the tuning id whose inference id this is, if the catalogue has one."""
     return next((model for model in load_catalog().models if inference_id(model) == id and model != id), None)
 
 
 def on_demand(base: str) -> bool:
-    """Whether a model tuned from this base (a tuning or inference id) needs no bought throughput to be served."""
+    """Return whether a model tuned from this base (a tuning or inference id) needs no bought throughput to be
+    served."""
     models = load_catalog().models
     entry = models.get(base) or models.get(tuning_id(base) or "")
     return entry is not None and bool(entry.facts.get("on_demand", False))

@@ -1,4 +1,4 @@
-"""boto3 in hand: one session and its clients for an instance, with every exception turned into ours.
+"""boto3: one session and its clients for an instance, with every exception turned into ours.
 
 Bedrock's clients never retry by themselves: what may be repeated is the core's to decide. S3's do, since an upload
 named by its content can be repeated without harm.
@@ -13,13 +13,46 @@ from typing import Any
 
 from llmtune.config import note_secret
 from llmtune.errors import InvalidSettings
-from llmtune.provider import Requirement, clean_content, translate_errors
+from llmtune.provider import Requirement, bound_body, clean_content, translate_errors
 from llmtune_bedrock import errors
 from llmtune_bedrock.settings import BedrockSettings
 
 BOTO3 = Requirement(extra="bedrock", module="boto3", distribution="boto3")
 
 CONNECT_SECONDS = 10.0
+
+
+class _BoundedSession:
+    """botocore's HTTP session, whose answers have a bound in time and in bytes: botocore reads each of them whole."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def send(self, request: Any) -> Any:
+        """Send a request; return the answer, read whole unless its operation streams it."""
+        streamed = request.stream_output
+        request.stream_output = True  # botocore leaves the body to us
+        try:
+            response = self._session.send(request)
+        finally:
+            request.stream_output = streamed
+        bound_body(response.raw, streamed=streamed)
+        if streamed:
+            return response
+        from botocore.exceptions import ReadTimeoutError, ResponseStreamingError
+        from urllib3 import exceptions as urllib3
+
+        try:
+            response.content  # noqa: B018 - read here, and kept
+        except urllib3.ReadTimeoutError as error:
+            raise ReadTimeoutError(endpoint_url=request.url, error=error) from error
+        except urllib3.HTTPError as error:
+            raise ResponseStreamingError(error=error) from error
+        return response
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._session.close()
 
 
 class Sdk:
@@ -77,6 +110,7 @@ class Sdk:
                 user_agent_extra="llmtune",
             )
             client = session.client(service, endpoint_url=endpoint, config=config)
+            client._endpoint.http_session = _BoundedSession(client._endpoint.http_session)
             client.meta.events.register("before-parse", self._receive)
             return client
 

@@ -29,7 +29,7 @@ MOST_TAGS = 199
 
 
 def as_text(value: Any) -> str:
-    """A number as Bedrock's string map wants it: 0.00001, not 1e-05."""
+    """Format a number for Bedrock's string map: 0.00001, not 1e-05."""
     if isinstance(value, float):
         text = format(Decimal(repr(value)), "f")
         return text.rstrip("0").rstrip(".") if "." in text else text
@@ -37,7 +37,7 @@ def as_text(value: Any) -> str:
 
 
 def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as AWS writes them."""
+    """Format tags as AWS does."""
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
@@ -53,14 +53,14 @@ TAGS = core.Tags(
 def _length(
     high: int, default: int, *, batch: tuple[int, int, int] | None = None, note: str = ""
 ) -> dict[str, Declaration]:
-    """Epochs, and for a family whose batch size (`batch`: lowest, highest, default) is known the steps beside it."""
+    """Declare epochs, and max_steps for a family whose batch size (`batch`: lowest, highest, default) is known."""
     fields: dict[str, Declaration] = {"epochs": _sent("epochCount", core.Int(1, high), default, note=note)}
     if batch is not None:
-        low, most, size = batch
+        low, highest, size = batch
         fields["max_steps"] = core.max_steps_as_epochs(
             _H + "epochCount", core.Int(1, high), TABLES, batch_size=size, encode=as_text
         )
-        fields["batch_size"] = _sent("batchSize", core.Int(low, most), size)
+        fields["batch_size"] = _sent("batchSize", core.Int(low, highest), size)
     return fields
 
 
@@ -69,7 +69,7 @@ def _sent(name: str, type: Any, default: Any, note: str = "") -> Sent:
 
 
 def _rate(low: float, high: float, default: float, of: str, note: str = "") -> dict[str, Declaration]:
-    """learning_rate as the knob, and learning_rate_multiplier through its published default."""
+    """Declare learning_rate as sent, and learning_rate_multiplier as converted by the published default rate."""
     takes = core.Float(ge=low, le=high)
     return {
         "learning_rate": _sent("learningRate", takes, default, note),
@@ -80,14 +80,14 @@ def _rate(low: float, high: float, default: float, of: str, note: str = "") -> d
 
 
 def _warmup(high: int, default: int, *, batch: int, epochs: int) -> dict[str, Declaration]:
-    """Warm-up in steps, and as a ratio through the default batch size and epochs."""
+    """Declare warm-up in steps, and as a ratio through the default batch size and epochs."""
     return {
         "warmup_steps": _sent("learningRateWarmupSteps", core.Int(0, high), default),
         "warmup_ratio": Converted(
             _H + "learningRateWarmupSteps",
             core.Int(0, high),
             core.steps_from_ratio(batch, epochs),
-            says="steps, from rows, batch size and epochs",
+            description="steps, from rows, batch size and epochs",
             source=TABLES,
             encode=as_text,
         ),
@@ -108,8 +108,8 @@ def _no(reason: str) -> Unsupported:
 _NO_ADAPTER = _no("the service chooses how it adapts the model and does not say")
 _NO_STOPPING = _no("this family trains for all epochs")
 _FINAL_ONLY = _no("Bedrock gives the final model only")
-#: Fields that no family has a knob for, and those that only some families have.
-_NO_KNOB = (
+#: Fields that no family has a parameter for, and those that only some families have.
+_NO_PARAMETER = (
     *("epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "learning_rate_multiplier"),
     *("min_lr_ratio", "lr_schedule", "lr_num_cycles", "warmup_ratio", "warmup_steps"),
     *("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
@@ -118,9 +118,9 @@ _NO_KNOB = (
 
 #: What holds for every family; the families below say what they add.
 NOTHING = core.Declarations(
-    **dict.fromkeys(_NO_KNOB, _no("the service chooses it and has no knob for it")),
+    **dict.fromkeys(_NO_PARAMETER, _no("the service chooses it and has no parameter for it")),
     max_steps=_no("length is given in epochs, and the batch size that would convert them is not published"),
-    prompt_loss_weight=_no("there is no knob, and AWS does not say how prompt tokens are weighed"),
+    prompt_loss_weight=_no("there is no parameter, and AWS does not say how prompt tokens are weighed"),
     **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), _NO_ADAPTER),
     max_sequence_length=_no("the limit is the model's own; longer rows fail the job"),
     **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), _NO_STOPPING),
@@ -131,7 +131,7 @@ NOTHING = core.Declarations(
         "customModelName",
         core.Text(NAME_LENGTH),
         shortened(NAME_LENGTH, allowed="A-Za-z0-9"),
-        says=f"letters, digits and -, at most {NAME_LENGTH} characters",
+        description=f"letters, digits and -, at most {NAME_LENGTH} characters",
         source=API,
         note="the run key is appended; the job gets the same name",
     ),
@@ -143,7 +143,7 @@ NOTHING = core.Declarations(
     max_tokens=Sent("inferenceConfig.maxTokens", core.Int(1), source=CONVERSE, where="generation"),
 )
 
-NOVA = NOTHING.but(
+NOVA = NOTHING.replace(
     **_length(5, 2),
     **_rate(1e-6, 1e-4, 1e-5, "Nova"),
     warmup_steps=_sent("learningRateWarmupSteps", core.Int(0, 100), 10, "the older Nova guide says 0 to 20"),
@@ -153,7 +153,7 @@ NOVA = NOTHING.but(
 )
 
 _NOVA_2_NOTE = "AWS publishes no table for Nova 2 Lite: key as for Nova 1, range unknown (unverified)"
-NOVA_2 = NOTHING.but(
+NOVA_2 = NOTHING.replace(
     epochs=_sent("epochCount", core.Int(1), core.NOT_PUBLISHED, _NOVA_2_NOTE),
     learning_rate=_sent("learningRate", core.Float(gt=0), core.NOT_PUBLISHED, _NOVA_2_NOTE),
     learning_rate_multiplier=_no("no default rate is published that a multiplier could be taken of"),
@@ -162,33 +162,35 @@ NOVA_2 = NOTHING.but(
     eval_every=_no("Nova 2 does not use validation rows"),
 )
 
-CLAUDE_3_HAIKU = NOTHING.but(
+CLAUDE_3_HAIKU = NOTHING.replace(
     **_length(10, 2, batch=(4, 256, 32)),
-    learning_rate=_no("the knob is a multiplier of a rate that is not published; the service uses its own rate"),
+    learning_rate=_no("the parameter is a multiplier of a rate that is not published; the service uses its own rate"),
     learning_rate_multiplier=_sent("learningRateMultiplier", core.Float(ge=0.1, le=2), 1.0),
     **_early_stopping(2, 0.001),
 )
 
-LLAMA = NOTHING.but(**_length(10, 5, batch=(1, 1, 1)), **_rate(5e-6, 0.1, 1e-4, "Llama 3"))
+LLAMA = NOTHING.replace(**_length(10, 5, batch=(1, 1, 1)), **_rate(5e-6, 0.1, 1e-4, "Llama 3"))
 
 _LLAMA_33_NOTE = "no table of its own: Llama 3.2's values are assumed (unverified)"
-LLAMA_33 = LLAMA.but(**_length(10, 5, note=_LLAMA_33_NOTE), **_rate(5e-6, 0.1, 1e-4, "Llama 3", note=_LLAMA_33_NOTE))
+LLAMA_33 = LLAMA.replace(
+    **_length(10, 5, note=_LLAMA_33_NOTE), **_rate(5e-6, 0.1, 1e-4, "Llama 3", note=_LLAMA_33_NOTE)
+)
 
-TITAN_PREMIER = NOTHING.but(
+TITAN_PREMIER = NOTHING.replace(
     **_length(5, 2, batch=(1, 1, 1)),
     **_rate(1e-7, 1e-5, 1e-6, "Titan Text Premier"),
     **_warmup(20, 5, batch=1, epochs=2),
 )
 
-TITAN = NOTHING.but(
+TITAN = NOTHING.replace(
     **_length(10, 5, batch=(1, 64, 1)),
     **_rate(0.0, 1.0, 1e-5, "Titan Text"),
     **_warmup(250, 5, batch=1, epochs=5),
 )
 
-COHERE = NOTHING.but(
+COHERE = NOTHING.replace(
     **_length(100, 1, batch=(8, 8, 8)),
     **_rate(5e-6, 0.1, 1e-5, "Cohere Command", note="leave it unset when there is a validation set"),
     **_early_stopping(6, 0.01),
 )
-COHERE_LIGHT = COHERE.but(batch_size=_sent("batchSize", core.Int(8, 32), 8))
+COHERE_LIGHT = COHERE.replace(batch_size=_sent("batchSize", core.Int(8, 32), 8))

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.errors import InvalidSettings, LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.errors import (
+    LIMIT_HINTS,
+    InvalidSettings,
+    LimitKind,
+    LlmtuneError,
+    MissingCredentials,
+    QuotaExceeded,
+    TransientError,
+    VendorError,
+)
 from llmtune.provider import retry_after as seconds_to_wait
 
 #: AWS's code for a name in use, and for a resource that is not in the state for such a call.
@@ -25,47 +34,72 @@ _DENIED = {"AccessDeniedException", "AccessDenied", "403"}
 _GONE = {"ResourceNotFoundException", "NoSuchKey", "NoSuchBucket", "NotFound", "404"}
 
 
+#: What lifts a quota of each kind at AWS.
+HINTS: dict[LimitKind, str] = {
+    **LIMIT_HINTS,
+    "active_jobs": "wait for running jobs to end, or ask for more in the Service Quotas console",
+    "deployments": "remove a deployment or provisioned throughput, or ask for more in the Service Quotas console",
+    "other": "the Service Quotas console (Amazon Bedrock) shows the quota, and raises it where it is adjustable",
+}
+
+
+def limit_of(message: str) -> LimitKind:
+    """Return what a quota in AWS's words is on. AWS has one code for all of them."""
+    low = message.lower()
+    if "deployment" in low or "throughput" in low or "model unit" in low:
+        return "deployments"
+    return "active_jobs" if "job" in low and "record" not in low else "other"
+
+
 def from_answer(
     code: str, message: str, status: int | None, *, doing: str, retry_after: float | None = None, profile: str = ""
 ) -> LlmtuneError:
-    """An error answer of AWS. `doing` is what was being done ("starting the job"), for the sentence."""
+    """Convert an error answer of AWS. `doing` is what was being done ("starting the job"), for the sentence."""
     raw = f"{code}: {message}"
-    said = f"AWS said {message.rstrip('.')!r}" if message else f"AWS said {code}"
+    quotation = f"AWS said {message.rstrip('.')!r}" if message else f"AWS said {code}"
     facts: dict[str, Any] = {"code": code, "status": status, "raw": raw}
     if code in _THROTTLED or status == 429:
         # Refused before anything was done: even the paid call may be repeated.
-        return TransientError(f"AWS is throttling {doing}: {said}", sent=False, retry_after=retry_after, **facts)
+        return TransientError(
+            f"AWS is throttling {doing}: {quotation}", sent=False, retry_after=retry_after, limit="rate", **facts
+        )
     if code in _EXPIRED:
-        return MissingCredentials(f"the AWS credentials have expired ({doing}: {said})", hint=_log_in(profile))
+        return MissingCredentials(f"the AWS credentials have expired ({doing}: {quotation})", hint=_login_hint(profile))
     if code in _UNKNOWN_KEY or status == 401:
-        return MissingCredentials(f"AWS does not accept the credentials ({doing}: {said})", hint=_log_in(profile))
+        return MissingCredentials(
+            f"AWS does not accept the credentials ({doing}: {quotation})", hint=_login_hint(profile)
+        )
     if code in _DENIED:
         hint = (
             advice(message) or "give your user or role the permission named there (llmtune doctor checks what it can)"
         )
-        return VendorError(f"AWS does not allow {doing}: {said}", hint=hint, **facts)
+        return VendorError(f"AWS does not allow {doing}: {quotation}", hint=hint, **facts)
     if code in ("ServiceQuotaExceededException", "LimitExceededException"):
-        return QuotaExceeded(
-            f"the account's quota is reached ({doing}: {said})",
-            hint="wait for running jobs to end, or ask for more in the Service Quotas console",
-            jobs="job" in message.lower(),
-        )
+        limit = limit_of(message)
+        return QuotaExceeded(f"the account's quota is reached ({doing}: {quotation})", hint=HINTS[limit], limit=limit)
     if code == CONFLICT:
-        return VendorError(f"there is something of that name or in that state already ({doing}: {said})", **facts)
+        return VendorError(f"there is something of that name or in that state already ({doing}: {quotation})", **facts)
     if code == "NoSuchBucket" or (code in _GONE and doing.startswith("looking at the bucket")):
         return InvalidSettings(f"the bucket does not exist ({doing}): fix bucket in llmtune.toml, or create it")
     if code in _GONE:
-        return VendorError(f"not found ({doing}: {said})", **facts)
+        return VendorError(f"not found ({doing}: {quotation})", **facts)
     if status is not None and status >= 500:
-        return TransientError(f"AWS is unwell for now ({doing}: {said})", sent=True, retry_after=retry_after, **facts)
-    return VendorError(f"AWS refused {doing}: {said}", hint=advice(message), **facts)
+        return TransientError(
+            f"AWS is unavailable for now ({doing}: {quotation})", sent=True, retry_after=retry_after, **facts
+        )
+    return VendorError(f"AWS refused {doing}: {quotation}", hint=advice(message), **facts)
 
 
 def advice(message: str) -> str | None:
-    """What to do about a refusal of AWS, or about the reason of a failed job; None where it names no known cause."""
+    """Return what to do about a refusal of AWS or the reason of a failed job; None if it names no known cause."""
     low = message.lower()
     if "service control policy" in low:
         return "a service control policy of your organisation denies it: no permission of yours helps, ask who keeps it"
+    if "explicit deny" in low:
+        return (
+            "a policy denies it explicitly (of the user or role, its permissions boundary, or the resource), which no"
+            " permission outweighs: that statement has to go"
+        )
     if "assume" in low and "role" in low:
         return (
             "the trust policy of role_arn must let bedrock.amazonaws.com assume it (sts:AssumeRole), for this account"
@@ -82,7 +116,7 @@ def advice(message: str) -> str | None:
 
 
 def from_exception(error: Exception, *, doing: str, name: str, profile: str = "") -> LlmtuneError | None:
-    """A boto3 or botocore exception as ours; None for anything else."""
+    """Convert a boto3 or botocore exception to ours; None for anything else."""
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ClientError):
@@ -97,18 +131,18 @@ def from_exception(error: Exception, *, doing: str, name: str, profile: str = ""
             profile=profile,
         )
     if isinstance(error, (aws.SSOError, aws.TokenRetrievalError, aws.LoginError)):
-        return MissingCredentials(f"the AWS single sign-on has expired ({doing}: {error})", hint=_log_in(profile))
+        return MissingCredentials(f"the AWS single sign-on has expired ({doing}: {error})", hint=_login_hint(profile))
     if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):
         return MissingCredentials(
-            f"AWS's credential chain found nothing usable for {name} ({doing}: {error})", hint=_log_in(profile)
+            f"AWS's credential chain found nothing usable for {name} ({doing}: {error})", hint=_login_hint(profile)
         )
     if isinstance(error, aws.NoAuthTokenError):
-        return MissingCredentials(f"no bearer token was found for {name} ({doing}: {error})", hint=_log_in(profile))
-    return _unsent(error, doing=doing, name=name) or _broken(error, doing=doing)
+        return MissingCredentials(f"no bearer token was found for {name} ({doing}: {error})", hint=_login_hint(profile))
+    return _not_sent_error(error, doing=doing, name=name) or _connection_error(error, doing=doing)
 
 
-def _unsent(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
-    """What went wrong before anything could be sent."""
+def _not_sent_error(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
+    """Convert an exception that was raised before anything was sent; None for any other."""
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ProfileNotFound):
@@ -127,8 +161,8 @@ def _unsent(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
     return None
 
 
-def _broken(error: Exception, *, doing: str) -> LlmtuneError | None:
-    """What went wrong on the way: the request may have arrived."""
+def _connection_error(error: Exception, *, doing: str) -> LlmtuneError | None:
+    """Convert an exception raised on the way, when the request may have arrived."""
     from botocore import exceptions as aws
     from botocore.parsers import ResponseParserError
 
@@ -139,5 +173,5 @@ def _broken(error: Exception, *, doing: str) -> LlmtuneError | None:
     return None
 
 
-def _log_in(profile: str) -> str:
+def _login_hint(profile: str) -> str:
     return f"aws sso login{f' --profile {profile}' if profile else ''} (or: aws configure)"

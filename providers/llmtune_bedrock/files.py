@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmtune.errors import VendorError
-from llmtune.provider import EncodedFile, MetricPoint, ObjectStore
+from llmtune.data.findings import Finding, error, warning
+from llmtune.errors import InvalidSettings, VendorError
+from llmtune.provider import EncodedFile, MetricPoint, ObjectStore, join_within_bounds
 from llmtune_bedrock import responses
 from llmtune_bedrock.client import Sdk
 
@@ -19,7 +20,7 @@ class S3(ObjectStore):
     sdk: Sdk
 
     def size(self, bucket: str, key: str) -> int | None:
-        """Bytes of an object; None when it is not there, or when that may not be asked.
+        """Return the bytes of an object; None if it does not exist, or if reading that is not allowed.
 
         Without the permission to list a bucket, S3 answers 403 for objects that are not there.
         """
@@ -72,8 +73,27 @@ class S3(ObjectStore):
             return None
         return f"the bucket {self.bucket} is in {region}, but jobs run in {self.sdk.region}: both must be in one region"
 
+    def check_inputs(self, uris: Sequence[str]) -> list[Finding]:
+        """Return what is wrong with the bucket and, where it can be used, with the files that a job reads from."""
+        findings = []
+        try:
+            if problem := self.check_region():
+                findings.append(error("region", problem, "use a bucket in the job's region"))
+        except InvalidSettings as fault:
+            return [error("bucket", fault.message, "fix it, or create the bucket")]
+        except VendorError as fault:
+            if fault.status != 403:
+                raise
+            findings.append(warning("bucket", fault.message, "s3:ListBucket would let its region be checked"))
+        findings += [
+            error("file", f"{uri} is not there, or may not be read", "upload it again")
+            for uri in uris
+            if self.size(*self.parse(uri)) is None
+        ]
+        return findings
+
     def curves(self, output: str, job_id: str) -> Iterator[MetricPoint]:
-        """The points of every metrics CSV under the job's folder, found by the ends of their names."""
+        """Yield the points of every metrics CSV in the job's folder; the files are found by the ends of their names."""
         bucket, prefix = self.parse(output)
         prefix = prefix.strip("/")
         folder = f"{prefix}/" if prefix else ""
@@ -85,5 +105,5 @@ class S3(ObjectStore):
             for key in sorted(keys):
                 kind = next((kind for ending, kind in responses.CSV_KINDS.items() if key.endswith(ending)), None)
                 if kind is not None:
-                    body = self.sdk.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+                    body = join_within_bounds(self.sdk.s3.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(65536))
                     yield from responses.curve(body.decode("utf-8", errors="replace"), kind)

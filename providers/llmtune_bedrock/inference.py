@@ -67,7 +67,7 @@ class ConverseGenerator(core.BaseGenerator):
 
 
 def converse(request: core.GenerationRequest) -> dict[str, Any]:
-    """A request as Converse's arguments. Raises `InvalidData` for what Converse cannot be asked with."""
+    """Convert a request to Converse's arguments. Raises `InvalidData` for what Converse cannot be asked with."""
     system: list[dict[str, str]] = []
     messages: list[dict[str, Any]] = []
     for message in request.messages:
@@ -84,7 +84,7 @@ def converse(request: core.GenerationRequest) -> dict[str, Any]:
     if system:
         body["system"] = system
     if request.tools:
-        body["toolConfig"] = {"tools": [_tool(each) for each in request.tools]}
+        body["toolConfig"] = {"tools": [_tool(tool) for tool in request.tools]}
     return body
 
 
@@ -105,7 +105,7 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def generation(answer: dict[str, Any]) -> core.Generation:
-    """A Converse answer as ours."""
+    """Convert a Converse answer."""
     blocks = ((answer.get("output") or {}).get("message") or {}).get("content") or []
     usage = answer.get("usage") or {}
     calls = tuple(
@@ -124,7 +124,7 @@ def generation(answer: dict[str, Any]) -> core.Generation:
 
 # --- deployments ---------------------------------------------------------------------------------------------------
 def name_for(key: core.RunKey) -> str:
-    """The name that a run's deployment has, by which it is found again."""
+    """Return the name of a run's deployment, by which it is found again."""
     return f"llmtune-{key}"
 
 
@@ -149,7 +149,7 @@ def deploy(sdk: Sdk, model: core.ModelRef, key: core.RunKey, *, on_demand: bool)
 
 
 def find(sdk: Sdk, key: core.RunKey) -> core.DeploymentRef | None:
-    """The deployment of that run, on demand or provisioned."""
+    """Find the deployment of that run, on demand or provisioned."""
     name = name_for(key)
     with sdk.translate_errors("looking for the run's deployment"):
         for kind, (operation, summaries, name_key, arn_key) in _LISTS.items():
@@ -161,7 +161,7 @@ def find(sdk: Sdk, key: core.RunKey) -> core.DeploymentRef | None:
 
 
 def look(sdk: Sdk, ref: core.DeploymentRef) -> tuple[str, str]:
-    """State and failure message of a deployment, in AWS's words."""
+    """Return state and failure message of a deployment, in AWS's words."""
     with sdk.translate_errors(f"looking at the deployment {ref.id}"):
         if is_provisioned(ref):
             answer = sdk.bedrock.get_provisioned_model_throughput(provisionedModelId=ref.id)
@@ -173,12 +173,12 @@ def look(sdk: Sdk, ref: core.DeploymentRef) -> tuple[str, str]:
 def wait(sdk: Sdk, ref: core.DeploymentRef) -> None:
     """Wait until a deployment answers. Raises `VendorError` when it fails or takes longer than an hour."""
     for _ in core.growing_pauses(DEPLOY_SECONDS, longest=LOOK_SECONDS):
-        word, message = look(sdk, ref)
-        if word in ("Active", "InService"):
+        status, message = look(sdk, ref)
+        if status in ("Active", "InService"):
             return
-        if word == "Failed":
+        if status == "Failed":
             raise VendorError(f"the deployment {ref.id} failed: {message or 'AWS does not say why'}", raw=message)
-    raise VendorError(f"the deployment {ref.id} is still {word} after an hour; undeploy it or wait on")
+    raise VendorError(f"the deployment {ref.id} is still {status} after an hour; undeploy it or wait on")
 
 
 def undeploy(sdk: Sdk, ref: core.DeploymentRef) -> None:
@@ -198,5 +198,5 @@ def undeploy(sdk: Sdk, ref: core.DeploymentRef) -> None:
 
 
 def is_provisioned(ref: core.DeploymentRef) -> bool:
-    """Whether the deployment is bought throughput rather than on demand."""
+    """Return whether the deployment is bought throughput rather than on demand."""
     return ref.data.get("kind") == "provisioned" or ":provisioned-model/" in ref.id

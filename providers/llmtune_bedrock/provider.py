@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
-from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
+from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune_bedrock import capabilities as targets
-from llmtune_bedrock import inference, requests, responses, service_model, settings
+from llmtune_bedrock import imports, inference, requests, responses, service_model, settings
 from llmtune_bedrock.client import BOTO3, Sdk
 from llmtune_bedrock.declarations import NOTHING
 from llmtune_bedrock.errors import CONFLICT
@@ -43,16 +44,18 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """What this target can express, by the family of its model. Pure."""
-        return targets.by_family(super().capabilities(target), target.model, self.settings.value_of("region"))
+        """Return what this target supports, by the family of its model. Pure."""
+        return targets.by_family(
+            super().capabilities(target), target.model, self.settings.value_of("region"), target.options
+        )
 
     def find_credentials(self) -> core.Credentials:
-        """Whether AWS's chain has something to read."""
+        """Return whether AWS's chain has something to read."""
         status = settings.find_credentials()
         return status, "aws configure sso (or: aws configure)" if status == "not found" else None
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """The exact request. Pure."""
+        """Build the exact request. Pure."""
         used = self.capabilities(receipt.target).limits.validation != "unused"
         return core.Request(
             operation="bedrock CreateModelCustomizationJob (POST /model-customization-jobs)",
@@ -61,7 +64,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
 
     # --- online ------------------------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
-        """Everything that AWS's service model says of the request, the bucket and its region, the files, the role.
+        """Check the request by AWS's service model, then the bucket and its region, the files and the role.
 
         botocore itself checks no maximum, no pattern and no enum, and AWS may say so only when the job has failed.
         """
@@ -73,20 +76,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
             error("request", f"{path} {fault}", "AWS would refuse the job")
             for path, fault in service_model.faults("bedrock", "CreateModelCustomizationJob", keyed)
         ]
-        try:
-            if problem := self._storage.check_region():
-                findings.append(error("region", problem, "use a bucket in the job's region"))
-        except InvalidSettings as fault:
-            return [*findings, error("bucket", fault.message, "fix it, or create the bucket")]
-        except VendorError as fault:
-            if fault.status != 403:
-                raise
-            findings.append(warning("bucket", fault.message, "s3:ListBucket would let its region be checked"))
-        findings += [
-            error("file", f"{uri} is not there, or may not be read", "upload it again")
-            for uri in requests.input_files(request.body)
-            if self._storage.size(*self._storage.parse(uri)) is None
-        ]
+        findings += self._storage.check_inputs(requests.input_files(request.body))
         if problem := targets.wrong_region(request.body.get("baseModelIdentifier", ""), self._sdk.region):
             findings.append(warning("region", problem, f"set region under [providers.{self.name}]"))
         return findings
@@ -108,7 +98,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         return responses.job_ref(answer["jobArn"], keyed["jobName"])
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
-        """The job whose name ends in this key."""
+        """Find the job whose name ends in this key."""
         with self._sdk.translate_errors("looking for the run's job"):
             pages = self._sdk.bedrock.get_paginator("list_model_customization_jobs").paginate(nameContains=key)
             for page in pages:
@@ -118,7 +108,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         return None
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """The job's state and, once it has ended, its final losses and the curves from S3."""
+        """Read the job's state and, once it has ended, its final losses and the curves from S3."""
         with self._sdk.translate_errors(f"looking at the job {job.id}"):
             answer = self._sdk.bedrock.get_model_customization_job(jobIdentifier=job.id)
         if "jobArn" not in answer:
@@ -154,7 +144,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         return inference.deploy(self._sdk, model, key, on_demand=targets.on_demand(model.base or ""))
 
     def find_deployment(self, key: core.RunKey) -> core.DeploymentRef | None:
-        """The deployment that is named after this key."""
+        """Find the deployment that is named after this key."""
         return inference.find(self._sdk, key)
 
     def undeploy(self, ref: core.DeploymentRef) -> None:
@@ -162,7 +152,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         inference.undeploy(self._sdk, ref)
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """A base model or a deployment in hand; a custom model answers only through a deployment."""
+        """Open a base model or a deployment; a custom model answers only through a deployment."""
         if isinstance(ref, core.DeploymentRef):
             return inference.ConverseGenerator(self._sdk, ref.id, ref)
         if not ref.tuned:
@@ -175,7 +165,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         )
 
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
-        """The base model under its inference id, which is not its tuning id."""
+        """Return the base model under its inference id, which is not its tuning id."""
         model = receipt.target.model
         if model.startswith("arn:"):
             return core.Unavailable("the base is a custom model, which answers only through a deployment")
@@ -183,7 +173,7 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
         return core.ModelRef(id=chosen, base=model, tuned=False)
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """Python that asks this model through boto3."""
+        """Return a few lines of Python that ask this model through boto3."""
         region = self.settings.value_of("region") or "us-east-1"
         deployed = "# deploy the model first; modelId is then the deployment's ARN\n"
         note = deployed if getattr(ref, "tuned", False) else ""
@@ -197,9 +187,22 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
             'print(answer["output"]["message"]["content"][0]["text"])\n'
         )
 
+    # --- weights that were trained elsewhere --------------------------------------------------------------------------
+    def import_cost(self) -> str:
+        """Return in a sentence what an imported model costs."""
+        return imports.COST
+
+    def find_import(self, key: core.RunKey) -> core.WeightImport | None:
+        """Find the last import that carries this key."""
+        return imports.find(self._sdk, key)
+
+    def import_weights(self, folder: Path, name: str, key: core.RunKey) -> core.WeightImport:
+        """Upload a merged model's folder to the bucket and start its import."""
+        return imports.start(self._sdk, self._storage, folder, name, key)
+
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every custom model the account owns in this region."""
+        """Yield every custom model that the account owns in this region."""
         yield from core.read_each(self._custom_models(), responses.remote_model, self.name)
 
     def _custom_models(self) -> Iterator[Mapping[str, Any]]:
@@ -208,10 +211,10 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
                 yield from page.get("modelSummaries", [])
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The job behind a custom model: its base, hyperparameters and files."""
+        """Fetch the job behind a custom model: its base, hyperparameters and files."""
         with self._sdk.translate_errors(f"reading the model {remote.id}"):
             model = self._sdk.bedrock.get_custom_model(modelIdentifier=remote.id)
-        known, others = responses.hyperparameters(model.get("hyperParameters") or {})
+        values, unmapped = responses.hyperparameters(model.get("hyperParameters") or {})
         files = {}
         if train := (model.get("trainingDataConfig") or {}).get("s3Uri"):
             files["train"] = train
@@ -222,8 +225,8 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
             id=model.get("jobArn") or remote.id,
             model=model["modelArn"],
             base=responses.base_id(model.get("baseModelArn") or remote.base or ""),
-            hyperparameters=known,
-            unmapped=others,
+            hyperparameters=values,
+            unmapped=unmapped,
             files=files,
             name=model.get("modelName"),
             record={key: value for key, value in model.items() if key not in responses.HELD},

@@ -12,7 +12,7 @@ from llmtune_bedrock.settings import PLACEHOLDERS, BedrockSettings
 
 
 def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validation: bool) -> dict[str, Any]:
-    """The body for this receipt. Job name, token and the run key's tags are added when the job is sent.
+    """Build the body for this receipt. Job name, token and the run key's tags are added when the job is sent.
 
     `validation` is whether the family uses validation rows at all.
     """
@@ -21,7 +21,7 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
     body: dict[str, Any] = {
         "roleArn": settings.role_arn or PLACEHOLDERS["role_arn"],
         "baseModelIdentifier": target.model,
-        "customizationType": "FINE_TUNING",
+        "customizationType": "CONTINUED_PRE_TRAINING" if options.get("continued_pretraining") else "FINE_TUNING",
         "trainingDataConfig": {"s3Uri": files["train"].id},
         "outputDataConfig": {"s3Uri": f"s3://{bucket}/{settings.prefix.strip('/')}/output"},
     }
@@ -34,8 +34,8 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
             "subnetIds": list(settings.subnet_ids),
             "securityGroupIds": list(settings.security_group_ids),
         }
-    knobs = receipt.knobs()
-    sent = knobs.pop("hyperParameters", {})
+    parameters = receipt.request_parameters()
+    sent = parameters.pop("hyperParameters", {})
     free = dict(options.get("extra_hyperparameters", {}))
     if (share := options.get("eval_percentage")) is not None:
         free["evalPercentage"] = as_text(share)
@@ -46,11 +46,11 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
         )
     if free or sent:
         body["hyperParameters"] = {**free, **sent}
-    return body | knobs
+    return body | parameters
 
 
 def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
-    """The body with the run key as token, as the end of both names, and as a tag of job and model."""
+    """Return the body with the run key as token, at the end of both names, and as a tag of job and model."""
     keyed = copy.deepcopy(body)
     name = f"{keyed['customModelName']}-{key}"
     tag = {"key": RUN_TAG, "value": key}
@@ -62,7 +62,7 @@ def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def with_sample_files(body: dict[str, Any]) -> dict[str, Any]:
-    """The body with an address of the right shape wherever a file is only a placeholder ("<train file>")."""
+    """Return the body with a well-formed address for every file that is only a placeholder ("<train file>")."""
     filled = copy.deepcopy(body)
     for config in _inputs(filled):
         if str(config.get("s3Uri", "")).startswith("<"):
@@ -71,7 +71,7 @@ def with_sample_files(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def input_files(body: dict[str, Any]) -> list[str]:
-    """The S3 addresses that a body reads from; placeholders of files that are not uploaded yet are left out."""
+    """Return the S3 addresses that a body reads from, without placeholders of files that are not uploaded yet."""
     uris = (str(config.get("s3Uri", "<")) for config in _inputs(body))
     return [uri for uri in uris if not uri.startswith("<")]
 

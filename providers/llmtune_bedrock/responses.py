@@ -59,18 +59,18 @@ _BACK: Mapping[str, tuple[str, type[int] | type[float]]] = {
 }
 
 
-def state(word: str) -> tuple[RunState, tuple[str, ...]]:
+def state(status: str) -> tuple[RunState, tuple[str, ...]]:
     """Return our state for Bedrock's word, and a warning when the word is new."""
-    return read_state(word, STATES, "Bedrock")
+    return read_state(status, STATES, "Bedrock")
 
 
 def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, validation_unused: str = "") -> Snapshot:
-    """A GetModelCustomizationJob answer, with the curves read from S3 when there are any.
+    """Convert a GetModelCustomizationJob answer, with the curves read from S3 when there are any.
 
     `validation_unused` says why validation rows are not used, for the families that do not.
     """
-    word = str(job.get("status", "Unknown"))
-    now, warnings = state(word)
+    status = str(job.get("status", "Unknown"))
+    now, warnings = state(status)
     curves = list(points)
     final = list(final_points(job, curves))
     validators = (job.get("validationDataConfig") or {}).get("validators") or []
@@ -86,7 +86,7 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, vali
         warnings = (*warnings, "the curves in S3 could not be found: only the final losses are known")
     return Snapshot(
         state=now,
-        raw_state=word,
+        raw_state=status,
         points=(*curves, *final),
         events=tuple(events(job)),
         model=model if now is RunState.SUCCEEDED else None,
@@ -98,7 +98,7 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, vali
 
 
 def why_failed(job: Mapping[str, Any]) -> str | None:
-    """Why a job failed, in AWS's words, with what can be done; else in which part of it."""
+    """Return why a job failed, in AWS's words, with what can be done; else in which part of it."""
     if message := str(job.get("failureMessage") or ""):
         hint = advice(message)
         return f"{message.rstrip('.')} ({hint})" if hint else message
@@ -108,16 +108,16 @@ def why_failed(job: Mapping[str, Any]) -> str | None:
 
 
 def final_points(job: Mapping[str, Any], curves: Iterable[MetricPoint]) -> Iterable[MetricPoint]:
-    """The final losses of the API. It tells no step: they stand at the last step of the curve, or at 0 without one."""
+    """Yield the final losses. The API reports no step: they get the last step of the curve, or 0 without a curve."""
     last = dict.fromkeys(("train/loss", "validation/loss"), 0)
     for point in curves:
         if point.series in last:
             last[point.series] = max(last[point.series], point.step)
-    found = [("train/loss", (job.get("trainingMetrics") or {}).get("trainingLoss"), "trainingMetrics.trainingLoss")]
+    losses = [("train/loss", (job.get("trainingMetrics") or {}).get("trainingLoss"), "trainingMetrics.trainingLoss")]
     for index, validator in enumerate(job.get("validationMetrics") or []):
         series = "validation/loss" if index == 0 else f"validation/loss_{index + 1}"
-        found.append((series, validator.get("validationLoss"), f"validationMetrics[{index}].validationLoss"))
-    for series, value, raw in found:
+        losses.append((series, validator.get("validationLoss"), f"validationMetrics[{index}].validationLoss"))
+    for series, value, raw in losses:
         if value is not None:
             yield MetricPoint(
                 step=last.get(series, 0), series=series, value=float(value), source="vendor_api", raw_name=raw
@@ -125,7 +125,7 @@ def final_points(job: Mapping[str, Any], curves: Iterable[MetricPoint]) -> Itera
 
 
 def curve(text: str, kind: str) -> list[MetricPoint]:
-    """The points of a metrics CSV; `kind` is train or validation.
+    """Read the points of a metrics CSV; `kind` is train or validation.
 
     Columns are found by name: step_number and epoch_number (from 0), training_loss or validation_loss, perplexity
     (not always there). Line ends of any kind; rows that hold no number are passed over.
@@ -159,18 +159,18 @@ def curve(text: str, kind: str) -> list[MetricPoint]:
 
 
 def events(job: Mapping[str, Any]) -> Iterable[Event]:
-    """What the status details tell, one event a part and state, and why a job failed."""
+    """Yield the status details, one event per part and state, and the reason of a failed job."""
     arn = str(job.get("jobArn", ""))
     details = job.get("statusDetails") or {}
     for part in PARTS:
         detail = details.get(part) or {}
-        word = detail.get("status")
-        if word and word != "NotStarted":
+        status = detail.get("status")
+        if status and status != "NotStarted":
             yield Event(
-                id=f"{arn}:{part}:{word}",
+                id=f"{arn}:{part}:{status}",
                 time=unix_seconds(detail.get("lastModifiedTime") or detail.get("creationTime")) or 0.0,
-                level="error" if word == "Failed" else "info",
-                message=f"{_PART_WORDS[part]}: {word}",
+                level="error" if status == "Failed" else "info",
+                message=f"{_PART_WORDS[part]}: {status}",
             )
     if message := job.get("failureMessage"):
         yield Event(
@@ -182,7 +182,7 @@ def events(job: Mapping[str, Any]) -> Iterable[Event]:
 
 
 def from_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An EventBridge "Model Customization Job State Change" event as the answer of GetModelCustomizationJob.
+    """Convert an EventBridge "Model Customization Job State Change" event to GetModelCustomizationJob's answer.
 
     Raises ValueError for an event of another kind.
     """
@@ -197,7 +197,7 @@ def from_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Bedrock's hyperparameters by our names, and those that have none."""
+    """Return Bedrock's hyperparameters by our names, and those that have none."""
     return read_values(sent, _BACK)
 
 
@@ -208,7 +208,7 @@ HELD = frozenset(
 
 
 def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
-    """A custom model as the account lists it."""
+    """Convert a custom model from the account's list."""
     base = entry.get("baseModelArn")
     return RemoteModel(
         id=entry["modelArn"],
@@ -219,19 +219,19 @@ def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
 
 
 def base_id(arn: str) -> str:
-    """The base model's id inside the ARN of a foundation model or of a custom model; anything else as it is."""
+    """Return the base model's id in the ARN of a foundation or custom model; anything else as it is."""
     if ":custom-model/" in arn:
         return arn.rsplit(":custom-model/", 1)[-1].rpartition("/")[0]
     return arn.rsplit(":foundation-model/", 1)[-1]
 
 
 def job_ref(arn: str, name: str) -> JobRef:
-    """A reference to a job, with the page where a person can look at it."""
+    """Return a reference to a job, with the address of its page in the console."""
     region = arn.split(":")[3] if arn.count(":") > 3 else ""
     console = f"https://{region}.console.aws.amazon.com/bedrock/home?region={region}#/custom-models"
     return JobRef(id=arn, data={"name": name}, url=console if region else None)
 
 
 def job_id(arn: str) -> str:
-    """The last part of a job's ARN, which names its folder in S3."""
+    """Return the last part of a job's ARN, which names its folder in S3."""
     return arn.rsplit("/", 1)[-1]

@@ -17,8 +17,8 @@ from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import answered, arguments_text, kind, note_beside
-from llmtune.data.formats.instruct import PromptCompletion, rest
+from llmtune.data.formats.chat import arguments_text, json_type, note_unread, with_preferred_answer
+from llmtune.data.formats.instruct import PromptCompletion, other_keys, take_text
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
 from llmtune_bedrock.capabilities import (
@@ -27,6 +27,7 @@ from llmtune_bedrock.capabilities import (
     NOVA_2_ROWS,
     PREPARE,
     PROMPT_ROWS,
+    TEXT_ROWS,
     Family,
     find_family,
 )
@@ -46,7 +47,8 @@ _BLOCKS = frozenset(
 
 
 def _blocks(content: Any) -> bool:
-    """Whether a message's content is a list of Converse blocks, which name their kind by key and not by `type`."""
+    """Return whether a message's content is a list of Converse blocks, which name their kind by key and not by
+    `type`."""
     return (
         isinstance(content, list)
         and bool(content)
@@ -61,7 +63,7 @@ class ConverseRows(RowFormat):
 
     name = CONVERSE_ROWS
     title = '{"schemaVersion": "bedrock-conversation-2024", "system": [...], "messages": [...]}'
-    carries = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
+    supports = f.BASIC | f.TOOLS | f.TOOL_IDS | f.IMAGES | f.PARTS
     plain_by_bits = True  # what `problems` adds is about calls
 
     def detect(self, row: Mapping[str, Any]) -> bool:
@@ -82,30 +84,32 @@ class ConverseRows(RowFormat):
             elif texts:
                 messages.append(system_message(texts))
         elif system is not None:
-            faults.append(error("row-shape", f"system is {kind(system)}; expected a list", 'write [{"text": "..."}]'))
+            faults.append(
+                error("row-shape", f"system is {json_type(system)}; expected a list", 'write [{"text": "..."}]')
+            )
         turns = row.get("messages")
         turns = read_list(turns, "row-shape", "messages", "a list of messages", "give it turns", faults)
         for index, turn in enumerate(turns):
             messages += self._read_turn(turn, f"messages[{index}]", faults)
         version = row.get("schemaVersion")
-        known = ["system", "messages", "toolConfig"]
+        known_keys = ["system", "messages", "toolConfig"]
         if version is None or version == SCHEMA:
-            known.append("schemaVersion")
+            known_keys.append("schemaVersion")
         if version is not None and version != SCHEMA:
             faults.append(
                 warning("vendor-schema", f"schemaVersion is {version!r}; the documents say {SCHEMA!r} ({PREPARE})", "")
             )
-        extra = rest(row, *known) or {}
+        extra = other_keys(row, *known_keys) or {}
         for block in system if isinstance(system, list) else ():
             if isinstance(block, dict):
-                note_beside(block, ("text",), "system[]", extra)
+                note_unread(block, ("text",), "system[]", extra)
         if isinstance(row.get("toolConfig"), dict):
-            note_beside(row["toolConfig"], ("tools",), "toolConfig", extra)
+            note_unread(row["toolConfig"], ("tools",), "toolConfig", extra)
         return Example(tuple(messages), self._read_tools(row, faults), line=line, extra=extra or None)
 
     def _read_turn(self, turn: Any, where: str, faults: list[Finding]) -> list[Message]:
         if not isinstance(turn, dict):
-            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object", "fix it"))
+            faults.append(error("row-shape", f"{where} is {json_type(turn)}; expected an object", "fix it"))
             return [Message("user", "")]
         role = turn.get("role")
         if role not in ("user", "assistant"):
@@ -120,12 +124,12 @@ class ConverseRows(RowFormat):
         for index, block in enumerate(blocks):
             self._read_block(block, f"{where}.content[{index}]", parts)
             if isinstance(block, dict):
-                _note_block(block, parts.beside)
-        return parts.messages(role, turn, "content", where, _thought_of)
+                _note_block(block, parts.unread)
+        return parts.messages(role, turn, "content", where, _reasoning_text)
 
     def _read_block(self, block: Any, where: str, parts: TurnParts) -> None:
         if not isinstance(block, dict):
-            parts.fault("content", f"{where} is {kind(block)}; expected a block", 'write {"text": "..."}')
+            parts.fault("content", f"{where} is {json_type(block)}; expected a block", 'write {"text": "..."}')
         elif "text" in block:
             parts.add_text(block["text"], where)
         elif isinstance(block.get("image"), dict):
@@ -144,7 +148,7 @@ class ConverseRows(RowFormat):
             if not isinstance(called, str):
                 parts.fault("tool-call-id", f"{where}.toolResult names no toolUseId", "name the call it answers")
                 called = None
-            extra = rest(result, "toolUseId", "content")
+            extra = other_keys(result, "toolUseId", "content")
             parts.answers.append(Message("tool", _read_result(content), (), called, extra=extra))
         else:
             parts.content.append(OtherPart(next(iter(block), "empty"), block))
@@ -170,7 +174,7 @@ class ConverseRows(RowFormat):
     def write(self, example: Example) -> dict[str, Any]:
         extra = example.extra or {}
         row: dict[str, Any] = {"schemaVersion": extra.get("schemaVersion", SCHEMA)}
-        messages = list(answered(example))
+        messages = list(with_preferred_answer(example))
         if messages and messages[0].role == "system":
             system = messages.pop(0)
             parts = system.content if isinstance(system.content, tuple) else (TextPart(system.words),)
@@ -182,27 +186,27 @@ class ConverseRows(RowFormat):
 
     def _write_parts(self, message: Message) -> list[dict[str, Any]]:
         blocks = write_blocks(message)
-        if message.reasoning is not None and self.carries & f.REASONING:
+        if message.reasoning is not None and self.supports & f.REASONING:
             blocks.insert(0, {"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
         return blocks
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example) + check_long_numbers(example, self.name)
+        findings = super().problems(example) + check_long_numbers(example, self.name)
         if any(message.role == "system" and message.images for message in example.messages):
             what = f"{self.name} rows cannot carry images in a system turn"
-            found.append(error("lost-images", what, "put the image into a user turn"))
-        beside = next((key for tool in example.tools for key in tool if key not in ("type", "function")), None)
-        if beside is not None:
-            found.append(warning("changed-tools", f"{self.name} rows cannot carry {beside!r} of a tool", ""))
-        return found
+            findings.append(error("lost-images", what, "put the image into a user turn"))
+        extra_key = next((key for tool in example.tools for key in tool if key not in ("type", "function")), None)
+        if extra_key is not None:
+            findings.append(warning("changed-tools", f"{self.name} rows cannot carry {extra_key!r} of a tool", ""))
+        return findings
 
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _BLOCKS and "type" not in part.raw
 
     def without_own_keys(self, example: Example) -> Example:
         if example.extra and "schemaVersion" in example.extra:
-            kept = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
-            example = example.replace(extra=kept or None)
+            extra = {key: value for key, value in example.extra.items() if key != "schemaVersion"}
+            example = example.replace(extra=extra or None)
         if any(message.role == "tool" and message.extra for message in example.messages):
             example = example.replace(messages=tuple(map(_without_result_keys, example.messages)))
         return example
@@ -212,27 +216,27 @@ class ConverseRows(RowFormat):
 _READ = {"text": (), "image": ("format", "source"), "toolUse": ("toolUseId", "name", "input"), "toolResult": None}
 
 
-def _note_block(block: Mapping[str, Any], beside: dict[str, Any]) -> None:
+def _note_block(block: Mapping[str, Any], extra: dict[str, Any]) -> None:
     """Add the keys of a block that are not read to those beside its content; blocks kept whole have none."""
     key = next((key for key in _READ if key in block), None)
     if key is None or (key != "text" and not isinstance(block[key], dict)):
         return
     if key == "image" and isinstance(_read_image(block), OtherPart):
         return
-    note_beside(block, (key,), "content[]", beside)
-    if known := _READ[key]:
-        note_beside(block[key], known, f"content[].{key}", beside)
+    note_unread(block, (key,), "content[]", extra)
+    if known_keys := _READ[key]:
+        note_unread(block[key], known_keys, f"content[].{key}", extra)
     result = block[key].get("content") if key == "toolResult" else None
     for part in result if isinstance(result, list) else ():
         read = next((name for name in ("text", "json") if isinstance(part, dict) and name in part), None)
         if read is not None:
-            note_beside(part, (read,), "content[].toolResult.content[]", beside)
+            note_unread(part, (read,), "content[].toolResult.content[]", extra)
 
 
 def _without_result_keys(message: Message) -> Message:
     if message.role != "tool" or not message.extra:
         return message
-    return message.replace(extra=rest(message.extra, *_RESULT_KEYS))
+    return message.replace(extra=other_keys(message.extra, *_RESULT_KEYS))
 
 
 class NovaTwoRows(ConverseRows):
@@ -240,14 +244,14 @@ class NovaTwoRows(ConverseRows):
 
     name = NOVA_2_ROWS
     title = '{"messages": [..., {"role": "assistant", "content": [{"reasoningContent": ...}, {"text": "..."}]}]}'
-    carries = ConverseRows.carries | f.REASONING
+    supports = ConverseRows.supports | f.REASONING
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # such rows are read as Converse rows
 
 
-def _thought_of(part: Part) -> str | None:
-    """The text of a block that holds reasoning, and nothing else that is not read; None for any other."""
+def _reasoning_text(part: Part) -> str | None:
+    """Return the text of a block that holds reasoning and nothing unread; None for any other block."""
     block = part.raw.get("reasoningContent") if isinstance(part, OtherPart) else None
     text = block.get("reasoningText") if isinstance(block, dict) and len(block) == 1 else None
     if not isinstance(text, dict) or not {"text", "signature"}.issuperset(text) or "text" not in text:
@@ -262,7 +266,7 @@ class _JsonPart(TextPart):
 
 
 def _read_result(blocks: Any) -> Content:
-    """The content of a result: a text, or its blocks where one of them is something else."""
+    """Return the content of a result: a text, or its blocks if one of them is something else."""
     parts: list[Part] = []
     for block in blocks if isinstance(blocks, list) else ():
         if isinstance(block, dict) and isinstance(block.get("text"), str):
@@ -285,9 +289,13 @@ def _read_image(block: Mapping[str, Any]) -> Part:
     format_ = image.get("format")
     type_ = f"image/{format_}" if isinstance(format_, str) else None
     if isinstance(source, dict):
-        place = source.get("s3Location")
-        if isinstance(place, dict) and set(place) <= {"uri", "bucketOwner"} and isinstance(place.get("uri"), str):
-            return ImagePart(place["uri"], type_, bucket_owner=place.get("bucketOwner"))
+        location = source.get("s3Location")
+        if (
+            isinstance(location, dict)
+            and set(location) <= {"uri", "bucketOwner"}
+            and isinstance(location.get("uri"), str)
+        ):
+            return ImagePart(location["uri"], type_, bucket_owner=location.get("bucketOwner"))
         if isinstance(source.get("bytes"), str) and type_ is not None:
             return ImagePart(f"data:{type_};base64,{source['bytes']}", type_)
     return OtherPart("image", block)  # in a way not known here: kept as it is
@@ -343,7 +351,7 @@ class ClaudeRows(RowFormat):
 
     name = CLAUDE_ROWS
     title = '{"system": "...", "messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}'
-    carries = f.BASIC
+    supports = f.BASIC
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return isinstance(row.get("system"), str) and set(row) == {"system", "messages"}
@@ -354,7 +362,7 @@ class ClaudeRows(RowFormat):
         return CHAT.read(row, line, faults)
 
     def write(self, example: Example) -> dict[str, Any]:
-        messages = list(answered(example))
+        messages = list(with_preferred_answer(example))
         row: dict[str, Any] = {}
         if messages and messages[0].role == "system":
             row["system"] = messages.pop(0).words
@@ -371,7 +379,7 @@ class BedrockPromptRows(PromptCompletion):
 
     name = PROMPT_ROWS
     title = '{"prompt": "...", "completion": "..."}'
-    carries = f.CHAT
+    supports = f.CHAT
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # rows read from files are of the general format
@@ -380,21 +388,38 @@ class BedrockPromptRows(PromptCompletion):
         return super().write(example.replace(extra=None))
 
 
+class BedrockTextRows(RowFormat):
+    """`{"input": ...}`: text to continue, for continued pre-training (an option of the job)."""
+
+    name = TEXT_ROWS
+    title = '{"input": "..."}'
+    supports = f.TEXT
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return set(row) == {"input"}
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        return Example(text=take_text(row, "input", faults), line=line, extra=other_keys(row, "input"))
+
+    def write(self, example: Example) -> dict[str, Any]:
+        return {"input": example.text or ""}
+
+
 @lru_cache(maxsize=64)
-def _family_of(model: str | None) -> Family | None:
-    """The family of a model; remembered, since it is asked for with every row."""
+def _find_family(model: str | None) -> Family | None:
+    """Return the family of a model; cached, because it is needed for every row."""
     return find_family(model) if model else None
 
 
 def choose(method: str, model: str | None) -> str:
-    """The row format a model takes: Converse for Nova and Llama 3.2 and later, which is also the default."""
-    family = _family_of(model)
+    """Return the row format of a model: Converse for Nova and Llama 3.2 and later, which is also the default."""
+    family = _find_family(model)
     return family.limits.format if family else CONVERSE_ROWS
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """User and assistant in turn, the user first and the assistant last; Nova's reserved words."""
-    family = _family_of(model)
+    """Check that user and assistant alternate, the user first and the assistant last, and Nova's reserved words."""
+    family = _find_family(model)
     name = family.name if family else None
     if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
         return
@@ -419,50 +444,50 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
     if name == "nova-2" and example.tools:
         yield warning("vendor-tools", f"rows with tools may fail a Nova 2 job ({NOVA})", "try a few rows first")
     if name in (None, "nova", "nova-2"):
-        yield from _reserved_words(example, sure=name is not None)
+        yield from _check_reserved_words(example, sure=name is not None)
 
 
-def _reserved_words(example: Example, *, sure: bool) -> Iterable[Finding]:
+def _check_reserved_words(example: Example, *, sure: bool) -> Iterable[Finding]:
     for index, message in enumerate(example.messages):
         text = message.words
-        for word in RESERVED:
-            if word in text:
+        for reserved in RESERVED:
+            if reserved in text:
                 say = error if sure else warning
                 yield say(
                     "vendor-reserved-word",
-                    f"messages[{index}]: {word!r} is a reserved word of Nova, on which the job fails ({NOVA})",
+                    f"messages[{index}]: {reserved!r} is a reserved word of Nova, on which the job fails ({NOVA})",
                     "write it another way",
                 )
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Rows and bytes of a file by the model's family; none are told when the model is not named."""
-    family = _family_of(facts.model)
+    """Check rows and bytes of a file against the model's family; nothing is reported if no model is named."""
+    family = _find_family(facts.model)
     if family is None or facts.role == "test":
         return
     limits, max_bytes = family.limits, family.limits.max_bytes
     if facts.role == "train":
-        yield from count_findings(facts.rows, "rows", PREPARE, least=limits.min_rows, most=limits.max_rows)
-        total, least = facts.total_rows, family.min_total_rows
+        yield from count_findings(facts.rows, "rows", PREPARE, at_least=limits.min_rows, at_most=limits.max_rows)
+        total, min_rows = facts.total_rows, family.min_total_rows
         both = "training and validation rows"
-        yield from count_findings(total, both, PREPARE, least=least, most=limits.max_total_rows)
+        yield from count_findings(total, both, PREPARE, at_least=min_rows, at_most=limits.max_total_rows)
     else:
         max_bytes = family.max_validation_bytes
-        yield from count_findings(facts.rows, "validation rows", PREPARE, most=limits.max_validation_rows)
+        yield from count_findings(facts.rows, "validation rows", PREPARE, at_most=limits.max_validation_rows)
     if max_bytes is not None and facts.size > max_bytes:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {max_bytes / 1e6:,.0f} MB", "give fewer")
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """Tokens of prompt and answer together, by family."""
-    family = _family_of(model)
+    """Return the family's limit for the tokens of prompt and answer together."""
+    family = _find_family(model)
     tokens = family.limits.max_tokens_per_row if family else None
     return TokenLimit(tokens, refuses=True, source=PREPARE) if tokens is not None else None
 
 
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows()),
+    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows(), BedrockTextRows()),
     defaults={"sft": ConverseRows.name},
     row_rules=row_rules,
     file_rules=file_rules,

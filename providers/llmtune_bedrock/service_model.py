@@ -17,14 +17,14 @@ _LINEAR = {_JOB_NAME: r"[a-zA-Z0-9][a-zA-Z0-9+.\-]*"}
 
 @cache
 def service(name: str) -> Any:
-    """botocore's model of a service."""
+    """Return botocore's model of a service."""
     import botocore.session
 
     return botocore.session.get_session().get_service_model(name)
 
 
 def faults(service_name: str, operation: str, value: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Everything that is wrong with the input of an operation: (dotted path, what is wrong)."""
+    """List what is wrong with the input of an operation: (dotted path, what is wrong)."""
     shape = service(service_name).operation_model(operation).input_shape
     return list(_check(value, shape, ""))
 

@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 
 PLACEHOLDERS = {"role_arn": "<role_arn>", "bucket": "<bucket>"}
 
 
-def _listed(value: Any) -> Any:
-    """Comma-separated text, as environment variables hold it, as a list."""
-    return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+def _split_list(value: Any) -> Any:
+    """Split a comma-separated text, as environment variables hold it; leave anything else as it is."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-Ids = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Ids = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 
 
-class BedrockSettings(Account):
+class BedrockSettings(ProviderSettings):
     """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
 
     variables = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "profile": ("AWS_PROFILE",)}
@@ -80,6 +80,9 @@ class BedrockOptions(Options):
     eval_percentage: Annotated[int, Field(ge=5, le=50)] | None = None
     """Cohere models: share of the training rows held out for evaluation when there is no validation set, 5 to 50."""
 
+    continued_pretraining: bool = False
+    """Train on plain text (rows of `text`) as CONTINUED_PRE_TRAINING instead of on conversations."""
+
     extra_hyperparameters: dict[str, str] = Field(default_factory=dict)
     """Hyperparameters sent as they are, for keys that AWS has added since this catalogue was made."""
 
@@ -109,11 +112,11 @@ def find_credentials() -> Literal["found", "not found", "not checked"]:
     )
     if any(Path(file).is_file() for file in files):
         return "found"
-    return "not checked" if _on_aws() else "not found"
+    return "not checked" if _runs_on_aws() else "not found"
 
 
-def _on_aws() -> bool:
-    """Whether this machine is one of AWS's, where a metadata server may hand out credentials."""
+def _runs_on_aws() -> bool:
+    """Return whether this machine is one of AWS's, where a metadata server may hand out credentials."""
     try:
         return Path("/sys/class/dmi/id/sys_vendor").read_text(encoding="utf-8").startswith("Amazon")
     except OSError:

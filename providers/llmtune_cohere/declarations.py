@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 import llmtune.provider as core
-from llmtune.provider import Changed, Converted, Declarations, Facts, Float, Int, No, Refused, Sent, Text, Unsupported
+from llmtune.provider import (
+    ConversionContext,
+    Converted,
+    ConvertedValue,
+    Declarations,
+    Float,
+    Int,
+    NotConvertible,
+    NotOffered,
+    Sent,
+    Text,
+    Unsupported,
+)
 from llmtune.provider.conversions import shortened, words
 
 SDK = "cohere SDK 7.3.1 (finetuning types), read 2026-11-21"
@@ -35,7 +47,7 @@ OPEN_BATCH = 16
 NAME_LENGTH = 50
 
 _H = "settings.hyperparameters."
-_NO_KNOB = "Cohere has no such knob and does not say what it uses"
+_NO_PARAMETER = "Cohere has no such parameter and does not say what it uses"
 _CHAT = "cohere SDK 7.3.1 (v2.chat)"
 
 _Q, _K, _V, _O = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -60,21 +72,21 @@ _OPEN_PRESETS = {
 }
 
 
-def _open_modules(value: Any, facts: Facts) -> Changed | Refused:
+def _open_modules(value: Any, facts: ConversionContext) -> ConvertedValue | NotConvertible:
     if isinstance(value, str) and value in _OPEN_PRESETS:
-        return Changed(_OPEN_PRESETS[value], f"{value} = {', '.join(_OPEN_PRESETS[value])}")
+        return ConvertedValue(_OPEN_PRESETS[value], f"{value} = {', '.join(_OPEN_PRESETS[value])}")
     names = (value,) if isinstance(value, str) else tuple(value)
     if not names:
-        return Refused("must name at least one kind of module", invalid=True)
+        return NotConvertible("must name at least one kind of module", invalid=True)
     unknown = [name for name in names if name not in _OPEN_MODULES]
     if unknown:
-        known = ", ".join([*_OPEN_PRESETS, *_OPEN_MODULES])
-        return Refused(f"{unknown[0]!r} cannot be tuned here; it can be {known}", invalid=True)
+        choices = ", ".join([*_OPEN_PRESETS, *_OPEN_MODULES])
+        return NotConvertible(f"{unknown[0]!r} cannot be tuned here; it can be {choices}", invalid=True)
     chosen = list(dict.fromkeys(_OPEN_MODULES[name] for name in names))
-    return Changed(chosen, f"{', '.join(names)} = {', '.join(chosen)}")
+    return ConvertedValue(chosen, f"{', '.join(names)} = {', '.join(chosen)}")
 
 
-#: What neither service has a knob for.
+#: What neither service has a parameter for.
 _NEITHER = (
     *("min_lr_ratio", "lr_schedule", "lr_num_cycles", "warmup_ratio", "warmup_steps"),
     *("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
@@ -91,24 +103,26 @@ def _declare(
     batches: core.ValueType,
     rates: core.ValueType,
     source: str,
-    **own: Any,
+    **fields: Any,
 ) -> Declarations:
-    """What both transports share; `own` are the fields in which they differ."""
+    """Declare what both transports share; `fields` are those in which they differ."""
     return Declarations(
         epochs=Sent(prefix + "train_epochs", epochs, default=1, source=source),
         max_steps=core.max_steps_as_epochs(prefix + "train_epochs", epochs, source, batch_size=batch),
         batch_size=Sent(prefix + "train_batch_size", batches, default=batch, source=source),
         learning_rate=Sent(prefix + "learning_rate", rates, default=rate, source=source),
         learning_rate_multiplier=core.multiplier_as_rate(prefix + "learning_rate", rates, rate, "Cohere", source),
-        **dict.fromkeys(_NEITHER, Unsupported(_NO_KNOB, source)),
-        prompt_loss_weight=Unsupported("no knob, and Cohere does not say whether prompts are in the loss", source),
+        **dict.fromkeys(_NEITHER, Unsupported(_NO_PARAMETER, source)),
+        prompt_loss_weight=Unsupported(
+            "there is no parameter, and Cohere does not say whether prompts are in the loss", source
+        ),
         layer_lr_multipliers=Unsupported("one rate holds for all layers", source),
         eval_every=Unsupported("Cohere evaluates when it chooses to", source),
         **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), Unsupported("no checkpoints are offered", source)),
         dpo_beta=core.NotApplicable("no preference tuning is offered", source),
         seed=Unsupported("no seed can be set: two runs of one job differ", source),
         tags=Unsupported("no labels are kept with a job", source),
-        **own,
+        **fields,
     )
 
 
@@ -121,13 +135,13 @@ MANAGED = _declare(
     batches=Int(2, 16),
     rates=Float(ge=5e-5, le=0.1),
     source=ARCHIVE,
-    gradient_accumulation_steps=Unsupported(_NO_KNOB, SDK),
+    gradient_accumulation_steps=Unsupported(_NO_PARAMETER, SDK),
     lora_rank=Sent(_H + "lora_rank", Int(1), source=SDK, note="range and default were never published"),
     lora_alpha=Converted(
         _H + "lora_alpha",
         Int(1),
         core.whole_number,
-        says="whole numbers only",
+        description="whole numbers only",
         source=SDK,
         note="range and default were never published",
     ),
@@ -135,7 +149,7 @@ MANAGED = _declare(
         _H + "lora_target_modules",
         Text(),
         words(_MANAGED_MODULES, "lora_target_modules"),
-        says="one of three sets: query and value, attention, attention and feed-forward",
+        description="one of three sets: query and value, attention, attention and feed-forward",
         source=SDK,
     ),
     max_sequence_length=core.Inherent(16_384, "a turn may have at most 16,384 tokens, and that is fixed", ARCHIVE),
@@ -143,7 +157,7 @@ MANAGED = _declare(
     early_stopping_threshold=Sent(
         _H + "early_stopping_threshold", Float(ge=0.001, le=0.1), default=0.001, source=ARCHIVE
     ),
-    name=Converted("name", Text(NAME_LENGTH), shortened(NAME_LENGTH), says=f"at most {NAME_LENGTH} characters"),
+    name=Converted("name", Text(NAME_LENGTH), shortened(NAME_LENGTH), description=f"at most {NAME_LENGTH} characters"),
     temperature=Sent("temperature", Float(ge=0, le=1), source=_CHAT, where="generation"),
     top_p=Sent("p", Float(ge=0.01, le=0.99), source=_CHAT, where="generation"),
     top_k=Sent("k", Int(0, 500), source=_CHAT, where="generation"),
@@ -165,7 +179,7 @@ SELF_HOSTED = _declare(
         "lora_config.alpha",
         Int(1),
         core.whole_number,
-        says="whole numbers only; with rsLoRA off, so that the update is scaled by alpha / rank",
+        description="whole numbers only; with rsLoRA off, so that the update is scaled by alpha / rank",
         default="2 x lora_rank",
         source=OPEN,
         # The trainer's own default is rank-stabilised LoRA, which scales by alpha / sqrt(rank): another meaning.
@@ -173,9 +187,9 @@ SELF_HOSTED = _declare(
     ),
     lora_target_modules=Converted(
         "lora_config.target_modules",
-        core.Anything(),
+        core.AnyValue(),
         _open_modules,
-        says="some of q, k, v, o, ffn_expansion",
+        description="some of q, k, v, o, ffn_expansion",
         default=["q", "k", "v", "o"],
         source=OPEN,
     ),
@@ -188,7 +202,7 @@ SELF_HOSTED = _declare(
         "finetune_name",
         Text(NAME_LENGTH),
         shortened(NAME_LENGTH),
-        says=f"as the folder's name, at most {NAME_LENGTH} characters",
+        description=f"as the folder's name, at most {NAME_LENGTH} characters",
         source=OPEN,
     ),
     temperature=Sent("temperature", Float(ge=0), source=OPEN, where="generation"),
@@ -200,36 +214,36 @@ SELF_HOSTED = _declare(
 MANAGED_METHODS: dict[str, core.Ability] = {
     "sft": True,
     "classification": True,
-    "dpo": No("Cohere never offered preference tuning"),
+    "dpo": NotOffered("Cohere never offered preference tuning"),
     **core.NOT_YET_METHODS,
 }
 SELF_HOSTED_METHODS = MANAGED_METHODS | {
-    "classification": No("cohere-finetune trains chat models only; method sft with labels comes closest"),
-    "dpo": No("cohere-finetune does supervised tuning only"),
+    "classification": NotOffered("cohere-finetune trains chat models only; method sft with labels comes closest"),
+    "dpo": NotOffered("cohere-finetune does supervised tuning only"),
 }
 MANAGED_ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
-    "qlora": No("the service chose its own precision; use adapter lora"),
-    "dora": No("the service had plain LoRA only; use adapter lora"),
-    "full": No("the service trained adapters only; use adapter lora"),
+    "qlora": NotOffered("the service chose its own precision; use adapter lora"),
+    "dora": NotOffered("the service had plain LoRA only; use adapter lora"),
+    "full": NotOffered("the service trained adapters only; use adapter lora"),
 }
 SELF_HOSTED_ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     "qlora": True,
-    **dict.fromkeys(("dora", "full"), No("cohere-finetune has LoRA and QLoRA only")),
+    **dict.fromkeys(("dora", "full"), NotOffered("cohere-finetune has LoRA and QLoRA only")),
 }
 
 MANAGED_ABILITIES = core.Abilities(
-    pause=No("the service pauses jobs by itself only"),
-    checkpoints=No("the API shows no checkpoints"),
+    pause=NotOffered("the service pauses jobs by itself only"),
+    checkpoints=NotOffered("the API shows no checkpoints"),
 )
-_NO_METRICS = No("the trainer has no metrics endpoint; it can write to Weights & Biases")
+_NO_METRICS = NotOffered("the trainer has no metrics endpoint; it can write to Weights & Biases")
 SELF_HOSTED_ABILITIES = core.Abilities(
-    pause=No("the trainer has no pause"),
+    pause=NotOffered("the trainer has no pause"),
     metrics=_NO_METRICS,
     validation_metrics=_NO_METRICS,
-    checkpoints=No("the trainer does not serve its checkpoints; they lie in its folder"),
-    billed_cost=No("your own machine: no vendor bills it"),
+    checkpoints=NotOffered("the trainer does not serve its checkpoints; they lie in its folder"),
+    billed_cost=NotOffered("your own machine: no vendor bills it"),
 )
 
 

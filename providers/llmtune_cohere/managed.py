@@ -83,8 +83,8 @@ class Managed(CohereProvider, transport="api"):
             return core.refused_answer(self.name, action, error.status_code or 0, error.body, error.headers)
         sent = core.may_have_arrived(error)
         if isinstance(error, httpx.HTTPError):
-            late = sent and isinstance(error, httpx.TimeoutException)
-            problem = "no answer in time" if late else f"the connection failed ({error})"
+            timed_out = sent and isinstance(error, httpx.TimeoutException)
+            problem = "no answer in time" if timed_out else f"the connection failed ({error})"
         elif isinstance(error, ValueError):  # an answer that is no JSON, or not the JSON the SDK expects
             problem = "an answer that cannot be read"
         else:
@@ -92,7 +92,7 @@ class Managed(CohereProvider, transport="api"):
         return TransientError(f"{self.name}: {action}: {problem}", sent=sent, raw=repr(error))
 
     def preflight(self, request: core.Request) -> list[Finding]:
-        """Whether the endpoint answers for fine-tuning at all."""
+        """Return whether the endpoint answers for fine-tuning at all."""
         self.ask("ask for the tuned models", lambda sdk: sdk.finetuning.list_finetuned_models(page_size=1))
         return []
 
@@ -107,7 +107,7 @@ class Managed(CohereProvider, transport="api"):
         return encoded.model_copy(update={"files": (train.model_copy(update={"path": path}), validation)})
 
     def find_upload(self, digest: str) -> core.UploadRef | None:
-        """Never one: a dataset holds training and validation rows, and one digest does not name both."""
+        """Return None: a dataset holds training and validation rows, and one digest does not name both."""
         return None
 
     def upload(self, file: core.EncodedFile) -> core.UploadRef:
@@ -123,14 +123,14 @@ class Managed(CohereProvider, transport="api"):
                 if path is not None
             }
             answer = self.ask(action, lambda sdk: sdk.datasets.create(name=name, type=kind, **parts))
-        id = self._present(answer.get("id"), action)
-        metrics = self._validated(id, file.path.name).get("metrics") or {}
+        id = self._require(answer.get("id"), action)
+        metrics = self._wait_until_validated(id, file.path.name).get("metrics") or {}
         measured = metrics.get("finetune_dataset_metrics")
         data = {"trainable_tokens": measured.get("trainable_token_count")} if measured else {}
         return core.UploadRef(id=id, digest=file.sha256, data=data)
 
-    def _validated(self, id: str, filename: str) -> dict[str, Any]:
-        """Our own wait: the SDK's prints to the terminal and raises bare exceptions."""
+    def _wait_until_validated(self, id: str, filename: str) -> dict[str, Any]:
+        """Wait for the dataset's validation. The SDK's own wait prints to the terminal and raises bare exceptions."""
         limit, pause = self.settings.dataset_wait, self.settings.poll_interval
         for _ in core.growing_pauses(limit, first=pause, longest=pause):
             dataset = self._dataset(id, f"look at {filename}")
@@ -147,7 +147,7 @@ class Managed(CohereProvider, transport="api"):
     def _dataset(self, id: str, action: str) -> dict[str, Any]:
         return dict(self.ask(action, lambda sdk: sdk.datasets.get(id)).get("dataset") or {})
 
-    def _present(self, value: Any, action: str) -> Any:
+    def _require(self, value: Any, action: str) -> Any:
         """Return the part of an answer that must be there."""
         if not value:
             raise TransientError(f"{self.name}: {action}: an answer without what was asked for")
@@ -165,7 +165,7 @@ class Managed(CohereProvider, transport="api"):
         model = FinetunedModel(**body)
         answer = self.ask(action, lambda sdk: sdk.finetuning.create_finetuned_model(request=model))
         created = answer.get("finetuned_model") or {}
-        self._present(created.get("id"), action)
+        self._require(created.get("id"), action)
         return self._job(created)
 
     def _secret(self, reference: Any) -> str:
@@ -179,12 +179,12 @@ class Managed(CohereProvider, transport="api"):
         return core.JobRef(id=str(model["id"]), data={"name": model.get("name")})
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
-        """The fine-tuned model whose name ends with this key; the oldest, if there were several."""
+        """Find the fine-tuned model whose name ends with this key; the oldest, if there are several."""
         models = (model for model in self._models() if str(model.get("name")).endswith(f"-{key}"))
         return next(map(self._job, models), None)
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """The record, the evaluations and the changes of state."""
+        """Read the record, the evaluations and the changes of state."""
         action = f"look at {job.id}"
         try:
             model = self._model(job.id)
@@ -207,7 +207,7 @@ class Managed(CohereProvider, transport="api"):
     def _model(self, id: str) -> dict[str, Any]:
         action = f"look at {id}"
         answer = self.ask(action, lambda sdk: sdk.finetuning.get_finetuned_model(id))
-        return dict(self._present(answer.get("finetuned_model"), action))
+        return dict(self._require(answer.get("finetuned_model"), action))
 
     def _models(self) -> list[dict[str, Any]]:
         return self._pages(
@@ -233,7 +233,7 @@ class Managed(CohereProvider, transport="api"):
 
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every tuned model that is ready or resting."""
+        """Yield every tuned model that is ready or paused for inactivity."""
 
         def read(model: Mapping[str, Any]) -> core.RemoteModel | None:
             ready = model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING
@@ -242,11 +242,11 @@ class Managed(CohereProvider, transport="api"):
         yield from core.read_each(self._models(), read, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The job behind a tuned model."""
+        """Fetch the job behind a tuned model."""
         return responses.remote_job(self._model(remote.job or remote.id.removesuffix("-ft")))
 
     def download(self, file_id: str, into: Path) -> Path:
-        """The files of a dataset, joined in their order; `into` is a folder, or the file to write."""
+        """Write the files of a dataset, joined in their order; `into` is a folder, or the file to write."""
         dataset = self._dataset(file_id, f"download the dataset {file_id}")
         parts = sorted(dataset.get("dataset_parts") or (), key=lambda part: part.get("index") or 0)
         addresses = [str(part.get("original_url") or part.get("url") or "") for part in parts]
@@ -273,18 +273,18 @@ class Managed(CohereProvider, transport="api"):
                 self.sdk.finetuning.delete_finetuned_model(str(ref.data.get("finetuned_model", ref.id)))
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """The model, over chat, or over classify for a classifier."""
+        """Open the model over chat, or over classify for a classifier."""
         is_classifier = ref.data.get("base_type") == BASE_TYPES["classification"]
         return (ClassifyGenerator if is_classifier else ChatGenerator)(self, ref.id)
 
 
 def pair_name(train: str, validation: str) -> str:
-    """The training file's name when validation rows go with it: both hashes, so that a pair is one name."""
+    """Return the name of a training file with validation rows: both hashes, so that a pair has one name."""
     return f"train-{train[:16]}-with-{validation[:16]}.jsonl"
 
 
 def partner(train: Path) -> Path | None:
-    """The validation file that `encode` wrote to go with this training file."""
+    """Return the validation file that `encode` wrote for this training file, or None."""
     _, _, digest = train.stem.partition("-with-")
     path = train.with_name(f"validation-{digest}.jsonl")
     if digest and not path.is_file():
@@ -293,7 +293,7 @@ def partner(train: Path) -> Path | None:
 
 
 def dataset_type(train: Path) -> str:
-    """The dataset type that these rows are: chat, or classification with one or several labels."""
+    """Return the dataset type of these rows: chat, or classification with one or several labels."""
     with train.open("rb") as file:
         first = orjson.loads(file.readline())
     if "label" not in first:
@@ -329,7 +329,7 @@ class ClassifyGenerator(ChatGenerator):
     """A classifier, over /v1/classify: the answer is the label."""
 
     def generate(self, requests: Sequence[core.GenerationRequest]) -> Sequence[core.Generation]:
-        """One label per request, in order; up to 96 inputs go in one call."""
+        """Return one label per request, in order; up to 96 inputs are sent in one call."""
         texts = [next(turn.words for turn in reversed(r.messages) if turn.role == "user") for r in requests]
         answers: list[core.Generation] = []
         for start in range(0, len(texts), CLASSIFY_BATCH):

@@ -66,7 +66,7 @@ class CohereProvider(core.BaseProvider):
         return next((name for name in names if read_secret(name)), names[0])
 
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """What this target can express. Pure."""
+        """Return what this target supports. Pure."""
         capabilities = super().capabilities(target)
         models = catalog.load(self.kind, self.catalog)
         if self.service:
@@ -76,15 +76,15 @@ class CohereProvider(core.BaseProvider):
             )
         else:
             retired = capabilities.lifecycle
-            note = f"{retired.note.split(' Continue on')[0]} {self._way_on(target.model)}"
+            note = f"{retired.note.split(' Continue on')[0]} {self._alternative(target.model)}"
             lifecycle = replace(retired, note=note)
         limits = capabilities.limits
         if target.method == "classification":
             limits = declarations.CLASSIFICATION_LIMITS
         return replace(capabilities, limits=limits, lifecycle=lifecycle, price=models.default.price)
 
-    def _way_on(self, model: str) -> str:
-        """The command that runs the same job elsewhere."""
+    def _alternative(self, model: str) -> str:
+        """Return the command that runs the same job at another provider."""
         models = catalog.load(self.kind, self.catalog)
         entry = models.model(model)[0] if model else models.default
         weights = entry.facts.get("open_weights")
@@ -96,13 +96,13 @@ class CohereProvider(core.BaseProvider):
         )
 
     def ready(self) -> core.Readiness:
-        """What is there, offline; for the retired service nothing is asked for."""
+        """Check offline what is installed and set; the retired service needs nothing."""
         if self.service:
             return super().ready()
         return core.Readiness(extra="not needed", credentials="not needed", hint="the managed service is retired")
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """The exact body. Pure."""
+        """Build the exact body. Pure."""
         return core.Request(operation="POST /v1/finetuning/finetuned-models", body=requests.managed(receipt, files))
 
     # --- online ------------------------------------------------------------------------------------------------------
@@ -114,18 +114,18 @@ class CohereProvider(core.BaseProvider):
             provider=self.name,
             since=lifecycle.closes,
             alternatives=("local",),
-            hint=self._way_on(""),
+            hint=self._alternative(""),
         )
 
     preflight = find_upload = upload = submit = find = poll = cancel = _refuse
     inventory = fetch = download = delete = _refuse
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """Why no model answers."""
+        """Return why no model answers."""
         return core.Unavailable("models tuned at Cohere stopped answering on 2025-09-15")
 
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
-        """The untuned model, where the service answers for it."""
+        """Return the untuned model, if the service answers for it."""
         if receipt.target.method == "classification":
             return core.Unavailable("the classifier's base has no head to answer with before it is tuned")
         if not self.service:
@@ -133,7 +133,7 @@ class CohereProvider(core.BaseProvider):
         return super().base_model(receipt)
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """A few lines that call this model through the SDK."""
+        """Return a few lines of Python that call this model through the SDK."""
         call, answer = 'chat(model="{}", messages=[{{"role": "user", "content": "Hello!"}}])', "message.content[0].text"
         if ref.data.get("base_type") == declarations.BASE_TYPES["classification"]:
             call, answer = 'classify(model="{}", inputs=["Hello!"])', "classifications[0].prediction"

@@ -51,15 +51,15 @@ _MODULES = {
 }
 
 
-def state(word: str, *, completed: bool = False) -> tuple[RunState, tuple[str, ...]]:
-    """Our state for Cohere's word; an unknown one is running, with a warning."""
-    if word in RESTING:
-        return (RunState.SUCCEEDED, (RESTING[word],)) if completed else (RunState.PAUSED, ())
-    return core.read_state(word, STATES, "Cohere")
+def state(status: str, *, completed: bool = False) -> tuple[RunState, tuple[str, ...]]:
+    """Return our state for Cohere's word; an unknown one is running, with a warning."""
+    if status in RESTING:
+        return (RunState.SUCCEEDED, (RESTING[status],)) if completed else (RunState.PAUSED, ())
+    return core.read_state(status, STATES, "Cohere")
 
 
 def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.MetricPoint]:
-    """The metrics of one step. Step 0 is left out of the answer, as zeros are in that encoding."""
+    """Return the metrics of one step. The service leaves step 0 out of its answer, like every zero."""
     metrics = dict(row.get("metrics") or {})
     own_step = int(metrics.pop("step", 0))
     step = own_step if row.get("step_number") is None else row["step_number"]
@@ -92,12 +92,12 @@ def snapshot(
     events: Iterable[Mapping[str, Any]] = (),
     since: core.Cursor | None = None,
 ) -> core.Snapshot:
-    """One look at a fine-tuned model: its record, all its metrics and all its events.
+    """Convert a fine-tuned model: its record, all its metrics and all its events.
 
     The API's own order is not to be trusted: its reference says newest first, its examples show oldest first.
     """
-    word = str(model.get("status") or "STATUS_UNSPECIFIED")
-    run_state, warnings = state(word, completed=bool(model.get("completed_at")))
+    status = str(model.get("status") or "STATUS_UNSPECIFIED")
+    run_state, warnings = state(status, completed=bool(model.get("completed_at")))
     series = _SERIES | ({"accuracy": "validation/accuracy"} if is_classifier(model) else {})
     points = sorted(
         (point for row in metrics for point in _points(row, series)), key=lambda point: (point.step, point.series)
@@ -107,7 +107,7 @@ def snapshot(
     step = points[-1].step if points else None
     return core.Snapshot(
         state=run_state,
-        raw_state=word,
+        raw_state=status,
         progress=core.Progress(step=step),
         points=tuple(point for point in points if point.step >= cursor["step"]),
         events=tuple(changes[cursor["events"] :]),
@@ -125,34 +125,36 @@ def _base(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_classifier(model: Mapping[str, Any]) -> bool:
-    """Whether a classifier was tuned."""
+    """Return whether a classifier was tuned."""
     return bool(_base(model).get("base_type") == BASE_TYPES["classification"])
 
 
 def _base_name(model: Mapping[str, Any]) -> str:
-    """The base model's name, or its kind where it has none (a classifier)."""
+    """Return the base model's name, or its kind if it has none (a classifier)."""
     kind = str(_base(model).get("base_type") or "").removeprefix("BASE_TYPE_").lower()
     return str(_base(model).get("name") or ("classify" if is_classifier(model) else kind))
 
 
 def _tuned(model: Mapping[str, Any]) -> core.ModelRef:
-    """The tuned model as inference knows it: its id and `-ft`."""
+    """Return the tuned model under the id that inference takes: its id and `-ft`."""
     data = {"finetuned_model": model["id"], "base_type": str(_base(model).get("base_type") or "")}
     return core.ModelRef(id=f"{model['id']}-ft", base=_base_name(model), data=data)
 
 
 def _hyperparameters(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job's hyperparameters by our names, and those that have no place among them."""
+    """Return the job's hyperparameters by our names, and those that have no name of ours."""
     echoed = (model.get("settings") or {}).get("hyperparameters") or {}
     echoed = {name: value for name, value in echoed.items() if value is not None}
-    values = {ours: echoed.pop(theirs) for theirs, ours in _OUR_NAMES.items() if theirs in echoed}
+    values = {
+        our_name: echoed.pop(vendor_name) for vendor_name, our_name in _OUR_NAMES.items() if vendor_name in echoed
+    }
     if echoed.get("lora_target_modules") in _MODULES:
         values["lora_target_modules"] = _MODULES[echoed.pop("lora_target_modules")]
     return values, echoed
 
 
 def remote_model(model: Mapping[str, Any]) -> core.RemoteModel:
-    """A tuned model as the account lists it."""
+    """Convert a tuned model from the account's list."""
     id = str(model["id"])
     return core.RemoteModel(
         id=f"{id}-ft", base=_base_name(model), job=id, created=core.unix_seconds(model.get("created_at"))
@@ -167,7 +169,7 @@ _HELD = frozenset(("hyperparameters", "dataset_id", "base_model"))
 
 
 def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
-    """The job behind a tuned model: enough to run it again elsewhere."""
+    """Convert the job behind a tuned model: enough to run it again elsewhere."""
     values, unmapped = _hyperparameters(model)
     settings = model.get("settings") or {}
     return core.RemoteJob(

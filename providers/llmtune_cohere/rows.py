@@ -14,8 +14,8 @@ from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import answered, read_messages
-from llmtune.data.formats.instruct import Labelled, rest
+from llmtune.data.formats.chat import read_messages, with_preferred_answer
+from llmtune.data.formats.instruct import Labelled, other_keys
 from llmtune.data.hashing import label_of
 
 CHAT_DATA = "Cohere, Preparing the chat fine-tuning data, archived 2025"
@@ -33,7 +33,7 @@ class CohereChatRows(RowFormat):
 
     name = "cohere_chat"
     title = '{"messages": [{"role": "User", "content": "..."}, {"role": "Chatbot", "content": "..."}]}'
-    carries = f.BASIC
+    supports = f.BASIC
 
     ROLES: ClassVar[dict[str, str]] = {"System": "system", "User": "user", "Chatbot": "assistant"}
     NAMES: ClassVar[dict[str, str]] = {"system": "System", "user": "User", "assistant": "Chatbot"}
@@ -48,7 +48,7 @@ class CohereChatRows(RowFormat):
         turns = row.get("messages")
         if isinstance(turns, list):
             turns = [self._renamed(turn) if isinstance(turn, dict) else turn for turn in turns]
-        return Example(read_messages(turns, faults), line=line, extra=rest(row, "messages"))
+        return Example(read_messages(turns, faults), line=line, extra=other_keys(row, "messages"))
 
     def _renamed(self, turn: dict[str, Any]) -> dict[str, Any]:
         role = turn.get("role")
@@ -58,7 +58,7 @@ class CohereChatRows(RowFormat):
         return {
             "messages": [
                 {"role": self.NAMES[message.role], "content": message.words}
-                for message in answered(example)
+                for message in with_preferred_answer(example)
                 if message.role in self.NAMES
             ]
         }
@@ -68,7 +68,7 @@ class CohereClassificationRows(Labelled):
     """`{"text": ..., "label": ...}`; a list of labels for multi-label sets."""
 
     name = "cohere_classification"
-    carries = f.CHAT | f.LABELS
+    supports = f.CHAT | f.LABELS
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # the general labelled format tells such rows
@@ -85,7 +85,7 @@ class CohereClassificationRows(Labelled):
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """The system turn comes first, and there is a question and an answer."""
+    """Yield findings unless the system turn comes first and there is a question and an answer."""
     if method == "classification" or example.text is not None or example.preference is not None:
         return
     roles = [message.role for message in example.messages]
@@ -96,12 +96,12 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Rows a file, and rows a label."""
+    """Check the rows per file and per label."""
     if facts.role != "train":
         return
     classification = facts.method == "classification"
     minimum, source = (MIN_CLASSIFICATION_ROWS, CLASSIFY_DATA) if classification else (MIN_CHAT_ROWS, CHAT_DATA)
-    yield from count_findings(facts.rows, "rows", source, least=minimum)
+    yield from count_findings(facts.rows, "rows", source, at_least=minimum)
     if not classification:
         return
     if len(facts.labels) < MIN_LABELS:
@@ -116,7 +116,7 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """16,384 tokens a turn."""
+    """Return the limit of 16,384 tokens per turn."""
     if method == "classification":
         return None
     return TokenLimit(MAX_TURN_TOKENS, refuses=True, source=CHAT_DATA, per="turn")

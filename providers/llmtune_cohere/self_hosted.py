@@ -41,7 +41,7 @@ _STATES = {
     "finished": RunState.SUCCEEDED,
     "error": RunState.FAILED,
 }
-_BUSY = "the trainer is at work on another job, and does one at a time"
+_BUSY = "the trainer is running another job, and runs one at a time"
 _FOLDERS = {"train": "training", "validation": "evaluation"}
 _MERGED = "output/merged_weights"
 _MIN_NEW_TOKENS = 1024
@@ -69,14 +69,14 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """What this target can express. Pure."""
+        """Return what this target supports. Pure."""
         capabilities = super().capabilities(target)
         if target.model.startswith("/"):  # a checkpoint of the user's own, by its path in the container
             capabilities = replace(capabilities, known_model=True, warnings=())
         return replace(capabilities, family="cohere-finetune", concurrency=1, concurrency_source=declarations.OPEN)
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """The exact body. Pure."""
+        """Build the exact body. Pure."""
         return core.Request(operation="POST /finetune", body=requests.self_hosted(receipt, files))
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -90,12 +90,12 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
         return root
 
     def preflight(self, request: core.Request) -> list[Finding]:
-        """Whether the shared folder is there and the service is free."""
+        """Return whether the shared folder is there and the service is free."""
         busy = self._root and self._status()["status"] == "in progress"
         return [error("busy", _BUSY, "wait for it")] if busy else []
 
     def find_upload(self, digest: str) -> core.UploadRef | None:
-        """A file of ours with this content in the shared folder."""
+        """Find a file of ours with this content in the shared folder."""
         for path in (self._root / UPLOADS).glob(f"*-{digest[:16]}.jsonl"):
             if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
                 return core.UploadRef(id=f"{UPLOADS}/{path.name}", digest=digest, role=path.name.partition("-")[0])
@@ -111,7 +111,7 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
         return core.UploadRef(id=f"{UPLOADS}/{path.name}", digest=file.sha256, role=file.role)
 
     def download(self, file_id: str, into: Path) -> Path:
-        """A file of the shared folder; `into` is a folder, or the file to write."""
+        """Copy a file from the shared folder; `into` is a folder, or the file to write."""
         source = self._root / file_id
         if not source.is_file():
             raise VendorError(f"{self.name}: there is no file {file_id} in the shared folder")
@@ -146,16 +146,16 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
             if problem.status != 409:
                 raise
             hint = "try again when it has finished (its address: GET /status)"
-            raise QuotaExceeded(f"{self.name}: {_BUSY}", hint=hint) from problem
+            raise QuotaExceeded(f"{self.name}: {_BUSY}", hint=hint, limit="active_jobs") from problem
         (self._root / CURRENT).write_text(name, encoding="utf-8")
         return core.JobRef(id=name, data={"base": body["base_model_name_or_path"], "submitted": submitted})
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
-        """Never one: the service shows no jobs."""
+        """Return None: the service lists no jobs."""
         return None
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """The service's one status, read as this job's."""
+        """Read the service's only status as that of this job."""
         if self._read_note(job.id).get("stopped"):
             return core.Snapshot(state=RunState.CANCELLED, raw_state="terminated", cursor=since)
         status = self._status()
@@ -165,14 +165,14 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
                 "status": "finished" if (self._root / job.id / _MERGED).is_dir() else "error",
                 "message": "the trainer has begun another job, and this one left no weights",
             }
-        word = str(status["status"])
-        state, warnings = core.read_state(word, _STATES, "cohere-finetune")
-        if word == "idle" and time.time() - float(job.data.get("submitted", 0)) >= BEGINNING:
+        phase = str(status["status"])
+        state, warnings = core.read_state(phase, _STATES, "cohere-finetune")
+        if phase == "idle" and time.time() - float(job.data.get("submitted", 0)) >= BEGINNING:
             state = RunState.FAILED
             status["message"] = "the trainer is idle and knows of no job: it was started again meanwhile"
         return core.Snapshot(
             state=state,
-            raw_state=word,
+            raw_state=phase,
             model=self._tuned(job) if state is RunState.SUCCEEDED else None,
             error=str(status.get("message") or "no reason given") if state is RunState.FAILED else None,
             warnings=warnings,
@@ -218,7 +218,7 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
         return core.ModelRef(id=path, base=job.data.get("base"), data={"finetune_name": job.id})
 
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every job of ours in the shared folder that left weights."""
+        """Yield every job of ours in the shared folder that has weights."""
         yield from core.read_each(sorted(self._root.glob(f"*/{NOTE}")), self._remote_model, self.name)
 
     def _remote_model(self, path: Path) -> core.RemoteModel | None:
@@ -230,7 +230,7 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
         return core.RemoteModel(id=tuned.id, base=base, job=path.parent.name, created=note.get("submitted"))
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The job as we noted it down when it was started."""
+        """Return the job as recorded when it was started."""
         id = remote.job or ""
         request = self._read_note(id).get("request")
         if request is None:
@@ -253,7 +253,7 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
         )
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """The model over the inference container, where its address is set."""
+        """Open the model over the inference container, if its address is set."""
         if self.settings.inference_url is None:
             return core.Unavailable("the inference container's address is not set (inference_url)")
         client = core.Client(self.settings.inference_url, timeout=self.settings.timeout)
@@ -268,7 +268,7 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
         return core.FunctionGenerator(answer, max_concurrency=1)
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """A few lines that ask the inference container."""
+        """Return a few lines of Python that ask the inference container."""
         address = self.settings.inference_url or "http://localhost:5001"
         return (
             "import httpx\n\n"
@@ -282,7 +282,8 @@ class SelfHosted(CohereProvider, transport="self-hosted"):
 
 
 def _question(model: str, request: core.GenerationRequest) -> dict[str, Any]:
-    """The body of POST /inference: the last turn is the message, a system turn before the first is the preamble."""
+    """Build the body of POST /inference: the last turn is the message, a system turn before the first is the
+    preamble."""
     turns = [turn for turn in request.messages if turn.role in _ROLES]
     preamble = turns.pop(0).words if turns and turns[0].role == "system" else ""
     sampling = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k"} if request.temperature > 0 else {}

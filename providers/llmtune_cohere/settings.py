@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from llmtune.errors import InvalidSettings
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 
 #: Hosts of the public service, which no longer tunes. Naming one of them explicitly changes nothing.
 PUBLIC_HOSTS = ("api.cohere.com", "api.cohere.ai", "production.api.cohere.ai")
@@ -51,7 +51,7 @@ class CohereOptions(Options):
     """cohere-finetune: rank-stabilised LoRA (the update is scaled by alpha / sqrt(rank)); its default is true."""
 
 
-class CohereSettings(Account):
+class CohereSettings(ProviderSettings):
     """How to reach a service that still tunes."""
 
     required = {"data_root": "data_root (the folder on this machine that is shared with the container)"}

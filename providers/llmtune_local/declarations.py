@@ -1,11 +1,13 @@
-"""What the local trainer takes: everything, with its defaults and where they come from.
+"""What the local trainer accepts: everything, with its defaults and where they come from.
 
-The trainer is ours, so a default here is a fact and not a guess: the value stands in the request that the worker reads.
+The trainer is ours, so a default here is a fact and not a guess: the value is written into the request that the worker
+reads.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 from llmtune.provider import (
@@ -13,7 +15,7 @@ from llmtune.provider import (
     NOT_YET_METHODS,
     Abilities,
     Ability,
-    Anything,
+    AnyValue,
     Bool,
     Capabilities,
     Choice,
@@ -21,26 +23,16 @@ from llmtune.provider import (
     Float,
     Int,
     Limits,
-    Mapped,
-    No,
+    MappingValue,
     NotApplicable,
+    NotOffered,
     Sent,
+    Target,
     Text,
     ValueType,
     multiplier_as_rate,
 )
-
-#: Default peak rates. LoRA wants about ten times the rate of full tuning (Thinking Machines, "LoRA Without
-#: Regret", 2025-09); 2e-4 is the QLoRA paper's rate for small models (arXiv:2305.14314, table 9).
-LORA_RATE = 2e-4
-FULL_RATE = 2e-5
-#: DPO moves in much smaller steps: 1e-6 is the paper's rate for all weights (arXiv:2305.18290, appendix B); LoRA again
-#: ten times that.
-DPO_LORA_RATE = 1e-5
-DPO_FULL_RATE = 1e-6
-#: An encoder's rates: the BERT paper tunes all weights at 2e-5 to 5e-5 (arXiv:1810.04805, appendix A.3).
-LABELS_LORA_RATE = 3e-4
-LABELS_FULL_RATE = 3e-5
+from llmtune_local.default_settings import DefaultSettings, choose_settings
 
 SCHEDULES = (
     "linear",
@@ -65,14 +57,14 @@ def _sent(type: ValueType, default: Any, note: str = "", source: str = _OURS) ->
 
 #: Training settings that go out under their own name.
 _SAME_NAME: dict[str, dict[str, Any]] = {
-    "epochs": _sent(Int(1), 3),
+    "epochs": _sent(Int(1), None),
     "max_steps": _sent(Int(1), None, "whichever of the two ends first"),
-    "batch_size": _sent(Int(1), 16),
+    "batch_size": _sent(Int(1), None),
     "gradient_accumulation_steps": _sent(Int(1), None, "unset: by token budget"),
     "min_lr_ratio": _sent(Float(ge=0, le=1), 0.0),
     "lr_schedule": _sent(Choice(*SCHEDULES), "linear"),
     "lr_num_cycles": _sent(Float(gt=0), None, "unset: 0.5, restarts 1"),
-    "warmup_ratio": _sent(Float(ge=0, le=1), 0.0),
+    "warmup_ratio": _sent(Float(ge=0, le=1), None),
     "warmup_steps": _sent(Int(0), None),
     "optimizer": _sent(Choice(*OPTIMIZERS), "adamw_torch"),
     "adam_beta1": _sent(Float(ge=0, lt=1), 0.9, source="arXiv:1412.6980"),
@@ -85,62 +77,70 @@ _SAME_NAME: dict[str, dict[str, Any]] = {
     "lora_alpha": _sent(Float(gt=0), None, "unset: 2 x rank"),
     "lora_dropout": _sent(Float(ge=0, lt=1), 0.0),
     "lora_target_modules": _sent(
-        Anything(), "all-linear", "presets: linear layers of the text model; routed experts by name: [experts]"
+        AnyValue(), "all-linear", "presets: linear layers of the text model; routed experts by name: [experts]"
     ),
-    "layer_lr_multipliers": _sent(Mapped(), None),
+    "layer_lr_multipliers": _sent(MappingValue(), None),
     "dropout": _sent(Float(ge=0, lt=1), None, "unset: the model's own"),
     "attention_dropout": _sent(Float(ge=0, lt=1), None, "unset: the model's own"),
     "label_smoothing": _sent(Float(ge=0, lt=1), 0.0),
     "max_sequence_length": _sent(Int(1), None, "unset: the model's context"),
     "packing": _sent(Bool(), True, "changes speed, never the loss"),
-    "early_stopping_patience": _sent(Int(1), None, "unset: off"),
+    "early_stopping_patience": _sent(Int(1), None),
     "early_stopping_threshold": _sent(Float(ge=0), 0.0),
-    "eval_every": _sent(Int(1), None, "unset: ten times over the run"),
+    "eval_every": _sent(Int(1), None, "unset: up to ten times over the run"),
     "checkpoint_every": _sent(Int(1), None, "unset: each epoch"),
     "keep_checkpoints": _sent(Int(1), 2),
     "dpo_beta": _sent(Float(gt=0), 0.1, source="arXiv:2305.18290"),
 }
 
 
-def _declarations(rate: float, of: str) -> Declarations:
-    return Declarations(
-        **{name: Sent(_H + name, **facts) for name, facts in _SAME_NAME.items()},
-        learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=rate, source=_OURS),
-        learning_rate_multiplier=multiplier_as_rate(_H + "learning_rate", Float(gt=0), rate, of, _OURS),
+_NO_TOKENS = NotApplicable("an encoder is tuned to labels: there are no tokens to answer with")
+_GENERATION: dict[str, tuple[ValueType, Any]] = {
+    "temperature": (Float(ge=0), 0.0),
+    "top_p": (Float(gt=0, le=1), None),
+    "top_k": (Int(1), None),
+    "max_tokens": (Int(1), None),
+}
+
+
+#: Where a job says how long to train, or how to warm up, nothing is added to it.
+_UNLESS = {"early_stopping_patience": ("epochs", "max_steps"), "warmup_ratio": ("warmup_steps",)}
+
+
+def _declare_parameters(method: str, settings: DefaultSettings, *, stops_early: bool) -> Declarations:
+    """Return what becomes of each field, with the defaults that `settings` has for this model and dataset."""
+    chosen = {name: getattr(settings, name) for name in ("epochs", "batch_size", "warmup_ratio")}
+    if stops_early and settings.early_stopping_patience is not None:
+        chosen["early_stopping_patience"] = settings.early_stopping_patience
+    fields = {name: Sent(_H + name, **facts) for name, facts in _SAME_NAME.items()}
+    fields |= {
+        name: replace(fields[name], default=value, default_rule=settings.rule, default_unless=_UNLESS.get(name, ()))
+        for name, value in chosen.items()
+    }
+    rate, trainer = settings.learning_rate, "the local trainer"
+    declared = Declarations(
+        **fields,
+        learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=rate, default_rule=settings.rule, source=_OURS),
+        learning_rate_multiplier=multiplier_as_rate(_H + "learning_rate", Float(gt=0), rate, trainer, _OURS),
         name=Sent("name", Text(), source=_OURS),
         seed=Sent("seed", Int(0), default=0, source=_OURS),
-        tags=Sent("tags", Mapped(), default=None, source=_OURS),
-        temperature=Sent("temperature", Float(ge=0), default=0.0, source=_OURS, where="generation"),
-        top_p=Sent("top_p", Float(gt=0, le=1), default=None, source=_OURS, where="generation"),
-        top_k=Sent("top_k", Int(1), default=None, source=_OURS, where="generation"),
-        max_tokens=Sent("max_tokens", Int(1), default=None, source=_OURS, where="generation"),
+        tags=Sent("tags", MappingValue(), default=None, source=_OURS),
+        **{
+            name: Sent(name, type, default=default, source=_OURS, where="generation")
+            for name, (type, default) in _GENERATION.items()
+        },
     )
+    if method == "dpo":
+        pairs = "the share of pairs that may be the wrong way round"
+        smoothing = _sent(Float(ge=0, lt=0.5), 0.0, pairs, source="arXiv:2305.18290v3")
+        return declared.replace(label_smoothing=Sent(_H + "label_smoothing", **smoothing))
+    if method == "classification":
+        return declared.replace(
+            packing=NotApplicable("texts go through an encoder in padded batches of like length"),
+            **dict.fromkeys(GENERATION_FIELDS, _NO_TOKENS),
+        )
+    return declared
 
-
-def _preferences(rate: float, of: str) -> Declarations:
-    pairs = "the share of pairs that may be the wrong way round"
-    smoothing = _sent(Float(ge=0, lt=0.5), 0.0, pairs, source="arXiv:2305.18290v3")
-    return _declarations(rate, of).but(label_smoothing=Sent(_H + "label_smoothing", **smoothing))
-
-
-_NO_TOKENS = NotApplicable("an encoder is tuned to labels: there are no tokens to answer with")
-
-
-def _labels(rate: float, of: str) -> Declarations:
-    return _declarations(rate, of).but(
-        packing=NotApplicable("texts go through an encoder in padded batches of like length"),
-        **dict.fromkeys(GENERATION_FIELDS, _NO_TOKENS),
-    )
-
-
-_DECLARED = {
-    ("sft", False): _declarations(LORA_RATE, "the local trainer"),
-    ("sft", True): _declarations(FULL_RATE, "the local trainer (full)"),
-    ("dpo", False): _preferences(DPO_LORA_RATE, "the local trainer (dpo)"),
-    ("dpo", True): _preferences(DPO_FULL_RATE, "the local trainer (dpo, full)"),
-    ("classification", False): _labels(LABELS_LORA_RATE, "the local trainer (classification)"),
-    ("classification", True): _labels(LABELS_FULL_RATE, "the local trainer (classification, full)"),
-}
 
 _FORMATS = {"dpo": "preference", "classification": "labelled"}
 _FAMILIES = {"classification": "transformers models with a head for labels (encoders)"}
@@ -151,21 +151,21 @@ METHODS: dict[str, Ability] = {
 }
 ADAPTERS: dict[str, Ability] = dict.fromkeys(("lora", "dora", "full", "qlora"), True)
 ABILITIES = Abilities(
-    pause=No("cancel and attach again instead; a run continues from its last checkpoint"),
+    pause=NotOffered("cancel and attach again instead; a run continues from its last checkpoint"),
     logits=True,
-    billed_cost=No("your own machine: no vendor bills it"),
+    billed_cost=NotOffered("your own machine: no vendor bills it"),
 )
 
 
 def row_format(method: str) -> str:
-    """The canonical row format that the worker reads for a method."""
+    """Return the canonical row format that the worker reads for a method."""
     return _FORMATS.get(method, "chat")
 
 
 def _adapters(method: str) -> dict[str, Ability]:
     if method != "classification":
         return ADAPTERS
-    return ADAPTERS | {"qlora": No("an encoder is small: its base is not quantised; use lora")}
+    return ADAPTERS | {"qlora": NotOffered("an encoder is small: its base is not quantised; use lora")}
 
 
 def _warnings(adapter: str) -> tuple[str, ...]:
@@ -174,17 +174,23 @@ def _warnings(adapter: str) -> tuple[str, ...]:
     return ("adapter qlora needs bitsandbytes, which is not installed here: the run will be refused",)
 
 
-def capabilities(adapter: str, method: str = "sft") -> Capabilities:
-    """Everything the local trainer can express with this method and adapter."""
-    known = method if (method, False) in _DECLARED else "sft"
+def capabilities(target: Target) -> Capabilities:
+    """Return everything the local trainer can express for this model, method and adapter, with its defaults for them.
+
+    Defaults depend on the number of rows, where `target.rows` has them.
+    """
+    method = target.method if METHODS.get(target.method) is True else "sft"
+    settings = choose_settings(
+        target.model, method, target.adapter, target.rows, revision=target.options.get("revision")
+    )
     return Capabilities(
-        parameters=_DECLARED[known, adapter == "full"],
+        parameters=_declare_parameters(method, settings, stops_early=method != "dpo"),
         family=_FAMILIES.get(method, "transformers causal language models"),
         limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
         abilities=ABILITIES,
         methods=METHODS,
         adapters=_adapters(method),
-        warnings=_warnings(adapter),
+        warnings=_warnings(target.adapter),
         concurrency=1,
         concurrency_source="one run a device",
     )

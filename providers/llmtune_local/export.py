@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmtune.errors import InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models import shape
-from llmtune_local.models.hub import check_model
+from llmtune_local.models.hub import LOADING, load_config, saved_gguf
 from llmtune_local.run_state.damage import DamagedFile, artefact_fault
 from llmtune_local.training.checkpoints import write_folder
 
@@ -24,13 +24,13 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) -> tuple[str, ...]:
-    """Write the model to the folder `into`, with its tokenizer and chat template; how it is served, in sentences.
+    """Write the model to the folder `into`, with its tokenizer and chat template; return how to serve it, in sentences.
 
-    `data` is what the run's reference says of the model: base, revision, method. The folder must not be there, or be
-    empty; it appears when it is complete.
+    `data` is the data of the run's model reference: base, revision, method. The folder must not exist, or be empty; it
+    appears when it is complete.
 
     Raises:
-        InvalidJob: there is no adapter to give (all weights were tuned), or the folder holds something.
+        InvalidJob: there is no adapter to export (all weights were tuned), or the folder is not empty.
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise InvalidJob(f"{into} is there already and is not empty", hint="name another folder with --out")
@@ -47,7 +47,7 @@ def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) 
     return _merged_notes(into, data)
 
 
-def _empty(into: Path) -> Path:
+def _remove_empty(into: Path) -> Path:
     into.parent.mkdir(parents=True, exist_ok=True)
     if into.exists():
         into.rmdir()
@@ -61,25 +61,26 @@ def _copy_folder(artefact: Path, into: Path) -> None:
         for path in files:
             shutil.copyfile(path, folder / path.name)  # with the mode of new files, not the run folder's
 
-    write_folder(_empty(into), write, needs=sum(path.stat().st_size for path in files))
+    write_folder(_remove_empty(into), write, needs=sum(path.stat().st_size for path in files))
 
 
 def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
-    """Merge in float32 on the CPU; the result is in the precision that the base was published in."""
+    """Merge in float32 on the CPU; the result is in the precision in which the base was published."""
     import peft
     import torch
 
     base, revision = str(data["model"]), data.get("revision")
     tokenizer = models.load_tokenizer(str(artefact), revision)
     labelled = data.get("method") == "classification"
-    published = getattr(check_model(base, revision, data.get("method", "sft")), "dtype", None)
+    published = getattr(load_config(base, revision, data.get("method", "sft")), "dtype", None)
     if labelled:
         from llmtune_local.models.encoder import LABELS_FILE, load_tuned
 
         network, _ = load_tuned(base, artefact, revision, "cpu", tokenizer)
     else:
         loaded = models.load_base(base, revision, dtype=torch.float32, device="cpu")
-        network = peft.PeftModel.from_pretrained(loaded, artefact).merge_and_unload()
+        with LOADING:
+            network = peft.PeftModel.from_pretrained(loaded, artefact).merge_and_unload()
     half = not labelled and published in (torch.float16, torch.bfloat16)
 
     def write(path: Path) -> None:
@@ -89,13 +90,13 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
             shutil.copy(artefact / LABELS_FILE, path)
 
     bytes_ = sum(parameter.numel() for parameter in network.parameters()) * (2 if half else 4)
-    write_folder(_empty(into), write, needs=bytes_)
+    write_folder(_remove_empty(into), write, needs=bytes_)
 
 
 def _copy_processor(base: str, revision: str | None, into: Path) -> None:
-    """Copy what a model of text and images is served with beside its weights: how images are read."""
-    folder = shape.folder_of(base, revision)
-    if folder is None or not shape.text_part_of(folder):
+    """Copy the files that a model of text and images is served with beside its weights: how images are read."""
+    folder = shape.find_model_folder(base, revision)
+    if folder is None or not shape.has_text_config(folder):
         return
     for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
         if (folder / name).is_file():
@@ -103,14 +104,16 @@ def _copy_processor(base: str, revision: str | None, into: Path) -> None:
 
 
 def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
-    if (why := _not_beside(settings)) is not None:
+    if saved_gguf(str(data.get("model", ""))) is not None:
+        return ("neither vLLM nor PEFT loads an adapter of a GGUF file's model: export it with --format merged",)
+    if (why := _reason_not_servable(settings)) is not None:
         return (f"vLLM does not serve {why}: export it with --format merged", _peft_note(into, data))
-    command = _beside(into.absolute(), settings, data, "tuned")
+    command = _serve_adapter_command(into.absolute(), settings, data, "tuned")
     return (f"vLLM serves it beside its base: {command}   (ask for the model 'tuned')", _peft_note(into, data))
 
 
-def _not_beside(settings: Mapping[str, Any]) -> str | None:
-    """What of an adapter keeps vLLM from serving it beside its base; None where nothing does."""
+def _reason_not_servable(settings: Mapping[str, Any]) -> str | None:
+    """Return which property of an adapter keeps vLLM from serving it beside its base; None where nothing does."""
     rank = _largest_rank(settings)
     for blocks, says in (
         (settings.get("use_dora"), "a DoRA adapter"),
@@ -123,7 +126,7 @@ def _not_beside(settings: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _beside(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], name: str) -> str:
+def _serve_adapter_command(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], name: str) -> str:
     base = settings.get("base_model_name_or_path") or data.get("model")
     rank = next(rank for rank in _RANKS if _largest_rank(settings) <= rank)
     # Beside its base, answers would end as the base's do.
@@ -132,17 +135,17 @@ def _beside(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], 
 
 
 def _largest_rank(settings: Mapping[str, Any]) -> int:
-    """The rank that an adapter needs room for: a pattern may give some of its layers a larger one."""
+    """Return the rank that vLLM must be set to: a pattern may give some of the adapter's layers a larger one."""
     return max([int(settings.get("r", 16)), *map(int, (settings.get("rank_pattern") or {}).values())])
 
 
 def _auto_class(folder: Path) -> str:
-    return "AutoModelForImageTextToText" if shape.text_part_of(folder) else "AutoModelForCausalLM"
+    return "AutoModelForImageTextToText" if shape.has_text_config(folder) else "AutoModelForCausalLM"
 
 
 def _peft_note(into: Path, data: Mapping[str, Any]) -> str:
-    base = shape.folder_of(str(data.get("model", "")), data.get("revision"))
-    if base is not None and shape.text_part_of(base):
+    base = shape.find_model_folder(str(data.get("model", "")), data.get("revision"))
+    if base is not None and shape.has_text_config(base):
         loaded = f"AutoModelForImageTextToText.from_pretrained({str(data['model'])!r})"
         return f"PEFT loads it: PeftModel.from_pretrained({loaded}, {str(into)!r})"
     return f"PEFT loads it: AutoPeftModelForCausalLM.from_pretrained({str(into)!r})"
@@ -151,30 +154,34 @@ def _peft_note(into: Path, data: Mapping[str, Any]) -> str:
 def _merged_notes(into: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
     if data.get("method") == "classification":
         return (
-            f"vLLM serves it: {_whole(into.absolute(), data)}   (POST /classify)",
+            f"vLLM serves it: {_serve_model_command(into.absolute(), data)}   (POST /classify)",
             f"transformers loads it: AutoModelForSequenceClassification.from_pretrained({str(into)!r})",
         )
     return (
-        f"vLLM serves it: {_whole(into.absolute(), data)}   (the chat template is in the folder)",
+        f"vLLM serves it: {_serve_model_command(into.absolute(), data)}   (the chat template is in the folder)",
         f"transformers loads it: {_auto_class(into)}.from_pretrained({str(into)!r})",
     )
 
 
-def _whole(folder: Path, data: Mapping[str, Any]) -> str:
+def _serve_model_command(folder: Path, data: Mapping[str, Any]) -> str:
     return f"vllm serve {folder}" + (" --runner pooling" if data.get("method") == "classification" else "")
 
 
 def serving_command(artefact: Path, data: Mapping[str, Any], name: str) -> str | None:
-    """How vLLM serves the model from where it lies, under `name`; None where it has to be exported merged first."""
-    place = artefact / "adapter_config.json"
-    if not place.is_file():
-        return f"{_whole(artefact, data)} --served-model-name {name}"
-    settings = json.loads(place.read_text(encoding="utf-8"))
-    return None if _not_beside(settings) is not None else _beside(artefact, settings, data, name)
+    """Return how vLLM serves the model from its folder, under `name`; None where it has to be exported merged first."""
+    config_path = artefact / "adapter_config.json"
+    if not config_path.is_file():
+        return f"{_serve_model_command(artefact, data)} --served-model-name {name}"
+    settings = json.loads(config_path.read_text(encoding="utf-8"))
+    return (
+        None
+        if saved_gguf(str(data.get("model", ""))) is not None or _reason_not_servable(settings) is not None
+        else _serve_adapter_command(artefact, settings, data, name)
+    )
 
 
 def artefact_of(folder: str) -> Path:
-    """The folder of a tuned model. Raises `DamagedFile` where it is gone, or holds no whole one."""
+    """Return the folder of a tuned model. Raises `DamagedFile` where it is missing or incomplete."""
     path = Path(folder)
     if fault := artefact_fault(path):
         raise DamagedFile(fault)

@@ -1,4 +1,4 @@
-"""The libraries of a training process, set up before they are imported: threads, cores, offline use."""
+"""Settings of a training process's libraries before they are imported: threads, cores, offline use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmtune._safety.telemetry import turn_off_telemetry
 
 
 def usable_cores() -> int:
-    """Physical cores this process may use: the affinity mask, hyper-threads counted once, and the container's quota."""
+    """Count the physical cores this process may use, by affinity mask (hyper-threads once) and container quota."""
     if sys.platform != "linux":
         return max(1, os.cpu_count() or 1)
     cores = set()
@@ -34,7 +34,7 @@ SPIN = "10000"
 
 
 def idle() -> bool:
-    """Whether hardly anything has run on this machine in the last minute."""
+    """Return whether hardly anything has run on this machine in the last minute."""
     try:
         return os.getloadavg()[0] < usable_cores() / 4
     except (OSError, AttributeError):
@@ -42,14 +42,15 @@ def idle() -> bool:
 
 
 def prepare_libraries(*, spin: bool = False) -> None:
-    """Settle how torch's libraries use cores and memory; to be called before torch is imported. A user's own settings
-    stand. `spin` is for the one process that an idle machine is to work for.
+    """Set how torch's libraries use cores and memory; to be called before torch is imported.
 
-    GNU OpenMP's threads spin for milliseconds at every barrier. On a machine that does anything else beside, two
-    spinning threads were measured up to twenty times slower than two sleeping ones. With a short
-    spin a step was 8 % faster on an idle machine, and 40 % slower beside another run with one: hence `spin`.
+    A user's own settings stay. `spin` is for the one process that an idle machine works for.
 
-    oneDNN keeps the last 1,024 matrix products it has made code for, one for each size. In bfloat16 that took 500 MB
+    GNU OpenMP's threads spin for milliseconds at every barrier. On a machine that does anything else, two spinning
+    threads were measured up to twenty times slower than two sleeping ones. With a short spin a step was 8 % faster on
+    an idle machine, and 40 % slower beside another run with one: hence `spin`.
+
+    oneDNN keeps the last 1,024 matrix products it has generated code for, one per size. In bfloat16 that took 500 MB
     after ten steps, and since steps differ in size, few are ever used again: with 64 a step takes as long.
     """
     turn_off_telemetry()

@@ -1,6 +1,6 @@
-"""Questions before a run starts: whether model, device and rows fit each other, and what an adapter will cover.
+"""Checks before a run starts: whether model, device and rows fit each other, and what an adapter will cover.
 
-The libraries of the trainer are imported when a question needs them.
+The libraries of the trainer are imported when a check needs them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def adapter_notes(receipt: Receipt) -> Sequence[str]:
-    """Return what an adapter will cover and leave out, where the model is on this machine and of a shape in which that
-    does not go without saying."""
+    """Return what an adapter will cover and leave out, where that is not obvious from the model's shape.
+
+    Empty where the model is not on this machine.
+    """
     from llmtune_local.models.shape import is_plain_decoder
     from llmtune_local.models.targets import PRESETS
 
@@ -42,8 +44,9 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
 
 
 def check_rows(data: Dataset, receipt: Receipt) -> None:
-    """Render every row with the model's own template, so that one that is too long or has nothing to learn is found
-    before anything starts.
+    """Render every row with the model's own template.
+
+    So a row that is too long or has nothing to learn is found before anything starts.
 
     Raises:
         InvalidData: there is such a row.
@@ -73,21 +76,21 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
 
 
 def check_request(body: dict[str, Any]) -> None:
-    """Raise what the worker would refuse: no such model or device, or the one does not fit the other."""
-    from llmtune_local.models.hardware import check_device
-    from llmtune_local.models.hub import check_model
-    from llmtune_local.models.memory_estimate import refuse_what_cannot_fit
+    """Raise what the worker would raise: there is no such model or device, or they do not fit each other."""
+    from llmtune_local.models.hardware import resolve_device
+    from llmtune_local.models.hub import load_config
+    from llmtune_local.models.memory_estimate import check_memory
     from llmtune_local.models.peft_adapter import planned_targets
     from llmtune_local.models.quantization import check_adapter
-    from llmtune_local.training.distributed import check_team
+    from llmtune_local.training.distributed import check_worker_group
 
-    check_model(body["model"], body.get("revision"), body["method"])
-    device = check_device(body["options"].get("device", "auto"))
-    check_adapter(body["adapter"], device)
+    load_config(body["model"], body.get("revision"), body["method"])
+    device = resolve_device(body["options"].get("device", "auto"))
+    check_adapter(body["adapter"], device, body["model"])
     run = RunRequest.model_validate(body)
-    check_team(run.options, device)
+    check_worker_group(run.options, device)
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout
         planned_targets(run.model, run.revision, targets, adapter=run.adapter, dropout=dropout)
-    refuse_what_cannot_fit(body, device)
+    check_memory(body, device)

@@ -1,7 +1,7 @@
-"""The local trainer as a backend like any other: submit starts a worker process, poll reads its folder.
+"""The local trainer as a provider like any other: submit starts a worker process, poll reads its folder.
 
-The folder is named by the run key, so a repeated submit finds the first one: the worker's lock makes sure that no
-two processes ever train in it. A worker that died without a word is started again.
+The folder is named by the run key, so a repeated submit finds the first run: the worker's lock makes sure that no two
+processes ever train in it. A worker that died without reporting an end is started again.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ import llmtune.provider as core
 from llmtune import config
 from llmtune.errors import LlmtuneError
 from llmtune_local import declarations, preflight, requests, responses
+from llmtune_local.default_settings import choose_adapter
 from llmtune_local.run_state.damage import artefact_fault
 from llmtune_local.run_state.run_dir import RunDir, now
 from llmtune_local.run_state.schema import RunRequest
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.worker import supervisor
-from llmtune_local.worker.fork_server import POSSIBLE, Forker
+from llmtune_local.worker.fork_server import CAN_FORK, ForkServer
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.example import Example
+    from llmtune.data.facts import DatasetFacts
     from llmtune.data.findings import Finding
+    from llmtune.job.spec import Adapter
 
 #: The libraries that train and answer.
 LIBRARIES = tuple(
@@ -37,7 +40,7 @@ LIBRARIES = tuple(
 
 
 class LocalProvider(core.BaseProvider):
-    """Trains on this machine, in a process of its own."""
+    """The provider that trains on this machine, in a process of its own."""
 
     kind = "local"
     hosted = False
@@ -51,109 +54,131 @@ class LocalProvider(core.BaseProvider):
 
     def __init__(self, name: str = "", settings: Any = None) -> None:
         super().__init__(name, settings)
-        self._forker: Forker | None = None
+        self._fork_server: ForkServer | None = None
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """Everything the trainer can express with this adapter."""
-        return declarations.capabilities(target.adapter, target.method)
+        """Return everything the trainer can express for this model, with its defaults for it."""
+        return declarations.capabilities(target)
 
-    def machine(self) -> dict[str, str]:
-        """Device, cores and memory that a run would find here."""
-        from llmtune_local.models.hardware import equipment
+    def suggest_adapter(self, target: core.Target) -> Adapter:
+        """Return all weights for small models, LoRA for the others, and for an adapter's folder its own kind."""
+        return choose_adapter(target.model, target.method, target.options.get("revision"))
 
-        return equipment()
+    def list_local_models(self) -> Sequence[str]:
+        """Return the embedded models and those of the hub's cache."""
+        from llmtune_local.candidates import list_local_models
+
+        return list_local_models()
+
+    def suggest_models(self, facts: DatasetFacts, named: str | None = None) -> Sequence[core.ModelSuggestion]:
+        """Return the embedded models, those of the hub's cache, and well-known ones that this machine could train."""
+        from llmtune_local.candidates import suggest_models
+
+        return suggest_models(facts, named)
+
+    def describe_hardware(self) -> dict[str, str]:
+        """Return device, cores and memory that a run would find here."""
+        from llmtune_local.models.hardware import describe_hardware as describe
+
+        return describe()
 
     def footprint(self, receipt: core.Receipt, dataset: Dataset) -> core.Footprint:
-        """An estimate of the peak from the model's files and the dataset's size; nothing is loaded or downloaded."""
+        """Estimate the peak from the model's files and the dataset's size; nothing is loaded or downloaded."""
         from llmtune_local.models import memory_estimate
 
         sizes, budget = dataset.estimated_tokens, receipt.target.options.get("token_budget")
         return memory_estimate.footprint(receipt, len(dataset.train), sizes["train"], sizes["longest"], budget)
 
+    def estimate_duration(self, receipt: core.Receipt, find_speed: core.FindSpeed) -> core.Duration:
+        """Estimate the time from an earlier run's speed, else from parameters and cores; nothing is loaded."""
+        from llmtune_local.duration import estimate_duration
+
+        return estimate_duration(receipt, find_speed)
+
     def plan_notes(self, receipt: core.Receipt) -> Sequence[str]:
-        """What an adapter will cover and leave out, where that does not go without saying."""
+        """Return what an adapter will cover and leave out, where that is not obvious."""
         return preflight.adapter_notes(receipt) if self.ready().extra == "installed" else ()
 
     def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
-        """Canonical rows of the method's kind, after each was rendered once with the model's own template."""
+        """Encode canonical rows of the method's kind, after each was rendered once with the model's own template."""
         self._need_libraries()
         preflight.check_rows(data, receipt)
         return super().encode(data, receipt, into)
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """What the worker reads."""
+        """Build the request that the worker reads."""
         body = requests.build(receipt, files)
         return core.Request(operation="start a worker process on this machine", body=body)
 
     # --- the run -----------------------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
-        """Raise where model and device are not there, or do not fit each other, before a folder is made."""
+        """Raise where model or device are missing, or do not fit each other, before a folder is made."""
         self._need_libraries()
         preflight.check_request(request.body)
         return []
 
     def upload(self, file: core.EncodedFile) -> core.UploadRef:
-        """The encoded file itself, named by its content: files stay where they are."""
+        """Return the encoded file itself, named by its content: files stay where they are."""
         return core.UploadRef(id=str(file.path), digest=file.sha256, role=file.role, data={"path": str(file.path)})
 
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
-        """Write the request and start the worker; with a key that is known, the run that is there goes on."""
+        """Write the request and start the worker; for a known key, the run that is there continues."""
         folder = self._folder(key)
         with supervisor.full_disk_reported(folder.path):
             if folder.find_request() is None:
                 folder.write_request(RunRequest.model_validate(request.body))
-            supervisor.keep_alive(folder, self._forker)
+            supervisor.keep_alive(folder, self._fork_server)
         return responses.job_ref(key, folder)
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
-        """The run folder of that key."""
+        """Return the run of that key; None where there is none."""
         folder = self._folder(key)
         return responses.job_ref(key, folder) if folder.exists else None
 
     @contextlib.contextmanager
     def warm(self) -> Iterator[None]:
-        """Until it is left, workers are forked from one process that keeps imports, base model and token rows."""
-        if not POSSIBLE or self._forker is not None:
+        """Fork workers from one process that keeps imports, base model and token rows, while the context lasts."""
+        if not CAN_FORK or self._fork_server is not None:
             yield
             return
         self._need_libraries()
-        self._forker = Forker()
+        self._fork_server = ForkServer()
         try:
             yield
         finally:
-            self._forker.close()
-            self._forker = None
+            self._fork_server.close()
+            self._fork_server = None
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """What the folder says; a worker that died is started again, up to `supervisor.ATTEMPTS` times in all."""
-        folder = RunDir(job.data["folder"])
+        """Return the state of the run folder; restart a dead worker, up to `supervisor.ATTEMPTS` workers in all."""
+        folder = self._folder_of(job)
         # The order matters: what was written before the final status is read after it, so nothing is missed.
         status = folder.read_status()
-        verdict = supervisor.judge(folder, status, forker=self._forker, at=now())
+        verdict = supervisor.assess(folder, status, fork_server=self._fork_server, at=now())
         return responses.snapshot(folder, status, verdict, since)
 
     def cancel(self, job: core.JobRef) -> None:
-        """The worker stops after the step it is in and keeps a checkpoint."""
-        RunDir(job.data["folder"]).cancel()
+        """Have the worker stop after its current step and keep a checkpoint."""
+        self._folder_of(job).cancel()
 
     def resume_point(self, job: core.JobRef) -> str | None:
-        """Where a run that has ended would go on; None where the same request would fail in the same way."""
-        folder = RunDir(job.data["folder"])
+        """Return where a run that has ended would continue; None where the same request would fail in the same way."""
+        folder = self._folder_of(job)
         return supervisor.resume_point(folder) if supervisor.may_resume(folder) else None
 
     def restart(self, job: core.JobRef, request: core.Request) -> str:
-        """Start a worker that goes on from the last checkpoint that is whole; with all attempts before it."""
-        folder = RunDir(job.data["folder"])
+        """Start a worker that continues from the last complete checkpoint, with all attempts allowed again."""
+        folder = self._folder_of(job)
         with supervisor.full_disk_reported(folder.path):
-            return supervisor.restart(folder, RunRequest.model_validate(request.body), self._forker)
+            return supervisor.restart(folder, RunRequest.model_validate(request.body), self._fork_server)
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def undeploy(self, ref: core.DeploymentRef) -> None:
-        """A local model needs no deployment."""
+        """Do nothing: a local model needs no deployment."""
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """The model, loaded when it is first asked."""
+        """Return the model, which is loaded at its first use."""
         self._need_libraries()
         if ref.data.get("tuned") and (fault := artefact_fault(Path(ref.id))):
             return core.Unavailable(fault)
@@ -169,11 +194,11 @@ class LocalProvider(core.BaseProvider):
         return LocalGenerator(artefact=Path(ref.id) if ref.data.get("tuned") else None, **model)
 
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
-        """The model that training began with: the untuned base, or an earlier run's model that the run went on with."""
+        """Return the model that training started from: the untuned base, or an earlier run's model."""
         return responses.base_model(receipt)
 
     def continue_from(self, model: core.ModelRef) -> tuple[str, dict[str, Any]]:
-        """The folder of an earlier run's model, with the revision of its base and what its template was given."""
+        """Return the folder of an earlier run's model, with the revision of its base and its template's options."""
         options = model.data.get("options", {})
         template = {
             name: options[name]
@@ -185,26 +210,26 @@ class LocalProvider(core.BaseProvider):
         return model.id, revision | template
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """The model through transformers and PEFT, without llmtune."""
+        """Return Python that uses the model through transformers and PEFT, without llmtune."""
         from llmtune_local.snippet import snippet
 
         return snippet(ref)
 
     def export(self, model: core.ModelRef, format: Literal["adapter", "merged"], into: Path) -> Sequence[str]:
-        """The tuned model as a folder."""
+        """Write the tuned model to a folder; return how to serve it."""
         self._need_libraries()
         from llmtune_local.export import artefact_of, export
 
         return export(artefact_of(model.id), model.data, format, into)
 
     def serving_command(self, model: core.ModelRef, name: str) -> str | None:
-        """How vLLM serves the tuned model."""
+        """Return how vLLM serves the tuned model; None for an untuned one."""
         from llmtune_local.export import artefact_of, serving_command
 
         return serving_command(artefact_of(model.id), model.data, name) if model.data.get("tuned") else None
 
     def check(self, model: core.ModelRef, examples: Sequence[Example]) -> list[core.CheckResult]:
-        """Whether training rendered what inference renders, and whether the model ends its turn."""
+        """Check that training rendered what inference renders, and that the model ends its turn."""
         self._need_libraries()
         from llmtune_local.self_checks import answers_end, templates_agree
 
@@ -217,20 +242,20 @@ class LocalProvider(core.BaseProvider):
             assert isinstance(generator, LocalClassifier)
             generator.keep = None
             with generator:
-                found = logits_agree(generator, Path(model.data["folder"]))
-            return [found] if found is not None else []
-        asked = [example for example in examples if example.messages and example.preference is None]
-        return [templates_agree(model.data, asked), answers_end(model.data, Path(model.id), asked)] if asked else []
+                result = logits_agree(generator, Path(model.data["folder"]))
+            return [result] if result is not None else []
+        rows = [example for example in examples if example.messages and example.preference is None]
+        return [templates_agree(model.data, rows), answers_end(model.data, Path(model.id), rows)] if rows else []
 
     # --- what is there -----------------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every finished run folder."""
+        """Yield the model of every finished run folder."""
         root = self._root()
         folders = map(RunDir, sorted(root.iterdir()) if root.is_dir() else ())
         yield from core.read_each(folders, responses.remote_model, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The request of a run folder, by our own names."""
+        """Return the request of a run folder, by llmtune's own names."""
         return responses.remote_job(remote)
 
     def download(self, file_id: str, into: Path) -> Path:
@@ -245,12 +270,18 @@ class LocalProvider(core.BaseProvider):
             return
         folder = Path(ref.data.get("folder", ref.id))
         if RunDir(folder).alive():
-            raise LlmtuneError(f"{folder}: a worker is at work there; cancel the run first")
+            raise LlmtuneError(f"{folder}: a worker is running there; cancel the run first")
         shutil.rmtree(folder, ignore_errors=True)
 
     # --- inside ------------------------------------------------------------------------------------------------------
     def _root(self) -> Path:
         return Path(self.settings.runs) if self.settings.runs else config.home() / "local"
+
+    def _folder_of(self, job: core.JobRef) -> RunDir:
+        """Return the folder of a job; one that was adopted by its id alone lies with the others, under that id."""
+        if folder := job.data.get("folder"):
+            return RunDir(folder)
+        return self._folder(Path(job.id).name)
 
     def _folder(self, key: str) -> RunDir:
         return RunDir(self._root() / key)

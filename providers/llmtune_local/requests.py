@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.provider import Converted, Files, Receipt, Sent
-from llmtune.provider.receipt import place
+from llmtune.provider.receipt import set_path
 from llmtune_local import declarations
+
+#: Models that the evaluation asks each row: tuned and base, and for sft the base with examples; an encoder has no base
+#: that could answer.
+ASKED_MODELS = {"sft": 3, "dpo": 2, "classification": 1}
 
 
 def build(receipt: Receipt, files: Files) -> dict[str, Any]:
@@ -26,13 +30,20 @@ def build(receipt: Receipt, files: Files) -> dict[str, Any]:
     if revision := options.pop("revision", None):
         body["revision"] = revision
     body["options"] = options
-    declared = declarations.capabilities(target.adapter, target.method).parameters
+    if receipt.data.evaluated:
+        body["evaluated_rows"] = receipt.data.evaluated * ASKED_MODELS.get(target.method, 1)
+    declared = declarations.capabilities(target).parameters
     for name, entry in declared.items():
-        unset = receipt[name].support == "default"
-        if isinstance(entry, Sent) and entry.where == "training" and unset and entry.default is not None:
-            place(body, entry.wire, entry.default)
+        row = receipt[name]
+        if (
+            isinstance(entry, Sent)
+            and entry.where == "training"
+            and row.support == "default"
+            and row.effective is not None
+        ):
+            set_path(body, entry.request_path, row.effective)
     for row in receipt.fields:
         sent = isinstance(declared.get(row.field), (Sent, Converted)) and row.where == "training"
-        if sent and row.moves and row.wire:
-            place(body, row.wire, row.encoded)
+        if sent and row.is_sent and row.wire:
+            set_path(body, row.wire, row.encoded)
     return body

@@ -1,4 +1,4 @@
-"""The run folder as llmtune sees a run: states, snapshots, tuned models, and the job behind one."""
+"""The run folder as llmtune sees a run: states, snapshots, tuned models, and the job behind a model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def job_ref(key: str, folder: RunDir) -> core.JobRef:
 
 
 def snapshot(folder: RunDir, status: Status | None, verdict: Verdict, since: core.Cursor | None) -> core.Snapshot:
-    """Return what a folder says behind the cursor; status and verdict were read before, so that nothing is missed."""
-    seen = since or {}
-    metrics, metrics_at = folder.read_metrics(Cursor.model_validate(seen.get("metrics", {})))
-    events, events_at = folder.read_events(Cursor.model_validate(seen.get("events", {})))
+    """Return what is new in a folder since the cursor; status and verdict were read before, so nothing is missed."""
+    cursor = since or {}
+    metrics, metrics_at = folder.read_metrics(Cursor.model_validate(cursor.get("metrics", {})))
+    events, events_at = folder.read_events(Cursor.model_validate(cursor.get("events", {})))
     noticed = [*events, *([verdict.notice] if verdict.notice else [])]
     request = folder.find_request()
     validated = request is None or request.files.validation is not None
@@ -75,7 +75,7 @@ def _resolved(status: Status | None) -> dict[str, Any]:
 
 
 def tuned_model(folder: RunDir) -> core.ModelRef:
-    """Return the model that the run in a folder has left."""
+    """Return the model that the run in a folder has trained."""
     request = folder.read_request()
     options = request.options.model_dump(exclude_defaults=True)
     data = _model_data(request.model, request.revision, options) | {"folder": str(folder.path.absolute())}
@@ -85,16 +85,18 @@ def tuned_model(folder: RunDir) -> core.ModelRef:
 
 
 def base_model(receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
-    """Return the model that training began with, loaded with the same options: the untuned base, or an earlier run's
-    model that the run went on with."""
-    from llmtune_local.models.hub import adapter_of
+    """Return the model that training started from, loaded with the same options.
+
+    That is the untuned base, or the earlier run's model that the run continued with.
+    """
+    from llmtune_local.models.hub import split_adapter
 
     model, options = receipt.target.model, dict(receipt.target.options)
     data = _model_data(model, options.pop("revision", None), options) | {"tuned": False}
     if receipt.target.method == "classification":
         if not (Path(model) / "labels.json").is_file():
             return core.Unavailable("an encoder that is not tuned has no head for these labels")
-        data |= {"model": adapter_of(model)[0], "method": "classification"}
+        data |= {"model": split_adapter(model)[0], "method": "classification"}
     return core.ModelRef(id=model, tuned=False, data=data)
 
 
@@ -105,15 +107,16 @@ def _model_data(model: str, revision: str | None, options: dict[str, Any]) -> di
 def _stamp(model: str) -> str | None:
     """Return text that differs between two states of a model's folder, so that answers of a replaced model are not
     reused."""
-    from llmtune_local.models.hub import locate
+    from llmtune_local.models.hub import locate_for_loading
 
-    files = sorted(Path(locate(model)).glob("*.safetensors")) if Path(locate(model)).is_dir() else []
+    path, gguf = locate_for_loading(model)
+    files = [gguf] if gguf is not None else sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
     facts = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16] if facts else None
 
 
 def remote_model(folder: RunDir) -> core.RemoteModel | None:
-    """Return the model of a finished run; None for a run that left none. Raises `DamagedFile` where it is not whole."""
+    """Return the model of a finished run; None for a run without one. Raises `DamagedFile` where it is incomplete."""
     status = folder.read_status()
     if status is None or status.state != "succeeded" or not folder.artefact.exists():
         return None
@@ -129,7 +132,7 @@ def remote_model(folder: RunDir) -> core.RemoteModel | None:
 
 
 def remote_job(remote: core.RemoteModel) -> core.RemoteJob:
-    """Return the request behind a model, by our own names."""
+    """Return the request behind a model, by llmtune's own names."""
     request = RunDir(remote.data["folder"]).read_request()
     return core.RemoteJob(
         id=remote.job or remote.id,

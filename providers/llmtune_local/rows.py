@@ -1,4 +1,4 @@
-"""Rows of the local trainer: general formats, and what the model's own template and context refuse of a row."""
+"""Rows of the local trainer: general formats, and the limits of the model's own template and context."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ if TYPE_CHECKING:
 
 
 def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Rendering | None:
-    """The tokenizer of a model, and what training would refuse of a row: the same renderer and limit as the worker's.
-    With `offline`, None where the model is not on this machine yet.
+    """Return the tokenizer of a model, and a check of rows by the same renderer and limit as the worker's.
 
-    Raises `InvalidJob` where there is no such model, `MissingExtra` where the libraries are not installed.
+    With `offline`, None where the model is not on this machine yet. Raises `InvalidJob` where there is no such model,
+    `MissingExtra` where the libraries are not installed.
     """
     from llmtune.data.rendering.tokenize import Renderer
-    from llmtune_local.models.hub import adapter_of, check_model
+    from llmtune_local.models.hub import load_config, split_adapter
     from llmtune_local.models.loading import context_length, load_tokenizer
-    from llmtune_local.models.shape import shape_of
+    from llmtune_local.models.shape import read_shape
     from llmtune_local.settings import LocalOptions
 
-    given = LocalOptions.model_validate(dict(options))
-    if offline and shape_of(adapter_of(model)[0], given.revision) is None:
+    settings = LocalOptions.model_validate(dict(options))
+    if offline and read_shape(split_adapter(model)[0], settings.revision) is None:
         return None
     try:
-        tokenizer = load_tokenizer(model, given.revision, given.chat_template)
+        tokenizer = load_tokenizer(model, settings.revision, settings.chat_template)
     except ImportError as fault:
         library = fault.name or "transformers"
         raise MissingExtra("local", library, purpose="rendering rows by the model's template") from fault
-    renderer = Renderer(tokenizer, template_options=given.template_options)
-    provided = given.mask_empty_thinking or given.template_options.get("enable_thinking") is False
+    renderer = Renderer(tokenizer, template_options=settings.template_options)
+    provided = settings.mask_empty_thinking or settings.template_options.get("enable_thinking") is False
     limits: dict[tuple[str, int | None], int | None] = {}
 
-    def problems(example: Example, method: str, asked: int | None) -> Iterable[Finding]:
-        if (method, asked) not in limits:
-            limits[method, asked] = context_length(check_model(model, given.revision, method), tokenizer, asked)
-        limit = limits[method, asked]
+    def problems(example: Example, method: str, max_length: int | None) -> Iterable[Finding]:
+        if (method, max_length) not in limits:
+            limits[method, max_length] = context_length(
+                load_config(model, settings.revision, method), tokenizer, max_length
+            )
+        limit = limits[method, max_length]
         if method == "classification":  # the text alone is read
-            return measure_text(tokenizer, example, limit)
+            return check_length(tokenizer, example, limit)
         try:
             if example.preference is not None:
                 pair = renderer.render_pair(example)
@@ -61,20 +63,20 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided)
 
 
-def measure_text(tokenizer: Any, example: Example, limit: int | None) -> Iterable[Finding]:
-    """The finding for a text that an encoder cannot read to its end."""
-    from llmtune_local.models.encoder import text_of
+def check_length(tokenizer: Any, example: Example, limit: int | None) -> Iterable[Finding]:
+    """Yield a finding for a text that is longer than an encoder can read."""
+    from llmtune_local.models.encoder import extract_text
 
     if limit is None:
         return
-    tokens = len(tokenizer(text_of(example), verbose=False)["input_ids"])
+    tokens = len(tokenizer(extract_text(example), verbose=False)["input_ids"])
     if tokens > limit:
         what = f"the text has {tokens:,} tokens and the limit is {limit:,}"
         yield error("too_long", what, "shorten it, or set dataset.on_too_long to truncate or drop")
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Labels that can be told apart: two, or one where a row may have any number of them."""
+    """Yield a finding where there is only one label, although each row has exactly one."""
     several = facts.features & LABELS
     if facts.method == "classification" and facts.role == "train" and not several and len(facts.labels) == 1:
         what = f"there is one label only, {next(iter(facts.labels))!r}: there is nothing to tell apart"

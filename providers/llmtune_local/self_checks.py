@@ -1,4 +1,4 @@
-"""What is looked at once a model is trained: that training and inference render alike, and that answers end."""
+"""Checks of a trained model: that training and inference render alike, and that answers end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
 
 #: A reference answer's characters as tokens, with room to spare: a model that learned to stop has stopped by then.
-_ROOM = 32
+_EXTRA_TOKENS = 32
 #: Prompts of like length that are answered side by side.
-_TOGETHER = 8
+_BATCH_ROWS = 8
 
 
 def templates_agree(model: Mapping[str, Any], examples: Sequence[Example]) -> CheckResult:
-    """Every trained turn must follow exactly the tokens that inference would send."""
+    """Check that every trained turn follows exactly the tokens that inference would send."""
     from llmtune.data.rendering.tokenize import Renderer
     from llmtune_local.models.loading import load_tokenizer
 
@@ -41,43 +41,43 @@ def templates_agree(model: Mapping[str, Any], examples: Sequence[Example]) -> Ch
 
 
 def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Example]) -> CheckResult:
-    """Greedy answers must end by themselves within the length of the longest reference answer and a margin.
+    """Check that greedy answers end within the length of the longest reference answer and a margin.
 
-    The folder of the tuned model is asked as others will ask it, through plain `transformers.generate`: what ends an
-    answer is what stands in that folder.
+    The folder of the tuned model is run as others will run it, through plain `transformers.generate`: only the tokens
+    that this folder names end an answer.
     """
     import torch
 
     from llmtune.data.rendering.tokenize import Renderer
     from llmtune_local.models import loading
-    from llmtune_local.models.shape import end_tokens_of
+    from llmtune_local.models.shape import read_end_tokens
 
     options = WorkerOptions.model_validate(model.get("options", {}))
-    network, tokenizer = loading.load_as_others_do(folder, model, options)
+    network, tokenizer = loading.load_with_transformers(folder, model, options)
     renderer = Renderer(tokenizer, template_options=options.template_options)
     prompts = sorted((renderer.prompt_ids(row.prompt(), tuple(map(dict, row.tools))) for row in examples), key=len)
-    room = max(len(example.completion()) for example in examples) + _ROOM
+    max_tokens = max(len(example.completion()) for example in examples) + _EXTRA_TOKENS
     context = loading.context_length(network.config, tokenizer, None)
-    ends = end_tokens_of(folder)
-    # What is generated for an adapter is told to end as in its snippet; a whole model's folder says so by itself.
+    ends = read_end_tokens(folder)
+    # Generation with an adapter is given the end tokens, as in its snippet; a whole model's folder names them itself.
     stop = {"eos_token_id": ends} if ends and hasattr(network, "peft_config") else {}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     ended = 0
-    for start in range(0, len(prompts), _TOGETHER):
-        batch = prompts[start : start + _TOGETHER]
+    for start in range(0, len(prompts), _BATCH_ROWS):
+        batch = prompts[start : start + _BATCH_ROWS]
         width = len(batch[-1])
-        most = room if context is None else min(room, context - width)
-        if most < 1:
+        limit = max_tokens if context is None else min(max_tokens, context - width)
+        if limit < 1:
             continue
         ids = torch.tensor([(pad,) * (width - len(prompt)) + prompt for prompt in batch], device=network.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=ids.device)
         with torch.no_grad():
             answers = network.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=pad, **stop
+                input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad, **stop
             )[:, width:]
         ended += sum(not set(ends).isdisjoint(answer) for answer in answers.tolist())
     return CheckResult(
         name="ends its turn",
         passed=ended == len(prompts),
-        says=f"{ended} of {len(prompts)} answers ended by themselves within {room} tokens",
+        says=f"{ended} of {len(prompts)} answers ended by themselves within {max_tokens} tokens",
     )

@@ -1,15 +1,15 @@
-"""What only the local trainer can be told: with a job (`LocalOptions`), or once for a machine (`LocalSettings`)."""
+"""Settings of the local trainer alone: of a job (`LocalOptions`), or of a machine (`LocalSettings`)."""
 
 from __future__ import annotations
 
 from pydantic import model_validator
 
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 from llmtune_local.run_state.schema import WorkerOptions
 
 
 class LocalOptions(WorkerOptions, Options):
-    """What only the local trainer knows. Where and how fast it runs, and what has no place in the common job."""
+    """Options of the local trainer: where and how fast it runs, and what has no field in the common job."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
@@ -24,8 +24,8 @@ class LocalOptions(WorkerOptions, Options):
         return self
 
 
-class LocalSettings(Account):
-    """Where local runs live."""
+class LocalSettings(ProviderSettings):
+    """The folder of local runs."""
 
     runs: str | None = None
     """Folder of the run folders; None: `local` in llmtune's home."""

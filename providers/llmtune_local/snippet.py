@@ -6,10 +6,11 @@ from pathlib import Path
 
 from llmtune.provider import DeploymentRef, ModelRef
 from llmtune_local.models import shape
+from llmtune_local.models.hub import saved_gguf
 
 
 def snippet(ref: ModelRef | DeploymentRef) -> str:
-    """A few lines that load the model and ask it something."""
+    """Return a few lines of Python that load the model and ask it a question."""
     if ref.data.get("method") == "classification":
         return _classifier_snippet(ref)
     folder = Path(ref.id)
@@ -19,17 +20,25 @@ def snippet(ref: ModelRef | DeploymentRef) -> str:
             "from peft import AutoPeftModelForCausalLM\n\n"
             f"model = AutoPeftModelForCausalLM.from_pretrained({ref.id!r})\n"
         )
-        base = shape.folder_of(str(ref.data.get("model", "")), ref.data.get("revision"))
-        if base is not None and shape.text_part_of(base):
+        gguf = saved_gguf(str(ref.data.get("model", "")))
+        if gguf is not None:
+            load = (
+                "from transformers import AutoModelForCausalLM, GgufConfig\nfrom peft import PeftModel\n\n"
+                f"base = AutoModelForCausalLM.from_pretrained(\n    {str(gguf.parent)!r}, gguf_file={gguf.name!r},"
+                " quantization_config=GgufConfig(dequantize=True)\n)\n"
+                f"model = PeftModel.from_pretrained(base, {ref.id!r})\n"
+            )
+        base = shape.find_model_folder(str(ref.data.get("model", "")), ref.data.get("revision"))
+        if base is not None and shape.has_text_config(base):
             load = (
                 "from transformers import AutoModelForImageTextToText\nfrom peft import PeftModel\n\n"
                 f"base = AutoModelForImageTextToText.from_pretrained({ref.data['model']!r})\n"
                 f"model = PeftModel.from_pretrained(base, {ref.id!r})\n"
             )
-        # A whole model says in its folder what ends an answer; beside an adapter, its base would.
-        ends = f", eos_token_id={found}" if (found := shape.end_tokens_of(folder)) else ""
+        # A whole model's folder names the tokens that end an answer; for an adapter, those of its base would be used.
+        ends = f", eos_token_id={end_tokens}" if (end_tokens := shape.read_end_tokens(folder)) else ""
     else:
-        name = "AutoModelForImageTextToText" if shape.text_part_of(folder) else "AutoModelForCausalLM"
+        name = "AutoModelForImageTextToText" if shape.has_text_config(folder) else "AutoModelForCausalLM"
         load = f"from transformers import {name}\n\nmodel = {name}.from_pretrained({ref.id!r})\n"
     return (
         "from transformers import AutoTokenizer\n" + load + f"tokenizer = AutoTokenizer.from_pretrained({ref.id!r})\n"
@@ -43,9 +52,9 @@ def snippet(ref: ModelRef | DeploymentRef) -> str:
 
 def _classifier_snippet(ref: ModelRef | DeploymentRef) -> str:
     folder = Path(ref.id)
-    whole = not (folder / "adapter_config.json").exists()
-    library, name = ("transformers", "AutoModel") if whole else ("peft", "AutoPeftModel")
-    count = "" if whole else ", num_labels=len(labels)"
+    is_full_model = not (folder / "adapter_config.json").exists()
+    library, name = ("transformers", "AutoModel") if is_full_model else ("peft", "AutoPeftModel")
+    count = "" if is_full_model else ", num_labels=len(labels)"
     return (
         "import json, pathlib\n"
         "from transformers import AutoTokenizer\n"

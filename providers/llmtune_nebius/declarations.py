@@ -1,7 +1,7 @@
 """What Nebius Token Factory takes: OpenAI's calls, with an absolute learning rate and the shape of the adapter.
 
-Source: its create, get, events and checkpoints pages (API version 20260506). The values shown there are taken for
-defaults; they may be examples, and no ranges are given (unverified).
+Source: its create, get, events and checkpoints pages (API version 20260506), and the saved outputs of its cookbook
+(token-factory-cookbook, 2026-08-20), whose jobs echo the values of the page as defaults. No ranges are given.
 """
 
 from __future__ import annotations
@@ -10,18 +10,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtune import provider as core
-from llmtune.provider import Changed, Converted, Facts, Float, Int, No, Refused, Sent, Unsupported
+from llmtune.provider import (
+    ConversionContext,
+    Converted,
+    ConvertedValue,
+    Float,
+    Int,
+    NotConvertible,
+    NotOffered,
+    Sent,
+    Unsupported,
+)
+from llmtune_nebius.rows import CHAT_ROWS, MAX_BYTES, SOURCE
 from llmtune_openai.declarations import METHODS as OPENAI_METHODS
 from llmtune_openai.declarations import suffix
 
+COOKBOOK = "Nebius, token-factory-cookbook, fine-tuning notebook (2026-08-20)"
 PAGE = "Nebius Token Factory, Create a fine-tuning job (API version 20260506)"
-SHOWN = "the default is the value shown on the page, which may be an example (unverified); no range is given"
+SHOWN = "the default is the one that the vendor's own jobs echo (token-factory-cookbook, 2026-08-20); no range is given"
 
-METHODS = {**OPENAI_METHODS, "dpo": No("only supervised tuning is documented")}
+METHODS = {**OPENAI_METHODS, "dpo": NotOffered("only supervised tuning is documented")}
 
 ADAPTERS: dict[str, core.Ability] = {
     **dict.fromkeys(("lora", "full"), True),
-    **dict.fromkeys(("qlora", "dora"), No("the service trains LoRA adapters or all weights, nothing else")),
+    **dict.fromkeys(("qlora", "dora"), NotOffered("the service trains LoRA adapters or all weights, nothing else")),
 }
 
 #: A suffix has 64 characters; thirteen are kept for the run key.
@@ -30,15 +42,15 @@ LONGEST_NAME = 64 - 13
 _H = "hyperparameters."
 
 
-def one_text(value: Mapping[str, Any], facts: Facts) -> Changed | Refused:
-    """Tags by name -> the one text that the service takes."""
+def one_text(value: Mapping[str, Any], facts: ConversionContext) -> ConvertedValue | NotConvertible:
+    """Convert tags to the single text that the service takes."""
     text = ",".join(f"{key}={value[key]}" for key in sorted(value))
-    return Changed(text, f"the service takes one text: {text!r}")
+    return ConvertedValue(text, f"the service takes one text: {text!r}")
 
 
 def declarations() -> core.Declarations:
-    """The fields of a supervised job, by adapter or in full."""
-    untold = Unsupported("the service tells nothing of its optimizer and takes no knob for it", source=PAGE)
+    """Declare the fields of a supervised job, with an adapter or in full."""
+    unpublished = Unsupported("the service does not publish its optimizer and has no parameter for it", source=PAGE)
     schedule = Unsupported("the service takes a warm-up share and no other shape of schedule", source=PAGE)
     own_dropout = Unsupported("only the adapter's dropout can be set", source=PAGE)
     to_the_end = Unsupported("the service trains for all epochs", source=PAGE)
@@ -49,7 +61,8 @@ def declarations() -> core.Declarations:
         gradient_accumulation_steps=Unsupported("batch_size is the whole of it here", source=PAGE),
         learning_rate=Sent(_H + "learning_rate", Float(gt=0), default=1e-5, source=PAGE, note=SHOWN),
         learning_rate_multiplier=Unsupported(
-            "an absolute rate is taken; the 1e-5 on the page may be an example, so no multiplier is reckoned from it",
+            "an absolute rate is taken, and no published rate of a model is multiplied; the vendor's cookbook sends an"
+            " absolute rate under this name too (2025-12), which the reference does not explain",
             source=PAGE,
         ),
         **dict.fromkeys(("min_lr_ratio", "lr_schedule", "lr_num_cycles"), schedule),
@@ -58,17 +71,23 @@ def declarations() -> core.Declarations:
             _H + "warmup_ratio",
             Float(ge=0, le=1),
             core.ratio_from_steps(),
-            says="as a share of all steps, from the number of rows, batch_size and epochs",
+            description="as a share of all steps, from the number of rows, batch_size and epochs",
             default=0,
             source=PAGE,
         ),
-        **dict.fromkeys(("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"), untold),
+        **dict.fromkeys(("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"), unpublished),
         weight_decay=Sent(_H + "weight_decay", Float(ge=0), default=0, source=PAGE, note=SHOWN),
         max_grad_norm=Sent(_H + "max_grad_norm", Float(ge=0), default=1, source=PAGE, note=SHOWN),
         prompt_loss_weight=Unsupported("the service does not say on which tokens the loss is taken", source=PAGE),
         lora_rank=Sent(_H + "lora_r", Int(1), default=8, source=PAGE, note=SHOWN),
         lora_alpha=Converted(
-            _H + "lora_alpha", Int(1), core.whole_number, says="as a whole number", default=8, source=PAGE, note=SHOWN
+            _H + "lora_alpha",
+            Int(1),
+            core.whole_number,
+            description="as a whole number",
+            default=8,
+            source=PAGE,
+            note=SHOWN,
         ),
         lora_dropout=Sent(_H + "lora_dropout", Float(ge=0, lt=1), default=0, source=PAGE, note=SHOWN),
         lora_target_modules=Unsupported("the service chooses the layers itself", source=PAGE),
@@ -79,12 +98,12 @@ def declarations() -> core.Declarations:
         packing=Sent(_H + "packing", core.Bool(), default=True, source=PAGE, note=SHOWN),
         **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), to_the_end),
         eval_every=Unsupported("the service evaluates when it saves a checkpoint", source=PAGE),
-        checkpoint_every=Unsupported("the service saves checkpoints when it chooses to", source=PAGE),
-        keep_checkpoints=Unsupported("the service does not say how many checkpoints it keeps", source=PAGE),
+        checkpoint_every=Unsupported("the service saves a checkpoint after each epoch", source=COOKBOOK),
+        keep_checkpoints=Unsupported("the service keeps the checkpoint of every epoch", source=COOKBOOK),
         dpo_beta=core.NotApplicable("only supervised tuning is documented", source=PAGE),
         name=suffix(LONGEST_NAME, PAGE, more=" before llmtune's own key"),
         seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=PAGE, note="the page shows 42 (unverified)"),
-        tags=Converted("tags", core.Text(), one_text, says="joined into one text", default=None, source=PAGE),
+        tags=Converted("tags", core.Text(), one_text, description="joined into one text", default=None, source=PAGE),
         temperature=Sent("temperature", Float(ge=0, le=2), default=None, source=PAGE, where="generation"),
         top_p=Sent("top_p", Float(gt=0, le=1), default=None, source=PAGE, where="generation"),
         top_k=Unsupported("not among the documented fields of the chat API", source=PAGE),
@@ -95,9 +114,9 @@ def declarations() -> core.Declarations:
 PARAMETERS = declarations()
 
 LIMITS = core.Limits(
-    format="openai",
-    max_bytes=50 * 1000**3,
+    format=CHAT_ROWS,
+    max_bytes=MAX_BYTES,
     validation="used",
-    source="Nebius Token Factory, Dataset formats for fine-tuning (copy, 2026)",
-    note="an older copy of the page gives 5 GB instead of 50 GB a file",
+    source=SOURCE,
+    note="rows of messages, of prompt and completion (base models), or of plain text, which is continued pre-training",
 )

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 
 
-class NebiusSettings(Account):
+class NebiusSettings(ProviderSettings):
     """Where and as whom Nebius Token Factory is called."""
 
     base_url: str | None = None

@@ -82,8 +82,8 @@ class Connection:
                     self._client = openai.OpenAI(max_retries=0, http_client=http, **arguments)
             return self._client
 
-    def ask(self, call: Callable[[OpenAI], Any]) -> dict[str, Any]:
-        """The JSON object that a `with_raw_response` call answers."""
+    def request(self, call: Callable[[OpenAI], Any]) -> dict[str, Any]:
+        """Return the JSON object that a `with_raw_response` call answers."""
         with self.translate_errors():
             content = bytes(call(self.sdk).content)
         try:
@@ -95,20 +95,34 @@ class Connection:
             raise TransientError(f"{self.title} answered with something that is not its JSON: {start!r}", raw=start)
         return answer
 
+    def items(self, call: Callable[[OpenAI], Any]) -> list[dict[str, Any]]:
+        """Return the records of a bare JSON array that a raw call answers; what is no record in it is left out."""
+        content = self.content(call)
+        try:
+            answer = load_json(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, list):
+            start = content[:200].decode("utf-8", "replace")
+            raise TransientError(
+                f"{self.title} answered with something that is not its JSON list: {start!r}", raw=start
+            )
+        return [dict(record) for record in answer if isinstance(record, Mapping)]
+
     def content(self, call: Callable[[OpenAI], Any]) -> bytes:
-        """The bytes that a `with_raw_response` call answers."""
+        """Return the bytes that a `with_raw_response` call answers."""
         with self.translate_errors():
             return bytes(call(self.sdk).content)
 
     def pages(self, call: Callable[[OpenAI, dict[str, Any]], Any], *, size: int = PAGE) -> Iterator[dict[str, Any]]:
-        """Every item of a list, page by page. `call` is given the client and the paging arguments."""
+        """Yield every item of a list, page by page. `call` is given the client and the paging arguments."""
         after: str | None = None
         last_ids: set[str] = set()
         for _ in count_pages(self.title):
             paging: dict[str, Any] = {"limit": size} | ({"after": after} if after else {})
-            page = self.ask(lambda sdk, paging=paging: call(sdk, paging))  # type: ignore[misc]
-            items = [item for item in page.get("data") or () if isinstance(item, Mapping)]
-            yield from (dict(item) for item in items)
+            page = self.request(lambda sdk, paging=paging: call(sdk, paging))  # type: ignore[misc]
+            items = [record for record in page.get("data") or () if isinstance(record, Mapping)]
+            yield from (dict(record) for record in items)
             last = str(items[-1].get("id", "")) if items else ""
             # Some services say has_more for ever, or leave it out: an empty page or a repeated one is the end.
             if not page.get("has_more") or not last or last in last_ids:
@@ -139,7 +153,7 @@ class Connection:
             why = str(cause or error) or type(cause or error).__name__
             sent = may_have_arrived(error)
             address = f" at {redact_url(str(self._client.base_url))}" if self._client is not None else ""
-            late = isinstance(error, openai.APITimeoutError)
-            problem = f"{address} did not answer in time" if late else f" cannot be reached{address}"
+            timed_out = isinstance(error, openai.APITimeoutError)
+            problem = f"{address} did not answer in time" if timed_out else f" cannot be reached{address}"
             return TransientError(f"{self.title}{problem}: {why}", sent=sent)
         return VendorError(f"{self.title}: {error}")

@@ -1,4 +1,4 @@
-"""What OpenAI's fine-tuning API takes, field by field, and what it does where it has no knob.
+"""The parameters of OpenAI's fine-tuning API, field by field, and what it does where it has none.
 
 Sources: the API reference (openapi.yaml 2.3.0 of 2026-08-21, which carries the ranges), the `openai` SDK 3.52.0
 (which checks nothing itself), and the supervised fine-tuning and best-practices guides (copies, 2026).
@@ -7,7 +7,7 @@ Sources: the API reference (openapi.yaml 2.3.0 of 2026-08-21, which carries the 
 from __future__ import annotations
 
 from llmtune import provider as core
-from llmtune.provider import Ability, Converted, Declarations, Inherent, No, Sent, Text, Unsupported
+from llmtune.provider import Ability, Converted, Declarations, Inherent, NotOffered, Sent, Text, Unsupported
 from llmtune.provider.conversions import shortened
 
 SPEC = "OpenAI API reference (openapi.yaml 2.3.0, 2026-08-21)"
@@ -23,17 +23,17 @@ METHOD_WORDS = {"sft": "supervised", "dpo": "dpo"}
 METHODS: dict[str, Ability] = {
     "sft": True,
     "dpo": True,
-    "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
+    "classification": NotOffered("no classifier head is offered; method sft with the labels as answers comes closest"),
     **core.NOT_YET_METHODS,
 }
 
-_UNKNOWN_TRAINING = "the service does not say how it trains and cannot be told to"
+_UNKNOWN_TRAINING = "the service does not publish how it trains and has no setting for it"
 _OWN_CHOICE = "adapter lora stands for its own choice"
 
 ADAPTERS: dict[str, Ability] = {
     "lora": True,
-    **dict.fromkeys(("qlora", "dora"), No(f"{_UNKNOWN_TRAINING}; {_OWN_CHOICE}")),
-    "full": No(f"the service cannot be told to train all weights; {_OWN_CHOICE}"),
+    **dict.fromkeys(("qlora", "dora"), NotOffered(f"{_UNKNOWN_TRAINING}; {_OWN_CHOICE}")),
+    "full": NotOffered(f"the service has no setting to train all weights; {_OWN_CHOICE}"),
 }
 
 #: One checkpoint at the end of each epoch; the last three are kept.
@@ -57,7 +57,7 @@ def suffix(longest: int, source: str, *, more: str = "", note: str = "") -> Conv
         "suffix",
         Text(longest),
         shortened(longest, allowed="A-Za-z0-9_-"),
-        says=f"as the suffix of the tuned model's name, at most {longest} characters{more}",
+        description=f"as the suffix of the tuned model's name, at most {longest} characters{more}",
         default=None,
         source=source,
         note=note,
@@ -65,11 +65,12 @@ def suffix(longest: int, source: str, *, more: str = "", note: str = "") -> Conv
 
 
 def declarations(method: str) -> Declarations:
-    """The fields of a job with this method ("sft" or "dpo"); the knobs stand under the method's own name."""
+    """Declare the fields of a job with this method ("sft" or "dpo"); its parameters stand under the method's own
+    name."""
     path = f"method.{METHOD_WORDS.get(method, 'supervised')}.hyperparameters."
-    own_choice = Unsupported("the service chooses its own adapter and tells nothing of it", source=SPEC)
+    own_choice = Unsupported("the service chooses its own adapter and publishes nothing about it", source=SPEC)
     own_rate = Unsupported("the service chooses its own schedule and warm-up", source=SPEC)
-    own_optimizer = Unsupported("the service chooses its own optimizer and tells nothing of it", source=SPEC)
+    own_optimizer = Unsupported("the service chooses its own optimizer and publishes nothing about it", source=SPEC)
     own_dropout = Unsupported("the service chooses its own regularisation", source=SPEC)
     all_epochs = Unsupported("the service trains for all epochs; it keeps the last three checkpoints", source=GUIDE)
     return Declarations(
@@ -86,7 +87,9 @@ def declarations(method: str) -> Declarations:
             ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"), own_optimizer
         ),
         prompt_loss_weight=Inherent(
-            0.0, "prompts are always masked: the loss is taken on answers alone (the old knob is gone)", source=GUIDE
+            0.0,
+            "prompts are always masked: the loss is taken on answers alone (the old parameter is gone)",
+            source=GUIDE,
         ),
         **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), own_choice),
         layer_lr_multipliers=Unsupported("the service trains all layers at one rate of its own", source=SPEC),
@@ -117,7 +120,7 @@ def declarations(method: str) -> Declarations:
 
 
 SFT = declarations("sft")
-DPO = declarations("dpo").but(
+DPO = declarations("dpo").replace(
     prompt_loss_weight=core.NotApplicable(
         "preference tuning compares two answers; no prompt token is trained", source=SPEC
     )
@@ -125,7 +128,7 @@ DPO = declarations("dpo").but(
 
 
 def limits(method: str, tokens_per_row: int | None) -> core.Limits:
-    """What a training file may hold."""
+    """Return the limits of a training file."""
     return core.Limits(
         format="openai_preference" if method == "dpo" else "openai",
         min_rows=10,
@@ -139,5 +142,5 @@ def limits(method: str, tokens_per_row: int | None) -> core.Limits:
 
 ABILITIES = core.Abilities(
     pause=True,
-    billed_cost=No("the service tells the tokens it trained on, not what it billed"),
+    billed_cost=NotOffered("the service reports the tokens it trained on, not what it billed"),
 )

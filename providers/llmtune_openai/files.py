@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import InvalidData, LlmtuneError, TransientError, VendorError
-from llmtune.provider import EncodedFile, UploadRef, growing_pauses
+from llmtune.provider import EncodedFile, UploadRef, growing_pauses, unix_seconds
 from llmtune_openai import metrics
 from llmtune_openai.client import Connection
 from llmtune_openai.services import Service
@@ -24,44 +24,50 @@ TIMEOUT = 600.0
 PAGE = 1000
 
 #: Seconds that a file must still have to live to be taken for a new job, which may wait in a queue before it reads it.
-EXPIRY_MARGIN = 86400.0
+EXPIRY_MARGIN = 7 * 86400.0
 
 _READY = frozenset({"processed"})
 _BROKEN = frozenset({"error", "deleted", "deleting"})
 
 
 def name_of(digest: str) -> str:
-    """The name a file is uploaded under: its content's hash, so that it is found again."""
+    """Return the name a file is uploaded under: its content's hash, so that it is found again."""
     return f"llmtune-{digest}.jsonl"
 
 
 def find_upload(connection: Connection, service: Service, digest: str) -> UploadRef | None:
-    """A file of that content which is there and usable, and will be until a job has read it."""
+    """Find a file of that content that is usable and stays so until a job has read it."""
     good_until = time.time() + EXPIRY_MARGIN
     files = connection.pages(lambda sdk, paging: sdk.files.with_raw_response.list(purpose=PURPOSE, **paging), size=PAGE)
     for file in files:
         if file.get("filename") != name_of(digest) or file.get("status") in _BROKEN:
             continue
         expires = file.get("expires_at")
-        if not isinstance(expires, (int, float)) or expires > good_until:
+        # What cannot be read as a time is no reason to trust the file.
+        if expires is None or (unix_seconds(expires) or 0.0) > good_until:
             wait(connection, service, file, name_of(digest))
             return UploadRef(id=str(file["id"]), digest=digest)
     return None
 
 
-def upload(connection: Connection, service: Service, file: EncodedFile, expires_in: int | None = None) -> UploadRef:
+def upload(
+    connection: Connection, service: Service, file: EncodedFile, expires_days: int | Literal["never"] = "never"
+) -> UploadRef:
     """Send one file and wait until the service accepts it. Raises `InvalidData` with its words when it does not.
 
-    The service removes it `expires_in` seconds later; None: never. Files that go up in parts do not expire.
+    The service removes it after `expires_days`, where it has a field for that.
     """
-    more: dict[str, Any] = {"expires_after": {"anchor": "created_at", "seconds": expires_in}} if expires_in else {}
+    more: dict[str, Any] = {}
+    if expires_days != "never" and service.upload_days is not None:
+        shortest, longest = service.upload_days
+        more["expires_after"] = {"anchor": "created_at", "seconds": min(max(expires_days, shortest), longest) * 86400}
     timeout = connection.timeout or TIMEOUT
     limit = service.upload_in_parts_above
     if limit is not None and file.bytes > limit:
-        sent = _in_parts(connection, file)
+        sent = _upload_in_parts(connection, file, more)
     else:
         with file.path.open("rb") as stream:
-            sent = connection.ask(
+            sent = connection.request(
                 lambda sdk: sdk.files.with_raw_response.create(
                     file=(name_of(file.sha256), stream, "application/jsonl"), purpose=PURPOSE, timeout=timeout, **more
                 )
@@ -70,10 +76,10 @@ def upload(connection: Connection, service: Service, file: EncodedFile, expires_
     return UploadRef(id=str(sent["id"]), digest=file.sha256, role=file.role)
 
 
-def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
-    started = connection.ask(
+def _upload_in_parts(connection: Connection, file: EncodedFile, more: Mapping[str, Any]) -> Mapping[str, Any]:
+    started = connection.request(
         lambda sdk: sdk.uploads.with_raw_response.create(
-            bytes=file.bytes, filename=name_of(file.sha256), mime_type="text/jsonl", purpose=PURPOSE
+            bytes=file.bytes, filename=name_of(file.sha256), mime_type="text/jsonl", purpose=PURPOSE, **more
         )
     )
     id = str(started["id"])
@@ -81,15 +87,15 @@ def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
         parts = []
         with file.path.open("rb") as stream:
             while piece := stream.read(PART):
-                part = connection.ask(
+                part = connection.request(
                     lambda sdk, piece=piece: sdk.uploads.parts.with_raw_response.create(  # type: ignore[misc]
                         id, data=piece, timeout=connection.timeout or TIMEOUT
                     )
                 )
                 parts.append(str(part["id"]))
-        done = connection.ask(lambda sdk: sdk.uploads.with_raw_response.complete(id, part_ids=parts))
+        done = connection.request(lambda sdk: sdk.uploads.with_raw_response.complete(id, part_ids=parts))
     except BaseException:
-        _give_up(connection, id)
+        _cancel_upload(connection, id)
         raise
     uploaded = done.get("file")
     if not isinstance(uploaded, Mapping):
@@ -97,9 +103,9 @@ def _in_parts(connection: Connection, file: EncodedFile) -> Mapping[str, Any]:
     return uploaded
 
 
-def _give_up(connection: Connection, id: str) -> None:
+def _cancel_upload(connection: Connection, id: str) -> None:
     try:
-        connection.ask(lambda sdk: sdk.uploads.with_raw_response.cancel(id))
+        connection.request(lambda sdk: sdk.uploads.with_raw_response.cancel(id))
     except LlmtuneError:
         return  # it expires by itself after an hour; what went wrong before is what matters
 
@@ -115,7 +121,7 @@ def wait(connection: Connection, service: Service, file: Mapping[str, Any], file
     id = str(file["id"])
     for seconds in growing_pauses(LONGEST_WAIT, first=0.05, longest=5.0):
         if seconds:
-            file = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
+            file = connection.request(lambda sdk: sdk.files.with_raw_response.retrieve(id))
         status = file.get("status")
         if status is None or status in ready:
             return
@@ -126,8 +132,8 @@ def wait(connection: Connection, service: Service, file: Mapping[str, Any], file
 
 
 def download(connection: Connection, id: str, into: Path) -> Path:
-    """Bring a file here under its own name; a result file is written as plain CSV."""
-    facts = connection.ask(lambda sdk: sdk.files.with_raw_response.retrieve(id))
+    """Download a file under its own name; a result file is written as plain CSV."""
+    facts = connection.request(lambda sdk: sdk.files.with_raw_response.retrieve(id))
     content = connection.content(
         lambda sdk: sdk.files.with_raw_response.content(id, timeout=connection.timeout or TIMEOUT)
     )

@@ -43,33 +43,33 @@ _SPOKEN = {
 
 
 def from_events(events: Iterable[Mapping[str, Any]]) -> list[MetricPoint]:
-    """Points out of events: from their data, or from the sentence where an old event has no data."""
+    """Read points from events: from their data, or from the sentence if an old event has no data."""
     points: list[MetricPoint] = []
     for event in events:
         data = event.get("data")
         time = float(event["created_at"]) if event.get("created_at") else None
         if isinstance(data, Mapping) and "step" in data:
             points += _points(data["step"], data, "vendor_api", time)
-        elif found := _LINE.match(str(event.get("message") or "")):
-            spoken = {_SPOKEN[match["name"]]: match["value"] for match in _LOSS.finditer(found["losses"])}
-            points += _points(found["step"], spoken, "vendor_api", time)
+        elif match := _LINE.match(str(event.get("message") or "")):
+            spoken = {_SPOKEN[match["name"]]: match["value"] for match in _LOSS.finditer(match["losses"])}
+            points += _points(match["step"], spoken, "vendor_api", time)
     return points
 
 
 def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]]) -> list[MetricPoint]:
-    """Points out of checkpoints; some services tell metrics nowhere else."""
+    """Read points from checkpoints; some services report metrics nowhere else."""
     points: list[MetricPoint] = []
     for checkpoint in checkpoints:
-        told = checkpoint.get("metrics")
-        if isinstance(told, Mapping):
-            step = checkpoint.get("step_number", told.get("step"))
+        values = checkpoint.get("metrics")
+        if isinstance(values, Mapping):
+            step = checkpoint.get("step_number", values.get("step"))
             created = checkpoint.get("created_at")
-            points += _points(step, told, "vendor_api", float(created) if created else None)
+            points += _points(step, values, "vendor_api", float(created) if created else None)
     return points
 
 
 def from_result_file(content: bytes) -> tuple[list[MetricPoint], str | None]:
-    """Points out of a result file, and what is wrong with it if not all of it can be read.
+    """Read points from a result file; also return what is wrong with it if not all of it can be read.
 
     The file is CSV, plain (old jobs, Azure) or as base64 text (OpenAI now).
     """
@@ -89,7 +89,7 @@ def from_result_file(content: bytes) -> tuple[list[MetricPoint], str | None]:
 
 
 def decoded(content: bytes) -> str | None:
-    """The text of a result file, or None when it is none."""
+    """Return the text of a result file, or None if it is none."""
     plain = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _has_steps(plain):
         return plain.decode("utf-8", "replace")
@@ -101,24 +101,24 @@ def decoded(content: bytes) -> str | None:
 
 
 def _has_steps(content: bytes) -> bool:
-    """Whether the first line is a header with a step: quoted or not, with blanks, or after an index column."""
+    """Return whether the first line is a header with a step: quoted or not, with blanks, or after an index column."""
     first = content.partition(b"\n")[0].decode("utf-8", "replace")
     names = [name.strip() for name in next(csv.reader([first], skipinitialspace=True), [])]
     return len(names) > 1 and "step" in names
 
 
 def merged(points: Iterable[MetricPoint]) -> tuple[MetricPoint, ...]:
-    """One point per series and step, by step: of two readings the better source's (files are exact, events rounded)."""
-    kept = [point for series in merge(points).values() for point in series.points]
-    return tuple(sorted(kept, key=lambda point: point.step))
+    """Merge to one point per series and step; of two readings the better source's (files are exact, events rounded)."""
+    merged_points = [point for series in merge(points).values() for point in series.points]
+    return tuple(sorted(merged_points, key=lambda point: point.step))
 
 
-def _points(step: Any, told: Mapping[Any, Any], source: Any, time: float | None) -> list[MetricPoint]:
+def _points(step: Any, values: Mapping[Any, Any], source: Any, time: float | None) -> list[MetricPoint]:
     at = read_number(step)
     if at is None or not math.isfinite(at) or at < 0:
         return []
     points = []
-    for name, value in told.items():
+    for name, value in values.items():
         number = read_number(value)
         if name is None or str(name).strip() in _NOT_METRICS or number is None:
             continue
@@ -130,5 +130,5 @@ def _points(step: Any, told: Mapping[Any, Any], source: Any, time: float | None)
 
 
 def series_of(raw: str) -> str:
-    """Our name of a metric; one that has none keeps the vendor's, beside the training or the validation series."""
+    """Return our name of a metric; one that has none keeps the vendor's, next to the training or validation series."""
     return SERIES.get(raw) or f"{'validation' if raw.startswith(('valid', 'full_valid')) else 'train'}/{raw}"

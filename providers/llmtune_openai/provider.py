@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
 import llmtune.provider as core
 from llmtune import _clock
 from llmtune.config import read_secret
-from llmtune.errors import LlmtuneError, TransientError, VendorError
+from llmtune.errors import LlmtuneError, ProviderClosed, TransientError, VendorError, did_you_mean
+from llmtune_openai import errors, inference, responses
 from llmtune_openai import files as transfer
-from llmtune_openai import inference, responses
 from llmtune_openai import requests as bodies
 from llmtune_openai.client import TIMEOUT, Connection
 from llmtune_openai.declarations import KEY_TAG
-from llmtune_openai.services import OPENAI, Service, base_of, service_of
+from llmtune_openai.services import OPENAI, Service, base_of, leave_out_fields, service_of
 from llmtune_openai.settings import OpenAIOptions, OpenAISettings
 
 if TYPE_CHECKING:
@@ -47,7 +48,17 @@ class OpenAIProvider(core.BaseProvider):
         super().__init__(name, settings)
         if isinstance(self.settings, OpenAISettings):
             self.service = service_of(self.settings.value_of("base_url"), self.settings.profile)
+            if self.settings.leave_out:
+                reason = f"not sent: the service {self.name} does not take it (leave_out)"
+                self.service = leave_out_fields(self.service, self.settings.leave_out, reason)
+        self.catalog = self.service.catalog
         self.abilities = self.service.abilities
+        if self.service.own_kind and self.kind != self.service.own_kind:
+            elsewhere = core.NotOffered(
+                f"{self.service.title} serves a tuned model only once it is registered, which the provider"
+                f" {self.service.own_kind!r} does"
+            )
+            self.abilities = replace(self.abilities, serving=elsewhere, deployment="none")
         self.submit_safety = self.service.safety
         self._connection = Connection(
             self.name,
@@ -64,22 +75,38 @@ class OpenAIProvider(core.BaseProvider):
         return str(self.settings.api_key_env or self.service.key_env)
 
     def _client_arguments(self) -> dict[str, Any]:
+        address = self.address or self.service.base_url
+        key: Any = read_secret(self.key_variable)
+        if key is None and self.service.make_key is not None:
+            key = self.service.make_key(address or "")
         arguments: dict[str, Any] = {
-            "api_key": read_secret(self.key_variable),
-            "base_url": self.address or self.service.base_url,
+            "api_key": key,
+            "base_url": address,
             "organization": getattr(self.settings, "organization", None),
             "project": getattr(self.settings, "project", None),
             "timeout": self.settings.timeout or TIMEOUT,
         }
         return {name: value for name, value in arguments.items() if value is not None}
 
+    def find_credentials(self) -> core.Credentials:
+        """Return whether the key is there, or can be made when it is needed."""
+        credentials = super().find_credentials()
+        if credentials[0] == "not found" and self.service.make_key is not None:
+            can_make = self.service.make_key(self.address or self.service.base_url or "") is not None
+            return ("not checked", None) if can_make else credentials
+        return credentials
+
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """What this target can express. Pure."""
-        return self.service.capabilities(target)
+        """Return what this target supports. Pure."""
+        return replace(self.service.capabilities(target), abilities=self.abilities)
+
+    def read_catalog(self) -> core.Catalog:
+        """Return the catalogue of the service behind the address, with what the user laid over it."""
+        return self.service.known()
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """The exact body, without the run key. Pure."""
+        """Build the exact body, without the run key. Pure."""
         return bodies.build(self.service, receipt, files)
 
     # --- before money is spent ---------------------------------------------------------------------------------------
@@ -89,11 +116,12 @@ class OpenAIProvider(core.BaseProvider):
 
         model = str(request.body.get("model"))
         try:
-            facts = self._connection.ask(lambda sdk: sdk.models.with_raw_response.retrieve(model))
+            facts = self._connection.request(lambda sdk: sdk.models.with_raw_response.retrieve(model))
         except VendorError as fault:
             if isinstance(fault, TransientError) or fault.status not in (403, 404):
                 raise
-            return [warning("model", f"{self.service.title} does not show {model}: {fault.raw}", "check the id")]
+            remedy = self._suggest_model(model) or "check the id"
+            return [warning("model", f"{self.service.title} does not show {model}: {fault.message}", remedy)]
         shutdown = facts.get("shutdown_date")
         if not shutdown:
             return []
@@ -103,29 +131,42 @@ class OpenAIProvider(core.BaseProvider):
         return [warning("shutdown", message, "plan its replacement")]
 
     def find_upload(self, digest: str) -> core.UploadRef | None:
-        """A file of that content which is there and usable."""
+        """Find a usable file of that content."""
         return transfer.find_upload(self._connection, self.service, digest)
 
     def upload(self, file: core.EncodedFile) -> core.UploadRef:
-        """Send one file and wait until it can be used."""
-        return transfer.upload(self._connection, self.service, file)
+        """Send one file and wait until it can be used; it expires as the settings say, where the service has that."""
+        expires_days: int | Literal["never"] = getattr(self.settings, "upload_expires_days", "never")
+        return transfer.upload(self._connection, self.service, file, expires_days)
 
     # --- the job -----------------------------------------------------------------------------------------------------
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one call, never repeated here."""
         arguments = bodies.for_sdk(bodies.keyed(self.service, request.body, key))
-        job = self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.create(**arguments))
+        try:
+            job = self._connection.request(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.create(**arguments))
+        except (ProviderClosed, VendorError) as refused:
+            is_about_model = isinstance(refused, ProviderClosed) or errors.names_no_model(refused)
+            if is_about_model and (suggestion := self._suggest_model(str(request.body.get("model")))):
+                refused.hint = "; ".join(filter(None, (suggestion, refused.hint)))
+            raise
         try:
             return self._ref(responses.check_is_job(job))
         except VendorError as error:  # an answer with a good status: the job may well be there
             raise TransientError(f"{self.service.title}: {error.message}", code=error.code, raw=error.raw) from error
+
+    def _suggest_model(self, model: str) -> str:
+        """Return what a model's id may be a misspelling of, as a question; "" where it is in the catalogue."""
+        ids = self.service.known().models
+        nearest = [] if base_of(model) in ids else did_you_mean(model, ids)
+        return f"{model} may be misspelt: did you mean {' or '.join(nearest)}?" if nearest else ""
 
     def _ref(self, job: Mapping[str, Any]) -> core.JobRef:
         page = self.service.job_page
         return core.JobRef(id=str(job["id"]), url=page.format(job["id"]) if page and not self.address else None)
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
-        """The job that carries this key. OpenAI filters by metadata; elsewhere all jobs are looked through."""
+        """Find the job that carries this key. OpenAI filters by metadata; elsewhere all jobs are read."""
         searches: list[dict[str, Any]] = []
         if "metadata" in self.service.key_in:
             searches.append({"metadata": {KEY_TAG: key}})
@@ -133,9 +174,10 @@ class OpenAIProvider(core.BaseProvider):
             searches.append({})
         for search in searches:
             for job in self._jobs(**search):
-                if job.get("id") and bodies.carries(
-                    job, key
-                ):  # a service may not know the filter and answer with everything
+                # A service may not know the filter and answer with everything.
+                if bodies.carries(job, key):
+                    if not job.get("id"):
+                        raise VendorError(f"{self.service.title} lists the run's job without an id that can be read")
                     return self._ref(job)
         return None
 
@@ -145,7 +187,7 @@ class OpenAIProvider(core.BaseProvider):
         )
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """State, new events and points, checkpoints, and the result file once there is one."""
+        """Read state, new events and points, checkpoints, and the result file once there is one."""
         cursor = dict(since or {})
         payload = self._job(job.id)
         state, _ = responses.state_of(payload)
@@ -176,10 +218,18 @@ class OpenAIProvider(core.BaseProvider):
             not_reported=not_reported,
             blocked=cursor.get("blocked"),
         )
+        snapshot = self.add_models(snapshot, payload, checkpoints)
         cursor[when] = [*cursor.get(when, ()), *(id for id, content in results.items() if content is not None)]
         if events:
             cursor["event"] = events[-1]["id"]
         return optional.complete(snapshot.model_copy(update={"cursor": cursor}))
+
+    def add_models(
+        self, snapshot: core.Snapshot, job: Mapping[str, Any], checkpoints: list[dict[str, Any]]
+    ) -> core.Snapshot:
+        """Return the snapshot with the models that neither the job nor its checkpoints name; override for a service
+        whose tuned models have other names."""
+        return snapshot
 
     def _result_file(self, id: str) -> bytes | None:
         try:
@@ -191,20 +241,20 @@ class OpenAIProvider(core.BaseProvider):
 
     def _job(self, id: str) -> dict[str, Any]:
         return responses.check_is_job(
-            self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.retrieve(id))
+            self._connection.request(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.retrieve(id))
         )
 
     def _events(self, id: str, last: str | None, not_reported: dict[str, str]) -> list[dict[str, Any]]:
-        """The events after the one with the id `last`, oldest first. The service lists the newest first."""
+        """Return the events after the one with the id `last`, oldest first. The service lists the newest first."""
         events: list[dict[str, Any]] = []
         pages = self._connection.pages(
             lambda sdk, paging: sdk.fine_tuning.jobs.with_raw_response.list_events(id, **paging)
         )
         for event in self._items_if_listed(pages, "events", not_reported):
             events.append(event)
-            if event.get("id") == last and _newest_first(events):
+            if event.get("id") == last and _is_newest_first(events):
                 break
-        if _newest_first(events):
+        if _is_newest_first(events):
             events.reverse()
         reported = next((index for index, event in enumerate(events) if last and event.get("id") == last), -1)
         return events[reported + 1 :]
@@ -218,7 +268,7 @@ class OpenAIProvider(core.BaseProvider):
     def _items_if_listed(
         self, pages: Iterator[dict[str, Any]], what: str, not_reported: dict[str, str]
     ) -> Iterator[dict[str, Any]]:
-        """The items of a list that compatible services may lack; elsewhere a missing list is an error."""
+        """Yield the items of a list that compatible services may lack; elsewhere a missing list is an error."""
         try:
             yield from pages
         except VendorError as error:
@@ -233,40 +283,41 @@ class OpenAIProvider(core.BaseProvider):
     def cancel(self, job: core.JobRef) -> None:
         """Ask the service to stop the job; quietly done when it has ended already."""
         try:
-            self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.cancel(job.id))
+            self._connection.request(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.cancel(job.id))
         except VendorError as error:
             if isinstance(error, TransientError) or not responses.state_of(self._job(job.id))[0].final:
                 raise
 
     def pause(self, job: core.JobRef) -> None:
         """Ask the service to pause the job."""
-        self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.pause(job.id))
+        self._connection.request(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.pause(job.id))
 
     def resume(self, job: core.JobRef) -> None:
         """Ask the service to go on with a paused job."""
-        self._connection.ask(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.resume(job.id))
+        self._connection.request(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.resume(job.id))
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """The model under its id, through the chat API."""
+        """Open the model under its id, through the chat API."""
         fields = {**core.CHAT_FIELDS, "max_tokens": self.service.max_tokens_word}
-        return core.ChatGenerator(ref.id, self._complete, fields=fields)
+        taken = {name: field for name, field in fields.items() if field not in self.service.left_out}
+        return core.ChatGenerator(ref.id, self._complete, fields=taken)
 
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._connection.ask(lambda sdk: sdk.chat.completions.with_raw_response.create(**body))
+        return self._connection.request(lambda sdk: sdk.chat.completions.with_raw_response.create(**body))
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """A few lines of Python that call this model through the `openai` package."""
+        """Return a few lines of Python that call this model through the `openai` package."""
         key = self.key_variable if self.key_variable != "OPENAI_API_KEY" else None
         return inference.snippet(ref.id, base_url=self.address or self.service.base_url, key_variable=key)
 
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every tuned model: those of the account's jobs, then any other that the service lists, checkpoints too.
+        """Yield every tuned model: those of the account's jobs, then any other that the service lists, checkpoints too.
 
         Raises `VendorError` at the end where a record of the lists could not be read.
         """
-        answer = self._connection.ask(lambda sdk: sdk.models.with_raw_response.list()).get("data") or ()
+        answer = self._connection.request(lambda sdk: sdk.models.with_raw_response.list()).get("data") or ()
         models = {str(model["id"]): model for model in answer if isinstance(model, Mapping) and model.get("id")}
         tuned: dict[str, core.RemoteModel] = {}
         checkpoints: dict[str, set[str]] = {}
@@ -290,7 +341,7 @@ class OpenAIProvider(core.BaseProvider):
         tuned: Iterable[core.RemoteModel],
         checkpoints: dict[str, set[str]],
     ) -> core.RemoteModel:
-        """A model of the list that no job names: a checkpoint of one that a job does name, or an older one."""
+        """Convert a model that no job names: a checkpoint of a job's model, or an older model."""
         id = str(model["id"])
         return core.RemoteModel(
             id=id,
@@ -303,7 +354,8 @@ class OpenAIProvider(core.BaseProvider):
     def _model_of_checkpoint(
         self, id: str, tuned: Iterable[core.RemoteModel], checkpoints: dict[str, set[str]]
     ) -> str | None:
-        """The tuned model whose job has left this checkpoint; jobs are asked, since the ids share only a part."""
+        """Return the tuned model whose job made this checkpoint. Jobs are queried, because the ids share only a
+        part."""
         stem, mark, _ = id.partition(":ckpt-step-")
         for model in tuned if mark else ():
             if model.id == stem:
@@ -315,13 +367,13 @@ class OpenAIProvider(core.BaseProvider):
                     listed = self._checkpoints(model.job, {})
                 except VendorError:  # then it stands beside its model, which hurts nobody
                     listed = []
-                checkpoints[model.job] = {str(each.get("fine_tuned_model_checkpoint")) for each in listed}
+                checkpoints[model.job] = {str(checkpoint.get("fine_tuned_model_checkpoint")) for checkpoint in listed}
             if id in checkpoints[model.job]:
                 return model.id
         return None
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The job behind a tuned model. Raises `VendorError` when the account has none."""
+        """Fetch the job behind a tuned model. Raises `VendorError` if the account has none."""
         if remote.job:
             return responses.remote_job(self._job(remote.job), remote.id)
         for job in self._jobs():
@@ -330,22 +382,22 @@ class OpenAIProvider(core.BaseProvider):
         raise VendorError(f"{self.service.title} shows no job that made {remote.id}", code="not_found")
 
     def download(self, file_id: str, into: Path) -> Path:
-        """Bring a file here; a result file as plain CSV."""
+        """Download a file; a result file becomes plain CSV."""
         return transfer.download(self._connection, file_id, into)
 
     def delete(self, ref: core.AnyRef) -> None:
         """Delete a file or a tuned model; quietly done when it is gone. Job records cannot be deleted."""
         if isinstance(ref, core.UploadRef):
             with core.ignore_not_found():
-                self._connection.ask(lambda sdk: sdk.files.with_raw_response.delete(ref.id))
+                self._connection.request(lambda sdk: sdk.files.with_raw_response.delete(ref.id))
         elif isinstance(ref, core.ModelRef):
             if not ref.tuned:
                 raise LlmtuneError(f"{ref.id} is a base model; only tuned models are deleted")
             with core.ignore_not_found():
-                self._connection.ask(lambda sdk: sdk.models.with_raw_response.delete(ref.id))
+                self._connection.request(lambda sdk: sdk.models.with_raw_response.delete(ref.id))
         elif isinstance(ref, core.JobRef):
             raise LlmtuneError(f"{self.service.title} keeps its job records: {ref.id} cannot be deleted")
 
 
-def _newest_first(events: list[dict[str, Any]]) -> bool:
+def _is_newest_first(events: list[dict[str, Any]]) -> bool:
     return not events or (events[0].get("created_at") or 0) >= (events[-1].get("created_at") or 0)

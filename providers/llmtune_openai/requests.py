@@ -1,4 +1,4 @@
-"""The body that creates a job: the vendor's envelope around the receipt's knobs."""
+"""The body that creates a job: the vendor's envelope around the receipt's parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SDK_FIELDS = frozenset(
 
 
 def build(service: Service, receipt: Receipt, files: Files) -> Request:
-    """The exact body, without the run key. Pure."""
+    """Build the exact body, without the run key. Pure."""
     target = receipt.target
     body: dict[str, Any] = {"model": target.model, "training_file": files["train"].id}
     if "validation" in files:
@@ -38,14 +38,15 @@ def build(service: Service, receipt: Receipt, files: Files) -> Request:
         body["hyperparameters"] = {"lora": target.adapter == "lora"}
     else:
         body["method"] = {"type": METHOD_WORDS.get(target.method, target.method)}
-    body = deep_merge(body, receipt.knobs())
+    body = deep_merge(body, receipt.request_parameters())
     if wandb := target.options.get("wandb"):
         body["integrations"] = [{"type": "wandb", "wandb": dict(wandb)}]
-    return Request(operation=OPERATION, body=body)
+    sent = {name: value for name, value in body.items() if name not in service.left_out}
+    return Request(operation=OPERATION, body=sent)
 
 
 def keyed(service: Service, body: Mapping[str, Any], key: RunKey) -> dict[str, Any]:
-    """The body with the run key where this service lets us put it."""
+    """Return the body with the run key where this service allows it."""
     tagged = copy.deepcopy(dict(body))
     if "metadata" in service.key_in:
         tagged["metadata"] = {**tagged.get("metadata", {}), KEY_TAG: key}
@@ -56,7 +57,7 @@ def keyed(service: Service, body: Mapping[str, Any], key: RunKey) -> dict[str, A
 
 
 def carries(job: Mapping[str, Any], key: RunKey) -> bool:
-    """Whether a job shows the run key: in its metadata, its suffix, or the name of its model."""
+    """Return whether a job shows the run key: in its metadata, its suffix, or the name of its model."""
     if (job.get("metadata") or {}).get(KEY_TAG) == key:
         return True
     names = (job.get("suffix"), job.get("user_provided_suffix"), job.get("fine_tuned_model"))
@@ -64,7 +65,7 @@ def carries(job: Mapping[str, Any], key: RunKey) -> bool:
 
 
 def for_sdk(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body as arguments of the SDK's call: what it does not know by name goes through `extra_body`."""
+    """Return the body as arguments of the SDK's call; what it does not know by name goes into `extra_body`."""
     arguments = {name: value for name, value in body.items() if name in SDK_FIELDS}
     extra = {name: value for name, value in body.items() if name not in SDK_FIELDS}
     return arguments | ({"extra_body": extra} if extra else {})

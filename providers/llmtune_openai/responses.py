@@ -66,7 +66,8 @@ NO_VALIDATION = "no validation file was sent"
 
 
 def check_is_job(payload: Any) -> dict[str, Any]:
-    """The payload, if it is a fine-tuning job. Raises `VendorError` for anything else, the removed API by name."""
+    """Return the payload if it is a fine-tuning job. Raises `VendorError` for anything else, the removed API by
+    name."""
     if isinstance(payload, Mapping):
         kind = payload.get("object")
         # Old recordings and some gateways spell the id of a present job with ft- too: its fields tell them apart.
@@ -84,7 +85,7 @@ def check_is_job(payload: Any) -> dict[str, Any]:
 
 
 def state_of(job: Mapping[str, Any]) -> tuple[RunState, tuple[str, ...]]:
-    """The state, and a warning when the word is new."""
+    """Return the state, and a warning if the vendor's word for it is new."""
     return read_state(str(job.get("status")), STATES, "the service")
 
 
@@ -98,7 +99,7 @@ def snapshot(
     blocked: str | None = None,
     now: float | None = None,
 ) -> Snapshot:
-    """A job with what was read beside it: events (oldest first), checkpoints, and result files by id.
+    """Convert a job with its events (oldest first), checkpoints, and result files by id.
 
     `blocked` is what `blocked_by` found in events that were read before.
     """
@@ -109,8 +110,8 @@ def snapshot(
         if content is None:
             warnings += (f"result file {id} is gone, so the metrics are those of the events",)
             continue
-        found, complaint = metrics.from_result_file(content)
-        points += found
+        file_points, complaint = metrics.from_result_file(content)
+        points += file_points
         if complaint:
             warnings += (f"result file {id}: {complaint}",)
     missing = dict(not_reported or {})
@@ -123,10 +124,10 @@ def snapshot(
         raw_state=str(job.get("status")),
         progress=progress(job, events, now=now),
         points=metrics.merged(points),
-        events=tuple(told(events)),
+        events=tuple(message_events(events)),
         model=ModelRef(id=tuned, base=base, data={"job": job["id"]}) if tuned else None,
         checkpoints=tuple(checkpoint_refs(checkpoints, base)),
-        billed=billed(job),
+        billed=billed_tokens(job),
         error=error_of(job, blocked_by(events) or blocked),
         warnings=warnings,
         resolved=resolved(job),
@@ -135,7 +136,7 @@ def snapshot(
 
 
 def error_of(job: Mapping[str, Any], blocked: str | None = None) -> str | None:
-    """Why it failed, in the vendor's words. A job that is well has null, {}, or an object of nulls here.
+    """Return why a job failed, in the vendor's words. Without an error it has null, {}, or an object of nulls here.
 
     `blocked` is what the vendor's own safety checks held against the model, if they did.
     """
@@ -145,39 +146,39 @@ def error_of(job: Mapping[str, Any], blocked: str | None = None) -> str | None:
     message = code = None
     if isinstance(error, Mapping):
         message, code = error.get("message"), error.get("code")
-    told = f"{message} ({code})" if message and code else message or code
+    text = f"{message} ({code})" if message and code else message or code
     if blocked is None:
-        return str(told) if told else None
+        return str(text) if text else None
     tokens = job.get("trained_tokens")
     amount = f"{tokens:,} tokens were" if isinstance(tokens, int) and tokens > 0 else "the tokens were"
     sentence = f"{blocked}; {amount} trained, and are billed"
-    return f"{told}: {sentence}" if told else sentence
+    return f"{text}: {sentence}" if text else sentence
 
 
 def blocked_by(events: Iterable[Mapping[str, Any]]) -> str | None:
-    """What the vendor's safety checks held against the tuned model: their words, with the categories; else None."""
-    found = None
+    """Return the safety checks' objections to the tuned model, with their categories; None if there are none."""
+    reason = None
     for event in events:
         if event.get("type") != "moderation_checks":
             continue
         data = event["data"] if isinstance(event.get("data"), Mapping) else {}
         flagged = [
-            str(each.get("category") or each.get("name"))
-            for each in data.get("results") or ()
-            if isinstance(each, Mapping) and (each.get("flagged") or each.get("passed") is False)
+            str(result.get("category") or result.get("name"))
+            for result in data.get("results") or ()
+            if isinstance(result, Mapping) and (result.get("flagged") or result.get("passed") is False)
         ]
         against = flagged or LEVELS.get(str(event.get("level"))) in ("warning", "error")
         if data.get("blocked") or (data.get("blocked") is None and against):
             message = str(event.get("message") or "").strip().rstrip(".")
             categories = (
-                f"the vendor's safety checks have refused the tuned model ({', '.join(flagged) or 'no category told'})"
+                f"the vendor's safety checks have refused the tuned model ({', '.join(flagged) or 'no category given'})"
             )
-            found = f"{categories}: {message}" if message else categories
-    return found
+            reason = f"{categories}: {message}" if message else categories
+    return reason
 
 
-def billed(job: Mapping[str, Any]) -> Billed | None:
-    """The billable tokens, once told. OpenAI's field counts every pass over the rows."""
+def billed_tokens(job: Mapping[str, Any]) -> Billed | None:
+    """Return the billable tokens, once reported. OpenAI's field counts every pass over the rows."""
     tokens = job.get("trained_tokens")
     if not isinstance(tokens, int) or tokens <= 0:
         return None
@@ -185,7 +186,7 @@ def billed(job: Mapping[str, Any]) -> Billed | None:
 
 
 def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now: float | None = None) -> Progress:
-    """The latest step told by an event or by the job, and the vendor's own estimate of what is left."""
+    """Return the latest step in an event or the job, and the vendor's own estimate of the time left."""
     step, total = _count(job.get("trained_steps")), _count(job.get("total_steps"))
     for event in events:
         data = event.get("data")
@@ -193,18 +194,18 @@ def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now
             step = max(step or 0, _count(data.get("step")) or 0)
             total = _count(data.get("total_steps")) or total
     finish = job.get("estimated_finish")
-    left = None
+    seconds_left = None
     if isinstance(finish, (int, float)) and finish > 0 and not state_of(job)[0].final:
-        left = max(0.0, float(finish) - (time.time() if now is None else now))
-    return Progress(step=step, total_steps=total, seconds_left=left)
+        seconds_left = max(0.0, float(finish) - (time.time() if now is None else now))
+    return Progress(step=step, total_steps=total, seconds_left=seconds_left)
 
 
 def _count(value: Any) -> int | None:
     return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
 
 
-def told(events: Iterable[Mapping[str, Any]]) -> list[Event]:
-    """The events that are messages; those that carry metrics became points."""
+def message_events(events: Iterable[Mapping[str, Any]]) -> list[Event]:
+    """Return the events that are messages; those that carry metrics became points."""
     return [
         Event(
             id=str(event["id"]),
@@ -218,7 +219,7 @@ def told(events: Iterable[Mapping[str, Any]]) -> list[Event]:
 
 
 def checkpoint_refs(checkpoints: Iterable[Mapping[str, Any]], base: str) -> list[ModelRef]:
-    """The checkpoints that answer, oldest first."""
+    """Return the checkpoints that answer, oldest first."""
     refs = [
         ModelRef(
             id=str(entry["fine_tuned_model_checkpoint"]),
@@ -232,15 +233,15 @@ def checkpoint_refs(checkpoints: Iterable[Mapping[str, Any]], base: str) -> list
 
 
 def hyperparameters_of(job: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The vendor's word for the method, and its hyperparameters as the job echoes them."""
+    """Return the vendor's word for the method, and its hyperparameters as the job echoes them."""
     method = job.get("method")
     if isinstance(method, Mapping) and method.get("type"):
-        word = str(method["type"])
-        inner = method.get(word)
+        method_type = str(method["type"])
+        inner = method.get(method_type)
         echoed = inner.get("hyperparameters") if isinstance(inner, Mapping) else None
         if isinstance(echoed, Mapping):
-            return word, dict(echoed)
-        return word, dict(job.get("hyperparameters") or {})
+            return method_type, dict(echoed)
+        return method_type, dict(job.get("hyperparameters") or {})
     return "supervised", dict(job.get("hyperparameters") or {})
 
 
@@ -253,20 +254,20 @@ def _value(value: Any) -> Any:
 
 
 def named_values(echoed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The hyperparameters that are values, by our names, and the others."""
-    return read_values(echoed, {name: (ours, _value) for name, ours in OUR_NAMES.items()})
+    """Return the hyperparameters that are values, by our names, and the others."""
+    return read_values(echoed, {name: (our_name, _value) for name, our_name in OUR_NAMES.items()})
 
 
 def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that the vendor has told by now, by our names."""
-    found, _ = named_values(hyperparameters_of(job)[1])
+    """Return the values that the vendor has reported by now, by our names."""
+    values, _ = named_values(hyperparameters_of(job)[1])
     if isinstance(job.get("seed"), int):
-        found["seed"] = job["seed"]
-    return found
+        values["seed"] = job["seed"]
+    return values
 
 
 def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> RemoteModel | None:
-    """The tuned model that a job names, with what the list of `models` (by id) says of it; None if it names none."""
+    """Return the tuned model of a job, with what the list of `models` (by id) holds on it; None if it names none."""
     id, base = job.get("fine_tuned_model"), str(job.get("model") or "")
     if not id:
         return None
@@ -284,7 +285,7 @@ def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
 
 
 def shutdown_of(id: str, base: str, models: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The day on which a tuned model stops answering, by the list of models: its own, else that of its base."""
+    """Return the day on which a tuned model stops answering, by the list of models: its own, else that of its base."""
     days = (models.get(name, {}).get("shutdown_date") for name in (id, base))
     return next((day for day in days if isinstance(day, str) and day), None)
 
@@ -296,12 +297,12 @@ _HELD = frozenset(
 
 
 def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
-    """A job as something that can be run again elsewhere; what has no name of ours is kept under the vendor's."""
+    """Convert a job so that it can be run again elsewhere; a value without a name of ours keeps the vendor's."""
     job = check_is_job(job)
-    word, echoed = hyperparameters_of(job)
-    chosen = {name: value for name, value in echoed.items() if _was_chosen(job, name)}
-    given = {name: value for name, value in echoed.items() if name not in chosen}
-    values, unmapped = named_values(given)
+    method_type, echoed = hyperparameters_of(job)
+    chosen = {name: value for name, value in echoed.items() if _is_automatic(job, name)}
+    defaults = {name: value for name, value in echoed.items() if name not in chosen}
+    values, unmapped = named_values(defaults)
     files = {"train": job.get("training_file"), "validation": job.get("validation_file")}
     name = job.get("user_provided_suffix") or job.get("suffix")
     metadata = job.get("metadata")
@@ -311,16 +312,16 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
         options["wandb"] = wandb
         del record["integrations"]
     method = job.get("method")
-    inner = method.get(word) if isinstance(method, Mapping) else None
+    inner = method.get(method_type) if isinstance(method, Mapping) else None
     if isinstance(inner, Mapping):
-        record |= {f"method.{word}.{key}": value for key, value in inner.items() if key != "hyperparameters"}
+        record |= {f"method.{method_type}.{key}": value for key, value in inner.items() if key != "hyperparameters"}
     if isinstance(metadata, Mapping):
         record["metadata"] = {key: value for key, value in metadata.items() if key == KEY_TAG}
     return RemoteJob(
         id=str(job["id"]),
         model=str(model or job.get("fine_tuned_model") or ""),
         base=str(job.get("model") or ""),
-        method={"supervised": "sft"}.get(word, word),
+        method={"supervised": "sft"}.get(method_type, method_type),
         hyperparameters=values,
         unmapped=unmapped,
         chosen=chosen,
@@ -331,13 +332,13 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
         else {},
         files={role: str(id) for role, id in files.items() if id},
         options=options,
-        names={OUR_NAMES[name]: name for name in given if name in OUR_NAMES} | {"wandb": "integrations"},
+        names={OUR_NAMES[name]: name for name in defaults if name in OUR_NAMES} | {"wandb": "integrations"},
         record=record,
     )
 
 
 def _wandb_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The project of Weights & Biases that the job reports to, if it does, as the option `wandb` has it."""
+    """Return the Weights & Biases project of the job, as the option `wandb` has it; None if there is none."""
     integrations = job.get("integrations")
     if not isinstance(integrations, Sequence) or len(integrations) != 1 or not isinstance(integrations[0], Mapping):
         return None
@@ -347,10 +348,11 @@ def _wandb_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
     return {key: value for key, value in inner.items() if key in ("project", "name", "entity", "tags") and value}
 
 
-def _was_chosen(job: Mapping[str, Any], name: str) -> bool:
-    """Whether the vendor chose a value: a job tells its hyperparameters twice, and one place may still say so."""
+def _is_automatic(job: Mapping[str, Any], name: str) -> bool:
+    """Return whether the vendor chose a value: a job tells its hyperparameters twice, and one place may still say
+    so."""
     method = job.get("method")
     inner = method.get(str(method.get("type"))) if isinstance(method, Mapping) else None
-    places = (inner.get("hyperparameters") if isinstance(inner, Mapping) else None, job.get("hyperparameters"))
-    values = [place[name] for place in places if isinstance(place, Mapping) and name in place]
+    mappings = (inner.get("hyperparameters") if isinstance(inner, Mapping) else None, job.get("hyperparameters"))
+    values = [mapping[name] for mapping in mappings if isinstance(mapping, Mapping) and name in mapping]
     return any(value == "auto" or (isinstance(value, int | float) and value < 0) for value in values)

@@ -47,7 +47,7 @@ MAX_IMAGE_ROWS = 50_000
 _IMAGE_TYPES = frozenset(("image/jpeg", "image/jpg", "image/png", "image/webp"))
 _DETAILS = (None, "auto", "low", "high")
 #: How files of images begin; those of WEBP after the length of the file.
-_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+_MAGIC_BYTES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
@@ -61,38 +61,38 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
     """Yield what OpenAI refuses of a row."""
-    yield from _common_rules(example, model, MAX_IMAGES)
-    yield from _answer_rules(example)
+    yield from _check_common_rules(example, model, MAX_IMAGES)
+    yield from _check_answers(example)
 
 
 def azure_row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
     """Yield what Azure refuses of a row: the same, but 64 images, and the last message is the assistant's."""
-    yield from _common_rules(example, model, MAX_IMAGES_AZURE)
+    yield from _check_common_rules(example, model, MAX_IMAGES_AZURE)
     if example.preference is None and example.messages and example.messages[-1].role != "assistant":
         yield error("vendor-last-turn", f"the last turn must be the assistant's ({AZURE})", "end the row in the answer")
 
 
-def _common_rules(example: Example, model: str | None, most_images: int) -> Iterator[Finding]:
+def _check_common_rules(example: Example, model: str | None, max_images: int) -> Iterator[Finding]:
     if model is None or _OWN_MODELS.match(model):
-        yield from _reserved_tokens(example)
+        yield from _check_reserved_tokens(example)
     if example.tools:
         yield from _check_tools(example.tools)
     yield from _check_calls(example)
-    yield from _check_images(example, most_images)
-    flag = _flag(example)
-    if flag is not None and not isinstance(flag, bool):
-        what = f"parallel_tool_calls is {flag!r}; expected true or false ({FUNCTIONS})"
+    yield from _check_images(example, max_images)
+    is_parallel = _parallel_tool_calls(example)
+    if is_parallel is not None and not isinstance(is_parallel, bool):
+        what = f"parallel_tool_calls is {is_parallel!r}; expected true or false ({FUNCTIONS})"
         yield error("vendor-tools", what, "write it as a boolean, or remove it")
 
 
-def _flag(example: Example) -> Any:
+def _parallel_tool_calls(example: Example) -> Any:
     extra = example.extra or {}
-    given = extra.get("input")
-    return (given if isinstance(given, dict) else extra).get("parallel_tool_calls")
+    input_fields = extra.get("input")
+    return (input_fields if isinstance(input_fields, dict) else extra).get("parallel_tool_calls")
 
 
-def _reserved_tokens(example: Example) -> Iterator[Finding]:
-    """One error a row: the service names one, too."""
+def _check_reserved_tokens(example: Example) -> Iterator[Finding]:
+    """Yield one error at most: the service reports one per row, too."""
     for where, text in texts_of(example):
         token = RESERVED.search(text) if "<|" in text else None
         if token is not None:
@@ -101,7 +101,7 @@ def _reserved_tokens(example: Example) -> Iterator[Finding]:
             return
 
 
-def _answer_rules(example: Example) -> Iterator[Finding]:
+def _check_answers(example: Example) -> Iterator[Finding]:
     if example.preference is None:
         return
     for name, turns in zip(("preferred_output", "non_preferred_output"), example.preference, strict=True):
@@ -116,15 +116,15 @@ _checked_tools: dict[int, tuple[tuple[Mapping[str, Any], ...], tuple[Finding, ..
 
 
 def _check_tools(tools: tuple[Mapping[str, Any], ...]) -> tuple[Finding, ...]:
-    known = _checked_tools.get(id(tools))
-    if known is None:
+    remembered = _checked_tools.get(id(tools))
+    if remembered is None:
         if len(_checked_tools) >= 256:
             _checked_tools.clear()
-        known = _checked_tools[id(tools)] = (tools, tuple(_tool_faults(tools)))
-    return known[1]
+        remembered = _checked_tools[id(tools)] = (tools, tuple(_find_tool_faults(tools)))
+    return remembered[1]
 
 
-def _tool_faults(tools: tuple[Mapping[str, Any], ...]) -> Iterator[Finding]:
+def _find_tool_faults(tools: tuple[Mapping[str, Any], ...]) -> Iterator[Finding]:
     if len(tools) > MAX_TOOLS:
         yield error("vendor-tools", f"{len(tools)} tools; at most {MAX_TOOLS} are allowed ({CALLING})", "offer fewer")
     for index, tool in enumerate(tools):
@@ -134,7 +134,7 @@ def _tool_faults(tools: tuple[Mapping[str, Any], ...]) -> Iterator[Finding]:
             what = f"{where}.type is {tool['type']!r}; only functions are taken ({FUNCTIONS})"
             yield error("vendor-tools", what, "take the tool out of the row")
         if not _TOOL_NAME.fullmatch(function["name"]):
-            yield _wrong_name(where, function["name"])
+            yield _wrong_name_error(where, function["name"])
         for key, expected in (("description", str), ("strict", bool)):
             if not isinstance(function.get(key), (expected, type(None))):
                 what = f"{where}.function.{key} is {function[key]!r}; expected a {_WORDS[expected]} ({FUNCTIONS})"
@@ -149,7 +149,7 @@ def _tool_faults(tools: tuple[Mapping[str, Any], ...]) -> Iterator[Finding]:
 _WORDS = {str: "string", bool: "boolean"}
 
 
-def _wrong_name(where: str, name: str) -> Finding:
+def _wrong_name_error(where: str, name: str) -> Finding:
     return error(
         "vendor-tools",
         f"{where}: a function is named {name!r}; a name has 1 to 64 letters (a-z, A-Z), digits, underscores and dashes"
@@ -159,17 +159,17 @@ def _wrong_name(where: str, name: str) -> Finding:
 
 
 def _check_calls(example: Example) -> Iterator[Finding]:
-    """Calls of functions that no API could offer, where the row does not define them (then that is reported)."""
+    """Find calls of functions that no API could offer, if the row does not define them (then that is reported)."""
     defined = {tool["function"]["name"] for tool in example.tools}
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     for index, message in enumerate((*example.messages, *answers)):
         for call in message.tool_calls:
             if call.name not in defined and not _TOOL_NAME.fullmatch(call.name):
-                yield _wrong_name(f"messages[{index}]", call.name)
+                yield _wrong_name_error(f"messages[{index}]", call.name)
 
 
-def find_schema_fault(schema: Any, where: str, *, strict: bool = False) -> str | None:  # noqa: C901
-    """Return what is wrong with the JSON schema of a function's arguments, or None: the first fault, with its place.
+def find_schema_fault(schema: Any, where: str, *, strict: bool = False) -> str | None:
+    """Return the first fault of the JSON schema of a function's arguments, with its location, or None.
 
     `strict` adds what the API demands of a function that is marked so.
     """
@@ -177,6 +177,17 @@ def find_schema_fault(schema: Any, where: str, *, strict: bool = False) -> str |
         return None
     if not isinstance(schema, Mapping):
         return f"{where} is {schema!r}; expected a JSON schema"
+    fault = _find_keyword_fault(schema, where)
+    if fault is None and strict and schema.get("type") == "object":
+        fault = _find_strict_fault(schema, where)
+    if fault is not None:
+        return fault
+    faults = (find_schema_fault(part, f"{where}.{location}", strict=strict) for location, part in _subschemas(schema))
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _find_keyword_fault(schema: Mapping[str, Any], where: str) -> str | None:
+    """Return the first keyword of this schema, not of those inside it, whose value JSON Schema does not allow."""
     types = schema.get("type")
     for name in types if isinstance(types, list) else [] if types is None else [types]:
         if not isinstance(name, str) or name not in _TYPES:
@@ -190,21 +201,22 @@ def find_schema_fault(schema: Any, where: str, *, strict: bool = False) -> str |
         return f"{where}.enum is no list of values"
     if types == "array" and "items" not in schema and "prefixItems" not in schema:
         return f"{where} is an array without items"
-    if strict and types == "object":
-        if schema.get("additionalProperties") is not False:
-            return f"{where} of a strict function must have additionalProperties false"
-        optional = [name for name in properties if name not in required]
-        if optional:
-            return f"{where}.required of a strict function must name every property, and {optional[0]!r} is not there"
-    for place, part in _parts(schema):
-        fault = find_schema_fault(part, f"{where}.{place}", strict=strict)
-        if fault is not None:
-            return fault
     return None
 
 
-def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas inside a schema, each with its place."""
+def _find_strict_fault(schema: Mapping[str, Any], where: str) -> str | None:
+    """Return what a strict function does not allow of this object's schema, which is valid otherwise."""
+    if schema.get("additionalProperties") is not False:
+        return f"{where} of a strict function must have additionalProperties false"
+    required = schema.get("required", [])
+    optional = [name for name in schema.get("properties", {}) if name not in required]
+    if optional:
+        return f"{where}.required of a strict function must name every property, and {optional[0]!r} is missing"
+    return None
+
+
+def _subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas inside a schema, each with its location."""
     for key in ("properties", "$defs", "definitions"):
         inner = schema.get(key)
         if isinstance(inner, Mapping):
@@ -219,7 +231,7 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "additionalProperties", schema["additionalProperties"]
 
 
-def _check_images(example: Example, most: int) -> Iterator[Finding]:
+def _check_images(example: Example, max_images: int) -> Iterator[Finding]:
     count = 0
     for index, message in enumerate(example.messages):
         for image in message.images:
@@ -229,9 +241,9 @@ def _check_images(example: Example, most: int) -> Iterator[Finding]:
                     "vendor-image", f"messages[{index}]: images stand in user turns only ({VISION})", "move the image"
                 )
             yield from _check_image(image, f"messages[{index}]")
-    if count > most:
-        source = VISION if most == MAX_IMAGES else AZURE
-        yield error("vendor-image", f"{count} images in the row; {most} are allowed ({source})", "cut the row")
+    if count > max_images:
+        source = VISION if max_images == MAX_IMAGES else AZURE
+        yield error("vendor-image", f"{count} images in the row; {max_images} are allowed ({source})", "cut the row")
 
 
 def _check_image(image: ImagePart, where: str) -> Iterator[Finding]:
@@ -239,7 +251,7 @@ def _check_image(image: ImagePart, where: str) -> Iterator[Finding]:
         what = f"{where}: the detail of an image is {image.detail!r}; expected auto, low or high ({VISION})"
         yield error("vendor-image", what, "write one of them")
     if image.url.startswith("data:"):
-        yield from _check_data(image.url, where)
+        yield from _check_data_url(image.url, where)
         return
     address = urlsplit(image.url)
     if address.scheme not in ("http", "https") or not address.netloc:
@@ -251,16 +263,16 @@ def _check_image(image: ImagePart, where: str) -> Iterator[Finding]:
         return
     type_ = image.media_type or mimetypes.guess_type(address.path)[0]
     if type_ is not None and type_.startswith("image/") and type_ not in _IMAGE_TYPES:
-        yield _wrong_type(where, type_)
+        yield _wrong_type_error(where, type_)
 
 
-def _wrong_type(where: str, type_: str) -> Finding:
+def _wrong_type_error(where: str, type_: str) -> Finding:
     what = f"{where}: the image is of type {type_}; JPEG, PNG and WEBP are taken ({VISION})"
     return error("vendor-image", what, "convert it, such as to PNG")
 
 
-def _check_data(url: str, where: str) -> Iterator[Finding]:
-    """The faults of an image that stands in the row itself."""
+def _check_data_url(url: str, where: str) -> Iterator[Finding]:
+    """Find faults of an image that is embedded in the row."""
     head, comma, text = url.partition(",")
     type_, *options = head.removeprefix("data:").lower().split(";")
     if not comma or "base64" not in options:
@@ -272,7 +284,7 @@ def _check_data(url: str, where: str) -> Iterator[Finding]:
         yield error("vendor-image", f"{where}: the image is above 10 MB ({VISION})", "make it smaller")
         return
     if type_ not in _IMAGE_TYPES:
-        yield _wrong_type(where, type_ or "none")
+        yield _wrong_type_error(where, type_ or "none")
         return
     try:
         data = base64.b64decode(text, validate=True)
@@ -282,9 +294,9 @@ def _check_data(url: str, where: str) -> Iterator[Finding]:
     if not data:
         yield error("vendor-image", f"{where}: the image is empty ({VISION})", "take it out")
         return
-    real = _type_of(data)
+    real = _detect_type(data)
     if real is not None and real not in _IMAGE_TYPES:
-        yield _wrong_type(where, real)
+        yield _wrong_type_error(where, real)
     elif real is not None and real != type_.replace("jpg", "jpeg"):
         what = f"{where}: the image says {type_} and is {real}"
         yield warning("vendor-image", what, f"write data:{real};base64,...")
@@ -293,10 +305,10 @@ def _check_data(url: str, where: str) -> Iterator[Finding]:
         yield warning("vendor-image", what, "convert it to RGB")
 
 
-def _type_of(data: bytes) -> str | None:
-    """The type that a file of an image begins like; None for one that is not known here."""
+def _detect_type(data: bytes) -> str | None:
+    """Return the image type that the first bytes show; None for an unknown one."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     if data[4:8] == b"ftyp":
         return {b"avif": "image/avif", b"heic": "image/heic"}.get(data[8:12])
-    return next((type_ for beginning, type_ in _BEGINNINGS if data.startswith(beginning)), None)
+    return next((type_ for prefix, type_ in _MAGIC_BYTES if data.startswith(prefix)), None)

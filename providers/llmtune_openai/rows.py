@@ -14,8 +14,8 @@ from llmtune.data.example import Example, ImagePart, Message, Preference, TextPa
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import answered, write_messages
-from llmtune.data.formats.preference import cannot_prefer
+from llmtune.data.formats.chat import with_preferred_answer, write_messages
+from llmtune.data.formats.preference import preference_problem
 from llmtune_openai.row_rules import AZURE, GUIDE, MAX_IMAGE_ROWS, VISION, azure_row_rules, row_rules
 
 PRACTICE = "OpenAI, Fine-tuning best practices, 2026-11"
@@ -32,9 +32,9 @@ _ROW_KEYS = ("parallel_tool_calls",)
 _CARRIES = f.BASIC | f.TOOLS | f.IMAGES | f.WEIGHT_ZERO | f.NAMES | f.PARTS | f.TOOL_IDS | f.LATE_SYSTEM
 
 
-def _turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str, Any]]:
-    """Chat messages with the keys the schema knows: a weight on assistant turns only, no other names of roles."""
-    kept = []
+def _write_turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str, Any]]:
+    """Write messages with the keys the schema knows: a weight on assistant turns only, no other names of roles."""
+    turns = []
     for message in messages:
         weight = message.weight if message.role == "assistant" else None
         if message[6:] != (None, None, None) or weight != message.weight:
@@ -47,30 +47,30 @@ def _turns(messages: Iterable[Message], *, images: bool = True) -> list[dict[str
                 message = message.replace(content=message.words)
             elif len(parts) < len(content):
                 message = message.replace(content=parts or "")
-        kept.append(message)
-    return write_messages(kept)
+        turns.append(message)
+    return write_messages(turns)
 
 
-def _tools(example: Example) -> list[dict[str, Any]]:
+def _write_tools(example: Example) -> list[dict[str, Any]]:
     return [{"type": "function", **tool} for tool in example.tools]
 
 
-def _beside(row: dict[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
+def _add_row_keys(row: dict[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
     for key in _ROW_KEYS:
         if extra and key in extra:
             row[key] = extra[key]
     return row
 
 
-def _unknown(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+def _unknown_keys(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (extra or {}).items() if key not in _ROW_KEYS}
 
 
-def _all_extra(example: Example) -> dict[str, Any]:
-    """The extra keys of a preference row, with those of its `input`."""
+def _collect_extra(example: Example) -> dict[str, Any]:
+    """Return the extra keys of a preference row, with those of its `input`."""
     extra = dict(example.extra or {})
-    beside = extra.pop("input", None) if isinstance(extra.get("input"), dict) else None
-    return {**extra, **(beside or {})}
+    input_extra = extra.pop("input", None) if isinstance(extra.get("input"), dict) else None
+    return {**extra, **(input_extra or {})}
 
 
 class OpenAIRows(RowFormat):
@@ -78,7 +78,7 @@ class OpenAIRows(RowFormat):
 
     name = "openai"
     title = '{"messages": [...], "tools": [...], "parallel_tool_calls": ...}'
-    carries = _CARRIES
+    supports = _CARRIES
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return False  # rows read from files are told by the general chat format
@@ -89,13 +89,13 @@ class OpenAIRows(RowFormat):
         return CHAT.read(row, line, faults)
 
     def write(self, example: Example) -> dict[str, Any]:
-        row: dict[str, Any] = {"messages": _turns(answered(example))}
+        row: dict[str, Any] = {"messages": _write_turns(with_preferred_answer(example))}
         if example.tools:
-            row["tools"] = _tools(example)
-        return _beside(row, example.extra)
+            row["tools"] = _write_tools(example)
+        return _add_row_keys(row, example.extra)
 
     def without_own_keys(self, example: Example) -> Example:
-        return example.replace(extra=_unknown(example.extra) or None) if example.extra else example
+        return example.replace(extra=_unknown_keys(example.extra) or None) if example.extra else example
 
 
 class OpenAIPreferenceRows(RowFormat):
@@ -103,7 +103,7 @@ class OpenAIPreferenceRows(RowFormat):
 
     name = "openai_preference"
     title = '{"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}'
-    carries = (_CARRIES | f.PREFERENCE) & ~f.IMAGES
+    supports = (_CARRIES | f.PREFERENCE) & ~f.IMAGES
     pairs = True
 
     def detect(self, row: Mapping[str, Any]) -> bool:
@@ -113,65 +113,67 @@ class OpenAIPreferenceRows(RowFormat):
         from llmtune.data.formats.preference import FORMATS
 
         example = FORMATS[0].read(row, line, faults)
-        beside = (example.extra or {}).get("input")
-        if isinstance(beside, dict):  # the keys of `input` stand on the example itself, as in chat rows
+        input_extra = (example.extra or {}).get("input")
+        if isinstance(input_extra, dict):  # the keys of `input` stand on the example itself, as in chat rows
             extra = {key: value for key, value in (example.extra or {}).items() if key != "input"}
-            example = example.replace(extra={**extra, **beside})
+            example = example.replace(extra={**extra, **input_extra})
         return example
 
     def write(self, example: Example) -> dict[str, Any]:
-        given: dict[str, Any] = {"messages": _turns(example.messages, images=False)}
+        input_fields: dict[str, Any] = {"messages": _write_turns(example.messages, images=False)}
         if example.tools:
-            given["tools"] = _tools(example)
-        _beside(given, _all_extra(example))
+            input_fields["tools"] = _write_tools(example)
+        _add_row_keys(input_fields, _collect_extra(example))
         preferred, rejected = example.preference or Preference((), ())
         return {
-            "input": given,
-            "preferred_output": _turns(preferred, images=False),
-            "non_preferred_output": _turns(rejected, images=False),
+            "input": input_fields,
+            "preferred_output": _write_turns(preferred, images=False),
+            "non_preferred_output": _write_turns(rejected, images=False),
         }
 
     def without_own_keys(self, example: Example) -> Example:
         extra = dict(example.extra or {})
         if isinstance(extra.get("input"), dict):
-            extra |= {f"input.{key}": value for key, value in _unknown(extra.pop("input")).items()}
-        return example.replace(extra=_unknown(extra) or None) if example.extra else example
+            extra |= {f"input.{key}": value for key, value in _unknown_keys(extra.pop("input")).items()}
+        return example.replace(extra=_unknown_keys(extra) or None) if example.extra else example
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
+        findings = super().problems(example)
         if example.preference is None:
-            found.insert(0, cannot_prefer(self.name))
-        return found
+            findings.insert(0, preference_problem(self.name))
+        return findings
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Rows and bytes of a file: ten rows at least, 8 GB at most (guides of 2026-11)."""
+    """Check rows and bytes of a file: ten rows at least, 8 GB at most (guides of 2026-11)."""
     yield from _size_rules(facts, GUIDE, MAX_BYTES)
 
 
 def azure_file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Rows and bytes of a file on Azure: ten rows at least, below 512 MB (quotas of 2026-02-17)."""
+    """Check rows and bytes of a file on Azure: ten rows at least, below 512 MB (quotas of 2026-02-17)."""
     yield from _size_rules(facts, AZURE, MAX_BYTES_AZURE)
 
 
-def _size_rules(facts: FileFacts, source: str, most: int) -> Iterable[Finding]:
+def _size_rules(facts: FileFacts, source: str, max_bytes: int) -> Iterable[Finding]:
     if facts.role == "train" and facts.rows < MIN_ROWS:
         yield error("vendor-rows", f"{facts.rows} training rows; at least {MIN_ROWS} are needed ({source})", "add rows")
     if facts.features & f.IMAGES and facts.rows > MAX_IMAGE_ROWS:
         what = f"{facts.rows:,} rows, some with images; at most {MAX_IMAGE_ROWS:,} with images are taken ({VISION})"
         yield warning("vendor-rows", what, "leave images out of some, if more have them")
-    if facts.size > most:
-        yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB ({source})", "cut it")
+    if facts.size > max_bytes:
+        yield error(
+            "vendor-size", f"{facts.size / 1e6:,.0f} MB; at most {max_bytes / 1e6:,.0f} MB ({source})", "cut it"
+        )
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """The longest row in tokens: 65,536, and 16,385 for gpt-3.5-turbo. Longer rows are cut at their end."""
+    """Return the longest row in tokens: 65,536, and 16,385 for gpt-3.5-turbo. Longer rows are cut at their end."""
     tokens = MAX_TOKENS_OLD if model is not None and "gpt-3.5" in model else MAX_TOKENS
     return TokenLimit(tokens, refuses=False, source=PRACTICE)
 
 
 def azure_token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """Depends on the model, and no page says how (2026-11): warned of at OpenAI's own limit."""
+    """Return OpenAI's limit as a warning: Azure's depends on the model, and no page says how (2026-11)."""
     return token_limit(method, model)
 
 

@@ -1,8 +1,8 @@
-"""What differs between services that speak OpenAI's fine-tuning API: facts, knobs, and where a run key can travel."""
+"""Differences between services with OpenAI's fine-tuning API: facts, parameters, and where a run key is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -16,15 +16,20 @@ from llmtune.provider import (
     Ability,
     Capabilities,
     Catalog,
+    Converted,
     Declarations,
+    EpochRange,
     Limits,
     ModelEntry,
-    No,
+    NotOffered,
+    Sent,
     SubmitSafety,
     Target,
+    Unsupported,
 )
 from llmtune.provider import catalog as catalogs
 from llmtune_openai import declarations
+from llmtune_openai.automatic_epochs import bound_automatic_epochs
 
 #: Lists are asked for this long after an unclear submit: they are said to lag, by how much is not published.
 SEARCHABLE = SubmitSafety(kind="searchable", window=60.0)
@@ -48,6 +53,10 @@ class Service:
     limits: Mapping[str, Limits]
     abilities: Abilities = declarations.ABILITIES
     key_env: str = "OPENAI_API_KEY"
+    make_key: Callable[[str], Callable[[], str] | None] | None = None
+    """Returns a function that makes short-lived keys for an address, where the variable of the key is not set; or None
+    where what it needs is not installed."""
+
     base_url: str | None = None
     """Where it is reached when nothing else is configured; None leaves that to the SDK."""
 
@@ -70,27 +79,42 @@ class Service:
     upload_in_parts_above: int | None = None
     """Files larger than this many bytes go up in parts; None: there is no such way."""
 
+    upload_days: tuple[int, int] | None = None
+    """The fewest and the most days after which it removes an uploaded file if asked; None: there is no such field."""
+
     may_lack_lists: bool = False
     """Whether its jobs may have no list of events or checkpoints; else a missing list is an error."""
+
+    epochs_if_unset: Callable[[Target], EpochRange] | None = None
+    """Between how many epochs it chooses for a target; None: its default is declared, or nothing is known."""
 
     concurrency: int | None = None
     concurrency_source: str = ""
     job_page: str | None = None
     """Where a person can look at a job; `{}` is its id."""
 
+    left_out: tuple[str, ...] = ()
+    """Fields of OpenAI's requests that are never sent here, as `leave_out_fields` takes them."""
+
+    left_out_reason: str = ""
+    """Why not, for receipts."""
+
+    own_kind: str = ""
+    """The provider that alone can serve its tuned models, where they need more than OpenAI's calls; "" for none."""
+
     assumed: str = ""
     """A warning that stands on every plan: these facts are borrowed."""
 
     def known(self) -> Catalog:
-        """The catalogue, with the user's own laid over it."""
+        """Load the catalogue, overlaid with the user's own."""
         return catalogs.load(self.kind, self.catalog)
 
     def capabilities(self, target: Target) -> Capabilities:
-        """What a target can express here."""
-        known = self.known()
-        entry, warnings = find_model(known, target.model)
-        if self.assumed:
-            warnings = (self.assumed,)
+        """Return what a target supports here."""
+        catalog = self.known()
+        entry, warnings = find_model(catalog, target.model)
+        is_known = not warnings and not self.assumed
+        warnings = (self.assumed,) if self.assumed else warnings
         declared = self.dpo if target.method == "dpo" and self.dpo is not None else self.sft
         limits = replace(
             self.limits.get(target.method, self.limits["sft"]), max_tokens_per_row=entry.max_tokens_per_row
@@ -99,42 +123,116 @@ class Service:
             parameters=declared,
             family=entry.family,
             limits=limits,
-            lifecycle=entry.lifecycle or known.lifecycle,
+            lifecycle=entry.lifecycle or catalog.lifecycle,
             price=entry.price,
             abilities=self.abilities,
             methods=_methods_of(entry, self.methods),
             adapters=self.adapters,
             concurrency=self.concurrency,
             concurrency_source=self.concurrency_source,
-            known_model=not warnings,
-            warnings=warnings,
+            epochs_if_unset=self.epochs_if_unset(target) if self.epochs_if_unset is not None else None,
+            known_model=is_known,
+            warnings=(*warnings, *self._notes(target)),
         )
+
+    def _notes(self, target: Target) -> Iterator[str]:
+        """Yield what of a job is not sent because of `left_out`, where no field of the receipt says so."""
+        if "integrations" in self.left_out and target.options.get("wandb"):
+            yield f"provider_options.{target.provider}.wandb is {self.left_out_reason}"
+        if "validation_file" in self.left_out and target.rows.get("validation"):
+            yield f"the validation rows are {self.left_out_reason}"
+        if self.left_out and not self.key_in:
+            yield "no field carries the run's key here: a submit whose answer is lost is never repeated"
 
 
 def _methods_of(entry: ModelEntry, offered: Mapping[str, Ability]) -> dict[str, Ability]:
     methods = dict(offered)
     for name in ("sft", "dpo"):
         if methods.get(name) is True and name not in entry.methods:
-            methods[name] = No(f"{entry.id} is not offered for {name}")
+            methods[name] = NotOffered(f"{entry.id or 'a model that is not listed'} is not offered for {name}")
     return methods
 
 
 def base_of(model: str) -> str:
-    """The base model inside a tuned model's id: `ft:BASE:ORG:SUFFIX:ID` or `BASE.ft-ID`; else the id itself."""
+    """Return the base model in a tuned model's id: `ft:BASE:ORG:SUFFIX:ID` or `BASE.ft-ID`; else the id itself."""
     if model.startswith("ft:"):
         return model.split(":")[1]
     return model.split(".ft-")[0]
 
 
-def find_model(known: Catalog, model: str) -> tuple[ModelEntry, tuple[str, ...]]:
-    """The catalogue's entry of a base model, an alias of one, or a model tuned from one."""
+def find_model(catalog: Catalog, model: str) -> tuple[ModelEntry, tuple[str, ...]]:
+    """Return the catalogue's entry of a base model, an alias of one, or a model tuned from one; and warnings."""
     if not model:
-        return known.default, ()
+        return catalog.default, ()
     base = base_of(model)
-    for entry in known.models.values():
+    for entry in catalog.models.values():
         if base == entry.id or base in entry.facts.get("aliases", ()):
             return entry, ()
-    return known.model(base)
+    return catalog.model(base)
+
+
+#: Fields of a request without which there is no job.
+_NEEDED_FIELDS = ("model", "training_file")
+
+#: Fields that no declaration of a job's field names.
+_MAX_TOKENS_WORDS = frozenset({"max_tokens", "max_completion_tokens"})
+_OTHER_FIELDS = ("validation_file", "method", "metadata", "integrations", "expires_after")
+
+
+def leave_out_fields(service: Service, fields: Sequence[str], reason: str) -> Service:
+    """Return the service without some fields of OpenAI's requests, which it refuses.
+
+    Args:
+        service: the service.
+        fields: names of fields ("suffix"), paths ("method.supervised.hyperparameters.batch_size") or their last parts
+            ("batch_size"); "method" takes all hyperparameters with it.
+        reason: why they are not sent, as a clause for receipts: "not sent: ...".
+
+    Raises:
+        UnknownName: there is no such field, or no job could be sent without it.
+    """
+    declared = [method for method in (service.sft, service.dpo) if method is not None]
+    sent = [entry for method in declared for entry in method.values() if isinstance(entry, (Sent, Converted))]
+    paths = {entry.request_path for entry in sent}
+    names = {*_OTHER_FIELDS, *_MAX_TOKENS_WORDS, *paths, *(path.rpartition(".")[2] for path in paths)}
+    for name in fields:
+        if name not in names:
+            raise UnknownName("field in leave_out", name, names.difference(_NEEDED_FIELDS))
+    if _MAX_TOKENS_WORDS.intersection(fields):
+        fields = (*fields, *_MAX_TOKENS_WORDS.difference(fields))
+    key_in = tuple(place for place in service.key_in if place not in fields)
+    methods = dict(service.methods)
+    if "method" in fields and methods.get("dpo") is True:
+        methods["dpo"] = NotOffered(f"the method is {reason}")
+    limits = dict(service.limits)
+    if "validation_file" in fields:
+        limits = {method: replace(entry, validation="unused") for method, entry in limits.items()}
+    return replace(
+        service,
+        sft=_without(service.sft, fields, reason),
+        dpo=None if service.dpo is None else _without(service.dpo, fields, reason),
+        methods=methods,
+        limits=limits,
+        key_in=key_in,
+        safety=service.safety if key_in else SubmitSafety(kind="none"),
+        upload_days=None if "expires_after" in fields else service.upload_days,
+        left_out=(*service.left_out, *fields),
+        left_out_reason=reason,
+    )
+
+
+def _without(declared: Declarations, fields: Sequence[str], reason: str) -> Declarations:
+    def is_left_out(path: str) -> bool:
+        parents = {".".join(path.split(".")[:depth]) for depth in range(1, path.count(".") + 2)}
+        return bool(parents.intersection(fields)) or path.rpartition(".")[2] in fields
+
+    return declared.replace(
+        **{
+            name: Unsupported(reason)
+            for name, entry in declared.items()
+            if isinstance(entry, (Sent, Converted)) and is_left_out(entry.request_path)
+        }
+    )
 
 
 def service_of(base_url: str | None, profile: str | None = None) -> Service:
@@ -160,13 +258,14 @@ def service_of(base_url: str | None, profile: str | None = None) -> Service:
 
 @cache
 def _other_services() -> tuple[Service, ...]:
-    """The services that other packages declare under the entry-point group `llmtune_openai.services`."""
+    """Return the services that other packages declare under the entry-point group `llmtune_openai.services`."""
     return tuple(entry.load() for entry in entry_points(group="llmtune_openai.services"))
 
 
 OPENAI = Service(
     title="OpenAI",
     kind="openai",
+    epochs_if_unset=bound_automatic_epochs,
     catalog=_HERE / "catalog.toml",
     sft=declarations.SFT,
     dpo=declarations.DPO,
@@ -175,6 +274,7 @@ OPENAI = Service(
     limits={method: declarations.limits(method, None) for method in ("sft", "dpo")},
     hosts=("openai.com",),
     upload_in_parts_above=512 * 1024**2,
+    upload_days=(1, 30),  # 3,600 to 2,592,000 seconds (openai 3.52.0, file_create_params.py)
     job_page="https://platform.openai.com/finetune/{}",
 )
 
@@ -186,6 +286,7 @@ COMPATIBLE = replace(
     catalog=_HERE / "compatible.toml",
     hosts=(),
     upload_in_parts_above=None,
+    upload_days=None,
     job_page=None,
     safety=SubmitSafety(kind="none"),
     max_tokens_word="max_tokens",

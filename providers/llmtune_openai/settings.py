@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from llmtune._models import DocumentedModel
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 
 
-class OpenAISettings(Account):
+def _split_list(value: Any) -> Any:
+    """Split a comma-separated text, as environment variables hold it; leave anything else as it is."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class OpenAISettings(ProviderSettings):
     """Where and as whom OpenAI, or a service that speaks its API, is called."""
 
     variables = {"base_url": ("OPENAI_BASE_URL",)}
@@ -20,7 +25,7 @@ class OpenAISettings(Account):
     OpenAI's own."""
 
     profile: str | None = None
-    """Whose facts hold (openai, nebius, compatible); unset: the host in `base_url` decides."""
+    """Whose facts hold (openai, nebius, bedrock-mantle, compatible); unset: the host in `base_url` decides."""
 
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; unset: OPENAI_API_KEY (NEBIUS_API_KEY at Nebius)."""
@@ -33,6 +38,15 @@ class OpenAISettings(Account):
 
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that one call may take; unset: 120, and 600 for files."""
+
+    upload_expires_days: Annotated[int, Field(ge=1, le=30)] | Literal["never"] = 30
+    """Days after which the service removes an uploaded file, 1 to 30 or "never": a job must have read it by then, and
+    an account holds so many files at most. Not sent to services that have no such field."""
+
+    leave_out: Annotated[tuple[str, ...], BeforeValidator(_split_list)] = ()
+    """Fields of OpenAI's requests that this service refuses, and that are not sent to it: "suffix", "seed", "metadata",
+    "integrations", "validation_file", "expires_after", a hyperparameter ("batch_size"), or "method" with all of them.
+    Plans and reports say what was not sent. Without "metadata" nothing carries the run's key."""
 
 
 class Wandb(DocumentedModel):

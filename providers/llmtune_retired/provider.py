@@ -17,7 +17,7 @@ METHODS = ("sft", "dpo", "classification", "reinforcement", "distillation", "con
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gone:
+class RetiredModel:
     """One row of the table: what is so, since when, who says so, and what to do instead."""
 
     vendor: str
@@ -46,27 +46,27 @@ class RetiredLifecycle(core.Lifecycle):
 
 
 @cache
-def table() -> dict[str, Gone]:
-    """Every vendor that is gone, by name."""
+def table() -> dict[str, RetiredModel]:
+    """Read the retired vendors by name."""
     rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    return {name: Gone(**(row | {"alternatives": tuple(row["alternatives"])})) for name, row in rows.items()}
+    return {name: RetiredModel(**(row | {"alternatives": tuple(row["alternatives"])})) for name, row in rows.items()}
 
 
 class RetiredProvider(core.BaseProvider):
     """A vendor that is gone. Everything that would reach it raises `ProviderClosed` with the way on."""
 
     listed = False
-    Settings = core.Account
+    Settings = core.ProviderSettings
 
     @property
-    def gone(self) -> Gone:
+    def gone(self) -> RetiredModel:
         """The vendor's row of the table."""
         return table()[self.kind]
 
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """Nothing, with the reason, the date and the source. Pure."""
+        """Return that nothing is supported, with the reason, the date and the source. Pure."""
         gone = self.gone
-        reason = core.No(f"{gone.vendor} tunes no models")
+        reason = core.NotOffered(f"{gone.vendor} tunes no models")
         field = core.NotApplicable("no service is there to take it", gone.source)
         return core.Capabilities(
             parameters=core.Declarations(**dict.fromkeys(core.DECLARED_FIELDS, field)),
@@ -87,7 +87,7 @@ class RetiredProvider(core.BaseProvider):
         )
 
     def find_credentials(self) -> core.Credentials:
-        """Nothing is needed to learn that the vendor is gone; the hint is the way on."""
+        """Return "not needed", with the hint where to go instead."""
         return "not needed", self.gone.way_on
 
     def refuse(self, *_: Any, **__: Any) -> Any:

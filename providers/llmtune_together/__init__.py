@@ -1,4 +1,4 @@
-"""Together AI: open models tuned as a service, with the most knobs of any living job API.
+"""Together AI: open models tuned as a service, with the most parameters of any job API that still takes jobs.
 
 The `together` package is imported only when a call is made.
 """

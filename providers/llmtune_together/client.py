@@ -56,7 +56,7 @@ class Connection:
         """The client for everything but a paid call: making one costs 0.1 s, and a poll makes four calls."""
         return self.open()
 
-    def ask(self, action: str, call: Callable[[Together], Any], *, question: bool = False) -> dict[str, Any]:
+    def request(self, action: str, call: Callable[[Together], Any], *, question: bool = False) -> dict[str, Any]:
         """Return what a call answers, as plain data; `action` says in errors what was being done."""
         with self.translate_errors(action):
             return self.plain(call(self.sdk), action, question=question)
@@ -64,8 +64,8 @@ class Connection:
     def items(self, action: str, call: Callable[[Together], Any]) -> Iterator[dict[str, Any]]:
         """Yield every item of a list that the SDK pages through."""
         with self.translate_errors(action):
-            for item in call(self.sdk):
-                yield self.plain(item, action)
+            for record in call(self.sdk):
+                yield self.plain(record, action)
 
     def plain(self, answer: Any, action: str, *, question: bool = False) -> dict[str, Any]:
         """Return an SDK object as plain data under the API's own names. Raises `TransientError` for anything else.
@@ -97,7 +97,7 @@ class Connection:
         if isinstance(error, together.APITimeoutError):
             problem = "no answer in time"
         elif isinstance(error, together.APIConnectionError):
-            problem = f"the connection failed ({_innermost(error)})"
+            problem = f"the connection failed ({_innermost_message(error)})"
         elif isinstance(error, together.APIResponseValidationError):
             problem = "an answer that cannot be read"
         elif isinstance(error, httpx.HTTPError):  # file contents travel outside the SDK's own error handling
@@ -108,7 +108,7 @@ class Connection:
 
 
 def _may_have_arrived(error: Exception) -> bool:
-    """Whether something may have been started: a connection never made, or a mere question, started nothing."""
+    """Return whether something may have been started: a connection never made, or a mere question, started nothing."""
     import together
 
     if isinstance(error, together.APIError) and error.request.url.path.endswith(_QUESTIONS):
@@ -116,7 +116,7 @@ def _may_have_arrived(error: Exception) -> bool:
     return core.may_have_arrived(error)
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost_message(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error) or type(error).__name__

@@ -12,7 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 import llmtune.provider as core
-from llmtune.provider import Changed, Converted, Declarations, Facts, Float, Int, No, Refused, Sent, Unsupported
+from llmtune.provider import (
+    ConversionContext,
+    Converted,
+    ConvertedValue,
+    Declarations,
+    Float,
+    Int,
+    NotConvertible,
+    NotOffered,
+    Sent,
+    Unsupported,
+)
 from llmtune.provider.conversions import shortened
 
 SDK = "together SDK 3.1.1 (fine_tuning.create), read 2026-11-21"
@@ -42,75 +53,78 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 _LORA = "training_type."
 _ARGS = "lr_scheduler.lr_scheduler_args."
-_NO_KNOB = "the service has no such knob and does not say what it uses"
+_NO_PARAMETER = "the service has no such parameter and does not say what it uses"
 
 
-def _rows_per_step(value: int, facts: Facts) -> Changed | Refused:
-    """Together's batch is one micro-batch; ours is what one optimizer step sees."""
+def _rows_per_step(value: int, facts: ConversionContext) -> ConvertedValue | NotConvertible:
+    """Convert batch_size: Together's is one micro-batch, ours is per optimizer step."""
     pieces = facts.hyperparameters.gradient_accumulation_steps or 1
     if value % pieces:
-        return Refused(f"{value} rows cannot be cut into {pieces} equal micro-batches", invalid=True)
+        return NotConvertible(f"{value} rows cannot be cut into {pieces} equal micro-batches", invalid=True)
     if pieces == 1:
-        return Changed(value, "", exact=True)
-    return Changed(value // pieces, f"{value} rows per step / {pieces} micro-batches = {value // pieces} rows each")
+        return ConvertedValue(value, "", exact=True)
+    return ConvertedValue(
+        value // pieces, f"{value} rows per step / {pieces} micro-batches = {value // pieces} rows each"
+    )
 
 
-def _micro_batches(value: int, facts: Facts) -> Changed | Refused:
+def _micro_batches(value: int, facts: ConversionContext) -> ConvertedValue | NotConvertible:
     if facts.hyperparameters.batch_size is None:
-        return Refused(
+        return NotConvertible(
             "needs batch_size: the service's own batch ('max') would be multiplied by it, which changes the gradient"
         )
-    return Changed(value, "", exact=True)
+    return ConvertedValue(value, "", exact=True)
 
 
-def _cycles(value: float, facts: Facts) -> Changed | Refused:
+def _cycles(value: float, facts: ConversionContext) -> ConvertedValue | NotConvertible:
     if facts.hyperparameters.lr_schedule == "linear":
-        return Refused("a linear schedule has no cycles; they belong to lr_schedule cosine")
-    return Changed(value, "", exact=True)
+        return NotConvertible("a linear schedule has no cycles; they belong to lr_schedule cosine")
+    return ConvertedValue(value, "", exact=True)
 
 
-def _modules(value: Any, facts: Facts) -> Changed | Refused:
+def _modules(value: Any, facts: ConversionContext) -> ConvertedValue | NotConvertible:
     if value == "all-linear":
-        return Changed(value, "", exact=True)
+        return ConvertedValue(value, "", exact=True)
     presets = {"attention": ATTENTION, "mlp": MLP}
     names = presets.get(value, (value,)) if isinstance(value, str) else tuple(value)
     joined = ",".join(names)
     if isinstance(value, str) and value in presets:
-        return Changed(joined, f"{value} = {joined}, the names of Llama-like models; preflight asks for this model's")
-    return Changed(joined, f"joined by commas: {joined}")
+        return ConvertedValue(
+            joined, f"{value} = {joined}, the names of Llama-like models; preflight asks for this model's"
+        )
+    return ConvertedValue(joined, f"joined by commas: {joined}")
 
 
 def _patience(warmup: int = WARMUP_EVALS, evaluations: int | None = None) -> core.Rule:
     """Return the rule that early stopping gets enough evaluations; `evaluations` is n_evals of the options."""
 
-    def rule(value: int, facts: Facts) -> Changed | Refused:
+    def rule(value: int, facts: ConversionContext) -> ConvertedValue | NotConvertible:
         minimum = f"{value + warmup + 1} evaluations (patience + {warmup} skipped + 1)"
         every = facts.hyperparameters.eval_every
         if evaluations is not None:
             count, origin = evaluations, f"; provider_options set n_evals = {evaluations}"
         elif every is None:
-            return Refused(
-                "needs eval_every: the service evaluates only when told to, and early stopping wants at least"
-                f" {minimum}",
+            return NotConvertible(
+                f"needs eval_every: the service evaluates only on request, and early stopping wants at least {minimum}",
                 invalid=True,
             )
         else:
-            counted = core.count_from_interval(epochs=1, most=MOST_EVALS)(every, facts)
-            if not isinstance(counted, Changed):
-                return Changed(value, "", exact=True)
+            counted = core.count_from_interval(epochs=1, max_count=MOST_EVALS)(every, facts)
+            if not isinstance(counted, ConvertedValue):
+                return ConvertedValue(value, "", exact=True)
             count = counted.value
             origin = f", and eval_every {every} makes {count}: evaluate more often"
         if count < value + warmup + 1:
-            return Refused(f"wants at least {minimum}{origin}", invalid=True)
-        return Changed(value, "", exact=True)
+            return NotConvertible(f"wants at least {minimum}{origin}", invalid=True)
+        return ConvertedValue(value, "", exact=True)
 
     return rule
 
 
-def _threshold(value: float, facts: Facts) -> Changed | Refused:
+def _threshold(value: float, facts: ConversionContext) -> ConvertedValue | NotConvertible:
     if facts.hyperparameters.early_stopping_patience is None:
-        return Refused("needs early_stopping_patience: without it early stopping is off")
-    return Changed(value, "", exact=True)
+        return NotConvertible("needs early_stopping_patience: without it early stopping is off")
+    return ConvertedValue(value, "", exact=True)
 
 
 PARAMETERS = Declarations(
@@ -120,7 +134,7 @@ PARAMETERS = Declarations(
         "batch_size",
         Int(1),
         _rows_per_step,
-        says="divided by gradient_accumulation_steps",
+        description="divided by gradient_accumulation_steps",
         default="max",
         source=SDK,
         also={"gradient_accumulation_steps": 1},
@@ -130,7 +144,7 @@ PARAMETERS = Declarations(
         "gradient_accumulation_steps",
         Int(1),
         _micro_batches,
-        says="with batch_size divided by it, so that a step sees the same rows",
+        description="with batch_size divided by it, so that a step sees the same rows",
         default="the model's own",
         source=MODELS,
         also={"batch_size": None},  # build divides: the service's batch is one micro-batch
@@ -146,19 +160,19 @@ PARAMETERS = Declarations(
         also={_ARGS + "num_cycles": None},  # build leaves cycles out of a linear schedule
     ),
     lr_num_cycles=Converted(
-        _ARGS + "num_cycles", Float(gt=0), _cycles, says="cosine schedules only", default=0.5, source=SDK
+        _ARGS + "num_cycles", Float(gt=0), _cycles, description="cosine schedules only", default=0.5, source=SDK
     ),
     warmup_ratio=Sent("warmup_ratio", Float(ge=0, le=1), default=0.0, source=SDK),
     warmup_steps=Converted(
         "warmup_ratio",
         Float(ge=0, le=1),
         core.ratio_from_steps(epochs=1),
-        says="as a share of the run's steps",
+        description="as a share of the run's steps",
         default=0,
         source=SDK,
     ),
     **dict.fromkeys(
-        ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing"), Unsupported(_NO_KNOB, SPEC)
+        ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing"), Unsupported(_NO_PARAMETER, SPEC)
     ),
     weight_decay=Sent("weight_decay", Float(ge=0), default=0.0, source=SDK),
     max_grad_norm=Sent("max_grad_norm", Float(ge=0), default=1.0, source=SDK, note="0: off"),
@@ -166,21 +180,26 @@ PARAMETERS = Declarations(
         "training_method.train_on_inputs",
         core.Bool(),
         core.train_on_inputs(),
-        says="0 or 1 as train_on_inputs false or true",
+        description="0 or 1 as train_on_inputs false or true",
         default="auto",
         source=SPEC,
         note="auto: prompts are masked in chat and prompt/completion rows, not in plain text rows",
     ),
     lora_rank=Sent(_LORA + "lora_r", Int(1), default="the model's own", source=SDK, note="live limit decides the most"),
     lora_alpha=Converted(
-        _LORA + "lora_alpha", Int(1), core.whole_number, says="whole numbers only", default="2 x lora_rank", source=SDK
+        _LORA + "lora_alpha",
+        Int(1),
+        core.whole_number,
+        description="whole numbers only",
+        default="2 x lora_rank",
+        source=SDK,
     ),
     lora_dropout=Sent(_LORA + "lora_dropout", Float(ge=0, lt=1), default=0.0, source=SDK),
     lora_target_modules=Converted(
         _LORA + "lora_trainable_modules",
         core.Text(),
         _modules,
-        says="module names joined by commas; presets spelled out",
+        description="module names joined by commas; presets spelled out",
         default="all-linear",
         source=SDK,
     ),
@@ -199,7 +218,7 @@ PARAMETERS = Declarations(
         "early_stopping_patience",
         Int(1),
         _patience(),
-        says="with early stopping switched on; wants patience + 2 evaluations",
+        description="with early stopping switched on; wants patience + 2 evaluations",
         default="off",
         source=SDK,
         also={"early_stopping_enabled": True},
@@ -208,15 +227,15 @@ PARAMETERS = Declarations(
         "early_stopping_min_delta",
         Float(ge=0),
         _threshold,
-        says="only with early_stopping_patience",
+        description="only with early_stopping_patience",
         default=0.0,
         source=SDK,
     ),
     eval_every=Converted(
         "n_evals",
         Int(0),
-        core.count_from_interval(epochs=1, most=MOST_EVALS),
-        says=f"as a number of evaluations, at most {MOST_EVALS}",
+        core.count_from_interval(epochs=1, max_count=MOST_EVALS),
+        description=f"as a number of evaluations, at most {MOST_EVALS}",
         default="no evaluations",
         source=SDK,
     ),
@@ -224,7 +243,7 @@ PARAMETERS = Declarations(
         "n_checkpoints",
         Int(1),
         core.count_from_interval(epochs=1),
-        says="as a number of checkpoints",
+        description="as a number of checkpoints",
         default="one, at the end",
         source=SDK,
     ),
@@ -234,7 +253,7 @@ PARAMETERS = Declarations(
         "suffix",
         core.Text(NAME_LENGTH),
         shortened(NAME_LENGTH),
-        says=f"at most {NAME_LENGTH} of the suffix's {SUFFIX} characters; the run key takes the rest",
+        description=f"at most {NAME_LENGTH} of the suffix's {SUFFIX} characters; the run key takes the rest",
         source=SDK,
     ),
     seed=Sent("random_seed", Int(0), default=42, source=SPEC),
@@ -247,7 +266,7 @@ PARAMETERS = Declarations(
 
 
 def declarations(options: Mapping[str, Any]) -> Declarations:
-    """The declarations under these provider options: a count given there takes the place of our interval."""
+    """Return the declarations under these provider options: a count given there replaces our interval."""
     changed: dict[str, core.Declaration] = {
         field: Unsupported(f"provider_options set {option} = {options[option]}, which decides", SDK)
         for field, option in (("eval_every", "n_evals"), ("checkpoint_every", "n_checkpoints"))
@@ -259,26 +278,26 @@ def declarations(options: Mapping[str, Any]) -> Declarations:
         patience = PARAMETERS["early_stopping_patience"]
         assert isinstance(patience, Converted)
         changed["early_stopping_patience"] = replace(patience, rule=rule)
-    return PARAMETERS.but(**changed) if changed else PARAMETERS
+    return PARAMETERS.replace(**changed) if changed else PARAMETERS
 
 
 METHODS: dict[str, core.Ability] = {
     "sft": True,
     "dpo": True,
-    "classification": No("no classifier head is offered; method sft with the labels as answers comes closest"),
+    "classification": NotOffered("no classifier head is offered; method sft with the labels as answers comes closest"),
     **core.NOT_YET_METHODS,
 }
 
 ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     "full": True,
-    "qlora": No("the service does not tune a 4-bit base; use adapter lora"),
-    "dora": No("the service has plain LoRA only; use adapter lora"),
+    "qlora": NotOffered("the service does not tune a 4-bit base; use adapter lora"),
+    "dora": NotOffered("the service has plain LoRA only; use adapter lora"),
 }
 
 ABILITIES = core.Abilities(
-    pause=No("the service has no pause; continue later with provider_options.from_checkpoint"),
-    billed_cost=No("the job tells the tokens it bills, and a total_price whose unit is not published"),
+    pause=NotOffered("the service has no pause; continue later with provider_options.from_checkpoint"),
+    billed_cost=NotOffered("the job reports the tokens it bills, and a total_price whose unit is not published"),
     deployment="required",
 )
 

@@ -38,7 +38,7 @@ class ChatGenerator(core.ChatGenerator):
 
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         action = f"ask {self._model}"
-        answer = self._connection.ask(action, lambda sdk: sdk.chat.completions.create(**body))
+        answer = self._connection.request(action, lambda sdk: sdk.chat.completions.create(**body))
         if not answer.get("choices"):
             raise TransientError(f"{self._connection.name}: {action}: an answer without choices")
         return answer
@@ -78,10 +78,10 @@ class Endpoints:
         project, config = self._project, self._config(path)
         if model.data.get("model_object_id") and model.data.get("model_object_revision_id"):
             path += f"/revisions/{model.data['model_object_revision_id']}"
-        endpoint = self._find_endpoint(key) or self._connection.ask(
+        endpoint = self._find_endpoint(key) or self._connection.request(
             "make the endpoint", lambda sdk: sdk.endpoints.create(project_id=project, name=_endpoint_name(key))
         )
-        deployment = self._connection.ask(
+        deployment = self._connection.request(
             "deploy the model",
             lambda sdk: sdk.endpoints.deployments.create(
                 endpoint["id"],
@@ -96,14 +96,14 @@ class Endpoints:
         return _reference(deployment, project)
 
     def find(self, key: core.RunKey) -> core.DeploymentRef | None:
-        """The deployment that carries this key."""
+        """Find the deployment that carries this key."""
         project, endpoint = self._project, self._find_endpoint(key) or {}
         for summary in endpoint.get("deployments") or ():
             return _reference(self._look(project, endpoint["id"], summary["id"]), project)
         return None
 
     def undeploy(self, ref: core.DeploymentRef) -> None:
-        """Scale to nothing, delete the deployment, delete the endpoint; what is gone already stays gone."""
+        """Scale to zero, delete the deployment and the endpoint; whatever is gone already is skipped."""
         project, endpoint, deployment = (ref.data[name] for name in ("project", "endpoint", "deployment"))
         path = {"project_id": project, "endpoint_id": endpoint}
         with core.ignore_not_found(), self._connection.translate_errors("stop the deployment"):
@@ -121,7 +121,7 @@ class Endpoints:
         return next((endpoint for endpoint in endpoints if endpoint["name"].rpartition("/")[2] == name), None)
 
     def _look(self, project: str, endpoint: str, deployment: str) -> dict[str, Any]:
-        return self._connection.ask(
+        return self._connection.request(
             "look at the deployment",
             lambda sdk: sdk.endpoints.deployments.retrieve(deployment, project_id=project, endpoint_id=endpoint),
         )

@@ -17,11 +17,11 @@ _SOURCE = "Together live limits (GET /v1/fine-tunes/models/limits)"
 
 
 def against_limits(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
-    """What the model's live limits say of a request body."""
-    return [*_ranges(body, limits), *_training(body, limits)]
+    """Check a request body against the model's live limits."""
+    return [*_check_ranges(body, limits), *_check_training(body, limits)]
 
 
-def _ranges(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
+def _check_ranges(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
     dpo = body["training_method"]["method"] == "dpo"
     longest = limits.get("max_seq_length_dpo" if dpo else "max_seq_length_sft")
     checks = (
@@ -31,33 +31,35 @@ def _ranges(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]
         ("learning_rate", body["learning_rate"], limits.get("min_learning_rate"), limits.get("max_learning_rate")),
         ("max_sequence_length", body.get("max_seq_length"), limits.get("min_max_seq_length"), longest),
     )
-    return [fault for name, value, low, high in checks if (fault := _outside(name, value, low, high))]
+    return [fault for name, value, low, high in checks if (fault := _check_range(name, value, low, high))]
 
 
-def _training(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
+def _check_training(body: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Finding]:
     kind = body["training_type"]
     dpo = body["training_method"]["method"] == "dpo"
-    found: list[Finding | None] = []
+    findings: list[Finding | None] = []
     if kind["type"] == "Full":
         if limits.get("supports_full_training") is False or not limits.get("full_training"):
             return [error("no-full-training", "this model cannot be tuned in full", "use adapter lora")]
-        room = limits["full_training"]
+        method_limits = limits["full_training"]
     else:
-        room = limits.get("lora_training") or {}
-        found.append(_outside("lora_rank", kind.get("lora_r"), 1, room.get("max_rank")))
-        found += _modules(kind.get("lora_trainable_modules"), room.get("target_modules"))
+        method_limits = limits.get("lora_training") or {}
+        findings.append(_check_range("lora_rank", kind.get("lora_r"), 1, method_limits.get("max_rank")))
+        findings += _check_modules(kind.get("lora_trainable_modules"), method_limits.get("target_modules"))
     if body["batch_size"] != "max":
-        most = room.get("max_batch_size_dpo" if dpo else "max_batch_size")
-        found.append(_outside("batch_size", body["batch_size"], room.get("min_batch_size"), most))
+        max_batch_size = method_limits.get("max_batch_size_dpo" if dpo else "max_batch_size")
+        findings.append(
+            _check_range("batch_size", body["batch_size"], method_limits.get("min_batch_size"), max_batch_size)
+        )
     if body.get("multimodal_params", {}).get("train_vision") and not limits.get("supports_vision"):
-        found.append(error("no-vision", "this model has no vision encoder to train", "leave train_vision unset"))
-    return [each for each in found if each is not None]
+        findings.append(error("no-vision", "this model has no vision encoder to train", "leave train_vision unset"))
+    return [finding for finding in findings if finding is not None]
 
 
-def _modules(asked: str | None, offered: list[str] | None) -> list[Finding | None]:
-    if not asked or asked == "all-linear" or not offered:
+def _check_modules(requested: str | None, offered: list[str] | None) -> list[Finding | None]:
+    if not requested or requested == "all-linear" or not offered:
         return []
-    unknown = [name for name in asked.split(",") if name not in offered]
+    unknown = [name for name in requested.split(",") if name not in offered]
     if not unknown:
         return []
     return [
@@ -69,7 +71,7 @@ def _modules(asked: str | None, offered: list[str] | None) -> list[Finding | Non
     ]
 
 
-def _outside(name: str, value: Any, low: Any, high: Any) -> Finding | None:
+def _check_range(name: str, value: Any, low: Any, high: Any) -> Finding | None:
     if value is None or ((low is None or value >= low) and (high is None or value <= high)):
         return None
     bounds = f"from {low} to {high}" if low is not None and high is not None else f"at most {high}"
@@ -77,18 +79,18 @@ def _outside(name: str, value: Any, low: Any, high: Any) -> Finding | None:
 
 
 def evaluations(body: Mapping[str, Any]) -> list[Finding]:
-    """What does not go together: evaluations without rows for them, rows that are never evaluated."""
-    found = []
+    """Find contradictions: evaluations without validation rows, validation rows that are never evaluated."""
+    findings = []
     rows = bool(body.get("validation_file"))
     if body["n_evals"] and not rows:
-        found.append(
+        findings.append(
             error("no-validation-rows", "evaluations are asked for, and there are no validation rows", "add some")
         )
     if rows and not body["n_evals"]:
-        found.append(
+        findings.append(
             warning(
                 "never-evaluated",
-                "validation rows are sent and never evaluated on: the service evaluates only when told to",
+                "validation rows are sent and never evaluated on: the service evaluates only on request",
                 "set eval_every, or n_evals in provider_options",
             )
         )
@@ -96,18 +98,18 @@ def evaluations(body: Mapping[str, Any]) -> list[Finding]:
         patience = body.get("early_stopping_patience", PATIENCE)
         needed = patience + body.get("early_stopping_warmup_evals", WARMUP_EVALS) + 1
         if body["n_evals"] < needed:
-            found.append(
+            findings.append(
                 error(
                     "too-few-evaluations",
                     f"early stopping wants {needed} evaluations, and {body['n_evals']} are asked for",
                     "evaluate more often, or lower early_stopping_patience",
                 )
             )
-    return found
+    return findings
 
 
 def estimate(answer: Mapping[str, Any], today: date) -> CostEstimate:
-    """The service's own estimate as ours; what it could not estimate is said."""
+    """Convert the service's own estimate; what it could not estimate is listed as unknown."""
     source = "Together price estimate (POST /v1/fine-tunes/estimate-price)"
     price = answer.get("estimated_total_price")
     if answer.get("estimation_available") is False or price is None:
@@ -127,17 +129,17 @@ def estimate(answer: Mapping[str, Any], today: date) -> CostEstimate:
 
 
 def over_limit(answer: Mapping[str, Any]) -> list[Finding]:
-    """An account that would not be allowed to start the job."""
+    """Find out whether the account would not be allowed to start the job."""
     if answer.get("allowed_to_proceed") is not False:
         return []
     limit = answer.get("user_limit")
-    room = f", above the account's limit of {limit:,.2f} USD" if isinstance(limit, (int, float)) else ""
+    limit_clause = f", above the account's limit of {limit:,.2f} USD" if isinstance(limit, (int, float)) else ""
     price = answer.get("estimated_total_price")
     cost = f"{price:,.2f} USD" if isinstance(price, (int, float)) else "more than the account may spend"
     return [
         error(
             "over-account-limit",
-            f"the service estimates {cost}{room}: the job would be cancelled for lack of funds",
+            f"the service estimates {cost}{limit_clause}: the job would be cancelled for lack of funds",
             "raise the limit under Settings, Billing on api.together.ai",
         )
     ]

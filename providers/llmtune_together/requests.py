@@ -59,8 +59,8 @@ _NESTED = ("validation_file", "lr_scheduler", "training_type", "training_method"
 
 
 def build(receipt: Receipt, files: Files) -> dict[str, Any]:
-    """The body of POST /v1/fine-tunes for this receipt. Pure; holds no key of any kind."""
-    body = deep_merge(_envelope(receipt, files), receipt.knobs())
+    """Build the body of POST /v1/fine-tunes for this receipt. Pure; holds no key of any kind."""
+    body = deep_merge(_envelope(receipt, files), receipt.request_parameters())
     if body["batch_size"] is None:  # gradient_accumulation_steps moved it: the micro-batch was computed there
         body["batch_size"] = receipt["batch_size"].encoded
     args = body["lr_scheduler"]["lr_scheduler_args"]
@@ -76,7 +76,7 @@ def _set_values(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _envelope(receipt: Receipt, files: Files) -> dict[str, Any]:
-    """Everything that is not a field of the job, with the SDK's defaults."""
+    """Return everything that is not a field of the job, with the SDK's defaults."""
     target, options = receipt.target, receipt.target.options
     body: dict[str, Any] = {"training_file": files["train"].id}
     if "validation" in files:
@@ -129,7 +129,7 @@ def _training_method(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body as arguments of `client.fine_tuning.create`, which sends this body again.
+    """Return the body as arguments of `client.fine_tuning.create`, which sends this body again.
 
     Raises:
         ValueError: the SDK has no argument for a field of the body.

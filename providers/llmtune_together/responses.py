@@ -13,7 +13,7 @@ from llmtune.errors import InvalidData
 from llmtune.provider import RunState
 
 if TYPE_CHECKING:
-    from llmtune.data.rendering.preview import Peek
+    from llmtune.data.rendering.preview import TokenPreview
 
 STATES: dict[str, RunState] = {
     "pending": RunState.QUEUED,
@@ -74,13 +74,13 @@ _LEVELS: dict[str, Literal["warning", "error"]] = {
 }
 
 
-def state(word: str) -> tuple[RunState, tuple[str, ...]]:
+def state(status: str) -> tuple[RunState, tuple[str, ...]]:
     """Return our state for Together's word, and a warning when the word is new."""
-    return core.read_state(word, STATES, "Together")
+    return core.read_state(status, STATES, "Together")
 
 
 def points(rows: Iterable[Mapping[str, float]]) -> list[core.MetricPoint]:
-    """Flat metric rows ({"train/loss": 0.5, "train/global_step": 7}) as points, in the order of their steps."""
+    """Convert flat metric rows ({"train/loss": 0.5, "train/global_step": 7}) to points, in the order of their steps."""
     measured: list[core.MetricPoint] = []
     for row in rows:
         step = _number_named(row, _STEP_NAMES)
@@ -104,7 +104,7 @@ def _number_named(row: Mapping[str, float], names: tuple[str, ...]) -> float | N
 
 
 def _event(index: int, row: Mapping[str, Any]) -> core.Event:
-    """One of the vendor's events. Its types are lower case on the wire, whatever its SDK's enumeration says."""
+    """Convert an event. Its types are lower case in the API, whatever the SDK's enumeration says."""
     kind = str(row.get("type") or "event").lower()
     return core.Event(
         id=str(row.get("hash") or f"{row.get('created_at')}-{kind}-{row.get('step') or index}"),
@@ -122,18 +122,18 @@ def snapshot(
     checkpoints: Iterable[Mapping[str, Any]] = (),
     since: core.Cursor | None = None,
 ) -> core.Snapshot:
-    """One look at a job: its record, the metric rows since the cursor, all events, all checkpoints."""
-    word = str(job.get("status") or "")
-    run_state, warnings = state(word)
+    """Convert a job: its record, the metric rows since the cursor, all events, all checkpoints."""
+    status = str(job.get("status") or "")
+    run_state, warnings = state(status)
     measured = points(metrics)
     reported = [_event(index, row) for index, row in enumerate(events)]
     cursor = since or {}
-    seen = cursor.get("events", 0)
+    event_count = cursor.get("events", 0)
     epoch = job.get("epochs_completed")
     estimate = job.get("progress") or {}
     return core.Snapshot(
         state=run_state,
-        raw_state=word,
+        raw_state=status,
         progress=core.Progress(
             step=job.get("steps_completed"),
             total_steps=job.get("total_steps"),
@@ -141,17 +141,17 @@ def snapshot(
             seconds_left=float(estimate["seconds_remaining"]) if estimate.get("estimate_available") else None,
         ),
         points=tuple(measured),
-        events=tuple(reported[seen:]),
+        events=tuple(reported[event_count:]),
         model=_model(job) if run_state is RunState.SUCCEEDED else None,
         checkpoints=tuple(_checkpoint(job, row) for row in checkpoints),
         billed=_billed(job),
-        error=_failure(events, word) if run_state is RunState.FAILED else None,
+        error=_failure(events, status) if run_state is RunState.FAILED else None,
         warnings=warnings,
         resolved=_resolved(job),
         not_reported=_not_reported(job),
         cursor={
             "step": max((point.step for point in measured), default=cursor.get("step")),
-            "events": max(seen, len(reported)),
+            "events": max(event_count, len(reported)),
         },
     )
 
@@ -181,15 +181,17 @@ def _billed(job: Mapping[str, Any]) -> core.Billed | None:
     return core.Billed(tokens=int(tokens) if tokens else None, source=f"Together job record: token_count{total}")
 
 
-def _failure(events: Sequence[Mapping[str, Any]], word: str) -> str:
+def _failure(events: Sequence[Mapping[str, Any]], status: str) -> str:
     for row in reversed(events):
         if str(row.get("level") or "").lower() in _ERRORS or "error" in str(row.get("type")).lower():
             return str(row.get("message"))
-    return f"Together ended the job with state {word!r} and no message"
+    return f"Together ended the job with state {status!r} and no message"
 
 
 def _rename(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {ours: values[theirs] for theirs, ours in names.items() if values.get(theirs) is not None}
+    return {
+        our_name: values[vendor_name] for vendor_name, our_name in names.items() if values.get(vendor_name) is not None
+    }
 
 
 def _resolved(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,13 +204,13 @@ def _not_reported(job: Mapping[str, Any]) -> dict[str, str]:
     if not job.get("validation_file"):
         return {"validation/loss": "no validation rows were sent"}
     if not job.get("n_evals"):
-        return {"validation/loss": "no evaluation was asked for; set eval_every or provider_options n_evals"}
+        return {"validation/loss": "no evaluation was requested; set eval_every or provider_options n_evals"}
     return {}
 
 
-def previews(answer: Mapping[str, Any], name: str) -> list[Peek]:
-    """The service's preview of training rows in the form of our own: each token, and whether it is trained."""
-    from llmtune.data.rendering.preview import Peek, Piece
+def previews(answer: Mapping[str, Any], name: str) -> list[TokenPreview]:
+    """Convert the service's preview of training rows: each token, and whether it is trained."""
+    from llmtune.data.rendering.preview import Piece, TokenPreview
 
     rows = []
     for number, row in enumerate(answer.get("rows") or (), start=1):
@@ -217,13 +219,13 @@ def previews(answer: Mapping[str, Any], name: str) -> list[Peek]:
             for text, id, label in zip(row["tokens"], row["input_ids"], row["labels"], strict=True)
         )
         cut = ", cut" if row.get("truncated") else ""
-        rows.append(Peek(number, f"{name}{cut}", 0, pieces, row["num_tokens"], row["num_trained_tokens"]))
+        rows.append(TokenPreview(number, f"{name}{cut}", 0, pieces, row["num_tokens"], row["num_trained_tokens"]))
     return rows
 
 
 # --- what the account owns -------------------------------------------------------------------------------------------
 def remote_model(job: Mapping[str, Any]) -> core.RemoteModel | None:
-    """A finished job as a tuned model; None for one that names none."""
+    """Convert a finished job to a tuned model; None for one that names none."""
     if not job.get("model_output_name"):
         return None
     return core.RemoteModel(
@@ -235,7 +237,7 @@ def remote_model(job: Mapping[str, Any]) -> core.RemoteModel | None:
 
 
 def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
-    """A job's record as hyperparameters of ours; what has no place among them is in `unmapped`."""
+    """Convert a job's record to our hyperparameters; what has no name of ours is in `unmapped`."""
     values = _rename(job, _OUR_NAMES)
     unmapped = {name: job[name] for name in _UNMAPPED if job.get(name) is not None}
     chosen: dict[str, Any] = {}
@@ -282,6 +284,6 @@ def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
 
 
 def invalid_file(name: str, file: str, report: Mapping[str, Any]) -> InvalidData:
-    """A file that the service's own check refused."""
+    """Return the error for a file that the service's own check refused."""
     why = (report.get("validation_report") or {}).get("error") or f"status {report.get('processing_status')}"
     return InvalidData(f"{name}: Together refused {file}: {why}", hint="llmtune data check --provider together FILE")

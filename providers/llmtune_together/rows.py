@@ -37,7 +37,7 @@ class TogetherRows(RowFormat):
 
     name = "together"
     title = '{"messages": [...], "tools": [...]} or {"text": ...} or {"input": ..., "preferred_output": ...}'
-    carries = (
+    supports = (
         f.BASIC
         | f.TOOLS
         | f.IMAGES
@@ -87,7 +87,8 @@ def trains_reasoning(model: str | None) -> bool:
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """Turns alternate, one answer a side, few and small images; reasoning where the model reasons."""
+    """Check that turns alternate, with one answer per side, few and small images, and reasoning only for models that
+    reason."""
     if model and f.features(example) & f.REASONING and not trains_reasoning(model):
         yield warning(
             "vendor-reasoning",
@@ -125,7 +126,7 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """One row at least, 50.1 GB at most (SDK 3.1.1, lib/constants.py)."""
+    """Check that a file has at least one row and at most 50.1 GB (SDK 3.1.1, lib/constants.py)."""
     if facts.rows < MIN_ROWS:
         yield error("vendor-rows", f"{facts.rows} rows; at least {MIN_ROWS} is needed (SDK 3.1.1)", "add rows")
     if facts.size > MAX_BYTES:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 
 
 class TogetherOptions(Options):
@@ -65,7 +65,7 @@ class TogetherOptions(Options):
     """Name of the environment variable that holds the Weights & Biases key; read when the job is submitted."""
 
 
-class TogetherSettings(Account):
+class TogetherSettings(ProviderSettings):
     """How to reach the account."""
 
     variables = {"project_id": ("TOGETHER_PROJECT_ID",)}

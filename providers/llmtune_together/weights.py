@@ -1,4 +1,4 @@
-"""Weights brought home: a LoRA adapter in PEFT's own layout, ready for `PeftModel.from_pretrained`.
+"""Downloaded weights: a LoRA adapter in PEFT's own layout, ready for `PeftModel.from_pretrained`.
 
 An archive is what somebody else wrote. Of its members only regular files with the names of an adapter's files are
 taken, under those names; where they lie in it, links, devices and everything else decide nothing here. What it
@@ -59,7 +59,7 @@ def download_adapter(connection: Connection, model: ModelRef, into: Path) -> Pat
                 _save(answer.iter_bytes(_BLOCK), archive)
         unpacked = Path(folder) / "unpacked"
         unpack(archive, unpacked)
-        return place(unpacked, into, connection.name)
+        return move_files(unpacked, into, connection.name)
 
 
 def _save(blocks: Iterable[bytes], path: Path) -> None:
@@ -146,7 +146,7 @@ def _take_files(tar: tarfile.TarFile, into: Path) -> None:
             shutil.copyfileobj(content, file, _BLOCK)
 
 
-def place(unpacked: Path, into: Path, name: str) -> Path:
+def move_files(unpacked: Path, into: Path, name: str) -> Path:
     """Move the first folder of `unpacked` that holds an adapter to `into`."""
     config = next(iter(sorted(unpacked.glob(f"*/{PEFT_CONFIG}"))), None)
     if config is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import llmtune.provider as core
-from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Limits, ModelEntry, No, catalog
+from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Limits, ModelEntry, NotOffered, catalog
 from llmtune_vertex import declarations as fields
 
 CATALOG = Path(__file__).with_name("catalog.toml")
@@ -45,18 +45,25 @@ PREFERENCE_LIMITS = replace(
 GEMINI_ABILITIES = Abilities(billed_cost=True)
 OPEN_ABILITIES = replace(
     GEMINI_ABILITIES,
-    checkpoints=No("checkpoints of open models are files in your bucket, under the output folder"),
-    serving=No("open models' weights land in your bucket; deploy them from Model Garden, then delete the endpoint"),
-    base_serving=No("open base models answer only once you have deployed them from Model Garden"),
+    checkpoints=NotOffered("checkpoints of open models are files in your bucket, under the output folder"),
+    deployment="required",
+    base_serving=NotOffered("open base models answer only once you have deployed them from Model Garden"),
 )
 
-_NO_CLASSIFIER = No("there is no classification head here; use method sft with the label as the answer")
+#: Google's REST references (v1, v1beta1) have no preference tuning; its guide and google-genai have it, for two models.
+DOUBTFUL_PREFERENCE = (
+    "whether preference tuning is still taken is doubtful (unverified): Google documents it for Gemini 2.5 Flash and"
+    " 2.5 Flash-Lite alone, whose retirement its table has on 2026-10-16, and the guide of 3.x does not mention it"
+    f" ({fields.PREFERENCE}; read 2026-12-01)"
+)
+
+_NO_CLASSIFIER = NotOffered("there is no classification head here; use method sft with the label as the answer")
 METHODS: Mapping[str, Ability] = {"sft": True, "dpo": True, "classification": _NO_CLASSIFIER, **core.NOT_YET_METHODS}
 ADAPTERS: Mapping[str, Ability] = {
     "lora": True,
-    "full": No("Gemini is tuned through low-rank adapters only"),
-    "qlora": No("the service does not tune on a 4-bit base"),
-    "dora": No("the service offers plain low-rank adapters"),
+    "full": NotOffered("Gemini is tuned through low-rank adapters only"),
+    "qlora": NotOffered("the service does not tune on a 4-bit base"),
+    "dora": NotOffered("the service offers plain low-rank adapters"),
 }
 
 
@@ -66,7 +73,8 @@ def load_catalog() -> Catalog:
 
 
 def find_family(model: str) -> str:
-    """gemini, gemini-pro or open; an id that is not listed is judged by its shape (publisher/model@version: open)."""
+    """Return gemini, gemini-pro or open; an id that is not listed is judged by its shape (publisher/model@version:
+    open)."""
     listed = load_catalog().models.get(model)
     if listed is not None:
         return listed.family
@@ -82,9 +90,14 @@ def by_family(declared: Capabilities, target: core.Target, location: str | None)
         warnings = ()
     if problem := wrong_location(model, location):
         warnings = (*warnings, problem)
+    if dpo and family != "open":
+        warnings = (*warnings, DOUBTFUL_PREFERENCE)
     declared = replace(
         declared,
         methods={**declared.methods, "dpo": _preference_tuning(entry, family)},
+        epochs_if_unset=core.EpochRange(
+            1, None, "the vendor chooses the number of epochs and publishes no limit", fields.TUNING
+        ),
         concurrency=1,
         concurrency_source=f"{fields.ABOUT}: 1 concurrent tuning job a project by default",
         known_model=model in load_catalog().models,
@@ -99,7 +112,7 @@ def by_family(declared: Capabilities, target: core.Target, location: str | None)
             abilities=OPEN_ABILITIES,
             adapters={**declared.adapters, **_open_adapters(entry)},
         )
-    sizes = fields.PRO_SIZES if family == "gemini-pro" else fields.GEMINI_SIZES
+    sizes = adapter_sizes(model)
     return replace(
         declared,
         parameters=fields.preference(sizes) if dpo else fields.supervised(sizes),
@@ -123,15 +136,23 @@ def wrong_location(model: str, location: str | None) -> str:
 
 def _preference_tuning(entry: ModelEntry, family: str) -> Ability:
     if family == "open":
-        return No("open models are tuned by supervised tuning only")
+        return NotOffered("open models are tuned by supervised tuning only")
     if "dpo" in entry.methods:
         return True
-    return No(f"preference tuning is offered for Gemini 2.5 Flash and 2.5 Flash-Lite, not for {entry.id}")
+    return NotOffered(f"preference tuning is offered for Gemini 2.5 Flash and 2.5 Flash-Lite, not for {entry.id}")
+
+
+def adapter_sizes(model: str) -> tuple[int, ...]:
+    """Return the adapter sizes that a base model takes, as Google documents them; for open models, all there are."""
+    family = find_family(model)
+    if family == "open":
+        return tuple(fields.ADAPTER_SIZES)
+    return fields.PRO_SIZES if family == "gemini-pro" else fields.GEMINI_SIZES
 
 
 def _open_adapters(entry: ModelEntry) -> dict[str, Ability]:
     offered = entry.adapters or ("lora", "full")
     return {
-        "lora": True if "lora" in offered else No(f"{entry.id} is tuned in full only (adapter: full)"),
-        "full": True if "full" in offered else No(f"{entry.id} is tuned through adapters only (adapter: lora)"),
+        "lora": True if "lora" in offered else NotOffered(f"{entry.id} is tuned in full only (adapter: full)"),
+        "full": True if "full" in offered else NotOffered(f"{entry.id} is tuned through adapters only (adapter: lora)"),
     }

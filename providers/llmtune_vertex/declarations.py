@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 
 import llmtune.provider as core
-from llmtune.provider import Changed, Converted, Declarations, Facts, Refused, Sent, Unsupported
+from llmtune.provider import (
+    ConversionContext,
+    Converted,
+    ConvertedValue,
+    Declarations,
+    NotConvertible,
+    Sent,
+    Unsupported,
+)
 
 TUNING = "Google Cloud, tuning API reference and google-genai 2.34 CreateTuningJobConfig, 2026-11-21"
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini models, 2026"
@@ -45,30 +53,32 @@ LABELS = core.Tags(
 )
 
 
-def labels(value: dict[str, str], facts: Facts) -> Changed | Refused:
-    """tags -> labels: lower case, and '-' for what a label cannot hold; two tags never become one label."""
+def labels(value: dict[str, str], facts: ConversionContext) -> ConvertedValue | NotConvertible:
+    """Convert tags to labels: lower case, and '-' for what a label cannot hold; two tags never become one label."""
 
     def word(text: str) -> str:
         return re.sub(r"[^a-z0-9_-]+", "-", text.lower())
 
-    made = {word(key): word(text) for key, text in value.items()}
-    if len(made) < len(value):
-        return Refused("two tags would become the same label: labels are lower case", invalid=True)
-    if made == value:
-        return Changed(value, "", exact=True)
-    changed = [f"{key}={text}" for key, text in made.items() if value.get(key) != text]
-    return Changed(made, f"labels are lower case a-z, 0-9, _ and -: {', '.join(changed)}")
+    converted = {word(key): word(text) for key, text in value.items()}
+    if len(converted) < len(value):
+        return NotConvertible("two tags would become the same label: labels are lower case", invalid=True)
+    if converted == value:
+        return ConvertedValue(value, "", exact=True)
+    changed = [f"{key}={text}" for key, text in converted.items() if value.get(key) != text]
+    return ConvertedValue(converted, f"labels are lower case a-z, 0-9, _ and -: {', '.join(changed)}")
 
 
-def last_checkpoint_only(value: int, facts: Facts) -> Changed | Refused:
-    """keep_checkpoints 1 -> exportLastCheckpointOnly; other counts cannot be said."""
+def last_checkpoint_only(value: int, facts: ConversionContext) -> ConvertedValue | NotConvertible:
+    """Convert keep_checkpoints 1 to exportLastCheckpointOnly; other counts are refused."""
     if value == 1:
-        return Changed(True, "keep_checkpoints 1 = only the last checkpoint is exported")
-    return Refused("the service exports all its checkpoints (leave it unset) or only the last (keep_checkpoints: 1)")
+        return ConvertedValue(True, "keep_checkpoints 1 = only the last checkpoint is exported")
+    return NotConvertible(
+        "the service exports all its checkpoints (leave it unset) or only the last (keep_checkpoints: 1)"
+    )
 
 
 def adapter_size(size: int) -> str:
-    """The enum's word for an adapter size."""
+    """Return the enum's word for an adapter size."""
     return ADAPTER_SIZES[size]
 
 
@@ -77,7 +87,7 @@ def _rank(spec: str, sizes: tuple[int, ...], source: str) -> Converted:
         f"{spec}.hyperParameters.adapterSize",
         core.Choice(*sizes),
         core.nearest_size(sizes),
-        says=f"the next size of {', '.join(map(str, sizes))}",
+        description=f"the next size of {', '.join(map(str, sizes))}",
         source=source,
         encode=adapter_size,
     )
@@ -87,8 +97,8 @@ def _no(reason: str) -> Unsupported:
     return Unsupported(reason, source=TUNING)
 
 
-#: Fields that Gemini has no knob for.
-_NO_KNOB = (
+#: Fields that Gemini has no parameter for.
+_NO_PARAMETER = (
     *("batch_size", "gradient_accumulation_steps", "min_lr_ratio", "lr_schedule", "lr_num_cycles"),
     *("warmup_ratio", "warmup_steps", "optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("weight_decay", "max_grad_norm", "lora_alpha", "lora_dropout", "lora_target_modules"),
@@ -97,18 +107,18 @@ _NO_KNOB = (
 
 
 def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
-    knobs = f"{spec}.hyperParameters."
+    prefix = f"{spec}.hyperParameters."
     all_epochs = _no("the service trains for all epochs")
     return Declarations(
-        **dict.fromkeys(_NO_KNOB, _no("the service chooses it and has no knob for it")),
-        epochs=Sent(knobs + "epochCount", core.Int(1), source=source),
+        **dict.fromkeys(_NO_PARAMETER, _no("the service chooses it and has no parameter for it")),
+        epochs=Sent(prefix + "epochCount", core.Int(1), source=source),
         max_steps=_no("length is given in epochs, and the batch size that would convert them is not published"),
         learning_rate=_no(
             "Gemini takes a multiplier of a rate that is not published, so an absolute rate cannot be converted;"
             " the service uses its own rate"
         ),
-        learning_rate_multiplier=Sent(knobs + "learningRateMultiplier", core.Float(gt=0), source=source),
-        prompt_loss_weight=_no("there is no knob, and the service does not say how it weighs prompt tokens"),
+        learning_rate_multiplier=Sent(prefix + "learningRateMultiplier", core.Float(gt=0), source=source),
+        prompt_loss_weight=_no("there is no parameter, and the service does not say how it weighs prompt tokens"),
         lora_rank=_rank(spec, sizes, source),
         max_sequence_length=_no("the limit is the model's own; longer rows are truncated by the service"),
         **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), all_epochs),
@@ -118,7 +128,7 @@ def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
             f"{spec}.exportLastCheckpointOnly",
             core.Choice(True),
             last_checkpoint_only,
-            says="1 = exportLastCheckpointOnly",
+            description="1 = exportLastCheckpointOnly",
             default=False,
             source=source,
             note="unset: all checkpoints are exported",
@@ -126,7 +136,7 @@ def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
         dpo_beta=core.NotApplicable("supervised tuning has no beta"),
         name=Sent("tunedModelDisplayName", core.Text(128), source=TUNING),
         seed=_no("the service takes no seed: two runs of one job differ"),
-        tags=Converted("labels", LABELS, labels, says="as labels, in lower case", default=None, source=TUNING),
+        tags=Converted("labels", LABELS, labels, description="as labels, in lower case", default=None, source=TUNING),
         temperature=Sent("generationConfig.temperature", core.Float(ge=0, le=2), source=GENERATE, where="generation"),
         top_p=Sent("generationConfig.topP", core.Float(gt=0, le=1), source=GENERATE, where="generation"),
         top_k=Sent("generationConfig.topK", core.Int(1), source=GENERATE, where="generation"),
@@ -136,17 +146,17 @@ def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
 
 _SFT = "supervisedTuningSpec"
 _DPO = "preferenceOptimizationSpec"
-_OPEN_KNOBS = f"{_SFT}.hyperParameters."
+_OPEN_PREFIX = f"{_SFT}.hyperParameters."
 
 
 def supervised(sizes: tuple[int, ...]) -> Declarations:
-    """The fields of a supervised job on a Gemini with these adapter sizes."""
+    """Declare the fields of a supervised job on a Gemini with these adapter sizes."""
     return _gemini(_SFT, sizes, TUNING)
 
 
 def preference(sizes: tuple[int, ...]) -> Declarations:
-    """The fields of a preference job on a Gemini with these adapter sizes."""
-    return _gemini(_DPO, sizes, PREFERENCE).but(
+    """Declare the fields of a preference job on a Gemini with these adapter sizes."""
+    return _gemini(_DPO, sizes, PREFERENCE).replace(
         prompt_loss_weight=core.NotApplicable("preference tuning compares two answers"),
         dpo_beta=Sent(f"{_DPO}.hyperParameters.beta", core.Float(gt=0), source=PREFERENCE),
     )
@@ -155,17 +165,21 @@ def preference(sizes: tuple[int, ...]) -> Declarations:
 GEMINI = supervised(GEMINI_SIZES)
 GEMINI_PRO = supervised(PRO_SIZES)
 GEMINI_PREFERENCE = preference(GEMINI_SIZES)
-_SERVED = core.NotApplicable("open models are not asked here: their weights land in your bucket", source=OPEN)
-OPEN_MODELS = GEMINI.but(
-    epochs=Sent(_OPEN_KNOBS + "epochCount", core.Int(1), source=OPEN),
-    max_steps=core.max_steps_as_epochs(_OPEN_KNOBS + "epochCount", core.Int(1), OPEN),
-    batch_size=Sent(_OPEN_KNOBS + "batchSize", core.Int(1), source=OPEN),
-    learning_rate=Sent(_OPEN_KNOBS + "learningRate", core.Float(gt=0), source=OPEN),
+#: The generation fields of chat completions, which a deployed open model answers.
+_ANSWERS = "a deployed open model, by chat completions"
+OPEN_MODELS = GEMINI.replace(
+    epochs=Sent(_OPEN_PREFIX + "epochCount", core.Int(1), source=OPEN),
+    max_steps=core.max_steps_as_epochs(_OPEN_PREFIX + "epochCount", core.Int(1), OPEN),
+    batch_size=Sent(_OPEN_PREFIX + "batchSize", core.Int(1), source=OPEN),
+    learning_rate=Sent(_OPEN_PREFIX + "learningRate", core.Float(gt=0), source=OPEN),
     learning_rate_multiplier=Unsupported(
         "open models take an absolute rate, and no default is published that a multiplier could be taken of",
         source=OPEN,
     ),
     lora_rank=_rank(_SFT, tuple(ADAPTER_SIZES), OPEN),
     max_sequence_length=Unsupported("the limit is the model's own (8,192 tokens for most)", source=OPEN),
-    **dict.fromkeys(core.GENERATION_FIELDS, _SERVED),
+    temperature=Sent("temperature", core.Float(ge=0, le=2), source=OPEN, where="generation", note=_ANSWERS),
+    top_p=Sent("top_p", core.Float(gt=0, le=1), source=OPEN, where="generation", note=_ANSWERS),
+    top_k=Unsupported("not among the fields of chat completions", source=OPEN),
+    max_tokens=Sent("max_tokens", core.Int(1), source=OPEN, where="generation", note=_ANSWERS),
 )

@@ -21,7 +21,7 @@ class CloudStorage(ObjectStore):
     sdk: Sdk
 
     def size(self, bucket: str, key: str) -> int | None:
-        """Bytes of an object; None when it is not there."""
+        """Return the bytes of an object; None if it does not exist."""
         with self.sdk.translate_errors(f"looking at {self.uri(bucket, key)}"):
             blob = self.sdk.storage.bucket(bucket).get_blob(key, retry=None, timeout=self.settings.timeout)
         return None if blob is None else int(blob.size)
@@ -60,6 +60,6 @@ class CloudStorage(ObjectStore):
                 self.sdk.storage.bucket(bucket).blob(key).delete(retry=None)
 
     def look(self) -> Any:
-        """The bucket itself; raises `InvalidSettings` when there is none of that name."""
+        """Return the bucket; raises `InvalidSettings` if there is none of that name."""
         with self.sdk.translate_errors(f"looking at the bucket {self.bucket}"):
             return self.sdk.storage.get_bucket(self.bucket, retry=None, timeout=self.settings.timeout)

@@ -47,20 +47,20 @@ class GeminiGenerator(core.BaseGenerator):
 
 
 def arguments(request: core.GenerationRequest, base: str) -> tuple[list[Any], dict[str, Any]]:
-    """A request as the arguments of generate_content: (contents, config)."""
+    """Convert a request to the arguments of generate_content: (contents, config)."""
     row = GeminiRows().write(Example(messages=request.messages, tools=request.tools))
     config = core.sampling_settings(request, _SETTINGS)
     if "systemInstruction" in row:
         config["system_instruction"] = row["systemInstruction"]
     if row.get("tools"):
         config["tools"] = row["tools"]
-    if any(base.startswith(each) for each in _NO_THINKING):
+    if any(base.startswith(prefix) for prefix in _NO_THINKING):
         config["thinking_config"] = {"thinking_budget": 0}
     return list(row["contents"]), config
 
 
 def generation(answer: dict[str, Any]) -> core.Generation:
-    """A generateContent answer as ours; thoughts are left out of the text."""
+    """Convert a generateContent answer; thoughts are left out of the text."""
     candidate: dict[str, Any] = next(iter(answer.get("candidates") or []), {})
     parts = (candidate.get("content") or {}).get("parts") or []
     usage = answer.get("usageMetadata") or {}
@@ -83,13 +83,14 @@ def remove(sdk: Sdk, ref: core.ModelRef | core.DeploymentRef) -> None:
     if isinstance(ref, core.ModelRef) and not ref.tuned:
         return
     if "/endpoints/" in ref.id:
-        endpoints = sdk.gapic("EndpointServiceClient", responses.location_of(ref.id) or sdk.location)
+        endpoints = sdk.rest(responses.location_of(ref.id) or sdk.location)
         with core.ignore_not_found(), sdk.translate_errors(f"removing {ref.id}"):
-            for deployed in endpoints.get_endpoint(name=ref.id, retry=None).deployed_models:
-                endpoints.undeploy_model(endpoint=ref.id, deployed_model_id=deployed.id).result(REMOVE_SECONDS)
-            endpoints.delete_endpoint(name=ref.id).result(REMOVE_SECONDS)
+            for deployed in endpoints.get(ref.id).get("deployedModels") or ():
+                body = {"deployedModelId": deployed["id"]}
+                endpoints.wait(endpoints.post(f"{ref.id}:undeployModel", body), REMOVE_SECONDS)
+            endpoints.wait(endpoints.delete(ref.id), REMOVE_SECONDS)
     if model := ref.data.get("model") or (ref.id if "/models/" in ref.id else None):
         name = str(model).partition("@")[0]
-        models = sdk.gapic("ModelServiceClient", responses.location_of(name) or sdk.location)
+        models = sdk.rest(responses.location_of(name) or sdk.location)
         with core.ignore_not_found(), sdk.translate_errors(f"removing {name}"):
-            models.delete_model(name=name).result(REMOVE_SECONDS)
+            models.wait(models.delete(name), REMOVE_SECONDS)

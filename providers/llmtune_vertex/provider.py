@@ -13,9 +13,9 @@ import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
 from llmtune_vertex import capabilities as targets
-from llmtune_vertex import declarations, inference, metrics, requests, responses, settings
+from llmtune_vertex import declarations, inference, metrics, open_models, requests, responses, settings
 from llmtune_vertex.client import GENAI, STORAGE, Sdk
-from llmtune_vertex.errors import LOG_IN
+from llmtune_vertex.errors import LOG_IN, names_adapter_size, rank_hint
 from llmtune_vertex.files import CloudStorage
 
 #: While a job runs its curves are read at most this often, in seconds: each reading is several calls.
@@ -46,16 +46,16 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def find_credentials(self) -> core.Credentials:
-        """Whether Google's chain, or the variable that `token_env` names, has something to read."""
+        """Return whether Google's chain, or the variable that `token_env` names, has something to read."""
         status = settings.find_credentials(self.settings)
         return status, LOG_IN if status == "not found" else None
 
     def capabilities(self, target: core.Target) -> core.Capabilities:
-        """What this target can express, by the family of its model. Pure."""
+        """Return what this target supports, by the family of its model. Pure."""
         return targets.by_family(super().capabilities(target), target, self.settings.value_of("location"))
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
-        """The exact request. Pure."""
+        """Build the exact request. Pure."""
         project, location = self.settings.value_of("project"), self.settings.value_of("location")
         parent = f"projects/{project or '<project>'}/locations/{location or '<location>'}"
         return core.Request(
@@ -64,7 +64,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
 
     # --- online ------------------------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
-        """The settings, the bucket, the files, where the model is tuned, and whether a job is running already."""
+        """Check the settings, the bucket, the files, the tuning region, and whether a job is running already."""
         if missing := self.settings.missing():
             problem = self.settings.describe_missing(self.name, missing)
             return [error("setting", problem, "llmtune doctor shows what is set")]
@@ -117,18 +117,23 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         from google.genai import types
 
         options = types.HttpOptions(extra_body=extra) if extra else None
-        with self._sdk.translate_errors("starting the job"):
-            job = client.tunings.tune(
-                base_model=base,
-                training_dataset=types.TuningDataset(gcs_uri=train),
-                config=types.CreateTuningJobConfig(**config, http_options=options),
-            )
+        try:
+            with self._sdk.translate_errors("starting the job"):
+                job = client.tunings.tune(
+                    base_model=base,
+                    training_dataset=types.TuningDataset(gcs_uri=train),
+                    config=types.CreateTuningJobConfig(**config, http_options=options),
+                )
+        except VendorError as refused:
+            if names_adapter_size(str(refused.raw)):
+                refused.hint = rank_hint(targets.adapter_sizes(str(base)))
+            raise
         if not job.name:
             raise TransientError("Google's answer to the new job could not be read", sent=True)
         return responses.job_ref({"name": job.name})
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
-        """The job that carries this key as a label."""
+        """Find the job that carries this key as a label."""
         label = declarations.RUN_LABEL
         for filter in (f'labels.{label}="{key}"', None):  # a service may not take the filter: look at every job
             try:
@@ -142,7 +147,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         return None
 
     def poll(self, job: core.JobRef, since: core.Cursor | None) -> core.Snapshot:
-        """The job's state; curves once a minute while it runs, and once more when it has ended."""
+        """Read the job's state; curves once a minute while it runs, and once more when it has ended."""
         answer = self._get(job.id)
         cursor = dict(since or {})
         points: list[core.MetricPoint] = []
@@ -159,12 +164,12 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
             if not now.final:  # they are read again
                 optional.warnings = ()
         snapshot = responses.snapshot(answer, points)
-        billed = self._priced(snapshot.billed, str(answer.get("baseModel") or ""))
+        billed = self._add_price(snapshot.billed, str(answer.get("baseModel") or ""))
         snapshot = core.only_new_events(snapshot.model_copy(update={"billed": billed}), cursor)
         return optional.complete(snapshot)
 
-    def _priced(self, billed: core.Billed | None, base: str) -> core.Billed | None:
-        """The billed tokens in money, where the catalogue has a price; Google tells tokens only."""
+    def _add_price(self, billed: core.Billed | None, base: str) -> core.Billed | None:
+        """Return the bill in money if the catalogue has a price; Google reports tokens only."""
         price = targets.load_catalog().model(base)[0].price
         if billed is None or billed.tokens is None or price.training is None:
             return billed
@@ -194,21 +199,35 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
                 raise
 
     # --- serving -----------------------------------------------------------------------------------------------------
+    def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:
+        """Deploy a tuned open model, on machines billed by the hour; a tuned Gemini has its endpoint already."""
+        return open_models.deploy(self._sdk, model, key) if model.data.get("weights") else None
+
+    def find_deployment(self, key: core.RunKey) -> core.DeploymentRef | None:
+        """Find the endpoint of an open model that is named after this key."""
+        return open_models.find(self._sdk, key)
+
     def undeploy(self, ref: core.DeploymentRef) -> None:
-        """Remove an endpoint."""
-        inference.remove(self._sdk, ref)
+        """Remove an endpoint; quietly done when it is gone already."""
+        if ref.data.get("open"):
+            open_models.undeploy(self._sdk, ref)
+        else:
+            inference.remove(self._sdk, ref)
 
     def generator(self, ref: core.ModelRef | core.DeploymentRef) -> core.Generator | core.Unavailable:
-        """A base model, a tuned endpoint or a checkpoint's endpoint in hand."""
+        """Open a base model, a tuned endpoint or a checkpoint's endpoint."""
+        if isinstance(ref, core.DeploymentRef) and ref.data.get("open"):
+            return open_models.OpenModelGenerator(self._sdk, ref)
         model = ref if isinstance(ref, core.ModelRef) else core.ModelRef(id=ref.id)
         if model.data.get("weights") or model.id.startswith("gs://"):
             return core.Unavailable(
-                f"the weights of an open model are files ({model.id}): deploy them from Model Garden to ask them"
+                f"the weights of an open model are files ({model.id}), which answer only from a deployment"
+                " (evaluation.deploy: true)"
             )
         return inference.GeminiGenerator(self._sdk, model, self._serving_location(model))
 
     def _serving_location(self, model: core.ModelRef) -> str | None:
-        """Where a model answers: as set, where its endpoint is, or the multi-region of Gemini 3."""
+        """Return where a model answers: as set, where its endpoint is, or the multi-region of Gemini 3."""
         if self.settings.serving_location:
             return str(self.settings.serving_location)
         if where := responses.location_of(model.id):
@@ -219,7 +238,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         return location
 
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
-        """The untuned Gemini; open models answer only once deployed."""
+        """Return the untuned Gemini; open models answer only once deployed."""
         model = receipt.target.model
         if receipt.family == "open models":
             return core.Unavailable("an open base model answers only once you have deployed it from Model Garden")
@@ -228,13 +247,13 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         return core.ModelRef(id=model, base=model, tuned=False)
 
     def continue_from(self, model: core.ModelRef) -> tuple[str, dict[str, Any]]:
-        """The tuned model's resource name; a checkpoint goes along as an option."""
+        """Return the tuned model's resource name; a checkpoint goes along as an option."""
         checkpoint = model.data.get("checkpoint_id")
         options = {"pre_tuned_model_checkpoint_id": checkpoint} if checkpoint else {}
         return str(model.data.get("model") or model.id), options
 
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
-        """Python that asks this model through google-genai."""
+        """Return a few lines of Python that ask this model through google-genai."""
         project = self.settings.value_of("project") or "YOUR_PROJECT"
         location = self.settings.serving_location or responses.location_of(ref.id) or self.settings.value_of("location")
         return (
@@ -246,12 +265,12 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
 
     # --- what the account owns ---------------------------------------------------------------------------------------
     def inventory(self) -> Iterator[core.RemoteModel]:
-        """Every tuned model that a tuning job in this location has left."""
+        """Yield every tuned model of the tuning jobs in this location."""
         yield from core.read_each(self._jobs(), responses.remote_model, self.name)
 
     def fetch(self, remote: core.RemoteModel) -> core.RemoteJob:
-        """The job behind a tuned model: its base, hyperparameters and files."""
-        name = remote.job or next((each.job for each in self.inventory() if each.id == remote.id), None)
+        """Fetch the job behind a tuned model: its base, hyperparameters and files."""
+        name = remote.job or next((model.job for model in self.inventory() if model.id == remote.id), None)
         if name is None:
             raise LlmtuneError(f"no tuning job in {self._sdk.location} has made the model {remote.id}")
         return responses.remote_job(self._get(name))

@@ -19,7 +19,7 @@ PREFERENCE = "preferenceOptimizationSpec"
 
 
 def build(receipt: Receipt, files: Files, settings: VertexSettings) -> dict[str, Any]:
-    """The body for this receipt. The run key's label is added when the job is sent."""
+    """Build the body for this receipt. The run key's label is added when the job is sent."""
     target, options = receipt.target, receipt.target.options
     spec = PREFERENCE if target.method == "dpo" else SUPERVISED
     body: dict[str, Any] = {}
@@ -44,17 +44,17 @@ def build(receipt: Receipt, files: Files, settings: VertexSettings) -> dict[str,
         body["encryptionSpec"] = {"kms_key_name": settings.kms_key_name}
     if settings.service_account:
         body["serviceAccount"] = settings.service_account
-    return deep_merge(body, receipt.knobs())
+    return deep_merge(body, receipt.request_parameters())
 
 
 def output_uri(settings: VertexSettings) -> str:
-    """Folder for the weights of open models; the run key is appended when the job is sent."""
+    """Return the folder for the weights of open models; the run key is appended when the job is sent."""
     bucket = settings.bucket or "<bucket>"
     return f"gs://{bucket}/{settings.prefix.strip('/')}/output"
 
 
 def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
-    """The body with the run key as a label, and as the last folder of the output."""
+    """Return the body with the run key as a label, and as the last folder of the output."""
     keyed = copy.deepcopy(body)
     keyed["labels"] = {**keyed.get("labels", {}), RUN_LABEL: key}
     if "outputUri" in keyed:
@@ -63,7 +63,7 @@ def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 #: Our body's hyperparameters -> the SDK's config.
-_KNOBS = {
+_HYPERPARAMETERS = {
     "epochCount": "epoch_count",
     "learningRateMultiplier": "learning_rate_multiplier",
     "adapterSize": "adapter_size",
@@ -83,30 +83,30 @@ _SPEC = {"exportLastCheckpointOnly": "export_last_checkpoint_only", "tuningMode"
 
 
 def sdk_arguments(body: dict[str, Any]) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
-    """The body as google-genai's arguments: (base model, training URI, config, extra body).
+    """Return the body as google-genai's arguments: (base model, training URI, config, extra body).
 
     The service account has no place in the SDK's config and travels as its `extra_body`.
 
     Raises:
         VendorError: the body holds a key that the SDK could not carry; it is never sent without it.
     """
-    rest = copy.deepcopy(body)
-    pre_tuned = rest.pop("preTunedModel", None)
-    base = pre_tuned["tuned_model_name"] if pre_tuned else rest.pop("baseModel")
-    method = "PREFERENCE_TUNING" if PREFERENCE in rest else "SUPERVISED_FINE_TUNING"
-    spec = rest.pop(PREFERENCE if PREFERENCE in rest else SUPERVISED)
+    remaining = copy.deepcopy(body)
+    pre_tuned = remaining.pop("preTunedModel", None)
+    base = pre_tuned["tuned_model_name"] if pre_tuned else remaining.pop("baseModel")
+    method = "PREFERENCE_TUNING" if PREFERENCE in remaining else "SUPERVISED_FINE_TUNING"
+    spec = remaining.pop(PREFERENCE if PREFERENCE in remaining else SUPERVISED)
     config: dict[str, Any] = {"method": method}
     if pre_tuned and "checkpoint_id" in pre_tuned:
         config["pre_tuned_model_checkpoint_id"] = pre_tuned["checkpoint_id"]
     train = spec.pop("trainingDatasetUri")
     if validation := spec.pop("validationDatasetUri", None):
         config["validation_dataset"] = {"gcs_uri": validation}
-    knobs = spec.pop("hyperParameters", {})
-    for source, names in ((knobs, _KNOBS), (spec, _SPEC), (rest, _TOP)):
+    hyperparameters = spec.pop("hyperParameters", {})
+    for source, names in ((hyperparameters, _HYPERPARAMETERS), (spec, _SPEC), (remaining, _TOP)):
         for wire, name in names.items():
             if wire in source:
                 config[name] = source.pop(wire)
-    extra = {"serviceAccount": rest.pop("serviceAccount")} if "serviceAccount" in rest else {}
-    if left := [*knobs, *spec, *rest]:
-        raise VendorError(f"google-genai has no argument for {', '.join(left)}")
+    extra = {"serviceAccount": remaining.pop("serviceAccount")} if "serviceAccount" in remaining else {}
+    if unsent_keys := [*hyperparameters, *spec, *remaining]:
+        raise VendorError(f"google-genai has no argument for {', '.join(unsent_keys)}")
     return base, train, config, extra

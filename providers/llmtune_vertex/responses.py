@@ -72,7 +72,7 @@ _SPECS = {
     "partnerModelTuningSpec": "sft",
 }
 _STATS = ("supervisedTuningDataStats", "preferenceOptimizationDataStats")
-_SIZES = {word: size for size, word in ADAPTER_SIZES.items()}
+_SIZES = {enum_name: size for size, enum_name in ADAPTER_SIZES.items()}
 _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "epochCount": ("epochs", int),
     "batchSize": ("batch_size", int),
@@ -86,46 +86,46 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 NAMED_ROWS = 10
 
 
-def state(word: str) -> tuple[RunState, tuple[str, ...]]:
-    """The state behind one of Google's words, and a warning when the word is new or says nothing."""
-    if not word or word == "JOB_STATE_UNSPECIFIED":
+def state(raw_state: str) -> tuple[RunState, tuple[str, ...]]:
+    """Return the state that Google's word stands for, and a warning if the word is new or means nothing."""
+    if not raw_state or raw_state == "JOB_STATE_UNSPECIFIED":
         return RunState.RUNNING, ("Vertex AI's answer names no state: taken as running",)
-    if word == "JOB_STATE_PARTIALLY_SUCCEEDED":
+    if raw_state == "JOB_STATE_PARTIALLY_SUCCEEDED":
         return RunState.SUCCEEDED, ("the job succeeded in part only: look at its error and its model",)
-    return read_state(word, STATES, "Vertex AI")
+    return read_state(raw_state, STATES, "Vertex AI")
 
 
 def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snapshot:
-    """A TuningJob as the service answers it, with the curves read beside it."""
-    word = str(job.get("state") or "")
-    now, warnings = state(word)
+    """Convert a TuningJob, with the curves that were read for it."""
+    raw_state = str(job.get("state") or "")
+    now, warnings = state(raw_state)
     spec = spec_of(job)
     model = tuned_model(job)
-    told = list(warnings)
+    messages = list(warnings)
     if now is RunState.FAILED and model is not None:
-        told.append("the job failed but left a usable model")
-    told += data_warnings(job)
+        messages.append("the job failed but left a usable model")
+    messages += data_warnings(job)
     missing: dict[str, str] = {}
     if not spec.get("validationDatasetUri"):
         names = [name for name in dict.fromkeys(SERIES.values()) if name.startswith("validation/")]
         missing = dict.fromkeys(names, "no validation rows were sent")
     error = job.get("error") or {}
-    said = f"{error.get('message') or ''}".strip() or None
-    if now is RunState.FAILED and said is None:
+    reason = f"{error.get('message') or ''}".strip() or None
+    if now is RunState.FAILED and reason is None:
         sub = SUB_STATES.get(str(job.get("tuningJobState") or ""))
         while_doing = f" (it was {sub})" if sub else ""
-        said = "it expired" if word == "JOB_STATE_EXPIRED" else f"Vertex AI does not say why{while_doing}"
+        reason = "it expired" if raw_state == "JOB_STATE_EXPIRED" else f"Vertex AI does not say why{while_doing}"
     return Snapshot(
         state=now,
-        raw_state=word,
+        raw_state=raw_state,
         progress=progress(job),
         points=tuple(points),
         events=tuple(events(job)),
         model=model if now.final else None,
         checkpoints=tuple(checkpoints(job)) if now.final else (),
         billed=billed(job),
-        error=said if now is RunState.FAILED else None,
-        warnings=tuple(told),
+        error=reason if now is RunState.FAILED else None,
+        warnings=tuple(messages),
         resolved=hyperparameters(spec)[0],
         not_reported=missing,
         pending=("the model's endpoint",) if now is RunState.SUCCEEDED and _lacks_endpoint(job) else (),
@@ -133,18 +133,18 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
 
 
 def spec_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a job that says how it is tuned; empty when there is none that is known."""
+    """Return the part of a job that says how it is tuned; empty if there is none that is known."""
     return next((job[name] for name in _SPECS if job.get(name)), {})
 
 
 def stats_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The statistics of the tuning data; empty until the service has told them."""
+    """Return the statistics of the tuning data; empty until the service reports them."""
     stats = job.get("tuningDataStats") or {}
     return next((stats[name] for name in _STATS if stats.get(name)), {})
 
 
 def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
-    """The tuned model: its endpoint for Gemini, its folder of weights for open models."""
+    """Return the tuned model: its endpoint for Gemini, its folder of weights for open models."""
     base = str(job.get("baseModel") or "") or None
     tuned = job.get("tunedModel") or {}
     if endpoint := tuned.get("endpoint"):
@@ -158,22 +158,22 @@ def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
 
 
 def _lacks_endpoint(job: Mapping[str, Any]) -> bool:
-    """Whether a tuned Gemini has its name and not yet its endpoint; weights of open models never have one."""
+    """Return whether a tuned Gemini has its name and not yet its endpoint; weights of open models never have one."""
     tuned = job.get("tunedModel") or {}
     return bool(tuned.get("model")) and not tuned.get("endpoint") and not job.get("outputUri")
 
 
 def checkpoints(job: Mapping[str, Any]) -> Iterator[ModelRef]:
-    """The exported checkpoints that have an endpoint."""
+    """Yield the exported checkpoints that have an endpoint."""
     base = str(job.get("baseModel") or "") or None
-    for each in (job.get("tunedModel") or {}).get("checkpoints") or []:
-        if each.get("endpoint"):
-            facts = {"checkpoint_id": each.get("checkpointId"), "epoch": whole(each.get("epoch"))}
-            yield ModelRef(id=each["endpoint"], base=base, data=facts | {"step": whole(each.get("step"))})
+    for checkpoint in (job.get("tunedModel") or {}).get("checkpoints") or []:
+        if checkpoint.get("endpoint"):
+            facts = {"checkpoint_id": checkpoint.get("checkpointId"), "epoch": whole(checkpoint.get("epoch"))}
+            yield ModelRef(id=checkpoint["endpoint"], base=base, data=facts | {"step": whole(checkpoint.get("step"))})
 
 
 def progress(job: Mapping[str, Any]) -> Progress:
-    """Steps and epochs done, where the service tells."""
+    """Return the steps and epochs done, if the service reports them."""
     done = job.get("tuningJobMetadata") or {}
     epoch = whole(done.get("completedEpochCount"))
     return Progress(
@@ -184,7 +184,7 @@ def progress(job: Mapping[str, Any]) -> Progress:
 
 
 def billed(job: Mapping[str, Any]) -> Billed | None:
-    """Billed training tokens: the billable tokens of one pass, times the epochs; None until both are known."""
+    """Return the billed training tokens: those of one epoch times the epochs; None until both are known."""
     tokens = whole(stats_of(job).get("totalBillableTokenCount"))
     epochs = hyperparameters(spec_of(job))[0].get("epochs")
     if tokens is None or epochs is None:
@@ -195,17 +195,17 @@ def billed(job: Mapping[str, Any]) -> Billed | None:
 
 
 def data_warnings(job: Mapping[str, Any]) -> Iterator[str]:
-    """Rows that the service cut or left out, by number where it tells."""
+    """Yield warnings of rows that the service cut or left out, by number if it reports them."""
     stats = stats_of(job)
     cut = whole(stats.get("totalTruncatedExampleCount")) or 0
     if cut:
-        rows = [int(each) for each in stats.get("truncatedExampleIndices") or []]
+        rows = [int(index) for index in stats.get("truncatedExampleIndices") or []]
         yield f"{cut} rows were longer than the limit and were truncated{_numbers(rows)}"
     reasons = stats.get("droppedExampleReasons") or []
     if reasons:
-        rows = [int(each) for each in stats.get("droppedExampleIndices") or []]
-        told = "; ".join(dict.fromkeys(map(str, reasons)))
-        yield f"{len(rows) or len(reasons)} rows were dropped{_numbers(rows)}: {told}"
+        rows = [int(index) for index in stats.get("droppedExampleIndices") or []]
+        reason_text = "; ".join(dict.fromkeys(map(str, reasons)))
+        yield f"{len(rows) or len(reasons)} rows were dropped{_numbers(rows)}: {reason_text}"
 
 
 def _numbers(rows: list[int]) -> str:
@@ -216,7 +216,7 @@ def _numbers(rows: list[int]) -> str:
 
 
 def events(job: Mapping[str, Any]) -> Iterator[Event]:
-    """The sub-state, and the error, each once."""
+    """Yield the sub-state and the error, each once."""
     name, when = str(job.get("name") or ""), unix_seconds(job.get("updateTime") or job.get("createTime")) or 0.0
     sub = str(job.get("tuningJobState") or "")
     if sub and not sub.endswith("UNSPECIFIED"):
@@ -227,15 +227,15 @@ def events(job: Mapping[str, Any]) -> Iterator[Event]:
 
 
 def hyperparameters(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The service's hyperparameters by our names, and those that have none."""
-    known, others = read_values(spec.get("hyperParameters") or {}, _FIELDS)
+    """Return the service's hyperparameters by our names, and those that have none."""
+    values, unmapped = read_values(spec.get("hyperParameters") or {}, _FIELDS)
     if spec.get("exportLastCheckpointOnly"):
-        known["keep_checkpoints"] = 1
-    return known, others
+        values["keep_checkpoints"] = 1
+    return values, unmapped
 
 
 def remote_model(job: Mapping[str, Any]) -> RemoteModel | None:
-    """The tuned model that a job has left; None for a job without one."""
+    """Convert a job to its tuned model; None for a job without one."""
     model = tuned_model(job)
     if model is None:
         return None
@@ -254,19 +254,19 @@ _SPEC_HELD = frozenset(("hyperParameters", "trainingDatasetUri", "validationData
 
 
 def remote_job(job: Mapping[str, Any]) -> RemoteJob:
-    """A job fetched back: base, hyperparameters and files."""
+    """Convert a job: base, hyperparameters and files."""
     spec = spec_of(job)
-    known, others = hyperparameters(spec)
+    values, unmapped = hyperparameters(spec)
     uris = {"train": spec.get("trainingDatasetUri"), "validation": spec.get("validationDatasetUri")}
     model = tuned_model(job)
-    method = next((word for name, word in _SPECS.items() if job.get(name)), "sft")
+    method = next((method_name for name, method_name in _SPECS.items() if job.get(name)), "sft")
     return RemoteJob(
         id=str(job.get("name") or ""),
         model=model.id if model else "",
         base=str(job.get("baseModel") or (job.get("preTunedModel") or {}).get("tunedModelName") or ""),
         method=method,
-        hyperparameters=known,
-        unmapped=others,
+        hyperparameters=values,
+        unmapped=unmapped,
         files={role: str(uri) for role, uri in uris.items() if uri},
         name=job.get("tunedModelDisplayName"),
         record={key: value for key, value in job.items() if key not in _HELD}
@@ -276,7 +276,7 @@ def remote_job(job: Mapping[str, Any]) -> RemoteJob:
 
 
 def series(raw: str) -> str:
-    """Our name for one of Google's curves; one without a name of ours keeps its own, under train/ or validation/."""
+    """Return our name for one of Google's curves; one without keeps its own, under train/ or validation/."""
     if raw in SERIES:
         return SERIES[raw]
     name = raw.lstrip("/")
@@ -284,7 +284,7 @@ def series(raw: str) -> str:
 
 
 def job_ref(job: Mapping[str, Any]) -> JobRef:
-    """A reference to a job, with the page where a person can look at it."""
+    """Return a reference to a job, with the address of its page in the console."""
     name = str(job["name"])
     _, project, _, location, _, id = name.split("/")
     url = f"https://console.cloud.google.com/vertex-ai/tuning/locations/{location}/tuningJob/{id}/monitor"
@@ -292,13 +292,13 @@ def job_ref(job: Mapping[str, Any]) -> JobRef:
 
 
 def location_of(name: str) -> str | None:
-    """The location inside a resource name."""
+    """Return the location in a resource name."""
     parts = name.split("/")
     return parts[parts.index("locations") + 1] if "locations" in parts[:-1] else None
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, which REST spells as text; None when there is none."""
+    """Return a whole number, which REST spells as text; None if there is none."""
     try:
         return int(value)
     except (TypeError, ValueError):

@@ -18,11 +18,11 @@ from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, P
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import Calls, ChatRows, answered, kind, note_beside
-from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.chat import ChatRows, ToolCallIds, json_type, note_unread, with_preferred_answer
+from llmtune.data.formats.instruct import other_keys
 from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
-from llmtune.data.formats.preference import cannot_prefer
+from llmtune.data.formats.preference import preference_problem
 from llmtune_vertex.capabilities import (
     GEMINI_ROWS,
     MAX_BYTES,
@@ -39,6 +39,9 @@ from llmtune_vertex.declarations import OPEN
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
 PREFERENCE = "Google Cloud, Preference tuning, 2026"
 
+#: Where tool rows were refused: an open report, and no limit that Google documents.
+TOOLS_REPORT = "an open report, googleapis/python-aiplatform issue 6127, no documented limit"
+
 MAX_IMAGE_ROWS = 300_000
 MAX_VALIDATION_SHARE = 0.3
 
@@ -53,8 +56,8 @@ def _either(value: Mapping[str, Any], camel: str, snake: str) -> Any:
     return value.get(camel, value.get(snake))
 
 
-def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
-    """A list of contents as canonical turns; answers to calls become turns of their own."""
+def read_contents(contents: Any, where: str, faults: list[Finding], calls: ToolCallIds) -> list[Message]:
+    """Convert a list of contents to canonical turns; answers to calls become turns of their own."""
     contents = read_list(contents, "row-shape", where, "a list of contents", "give it turns", faults)
     messages: list[Message] = []
     for index, content in enumerate(contents):
@@ -62,10 +65,10 @@ def read_contents(contents: Any, where: str, faults: list[Finding], calls: Calls
     return messages
 
 
-def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls) -> list[Message]:
+def _read_content(content: Any, where: str, faults: list[Finding], calls: ToolCallIds) -> list[Message]:
     if not isinstance(content, dict):
         faults.append(
-            error("row-shape", f"{where} is {kind(content)}; expected an object with role and parts", "fix it")
+            error("row-shape", f"{where} is {json_type(content)}; expected an object with role and parts", "fix it")
         )
         return [Message("user", "")]
     role = _ROLES.get(str(content.get("role", "user")))
@@ -80,12 +83,12 @@ def _read_content(content: Any, where: str, faults: list[Finding], calls: Calls)
     for index, part in enumerate(parts):
         _read_part(part, f"{where}.parts[{index}]", read, calls)
         if isinstance(part, dict):
-            _note_part(part, read.beside)
-    return read.messages(role, content, "parts", where, _thought_of)
+            _note_part(part, read.unread)
+    return read.messages(role, content, "parts", where, _reasoning_text)
 
 
-def _thought_of(part: Part) -> str | None:
-    """The text of a part that holds a thought, and nothing else that is not read; None for any other."""
+def _reasoning_text(part: Part) -> str | None:
+    """Return the text of a part that holds a thought and nothing unread; None for any other part."""
     if not isinstance(part, OtherPart) or part.kind != "thought":
         return None
     return str(part.raw["text"]) if {"text"} <= part.raw.keys() <= _THOUGHT_KEYS else None
@@ -101,21 +104,21 @@ _READ = {
 _READ |= {re.sub("[A-Z]", lambda capital: f"_{capital.group().lower()}", key): keys for key, keys in _READ.items()}
 
 
-def _note_part(part: Mapping[str, Any], beside: dict[str, Any]) -> None:
+def _note_part(part: Mapping[str, Any], extra: dict[str, Any]) -> None:
     """Add the keys of a part that are not read to those beside its content; parts kept whole have none."""
     if "text" in part:
         if not part.get("thought"):
-            note_beside(part, ("text",), "parts[]", beside)
+            note_unread(part, ("text",), "parts[]", extra)
         return
     key = next((key for key in _READ if isinstance(part.get(key), dict)), None)
     if key is not None:
-        note_beside(part, (key,), "parts[]", beside)
-        note_beside(part[key], _READ[key], f"parts[].{key}", beside)
+        note_unread(part, (key,), "parts[]", extra)
+        note_unread(part[key], _READ[key], f"parts[].{key}", extra)
 
 
-def _read_part(part: Any, where: str, read: TurnParts, calls: Calls) -> None:
+def _read_part(part: Any, where: str, read: TurnParts, calls: ToolCallIds) -> None:
     if not isinstance(part, dict):
-        read.fault("content", f"{where} is {kind(part)}; expected a part such as {{'text': ...}}", "fix it")
+        read.fault("content", f"{where} is {json_type(part)}; expected a part such as {{'text': ...}}", "fix it")
         return
     if "text" in part:
         if isinstance(part["text"], str) and part.get("thought"):
@@ -143,21 +146,21 @@ def _read_part(part: Any, where: str, read: TurnParts, calls: Calls) -> None:
         return
     call = _either(part, "functionCall", "function_call")
     if isinstance(call, dict) and isinstance(call.get("name"), str):
-        name, given = call["name"], call.get("args") or {}
-        read.calls.append(ToolCall(calls.new(name), name, orjson.dumps(given).decode()))
+        name, arguments = call["name"], call.get("args") or {}
+        read.calls.append(ToolCall(calls.new(name), name, orjson.dumps(arguments).decode()))
         return
     answer = _either(part, "functionResponse", "function_response")
     if isinstance(answer, dict) and isinstance(answer.get("name"), str):
         response = answer.get("response")
         plain = response.get("content") if isinstance(response, dict) and len(response) == 1 else None
         text = plain if isinstance(plain, str) else orjson.dumps(response).decode()
-        read.answers.append(Message("tool", text, (), calls.answered(answer["name"]), answer["name"]))
+        read.answers.append(Message("tool", text, (), calls.answer(answer["name"]), answer["name"]))
         return
     read.content.append(OtherPart(next(iter(part), "empty"), part))
 
 
 def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Canonical turns without the system's as contents; answers to calls made in one turn stand in one content."""
+    """Write turns other than the system's as contents; answers to calls made in one turn share one content."""
     called: dict[str, str] = {}
 
     def write_parts(message: Message) -> list[dict[str, Any]]:
@@ -166,7 +169,7 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     def write_answer(message: Message) -> dict[str, Any]:
         name = message.name or called.get(message.tool_call_id or "", "")
-        return {"functionResponse": {"name": name, "response": _response(message.words)}}
+        return {"functionResponse": {"name": name, "response": _write_response(message.words)}}
 
     return write_turns(messages, "parts", _NAMES, write_parts, write_answer)
 
@@ -175,9 +178,12 @@ def write_contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
 _LAYOUT = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 
-def _response(text: str) -> dict[str, Any]:
-    """A result as the object that a response must be: what the text spells, where nothing but its layout is lost by
-    that ("1.50", a key given twice and integers above 64 bits would be); else the text itself under `content`."""
+def _write_response(text: str) -> dict[str, Any]:
+    """Return a result as the object that a response must be: what the text spells, or the text under `content`.
+
+    A text is parsed only where nothing but its layout is lost: "1.50", a key given twice and integers above 64 bits
+    would be.
+    """
     try:
         value = load_json(text)
     except ValueError:
@@ -203,7 +209,7 @@ def _write_image(image: ImagePart) -> dict[str, Any]:
 
 
 def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None:
-    """The system instruction as a turn."""
+    """Return the system instruction as a turn."""
     system = _either(row, *_SYSTEM)
     if system is None:
         return None
@@ -219,24 +225,24 @@ def read_system(row: Mapping[str, Any], faults: list[Finding]) -> Message | None
     return system_message(texts)
 
 
-def _beside(row: Mapping[str, Any], *known: str) -> dict[str, Any]:
-    """The keys of a row that are not read, and those of its system instruction and of its tools."""
-    beside = rest(row, "tools", *_SYSTEM, *known) or {}
+def _unread_keys(row: Mapping[str, Any], *known_keys: str) -> dict[str, Any]:
+    """Return the keys of a row that are not read, and those of its system instruction and of its tools."""
+    extra = other_keys(row, "tools", *_SYSTEM, *known_keys) or {}
     system, tools = _either(row, *_SYSTEM), row.get("tools")
     if isinstance(system, dict):
-        note_beside(system, ("role", "parts"), "systemInstruction", beside)
+        note_unread(system, ("role", "parts"), "systemInstruction", extra)
         parts = system.get("parts")
         for part in parts if isinstance(parts, list) else [parts]:
             if isinstance(part, dict):
-                note_beside(part, ("text",), "systemInstruction.parts[]", beside)
+                note_unread(part, ("text",), "systemInstruction.parts[]", extra)
     for tool in tools if isinstance(tools, list) else [tools]:
         if isinstance(tool, dict):
-            note_beside(tool, ("functionDeclarations", "function_declarations"), "tools[]", beside)
-    return beside
+            note_unread(tool, ("functionDeclarations", "function_declarations"), "tools[]", extra)
+    return extra
 
 
 def read_tools(row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[str, Any], ...]:
-    """Function declarations as tool definitions."""
+    """Convert function declarations to tool definitions."""
     tools = row.get("tools")
     if tools is None:
         return ()
@@ -255,18 +261,18 @@ def read_tools(row: Mapping[str, Any], faults: list[Finding]) -> tuple[Mapping[s
 
 
 def write_tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Tool definitions as one list of function declarations."""
+    """Write tool definitions as one list of function declarations."""
     functions = [{key: value for key, value in tool["function"].items() if key in _FUNCTION_KEYS} for tool in tools]
     return [{"functionDeclarations": functions}]
 
 
 def tool_problems(example: Example, name: str) -> list[Finding]:
-    """What a function declaration has no place for."""
+    """Find what a function declaration has no place for."""
     for tool in example.tools:
-        beside = [key for key in tool.get("function", {}) if key not in _FUNCTION_KEYS]
-        beside += [key for key in tool if key not in ("type", "function")]
-        if beside:
-            return [warning("changed-tools", f"{name} rows cannot carry {beside[0]!r} of a tool", "")]
+        extra_keys = [key for key in tool.get("function", {}) if key not in _FUNCTION_KEYS]
+        extra_keys += [key for key in tool if key not in ("type", "function")]
+        if extra_keys:
+            return [warning("changed-tools", f"{name} rows cannot carry {extra_keys[0]!r} of a tool", "")]
     return []
 
 
@@ -279,7 +285,7 @@ class GeminiRows(RowFormat):
 
     name = GEMINI_ROWS
     title = '{"contents": [{"role": "user", "parts": [{"text": "..."}]}, {"role": "model", "parts": [...]}]}'
-    carries = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS | f.REASONING
+    supports = f.BASIC | f.TOOLS | f.IMAGES | f.PARTS | f.REASONING
     plain_by_bits = True
     turns_key = "contents"
 
@@ -290,14 +296,14 @@ class GeminiRows(RowFormat):
         return part.kind in _OWN_PARTS and "type" not in part.raw
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        messages = read_contents(row.get("contents"), "contents", faults, Calls())
+        messages = read_contents(row.get("contents"), "contents", faults, ToolCallIds())
         system = read_system(row, faults)
         if system is not None:
             messages.insert(0, system)
-        return Example(tuple(messages), read_tools(row, faults), line=line, extra=_beside(row, "contents") or None)
+        return Example(tuple(messages), read_tools(row, faults), line=line, extra=_unread_keys(row, "contents") or None)
 
     def write(self, example: Example) -> dict[str, Any]:
-        return self._row(example, answered(example), "systemInstruction")
+        return self._row(example, with_preferred_answer(example), "systemInstruction")
 
     def _row(self, example: Example, messages: Sequence[Message], system_key: str) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -309,18 +315,18 @@ class GeminiRows(RowFormat):
         return row
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
+        findings = super().problems(example)
         if example.tools:
-            found += tool_problems(example, self.name)
+            findings += tool_problems(example, self.name)
         if f.features(example) & f.REASONING:
             what = (
                 f"{self.name} rows hold the reasoning as a part with thought: true; whether tuning reads it is not said"
             )
-            found.append(warning("changed-reasoning", f"{what} ({ABOUT})", "try a few rows first, or leave it out"))
+            findings.append(warning("changed-reasoning", f"{what} ({ABOUT})", "try a few rows first, or leave it out"))
         if any(message.role == "tool" and message.images for message in example.messages):
             what = f"{self.name} rows cannot carry images in the answer to a call"
-            found.append(error("lost-images", what, "put the image into a user turn"))
-        return found + check_long_numbers(example, self.name)
+            findings.append(error("lost-images", what, "put the image into a user turn"))
+        return findings + check_long_numbers(example, self.name)
 
 
 class GeminiPreferenceRows(GeminiRows):
@@ -328,7 +334,7 @@ class GeminiPreferenceRows(GeminiRows):
 
     name = PREFERENCE_ROWS
     title = '{"contents": [...], "completions": [{"score": 1.0, "completion": {...}}, {"score": 0.0, ...}]}'
-    carries = f.BASIC | f.PREFERENCE | f.PARTS | f.REASONING
+    supports = f.BASIC | f.PREFERENCE | f.PARTS | f.REASONING
     plain_by_bits = False
     pairs = True
 
@@ -336,13 +342,13 @@ class GeminiPreferenceRows(GeminiRows):
         return "contents" in row and "completions" in row
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        calls = Calls()
+        calls = ToolCallIds()
         messages = read_contents(row.get("contents"), "contents", faults, calls)
         system = read_system(row, faults)
         if system is not None:
             messages.insert(0, system)
         scored: dict[float, tuple[Message, ...]] = {}
-        beside: dict[str, Any] = {}
+        unread: dict[str, Any] = {}
         completions = row.get("completions")
         for index, one in enumerate(completions if isinstance(completions, list) else []):
             where = f"completions[{index}]"
@@ -350,14 +356,14 @@ class GeminiPreferenceRows(GeminiRows):
             if score not in (0, 1) or isinstance(score, bool):
                 faults.append(error("row-shape", f"{where}.score is {score!r}; expected 1 or 0", "fix it"))
                 continue
-            note_beside(one, ("score", "completion"), "completions[]", beside)
+            note_unread(one, ("score", "completion"), "completions[]", unread)
             scored[float(score)] = tuple(_read_content(one.get("completion"), f"{where}.completion", faults, calls))
         if set(scored) != {0.0, 1.0} or not isinstance(completions, list) or len(completions) != 2:
             faults.append(
                 error("row-shape", "completions must hold one with score 1 and one with score 0, and no more", "fix it")
             )
         pair = Preference(scored.get(1.0, ()), scored.get(0.0, ()))
-        extra = beside | _beside(row, "contents", "completions")
+        extra = unread | _unread_keys(row, "contents", "completions")
         return Example(tuple(messages), read_tools(row, faults), preference=pair, line=line, extra=extra or None)
 
     def write(self, example: Example) -> dict[str, Any]:
@@ -370,12 +376,12 @@ class GeminiPreferenceRows(GeminiRows):
         return row
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
+        findings = super().problems(example)
         if example.preference is None:
-            found.insert(0, cannot_prefer(self.name))
+            findings.insert(0, preference_problem(self.name))
         elif any(len(answer) != 1 for answer in example.preference):
-            found.append(error("lost-turns", f"{self.name} rows hold answers of one turn", "cut the answer"))
-        return found
+            findings.append(error("lost-turns", f"{self.name} rows hold answers of one turn", "cut the answer"))
+        return findings
 
 
 class OpenRows(ChatRows):
@@ -384,7 +390,7 @@ class OpenRows(ChatRows):
 
     name = OPEN_ROWS
     title = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-    carries = ChatRows.carries & ~(
+    supports = ChatRows.supports & ~(
         f.EXTRA | f.MESSAGE_EXTRA | f.RAW_ROLE | f.REASONING | f.WEIGHT_ZERO | f.PROMPT_WEIGHT
     )
 
@@ -393,7 +399,8 @@ class OpenRows(ChatRows):
 
     def write(self, example: Example) -> dict[str, Any]:
         turns = tuple(
-            turn.replace(extra=None, raw_role=None, reasoning=None, weight=None) for turn in answered(example)
+            turn.replace(extra=None, raw_role=None, reasoning=None, weight=None)
+            for turn in with_preferred_answer(example)
         )
         return super().write(Example(turns, example.tools))
 
@@ -411,7 +418,7 @@ def choose(method: str, model: str | None) -> str:
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
-    """Images lie in Cloud Storage; a preference prompt ends in the user's turn (pages of 2026)."""
+    """Check that images are in Cloud Storage and that a preference prompt ends with the user's turn (pages of 2026)."""
     for index, message in enumerate(example.messages):
         for image in message.images:
             if not image.url.startswith(("gs://", "data:image/")):
@@ -424,17 +431,30 @@ def row_rules(example: Example, method: str, model: str | None) -> Iterable[Find
         yield error("vendor-last-turn", f"the prompt must end in the user's turn ({PREFERENCE})", "cut it there")
 
 
+def _may_refuse_tools(model: str | None) -> bool:
+    """Return whether tool rows were reported as refused by this model: Gemini 2.5 and later."""
+    version = re.search(r"gemini-(\d+)\.(\d+)", model or "")
+    return version is not None and (int(version[1]), int(version[2])) >= (2, 5)
+
+
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Rows and bytes of a file for Gemini (pages of 2026); the page on open models names no limit."""
+    """Check rows and bytes of a file for Gemini (pages of 2026); the page on open models names no limit."""
     if _is_open(facts.model):
         return
-    most = MAX_IMAGE_ROWS if facts.features & f.IMAGES else MAX_ROWS
+    if facts.role == "train" and facts.features & f.TOOLS and _may_refuse_tools(facts.model):
+        yield warning(
+            "vendor-tools",
+            f"the rows hold tools or tool calls, and {facts.model} may refuse them: Gemini 2.5 and later ones were"
+            f" reported to, where 2.0 took the same file ({TOOLS_REPORT})",
+            "try it with a few rows first, or leave such rows out",
+        )
+    max_rows = MAX_IMAGE_ROWS if facts.features & f.IMAGES else MAX_ROWS
     if facts.role == "train":
-        yield from count_findings(facts.rows, "rows", ABOUT, most=most)
+        yield from count_findings(facts.rows, "rows", ABOUT, at_most=max_rows)
     if facts.size > MAX_BYTES:
         yield error("vendor-size", f"{facts.size / 1e6:,.0f} MB; at most 1,000 MB ({ABOUT})", "give fewer rows")
     if facts.role == "validation":
-        yield from count_findings(facts.rows, "validation rows", ABOUT, most=MAX_VALIDATION_ROWS)
+        yield from count_findings(facts.rows, "validation rows", ABOUT, at_most=MAX_VALIDATION_ROWS)
         share = facts.rows / facts.train_rows if facts.train_rows else 0.0
         if 1000 < facts.rows <= MAX_VALIDATION_ROWS and share > MAX_VALIDATION_SHARE:
             problem = f"{facts.rows:,} validation rows are above 30 % of the training rows ({ABOUT})"
@@ -442,10 +462,10 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """131,072 tokens a row for Gemini; open models have their own, which the catalogue lists."""
+    """Return the limit of 131,072 tokens per row for Gemini; open models have their own, which the catalogue lists."""
     if model is not None and _is_open(model):
-        most = load_catalog().model(model)[0].max_tokens_per_row
-        return None if most is None else TokenLimit(most, refuses=False, source=OPEN)
+        max_tokens = load_catalog().model(model)[0].max_tokens_per_row
+        return None if max_tokens is None else TokenLimit(max_tokens, refuses=False, source=OPEN)
     return TokenLimit(MAX_TOKENS, refuses=False, source=ABOUT)
 
 

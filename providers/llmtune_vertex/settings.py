@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmtune.provider import Account, Options
+from llmtune.provider import Options, ProviderSettings
 
 
-class VertexSettings(Account):
+class VertexSettings(ProviderSettings):
     """Account facts of one configured instance. Credentials come from Google's own chain, never from here."""
 
     variables = {
@@ -44,6 +44,15 @@ class VertexSettings(Account):
 
     serving_location: str | None = None
     """Where tuned models answer; unset: the tuning location ("us" or "eu" for Gemini 3 models)."""
+
+    machine_type: str | None = None
+    """Open models: machine that a tuned one is deployed on ("g2-standard-12"); unset: Model Garden's choice."""
+
+    accelerator_type: str | None = None
+    """Open models: accelerator of that machine ("NVIDIA_L4")."""
+
+    accelerator_count: Annotated[int, Field(ge=1)] = 1
+    """Open models: accelerators of that machine. >= 1."""
 
     base_url: str | None = None
     """Address of the API, for a proxy or a test; unset: Google's."""
@@ -85,7 +94,7 @@ def find_credentials(settings: VertexSettings) -> Literal["found", "not found", 
 
 
 def _on_google_cloud() -> bool:
-    """Whether this machine is one of Google's, where a metadata server may hand out credentials."""
+    """Return whether this machine is one of Google's, where a metadata server may hand out credentials."""
     if os.environ.get("K_SERVICE") or os.environ.get("GAE_SERVICE"):
         return True
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from llmtune._retry import Gate, RetryPolicy, Stopped, report_silence, with_retries
 from llmtune.errors import TransientError, VendorError
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.submission import RETRIES
 
 QUICK = RetryPolicy(tries=3, first=0.0, most=0.0)
@@ -47,7 +47,7 @@ def test_calls_that_bring_a_run_on_its_way_wait_half_a_second_and_then_twice_as_
 def test_polls_of_a_vendor_that_is_down_come_at_longer_pauses(
     failures: int, asked_for: float | None, seconds: float
 ) -> None:
-    assert Pace(first=1.0, most=30.0).when_unwell.pause(failures, down(asked_for)) == seconds
+    assert PollInterval(first=1.0, most=30.0).retry_policy.pause(failures, down(asked_for)) == seconds
 
 
 def test_tries_end() -> None:

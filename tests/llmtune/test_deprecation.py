@@ -21,9 +21,11 @@ def launch(job: str) -> str:
 def test_a_deprecated_function_works_and_warns_its_caller() -> None:
     with pytest.warns(LlmtuneDeprecationWarning) as caught:
         assert launch("j") == "launched j"
-    assert str(caught[0].message) == "launch is deprecated since 1.2 and goes in 1.4; use start(job) instead"
+    assert str(caught[0].message) == "launch is deprecated since 1.2 and is removed in 1.4; use start(job) instead"
     assert caught[0].filename == __file__
-    assert launch.__doc__ == ("Start a job.\n\nLaunch is deprecated since 1.2 and goes in 1.4; use start(job) instead.")
+    assert launch.__doc__ == (
+        "Start a job.\n\nLaunch is deprecated since 1.2 and is removed in 1.4; use start(job) instead."
+    )
     assert launch.__deprecated__ in str(caught[0].message)  # type: ignore[attr-defined]
 
 
@@ -47,7 +49,7 @@ def test_a_parameter_that_goes_names_the_line_of_the_caller() -> None:
 
 @pytest.mark.parametrize("removed_in", ["1.2", "1.1", "1.2.0"])
 def test_nothing_goes_in_the_version_that_deprecates_it(removed_in: str) -> None:
-    with pytest.raises(ValueError, match="cannot go in"):
+    with pytest.raises(ValueError, match="cannot be removed in"):
         deprecated(since="1.2", removed_in=removed_in, instead="x")(lambda: None)
 
 
@@ -75,5 +77,5 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert " ".join(done.stderr.split()) == (
-        "warning: the command old is deprecated since 1.2 and goes in 1.4; use new instead"
+        "warning: the command old is deprecated since 1.2 and is removed in 1.4; use new instead"
     )

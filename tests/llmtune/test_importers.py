@@ -14,7 +14,7 @@ import llmtune
 from llmtune.data.dataset import Dataset
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.importers import import_job
-from llmtune.importers.keys import Imported, Line
+from llmtune.importers.keys import Imported, ImportLine
 from llmtune.job.spec import TuningJob
 from llmtune.testing.faults import refusal
 from llmtune_openai.fake.service import FakeOpenAI
@@ -206,7 +206,7 @@ EVERY = [
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     for name, rows in (("rows", ROWS), ("more", ROWS), ("pairs", PAIRS)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = tmp_path / "data"
@@ -223,13 +223,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def imported(place: Path, text: str) -> Imported:
-    (place / "c.yaml").write_text(text)
-    return import_job(place / "c.yaml")
+def imported(workspace: Path, text: str) -> Imported:
+    (workspace / "c.yaml").write_text(text)
+    return import_job(workspace / "c.yaml")
 
 
-def told(found: Imported) -> dict[str, Line]:
-    return {line.key: line for line in found.lines}
+def told(result: Imported) -> dict[str, ImportLine]:
+    return {line.key: line for line in result.lines}
 
 
 def keys_of(text: str) -> set[str]:
@@ -238,23 +238,23 @@ def keys_of(text: str) -> set[str]:
     return {key for key, value in YAML(typ="safe", pure=True).load(text).items() if value is not None}
 
 
-def answered(found: Imported) -> set[str]:
-    return {line.key.partition("[")[0] for line in found.lines}
+def answered(result: Imported) -> set[str]:
+    return {line.key.partition("[")[0] for line in result.lines}
 
 
 @pytest.mark.parametrize(("tool", "name", "text"), EVERY, ids=lambda value: value if len(str(value)) < 20 else "")
 def test_every_key_is_answered_and_the_job_is_planned(
-    tool: str, name: str, text: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    tool: str, name: str, text: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = place / f"{tool}-{name}.yaml"
+    config = workspace / f"{tool}-{name}.yaml"
     config.write_text(text)
-    monkeypatch.chdir(place)
-    found = import_job(config)  # recognised without being told
-    assert not keys_of(text) - answered(found)
-    assert all(line.says for line in found.left_out), [line.key for line in found.left_out if not line.says]
-    found.job.save(place / "job.yaml")
-    job = TuningJob.load(place / "job.yaml")
-    assert job.hyperparameters == found.job.hyperparameters
+    monkeypatch.chdir(workspace)
+    result = import_job(config)  # recognised without being told
+    assert not keys_of(text) - answered(result)
+    assert all(line.says for line in result.left_out), [line.key for line in result.left_out if not line.says]
+    result.job.save(workspace / "job.yaml")
+    job = TuningJob.load(workspace / "job.yaml")
+    assert job.hyperparameters == result.job.hyperparameters
     if "hub" in name:
         return  # its rows are elsewhere
     receipt = llmtune.plan(job, "local")
@@ -262,10 +262,10 @@ def test_every_key_is_answered_and_the_job_is_planned(
     assert not refused
 
 
-def test_axolotls_values_keep_their_meaning(place: Path) -> None:
-    (place / "c.yaml").write_text(AXOLOTL_ALWAYS + AXOLOTL["lora"])
-    found = import_job(place / "c.yaml")
-    job, chosen = found.job, found.job.hyperparameters
+def test_axolotls_values_keep_their_meaning(workspace: Path) -> None:
+    (workspace / "c.yaml").write_text(AXOLOTL_ALWAYS + AXOLOTL["lora"])
+    result = import_job(workspace / "c.yaml")
+    job, chosen = result.job, result.job.hyperparameters
     assert job.model == {"local": "tiny"}
     assert job.adapter == "lora"
     assert (chosen.batch_size, chosen.epochs, chosen.learning_rate, chosen.lr_schedule) == (8, 4, 2e-4, "cosine")
@@ -276,52 +276,54 @@ def test_axolotls_values_keep_their_meaning(place: Path) -> None:
     assert job.dataset.split == pytest.approx((0.95, 0.05, 0.0))
     assert job.seed == 42
     assert job.provider_options == {"local": {"gradient_checkpointing": True}}
-    said = {line.key: line for line in found.lines}
-    assert said["optimizer"].word == "converted"
-    assert "2 rows x 4 passes = 8 rows" in said["micro_batch_size"].says
-    assert said["wandb_name"].word == "left out"
+    line = {line.key: line for line in result.lines}
+    assert line["optimizer"].word == "converted"
+    assert "2 rows x 4 passes = 8 rows" in line["micro_batch_size"].says
+    assert line["wandb_name"].word == "left out"
 
 
-def test_an_optimizer_that_is_not_there_is_left_out_by_name(place: Path) -> None:
-    (place / "c.yaml").write_text(AXOLOTL_ALWAYS + AXOLOTL["hub"])
-    found = import_job(place / "c.yaml")
-    left = {line.key: line.says for line in found.left_out}
-    assert "lion_pytorch" in left["optimizer"]
-    assert "not known to llmtune" in left["some_new_key"]
-    assert found.job.hyperparameters.optimizer is None
-    assert found.job.dataset.path == "hf://tatsu-lab/alpaca"
-    assert found.job.dataset.format == "alpaca"
+def test_an_optimizer_that_is_not_there_is_left_out_by_name(workspace: Path) -> None:
+    (workspace / "c.yaml").write_text(AXOLOTL_ALWAYS + AXOLOTL["hub"])
+    result = import_job(workspace / "c.yaml")
+    left_out = {line.key: line.says for line in result.left_out}
+    assert "lion_pytorch" in left_out["optimizer"]
+    assert "not known to llmtune" in left_out["some_new_key"]
+    assert result.job.hyperparameters.optimizer is None
+    assert result.job.dataset.path == "hf://tatsu-lab/alpaca"
+    assert result.job.dataset.format == "alpaca"
 
 
-def test_llamafactorys_dataset_is_found_through_its_list(place: Path) -> None:
-    (place / "c.yaml").write_text(FACTORY_ALWAYS + FACTORY["eval"])
-    found = import_job(place / "c.yaml")
-    assert Path(str(found.job.dataset.train)).name == "chats.jsonl"
-    assert Path(str(found.job.dataset.validation)).name == "held.jsonl"
-    assert found.job.hyperparameters.prompt_loss_weight == 1.0
-    assert found.job.dataset.on_too_long == "truncate"
-    assert found.job.provider_options == {"local": {"dtype": "bfloat16"}}
-    (place / "c.yaml").write_text((FACTORY_ALWAYS + FACTORY["lora"]).replace("dataset: chats,others", "dataset: lost"))
-    lost = import_job(place / "c.yaml")
+def test_llamafactorys_dataset_is_found_through_its_list(workspace: Path) -> None:
+    (workspace / "c.yaml").write_text(FACTORY_ALWAYS + FACTORY["eval"])
+    result = import_job(workspace / "c.yaml")
+    assert Path(str(result.job.dataset.train)).name == "chats.jsonl"
+    assert Path(str(result.job.dataset.validation)).name == "held.jsonl"
+    assert result.job.hyperparameters.prompt_loss_weight == 1.0
+    assert result.job.dataset.on_too_long == "truncate"
+    assert result.job.provider_options == {"local": {"dtype": "bfloat16"}}
+    (workspace / "c.yaml").write_text(
+        (FACTORY_ALWAYS + FACTORY["lora"]).replace("dataset: chats,others", "dataset: lost")
+    )
+    lost = import_job(workspace / "c.yaml")
     assert lost.job.dataset.path == "data/lost.json"
     assert any("put its path here" in line.says for line in lost.lines)
 
 
-def test_trls_defaults_are_written_down(place: Path) -> None:
-    (place / "c.yaml").write_text("model_name_or_path: tiny\nmax_length: 256\ndataset_name: trl-lib/Capybara\n")
-    found = import_job(place / "c.yaml")
-    chosen = found.job.hyperparameters
+def test_trls_defaults_are_written_down(workspace: Path) -> None:
+    (workspace / "c.yaml").write_text("model_name_or_path: tiny\nmax_length: 256\ndataset_name: trl-lib/Capybara\n")
+    result = import_job(workspace / "c.yaml")
+    chosen = result.job.hyperparameters
     assert (chosen.learning_rate, chosen.epochs, chosen.batch_size, chosen.lr_schedule) == (2e-5, 3, 8, "linear")
-    assert found.job.seed == 42
-    assert found.job.adapter == "full"
-    defaults = {line.key for line in found.lines if line.word == "default"}
+    assert result.job.seed == 42
+    assert result.job.adapter == "full"
+    defaults = {line.key for line in result.lines if line.word == "default"}
     assert {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed"} <= defaults
-    assert found.job.dataset.path == "hf://trl-lib/Capybara"
+    assert result.job.dataset.path == "hf://trl-lib/Capybara"
 
 
-def test_trls_warmup_below_one_is_a_share(place: Path) -> None:
-    (place / "c.yaml").write_text(TRL_ALWAYS + TRL["warmup"])
-    chosen = import_job(place / "c.yaml").job.hyperparameters
+def test_trls_warmup_below_one_is_a_share(workspace: Path) -> None:
+    (workspace / "c.yaml").write_text(TRL_ALWAYS + TRL["warmup"])
+    chosen = import_job(workspace / "c.yaml").job.hyperparameters
     assert chosen.warmup_ratio == 0.03
     assert chosen.warmup_steps is None
     assert chosen.prompt_loss_weight == 1.0
@@ -335,30 +337,32 @@ def test_trls_warmup_below_one_is_a_share(place: Path) -> None:
         (TRL_ALWAYS + TRL["full"], 256),
     ],
 )
-def test_a_trainer_that_packs_counts_packs_and_the_receipt_says_so(text: str, length: int, place: Path) -> None:
+def test_a_trainer_that_packs_counts_packs_and_the_receipt_says_so(text: str, length: int, workspace: Path) -> None:
     (line,) = [
-        each for each in imported(place, text).lines if each.key in ("micro_batch_size", "per_device_train_batch_size")
+        line
+        for line in imported(workspace, text).lines
+        if line.key in ("micro_batch_size", "per_device_train_batch_size")
     ]
     assert f"counts packs of up to {length} tokens where llmtune counts rows" in line.says
-    plain = imported(place, text.replace("packing: true", "packing: false"))
+    plain = imported(workspace, text.replace("packing: true", "packing: false"))
     assert not any("counts packs" in line.says for line in plain.lines)
 
 
-def test_a_schedule_and_what_is_set_beside_it(place: Path) -> None:
+def test_a_schedule_and_what_is_set_beside_it(workspace: Path) -> None:
     text = TRL_ALWAYS.replace("lr_scheduler_type: cosine", "lr_scheduler_type: cosine_with_min_lr")
-    found = imported(
-        place, text + "lr_scheduler_kwargs: {min_lr: 2.0e-5, num_cycles: 1, timescale: 3}\nmax_length: 256\n"
+    result = imported(
+        workspace, text + "lr_scheduler_kwargs: {min_lr: 2.0e-5, num_cycles: 1, timescale: 3}\nmax_length: 256\n"
     )
-    chosen = found.job.hyperparameters
+    chosen = result.job.hyperparameters
     assert (chosen.lr_schedule, chosen.min_lr_ratio, chosen.lr_num_cycles) == ("cosine_with_min_lr", 0.1, 1)
-    assert "no such setting" in told(found)["lr_scheduler_kwargs.timescale"].says
-    other = imported(place, (AXOLOTL_ALWAYS + AXOLOTL["lora"]).replace("lr_scheduler: cosine", "lr_scheduler: rex"))
-    assert other.job.hyperparameters.lr_schedule is None
-    assert "the schedule rex is not there" in told(other)["lr_scheduler"].says
+    assert "no such setting" in told(result)["lr_scheduler_kwargs.timescale"].says
+    rex = imported(workspace, (AXOLOTL_ALWAYS + AXOLOTL["lora"]).replace("lr_scheduler: cosine", "lr_scheduler: rex"))
+    assert rex.job.hyperparameters.lr_schedule is None
+    assert "the schedule rex is not there" in told(rex)["lr_scheduler"].says
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"),
+    ("name", "expected"),
     [
         ("adamw_bnb_8bit", "adamw_torch"),
         ("paged_adamw_32bit", "adamw_torch"),
@@ -367,109 +371,113 @@ def test_a_schedule_and_what_is_set_beside_it(place: Path) -> None:
         ("schedule_free_adamw", None),
     ],
 )
-def test_optimizers_go_by_their_update_rule(name: str, kept: str | None, place: Path) -> None:
+def test_optimizers_go_by_their_update_rule(name: str, expected: str | None, workspace: Path) -> None:
     text = (AXOLOTL_ALWAYS + AXOLOTL["full"]).replace("paged_adamw_8bit", name)
-    assert imported(place, text).job.hyperparameters.optimizer == kept
+    assert imported(workspace, text).job.hyperparameters.optimizer == expected
 
 
-def test_axolotl_warms_up_when_it_is_not_told_to(place: Path) -> None:
-    assert imported(place, AXOLOTL_ALWAYS + AXOLOTL["dpo"]).job.hyperparameters.warmup_ratio == 0.03
-    told_to = imported(place, AXOLOTL_ALWAYS + AXOLOTL["lora"]).job.hyperparameters
+def test_axolotl_warms_up_when_it_is_not_told_to(workspace: Path) -> None:
+    assert imported(workspace, AXOLOTL_ALWAYS + AXOLOTL["dpo"]).job.hyperparameters.warmup_ratio == 0.03
+    told_to = imported(workspace, AXOLOTL_ALWAYS + AXOLOTL["lora"]).job.hyperparameters
     assert (told_to.warmup_ratio, told_to.warmup_steps) == (None, 10)
 
 
-def test_steps_count_only_where_the_strategy_says_so(place: Path) -> None:
+def test_steps_count_only_where_the_strategy_says_so(workspace: Path) -> None:
     text = FACTORY_ALWAYS + FACTORY["full"]
-    assert imported(place, text).job.hyperparameters.eval_every == 50
-    found = imported(place, text.replace("eval_strategy: steps", "save_strategy: epoch"))
-    assert (found.job.hyperparameters.eval_every, found.job.hyperparameters.checkpoint_every) == (None, None)
-    assert "only with eval_strategy: steps" in told(found)["eval_steps"].says
+    assert imported(workspace, text).job.hyperparameters.eval_every == 50
+    result = imported(workspace, text.replace("eval_strategy: steps", "save_strategy: epoch"))
+    assert (result.job.hyperparameters.eval_every, result.job.hyperparameters.checkpoint_every) == (None, None)
+    assert "only with eval_strategy: steps" in told(result)["eval_steps"].says
 
 
-def test_a_warmup_of_both_kinds_is_read_as_the_trainer_reads_it(place: Path) -> None:
+def test_a_warmup_of_both_kinds_is_read_as_the_trainer_reads_it(workspace: Path) -> None:
     both = FACTORY_ALWAYS + FACTORY["lora"] + "max_steps: -1\n"
-    zero = imported(place, both + "warmup_steps: 0\n").job.hyperparameters
+    zero = imported(workspace, both + "warmup_steps: 0\n").job.hyperparameters
     assert (zero.warmup_ratio, zero.warmup_steps, zero.max_steps) == (0.1, None, None)
-    found = imported(place, both + "warmup_steps: 20\n")
-    assert (found.job.hyperparameters.warmup_ratio, found.job.hyperparameters.warmup_steps) == (None, 20)
-    assert told(found)["warmup_ratio"].word == "left out"
+    result = imported(workspace, both + "warmup_steps: 20\n")
+    assert (result.job.hyperparameters.warmup_ratio, result.job.hyperparameters.warmup_steps) == (None, 20)
+    assert told(result)["warmup_ratio"].word == "left out"
 
 
-def test_trl_trains_lora_only_with_use_peft(place: Path) -> None:
-    found = imported(place, TRL_ALWAYS + "lora_r: 8\nmax_length: 256\n")
-    assert found.job.adapter == "full"
-    assert "only with use_peft" in told(found)["lora_r"].says
-    with_it = imported(place, TRL_ALWAYS + "lora_r: 8\nuse_peft: true\nuse_rslora: true\nmax_length: null\n")
+def test_trl_trains_lora_only_with_use_peft(workspace: Path) -> None:
+    result = imported(workspace, TRL_ALWAYS + "lora_r: 8\nmax_length: 256\n")
+    assert result.job.adapter == "full"
+    assert "only with use_peft" in told(result)["lora_r"].says
+    with_it = imported(workspace, TRL_ALWAYS + "lora_r: 8\nuse_peft: true\nuse_rslora: true\nmax_length: null\n")
     assert with_it.job.adapter == "lora"
     assert with_it.job.provider_options["local"]["rslora"] is True
     assert with_it.job.hyperparameters.max_sequence_length is None
     assert "PEFT then takes its own list" in told(with_it)["lora_target_modules"].says
 
 
-def test_where_no_key_says_what_is_trained_trl_goes_by_the_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    (place / "pc.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+def test_where_no_key_says_what_is_trained_trl_goes_by_the_rows(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    (workspace / "pc.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
     plain = TRL_ALWAYS + "max_length: 256\n"
     for rows, weight in (("rows.jsonl", 1.0), ("pc.jsonl", 0.0), ("elsewhere.jsonl", None)):
-        found = imported(place, plain.replace("rows.jsonl", rows))
-        assert found.job.hyperparameters.prompt_loss_weight == weight
+        result = imported(workspace, plain.replace("rows.jsonl", rows))
+        assert result.job.hyperparameters.prompt_loss_weight == weight
 
 
-def test_trls_own_loss_and_a_mixture_of_datasets(place: Path) -> None:
+def test_trls_own_loss_and_a_mixture_of_datasets(workspace: Path) -> None:
     text = TRL_ALWAYS.replace(
         "dataset_name: rows.jsonl", "datasets: [{path: trl-lib/Capybara, split: test}, {path: b/c}]"
     )
-    found = imported(place, text + "loss_type: chunked_nll\nmax_length: 256\n")
-    assert found.job.method == "sft"
-    assert found.job.dataset.path == "hf://trl-lib/Capybara?split=test"
-    assert told(found)["datasets[1]"].word == "left out"
+    result = imported(workspace, text + "loss_type: chunked_nll\nmax_length: 256\n")
+    assert result.job.method == "sft"
+    assert result.job.dataset.path == "hf://trl-lib/Capybara?split=test"
+    assert told(result)["datasets[1]"].word == "left out"
 
 
-def test_llamafactorys_columns_and_tags_are_answered(place: Path) -> None:
+def test_llamafactorys_columns_and_tags_are_answered(workspace: Path) -> None:
     rows = [{"question": f"q {n}", "answer": f"a {n}"} for n in range(30)]
-    (place / "data" / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workspace / "data" / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     hub = {"hf_hub_url": "acme/chats-1.5", "subset": "en", "formatting": "sharegpt", "odd": 1}
     messages = {"columns": {"messages": "messages"}, "tags": {"role_tag": "role", "content_tag": "content"}}
     info = {
         "qa": {"file_name": "qa.jsonl", "columns": {"prompt": "question", "response": "answer", "kto_tag": "x"}},
         "hub": hub | messages,
     }
-    (place / "data" / "dataset_info.json").write_text(json.dumps(info))
-    found = imported(place, (FACTORY_ALWAYS + FACTORY["qlora"]).replace("dataset: chats", "dataset: qa"))
-    assert found.job.dataset.columns == {"instruction": "question", "output": "answer"}
-    assert told(found)["dataset_info.json: qa.columns.kto_tag"].word == "left out"
-    assert llmtune.plan(found.job, "local").refusals == ()
-    assert len(Dataset.from_spec(found.job.dataset).train) == 30
-    away = imported(place, (FACTORY_ALWAYS + FACTORY["qlora"]).replace("dataset: chats", "dataset: hub"))
+    (workspace / "data" / "dataset_info.json").write_text(json.dumps(info))
+    result = imported(workspace, (FACTORY_ALWAYS + FACTORY["qlora"]).replace("dataset: chats", "dataset: qa"))
+    assert result.job.dataset.columns == {"instruction": "question", "output": "answer"}
+    assert told(result)["dataset_info.json: qa.columns.kto_tag"].word == "left out"
+    assert llmtune.plan(result.job, "local").refusals == ()
+    assert len(Dataset.from_spec(result.job.dataset).train) == 30
+    away = imported(workspace, (FACTORY_ALWAYS + FACTORY["qlora"]).replace("dataset: chats", "dataset: hub"))
     assert away.job.dataset.path == "hf://acme/chats-1.5?config=en"
     assert "not known to llmtune" in told(away)["dataset_info.json: hub.odd"].says
 
 
-def test_secrets_are_not_repeated(place: Path) -> None:
-    found = imported(place, TRL_ALWAYS + "max_length: 256\nhub_token: hf_abc\nwandb_api_key: k123\neos_token: <e>\n")
-    assert "hf_abc" not in found.model_dump_json()
-    assert "k123" not in found.model_dump_json()
-    assert told(found)["eos_token"].value == "<e>"
+def test_secrets_are_not_repeated(workspace: Path) -> None:
+    result = imported(
+        workspace, TRL_ALWAYS + "max_length: 256\nhub_token: hf_abc\nwandb_api_key: k123\neos_token: <e>\n"
+    )
+    assert "hf_abc" not in result.model_dump_json()
+    assert "k123" not in result.model_dump_json()
+    assert told(result)["eos_token"].value == "<e>"
 
 
 @pytest.mark.slow
-def test_every_field_of_the_real_configurations_is_known(place: Path) -> None:
+def test_every_field_of_the_real_configurations_is_known(workspace: Path) -> None:
     trl = pytest.importorskip("trl")
     import dataclasses
 
     scripts = dataclasses.asdict(trl.ModelConfig(model_name_or_path="tiny", use_peft=True))
     scripts |= dataclasses.asdict(trl.ScriptArguments(dataset_name="rows.jsonl"))
     for config, method in ((trl.SFTConfig, "sft"), (trl.DPOConfig, "dpo")):
-        whole = json.loads(config(output_dir="out", bf16=False).to_json_string()) | scripts
-        (place / "c.json").write_text(json.dumps(whole, default=str))
-        found = import_job(place / "c.json")
-        assert (found.job.method, found.job.adapter) == (method, "lora")
-        assert not [line.key for line in found.left_out if "not known" in line.says]
-        assert llmtune.plan(found.job, "local").refusals == ()
+        keys = json.loads(config(output_dir="out", bf16=False).to_json_string()) | scripts
+        (workspace / "c.json").write_text(json.dumps(keys, default=str))
+        result = import_job(workspace / "c.json")
+        assert (result.job.method, result.job.adapter) == (method, "lora")
+        assert not [line.key for line in result.left_out if "not known" in line.says]
+        assert llmtune.plan(result.job, "local").refusals == ()
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         (AXOLOTL_ALWAYS + "rl: kto\ndatasets: [{path: rows.jsonl}]\n", "rl: 'kto' is not there"),
         (AXOLOTL_ALWAYS, "datasets: names no dataset"),
@@ -480,98 +488,100 @@ def test_every_field_of_the_real_configurations_is_known(place: Path) -> None:
         (TRL_ALWAYS + "max_length: 256\nbeta: 0.1\nf_divergence_type: js_divergence\n", "f_divergence_type: 'js"),
         (AXOLOTL_ALWAYS.replace("2e-4", "fast") + AXOLOTL["lora"], "learning_rate: 'fast' cannot be read"),
         (FACTORY_ALWAYS + "dataset: chats\nval_size: some\n", "val_size: 'some' is not a number"),
-        ("learning_rate: 1\n", "whose configuration"),
+        ("learning_rate: 1\n", "which trainer this configuration is for"),
         ("base_model: [\n", "broken YAML"),
     ],
 )
-def test_what_no_job_expresses_is_refused_by_its_key(text: str, words: str, place: Path) -> None:
-    (place / "c.yaml").write_text(text)
-    with pytest.raises(InvalidJob, match=words):
-        import_job(place / "c.yaml")
+def test_what_no_job_expresses_is_refused_by_its_key(text: str, message: str, workspace: Path) -> None:
+    (workspace / "c.yaml").write_text(text)
+    with pytest.raises(InvalidJob, match=message):
+        import_job(workspace / "c.yaml")
 
 
-def test_a_value_out_of_range_names_the_file(place: Path) -> None:
+def test_a_value_out_of_range_names_the_file(workspace: Path) -> None:
     text = (AXOLOTL_ALWAYS + AXOLOTL["lora"]).replace("lora_dropout: 0.05", "lora_dropout: 3")
-    (place / "c.yaml").write_text(text)
+    (workspace / "c.yaml").write_text(text)
     with pytest.raises(InvalidJob, match=r"c\.yaml.*lora_dropout"):
-        import_job(place / "c.yaml")
+        import_job(workspace / "c.yaml")
 
 
-def test_the_command_writes_the_job_and_names_what_did_not_map(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_the_job_and_names_what_did_not_map(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llmtune.cli.app import app
 
-    monkeypatch.chdir(place)
-    (place / "c.yaml").write_text(AXOLOTL_ALWAYS + AXOLOTL["dora"])
-    shown = CliRunner().invoke(app, ["import", "c.yaml"])
-    assert shown.exit_code == 0, shown.output
-    assert "left out  evals_per_epoch" in shown.output
-    assert "left out  datasets[1]" in shown.output
+    monkeypatch.chdir(workspace)
+    (workspace / "c.yaml").write_text(AXOLOTL_ALWAYS + AXOLOTL["dora"])
+    outcome = CliRunner().invoke(app, ["import", "c.yaml"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "left out  evals_per_epoch" in outcome.output
+    assert "left out  datasets[1]" in outcome.output
     assert TuningJob.load("job.yaml").adapter == "dora"
     elsewhere = CliRunner().invoke(app, ["import", "c.yaml", "--out", "jobs/mine.yaml"])
     assert elsewhere.exit_code == 0, elsewhere.output
     assert len(Path(str(TuningJob.load("jobs/mine.yaml").dataset.path)).read_text().splitlines()) == 30
     again = CliRunner().invoke(app, ["import", "c.yaml"])
     assert again.exit_code != 0
-    told = json.loads(CliRunner().invoke(app, ["import", "c.yaml", "--json"]).stdout)
-    assert told["job"]["adapter"] == "dora"
-    assert any(line["word"] == "left out" for line in told["lines"])
+    output = json.loads(CliRunner().invoke(app, ["import", "c.yaml", "--json"]).stdout)
+    assert output["job"]["adapter"] == "dora"
+    assert any(line["word"] == "left out" for line in output["lines"])
 
 
-def test_python_is_not_run(place: Path) -> None:
-    (place / "train.py").write_text("from trl import SFTConfig\n")
+def test_python_is_not_run(workspace: Path) -> None:
+    (workspace / "train.py").write_text("from trl import SFTConfig\n")
     with pytest.raises(InvalidJob, match="Python is not run") as caught:
-        import_job(place / "train.py")
+        import_job(workspace / "train.py")
     assert "to_json_string" in str(caught.value.hint)
 
 
-def test_a_vendors_job_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vendors_job_becomes_a_job_file(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.cli.app import app
     from llmtune.runs.api import start
-    from llmtune.runs.poller import Pace
+    from llmtune.runs.poller import PollInterval
 
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(workspace)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         options: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
         with monkeypatch.context() as elsewhere:
-            elsewhere.setenv("LLMTUNE_HOME", str(place / "elsewhere"))
-            made = TuningJob(
+            elsewhere.setenv("LLMTUNE_HOME", str(workspace / "elsewhere"))
+            job_spec = TuningJob(
                 name="router",
-                dataset=str(place / "rows.jsonl"),
+                dataset=str(workspace / "rows.jsonl"),
                 model="gpt-4.1-mini-2025-04-14",
                 hyperparameters=llmtune.Hyperparameters(**options),
             )
-            start(made, "openai", yes=True).wait(pace=Pace(first=0.01, most=0.05))
+            start(job_spec, "openai", yes=True).wait(pace=PollInterval(first=0.01, most=0.05))
         (job,) = vendor.jobs
-        shown = CliRunner().invoke(app, ["import", job, "--from", "openai", "--out", "out/job.yaml"])
-        assert shown.exit_code == 0, shown.output
-        kept = TuningJob.load(place / "out/job.yaml")
-        assert kept.model == {"openai": "gpt-4.1-mini-2025-04-14"}
-        assert {name: getattr(kept.hyperparameters, name) for name in options} == options
-        assert len(Path(str(kept.dataset.train)).read_text().splitlines()) == 24
-        assert Path(str(kept.dataset.train)).resolve().is_relative_to(place / "out" / "data")
-        assert str(place) not in (place / "out/job.yaml").read_text(), "the folder can be moved as a whole"
+        outcome = CliRunner().invoke(app, ["import", job, "--from", "openai", "--out", "out/job.yaml"])
+        assert outcome.exit_code == 0, outcome.output
+        imported_job = TuningJob.load(workspace / "out/job.yaml")
+        assert imported_job.model == {"openai": "gpt-4.1-mini-2025-04-14"}
+        assert {name: getattr(imported_job.hyperparameters, name) for name in options} == options
+        assert len(Path(str(imported_job.dataset.train)).read_text().splitlines()) == 24
+        assert Path(str(imported_job.dataset.train)).resolve().is_relative_to(workspace / "out" / "data")
+        assert str(workspace) not in (workspace / "out/job.yaml").read_text(), "the folder can be moved as a whole"
         assert not vendor.complaints
 
 
 @pytest.fixture
-def two_jobs(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
-    """A vendor with two jobs of one name, each trained on rows of its own."""
+def two_jobs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
+    """Run a vendor with two jobs of one name, each trained on rows of its own."""
     from llmtune.runs.api import start
-    from llmtune.runs.poller import Pace
+    from llmtune.runs.poller import PollInterval
 
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(workspace)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         with monkeypatch.context() as elsewhere:
-            elsewhere.setenv("LLMTUNE_HOME", str(place / "elsewhere"))
+            elsewhere.setenv("LLMTUNE_HOME", str(workspace / "elsewhere"))
             for number in (1, 2):
-                rows = place / f"rows-{number}.jsonl"
-                rows.write_text((place / "rows.jsonl").read_text().replace("q ", f"question {number}-"))
+                rows = workspace / f"rows-{number}.jsonl"
+                rows.write_text((workspace / "rows.jsonl").read_text().replace("q ", f"question {number}-"))
                 job = TuningJob(name="router", dataset=str(rows), model="gpt-4.1-mini-2025-04-14")
-                start(job, "openai", yes=True, allow_unknown_cost=True).wait(pace=Pace(first=0.01, most=0.05))
+                start(job, "openai", yes=True, allow_unknown_cost=True).wait(pace=PollInterval(first=0.01, most=0.05))
         assert len(vendor.jobs) == 2
         yield vendor
         assert not vendor.complaints
@@ -585,35 +595,35 @@ def fetched(vendor: FakeOpenAI) -> int:
     return sum(call.path.endswith("/content") for call in vendor.requests)
 
 
-def import_with(*words: str) -> Result:
+def import_with(*arguments: str) -> Result:
     from llmtune.cli.app import app
 
-    return CliRunner().invoke(app, ["import", *words, "--from", "openai"])
+    return CliRunner().invoke(app, ["import", *arguments, "--from", "openai"])
 
 
-def test_two_imports_share_no_file(two_jobs: FakeOpenAI, place: Path) -> None:
+def test_two_imports_share_no_file(two_jobs: FakeOpenAI, workspace: Path) -> None:
     for number, job in enumerate(two_jobs.jobs, start=1):
-        shown = import_with(job, "--out", f"out/{number}.yaml", "--overwrite")
-        assert shown.exit_code == 0, shown.output
+        outcome = import_with(job, "--out", f"out/{number}.yaml", "--overwrite")
+        assert outcome.exit_code == 0, outcome.output
     for number in (1, 2):
-        dataset = TuningJob.load(place / f"out/{number}.yaml").dataset
+        dataset = TuningJob.load(workspace / f"out/{number}.yaml").dataset
         for path in (dataset.train, dataset.validation):
             text = Path(str(path)).read_text()
             assert f"question {number}-" in text
             assert f"question {3 - number}-" not in text
 
 
-def test_an_import_replaces_no_file_and_fetches_nothing_then(two_jobs: FakeOpenAI, place: Path) -> None:
+def test_an_import_replaces_no_file_and_fetches_nothing_then(two_jobs: FakeOpenAI, workspace: Path) -> None:
     first, second = two_jobs.jobs
     assert import_with(first, "--out", "out/job.yaml").exit_code == 0
-    before, looks = files_of(place / "out"), fetched(two_jobs)
+    before, looks = files_of(workspace / "out"), fetched(two_jobs)
     # The job file; the training rows, for a job file of another name and where none is written.
-    for words, file in (
+    for arguments, file in (
         ([second, "--out", "out/job.yaml"], "job.yaml"),
         ([first, "--out", "out/other.yaml"], "train.jsonl"),
         ([first, "--out", "out/other.yaml", "--json"], "train.jsonl"),
     ):
-        refused = import_with(*words)
+        refused = import_with(*arguments)
         assert refused.exit_code != 0
         assert isinstance(refused.exception, LlmtuneError)
         assert file in refused.exception.message
@@ -621,54 +631,54 @@ def test_an_import_replaces_no_file_and_fetches_nothing_then(two_jobs: FakeOpenA
         assert "--out" in hint
         assert "--overwrite" in hint
     with pytest.raises(LlmtuneError, match="already there"):
-        import_job(first, "openai", data=place / "out" / "data")
-    assert files_of(place / "out") == before
+        import_job(first, "openai", data=workspace / "out" / "data")
+    assert files_of(workspace / "out") == before
     assert fetched(two_jobs) == looks
     assert import_with(first, "--out", "elsewhere.yaml").exit_code == 0, "its rows are beside the other job file"
 
 
-def test_a_file_is_replaced_when_that_is_asked_for(two_jobs: FakeOpenAI, place: Path) -> None:
+def test_a_file_is_replaced_when_that_is_asked_for(two_jobs: FakeOpenAI, workspace: Path) -> None:
     job = next(iter(two_jobs.jobs))
     assert import_with(job, "--out", "out/job.yaml").exit_code == 0
-    before = files_of(place / "out")
+    before = files_of(workspace / "out")
     for name in before:
-        (place / "out" / name).write_text("changed")
+        (workspace / "out" / name).write_text("changed")
     assert import_with(job, "--out", "out/job.yaml", "--overwrite").exit_code == 0
-    assert files_of(place / "out") == before
-    (place / "out/data").rename(place / "moved")
-    import_job(job, "openai", data=place / "out" / "data")
-    for path in (place / "out/data").rglob("*.jsonl"):
+    assert files_of(workspace / "out") == before
+    (workspace / "out/data").rename(workspace / "moved")
+    import_job(job, "openai", data=workspace / "out" / "data")
+    for path in (workspace / "out/data").rglob("*.jsonl"):
         path.write_text("changed")
-    import_job(job, "openai", data=place / "out" / "data", overwrite=True)
-    assert files_of(place / "out") == before
+    import_job(job, "openai", data=workspace / "out" / "data", overwrite=True)
+    assert files_of(workspace / "out") == before
 
 
 def test_an_import_whose_second_file_does_not_come_leaves_nothing_and_can_be_tried_again(
-    two_jobs: FakeOpenAI, place: Path
+    two_jobs: FakeOpenAI, workspace: Path
 ) -> None:
     job = next(iter(two_jobs.jobs))
     two_jobs.faults.add(refusal(503, "overloaded"), route="get_content", after=1)
     assert import_with(job, "--out", "out/job.yaml").exit_code != 0
-    assert files_of(place / "out") == {}
+    assert files_of(workspace / "out") == {}
     assert import_with(job, "--out", "out/job.yaml").exit_code == 0
 
 
-def test_a_training_file_that_has_expired_still_gives_a_job(two_jobs: FakeOpenAI, place: Path) -> None:
+def test_a_training_file_that_has_expired_still_gives_a_job(two_jobs: FakeOpenAI, workspace: Path) -> None:
     job, record = next(iter(two_jobs.jobs.items()))
     for role in ("training_file", "validation_file"):
         del two_jobs.files[record.body[role]]
-    shown = import_with(job, "--out", "out/job.yaml")
-    assert shown.exit_code == 0, shown.output
-    made = TuningJob.load(place / "out/job.yaml")
-    assert made.dataset.validation is None
-    assert not Path(str(made.dataset.train)).exists()
-    assert f"put your own copy of the rows at {made.dataset.train}" in shown.stdout
-    assert "left out  validation file" in shown.stdout
+    outcome = import_with(job, "--out", "out/job.yaml")
+    assert outcome.exit_code == 0, outcome.output
+    job_file = TuningJob.load(workspace / "out/job.yaml")
+    assert job_file.dataset.validation is None
+    assert not Path(str(job_file.dataset.train)).exists()
+    assert f"put your own copy of the rows at {job_file.dataset.train}" in outcome.stdout
+    assert "left out  validation file" in outcome.stdout
 
 
-def test_every_key_of_a_vendors_job_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_of_a_vendors_job_is_answered(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    rows = (place / "rows.jsonl").read_bytes()
+    rows = (workspace / "rows.jsonl").read_bytes()
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         model = vendor.add_tuned_model(
@@ -680,47 +690,49 @@ def test_every_key_of_a_vendors_job_is_answered(place: Path, monkeypatch: pytest
             method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
         )
         vendor.told = {"hyperparameters": {"n_epochs": 4, "batch_size": 8, "learning_rate_multiplier": "auto"}}
-        found = import_job(model, "openai", data=place / "data")
-        told = vendor.describe_job(vendor.jobs["ft-AF1legacy0001"])
-    lines = {line.key: line for line in found.lines}
+        result = import_job(model, "openai", data=workspace / "data")
+        record = vendor.describe_job(vendor.jobs["ft-AF1legacy0001"])
+    lines = {line.key: line for line in result.lines}
     assert lines["n_epochs"].field == "hyperparameters.epochs"
-    assert found.job.hyperparameters.epochs == 4
+    assert result.job.hyperparameters.epochs == 4
     assert lines["learning_rate_multiplier"].word == "left out"
     assert "chose it by itself" in lines["learning_rate_multiplier"].says
-    assert found.job.hyperparameters.learning_rate_multiplier is None
+    assert result.job.hyperparameters.learning_rate_multiplier is None
     assert lines["integrations"].field == "provider_options.openai.wandb"
-    assert found.job.provider_options == {"openai": {"wandb": {"project": "tickets"}}}
+    assert result.job.provider_options == {"openai": {"wandb": {"project": "tickets"}}}
     assert lines["metadata.team"].field == "tags.team"
-    assert found.job.tags == {"team": "search"}
+    assert result.job.tags == {"team": "search"}
     assert lines["metadata"].value == {"llmtune_run": "abc"}
-    assert found.job.name == "router"
+    assert result.job.name == "router"
     elsewhere = {
         "training_file": "train file",
         "user_provided_suffix": "suffix or name",
         "hyperparameters": "n_epochs",
         "method": "n_epochs",
     }
-    for key, value in told.items():
+    for key, value in record.items():
         if value not in (None, "", [], {}):
             assert elsewhere.get(key, key) in lines, f"{key} = {value!r} has no line"
 
 
-def test_a_job_that_no_method_repeats_is_refused_in_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_no_method_repeats_is_refused_in_one_sentence(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         model = vendor.add_tuned_model(train=b"{}", method={"type": "reinforcement", "reinforcement": {}})
         with pytest.raises(LlmtuneError, match="is a reinforcement job, which no method of llmtune repeats"):
-            import_job(model, "openai", data=place / "fetched")
-    assert not (place / "fetched").exists()
+            import_job(model, "openai", data=workspace / "fetched")
+    assert not (workspace / "fetched").exists()
 
 
-def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_at_azure_becomes_a_job_file(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.runs.api import start
-    from llmtune.runs.poller import Pace
+    from llmtune.runs.poller import PollInterval
     from llmtune_azure.fake.service import FakeAzure
 
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(workspace)
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "az-test")
     monkeypatch.setenv("ARM_TOKEN", "az-test")
     with FakeAzure(api_key="az-test") as vendor:
@@ -734,21 +746,23 @@ def test_a_job_at_azure_becomes_a_job_file(place: Path, monkeypatch: pytest.Monk
             "account_name": "mine",
         }
         lines = [f'{name} = "{value}"' for name, value in account.items()]
-        (place / "llmtune.toml").write_text("\n".join(["[providers.azure-eu]", *lines, ""]))
+        (workspace / "llmtune.toml").write_text("\n".join(["[providers.azure-eu]", *lines, ""]))
         with monkeypatch.context() as elsewhere:
-            elsewhere.setenv("LLMTUNE_HOME", str(place / "elsewhere"))
-            made = TuningJob(
+            elsewhere.setenv("LLMTUNE_HOME", str(workspace / "elsewhere"))
+            job_spec = TuningJob(
                 name="router",
-                dataset=str(place / "rows.jsonl"),
+                dataset=str(workspace / "rows.jsonl"),
                 model="gpt-4.1-mini-2025-04-14",
                 hyperparameters=llmtune.Hyperparameters(epochs=2, batch_size=8),
                 provider_options={"azure-eu": {"training_type": "GlobalStandard"}},
             )
-            start(made, "azure-eu", yes=True, allow_unknown_cost=True).wait(pace=Pace(first=0.01, most=0.05))
+            start(job_spec, "azure-eu", yes=True, allow_unknown_cost=True).wait(
+                pace=PollInterval(first=0.01, most=0.05)
+            )
         (job,) = vendor.jobs
-        found = import_job(job, "azure-eu", data=place / "fetched")
-        assert found.job.model == {"azure-eu": "gpt-4.1-mini-2025-04-14"}
-        assert (found.job.hyperparameters.epochs, found.job.hyperparameters.batch_size) == (2, 8)
-        assert len(Path(str(found.job.dataset.train)).read_text().splitlines()) == 24
-        assert llmtune.plan(found.job, "azure-eu").refusals == ()
+        result = import_job(job, "azure-eu", data=workspace / "fetched")
+        assert result.job.model == {"azure-eu": "gpt-4.1-mini-2025-04-14"}
+        assert (result.job.hyperparameters.epochs, result.job.hyperparameters.batch_size) == (2, 8)
+        assert len(Path(str(result.job.dataset.train)).read_text().splitlines()) == 24
+        assert llmtune.plan(result.job, "azure-eu").refusals == ()
         assert not vendor.complaints

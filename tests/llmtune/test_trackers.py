@@ -23,14 +23,14 @@ from llmtune.errors import InvalidJob, LlmtuneError, MissingExtra, RunFailed, Un
 from llmtune.metrics.points import MetricPoint, Series
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
-from llmtune.runs.tracking import Feeds
+from llmtune.runs.tracking import TrackerFeeds
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.web.conftest import job, slowly
 
-QUICK = Pace(first=0.005, most=0.02)
+QUICK = PollInterval(first=0.005, most=0.02)
 Points = dict[tuple[str, int], float]
 Read = Callable[[Path], Points]
 
@@ -64,7 +64,7 @@ def quiet_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 @pytest.fixture(scope="session")
 def empty_tracker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking store of MLflow's, empty: making its tables takes seconds."""
+    """Make an empty MLflow store once: creating its tables takes seconds."""
     mlflow = pytest.importorskip("mlflow")
     place = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{place}")
@@ -110,7 +110,7 @@ def from_mlflow(folder: Path) -> Points:
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline W&B file: LevelDB's log format after a header of seven bytes, W&B's own protobufs."""
+    """Read the records of an offline W&B file: LevelDB log format after a header of seven bytes, then protobufs."""
     from wandb.proto import wandb_internal_pb2
 
     data = path.read_bytes()
@@ -170,7 +170,7 @@ def curves(report: Report) -> Points:
 
 
 def same(found: Points, report: Report) -> None:
-    """The sink's points of the curves are the report's, no more and no fewer."""
+    """Check that the tracker's points are the report's, no more and no fewer."""
     wanted = curves(report)
     assert len(wanted) >= 36
     shown = {place: value for place, value in found.items() if not place[0].startswith("test/")}
@@ -279,21 +279,21 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = [{root!r}, {root!r} + "/providers"]
 from pathlib import Path
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.api import start
 from llmtune.runs.store.store import Store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from tests.llmtune.web.conftest import job
 
-kept = Store.set_ref
+original = Store.set_ref
 def set_ref(self, run_id, name, ref):
     # Between writing to the sink and noting that it was done: the worst moment.
     if name.startswith("sink:") and ref.data["after"] > 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    kept(self, run_id, name, ref)
+    original(self, run_id, name, ref)
 Store.set_ref = set_ref
 run = start(job(Path({folder!r})), FakeProvider("fake", FakeSettings(base_url={url!r})), sinks=[{spec!r}])
-run.wait(pace=Pace(first=0.005, most=0.02))
+run.wait(pace=PollInterval(first=0.005, most=0.02))
 """
 
 
@@ -323,7 +323,7 @@ def test_what_the_vendors_file_corrects_is_corrected(
         MetricPoint(step=n, series="train/loss", value=round(1 / n, 2), source="vendor_api") for n in range(1, 40)
     ]
     store.add_points(run.id, rounded)
-    feeds = Feeds(store, run.id)
+    feeds = TrackerFeeds(store, run.id)
     feeds.update()
     exact = [MetricPoint(step=n, series="train/loss", value=1 / n, source="vendor_file") for n in range(1, 40)]
     odd = MetricPoint(step=40, series="train/own <name> & more", value=math.nan)

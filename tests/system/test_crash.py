@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.runs.failpoints import ARROWS
+from llmtune.runs.failpoints import FAILPOINTS
 from llmtune.testing.crash import IN_FLIGHT, Trial, run_trial, trials
 
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
-PLACES = [*ARROWS, *(f"in-flight:{role}" for role in IN_FLIGHT)]
+PLACES = [*FAILPOINTS, *(f"in-flight:{role}" for role in IN_FLIGHT)]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from llmtune.job.spec import TuningJob
 from llmtune.provider.types import RunState
 from llmtune.report.schema import Report
 from llmtune.runs.actions import cleanup
-from llmtune.runs.api import attach, runs, start
+from llmtune.runs.api import attach, list_runs, start
 from llmtune.runs.run import provider_of
 from llmtune.runs.store import schema
 from llmtune.runs.store.store import Store, open_store
@@ -59,11 +59,11 @@ def llmtune(*arguments: str) -> Any:
 def test_every_list_shows_the_others(store: Store, at: At, job: TuningJob) -> None:
     good = start(job, at())
     good.wait(pace=QUICK)
-    broken, _ = store.begin(broken_run(state=RunState.RUNNING))
+    broken, _ = store.create_or_join(broken_run(state=RunState.RUNNING))
     damage(store, broken.id)
 
     with pytest.warns(UserWarning, match=f"left out: run {broken.id}$"):
-        assert [run.id for run in runs()] == [good.id]
+        assert [run.id for run in list_runs()] == [good.id]
     for command in (["runs", "list"], ["runs", "list", "--json"], ["doctor", "-p", "fake", "--lifecycle"]):
         done = llmtune(*command)
         assert (done.exit_code, good.id in done.stdout) == (0, True), done.output
@@ -79,7 +79,7 @@ def test_every_list_shows_the_others(store: Store, at: At, job: TuningJob) -> No
 
 def test_a_store_with_nothing_else_does_not_look_empty() -> None:
     store = open_store()
-    damage(store, store.begin(broken_run())[0].id)
+    damage(store, store.create_or_join(broken_run())[0].id)
     assert llmtune("runs", "list").stdout.strip() == "no run can be read"
 
 
@@ -94,17 +94,17 @@ def test_a_reference_that_cannot_be_read_takes_no_list_with_it(at: At, job: Tuni
     with pytest.warns(UserWarning, match=bad.id):
         assert {resource.run_id for resource in store.resources()} == {good.id}
     with pytest.warns(UserWarning, match=bad.id):
-        assert [record.id for record, _ in store.tuned()] == [good.id]
+        assert [record.id for record, _ in store.tuned_models()] == [good.id]
     assert store.refs(bad.id) == {}
 
 
 def test_what_an_unreadable_unfinished_run_may_use_is_kept(vendor: Fake, at: At, job: TuningJob) -> None:
     store = open_store()
     start(job, at()).wait(pace=QUICK)
-    never_sent, _ = store.begin(broken_run())
+    never_sent, _ = store.create_or_join(broken_run())
     damage(store, never_sent.id)
     assert cleanup(store, provider_of, dry_run=True).removed
-    broken, _ = store.begin(broken_run(state=RunState.RUNNING))
+    broken, _ = store.create_or_join(broken_run(state=RunState.RUNNING))
     damage(store, broken.id)
     done = cleanup(store, provider_of)
     assert done.removed == []
@@ -115,16 +115,16 @@ def test_what_an_unreadable_unfinished_run_may_use_is_kept(vendor: Fake, at: At,
 @pytest.mark.parametrize("state", [RunState.UPLOADING, RunState.RUNNING])
 def test_the_same_job_again(state: RunState) -> None:
     store = open_store()
-    broken, _ = store.begin(broken_run(fingerprint="same", state=state))
+    broken, _ = store.create_or_join(broken_run(fingerprint="same", state=state))
     damage(store, broken.id)
     again = a_record(fingerprint="same")
     if state is RunState.UPLOADING:  # nothing was submitted
-        assert store.begin(again)[1] == "new"
+        assert store.create_or_join(again)[1] == "new"
         return
     with pytest.raises(StoreError, match=broken.id) as caught:
-        store.begin(again)
+        store.create_or_join(again)
     assert "--new" in (caught.value.hint or "")
-    assert store.begin(again, join=False)[1] == "new"
+    assert store.create_or_join(again, join=False)[1] == "new"
 
 
 def test_an_evaluation_and_a_report_that_cannot_be_read_are_made_again(vendor: Fake, at: At, job: TuningJob) -> None:

@@ -14,7 +14,7 @@ from llmtune.job.spec import TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs import poller
 from llmtune.runs.api import attach, start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.testing import (
     Phase,
@@ -68,7 +68,7 @@ def test_two_thousand_faults(
             except (TransientError, SubmitUnknown):  # SubmitUnknown: unreachable too long; starting again finds out
                 continue
         run = attach(run.id, provider=provider)
-        run.wait(timeout=240, pace=Pace(first=0.002, most=0.01))
+        run.wait(timeout=240, pace=PollInterval(first=0.002, most=0.01))
         return run
 
     with ThreadPoolExecutor(12) as pool:

@@ -90,6 +90,7 @@ def test_a_run_stopped_damaged_and_resumed_ends_as_one_run(tmp_path: Path, monke
             "name": "cases",
             "dataset": {"path": str(path), "split": [0.5, 0.0, 0.5]},
             "model": "tiny",
+            "adapter": "lora",
             "hyperparameters": {"epochs": 100, "max_steps": steps, "batch_size": 4, "checkpoint_every": steps + 1},
             "evaluation": {"max_rows": 2, "baselines": []},
         }
@@ -110,7 +111,7 @@ def test_a_run_stopped_damaged_and_resumed_ends_as_one_run(tmp_path: Path, monke
     with monkeypatch.context() as patched:
         patched.setattr("llmtune_local.provider.now", lambda: time.time() + 60)
         messages = [event.message for event in run.provider.poll(run.job_ref, None).events]
-    assert f"it is stopped, and kill -CONT {status.pid} lets it go on" in messages[-1]
+    assert f"it is stopped, and kill -CONT {status.pid} lets it continue" in messages[-1]
     run.cancel()
     os.kill(status.pid, signal.SIGCONT)
     with pytest.raises(RunFailed) as caught:
@@ -127,7 +128,7 @@ def test_a_run_stopped_damaged_and_resumed_ends_as_one_run(tmp_path: Path, monke
     bad.mkdir()
     for name in ("request.json", "status.json", "result.json"):
         (bad / name).write_bytes(bytes(100))
-    assert f"goes on from the checkpoint of step {step}" in command("runs", "resume", run.id)
+    assert f"continues from the checkpoint of step {step}" in command("runs", "resume", run.id)
     report = run.wait()
     assert report.succeeded
     points = [point.step for point in run.metrics() if point.series == "train/loss"]

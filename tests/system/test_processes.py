@@ -105,6 +105,7 @@ class Machine:
             "name": "quiet",
             "dataset": "rows.jsonl",
             "model": "tiny",
+            "adapter": "lora",
             "hyperparameters": {"max_steps": 2, "batch_size": 2},
             "evaluation": {"max_rows": 2},
             "provider_options": {"local": options} if options else {},
@@ -225,10 +226,10 @@ def test_a_tracker_calls_nobody_but_its_own_server(machine: Machine, tracker: st
     machine.environment["WANDB_MODE"] = "offline"
     places = {"mlflow": f"sqlite:///{machine.folder}/curves.db", "wandb": "curves"}
     script = (
-        "from llmtune.trackers import SinkRun, make\n"
+        "from llmtune.trackers import TrackedRun, create_tracker\n"
         "from llmtune.metrics.points import MetricPoint\n"
-        f"sink = make('{tracker}:{places[tracker]}')\n"
-        "sink.begin(SinkRun(id='r1', name='quiet', created=0.0, params={'epochs': '1'}, tags={}), {})\n"
+        f"sink = create_tracker('{tracker}:{places[tracker]}')\n"
+        "sink.start_run(TrackedRun(id='r1', name='quiet', created=0.0, params={'epochs': '1'}, tags={}), {})\n"
         "sink.write([MetricPoint(series='train/loss', step=1, value=1.0)])\n"
         "sink.finish({'accuracy': 1.0}, 1, 'succeeded')\n"
         "sink.close()\n"

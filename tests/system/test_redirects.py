@@ -66,7 +66,7 @@ def openai(url: str) -> Callable[[], object]:
     from llmtune_openai.provider import OpenAIProvider
 
     connection = OpenAIProvider(settings=OpenAIProvider.Settings(base_url=url))._connection
-    return lambda: connection.ask(
+    return lambda: connection.request(
         lambda sdk: sdk.fine_tuning.jobs.with_raw_response.create(model="m", training_file="file-1")
     )
 
@@ -76,7 +76,7 @@ def azure(url: str) -> Callable[[], object]:
     from llmtune_azure.provider import AzureProvider
 
     connection = AzureProvider(settings=AzureProvider.Settings(endpoint=url))._connection
-    return lambda: connection.ask(
+    return lambda: connection.request(
         lambda sdk: sdk.chat.completions.with_raw_response.create(
             model="m", messages=[{"role": "user", "content": "x"}]
         )
@@ -88,7 +88,7 @@ def nebius(url: str) -> Callable[[], object]:
     from llmtune_nebius.provider import NebiusProvider
 
     connection = NebiusProvider(settings=NebiusProvider.Settings(base_url=url))._connection
-    return lambda: connection.ask(
+    return lambda: connection.request(
         lambda sdk: sdk.files.with_raw_response.create(file=("a.jsonl", b"{}"), purpose="fine-tune")
     )
 
@@ -98,7 +98,7 @@ def together(url: str) -> Callable[[], object]:
     from llmtune_together.provider import TogetherProvider
 
     connection = TogetherProvider(settings=TogetherProvider.Settings(base_url=url))._connection
-    return lambda: connection.ask(
+    return lambda: connection.request(
         "submit",
         lambda sdk: sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}]),
     )

@@ -14,7 +14,7 @@ from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, Tunin
 from llmtune.metrics.points import NotReported
 from llmtune.rescues.results import GoldenSet
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.rescues.helpers import save, tickets
 
@@ -35,14 +35,14 @@ def tuned_elsewhere(provider: Any, model: str, tmp_path: Path, monkeypatch: pyte
             evaluation=EvaluationSpec(max_rows=2),
         )
         run = start(job, provider, yes=True, allow_unknown_cost=True)
-        run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))
+        run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.05))
         ref = run.model_ref
     assert ref is not None
     return ref.id
 
 
 def follow(run: Any) -> Any:
-    return run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))
+    return run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.05))
 
 
 def same_rows(found: Path, wanted: list[dict[str, Any]]) -> bool:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.planning.support_matrix import ask
+from llmtune.planning.support_matrix import get_capabilities
 from llmtune.provider import catalog
 from llmtune.provider.registry import get_provider, known_kinds, provider_class
 from llmtune.provider.types import Target
-from llmtune.testing.wire_check import check_wire_truth
+from llmtune.testing.wire_check import check_request_fields
 
 
 def one_model_a_family(kind: str) -> list[str]:
@@ -37,7 +37,7 @@ def targets() -> list[tuple[str, str, str, str]]:
             continue
         models = {"", *one_model_a_family(kind)}
         for model in sorted(models):
-            capabilities = ask(provider, model)
+            capabilities = get_capabilities(provider, model)
             for method, able in capabilities.methods.items():
                 for adapter, can in capabilities.adapters.items():
                     if able is True and can is True:
@@ -50,4 +50,4 @@ def test_what_is_declared_is_what_moves(kind: str, model: str, method: str, adap
     provider = get_provider(kind)
     target = Target(provider=kind, kind=kind, model=model, method=method, adapter=adapter)
     assert provider.capabilities(target).family
-    assert check_wire_truth(provider, model, method=method, adapter=adapter) == []
+    assert check_request_fields(provider, model, method=method, adapter=adapter) == []

@@ -100,10 +100,10 @@ def test_a_tree_of_good_names_passes(names: ModuleType, repository: Path) -> Non
 
 
 @pytest.mark.parametrize("tree", ["llmtune", "providers/llmtune_acme"])
-@pytest.mark.parametrize(("name", "most"), [("told", 100), ("obj", 40)])
-def test_more_than_the_limit_fails(names: ModuleType, repository: Path, tree: str, name: str, most: int) -> None:
+@pytest.mark.parametrize(("name", "limit"), [("told", 100), ("obj", 40)])
+def test_more_than_the_limit_fails(names: ModuleType, repository: Path, tree: str, name: str, limit: int) -> None:
     path = repository / tree / "many.py"
-    enough = [*[f"{name} = 1"] * most, *["row = 1"] * (10_000 - most)]
+    enough = [*[f"{name} = 1"] * limit, *["row = 1"] * (10_000 - limit)]
     path.write_text("\n".join(enough), encoding="utf-8")
     assert names.main(["--root", str(repository)]) == 0
     path.write_text("\n".join([*enough, *[f"{name} = 1"] * 2]), encoding="utf-8")
@@ -117,6 +117,16 @@ def test_more_than_the_limit_fails(names: ModuleType, repository: Path, tree: st
         ("docs/data/rows.md", "Rows can be mended.\n"),
         ("llmtune/cli/app.py", '"""Start.\n\nLeaves with 2 on errors.\n"""\n'),
         ("llmtune/cli/app.py", 'def run(n): print(f"{n} nats a token")\n'),
+        ("README.md", "The backend has no knob for it.\n"),
+        ("docs/data.md", "Something is amiss here.\n"),
+        ("docs/serve.md", "It lets go of the model.\n"),
+        ("docs/page.md", "The run is begun anew.\n"),
+        ("llmtune/cli/app.py", 'HELP = "Only this state (may be given again)."\n'),
+        ("docs/openai.md", "The service tells nothing of its optimizer.\n"),
+        ("docs/data.md", "There are 432 sound rows.\n"),
+        ("docs/testing.md", "Twenty transactions go well.\n"),
+        ("docs/stats.md", "It counts tokens a row.\n"),
+        ("docs/report.md", "It is a table of one line a field.\n"),
     ],
 )
 def test_a_phrase_in_docs_or_help_fails(
@@ -127,6 +137,20 @@ def test_a_phrase_in_docs_or_help_fails(
     path.write_text(text, encoding="utf-8")
     assert names.main(["--root", str(repository)]) == 1
     assert f"{name}:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The door knobby and the amissible are no phrases.",
+        "Sound judgement lets it go.",
+        "Begin again; the job goes on.",
+        "A row with a field, and a file of a job: 20 tokens per row.",
+    ],
+)
+def test_plain_english_passes(names: ModuleType, repository: Path, text: str) -> None:
+    (repository / "README.md").write_text(f"{text}\n", encoding="utf-8")
+    assert names.main(["--root", str(repository)]) == 0
 
 
 def test_a_phrase_in_the_code_of_the_command_line_is_no_text(names: ModuleType, repository: Path) -> None:

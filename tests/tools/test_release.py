@@ -91,8 +91,8 @@ def test_a_licence_that_is_bundled_and_not_listed_is_named(release: ModuleType, 
     ],
 )
 def test_a_models_card_says_what_it_was_trained_on(release: ModuleType, card: str | None, fault: str) -> None:
-    (found,) = release.card_faults("small/MODEL_CARD.md", card)
-    assert fault in found
+    (message,) = release.card_faults("small/MODEL_CARD.md", card)
+    assert fault in message
 
 
 def test_the_cards_of_the_models_in_the_package_are_sound(release: ModuleType) -> None:
@@ -119,9 +119,9 @@ def test_a_wheel_of_another_version_is_named(release: ModuleType, tmp_path: Path
 def test_the_changelog_has_a_dated_section_of_the_version(
     release: ModuleType, changelog: str, fault: str | None
 ) -> None:
-    found = list(release.changelog_faults("1.0", changelog))
-    assert len(found) == (fault is not None)
-    assert fault is None or fault in found[0]
+    messages = list(release.changelog_faults("1.0", changelog))
+    assert len(messages) == (fault is not None)
+    assert fault is None or fault in messages[0]
 
 
 def test_the_notes_are_the_section_of_the_version(release: ModuleType) -> None:

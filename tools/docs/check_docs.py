@@ -1,6 +1,6 @@
-"""Hold the pages to the code: every command, option, import, link, file and module that they name must be there.
+"""Check the hand-written pages: every command, option, import, link, file and module that they name must exist.
 
-What is generated is checked by generate_docs.py; this looks at what people wrote: the pages of the checkout's top
+Generated parts are checked by generate_docs.py; this script checks hand-written pages: those of the checkout's top
 folder, docs/, examples/ and providers/, and the results in benchmarks/.
 """
 
@@ -29,7 +29,7 @@ COMMENT = re.compile(r"(^|\s)#\s.*$")
 
 
 def pages() -> list[Path]:
-    """The pages that people wrote."""
+    """List the hand-written pages."""
     return [
         *(
             ROOT / name
@@ -44,7 +44,7 @@ def pages() -> list[Path]:
 # --- commands --------------------------------------------------------------------------------------------------------
 @cache
 def command_line() -> Any:
-    """The command line, as a tree of commands."""
+    """Load the command line as a tree of commands."""
     import typer
 
     from llmtune.cli.app import app
@@ -53,43 +53,43 @@ def command_line() -> Any:
 
 
 def typed(page: str) -> Iterator[str]:
-    """Everything on a page that begins with `llmtune`, from blocks of shell and from the text."""
+    """Find the `llmtune` commands on a page, in shell blocks and in the text."""
     for block in BLOCK.finditer(page):
         if block["language"] in ("sh", "bash", "console", ""):
             for line in block["text"].replace("\\\n", " ").splitlines():
                 for part in ENDS.split(COMMENT.sub("", line)):
-                    if found := re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(llmtune(?: .*)?)$", part.rstrip()):
-                        yield found[1]
+                    if command := re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(llmtune(?: .*)?)$", part.rstrip()):
+                        yield command[1]
     for span in INLINE.findall(BLOCK.sub("", page)):
         if re.match(r"llmtune [a-z-]", span):
             yield ENDS.split(span)[0]
 
 
 def command_fault(text: str) -> str | None:
-    """What is wrong with a command as it is written; None when nothing is."""
+    """Describe what is wrong with a command as it is written; None if nothing is."""
     try:
-        words = shlex.split(text, comments=True)[1:]
+        arguments = shlex.split(text, comments=True)[1:]
     except ValueError:
-        words = text.split()[1:]
+        arguments = text.split()[1:]
     command, path = command_line(), ["llmtune"]
-    while words and words[0] in getattr(command, "commands", {}):
-        path.append(words.pop(0))
+    while arguments and arguments[0] in getattr(command, "commands", {}):
+        path.append(arguments.pop(0))
         command = command.commands[path[-1]]
     if default := getattr(command, "default", None):  # what is typed is one of its commands without its name
         command = command.commands[default]
-    if getattr(command, "commands", {}) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
-        return f"there is no command `{' '.join([*path, words[0]])}`"
-    known = {"--help", "-h"} | {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)}
-    for word in words:
-        option = re.match(r"\[*(--[a-z][a-z-]*|-[a-zA-Z])(?=$|[=\],])", word)
-        if option and option[1] not in known:
+    if getattr(command, "commands", {}) and arguments and re.fullmatch(r"[a-z][a-z-]*", arguments[0]):
+        return f"there is no command `{' '.join([*path, arguments[0]])}`"
+    options = {"--help", "-h"} | {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)}
+    for argument in arguments:
+        option = re.match(r"\[*(--[a-z][a-z-]*|-[a-zA-Z])(?=$|[=\],])", argument)
+        if option and option[1] not in options:
             return f"`{' '.join(path)}` has no option {option[1]}"
     return None
 
 
 # --- imports and links -----------------------------------------------------------------------------------------------
 def import_faults(page: str) -> Iterator[str]:
-    """Names that a block of Python imports from llmtune and that are not there."""
+    """Find names that a Python block imports from llmtune and that do not exist."""
     for block in BLOCK.finditer(page):
         if block["language"] != "python":
             continue
@@ -109,33 +109,33 @@ def import_faults(page: str) -> Iterator[str]:
 # --- files and modules -----------------------------------------------------------------------------------------------
 @cache
 def packages() -> frozenset[str]:
-    """The import packages of the checkout."""
+    """List the import packages of the checkout."""
     return frozenset(["llmtune", *(path.name for path in ROOT.glob("providers/llmtune_*"))])
 
 
 @cache
 def groups() -> frozenset[str]:
-    """The entry-point groups, which are spelled like modules."""
+    """List the entry-point groups, whose names look like modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return frozenset(project["entry-points"])
 
 
 def name_faults(path: Path, page: str) -> Iterator[str]:
-    """Files and modules of the checkout that are named in backticks and are not there; `NAME` stands for any name."""
+    """Find files and modules named in backticks that do not exist; `NAME` stands for any name."""
     folders = {"tools", "providers", "benchmarks", "tests", "examples", "docs"} | packages()
     for span in INLINE.findall(BLOCK.sub("", page)):
-        for word in span.split():
-            if re.fullmatch(r"\w+/[\w./-]*", word) and word.split("/")[0] in folders:
-                pattern = word.rstrip("/").replace("NAME", "*")
+        for name in span.split():
+            if re.fullmatch(r"\w+/[\w./-]*", name) and name.split("/")[0] in folders:
+                pattern = name.rstrip("/").replace("NAME", "*")
                 if not any(any(base.glob(pattern)) for base in (ROOT, ROOT / "providers", path.parent)):
-                    yield f"there is no {word}"
-        for word in re.findall(r"(?<![\w./-])llmtune\w*(?:\.\w+)+", span):
-            if word.split(".")[0] in packages() and word not in groups() and not has_name(word):
-                yield f"there is no {word}"
+                    yield f"there is no {name}"
+        for name in re.findall(r"(?<![\w./-])llmtune\w*(?:\.\w+)+", span):
+            if name.split(".")[0] in packages() and name not in groups() and not has_name(name):
+                yield f"there is no {name}"
 
 
 def has_name(dotted: str) -> bool:
-    """Whether a dotted name is a module, a name in one, or a settings file (`llmtune.toml`)."""
+    """Return whether a dotted name is a module, a name in one, or a settings file (`llmtune.toml`)."""
     if dotted.endswith(".toml"):
         return True
     module, parts = None, dotted.split(".")
@@ -153,12 +153,12 @@ def has_name(dotted: str) -> bool:
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as code hosts make it."""
+    """Return the anchor of a heading, as code hosts generate it."""
     return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
 
 
 def link_faults(path: Path, page: str) -> Iterator[str]:
-    """Links to files and headings that are not there."""
+    """Find links to files and headings that do not exist."""
     for link in LINK.finditer(BLOCK.sub("", page)):
         target, _, anchor = link["target"].partition("#")
         if re.match(r"[a-z]+:", target):
@@ -168,25 +168,25 @@ def link_faults(path: Path, page: str) -> Iterator[str]:
             yield f"the link to {link['target']} leads nowhere"
         elif anchor and there.suffix == ".md":
             text = BLOCK.sub("", there.read_text(encoding="utf-8"))
-            if anchor not in {slug(found["text"]) for found in HEADING.finditer(text)}:
+            if anchor not in {slug(heading["text"]) for heading in HEADING.finditer(text)}:
                 yield f"{link['target']}: there is no such heading"
 
 
 def faults(path: Path) -> list[str]:
-    """Everything on a page that the code does not bear out."""
+    """List everything on a page that does not match the code."""
     page = path.read_text(encoding="utf-8")
-    found = [f"{text}: {fault}" for text in typed(page) if (fault := command_fault(text))]
+    messages = [f"{text}: {fault}" for text in typed(page) if (fault := command_fault(text))]
     if path.name != "CHANGELOG.md":  # which also names what is gone
-        found += name_faults(path, page)
-    return [*found, *import_faults(page), *link_faults(path, page)]
+        messages += name_faults(path, page)
+    return [*messages, *import_faults(page), *link_faults(path, page)]
 
 
 def main() -> int:
-    """Print every fault with its page; 1 when there are any."""
-    found = [f"{path.relative_to(ROOT)}: {fault}" for path in pages() for fault in faults(path)]
-    for each in found:
-        print(each)
-    return 1 if found else 0
+    """Print every error with its page; return 1 if there are any."""
+    messages = [f"{path.relative_to(ROOT)}: {fault}" for path in pages() for fault in faults(path)]
+    for message in messages:
+        print(message)
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fill the generated parts of the docs from the code; `--check` only says whether they are up to date.
 
 A page holds blocks `<!-- generated: WHAT -->` ... `<!-- end -->`; WHAT is one of the functions in `BLOCKS`, with an
-argument after a blank where it takes one. Everything between the marks is written here, everything else by people.
+argument after a blank where it takes one. Text between the marks is generated, everything else is hand-written.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ BLOCK = re.compile(r"(<!-- generated: (?P<what>[^>]*?) -->\n).*?(<!-- end -->)",
 
 @cache
 def backends() -> tuple[tuple[str, Capabilities], ...]:
-    """Every listed provider with the capabilities of its default family."""
-    found = []
+    """Return every listed provider with the capabilities of its default family."""
+    capabilities = []
     for kind in known_kinds():
         provider = get_provider(kind)
         if provider.listed:
-            found.append((kind, matrix.ask(provider)))
-    return tuple(found)
+            capabilities.append((kind, matrix.get_capabilities(provider)))
+    return tuple(capabilities)
 
 
 def support_matrix(_: str) -> str:
-    """The whole matrix: a line a field, a column a backend."""
+    """Return the whole support matrix: one line per field, one column per backend."""
     return matrix.markdown()
 
 
 def field(name: str) -> str:
-    """Where one field lives in the spec, and what each backend does with it."""
+    """Describe a field: its place in the job, and what each backend does with it."""
     lines = [_home(name), "", "| backend | word | what happens |", "|---|---|---|"]
-    for kind, found in backends():
-        entry = matrix.describe(found.parameters[name])
-        cell = matrix.cell(entry).replace("|", "\\|")
+    for kind, capabilities in backends():
+        entry = matrix.describe(capabilities.parameters[name])
+        cell = matrix.describe_entry(entry).replace("|", "\\|")
         lines.append(f"| {kind} | {entry['support'].replace('_', ' ')} | {cell} |")
     return "\n".join(lines) + "\n"
 
@@ -61,12 +61,12 @@ def _home(name: str) -> str:
 
 
 def providers(_: str) -> str:
-    """One line a backend: whether it takes jobs, and what it trains."""
+    """Return one line per backend: whether it takes jobs, and what it trains."""
     lines = ["| backend | trains | adapters | service |", "|---|---|---|---|"]
-    for kind, found in backends():
-        methods = ", ".join(name for name, able in found.methods.items() if able is True) or "none"
-        adapters = ", ".join(name for name, able in found.adapters.items() if able is True) or "none"
-        life = found.lifecycle
+    for kind, capabilities in backends():
+        methods = ", ".join(name for name, able in capabilities.methods.items() if able is True) or "none"
+        adapters = ", ".join(name for name, able in capabilities.adapters.items() if able is True) or "none"
+        life = capabilities.lifecycle
         state = life.status if life.closes is None else f"{life.status}: {life.closes}"
         lines.append(f"| {kind} | {methods} | {adapters} | {state} |")
     return "\n".join(lines) + "\n"
@@ -85,7 +85,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
 
 
 def fill(text: str) -> str:
-    """The page with every generated block written anew."""
+    """Return the page with every generated block filled in."""
 
     def block(match: re.Match[str]) -> str:
         what, _, argument = match["what"].partition(" ")
@@ -102,11 +102,11 @@ def main() -> int:
     stale = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        fresh = fill(text)
-        if fresh != text:
+        generated = fill(text)
+        if generated != text:
             stale.append(page.relative_to(ROOT))
             if not check:
-                page.write_text(fresh, encoding="utf-8")
+                page.write_text(generated, encoding="utf-8")
     page = ROOT / "docs" / "hyperparameters.md"
     unanswered = [name for name in DECLARED_FIELDS if f"<!-- generated: field {name} -->" not in page.read_text()]
     if unanswered:
@@ -114,12 +114,12 @@ def main() -> int:
     if homeless := missing():
         print(f"no page in docs/reference/ has: {', '.join(homeless)}")
     lacking = [
-        f"docs/providers/{kind}.md: {each}"
+        f"docs/providers/{kind}.md: {block}"
         for kind, _ in backends()
         if (page := ROOT / "docs" / "providers" / f"{kind}.md").is_file()
-        for each in provider_pages.missing(page)
+        for block in provider_pages.missing(page)
     ]
-    print(*(f"not there: {each}" for each in lacking), sep="\n", end="\n" if lacking else "")
+    print(*(f"not there: {block}" for block in lacking), sep="\n", end="\n" if lacking else "")
     if stale and check:
         print(f"out of date: {', '.join(map(str, stale))}; run `make docs`")
     return 1 if unanswered or homeless or lacking or (stale and check) else 0

@@ -1,4 +1,4 @@
-"""What a provider's page has from the code: service, settings, limits, models with prices, and every field."""
+"""The generated parts of a provider's page: service, settings, limits, models with prices, and fields."""
 
 from __future__ import annotations
 
@@ -15,51 +15,56 @@ from llmtune.provider.registry import get_provider
 
 
 def service(name: str) -> str:
-    """Whether it takes jobs and until when, what it trains, what it takes, and what llmtune needs for it."""
+    """Describe the service: whether it takes jobs and until when, what it trains, its limits, and what to install."""
     provider = get_provider(name)
-    found = support_matrix.ask(provider)
-    life = found.lifecycle
+    capabilities = support_matrix.get_capabilities(provider)
+    life = capabilities.lifecycle
     dates = [("no new jobs from", life.closes), ("tuned models stop", life.answers_until)]
     rows = [
         ("service", "; ".join(filter(None, [life.status, life.for_whom, life.note]))),
         *((what, f"{day}") for what, day in dates if day is not None),
         ("said by", life.source),
-        ("methods", _able(found.methods)),
-        ("adapters", _able(found.adapters)),
-        ("jobs at once", f"{found.concurrency} ({found.concurrency_source})" if found.concurrency else ""),
+        ("methods", _able(capabilities.methods)),
+        ("adapters", _able(capabilities.adapters)),
+        (
+            "jobs at once",
+            f"{capabilities.concurrency} ({capabilities.concurrency_source})" if capabilities.concurrency else "",
+        ),
         ("go on at", ", ".join(life.alternatives)),
         ("install", " ".join(f"`pip install 'llmtune-sdk[{need.extra}]'`" for need in provider.requirements[:1])),
-        *_limits(found.limits),
+        *_limits(capabilities.limits),
     ]
     return _table(("", ""), [row for row in rows if row[1]])
 
 
 def settings(name: str) -> str:
-    """What can be said of the account, in `llmtune.toml` or as LLMTUNE_NAME_FIELD."""
+    """List the account's settings, for `llmtune.toml` or as LLMTUNE_NAME_FIELD."""
     fields = get_provider(name).Settings.model_fields
     rows = [(f"`{key}`", " ".join((info.description or "").split())) for key, info in fields.items()]
     return _table(("setting", ""), rows)
 
 
 def models(name: str) -> str:
-    """The models of the catalogue with their prices; of models that are not listed the service's own rules hold."""
+    """List the models of the catalogue with their prices; other models follow the service's general rules."""
     rows = []
-    for model, found in _catalogued(name):
-        kinds = ", ".join([*(m for m, able in found.methods.items() if able is True)])
-        adapters = ", ".join(a for a, able in found.adapters.items() if able is True)
-        life = found.lifecycle
+    for model, capabilities in _catalogued(name):
+        kinds = ", ".join([*(m for m, able in capabilities.methods.items() if able is True)])
+        adapters = ", ".join(a for a, able in capabilities.adapters.items() if able is True)
+        life = capabilities.lifecycle
         state = " ".join(filter(None, [life.status, f"({life.closes})" if life.closes else ""]))
-        rows.append((f"`{model}`", kinds, adapters, state, _price(found.price), f"{found.price.checked or ''}"))
+        rows.append(
+            (f"`{model}`", kinds, adapters, state, _price(capabilities.price), f"{capabilities.price.checked or ''}")
+        )
     return _table(("model", "methods", "adapters", "tuning", "price", "checked"), rows)
 
 
 def fields(name: str) -> str:
-    """What becomes of each field of a job."""
-    found = support_matrix.ask(get_provider(name))
+    """List what the backend does with each field of a job."""
+    capabilities = support_matrix.get_capabilities(get_provider(name))
     rows = []
-    for field, declared in found.parameters.items():
+    for field, declared in capabilities.parameters.items():
         entry = support_matrix.describe(declared)
-        rows.append((f"`{field}`", entry["support"].replace("_", " "), support_matrix.cell(entry)))
+        rows.append((f"`{field}`", entry["support"].replace("_", " "), support_matrix.describe_entry(entry)))
     return _table(("field", "word", "what happens"), rows)
 
 
@@ -70,42 +75,42 @@ def _catalogued(name: str) -> Iterator[tuple[str, Capabilities]]:
     for model, entry in listed.items():
         method = (entry.get("methods") or ["sft"])[0]
         adapter = (entry.get("adapters") or ["lora"])[0]
-        yield model, support_matrix.ask(provider, model, method, adapter)
+        yield model, support_matrix.get_capabilities(provider, model, method, adapter)
 
 
-def _able(words: Any) -> str:
-    return ", ".join(word for word, able in words.items() if able is True)
+def _able(support: Any) -> str:
+    return ", ".join(name for name, able in support.items() if able is True)
 
 
 def _limits(limits: Limits) -> Iterator[tuple[str, str]]:
-    told = [
-        f"{value:,} {word}"
-        for value, word in (
+    limit_texts = [
+        f"{value:,} {unit}"
+        for value, unit in (
             (limits.min_rows, "training rows at least"),
             (limits.max_rows, "at most"),
             (limits.max_validation_rows, "validation rows at most"),
             (limits.max_total_rows, "rows in all"),
-            (limits.max_bytes, "bytes a file"),
-            (limits.max_tokens_per_row, "tokens a row"),
+            (limits.max_bytes, "bytes per file"),
+            (limits.max_tokens_per_row, "tokens per row"),
         )
         if value is not None
     ]
-    words = [f"format `{limits.format}`", *told, f"validation rows {limits.validation}", limits.note]
-    joined = "; ".join(filter(None, words))
+    parts = [f"format `{limits.format}`", *limit_texts, f"validation rows {limits.validation}", limits.note]
+    joined = "; ".join(filter(None, parts))
     yield "dataset", f"{joined} ({limits.source})" if limits.source else joined
 
 
 def _price(price: Price) -> str:
     units = (
-        (price.training, "a million training tokens"),
-        (price.input, "a million tokens in"),
-        (price.output, "a million out"),
-        (price.hosting, "an hour of deployment"),
-        (price.storage, "a month and model"),
+        (price.training, "per million training tokens"),
+        (price.input, "per million input tokens"),
+        (price.output, "per million output tokens"),
+        (price.hosting, "per hour of deployment"),
+        (price.storage, "per month and model"),
     )
-    told = [f"{value:g} {price.currency} {unit}" for value, unit in units if value is not None]
-    said = "; ".join(filter(None, [*told, price.note])) or "not published"
-    return f"{said} ({price.source})" if price.source else said
+    prices = [f"{value:g} {price.currency} {unit}" for value, unit in units if value is not None]
+    text = "; ".join(filter(None, [*prices, price.note])) or "not published"
+    return f"{text} ({price.source})" if price.source else text
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -123,7 +128,7 @@ BLOCKS = {
 
 
 def missing(page: Path) -> list[str]:
-    """What the page of a provider has to hold and does not: each block, and what to do when something goes wrong."""
+    """Return what a provider's page lacks: generated blocks, and the section on troubleshooting."""
     text = page.read_text(encoding="utf-8")
-    wanted = [f"<!-- generated: {block} {page.stem} -->" for block in BLOCKS]
-    return [each for each in [*wanted, "## Troubleshooting"] if each not in text]
+    required = [f"<!-- generated: {block} {page.stem} -->" for block in BLOCKS]
+    return [mark for mark in [*required, "## Troubleshooting"] if mark not in text]

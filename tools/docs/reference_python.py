@@ -32,53 +32,53 @@ WIDTH = 100
 # --- where things are ------------------------------------------------------------------------------------------------
 @cache
 def homes() -> dict[str, str]:
-    """The page of each public module, as a file name in docs/reference/."""
+    """Return the page of each public module, as a file name in docs/reference/."""
     return {
-        found["name"]: page.name
+        mark["name"]: page.name
         for page in sorted(FOLDER.glob("*.md"))
-        for found in MARK.finditer(page.read_text(encoding="utf-8"))
+        for mark in MARK.finditer(page.read_text(encoding="utf-8"))
     }
 
 
 def missing() -> list[str]:
-    """Public modules that no page describes."""
+    """List public modules that no page describes."""
     return [name for name in api.MODULES if name not in homes()]
 
 
 @cache
 def places() -> dict[str, tuple[str, str]]:
-    """Every public name, with its module and heading; the modules too."""
-    found = {module: (module, module) for module in api.MODULES}
+    """Return every public name and module, with its module and heading."""
+    locations = {module: (module, module) for module in api.MODULES}
     for module in api.MODULES:
         for name in own_names(module):
-            found[name] = (module, heading(module, name))
-    return found
+            locations[name] = (module, heading(module, name))
+    return locations
 
 
 @cache
 def own_names(module: str) -> tuple[str, ...]:
-    """The names that are described at this module; others it only passes on."""
+    """Return the names described at this module, without those it only re-exports."""
     return tuple(
-        name for name, told in tree(module).items() if not isinstance(told, str) or not told.startswith(api.AS_IN)
+        name for name, entry in tree(module).items() if not isinstance(entry, str) or not entry.startswith(api.AS_IN)
     )
 
 
 @cache
 def tree(module: str) -> dict[str, Any]:
-    """What api.json holds of a module."""
+    """Return the entries of a module, as in api.json."""
     loaded = importlib.import_module(module)
-    return {name: api.described(module, name, getattr(loaded, name)) for name in api.public_names(module)}
+    return {name: api.describe(module, name, getattr(loaded, name)) for name in api.list_public_names(module)}
 
 
 def heading(module: str, name: str) -> str:
-    """The heading over a name: a class says so, since `Sweep` and `sweep` would share an anchor."""
-    told = tree(module)[name]
-    word = "class " if isinstance(told, dict) and told["kind"] != "function" else ""
-    return f"{word}`{name}`" if name.startswith("_") else f"{word}{name}"
+    """Return the heading of a name, with "class" for classes, since `Sweep` and `sweep` would share an anchor."""
+    entry = tree(module)[name]
+    prefix = "class " if isinstance(entry, dict) and entry["kind"] != "function" else ""
+    return f"{prefix}`{name}`" if name.startswith("_") else f"{prefix}{name}"
 
 
 def linked(name: str, text: str, page: str) -> str:
-    """A name as a link to its description, as seen from a page of the folder."""
+    """Return a link to the description of a name, relative to a page of the folder."""
     module, title = places()[name]
     there = homes().get(module)
     if there is None:
@@ -88,23 +88,25 @@ def linked(name: str, text: str, page: str) -> str:
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
 def module_page(name: str) -> str:
-    """One module: what it is for, and each of its public names."""
+    """Describe a module and each of its public names."""
     page = homes()[name]
     loaded = importlib.import_module(name)
     lines = [*prose(inspect.getdoc(loaded) or "", page, name), ""]
-    if passed := [each for each in tree(name) if each not in own_names(name)]:
-        lines += [f"Described elsewhere: {', '.join(linked(each, f'`{each}`', page) for each in passed)}.", ""]
-    for each in own_names(name):
-        lines += [f"### {heading(name, each)}", "", *_described(name, each, page), ""]
+    reexported = [public_name for public_name in tree(name) if public_name not in own_names(name)]
+    if reexported:
+        links = [linked(public_name, f"`{public_name}`", page) for public_name in reexported]
+        lines += [f"Described elsewhere: {', '.join(links)}.", ""]
+    for public_name in own_names(name):
+        lines += [f"### {heading(name, public_name)}", "", *_described(name, public_name, page), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def module_index(_: str = "") -> str:
-    """All public modules with their names, each a link."""
+    """Return the table of all public modules with links to their names."""
     lines = ["| module | names |", "|---|---|"]
     for module in api.MODULES:
-        told = ", ".join(_from_above(each) for each in own_names(module))
-        lines.append(f"| {_from_above(module)} | {told} |")
+        links = ", ".join(_from_above(public_name) for public_name in own_names(module))
+        lines.append(f"| {_from_above(module)} | {links} |")
     return "\n".join(lines) + "\n"
 
 
@@ -113,46 +115,46 @@ def _from_above(name: str) -> str:
 
 
 def _described(module: str, name: str, page: str) -> list[str]:
-    told, value = tree(module)[name], getattr(importlib.import_module(module), name)
-    if isinstance(told, str):
-        return [*_fenced(_valued(name, told, value)), "", *prose(_comment(module, name), page, name)]
-    if told["kind"] == "function":
-        return [*_fenced(signature(name, told)), "", *prose(inspect.getdoc(value) or "", page, name)]
-    return _class(name, told, value, page)
+    entry, value = tree(module)[name], getattr(importlib.import_module(module), name)
+    if isinstance(entry, str):
+        return [*_fenced(_valued(name, entry, value)), "", *prose(_comment(module, name), page, name)]
+    if entry["kind"] == "function":
+        return [*_fenced(signature(name, entry)), "", *prose(inspect.getdoc(value) or "", page, name)]
+    return _class(name, entry, value, page)
 
 
-def _valued(name: str, told: str, value: Any) -> str:
-    """A value: what an alias stands for, what a short constant is, or else the type."""
-    kind = told.removeprefix("value: ")
+def _valued(name: str, described: str, value: Any) -> str:
+    """Describe a value: the target of an alias, a short constant, or else the type."""
+    kind = described.removeprefix("value: ")
     if kind != type(value).__name__:
         return f"{name} = {kind}"
     short = isinstance(value, int | float | str | tuple) and len(repr(value)) <= WIDTH and not name.startswith("_")
     return f"{name}: {kind}{api.DEFAULT}{value!r}" if short else f"{name}: {kind}"
 
 
-def _class(name: str, told: dict[str, Any], cls: type, page: str) -> list[str]:
+def _class(name: str, entry_: dict[str, Any], cls: type, page: str) -> list[str]:
     lines = []
-    bases = [each for each in told["bases"] if each not in ("Protocol", "Noun", "Generic")]
-    if "__init__" in told.get("members", {}):
-        lines += [*_fenced(signature(name, told["members"]["__init__"])), ""]
-    if told["kind"] == "protocol":
+    bases = [base for base in entry_["bases"] if base not in ("Protocol", "StrictModel", "Generic")]
+    if "__init__" in entry_.get("members", {}):
+        lines += [*_fenced(signature(name, entry_["members"]["__init__"])), ""]
+    if entry_["kind"] == "protocol":
         lines += ["A protocol: whatever has these members is one.", ""]
     elif bases:
-        shown = [linked(each, f"`{each}`", page) if each in places() else f"`{each}`" for each in bases]
-        lines += [f"Based on {' and '.join(shown)}.", ""]
+        links = [linked(base, f"`{base}`", page) if base in places() else f"`{base}`" for base in bases]
+        lines += [f"Based on {' and '.join(links)}.", ""]
     lines += [*prose(inspect.getdoc(cls) or "", page, name), ""]
-    if told["kind"] == "enum":
-        return [*lines, *(f"- `{each}` = `{value}`" for each, value in told["members"].items())]
-    mine = _own(cls)
-    words = _field_docs(cls)
-    for field in sorted(told["fields"].keys() & mine.keys(), key=mine.__getitem__):
-        said = " ".join(line for line in prose(words.get(field, ""), page, name) if line)
-        lines.append(f"- `{field}: {_typed(cls, field, told['fields'][field])}`" + (f"<br>{said}" if said else ""))
+    if entry_["kind"] == "enum":
+        return [*lines, *(f"- `{member_name}` = `{value}`" for member_name, value in entry_["members"].items())]
+    order = _own(cls)
+    field_docs = _field_docs(cls)
+    for field in sorted(entry_["fields"].keys() & order.keys(), key=order.__getitem__):
+        text = " ".join(line for line in prose(field_docs.get(field, ""), page, name) if line)
+        lines.append(f"- `{field}: {_typed(cls, field, entry_['fields'][field])}`" + (f"<br>{text}" if text else ""))
     if lines[-1].startswith("- "):
         lines.append("")
     tests = []
-    for member in sorted(told["members"].keys() & mine.keys(), key=mine.__getitem__):
-        entry = told["members"][member]
+    for member in sorted(entry_["members"].keys() & order.keys(), key=order.__getitem__):
+        entry = entry_["members"][member]
         if member == "__init__":
             continue
         if member.startswith("test_"):
@@ -160,18 +162,23 @@ def _class(name: str, told: dict[str, Any], cls: type, page: str) -> list[str]:
         elif isinstance(entry, str):
             value = getattr(cls, member)
             constant = entry.startswith("value: ")
-            said = words.get(member, "") if constant else inspect.getdoc(value) or ""
-            shown = _valued(member, entry, value) if constant else entry.removeprefix("property: ")
-            lines += [f"**`{name}.{member}`**", "", *_fenced(shown if constant else f"{member}: {shown}"), ""]
-            lines += prose(said, page, name)
+            text = field_docs.get(member, "") if constant else inspect.getdoc(value) or ""
+            declaration = _valued(member, entry, value) if constant else entry.removeprefix("property: ")
+            lines += [
+                f"**`{name}.{member}`**",
+                "",
+                *_fenced(declaration if constant else f"{member}: {declaration}"),
+                "",
+            ]
+            lines += prose(text, page, name)
         else:
-            said = inspect.getdoc(getattr(cls, member)) or ""
+            text = inspect.getdoc(getattr(cls, member)) or ""
             lines += [
                 f"**`{name}.{member}`**",
                 "",
                 *_fenced(signature(member, entry)),
                 "",
-                *prose(said, page, name),
+                *prose(text, page, name),
                 "",
             ]
     if tests:
@@ -180,36 +187,36 @@ def _class(name: str, told: dict[str, Any], cls: type, page: str) -> list[str]:
 
 
 def _typed(cls: type, field: str, text: str) -> str:
-    """A field's type and default, without the machinery of a NamedTuple or of a factory."""
+    """Format a field's type and default, without the internals of NamedTuple and factories."""
     kind, default, value = text.partition(api.DEFAULT)
-    if found := re.fullmatch(r"ForwardRef\('(.*)'\)", kind):
-        kind, defaults = found[1], getattr(cls, "_field_defaults", {})
+    if reference := re.fullmatch(r"ForwardRef\('(.*)'\)", kind):
+        kind, defaults = reference[1], getattr(cls, "_field_defaults", {})
         return f"{kind}{api.DEFAULT}{defaults[field]!r}" if field in defaults else kind
     return f"{kind}{default}{ {'dict': '{}', 'list': '[]', 'tuple': '()'}.get(value, value) }".rstrip()
 
 
 def _own(cls: type) -> dict[str, int]:
     """Names that a class has of itself, or of a base that is described nowhere else, in the order they are written."""
-    found: dict[str, int] = {}
-    for each in reversed(cls.__mro__):
-        if each.__module__.startswith("llmtune") and (each is cls or each.__name__ not in places()):
-            for name in (*inspect.get_annotations(each), *vars(each)):
-                found.setdefault(name, len(found))
-    return found
+    order: dict[str, int] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("llmtune") and (base is cls or base.__name__ not in places()):
+            for name in (*inspect.get_annotations(base), *vars(base)):
+                order.setdefault(name, len(order))
+    return order
 
 
 def _field_docs(cls: type) -> dict[str, str]:
-    """The docstrings below the fields of a class and of its bases."""
-    found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        if not each.__module__.startswith("llmtune"):
+    """Collect the docstrings of the fields of a class and its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not base.__module__.startswith("llmtune"):
             continue
-        for node in ast.walk(api.source(each.__module__)):
-            if isinstance(node, ast.ClassDef) and node.name == each.__name__:
-                found |= dict(_under(node.body))
+        for node in ast.walk(api.source(base.__module__)):
+            if isinstance(node, ast.ClassDef) and node.name == base.__name__:
+                docs |= dict(_under(node.body))
     if issubclass(cls, BaseModel):
-        found |= {name: info.description for name, info in cls.model_fields.items() if info.description}
-    return found
+        docs |= {name: info.description for name, info in cls.model_fields.items() if info.description}
+    return docs
 
 
 def _under(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
@@ -222,7 +229,8 @@ def _under(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 
 def _comment(module: str, name: str) -> str:
-    """The `#:` lines above a value, or the docstring below it."""
+    """Return the `#:` comment above a value, or the docstring below it."""
+    module, name = api.find_definition(module, name)
     tree_, below = api.source(module), dict(_under(api.source(module).body))
     if name in below:
         return below[name]
@@ -240,16 +248,16 @@ def _comment(module: str, name: str) -> str:
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
-def signature(name: str, told: dict[str, Any]) -> str:
-    """A signature as it is written in Python; over several lines when it is long."""
+def signature(name: str, function: dict[str, Any]) -> str:
+    """Format a signature as Python source, over several lines if it is long."""
     parts, by_name = [], False
-    for each, text in told["parameters"].items():
+    for parameter, text in function["parameters"].items():
         if text.startswith("by name: ") and not by_name and not any(part.startswith("*") for part in parts):
             parts.append("*")
             by_name = True
         text = text.removeprefix("by name: ")
-        parts.append(f"{each}{text}" if text.startswith(api.DEFAULT) or not text else f"{each}: {text}")
-    returns = f" -> {told['returns']}" if told["returns"] else ""
+        parts.append(f"{parameter}{text}" if text.startswith(api.DEFAULT) or not text else f"{parameter}: {text}")
+    returns = f" -> {function['returns']}" if function["returns"] else ""
     line = f"{name}({', '.join(parts)}){returns}"
     if len(line) <= WIDTH:
         return line
@@ -257,7 +265,7 @@ def signature(name: str, told: dict[str, Any]) -> str:
 
 
 def prose(text: str, page: str, about: str) -> list[str]:
-    """A docstring as Markdown: paragraphs, `Args:` and `Raises:` as lists, what is set in as a block."""
+    """Convert a docstring to Markdown: paragraphs, `Args:` and `Raises:` as lists, indented text as blocks."""
     lines: list[str] = []
     for kind, rows in _parts(text):
         if kind == "set in":
@@ -265,12 +273,12 @@ def prose(text: str, page: str, about: str) -> list[str]:
         elif kind == "words":
             lines += [_words(" ".join(rows).replace("::", ":"), page, about), ""]
         else:
-            lines += [f"**{kind}**", "", *(f"- {each}" for each in _entries(rows, page, about)), ""]
+            lines += [f"**{kind}**", "", *(f"- {entry}" for entry in _entries(rows, page, about)), ""]
     return lines
 
 
 def _parts(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The parts of a docstring: ("words", a paragraph), ("set in", a block), or (the title of a section, its lines)."""
+    """Split a docstring into ("words", paragraph), ("set in", block) and (section title, lines)."""
     kind, rows = "words", []
     for row in [*text.strip("\n").splitlines(), "", "."]:
         if not row.strip():
@@ -297,29 +305,29 @@ def _parts(text: str) -> Iterator[tuple[str, list[str]]]:
 def _entries(rows: list[str], page: str, about: str) -> Iterator[str]:
     """`name: words` entries, each of which may go on in deeper lines."""
     deep = min((len(row) - len(row.lstrip()) for row in rows if row.strip()), default=0)
-    told: list[str] = []
+    entries: list[str] = []
     for row in rows:
-        if len(row) - len(row.lstrip()) == deep or not told:
-            told.append(row.strip())
+        if len(row) - len(row.lstrip()) == deep or not entries:
+            entries.append(row.strip())
         else:
-            told[-1] += f" {row.strip()}"
-    for each in told:
-        name, colon, words = each.partition(": ")
+            entries[-1] += f" {row.strip()}"
+    for entry in entries:
+        name, colon, text = entry.partition(": ")
         if colon and re.fullmatch(r"[\w*., ]+", name):
-            yield _words(f"`{name}`: {words}", page, about)
+            yield _words(f"`{name}`: {text}", page, about)
         else:
-            yield _words(each, page, about)
+            yield _words(entry, page, about)
 
 
 def _words(text: str, page: str, about: str) -> str:
-    """A paragraph, escaped, with the public names in it as links; a name is not linked to itself."""
+    """Escape a paragraph, and turn public names into links, except `about` itself."""
 
     def link(match: re.Match[str]) -> str:
         name = match[1].removesuffix("()")
         last = name.rpartition(".")[2]
-        for each in (name, last if name.startswith("llmtune.") else ""):
-            if each in places() and each != about:
-                return linked(each, match[0], page)
+        for candidate in (name, last if name.startswith("llmtune.") else ""):
+            if candidate in places() and candidate != about:
+                return linked(candidate, match[0], page)
         return match[0]
 
     return re.sub(r"`([A-Za-z_][\w.]*(?:\(\))?)`", link, escaped(" ".join(text.split())))

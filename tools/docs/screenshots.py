@@ -1,4 +1,4 @@
-"""Photograph the pages for the docs: `python tools/docs/screenshots.py OUT [BOARD.json] [SWEEP.json]`.
+"""Take screenshots of the pages for the docs: `python tools/docs/screenshots.py OUT [BOARD.json] [SWEEP.json]`.
 
 The longest run of the store that succeeded is the page of a run; the three newest stand side by side; board and sweep
 are what `llmtune compare -o BOARD.json` and `llmtune sweep -o SWEEP.json` wrote. Widths are those of a desk and of a
@@ -23,13 +23,13 @@ def main() -> int:
 
     from llmtune.cli import saved_results
     from llmtune.provider.types import RunState
-    from llmtune.runs.store.queries import listed
+    from llmtune.runs.store.queries import list_runs
     from llmtune.runs.store.store import open_store
     from llmtune.web.server import Server
 
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/img")
     out.mkdir(parents=True, exist_ok=True)
-    done = listed(open_store(), only=(RunState.SUCCEEDED,))
+    done = list_runs(open_store(), only=(RunState.SUCCEEDED,))
     if not done:
         print("no finished run in the store")
         return 1
@@ -39,10 +39,12 @@ def main() -> int:
         "list": "",
         "compare": "compare?" + "&".join(f"run={run.id}" for run in done[:3]),
     }
-    for given in sys.argv[2:]:
-        made = Path(given).with_suffix(".html")
-        made.write_text(saved_results.find(given).to_html(), encoding="utf-8")
-        pages["board" if "standings" in Path(given).read_text(encoding="utf-8") else "sweep"] = made.absolute().as_uri()
+    for argument in sys.argv[2:]:
+        page_file = Path(argument).with_suffix(".html")
+        page_file.write_text(saved_results.find(argument).to_html(), encoding="utf-8")
+        pages["board" if "standings" in Path(argument).read_text(encoding="utf-8") else "sweep"] = (
+            page_file.absolute().as_uri()
+        )
     with Server(port=0) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, path in pages.items():
@@ -59,7 +61,7 @@ def main() -> int:
 
 
 def save(shot: bytes, path: Path) -> int:
-    """A photograph as WebP, small; returns its size in bytes."""
+    """Save a screenshot as WebP; return its size in bytes."""
     from PIL import Image
 
     picture: Any = Image.open(BytesIO(shot)).convert("RGB")

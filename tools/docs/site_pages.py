@@ -34,13 +34,13 @@ MOST_BYTES = 200_000
 
 
 def outside() -> dict[str, str]:
-    """Every file that joins the site from outside docs/, by its path in the checkout."""
-    found = {path: uri for path, uri in OUTSIDE.items() if (ROOT / path).is_file()}
+    """Return every file of the site from outside docs/, by its path in the checkout."""
+    uris = {path: uri for path, uri in OUTSIDE.items() if (ROOT / path).is_file()}
     for file in sorted((ROOT / "examples").rglob("*")):
         if file.is_file() and file.suffix in {".md", ".yaml", ".jsonl", ".py"} and file.stat().st_size <= MOST_BYTES:
             path = file.relative_to(ROOT).as_posix()
-            found[path] = path
-    return found
+            uris[path] = path
+    return uris
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -52,11 +52,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def _existing(nav: Any, there: set[str]) -> Any:
     if isinstance(nav, list):
-        kept = [_existing(each, there) for each in nav]
-        return [each for each in kept if each]
+        entries = [_existing(entry, there) for entry in nav]
+        return [entry for entry in entries if entry]
     if isinstance(nav, dict):
-        kept = {title: _existing(inner, there) for title, inner in nav.items()}
-        return {title: inner for title, inner in kept.items() if inner}
+        entries = {title: _existing(inner, there) for title, inner in nav.items()}
+        return {title: inner for title, inner in entries.items() if inner}
     return nav if nav in there else None
 
 
@@ -92,7 +92,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _page_of(folder: str) -> str:
-    """The page that stands for a folder: its README, or its first page."""
+    """Return the page of a folder: its README, or its first page."""
     if (ROOT / folder / "README.md").is_file():
         return f"{folder}/README.md"
     pages = sorted((ROOT / folder).glob("*.md"))

@@ -33,22 +33,22 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """The code blocks of a page, in order."""
-    return [Block(found["language"], found["title"], found["text"]) for found in FENCE.finditer(page)]
+    """Return the code blocks of a page, in order."""
+    return [Block(match["language"], match["title"], match["text"]) for match in FENCE.finditer(page)]
 
 
 def files(page: str) -> dict[str, str]:
-    """The files that a reader of the whole page ends up with, by path."""
+    """Return the files that a reader of the whole page ends up with, by path."""
     return {block.title or "": block.text for block in blocks(page) if block.is_file}
 
 
 def kept(folder: Path) -> dict[str, str]:
-    """The files of a folder by path, without what Python and installers leave behind."""
-    left = {".venv", "__pycache__", ".pytest_cache", "dist", "build"}
+    """Read the files of a folder by path, without caches and build folders."""
+    leftovers = {".venv", "__pycache__", ".pytest_cache", "dist", "build"}
     return {
         path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not left & set(path.relative_to(folder).parts)
+        if path.is_file() and not leftovers & set(path.relative_to(folder).parts)
     }
 
 
@@ -57,16 +57,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail when the two differ")
     check = parser.parse_args().check
-    wanted, there = files(PAGE.read_text(encoding="utf-8")), kept(PACKAGE)
-    differing = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    expected, there = files(PAGE.read_text(encoding="utf-8")), kept(PACKAGE)
+    differing = sorted(name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name))
     if check and differing:
         print(f"docs/plugin.md and tests/plugin_package/ differ in {', '.join(differing)}; run `make docs`")
         return 1
     for name in differing:
         path = PACKAGE / name
-        if name in wanted:
+        if name in expected:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(wanted[name], encoding="utf-8")
+            path.write_text(expected[name], encoding="utf-8")
         else:
             path.unlink()
     return 0

@@ -39,7 +39,7 @@ def say(text: str) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "providers/llmtune_local/tiny")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of 4096 tokens")
@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
 
     need = args.steps * tiny_train.TOKENS_PER_STEP
     # 40 tokens a document and 55 a chat are below the averages: there is always enough, and little is encoded in vain.
-    wanted = documents[held : held + int(need * (1 - CHAT_SHARE) / 40) + 500]
-    prose = tiny_train.encode_prose(tokenizer, wanted)
+    targets = documents[held : held + int(need * (1 - CHAT_SHARE) / 40) + 500]
+    prose = tiny_train.encode_prose(tokenizer, targets)
     chats = tiny_chats.chats(names[held_names:], args.seed + 2, int(need * CHAT_SHARE / 55) + 500)
     chat_stream = tiny_train.encode_chats(tokenizer, chats, args.seed)
     held_prose = tiny_train.encode_prose(tokenizer, documents[:held])
@@ -123,20 +123,16 @@ def main(argv: list[str] | None = None) -> None:
         (args.out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         say(f"written to {args.out}: held-out loss {prose_loss:.3f} on prose, {chat_loss:.3f} on answers")
 
-    progress = tiny_train.train(
-        model,
-        prose,
-        chat_stream,
+    config = tiny_train.TrainingConfig(
         steps=args.steps,
         seed=args.seed,
         chat_share=CHAT_SHARE,
         matrix_rate=MATRIX_RATE,
         other_rate=OTHER_RATE,
-        say=say,
-        checkpoint=publish,
         checkpoint_every=args.checkpoint_every,
         state=args.state,
     )
+    progress = tiny_train.train(model, prose, chat_stream, config, say=say, checkpoint=publish)
     publish(progress)
     size = sum(path.stat().st_size for path in args.out.iterdir())
     say(f"done in {time.perf_counter() - begun:.0f} s; {size / 1e6:.1f} MB")

@@ -81,7 +81,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def new_model(vocabulary: int, seed: int) -> BertForMaskedLM:
-    """A fresh BERT: four layers, 192 wide."""
+    """Create an untrained BERT: four layers, 192 wide."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
@@ -123,10 +123,10 @@ def word_vectors(tokens: torch.Tensor, vocabulary: int, width: int) -> torch.Ten
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.log(counts / (row * smooth))
     information = np.nan_to_num(np.maximum(information, 0.0), nan=0.0, posinf=0.0, neginf=0.0)
-    left, singular, _ = randomized_svd(information, n_components=width, random_state=0)
-    found = left * np.sqrt(singular)
-    found[: len(SPECIAL)] = np.random.default_rng(0).normal(size=(len(SPECIAL), width)) * found.std()
-    return torch.from_numpy(found / found.std()).float()
+    left_vectors, singular, _ = randomized_svd(information, n_components=width, random_state=0)
+    vectors = left_vectors * np.sqrt(singular)
+    vectors[: len(SPECIAL)] = np.random.default_rng(0).normal(size=(len(SPECIAL), width)) * vectors.std()
+    return torch.from_numpy(vectors / vectors.std()).float()
 
 
 def rows(tokens: torch.Tensor, length: int, seed: int, cls: int, sep: int) -> Iterator[torch.Tensor]:
@@ -142,26 +142,26 @@ def rows(tokens: torch.Tensor, length: int, seed: int, cls: int, sep: int) -> It
 
 
 def mask(ids: torch.Tensor, generator: torch.Generator, vocabulary: int, mask_id: int) -> tuple[torch.Tensor, Any]:
-    """What the model sees, and which positions it has to fill in: 80 % are masked, 10 % another token, 10 % kept."""
+    """Mask tokens: of the positions to predict, 80 % are masked, 10 % become another token, 10 % stay."""
     import torch
 
     chosen = (torch.rand(ids.shape, generator=generator) < MASKED) & (ids >= len(SPECIAL))
     how = torch.rand(ids.shape, generator=generator)
-    seen = ids.clone()
-    seen[chosen & (how < 0.8)] = mask_id
-    other = torch.randint(len(SPECIAL), vocabulary, ids.shape, generator=generator)
+    inputs = ids.clone()
+    inputs[chosen & (how < 0.8)] = mask_id
+    random_tokens = torch.randint(len(SPECIAL), vocabulary, ids.shape, generator=generator)
     swapped = chosen & (how >= 0.9)
-    seen[swapped] = other[swapped]
-    return seen, chosen
+    inputs[swapped] = random_tokens[swapped]
+    return inputs, chosen
 
 
-def loss_of(model: BertForMaskedLM, seen: torch.Tensor, ids: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def loss_of(model: BertForMaskedLM, inputs: torch.Tensor, ids: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Mean negative log-likelihood in nats of the tokens to fill in; the head looks at no others."""
     import torch
 
     kind = tiny_train.low_precision()
     with torch.autocast("cpu", torch.bfloat16, enabled=kind is torch.bfloat16):
-        hidden = model.bert(input_ids=seen).last_hidden_state[chosen]
+        hidden = model.bert(input_ids=inputs).last_hidden_state[chosen]
         logits = model.cls(hidden)
     return torch.nn.functional.cross_entropy(logits.float(), ids[chosen])
 
@@ -181,10 +181,10 @@ def train(model: BertForMaskedLM, tokens: torch.Tensor, tokenizer: Any, steps: i
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layer." in n]
     inside = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inside]
+    plain_weights = [p for p in model.parameters() if id(p) not in inside]
     groups = [
         torch.optim.Muon(matrices, lr=MATRIX_RATE, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(plain_weights, lr=OTHER_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
     peaks = [[g["lr"] for g in o.param_groups] for o in groups]
     ends, done = [], 0.0
@@ -200,8 +200,8 @@ def train(model: BertForMaskedLM, tokens: torch.Tensor, tokenizer: Any, steps: i
             current = length
         assert source is not None
         ids = torch.stack([next(source) for _ in range(TOKENS_PER_STEP // length)])
-        seen, chosen = mask(ids, generator, len(tokenizer), tokenizer.mask_token_id)
-        loss = loss_of(model, seen, ids, chosen)
+        tokens_seen, chosen = mask(ids, generator, len(tokenizer), tokenizer.mask_token_id)
+        loss = loss_of(model, tokens_seen, ids, chosen)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         factor = tiny_train.schedule(step, steps)
@@ -233,8 +233,8 @@ def held_out(model: BertForMaskedLM, tokens: torch.Tensor, tokenizer: Any, lengt
     with torch.no_grad():
         for _ in range(6):
             ids = torch.stack([next(source) for _ in range(TOKENS_PER_STEP // length)])
-            seen, chosen = mask(ids, generator, len(tokenizer), tokenizer.mask_token_id)
-            total += float(loss_of(model, seen, ids, chosen))
+            inputs, chosen = mask(ids, generator, len(tokenizer), tokenizer.mask_token_id)
+            total += float(loss_of(model, inputs, ids, chosen))
     return total / 6
 
 
@@ -261,7 +261,7 @@ def card(
     progress: Progress,
     loss: dict[int, float],
 ) -> str:
-    """The model card as Markdown."""
+    """Build the model card as Markdown."""
     sources = "\n".join(
         f"| {s.name} | {s.version} | {s.licence} | {s.files} | {s.documents} | {s.characters / 1e6:.2f} |"
         for s in corpus.sources
@@ -308,7 +308,7 @@ Never seen: the demo's tickets, banking77, SST-2, GSM8K; paragraphs that mention
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     default = Path(__file__).parents[2] / "providers/llmtune_local/tiny_encoder"
     parser.add_argument("--out", type=Path, default=default)
@@ -331,8 +331,8 @@ def main(argv: list[str] | None = None) -> None:
 
     def encode(texts: list[str]) -> torch.Tensor:
         """Documents one after the other, each closed by [SEP]."""
-        found = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return torch.tensor([token for one in found for token in (*one, tokenizer.sep_token_id)])
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return torch.tensor([token for one in encoded for token in (*one, tokenizer.sep_token_id)])
 
     need = args.steps * TOKENS_PER_STEP * 2
     tokens = encode(documents[held : held + need // 30 + 500])

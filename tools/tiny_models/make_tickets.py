@@ -285,7 +285,7 @@ def sentence(text: str) -> str:
 
 
 def join(bridge: str, text: str) -> str:
-    """The bridge before the sentence, which then begins with a small letter unless it begins with "I"."""
+    """Put the bridge before the sentence, which then begins with a small letter unless it begins with "I"."""
     return text if not bridge or re.match(r"I\b", text) else bridge + text[0].lower() + text[1:]
 
 
@@ -294,11 +294,11 @@ def compose(rng: random.Random, route: str) -> tuple[str, str]:
     bridge = rng.choice(BRIDGES)
     matter = pick(rng, rng.choice(MATTERS[route]))
     body = [join(bridge, sentence(matter))]
-    other, chance = rng.choice([r for r in ROUTES if r != route]), rng.random()
+    second, chance = rng.choice([r for r in ROUTES if r != route]), rng.random()
     if chance < OTHER_MATTERS / 2:
-        body.insert(rng.randrange(2), rng.choice(IN_PASSING[other]))
+        body.insert(rng.randrange(2), rng.choice(IN_PASSING[second]))
     elif chance < OTHER_MATTERS:
-        body.insert(rng.randrange(2), rng.choice(SETTLED).replace("{matter}", pick(rng, rng.choice(MATTERS[other]))))
+        body.insert(rng.randrange(2), rng.choice(SETTLED).replace("{matter}", pick(rng, rng.choice(MATTERS[second]))))
     for _ in range(rng.choice((0, 0, 0, 1))):
         body.insert(rng.randrange(len(body)), rng.choice(CONTEXTS))
     if rng.random() < 0.5:
@@ -319,16 +319,16 @@ def compose(rng: random.Random, route: str) -> tuple[str, str]:
 def tickets(count: int, seed: int) -> list[tuple[str, str]]:
     """`count` (text, route) pairs, routes nearly even, every wording used once."""
     rng = random.Random(seed)
-    seen: set[str] = set()
-    made: list[tuple[str, str]] = []
-    while len(made) < count:
+    texts: set[str] = set()
+    rows: list[tuple[str, str]] = []
+    while len(rows) < count:
         route = rng.choice(ROUTES)
         wording, text = compose(rng, route)
-        if wording in seen:
+        if wording in texts:
             continue
-        seen.add(wording)
-        made.append((text, route))
-    return made
+        texts.add(wording)
+        rows.append((text, route))
+    return rows
 
 
 def row(text: str, route: str) -> str:
@@ -343,11 +343,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "examples/tickets/tickets.jsonl")
     args = parser.parse_args()
-    made = tickets(args.rows, args.seed)
+    rows = tickets(args.rows, args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(row(*item) + "\n" for item in made), encoding="utf-8", newline="\n")
-    counts = {route: sum(r == route for _, r in made) for route in ROUTES}
-    print(f"{args.out}: {len(made)} tickets; " + ", ".join(f"{route} {n}" for route, n in counts.items()))
+    args.out.write_text("".join(row(*item) + "\n" for item in rows), encoding="utf-8", newline="\n")
+    counts = {route: sum(r == route for _, r in rows) for route in ROUTES}
+    print(f"{args.out}: {len(rows)} tickets; " + ", ".join(f"{route} {n}" for route, n in counts.items()))
 
 
 if __name__ == "__main__":

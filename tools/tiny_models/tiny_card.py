@@ -33,7 +33,7 @@ class Facts:
 
 
 def write(facts: Facts, progress: Progress, prose: float, answers: float, far: float, seconds: float) -> str:
-    """The card as Markdown. Losses in nats per token."""
+    """Build the card as Markdown. Losses are in nats per token."""
     recent = progress.losses[-50:]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "tokenizers"))
     sources = "\n".join(

@@ -57,18 +57,18 @@ def typo(rng: random.Random, text: str, rate: float = 0.02) -> str:
 
 
 def roughen(rng: random.Random, text: str) -> str:
-    """Some messages lower-cased, some with typing mistakes."""
+    """Lower-case some messages, and put typing mistakes into others."""
     if rng.random() < 0.25:
         text = text.lower()
     return typo(rng, text) if rng.random() < 0.25 else text
 
 
-def chat(rng: random.Random, task: str, given: str, answer: str) -> Chat:
-    """The task as a system prompt, or together with the material in the user's turn."""
+def chat(rng: random.Random, task: str, material: str, answer: str) -> Chat:
+    """Put the task into a system prompt, or with the material into the user's turn."""
     if rng.random() < 0.6:
-        return [_m("system", task), _m("user", given), _m("assistant", answer)]
+        return [_m("system", task), _m("user", material), _m("assistant", answer)]
     system = rng.choice(POLITE)
-    joined = rng.choice((f"{task}\n{given}", f"{task}\n\n{given}", f"{given}\n\n{task}", f"{task} {given}"))
+    joined = rng.choice((f"{task}\n{material}", f"{task}\n\n{material}", f"{material}\n\n{task}", f"{task} {material}"))
     turns = [_m("user", joined), _m("assistant", answer)]
     return [_m("system", system), *turns] if system else turns
 
@@ -78,35 +78,35 @@ def _m(role: str, content: str) -> Message:
 
 
 def listing(rng: random.Random, items: Sequence[str]) -> str:
-    """The items as people list them."""
+    """Join items as people list them."""
     style = rng.randrange(4)
     if style == 0:
         return ", ".join(items)
     if style == 1:
-        return "".join(f"\n- {item}" for item in items)
+        return "".join(f"\n- {entry}" for entry in items)
     if style == 2:
         return " | ".join(items)
     return ", ".join(items[:-1]) + " or " + items[-1] if len(items) > 1 else items[0]
 
 
 def label_task(rng: random.Random, what: str, labels: Sequence[str]) -> str:
-    """An instruction that names the labels."""
-    shown = listing(rng, labels)
+    """Write an instruction that names the labels."""
+    labels_ = listing(rng, labels)
     return rng.choice(
         (
-            f"Classify the {what}. Answer with one of: {shown}.",
-            f"Choose the label that fits the {what}.\nLabels: {shown}",
-            f"Which of these fits the {what}?\n{shown}\nReply with the label only.",
-            f"You sort each {what} into exactly one of these groups: {shown}. Reply with the group only.",
-            f"Read the {what} and name its class, one of {shown}.",
-            f"Assign the {what} to one of {shown}. Answer with the name alone, nothing else.",
+            f"Classify the {what}. Answer with one of: {labels_}.",
+            f"Choose the label that fits the {what}.\nLabels: {labels_}",
+            f"Which of these fits the {what}?\n{labels_}\nReply with the label only.",
+            f"You sort each {what} into exactly one of these groups: {labels_}. Reply with the group only.",
+            f"Read the {what} and name its class, one of {labels_}.",
+            f"Assign the {what} to one of {labels_}. Answer with the name alone, nothing else.",
         )
     )
 
 
 def copying(rng: random.Random) -> Chat:
-    words = rng.sample(ALL_WORDS, rng.randint(1, 5))
-    text = " ".join(words)
+    nouns = rng.sample(ALL_WORDS, rng.randint(1, 5))
+    text = " ".join(nouns)
     if rng.random() < 0.3:
         text = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=rng.randint(3, 9)))
     kind = rng.randrange(7)
@@ -117,8 +117,8 @@ def copying(rng: random.Random) -> Chat:
     if kind == 2:
         return chat(rng, rng.choice(("Write in lower case:", "No capitals:")), text.upper(), text.lower())
     if kind == 3:
-        word = rng.choice(words)
-        return chat(rng, rng.choice(("Spell the word:", "Letter by letter:")), word, " ".join(word))
+        noun = rng.choice(nouns)
+        return chat(rng, rng.choice(("Spell the word:", "Letter by letter:")), noun, " ".join(noun))
     if kind == 4:
         return chat(
             rng,
@@ -128,26 +128,26 @@ def copying(rng: random.Random) -> Chat:
         )
     if kind == 5:
         return chat(
-            rng, rng.choice(("Join with underscores:", "In snake case:")), " ".join(words), "_".join(words).lower()
+            rng, rng.choice(("Join with underscores:", "In snake case:")), " ".join(nouns), "_".join(nouns).lower()
         )
     return chat(
         rng,
         rng.choice(("First letter of each word:", "Give the initials of:")),
-        " ".join(words),
-        " ".join(w[0] for w in words),
+        " ".join(nouns),
+        " ".join(w[0] for w in nouns),
     )
 
 
 def counting(rng: random.Random) -> Chat:
-    words = rng.sample(ALL_WORDS, rng.randint(1, 7))
+    nouns = rng.sample(ALL_WORDS, rng.randint(1, 7))
     kind = rng.randrange(4)
     if kind == 0:
         return chat(
-            rng, rng.choice(("How many items are listed?", "Count the items:")), listing(rng, words), str(len(words))
+            rng, rng.choice(("How many items are listed?", "Count the items:")), listing(rng, nouns), str(len(nouns))
         )
     if kind == 1:
-        word = rng.choice(words)
-        return chat(rng, rng.choice(("How many letters has this word?", "Count the letters:")), word, str(len(word)))
+        noun = rng.choice(nouns)
+        return chat(rng, rng.choice(("How many letters has this word?", "Count the letters:")), noun, str(len(noun)))
     if kind == 2:
         n, k = rng.randint(0, 20), rng.randint(1, 9)
         return chat(rng, "What comes next?", ", ".join(str(n + k * i) for i in range(4)), str(n + 4 * k))
@@ -160,26 +160,26 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 def choosing(rng: random.Random) -> Chat:
     options = rng.sample(ALL_WORDS, rng.randint(2, 7))
-    shown = listing(rng, options)
+    choices = listing(rng, options)
     kind = rng.randrange(5)
     if kind == 0:
-        place = rng.randrange(min(5, len(options)))
+        position = rng.randrange(min(5, len(options)))
         return chat(
             rng,
-            rng.choice((f"Repeat the {ORDINALS[place]} option.", f"Which one is {ORDINALS[place]}?")),
-            shown,
-            options[place],
+            rng.choice((f"Repeat the {ORDINALS[position]} option.", f"Which one is {ORDINALS[position]}?")),
+            choices,
+            options[position],
         )
     if kind == 1:
-        return chat(rng, rng.choice(("Repeat the last option.", "Which comes last?")), shown, options[-1])
+        return chat(rng, rng.choice(("Repeat the last option.", "Which comes last?")), choices, options[-1])
     if kind == 2:
-        word = rng.choice(options)
-        if sum(o[0] == word[0] for o in options) > 1:
+        noun = rng.choice(options)
+        if sum(o[0] == noun[0] for o in options) > 1:
             return choosing(rng)
-        return chat(rng, f"Which option begins with {word[0]}?", shown, word)
+        return chat(rng, f"Which option begins with {noun[0]}?", choices, noun)
     if kind == 3:
-        word = rng.choice(options if rng.random() < 0.5 else ALL_WORDS)
-        return chat(rng, f"Is {word} in the list? Answer yes or no.", shown, "yes" if word in options else "no")
+        noun = rng.choice(options if rng.random() < 0.5 else ALL_WORDS)
+        return chat(rng, f"Is {noun} in the list? Answer yes or no.", choices, "yes" if noun in options else "no")
     names = rng.sample(sorted(CATEGORIES), min(len(options), 5))
     options = [rng.choice(CATEGORIES[name]) for name in names]
     i = rng.randrange(len(names))
@@ -188,8 +188,8 @@ def choosing(rng: random.Random) -> Chat:
     return chat(rng, f"Which of these is {_a(names[i])}?", listing(rng, options), options[i])
 
 
-def _a(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def extracting(rng: random.Random) -> Chat:
@@ -200,10 +200,10 @@ def extracting(rng: random.Random) -> Chat:
     shape = rng.randrange(4)
     if shape == 0:
         order = rng.sample(sorted(fields), rng.randint(2, 6))
-        given = "\n".join(f"{k}: {fields[k]}" for k in order)
+        text_fields = "\n".join(f"{k}: {fields[k]}" for k in order)
     elif shape == 1:
         order = rng.sample(sorted(fields), rng.randint(2, 6))
-        given = "{" + ", ".join(f'"{k}": "{fields[k]}"' for k in order) + "}"
+        text_fields = "{" + ", ".join(f'"{k}": "{fields[k]}"' for k in order) + "}"
     else:
         parts = {
             "name": (f"My name is {first} {last}.", f"{first} {last} here.", f"I am {first} {last}."),
@@ -214,12 +214,17 @@ def extracting(rng: random.Random) -> Chat:
             "number": (f"The house number is {number}.", f"I counted {number} of them."),
         }
         order = rng.sample(sorted(parts), rng.randint(2, 6))
-        given = " ".join(rng.choice(parts[k]) for k in order)
-    wanted = rng.choice(order)
+        text_fields = " ".join(rng.choice(parts[k]) for k in order)
+    requested = rng.choice(order)
     task = rng.choice(
-        (f"Extract the {wanted}.", f"What is the {wanted}?", f"Give only the {wanted}:", f"Which {wanted} is named?")
+        (
+            f"Extract the {requested}.",
+            f"What is the {requested}?",
+            f"Give only the {requested}:",
+            f"Which {requested} is named?",
+        )
     )
-    return chat(rng, task, given, fields[wanted])
+    return chat(rng, task, text_fields, fields[requested])
 
 
 def word_class(rng: random.Random) -> Chat:
@@ -274,8 +279,8 @@ def activity_name(rng: random.Random) -> Chat:
             ("Name the activity in snake case.", "What is this about? Reply with the label only.", "Label the message.")
         )
         return chat(rng, task, text, name)
-    others = [n for _, n in rng.sample(ALL_ACTIVITIES, rng.randint(2, 7)) if n != name]
-    labels = [*others, name]
+    alternatives = [n for _, n in rng.sample(ALL_ACTIVITIES, rng.randint(2, 7)) if n != name]
+    labels = [*alternatives, name]
     rng.shuffle(labels)
     return chat(rng, label_task(rng, "message", labels), text, name)
 
@@ -292,10 +297,10 @@ def same_meaning(rng: random.Random) -> Chat:
     domain, name = rng.choice(ALL_ACTIVITIES)
     first = request(rng, domain, name)
     same = rng.random() < 0.5
-    other = (domain, name) if same else rng.choice([a for a in ALL_ACTIVITIES if a[1] != name])
-    given = f"1. {first}\n2. {request(rng, *other)}"
+    second = (domain, name) if same else rng.choice([a for a in ALL_ACTIVITIES if a[1] != name])
+    pair = f"1. {first}\n2. {request(rng, *second)}"
     task = rng.choice(("Are both about the same thing? yes or no.", "Do these two ask the same? Answer yes or no."))
-    return chat(rng, task, given, "yes" if same else "no")
+    return chat(rng, task, pair, "yes" if same else "no")
 
 
 def two_matters(rng: random.Random) -> Chat:
@@ -310,13 +315,16 @@ def two_matters(rng: random.Random) -> Chat:
         f"My {{family}} likes to {first}. My {{family}} would rather {second}.",
         f"Yesterday: {first}. Today: {second}.",
     )
-    place = rng.randrange(2)
+    position = rng.randrange(2)
     labels = [one[1], two[1]]
-    answer = labels[place]
+    answer = labels[position]
     rng.shuffle(labels)
-    asked = rng.choice((f"What comes {ORDINALS[place]}?", f"Name the {ORDINALS[place]} activity."))
+    questions = rng.choice((f"What comes {ORDINALS[position]}?", f"Name the {ORDINALS[position]} activity."))
     return chat(
-        rng, f"{asked} {rng.choice(('', listing(rng, labels)))}", roughen(rng, fill(rng, rng.choice(tellings))), answer
+        rng,
+        f"{questions} {rng.choice(('', listing(rng, labels)))}",
+        roughen(rng, fill(rng, rng.choice(tellings))),
+        answer,
     )
 
 
@@ -341,7 +349,7 @@ def small_talk(rng: random.Random) -> Chat:
 
 
 def tool_call(rng: random.Random) -> Chat:
-    """A tool's answer in the conversation, read out by the assistant."""
+    """Build a conversation in which the assistant reports a tool's answer."""
     city, degrees = rng.choice(CITIES), rng.randint(-10, 35)
     weather = rng.choice(CATEGORIES["weather"])
     return [
@@ -358,8 +366,8 @@ class DocumentationExercises:
     def __init__(self, names: Sequence[tuple[str, str, str]]) -> None:
         self.names = names
         self.by_package: dict[str, list[tuple[str, str, str]]] = {}
-        for item in names:
-            self.by_package.setdefault(item[0], []).append(item)
+        for entry in names:
+            self.by_package.setdefault(entry[0], []).append(entry)
         self.packages = sorted(p for p, items in self.by_package.items() if len(items) >= 8)
 
     def name_it(self, rng: random.Random) -> Chat:
@@ -385,13 +393,13 @@ class DocumentationExercises:
 
     def gap(self, rng: random.Random) -> Chat:
         _, _, summary = rng.choice(self.names)
-        words = summary.split()
-        places = [i for i, w in enumerate(words) if len(w) > 3 and w.isalpha()]
-        if not places:
+        tokens = summary.split()
+        positions = [i for i, w in enumerate(tokens) if len(w) > 3 and w.isalpha()]
+        if not positions:
             return self.gap(rng)
-        i = rng.choice(places)
-        given = " ".join([*words[:i], "___", *words[i + 1 :]])
-        return chat(rng, rng.choice(("Fill the gap.", "Which word is missing?")), given, words[i])
+        i = rng.choice(positions)
+        gapped = " ".join([*tokens[:i], "___", *tokens[i + 1 :]])
+        return chat(rng, rng.choice(("Fill the gap.", "Which word is missing?")), gapped, tokens[i])
 
 
 def exercises(names: Sequence[tuple[str, str, str]]) -> tuple[list[Callable[[random.Random], Chat]], list[float]]:

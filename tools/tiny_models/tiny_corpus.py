@@ -102,7 +102,7 @@ class Corpus:
 
 
 def licence_of(distribution: metadata.Distribution) -> str | None:
-    """The licence a distribution declares, or None when it is not plainly permissive."""
+    """Return the licence that a distribution declares, or None if it is not clearly permissive."""
     meta = distribution.metadata
     classifiers = [c.split("::")[-1].strip() for c in meta.get_all("Classifier") or [] if c.startswith("License")]
     named = ", ".join(c for c in classifiers if c != "OSI Approved")
@@ -124,22 +124,22 @@ WORD = re.compile(r"[A-Za-z][a-z]*(?:'[a-z]+)?")
 
 
 def prose(raw: str) -> list[str]:
-    """The paragraphs of a documentation string that read as English: no code, tables, formulas or markup."""
+    """Extract the paragraphs of a docstring that are English prose: no code, tables, formulas or markup."""
     text = LINK.sub(r"\1", ROLE.sub(r"\1", raw))
     text = FIELD.sub(lambda m: f"{m.group(1)}: " if m.group(1) else "", TICKS.sub(r"\1", text))
-    kept = []
+    paragraphs = []
     for block in re.split(r"\n\s*\n", text):
         lines = [line.strip() for line in block.splitlines() if not SKIP_LINE.match(line)]
         paragraph = re.sub(r"\s+", " ", " ".join(lines)).strip()
         if is_prose(paragraph):
-            kept.append(paragraph)
-    return kept
+            paragraphs.append(paragraph)
+    return paragraphs
 
 
 def is_prose(paragraph: str) -> bool:
     """Mostly words, at least six of them, and nothing of what the model must never see."""
-    words = WORD.findall(paragraph)
-    if len(words) < 6 or len(paragraph) > 2500 or not paragraph.isascii():
+    tokens = WORD.findall(paragraph)
+    if len(tokens) < 6 or len(paragraph) > 2500 or not paragraph.isascii():
         return False
     plain = sum(c.isalpha() or c in " ,.'" for c in paragraph)
     return plain / len(paragraph) > 0.92 and paragraph.count("_") <= 3 and not NEVER.search(paragraph)
@@ -151,9 +151,9 @@ def snake(name: str) -> str:
 
 
 def first_sentence(paragraph: str) -> str:
-    """The first sentence, 20 to 220 characters, or ''."""
-    found = re.match(r"(.{20,220}?[.!?])(?:\s|$)", paragraph)
-    return found.group(1) if found else (paragraph if 20 <= len(paragraph) <= 160 else "")
+    """Return the first sentence, if it has 20 to 220 characters, or ''."""
+    match = re.match(r"(.{20,220}?[.!?])(?:\s|$)", paragraph)
+    return match.group(1) if match else (paragraph if 20 <= len(paragraph) <= 160 else "")
 
 
 def python_docs(root: Path, limit: int | None = None) -> Iterator[tuple[Path, str, str]]:
@@ -174,12 +174,12 @@ def python_docs(root: Path, limit: int | None = None) -> Iterator[tuple[Path, st
                     yield path, getattr(node, "name", ""), text
 
 
-def _gather_python(corpus: Corpus, source: Source, root: Path, cap: int, seen: set[str], limit: int | None) -> None:
+def _gather_python(corpus: Corpus, source: Source, root: Path, cap: int, texts: set[str], limit: int | None) -> None:
     package = source.name.split()[0].lower()
     files: set[Path] = set()
     for path, name, text in python_docs(root, limit):
         files.add(path)
-        paragraphs = [p for p in prose(text) if not (p in seen or seen.add(p))]  # type: ignore[func-returns-value]
+        paragraphs = [p for p in prose(text) if not (p in texts or texts.add(p))]  # type: ignore[func-returns-value]
         if not paragraphs:
             continue
         plain = snake(name.strip("_"))
@@ -212,7 +212,7 @@ def strip_html(text: str) -> list[str]:
     return [p for line in text.splitlines() if is_prose(p := re.sub(r"\s+", " ", line).strip())]
 
 
-def _gather_botocore(corpus: Corpus, source: Source, root: Path, cap: int, seen: set[str], limit: int | None) -> None:
+def _gather_botocore(corpus: Corpus, source: Source, root: Path, cap: int, texts: set[str], limit: int | None) -> None:
     services = sorted(p for p in (root / "data").iterdir() if p.is_dir() and not SERVICES_LEFT_OUT.match(p.name))
     share = cap // max(1, len(services[:limit])) * 4
     for service in services[:limit]:
@@ -224,7 +224,7 @@ def _gather_botocore(corpus: Corpus, source: Source, root: Path, cap: int, seen:
         source.files += 1
         taken = 0
         for key, text in _walk_documentation(model):
-            paragraphs = [p for p in strip_html(text) if not (p in seen or seen.add(p))]  # type: ignore[func-returns-value]
+            paragraphs = [p for p in strip_html(text) if not (p in texts or texts.add(p))]  # type: ignore[func-returns-value]
             if not paragraphs:
                 continue
             if (summary := first_sentence(paragraphs[0])) and re.fullmatch(r"[a-z]+(_[a-z]+){1,5}", snake(key)):
@@ -255,21 +255,21 @@ def _topics() -> Iterable[str]:
 
 def gather(small: bool = False) -> Corpus:
     """Read every source. `small` reads a few files of a few sources (smoke tests)."""
-    corpus, seen = Corpus(), set[str]()
+    corpus, texts = Corpus(), set[str]()
     version = ".".join(map(str, sys.version_info[:3]))
     stdlib = Source("CPython standard library", version, "PSF-2.0")
-    _gather_python(corpus, stdlib, Path(sysconfig.get_path("stdlib")), 4_000_000, seen, 40 if small else None)
+    _gather_python(corpus, stdlib, Path(sysconfig.get_path("stdlib")), 4_000_000, texts, 40 if small else None)
     topics = Source("CPython pydoc topics", version, "PSF-2.0", files=1)
     for text in _topics():
-        paragraphs = [p for p in prose(text) if not (p in seen or seen.add(p))]  # type: ignore[func-returns-value]
+        paragraphs = [p for p in prose(text) if not (p in texts or texts.add(p))]  # type: ignore[func-returns-value]
         for start in range(0, len(paragraphs), 8):
             document = "\n".join(paragraphs[start : start + 8])
             corpus.documents.append(document)
             topics.documents += 1
             topics.characters += len(document)
     corpus.sources += [stdlib, topics]
-    wanted = dict(list(PACKAGES.items())[:1]) if small else PACKAGES
-    for name, (package, cap) in [*wanted.items(), ("botocore", ("botocore", BOTOCORE_CAP))]:
+    selected = dict(list(PACKAGES.items())[:1]) if small else PACKAGES
+    for name, (package, cap) in [*selected.items(), ("botocore", ("botocore", BOTOCORE_CAP))]:
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
@@ -283,6 +283,6 @@ def gather(small: bool = False) -> Corpus:
             continue
         source = Source(name, distribution.version, licence)
         read = _gather_botocore if name == "botocore" else _gather_python
-        read(corpus, source, root, cap, seen, 6 if small else None)
+        read(corpus, source, root, cap, texts, 6 if small else None)
         corpus.sources.append(source)
     return corpus

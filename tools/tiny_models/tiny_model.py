@@ -74,7 +74,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """The tokenizer as transformers loads it, with the chat template."""
+    """Build the tokenizer as transformers loads it, with the chat template."""
     from transformers import PreTrainedTokenizerFast
 
     wrapped = PreTrainedTokenizerFast(
@@ -90,7 +90,7 @@ def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def render(messages: Sequence[dict[str, str]]) -> list[tuple[str, bool]]:
-    """The chat as the template renders it, cut into (text, is an assistant's answer with its end of turn)."""
+    """Render the chat, split into (text, whether it is an assistant's answer with its end of turn)."""
     pieces: list[tuple[str, bool]] = []
     for message in messages:
         answer = message["role"] == "assistant"
@@ -101,7 +101,7 @@ def render(messages: Sequence[dict[str, str]]) -> list[tuple[str, bool]]:
 
 
 def new_model(tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
-    """A fresh model of the embedded shape. Output projections start smaller, by the depth (as GPT-2 did)."""
+    """Create an untrained model of the embedded shape. Output projections are scaled by depth, as in GPT-2."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

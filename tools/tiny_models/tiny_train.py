@@ -46,11 +46,11 @@ def low_precision() -> torch.dtype:
     import torch
 
     def seconds(kind: torch.dtype) -> float:
-        left, right = torch.ones(2048, 512, dtype=kind), torch.ones(512, 512, dtype=kind)
+        left_factor, right = torch.ones(2048, 512, dtype=kind), torch.ones(512, 512, dtype=kind)
         times = []
         for _ in range(5):
             begun = time.perf_counter()
-            left @ right
+            left_factor @ right
             times.append(time.perf_counter() - begun)
         return min(times)
 
@@ -203,13 +203,13 @@ class Progress:
 
 
 def _batch_loss(model: LlamaForCausalLM, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Summed weighted loss of a block of rows of n + 1 tokens."""
+    """Sum the weighted loss of a block of rows of n + 1 tokens."""
     import torch
 
     with torch.autocast("cpu", torch.bfloat16, enabled=low_precision() is torch.bfloat16):
         hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-    seen = weights[:, 1:] > 0
-    return summed_loss(hidden[seen], model.lm_head.weight, tokens[:, 1:][seen], weights[:, 1:][seen])
+    counted = weights[:, 1:] > 0
+    return summed_loss(hidden[counted], model.lm_head.weight, tokens[:, 1:][counted], weights[:, 1:][counted])
 
 
 def held_out_loss(model: LlamaForCausalLM, stream: Stream, answers_only: bool, length: int = 256) -> float:
@@ -244,35 +244,44 @@ def optimizers(model: LlamaForCausalLM, matrix_rate: float, other_rate: float) -
     import torch
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    remaining = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
         torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(remaining, lr=other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of a training: steps of `TOKENS_PER_STEP` tokens, the share of chats, and the two learning rates."""
+
+    steps: int
+    seed: int
+    chat_share: float
+    matrix_rate: float
+    other_rate: float
+    checkpoint_every: int
+    state: Path | None
+    """File that the state is saved to every hundred steps, and resumed from if it exists."""
 
 
 def train(
     model: LlamaForCausalLM,
     prose: Stream,
     chats: Stream,
+    config: TrainingConfig,
     *,
-    steps: int,
-    seed: int,
-    chat_share: float,
-    matrix_rate: float,
-    other_rate: float,
     say: Callable[[str], None],
     checkpoint: Callable[[Progress], None],
-    checkpoint_every: int,
-    state: Path | None,
 ) -> Progress:
-    """Train for `steps` steps of `TOKENS_PER_STEP` tokens.
+    """Train the model; `say` gets a progress line every 50 steps, `checkpoint` the progress at each checkpoint.
 
-    With `state`, everything is written there every hundred steps, and taken up again where the file exists: the
-    batches passed over are drawn again, so the continued run is the run that was not interrupted."""
+    A resumed training draws the batches of its first steps again, so that it equals one without interruption.
+    """
     import torch
 
-    groups = optimizers(model, matrix_rate, other_rate)
+    steps, state = config.steps, config.state
+    groups = optimizers(model, config.matrix_rate, config.other_rate)
     peaks = [[g["lr"] for g in o.param_groups] for o in groups]
     ends, done = [], 0.0
     for share, length in LENGTHS:
@@ -284,7 +293,7 @@ def train(
     for step in range(steps):
         length = next(n for end, n in ends if step < end)
         if length != current:
-            source, current = batches(prose, chats, chat_share, length, seed + length), length
+            source, current = batches(prose, chats, config.chat_share, length, config.seed + length), length
         assert source is not None
         tokens, weights = next(source)
         if step < first:
@@ -307,11 +316,12 @@ def train(
                 f"step {step + 1}/{steps}  loss {sum(recent) / len(recent):.3f}  row {length}  "
                 f"{progress.tokens / progress.seconds:.0f} tokens/s  {progress.seconds:.0f} s"
             )
-        if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+        if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(progress)
         if state is not None and (step + 1) % 100 == 0:
-            kept = {"model": model.state_dict(), "groups": [o.state_dict() for o in groups], "progress": vars(progress)}
-            torch.save(kept, state.with_suffix(".part"))
+            optimizer_states = [optimizer.state_dict() for optimizer in groups]
+            saved = {"model": model.state_dict(), "groups": optimizer_states, "progress": vars(progress)}
+            torch.save(saved, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
     return progress
 
@@ -321,8 +331,8 @@ def _resume(state: Path | None, model: LlamaForCausalLM, groups: list[Any]) -> P
 
     if state is None or not state.exists():
         return Progress()
-    kept = torch.load(state, weights_only=True)
-    model.load_state_dict(kept["model"])
-    for optimizer, values in zip(groups, kept["groups"], strict=True):
+    checkpoint = torch.load(state, weights_only=True)
+    model.load_state_dict(checkpoint["model"])
+    for optimizer, values in zip(groups, checkpoint["groups"], strict=True):
         optimizer.load_state_dict(values)
-    return Progress(**kept["progress"])
+    return Progress(**checkpoint["progress"])

@@ -1,1 +1,1 @@
-"""`llmtune data`: check, count, split, convert, look at and prepare datasets. One file a command."""
+"""`llmtune data`: check, count, split, convert, preview and prepare datasets. One file per command."""

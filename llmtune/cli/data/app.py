@@ -1,4 +1,4 @@
-"""The commands of `llmtune data`, put together."""
+"""The command tree of `llmtune data`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from llmtune.cli.data.prepare import prepare
 from llmtune.cli.data.preview import peek
 from llmtune.cli.data.split import split
 from llmtune.cli.data.stats import stats
+from llmtune.cli.help import HelpfulGroup
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=HelpfulGroup, no_args_is_help=True)
 for command in (check, stats, split, convert, peek, prepare):
     app.command()(command)
 app.command("formats")(list_formats)

@@ -1,15 +1,11 @@
-"""`llmtune data check`: everything that is wrong with a dataset."""
+"""`llmtune data check`: report every problem of a dataset."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from llmtune.cli.data.output import SHOWN, print_report
-
-if TYPE_CHECKING:
-    pass
 from llmtune.cli.data.options import (
     ColumnsOption,
     FileArgument,
@@ -22,10 +18,11 @@ from llmtune.cli.data.options import (
     ProviderOption,
     SystemOption,
     TokenizerOption,
-    known_format,
+    check_format,
     open_tokenizer,
     read_columns,
 )
+from llmtune.cli.data.output import SHOWN, print_report
 
 
 def check(
@@ -45,11 +42,11 @@ def check(
     only: Annotated[list[str] | None, typer.Option(help="Run this check only; may be repeated.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this check out; may be repeated.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes for large files.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Leave with 2 on warnings, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 on warnings, too.")] = False,
     show: Annotated[int, typer.Option(help="Findings printed of each code; 0 prints all.")] = SHOWN,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is wrong with a dataset, row by row. Exits with 2 on errors, 0 on warnings."""
+    """Report every problem of a dataset, row by row. Exits with 2 on errors, 0 on warnings."""
     from llmtune.cli.output import print_json
     from llmtune.data.checks.block_worker import CHECKS
     from llmtune.data.checks.check import check as run
@@ -62,7 +59,7 @@ def check(
         file,
         validation,
         test,
-        format=known_format(format),
+        format=check_format(format),
         columns=read_columns(column),
         label_column=label_column,
         on_empty=on_empty,

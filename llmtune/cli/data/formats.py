@@ -1,11 +1,7 @@
-"""`llmtune data formats`: the row formats there are."""
+"""`llmtune data formats`: list the row formats."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 from llmtune.cli.data.options import JsonOption
 
 
@@ -17,19 +13,19 @@ def list_formats(as_json: JsonOption = False) -> None:
     from llmtune.data.formats.registry import all_formats, vendors
     from llmtune.data.io.base import CONTAINERS
 
-    known = all_formats()
+    formats = all_formats()
     if as_json:
         print_json(
             {
                 "schema": 1,
-                "formats": {name: fmt.title for name, fmt in known.items()},
+                "formats": {name: fmt.title for name, fmt in formats.items()},
                 "containers": list(CONTAINERS),
                 "providers": {name: dict(rows.defaults) for name, rows in vendors().items()},
             }
         )
         return
-    width = max(map(len, known))
-    for name, fmt in known.items():
+    width = max(map(len, formats))
+    for name, fmt in formats.items():
         out.print(f"[bold]{name:<{width}}[/]  {escape(fmt.title)}", soft_wrap=True)
     out.print(f"\ncontainers: {', '.join(CONTAINERS)}; also compressed (gzip, bzip2, xz, zstd)", soft_wrap=True)
     for name, rows in vendors().items():

@@ -1,4 +1,4 @@
-"""Arguments and options that the `llmtune data` commands share, and how their values are read."""
+"""Arguments and options that the `llmtune data` commands share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FormatOption = Annotated[
 
 
 ColumnsOption = Annotated[
-    list[str] | None, typer.Option("--column", help="OURS=THEIRS, such as text=utterance; may be repeated.")
+    list[str] | None, typer.Option("--column", help="FIELD=COLUMN, such as text=utterance; may be repeated.")
 ]
 
 
@@ -30,7 +30,8 @@ OnEmptyOption = Annotated[str, typer.Option("--on-empty", help="Rows with an emp
 
 
 SystemOption = Annotated[
-    str, typer.Option("--system", help="keep, or fold: a system turn goes to the beginning of the first user turn.")
+    str,
+    typer.Option("--system", help="System messages: keep, or fold them into the first user message."),
 ]
 
 
@@ -42,16 +43,19 @@ TokenizerOption = Annotated[
 ]
 
 
-ProviderOption = Annotated[str | None, typer.Option("--provider", "-p", help="Add this backend's own rules.")]
+ProviderOption = Annotated[str | None, typer.Option("--provider", "-p", help="Also apply this backend's rules.")]
 
 
-MethodOption = Annotated[str | None, typer.Option("--method", help="sft, dpo or classification.")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="The method that the rows are for: sft, dpo or classification.")
+]
 
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="The base model at that backend.")]
 
 
-def known_format(name: str) -> str:
+def check_format(name: str) -> str:
+    """Return the name of a format or container, or "auto". Raises `UnknownName` for any other."""
     from llmtune.data.io.reading import check_format_name
 
     if name != "auto":
@@ -60,22 +64,24 @@ def known_format(name: str) -> str:
 
 
 def read_columns(pairs: list[str] | None) -> dict[str, str] | None:
+    """Read the --column options as field names and columns. Raises `InvalidJob`."""
     from llmtune.errors import InvalidJob
 
     if not pairs:
         return None
-    found = {}
+    columns = {}
     for pair in pairs:
-        ours, mark, theirs = pair.partition("=")
-        if not mark or not ours or not theirs:
+        field, mark, column = pair.partition("=")
+        if not mark or not field or not column:
             raise InvalidJob(
-                f"--column {pair!r} is not of the form OURS=THEIRS", hint="such as --column text=utterance"
+                f"--column {pair!r} is not of the form FIELD=COLUMN", hint="such as --column text=utterance"
             )
-        found[ours] = theirs
-    return found
+        columns[field] = column
+    return columns
 
 
 def open_tokenizer(name: str | None) -> Any:
+    """Load the tokenizer of --tokenizer; None without the option."""
     if name is None:
         return None
     from llmtune.data.rendering.token_count import load_tokenizer
@@ -91,34 +97,35 @@ def open_rows(
     on_empty: str = "error",
     system: str = "keep",
 ) -> Any:
-    """Examples one by one; the first error ends it."""
-    from llmtune.data.findings import Finding, refuse
+    """Yield examples one by one. Raises `InvalidData` at the first error."""
+    from llmtune.data.findings import Finding, invalid_data
     from llmtune.data.io.reading import read
 
-    for item in read(
+    for row in read(
         file,
-        known_format(format),
+        check_format(format),
         columns=read_columns(column),
         label_column=label_column,
         on_empty=on_empty,
         system=system,
     ):
-        if not isinstance(item, Finding):
-            yield item
-        elif item.is_error:
-            raise refuse([item])
-        elif item.severity == "info":
-            say_aside(item)
+        if not isinstance(row, Finding):
+            yield row
+        elif row.is_error:
+            raise invalid_data([row])
+        elif row.severity == "info":
+            print_note(row)
 
 
-def say_aside(finding: Finding) -> None:
-    """What was changed in the rows as the caller asked, beside a command's own output."""
+def print_note(finding: Finding) -> None:
+    """Print to standard error a change made to the rows at the user's request."""
     from llmtune.cli.output import err
 
     err.print(f"{finding.where}: {finding.message}", soft_wrap=True, markup=False)
 
 
 def fail(message: str) -> None:
+    """Print the message to standard error and exit with 2."""
     from llmtune.cli.output import err
 
     err.print(message, soft_wrap=True)

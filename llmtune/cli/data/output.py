@@ -1,4 +1,4 @@
-"""How `llmtune data` prints what was found and counted."""
+"""Printing of findings and counts for `llmtune data`."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ if TYPE_CHECKING:
     from llmtune.data.checks.check import CheckReport, FileReport
     from llmtune.data.findings import Finding
 
-#: Findings of one code that are printed.
+#: Findings printed per code.
 SHOWN = 10
 
 
-def say(finding: Finding) -> None:
-    """One finding: its place, what is wrong, and the remedy below."""
+def print_finding(finding: Finding) -> None:
+    """Print one finding: its location, the problem, and the remedy below."""
     from rich.markup import escape
 
     from llmtune.cli.output import out
 
     color = {"error": "red", "warning": "yellow", "info": "dim"}[finding.severity]
-    place = f"{finding.where}: " if finding.where else ""
+    location = f"{finding.where}: " if finding.where else ""
     code = escape(f"[{finding.code}]")
-    out.print(f"{escape(place)}[{color}]{finding.severity}[/] {escape(finding.message)} [dim]{code}[/]", soft_wrap=True)
+    out.print(
+        f"{escape(location)}[{color}]{finding.severity}[/] {escape(finding.message)} [dim]{code}[/]", soft_wrap=True
+    )
     if finding.remedy:
         out.print(f"    [dim]{escape(finding.remedy)}[/]", soft_wrap=True)
 
 
 def print_findings(findings: Iterable[Finding], counts: Mapping[str, int], show: int) -> None:
-    """Findings by place; of each code the first `show`, then how many more there are."""
+    """Print findings by location: the first `show` of each code (0: all), then how many more there are."""
     from llmtune.cli.output import out
 
-    seen: Counter[str] = Counter()
+    printed: Counter[str] = Counter()
     for finding in findings:
-        seen[finding.code] += 1
-        if show == 0 or seen[finding.code] <= show:
-            say(finding)
-    for code, count in (counts or seen).items():
+        printed[finding.code] += 1
+        if show == 0 or printed[finding.code] <= show:
+            print_finding(finding)
+    for code, count in (counts or printed).items():
         if show and count > show:
             out.print(f"    ... and {count - show:,} more of [dim]\\[{code}][/] (--show 0 prints all)", soft_wrap=True)
 
 
 def print_report(report: CheckReport, show: int) -> None:
-    """Which keys are read, the findings, a line a file, and the sum."""
+    """Print the columns that are read, the findings, one line per file, and the totals."""
     from rich.markup import escape
 
     from llmtune.cli.output import out
@@ -57,7 +59,7 @@ def print_report(report: CheckReport, show: int) -> None:
         stats = file.stats
         about = "" if stats.exact else "about "
         tokens = f", {about}{stats.total_tokens:,} tokens" if stats.total_tokens else ""
-        out.print(f"{file.role}: {stats.rows:,} sound rows, {file.format or 'no known format'}{tokens}", soft_wrap=True)
+        out.print(f"{file.role}: {stats.rows:,} valid rows, {file.format or 'no known format'}{tokens}", soft_wrap=True)
     color = "red" if report.errors else "yellow" if report.warnings else "green"
     errors = "1 error" if report.errors == 1 else f"{report.errors:,} errors"
     warnings = "1 warning" if report.warnings == 1 else f"{report.warnings:,} warnings"
@@ -65,7 +67,7 @@ def print_report(report: CheckReport, show: int) -> None:
 
 
 def describe_columns(file: FileReport) -> str:
-    """Which keys of a file are read, and which are not: "text = utterance, label = intent; not used: id"."""
+    """Describe which keys of a file are read and which are not: "text = utterance, label = intent; not used: id"."""
     read = ", ".join(name if name == key else f"{name} = {key}" for name, key in file.columns.items())
     if not file.unused:
         return read
@@ -74,7 +76,7 @@ def describe_columns(file: FileReport) -> str:
 
 
 def print_stats(counted: dict[str, Any], bills: dict[str, Any], epochs: int) -> None:
-    """What was counted over one file, and what backends bill for it."""
+    """Print the counts of one file, and the tokens that backends bill for it."""
     from llmtune.cli.output import out
 
     tokens = counted["tokens"]
@@ -84,10 +86,10 @@ def print_stats(counted: dict[str, Any], bills: dict[str, Any], epochs: int) -> 
     roles = ", ".join(f"{role} {tokens[role]:,}" for role in ("system", "user", "assistant", "tool") if tokens[role])
     thoughts = tokens["reasoning"]
     share = f"; {thoughts:,} are reasoning ({thoughts / tokens['total']:.0%})" if thoughts else ""
-    out.print(f"{tokens['total']:,} tokens ({roles}); {tokens['trained']:,} of them learned{share}", soft_wrap=True)
+    out.print(f"{tokens['total']:,} tokens ({roles}); {tokens['trained']:,} of them trained on{share}", soft_wrap=True)
     out.print(f"[dim]{tokens['rule']}[/]", soft_wrap=True)
     lengths = ", ".join(f"{name} {value:,}" for name, value in counted["lengths"].items())
-    out.print(f"tokens a row: {lengths}", soft_wrap=True)
+    out.print(f"tokens per row: {lengths}", soft_wrap=True)
     labels = counted["labels"]
     if labels:
         first = ", ".join(f"{label} {count:,}" for label, count in list(labels.items())[:12])

@@ -1,16 +1,12 @@
-"""`llmtune data split`: a file into train, validation and test."""
+"""`llmtune data split`: split a file into train, validation and test."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from llmtune.cli.data.output import say
-
-if TYPE_CHECKING:
-    pass
 from llmtune.cli.data.options import (
     ColumnsOption,
     FileArgument,
@@ -19,35 +15,40 @@ from llmtune.cli.data.options import (
     LabelOption,
     OnEmptyOption,
     SystemOption,
-    known_format,
+    check_format,
     read_columns,
 )
-from llmtune.cli.data.preview import _sound
+from llmtune.cli.data.output import print_finding
+from llmtune.cli.data.preview import collect_examples
 
 
 def split(
     file: FileArgument,
-    into: Annotated[Path, typer.Option("--into", "-o", help="The folder the parts are written to.")],
+    into: Annotated[Path, typer.Option("--into", "-o", help="Folder to write the parts to.")],
     shares: Annotated[
-        str, typer.Option("--split", help="Three shares that sum to 1, or three row counts.")
+        str, typer.Option("--split", help="Three fractions that sum to 1, or three row counts.")
     ] = "0.8,0.1,0.1",
-    seed: Annotated[int, typer.Option(help="Another seed, another cut.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     stratify: Annotated[
         bool | None,
-        typer.Option("--stratify/--no-stratify", help="Keep the labels' shares; by default where there are."),
+        typer.Option(
+            "--stratify/--no-stratify", help="Keep the proportions of labels; by default when rows have labels."
+        ),
     ] = None,
     group_by: Annotated[str | None, typer.Option(help="Rows with an equal value of this key stay together.")] = None,
-    near: Annotated[bool, typer.Option("--near/--no-near", help="Keep nearly equal prompts together, too.")] = True,
-    to: Annotated[str | None, typer.Option(help="Row format to write; the file's own by default.")] = None,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near/--no-near", help="Keep near-duplicate prompts in the same part, too.")
+    ] = True,
+    to: Annotated[str | None, typer.Option(help="Row format to write; by default the file's own.")] = None,
     format: FormatOption = "auto",
     column: ColumnsOption = None,
     label_column: LabelOption = None,
     on_empty: OnEmptyOption = "error",
     system: SystemOption = "keep",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut a file into train, validation and test by hash: in whatever order the rows come, each falls the same way."""
+    """Split a file into train, validation and test by hash, so that a row's part does not depend on the row order."""
     from llmtune.cli.output import out, print_json
     from llmtune.data.convert import write
     from llmtune.data.io.reading import Reading
@@ -56,21 +57,21 @@ def split(
 
     reading = Reading(
         file,
-        known_format(format),
+        check_format(format),
         columns=read_columns(column),
         label_column=label_column,
         group_by=group_by,
         on_empty=on_empty,
         system=system,
     )
-    examples = _sound(reading)
+    examples = collect_examples(reading)
     assert reading.format is not None
-    parts = cut(examples, _shares(shares), seed=seed, stratify=stratify, near=near)
+    parts = cut(examples, _parse_shares(shares), seed=seed, stratify=stratify, keep_similar=near_duplicates)
     target = to or reading.format.name
     paths = {name: into / f"{name}.jsonl" for name in ("train", "validation", "test")}
-    there = [str(path) for path in paths.values() if path.exists()]
-    if there and not overwrite:
-        raise LlmtuneError(f"{there[0]} is already there", hint="name another folder, or give --overwrite")
+    existing = [str(path) for path in paths.values() if path.exists()]
+    if existing and not overwrite:
+        raise LlmtuneError(f"{existing[0]} already exists", hint="name another folder, or pass --overwrite")
     written = {}
     for (name, path), rows in zip(paths.items(), parts[:3], strict=True):
         if rows:
@@ -79,16 +80,16 @@ def split(
         elif path.exists():
             path.unlink()
     if as_json:
-        found = [finding.as_dict() for finding in parts.findings]
-        print_json({"schema": 1, "format": target, "parts": written, "findings": found})
+        findings = [finding.as_dict() for finding in parts.findings]
+        print_json({"schema": 1, "format": target, "parts": written, "findings": findings})
         return
     for finding in parts.findings:
-        say(finding)
+        print_finding(finding)
     for name, facts in written.items():
         out.print(f"{name:<11}{facts['rows']:>9,} rows  {facts['path']}", soft_wrap=True)
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def _parse_shares(text: str) -> tuple[float, float, float]:
     from llmtune.errors import InvalidJob
     from llmtune.job.spec import DatasetSpec
 

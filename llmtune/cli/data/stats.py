@@ -1,15 +1,11 @@
-"""`llmtune data stats`: counts over a dataset."""
+"""`llmtune data stats`: count a dataset."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from llmtune.cli.data.output import SHOWN, print_findings, print_stats
-
-if TYPE_CHECKING:
-    pass
 from llmtune.cli.data.options import (
     ColumnsOption,
     FileArgument,
@@ -20,10 +16,11 @@ from llmtune.cli.data.options import (
     ProviderOption,
     SystemOption,
     TokenizerOption,
-    known_format,
+    check_format,
     open_tokenizer,
     read_columns,
 )
+from llmtune.cli.data.output import SHOWN, print_findings, print_stats
 
 
 def stats(
@@ -34,20 +31,22 @@ def stats(
     on_empty: OnEmptyOption = "error",
     system: SystemOption = "keep",
     provider: ProviderOption = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the rows, for what is billed.", min=1)] = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows, for the billed tokens.", min=1)] = 1,
     tokenizer: TokenizerOption = None,
     jobs: Annotated[int | None, typer.Option(help="Processes for large files.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count rows, turns, tokens by role, lengths and labels; and the tokens each backend would bill. Exits with 2 on
-    rows that cannot be read."""
+    """Count rows, turns, tokens by role, lengths and labels, and the tokens that each backend would bill.
+
+    Exits with 2 when rows cannot be read.
+    """
     from llmtune.cli.output import print_json
     from llmtune.data.checks.billing import billable
     from llmtune.data.checks.check import check as run
 
     report = run(
         file,
-        format=known_format(format),
+        format=check_format(format),
         columns=read_columns(column),
         label_column=label_column,
         on_empty=on_empty,

@@ -1,4 +1,4 @@
-"""The training tokens a backend would bill for a file, by the rule it publishes."""
+"""The training tokens a backend would bill for a file, by its published rule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llmtune.data.formats.registry import vendor, vendors
 
 
 def billable(stats: Stats, epochs: int = 1, providers: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Tokens billed by provider for `epochs` passes over a training file, with the rule and its source.
+    """Return the tokens billed per provider for `epochs` passes over a training file, with the rule and its source.
 
-    `tokens` is None where a backend publishes no rule, or bills nothing. They are estimates when the counts are.
+    `tokens` is None where a backend publishes no rule or bills nothing. They are estimates where the counts are.
     """
     names = list(providers) if providers is not None else [name for name, rows in vendors().items() if rows.billing]
     bills: dict[str, dict[str, Any]] = {}

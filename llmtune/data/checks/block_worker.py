@@ -1,4 +1,4 @@
-"""What is done with the rows of one block, here or in another process: checks, counts, keys and sketches."""
+"""Checking the rows of one block, in this process or another: findings, counts, duplicate keys and sketches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llmtune.data.checks.per_row import (
     check_control_tokens,
     check_example,
     compile_tokens,
-    in_own_terms,
     is_simple,
+    rename_turns,
 )
 from llmtune.data.checks.privacy import check_privacy
 from llmtune.data.checks.reasoning import ReasoningCount
@@ -23,7 +23,7 @@ from llmtune.data.formats.base import RowFormat, TokenLimit
 from llmtune.data.formats.row_features import features, plain_features
 from llmtune.data.hashing import answer_text, digest, label_of, prompt_text
 from llmtune.data.io.base import Notes
-from llmtune.data.io.json_lines import block_rows
+from llmtune.data.io.json_lines import read_block
 from llmtune.data.io.reading import read_rows
 from llmtune.data.rendering.token_count import Counter, RowTokens
 from llmtune.redaction.secrets import known_secrets
@@ -31,15 +31,15 @@ from llmtune.redaction.secrets import known_secrets
 if TYPE_CHECKING:
     from llmtune.data.checks.minhash import Sketcher
 
-#: Every check by name, as `llmtune data check --only` takes them. What cannot be read is always told.
+#: Every check by name, as `llmtune data check --only` takes them. What cannot be read is always reported.
 CHECKS: tuple[str, ...] = ("structure", "duplicates", "near", "tokens", "privacy")
 
 #: Bytes of a block; with two processes working and three blocks waiting this decides the memory used.
 BLOCK = 2 << 20
 
 
-class Work(NamedTuple):
-    """What is to be done with each row of one file."""
+class BlockTask(NamedTuple):
+    """The checks to run on each row of one file."""
 
     fmt: RowFormat | None
     file: str
@@ -58,7 +58,7 @@ class Work(NamedTuple):
 
 
 class Sketches(NamedTuple):
-    """Sketches of a block's prompts, with their lines and keys. `has` says which rows have a sketch."""
+    """The sketches of a block's prompts, with their lines and keys. `has` is True for rows that have a sketch."""
 
     sketches: Any
     has: Any
@@ -66,8 +66,8 @@ class Sketches(NamedTuple):
     keys: Sequence[int]
 
 
-class Block(NamedTuple):
-    """What came of one block."""
+class BlockResult(NamedTuple):
+    """The findings and counts of one block."""
 
     log: FindingLog
     stats: Stats
@@ -78,116 +78,128 @@ class Block(NamedTuple):
     reasoning: ReasoningCount
 
 
-_work: Work | None = None
+_task: BlockTask | None = None
 
 
-def begin(work: Work) -> None:
-    """Set the work of this process."""
-    global _work
-    _work = work
+def init_worker(task: BlockTask) -> None:
+    """Set the task of this process."""
+    global _task
+    _task = task
 
 
-def work_on_block(block: bytes, line: int) -> tuple[Block, Notes]:
-    """The work of this process on one block of JSON lines; `line` is the number of the line before it."""
-    assert _work is not None
-    assert _work.fmt is not None
+def check_block(block: bytes, line: int) -> tuple[BlockResult, Notes]:
+    """Check one block of JSON lines by the task of this process; `line` is the number of the line before it."""
+    assert _task is not None
+    assert _task.fmt is not None
     notes = Notes()
-    items = read_rows(block_rows(block, line, notes), _work.fmt, None, _work.file, _work.names_classes)
-    return work_on(_work, items), notes
+    rows = read_rows(read_block(block, line, notes), _task.fmt, None, _task.file, _task.names_classes)
+    return check_rows(_task, rows), notes
 
 
-def work_on(work: Work, items: Iterable[Example | Finding]) -> Block:  # noqa: C901
-    """Every check on every row of a block."""
-    log = FindingLog(work.keep)
-    stats = Stats(exact=work.counter.exact, rule=work.counter.rule)
-    structure = "structure" in work.checks
-    duplicates = "duplicates" in work.checks
-    count = work.counter.row if "tokens" in work.checks else None
-    private = "privacy" in work.checks
-    known = known_secrets() if private else None
-    sketching = work.sketcher is not None
-    writer = work.writer
-    left_out = LeftOut()
-    unused = UnusedKeys()
-    reasoning = ReasoningCount()
-    turns_key = "messages" if work.fmt is None else work.fmt.turns_key
-    takes = writer.takes_plain() if writer is not None else is_simple
+def check_rows(task: BlockTask, rows: Iterable[Example | Finding]) -> BlockResult:
+    """Run every check of the task on every row of a block; what could not be read is logged as it is."""
+    log = FindingLog(task.keep)
+    stats = Stats(exact=task.counter.exact, rule=task.counter.rule)
+    left_out, unused, reasoning = LeftOut(), UnusedKeys(), ReasoningCount()
+    structure = _make_structure_check(task, left_out, unused, reasoning) if "structure" in task.checks else None
+    index = "duplicates" in task.checks
+    count = task.counter.row if "tokens" in task.checks else None
+    has_limit = task.limit is not None or task.max_tokens is not None
+    private = "privacy" in task.checks
+    secrets = known_secrets() if private else None
     keys: list[tuple[int, int, int, bool]] = []
     texts: list[str] = []
     lines: list[int] = []
     prompts: list[int] = []
-    control = compile_tokens(work.counter.control_tokens) if structure else None
-    for item in items:
-        if isinstance(item, Finding):
-            log.add(item)
+    for row in rows:
+        if isinstance(row, Finding):
+            log.add(row)
             continue
-        line = item.line
-        found: list[Finding] = []
-        bits = 0
-        if structure:
-            simple = is_simple(item)
-            if item.extra or not simple:
-                unused.add(item if writer is None else writer.without_own_keys(item), turns_key)
-            bits = plain_features(item) if simple else features(item)
-            if not simple or work.method in ("dpo", "classification"):
-                found += check_example(item, work.method)
-            if writer is not None and not (simple and takes(item)):
-                found += left_out.problems(writer, item)
-            if work.rules is not None:
-                found += work.rules(item)
-            if work.reasons:
-                reasoning.add(item)
-            if control is not None:
-                found += check_control_tokens(item, control)
-            found = list(in_own_terms(found, item, turns_key))
-        tokens = count(item) if count is not None else None
-        if tokens is not None and (work.limit is not None or work.max_tokens is not None):
-            found += _too_long(work, tokens)
+        line = row.line
+        findings: list[Finding] = []
+        bits = structure(row, findings) if structure is not None else 0
+        tokens = count(row) if count is not None else None
+        if tokens is not None and has_limit:
+            findings += _check_length(task, tokens)
         if private:
-            found += check_privacy(item, known)
-        for finding in found:
-            log.add(finding.at(work.file, line))
-        label = label_of(item)
-        stats.add(tokens, label, bits, len(item.messages))
-        if duplicates or sketching:
-            text = prompt_text(item)
+            findings += check_privacy(row, secrets)
+        for finding in findings:
+            log.add(finding.at(task.file, line))
+        label = label_of(row)
+        stats.add(tokens, label, bits, len(row.messages))
+        if index or task.sketcher is not None:
+            text = prompt_text(row)
             prompt = digest(text)
-            if duplicates:
-                keys.append((prompt, digest(answer_text(item)), line or 0, label is not None))
-            if sketching:
+            if index:
+                keys.append((prompt, digest(answer_text(row)), line or 0, label is not None))
+            if task.sketcher is not None:
                 texts.append(text)
                 lines.append(line or 0)
                 prompts.append(prompt)
     sketches = None
-    if work.sketcher is not None and texts:
-        sketches = Sketches(*work.sketcher.sketch(texts), lines, prompts)
-    return Block(log, stats, RowIndex.pack(keys, work.part), sketches, left_out, unused, reasoning)
+    if task.sketcher is not None and texts:
+        sketches = Sketches(*task.sketcher.sketch(texts), lines, prompts)
+    return BlockResult(log, stats, RowIndex.pack(keys, task.part), sketches, left_out, unused, reasoning)
 
 
-def _too_long(work: Work, tokens: RowTokens) -> list[Finding]:
-    """The finding for a row above the limit: an error where it is refused and the count is exact, else a warning."""
-    about = "" if work.counter.exact else "about "
-    if work.max_tokens is not None:
-        if tokens.total <= work.max_tokens:
+def _make_structure_check(
+    task: BlockTask, left_out: LeftOut, unused: UnusedKeys, reasoning: ReasoningCount
+) -> Callable[[Example, list[Finding]], int]:
+    """Return the check of a row's turns and keys: it adds its findings to a list and returns the row's feature bits.
+
+    The other arguments count over all rows. A closure, because reading attributes for every row would be slower.
+    """
+    writer, rules, method, counts_reasoning = task.writer, task.rules, task.method, task.reasons
+    turns_key = "messages" if task.fmt is None else task.fmt.turns_key
+    is_lossless = writer.supports_rows_without_extras() if writer is not None else is_simple
+    control = compile_tokens(task.counter.control_tokens)
+
+    def check(row: Example, findings: list[Finding]) -> int:
+        simple = is_simple(row)
+        if row.extra or not simple:
+            unused.add(row if writer is None else writer.without_own_keys(row), turns_key)
+        if not simple or method in ("dpo", "classification"):
+            findings += check_example(row, method)
+        if writer is not None and not (simple and is_lossless(row)):
+            findings += left_out.problems(writer, row)
+        if rules is not None:
+            findings += rules(row)
+        if counts_reasoning:
+            reasoning.add(row)
+        if control is not None:
+            findings += check_control_tokens(row, control)
+        if findings:
+            findings[:] = rename_turns(findings, row, turns_key)
+        return plain_features(row) if simple else features(row)
+
+    return check
+
+
+def _check_length(task: BlockTask, tokens: RowTokens) -> list[Finding]:
+    """Return the finding for a row above the limit, if it is: an error where longer rows are refused and the count is
+    exact, else a warning."""
+    about = "" if task.counter.exact else "about "
+    if task.max_tokens is not None:
+        if tokens.total <= task.max_tokens:
             return []
-        say = error if work.counter.exact else warning
+        make_finding = error if task.counter.exact else warning
         return [
-            say(
+            make_finding(
                 "too-many-tokens",
-                f"the row has {about}{tokens.total:,} tokens; {work.max_tokens:,} are allowed",
-                "shorten it, or say what to do with long rows (dataset.on_too_long)",
+                f"the row has {about}{tokens.total:,} tokens; {task.max_tokens:,} are allowed",
+                "shorten it, or choose what to do with long rows (dataset.on_too_long)",
             )
         ]
-    limit = work.limit
+    limit = task.limit
     if limit is None:
         return []
     length = tokens.longest_turn if limit.per == "turn" else tokens.total
     if length <= limit.tokens:
         return []
-    say = error if limit.refuses and work.counter.exact else warning
+    make_finding = error if limit.refuses and task.counter.exact else warning
     then = "is refused" if limit.refuses else "is cut at its end"
     return [
-        say(
+        make_finding(
             "too-many-tokens",
             f"the {limit.per} has {about}{length:,} tokens; above {limit.tokens:,} it {then} ({limit.source})",
             "shorten it",

@@ -1,7 +1,7 @@
-"""Which rows are the same as which, over one or several files, in bounded memory.
+"""Duplicate rows over one or several files, in bounded memory.
 
-Twenty-four bytes a row (prompt, answer, place). Above two million rows they go to temporary files, cut by the
-prompt's hash, and each cut is looked at by itself.
+Twenty-four bytes per row (prompt, answer, position). Above two million rows they are moved to temporary files, divided
+by the prompt's hash, and each file is searched by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: Rows held in memory before they go to disk.
+#: Rows held in memory before they are moved to disk.
 SPILL = 2_000_000
 _CUTS = 16
 _LINE_BITS = 48
@@ -25,11 +25,10 @@ _LABEL = 1 << 63
 
 
 class RowIndex:
-    """Collects (prompt, answer, line) of every row of some files, then tells duplicates, contradictions and leaks.
+    """An index of (prompt, answer, line) of every row of some files, which finds duplicates, contradictions and leaks.
 
-    `files` are the names by number; a row's number of file is `part`. Rows of different parts with one prompt are
-    leaks; within one part they are duplicates when the answer is the same, and contradictions when the rows are
-    labelled and it is not.
+    `part` of a row is the index of its file in `files`. Rows of different parts with the same prompt are leaks; rows
+    of one part are duplicates when the answer is the same too, and contradictions when they are labelled and it is not.
     """
 
     def __init__(self, files: Sequence[str], roles: Sequence[str], spill: int = SPILL) -> None:
@@ -40,29 +39,29 @@ class RowIndex:
         self._cuts: list[IO[bytes]] = []
 
     def add(self, prompt: int, answer: int, line: int, part: int, *, labelled: bool) -> None:
-        """One row. `labelled` says that its answer is a label, so that two different ones contradict each other."""
+        """Add one row. With `labelled` its answer is a label, so that two different ones contradict each other."""
         self._held.extend((prompt, answer, line | part << _LINE_BITS | (_LABEL if labelled else 0)))
         if len(self._held) >= 3 * self._spill:
             self._flush()
 
     def extend(self, triples: bytes) -> None:
-        """Many rows, as `pack` made them."""
+        """Add many rows, as returned by `pack`."""
         self._held.frombytes(triples)
         if len(self._held) >= 3 * self._spill:
             self._flush()
 
     @staticmethod
     def pack(rows: Sequence[tuple[int, int, int, bool]], part: int) -> bytes:
-        """(prompt, answer, line, labelled) of many rows of one part, as bytes for `extend`."""
+        """Pack (prompt, answer, line, labelled) of many rows of one part into bytes for `extend`."""
         packed = array("Q")
         for prompt, answer, line, labelled in rows:
             packed.extend((prompt, answer, line | part << _LINE_BITS | (_LABEL if labelled else 0)))
         return packed.tobytes()
 
     def findings(self) -> Iterator[Finding]:
-        """Duplicates, contradictions and leaks; all of them warnings."""
-        for table in self._tables():
-            yield from self._look(table)
+        """Yield a warning for each duplicate, contradiction and leak."""
+        for table in self._read_tables():
+            yield from self._find_repeats(table)
         for cut in self._cuts:
             cut.close()
 
@@ -78,7 +77,7 @@ class RowIndex:
             cut.write(table[cut_of == number].tobytes())
         self._held = array("Q")
 
-    def _tables(self) -> Iterator[NDArray[np.uint64]]:
+    def _read_tables(self) -> Iterator[NDArray[np.uint64]]:
         import numpy as np
 
         if not self._cuts:
@@ -89,13 +88,15 @@ class RowIndex:
             cut.seek(0)
             yield np.frombuffer(cut.read(), dtype=np.uint64).reshape(-1, 3)
 
-    def _look(self, table: NDArray[np.uint64]) -> Iterator[Finding]:
+    def _find_repeats(self, table: NDArray[np.uint64]) -> Iterator[Finding]:
         import numpy as np
 
         if len(table) < 2:
             return
-        places = table[:, 2] & np.uint64(_LABEL - 1)  # part, then line: the first row of a prompt is told as first
-        order = np.lexsort((places, table[:, 0]))
+        positions = table[:, 2] & np.uint64(
+            _LABEL - 1
+        )  # part, then line: the first row of a prompt is reported as the first
+        order = np.lexsort((positions, table[:, 0]))
         prompts = table[order, 0]
         same = np.flatnonzero(prompts[1:] == prompts[:-1])
         if not len(same):
@@ -105,52 +106,52 @@ class RowIndex:
         ends = same[np.concatenate((breaks, [len(same) - 1]))] + 2
         for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
             group = table[order[begin:end]].tolist()
-            yield from self._group([self._row(entry) for entry in group])
+            yield from self._compare([self._unpack(entry) for entry in group])
 
-    def _row(self, entry: Sequence[int]) -> tuple[int, int, int, bool]:
-        place = entry[2]
-        part = (place & (_LABEL - 1)) >> _LINE_BITS
-        return entry[1], place & ((1 << _LINE_BITS) - 1), part, bool(place & _LABEL)
+    def _unpack(self, entry: Sequence[int]) -> tuple[int, int, int, bool]:
+        packed = entry[2]
+        part = (packed & (_LABEL - 1)) >> _LINE_BITS
+        return entry[1], packed & ((1 << _LINE_BITS) - 1), part, bool(packed & _LABEL)
 
-    def _group(self, rows: Sequence[tuple[int, int, int, bool]]) -> Iterator[Finding]:
-        """The findings of rows with one prompt, sorted by part and line."""
-        seen: dict[tuple[int, int], int] = {}
+    def _compare(self, rows: Sequence[tuple[int, int, int, bool]]) -> Iterator[Finding]:
+        """Yield the findings of rows with the same prompt, which are sorted by part and line."""
+        first_lines: dict[tuple[int, int], int] = {}
         first_of: dict[int, tuple[int, int, bool]] = {}
         for answer, line, part, labelled in rows:
-            earlier = seen.get((part, answer))
+            earlier = first_lines.get((part, answer))
             first = first_of.get(part)
             if earlier is not None:
-                yield self._finding(
+                yield self._warn(
                     part, line, "duplicate-row", f"the row says the same as line {earlier}", "keep one of them"
                 )
             elif first is not None and labelled and first[2]:
-                yield self._finding(
+                yield self._warn(
                     part,
                     line,
                     "contradiction",
                     f"the prompt is that of line {first[1]}, and the label is another",
                     "decide for one label",
                 )
-            seen.setdefault((part, answer), line)
+            first_lines.setdefault((part, answer), line)
             if first is None:
                 first_of[part] = (answer, line, labelled)
-                for other, (_, where, _) in first_of.items():
-                    if other != part:
-                        yield self._finding(
+                for other_part, (_, where, _) in first_of.items():
+                    if other_part != part:
+                        yield self._warn(
                             part,
                             line,
                             "leakage",
-                            f"the prompt is also in {self._roles[other]} ({self._files[other]}:{where})",
+                            f"the prompt is also in {self._roles[other_part]} ({self._files[other_part]}:{where})",
                             "take it out of one of them: a score on it says nothing",
                         )
                         break
 
-    def _finding(self, part: int, line: int, code: str, message: str, remedy: str) -> Finding:
+    def _warn(self, part: int, line: int, code: str, message: str, remedy: str) -> Finding:
         return warning(code, message, remedy).at(self._files[part], line)
 
 
-def keys_of(example: Any) -> tuple[int, int, bool]:
-    """Prompt key, answer key, and whether the answer is a label."""
+def hash_row(example: Any) -> tuple[int, int, bool]:
+    """Return the keys of prompt and answer, and whether the answer is a label."""
     from llmtune.data.hashing import answer_text, digest, label_of, prompt_text
 
     return digest(prompt_text(example)), digest(answer_text(example)), label_of(example) is not None

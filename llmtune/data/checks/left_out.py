@@ -1,4 +1,4 @@
-"""Keys that a row format leaves out or that nothing reads, counted over a file and reported once a file."""
+"""Keys that a row format leaves out or that nothing reads, counted and reported once per file."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 CODE = "changed-extra"
 
-#: Keys that are named; more than that are data themselves.
+#: Keys that are named; of more, the keys are data themselves.
 _NAMED = 20
 
 
 class LeftOut:
-    """The keys that are left out of the rows of one file, by the number of rows that have them."""
+    """The keys that are left out of the rows of one file, with the number of rows that have each."""
 
     def __init__(self) -> None:
         self.format = ""
         self.rows: Counter[str] = Counter()
 
     def problems(self, writer: RowFormat, example: Example) -> list[Finding]:
-        """The writer's problems with an example, less those about keys that are left out: they are counted here."""
-        found = writer.problems(example)
-        if all(finding.code != CODE for finding in found):
-            return found
+        """Return the writer's problems with an example; those about keys that are left out are only counted."""
+        findings = writer.problems(example)
+        if all(finding.code != CODE for finding in findings):
+            return findings
         self.format = writer.name
         self.rows.update(writer.left_out(example))
-        return [finding for finding in found if finding.code != CODE]
+        return [finding for finding in findings if finding.code != CODE]
 
-    def merge(self, other: LeftOut) -> None:
-        """Add what another part of the file has."""
-        self.format = self.format or other.format
-        self.rows.update(other.rows)
+    def merge(self, part: LeftOut) -> None:
+        """Add the counts of another part of the file."""
+        self.format = self.format or part.format
+        self.rows.update(part.rows)
 
     def findings(self) -> list[Finding]:
-        """One warning for all of the keys, or none."""
+        """Return one warning for all of the keys, or none."""
         if not self.rows:
             return []
         named = [f"{key!r} ({count:,} row{'s' * (count > 1)})" for key, count in self.rows.most_common(_NAMED)]
@@ -59,44 +59,44 @@ class LeftOut:
 
 #: A key whose values have fewer characters than this on average is an id, a date or a name; more is text.
 _SHORT = 20
-#: What is said of a key that is reported elsewhere, or read by the model's own template.
+#: Keys that have a finding of their own.
 _REPORTED = frozenset(MEDIA)
-#: Formats that read a second text of the prompt, and the name under which it can be given to them.
+#: Formats that read a second text of the prompt, from a column named "context".
 _WITH_CONTEXT = frozenset(("prompt_completion", "alpaca", "preference_pair"))
 
 
 class UnusedKeys:
-    """The keys of the rows of one file that nothing reads: how many rows have each, and how long its values are."""
+    """The keys that nothing reads in the rows of one file: how many rows have each, and how long its values are."""
 
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
         self.characters: Counter[str] = Counter()
 
     def add(self, example: Example, turns_key: str = "messages") -> None:
-        """Count the keys of one row and of its turns. An empty value has nothing that could be lost."""
-        found: dict[str, int] = {}
+        """Count the keys of one row and of its turns. Keys with an empty value are not counted: nothing is lost."""
+        sizes: dict[str, int] = {}
         extra = dict(example.extra or {})
         if example.preference is not None and isinstance(extra.get("input"), dict):
             extra |= {f"input.{key}": value for key, value in extra.pop("input").items()}
         for key, value in extra.items():
-            if key not in _REPORTED and (size := _length(value)):
-                found[key] = size
+            if key not in _REPORTED and (size := _measure_length(value)):
+                sizes[key] = size
         answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
         for message in (*example.messages, *answers):
             for key, value in (message.extra or {}).items():
-                if size := _length(value):
+                if size := _measure_length(value):
                     name = f"{turns_key}[].{key}"
-                    found[name] = found.get(name, 0) + size
-        self.rows.update(found.keys())
-        self.characters.update(found)
+                    sizes[name] = sizes.get(name, 0) + size
+        self.rows.update(sizes.keys())
+        self.characters.update(sizes)
 
-    def merge(self, other: UnusedKeys) -> None:
-        """Add what another part of the file has."""
-        self.rows.update(other.rows)
-        self.characters.update(other.characters)
+    def merge(self, part: UnusedKeys) -> None:
+        """Add the counts of another part of the file."""
+        self.rows.update(part.rows)
+        self.characters.update(part.characters)
 
     def findings(self, format: str, *, warnings_only: bool = False) -> list[Finding]:
-        """One finding a key: a warning where it holds text that may belong to the prompt, else for information."""
+        """Return one finding per key: a warning where it holds text that may belong to the prompt, else information."""
         out: list[Finding] = []
         for key, count in self.rows.most_common(_NAMED):
             average = round(self.characters[key] / count)
@@ -118,8 +118,8 @@ class UnusedKeys:
         return out
 
 
-def _length(value: Any) -> int:
-    """How many characters a value has, as text or as JSON; 0 where it is empty."""
+def _measure_length(value: Any) -> int:
+    """Return the length of a value as text or JSON, in characters; 0 where it is empty."""
     if value is None or value in ("", [], {}):
         return 0
     if isinstance(value, (dict, list)):

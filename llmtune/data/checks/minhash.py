@@ -1,8 +1,9 @@
-"""Finding rows that are nearly the same, in bounded memory: MinHash sketches, 33 numbers a row.
+"""Near-duplicate detection in bounded memory: MinHash sketches, 33 numbers per row.
 
-A prompt is cut into all its runs of five bytes; what stands in one row of ten or more (a system prompt, a
-template) is left out, so that rows are compared by what sets them apart. Two sketches agree in about as many places
-as the rows share runs (Jaccard; Broder 1997). Candidates come from eleven bands of three numbers.
+A prompt is cut into all its runs of five bytes (5-gram shingles); those that occur in one row of ten or more (a system
+prompt, a template) are left out, so that rows are compared by what sets them apart. The share of numbers in which two
+sketches agree estimates the share of runs that the rows have in common (Jaccard similarity; Broder 1997). Candidates
+come from locality-sensitive hashing with eleven bands of three numbers.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ if TYPE_CHECKING:
 
 SIZE = 33
 BANDS = 11
-#: Places of 33 that must agree: about 80 % of the runs are shared.
-ALIKE = 27
+#: Numbers of the 33 that must agree: about 80 % of the runs are shared.
+MIN_AGREEMENT = 27
 _RUN = 5
 _PAD = b"\x00" * _RUN
 _TABLE_BITS = 22
-#: When rows are to be kept together, somewhat less likeness is enough: a later look with another sample of the rows,
-#: and so other common runs, then finds nothing that was parted.
+#: When rows are to be kept together, a lower similarity is enough: a later check with another sample of the rows, and
+#: so other common runs, then finds no near-duplicates in two parts.
 ALIKE_ENOUGH = 24
-#: A run is common when it stands in this share of the rows, and in at least this many.
+#: A run is common when it occurs in this share of the rows, and in at least this many.
 _COMMON_SHARE = 0.1
 _COMMON_LEAST = 5
-#: Bytes that are sketched at once; decides how much memory a batch takes (about 40 times this).
+#: Bytes that are sketched at once; a batch takes about 40 times as much memory.
 BATCH_BYTES = 1 << 18
 
 
-def _runs(texts: Sequence[bytes]) -> tuple[Any, Any]:
-    """The hash of every run of five bytes of the texts, and to which text each belongs."""
+def _hash_runs(texts: Sequence[bytes]) -> tuple[Any, Any]:
+    """Return the hash of every run of five bytes of the texts, and the index of the text each belongs to."""
     import numpy as np
 
     joined = np.frombuffer(_PAD.join(texts) + _PAD, dtype=np.uint8)
@@ -57,7 +58,7 @@ def _runs(texts: Sequence[bytes]) -> tuple[Any, Any]:
 
 
 class Sketcher:
-    """Makes sketches. Give it a sample of the rows first, so that it learns what they all have in common."""
+    """Makes sketches of texts. Runs that are common in the `sample` of the rows are left out of them."""
 
     def __init__(self, sample: Sequence[str] = ()) -> None:
         import numpy as np
@@ -74,27 +75,27 @@ class Sketcher:
         import numpy as np
 
         counts = np.zeros(1 << _TABLE_BITS, dtype=np.uint32)
-        for batch in _batches(_encoded(sample)):
-            hashes, owner = _runs(batch)
+        for batch in _split_batches(_encode(sample)):
+            hashes, owner = _hash_runs(batch)
             slots = (hashes >> np.uint32(32 - _TABLE_BITS)).astype(np.int64)
-            # each slot once a row
-            seen = np.unique(owner.astype(np.int64) << _TABLE_BITS | slots) & ((1 << _TABLE_BITS) - 1)
-            counts += np.bincount(seen, minlength=1 << _TABLE_BITS).astype(np.uint32)
+            # each slot once per row
+            row_slots = np.unique(owner.astype(np.int64) << _TABLE_BITS | slots) & ((1 << _TABLE_BITS) - 1)
+            counts += np.bincount(row_slots, minlength=1 << _TABLE_BITS).astype(np.uint32)
         self._common = counts >= max(_COMMON_LEAST, _COMMON_SHARE * len(sample))
         self._has_common = bool(self._common.any())
 
     def sketch(self, texts: Sequence[str]) -> tuple[Ints, NDArray[np.bool_]]:
-        """Sketches, one row of 33 numbers a text, and which texts have one (those with any run of their own)."""
+        """Return the sketches, shape (texts, 33), and which texts have one: those with any run that is not common."""
         import numpy as np
 
         out = np.empty((len(texts), SIZE), dtype=np.uint32)
         has = np.zeros(len(texts), dtype=bool)
         done = 0
-        for batch in _batches(_encoded(texts)):
-            hashes, owner = _runs(batch)
+        for batch in _split_batches(_encode(texts)):
+            hashes, owner = _hash_runs(batch)
             if self._has_common:
-                own = ~self._common[hashes >> np.uint32(32 - _TABLE_BITS)]
-                hashes, owner = hashes[own], owner[own]
+                is_rare = ~self._common[hashes >> np.uint32(32 - _TABLE_BITS)]
+                hashes, owner = hashes[is_rare], owner[is_rare]
             rows, starts = np.unique(owner, return_index=True) if len(owner) else (owner, owner)
             if len(rows):
                 for index in range(SIZE):
@@ -106,11 +107,11 @@ class Sketcher:
         return out, has
 
 
-def _encoded(texts: Sequence[str]) -> list[bytes]:
+def _encode(texts: Sequence[str]) -> list[bytes]:
     return [text.encode("utf-8", "surrogatepass").replace(b"\x00", b" ") for text in texts]
 
 
-def _batches(texts: Sequence[bytes]) -> list[Sequence[bytes]]:
+def _split_batches(texts: Sequence[bytes]) -> list[Sequence[bytes]]:
     batches: list[Sequence[bytes]] = []
     begin = held = 0
     for index, text in enumerate(texts):
@@ -124,7 +125,7 @@ def _batches(texts: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 def band_keys(sketches: Ints) -> Longs:
-    """Eleven keys a sketch; two sketches with an equal key in the same place are candidates."""
+    """Return the keys of the bands, shape (sketches, 11); sketches with an equal key in one band are candidates."""
     import numpy as np
 
     width = SIZE // BANDS
@@ -138,13 +139,13 @@ def band_keys(sketches: Ints) -> Longs:
     return keys
 
 
-def agreement(first: Ints, second: Ints) -> Any:
-    """In how many of the 33 places the sketches of each pair agree."""
+def count_agreement(first: Ints, second: Ints) -> Any:
+    """Count the numbers, of 33, in which the sketches of each pair agree."""
     return (first == second).sum(axis=1)
 
 
 class NearIndex:
-    """Held-out rows by their bands, to be asked for each training row whether it is nearly one of them."""
+    """An index of held-out rows by the keys of their bands, in which near-duplicates of training rows are looked up."""
 
     def __init__(self, sketches: Ints, has: Any) -> None:
         import numpy as np
@@ -158,49 +159,53 @@ class NearIndex:
             order = np.argsort(column, kind="stable")
             self._bands.append((column[order], rows[order]))
 
-    def matches(self, sketches: Ints, has: Any, *, alike: int = ALIKE, most: int = 16) -> list[tuple[int, int, int]]:
-        """(row asked, held-out row, places that agree) for each pair that is alike; at most `most` tried a band."""
+    def matches(
+        self, sketches: Ints, has: Any, *, alike: int = MIN_AGREEMENT, max_tries: int = 16
+    ) -> list[tuple[int, int, int]]:
+        """Return (row, held-out row, numbers that agree) of similar pairs; up to `max_tries` are compared per band."""
         import numpy as np
 
         keys = band_keys(sketches)
-        asked = np.arange(len(sketches), dtype=np.int64)[has]
-        left: list[Any] = []
-        right: list[Any] = []
+        numbers = np.arange(len(sketches), dtype=np.int64)[has]
+        queries: list[Any] = []
+        held_out: list[Any] = []
         for band, (column, rows) in enumerate(self._bands):
             begin = np.searchsorted(column, keys[has, band], side="left")
             count = np.searchsorted(column, keys[has, band], side="right") - begin
-            for step in range(min(int(count.max(initial=0)), most)):
+            for step in range(min(int(count.max(initial=0)), max_tries)):
                 hit = count > step
-                left.append(asked[hit])
-                right.append(rows[begin[hit] + step])
-        if not left:
+                queries.append(numbers[hit])
+                held_out.append(rows[begin[hit] + step])
+        if not queries:
             return []
-        pairs = np.unique(np.stack([np.concatenate(left), np.concatenate(right)], axis=1), axis=0)
-        agree = agreement(sketches[pairs[:, 0]], self.sketches[pairs[:, 1]])
+        pairs = np.unique(np.stack([np.concatenate(queries), np.concatenate(held_out)], axis=1), axis=0)
+        agree = count_agreement(sketches[pairs[:, 0]], self.sketches[pairs[:, 1]])
         return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= alike]
 
 
-def linked(sketches: Ints, has: Any, order: Any, *, alike: int = ALIKE, reach: int = 3) -> list[tuple[int, int, int]]:
-    """Pairs of rows of one set that are alike, enough of them to join what belongs together.
+def similar_pairs(
+    sketches: Ints, has: Any, order: Any, *, alike: int = MIN_AGREEMENT, reach: int = 3
+) -> list[tuple[int, int, int]]:
+    """Return (row, row, numbers that agree) for enough similar pairs of one set to join what belongs together.
 
-    Rows of a band are compared with the next few of it, in the given order, so that large bands cost no more than
-    small ones. Returns (row, row, places that agree).
+    A row is compared with the next `reach` rows of equal key, in the given order, so that large groups cost no more
+    than small ones.
     """
     import numpy as np
 
     keys = band_keys(sketches)
     rows = np.asarray(order, dtype=np.int64)
     rows = rows[np.asarray(has)[rows]]
-    found: list[Any] = []
+    candidates: list[Any] = []
     for band in range(BANDS):
         column = keys[rows, band]
         by_key = np.argsort(column, kind="stable")
         column, members = column[by_key], rows[by_key]
         for step in range(1, reach + 1):
             same = np.flatnonzero(column[step:] == column[:-step])
-            found.append(np.stack([members[same], members[same + step]], axis=1))
-    pairs = np.unique(np.concatenate(found), axis=0)
+            candidates.append(np.stack([members[same], members[same + step]], axis=1))
+    pairs = np.unique(np.concatenate(candidates), axis=0)
     if not len(pairs):
         return []
-    agree = agreement(sketches[pairs[:, 0]], sketches[pairs[:, 1]])
+    agree = count_agreement(sketches[pairs[:, 0]], sketches[pairs[:, 1]])
     return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= alike]

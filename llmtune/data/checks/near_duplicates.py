@@ -1,4 +1,4 @@
-"""Rows that are nearly the same in two files of a dataset: held-out rows are kept as sketches, the rest streams by."""
+"""Near-duplicates between the files of a dataset: held-out rows are kept as sketches, training rows are streamed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llmtune.data.hashing import prompt_text
 if TYPE_CHECKING:
     from llmtune.data.checks.block_worker import Sketches
 
-#: Held-out rows that are kept (about 400 bytes each); of more, the first ones are looked for, and that is told.
-MOST_HELD = 200_000
+#: Held-out rows that are kept (about 400 bytes each); of more, only the first ones are compared, which is reported.
+MAX_HELD = 200_000
 
 
-class NearLeaks:
-    """Finds training prompts that are nearly a validation or test prompt. Held-out files must be added first."""
+class NearDuplicateLeaks:
+    """A search for training prompts that are nearly a validation or test prompt. Held-out files must be added first."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
@@ -31,15 +31,15 @@ class NearLeaks:
         self._left_out = 0
 
     def learn(self, sample: Iterable[Example]) -> None:
-        """Learn from a sample what all rows have in common, which then does not count."""
+        """Learn from a sample what most rows have in common; it does not count as similarity."""
         self.sketcher = Sketcher([prompt_text(example) for example in sample])
 
     def add(self, part: int, sketches: Sketches, *, held_out: bool) -> None:
-        """The sketches of one block of a file; held-out ones are compared with earlier held-out files, and kept."""
+        """Compare the sketches of one block with the held-out rows of other files; held-out ones are kept."""
         if held_out:
             if self._held and self._held[-1][0] != part:
                 self._compare(part, sketches)
-            if self._rows >= MOST_HELD:
+            if self._rows >= MAX_HELD:
                 self._left_out += len(sketches.lines)
                 return
             self._held.append((part, sketches))
@@ -48,19 +48,19 @@ class NearLeaks:
         self._compare(part, sketches)
 
     def _compare(self, part: int, sketches: Sketches) -> None:
-        index = self._indexed(part)
+        index = self._index_without(part)
         if index is None:
             return
-        for asked, held, agree in index.matches(sketches.sketches, sketches.has):
+        for row, held, agree in index.matches(sketches.sketches, sketches.has):
             where = self._places[held]
-            if where[2] == sketches.keys[asked]:
-                continue  # exactly the same: told as a leak
+            if where[2] == sketches.keys[row]:
+                continue  # exactly the same: reported as a leak
             best = self._best.get(held)
             if best is None or agree > best[0]:
-                self._best[held] = (agree, part, sketches.lines[asked])
+                self._best[held] = (agree, part, sketches.lines[row])
 
-    def _indexed(self, part: int) -> NearIndex | None:
-        """The index over the held-out rows of other files; built again when one was added."""
+    def _index_without(self, part: int) -> NearIndex | None:
+        """Return the index over the held-out rows of other files; built again when one was added."""
         import numpy as np
 
         held = [(number, sketches) for number, sketches in self._held if number != part]
@@ -78,7 +78,7 @@ class NearLeaks:
         return self._index
 
     def findings(self) -> Iterator[Finding]:
-        """A warning for each held-out row that is nearly one of another file."""
+        """Yield a warning for each held-out row that is nearly one of another file."""
         for held, (agree, part, line) in sorted(self._best.items()):
             number, where, _ = self._places[held]
             share = round(100 * agree / SIZE)
@@ -90,6 +90,6 @@ class NearLeaks:
         if self._left_out:
             yield warning(
                 "near-leakage",
-                f"{self._left_out:,} held-out rows were not looked for: only {MOST_HELD:,} are kept in memory",
+                f"{self._left_out:,} held-out rows were not compared: only {MAX_HELD:,} are kept in memory",
                 "check the held-out files in parts",
             )

@@ -1,4 +1,4 @@
-"""What can be said of one row by itself: turns and their order, empty content, trained turns, tool calls."""
+"""Checks of one row by itself: turns and their order, empty content, trained turns, tool calls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import ROLES, Example, Message
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats.row_features import texts_of
 from llmtune.data.hashing import label_of
 
-#: What chat templates write around turns, in the families that are about.
+#: Markers that the chat templates of common model families write around turns.
 _MARKERS = re.compile(
     r"<\|(?:im_start|im_end|begin_of_text|start_header_id|end_header_id|eot_id|system|user|assistant|start|message"
     r"|channel|header_start)\|>|<\|?(?:start_of_turn|end_of_turn|turn)>|\[/?INST\]|<</?SYS>>"
@@ -24,22 +24,22 @@ _NOTHING: tuple[Finding, ...] = ()
 
 
 def check_example(example: Example, method: str | None = None) -> Sequence[Finding]:
-    """The faults of one row, without its place. `method` (sft, dpo, classification) adds what that one needs."""
+    """Return the findings of one row, without their place. `method` (sft, dpo, classification) adds its own checks."""
     if method == "classification":
         if label_of(example) is None:
             what = "method classification needs a label, and the row has none"
             return [error("not-labelled", what, "give every row a label")]
-        if example.label == ():  # none of several labels is an answer too, with no words for it
+        if example.label == ():  # an empty set of several labels: its answer is an empty text
             return _NOTHING
-    return _NOTHING if method != "dpo" and is_simple(example) else _closely(example, method)
+    return _NOTHING if method != "dpo" and is_simple(example) else _check_closely(example, method)
 
 
-#: A turn in the message of a finding, as checks and row formats name it: by its place in the canonical form.
+#: A turn in the message of a finding, as checks and row formats name it: by its index in the canonical form.
 _TURN = re.compile(r"\bmessages\[(\d+)\]")
 
 
-def in_own_terms(findings: Sequence[Finding], example: Example, turns_key: str) -> Sequence[Finding]:
-    """The findings with turns named as the row itself names them: under its own key, by their place in its list."""
+def rename_turns(findings: Sequence[Finding], example: Example, turns_key: str) -> Sequence[Finding]:
+    """Return the findings with turns named as in the row itself: by its own key and their index in its list."""
     if not findings:
         return findings
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
@@ -56,18 +56,18 @@ def in_own_terms(findings: Sequence[Finding], example: Example, turns_key: str) 
 
 
 def compile_tokens(tokens: Collection[str]) -> re.Pattern[str] | None:
-    """A pattern that finds any of a tokenizer's control tokens; None where it has none."""
+    """Compile a pattern that finds any of a tokenizer's control tokens; None where it has none."""
     if not tokens:
         return None
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
 def check_control_tokens(example: Example, tokens: re.Pattern[str]) -> Sequence[Finding]:
-    """A warning for the first control token of the tokenizer inside a text, where it would become a real one."""
+    """Return a warning for the first control token of the tokenizer in a text, where it would become a real one."""
     for where, text in texts_of(example):
-        found = tokens.search(text)
-        if found is not None:
-            what = f"{where}: {found.group()!r} is a control token of the tokenizer"
+        match = tokens.search(text)
+        if match is not None:
+            what = f"{where}: {match.group()!r} is a control token of the tokenizer"
             return [
                 warning(
                     "control-token",
@@ -79,9 +79,9 @@ def check_control_tokens(example: Example, tokens: re.Pattern[str]) -> Sequence[
 
 
 def is_simple(example: Example) -> bool:
-    """Whether a row is a plain conversation without fault: user and assistant in turn, words alone, the answer last.
+    """Return whether a row is a plain, valid conversation: user and assistant alternate, text only, answer last.
 
-    Nearly all rows are, and one short loop tells; only the others need a close look.
+    Nearly all rows are, which one short loop decides; only the others need the full check.
     """
     messages, _, _, preference, text, _, _, _ = example
     if preference is not None or text is not None:
@@ -106,61 +106,61 @@ def is_simple(example: Example) -> bool:
     return before == "assistant"
 
 
-def _closely(example: Example, method: str | None) -> Sequence[Finding]:
-    found: list[Finding] = []
+def _check_closely(example: Example, method: str | None) -> Sequence[Finding]:
+    findings: list[Finding] = []
     if method == "dpo" and example.preference is None:
-        found.append(
+        findings.append(
             error("not-preference", "method dpo learns from pairs, and the row has one answer", "give preference rows")
         )
     if example.text is not None:
         if not example.text.strip():
-            found.append(error("empty-content", "the text is empty", "remove the row"))
+            findings.append(error("empty-content", "the text is empty", "remove the row"))
         marker = _MARKERS.search(example.text)
         if marker is not None:
             what = f"the text is rendered by a chat template already: it holds its marker {marker.group()!r}"
             remedy = "give the turns themselves as chat rows: as text all of it is learned, the questions too"
-            found.append(warning("rendered-text", what, remedy))
-        return found
+            findings.append(warning("rendered-text", what, remedy))
+        return findings
     if example.preference is not None:
         if method == "sft":
-            found.append(
+            findings.append(
                 error("preference-in-sft", "the row is a preference pair, which method sft does not learn from", "dpo")
             )
-        _check_preference(example, found)
+        _check_preference(example, findings)
     else:
-        _check_trained(example, found)
-    _check_turns(example.messages, found, whole=example.preference is None)
-    _check_tools(example, found)
-    return found
+        _check_trained(example, findings)
+    _check_turns(example.messages, findings, has_answer=example.preference is None)
+    _check_tools(example, findings)
+    return findings
 
 
-def _check_preference(example: Example, found: list[Finding]) -> None:
+def _check_preference(example: Example, findings: list[Finding]) -> None:
     assert example.preference is not None
     preferred, rejected = example.preference
     if preferred == rejected:
-        found.append(warning("same-answers", "both answers are the same: nothing is learned", "remove the row"))
+        findings.append(warning("same-answers", "both answers are the same: nothing is learned", "remove the row"))
     for name, turns in (("preferred", preferred), ("rejected", rejected)):
         if any(message.role == "assistant" and message.is_empty for message in turns):
-            found.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
+            findings.append(error("empty-content", f"the {name} answer is empty", "write the answer"))
         answers = [message for message in turns if message.role == "assistant"]
         if answers and not any(message.trained for message in answers):
-            found.append(
+            findings.append(
                 error("no-trained-turn", f"the {name} answer has weight 0: nothing is learned", "remove the row")
             )
     if example.messages and example.messages[-1].role == "assistant":
-        found.append(warning("role-order", "the prompt ends in an assistant turn", "end it in the user's"))
+        findings.append(warning("role-order", "the prompt ends in an assistant turn", "end it in the user's"))
 
 
-def _check_trained(example: Example, found: list[Finding]) -> None:
+def _check_trained(example: Example, findings: list[Finding]) -> None:
     if any(message.trained for message in example.messages):
         return
     if any(message.role == "assistant" for message in example.messages):
-        found.append(
+        findings.append(
             error("no-trained-turn", "every assistant turn has weight 0: nothing is learned", "give one weight 1")
         )
     elif example.extra:
         keys = ", ".join(map(repr, list(example.extra)[:4]))
-        found.append(
+        findings.append(
             error(
                 "reinforcement-row",
                 f"there is no assistant turn to learn from; with {keys} it looks like a row of reinforcement tuning",
@@ -168,7 +168,7 @@ def _check_trained(example: Example, found: list[Finding]) -> None:
             )
         )
     else:
-        found.append(
+        findings.append(
             error(
                 "distillation-row",
                 "there is no assistant turn to learn from; it looks like a prompt of a distillation set, whose answers"
@@ -178,57 +178,53 @@ def _check_trained(example: Example, found: list[Finding]) -> None:
         )
 
 
-def _check_turns(messages: Sequence[Message], found: list[Finding], *, whole: bool) -> None:  # noqa: C901
+#: (problem, remedy) of a turn's role by the role and the one before it ("" for the first turn).
+_ROLE_ORDER = {
+    **{("system", before): ("a system turn after others", "put it first") for before in ROLES},
+    ("user", "user"): ("two user turns in a row", "join them"),
+    ("assistant", "assistant"): ("two assistant turns in a row", "join them"),
+    **{("assistant", before): ("the first turn is the assistant's", "ask first") for before in ("", "system")},
+    **{("tool", before): ("a tool turn without a call before it", "add the call") for before in ("", "system", "user")},
+}
+
+
+def _check_turns(messages: Sequence[Message], findings: list[Finding], *, has_answer: bool) -> None:
     before = ""
     for index, message in enumerate(messages):
         role = message.role
         if message.is_empty:
             if message.trained:
-                found.append(
+                findings.append(
                     error("empty-content", f"messages[{index}]: the answer is empty", "write it, or give it weight 0")
                 )
             else:
-                found.append(warning("empty-content", f"messages[{index}]: the {role} turn is empty", "fill it"))
+                findings.append(warning("empty-content", f"messages[{index}]: the {role} turn is empty", "fill it"))
         if message.weight == 1 and role != "assistant":
-            found.append(
+            findings.append(
                 warning("prompt-weight", f"messages[{index}]: weight 1 on a {role} turn is not learned from", "drop it")
             )
-        if role == "system":
-            if before:
-                found.append(warning("role-order", f"messages[{index}]: a system turn after others", "put it first"))
-        elif role == "user":
-            if before == "user":
-                found.append(warning("role-order", f"messages[{index}]: two user turns in a row", "join them"))
-        elif role == "assistant":
-            if before == "assistant":
-                found.append(warning("role-order", f"messages[{index}]: two assistant turns in a row", "join them"))
-            elif before in ("", "system"):
-                found.append(
-                    warning("role-order", f"messages[{index}]: the first turn is the assistant's", "ask first")
-                )
-        elif before not in ("assistant", "tool"):
-            found.append(
-                warning("role-order", f"messages[{index}]: a tool turn without a call before it", "add the call")
-            )
+        if (role, before) in _ROLE_ORDER:
+            problem, remedy = _ROLE_ORDER[role, before]
+            findings.append(warning("role-order", f"messages[{index}]: {problem}", remedy))
         before = role
-    if whole and before != "assistant" and any(message.role == "assistant" for message in messages):
-        found.append(
+    if has_answer and before != "assistant" and any(message.role == "assistant" for message in messages):
+        findings.append(
             warning("trailing-turn", f"the last turn is the {before}'s, which is not learned from", "end in the answer")
         )
 
 
-def _check_tools(example: Example, found: list[Finding]) -> None:
-    known = {}
+def _check_tools(example: Example, findings: list[Finding]) -> None:
+    schemas = {}
     for tool in example.tools:
         function = tool.get("function")
         if isinstance(function, Mapping):
-            known[function.get("name")] = function.get("parameters")
+            schemas[function.get("name")] = function.get("parameters")
     open_calls: dict[str, int] = {}
     undefined: set[str] = set()
     for index, message in enumerate(example.messages):
         if message.role == "tool":
             if message.tool_call_id is None:
-                found.append(
+                findings.append(
                     error(
                         "tool-call-id",
                         f"messages[{index}]: a tool turn has no tool_call_id",
@@ -236,7 +232,7 @@ def _check_tools(example: Example, found: list[Finding]) -> None:
                     )
                 )
             elif message.tool_call_id not in open_calls:
-                found.append(
+                findings.append(
                     error(
                         "tool-call-id",
                         f"messages[{index}]: there is no open call {message.tool_call_id!r} before it",
@@ -248,7 +244,7 @@ def _check_tools(example: Example, found: list[Finding]) -> None:
             continue
         if open_calls:
             first = next(iter(open_calls))
-            found.append(
+            findings.append(
                 warning(
                     "tool-call-id", f"messages[{open_calls[first]}]: call {first!r} has no answer", "add a tool turn"
                 )
@@ -256,38 +252,40 @@ def _check_tools(example: Example, found: list[Finding]) -> None:
             open_calls.clear()
         for call in message.tool_calls:
             if call.id in open_calls:
-                found.append(error("tool-call-id", f"messages[{index}]: two calls have id {call.id!r}", "number them"))
+                findings.append(
+                    error("tool-call-id", f"messages[{index}]: two calls have id {call.id!r}", "number them")
+                )
             open_calls[call.id] = index
-            if call.name in known:
-                _check_arguments(call.arguments, known[call.name], f"messages[{index}]: {call.name}", found)
+            if call.name in schemas:
+                _check_arguments(call.arguments, schemas[call.name], f"messages[{index}]: {call.name}", findings)
             elif call.name not in undefined:
                 undefined.add(call.name)
-                found.append(
+                findings.append(
                     warning(
                         "unknown-tool", f"messages[{index}]: {call.name!r} is not among the row's tools", "define it"
                     )
                 )
 
 
-def _check_arguments(arguments: str, schema: Any, where: str, found: list[Finding]) -> None:
+def _check_arguments(arguments: str, schema: Any, where: str, findings: list[Finding]) -> None:
     if not isinstance(schema, Mapping):
         return
     properties = schema.get("properties")
     required = schema.get("required")
     try:
-        given = orjson.loads(arguments)
+        values = orjson.loads(arguments)
     except orjson.JSONDecodeError:
         return
     if isinstance(required, list):
-        missing = [name for name in required if isinstance(name, str) and name not in given]
+        missing = [name for name in required if isinstance(name, str) and name not in values]
         if missing:
-            found.append(
+            findings.append(
                 warning("tool-schema", f"{where}: the required argument {missing[0]!r} is missing", "add the argument")
             )
     if isinstance(properties, Mapping) and (not schema.get("additionalProperties", False)):
-        unknown = [name for name in given if name not in properties]
+        unknown = [name for name in values if name not in properties]
         if unknown and properties:
-            found.append(
+            findings.append(
                 warning(
                     "tool-schema", f"{where}: the argument {unknown[0]!r} is not in its schema", "rename or define it"
                 )

@@ -1,7 +1,7 @@
-"""Likely secrets and personal data in rows: warnings only, with the find masked.
+"""Likely secrets and personal data in rows: warnings only, with the match masked.
 
 Patterns are those of well-known key formats and of addresses and numbers whose own check digits can be tested. A
-cheap look for a telling substring comes before each pattern, so that clean rows cost little.
+cheap search for a typical substring comes before each pattern, so that clean rows cost little.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from llmtune.data.hashing import turn_text
 from llmtune.redaction.secrets import Secrets
 
 _Secret = tuple[str, str, re.Pattern[str]]
-#: (what it is, a telling substring, the pattern), by a character that each of the group holds: looking for one
-#: character costs next to nothing, so most rows are done with after a few such looks.
+#: (name, typical substring, pattern), by a character that every secret of the group contains: searching for one
+#: character costs next to nothing, so most rows are done after a few such searches.
 _SECRETS: tuple[tuple[str, tuple[_Secret, ...]], ...] = (
     (
         "A",
@@ -65,11 +65,14 @@ _SSN = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?
 _PHONE = re.compile(r"(?<![\w+])\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}(?!\d)|(?<![\d(])\(\d{3}\) ?\d{3}[-.]\d{4}(?!\d)")
 _IBAN_HINT = re.compile(r"\b[A-Z]{2}\d{2}[ ]?[A-Z0-9]{4}[ ]?[A-Z0-9]{4}")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b")
-#: Domains kept for examples (RFC 2606), which are nobody's.
-_NOBODY = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid|localhost))$", re.I)
+#: Domains reserved for examples (RFC 2606), which belong to nobody.
+_EXAMPLE_DOMAIN = re.compile(
+    r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid|localhost))$", re.I
+)
 
 
-def _luhn(number: str) -> bool:
+def _is_card_number(number: str) -> bool:
+    """Return whether the check digit is right (Luhn algorithm)."""
     digits = [int(mark) for mark in number if mark.isdigit()]
     if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
         return False
@@ -77,71 +80,79 @@ def _luhn(number: str) -> bool:
     return total % 10 == 0
 
 
-def _iban(text: str) -> bool:
+def _is_iban(text: str) -> bool:
+    """Return whether the check digits are right (ISO 13616: the number modulo 97 is 1)."""
     packed = text.replace(" ", "")
     if not 15 <= len(packed) <= 34:
         return False
     return int("".join(str(int(mark, 36)) for mark in packed[4:] + packed[:4])) % 97 == 1
 
 
-def _phone(text: str) -> bool:
+def _is_phone_number(text: str) -> bool:
     return 9 <= sum(mark.isdigit() for mark in text) <= 15
 
 
 def masked(text: str) -> str:
-    """The first characters of a find, the rest as dots: enough to find it again, not enough to use it."""
-    shown = min(4, len(text) // 4)
-    return f"{text[:shown]}{'.' * min(len(text) - shown, 8)}"
+    """Return the first characters of a secret with dots for the others: enough to find it again, not to use it."""
+    clear = min(4, len(text) // 4)
+    return f"{text[:clear]}{'.' * min(len(text) - clear, 8)}"
 
 
-def scan(text: str) -> Iterator[tuple[str, str, str]]:  # noqa: C901
-    """(code, what it is, the find masked) of everything suspicious in a text, each kind once."""
+def scan(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (finding code, name of the kind, masked match) for everything suspicious in a text, once per kind."""
     for mark, group in _SECRETS:
         if mark not in text:
             continue
         for name, hint, pattern in group:
-            if hint in text:
-                found = pattern.search(text)
-                if found is not None:
-                    yield "secret", name, masked(found.group())
+            if hint in text and (match := pattern.search(text)) is not None:
+                yield "secret", name, masked(match.group())
     if "@" in text:
-        for found in _EMAIL.finditer(text):
-            if not _NOBODY.search(found.group()):
-                yield "personal-data", "an e-mail address", masked(found.group())
-                break
+        address = _find_valid(_EMAIL, text, _is_real_address)
+        if address is not None:
+            yield "personal-data", "an e-mail address", masked(address)
     if not _has_digits(text):
         return
-    if _DIGITS.search(text) is not None:
-        for name, pattern, test in _NUMBERS:
-            for found in pattern.finditer(text):
-                if test(found.group()):
-                    yield "personal-data", name, masked(found.group())
-                    break
-    if _IBAN_HINT.search(text) is not None:
-        for found in _IBAN.finditer(text):
-            if _iban(found.group()):
-                yield "personal-data", "a bank account number (IBAN)", masked(found.group())
-                break
+    for hint_pattern, numbers in _NUMBERS:
+        if hint_pattern.search(text) is not None:
+            for name, pattern, is_valid in numbers:
+                number = _find_valid(pattern, text, is_valid)
+                if number is not None:
+                    yield "personal-data", name, masked(number)
+
+
+def _find_valid(pattern: re.Pattern[str], text: str, is_valid: Callable[[str], bool]) -> str | None:
+    return next((match.group() for match in pattern.finditer(text) if is_valid(match.group())), None)
+
+
+def _is_real_address(address: str) -> bool:
+    return _EXAMPLE_DOMAIN.search(address) is None
 
 
 def _has_digits(text: str) -> bool:
-    # ten looks for one character are far faster than one for a class of characters
+    # ten searches for one character are far faster than one for a class of characters
     return any(digit in text for digit in "0123456789")
 
 
-def _always(_: str) -> bool:
+def _is_any(_: str) -> bool:
     return True
 
 
-_NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    ("a payment card number", _CARD, _luhn),
-    ("a US social security number", _SSN, _always),
-    ("a telephone number", _PHONE, _phone),
+#: (name, pattern, validity test) of numbers, by a cheaper pattern that every one of the group also matches.
+_NUMBERS: tuple[tuple[re.Pattern[str], tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]], ...] = (
+    (
+        _DIGITS,
+        (
+            ("a payment card number", _CARD, _is_card_number),
+            ("a US social security number", _SSN, _is_any),
+            ("a telephone number", _PHONE, _is_phone_number),
+        ),
+    ),
+    (_IBAN_HINT, (("a bank account number (IBAN)", _IBAN, _is_iban),)),
 )
 
 
-def check_privacy(example: Example, known: Secrets | None = None) -> list[Finding]:
-    """One warning for each kind of secret or personal data in a row, and for a credential that is `known` here."""
+def check_privacy(example: Example, secrets: Secrets | None = None) -> list[Finding]:
+    """Return one warning per kind of secret or personal data in a row; `secrets` are this machine's credentials."""
     if example.text is not None:
         text = example.text
     else:
@@ -149,13 +160,13 @@ def check_privacy(example: Example, known: Secrets | None = None) -> list[Findin
         if example.preference is not None:
             turns = (*turns, *example.preference.preferred, *example.preference.rejected)
         text = "\n".join([turn_text(message) for message in turns])
-    source = known.source_in(text) if known is not None else None
-    found = [] if source is None else [("secret", f"the value of {source}", "***")]
+    source = secrets.find_source(text) if secrets is not None else None
+    matches = [] if source is None else [("secret", f"the value of {source}", "***")]
     return [
         warning(
             code,
-            f"the row seems to hold {name}: {find}",
+            f"the row seems to hold {name}: {match}",
             "take it out, and revoke it" if code == "secret" else "take it out, or be sure that you may use it",
         )
-        for code, name, find in (*found, *scan(text))
+        for code, name, match in (*matches, *scan(text))
     ]

@@ -1,4 +1,4 @@
-"""How many of the answers that are learned have reasoning before them."""
+"""The share of the learned answers that have reasoning before them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, info, warning
 
-#: Reasoning that stands in the text itself, with something in it.
+#: Reasoning in the text itself that is not empty.
 _IN_TEXT = re.compile(r"\s*<think>(?!\s*</think>)")
 
 
 class ReasoningCount:
-    """The learned answers of the rows of one file, and those of them that have reasoning."""
+    """Counts of the learned answers of one file, and of those that have reasoning."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -27,13 +27,13 @@ class ReasoningCount:
                 self.answers += 1
                 self.reasoned += has_reasoning(message)
 
-    def merge(self, other: ReasoningCount) -> None:
-        """Add what another part of the file has."""
-        self.answers += other.answers
-        self.reasoned += other.reasoned
+    def merge(self, part: ReasoningCount) -> None:
+        """Add the counts of another part of the file."""
+        self.answers += part.answers
+        self.reasoned += part.reasoned
 
     def findings(self, model: str, remedy: str) -> Iterator[Finding]:
-        """A warning where no answer has reasoning, information where some have none; `model` is one that reasons."""
+        """Yield a warning where no answer has reasoning, information where some have none; `model` reasons."""
         if self.answers and not self.reasoned:
             what = f"none of the {self.answers:,} answers has reasoning, and {model} is a model that reasons"
             yield warning("no-reasoning", f"{what}: tuned on them it may stop to think before it answers", remedy)
@@ -43,5 +43,5 @@ class ReasoningCount:
 
 
 def has_reasoning(message: Message) -> bool:
-    """Whether a turn holds what was thought before it."""
+    """Return whether a turn has reasoning: in its field, or in `<think>` marks at the beginning of its text."""
     return message.reasoning is not None or _IN_TEXT.match(message.words) is not None

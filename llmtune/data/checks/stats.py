@@ -1,4 +1,4 @@
-"""Counts over a dataset in bounded memory: rows, tokens by role, lengths, labels, and what a vendor would bill."""
+"""Counts over a dataset in bounded memory: rows, tokens by role, lengths and labels."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any
 from llmtune.data.rendering.token_count import RULE, RowTokens
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
-#: Above this many different labels they are no labels.
-_MOST_LABELS = 10_000
+#: Of more different answers than this, they are not labels.
+_MAX_LABELS = 10_000
 _ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass
 class Lengths:
-    """How long rows are, in tokens: a histogram, from which every percentile can be read."""
+    """A histogram of the rows' lengths in tokens, from which every percentile can be read."""
 
     counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, tokens: int) -> None:
-        """One row. Above 4,096 tokens lengths are kept to four binary digits, so that the histogram stays small."""
+        """Add one row. Lengths above 4,096 tokens are rounded down to nine binary digits: the histogram stays small."""
         if tokens > 4096:
             step = 1 << (tokens.bit_length() - 9)
             tokens -= tokens % step
         self.counts[tokens] += 1
 
     def percentile(self, percent: float) -> int:
-        """The least length that this share of the rows does not exceed (nearest rank)."""
+        """Return the smallest length that `percent` % of the rows do not exceed (nearest rank)."""
         total = self.counts.total()
         if not total:
             return 0
         rank = max(1, -(-total * percent // 100))
-        seen = 0
+        rows = 0
         for tokens in sorted(self.counts):
-            seen += self.counts[tokens]
-            if seen >= rank:
+            rows += self.counts[tokens]
+            if rows >= rank:
                 return tokens
         return max(self.counts)
 
 
 @dataclass
 class Stats:
-    """What was counted over one file (or part)."""
+    """The counts over one file, or a part of it."""
 
     rows: int = 0
     turns: int = 0
@@ -77,41 +77,41 @@ class Stats:
             self.unlabelled += 1
         elif self.labels is not None:
             self.labels[label] += 1
-            if len(self.labels) > _MOST_LABELS:
+            if len(self.labels) > _MAX_LABELS:
                 self.labels = None
 
-    def merge(self, other: Stats) -> None:
-        """Add what was counted elsewhere."""
-        self.rows += other.rows
-        self.turns += other.turns
-        self.tokens.update(other.tokens)
-        self.trained_tokens += other.trained_tokens
-        self.reasoning_tokens += other.reasoning_tokens
-        self.longest = max(self.longest, other.longest)
-        self.lengths.counts.update(other.lengths.counts)
-        self.unlabelled += other.unlabelled
-        self.features |= other.features
-        self.exact, self.rule = other.exact, other.rule
-        if self.labels is not None and other.labels is not None:
-            self.labels.update(other.labels)
-        if other.labels is None or (self.labels is not None and len(self.labels) > _MOST_LABELS):
+    def merge(self, part: Stats) -> None:
+        """Add the counts of another part of the file."""
+        self.rows += part.rows
+        self.turns += part.turns
+        self.tokens.update(part.tokens)
+        self.trained_tokens += part.trained_tokens
+        self.reasoning_tokens += part.reasoning_tokens
+        self.longest = max(self.longest, part.longest)
+        self.lengths.counts.update(part.lengths.counts)
+        self.unlabelled += part.unlabelled
+        self.features |= part.features
+        self.exact, self.rule = part.exact, part.rule
+        if self.labels is not None and part.labels is not None:
+            self.labels.update(part.labels)
+        if part.labels is None or (self.labels is not None and len(self.labels) > _MAX_LABELS):
             self.labels = None
 
     @property
     def total_tokens(self) -> int:
-        """All tokens of the rows, once."""
+        """The tokens of all rows, for one epoch."""
         return self.tokens.total()
 
     @property
     def label_counts(self) -> dict[str, int]:
-        """Rows by label, most first; empty unless every row has a short answer, each given twice on average."""
+        """Rows by label, most frequent first; empty unless every row has one and each occurs twice on average."""
         labels = self.labels
         if not labels or self.unlabelled or len(labels) < 2 or 2 * len(labels) > self.rows:
             return {}
-        return dict(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
+        return dict(sorted(labels.items(), key=lambda entry: (-entry[1], entry[0])))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON output."""
+        """Return the values of the JSON output."""
         return {
             "rows": self.rows,
             "turns": self.turns,

@@ -1,11 +1,11 @@
-"""A vendor's own rules over rows in memory: a plan and a run find what `data check` finds in the file."""
+"""A vendor's own rules for rows in memory: a plan and a run find the same as `data check` finds in the file."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from llmtune.data.checks.per_row import in_own_terms
+from llmtune.data.checks.per_row import rename_turns
 from llmtune.data.checks.reasoning import ReasoningCount
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
@@ -22,9 +22,9 @@ def find_row_problems(
     model: str | None,
     turns_key: str = "messages",
 ) -> Iterator[Finding]:
-    """The vendor's findings about single rows, each with its line."""
+    """Yield the vendor's findings about single rows, each with its line."""
     for row in rows:
-        for finding in in_own_terms(list(rules.row_rules(row, method, model)), row, turns_key):
+        for finding in rename_turns(list(rules.row_rules(row, method, model)), row, turns_key):
             yield finding.at(source, row.line)
 
 
@@ -36,7 +36,7 @@ def find_file_problems(
     model: str | None,
     sizes: Mapping[str, int] | None = None,
 ) -> Iterator[Finding]:
-    """The vendor's findings about whole files; `sizes` are their bytes by part, where they are written already."""
+    """Yield the vendor's findings about whole files; `sizes` are their bytes by part, where they are known."""
     train = len(parts.get("train", ()))
     for role, rows in parts.items():
         bits = 0
@@ -68,7 +68,7 @@ def find_file_problems(
 def find_missing_reasoning(
     rules: VendorRows, rendering: Rendering | None, rows: Sequence[Example], source: str, model: str | None
 ) -> Iterator[Finding]:
-    """A warning where a model that reasons would be tuned on answers without reasoning."""
+    """Yield a warning where a model that reasons would be tuned on answers without reasoning."""
     if not trains_reasoning(rules, rendering, model):
         return
     count = ReasoningCount()
@@ -79,7 +79,7 @@ def find_missing_reasoning(
 
 
 def method_of(fmt: RowFormat | None, rules: VendorRows) -> str:
-    """The method that rows of this format are for at this backend, where none is named."""
+    """Return the method that rows of this format are for at this backend, where the caller names none."""
     if fmt is None:
         return "sft"
     if fmt.name == "labelled" and "classification" in rules.defaults:
@@ -88,5 +88,5 @@ def method_of(fmt: RowFormat | None, rules: VendorRows) -> str:
 
 
 def trains_reasoning(rules: VendorRows | None, rendering: Rendering | None, model: str | None) -> bool:
-    """Whether rows for this model should hold reasoning: its template, or its vendor's list, says that it reasons."""
+    """Return whether rows for this model should have reasoning, by its template or its vendor's list of models."""
     return (rendering is not None and rendering.reasons) or (rules is not None and rules.trains_reasoning(model))

@@ -1,1 +1,1 @@
-"""Row formats, one file each: what a row looks like, read into `Example` and written from it."""
+"""Row formats, one file each: reading rows into `Example` and writing them."""

@@ -1,6 +1,6 @@
-"""Row formats: what a row looks like, read into `Example` and written from it; and who knows which ones.
+"""Base classes of row formats, which read rows into `Example` and write them, and of vendors' dataset rules.
 
-General formats are in this package. A vendor's formats and dataset rules live in that vendor's own room and are
+General formats are in this package. A vendor's formats and dataset rules are in that vendor's own package and are
 found through the entry-point group `llmtune.formats`; each entry names a `VendorRows`.
 """
 
@@ -12,87 +12,88 @@ from typing import Any, NamedTuple
 
 from llmtune.data.example import Example, OtherPart
 from llmtune.data.findings import Finding, error
-from llmtune.data.formats.row_features import CHAT, SYSTEM, TURNS, left_out_keys, losses
+from llmtune.data.formats.row_features import CHAT, SYSTEM, TURNS, find_left_out_keys, losses
 from llmtune.errors import LlmtuneError
 
 
 class RowFormat:
-    """One shape of a row. Subclass it, set the four names, and write `detect`, `read` and `write`.
+    """One format of a row. Subclass it, set `name`, `title`, `supports` and `relocates`, and implement `detect`, `read`
+    and `write`.
 
-    `carries` is a sum of the bits in `llmtune.data.formats.row_features`: what a row of this format can hold. What it
-    cannot is listed by `problems` and refused when rows are written, unless the caller allows the loss. `folds` are
-    bits that reach the row in another place (a system prompt put before the question): a warning, not a refusal.
+    `supports` is a sum of the bits in `llmtune.data.formats.row_features`: what a row of this format can hold. What it
+    cannot is listed by `problems` and refused when rows are written, unless the caller allows the loss. `relocates`
+    are bits that are written to another place (a system prompt before the question): a warning, not a refusal.
     """
 
     name: str = ""
     title: str = ""
-    carries: int = 0
-    folds: int = 0
+    supports: int = 0
+    relocates: int = 0
     pairs: bool = False
     """Whether its rows are preference pairs, so that the method they are for is dpo."""
 
     plain_by_bits: bool = False
-    """Set it where `problems` is overridden but for a plain conversation still follows from `carries` alone, which
-    spares it the call."""
+    """Set it where `problems` is overridden but for a plain conversation still follows from `supports` alone; the
+    call is saved."""
 
     turns_key: str = "messages"
     """The key under which rows of this format have their turns, for findings about one of them."""
 
     def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Which keys of the row are read, by what they are here: `{"prompt": "question + context", ...}`."""
+        """Return the keys of the row that are read, by their meaning: `{"prompt": "question + context", ...}`."""
         extra = self.read(dict(row), None, []).extra or {}
         return {key: key for key in row if key not in extra}
 
-    def takes_plain(self) -> Callable[[Example], bool]:
-        """A quick answer for plain conversations (`checks.is_simple`): whether nothing is lost of one, surely."""
+    def supports_rows_without_extras(self) -> Callable[[Example], bool]:
+        """Return a quick test whether a plain conversation (`is_simple`) is written without loss; False if unsure."""
         if type(self).problems is not RowFormat.problems and not self.plain_by_bits:
             return _never
-        system, several = bool(self.carries & SYSTEM), bool(self.carries & TURNS)
-        if not self.carries & CHAT:
+        system, several = bool(self.supports & SYSTEM), bool(self.supports & TURNS)
+        if not self.supports & CHAT:
             return _never
 
-        def takes(example: Example) -> bool:
+        def is_lossless(example: Example) -> bool:
             messages, tools, label, _, _, _, _, extra = example
             if tools or extra or label.__class__ is tuple:
                 return False
             leading = messages[0][0] == "system"
             return (system or not leading) and (several or len(messages) <= 2 + leading)
 
-        return takes
+        return is_lossless
 
     def detect(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row is meant to be of this format, sound or not; true for no other format's rows."""
+        """Return whether the row is meant to be of this format, valid or not. No other format may have the row."""
         raise NotImplementedError
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        """The row in canonical form. Faults go to the list; with an error among them the result is not used."""
+        """Read the row into canonical form, and add its faults to the list; with an error the result is not used."""
         raise NotImplementedError
 
     def write(self, example: Example) -> dict[str, Any]:
-        """The example as a row of this format; what `problems` lists is left out."""
+        """Write the example as a row of this format; what `problems` lists is left out."""
         raise NotImplementedError
 
     def problems(self, example: Example) -> list[Finding]:
-        """What this format cannot carry of the example: errors refuse, warnings tell of a change of place."""
-        return losses(self.without_own_keys(example), self.carries, self.folds, self.name, self.takes_part)
+        """Return a finding for each feature of the example that this format cannot hold, or holds elsewhere."""
+        return losses(self.without_own_keys(example), self.supports, self.relocates, self.name, self.takes_part)
 
     def left_out(self, example: Example) -> list[str]:
-        """The keys of the row and of its messages that are not written."""
-        return left_out_keys(self.without_own_keys(example), self.carries)
+        """Return the keys of the row and of its messages that are not written."""
+        return find_left_out_keys(self.without_own_keys(example), self.supports)
 
     def without_own_keys(self, example: Example) -> Example:
-        """The example without the extra keys that this format does write, so that they count as no loss."""
+        """Return the example without the extra keys that this format does write, which therefore are no loss."""
         return example
 
     def takes_part(self, part: OtherPart) -> bool:
-        """Whether a part that is neither text nor image, kept as it was read, is one of this format's own."""
+        """Return whether a part that is neither text nor image is one of this format's own."""
         return False
 
 
 class FileFacts(NamedTuple):
-    """What is known of one whole file when a vendor's file rules are asked.
+    """The facts about one whole file that a vendor's file rules are given.
 
-    `role` is train, validation or test; `rows` counts sound rows; `size` is in bytes; `tokens` is the sum over
+    `role` is train, validation or test; `rows` counts valid rows; `size` is in bytes; `tokens` is the sum over
     rows, an estimate where `exact_tokens` is False; `features` is the union of the rows' feature bits; `labels`
     counts rows by label. `train_rows` are those of the training file, `total_rows` those of training and validation.
     """
@@ -113,13 +114,16 @@ class FileFacts(NamedTuple):
 
 
 def count_findings(
-    rows: int, what: str, source: str, *, least: int | None = None, most: int | None = None
+    rows: int, what: str, source: str, *, at_least: int | None = None, at_most: int | None = None
 ) -> Iterable[Finding]:
-    """Yield an error for fewer rows than `least` and one for more than `most`; `what` they are, by which `source`."""
-    if least is not None and rows < least:
-        yield error("vendor-rows", f"{rows} {what}; at least {least} are needed ({source})", "add rows")
-    if most is not None and rows > most:
-        yield error("vendor-rows", f"{rows:,} {what}; at most {most:,} ({source})", "give fewer")
+    """Yield an error for fewer rows than `at_least` or more than `at_most`.
+
+    `what` names the rows in the message ("training rows"), `source` is where the limit is written.
+    """
+    if at_least is not None and rows < at_least:
+        yield error("vendor-rows", f"{rows} {what}; at least {at_least} are needed ({source})", "add rows")
+    if at_most is not None and rows > at_most:
+        yield error("vendor-rows", f"{rows:,} {what}; at most {at_most:,} ({source})", "give fewer")
 
 
 def _never(_: Example) -> bool:
@@ -143,8 +147,8 @@ def _no_limit(method: str, model: str | None) -> TokenLimit | None:
 
 
 class TokenLimit(NamedTuple):
-    """The most tokens a row may have. `refuses` says whether the backend rejects longer rows; otherwise it cuts
-    them. `per` is "row" or "turn"."""
+    """The maximal tokens of a row. With `refuses` the backend rejects longer rows; otherwise it cuts them. `per` is
+    "row" or "turn", `source` where the limit is written."""
 
     tokens: int
     refuses: bool
@@ -154,11 +158,11 @@ class TokenLimit(NamedTuple):
 
 @dataclass(frozen=True)
 class Rendering:
-    """Rows as a backend on this machine renders them: the model's tokenizer, and what it would refuse of a row for a
-    method and the job's own limit on its tokens (None: the model's context), its place left out.
+    """How a backend on this machine renders rows.
 
-    `reasons` says that its template is that of a model that reasons, and that the job does not provide for rows without
-    reasoning.
+    `tokenizer` is the model's. `problems` returns why a row would be refused, for a method and the job's own limit on
+    its tokens (None: the model's context), without file and line. `reasons` is True where the template is that of a
+    model that reasons and the job does not provide for rows without reasoning.
     """
 
     tokenizer: Any
@@ -171,12 +175,12 @@ class VendorRows:
     """A vendor's row formats and dataset rules.
 
     `formats` are its own formats (general ones need no entry). `defaults` names the format that each method's
-    rows are written in; `choose` may refine that by model. `row_rules` sees every sound row, `file_rules` every
-    whole file, `token_limit` says how long a row may be. `rendering` makes the `Rendering` of a model and of the job's
-    options, where rows are rendered on this machine; with True as its third argument nothing is downloaded, and None
-    says that the model is not here. `trains_reasoning` says of a model whether it reasons, so that rows without
-    reasoning are warned of, with `reasoning_remedy`. `billing` says in words that the tokens of the training
-    file times the epochs are billed, and where that is written; empty where it is not known.
+    rows are written in; `choose` may refine that by model. `row_rules` checks every valid row, `file_rules`
+    every whole file, `token_limit` returns how long a row may be. `rendering` makes the `Rendering` of a model and of
+    the job's options, where rows are rendered on this machine; with True as its third argument nothing is downloaded,
+    and None means that the model is not here. `trains_reasoning` returns whether a model reasons: rows without
+    reasoning are then warned of, with `reasoning_remedy`. `billing` is a sentence that the tokens of the training file
+    times the epochs are billed, with its source; empty where it is not known.
     """
 
     provider: str
@@ -192,7 +196,7 @@ class VendorRows:
     billing: str = ""
 
     def format_for(self, method: str = "sft", model: str | None = None) -> str:
-        """The name of the format that rows for this method and model are written in."""
+        """Return the name of the format that rows for this method and model are written in. Raises `LlmtuneError`."""
         if method not in self.defaults:
             raise LlmtuneError(f"{self.provider} takes no {method!r} rows; it takes {', '.join(self.defaults)}")
         return self.defaults[method] if self.choose is None else self.choose(method, model)

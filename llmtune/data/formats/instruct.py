@@ -13,15 +13,15 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import (
-    answered,
-    kind,
+    json_type,
+    with_preferred_answer,
 )
 
 _new = tuple.__new__
 
 
 def take_text(row: Mapping[str, Any], key: str, faults: list[Finding], *, empty_ok: bool = False) -> str:
-    """The string under a key; a fault when it is missing or something else."""
+    """Return the string under a key; a fault when it is missing or not a string."""
     value = row.get(key)
     if isinstance(value, str):
         return value
@@ -30,43 +30,43 @@ def take_text(row: Mapping[str, Any], key: str, faults: list[Finding], *, empty_
             error("row-shape", f"the row has no {key!r}", f"add it; this row has {', '.join(map(repr, row))}")
         )
     elif not (value is None and empty_ok):
-        faults.append(error("row-shape", f"{key!r} is {kind(value)}; expected a string", "quote it"))
+        faults.append(error("row-shape", f"{key!r} is {json_type(value)}; expected a string", "quote it"))
     return ""
 
 
 def pair(question: str, answer: str, system: str | None = None) -> tuple[Message, ...]:
-    """A user turn and an assistant turn, with a system turn before them when there is one."""
+    """Return a user turn and an assistant turn, with a system turn before them when there is one."""
     turns = (Message("user", question), Message("assistant", answer))
     return (Message("system", system), *turns) if system else turns
 
 
 def question_of(example: Example) -> str:
-    """The prompt as one text: every turn before the answer, an empty line between two."""
+    """Return the prompt as one text: every turn before the answer, separated by empty lines."""
     return "\n\n".join(message.words for message in example.prompt() if message.words)
 
 
-def rest(row: Mapping[str, Any], *known: str) -> dict[str, Any] | None:
-    """The keys of a row that are not among the known ones."""
-    return {key: value for key, value in row.items() if key not in known} or None
+def other_keys(row: Mapping[str, Any], *read_keys: str) -> dict[str, Any] | None:
+    """Return the row without `read_keys`, or None where nothing is left."""
+    return {key: value for key, value in row.items() if key not in read_keys} or None
 
 
-#: Keys of a second text that belongs to the prompt, and of a system prompt beside it.
+#: Keys of a second text that belongs to the prompt, and of a system prompt.
 CONTEXTS = ("context", "passage", "article", "document", "background")
 SYSTEMS = ("system", "system_prompt")
 
 
 def find_text(row: Mapping[str, Any], names: Sequence[str], *taken: str) -> str | None:
-    """The first of the keys, other than those that are taken, under which the row has a text."""
+    """Return the first of the keys, except those in `taken`, whose value is a text."""
     return next((key for key in names if key not in taken and isinstance(row.get(key), str)), None)
 
 
 def with_context(prompt: str, context: str) -> str:
-    """The prompt with the text it is about behind it, if there is any."""
+    """Return the prompt, followed by the text it is about where there is any."""
     return f"{prompt}\n\n{context}" if context.strip() else prompt
 
 
 def read_history(row: Mapping[str, Any]) -> list[Message] | None:
-    """The turns before the prompt: a list of questions with their answers; None where the row has no such list."""
+    """Read the turns before the prompt from a list of questions and answers; None where the row has no such list."""
     history = row.get("history")
     if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
         return None
@@ -74,7 +74,7 @@ def read_history(row: Mapping[str, Any]) -> list[Message] | None:
 
 
 def find_pair(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The keys of question and answer in a row, under the names that sets use."""
+    """Return the keys of question and answer in a row, by the names that datasets use."""
     return next(((first, second) for first, second in PAIRS if first in row and second in row), None)
 
 
@@ -98,17 +98,17 @@ PAIRS = (
 
 
 class PromptCompletion(RowFormat):
-    """`{"prompt": ..., "completion": ...}`, and the same under the names other sets use."""
+    """`{"prompt": ..., "completion": ...}`, and the same under the names that other datasets use."""
 
     name = "prompt_completion"
     title = '{"prompt": "...", "completion": "..."} (or question/answer, input/output, ..., with context and system)'
-    carries = f.CHAT | f.EXTRA
-    folds = f.SYSTEM
+    supports = f.CHAT | f.EXTRA
+    relocates = f.SYSTEM
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         if "instruction" in row:
-            found = find_pair(row)
-            return found is not None and found[0] != "input"
+            keys = find_pair(row)
+            return keys is not None and keys[0] != "input"
         return find_pair(row) is not None or "prompt" in row or "completion" in row
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
@@ -124,19 +124,19 @@ class PromptCompletion(RowFormat):
             completion = take_text(row, second, faults)
         if len(row) == 2:
             return Example(pair(prompt, completion), line=line)
-        known = [first, second]
+        read_keys = [first, second]
         system, context = find_text(row, SYSTEMS), find_text(row, CONTEXTS, first, second)
         if context is not None:
-            known.append(context)
+            read_keys.append(context)
             prompt = with_context(prompt, row[context])
         if system is not None:
-            known.append(system)
+            read_keys.append(system)
         history = read_history(row)
         turns: tuple[Message, ...] = pair(prompt, completion, row[system] if system is not None else None)
         if history is not None:
-            known.append("history")
+            read_keys.append("history")
             turns = (*turns[:-2], *history, *turns[-2:])
-        return Example(turns, line=line, extra=rest(row, *known))
+        return Example(turns, line=line, extra=other_keys(row, *read_keys))
 
     def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
         first, second = find_pair(row) or ("prompt", "completion")
@@ -159,7 +159,7 @@ class Alpaca(RowFormat):
 
     name = "alpaca"
     title = '{"instruction": "...", "input": "...", "output": "..."} (or instruction/context/response, query/response)'
-    carries = (f.BASIC | f.EXTRA) & ~f.UNANSWERED
+    supports = (f.BASIC | f.EXTRA) & ~f.UNANSWERED
 
     INSTRUCTIONS = ("instruction", "query")
     INPUTS = ("input", *CONTEXTS)
@@ -167,8 +167,8 @@ class Alpaca(RowFormat):
 
     def _keys(self, row: Mapping[str, Any]) -> tuple[str, str | None, str]:
         instruction = next((key for key in self.INSTRUCTIONS if key in row), "instruction")
-        given = next((key for key in self.INPUTS if key in row), None)
-        return instruction, given, next((key for key in self.OUTPUTS if key in row), "output")
+        input_key = next((key for key in self.INPUTS if key in row), None)
+        return instruction, input_key, next((key for key in self.OUTPUTS if key in row), "output")
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         if "instruction" in row:
@@ -176,39 +176,41 @@ class Alpaca(RowFormat):
         return "query" in row and any(key in row for key in self.OUTPUTS)
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        instruction_key, given_key, output_key = self._keys(row)
+        instruction_key, input_key, output_key = self._keys(row)
         instruction = take_text(row, instruction_key, faults)
         output = take_text(row, output_key, faults)
-        known = [instruction_key, output_key]
-        given = None
-        if given_key is not None:
-            known.append(given_key)
-            given = row[given_key]
-        if given is not None and not isinstance(given, str):
-            faults.append(error("row-shape", f"{given_key!r} is {kind(given)}; expected a string", "quote it"))
-            given = ""
-        messages = list(pair(f"{instruction}\n\n{given}" if given else instruction, output))
+        read_keys = [instruction_key, output_key]
+        input_text = None
+        if input_key is not None:
+            read_keys.append(input_key)
+            input_text = row[input_key]
+        if input_text is not None and not isinstance(input_text, str):
+            faults.append(
+                error("row-shape", f"{input_key!r} is {json_type(input_text)}; expected a string", "quote it")
+            )
+            input_text = ""
+        messages = list(pair(f"{instruction}\n\n{input_text}" if input_text else instruction, output))
         history = read_history(row)
         if history is not None:
-            known.append("history")
+            read_keys.append("history")
             messages = history + messages
         system = find_text(row, SYSTEMS)
         if system is not None:
-            known.append(system)
+            read_keys.append(system)
             if row[system]:
                 messages.insert(0, Message("system", row[system]))
-        return Example(tuple(messages), line=line, extra=rest(row, *known))
+        return Example(tuple(messages), line=line, extra=other_keys(row, *read_keys))
 
     def columns(self, row: Mapping[str, Any]) -> dict[str, str]:
-        instruction, given, output = self._keys(row)
+        instruction, input_key, output = self._keys(row)
         system = find_text(row, SYSTEMS)
-        named = {"instruction": instruction, "input": given, "output": output, "system": system}
+        named = {"instruction": instruction, "input": input_key, "output": output, "system": system}
         if read_history(row) is not None:
             named["history"] = "history"
         return {name: key for name, key in named.items() if key is not None}
 
     def write(self, example: Example) -> dict[str, Any]:
-        messages = list(answered(example))
+        messages = list(with_preferred_answer(example))
         row: dict[str, Any] = {"instruction": "", "input": "", "output": example.completion()}
         if messages and messages[0].role == "system":
             row["system"] = messages.pop(0).words
@@ -222,14 +224,14 @@ class Alpaca(RowFormat):
         return row
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
-        roles = [message.role for message in answered(example) if message.role != "system"]
-        if not found and (len(roles) % 2 or roles != ["user", "assistant"] * (len(roles) // 2)):
-            found.append(error("lost-turns", "alpaca rows hold user and assistant in turn, and nothing else", ""))
-        return found
+        findings = super().problems(example)
+        roles = [message.role for message in with_preferred_answer(example) if message.role != "system"]
+        if not findings and (len(roles) % 2 or roles != ["user", "assistant"] * (len(roles) // 2)):
+            findings.append(error("lost-turns", "alpaca rows hold user and assistant in turn, and nothing else", ""))
+        return findings
 
 
-#: How tables write a cell that is empty. In small letters "none" may well be a label.
+#: How tables write an empty cell. "none" in lower case may well be a label.
 _EMPTY_CELLS = ("nan", "NaN", "NaT", "<NA>", "None", "null", "NULL")
 
 
@@ -238,17 +240,17 @@ class Labelled(RowFormat):
 
     name = "labelled"
     title = '{"text": "...", "label": "..."}'
-    carries = f.CHAT | f.LABELS | f.EXTRA
-    folds = f.SYSTEM
+    supports = f.CHAT | f.LABELS | f.EXTRA
+    relocates = f.SYSTEM
 
     TEXTS = ("text", "sentence", "utterance", "review", "tweet", "query", "message", "content", "body", "description")
-    #: A heading stands before one of these texts, and alone where there is none of them.
+    #: A heading is put before one of these texts, and is the text where there is none of them.
     HEADINGS = ("title", "headline", "subject")
     BODIES = ("content", "body", "description")
     LABELS = ("label", "labels", "category", "intent", "class", "sentiment", "topic", "emotion", "target")
 
     def _keys(self, row: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
-        """The keys of the text (a heading and what is below it), and the key of the label."""
+        """Return the keys of the text (a heading and the body), and the key of the label."""
         label = next((key for key in self.LABELS if key in row), None)
         if label is None:
             return None
@@ -270,33 +272,35 @@ class Labelled(RowFormat):
         text = take_text(row, text_keys[0], faults)
         for key in text_keys[1:]:
             text = with_context(text, row[key])
-        found = row.get(label_key)
+        value = row.get(label_key)
         label: str | tuple[str, ...] = ""
-        if isinstance(found, str) and found.startswith("[") and found.endswith("]"):
-            found = _list_in(found)
-        if isinstance(found, (str, int)):  # bool is an int: "True", "False"
-            label = str(found)
-        elif isinstance(found, float) and found.is_integer() and abs(found) < 1 << 63:
-            label = str(int(found))
-        elif isinstance(found, list) and all(isinstance(one, (str, int)) for one in found):
-            label = tuple(str(one) for one in found)
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+            value = _parse_list(value)
+        if isinstance(value, (str, int)):  # bool is an int: "True", "False"
+            label = str(value)
+        elif isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+            label = str(int(value))
+        elif isinstance(value, list) and all(isinstance(one, (str, int)) for one in value):
+            label = tuple(str(one) for one in value)
         elif label_key not in row:
             faults.append(error("label", f"the row has no {label_key!r}", "add the label"))
         else:
-            faults.append(error("label", f"{label_key!r} is {kind(found)}; expected a string or a whole number", ""))
-        if found == "":
+            faults.append(
+                error("label", f"{label_key!r} is {json_type(value)}; expected a string or a whole number", "")
+            )
+        if value == "":
             faults.append(error("label", f"{label_key!r} is empty", "give every row a label"))
-        elif found in _EMPTY_CELLS:
+        elif value in _EMPTY_CELLS:
             faults.append(
                 warning(
                     "label-empty-cell",
-                    f"{label_key!r} is {found!r}, which tables write for an empty cell; it is learned as a label",
+                    f"{label_key!r} is {value!r}, which tables write for an empty cell; it is learned as a label",
                     "give the row its label, or remove it",
                 )
             )
         answer = label if isinstance(label, str) else ", ".join(label)
         turns = (Message("user", text), Message("assistant", answer))
-        extra = rest(row, *text_keys, label_key) if len(row) > 2 else None
+        extra = other_keys(row, *text_keys, label_key) if len(row) > 2 else None
         return _new(Example, (turns, (), label, None, None, line, None, extra))
 
     def write(self, example: Example) -> dict[str, Any]:
@@ -307,17 +311,17 @@ class Labelled(RowFormat):
         return row
 
 
-def _list_in(text: str) -> Any:
-    """The list that a table's cell spells, in JSON or as Python prints it; the text itself where it spells none."""
+def _parse_list(text: str) -> Any:
+    """Parse a table's cell as a list, in JSON or Python syntax; the text itself where it is none."""
     try:
-        found = orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            found = ast.literal_eval(text)
+            value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return text
-    sound = isinstance(found, list) and all(isinstance(one, (str, int)) for one in found)
-    return found if sound else text
+    sound = isinstance(value, list) and all(isinstance(one, (str, int)) for one in value)
+    return value if sound else text
 
 
 class PlainText(RowFormat):
@@ -325,13 +329,13 @@ class PlainText(RowFormat):
 
     name = "text"
     title = '{"text": "..."}'
-    carries = f.TEXT | f.EXTRA
+    supports = f.TEXT | f.EXTRA
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "text" in row
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        return Example(text=take_text(row, "text", faults), line=line, extra=rest(row, "text"))
+        return Example(text=take_text(row, "text", faults), line=line, extra=other_keys(row, "text"))
 
     def write(self, example: Example) -> dict[str, Any]:
         row: dict[str, Any] = {"text": example.text or ""}
@@ -340,5 +344,5 @@ class PlainText(RowFormat):
         return row
 
 
-#: In the order in which they are asked whether a row is theirs.
+#: In the order of detection.
 FORMATS: tuple[RowFormat, ...] = (PromptCompletion(), Alpaca(), Labelled(), PlainText())

@@ -1,4 +1,4 @@
-"""JSON inside rows (arguments of calls, results of tools): read and written with every digit of its integers."""
+"""JSON inside rows (arguments of tool calls, results of tools), read and written with all digits of its integers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LONG_INTEGER = re.compile(r"\d{19}")
 
 
 def load_json(text: str) -> Any:
-    """The value of a JSON text, with every digit of its integers. Raises `ValueError`."""
+    """Parse a JSON text, with all digits of its integers. Raises `ValueError`."""
     return json.loads(text) if _LONG_INTEGER.search(text) else orjson.loads(text)
 
 
 def dump_json(value: Any) -> str:
-    """A value as compact JSON text, with integers of any length."""
+    """Serialise a value as compact JSON text, with integers of any length."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:
@@ -31,18 +31,18 @@ def dump_json(value: Any) -> str:
 
 
 def find_long_number(value: Any) -> int | float | None:
-    """A number in a JSON value that is no integer of 64 bits any more: it was one of more digits, or is one."""
+    """Return the first integer above 64 bits in a JSON value, or the float it was read as; None where there is none."""
     if isinstance(value, dict):
-        return next((found for part in value.values() if (found := find_long_number(part)) is not None), None)
+        return next((number for part in value.values() if (number := find_long_number(part)) is not None), None)
     if isinstance(value, list):
-        return next((found for part in value if (found := find_long_number(part)) is not None), None)
+        return next((number for part in value if (number := find_long_number(part)) is not None), None)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) >= 1 << 63:
         return value if value == value // 1 and abs(value) != float("inf") else None
     return None
 
 
 def check_long_numbers(example: Example, name: str) -> list[Finding]:
-    """The refusal of a call with an integer above 64 bits where a format holds arguments as an object, not as text."""
+    """Return an error for a call with an integer above 64 bits, for formats that hold arguments as objects."""
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     for index, message in enumerate((*example.messages, *answers)):
         for call in message.tool_calls:

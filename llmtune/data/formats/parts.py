@@ -1,7 +1,7 @@
-"""Rows whose turns are lists of parts, each of which names its kind by its key: the half that such formats share.
+"""Helpers for formats whose turns are lists of parts, each of which names its kind by its key.
 
-An answer to a call is a part of a user's turn there and a turn of its own here, so reading takes turns apart and
-writing joins them again.
+In these formats the answer to a tool call is a part of a user turn; in the canonical form it is a turn of its own. So
+reading splits turns, and writing joins them again.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 
 from llmtune.data.example import ImagePart, Message, Part, TextPart, ToolCall, UnlistedMessage, unlisted
 from llmtune.data.findings import Finding, error
-from llmtune.data.formats.chat import WEIGHT_KEYS, kind, read_weight
-from llmtune.data.formats.instruct import rest
+from llmtune.data.formats.chat import WEIGHT_KEYS, json_type, read_weight
+from llmtune.data.formats.instruct import other_keys
 from llmtune.data.formats.reasoning import join_thoughts, plain_content, take_thoughts
 
 
 class TurnParts:
-    """The parts of one turn as they are read: its content, the calls it makes, and the answers to calls in it.
+    """The parts of one turn as they are read: its content, its tool calls, and the answers to tool calls in it.
 
-    `beside` is for what the parts hold under keys that are not read (`note_beside`): it becomes extra keys of the turn.
+    `unread` collects the keys of parts that are not read (`note_unread`): they become extra keys of the turn.
     """
 
     def __init__(self, faults: list[Finding]) -> None:
         self.content: list[Part] = []
         self.calls: list[ToolCall] = []
         self.answers: list[Message] = []
-        self.beside: dict[str, Any] = {}
+        self.unread: dict[str, Any] = {}
         self.faults = faults
 
     def fault(self, code: str, message: str, remedy: str) -> None:
-        """Note what is wrong with the row."""
+        """Add an error about the row."""
         self.faults.append(error(code, message, remedy))
 
     def add_text(self, text: Any, where: str) -> None:
@@ -39,18 +39,18 @@ class TurnParts:
         if isinstance(text, str):
             self.content.append(TextPart(text))
         else:
-            self.fault("content", f"{where}.text is {kind(text)}; expected a string", "quote it")
+            self.fault("content", f"{where}.text is {json_type(text)}; expected a string", "quote it")
 
     def messages(
         self, role: str, turn: Mapping[str, Any], key: str, where: str, thought_of: Callable[[Part], str | None]
     ) -> list[Message]:
-        """Return the turn, whose parts stand under `key`, behind the answers to calls in it; a turn that holds answers
-        alone is nothing beside them. All but the first are unlisted: the row has one turn there.
+        """Return the answers to tool calls in the turn, and the turn itself unless it has nothing else.
 
-        The parts of an assistant's turn that `thought_of` reads, and that it begins with, are its reasoning.
+        The turn's parts are under `key`. All messages but the first are unlisted: the row has one turn for them. The
+        leading parts of an assistant turn that `thought_of` can read are its reasoning.
         """
         weight = read_weight(turn, role, where, self.faults)
-        extra = {**(rest(turn, "role", key, *WEIGHT_KEYS) or {}), **self.beside}
+        extra = {**(other_keys(turn, "role", key, *WEIGHT_KEYS) or {}), **self.unread}
         messages = list(self.answers)
         if messages and not self.content and not self.calls:
             messages[0] = messages[0].replace(extra={**(messages[0].extra or {}), **extra} or None)
@@ -66,17 +66,16 @@ class TurnParts:
 
 
 def read_list(value: Any, code: str, where: str, expected: str, remedy: str, faults: list[Finding]) -> list[Any]:
-    """Return a list that holds something; anything else is a fault, and the list is empty."""
+    """Return a list that is not empty; for anything else add a fault, and return an empty list."""
     if isinstance(value, list) and value:
         return value
-    found = "an empty list" if value == [] else kind(value)
-    faults.append(error(code, f"{where} is {found}; expected {expected}", remedy))
+    description = "an empty list" if value == [] else json_type(value)
+    faults.append(error(code, f"{where} is {description}; expected {expected}", remedy))
     return []
 
 
 def system_message(texts: Sequence[Any]) -> UnlistedMessage:
-    """Return the system's turn, which stands beside the list of turns; its content is the text where there is one
-    alone."""
+    """Return the system turn, which is not in the list of turns; its content is the text where there is only one."""
     content = texts[0] if len(texts) == 1 else tuple(TextPart(str(text)) for text in texts)
     return unlisted(Message("system", content))
 
@@ -88,7 +87,7 @@ def write_turns(
     write_parts: Callable[[Message], list[dict[str, Any]]],
     write_answer: Callable[[Message], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Return turns without the system's, their parts under `key`; answers to calls made in one turn stand in one."""
+    """Return turns, without system turns, with their parts under `key`; adjacent answers to calls share one turn."""
     turns: list[dict[str, Any]] = []
     answering = False
     for message in messages:
@@ -106,7 +105,7 @@ def write_turns(
 
 
 def write_content(message: Message, write_image: Callable[[ImagePart], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the parts of a turn but its calls. An empty text beside a call says nothing and is left out."""
+    """Return the parts of a turn without its calls. An empty text is left out where there are calls."""
     content = message.content
     if isinstance(content, str):
         return [{"text": content}] if content or not message.tool_calls else []
@@ -121,7 +120,7 @@ def write_content(message: Message, write_image: Callable[[ImagePart], dict[str,
 
 
 def image_source(image: ImagePart) -> tuple[str, str | None]:
-    """Return the media type of an image, and its content in base64 where its address is a `data:` one."""
+    """Return the media type of an image, and its content in base64 where its URL is a `data:` one."""
     if image.url.startswith("data:") and ";base64," in image.url:
         head, data = image.url.split(";base64,", 1)
         return head.removeprefix("data:"), data

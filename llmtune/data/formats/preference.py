@@ -1,4 +1,4 @@
-"""Preference rows: one prompt, a preferred and a rejected answer, in the three shapes that are about."""
+"""Preference rows: one prompt, a preferred and a rejected answer, in the three formats in use."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import (
-    kind,
+    json_type,
     read_messages,
     read_tools,
     read_truth,
-    shape,
     take_messages,
     write_messages,
+    wrong_type,
 )
-from llmtune.data.formats.instruct import CONTEXTS, SYSTEMS, find_text, read_history, rest, with_context
+from llmtune.data.formats.instruct import CONTEXTS, SYSTEMS, find_text, other_keys, read_history, with_context
 from llmtune.data.formats.sharegpt import SHAREGPT
 
 _PLAIN = Message("user", "")[2:]
-_CARRIES = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)
+_SUPPORTED = (1 << 20) - 1 & ~(f.TEXT | f.LABELS | f.OTHER_PARTS)
 
 
 class _PreferenceRows(RowFormat):
-    carries = _CARRIES
+    supports = _SUPPORTED
     pairs = True
 
     def takes_part(self, part: OtherPart) -> bool:
         return "type" in part.raw
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
+        findings = super().problems(example)
         if example.preference is None:
-            found.insert(0, cannot_prefer(self.name))
-        return found
+            findings.insert(0, preference_problem(self.name))
+        return findings
 
 
-def cannot_prefer(name: str) -> Finding:
-    """The refusal of an example without a pair where the format is one of pairs."""
+def preference_problem(name: str) -> Finding:
+    """Build the error for an example without a pair in a format of pairs."""
     return error("cannot-prefer", f"{name} rows need a preferred and a rejected answer", "give preference rows")
 
 
-#: Keys that hold an answer, wherever a label stands beside a text that is no answer.
+#: Keys of an answer in rows that are read as a text with a label.
 _ANSWERS = ("completion", "response", "answer", "output")
 
 
 def check_unpaired(row: Mapping[str, Any], example: Example, names_classes: Callable[[], bool]) -> Finding | None:
-    """The refusal of a row that marks its one answer as right or wrong (KTO), which no method here learns from.
+    """Return an error for a row that marks its one answer as right or wrong (KTO), which no method here learns from.
 
-    A label true or false always does. As 1 and 0, or as text, it does unless the labels of the file name classes.
+    A label true or false always does; 1 and 0, or a text, do unless the labels of the file name classes.
     """
     extra = example.extra or {}
     key = next((key for key in ("label", "kto_tag") if key in extra), None)
@@ -81,7 +81,7 @@ def check_unpaired(row: Mapping[str, Any], example: Example, names_classes: Call
 
 
 def check_answers(preference: Preference, names: tuple[str, str], faults: list[Finding]) -> None:
-    """Each answer must hold an assistant turn, and end in one."""
+    """Add an error for each answer that does not end in an assistant turn."""
     for answer, name in zip(preference, names, strict=True):
         if answer and answer[-1].role != "assistant":
             role = answer[-1].raw_role or answer[-1].role
@@ -98,19 +98,19 @@ class InputPreferred(_PreferenceRows):
         return "preferred_output" in row or "non_preferred_output" in row
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        given = row.get("input")
+        prompt = row.get("input")
         messages: tuple[Message, ...] = ()
         tools: tuple[Mapping[str, Any], ...] = ()
-        extra = rest(row, "input", "preferred_output", "non_preferred_output") or {}
-        if not isinstance(given, dict):
-            what = f"'input' is {kind(given)}" if "input" in row else "there is no 'input'"
+        extra = other_keys(row, "input", "preferred_output", "non_preferred_output") or {}
+        if not isinstance(prompt, dict):
+            what = f"'input' is {json_type(prompt)}" if "input" in row else "there is no 'input'"
             faults.append(error("row-shape", f"{what}; expected an object with messages", "add it"))
         else:
-            messages = take_messages(given, "messages", faults, "input.messages")
-            tools = read_tools(given.get("tools"), given.get("functions"), faults)
-            beside = rest(given, "messages", "tools", "functions")
-            if beside:
-                extra["input"] = beside
+            messages = take_messages(prompt, "messages", faults, "input.messages")
+            tools = read_tools(prompt.get("tools"), prompt.get("functions"), faults)
+            prompt_extra = other_keys(prompt, "messages", "tools", "functions")
+            if prompt_extra:
+                extra["input"] = prompt_extra
         names = ("preferred_output", "non_preferred_output")
         preference = Preference(*(take_messages(row, name, faults) for name in names))
         check_answers(preference, names, faults)
@@ -118,28 +118,28 @@ class InputPreferred(_PreferenceRows):
 
     def write(self, example: Example) -> dict[str, Any]:
         extra = dict(example.extra or {})
-        given: dict[str, Any] = {"messages": write_messages(example.messages)}
+        prompt: dict[str, Any] = {"messages": write_messages(example.messages)}
         if example.tools:
-            given["tools"] = list(example.tools)
-        beside = extra.pop("input", None)
-        if isinstance(beside, dict):
-            given.update(beside)
+            prompt["tools"] = list(example.tools)
+        prompt_extra = extra.pop("input", None)
+        if isinstance(prompt_extra, dict):
+            prompt.update(prompt_extra)
         preferred, rejected = example.preference or Preference((), ())
         return {
-            "input": given,
+            "input": prompt,
             "preferred_output": write_messages(preferred),
             "non_preferred_output": write_messages(rejected),
             **extra,
         }
 
 
-#: Where a turn of a transcript begins, as the rows of hh-rlhf are written.
+#: The beginning of a turn in a transcript, as in the rows of hh-rlhf.
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 def read_transcript(text: str) -> tuple[Message, ...]:
-    """The turns of a text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello"; none where it is no such text."""
+    """Read the turns of a text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello"; none where it is no transcript."""
     text = text.strip()
     marks = list(_SPEAKER.finditer(text))
     if not marks or marks[0].start() > 0:
@@ -163,7 +163,7 @@ class PromptChosen(_PreferenceRows):
     TURNS = ("conversations", "conversation", "messages")
 
     def _keys(self, row: Mapping[str, Any]) -> tuple[str | None, str | None, str, str]:
-        """The keys of the prompt and of a text that belongs to it, of the chosen and of the rejected answer."""
+        """Return the keys of the prompt, of a text that belongs to it, of the chosen and of the rejected answer."""
         prompt = next((key for key in self.PROMPTS if key in row), None)
         if prompt is None:
             prompt = next((key for key in self.TURNS if isinstance(row.get(key), list)), None)
@@ -184,60 +184,62 @@ class PromptChosen(_PreferenceRows):
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
         prompt_key, context, *names = self._keys(row)
-        known = [*names, "tools"]
-        sides = [self._side(row, name, prompt_key is None, faults) for name in names]
+        read_keys = [*names, "tools"]
+        sides = [self._read_answer(row, name, prompt_key is None, faults) for name in names]
         chosen, rejected = sides
         prompt: tuple[Message, ...] = ()
         if prompt_key is not None:
-            known.append(prompt_key)
+            read_keys.append(prompt_key)
             value = row[prompt_key]
             if context is not None:
-                known.append(context)
+                read_keys.append(context)
                 value = with_context(value, row[context])
-            prompt = self._turns(value, "user", prompt_key, faults)
+            prompt = self._read_turns(value, "user", prompt_key, faults)
             history = read_history(row)
             if history is not None:
-                known.append("history")
+                read_keys.append("history")
                 prompt = (*history, *prompt)
-            prompt, chosen, rejected = without_prompt(prompt, chosen, rejected)
+            prompt, chosen, rejected = split_prompt(prompt, chosen, rejected)
         elif chosen and rejected:
-            prompt, chosen, rejected = shared_prompt(chosen, rejected)
+            prompt, chosen, rejected = split_shared_prompt(chosen, rejected)
             if not prompt:
                 have = ", ".join(map(repr, list(row)[:8]))
                 what = f"there is no 'prompt', and the answers begin with no turn that both share; there is {have}"
                 faults.append(error("row-shape", what, "add the prompt, or name its key: --column prompt=KEY"))
-        if row.get("messages") == row.get(names[0]):  # the same again, for sft
-            known.append("messages")
+        if row.get("messages") == row.get(names[0]):  # a copy of the chosen conversation, for sft
+            read_keys.append("messages")
         system = find_text(row, SYSTEMS)
         if system is not None:
-            known.append(system)
+            read_keys.append(system)
             prompt = (unlisted(Message("system", row[system])), *prompt) if row[system] else prompt
         images = row.get("images")
         if isinstance(images, list) and images and all(isinstance(image, str) for image in images) and prompt:
-            known.append("images")
+            read_keys.append("images")
             last = prompt[-1]
             parts = tuple(ImagePart(image) for image in images)
             prompt = (*prompt[:-1], last.replace(content=(*parts, TextPart(last.words))))
         pair = Preference(chosen, rejected)
         check_answers(pair, (names[0], names[1]), faults)
         tools = read_tools(row.get("tools") or None, None, faults)
-        return Example(prompt, tools, preference=pair, line=line, extra=rest(row, *known))
+        return Example(prompt, tools, preference=pair, line=line, extra=other_keys(row, *read_keys))
 
-    def _side(self, row: Mapping[str, Any], name: str, transcript: bool, faults: list[Finding]) -> tuple[Message, ...]:
-        """One answer; a whole transcript is cut into its turns where no key holds the prompt."""
+    def _read_answer(
+        self, row: Mapping[str, Any], name: str, transcript: bool, faults: list[Finding]
+    ) -> tuple[Message, ...]:
+        """Read one answer; where the prompt has no key, a transcript is split into its turns."""
         if name not in row:
             return take_messages(row, name, faults)
         value = row[name]
         if transcript and isinstance(value, str):
             return read_transcript(value) or (Message("assistant", value),)
-        return self._turns(value, "assistant", name, faults)
+        return self._read_turns(value, "assistant", name, faults)
 
-    def _turns(self, value: Any, role: str, where: str, faults: list[Finding]) -> tuple[Message, ...]:
+    def _read_turns(self, value: Any, role: str, where: str, faults: list[Finding]) -> tuple[Message, ...]:
         if isinstance(value, str):
             return (Message(role, value),)
         turns = [value] if isinstance(value, dict) else value
         if not isinstance(turns, list):
-            faults.append(shape(value, "a text or a list of messages", where))
+            faults.append(wrong_type(value, "a text or a list of messages", where))
             return ()
         if any(isinstance(turn, dict) and "from" in turn for turn in turns):
             return tuple(SHAREGPT.read_turns(turns, where, faults))
@@ -245,11 +247,11 @@ class PromptChosen(_PreferenceRows):
 
     def write(self, example: Example) -> dict[str, Any]:
         preferred, rejected = example.preference or Preference((), ())
-        images, prompt = self._beside(example.messages)
+        images, prompt = self._split_images(example.messages)
         row: dict[str, Any] = {
-            "prompt": self._write(prompt, "user"),
-            "chosen": self._write(preferred, "assistant"),
-            "rejected": self._write(rejected, "assistant"),
+            "prompt": self._write_turns(prompt, "user"),
+            "chosen": self._write_turns(preferred, "assistant"),
+            "rejected": self._write_turns(rejected, "assistant"),
         }
         if all(isinstance(row[key], str) for key in ("chosen", "rejected")) != isinstance(row["prompt"], str):
             row = {
@@ -265,8 +267,8 @@ class PromptChosen(_PreferenceRows):
             row.update(example.extra)
         return row
 
-    def _beside(self, turns: tuple[Message, ...]) -> tuple[list[str], tuple[Message, ...]]:
-        """A lone question with its images before it, as images and a question of text alone."""
+    def _split_images(self, turns: tuple[Message, ...]) -> tuple[list[str], tuple[Message, ...]]:
+        """Split a single user turn of images and a text into the URLs and a turn of text alone."""
         if len(turns) != 1 or not isinstance(turns[0].content, tuple) or turns[0][2:] != _PLAIN:
             return [], turns
         *images, last = turns[0].content
@@ -275,14 +277,14 @@ class PromptChosen(_PreferenceRows):
         urls = [image.url for image in images if isinstance(image, ImagePart) and image == ImagePart(image.url)]
         return (urls, (Message("user", last.text),)) if len(urls) == len(images) else ([], turns)
 
-    def _write(self, turns: tuple[Message, ...], role: str) -> str | list[dict[str, Any]]:
+    def _write_turns(self, turns: tuple[Message, ...], role: str) -> str | list[dict[str, Any]]:
         if len(turns) == 1 and turns[0] == Message(role, turns[0].content) and isinstance(turns[0].content, str):
             return turns[0].content
         return write_messages(turns)
 
 
 class ChosenMessages(_PreferenceRows):
-    """`{"chosen_messages": [...], "rejected_messages": [...]}`: two whole conversations that begin alike."""
+    """`{"chosen_messages": [...], "rejected_messages": [...]}`: two whole conversations with the same beginning."""
 
     name = "preference_messages"
     title = '{"chosen_messages": [...], "rejected_messages": [...]}'
@@ -293,12 +295,12 @@ class ChosenMessages(_PreferenceRows):
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
         chosen = take_messages(row, "chosen_messages", faults)
         rejected = take_messages(row, "rejected_messages", faults)
-        prompt, chosen, rejected = shared_prompt(chosen, rejected)
+        prompt, chosen, rejected = split_shared_prompt(chosen, rejected)
         if not prompt and not faults:
             faults.append(error("row-shape", "the two conversations share no first turn", "give both the same prompt"))
         check_answers(Preference(chosen, rejected), ("chosen_messages", "rejected_messages"), faults)
         tools = read_tools(row.get("tools"), None, faults)
-        extra = rest(row, "chosen_messages", "rejected_messages", "tools")
+        extra = other_keys(row, "chosen_messages", "rejected_messages", "tools")
         return Example(prompt, tools, preference=Preference(chosen, rejected), line=line, extra=extra)
 
     def write(self, example: Example) -> dict[str, Any]:
@@ -314,10 +316,10 @@ class ChosenMessages(_PreferenceRows):
         return row
 
 
-def shared_prompt(
+def split_shared_prompt(
     chosen: tuple[Message, ...], rejected: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """Two conversations cut into their common beginning and the two answers, each of which keeps a turn."""
+    """Split two conversations into their common beginning and two answers, each of at least one turn."""
     cut = 0
     for first, second in zip(chosen[:-1], rejected[:-1], strict=False):
         if first != second:
@@ -326,21 +328,25 @@ def shared_prompt(
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def without_prompt(
+def split_prompt(
     prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """The prompt and two answers, where answers may be whole conversations that have the prompt in them already."""
-    shared, first, second = shared_prompt(chosen, rejected)
-    if shared and _spoken(shared)[-len(prompt) :] == _spoken(prompt):  # a system turn may stand before the prompt
+    """Return the prompt and two answers, where answers may be whole conversations that begin with the prompt."""
+    shared, first, second = split_shared_prompt(chosen, rejected)
+    if shared and _comparable(shared)[-len(prompt) :] == _comparable(
+        prompt
+    ):  # a system turn may stand before the prompt
         return shared, first, second
     sides = [
-        side[len(prompt) :] if len(side) > len(prompt) and _spoken(side)[: len(prompt)] == _spoken(prompt) else side
+        side[len(prompt) :]
+        if len(side) > len(prompt) and _comparable(side)[: len(prompt)] == _comparable(prompt)
+        else side
         for side in (chosen, rejected)
     ]
     return prompt, sides[0], sides[1]
 
 
-def _spoken(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
+def _comparable(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
     return [(turn.role, turn.words.strip()) for turn in turns]
 
 

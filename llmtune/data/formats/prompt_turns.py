@@ -10,25 +10,25 @@ from llmtune.data.findings import Finding, error
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import (
-    answered,
-    kind,
+    json_type,
     place_images,
     read_parts,
     read_tools,
     take_messages,
+    with_preferred_answer,
     write_messages,
 )
-from llmtune.data.formats.instruct import find_pair, rest
+from llmtune.data.formats.instruct import find_pair, other_keys
 from llmtune.data.formats.reasoning import take_reasoning
 
 
 class PromptTurns(RowFormat):
-    """`{"prompt": [...], "completion": [...]}`. The completion alone is learned, so assistant turns of the prompt have
-    weight 0 unless they say otherwise."""
+    """`{"prompt": [...], "completion": [...]}`. Only the completion is learned, so assistant turns of the prompt have
+    weight 0 unless they have one of their own."""
 
     name = "prompt_completion_turns"
     title = '{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}'
-    carries = (1 << 20) - 1 & ~(f.PREFERENCE | f.TEXT | f.LABELS | f.OTHER_PARTS)
+    supports = (1 << 20) - 1 & ~(f.PREFERENCE | f.TEXT | f.LABELS | f.OTHER_PARTS)
     turns_key = "turns"
 
     def detect(self, row: Mapping[str, Any]) -> bool:
@@ -43,37 +43,37 @@ class PromptTurns(RowFormat):
         row = place_images(row, first, second)
         prompt = tuple(
             turn.replace(weight=0) if turn.role == "assistant" and turn.weight is None else turn
-            for turn in self._turns(row, first, "user", faults)
+            for turn in self._read_turns(row, first, "user", faults)
         )
-        completion = self._turns(row, second, "assistant", faults)
+        completion = self._read_turns(row, second, "assistant", faults)
         system = row.get("system")
-        known = [first, second, "tools", "functions"]
+        read_keys = [first, second, "tools", "functions"]
         if isinstance(system, str):
-            known.append("system")
+            read_keys.append("system")
             prompt = (unlisted(Message("system", system)), *prompt)
         if completion and not any(turn.role == "assistant" for turn in completion):
             faults.append(error("role", f"{second} holds no assistant turn", "give it the answer"))
         tools = read_tools(row.get("tools"), row.get("functions"), faults)
-        return Example((*prompt, *completion), tools, line=line, extra=rest(row, *known))
+        return Example((*prompt, *completion), tools, line=line, extra=other_keys(row, *read_keys))
 
-    def _turns(self, row: Mapping[str, Any], key: str, role: str, faults: list[Finding]) -> tuple[Message, ...]:
+    def _read_turns(self, row: Mapping[str, Any], key: str, role: str, faults: list[Finding]) -> tuple[Message, ...]:
         value = row.get(key)
         if isinstance(value, str):
             return (Message(role, value),)
-        if isinstance(value, list) and value and not any(isinstance(item, dict) and _is_turn(item) for item in value):
-            beside: dict[str, Any] = {}
-            parts = read_parts(value, key, faults, beside)
-            return (take_reasoning(Message(role, parts, extra=beside or None)),)
+        if isinstance(value, list) and value and not any(isinstance(part, dict) and _is_turn(part) for part in value):
+            unread: dict[str, Any] = {}
+            parts = read_parts(value, key, faults, unread)
+            return (take_reasoning(Message(role, parts, extra=unread or None)),)
         if key in row and not isinstance(value, list):
-            what = f"{key!r} is {kind(value)}; expected a text, a list of messages or a list of parts"
+            what = f"{key!r} is {json_type(value)}; expected a text, a list of messages or a list of parts"
             faults.append(error("row-shape", what, "give it that shape"))
             return ()
         return take_messages(row, key, faults)
 
     def write(self, example: Example) -> dict[str, Any]:
-        turns = answered(example)
+        turns = with_preferred_answer(example)
         cut = next((index for index, turn in enumerate(turns) if turn.trained), len(turns))
-        prompt = [turn.replace(weight=None) if _is_given(turn) else turn for turn in turns[:cut]]
+        prompt = [turn.replace(weight=None) if _is_untrained_answer(turn) else turn for turn in turns[:cut]]
         row: dict[str, Any] = {"prompt": write_messages(prompt), "completion": write_messages(turns[cut:])}
         if example.tools:
             row["tools"] = list(example.tools)
@@ -82,20 +82,20 @@ class PromptTurns(RowFormat):
         return row
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
-        turns: Sequence[Message] = answered(example)
+        findings = super().problems(example)
+        turns: Sequence[Message] = with_preferred_answer(example)
         trained = [index for index, turn in enumerate(turns) if turn.trained]
         if example.messages and (not trained or trained[0] == 0):
             what = f"{self.name} rows need a prompt, and an answer that is learned behind it"
-            found.append(error("cannot-unanswered", what, "write such rows as chat"))
-        return found
+            findings.append(error("cannot-unanswered", what, "write such rows as chat"))
+        return findings
 
 
-def _is_turn(item: Mapping[str, Any]) -> bool:
-    return any(str(key).lower() == "role" for key in item)
+def _is_turn(part: Mapping[str, Any]) -> bool:
+    return any(str(key).lower() == "role" for key in part)
 
 
-def _is_given(turn: Message) -> bool:
+def _is_untrained_answer(turn: Message) -> bool:
     return turn.role == "assistant" and turn.weight == 0
 
 

@@ -1,4 +1,4 @@
-"""What the assistant thought before an answer, read from the keys and parts in which rows have it."""
+"""The assistant's reasoning before an answer, read from the keys and parts in which rows have it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 
 from llmtune.data.example import Content, Message, OtherPart, Part, TextPart
 
-#: Keys of a message, and types of a part, that hold what was thought before the answer.
+#: Keys of a message, and types of a part, that hold the reasoning before the answer.
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-#: Keys of such a part: the text, and the proof of origin that a vendor's own API adds to it.
+#: Keys of such a part: the text, and the signature that a vendor's API adds to it.
 _REASONING_PART = frozenset(("type", "text", "signature", *REASONING_KEYS))
 
 
 def take_reasoning(message: Message) -> Message:
-    """The turn with what its keys or its first parts hold of the assistant's reasoning in the place for it.
+    """Return the turn with the reasoning of its extra keys or its leading parts moved to `reasoning`.
 
-    A `<think>` inside text stays where it is: it is text to every template that does not read it.
+    A `<think>` in the text stays where it is: it is text to every template that does not read it.
     """
     if message.role != "assistant":
         return message
@@ -28,9 +28,9 @@ def take_reasoning(message: Message) -> Message:
         elif isinstance(value, str) and not thoughts:
             thoughts.append(extra.pop(key))
     if isinstance(content, tuple) and not thoughts:
-        thoughts, rest = take_thoughts(content, _thought_of)
+        thoughts, parts = take_thoughts(content, _read_thought)
         if thoughts:
-            content = plain_content(rest, calling=bool(message.tool_calls))
+            content = plain_content(parts, calling=bool(message.tool_calls))
     reasoning = join_thoughts(thoughts)
     if reasoning == message.reasoning and len(extra) == len(message.extra or {}) and content is message.content:
         return message
@@ -40,8 +40,7 @@ def take_reasoning(message: Message) -> Message:
 def take_thoughts(
     parts: Sequence[Part], thought_of: Callable[[Part], str | None]
 ) -> tuple[list[str], tuple[Part, ...]]:
-    """The thoughts that the parts begin with, by `thought_of`, and the parts behind them, among which those further on
-    stay."""
+    """Split off the leading parts that `thought_of` reads as thoughts; later ones stay among the other parts."""
     thoughts: list[str] = []
     for part in parts:
         thought = thought_of(part)
@@ -52,13 +51,15 @@ def take_thoughts(
 
 
 def join_thoughts(thoughts: Sequence[str]) -> str | None:
-    """Several thoughts as the reasoning of one turn; None where they say nothing."""
+    """Join several thoughts into the reasoning of one turn; None where all are empty."""
     return "\n".join(filter(None, thoughts)) or None
 
 
 def plain_content(parts: Sequence[Part], *, calling: bool) -> Content:
-    """The content of a turn with these parts: the text itself where there is one alone; `calling` is whether the turn
-    calls tools, and then needs none."""
+    """Return the content of a turn with these parts: the text itself where it is the only part.
+
+    Without parts it is None for a turn that is `calling` tools, which needs none, and empty for others.
+    """
     if len(parts) == 1 and isinstance(parts[0], TextPart):
         return parts[0].text
     if parts:
@@ -66,8 +67,8 @@ def plain_content(parts: Sequence[Part], *, calling: bool) -> Content:
     return None if calling else ""
 
 
-def _thought_of(part: Part) -> str | None:
-    """The text of a part that holds reasoning, as rows of the vendors' own APIs have it; None for any other."""
+def _read_thought(part: Part) -> str | None:
+    """Return the text of a reasoning part, as in rows of the vendors' own APIs; None for any other part."""
     if not isinstance(part, OtherPart) or part.kind not in REASONING_KEYS or not _REASONING_PART.issuperset(part.raw):
         return None
     value = next((part.raw[key] for key in (*REASONING_KEYS, "text") if key in part.raw), None)

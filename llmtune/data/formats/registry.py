@@ -1,4 +1,4 @@
-"""Which row formats there are, which of them a file is in, and which a vendor takes."""
+"""The registry of row formats: the general ones and the vendors', and detection of a row's format."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ _registered: list[VendorRows] = []
 
 
 def register(rows: VendorRows) -> None:
-    """Make a vendor's rows known to this process, as its entry point would. Later ones replace earlier ones."""
-    _registered[:] = [known for known in _registered if known.provider != rows.provider] + [rows]
+    """Register a vendor's rows in this process, as its entry point would. Later ones replace earlier ones."""
+    _registered[:] = [registered for registered in _registered if registered.provider != rows.provider] + [rows]
     vendors.cache_clear()
-    _known.cache_clear()
+    _formats.cache_clear()
 
 
 @cache
 def vendors() -> Mapping[str, VendorRows]:
-    """Every vendor's rows by provider name: from entry points, and what was registered by hand."""
+    """Return every vendor's rows by provider name: from entry points, and those registered with `register`."""
     from importlib.metadata import entry_points  # not at the top: it costs 25 ms
 
-    found: dict[str, VendorRows] = {}
+    by_provider: dict[str, VendorRows] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             rows = point.load()
         except (ImportError, AttributeError) as fault:  # one broken plug-in must not take the others away
             logging.getLogger("llmtune").warning("the row formats of %s could not be loaded: %s", point.value, fault)
             continue
-        found[rows.provider] = rows
+        by_provider[rows.provider] = rows
     for rows in _registered:
-        found[rows.provider] = rows
-    return found
+        by_provider[rows.provider] = rows
+    return by_provider
 
 
 def vendor(provider: str) -> VendorRows:
-    """One vendor's rows. Raises `UnknownName`."""
-    known = vendors()
-    if provider not in known:
-        raise UnknownName("provider of row formats", provider, known)
-    return known[provider]
+    """Return one vendor's rows. Raises `UnknownName`."""
+    by_provider = vendors()
+    if provider not in by_provider:
+        raise UnknownName("provider of row formats", provider, by_provider)
+    return by_provider[provider]
 
 
 @cache
 def general_formats() -> tuple[RowFormat, ...]:
-    """The formats of this package, in the order in which they are asked whether a row is theirs."""
+    """Return the formats of this package, in the order of detection."""
     from llmtune.data.formats import instruct, preference
     from llmtune.data.formats.chat import CHAT
     from llmtune.data.formats.prompt_turns import PROMPT_TURNS
@@ -61,35 +61,36 @@ def general_formats() -> tuple[RowFormat, ...]:
 
 
 @cache
-def _known() -> Mapping[str, RowFormat]:
-    # Vendors' formats are narrower than the general ones and share keys with them, so they are asked first.
+def _formats() -> Mapping[str, RowFormat]:
+    # Vendors' formats are narrower than the general ones and share keys with them, so they are tried first.
     formats = [*(fmt for rows in vendors().values() for fmt in rows.formats), *general_formats()]
     return {fmt.name: fmt for fmt in formats}
 
 
 def all_formats() -> Mapping[str, RowFormat]:
-    """Every known row format by name, in the order of detection."""
-    return _known()
+    """Return every known row format by name, in the order of detection."""
+    return _formats()
 
 
 def get_format(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
-    """A row format by its name, or the format a provider of that name takes. Raises `UnknownName`."""
-    known = _known()
+    """Return a row format by its name, or the format that a provider of that name takes. Raises `UnknownName`."""
+    formats = _formats()
     if name in vendors():  # a provider may have a format of its own name, which is that of one method
-        return known[vendors()[name].format_for(method, model)]
-    if name in known:
-        return known[name]
-    raise UnknownName("row format", name, [*known, *vendors()])
+        return formats[vendors()[name].format_for(method, model)]
+    if name in formats:
+        return formats[name]
+    raise UnknownName("row format", name, [*formats, *vendors()])
 
 
 def detect(row: Any, among: Sequence[RowFormat] | None = None) -> RowFormat | None:
-    """The format whose row this is meant to be, or None."""
+    """Return the first format that detects the row as its own, or None."""
     if not isinstance(row, dict):
         return None
-    return next((fmt for fmt in (among or _known().values()) if fmt.detect(row)), None)
+    return next((fmt for fmt in (among or _formats().values()) if fmt.detect(row)), None)
 
 
 def get_writer(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
-    """`get_format`, where a name that is both a format's and a provider's means the format: so `Limits.format` does."""
-    known = _known()
-    return known[name] if name in known else get_format(name, method=method, model=model)
+    """Return a row format as `get_format` does, but prefer a format to a provider of the same name, as `Limits.format`
+    needs."""
+    formats = _formats()
+    return formats[name] if name in formats else get_format(name, method=method, model=model)

@@ -1,4 +1,4 @@
-"""What an example uses, as bits, so that each format can say what it carries and what it would lose."""
+"""The features an example uses, as bits, so that each format can declare what it supports and would lose."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ TOOL_IDS = 1 << 18
 """Ids of tool calls other than call_1, call_2, ..., which is how calls without an id are numbered."""
 
 REASONING = 1 << 19
-"""What the assistant thought before an answer."""
+"""The assistant's reasoning before an answer."""
 
 BASIC = CHAT | SYSTEM | TURNS | UNANSWERED
-"""What every chat format carries."""
+"""The features that every chat format supports."""
 
 
 class _Loss(NamedTuple):
@@ -66,7 +66,7 @@ class _Loss(NamedTuple):
 
 _LOSSES: dict[int, _Loss] = {
     SYSTEM: _Loss("lost-system", "a system turn", "put it into the first user turn"),
-    TURNS: _Loss("lost-turns", "a conversation of several answers", "cut it into one row an answer"),
+    TURNS: _Loss("lost-turns", "a conversation of several answers", "cut it into one row per answer"),
     TOOLS: _Loss("lost-tools", "tools or tool calls", "leave such rows out, or choose a format with tools"),
     IMAGES: _Loss("lost-images", "images", "leave such rows out, or choose a format with images"),
     WEIGHT_ZERO: _Loss(
@@ -78,7 +78,7 @@ _LOSSES: dict[int, _Loss] = {
     TEXT: _Loss("cannot-text", "plain text without turns", "write such rows as text, or give them a prompt"),
     UNANSWERED: _Loss("cannot-unanswered", "a row that does not end in an answer", "add the answer"),
     CHAT: _Loss("cannot-chat", "turns", "choose a chat format"),
-    LABELS: _Loss("lost-labels", "several labels on one row", "write one label a row"),
+    LABELS: _Loss("lost-labels", "several labels on one row", "write one label per row"),
     REASONING: _Loss(
         "lost-reasoning", "the reasoning before an answer", "leave it out, or choose a backend that trains on reasoning"
     ),
@@ -92,38 +92,35 @@ _LOSSES: dict[int, _Loss] = {
 }
 
 
-#: Bits that one message or another brings in.
+#: Bits that are set by a single message.
 _BY_MESSAGE = frozenset(
     (TOOLS, IMAGES, WEIGHT_ZERO, NAMES, OTHER_PARTS, PROMPT_WEIGHT, MESSAGE_EXTRA, PARTS, RAW_ROLE, REASONING)
 )
 
 
-def features(example: Example) -> int:  # noqa: C901
-    """The bits of what the example uses."""
-    bits = 0
+def features(example: Example) -> int:
+    """Return the bits of the features that the example uses."""
     messages = example.messages
+    answers = calls = 0
+    bits = (
+        (TEXT if example.text is not None else 0)
+        | (TOOLS if example.tools else 0)
+        | (EXTRA if example.extra else 0)
+        | (LABELS if example.label.__class__ is tuple else 0)
+    )
     if example.preference is not None:
-        bits = PREFERENCE
+        bits |= PREFERENCE
         messages = messages + example.preference.preferred + example.preference.rejected
-    if example.text is not None:
-        bits |= TEXT
-    if example.tools:
-        bits |= TOOLS
-    if example.extra:
-        bits |= EXTRA
-    if example.label.__class__ is tuple:
-        bits |= LABELS
+        answers = -1  # the two answers are alternatives: they count as one
     if not messages:
         return bits
-    bits |= CHAT
     role = ""
-    answers = calls = 0
     for message in messages:
         before = role
-        role, content, made, call_id, name, weight, raw_role, extra, reasoning = message
-        if content.__class__ is not str or made or call_id is not None or weight is not None:
+        role, content, tool_calls, call_id, name, weight, raw_role, extra, reasoning = message
+        if content.__class__ is not str or tool_calls or call_id is not None or weight is not None:
             bits |= _message_features(message)
-            for call in made:
+            for call in tool_calls:
                 calls += 1
                 if call.id != f"call_{calls}":
                     bits |= TOOL_IDS
@@ -135,17 +132,11 @@ def features(example: Example) -> int:  # noqa: C901
             bits |= SYSTEM if before == "" else SYSTEM | LATE_SYSTEM
         elif role == "tool":
             bits |= TOOLS
-    if example.preference is not None:
-        answers -= 1
-    if answers > 1:
-        bits |= TURNS
-    if role != "assistant":
-        bits |= UNANSWERED
-    return bits
+    return bits | CHAT | (TURNS if answers > 1 else 0) | (UNANSWERED if role != "assistant" else 0)
 
 
 def plain_features(example: Example) -> int:
-    """`features` of a plain conversation (`checks.is_simple`), told by its first turn and its length."""
+    """Return the `features` of a plain conversation (`is_simple`), by its first turn and its length."""
     messages = example.messages
     leading = messages[0][0] == "system"
     bits = CHAT | SYSTEM if leading else CHAT
@@ -158,27 +149,20 @@ def plain_features(example: Example) -> int:
     return bits | LABELS if example.label.__class__ is tuple else bits
 
 
-def _message_features(message: Message) -> int:  # noqa: C901
-    bits = 0
-    if message.tool_calls or message.role == "tool" or message.tool_call_id is not None:
-        bits |= TOOLS
-    if message.name is not None and message.role != "tool":
-        bits |= NAMES
-    if message.weight is not None:
-        if message.role != "assistant":
-            bits |= PROMPT_WEIGHT if message.weight else 0
-        elif message.weight == 0:
-            bits |= WEIGHT_ZERO
-    if message.raw_role is not None:
-        bits |= RAW_ROLE
-    if message.extra:
-        bits |= MESSAGE_EXTRA
-    if message.reasoning is not None:
-        bits |= REASONING
-    if message.content.__class__ is tuple:
-        parts = message.content or ()
-        bits |= PARTS if len(parts) > 1 else 0
-        for part in parts:
+def _message_features(message: Message) -> int:
+    role, content, tool_calls, call_id, name, weight, raw_role, extra, reasoning = message
+    bits = (
+        (TOOLS if tool_calls or role == "tool" or call_id is not None else 0)
+        | (NAMES if name is not None and role != "tool" else 0)
+        | (WEIGHT_ZERO if weight == 0 and role == "assistant" else 0)
+        | (PROMPT_WEIGHT if weight and role != "assistant" else 0)
+        | (RAW_ROLE if raw_role is not None else 0)
+        | (MESSAGE_EXTRA if extra else 0)
+        | (REASONING if reasoning is not None else 0)
+    )
+    if isinstance(content, tuple):
+        bits |= PARTS if len(content) > 1 else 0
+        for part in content:
             if isinstance(part, ImagePart):
                 bits |= IMAGES
             elif isinstance(part, OtherPart):
@@ -187,7 +171,7 @@ def _message_features(message: Message) -> int:  # noqa: C901
 
 
 def texts_of(example: Example) -> Iterator[tuple[str, str]]:
-    """Every text of a row that a tokenizer reads, and where it stands: turns, calls, tool definitions, plain text."""
+    """Yield (place, text) of every text that a tokenizer reads: turns, tool calls, tool definitions, plain text."""
     if example.text is not None:
         yield "text", example.text
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
@@ -201,60 +185,63 @@ def texts_of(example: Example) -> Iterator[tuple[str, str]]:
         yield f"tools[{index}]", orjson.dumps(tool).decode()
 
 
-def losses(example: Example, carries: int, folds: int, name: str, takes: Callable[[OtherPart], bool]) -> list[Finding]:
-    """What a format that carries these bits would lose of the example; what it folds is a warning.
+def losses(
+    example: Example, supports: int, relocates: int, name: str, takes: Callable[[OtherPart], bool]
+) -> list[Finding]:
+    """Return a finding for each feature of the example that a format with these bits would lose; those it relocates are
+    warnings.
 
-    `takes` says of a part that is neither text nor image whether it is one of the format's own.
+    `takes` returns whether a part that is neither text nor image is one of the format's own.
     """
-    missing = features(example) & ~carries
+    missing = features(example) & ~supports
     if not missing:
         return []
     if missing & TOOLS:
         missing &= ~TOOL_IDS  # the ids go with the calls
-    if missing & OTHER_PARTS and all(takes(part) for part in _other_parts(example)):
+    if missing & OTHER_PARTS and all(takes(part) for part in _iterate_other_parts(example)):
         missing &= ~OTHER_PARTS
     return [
-        _finding(loss, name, _where(example, bit), folded=bool(bit & folds))
+        _make_finding(loss, name, _locate(example, bit), relocated=bool(bit & relocates))
         for bit, loss in _LOSSES.items()
         if missing & bit
     ]
 
 
-def _where(example: Example, bit: int) -> str:
-    """Which of it, for the finding: the turn, or the keys."""
+def _locate(example: Example, bit: int) -> str:
+    """Return where the feature is, for the finding: the turn, or the keys."""
     if bit == EXTRA:
-        return f": {_listed(example.extra or ())}"
+        return f": {_list_keys(example.extra or ())}"
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     for index, message in enumerate((*example.messages, *answers)):
         if bit in _BY_MESSAGE and _message_features(message) & bit:
-            keys = f": {_listed(message.extra or ())}" if bit == MESSAGE_EXTRA else ""
+            keys = f": {_list_keys(message.extra or ())}" if bit == MESSAGE_EXTRA else ""
             return f" (messages[{index}]){keys}"
     return ""
 
 
-def left_out_keys(example: Example, carries: int) -> list[str]:
-    """The keys of the row ("id") and of its messages ("messages[].id") that a format with these bits leaves out."""
-    keys = [] if carries & EXTRA else list(example.extra or ())
-    if not carries & MESSAGE_EXTRA:
+def find_left_out_keys(example: Example, supports: int) -> list[str]:
+    """Return the keys of the row ("id") and of its messages ("messages[].id") that a format with these bits omits."""
+    keys = [] if supports & EXTRA else list(example.extra or ())
+    if not supports & MESSAGE_EXTRA:
         answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
         keys += [f"messages[].{key}" for message in (*example.messages, *answers) for key in message.extra or ()]
     return list(dict.fromkeys(keys))
 
 
-def _listed(keys: Iterable[str]) -> str:
+def _list_keys(keys: Iterable[str]) -> str:
     names = [repr(key) for key in keys]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _other_parts(example: Example) -> Iterator[OtherPart]:
+def _iterate_other_parts(example: Example) -> Iterator[OtherPart]:
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
     for message in (*example.messages, *answers):
         if isinstance(message.content, tuple):
             yield from (part for part in message.content if isinstance(part, OtherPart))
 
 
-def _finding(loss: _Loss, name: str, where: str, *, folded: bool) -> Finding:
-    if folded:
+def _make_finding(loss: _Loss, name: str, where: str, *, relocated: bool) -> Finding:
+    if relocated:
         code = loss.code.replace("lost-", "changed-")
         return Finding(code, "warning", f"{name} rows hold {loss.what} in another place{where}", "ask the model alike")
     severity = "error" if loss.refuses else "warning"

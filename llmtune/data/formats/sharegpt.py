@@ -14,16 +14,16 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import (
     WEIGHT_KEYS,
-    Calls,
-    answered,
+    ToolCallIds,
     arguments_text,
-    kind,
+    json_type,
     lower_keys,
-    note_beside,
+    note_unread,
     read_tools,
     read_weight,
+    with_preferred_answer,
 )
-from llmtune.data.formats.instruct import SYSTEMS, find_text, rest
+from llmtune.data.formats.instruct import SYSTEMS, find_text, other_keys
 from llmtune.data.formats.json_text import dump_json, load_json
 from llmtune.data.formats.reasoning import take_reasoning
 
@@ -34,7 +34,7 @@ class ShareGPT(RowFormat):
     name = "sharegpt"
     turns_key = "conversations"
     title = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
-    carries = (
+    supports = (
         f.BASIC | f.TOOLS | f.WEIGHT_ZERO | f.PROMPT_WEIGHT | f.EXTRA | f.MESSAGE_EXTRA | f.LATE_SYSTEM | f.REASONING
     )
 
@@ -68,7 +68,9 @@ class ShareGPT(RowFormat):
         key = next((key for key in self.KEYS if key in row), "conversations")
         turns = row.get(key)
         if not isinstance(turns, list):
-            faults.append(error("row-shape", f"{key!r} is {kind(turns)}; expected a list of turns", "make it a list"))
+            faults.append(
+                error("row-shape", f"{key!r} is {json_type(turns)}; expected a list of turns", "make it a list")
+            )
             turns = []
         elif not turns:
             faults.append(
@@ -76,35 +78,37 @@ class ShareGPT(RowFormat):
             )
         messages = self.read_turns(turns, key, faults)
         system = find_text(row, SYSTEMS)
-        known = [key, "tools"]
+        read_keys = [key, "tools"]
         if system is not None:
-            known.append(system)
+            read_keys.append(system)
             if row[system]:
                 messages.insert(0, unlisted(Message("system", row[system])))
         tools = read_tools(row.get("tools") or None, None, faults)
-        return Example(tuple(messages), tools, line=line, extra=rest(row, *known))
+        return Example(tuple(messages), tools, line=line, extra=other_keys(row, *read_keys))
 
     def read_turns(self, turns: Sequence[Any], where: str, faults: list[Finding]) -> list[Message]:
-        """Turns of from and value in canonical form; `where` names the list in faults."""
+        """Read turns of from and value into canonical form; `where` names the list in faults."""
         messages: list[Message] = []
-        calls = Calls()
+        calls = ToolCallIds()
         for index, turn in enumerate(turns):
-            messages += self._turn(turn, f"{where}[{index}]", faults, calls)
+            messages += self._read_turn(turn, f"{where}[{index}]", faults, calls)
         return messages
 
     def problems(self, example: Example) -> list[Finding]:
-        found = super().problems(example)
-        turns = answered(example)
+        findings = super().problems(example)
+        turns = with_preferred_answer(example)
         if any(message.tool_calls and message.content is not None for message in turns):
-            found.append(error("lost-tools", "sharegpt rows hold no text beside a call", "cut the turn"))
+            findings.append(error("lost-tools", "sharegpt rows hold no text beside a call", "cut the turn"))
         elif any(not _answers_in_order(turns, index) for index, turn in enumerate(turns) if len(turn.tool_calls) > 1):
             what = "sharegpt rows hold the answers to several calls of a turn in one observation, in their order"
-            found.append(error("lost-tools", what, "answer each call, in the order of the calls"))
-        return found
+            findings.append(error("lost-tools", what, "answer each call, in the order of the calls"))
+        return findings
 
-    def _turn(self, turn: Any, where: str, faults: list[Finding], calls: Calls) -> Iterator[Message]:
+    def _read_turn(self, turn: Any, where: str, faults: list[Finding], calls: ToolCallIds) -> Iterator[Message]:
         if not isinstance(turn, dict):
-            faults.append(error("row-shape", f"{where} is {kind(turn)}; expected an object with from and value", ""))
+            faults.append(
+                error("row-shape", f"{where} is {json_type(turn)}; expected an object with from and value", "")
+            )
             yield Message("user", "")
             return
         if "from" not in turn and "role" not in turn:
@@ -118,54 +122,54 @@ class ShareGPT(RowFormat):
             faults.append(error("role", f"{what}; expected {expected}", "rename it"))
             role = "user"
         if not isinstance(value, str):
-            what = f"{where}.{text} is {kind(value)}" if text in turn else f"{where} has no value"
+            what = f"{where}.{text} is {json_type(value)}" if text in turn else f"{where} has no value"
             faults.append(error("content", f"{what}; expected a string", "quote it"))
             value = ""
         weight = read_weight(turn, role, where, faults)
-        extra = rest(turn, name, text, *WEIGHT_KEYS)
+        extra = other_keys(turn, name, text, *WEIGHT_KEYS)
         if speaker == "function_call":
-            beside: dict[str, Any] = {}
-            thought, made = self._calls(value, calls, where, faults, beside)
-            extra = beside | (extra or {}) or None
-            yield take_reasoning(Message(role, None, made, weight=weight, extra=extra, reasoning=thought or None))
+            unread: dict[str, Any] = {}
+            thought, tool_calls = self._read_calls(value, calls, where, faults, unread)
+            extra = unread | (extra or {}) or None
+            yield take_reasoning(Message(role, None, tool_calls, weight=weight, extra=extra, reasoning=thought or None))
         elif role == "tool":
-            yield from self._observation(value, calls, where, faults, weight, extra)
+            yield from self._read_observation(value, calls, where, faults, weight, extra)
         else:
             yield take_reasoning(Message(role, value, weight=weight, extra=extra))
 
-    def _calls(
-        self, value: str, calls: Calls, where: str, faults: list[Finding], beside: dict[str, Any]
+    def _read_calls(
+        self, value: str, calls: ToolCallIds, where: str, faults: list[Finding], unread: dict[str, Any]
     ) -> tuple[str, tuple[ToolCall, ...]]:
-        """What was thought before a call, if anything, and the call or the calls of a turn."""
+        """Read the thought before a call, if there is any, and the calls of a turn."""
         thought = _THOUGHT.match(value)
         try:
-            made = load_json(value[thought.end() :] if thought else value)
+            parsed = load_json(value[thought.end() :] if thought else value)
         except ValueError:
-            made = None
+            parsed = None
         read = []
-        for call in made if isinstance(made, list) and made else [made]:
+        for call in parsed if isinstance(parsed, list) and parsed else [parsed]:
             if isinstance(call, dict) and isinstance(call.get("function"), dict):
                 call = call["function"]
             if not isinstance(call, dict) or not isinstance(call.get("name"), str):
                 expected = 'write {"name": ..., "arguments": {...}} as text, or a list of such'
                 faults.append(error("tool-call", f"{where}: the function_call holds no call", expected))
                 continue
-            note_beside(call, ("id", "type", "name", "arguments"), "function_call", beside)
+            note_unread(call, ("id", "type", "name", "arguments"), "function_call", unread)
             arguments = call.get("arguments")
             text = dump_json(arguments) if isinstance(arguments, dict) else arguments_text(arguments, where, faults)
             read.append(ToolCall(calls.new(call["name"]), call["name"], text))
         return thought.group(1).strip() if thought else "", tuple(read)
 
-    def _observation(
+    def _read_observation(
         self,
         value: str,
-        calls: Calls,
+        calls: ToolCallIds,
         where: str,
         faults: list[Finding],
         weight: int | None,
         extra: dict[str, Any] | None,
     ) -> Iterator[Message]:
-        """One answer, or one for each of several calls where the observation is a list of as many."""
+        """Read an observation as one answer, or as one per waiting call where it is a list of as many."""
         if not calls.waiting:
             what = f"{where} is an observation, and no function_call before it waits for one"
             faults.append(error("tool-call-id", what, "put the function_call before it, or make it a human turn"))
@@ -177,13 +181,13 @@ class ShareGPT(RowFormat):
             if isinstance(results, list) and len(results) == len(calls.waiting):
                 for index, result in enumerate(results):
                     text = result if isinstance(result, str) else dump_json(result)
-                    answer = Message("tool", text, (), calls.answered(None), weight=weight, extra=extra)
+                    answer = Message("tool", text, (), calls.answer(None), weight=weight, extra=extra)
                     yield unlisted(answer) if index else answer
                 return
-        yield Message("tool", value, (), calls.answered(None), weight=weight, extra=extra)
+        yield Message("tool", value, (), calls.answer(None), weight=weight, extra=extra)
 
     def write(self, example: Example) -> dict[str, Any]:
-        row: dict[str, Any] = {"conversations": self.write_turns(answered(example))}
+        row: dict[str, Any] = {"conversations": self.write_turns(with_preferred_answer(example))}
         if example.tools:
             row["tools"] = list(example.tools)
         if example.extra:
@@ -191,14 +195,14 @@ class ShareGPT(RowFormat):
         return row
 
     def write_turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Canonical turns as turns of from and value: several calls as one list, and so their answers."""
+        """Return canonical turns as turns of from and value; several calls are one list, and so are their answers."""
         turns: list[dict[str, Any]] = []
         waiting = 0
         for message in messages:
             turn: dict[str, Any] = {"from": self.NAMES[message.role], "value": message.words}
             if message.tool_calls:
                 texts = [
-                    f'{{"name": {_quoted(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls
+                    f'{{"name": {_quote(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls
                 ]
                 turn = {"from": "function_call", "value": texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"}
                 waiting = len(texts)
@@ -222,12 +226,12 @@ class ShareGPT(RowFormat):
         return turns
 
 
-#: A thought before a call, as rows of reasoning models have it.
+#: A thought before a call, as in rows of reasoning models.
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
 def _answers_in_order(turns: Sequence[Message], index: int) -> bool:
-    """Whether the calls of a turn are followed by one plain answer each, in their order."""
+    """Return whether the calls of a turn are followed by one plain answer each, in their order."""
     calls = turns[index].tool_calls
     answers = turns[index + 1 : index + 1 + len(calls)]
     behind = turns[index + 1 + len(calls) : index + 2 + len(calls)]
@@ -241,5 +245,5 @@ def _answers_in_order(turns: Sequence[Message], index: int) -> bool:
 SHAREGPT = ShareGPT()
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return orjson.dumps(text).decode()

@@ -1,4 +1,4 @@
-"""What every reader shares: bytes of a file, decompressed, and what container they are."""
+"""Opening data files: decompression, and recognising the container by the first bytes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from typing import IO, Any, Literal, NamedTuple, cast
 import orjson
 
 from llmtune.data.findings import Finding, error, warning
-from llmtune.data.io.charset import BOM, COMMENTS, comment_finding, head_fault
+from llmtune.data.io.charset import BOM, COMMENTS, check_encoding, comment_finding
 from llmtune.errors import MissingExtra
 
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "folder", "hub"]
 
-
+#: The containers that a caller may name; a folder and the hub are recognised by the path.
 CONTAINERS: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 
-
+#: Bytes that are read at a time.
 BLOCK = 1 << 20
 
+#: How the address of a dataset of the Hugging Face Hub begins.
 HUB = "hf://"
 
-
+#: A row as it was read, with its 1-based line (or its row number where rows are not lines).
 Raw = tuple[int, Any]
 
-
+#: The exceptions of reading a damaged or truncated file.
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
+_HEAD_BYTES = 1 << 16
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -39,9 +41,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )
 
-
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zstd"}
-
 
 _SUFFIXES: dict[str, Container] = {
     ".jsonl": "jsonl",
@@ -56,7 +56,7 @@ _SUFFIXES: dict[str, Container] = {
 
 
 class Sniffed(NamedTuple):
-    """What a path holds. `compression` is None for plain bytes; `head` are its first (uncompressed) bytes."""
+    """The format of a data file. `compression` is None for plain bytes; `head` are its first (uncompressed) bytes."""
 
     container: Container
     compression: str | None
@@ -64,14 +64,14 @@ class Sniffed(NamedTuple):
 
 
 def compression_of(path: Path) -> str | None:
-    """How a file is compressed, told by its first bytes and not by its name."""
+    """Return how a file is compressed, by its first bytes and not by its name; None where it is not."""
     with path.open("rb") as file:
         head = file.read(6)
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
 def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
-    """The uncompressed bytes of a file, as a stream."""
+    """Open a file as a stream of uncompressed bytes. Raises `MissingExtra` for zstd without its library."""
     if compression == "gzip":
         import gzip
 
@@ -87,64 +87,81 @@ def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
             import zstandard
         except ImportError as fault:
             raise MissingExtra("data", "zstandard", purpose="zstd-compressed files") from fault
-        # buffered, because its own reader knows no lines
+        # buffered, because its own reader cannot iterate over lines
         return cast("IO[bytes]", io.BufferedReader(cast("io.RawIOBase", zstandard.open(path, "rb")), BLOCK))
     return path.open("rb")
 
 
-def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:  # noqa: C901
-    """What a path holds, or the finding that says why that cannot be told."""
+def sniff(path: Path, container: str = "auto") -> Sniffed | Finding:
+    """Return the container and compression of a path, or the finding that says why it cannot be read.
+
+    Both are recognised by the first bytes; the suffix only decides where these leave it open, as CSV does. With a
+    `container` other than "auto" only the compression is.
+    """
+    opened = _read_head(path)
+    if isinstance(opened, Finding):
+        return opened
+    compression, head = opened
+    if head is None:
+        return Sniffed("folder", None, b"")
+    if not head:
+        return error("empty-file", "the file is empty", "give a file with at least one row")
+    detected = cast("Container", container) if container != "auto" else _detect_container(path, head)
+    return detected if isinstance(detected, Finding) else Sniffed(detected, compression, head)
+
+
+def _read_head(path: Path) -> tuple[str | None, bytes | None] | Finding:
+    """Return the compression and the first uncompressed bytes of a file; no bytes, but None, for a folder."""
     try:
         if path.is_dir():
-            return Sniffed("folder", None, b"")
+            return None, None
         if path.exists() and not path.is_file():
-            problem = "this is no regular file but a pipe, a socket or a device"
+            problem = "this is not a regular file but a pipe, a socket or a device"
             return error("unreadable", problem, "save the rows to a file and name that")
         compression = compression_of(path)
         with open_bytes(path, compression) as stream:
-            head = stream.read(1 << 16)
+            return compression, stream.read(_HEAD_BYTES)
     except FileNotFoundError:
         return error("unreadable", "the file does not exist", "check the path")
     except ValueError:  # a NUL or half a surrogate pair in the name
         return error("unreadable", "this is not the name of a file", "check the path")
     except BROKEN as fault:
-        return error("unreadable", f"the file cannot be read: {fault}", "check its permissions and that it is whole")
-    if not head:
-        return error("empty-file", "the file is empty", "give a file with at least one row")
-    if container != "auto":
-        return Sniffed(cast("Container", container), compression, head)
+        return error("unreadable", f"the file cannot be read: {fault}", "check its permissions and that it is complete")
+
+
+def _detect_container(path: Path, head: bytes) -> Container | Finding:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
     if head.startswith(b"PAR1"):
-        return Sniffed("parquet", compression, head)
+        return "parquet"
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        return Sniffed("arrow", compression, head)
+        return "arrow"
     if head.startswith(b"PK\x03\x04"):
         return error("container", "the file is a zip archive", "unpack it, and give the file inside")
-    known = _SUFFIXES.get(suffixes[-1]) if suffixes else None
-    if known in ("csv", "tsv"):
-        return Sniffed(known, compression, head)
+    by_suffix = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if by_suffix == "csv" or by_suffix == "tsv":
+        return by_suffix
     text = head.removeprefix(BOM).lstrip()
     if text.startswith(b"["):
-        return Sniffed("json", compression, head)
+        return "json"
     if text.startswith(b"{"):
-        return Sniffed("json" if _spans_lines(text) else "jsonl", compression, head)
+        return "json" if _spans_lines(text) else "jsonl"
     first = text.split(b"\n", 1)[0][:80].decode("utf-8", "replace")
     if first.startswith(COMMENTS):
         return comment_finding(f"the file begins {first!r}")
-    if known is not None or (suffixes and suffixes[-1] == ".json") or head_fault(head) is not None:
-        return Sniffed("jsonl", compression, head)
+    if by_suffix is not None or (suffixes and suffixes[-1] == ".json") or check_encoding(head) is not None:
+        return "jsonl"  # reading it reports what is wrong, with the line
     return error(
         "container",
         f"the file is neither JSON lines, JSON, CSV, TSV, Parquet nor Arrow: it begins {head[:40]!r}",
-        "name it .csv, .tsv or .jsonl after what it holds, or say so with --format",
+        "name it .csv, .tsv or .jsonl after its content, or name the format with --format",
     )
 
 
 def _spans_lines(text: bytes) -> bool:
-    """Whether JSON objects are laid out over several lines: the first line is sound but unfinished, and so is what
-    follows it taken alone."""
+    """Return whether JSON objects span several lines: the first line is valid JSON that is not complete, and the second
+    is no object by itself."""
     lines = [line for line in text.split(b"\n")[:3] if line.strip()]
     if len(lines) < 2:
         return False
@@ -162,7 +179,7 @@ def _spans_lines(text: bytes) -> bool:
 
 
 class Notes:
-    """What is true of a file of lines and worth one warning, not one a line."""
+    """Properties of a file of lines that are reported once per file, not once per line."""
 
     __slots__ = ("blank", "crlf", "first_blank")
 
@@ -172,6 +189,7 @@ class Notes:
         self.crlf = False
 
     def findings(self) -> Iterator[Finding]:
+        """Yield a warning for CRLF line ends and one for blank lines, at the first of them."""
         if self.crlf:
             yield warning("line-endings", "lines end in CRLF (Windows); rows are read all the same", "dos2unix FILE")
         if self.blank:

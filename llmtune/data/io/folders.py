@@ -14,26 +14,26 @@ from llmtune.errors import InvalidData, MissingExtra
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
-def folder_splits(path: Path) -> dict[str, list[Path]]:
-    """The data files of a dataset folder by split: a saved Hugging Face dataset, or data files named by split.
+def find_splits(path: Path) -> dict[str, list[Path]]:
+    """Return the data files of a dataset folder by split: a saved Hugging Face dataset, or data files named by split.
 
-    A folder without split names has the one key "train".
+    A folder without split names has the single key "train".
     """
     split_folders = {child.name: child for child in sorted(path.iterdir()) if child.is_dir()}
-    found: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {}
     for name, child in split_folders.items():
-        if name in _SPLITS and (files := _data_files(child)):
-            found.setdefault(_SPLITS[name], []).extend(files)
-    if found:
-        return found
-    files = _data_files(path) or (_data_files(path / "data") if (path / "data").is_dir() else [])
+        if name in _SPLITS and (files := _list_data_files(child)):
+            splits.setdefault(_SPLITS[name], []).extend(files)
+    if splits:
+        return splits
+    files = _list_data_files(path) or (_list_data_files(path / "data") if (path / "data").is_dir() else [])
     for file in files:
-        word = file.name.split(".")[0].split("-")[0].lower()
-        found.setdefault(_SPLITS.get(word, "train"), []).append(file)
-    return found
+        prefix = file.name.split(".")[0].split("-")[0].lower()
+        splits.setdefault(_SPLITS.get(prefix, "train"), []).append(file)
+    return splits
 
 
-def _data_files(folder: Path) -> list[Path]:
+def _list_data_files(folder: Path) -> list[Path]:
     skipped = ("dataset_info.json", "state.json", "dataset_dict.json")
     kinds = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".zst")
     return sorted(
@@ -43,15 +43,15 @@ def _data_files(folder: Path) -> list[Path]:
     )
 
 
-def folder_rows(path: Path, read_file: Callable[[Path, Sniffed], Iterator[Raw | Finding]]) -> Iterator[Raw | Finding]:
-    """The rows of the one split that a folder holds, numbered over its files; `read_file` yields those of one."""
-    splits = folder_splits(path)
+def read_folder(path: Path, read_file: Callable[[Path, Sniffed], Iterator[Raw | Finding]]) -> Iterator[Raw | Finding]:
+    """Yield the rows of a folder of one split, numbered over its files; `read_file` yields the rows of one file."""
+    splits = find_splits(path)
     if not splits:
         yield error("empty-file", "the folder holds no data files", "give a folder of .arrow, .parquet or .jsonl files")
         return
     if len(splits) > 1:
-        found = ", ".join(splits)
-        yield error("splits", f"the folder holds several splits ({found})", f"name one: {path}/{next(iter(splits))}")
+        names = ", ".join(splits)
+        yield error("splits", f"the folder holds several splits ({names})", f"name one: {path}/{next(iter(splits))}")
         return
     number = 0
     for file in next(iter(splits.values())):
@@ -59,17 +59,17 @@ def folder_rows(path: Path, read_file: Callable[[Path, Sniffed], Iterator[Raw | 
         if isinstance(sniffed, Finding):
             yield sniffed
             continue
-        for item in read_file(file, sniffed):
-            if isinstance(item, Finding):
-                yield item._replace(message=f"{file.name}: {item.message}")
+        for row in read_file(file, sniffed):
+            if isinstance(row, Finding):
+                yield row._replace(message=f"{file.name}: {row.message}")
                 continue
             number += 1
-            yield number, item[1]
+            yield number, row[1]
 
 
-def hub_rows(address: str) -> Iterator[Raw | Finding]:
-    """The rows of `hf://owner/name[?config=...&split=train&revision=...]`, streamed through the datasets library."""
-    from llmtune.data.io.tables import as_json
+def read_hub(address: str) -> Iterator[Raw | Finding]:
+    """Yield the rows of `hf://owner/name[?config=...&split=train&revision=...]`, streamed by the datasets library."""
+    from llmtune.data.io.tables import to_json_value
 
     try:
         turn_off_telemetry()
@@ -84,16 +84,16 @@ def hub_rows(address: str) -> Iterator[Raw | Finding]:
     name = f"{parts.netloc}{parts.path}"
     split = query.get("split", "train")
     try:
-        found = datasets.load_dataset(
+        dataset = datasets.load_dataset(
             name, query.get("config"), split=split, revision=query.get("revision"), streaming=True
         )
         names = {
             key: feature.names
-            for key, feature in (found.features or {}).items()
+            for key, feature in (dataset.features or {}).items()
             if isinstance(feature, datasets.ClassLabel)
         }
-        for number, padded in enumerate(found, 1):
-            row = {key: as_json(value) for key, value in padded.items()}
+        for number, padded in enumerate(dataset, 1):
+            row = {key: to_json_value(value) for key, value in padded.items()}
             for key, labels in names.items():
                 value = row.get(key)
                 if isinstance(value, int) and 0 <= value < len(labels):

@@ -1,4 +1,4 @@
-"""JSON lines and JSON arrays, streamed: raw rows with their lines, and findings about what is not a row."""
+"""Streaming readers of JSON lines and JSON arrays: raw rows with their lines, and findings about invalid ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import orjson
 
 from llmtune.data.findings import Finding, error
 from llmtune.data.io.base import BLOCK, Notes, Raw
-from llmtune.data.io.charset import BOM, COMMENTS, bom_finding, bytes_fault, comment_finding, line_fault
+from llmtune.data.io.charset import BOM, COMMENTS, bom_finding, check_utf8, comment_finding, explain_line
 
 #: A row above this many bytes is reported and skipped, so that memory stays bounded whatever the file holds.
 MAX_ROW = 256 << 20
 
 
-#: Levels that a row may be nested. The JSON writers that come after stop at 250.
+#: How deep a row may be nested. The JSON writers stop at 250.
 MAX_DEPTH = 200
 
 
@@ -24,7 +24,7 @@ TOO_LONG = b"...\x00 the row is too long"
 
 
 def blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
-    """The stream in pieces that end with a line, without a leading byte order mark."""
+    """Yield the stream in blocks of whole lines; the last one may lack its line end."""
     carry: list[bytes] = []
     held = 0
     while chunk := stream.read(size):
@@ -33,7 +33,7 @@ def blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
             carry.append(chunk)
             held += len(chunk)
             if held > MAX_ROW:
-                carry = [carry[0][:100], TOO_LONG]  # enough is kept for the line to be reported
+                carry = [carry[0][:100], TOO_LONG]  # enough to report the line
                 held = 0
             continue
         carry.append(chunk[:cut])
@@ -44,20 +44,20 @@ def blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
         yield b"".join(carry)
 
 
-def jsonl_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
-    """The rows of JSON lines. Only b"\\n" ends a line: U+2028 and its kin may stand inside a row."""
+def read_json_lines(stream: IO[bytes]) -> Iterator[Raw | Finding]:
+    """Yield the rows of JSON lines. Only b"\\n" ends a line: U+2028 and other separators may be inside a row."""
     notes = Notes()
     line = 0
     for block in blocks(stream):
         if line == 0 and block.startswith(BOM):
             block = block[len(BOM) :]
             yield bom_finding()
-        line = yield from block_rows(block, line, notes)
+        line = yield from read_block(block, line, notes)
     yield from notes.findings()
 
 
-def block_rows(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding, None, int]:
-    """The rows of one block of lines; `line` is the number of the line before it. Returns the last line's number."""
+def read_block(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding, None, int]:
+    """Yield the rows of one block of lines, after line number `line`; the value returned is the last line's number."""
     loads = orjson.loads
     if b"\r\n" in block:
         notes.crlf = True
@@ -74,17 +74,17 @@ def block_rows(block: bytes, line: int, notes: Notes) -> Generator[Raw | Finding
                     "row-too-long", f"the row is longer than {MAX_ROW >> 20} MiB", "split it, or fix its line ends"
                 ).at(None, line)
             elif text.strip():
-                yield line_fault(text, fault).at(None, line)
+                yield explain_line(text, fault).at(None, line)
             else:
                 notes.blank += 1
                 notes.first_blank = notes.first_blank or line
             continue
-        yield (line, row) if not _too_deep(text, row) else _deep_finding(line)
+        yield (line, row) if not _is_too_deep(text, row) else _make_depth_error(line)
     return line
 
 
-def _too_deep(text: bytes | str, row: Any) -> bool:
-    """Return whether a row is nested deeper than can be written again; most have not even as many brackets."""
+def _is_too_deep(text: bytes | str, row: Any) -> bool:
+    """Return whether a row is nested deeper than can be written again; most rows have fewer brackets than that."""
     brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
     if brackets <= MAX_DEPTH:
         return False
@@ -96,17 +96,17 @@ def _too_deep(text: bytes | str, row: Any) -> bool:
     return depth > MAX_DEPTH
 
 
-def _deep_finding(line: int) -> Finding:
+def _make_depth_error(line: int) -> Finding:
     return error("json", f"the row is nested more than {MAX_DEPTH} levels deep", "flatten it").at(None, line)
 
 
-def json_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
-    """The elements of a JSON array, or JSON objects one after another, each over as many lines as it likes.
+def read_json(stream: IO[bytes]) -> Iterator[Raw | Finding]:
+    """Yield the elements of a JSON array, or concatenated JSON objects, each over any number of lines.
 
-    The standard library finds where a value ends, which orjson cannot; orjson then parses it, so that one rule of
-    what is JSON holds for every container. Lines are row numbers here.
+    The standard library finds where a value ends, which orjson cannot; orjson then parses it, so that all containers
+    have the same definition of JSON. Line numbers are row numbers here.
     """
-    buffer = _Text(stream)
+    buffer = _TextBuffer(stream)
     if buffer.bom:
         yield bom_finding()
     inside = buffer.peek() == "["
@@ -121,26 +121,26 @@ def json_rows(stream: IO[bytes]) -> Iterator[Raw | Finding]:
         if mark == "" or (mark == "]" and inside):
             break
         number += 1
-        text = buffer.value()
+        text = buffer.read_value()
         if isinstance(text, Finding):
             yield text.at(None, number)
             return
         try:
             row = orjson.loads(text)
         except orjson.JSONDecodeError as fault:
-            yield line_fault(text.encode("utf-8", "surrogatepass"), fault).at(None, number)
+            yield explain_line(text.encode("utf-8", "surrogatepass"), fault).at(None, number)
             continue
-        yield (number, row) if not _too_deep(text, row) else _deep_finding(number)
+        yield (number, row) if not _is_too_deep(text, row) else _make_depth_error(number)
     if buffer.fault is not None:
         yield buffer.fault.at(None, number + 1)
     elif inside and mark == "":
-        yield error("json", "the array is not closed: the file ends without ']'", "the file is not whole").at(
+        yield error("json", "the array is not closed: the file ends without ']'", "the file is incomplete").at(
             None, number
         )
 
 
-class _Text:
-    """A window on decoded text that grows to hold one JSON value."""
+class _TextBuffer:
+    """A buffer of decoded text that grows until it holds one JSON value."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -149,14 +149,14 @@ class _Text:
         self._at = 0
         self._line = 1
         self._ended = False
-        # Only where a value ends is asked of it: a number of 5,000 digits is no reason to stop.
+        # It only finds where a value ends; as floats, numbers of 5,000 digits are no error.
         self._decoder = json.JSONDecoder(parse_int=float)
         self.fault: Finding | None = None
         self.bom = False
         self._fill()
 
     def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
+        """Return the next character that is not white space; empty at the end."""
         while True:
             text, at = self._text, self._at
             while at < len(text) and text[at] in " \t\r\n":
@@ -169,10 +169,11 @@ class _Text:
                 return ""
 
     def skip(self, count: int) -> None:
+        """Move forward by some characters."""
         self._at += count
 
-    def value(self) -> str | Finding:
-        """The text of the JSON value that begins here, or what is wrong with it."""
+    def read_value(self) -> str | Finding:
+        """Return the text of the next JSON value and move behind it, or return what is wrong with it."""
         while True:
             try:
                 _, end = self._decoder.raw_decode(self._text, self._at)
@@ -183,15 +184,15 @@ class _Text:
                     continue
                 if self.fault is not None:
                     return self.fault
-                return self._broken(fault)
-            if end == len(self._text) and self._fill():  # a number may go on
+                return self._make_error(fault)
+            if end == len(self._text) and self._fill():  # a number may continue
                 continue
             text = self._text[self._at : end]
             self._line += text.count("\n")
             self._at = end
             return text
 
-    def _broken(self, fault: Exception) -> Finding:
+    def _make_error(self, fault: Exception) -> Finding:
         if not isinstance(fault, json.JSONDecodeError):
             return error("json", "the value is nested too deeply", "flatten it")
         before = self._text[self._at : fault.pos]
@@ -206,7 +207,7 @@ class _Text:
         )
 
     def _fill(self, *, double: bool = False) -> bool:
-        """Read more text; False at the end. With `double`, at least as much again as is held unread."""
+        """Read more text; return False at the end. With `double`, read at least as much as is buffered."""
         if self._ended:
             return False
         want = max(BLOCK, len(self._text) - self._at) if double else BLOCK
@@ -223,7 +224,7 @@ class _Text:
             if not self._ended and fault.end == len(data) and len(data) - fault.start < 4:
                 text, self._pending = data[: fault.start].decode("utf-8"), data[fault.start :]
             else:
-                self.fault = bytes_fault(data)
+                self.fault = check_utf8(data)
                 text = data[: fault.start].decode("utf-8")
                 self._ended = True
         self._text = self._text[self._at :] + text

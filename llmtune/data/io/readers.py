@@ -1,7 +1,7 @@
-"""From a path to raw rows: containers (JSON lines, JSON, tables), compression and encoding. Streams, never loads.
+"""Raw rows of any container (JSON lines, JSON, tables, folders), compression and encoding, as a stream.
 
-`rows(path)` yields `(line, value)` pairs and the findings about what is not a row at all. What a value means is the
-business of the row formats.
+`read_raw(path)` yields `(line, value)` pairs and findings about what is not a row at all. The row formats interpret the
+values.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from pathlib import Path
 
 from llmtune.data.findings import Finding, error
 from llmtune.data.io.base import BROKEN, Raw, Sniffed, open_bytes
-from llmtune.data.io.charset import head_fault
-from llmtune.data.io.json_lines import json_rows, jsonl_rows
+from llmtune.data.io.charset import check_encoding
+from llmtune.data.io.json_lines import read_json, read_json_lines
 
 
-def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
-    """The raw rows of a file, with findings about what is not a row. `names` are columns known to be there."""
+def read_raw(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
+    """Yield the raw rows of a file, and findings about what is not a row. `names` are expected columns."""
     if sniffed.container == "folder":
-        from llmtune.data.io.folders import folder_rows
+        from llmtune.data.io.folders import read_folder
 
-        yield from folder_rows(path, lambda file, inner: rows(file, inner, names))
+        yield from read_folder(path, lambda file, inner: read_raw(file, inner, names))
         return
     if sniffed.container in ("parquet", "arrow", "csv", "tsv"):
         from llmtune.data.io import tables
 
-        yield from tables.rows(path, sniffed, names)
+        yield from tables.read_table(path, sniffed, names)
         return
-    fault = head_fault(sniffed.head)
+    fault = check_encoding(sniffed.head)
     if fault is not None:
         yield fault.at(None, 1)
         return
     try:
         with open_bytes(path, sniffed.compression) as stream:
-            yield from json_rows(stream) if sniffed.container == "json" else jsonl_rows(stream)
+            yield from read_json(stream) if sniffed.container == "json" else read_json_lines(stream)
     except BROKEN as broken:
-        yield error("unreadable", f"the file breaks off: {broken}", "it is damaged or not whole: fetch it again")
+        yield error("unreadable", f"the file breaks off: {broken}", "it is damaged or incomplete: fetch it again")

@@ -1,4 +1,4 @@
-"""Reading any dataset into examples: one pass, every fault named, never the whole file in memory."""
+"""Reading any dataset into examples: in one pass, with every fault reported, and never the whole file in memory."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from shlex import quote
 from typing import Any
 
 from llmtune.data.example import Example
-from llmtune.data.findings import Finding, error, refuse, warning
+from llmtune.data.findings import Finding, error, invalid_data, warning
 from llmtune.data.formats.base import RowFormat
-from llmtune.data.formats.chat import hiding_key, kind, lower_keys, read_truth
+from llmtune.data.formats.chat import find_hidden_key, json_type, lower_keys, read_truth
 from llmtune.data.formats.instruct import Labelled
 from llmtune.data.formats.json_text import find_long_number
 from llmtune.data.formats.preference import check_unpaired
 from llmtune.data.formats.registry import all_formats, detect, general_formats, get_format
 from llmtune.data.io import readers
 from llmtune.data.io.base import CONTAINERS, HUB, Raw, sniff
-from llmtune.data.io.folders import hub_rows
+from llmtune.data.io.folders import read_hub
 from llmtune.data.io.row_changes import ON_EMPTY, SYSTEM_TURNS, change_rows
 from llmtune.errors import UnknownName
 
 _QUESTIONS = frozenset((*Labelled.TEXTS, "messages", "prompt"))
-#: How many rows are held back while none of them is recognised.
+#: How many rows are buffered while the format of none of them is recognised.
 _LOOK_AHEAD = 100
-#: How many rows of the hub are asked for their labels; of a file all are, if need be.
+#: How many rows of a hub dataset are read for their labels; of a file all are, if needed.
 _HUB_LABELS = 1000
 
 
 class Reading:
-    """A dataset being read. Iterate over it once; `format` is known after the first item."""
+    """An iterator over one dataset's examples and findings. `format` is known after the first of them."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Reading:
         self.format: RowFormat | None = None
         self.container: str | None = None
         self._wanted = format
-        self.renames = renaming(columns, label_column)
+        self.renames = invert_columns(columns, label_column)
         self._group_by = group_by
         self._classes: bool | None = None
         self._lowered = False
@@ -59,7 +59,7 @@ class Reading:
 
     @property
     def is_plain(self) -> bool:
-        """Whether rows are read as they are, so that blocks of the file can be read one by one. After `recognise`."""
+        """Whether rows are read unchanged, so that blocks of the file can be read separately; after `recognise`."""
         return not self.renames and not self._lowered and not self._changes
 
     @property
@@ -67,32 +67,32 @@ class Reading:
         return self._on_empty != "error" or self._system != "keep"
 
     def columns(self) -> dict[str, str]:
-        """Which keys of the file are read, by what they are here, told by the first row of its format; its own names.
+        """Return the keys that are read, by their meaning, from the first row of the file's format.
 
-        Nothing for a dataset of the hub, which would be fetched again.
+        The keys have the file's own names. Empty for a dataset of the hub, which would be fetched again.
         """
         if self.path.startswith(HUB) or self.recognise() is None or self.format is None:
             return {}
-        raw = _lower(self._raw()) if self._lowered else self._raw()
-        rows = (item[1] for item in raw if item.__class__ is tuple and isinstance(item[1], dict))
+        raw = _lower_rows(self._read_raw()) if self._lowered else self._read_raw()
+        rows = (entry[1] for entry in raw if entry.__class__ is tuple and isinstance(entry[1], dict))
         row = next((row for row in islice(rows, _LOOK_AHEAD) if self.format.detect(row)), None)
         if row is None:
             return {}
-        own = {ours: theirs for theirs, ours in self.renames.items()}
+        file_keys = {name: key for key, name in self.renames.items()}
         return {
-            name: " + ".join(own.get(key, key) for key in keys.split(" + "))
+            name: " + ".join(file_keys.get(key, key) for key in keys.split(" + "))
             for name, keys in self.format.columns(row).items()
         }
 
     def __iter__(self) -> Iterator[Example | Finding]:
-        raw = self._raw()
+        raw = self._read_raw()
         if self.format is None:
             held, fault = self._recognise(raw)
             raw = chain(held, raw)
             if self._lowered:
-                raw = _lower(raw)
-            if self.format is None:  # what is broken is still told, line by line
-                yield from (item.at(self.path, item.line) for item in raw if isinstance(item, Finding))
+                raw = _lower_rows(raw)
+            if self.format is None:  # broken rows are still reported, line by line
+                yield from (entry.at(self.path, entry.line) for entry in raw if isinstance(entry, Finding))
                 if fault is not None:
                     yield fault.at(self.path, fault.line)
                 return
@@ -100,26 +100,28 @@ class Reading:
         yield from change_rows(items, self._on_empty, self._system, self.path) if self._changes else items
 
     def recognise(self) -> RowFormat | None:
-        """The row format, told by the first rows; None when none of them is known."""
+        """Return the row format of the first row that has a known one; None when none of the first rows does."""
         if self.format is None:
-            self._recognise(self._raw())
+            self._recognise(self._read_raw())
         return self.format
 
     def names_classes(self) -> bool:
-        """Whether the labels of the file name classes: some row's is neither true nor false, also as 1 or 0 or text.
+        """Return whether the file's labels name classes: some label is neither true nor false, also as 1, 0 or text.
 
-        This reads the file again, so it is asked only where a row leaves it open.
+        This reads the file again, so it is only called where a row leaves it open.
         """
         if self._classes is None:
-            rows = islice(self._raw(), _HUB_LABELS if self.path.startswith(HUB) else None)
-            labels = (item[1].get("label") for item in rows if item.__class__ is tuple and isinstance(item[1], dict))
+            rows = islice(self._read_raw(), _HUB_LABELS if self.path.startswith(HUB) else None)
+            labels = (
+                entry[1].get("label") for entry in rows if entry.__class__ is tuple and isinstance(entry[1], dict)
+            )
             self._classes = any(label is not None and read_truth(label) is None for label in labels)
         return self._classes
 
-    def _raw(self) -> Iterator[Raw | Finding]:
+    def _read_raw(self) -> Iterator[Raw | Finding]:
         if self.path.startswith(HUB):
             self.container = "hub"
-            raw = hub_rows(self.path)
+            raw = read_hub(self.path)
         else:
             path = Path(self.path)
             container = self._wanted if self._wanted in CONTAINERS else "auto"
@@ -127,46 +129,49 @@ class Reading:
             if isinstance(sniffed, Finding):
                 return iter((sniffed,))
             self.container = sniffed.container
-            raw = readers.rows(path, sniffed, self.renames)
+            raw = readers.read_raw(path, sniffed, self.renames)
         return rename(raw, self.renames) if self.renames else raw
 
     def _recognise(self, raw: Iterator[Raw | Finding]) -> tuple[list[Raw | Finding], Finding | None]:
-        """Hold rows back until one is recognised; the fault says why none was, unless the findings held do."""
+        """Buffer rows until the format of one is recognised.
+
+        Returns the buffered rows, and why none was recognised; None if one was, or if the findings among them say it.
+        """
         held: list[Raw | Finding] = []
         unknown: list[Any] = []
-        for item in raw:
-            held.append(item)
-            if isinstance(item, Finding):
+        for entry in raw:
+            held.append(entry)
+            if isinstance(entry, Finding):
                 continue
-            self.format, self._lowered = self._detect(item[1])
+            self.format, self._lowered = self._detect(entry[1])
             if self.format is not None:
                 return held, None
-            unknown.append(item[1])
+            unknown.append(entry[1])
             if len(unknown) >= _LOOK_AHEAD:
                 break
         if unknown:
-            return held, unknown_format(unknown[0], unknown)
-        if any(isinstance(item, Finding) and item.is_error for item in held):
+            return held, explain_unknown_format(unknown[0], unknown)
+        if any(isinstance(entry, Finding) and entry.is_error for entry in held):
             return held, None
         return held, error("empty-file", "the file holds no rows", "give a file with at least one row")
 
     def _detect(self, row: Any) -> tuple[RowFormat | None, bool]:
-        """The format of a row, and whether it is that of its keys in lower case ("Prompt", "INSTRUCTION")."""
-        named = _formats_named(frozenset(self.renames.values()))
-        found = (detect(row, named) if named else None) or detect(row)
+        """Return the format of a row, and whether its keys must be lowered for it ("Prompt", "INSTRUCTION")."""
+        named = _find_named_formats(frozenset(self.renames.values()))
+        detected = (detect(row, named) if named else None) or detect(row)
         if not isinstance(row, dict) or named or not any(key != key.lower() for key in row):
-            return found, False
-        if found is not None and found not in general_formats():
-            return found, False
+            return detected, False
+        if detected is not None and detected not in general_formats():
+            return detected, False
         lowered = detect(lower_keys(row), general_formats())
-        return (found, False) if lowered is None or lowered is found else (lowered, True)
+        return (detected, False) if lowered is None or lowered is detected else (lowered, True)
 
 
-def _formats_named(ours: frozenset[str]) -> tuple[RowFormat, ...]:
-    """The formats that a caller asks for who names their keys, whatever else the rows have."""
+def _find_named_formats(column_names: frozenset[str]) -> tuple[RowFormat, ...]:
+    """Return the formats whose keys the caller has named, which are tried first."""
     formats = {fmt.name: fmt for fmt in general_formats()}
     for keys, names in _NAMED:
-        if ours & keys == keys:
+        if column_names & keys == keys:
             return tuple(formats[name] for name in names)
     return ()
 
@@ -181,12 +186,12 @@ _NAMED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 )
 
 
-def _lower(raw: Iterator[Raw | Finding]) -> Iterator[Raw | Finding]:
-    for item in raw:
-        if isinstance(item, Finding) or not isinstance(item[1], dict):
-            yield item
+def _lower_rows(raw: Iterator[Raw | Finding]) -> Iterator[Raw | Finding]:
+    for entry in raw:
+        if isinstance(entry, Finding) or not isinstance(entry[1], dict):
+            yield entry
         else:
-            yield item[0], lower_keys(item[1])
+            yield entry[0], lower_keys(entry[1])
 
 
 def read(
@@ -199,14 +204,14 @@ def read(
     on_empty: str = "error",
     system: str = "keep",
 ) -> Iterator[Example | Finding]:
-    """Every sound row as an `Example`, in order, and every fault as a `Finding`, in one pass and bounded memory.
+    """Yield every valid row as an `Example`, in order, and every fault as a `Finding`, in one pass and bounded memory.
 
     `format` is a row format ("chat", "alpaca", ...), a container ("jsonl", "csv", "parquet", ...) or "auto".
-    `columns` says which key holds what where the names differ: `{"text": "utterance", "label": "intent"}`;
+    `columns` maps names to the file's own keys where these differ: `{"text": "utterance", "label": "intent"}`;
     `label_column` is short for `columns={"label": ...}`. `group_by` names the key whose value becomes
-    `Example.group`. `on_empty="drop"` leaves rows with an empty answer out, `system="fold"` puts a system turn at the
+    `Example.group`. `on_empty="drop"` leaves out rows with an empty answer, `system="fold"` puts a system turn at the
     beginning of the first user turn; both are counted in a finding. A row with an error is not yielded as an example.
-    Nothing is raised for faults of the data.
+    Faults of the data are findings and not raised.
     """
     return iter(
         Reading(
@@ -231,18 +236,18 @@ def load(
     on_empty: str = "error",
     system: str = "keep",
 ) -> list[Example]:
-    """All rows of a file as examples. Raises `InvalidData` with every finding when any of them is an error."""
+    """Read all rows of a file as examples. Raises `InvalidData` with every finding when any of them is an error."""
     examples: list[Example] = []
     findings: list[Finding] = []
-    for item in read(
+    for row in read(
         path, format, columns=columns, label_column=label_column, group_by=group_by, on_empty=on_empty, system=system
     ):
-        if isinstance(item, Finding):
-            findings.append(item)
+        if isinstance(row, Finding):
+            findings.append(row)
         else:
-            examples.append(item)
+            examples.append(row)
     if any(finding.is_error for finding in findings):
-        raise refuse(findings)
+        raise invalid_data(findings)
     return examples
 
 
@@ -253,24 +258,26 @@ def read_rows(
     file: str | None = None,
     names_classes: Callable[[], bool] = lambda: False,
 ) -> Iterator[Example | Finding]:
-    """Raw rows read by one format; what is not of that format is told by what it is instead.
+    """Read raw rows by one format; of rows in another format, that one is named in the finding.
 
-    `names_classes` says whether labels that could be read as true and false (1 and 0) are classes in this file.
+    `names_classes` returns whether labels that could be read as true and false (1 and 0) are classes in this file.
     """
     faults: list[Finding] = []
     read_row = fmt.read
-    for item in raw:
-        if item.__class__ is Finding:
-            yield item.at(file, item.line)
+    for entry in raw:
+        if entry.__class__ is Finding:
+            yield entry.at(file, entry.line)
             continue
-        line, row = item  # type: ignore[misc]
+        line, row = entry  # type: ignore[misc]
         if row.__class__ is not dict:
             yield error(
-                "row-shape", f"the row is {kind(row)}; expected an object such as {fmt.title}", "write one object a row"
+                "row-shape",
+                f"the row is {json_type(row)}; expected an object such as {fmt.title}",
+                "write one object per row",
             ).at(file, line)
             continue
         example = read_row(row, line, faults)
-        if example[7]:  # extra: what the format has no place for may say that the row is not to be learned
+        if example[7]:  # extra: a key that the format does not read may exclude the row from training
             faults += check_media(example)
             refused = check_unpaired(row, example, names_classes) or _check_hidden(example)
             if refused is not None:
@@ -280,7 +287,7 @@ def read_rows(
         if not faults and (example[1] or any(turn[2] for turn in example[0])):
             faults += check_digits(row, example)
         if faults:
-            wrong = other_format(row, fmt, faults)
+            wrong = find_other_format(row, fmt, faults)
             yield from [fault.at(file, line) for fault in (wrong or faults)]
             broken = any(fault.is_error for fault in faults)
             faults.clear()
@@ -297,28 +304,30 @@ def read_rows(
         yield example
 
 
-#: Keys beside the turns that hold what is seen or heard, as trainers of models with several inputs name them.
+#: Keys beside the turns that hold images, sound or video, as trainers of multimodal models name them.
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 
 
 def check_media(example: Example) -> list[Finding]:
-    """A warning for each kind of media that stands beside the turns, where no backend looks for it."""
-    found = [key for key in MEDIA if (example.extra or {}).get(key)]
+    """Return a warning for each kind of media in a key beside the turns, where no backend reads it."""
+    keys = [key for key in MEDIA if (example.extra or {}).get(key)]
     return [
         warning(
             "media-beside",
-            f"the row has {key!r} beside the messages, where no backend sees or hears it",
+            f"the row has {key!r} beside the messages, where no backend reads it",
             "put each into the content of its message as a part, or take such rows out",
         )
-        for key in found
+        for key in keys
     ]
 
 
 def check_digits(row: Mapping[str, Any], example: Example) -> list[Finding]:
-    """The refusal of a number above 64 bits in a row with tools, outside JSON text: it was read as a float, so its
-    digits are gone, and a tool's schema, a call or a result would be learned with others."""
-    beside = example.extra or {}
-    number = find_long_number([{key: value for key, value in row.items() if key not in beside}, *example.tools])
+    """Return an error for a number above 64 bits in a row with tools, outside JSON text.
+
+    It was read as a float, so a tool's schema, a call or a result would be learned with other digits.
+    """
+    extra = example.extra or {}
+    number = find_long_number([{key: value for key, value in row.items() if key not in extra}, *example.tools])
     if number is None:
         return []
     what = f"the row holds a number above 64 bits, of which only {number!r} can be read"
@@ -326,51 +335,51 @@ def check_digits(row: Mapping[str, Any], example: Example) -> list[Finding]:
 
 
 def _check_hidden(example: Example) -> Finding | None:
-    key = hiding_key(example.extra or {})
+    key = find_hidden_key(example.extra or {})
     if key is None:
         return None
-    what = f"the row says {key!r} {(example.extra or {})[key]!r}, and would be learned all the same"
+    what = f"the row has {key!r}: {(example.extra or {})[key]!r}, and would be learned all the same"
     return error("weight", what, "leave such rows out, or write weight 0 on the turns that are not to be learned")
 
 
-def other_format(row: dict[str, Any], fmt: RowFormat, faults: list[Finding]) -> list[Finding] | None:
-    """One finding instead of many when a faulty row is of another format than its file."""
+def find_other_format(row: dict[str, Any], fmt: RowFormat, faults: list[Finding]) -> list[Finding] | None:
+    """Return one finding instead of many when an invalid row is of another format than its file; else None."""
     if not any(fault.is_error for fault in faults) or fmt.detect(row):
         return None
-    other = detect(row)
-    if other is None:
+    detected = detect(row)
+    if detected is None:
         keys = ", ".join(map(repr, list(row)[:6])) or "no keys"
         return [error("row-shape", f"the row has {keys}; expected {fmt.title}", "write it like the rows before it")]
     return [
         error(
             "mixed-formats",
-            f"this row is {other.name} where the file began as {fmt.name}",
-            "keep one format a file: convert one part, then join them",
+            f"this row is {detected.name} where the file began as {fmt.name}",
+            "keep one format per file: convert one part, then join them",
         )
     ]
 
 
-def renaming(columns: Mapping[str, str] | None, label_column: str | None) -> dict[str, str]:
-    """From a file's own key names to the names the formats know."""
-    renames = {theirs: ours for ours, theirs in (columns or {}).items()}
+def invert_columns(columns: Mapping[str, str] | None, label_column: str | None) -> dict[str, str]:
+    """Return the names that the formats know by the file's own keys, where they differ."""
+    renames = {key: name for name, key in (columns or {}).items()}
     if label_column is not None:
         renames[label_column] = "label"
-    return {theirs: ours for theirs, ours in renames.items() if theirs != ours}
+    return {key: name for key, name in renames.items() if key != name}
 
 
 def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator[Raw | Finding]:
-    """Raw rows with their keys renamed; a row without one of the keys is told."""
+    """Rename the keys of raw rows; a row without one of the keys is an error."""
     taken = set(renames.values())
-    for item in raw:
-        if isinstance(item, Finding) or not isinstance(item[1], dict):
-            yield item
+    for entry in raw:
+        if isinstance(entry, Finding) or not isinstance(entry[1], dict):
+            yield entry
             continue
-        line, row = item
-        own = renames
-        missing = [theirs for theirs in renames if theirs not in row]
+        line, row = entry
+        names = renames
+        missing = [key for key in renames if key not in row]
         if missing:
-            own = _as_spelled(renames, row)
-            missing = [theirs for theirs in own if theirs not in row]
+            names = _match_case(renames, row)
+            missing = [key for key in names if key not in row]
         if missing:
             have = ", ".join(map(repr, row))
             yield error("columns", f"there is no column {missing[0]!r}; the row has {have}", "check the names").at(
@@ -379,30 +388,32 @@ def rename(raw: Iterator[Raw | Finding], renames: Mapping[str, str]) -> Iterator
             continue
         renamed: dict[str, Any] = {}
         for key, value in row.items():
-            new = own.get(key)
+            new = names.get(key)
             if new is None:  # a key whose name another one takes over keeps its value under a longer name
                 new = f"original_{key}" if key in taken else key
             renamed[new] = value
         if "label" in taken and len(renamed) == 2:
-            other = next(key for key in renamed if key != "label")
-            if other not in _QUESTIONS:
-                renamed["text"] = renamed.pop(other)
+            text_key = next(key for key in renamed if key != "label")
+            if text_key not in _QUESTIONS:
+                renamed["text"] = renamed.pop(text_key)
         yield line, renamed
 
 
-def _as_spelled(renames: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, str]:
-    """The names with their letters as the row has them; headers and keys are read in any case."""
+def _match_case(renames: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the renames with keys spelled as in the row: headers and keys are matched in any case."""
     spelled = {key.lower(): key for key in row}
-    return {theirs if theirs in row else spelled.get(theirs.lower(), theirs): ours for theirs, ours in renames.items()}
+    return {key if key in row else spelled.get(key.lower(), key): name for key, name in renames.items()}
 
 
 _REINFORCEMENT = (("problem", "solution"), ("prompt", "ground_truth"), ("question", "solution"))
 
 
-def unknown_format(row: Any, rows: Sequence[Any] = ()) -> Finding:
-    """The finding for a file whose rows are of no known format, with a guess at what they are."""
+def explain_unknown_format(row: Any, rows: Sequence[Any] = ()) -> Finding:
+    """Build the finding for a file whose rows are of no known format, with a guess at what they are."""
     if not isinstance(row, dict):
-        return error("row-shape", f"rows are {kind(row)}; expected objects", "write one JSON object a row").at(None, 1)
+        return error("row-shape", f"rows are {json_type(row)}; expected objects", "write one JSON object per row").at(
+            None, 1
+        )
     keys = ", ".join(map(repr, list(row)[:8])) or "no keys"
     if row.get("type") in ("string_check", "text_similarity", "python", "score_model", "label_model", "multi"):
         return error("grader-config", "the file is the configuration of a grader, not a dataset", "give the rows")
@@ -415,46 +426,46 @@ def unknown_format(row: Any, rows: Sequence[Any] = ()) -> Finding:
             )
     nested = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if len(row) == 1 and nested:
-        return error("unknown-format", f"the rows seem to stand under {nested[0]!r}", "give a file of the list alone")
+        return error("unknown-format", f"the rows seem to be under {nested[0]!r}", "give a file of the list alone")
     return error(
         "unknown-format",
         f"rows with {keys} are of no known format",
         f"name the keys: {_guess_options(row, rows) or '--column prompt=KEY --column completion=KEY'}"
-        " (in Python and in a job: columns); `llmtune data formats` lists what is known",
+        " (in Python and in a job: columns); `llmtune data formats` lists the known formats",
     )
 
 
 def _guess_options(row: Mapping[str, Any], rows: Sequence[Any]) -> str:
-    """The options by which rows of no known format could be read: two texts, or a text and its label."""
+    """Guess the options that read rows of no known format: as two texts, or as a text and its label."""
     texts = [key for key, value in row.items() if isinstance(value, str)]
     turns = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if turns and {"role", "from"} & set(map(str.lower, row[turns[0]][0])):
         return f"--column {'messages' if 'role' in row[turns[0]][0] else 'conversations'}={turns[0]}"
     values = {
-        key: [other[key] for other in rows if isinstance(other, dict) and isinstance(other.get(key), str)]
+        key: [sample[key] for sample in rows if isinstance(sample, dict) and isinstance(sample.get(key), str)]
         for key in texts
     }
-    texts = [key for key in texts if not all(value.strip().isdigit() for value in values[key])]  # numbers are no text
+    texts = [key for key in texts if not all(value.strip().isdigit() for value in values[key])]  # numbers are not text
     size = {key: sum(map(len, values[key])) for key in texts}
     longest = sorted(sorted(texts, key=lambda key: -size[key])[:2], key=texts.index)
     if len(longest) < 2:
         return f"--column text={quote(longest[0])}" if longest else ""
     for key in longest:
-        if len(values[key]) > 3 and 2 * len(set(values[key])) <= len(values[key]):  # few values, given again and again
-            other = next(text for text in longest if text != key)
-            return f"--column text={quote(other)} --column label={quote(key)}"
+        if len(values[key]) > 3 and 2 * len(set(values[key])) <= len(values[key]):  # few values, which are repeated
+            text_key = next(text for text in longest if text != key)
+            return f"--column text={quote(text_key)} --column label={quote(key)}"
     return f"--column prompt={quote(longest[0])} --column completion={quote(longest[1])}"
 
 
 def choose(option: str, value: str, choices: Sequence[str]) -> str:
-    """The value of an option that has few. Raises `UnknownName`."""
+    """Return the value if it is one of the choices of an option. Raises `UnknownName` otherwise."""
     if value not in choices:
         raise UnknownName(f"choice for {option}", value, choices)
     return value
 
 
 def check_format_name(name: str) -> None:
-    """Raises `UnknownName` for a format nobody knows."""
-    known = ["auto", *CONTAINERS, *all_formats()]
-    if name not in known:
-        raise UnknownName("row format", name, known)
+    """Raise `UnknownName` for a name that is neither a row format nor a container."""
+    names = ["auto", *CONTAINERS, *all_formats()]
+    if name not in names:
+        raise UnknownName("row format", name, names)

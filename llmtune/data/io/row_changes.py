@@ -1,4 +1,4 @@
-"""What a caller may ask to be changed in every row as it is read: empty answers left out, system turns folded in."""
+"""Optional changes to every row as it is read: empty answers left out, system turns folded into user turns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SystemTurns = Literal["keep", "fold"]
 ON_EMPTY: tuple[str, ...] = ("error", "drop")
 SYSTEM_TURNS: tuple[str, ...] = ("keep", "fold")
 
-#: Faults of a row that has nothing where its turns, its text or its answer should be.
+#: Findings of rows whose turns, text or answer are empty.
 _EMPTY = frozenset(("empty-messages", "empty-content"))
 
 
 def has_empty_answer(example: Example) -> bool:
-    """Whether something that would be learned is empty: the text, an answer, or one of a pair."""
+    """Return whether something that would be learned is empty: the text, an answer, or one of a pair."""
     if example.text is not None:
         return not example.text.strip()
     if example.preference is not None:
@@ -27,22 +27,22 @@ def has_empty_answer(example: Example) -> bool:
     return any(turn.trained and turn.is_empty for turn in example.messages)
 
 
-def drop_empty(items: Iterable[Example | Finding]) -> Iterator[Example | Finding]:
-    """The rows without those whose answer is empty, and at the end how many these were."""
+def drop_empty(examples: Iterable[Example | Finding]) -> Iterator[Example | Finding]:
+    """Yield the rows whose answer is not empty, and at the end a finding with the number of the others."""
     count = sound = 0
     first: Finding | Example | None = None
-    for item in items:
-        if isinstance(item, Finding):
-            empty = item.code in _EMPTY or (item.code == "label" and item.message.endswith("is empty"))
-            if not (item.is_error and empty):
-                yield item
+    for row in examples:
+        if isinstance(row, Finding):
+            empty = row.code in _EMPTY or (row.code == "label" and row.message.endswith("is empty"))
+            if not (row.is_error and empty):
+                yield row
                 continue
-        elif not has_empty_answer(item):
+        elif not has_empty_answer(row):
             sound += 1
-            yield item
+            yield row
             continue
         count += 1
-        first = first or item
+        first = first or row
     if first is not None:
         rows = "1 row with an empty answer was" if count == 1 else f"{count:,} rows with an empty answer were"
         if not sound:
@@ -50,12 +50,12 @@ def drop_empty(items: Iterable[Example | Finding]) -> Iterator[Example | Finding
         yield info("dropped-empty", f"{rows} left out (on_empty: drop), the first here").at(None, first.line)
 
 
-def fold_system(items: Iterable[Example | Finding]) -> Iterator[Example | Finding]:
-    """The rows with their leading system turns at the beginning of the first user turn, and at the end how many."""
+def fold_system(examples: Iterable[Example | Finding]) -> Iterator[Example | Finding]:
+    """Yield the rows with leading system turns folded into the first user turn, and at the end their number."""
     count = 0
-    for item in items:
-        folded = item if isinstance(item, Finding) else _fold(item)
-        count += folded is not item
+    for row in examples:
+        folded = row if isinstance(row, Finding) else _fold(row)
+        count += folded is not row
         yield folded
     if count:
         rows = "1 row has" if count == 1 else f"{count:,} rows have"
@@ -71,35 +71,35 @@ def _fold(example: Example) -> Example:
     leading = next((index for index, turn in enumerate(messages) if turn.role != "system"), len(messages))
     if leading == 0 or leading == len(messages) or messages[leading].role != "user":
         return example
-    if any(not isinstance(part, TextPart) for turn in messages[:leading] for part in _parts(turn)):
-        return example  # an image has no place in the text that is put before
+    if any(not isinstance(part, TextPart) for turn in messages[:leading] for part in _list_parts(turn)):
+        return example  # an image cannot be put before a text
     system = "\n\n".join(turn.words for turn in messages[:leading] if turn.words)
-    first = _with_before(messages[leading], system) if system else messages[leading]
-    beside: dict[str, Any] = {}
+    first = _prepend(messages[leading], system) if system else messages[leading]
+    extra: dict[str, Any] = {}
     for turn in messages[: leading + 1]:
-        beside |= turn.extra or {}
-    if beside:
-        first = first.replace(extra=beside)
+        extra |= turn.extra or {}
+    if extra:
+        first = first.replace(extra=extra)
     return example.replace(messages=(folded(first, messages[:leading]), *messages[leading + 1 :]))
 
 
-def _parts(turn: Message) -> tuple[Any, ...]:
+def _list_parts(turn: Message) -> tuple[Any, ...]:
     return turn.content if isinstance(turn.content, tuple) else ()
 
 
-def _with_before(turn: Message, text: str) -> Message:
+def _prepend(turn: Message, text: str) -> Message:
     if isinstance(turn.content, tuple):
         return turn.replace(content=(TextPart(text), *turn.content))
     return turn.replace(content=f"{text}\n\n{turn.content}" if turn.content else text)
 
 
 def change_rows(
-    items: Iterable[Example | Finding], on_empty: str, system: str, file: str
+    examples: Iterable[Example | Finding], on_empty: str, system: str, file: str
 ) -> Iterator[Example | Finding]:
-    """Rows as the caller wants them; findings about what was changed are of `file`."""
+    """Apply the changes that the caller has chosen; findings about them name `file`."""
     if system == "fold":
-        items = fold_system(items)
+        examples = fold_system(examples)
     if on_empty == "drop":
-        items = drop_empty(items)
-    for item in items:
-        yield item.at(file, item.line) if isinstance(item, Finding) else item
+        examples = drop_empty(examples)
+    for row in examples:
+        yield row.at(file, row.line) if isinstance(row, Finding) else row

@@ -1,4 +1,4 @@
-"""Rows from tables and dataset folders: CSV, TSV, Parquet, Arrow, a saved Hugging Face dataset, and the hub."""
+"""Rows of tables: CSV, TSV, Parquet and Arrow."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from typing import IO, Any
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats.instruct import Labelled
 from llmtune.data.io.base import Raw, Sniffed, open_bytes
-from llmtune.data.io.charset import BOM, bom_finding, bytes_fault, head_fault
+from llmtune.data.io.charset import BOM, bom_finding, check_encoding, check_utf8
 from llmtune.errors import MissingExtra
 
 _SAMPLE = 1000
-#: How spreadsheets say by which mark a file is cut, and what pandas calls a column without a name.
+#: How spreadsheets declare the delimiter of a file, and pandas' names of columns without one.
 _SEP = re.compile(rb"sep=([^\r\n])\r?\n", re.IGNORECASE)
 _UNNAMED = re.compile(r"|Unnamed: \d+")
-#: What column names look like: a few words of letters and digits.
+#: A column name: a few words of letters and digits.
 _NAME = re.compile(r"[^\W\d]\w*(?:[ .-]\w+){0,2}")
-#: Column names that show that a first row is a header.
+#: Column names by which a first row is recognised as a header.
 _HEADERS = frozenset(
     (
         *Labelled.TEXTS,
@@ -43,15 +43,15 @@ _HEADERS = frozenset(
 ) | {"input", "output", "chosen", "rejected", "id", "idx", "index", "split", "label_text", "intents", "labels"}
 
 
-def rows(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
-    """The rows of a table as objects, one a record. `names` are column names that the caller knows to be there."""
+def read_table(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
+    """Yield the rows of a table as objects, one per record. `names` are column names that the caller expects."""
     if sniffed.container in ("csv", "tsv"):
-        return _delimited(path, sniffed, frozenset(names))
-    return _arrow_rows(path, sniffed.container)
+        return _read_delimited(path, sniffed, frozenset(names))
+    return _read_arrow(path, sniffed.container)
 
 
 class _Lines:
-    """Decoded lines of a byte stream for the csv module, which counts bytes and keeps the first encoding fault."""
+    """Decoded lines of a byte stream for the csv module, with their number and the first encoding fault."""
 
     def __init__(self, stream: IO[bytes], skip: int = 0) -> None:
         self._stream = stream
@@ -72,41 +72,33 @@ class _Lines:
             try:
                 yield decoder.decode(data)
             except UnicodeDecodeError:
-                fault = bytes_fault(data)
+                fault = check_utf8(data)
                 self.fault = fault.at(None, self.line) if fault else None
                 return
 
 
-def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[Raw | Finding]:  # noqa: C901
-    fault = head_fault(sniffed.head)
+def _read_delimited(path: Path, sniffed: Sniffed, columns: frozenset[str]) -> Iterator[Raw | Finding]:
+    fault = check_encoding(sniffed.head)
     if fault is not None:
         yield fault.at(None, 1)
         return
-    said = _SEP.match(sniffed.head.removeprefix(BOM))
-    delimiter = "\t" if sniffed.container == "tsv" else _delimiter(sniffed.head)
-    if said is not None:
-        delimiter = said.group(1).decode()
+    declaration = _SEP.match(sniffed.head.removeprefix(BOM))
+    delimiter = "\t" if sniffed.container == "tsv" else _detect_delimiter(sniffed.head)
+    if declaration is not None:
+        delimiter = declaration.group(1).decode()
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open_bytes(path, sniffed.compression) as stream:
-        lines = _Lines(stream, skip=1 if said is not None else 0)
+        lines = _Lines(stream, skip=1 if declaration is not None else 0)
         reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
-        records: Iterator[tuple[int, list[str]] | Finding] = _records(reader, lines)
-        sample: list[tuple[int, list[str]]] = []
-        found: list[Finding] = []
-        for record in records:
-            if isinstance(record, Finding):
-                found.append(record)
-                continue
-            sample.append(record)
-            if len(sample) >= _SAMPLE:
-                break
+        records: Iterator[tuple[int, list[str]] | Finding] = _read_records(reader, lines)
+        sample, faults = _take_sample(records)
         if lines.bom:
             yield bom_finding()
         if not sample:
-            yield from found
+            yield from faults
             return
         records = chain(sample, records)
-        names = _header(sample[0][1], known)
+        names = _find_header(sample[0][1], columns)
         if names is not None:
             next(records)
         else:
@@ -115,14 +107,14 @@ def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[
                 yield named.at(None, sample[0][0])
                 return
             names = named
-            yield from _header_taken_as_row([cells for _, cells in sample], names, sample[0][0])
-        yield from found
+            yield from _check_header_as_row([cells for _, cells in sample], names, sample[0][0])
+        yield from faults
         blank = first = 0
         for record in records:
             if isinstance(record, Finding):
                 yield record
             elif any(record[1]):
-                yield _as_row(names, *record)
+                yield _make_row(names, *record)
             else:
                 blank += 1
                 first = first or record[0]
@@ -131,8 +123,24 @@ def _delimited(path: Path, sniffed: Sniffed, known: frozenset[str]) -> Iterator[
             yield warning("blank-line", f"{rows} skipped, the first of them here", "remove empty rows").at(None, first)
 
 
-def _records(reader: Any, lines: _Lines) -> Iterator[tuple[int, list[str]] | Finding]:
-    """Records with the line each begins on; a quoted text may hold line ends of its own."""
+def _take_sample(
+    records: Iterator[tuple[int, list[str]] | Finding],
+) -> tuple[list[tuple[int, list[str]]], list[Finding]]:
+    """Take the first `_SAMPLE` records, and the findings among them."""
+    sample: list[tuple[int, list[str]]] = []
+    faults: list[Finding] = []
+    for record in records:
+        if isinstance(record, Finding):
+            faults.append(record)
+            continue
+        sample.append(record)
+        if len(sample) >= _SAMPLE:
+            break
+    return sample, faults
+
+
+def _read_records(reader: Any, lines: _Lines) -> Iterator[tuple[int, list[str]] | Finding]:
+    """Yield records with the line each begins on; a quoted text may contain line ends of its own."""
     while True:
         begin = lines.line + 1
         try:
@@ -148,9 +156,9 @@ def _records(reader: Any, lines: _Lines) -> Iterator[tuple[int, list[str]] | Fin
         yield lines.fault
 
 
-def _as_row(names: list[str], line: int, cells: list[str]) -> Raw | Finding:
+def _make_row(names: list[str], line: int, cells: list[str]) -> Raw | Finding:
     while len(cells) > len(names) and not cells[-1]:
-        cells.pop()  # spreadsheets write empty columns behind the last
+        cells.pop()  # spreadsheets write empty columns after the last one
     if len(cells) != len(names):
         return error(
             "csv",
@@ -160,8 +168,8 @@ def _as_row(names: list[str], line: int, cells: list[str]) -> Raw | Finding:
     return line, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 
-def _delimiter(head: bytes) -> str:
-    """The mark that cuts most of the first records into the same number of cells; a comma when several do."""
+def _detect_delimiter(head: bytes) -> str:
+    """Return the delimiter that cuts most first records into the same number of cells; a comma when several do."""
     text = head.removeprefix(BOM).decode("utf-8", "replace")
     lines = text.splitlines(keepends=True)[:200]
     if len(head) >= 1 << 16 and len(lines) > 1:
@@ -175,14 +183,16 @@ def _delimiter(head: bytes) -> str:
     return max((",", ";", "\t", "|"), key=lambda mark: (round(evenness(mark), 2), mark == ","))
 
 
-def _header(cells: list[str], known: frozenset[str]) -> list[str] | None:
-    """The column names when a record is a header: short, distinct, and at least one of them known. A column without
-    a name (an index, or an empty one behind the last) has the name ""."""
+def _find_header(cells: list[str], expected: frozenset[str]) -> list[str] | None:
+    """Return the column names when a record is a header: short, distinct, and at least one of them known.
+
+    A column without a name (an index, or an empty one after the last) has the name "".
+    """
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
-    if known:  # the caller names columns, so there is a header, and a name that is not in it is reported by row
-        return ["" if _UNNAMED.fullmatch(name) and name not in known else name for name in names]
+    if expected:  # the caller names columns, so there is a header, and a name that is not in it is reported by row
+        return ["" if _UNNAMED.fullmatch(name) and name not in expected else name for name in names]
     lowered = ["" if _UNNAMED.fullmatch(name) else name.lower() for name in names]
     named = [name for name in lowered if name]
     if any(len(name) > 64 for name in named) or len(set(named)) != len(named):
@@ -192,13 +202,13 @@ def _header(cells: list[str], known: frozenset[str]) -> list[str] | None:
     return [low if low in _HEADERS or not low else name for low, name in zip(lowered, names, strict=True)]
 
 
-def _header_taken_as_row(records: list[list[str]], names: list[str], line: int) -> Iterator[Finding]:
-    """A warning where the first record looks like a header: names, none of which comes again in its column."""
-    first, *others = records
-    again = any(cell == row[column] for row in others for column, cell in enumerate(first))
-    if again or not others or not all(_NAME.fullmatch(cell.strip()) for cell in first):
+def _check_header_as_row(records: list[list[str]], names: list[str], line: int) -> Iterator[Finding]:
+    """Yield a warning where the first record looks like a header: names that do not occur again in their column."""
+    first, *following = records
+    again = any(cell == row[column] for row in following for column, cell in enumerate(first))
+    if again or not following or not all(_NAME.fullmatch(cell.strip()) for cell in first):
         return
-    texts = [row[names.index("text")] for row in others]
+    texts = [row[names.index("text")] for row in following]
     single = sum(" " in text.strip() for text in texts) * 2 < len(texts)
     if single and not any("_" in cell for cell in first):
         return  # texts of one word look like names themselves
@@ -212,16 +222,16 @@ def _header_taken_as_row(records: list[list[str]], names: list[str], line: int) 
 
 
 def _guess_columns(records: list[list[str]]) -> list[str] | Finding:
-    """Names for the two columns of a table without a header: the one with few short repeated values is the label."""
+    """Guess the names of the two columns of a table without a header: the label has few, short values."""
     if {len(cells) for cells in records} != {2}:
         first = [cell.strip() for cell in records[0] if cell.strip()]
         options = " ".join(
-            f"--column {ours}={quote(cell)}" for ours, cell in zip(("text", "label"), first, strict=False)
+            f"--column {name}={quote(cell)}" for name, cell in zip(("text", "label"), first, strict=False)
         )
         named = all(_NAME.fullmatch(cell) for cell in first)
         return error(
             "csv",
-            f"the first row ({', '.join(records[0])[:60]}) is no header llmtune knows, and there are not two columns",
+            f"the first row ({', '.join(records[0])[:60]}) is no known header, and there are not two columns",
             f"if it is a header, name the columns, such as {options}" if named else "add a header such as text,label",
         )
     distinct = [len({cells[column] for cells in records}) for column in (0, 1)]
@@ -232,7 +242,7 @@ def _guess_columns(records: list[list[str]]) -> list[str] | Finding:
     return ["label", "text"] if scores[0] < scores[1] else ["text", "label"]
 
 
-def _pyarrow() -> Any:
+def _import_pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError as fault:
@@ -240,28 +250,28 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _arrow_rows(path: Path, container: str, first: int = 0) -> Iterator[Raw | Finding]:
-    pyarrow = _pyarrow()
+def _read_arrow(path: Path, container: str, first: int = 0) -> Iterator[Raw | Finding]:
+    pyarrow = _import_pyarrow()
     try:
         number = first
-        for batch in _batches(path, container, pyarrow):
-            names = _class_names(batch.schema)
-            others = [field.name for field in batch.schema if not _is_plain(field.type, pyarrow.types)]
+        for batch in _read_batches(path, container, pyarrow):
+            names = _read_class_names(batch.schema)
+            nested = [field.name for field in batch.schema if not _is_plain(field.type, pyarrow.types)]
             for row in batch.to_pylist():
                 number += 1
-                for key in others:
-                    row[key] = as_json(row[key])
+                for key in nested:
+                    row[key] = to_json_value(row[key])
                 for key, labels in names.items():
                     value = row.get(key)
                     if isinstance(value, int) and 0 <= value < len(labels):
                         row[key] = labels[value]
                 yield number, row
     except (pyarrow.ArrowException, OSError) as fault:
-        yield error("unreadable", f"the {container} file cannot be read: {fault}", "it is damaged or not whole")
+        yield error("unreadable", f"the {container} file cannot be read: {fault}", "it is damaged or incomplete")
 
 
 def _is_plain(type_: Any, types: Any) -> bool:
-    """Whether values of an Arrow type are what JSON has, too."""
+    """Return whether values of an Arrow type are JSON values, too."""
     return bool(
         types.is_string(type_)
         or types.is_large_string(type_)
@@ -272,13 +282,13 @@ def _is_plain(type_: Any, types: Any) -> bool:
     )
 
 
-def as_json(value: Any) -> Any:
-    """A value of a table as JSON has it: text for bytes (some writers mark no column as text), dates and decimals; and
-    no nulls in objects, as Arrow gives every object of a column the keys of all the others."""
+def to_json_value(value: Any) -> Any:
+    """Convert a value of a table to a JSON value: bytes (some writers mark no column as text), dates and decimals to
+    text, and objects without nulls, as Arrow gives every object of a column the keys of all the others."""
     if isinstance(value, dict):
-        return {key: as_json(part) for key, part in value.items() if part is not None}
+        return {key: to_json_value(part) for key, part in value.items() if part is not None}
     if isinstance(value, (list, tuple)):
-        return [as_json(part) for part in value]
+        return [to_json_value(part) for part in value]
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, bytes):
@@ -291,7 +301,7 @@ def as_json(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _batches(path: Path, container: str, pyarrow: Any) -> Iterator[Any]:
+def _read_batches(path: Path, container: str, pyarrow: Any) -> Iterator[Any]:
     if container == "parquet":
         from pyarrow import parquet
 
@@ -312,8 +322,8 @@ def _batches(path: Path, container: str, pyarrow: Any) -> Iterator[Any]:
                 yield batch.slice(start, 1024)
 
 
-def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Columns whose integers stand for class names, by the metadata that the datasets library writes."""
+def _read_class_names(schema: Any) -> dict[str, list[str]]:
+    """Return the class names of columns of integers, by the metadata that the datasets library writes."""
     import orjson
 
     raw = (schema.metadata or {}).get(b"huggingface")

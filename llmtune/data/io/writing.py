@@ -1,4 +1,4 @@
-"""Rows onto disk as bytes: JSON lines, JSON, CSV and Parquet, compressed or not, whole or not at all."""
+"""Writing rows to disk: JSON lines, JSON, CSV and Parquet, compressed or not, completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
-from llmtune.data.findings import Finding, FindingLog, error, refuse, warning
+from llmtune.data.findings import Finding, FindingLog, error, invalid_data, warning
 from llmtune.data.formats.base import RowFormat
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
 
@@ -22,12 +22,12 @@ _TABLES = (".csv", ".tsv")
 
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-#: Rows of one Parquet row group's batch.
+#: Lines that are joined before they are written.
 _CHUNK = 512
 
 
 class Written(NamedTuple):
-    """A file that was written: its rows, its size in bytes, the sha256 of its content, and what was found."""
+    """A file that was written: its rows, its size in bytes, the sha256 of its content, and the findings."""
 
     path: str
     rows: int
@@ -38,7 +38,11 @@ class Written(NamedTuple):
 
 
 def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingLog, overwrite: bool) -> Written:
-    """Write the lines, in the container that the name of `path` says; nothing is left there when it fails."""
+    """Write the lines in the container that the suffix of `path` names; when it fails, nothing is written.
+
+    Raises `InvalidData` for errors in the log or no rows, `LlmtuneError` where the file exists and `overwrite` is not
+    set.
+    """
     if path.exists() and not overwrite:
         raise LlmtuneError(f"{path} is already there", hint="name another file, or allow overwriting (--overwrite)")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +52,13 @@ def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingL
             hashed = _Hashed(raw)
             if _is_table(path):
                 lines = _note_formulas(lines, log)
-            rows = _container(path)(lines, cast("IO[bytes]", hashed), path)
+            rows = _choose_writer(path)(lines, cast("IO[bytes]", hashed), path)
         if log.errors:
-            raise refuse(log.in_order())
+            raise invalid_data(log.in_order())
         if rows == 0:
             raise InvalidData(f"{path}: there are no rows to write")
-        if path.parent.stat().st_mode & 0o077:  # in a folder that is the user's alone, so are the files
-            Path(name).chmod(0o666 & ~_umask())
+        if path.parent.stat().st_mode & 0o077:  # in a folder that only the user may read, so are the files
+            Path(name).chmod(0o666 & ~_get_umask())
         Path(name).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -64,7 +68,7 @@ def write_file(lines: Iterator[bytes], path: Path, fmt: RowFormat, log: FindingL
     return Written(str(path), rows, size, digest, fmt.name, tuple(log.in_order()))
 
 
-#: A text in a line of JSON that a spreadsheet takes for a formula: https://owasp.org/www-community/attacks/CSV_Injection
+#: A text in a line of JSON that a spreadsheet would run as a formula: https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = re.compile(rb'(?<!\\)":"([=+@]|\\[tr]|-(?!\s|[\d.,]*"))')
 
 
@@ -73,9 +77,9 @@ def _is_table(path: Path) -> bool:
 
 
 def _note_formulas(lines: Iterator[bytes], log: FindingLog) -> Iterator[bytes]:
-    """Pass the lines on, with a warning where a spreadsheet would compute in place of showing.
+    """Pass the lines on; log a warning at the end where a spreadsheet would run texts as formulas.
 
-    The texts stay as they are: what is written here is trained on, and a sign put before them would be learned.
+    The texts are not escaped: they are trained on, and a sign put before them would be learned.
     """
     first = count = 0
     for number, line in enumerate(lines, 1):
@@ -92,7 +96,7 @@ def _note_formulas(lines: Iterator[bytes], log: FindingLog) -> Iterator[bytes]:
         )
 
 
-def _umask() -> int:
+def _get_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -124,7 +128,7 @@ class _Hashed(io.RawIOBase):
 _Sink = Callable[[Iterator[bytes], IO[bytes], Path], int]
 
 
-def _container(path: Path) -> _Sink:
+def _choose_writer(path: Path) -> _Sink:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED else None
     last = suffixes[-1] if suffixes else ".jsonl"
@@ -136,13 +140,13 @@ def _container(path: Path) -> _Sink:
         return sink
 
     def compressed(lines: Iterator[bytes], raw: IO[bytes], path: Path) -> int:
-        with _compressor(packed, raw) as stream:
+        with _open_compressor(packed, raw) as stream:
             return sink(lines, stream, path)
 
     return compressed
 
 
-def _compressor(suffix: str, raw: IO[bytes]) -> IO[bytes]:
+def _open_compressor(suffix: str, raw: IO[bytes]) -> IO[bytes]:
     if suffix == ".gz":
         import gzip
 
@@ -186,11 +190,11 @@ def _write_json(lines: Iterator[bytes], raw: IO[bytes], path: Path) -> int:
     return count
 
 
-def _flat(line: bytes) -> dict[str, Any]:
+def _parse_flat_row(line: bytes) -> dict[str, Any]:
     row: dict[str, Any] = orjson.loads(line)
     for key, value in row.items():
         if not isinstance(value, (str, int, float, type(None))):
-            raise refuse(
+            raise invalid_data(
                 [
                     error(
                         "cannot-table",
@@ -210,13 +214,13 @@ def _write_table(lines: Iterator[bytes], raw: IO[bytes], path: Path) -> int:
     writer: csv.DictWriter[str] | None = None
     count = 0
     for line in lines:
-        row = _flat(line)
+        row = _parse_flat_row(line)
         if writer is None:
-            # as RFC 4180 has it; with another line end the module would leave a bare CR unquoted
+            # as in RFC 4180; with another line end the module would leave a bare CR unquoted
             writer = csv.DictWriter(text, list(row), delimiter=delimiter, lineterminator="\r\n")
             writer.writeheader()
         if unknown := [key for key in row if key not in writer.fieldnames]:
-            raise refuse(
+            raise invalid_data(
                 [error("cannot-table", f"{unknown[0]!r} is not a column of the first row", "write .jsonl or .parquet")]
             )
         writer.writerow(row)
@@ -246,7 +250,7 @@ def _write_parquet(lines: Iterator[bytes], raw: IO[bytes], path: Path) -> int:
                 table = pyarrow.Table.from_pylist(held, schema=writer.schema)
             writer.write_table(table)
         except pyarrow.ArrowException as fault:
-            raise refuse(
+            raise invalid_data(
                 [error("cannot-table", f"the rows do not share one set of columns: {fault}", "write .jsonl")]
             ) from fault
         held.clear()

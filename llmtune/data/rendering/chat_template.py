@@ -1,9 +1,9 @@
-"""Conversations into text by a model's own chat template, with every turn's prompt and end checked.
+"""Rendering of conversations by a model's own chat template, with every turn's prompt and end checked.
 
-The rule, and the only one: a completion is everything from the end of the prompt that inference would send, up to
-and including the token that ends the turn. So two texts are rendered for every trained assistant turn, the prompt
-(with the template's generation prompt) and the conversation through that turn; the first must be the beginning of
-the second, and the second must end in a token that ends a turn. Nothing is searched for and nothing is guessed.
+A completion is everything from the end of the prompt that inference would send, up to and including the token that
+ends the turn. So two texts are rendered for every trained assistant turn: the prompt (with the template's generation
+prompt), and the conversation up to and including that turn. The first must be a prefix of the second, and the second
+must end in a token that ends a turn. Completions are not found by searching for markers.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, NoReturn
 
 from llmtune._safety.time_limit import TimeLimit, limit_time
 from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference
-from llmtune.data.findings import error, refuse
+from llmtune.data.findings import error, invalid_data
 from llmtune.data.rendering.ready_templates import suggest_template
 
 _FOLD = (
     "if it takes no system turns, put them into the first user turn: dataset.system: fold in a job, --system fold in"
     " `llmtune data`; or use another template (provider_options.local.chat_template)"
 )
-#: Reasoning at the beginning of an answer's text, in the marks that most models have for it.
+#: Reasoning at the beginning of an answer's text, in the marks that most models use.
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 #: Seconds of computing in which a conversation must be rendered; one of 10,000 turns takes a tenth of it.
 RENDER_SECONDS = 1.0
@@ -30,7 +30,7 @@ _PROBE = "llmtune probes the end of a turn"
 
 
 class Turn(NamedTuple):
-    """One trained turn: the prompt inference would send, the text through the turn, and where its answer ends."""
+    """One trained turn: the prompt inference would send, the text through the turn, and the end index of its answer."""
 
     prompt: str
     through: str
@@ -38,12 +38,12 @@ class Turn(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """What the model has to produce, its end-of-turn token included."""
+        """The text the model has to produce, including its end-of-turn token."""
         return self.through[len(self.prompt) : self.end]
 
 
 class Conversation(NamedTuple):
-    """One rendered row: all of it, and its trained turns (none for plain text)."""
+    """One rendered row: its whole text, and its trained turns (none for plain text)."""
 
     example: Example
     text: str
@@ -62,16 +62,16 @@ class ChatTemplate:
         self.options = dict(options or {})
         self._endless = isinstance(tokenizer.chat_template, str) and _has_power(tokenizer.chat_template)
         self.turn_end = self._probe_end()
-        """The token the template closes an assistant turn with, read off a probe; None where it shows none."""
+        """The token with which the template ends an assistant turn, read from a probe; None where there is none."""
         special = {str(token) for token in tokenizer.all_special_tokens}
         special |= {str(added) for added in tokenizer.added_tokens_decoder.values() if added.special}
         self.ends = special | ({self.turn_end} if self.turn_end else set())
         """Every token that may end a turn."""
         self.reasons = self._probe_reasoning()
-        """Whether it is the template of a model that reasons: it renders reasoning, or knows the marks around it."""
+        """Whether it is the template of a model that reasons: it renders reasoning, or contains the marks around it."""
 
     def render(self, example: Example) -> Conversation:
-        """The row as text, with the prompt and the end of each trained turn."""
+        """Render the row as text, with the prompt and the end of each trained turn. Raises `InvalidData`."""
         example = self.split_reasoning(example)
         if example.preference is not None:
             self.refuse(
@@ -81,7 +81,7 @@ class ChatTemplate:
                 "set method to dpo, or give rows with one answer",
             )
         if example.text is not None:
-            return self._plain(example)
+            return self._render_text(example)
         trained = [index for index, turn in enumerate(example.messages) if turn.trained]
         if not trained:
             self.refuse(
@@ -97,29 +97,31 @@ class ChatTemplate:
                 "the row begins with a trained assistant turn, so there is no prompt for it",
                 "put a user turn before it, or give it weight 0",
             )
-        payloads = self._payloads(example)
+        payloads = self._make_payloads(example)
         text = self._apply(example, payloads)
         turns = []
         for index in trained:
             last = index == len(payloads) - 1
             through = text if last else self._apply(example, payloads[: index + 1])
             prompt = self._apply(example, payloads[:index], add_generation_prompt=True)
-            turns.append(self._turn(example, payloads, index, prompt, through))
-        self._demand_all_there(example, text, dict(zip(trained, turns, strict=True)))
+            turns.append(self._check_turn(example, payloads, index, prompt, through))
+        self._check_complete(example, text, dict(zip(trained, turns, strict=True)))
         return Conversation(example, text, tuple(turns))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The text inference sends: the conversation, and the start of the assistant's turn."""
+        """Render the text inference sends: the conversation, and the start of the assistant's turn."""
         example = self.split_reasoning(Example(messages=tuple(messages), tools=tuple(tools)))
-        return self._apply(example, self._payloads(example), add_generation_prompt=True)
+        return self._apply(example, self._make_payloads(example), add_generation_prompt=True)
 
     def refuse(self, example: Example, code: str, message: str, remedy: str) -> NoReturn:
         """Raise `InvalidData` that names the row."""
-        raise refuse([error(code, message, remedy).at(self.file, example.line)])
+        raise invalid_data([error(code, message, remedy).at(self.file, example.line)])
 
     def split_reasoning(self, example: Example) -> Example:
-        """The row with a `<think>` at the beginning of answers taken for reasoning, where the template has other marks
-        for it; templates with these marks find them in the text themselves."""
+        """Move a `<think>` at the beginning of answers to `reasoning`, where the template has other marks for it.
+
+        Templates with these marks find them in the text themselves.
+        """
         if not self.reasons or "</think>" in str(self.tokenizer.chat_template):
             return example
         pair = example.preference
@@ -127,24 +129,28 @@ class ChatTemplate:
             pair = Preference(*(tuple(map(_split_thinking, answer)) for answer in pair))
         return example.replace(messages=tuple(map(_split_thinking, example.messages)), preference=pair)
 
-    def _plain(self, example: Example) -> Conversation:
+    def _render_text(self, example: Example) -> Conversation:
         text = example.text or ""
         if not text.strip():
             self.refuse(example, "empty_text", "nothing to learn: the text is empty", "remove the row")
         ended = any(text.rstrip().endswith(end) for end in self.ends)  # a text that was rendered before has its end
         return Conversation(example, text if ended else text + (self.tokenizer.eos_token or ""), ())
 
-    def _turn(self, example: Example, payloads: list[dict[str, Any]], index: int, prompt: str, through: str) -> Turn:
+    def _check_turn(
+        self, example: Example, payloads: list[dict[str, Any]], index: int, prompt: str, through: str
+    ) -> Turn:
         if not through.startswith(prompt):
             pairs = enumerate(zip(prompt, through, strict=False))
-            at = next((place for place, (asked, given) in pairs if asked != given), len(through))
+            at = next(
+                (index for index, (prompt_char, through_char) in pairs if prompt_char != through_char), len(through)
+            )
             self.refuse(
                 example,
                 "template_prompt_differs",
                 f"the chat template's prompt for turn {index + 1} is not the beginning of the conversation it renders"
-                f" (they part at {prompt[at : at + 30]!r} and {through[at : at + 30]!r}), so the model would be"
+                f" (they differ at {prompt[at : at + 30]!r} and {through[at : at + 30]!r}), so the model would be"
                 " trained on another text than it is asked",
-                f"use a chat template whose generation prompt also begins each assistant turn; {self._ready()}",
+                f"use a chat template whose generation prompt also begins each assistant turn; {self._suggest_ready()}",
             )
         body = through[len(prompt) :]
         closed = body.rstrip()
@@ -155,7 +161,7 @@ class ChatTemplate:
                 f"the chat template does not end turn {index + 1} with an end-of-turn token (it ends in"
                 f" {body[-20:]!r}), so the model would never learn to stop",
                 "use a chat template that writes the end-of-text or end-of-turn token after each assistant turn;"
-                f" {self._ready()}",
+                f" {self._suggest_ready()}",
             )
         lead = body[: max(0, body.find(example.messages[index].words.strip()))]
         if any(end in lead for end in self.ends) and prompt == self._apply(example, payloads[:index]):
@@ -164,21 +170,21 @@ class ChatTemplate:
                 "template_no_generation_prompt",
                 "the chat template ignores add_generation_prompt, so inference would not begin the assistant's turn",
                 "use a chat template that writes the assistant's header when add_generation_prompt is set;"
-                f" {self._ready()}",
+                f" {self._suggest_ready()}",
             )
         return Turn(prompt, through, len(prompt) + len(closed))
 
-    def _demand_all_there(self, example: Example, text: str, turns: Mapping[int, Turn]) -> None:
-        """Refuse the row where the template silently leaves out something of it."""
-        rendered = _squeeze(text)
+    def _check_complete(self, example: Example, text: str, turns: Mapping[int, Turn]) -> None:
+        """Refuse the row where the template silently leaves out a part of it."""
+        rendered = _remove_space(text)
         for index, message in enumerate(example.messages):
             trained = index in turns
-            where = _squeeze(turns[index].answer) if trained else rendered
+            where = _remove_space(turns[index].answer) if trained else rendered
             missing = None
             # Tool results are often re-encoded, and untrained answers may lose their reasoning: not checked.
-            if (trained or message.role in ("system", "user")) and _squeeze(message.words) not in where:
+            if (trained or message.role in ("system", "user")) and _remove_space(message.words) not in where:
                 missing = "text"
-            elif trained and _squeeze(message.reasoning or "") not in where:
+            elif trained and _remove_space(message.reasoning or "") not in where:
                 missing = "reasoning"
             elif any(call.name not in where for call in message.tool_calls):
                 missing = "tool calls"
@@ -200,7 +206,7 @@ class ChatTemplate:
                     "use a model whose template renders tools, or take them out of the rows",
                 )
 
-    def _payloads(self, example: Example) -> list[dict[str, Any]]:
+    def _make_payloads(self, example: Example) -> list[dict[str, Any]]:
         for message in example.messages:
             parts = message.content if isinstance(message.content, tuple) else ()
             if any(isinstance(part, ImagePart | OtherPart) for part in parts):
@@ -210,7 +216,7 @@ class ChatTemplate:
                     "a turn holds an image or another part that is not text",
                     "this trains on text: take such rows out",
                 )
-        return [_payload(message) for message in example.messages]
+        return [_make_payload(message) for message in example.messages]
 
     def _apply(self, example: Example, payloads: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
         if not self.tokenizer.chat_template:
@@ -219,7 +225,7 @@ class ChatTemplate:
                 example,
                 "template_missing",
                 f"{name} has no chat template, so chat rows cannot be rendered",
-                f"choose an instruction-tuned model, {self._ready()}, or use plain text rows",
+                f"choose an instruction-tuned model, {self._suggest_ready()}, or use plain text rows",
             )
         try:
             return self._run(
@@ -231,8 +237,8 @@ class ChatTemplate:
             self.refuse(
                 example,
                 "template_endless",
-                f"the chat template computes for more than {RENDER_SECONDS:g} second, as one with an endless loop does",
-                f"use another template: {self._ready()}",
+                f"the chat template takes more than {RENDER_SECONDS:g} second, as one with an endless loop does",
+                f"use another template: {self._suggest_ready()}",
             )
         except Exception as problem:  # noqa: BLE001  the template is the model's own program: it may raise anything
             self.refuse(
@@ -245,8 +251,8 @@ class ChatTemplate:
             )
 
     def _run(self, payloads: list[dict[str, Any]], **options: Any) -> str:
-        """Run the template, which came with the model or the job and may loop for ever. Raises `TimeLimit`."""
-        if self._endless:  # the next row would be waited for as long
+        """Run the template, which comes with the model or the job and may never end. Raises `TimeLimit`."""
+        if self._endless:  # the next row would take as long
             raise TimeLimit
         try:
             with limit_time(RENDER_SECONDS):
@@ -255,7 +261,7 @@ class ChatTemplate:
             self._endless = True
             raise
 
-    def _ready(self) -> str:
+    def _suggest_ready(self) -> str:
         name = suggest_template(self.tokenizer)
         return f"take a ready template (chat_template: {name} fits its tokens)"
 
@@ -271,7 +277,7 @@ class ChatTemplate:
         ]
         try:
             return _PROBE in self._run(probe)
-        except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
+        except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
             return False
 
     def _probe_end(self) -> str | None:
@@ -280,7 +286,7 @@ class ChatTemplate:
         probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
         try:
             text = self._run(probe)
-        except Exception:  # noqa: BLE001  a template that refuses the probe is judged on the rows themselves
+        except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
             return None
         tail = str(text).rpartition(_PROBE)[2].strip()
         added = (str(token) for token in self.tokenizer.added_tokens_decoder.values())
@@ -302,15 +308,15 @@ def _has_power(template: str) -> bool:
     return re.search(r"[\w)\]'}]\s*\*\*", without_texts) is not None
 
 
-def _payload(message: Message) -> dict[str, Any]:
-    """The turn as templates expect it."""
+def _make_payload(message: Message) -> dict[str, Any]:
+    """Return the turn as templates expect it."""
     payload: dict[str, Any] = {"role": message.role, "content": message.words}
     if message.tool_calls:
         payload["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                "function": {"name": call.name, "arguments": _parse_arguments(call.arguments)},
             }
             for call in message.tool_calls
         ]
@@ -323,14 +329,14 @@ def _payload(message: Message) -> dict[str, Any]:
     return payload
 
 
-def _arguments(arguments: str) -> Any:
-    """Templates write the arguments as JSON themselves, so they get data, not JSON text."""
+def _parse_arguments(arguments: str) -> Any:
+    """Parse a call's arguments: templates write them as JSON themselves, so they are given data and not JSON text."""
     try:
         return json.loads(arguments)
     except ValueError:
         return arguments
 
 
-def _squeeze(text: str) -> str:
-    """Without white space, which templates trim as they please."""
+def _remove_space(text: str) -> str:
+    """Remove white space, which templates trim differently."""
     return "".join(text.split())

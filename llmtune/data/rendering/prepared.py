@@ -1,9 +1,10 @@
-"""Rows as tokens on disk, named by what they were made of: the same rows, tokenizer and settings are made once.
+"""Rows as tokens on disk, cached by content: the same rows, tokenizer and options are tokenised once.
 
-A folder `prepared-HASH` holds `manifest.json` and shards. In each shard the rows stand one behind the other:
-`ids`, `labels` (the id, or -100 where nothing is learned), `weights` (1 on completions, the prompt's loss weight on the
-rest, 0 on what nothing predicts), `positions` (from 0 in every row), and per row `offsets` (one more than rows),
-`lines`, `pieces` and `sides` (0; in preference rows 1 for the preferred and 2 for the rejected answer).
+A folder `prepared-HASH` holds `manifest.json` and shards. A shard is the concatenation of its sequences, as arrays of
+one value per token: `ids`, `labels` (the id, or -100 where nothing is learned), `weights` of the loss (1 on
+completions, the prompt's loss weight on other tokens, 0 on the first token, which nothing predicts) and `positions`
+(from 0 in every sequence). `offsets` are where sequences begin, with the end of the last one. One value per sequence
+have `lines` (in the file of the rows), `pieces` (see `RenderedRow`) and `sides` (an index of `SIDES`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -28,16 +30,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: The version of the format; folders of another version are refused.
 FORMAT = 1
+#: The label of tokens that are not learned, as in PyTorch's cross-entropy.
 IGNORED = -100
+#: The answer of a preference row that a sequence holds; empty for other rows.
 SIDES = ("", "preferred", "rejected")
-#: Tokens of a shard; decides how much memory preparing and reading take (16 bytes a token).
+#: Tokens per shard; decides how much memory preparing and reading take (16 bytes per token).
 SHARD_TOKENS = 1 << 22
-_TOKENS = ("ids", "labels", "weights", "positions")
+_TOKEN_ARRAYS = ("ids", "labels", "weights", "positions")
 
 
 class Prepared(NamedTuple):
-    """A folder of prepared rows."""
+    """A folder of prepared rows. `rows` counts sequences, `trained` the tokens that are learned."""
 
     path: Path
     rows: int
@@ -51,7 +56,7 @@ class Prepared(NamedTuple):
 
 
 class PreparedRow(NamedTuple):
-    """One row, as arrays of the same length."""
+    """One sequence, as arrays of one value per token."""
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int32]
@@ -62,171 +67,188 @@ class PreparedRow(NamedTuple):
     side: int
 
 
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How rows become tokens.
+
+    `limit` is the longest sequence in tokens, and `on_too_long` what becomes of longer ones. `prompt_loss_weight` is
+    0..1. `template_options` are extra variables for the chat template, as in training. `mask_empty_thinking` does not
+    learn a template's empty `<think></think>`.
+    """
+
+    limit: int | None = None
+    on_too_long: OnTooLong = "error"
+    prompt_loss_weight: float = 0.0
+    template_options: Mapping[str, Any] | None = None
+    mask_empty_thinking: bool = False
+
+
 def fingerprint(tokenizer: Any) -> str:
-    """What a tokenizer is: the hash of its own description and of its chat template."""
+    """Return a hash of the tokenizer: of its serialised form and its chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    described = backend.to_str() if hasattr(backend, "to_str") else repr(tokenizer)
+    serialised = backend.to_str() if hasattr(backend, "to_str") else repr(tokenizer)
     template = str(getattr(tokenizer, "chat_template", None))
-    return hashlib.sha256(f"{described}\0{template}".encode()).hexdigest()
+    return hashlib.sha256(f"{serialised}\0{template}".encode()).hexdigest()
 
 
 def prepare(
     examples: Sequence[Example],
     tokenizer: Any,
     into: str | os.PathLike[str],
+    options: PrepareOptions | None = None,
     *,
-    limit: int | None = None,
-    on_too_long: OnTooLong = "error",
-    prompt_loss_weight: float = 0.0,
-    template_options: Mapping[str, Any] | None = None,
-    mask_empty_thinking: bool = False,
     container: Literal["safetensors", "arrow"] = "safetensors",
     file: str | None = None,
 ) -> Prepared:
-    """Write rows as tokens below `into`; what is already there is not made again.
+    """Tokenise rows into a folder below `into`, or return the folder where it exists already.
 
     Args:
         examples: the rows; preference rows give two sequences each.
         tokenizer: a transformers fast tokenizer with a chat template.
-        limit: longest sequence in tokens; `on_too_long` says what becomes of longer ones.
-        prompt_loss_weight: weight of prompt tokens, 0..1.
-        template_options: extra variables for the chat template, as in training.
-        mask_empty_thinking: leave a template's empty `<think></think>` unlearned.
-        file: named in errors.
+        into: the folder that holds the prepared folders; it is created.
+        file: the path of the rows, for errors.
+
+    Raises `InvalidData` with file and line for a row that cannot be rendered or is too long; then nothing is written.
     """
+    options = options or PrepareOptions()
     settings = {
         "format": FORMAT,
         "tokenizer": fingerprint(tokenizer),
-        "limit": limit,
-        "on_too_long": on_too_long if limit is not None else None,
-        "prompt_loss_weight": prompt_loss_weight,
-        "template_options": dict(template_options or {}),
+        "limit": options.limit,
+        "on_too_long": options.on_too_long if options.limit is not None else None,
+        "prompt_loss_weight": options.prompt_loss_weight,
+        "template_options": dict(options.template_options or {}),
         "container": container,
-        "rows": _rows_hash(examples),
+        "rows": _hash_rows(examples),
     }
-    if mask_empty_thinking:
+    if options.mask_empty_thinking:  # only where it is set: folders of earlier versions have no such key
         settings["mask_empty_thinking"] = True
     key = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
     folder = Path(into) / f"prepared-{key[:16]}"
     if (folder / "manifest.json").is_file():
-        return _opened(folder, made=False)
+        return _open(folder, created=False)
     make_private_folder(folder.parent)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".preparing-"))
     try:
-        writer = _Writer(working, container, prompt_loss_weight)
+        writer = _ShardWriter(working, container, options.prompt_loss_weight)
         renderer = Renderer(
-            tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+            tokenizer,
+            file=file,
+            template_options=options.template_options,
+            mask_empty_thinking=options.mask_empty_thinking,
         )
-        for row, side in _rendered(examples, renderer, limit, on_too_long, writer):
+        for row, side in _render(examples, renderer, options, writer):
             writer.add(row, side)
         writer.finish(settings)
         try:
             working.rename(folder)
         except OSError:
-            if not (folder / "manifest.json").is_file():  # another process made the same folder first
+            if not (folder / "manifest.json").is_file():  # else another process prepared the same rows first
                 raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    return _opened(folder, made=True)
+    return _open(folder, created=True)
 
 
-def _rows_hash(examples: Iterable[Example]) -> str:
+def _hash_rows(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(orjson.dumps(example._replace(group=None), default=_plain, option=orjson.OPT_NON_STR_KEYS))
+        digest.update(orjson.dumps(example._replace(group=None), default=_as_json, option=orjson.OPT_NON_STR_KEYS))
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, Message):
         return list(value.key_fields)
     return list(value) if isinstance(value, tuple) else repr(value)
 
 
-def _rendered(
-    examples: Iterable[Example], renderer: Renderer, limit: int | None, on_too_long: OnTooLong, writer: _Writer
+def _render(
+    examples: Iterable[Example], renderer: Renderer, options: PrepareOptions, writer: _ShardWriter
 ) -> Iterator[tuple[RenderedRow, int]]:
-    def fitted(row: RenderedRow) -> RenderedRow | None:
-        if limit is None:
+    """Yield sequences within the limit, each with the index of its side; the writer counts those dropped or cut.
+
+    Of a preference row both sequences are dropped where one is too long.
+    """
+
+    def fit(row: RenderedRow) -> RenderedRow | None:
+        if options.limit is None:
             return row
-        cut = renderer.fit(row, limit, on_too_long)
+        cut = renderer.fit(row, options.limit, options.on_too_long)
         writer.dropped += cut is None
         writer.truncated += cut is not None and cut is not row
         return cut
 
-    def plain() -> Iterator[Example]:
-        for example in examples:
-            if example.preference is not None:
-                raise InvalidData("preference rows and others stand in one set", hint="keep one kind of rows a file")
-            yield example
-
-    pairs = [example for example in examples if example.preference is not None]
-    if not pairs:
-        for pieces in renderer.render_all(plain()):
+    if all(example.preference is None for example in examples):
+        for pieces in renderer.render_all(examples):
             for row in pieces:
-                cut = fitted(row)
+                cut = fit(row)
                 if cut is not None:
                     yield cut, 0
         return
     for example in examples:
         pair = renderer.render_pair(example)
-        sides = fitted(pair.preferred), fitted(pair.rejected)
+        sides = fit(pair.preferred), fit(pair.rejected)
         if sides[0] is not None and sides[1] is not None:
             yield sides[0], 1
             yield sides[1], 2
 
 
-class _Writer:
+class _ShardWriter:
+    """Collects sequences and writes them as shards of `SHARD_TOKENS` tokens, and the manifest at the end."""
+
     def __init__(self, folder: Path, container: str, prompt_loss_weight: float) -> None:
         self._folder = folder
         self._container = container
         self._weight = prompt_loss_weight
-        self._rows: list[tuple[RenderedRow, int]] = []
-        self._held = 0
+        self._buffer: list[tuple[RenderedRow, int]] = []
+        self._buffered_tokens = 0
         self._shards: list[dict[str, Any]] = []
         self.rows = self.tokens = self.trained = self.dropped = self.truncated = 0
 
     def add(self, row: RenderedRow, side: int) -> None:
-        self._rows.append((row, side))
-        self._held += len(row.ids)
+        self._buffer.append((row, side))
+        self._buffered_tokens += len(row.ids)
         self.rows += 1
         self.tokens += len(row.ids)
         self.trained += row.trained_tokens
-        if self._held >= SHARD_TOKENS:
+        if self._buffered_tokens >= SHARD_TOKENS:
             self._flush()
 
-    def _arrays(self) -> dict[str, Any]:
+    def _make_arrays(self) -> dict[str, Any]:
         import numpy as np
 
-        lengths = [len(row.ids) for row, _ in self._rows]
-        ids = np.fromiter((token for row, _ in self._rows for token in row.ids), np.int32, self._held)
-        mask = np.fromiter((flag for row, _ in self._rows for flag in row.completion_mask), np.bool_, self._held)
+        lengths = [len(row.ids) for row, _ in self._buffer]
+        ids = np.fromiter((token for row, _ in self._buffer for token in row.ids), np.int32, self._buffered_tokens)
+        mask = np.fromiter(
+            (flag for row, _ in self._buffer for flag in row.completion_mask), np.bool_, self._buffered_tokens
+        )
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         weights = np.where(mask, np.float32(1), np.float32(self._weight)).astype(np.float32)
-        weights[offsets[:-1]] = 0  # nothing predicts the first token of a row
+        weights[offsets[:-1]] = 0  # nothing predicts the first token of a sequence
         return {
             "ids": ids,
             "labels": np.where(mask, ids, np.int32(IGNORED)).astype(np.int32),
             "weights": weights,
-            "positions": (np.arange(self._held) - np.repeat(offsets[:-1], lengths)).astype(np.int32),
+            "positions": (np.arange(self._buffered_tokens) - np.repeat(offsets[:-1], lengths)).astype(np.int32),
             "offsets": offsets,
-            "lines": np.array([row.line or 0 for row, _ in self._rows], dtype=np.int64),
-            "pieces": np.array([row.piece for row, _ in self._rows], dtype=np.int32),
-            "sides": np.array([side for _, side in self._rows], dtype=np.int8),
+            "lines": np.array([row.line or 0 for row, _ in self._buffer], dtype=np.int64),
+            "pieces": np.array([row.piece for row, _ in self._buffer], dtype=np.int32),
+            "sides": np.array([side for _, side in self._buffer], dtype=np.int8),
         }
 
     def _flush(self) -> None:
-        if not self._rows:
+        if not self._buffer:
             return
         name = f"rows-{len(self._shards):05d}.{self._container}"
         path = self._folder / name
-        arrays = self._arrays()
+        arrays = self._make_arrays()
         if self._container == "arrow":
             _write_arrow(path, arrays)
         else:
-            _safetensors().save_file(arrays, str(path), metadata={"format": str(FORMAT)})
-        self._shards.append({"name": name, "rows": len(self._rows), "sha256": _sha256(path)})
-        self._rows, self._held = [], 0
+            _import_safetensors().save_file(arrays, str(path), metadata={"format": str(FORMAT)})
+        self._shards.append({"name": name, "rows": len(self._buffer), "sha256": _hash_file(path)})
+        self._buffer, self._buffered_tokens = [], 0
 
     def finish(self, settings: dict[str, Any]) -> None:
         self._flush()
@@ -244,7 +266,7 @@ class _Writer:
         path.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def _safetensors() -> Any:
+def _import_safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as fault:
@@ -252,7 +274,7 @@ def _safetensors() -> Any:
     return safetensors.numpy
 
 
-def _pyarrow() -> Any:
+def _import_pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError as fault:
@@ -261,16 +283,16 @@ def _pyarrow() -> Any:
 
 
 def _write_arrow(path: Path, arrays: dict[str, Any]) -> None:
-    pyarrow = _pyarrow()
+    pyarrow = _import_pyarrow()
     offsets = pyarrow.array(arrays["offsets"])
-    columns = {name: pyarrow.LargeListArray.from_arrays(offsets, pyarrow.array(arrays[name])) for name in _TOKENS}
+    columns = {name: pyarrow.LargeListArray.from_arrays(offsets, pyarrow.array(arrays[name])) for name in _TOKEN_ARRAYS}
     columns |= {name: pyarrow.array(arrays[name]) for name in ("lines", "pieces", "sides")}
     table = pyarrow.table(columns)
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -278,7 +300,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _opened(folder: Path, *, made: bool) -> Prepared:
+def _open(folder: Path, *, created: bool) -> Prepared:
+    """Read the manifest of a prepared folder. Raises `InvalidData` for another version of the format."""
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     if manifest.get("format") != FORMAT:
         raise InvalidData(f"{folder}: prepared in format {manifest.get('format')}, this is {FORMAT}; prepare it again")
@@ -290,29 +313,31 @@ def _opened(folder: Path, *, made: bool) -> Prepared:
         dropped=manifest["dropped"],
         truncated=manifest["truncated"],
         shards=tuple(shard["name"] for shard in manifest["shards"]),
-        made=made,
+        made=created,
     )
 
 
 def prepared_home() -> Path:
-    """Where tokens are kept when no folder is named; local training looks here. It may be deleted at any time."""
+    """Return the default folder of prepared rows, which local training uses too; it may be deleted at any time."""
     from llmtune.config import home
 
     return home() / "prepared"
 
 
 def load_prepared(folder: str | os.PathLike[str]) -> Iterator[PreparedRow]:
-    """The rows of a prepared folder, one shard in memory at a time.
+    """Yield the sequences of a prepared folder, with one shard in memory at a time.
 
-    Raises `InvalidData` for a folder that is not whole, before any of that shard's rows is given.
+    Raises `InvalidData` for a shard that is missing or damaged, before any of its sequences is yielded.
     """
-    place = Path(folder)
-    _opened(place, made=False)
-    for shard in orjson.loads((place / "manifest.json").read_bytes())["shards"]:
+    root = Path(folder)
+    _open(root, created=False)
+    for shard in orjson.loads((root / "manifest.json").read_bytes())["shards"]:
         name = shard["name"]
-        if not (place / name).is_file() or _sha256(place / name) != shard["sha256"]:
-            raise InvalidData(f"{place / name}: not what was prepared", hint=f"delete {place}; it is made again")
-        arrays = _read_arrow(place / name) if name.endswith(".arrow") else _safetensors().load_file(str(place / name))
+        if not (root / name).is_file() or _hash_file(root / name) != shard["sha256"]:
+            raise InvalidData(f"{root / name}: not what was prepared", hint=f"delete {root}; it is made again")
+        arrays = (
+            _read_arrow(root / name) if name.endswith(".arrow") else _import_safetensors().load_file(str(root / name))
+        )
         offsets = arrays["offsets"].tolist()
         for row, (begin, end) in enumerate(pairwise(offsets)):
             yield PreparedRow(
@@ -327,12 +352,12 @@ def load_prepared(folder: str | os.PathLike[str]) -> Iterator[PreparedRow]:
 
 
 def _read_arrow(path: Path) -> dict[str, Any]:
-    pyarrow = _pyarrow()
+    pyarrow = _import_pyarrow()
     from pyarrow import ipc
 
     with pyarrow.memory_map(str(path), "r") as mapped:
         table = ipc.open_file(mapped).read_all().combine_chunks()
-        lists = {name: table[name].chunk(0) for name in _TOKENS}
+        lists = {name: table[name].chunk(0) for name in _TOKEN_ARRAYS}
         arrays = {name: column.flatten().to_numpy() for name, column in lists.items()}
         arrays["offsets"] = lists["ids"].offsets.to_numpy()
         arrays |= {name: table[name].to_numpy() for name in ("lines", "pieces", "sides")}

@@ -1,4 +1,4 @@
-"""Showing a row as the trainer sees it: every token, and whether it is learned from."""
+"""Previews of rows as the trainer sees them: every token, and whether it is learned."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from llmtune.data.example import Example
 from llmtune.data.rendering.tokenize import RenderedRow, Renderer
 from llmtune.redaction.control_chars import escape_controls
 
-#: White space that would not be seen otherwise.
+#: Visible signs for white space.
 _SHOWN = str.maketrans({"\n": "↵\n", "\t": "→\t", "\r": "␍"})
 
 
-#: The marks that most templates put around reasoning.
+#: Reasoning in the marks that most templates put around it.
 _MARKED = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 class Piece(NamedTuple):
-    """One token, or a few that only together are text (a character over several tokens).
+    """One token, or several that only together are text (a character over several tokens).
 
-    `reasoning` says that it belongs to what was thought before an answer, or to the marks around it.
+    `ids` are the tokens' numbers in the vocabulary; `trained` is whether they are learned.
+    `reasoning` is True where it belongs to the reasoning before an answer, or to the marks around it.
     """
 
     text: str
@@ -31,8 +32,12 @@ class Piece(NamedTuple):
     reasoning: bool = False
 
 
-class Peek(NamedTuple):
-    """One rendering of a row. `name` tells preferred and rejected answers apart; `piece` counts renderings."""
+class TokenPreview(NamedTuple):
+    """One rendering of a row.
+
+    `line` is the row's line in the file; `name` is "preferred" or "rejected" for a pair; `piece` counts renderings.
+    `tokens` are the tokens in order, `total` counts them and `trained` those that are learned.
+    """
 
     line: int | None
     name: str
@@ -43,7 +48,7 @@ class Peek(NamedTuple):
 
     @property
     def reasoning(self) -> tuple[int, int]:
-        """Tokens of reasoning: in all, and those of them that are learned."""
+        """The number of reasoning tokens, and of those that are learned."""
         thoughts = [piece for piece in self.tokens if piece.reasoning]
         return sum(len(piece.ids) for piece in thoughts), sum(len(piece.ids) for piece in thoughts if piece.trained)
 
@@ -55,7 +60,7 @@ class Peek(NamedTuple):
         return f"{self.total:,} tokens, {self.trained:,} learned{behind}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON output."""
+        """Return the values of the JSON output."""
         return {
             "line": self.line,
             "name": self.name,
@@ -64,36 +69,36 @@ class Peek(NamedTuple):
             "trained": self.trained,
             "reasoning": dict(zip(("total", "trained"), self.reasoning, strict=True)),
             "tokens": [
-                {"text": each.text, "ids": list(each.ids), "trained": each.trained, "reasoning": each.reasoning}
-                for each in self.tokens
+                {"text": piece.text, "ids": list(piece.ids), "trained": piece.trained, "reasoning": piece.reasoning}
+                for piece in self.tokens
             ],
         }
 
 
-def peek(
+def preview(
     examples: Iterable[Example], tokenizer: Any, *, file: str | None = None, mask_empty_thinking: bool = False
-) -> Iterator[Peek]:
-    """Each row as tokens, in order. `tokenizer` is a transformers fast tokenizer with a chat template.
+) -> Iterator[TokenPreview]:
+    """Yield each row as tokens, in order. `tokenizer` is a transformers fast tokenizer with a chat template.
 
-    `mask_empty_thinking` shows the empty `<think></think>` of a template as training with that option has it.
+    `mask_empty_thinking` shows the empty `<think></think>` of a template as not learned, as training with that option.
     """
     renderer = Renderer(tokenizer, file=file, mask_empty_thinking=mask_empty_thinking)
     for example in map(renderer.template.split_reasoning, examples):
         if example.preference is not None:
             pair = renderer.render_pair(example)
-            yield _peek(pair.preferred, tokenizer, "preferred", example)
-            yield _peek(pair.rejected, tokenizer, "rejected", example)
+            yield _preview_row(pair.preferred, tokenizer, "preferred", example)
+            yield _preview_row(pair.rejected, tokenizer, "rejected", example)
             continue
         for row in renderer.render(example):
-            yield _peek(row, tokenizer, "", example)
+            yield _preview_row(row, tokenizer, "", example)
 
 
-def _peek(row: RenderedRow, tokenizer: Any, name: str, example: Example) -> Peek:
-    pieces = tuple(_with_reasoning([*_pieces(row.ids, row.completion_mask, tokenizer)], example))
-    return Peek(row.line, name, row.piece, pieces, len(row.ids), row.trained_tokens)
+def _preview_row(row: RenderedRow, tokenizer: Any, name: str, example: Example) -> TokenPreview:
+    pieces = tuple(_mark_reasoning([*_split_pieces(row.ids, row.completion_mask, tokenizer)], example))
+    return TokenPreview(row.line, name, row.piece, pieces, len(row.ids), row.trained_tokens)
 
 
-def _pieces(ids: Sequence[int], mask: Sequence[bool], tokenizer: Any) -> Iterator[Piece]:
+def _split_pieces(ids: Sequence[int], mask: Sequence[bool], tokenizer: Any) -> Iterator[Piece]:
     held: list[int] = []
     for index, token in enumerate(ids):
         held.append(token)
@@ -104,8 +109,8 @@ def _pieces(ids: Sequence[int], mask: Sequence[bool], tokenizer: Any) -> Iterato
             held = []
 
 
-def _with_reasoning(pieces: Sequence[Piece], example: Example) -> Iterator[Piece]:
-    """The pieces, with those marked that lie in reasoning: between the usual marks, or the row's own words."""
+def _mark_reasoning(pieces: Sequence[Piece], example: Example) -> Iterator[Piece]:
+    """Mark the pieces in reasoning: those between the usual marks, and those of the row's own reasoning."""
     text = "".join(piece.text for piece in pieces)
     ranges = [match.span() for match in _MARKED.finditer(text)]
     answers = (*example.preference.preferred, *example.preference.rejected) if example.preference else ()
@@ -121,13 +126,15 @@ def _with_reasoning(pieces: Sequence[Piece], example: Example) -> Iterator[Piece
         start = end
 
 
-def as_text(shown: Peek) -> Any:
-    """For a terminal: learned tokens green and underlined, the rest dim, reasoning in italics; tokens are parted by
-    alternate shades."""
+def as_text(row: TokenPreview) -> Any:
+    """Format a preview for a terminal: learned tokens green and underlined, others dim, reasoning in italics.
+
+    Adjacent tokens have different shades.
+    """
     from rich.text import Text
 
     text = Text()
-    for index, piece in enumerate(shown.tokens):
+    for index, piece in enumerate(row.tokens):
         shade = (" bold" if index % 2 else "") + (" italic" if piece.reasoning else "")
         style = f"green underline{shade}" if piece.trained else f"bright_black{shade}"
         text.append(escape_controls(piece.text.translate(_SHOWN)), style=style)
@@ -155,7 +162,7 @@ small {{ color: var(--dim); }}
 </style></head><body>
 <h1>{title}</h1>
 <p>Underlined on green: learned. Grey: given, not learned. Italic: reasoning.
-Every span is a token; its ids show when pointed at.</p>
+Every span is a token; hover to see its ids.</p>
 {rows}
 </body></html>
 """
@@ -169,19 +176,19 @@ _CLASSES = {
 }
 
 
-def as_html(shown: Iterable[Peek], title: str) -> str:
-    """A page of its own, without scripts and without anything to fetch."""
+def as_html(previews: Iterable[TokenPreview], title: str) -> str:
+    """Format previews as a self-contained HTML page without scripts."""
     rows = []
-    for each in shown:
+    for row in previews:
         spans = "".join(
             f'<span{_CLASSES[piece.trained, piece.reasoning]} title="{", ".join(map(str, piece.ids))}">'
-            f"{html.escape(piece.text.translate(_SHOWN))}</span>"
-            for piece in each.tokens
+            f"{html.escape(escape_controls(piece.text.translate(_SHOWN)))}</span>"
+            for piece in row.tokens
         )
-        name = f", {each.name}" if each.name else ""
-        part = f", piece {each.piece + 1}" if each.piece else ""
+        name = f", {row.name}" if row.name else ""
+        part = f", piece {row.piece + 1}" if row.piece else ""
         rows.append(
-            f"<article><strong>line {each.line}{name}{part}</strong> <small>{each.counts}</small>"
+            f"<article><strong>line {row.line}{name}{part}</strong> <small>{row.counts}</small>"
             f"<pre>{spans}</pre></article>"
         )
-    return _PAGE.format(title=html.escape(title), rows="\n".join(rows))
+    return _PAGE.format(title=html.escape(escape_controls(title)), rows="\n".join(rows))

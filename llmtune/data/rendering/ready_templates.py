@@ -1,9 +1,8 @@
-"""Chat templates for models that have none, or whose own one cannot be trained on: by name, each with its source.
+"""Chat templates by name, each with its source, for models without one or whose own one cannot be trained on.
 
-The formats are the makers' own (`plain` is ours); the templates are written here, so that every assistant turn begins
-with what inference sends and ends in a token that ends a turn, reasoning stays where it is, and no text of a turn is
-left out. None renders tools. Where a maker's format has no system role, a system turn stands at the beginning of the
-first user turn.
+The formats are the model makers' own (`plain` is ours). The templates are written so that every assistant turn begins
+with what inference sends and ends in a token that ends a turn, reasoning is kept, and no text of a turn is left out.
+None renders tools. Where a format has no system role, a system turn is put at the beginning of the first user turn.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from typing import Any, NamedTuple
 
 
 class ReadyTemplate(NamedTuple):
-    """A template by name. `end` is the token that closes a turn, by which it is seen whether a tokenizer has it; empty
-    where the tokenizer's own end of text does. `source` says where the format is described."""
+    """A template by name. `end` is the token that ends a turn, which a tokenizer must have; empty where the tokenizer's
+    own end of text does. `source` is where the format is described."""
 
     name: str
     end: str
@@ -21,7 +20,7 @@ class ReadyTemplate(NamedTuple):
     template: str
 
 
-#: A system turn before the first user turn, for formats without such a role; `messages` are what is left.
+#: Collects the system turns in `ns.system`, for formats without such a role.
 _FOLD = (
     "{%- set ns = namespace(system='') -%}"
     "{%- for message in messages if message.role == 'system' -%}"
@@ -110,13 +109,13 @@ TEMPLATES: tuple[ReadyTemplate, ...] = (
 _BY_NAME = {ready.name: ready for ready in TEMPLATES}
 
 
-def resolve_template(given: str) -> str:
-    """The Jinja text of a template that is given by the name of a ready one, or as itself."""
-    ready = _BY_NAME.get(given.strip())
-    return given if ready is None else ready.template
+def resolve_template(template: str) -> str:
+    """Return the Jinja text of a template: of the ready one of that name, or the text itself."""
+    ready = _BY_NAME.get(template.strip())
+    return template if ready is None else ready.template
 
 
 def suggest_template(tokenizer: Any) -> str:
-    """The name of the ready template whose end of a turn the tokenizer has; `plain` where it has none."""
+    """Return the name of the first ready template whose end-of-turn token the tokenizer has; `plain` if none."""
     tokens = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     return next((ready.name for ready in TEMPLATES if ready.end in tokens), "plain")

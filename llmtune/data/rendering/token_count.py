@@ -1,4 +1,4 @@
-"""Counting tokens: with a real tokenizer where there is one, otherwise by a stated rule of thumb."""
+"""Counting tokens: with a tokenizer where there is one, otherwise by a documented rule of thumb."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmtune.data.example import Example, ImagePart, Message
 from llmtune.data.hashing import turn_text
 from llmtune.errors import MissingExtra
 
-#: The rule behind an estimate: four UTF-8 bytes a token, and four tokens a turn for the chat template.
+#: The rule of an estimate: four UTF-8 bytes per token, and four tokens per turn for the chat template.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = 4
 RULE = "an estimate: UTF-8 bytes / 4, and 4 tokens a turn"
@@ -17,17 +17,18 @@ RULE = "an estimate: UTF-8 bytes / 4, and 4 tokens a turn"
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Anything with `encode(text)` that answers a sequence of tokens: a transformers tokenizer, for one."""
+    """An object with `encode(text)` that returns a sequence of tokens, such as a transformers tokenizer."""
 
     def encode(self, text: str) -> Any:
-        """The tokens of a text."""
+        """Return the tokens of a text."""
         ...
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer by a model's name or folder, or by the path of a tokenizer.json (which counts, but knows no chat).
+    """Load a tokenizer by a model's name or folder, or by the path of a tokenizer.json (without a chat template).
 
-    Models are opened by whoever registered in the entry-point group `llmtune.tokenizers`: the local backend does.
+    Models are opened by the entry point of the group `llmtune.tokenizers`, which the local backend has. Raises
+    `MissingExtra`.
     """
     from importlib.metadata import entry_points
     from pathlib import Path
@@ -48,17 +49,16 @@ def load_tokenizer(name: str) -> Any:
 
 
 def control_tokens(tokenizer: Any) -> frozenset[str]:
-    """The tokens that mean something else than their text (where a turn begins and ends): special ones, as they are
-    written."""
+    """Return the special tokens as they are written, which mean something else than their text (a turn begins)."""
     added = getattr(tokenizer, "added_tokens_decoder", None)
     if added is None and hasattr(tokenizer, "get_added_tokens_decoder"):
         added = tokenizer.get_added_tokens_decoder()
-    found = {str(token.content) for token in (added or {}).values() if token.special}
-    return frozenset(found | set(map(str, getattr(tokenizer, "all_special_tokens", ()))))
+    special = {str(token.content) for token in (added or {}).values() if token.special}
+    return frozenset(special | set(map(str, getattr(tokenizer, "all_special_tokens", ()))))
 
 
 class RowTokens(NamedTuple):
-    """Tokens of one row: by role, in all, in the longest turn, of what is learned, and of the reasoning before it."""
+    """Tokens of one row: by role, in total, in the longest turn, learned, and of reasoning."""
 
     system: int
     user: int
@@ -71,21 +71,21 @@ class RowTokens(NamedTuple):
 
 
 class Counter:
-    """Counts the tokens of rows, with a tokenizer or by the rule."""
+    """A counter of rows' tokens, with a tokenizer or by the rule of thumb."""
 
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         self._tokenizer = tokenizer
         self.exact = tokenizer is not None
         self.control_tokens = frozenset() if tokenizer is None else control_tokens(tokenizer)
-        """What a text must not hold, because it would become another token than its letters say."""
+        """Texts that a row must not contain, because they would become special tokens."""
 
     @property
     def rule(self) -> str:
-        """How the numbers came about."""
+        """How the tokens were counted, in words."""
         return RULE if not self.exact else "counted with the tokenizer, and 4 tokens a turn for the template"
 
     def text(self, text: str) -> int:
-        """Tokens of a text, without anything around it."""
+        """Count the tokens of a text by itself, without special tokens of a template."""
         if self._tokenizer is None:
             size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
             return -(-size // BYTES_PER_TOKEN)
@@ -93,7 +93,7 @@ class Counter:
         return len(getattr(tokens, "ids", tokens))
 
     def row(self, example: Example) -> RowTokens:
-        """Tokens of one row. A preference row counts its prompt once and both answers."""
+        """Count the tokens of one row. Of a preference row, the prompt counts once, and both answers do."""
         if example.text is not None:
             count = self.text(example.text)
             return RowTokens(0, 0, count, 0, count, count, count)
@@ -103,7 +103,9 @@ class Counter:
         system = user = assistant = tool = longest = trained = reasoning = 0
         for message in turns:
             content = message.content
-            text = content if content.__class__ is str and not message.tool_calls else turn_text(_wordy(message))
+            text = (
+                content if content.__class__ is str and not message.tool_calls else turn_text(_without_images(message))
+            )
             if message.reasoning is not None:
                 text = f"{message.reasoning}\n{text}"
                 reasoning += self.text(message.reasoning)
@@ -128,8 +130,8 @@ class Counter:
         return RowTokens(system, user, assistant, tool, total, longest, trained, reasoning)
 
 
-def _wordy(message: Message) -> Message:
-    """The turn without its images, whose tokens no text tells."""
+def _without_images(message: Message) -> Message:
+    """Return the turn without its images, whose tokens cannot be counted from text."""
     if not isinstance(message.content, tuple):
         return message
     return message.replace(content=tuple(part for part in message.content if not isinstance(part, ImagePart)))

@@ -1,10 +1,10 @@
-"""Rows into tokens: which of them the model has to produce, and which it is given.
+"""Tokenisation of rows, with a mask of the tokens that the model has to produce.
 
-`llmtune.data.rendering.chat_template` says what a completion is. Here the same is demanded of the tokens: those
-before a trained turn are exactly those inference would send, or the row is rendered in pieces. One rendering cannot
-train all turns where a template renders an earlier turn differently once a later one follows (it drops old reasoning,
-closes the last turn with another token, or moves the tools), or where a token would lie across the border between
-prompt and answer. Such a row becomes one piece per trained turn, each rendered just as inference would see it.
+`llmtune.data.rendering.chat_template` defines a completion. Here the same must hold for tokens: those before a trained
+turn are exactly those inference would send; otherwise the row is rendered in pieces. One rendering cannot train all
+turns where a template renders an earlier turn differently once a later one follows (it drops old reasoning,
+closes the last turn with another token, or moves the tools), or where a token would span the end of the prompt and
+the beginning of the answer. Such a row becomes one piece per trained turn, each rendered as inference would see it.
 
 The tokenizer is an object with the interface of a transformers fast tokenizer; nothing here imports one.
 """
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from llmtune.data.example import Example, Message
 from llmtune.data.rendering.chat_template import ChatTemplate, Conversation
 
-#: What templates of models with reasoning write before an answer without any.
+#: The empty reasoning that templates of models that reason write before an answer without any.
 EMPTY_THINKING = re.compile(r"\s*<think>\s*</think>\s*")
 
 OnTooLong = Literal["error", "truncate", "drop"]
@@ -38,7 +38,7 @@ class Span(NamedTuple):
 class RenderedRow(NamedTuple):
     """One row as tokens.
 
-    `ids` and `completion_mask` have one entry a token; the mask is True on the tokens to be produced, never on the
+    `ids` and `completion_mask` have one entry per token; the mask is True on the tokens to be produced, never on the
     first token, which nothing predicts. `text` is what was rendered (also where `fit` has cut the tokens), `spans`
     the completions. `line` is the row's line in its file; `piece` counts from 0 where a row had to be rendered in
     several pieces (see the module).
@@ -53,12 +53,12 @@ class RenderedRow(NamedTuple):
 
     @property
     def trained_tokens(self) -> int:
-        """How many tokens of the row are completion."""
+        """The number of tokens of the row that are completion."""
         return sum(self.completion_mask)
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """The tokens before the last completion: what inference is given."""
+        """The tokens before the last completion: the input of inference."""
         return self.ids[: self.spans[-1].first]
 
 
@@ -71,11 +71,11 @@ class RenderedPair(NamedTuple):
 
 
 class Renderer:
-    """Renders rows with one tokenizer and its chat template.
+    """A renderer of rows with one tokenizer and its chat template.
 
     `file` is named in errors. `template_options` are extra variables for the template (`enable_thinking`), the
     same for training and inference. With `mask_empty_thinking` the empty `<think></think>` that the template of a model
-    with reasoning puts before an answer without reasoning is given and not learned. Raises `InvalidData` with file,
+    that reasons puts before an answer without reasoning is not learned. Raises `InvalidData` with file,
     line and remedy.
     """
 
@@ -92,11 +92,11 @@ class Renderer:
         self.template = ChatTemplate(tokenizer, file=file, options=template_options)
 
     def render(self, example: Example) -> tuple[RenderedRow, ...]:
-        """The row as tokens: one `RenderedRow`, or several where the template needs pieces (see the module)."""
+        """Tokenise a row: into one `RenderedRow`, or several where the template needs pieces (see the module)."""
         return next(self.render_all([example]))
 
     def render_all(self, examples: Iterable[Example]) -> Iterator[tuple[RenderedRow, ...]]:
-        """`render` for many rows, tokenised in batches; one tuple per example, in order."""
+        """Tokenise many rows in batches; yield one tuple as of `render` per example, in order."""
         batch: list[Conversation] = []
         for example in examples:
             batch.append(self.template.render(example))
@@ -106,7 +106,7 @@ class Renderer:
         yield from self._tokenise(batch)
 
     def render_pair(self, example: Example) -> RenderedPair:
-        """Both answers of a preference row, each with the prompt before it. Only the answers are completion."""
+        """Tokenise both answers of a preference row, each after the prompt. Only the answers are completion."""
         if example.preference is None:
             self.template.refuse(
                 example, "not_a_preference", "this row has no pair of answers", "give preferred and rejected"
@@ -126,33 +126,33 @@ class Renderer:
         return RenderedPair(sides[0], sides[1], example.line)
 
     def render_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The text inference sends: the conversation, and the start of the assistant's turn."""
+        """Render the text inference sends: the conversation, and the start of the assistant's turn."""
         return self.template.prompt(messages, tools)
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """`render_prompt` as tokens."""
+        """Tokenise the text of `render_prompt`."""
         return self._encode(self.template.prompt(messages, tools))
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's end of text, and what its template ends a turn with."""
+        """The tokens that end an answer: the tokenizer's end of text, and the template's end of a turn."""
         ids = {self.tokenizer.eos_token_id}
         if self.template.turn_end:
             ids.add(self.tokenizer.convert_tokens_to_ids(self.template.turn_end))
         return frozenset(token for token in ids if token is not None)
 
     def check_against_inference(self, example: Example) -> None:
-        """Demand that every trained turn follows exactly the tokens inference would send. Raises `InvalidData`.
+        """Check that every trained turn follows exactly the tokens inference would send. Raises `InvalidData`.
 
-        `render` guarantees it; this proves it from the outside, with renderings and encodings of its own.
+        `render` guarantees it; this verifies it with renderings and encodings of its own.
         """
-        given = [row.ids[: span.first] for row in self.render(example) for span in row.spans]
-        asked = [
+        training_prompts = [row.ids[: span.first] for row in self.render(example) for span in row.spans]
+        inference_prompts = [
             self.prompt_ids(example.messages[:index], example.tools)
             for index, turn in enumerate(example.messages)
             if turn.trained
         ]
-        if given != asked:
+        if training_prompts != inference_prompts:
             self.template.refuse(
                 example,
                 "template_prompt_differs",
@@ -161,10 +161,10 @@ class Renderer:
             )
 
     def fit(self, row: RenderedRow, limit: int, on_too_long: OnTooLong) -> RenderedRow | None:
-        """The row within `limit` tokens, or None where it is dropped.
+        """Return the row within `limit` tokens, or None where it is dropped.
 
-        error: raises `InvalidData` with the row, its length and the limit. drop: None. truncate: what follows the
-        last answer goes first, then the oldest tokens (a leading beginning-of-text token stays), so that answers
+        error: raises `InvalidData` with the row, its length and the limit. drop: None. truncate: tokens after the
+        last answer are removed first, then the oldest ones (a leading beginning-of-text token stays), so that answers
         keep their end-of-turn token; a turn cut in two is no longer trained, and a row whose last answer does not
         fit with at least one token of its prompt is refused. Plain text is cut at its end instead.
         """
@@ -217,79 +217,79 @@ class Renderer:
 
     def _tokenise(self, batch: Sequence[Conversation]) -> Iterator[tuple[RenderedRow, ...]]:
         chats = [conversation for conversation in batch if conversation.turns]
-        wholes = iter(self._encode_all([chat.text for chat in chats]))
+        rendered = iter(self._encode_all([chat.text for chat in chats]))
         prompts = iter(self._encode_prompts([turn.prompt for chat in chats for turn in chat.turns]))
         for conversation in batch:
             if not conversation.turns:
-                yield (self._plain(conversation),)
+                yield (self._tokenise_text(conversation),)
                 continue
-            ids, offsets = next(wholes)
-            asked = [next(prompts) for _ in conversation.turns]
-            whole = self._whole(conversation, ids, offsets, asked)
-            yield (whole,) if whole is not None else self._pieces(conversation, asked)
+            ids, offsets = next(rendered)
+            prompt_ids = [next(prompts) for _ in conversation.turns]
+            row = self._render_in_one(conversation, ids, offsets, prompt_ids)
+            yield (row,) if row is not None else self._render_in_pieces(conversation, prompt_ids)
 
-    def _whole(
+    def _render_in_one(
         self,
         conversation: Conversation,
         ids: list[int],
         offsets: list[tuple[int, int]],
-        asked: list[list[int]],
+        prompts: list[list[int]],
     ) -> RenderedRow | None:
-        """The row in one rendering, or None where some turn would not stand as inference renders it."""
+        """Return the row in one rendering, or None where some turn would differ from what inference renders."""
         example, text = conversation.example, conversation.text
         mask = [False] * len(ids)
         spans = []
-        for turn, prompt in zip(conversation.turns, asked, strict=True):
+        for turn, prompt in zip(conversation.turns, prompts, strict=True):
             first = len(prompt)
             if not text.startswith(turn.through[: turn.end]) or ids[:first] != prompt:
                 return None
-            # The end-of-turn token is an added token, so no other token can lie across the end of the answer.
+            # The end-of-turn token is an added token, so no other token can span the end of the answer.
             stop = first
             while stop < len(ids) and offsets[stop][0] < turn.end:
                 stop += 1
-            self._demand_end(example, ids[first:stop])
-            given = self._empty_thinking(turn.answer)
+            self._check_end(example, ids[first:stop])
+            ignored = self._measure_empty_thinking(turn.answer)
             for token in range(first, stop):
-                mask[token] = given == 0 or offsets[token][1] > len(turn.prompt) + given
+                mask[token] = ignored == 0 or offsets[token][1] > len(turn.prompt) + ignored
             spans.append(Span(len(turn.prompt), turn.end, first, stop))
         return RenderedRow(tuple(ids), tuple(mask), text, tuple(spans), example.line)
 
-    def _pieces(self, conversation: Conversation, asked: list[list[int]]) -> tuple[RenderedRow, ...]:
-        """One rendering per trained turn: the prompt's own tokens, then the tokens of the answer."""
+    def _render_in_pieces(self, conversation: Conversation, prompts: list[list[int]]) -> tuple[RenderedRow, ...]:
+        """Return one rendering per trained turn: the prompt's own tokens, then the tokens of the answer."""
         example = conversation.example
         rows = []
-        for piece, (turn, prompt) in enumerate(zip(conversation.turns, asked, strict=True)):
+        for piece, (turn, prompt) in enumerate(zip(conversation.turns, prompts, strict=True)):
             text = turn.through[: turn.end]
             ids = self._encode(text)
             first, cut = len(prompt), 0
             if ids[:first] != tuple(prompt):
-                # A token lies across the border. Inference cuts there, so the answer is tokenised by itself.
+                # A token spans the end of the prompt. Inference cuts there, so the answer is tokenised by itself.
                 answer = self._encode(turn.answer)
                 if self.tokenizer.decode(answer) != turn.answer:
                     self.template.refuse(
                         example,
                         "template_border",
                         "one token covers the end of the prompt and the beginning of the answer"
-                        f" ({turn.prompt[-10:]!r}, {turn.answer[:10]!r}), and this tokenizer cannot part them",
+                        f" ({turn.prompt[-10:]!r}, {turn.answer[:10]!r}), and this tokenizer cannot separate them",
                         "use a chat template whose generation prompt ends in a special token or a newline",
                     )
                 ids, cut = (*prompt, *answer), len(turn.prompt)
-            self._demand_end(example, ids[first:])
+            self._check_end(example, ids[first:])
             mask = [False] * first + [True] * (len(ids) - first)
-            if given := self._empty_thinking(turn.answer):
+            if ignored := self._measure_empty_thinking(turn.answer):
                 ((_, offsets),) = self._encode_all([text[cut:]])
                 ends = [stop + cut for _, stop in offsets[-(len(ids) - first) :]]
-                mask[first:] = [end > len(turn.prompt) + given for end in ends]
+                mask[first:] = [end > len(turn.prompt) + ignored for end in ends]
             span = Span(len(turn.prompt), turn.end, first, len(ids))
             rows.append(RenderedRow(tuple(ids), tuple(mask), text, (span,), example.line, piece))
         return tuple(rows)
 
-    def _empty_thinking(self, answer: str) -> int:
-        """How many characters at the beginning of an answer are reasoning that is none, and not to be learned."""
+    def _measure_empty_thinking(self, answer: str) -> int:
+        """Return the length, in characters, of the empty reasoning at the beginning of an answer to be masked."""
         empty = EMPTY_THINKING.match(answer) if self.mask_empty_thinking else None
         return empty.end() if empty is not None else 0
 
-    def _plain(self, conversation: Conversation) -> RenderedRow:
+    def _tokenise_text(self, conversation: Conversation) -> RenderedRow:
         example, text = conversation.example, conversation.text
         bos = self.tokenizer.bos_token
         begun = bool(bos) and text.lstrip().startswith(bos)  # a text that was rendered before has its beginning
@@ -300,7 +300,7 @@ class Renderer:
         mask = (False,) + (True,) * (len(ids) - 1)
         return RenderedRow(ids, mask, text, (Span(0, len(text), 0, len(ids)),), example.line)
 
-    def _demand_end(self, example: Example, answer: Sequence[int]) -> None:
+    def _check_end(self, example: Example, answer: Sequence[int]) -> None:
         last = self.tokenizer.convert_ids_to_tokens(answer[-1]) if answer else None
         if last not in self.template.ends:
             self.template.refuse(
@@ -336,5 +336,5 @@ class Renderer:
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The text inference sends to a model with this tokenizer; `Renderer.render_prompt` for one call."""
+    """Render the text inference sends to a model with this tokenizer, as `Renderer.render_prompt` does."""
     return Renderer(tokenizer).render_prompt(messages, tools)

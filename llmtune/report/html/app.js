@@ -8,7 +8,7 @@
   // --- theme ---------------------------------------------------------------------------------------------------------
   const themes = ["system", "light", "dark"];
   const button = document.getElementById("theme");
-  function kept() {
+  function readTheme() {
     try { return localStorage.getItem("llmtune-theme") || "system"; } catch { return "system"; }
   }
   function dress(theme) {
@@ -224,11 +224,11 @@
         else at = at === null || at === undefined ? low : at + steps[event.key];
         at = Math.min(high, Math.max(low, at));
         this.plot.setCursor({ left: this.plot.valToPos(columns[at], "x"), top: this.plot.bbox.height / devicePixelRatio / 2 });
-        const said = this.chart.curves
+        const values = this.chart.curves
           .map((curve, index) => [curve.label, this.plot.data[index + 1][at]])
           .filter(([, value]) => value !== null && value !== undefined)
           .map(([label, value]) => label + " " + unitless(this.chart, value));
-        tell("step " + columns[at] + ": " + said.join(", "));
+        announce("step " + columns[at] + ": " + values.join(", "));
       } else if (event.key === "+" || event.key === "=") this.zoom(0.5);
       else if (event.key === "-") this.zoom(2);
       else if (event.key === "0" || event.key === "Escape") this.all();
@@ -244,12 +244,12 @@
     }
   }
 
-  // What a keyboard finds in a chart is said to those who do not see it.
-  const told = document.createElement("div");
-  told.setAttribute("aria-live", "polite");
-  told.className = "skip";
-  document.body.append(told);
-  function tell(text) { told.textContent = text; }
+  // What the keyboard selects in a chart is announced to screen readers.
+  const liveRegion = document.createElement("div");
+  liveRegion.setAttribute("aria-live", "polite");
+  liveRegion.className = "skip";
+  document.body.append(liveRegion);
+  function announce(text) { liveRegion.textContent = text; }
 
   const charts = new Map();
   function drawAll() {
@@ -259,8 +259,8 @@
     }
   }
   drawAll();
-  dress(kept());
-  button.addEventListener("click", () => dress(themes[(themes.indexOf(kept()) + 1) % themes.length]));
+  dress(readTheme());
+  button.addEventListener("click", () => dress(themes[(themes.indexOf(readTheme()) + 1) % themes.length]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((each) => each.draw()));
 
   // --- a run that is still going (llmtune ui) ---------------------------------------------------------------------------

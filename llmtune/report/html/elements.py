@@ -1,6 +1,6 @@
-"""HTML elements as values. Text becomes text whatever it holds: only what `el` itself made goes out as markup.
+"""HTML elements as values. Every string is escaped: only elements made by `el` are markup.
 
-So nothing has to be remembered when a section is written: a dataset row, a label or a model's answer that is given as a
+So a section cannot forget to escape: a dataset row, a label or a model's answer that is given as a
 child or an attribute is escaped, and its control characters are written out.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from llmtune.redaction.documents import dump_json
-from llmtune.report.format import seen
+from llmtune.report.format import escape_control_chars
 
 #: What an element may hold; None and False are nothing, so that `condition and el(...)` reads well.
 Child = Markup | str | int | float | None | Iterable["Child"]
@@ -25,10 +25,10 @@ _LINK = re.compile(r"(https?://|[#/?.])", re.I)
 
 
 def el(name: str, /, *children: Child, **attributes: Any) -> Markup:
-    """An element. `class_` is `class`, `data_v` is `data-v`; an attribute that is None or False is left out.
+    """Make an element. `class_` is `class`, `data_v` is `data-v`; an attribute that is None or False is left out.
 
     Raises:
-        ValueError: a name that is none, or an attribute that the pages' policy forbids (`style`, `onclick`, ...).
+        ValueError: an invalid name, or an attribute that the pages' policy forbids (`style`, `onclick`, ...).
     """
     if not _NAME.match(name):
         raise ValueError(f"{name!r} is no element")
@@ -37,17 +37,17 @@ def el(name: str, /, *children: Child, **attributes: Any) -> Markup:
 
 
 def join(children: Iterable[Child]) -> Markup:
-    """Children one after the other, without an element around them."""
+    """Join children, one after the other, without an element around them."""
     return Markup("").join(_text(child) for child in children)
 
 
 def link(url: str, text: str) -> Markup:
-    """A link, or only its text when the address is none that a browser should follow."""
+    """Make a link, or only its text where a browser should not follow the address."""
     return el("a", text, href=url, rel="noopener noreferrer") if _LINK.match(url) else el("span", text)
 
 
 def json_script(name: str, data: Any) -> Markup:
-    """Data for the page's script, in an element that nothing in it can close."""
+    """Embed data for the page's script in an element that nothing in the data can close."""
     text = dump_json(data, indent=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -60,7 +60,7 @@ def _text(child: Child) -> Markup:
     if isinstance(child, Markup):
         return child
     if isinstance(child, str):
-        return escape(seen(child))
+        return escape(escape_control_chars(child))
     if isinstance(child, int | float):
         return escape(str(child))
     return join(child)
@@ -76,5 +76,5 @@ def _attributes(attributes: dict[str, Any]) -> str:
             continue
         if name in ("href", "src", "action") and not _LINK.match(str(value)):
             raise ValueError(f"{value!r} is no address of a page of ours")
-        parts.append(f" {name}" if value is True else f' {name}="{escape(seen(str(value)))}"')
+        parts.append(f" {name}" if value is True else f' {name}="{escape(escape_control_chars(str(value)))}"')
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""What the held-out rows said: metrics with their intervals, figures by label, confusion, and where it goes wrong."""
+"""Results on the held-out rows: metrics with their intervals, figures by label, confusion, worst rows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, difference, metric_name, number, p_words, pick_system, spread
 from llmtune.report.html.elements import Child, el, join
 from llmtune.report.html.page import Section, details, sorted_by, table
-from llmtune.report.verdicts import outside_shares
+from llmtune.report.verdicts import describe_outside_answers
 
-#: Labels up to which the whole confusion matrix is shown; above, only what is confused most.
+#: Most labels for which the whole confusion matrix is shown; above, only the most confused pairs.
 MATRIX_LABELS = 80
 CONFUSED_SHOWN = 15
-#: Characters of a prompt or an answer in the page; the JSON report holds what the evaluation kept.
+#: Most characters of a prompt or an answer in the page; the JSON report holds all that the evaluation stored.
 TEXT_SHOWN = 3000
 ROWS_SHOWN = 50
-#: Rows that stand open; the rest can be opened.
+#: Rows that are shown at once; the others can be opened.
 ROWS_OPEN = 6
 
-_HOW = {
+_SCORING = {
     "likelihood": "labels scored by their likelihood",
     "text": "answers generated",
     "loss": "rows scored by their loss",
@@ -34,15 +34,15 @@ _HOW = {
 def held_out(
     result: EvaluationResult, *, before: str = "base", after: str = "tuned", id: str = "evaluation", title: str = ""
 ) -> Section:
-    """Every metric of every system, and what separates the system `after` from the system `before`."""
+    """Return the section with every metric of every system, and the difference from `before` to `after`."""
     some = f" of {result.available:,}" if result.rows < result.available else ""
-    said = f"{count(result.rows, 'row')}{some}, {_HOW[result.scored_by]}; intervals at {result.level:.0%}."
+    summary = f"{count(result.rows, 'row')}{some}, {_SCORING[result.scored_by]}; intervals at {result.level:.0%}."
     if result.rule:
-        said += f" Labels are read by the rule {result.rule}."
+        summary += f" Labels are read by the rule {result.rule}."
     absent = [
-        el("p", f"The {name} model was not asked: {each.reason}", class_="dim")
-        for name, each in result.systems.items()
-        if isinstance(each, NotReported)
+        el("p", f"The {name} model was not asked: {absence.reason}", class_="dim")
+        for name, absence in result.systems.items()
+        if isinstance(absence, NotReported)
     ]
     missing = [
         el("p", f"{name}: {metric_name(metric)} not reported ({reason})", class_="dim")
@@ -50,16 +50,18 @@ def held_out(
         if (system := result.system(name)) is not None
         for metric, reason in system.not_reported.items()
     ]
-    outside = el("p", shares, class_="hint") if (shares := outside_shares(result)) else None
-    body = join([el("p", said, class_="hint"), bars(result), _metrics(result, before, after), outside, absent, missing])
+    outside = el("p", shares, class_="hint") if (shares := describe_outside_answers(result)) else None
+    body = join(
+        [el("p", summary, class_="hint"), bars(result), _metrics(result, before, after), outside, absent, missing]
+    )
     return Section(id, title or "Held-out rows", body, short="Results")
 
 
 def bars(result: EvaluationResult) -> Markup:
-    """The main metric of each system as a bar, with its interval as a whisker."""
+    """Draw the main metric of each system as a bar, with its interval as a whisker."""
     values: list[tuple[str, MetricValue]] = []
     if result.majority is not None and result.main == "accuracy":
-        values.append((f"always \u201c{_short(result.majority.label, 24)}\u201d", result.majority.accuracy))
+        values.append((f"always \u201c{_shorten(result.majority.label, 24)}\u201d", result.majority.accuracy))
     for name in result.systems:
         system = result.system(name)
         metric = system.get(result.main) if system is not None else None
@@ -73,8 +75,8 @@ def bars(result: EvaluationResult) -> Markup:
 
 
 def bar(value: MetricValue) -> Markup:
-    """A share as a bar with its interval."""
-    low, high = (min(100.0, max(0.0, 100 * each)) for each in (value.interval.low, value.interval.high))
+    """Draw a share as a bar with its interval."""
+    low, high = (min(100.0, max(0.0, 100 * bound)) for bound in (value.interval.low, value.interval.high))
     return el(
         "svg",
         el("rect", class_="track", x="0", y="2", width="100", height="8"),
@@ -89,15 +91,15 @@ def bar(value: MetricValue) -> Markup:
 
 def _metrics(result: EvaluationResult, before: str, after: str) -> Markup:
     answered = [system for name in result.systems if (system := result.system(name)) is not None]
-    names = list(dict.fromkeys(metric.name for each in answered for metric in each.metrics))
-    compared = any((each.name_a, each.name_b) == (before, after) for each in result.comparisons)
-    headings = ["metric", *(each.name for each in answered), *(["difference", "verdict"] if compared else [])]
+    names = list(dict.fromkeys(metric.name for system in answered for metric in system.metrics))
+    compared = any((comparison.name_a, comparison.name_b) == (before, after) for comparison in result.comparisons)
+    headings = ["metric", *(system.name for system in answered), *(["difference", "verdict"] if compared else [])]
     rows: list[list[Child]] = []
     for name in names:
         unit, says = "", ""
         cells: list[Child] = []
-        for each in answered:
-            metric = each.get(name)
+        for answering in answered:
+            metric = answering.get(name)
             if metric is None:
                 cells.append("\u2013")
                 continue
@@ -105,14 +107,14 @@ def _metrics(result: EvaluationResult, before: str, after: str) -> Markup:
             within = el("small", spread(metric.interval, unit))
             cells.append(sorted_by(metric.value, el("b", number(metric.value, unit)), within, class_="n two"))
         if compared:
-            cells += _difference(result.comparison(name, before, after), unit)
+            cells += _difference_cells(result.comparison(name, before, after), unit)
         rows.append([el("td", metric_name(name), title=says), *cells])
     return (
         table(headings, rows, numbers=range(1, len(answered) + 1 + compared), caption="Metrics") if rows else Markup("")
     )
 
 
-def _difference(comparison: Comparison | None, unit: str) -> list[Child]:
+def _difference_cells(comparison: Comparison | None, unit: str) -> list[Child]:
     if comparison is None:
         return ["", ""]
     within = el("small", spread(comparison.interval, unit))
@@ -126,36 +128,44 @@ def _difference(comparison: Comparison | None, unit: str) -> list[Child]:
 
 # --- by label --------------------------------------------------------------------------------------------------------
 def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tuned") -> Section:
-    """Precision, recall and F1 of each label, sortable, beside those of the system `before`."""
+    """Return the section with precision, recall and F1 of each label, beside the recall of the system `before`."""
     tuned, owner = pick_system(result, after)
     if tuned is None or tuned.classification is None:
         return Section("labels", "By label", Markup(""))
-    found = tuned.classification
+    classification = tuned.classification
     base = result.system(before)
-    was_found = base.classification if base is not None and base is not tuned else None
+    base_classification = base.classification if base is not None and base is not tuned else None
     headings = ["label", "rows", "answered", "precision", "recall", "F1"]
-    headings += [f"recall {before}", "change"] if was_found is not None else []
+    headings += [f"recall {before}", "change"] if base_classification is not None else []
     rows: list[list[Child]] = []
-    earlier = {each.label: each for each in was_found.classes} if was_found is not None else {}
-    for row in found.classes:
+    earlier = (
+        {label_metrics.label: label_metrics for label_metrics in base_classification.classes}
+        if base_classification is not None
+        else {}
+    )
+    for row in classification.classes:
         cells: list[Child] = [
             el("td", row.label, class_="label"),
             sorted_by(row.support, f"{row.support:,}", class_="n"),
             sorted_by(row.predicted, f"{row.predicted:,}", class_="n"),
             sorted_by(row.precision, number(row.precision, "share"), class_="n"),
-            _recall(row),
+            _recall_cell(row),
             sorted_by(row.f1, number(row.f1, "share"), class_="n"),
         ]
-        if was_found is not None:
-            was = earlier.get(row.label)
-            cells += [_recall(was), _change(was, row)] if was else ["", ""]
+        if base_classification is not None:
+            label_metrics = earlier.get(row.label)
+            cells += [_recall_cell(label_metrics), _change_cell(label_metrics, row)] if label_metrics else ["", ""]
         rows.append(cells)
     rows_table = table(headings, rows, numbers=range(1, len(headings)), caption=f"The {tuned.name} model by label")
     averages = table(
         ["average", "precision", "recall", "F1"],
         [
-            [name, *(number(value, "share") for value in (each.precision, each.recall, each.f1))]
-            for name, each in (("macro", found.macro), ("micro", found.micro), ("weighted", found.weighted))
+            [name, *(number(value, "share") for value in (average.precision, average.recall, average.f1))]
+            for name, average in (
+                ("macro", classification.macro),
+                ("micro", classification.micro),
+                ("weighted", classification.weighted),
+            )
         ],
         numbers=(1, 2, 3),
         caption="Averages",
@@ -166,8 +176,8 @@ def by_label(result: EvaluationResult, *, before: str = "base", after: str = "tu
     )
 
 
-def _recall(row: ClassMetrics) -> Child:
-    """A label's recall with its interval: with three rows it says little, and shows that."""
+def _recall_cell(row: ClassMetrics) -> Child:
+    """Return the cell of a label's recall with its interval, which shows how little a few rows say."""
     interval = recall_interval(row)
     if interval is None:
         return sorted_by(row.recall, "\u2013", class_="n")
@@ -175,71 +185,77 @@ def _recall(row: ClassMetrics) -> Child:
     return sorted_by(row.recall, number(row.recall, "share"), within, class_="n two")
 
 
-def _change(was: ClassMetrics, row: ClassMetrics) -> Child:
-    """The change of a label's recall; coloured only where so many rows can tell it from chance."""
-    before, after = recall_interval(was), recall_interval(row)
+def _change_cell(earlier: ClassMetrics, row: ClassMetrics) -> Child:
+    """Return the cell of a change in recall; coloured only where the rows suffice to tell it from chance."""
+    before, after = recall_interval(earlier), recall_interval(row)
     if before is None or after is None:
         return sorted_by(0.0, "\u2013", class_="n")
-    found = compare_unpaired(was.recall, before, row.recall, after, rows=row.support, metric="recall")
-    kind = {"better": "good", "worse": "bad"}.get(found.verdict)
-    within = el("small", spread(found.interval, "share"))
-    text = el("span", difference(found.difference, "share"), class_=kind)
-    return sorted_by(found.difference, text, within, class_="n two")
+    comparison = compare_unpaired(earlier.recall, before, row.recall, after, rows=row.support, metric="recall")
+    kind = {"better": "good", "worse": "bad"}.get(comparison.verdict)
+    within = el("small", spread(comparison.interval, "share"))
+    text = el("span", difference(comparison.difference, "share"), class_=kind)
+    return sorted_by(comparison.difference, text, within, class_="n two")
 
 
 def confusion(result: EvaluationResult, *, after: str = "tuned") -> Section:
-    """True label by row, answer by column; and what is taken for what most often."""
+    """Return the section with the confusion matrix (true label by row) and the labels that are confused most."""
     tuned, owner = pick_system(result, after)
-    found = tuned.classification if tuned is not None else None
-    if found is None or tuned is None:
+    classification = tuned.classification if tuned is not None else None
+    if classification is None or tuned is None:
         return Section("confusion", "Confusion", Markup(""))
-    parts: list[Child] = [_confused(found)]
-    if len(found.labels) <= MATRIX_LABELS:
-        matrix = _matrix(found)
-        parts.insert(0, matrix if len(found.labels) <= 12 else details("The whole matrix", matrix))
+    parts: list[Child] = [_confused_table(classification)]
+    if len(classification.labels) <= MATRIX_LABELS:
+        matrix = _matrix(classification)
+        parts.insert(0, matrix if len(classification.labels) <= 12 else details("The whole matrix", matrix))
     else:
-        parts.append(el("p", f"{len(found.labels)} labels: the whole matrix stands in the JSON report.", class_="hint"))
-    if found.outside_answers:
+        parts.append(
+            el("p", f"{len(classification.labels)} labels: the whole matrix stands in the JSON report.", class_="hint")
+        )
+    if classification.outside_answers:
         answers = [
-            [_answer(each.answer), sorted_by(each.count, f"{each.count:,}", class_="n")]
-            for each in found.outside_answers
+            [_answer(outside_answer.answer), sorted_by(outside_answer.count, f"{outside_answer.count:,}", class_="n")]
+            for outside_answer in classification.outside_answers
         ]
-        says = f"{count(found.outside, 'answer')} outside the label set"
+        says = f"{count(classification.outside, 'answer')} outside the label set"
         parts.append(details(says, table(["answer", "times"], answers, numbers=(1,), caption=says)))
     return Section("confusion", f"Confusion{owner}", join(parts), short="Confusion")
 
 
-def _matrix(found: ClassificationResult) -> Markup:
-    columns = [*found.labels, *(["(outside)"] if found.outside else [])]
+def _matrix(classification: ClassificationResult) -> Markup:
+    columns = [*classification.labels, *(["(outside)"] if classification.outside else [])]
     top = el(
-        "tr", el("th", "true \\ answered", scope="col"), [el("th", el("span", each), scope="col") for each in columns]
+        "tr",
+        el("th", "true \\ answered", scope="col"),
+        [el("th", el("span", column), scope="col") for column in columns],
     )
     lines = []
-    for label, counts in zip(found.labels, found.confusion, strict=True):
+    for label, counts in zip(classification.labels, classification.confusion, strict=True):
         total = sum(counts) or 1
         cells = [
-            _heat(amount, total, right=place < len(found.labels) and found.labels[place] == label)
-            for place, amount in enumerate(counts[: len(columns)])
+            _matrix_cell(
+                amount, total, right=index < len(classification.labels) and classification.labels[index] == label
+            )
+            for index, amount in enumerate(counts[: len(columns)])
         ]
         lines.append(el("tr", el("th", label, scope="row"), cells))
     inner = el("table", el("thead", top), el("tbody", lines), class_="matrix")
     return el("div", inner, class_="scroll", tabindex="0", role="group", aria_label="Confusion matrix")
 
 
-def _heat(amount: int, total: int, *, right: bool) -> Markup:
+def _matrix_cell(amount: int, total: int, *, right: bool) -> Markup:
     if not amount:
         return Markup("<td></td>")
     level = max(1, round(9 * amount / total))
     return el("td", amount, class_=f"{'r' if right else 'w'}{level}")
 
 
-def _confused(found: ClassificationResult) -> Markup:
-    columns = [*found.labels, "(outside the labels)"]
+def _confused_table(classification: ClassificationResult) -> Markup:
+    columns = [*classification.labels, "(outside the labels)"]
     pairs = [
-        (amount, sum(counts), label, columns[place])
-        for label, counts in zip(found.labels, found.confusion, strict=True)
-        for place, amount in enumerate(counts)
-        if amount and columns[place] != label
+        (amount, sum(counts), label, columns[index])
+        for label, counts in zip(classification.labels, classification.confusion, strict=True)
+        for index, amount in enumerate(counts)
+        if amount and columns[index] != label
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[2], pair[3]))
     if not pairs:
@@ -247,20 +263,18 @@ def _confused(found: ClassificationResult) -> Markup:
     rows: list[list[Child]] = [
         [
             el("td", label, class_="label"),
-            el("td", said, class_="label"),
+            el("td", answer, class_="label"),
             sorted_by(amount, f"{amount:,}", class_="n"),
             sorted_by(amount / total, number(amount / total, "share"), class_="n"),
         ]
-        for amount, total, label, said in pairs[:CONFUSED_SHOWN]
+        for amount, total, label, answer in pairs[:CONFUSED_SHOWN]
     ]
-    return table(
-        ["true", "answered", "rows", "of its rows"], rows, numbers=(2, 3), caption="What is taken for what most often"
-    )
+    return table(["true", "answered", "rows", "of its rows"], rows, numbers=(2, 3), caption="Most often confused")
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 def worst(result: EvaluationResult, *, after: str = "tuned") -> Section:
-    """Rows that went wrong, one under the other, as they are."""
+    """Return the section with the rows that went wrong, with prompt, expected and given answer."""
     tuned, owner = pick_system(result, after)
     parts: list[Child] = []
     if tuned is not None and tuned.worst:
@@ -270,10 +284,10 @@ def worst(result: EvaluationResult, *, after: str = "tuned") -> Section:
     if result.contradictions:
         rows = [
             [
-                el("td", _short(each.prompt, 300), class_="text"),
-                el("td", [el("div", f"{label} ({where})") for label, where in each.answers]),
+                el("td", _shorten(contradiction.prompt, 300), class_="text"),
+                el("td", [el("div", f"{label} ({where})") for label, where in contradiction.answers]),
             ]
-            for each in result.contradictions[:ROWS_SHOWN]
+            for contradiction in result.contradictions[:ROWS_SHOWN]
         ]
         parts.append(details("Contradicting labels", table(["prompt", "labels"], rows, caption="Contradicting labels")))
     title = "Surest mistakes" if result.scored_by == "likelihood" else "Worst answers"
@@ -281,13 +295,13 @@ def worst(result: EvaluationResult, *, after: str = "tuned") -> Section:
 
 
 def _rows(rows: Sequence[WorstRow]) -> Markup:
-    shown = [_row(row) for row in rows[:ROWS_SHOWN]]
-    more = len(rows) - len(shown)
-    rest = el("div", shown[ROWS_OPEN:], class_="rows")
+    articles = [_row(row) for row in rows[:ROWS_SHOWN]]
+    more = len(rows) - len(articles)
+    closed = el("div", articles[ROWS_OPEN:], class_="rows")
     return join(
         [
-            el("div", shown[:ROWS_OPEN], class_="rows"),
-            details(f"{count(len(shown) - ROWS_OPEN, 'more row')}", rest) if len(shown) > ROWS_OPEN else None,
+            el("div", articles[:ROWS_OPEN], class_="rows"),
+            details(f"{count(len(articles) - ROWS_OPEN, 'more row')}", closed) if len(articles) > ROWS_OPEN else None,
             el("p", f"{more} more in the JSON report", class_="hint") if more > 0 else None,
         ]
     )
@@ -301,15 +315,15 @@ def _row(row: WorstRow) -> Markup:
         el("p", where, f" \u00b7 {row.note}" if row.note else None, class_="dim"),
         el(
             "dl",
-            [el("div", el("dt", name), el("dd", _short(text, TEXT_SHOWN), class_="text")) for name, text in pairs],
+            [el("div", el("dt", name), el("dd", _shorten(text, TEXT_SHOWN), class_="text")) for name, text in pairs],
             el("div", el("dt", "got"), el("dd", _answer(row.got), class_="text")),
         ),
     )
 
 
 def _answer(answer: str | None) -> Child:
-    return el("i", "no answer") if answer is None else _short(answer, TEXT_SHOWN)
+    return el("i", "no answer") if answer is None else _shorten(answer, TEXT_SHOWN)
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}\u2026"
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}\u2026"

@@ -1,6 +1,6 @@
-"""One page in one file: no request leaves it, and its policy lets no script run but its own.
+"""One page in one file: it sends no request, and its content security policy allows only its own scripts.
 
-A page is a title, a header and a list of sections; what a section shows is made elsewhere, so that runs, comparisons
+A page is a title, a header and a list of sections; other modules make the sections, so that runs, comparisons
 and the list of a store are all pages of the same kind.
 """
 
@@ -24,7 +24,7 @@ UPLOT = "1.6.32"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page with a heading. `id` is its anchor, `short` what the bar at the top calls it."""
+    """A part of a page with a heading. `id` is its anchor, `short` its name in the bar at the top."""
 
     id: str
     title: str
@@ -44,17 +44,17 @@ def page(
     connect: bool = False,
     home: str | None = None,
 ) -> str:
-    """A whole HTML document.
+    """Return a whole HTML document.
 
     Args:
         title: what the browser's tab says; plain text.
         sections: what the page shows, in order; empty ones are left out.
-        header: what stands above them.
+        header: the content above them.
         data: what the page's script works with: "charts" (see `charts.chart_data`), "live", ...
         connect: let the page ask the server it came from, and nobody else (the pages of `llmtune ui`).
         home: address of the page that lists everything, where there is one.
     """
-    shown = [section for section in sections if section]
+    filled_sections = [section for section in sections if section]
     scripts = [_asset("vendor/uplot/uPlot.iife.min.js")] if (data or {}).get("charts") else []
     scripts.append(_asset("app.js"))
     style = _asset("vendor/uplot/uPlot.min.css") + "\n" + _asset("style.css")
@@ -71,11 +71,11 @@ def page(
     body = el(
         "body",
         el("a", "Skip to the content", href="#content", class_="skip"),
-        _bar(shown, home),
-        el("main", header, [_section(each) for each in shown], id="content", tabindex="-1"),
+        _bar(filled_sections, home),
+        el("main", header, [_section(section) for section in filled_sections], id="content", tabindex="-1"),
         el("footer", "Made by llmtune. Charts by uPlot ", UPLOT, " (MIT)."),
         json_script("page-data", data or {}),
-        [_raw("script", each) for each in scripts],
+        [_raw("script", script) for script in scripts],
     )
     licence = Markup(f"<!--\nuPlot {UPLOT}, https://github.com/leeoniya/uPlot\n{_asset('vendor/uplot/LICENSE')}-->\n")
     notice = licence if len(scripts) > 1 else Markup("")
@@ -83,10 +83,10 @@ def page(
 
 
 def policy(scripts: Sequence[str], style: str, *, connect: bool = False) -> str:
-    """The content security policy: nothing but these scripts and this style, by their hashes."""
+    """Return the content security policy: it allows only these scripts and this style, by their hashes."""
     allowed = {
         "default-src": "'none'",
-        "script-src": " ".join(_hash(each) for each in scripts),
+        "script-src": " ".join(_hash(script) for script in scripts),
         "style-src": _hash(style),
         "connect-src": "'self'" if connect else "'none'",
         "base-uri": "'none'",
@@ -96,7 +96,7 @@ def policy(scripts: Sequence[str], style: str, *, connect: bool = False) -> str:
 
 
 def _bar(sections: Sequence[Section], home: str | None) -> Markup:
-    links = [el("a", each.short or each.title, href=f"#{each.id}") for each in sections]
+    links = [el("a", section.short or section.title, href=f"#{section.id}") for section in sections]
     toggle = el("button", "Theme", type="button", id="theme", title="Light, dark, or as the system has it")
     return el(
         "div",
@@ -119,7 +119,7 @@ def _section(section: Section) -> Markup:
 
 
 def _raw(name: str, text: str) -> Markup:
-    """A script or style of ours, as it is: a hash in the policy stands for exactly these characters."""
+    """Embed a script or style of ours unescaped: the policy allows exactly these characters, by their hash."""
     if "</" + name in text.lower() or "<!--" in text:
         raise ValueError(f"this {name} would end its own element")
     return Markup(f"<{name}>") + Markup(text) + Markup(f"</{name}>")
@@ -145,15 +145,15 @@ def table(
     titled: bool = True,
     sortable: bool = True,
 ) -> Markup:
-    """A table that can be sorted by each column (with a script) and scrolls by itself where it is too wide.
+    """Make a table that the script can sort by each column, and that scrolls by itself where it is too wide.
 
-    A cell that is a `<td>` already goes in as it is; `numbers` are the columns that stand right. Without `titled` the
-    caption is only read out: it says what the heading above says already.
+    A cell that is a `<td>` already is put in as it is; `numbers` are the columns aligned right. Without `titled` the
+    caption is for screen readers only: the heading above says the same.
     """
     head = [
-        el("th", text, scope="col", class_="n" if place in numbers else None) for place, text in enumerate(headings)
+        el("th", text, scope="col", class_="n" if column in numbers else None) for column, text in enumerate(headings)
     ]
-    body = [el("tr", [_cell(cell, place in numbers) for place, cell in enumerate(row)]) for row in rows]
+    body = [el("tr", [_cell(cell, column in numbers) for column, cell in enumerate(row)]) for row in rows]
     inner = el(
         "table",
         el("caption", caption, class_=None if titled else "unseen"),
@@ -170,23 +170,23 @@ def _cell(cell: Child, number: bool) -> Markup:
     return el("td", cell, class_="n" if number else None)
 
 
-def sorted_by(value: float | str, *shown: Child, class_: str | None = None) -> Markup:
-    """A cell that is sorted by a value other than the text it shows."""
-    return el("td", *shown, data_v=value, class_=class_)
+def sorted_by(value: float | str, *content: Child, class_: str | None = None) -> Markup:
+    """Make a cell that is sorted by a value other than the text it shows."""
+    return el("td", *content, data_v=value, class_=class_)
 
 
 def facts_list(pairs: Iterable[tuple[str, Child]]) -> Markup:
-    """Names and values, one a line."""
+    """Make a list of names and values, one per line."""
     rows = [el("div", el("dt", name), el("dd", value)) for name, value in pairs]
     return el("dl", rows) if rows else Markup("")
 
 
 def details(summary: Child, *body: Child, open_: bool = False) -> Markup:
-    """Something that can be opened."""
+    """Make a part that the reader can open."""
     return el("details", el("summary", summary), join(body), open=open_)
 
 
 def code_block(text: str, name: str) -> Markup:
-    """Text as code, with a button that copies it."""
+    """Make a block of code with a button that copies it."""
     button = el("button", "Copy", type="button", class_="copy", aria_label=f"Copy {name}")
     return el("div", button, el("pre", el("code", text), tabindex="0", aria_label=name), class_="code")

@@ -1,4 +1,4 @@
-"""The page of one run: what happened, what it is worth, and everything behind it, in the order people ask for it."""
+"""The page of one run: the headline, the results, and everything behind them, in the order people ask for it."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from markupsafe import Markup
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
-from llmtune.report.html import evaluation
-from llmtune.report.html.charts import chart_data, chart_places, series_table
+from llmtune.report.html import calibration, evaluation
+from llmtune.report.html.charts import chart_data, chart_figures, series_table
 from llmtune.report.html.elements import Child, el, join, link
 from llmtune.report.html.page import Section, code_block, details, facts_list, page, table
 from llmtune.report.schema import Cost, Report
-from llmtune.report.summary import facts
+from llmtune.report.summary import summary_rows
 
 
 def render(report: Report) -> str:
-    """The report as one HTML file."""
+    """Return the report as one HTML file."""
     charts = chart_data(report.series)
     title = f"{report.identity.job_name} \u00b7 {report.identity.run_id}"
     return page(title, sections(report, charts), header=header(report), data={"charts": charts})
 
 
 def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
-    """Every section of a run's page; `charts` are those of `chart_data`."""
+    """Yield every section of a run's page; `charts` are those of `chart_data`."""
     result = report.evaluation
     if isinstance(result, EvaluationResult):
         yield evaluation.held_out(result)
     elif report.identity.state.final:
         yield Section("evaluation", "Held-out rows", el("p", str(result), class_="dim"))
-    if not report.identity.state.final:  # what would be out of date a moment later is left out
-        absent = {name: each for name, each in report.series.items() if isinstance(each, NotReported)}
-        yield Section("training", "Training", chart_places(charts) + (series_table(absent) if absent else ""))
+    if not report.identity.state.final:  # sections that would soon be out of date are left out
+        absent = {name: reason for name, reason in report.series.items() if isinstance(reason, NotReported)}
+        yield Section("training", "Training", chart_figures(charts) + (series_table(absent) if absent else ""))
         yield _receipt(report)
         yield _money(report)
         yield _facts(report)
         yield _warnings(report)
         return
-    yield Section("training", "Training", chart_places(charts) + series_table(report.series))
+    yield Section("training", "Training", chart_figures(charts) + series_table(report.series))
     yield _diagnosis(report)
     if isinstance(result, EvaluationResult):
+        yield calibration.confidence(result)
         yield evaluation.by_label(result)
         yield evaluation.confusion(result)
         yield evaluation.worst(result)
@@ -52,35 +53,35 @@ def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
     yield _timing(report)
     yield _facts(report)
     yield _warnings(report)
-    yield _again(report)
+    yield _reproduce(report)
 
 
 # --- the top ---------------------------------------------------------------------------------------------------------
 def header(report: Report) -> Markup:
-    """Name, state, verdict, and the numbers that people look for first."""
+    """Return name, state, headline, and the numbers that people look for first."""
     identity = report.identity
     who = identity.provider if identity.provider == identity.kind else f"{identity.provider} ({identity.kind})"
     line = [who, identity.model, f"{identity.method}/{identity.adapter}", identity.run_id]
     if identity.created is not None:
         line.append(f"{datetime.fromtimestamp(identity.created, UTC):%Y-%m-%d %H:%M} UTC")
-    parts: list[Child] = [el("span", each) for each in line]
+    parts: list[Child] = [el("span", text) for text in line]
     if identity.url:
         parts.append(link(identity.url, "at the backend"))
     return el(
         "header",
         el("h1", identity.job_name, " ", state_mark(identity.state.value)),
         el("p", parts, class_="line"),
-        el("p", report.headline, class_=f"verdict {_mood(report)}", id="headline"),
+        el("p", report.headline, class_=f"verdict {_state_class(report)}", id="headline"),
         el("div", [el("div", el("b", value), el("span", name)) for name, value in _tiles(report)], class_="tiles"),
     )
 
 
 def state_mark(state: str) -> Markup:
-    """A state as a small mark."""
+    """Return a state as a small mark."""
     return el("span", state, class_=f"state {state}", data_live="state")
 
 
-def _mood(report: Report) -> str:
+def _state_class(report: Report) -> str:
     if report.identity.state.final and not report.succeeded:
         return "bad"
     result = report.evaluation
@@ -109,12 +110,12 @@ def _tiles(report: Report) -> Iterator[tuple[Child, Child]]:
         if point is not None and not isinstance(point, NotReported):
             label = el("span", f"{title} at step {point.step}", data_live=f"{name} step", data_title=title)
             yield label, el("span", number(point.value), data_live=name)
-    yield _paid(report.cost)
+    yield _cost(report.cost)
     if report.identity.state.final and not isinstance(report.timing.training, NotReported):
         yield "training", seconds(report.timing.training)
 
 
-def _paid(cost: Cost) -> tuple[Child, Child]:
+def _cost(cost: Cost) -> tuple[Child, Child]:
     if not isinstance(cost.billed, NotReported):
         return "billed", money(cost.billed, cost.currency)
     if not isinstance(cost.estimated, NotReported):
@@ -124,24 +125,26 @@ def _paid(cost: Cost) -> tuple[Child, Child]:
 
 # --- what is behind it -----------------------------------------------------------------------------------------------
 def _diagnosis(report: Report) -> Section:
-    found = report.diagnosis
-    if found.verdict == "unclear" and not report.succeeded:
+    diagnosis = report.diagnosis
+    if diagnosis.verdict == "unclear" and not report.succeeded:
         return Section("diagnosis", "Diagnosis", Markup(""))
-    kind = {"good fit": "good", "overfit": "doubt", "underfit": "doubt", "diverged": "bad"}.get(found.verdict)
-    lines = [*found.evidence, *(spike.sentence() for spike in found.spikes)]
+    kind = {"good fit": "good", "overfit": "doubt", "underfit": "doubt", "diverged": "bad"}.get(diagnosis.verdict)
+    lines = [*diagnosis.evidence, *(spike.sentence() for spike in diagnosis.spikes)]
     checks = [
         el(
             "li",
-            el("b", "ok" if each.passed else "FAILED", class_="good" if each.passed else "bad"),
-            f" {each.name}: {each.says}",
+            el("b", "ok" if check.passed else "FAILED", class_="good" if check.passed else "bad"),
+            f" {check.name}: {check.says}",
         )
-        for each in report.checks
+        for check in report.checks
     ]
     body = join(
         [
-            el("p", found.sentence, class_=f"said {kind or ''}".strip()),
+            el("p", diagnosis.sentence, class_=f"said {kind or ''}".strip()),
             el("ul", [el("li", line) for line in lines]) if lines else None,
-            el("p", "Worth trying:") + el("ul", [el("li", each) for each in found.advice]) if found.advice else None,
+            el("p", "Worth trying:") + el("ul", [el("li", advice) for advice in diagnosis.advice])
+            if diagnosis.advice
+            else None,
             el("ul", checks, class_="checks") if checks else None,
         ]
     )
@@ -149,8 +152,8 @@ def _diagnosis(report: Report) -> Section:
 
 
 def _receipt(report: Report) -> Section:
-    asked = [row for row in report.receipt if row.requested is not None and row.support != "inherent"]
-    rest = [row for row in report.receipt if row not in asked]
+    requested = [row for row in report.receipt if row.requested is not None and row.support != "inherent"]
+    unset = [row for row in report.receipt if row not in requested]
 
     def lines(rows: list[Any]) -> list[list[Child]]:
         return [
@@ -167,11 +170,11 @@ def _receipt(report: Report) -> Section:
 
     headings = ["field", "asked", "became", "used", "sent as", "why"]
     parts: list[Child] = []
-    if asked:
-        parts.append(table(headings, lines(asked), caption="Settings that were asked for"))
-    if rest:
-        shown = table(headings, lines(rest), caption="Settings left to the backend")
-        parts.append(details(f"{len(rest)} settings that nobody asked for", shown))
+    if requested:
+        parts.append(table(headings, lines(requested), caption="Settings of the job"))
+    if unset:
+        unset_table = table(headings, lines(unset), caption="Settings left to the backend")
+        parts.append(details(f"{len(unset)} settings left to the backend", unset_table))
     return Section("receipt", "What became of the settings", join(parts), short="Settings")
 
 
@@ -185,10 +188,13 @@ def _value(value: Any) -> Markup:
 def _money(report: Report) -> Section:
     cost = report.cost
     pairs: list[tuple[str, Child]] = [
-        ("estimated", _told(cost.estimated, lambda value: money(value, cost.currency))),
-        ("billed", _told(cost.billed, lambda value: money(value, cost.currency))),
-        ("tokens billed", _told(cost.billed_tokens, lambda value: f"{value:,}")),
+        ("estimated", _format_reported(cost.estimated, lambda value: money(value, cost.currency))),
+        ("billed", _format_reported(cost.billed, lambda value: money(value, cost.currency))),
+        ("computed from billed tokens", _format_reported(cost.computed, lambda value: money(value, cost.currency))),
+        ("tokens billed", _format_reported(cost.billed_tokens, lambda value: f"{value:,}")),
     ]
+    if cost.difference:
+        pairs.append(("difference", cost.difference))
     if cost.formula:
         pairs.append(("how", cost.formula))
     if cost.source:
@@ -201,7 +207,7 @@ def _money(report: Report) -> Section:
 def _timing(report: Report) -> Section:
     timing = report.timing
     pairs = [
-        (name, _told(value, seconds))
+        (name, _format_reported(value, seconds))
         for name, value in (
             ("queued", timing.queued),
             ("training", timing.training),
@@ -209,12 +215,12 @@ def _timing(report: Report) -> Section:
             ("in all", timing.total),
         )
     ]
-    pairs.append(("speed", _told(timing.tokens_per_second, lambda value: f"{value:,.0f} tokens/s")))
+    pairs.append(("speed", _format_reported(timing.tokens_per_second, lambda value: f"{value:,.0f} tokens/s")))
     return Section("timing", "Time", facts_list(pairs))
 
 
-def _told(value: Any, words: Any) -> Child:
-    return el("span", str(value), class_="dim") if isinstance(value, NotReported) else words(value)
+def _format_reported(value: Any, format_value: Any) -> Child:
+    return el("span", str(value), class_="dim") if isinstance(value, NotReported) else format_value(value)
 
 
 def _facts(report: Report) -> Section:
@@ -224,8 +230,8 @@ def _facts(report: Report) -> Section:
         ("base model", el("code", identity.model)),
         ("tuned model", el("span", str(tuned), class_="dim") if isinstance(tuned, NotReported) else el("code", tuned)),
     ]
-    pairs += [(name, value) for name, value in facts(report) if name not in ("time", "cost", "machine")]
-    pairs += [("device", _told(here.device, str))]
+    pairs += [(name, value) for name, value in summary_rows(report) if name not in ("time", "cost", "machine")]
+    pairs += [("device", _format_reported(here.device, str))]
     pairs += [
         (name, value)
         for name, value in (
@@ -239,7 +245,7 @@ def _facts(report: Report) -> Section:
     pairs += [(name, version) for name, version in here.versions.items()]
     if data.sha256:
         pairs.append(("dataset", el("code", f"sha256 {data.sha256}")))
-    found = [
+    foldouts = [
         details(title, el("ul", [el("li", line) for line in lines]))
         for title, lines in (
             ("What the dataset check found", data.findings),
@@ -247,7 +253,7 @@ def _facts(report: Report) -> Section:
         )
         if lines
     ]
-    return Section("facts", "Data and environment", facts_list(pairs) + join(found), short="Data")
+    return Section("facts", "Data and environment", facts_list(pairs) + join(foldouts), short="Data")
 
 
 def _warnings(report: Report) -> Section:
@@ -255,7 +261,7 @@ def _warnings(report: Report) -> Section:
     return Section("warnings", "Warnings", el("ul", lines) if lines else Markup(""))
 
 
-def _again(report: Report) -> Section:
+def _reproduce(report: Report) -> Section:
     parts: list[Child] = []
     if report.reproduce:
         parts += [el("p", "Run the same job again:"), code_block(report.reproduce, "the command")]

@@ -1,4 +1,4 @@
-"""Several runs on one held-out split, side by side: who is better, by how much, at what price, and is that luck.
+"""Several runs on one held-out split, side by side: who is better, by how much, at what price, and not by chance.
 
 Pairs are told apart by the exact McNemar test where rows are right or wrong, else by a sign-flip permutation test of
 the mean difference. The p-values of the members among themselves are corrected by Holm's method (Holm 1979, Scand. J.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
 from llmtune.redaction.documents import dump_json
-from llmtune.report.render import Renderable
+from llmtune.redaction.rendering import Renderable
 from llmtune.report.schema import Cost, Report, Timing
 from llmtune.report.verdicts import ALPHA
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-#: Baselines for which no model is asked, and what they are called on the board.
+#: Baselines that need no language model, and their labels on the board.
 COMPUTED = {
     "linear": "linear model (TF-IDF)",
     "nearest": "nearest training row",
@@ -42,9 +42,15 @@ COMPUTED = {
 }
 
 
-class Standing(DocumentedModel):
-    """One row of the board: a tuned model, a base model as it is or with examples in its prompt, or a baseline for
-    which no model is asked (a linear model, the nearest training row, always the most frequent label)."""
+class LeaderboardRow(DocumentedModel):
+    """One row of the board.
+
+    A tuned model, a base model as it is or with examples in its prompt, or a baseline that needs no language model (a
+    linear model, the nearest training row, always the most frequent label): that is its `kind`. `provider` and `model`
+    say what answered; `run` is the run's id and `state` its state. `metrics` are all of its metrics and `scored_by` how
+    its answers were scored. `cost` and `timing` are those of the training, `latency` is in seconds per answer; `curves`
+    are the training's, by series.
+    """
 
     label: str
     kind: Literal["tuned", "base", "few-shot", "linear", "nearest", "majority"]
@@ -68,7 +74,7 @@ class Standing(DocumentedModel):
     usage: Usage | NotReported = NotReported("nothing was generated")
     """Tokens of the questions and of the answers."""
 
-    latency: Latency | NotReported = NotReported("the backend tells no times")
+    latency: Latency | NotReported = NotReported("the backend reports no times")
     price_per_1000: float | NotReported = NotReported("nothing was generated")
     """What 1,000 answers like these cost, in the cost's currency."""
 
@@ -84,8 +90,8 @@ class Standing(DocumentedModel):
     curves: dict[str, Series] = {}
 
 
-class Pair(DocumentedModel):
-    """Two rows of the board, told apart or not."""
+class PairwiseResult(DocumentedModel):
+    """Two rows of the board, and whether they are `separable`: told apart beyond chance by their `comparison`."""
 
     comparison: Comparison
     p_value: float | None
@@ -101,7 +107,7 @@ class Pair(DocumentedModel):
 
 
 class BreakEven(DocumentedModel):
-    """From how many answers on tuning is cheaper than examples in the prompt."""
+    """From how many `answers` on a `tuned` model is cheaper than its base model with examples (`few_shot`)."""
 
     tuned: str
     few_shot: str
@@ -120,7 +126,8 @@ class Board(Renderable, DocumentedModel):
     _renderers: ClassVar[Mapping[str, str]] = {
         "markdown": "llmtune.report.leaderboard.text:to_markdown",
         "html": "llmtune.report.leaderboard.html:render",
-        "sentences": "llmtune.report.leaderboard.text:sentences",
+        "sentences": "llmtune.report.leaderboard.text:write_verdict",
+        "notebook": "llmtune.report.leaderboard.html:show_board",
     }
 
     schema_version: Literal[1] = 1
@@ -132,78 +139,88 @@ class Board(Renderable, DocumentedModel):
     rows: int
     """Held-out rows that every member answered."""
 
-    standings: tuple[Standing, ...]
+    standings: tuple[LeaderboardRow, ...]
     """Best first; those without a result last."""
 
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[PairwiseResult, ...] = ()
     break_even: tuple[BreakEven, ...] = ()
     verdict: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def __getitem__(self, label: str) -> Standing:
-        for each in self.standings:
-            if each.label == label:
-                return each
+    def __getitem__(self, label: str) -> LeaderboardRow:
+        for row in self.standings:
+            if row.label == label:
+                return row
         raise KeyError(label)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield from {"name": self.name, "metric": self.metric, "rows": self.rows}.items()
+        yield (
+            "standings",
+            [
+                row.label if isinstance(row.quality, NotReported) else f"{row.label} {row.quality.value:.4g}"
+                for row in self.standings
+            ],
+        )
+
     @property
-    def failed(self) -> tuple[Standing, ...]:
+    def failed(self) -> tuple[LeaderboardRow, ...]:
         """Members that made no model."""
-        return tuple(each for each in self.standings if each.kind == "tuned" and each.state is not RunState.SUCCEEDED)
+        return tuple(row for row in self.standings if row.kind == "tuned" and row.state is not RunState.SUCCEEDED)
 
     def to_json(self) -> str:
-        """As JSON; `Board.model_validate_json` reads it back."""
+        """Return the board as JSON; `Board.model_validate_json` reads it back."""
         return dump_json(self.model_dump(mode="json"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as .json, .md or .html, by the ending. Raises `InvalidData` for another."""
-        place = Path(path)
-        made = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(place.suffix)
-        if made is None:
-            raise InvalidData(f"{place}: a board is written as .json, .md or .html")
-        place.write_text(made(), encoding="utf-8")
+        """Write the board as .json, .md or .html, by the file's suffix. Raises `InvalidData` for another."""
+        file = Path(path)
+        serialise = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}.get(file.suffix)
+        if serialise is None:
+            raise InvalidData(f"{file}: a board is written as .json, .md or .html")
+        file.write_text(serialise(), encoding="utf-8")
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a standing. Raises `MissingExtra` without pandas."""
+        """Return a data frame with one row per model. Raises `MissingExtra` without pandas."""
         try:
             import pandas as found
         except ImportError:
             raise MissingExtra("report", "pandas", purpose="data frames") from None
-        return found.DataFrame([_flat(each) for each in self.standings])
+        return found.DataFrame([_flatten(row) for row in self.standings])
 
 
-def _flat(each: Standing) -> dict[str, Any]:
-    quality = None if isinstance(each.quality, NotReported) else each.quality
-    told: dict[str, Any] = {
-        "label": each.label,
-        "kind": each.kind,
-        "provider": each.provider,
-        "model": each.model,
-        "run": each.run,
-        "state": None if each.state is None else each.state.value,
+def _flatten(row: LeaderboardRow) -> dict[str, Any]:
+    quality = None if isinstance(row.quality, NotReported) else row.quality
+    record: dict[str, Any] = {
+        "label": row.label,
+        "kind": row.kind,
+        "provider": row.provider,
+        "model": row.model,
+        "run": row.run,
+        "state": None if row.state is None else row.state.value,
         "quality": None if quality is None else quality.value,
         "low": None if quality is None else quality.interval.low,
         "high": None if quality is None else quality.interval.high,
-        "lost": ", ".join(each.lost),
+        "lost": ", ".join(row.lost),
     }
     for name, value in (
-        ("estimated", each.cost.estimated),
-        ("billed", each.cost.billed),
-        ("queued_seconds", each.timing.queued),
-        ("training_seconds", each.timing.training),
-        ("trained_tokens", each.trained_tokens),
-        ("prompt_tokens", each.usage if isinstance(each.usage, NotReported) else each.usage.prompt_tokens),
-        ("completion_tokens", each.usage if isinstance(each.usage, NotReported) else each.usage.completion_tokens),
-        ("price_per_1000", each.price_per_1000),
+        ("estimated", row.cost.estimated),
+        ("billed", row.cost.billed),
+        ("queued_seconds", row.timing.queued),
+        ("training_seconds", row.timing.training),
+        ("trained_tokens", row.trained_tokens),
+        ("prompt_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.prompt_tokens),
+        ("completion_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.completion_tokens),
+        ("price_per_1000", row.price_per_1000),
     ):
-        told[name] = None if isinstance(value, NotReported) else value
-    latency = None if isinstance(each.latency, NotReported) else each.latency
-    told["p50"], told["p95"] = (None, None) if latency is None else (latency.p50, latency.p95)
-    return told
+        record[name] = None if isinstance(value, NotReported) else value
+    latency = None if isinstance(row.latency, NotReported) else row.latency
+    record["p50"], record["p95"] = (None, None) if latency is None else (latency.p50, latency.p95)
+    return record
 
 
 class Entry(DocumentedModel):
-    """What the board is made of: a member's report (or why there is none), and what its answers cost."""
+    """A member of the comparison: its report (or why there is none), and the price of its answers."""
 
     label: str
     provider: str
@@ -223,50 +240,52 @@ class Entry(DocumentedModel):
 
 
 def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Sequence[str] = ()) -> Board:
-    """Put the members side by side."""
-    found = {entry.label: _evaluation(entry) for entry in entries}
-    main = next((each.main for each in found.values() if each is not None), "")
-    standings: list[Standing] = []
+    """Build the leaderboard of the members."""
+    evaluations = {entry.label: _get_evaluation(entry) for entry in entries}
+    main = next((evaluation.main for evaluation in evaluations.values() if evaluation is not None), "")
+    standings: list[LeaderboardRow] = []
     scores: dict[str, tuple[EvaluationResult, SystemResult]] = {}
     bases: set[tuple[str, str]] = set()
     for entry in entries:
-        evaluation = found[entry.label]
+        evaluation = evaluations[entry.label]
         tuned = None if evaluation is None else evaluation.system("tuned")
-        standings.append(_standing(entry, "tuned", entry.label, evaluation, tuned, main))
+        standings.append(_build_row(entry, "tuned", entry.label, evaluation, tuned, main))
         if evaluation is not None and tuned is not None:
             scores[entry.label] = (evaluation, tuned)
-        place = (entry.provider, entry.model)
+        base_model = (entry.provider, entry.model)
         base = None if evaluation is None else evaluation.system("base")
-        if evaluation is not None and base is not None and place not in bases:
-            bases.add(place)
+        if evaluation is not None and base is not None and base_model not in bases:
+            bases.add(base_model)
             label = f"{entry.provider}:{entry.model} as it is"
-            standings.append(_standing(entry, "base", label, evaluation, base, main))
+            standings.append(_build_row(entry, "base", label, evaluation, base, main))
             scores[label] = (evaluation, base)
         if entry.few_shot is not None:
-            label, shown = entry.few_shot
-            system = shown.system("few-shot")
-            standings.append(_standing(entry, "few-shot", label, shown, system, main))
+            label, few_shot_result = entry.few_shot
+            system = few_shot_result.system("few-shot")
+            standings.append(_build_row(entry, "few-shot", label, few_shot_result, system, main))
             if system is not None:
-                scores[label] = (shown, system)
-    computed = _computed(found.values(), main)
+                scores[label] = (few_shot_result, system)
+    computed = _collect_computed(evaluations.values(), main)
     standings += [standing for standing, _, _ in computed]
     scores |= {standing.label: (evaluation, system) for standing, evaluation, system in computed}
-    tuned_ones = {each.label for each in standings if each.kind == "tuned"}
-    pairs = _pairs(main, scores, tuned_ones)
-    standings.sort(key=_rank(scores, main))
+    tuned_labels = {row.label for row in standings if row.kind == "tuned"}
+    pairs = _compare_pairs(main, scores, tuned_labels)
+    standings.sort(key=_ranking_key(scores, main))
     rows = min((result.rows for result, _ in scores.values()), default=0)
-    even = _break_even(entries, standings)
-    said = list(warnings)
-    said += [
-        f"{each.label} is billed {hourly:g} USD an hour beside its tokens: the price of its answers is without that"
-        for each in entries
-        if (hourly := _hourly(each)) and each.label in scores
+    even = _compute_break_even(entries, standings)
+    all_warnings = list(warnings)
+    all_warnings += [
+        f"{entry.label} is billed {hourly:g} USD an hour beside its tokens: the price of its answers is without that"
+        for entry in entries
+        if (hourly := _hosting_per_hour(entry)) and entry.label in scores
     ]
     ids = {result.row_ids for result, _ in scores.values()}
     if len(ids) > 1:
-        said.append("not every member answered the same rows: those pairs are compared by their intervals alone")
+        all_warnings.append(
+            "not every member answered the same rows: those pairs are compared by their intervals alone"
+        )
     if len({result.scored_by for result, _ in scores.values()}) > 1:
-        said.append("some members were scored by the likelihood of each label, others by the text they gave")
+        all_warnings.append("some members were scored by the likelihood of each label, others by the text they gave")
     board = Board(
         name=name,
         group=group,
@@ -275,16 +294,16 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
         standings=tuple(standings),
         pairs=pairs,
         break_even=even,
-        warnings=tuple(said),
+        warnings=tuple(all_warnings),
     )
     return board.model_copy(update={"verdict": tuple(board.render("sentences"))})
 
 
-def _computed(
+def _collect_computed(
     evaluations: Iterable[EvaluationResult | None], main: str
-) -> list[tuple[Standing, EvaluationResult, SystemResult]]:
-    """The baselines for which no model is asked: the same rows give the same figures, so each stands here once."""
-    found: dict[str, tuple[Standing, EvaluationResult, SystemResult]] = {}
+) -> list[tuple[LeaderboardRow, EvaluationResult, SystemResult]]:
+    """Return the baselines that need no model, one row each: the same rows give the same figures for all members."""
+    by_name: dict[str, tuple[LeaderboardRow, EvaluationResult, SystemResult]] = {}
     for evaluation in evaluations:
         if evaluation is None:
             continue
@@ -295,14 +314,14 @@ def _computed(
             and evaluation.labels
             and main == "accuracy"
         ):
-            place = evaluation.labels.index(majority.label)
-            always = (place,) * len(evaluation.truth)
+            label_index = evaluation.labels.index(majority.label)
+            always = (label_index,) * len(evaluation.truth)
             systems["majority"] = SystemResult(name="majority", metrics=(majority.accuracy,), predicted=always)
         for name, system in systems.items():
             value = system.get(main)
-            if value is None or name in found:
+            if value is None or name in by_name:
                 continue
-            standing = Standing(
+            standing = LeaderboardRow(
                 label=COMPUTED[name],
                 kind=name,  # type: ignore[arg-type]
                 provider="here",
@@ -311,30 +330,30 @@ def _computed(
                 metrics=system.metrics,
                 price_per_1000=0.0,
             )
-            found[name] = (standing, evaluation, system)
-    return list(found.values())
+            by_name[name] = (standing, evaluation, system)
+    return list(by_name.values())
 
 
-def _evaluation(entry: Entry) -> EvaluationResult | None:
+def _get_evaluation(entry: Entry) -> EvaluationResult | None:
     if entry.report is None or isinstance(entry.report.evaluation, NotReported):
         return None
     return entry.report.evaluation
 
 
-def _standing(
+def _build_row(
     entry: Entry,
     kind: Literal["tuned", "base", "few-shot"],
     label: str,
     evaluation: EvaluationResult | None,
     system: SystemResult | None,
     main: str,
-) -> Standing:
+) -> LeaderboardRow:
     report = entry.report
-    told: dict[str, Any] = {"label": label, "kind": kind, "provider": entry.provider, "model": entry.model}
+    fields: dict[str, Any] = {"label": label, "kind": kind, "provider": entry.provider, "model": entry.model}
     if kind == "tuned":
-        told |= {"lifecycle": entry.lifecycle, "error": entry.error}
+        fields |= {"lifecycle": entry.lifecycle, "error": entry.error}
         if report is not None:
-            told |= {
+            fields |= {
                 "run": report.identity.run_id,
                 "state": report.identity.state,
                 "error": entry.error or report.error,
@@ -343,64 +362,66 @@ def _standing(
                 "trained_tokens": report.data.trained_tokens,
                 "lost": {row.field: row.reason or "" for row in report.receipt if row.lost},
                 "converted": {row.field: row.rule or "" for row in report.receipt if row.support == "converted"},
-                "curves": {name: each for name, each in report.series.items() if isinstance(each, Series)},
+                "curves": {name: series for name, series in report.series.items() if isinstance(series, Series)},
             }
             tuned = evaluation.systems.get("tuned") if evaluation is not None else report.evaluation
             if isinstance(tuned, NotReported):
-                told["quality"] = tuned
+                fields["quality"] = tuned
     if system is None or evaluation is None:
-        return Standing(**told)
+        return LeaderboardRow(**fields)
     value = system.get(main)
-    return Standing(
-        **told
+    return LeaderboardRow(
+        **fields
         | {
             "quality": value or NotReported(system.not_reported.get(main, "it was not measured")),
             "metrics": system.metrics,
             "scored_by": evaluation.scored_by,
             "usage": system.usage,
             "latency": system.latency,
-            "price_per_1000": _price(entry, system, tuned=kind == "tuned"),
+            "price_per_1000": _price_per_1000(entry, system, tuned=kind == "tuned"),
         }
     )
 
 
-def _price(entry: Entry, system: SystemResult, *, tuned: bool) -> float | NotReported:
-    """What 1,000 such answers cost."""
+def _price_per_1000(entry: Entry, system: SystemResult, *, tuned: bool) -> float | NotReported:
+    """Return the price of 1,000 such answers, or why it is not known."""
     if not entry.hosted:
         return 0.0
     price = entry.price if isinstance(entry.price, Price) else Price()
-    given, made = (price.input, price.output) if tuned else (price.base_input, price.base_output)
-    if given is None or made is None:
+    input_price, output_price = (price.input, price.output) if tuned else (price.base_input, price.base_output)
+    if input_price is None or output_price is None:
         return NotReported(f"the price of the {'tuned' if tuned else 'base'} model's answers is not in the catalogue")
     usage = system.usage
     if isinstance(usage, NotReported):
         return usage
     answers = usage.asked + usage.cached
     if isinstance(usage.prompt_tokens, NotReported) or isinstance(usage.completion_tokens, NotReported) or not answers:
-        return NotReported("the backend tells no tokens")
-    return 1000 * (usage.prompt_tokens * given + usage.completion_tokens * made) / 1e6 / answers
+        return NotReported("the backend reports no tokens")
+    return 1000 * (usage.prompt_tokens * input_price + usage.completion_tokens * output_price) / 1e6 / answers
 
 
-def _rank(scores: Mapping[str, tuple[EvaluationResult, SystemResult]], main: str) -> Any:
-    def key(each: Standing) -> tuple[int, float, str]:
-        if isinstance(each.quality, NotReported):
-            return (1, 0.0, each.label)
-        sign = 1 if each.quality.better == "lower" else -1
-        return (0, sign * each.quality.value, each.label)
+def _ranking_key(scores: Mapping[str, tuple[EvaluationResult, SystemResult]], main: str) -> Any:
+    def key(row: LeaderboardRow) -> tuple[int, float, str]:
+        if isinstance(row.quality, NotReported):
+            return (1, 0.0, row.label)
+        sign = 1 if row.quality.better == "lower" else -1
+        return (0, sign * row.quality.value, row.label)
 
     return key
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
-def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]], tuned: set[str]) -> tuple[Pair, ...]:
-    """Every pair in which a tuned model takes part: what is not asked about needs no correction."""
+def _compare_pairs(
+    main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]], tuned: set[str]
+) -> tuple[PairwiseResult, ...]:
+    """Compare every pair with a tuned model in it: a pair that nobody asks about would only weaken the correction."""
     compared: list[tuple[Comparison, float | None]] = []
-    for (one, (first, a)), (other, (second, b)) in itertools.combinations(scores.items(), 2):
+    for (label_a, (first, a)), (label_b, (second, b)) in itertools.combinations(scores.items(), 2):
         x, y = a.get(main), b.get(main)
-        if x is None or y is None or not tuned & {one, other}:
+        if x is None or y is None or not tuned & {label_a, label_b}:
             continue
-        left, right = _row_scores(first, a, main), _row_scores(second, b, main)
-        if left is None or right is None or first.row_ids != second.row_ids:
+        scores_a, scores_b = _row_scores(first, a, main), _row_scores(second, b, main)
+        if scores_a is None or scores_b is None or first.row_ids != second.row_ids:
             compared.append(
                 (
                     compare_unpaired(
@@ -410,16 +431,15 @@ def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]
                         y.interval,
                         rows=min(x.rows, y.rows),
                         metric=main,
-                        name_a=one,
-                        name_b=other,
+                        names=(label_a, label_b),
                         better=x.better,
                     ),
                     None,
                 )
             )
             continue
-        comparison = compare_means(left, right, metric=main, name_a=one, name_b=other, better=x.better)
-        p_value = comparison.p_value if comparison.p_value is not None else sign_flip(left, right)
+        comparison = compare_means(scores_a, scores_b, metric=main, names=(label_a, label_b), better=x.better)
+        p_value = comparison.p_value if comparison.p_value is not None else sign_flip(scores_a, scores_b)
         compared.append((comparison, p_value))
     families: dict[str, list[int]] = {}
     for number, (comparison, _) in enumerate(compared):
@@ -430,7 +450,7 @@ def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]
         corrected |= zip(numbers, holm([compared[number][1] for number in numbers]), strict=True)
     sizes = {number: len(numbers) for numbers in families.values() for number in numbers}
     return tuple(
-        Pair(
+        PairwiseResult(
             comparison=comparison,
             p_value=p_value,
             p_holm=(fixed := corrected[number]),
@@ -442,27 +462,27 @@ def _pairs(main: str, scores: Mapping[str, tuple[EvaluationResult, SystemResult]
 
 
 def _row_scores(result: EvaluationResult, system: SystemResult, metric: str) -> Sequence[float] | None:
-    """One score a row, where the metric is a mean over rows."""
+    """Return one score per row, where the metric is a mean over rows."""
     if metric in system.scores:
         return system.scores[metric]
     if metric == "accuracy" and system.predicted is not None and result.truth is not None:
-        return [float(got == wanted) for got, wanted in zip(system.predicted, result.truth, strict=True)]
+        return [float(answer == expected) for answer, expected in zip(system.predicted, result.truth, strict=True)]
     return None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction; None stays None and does not count."""
-    known = sorted((value, place) for place, value in enumerate(p_values) if value is not None)
+    """Correct p-values by Holm's step-down method; None stays None and does not count."""
+    ranked = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for number, (value, place) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - number) * value))
-        corrected[place] = highest
+    for number, (value, index) in enumerate(ranked):
+        highest = max(highest, min(1.0, (len(ranked) - number) * value))
+        corrected[index] = highest
     return corrected
 
 
 def sign_flip(a: Sequence[float], b: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p-value of the mean difference of paired scores: how often random signs give as large a one."""
+    """Return the two-sided p-value of a mean of paired differences: how often random signs give as large a one."""
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     observed = abs(difference.sum())
     if observed == 0:
@@ -476,39 +496,46 @@ def sign_flip(a: Sequence[float], b: Sequence[float], *, resamples: int = RESAMP
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
-def _break_even(entries: Sequence[Entry], standings: Sequence[Standing]) -> tuple[BreakEven, ...]:
-    """Every tuned model against its own base model with examples."""
-    by_label = {each.label: each for each in standings}
-    shown = {(each.provider, each.model): each.few_shot[0] for each in entries if each.few_shot is not None}
+def _compute_break_even(entries: Sequence[Entry], standings: Sequence[LeaderboardRow]) -> tuple[BreakEven, ...]:
+    """Compute the break-even of every tuned model against its own base model with examples."""
+    by_label = {row.label: row for row in standings}
+    few_shot_labels = {
+        (entry.provider, entry.model): entry.few_shot[0] for entry in entries if entry.few_shot is not None
+    }
     return tuple(
-        BreakEven(tuned=entry.label, few_shot=label, answers=_answers(entry, by_label[entry.label], by_label[label]))
+        BreakEven(
+            tuned=entry.label,
+            few_shot=label,
+            answers=_answers_to_break_even(entry, by_label[entry.label], by_label[label]),
+        )
         for entry in entries
-        if (label := shown.get((entry.provider, entry.model))) and by_label[entry.label].state is RunState.SUCCEEDED
+        if (label := few_shot_labels.get((entry.provider, entry.model)))
+        and by_label[entry.label].state is RunState.SUCCEEDED
     )
 
 
-def _answers(entry: Entry, tuned: Standing, shown: Standing) -> float | NotReported:
-    """What the training cost, by what an answer costs less."""
-    if hourly := _hourly(entry):
+def _answers_to_break_even(entry: Entry, tuned: LeaderboardRow, few_shot: LeaderboardRow) -> float | NotReported:
+    """Return after how many answers the training has paid for itself: its cost over the saving per answer."""
+    if hourly := _hosting_per_hour(entry):
         return NotReported(
             f"the tuned model is billed {hourly:g} {tuned.cost.currency} an hour, however much it answers"
         )
     spent: float | NotReported = tuned.cost.billed
     if isinstance(spent, NotReported):
         spent = tuned.cost.estimated if entry.training is None else entry.training
-    price, other = tuned.price_per_1000, shown.price_per_1000
+    price, few_shot_price = tuned.price_per_1000, few_shot.price_per_1000
     if isinstance(spent, NotReported):
         return spent
     if isinstance(price, NotReported):
         return price
-    if isinstance(other, NotReported):
-        return other
-    saved = (other - price) / 1000
+    if isinstance(few_shot_price, NotReported):
+        return few_shot_price
+    saved = (few_shot_price - price) / 1000
     if saved < 0 or (saved == 0 and spent):
         return NotReported("an answer of the tuned model is not cheaper")
     return math.ceil(spent / saved) if spent else 0.0
 
 
-def _hourly(entry: Entry) -> float:
-    """What keeping the tuned model ready costs an hour; 0 where only its tokens are billed."""
+def _hosting_per_hour(entry: Entry) -> float:
+    """Return the hourly price of hosting the tuned model; 0 where only its tokens are billed."""
     return entry.price.hosting or 0.0 if entry.hosted and isinstance(entry.price, Price) else 0.0

@@ -1,4 +1,4 @@
-"""Opening the run store: SQLite in the home folder, or PostgreSQL for a team. SQLAlchemy is imported only here and now.
+"""Connections to the run store: SQLite in the home folder, or PostgreSQL for a team. SQLAlchemy is imported on use.
 
 Every read-modify-write takes the write lock first (`BEGIN IMMEDIATE`, or an advisory lock in PostgreSQL): a read that
 is upgraded to a write would work on a stale snapshot and lose what others wrote meanwhile.
@@ -38,9 +38,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
     | {"beegfs", "webdav", "davfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
 )
 
-#: Words by which a database says that it is away, or busy, for a while. A PostgreSQL that restarts breaks connections,
-#: refuses new ones, and then says that it is starting up.
-AWAY = (
+#: Parts of the messages by which a database says that it is unavailable, or busy, for a while. A PostgreSQL that
+#: restarts breaks connections, refuses new ones, and then says that it is starting up.
+UNAVAILABLE_PHRASES = (
     "database is locked",
     "database table is locked",
     "database schema is locked",
@@ -74,14 +74,14 @@ AWAY = (
     "sending query failed",
 )
 
-#: Seconds for which something that must be written down is tried while the store is away, and the longest pause.
-STORE_PATIENCE, STORE_PAUSE = 600.0, 10.0
+#: Seconds for which a write that must not be lost is retried while the store is away, and the longest pause.
+STORE_TIMEOUT, STORE_PAUSE = 600.0, 10.0
 
 _LOCK = 0x6C6C6D74  # "llmt": PostgreSQL's advisory lock of this store
 
 
 class Database:
-    """One open store: its engine, and transactions in which nothing is lost."""
+    """The connection to one store: its engine, and transactions in which no write is lost."""
 
     def __init__(self, url: str) -> None:
         self.shown = redact_url(url)
@@ -100,18 +100,18 @@ class Database:
     # --- transactions ----------------------------------------------------------------------------------------------
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for reading one consistent state."""
-        with self._naming_errors("read"), self._opened().connect() as connection:
+        """Open a connection that reads one consistent state."""
+        with self._translate_errors("read"), self._get_engine().connect() as connection:
             yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its first moment; rolled back when anything goes wrong.
+        """Open a transaction that holds the write lock from its start; it is rolled back on any error.
 
         What it wrote survives the death of this process in any case, and a power cut when `durable`: metrics and
         events can be asked for again, and do not pay for the disk's flush.
         """
-        with self._naming_errors("written"), self._turn(), self._opened().connect() as connection:
+        with self._translate_errors("written"), self._wait_for_turn(), self._get_engine().connect() as connection:
             writing = connection.execution_options(llmtune_write="FULL" if durable else "NORMAL")
             with writing.begin():
                 if not self.sqlite:
@@ -119,12 +119,12 @@ class Database:
                 yield writing
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One writer of this process at a time: SQLite lets the others sleep in growing naps, a lock wakes them."""
+    def _wait_for_turn(self) -> Iterator[None]:
+        """Wait until no other thread of this process writes: a lock wakes waiting threads, SQLite only polls."""
         if not self.sqlite:
             yield
             return
-        self._opened()  # a forked child makes a lock of its own, with its engine
+        self._get_engine()  # a forked child makes a lock of its own, with its engine
         with self._writing:
             yield
 
@@ -136,7 +136,7 @@ class Database:
 
     # --- opening ---------------------------------------------------------------------------------------------------
     def _prepare(self) -> None:
-        """Check what is there before anything is touched, then bring the tables up to date."""
+        """Check the existing store before anything is changed, then bring the tables up to date."""
         try:
             from sqlalchemy.engine import make_url
             from sqlalchemy.exc import ArgumentError
@@ -157,15 +157,15 @@ class Database:
             )
         if self.sqlite:
             self._prepare_file(Path(parsed.database or ""))
-        with self._naming_errors("opened"):
-            found = self._version()
-            self._refuse_newer(found)
-            if found < CURRENT:
+        with self._translate_errors("opened"):
+            version = self._version()
+            self._refuse_newer(version)
+            if version < CURRENT:
                 with self.write() as connection:  # another process may have been faster: look again under the lock
-                    found = _version(connection)
-                    self._refuse_newer(found)
-                    if found < CURRENT:
-                        migrate(connection, found)
+                    version = _version(connection)
+                    self._refuse_newer(version)
+                    if version < CURRENT:
+                        migrate(connection, version)
 
     def _prepare_file(self, path: Path) -> None:
         try:
@@ -184,7 +184,7 @@ class Database:
             )
         if path.exists() and path.stat().st_size:
             # Look at the version through a connection that cannot write, so that a store we must refuse stays as it is.
-            self._refuse_newer(_peek(path))
+            self._refuse_newer(_read_file_version(path))
         elif not path.exists():
             try:
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -200,10 +200,10 @@ class Database:
                 hint="set LLMTUNE_HOME to a folder you may write to",
             )
 
-    def _refuse_newer(self, found: int) -> None:
-        if found > CURRENT:
+    def _refuse_newer(self, version: int) -> None:
+        if version > CURRENT:
             raise StoreError(
-                f"the run store {self.shown} was written by a newer llmtune (store version {found}; this one knows up"
+                f"the run store {self.shown} was written by a newer llmtune (store version {version}; this one knows up"
                 f" to {CURRENT}); it was left as it is",
                 hint="pip install -U llmtune-sdk",
             )
@@ -215,7 +215,7 @@ class Database:
     def _check_file(self) -> None:
         """Close the engine of a file that another one has replaced.
 
-        Raises `StoreUnavailable` when the file is gone: SQLite would go on writing into what nobody will find.
+        Raises `StoreUnavailable` when the file is gone: SQLite would go on writing to a file without a name.
         """
         if self._file is None:
             return
@@ -232,7 +232,7 @@ class Database:
             self.close()
         self._inode = inode
 
-    def _opened(self) -> Engine:
+    def _get_engine(self) -> Engine:
         self._check_file()
         if self._engine is None or self._pid != os.getpid():  # a forked child must not share our connections
             self._engine, self._pid, self._writing = self._make_engine(), os.getpid(), threading.Lock()
@@ -257,52 +257,53 @@ class Database:
             )
         except (NoSuchModuleError, ImportError):
             raise MissingExtra("postgres", "psycopg", purpose="a run store in PostgreSQL") from None
-        event.listen(engine, "connect", _configure)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", _configure_connection)
+        event.listen(engine, "begin", _begin_transaction)
         return engine
 
     @contextmanager
-    def _naming_errors(self, verb: str) -> Iterator[None]:
-        """Turn a database's complaint into one sentence, without the URL's password and without a chain of errors."""
+    def _translate_errors(self, verb: str) -> Iterator[None]:
+        """Translate a database error to `StoreError`: one sentence, without the URL's password and without a chain."""
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error) as error:
-            kind = StoreUnavailable if is_away(error) else StoreError
-            raise kind(self._sentence(error, verb), hint=self._hint(error)) from None
+            kind = StoreUnavailable if is_unavailable(error) else StoreError
+            raise kind(self._describe_error(error, verb), hint=self._hint(error)) from None
 
-    def _sentence(self, error: BaseException, verb: str) -> str:
-        words = redact_url(str(getattr(error, "orig", None) or error).strip()).split("\n")[0]
+    def _describe_error(self, error: BaseException, verb: str) -> str:
+        message = redact_url(str(getattr(error, "orig", None) or error).strip()).split("\n")[0]
         password = _password(self._url)
         if password:
-            words = words.replace(password, "***")
-        return f"the run store {self.shown} could not be {verb}: {words}"
+            message = message.replace(password, "***")
+        return f"the run store {self.shown} could not be {verb}: {message}"
 
     def _hint(self, error: BaseException) -> str | None:
-        words = str(error).lower()
-        if "disk is full" in words or "no space" in words:
+        message = str(error).lower()
+        if "disk is full" in message or "no space" in message:
             return "free some space on that disk; nothing was changed in the store"
-        if "not a database" in words or "malformed" in words:
+        if "not a database" in message or "malformed" in message:
             return "the file is damaged or no llmtune store: restore a backup, or set LLMTUNE_HOME to another folder"
-        if "readonly" in words or "read-only" in words:
+        if "readonly" in message or "read-only" in message:
             return "set LLMTUNE_HOME to a folder you may write to"
         return None
 
 
-def is_away(error: BaseException) -> bool:
-    """Return whether a database's complaint means that it is away, or busy, for a while."""
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether a database error means that the store is unavailable, or busy, for a while."""
     if getattr(error, "connection_invalidated", False):
         return True
-    words = str(getattr(error, "orig", None) or error).lower()
-    return any(phrase in words for phrase in AWAY)
+    message = str(getattr(error, "orig", None) or error).lower()
+    return any(phrase in message for phrase in UNAVAILABLE_PHRASES)
 
 
 def keep_trying(
     action: Callable[[], T],
     *,
     doing: str,
-    seconds: float = STORE_PATIENCE,
+    seconds: float = STORE_TIMEOUT,
+    even_deleted: bool = True,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Return the result of an action on the store, tried again while the store is away.
@@ -311,16 +312,17 @@ def keep_trying(
         action: what may be repeated.
         doing: what it does, for the log.
         seconds: for how long it is tried; the pauses are counted, not the clock.
+        even_deleted: try again also where the store's file is gone, because what would be lost is worth the wait.
         sleep: waits; a test may give its own.
 
-    Raises `StoreUnavailable` when the store was away for longer, or was deleted.
+    Raises `StoreUnavailable` when the store was away for longer, or is deleted and `even_deleted` is not set.
     """
     pause, waited = 0.25, 0.0
     while True:
         try:
             return action()
         except StoreUnavailable as error:
-            if waited >= seconds:
+            if waited >= seconds or (error.deleted and not even_deleted):
                 raise
             if waited == 0.0:
                 log.warning("%s: %s; trying again", doing, error.message)
@@ -329,17 +331,17 @@ def keep_trying(
         pause = min(pause * 2, STORE_PAUSE)
 
 
-def _configure(connection: Any, _record: Any) -> None:
-    """Settings of each new SQLite connection. SQLAlchemy's `begin` event below says BEGIN, not the driver."""
+def _configure_connection(connection: Any, _record: Any) -> None:
+    """Configure a new SQLite connection. SQLAlchemy's `begin` event below sends BEGIN, not the driver."""
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     # The first switch of a new file to WAL wants the file for itself and does not wait: several processes that start
     # together get "database is locked" now and then.
-    retrying(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
+    retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin(connection: Any) -> None:
+def _begin_transaction(connection: Any) -> None:
     synchronous = connection.get_execution_options().get("llmtune_write")
     if synchronous and connection.info.get("synchronous") != synchronous:
         connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
@@ -347,8 +349,8 @@ def _begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if synchronous else "BEGIN")
 
 
-def retrying(action: Callable[[], T], *, seconds: float = 20.0) -> T:
-    """Do it again, with jitter, while SQLite says that the database is locked."""
+def retry_while_locked(action: Callable[[], T], *, seconds: float = 20.0) -> T:
+    """Retry an action, with jitter, while SQLite says that the database is locked."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -370,13 +372,13 @@ def _version(connection: Connection) -> int:
     return int(row[0] or 0) if row else 0
 
 
-def _peek(path: Path) -> int:
-    """The version of a SQLite store, through a connection that cannot write; 0 when it has none."""
+def _read_file_version(path: Path) -> int:
+    """Read the version of a SQLite store through a read-only connection; 0 when it has none."""
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     try:
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)
         try:
-            row = retrying(lambda: connection.execute("SELECT max(version) FROM llmtune_schema").fetchone())
+            row = retry_while_locked(lambda: connection.execute("SELECT max(version) FROM llmtune_schema").fetchone())
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
@@ -387,7 +389,8 @@ def _peek(path: Path) -> int:
             raise StoreError(
                 f"the run store {path} cannot be opened: {error}", hint="set LLMTUNE_HOME to a folder you may write to"
             ) from None
-        raise StoreError(f"the run store {path} cannot be read: {error}") from None
+        kind = StoreUnavailable if is_unavailable(error) else StoreError
+        raise kind(f"the run store {path} cannot be read: {error}") from None
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"the run store {path} is damaged, or no llmtune store at all: {error}",
@@ -406,7 +409,7 @@ def _password(url: str) -> str | None:
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """The kind of network file system that `path` lies on; None when it is a local one or cannot be told.
+    """Return the kind of network file system that `path` is on; None when it is local or unknown.
 
     `mounts` is the text of /proc/mounts (Linux).
     """
@@ -415,14 +418,14 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
             mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
-    place = os.path.realpath(path)
+    real_path = os.path.realpath(path)
     best, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split()
         if len(fields) < 3:
             continue
         point = fields[1].replace("\\040", " ")
-        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        inside = real_path == point or real_path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, fields[2]
     return kind if kind in NETWORK_FILE_SYSTEMS else None

@@ -1,4 +1,4 @@
-"""Who is driving a run now. A lease is kept alive by its holder's heartbeat, and taken over when the heart stops.
+"""Leases: which process works on a run. A lease is kept alive by its holder's heartbeat, and taken over without one.
 
 Whether it has stopped is judged by watching the beat for `ttl` seconds on our own steady clock, never by comparing
 wall clocks: two machines' clocks differ, and a laptop's jumps when it wakes. A holder on this machine whose process is
@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from llmtune._safety.operating_system import process_exists
 from llmtune.errors import LlmtuneError, StoreUnavailable
 from llmtune.runs.store.ledger import Ledger
 
@@ -32,8 +33,8 @@ class LeaseLost(LlmtuneError):
 
 
 @functools.cache
-def machine() -> str:
-    """This machine, boot and process namespace: within it, a process id means one process."""
+def get_machine_id() -> str:
+    """Return an id of this machine, boot and process namespace: within it, a process id means one process."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
@@ -42,35 +43,31 @@ def machine() -> str:
     return "|".join(parts).replace("/", "_")
 
 
-def started(pid: int) -> str:
-    """When a process began, in clock ticks since boot: with the id, it names one process for good. "" if unknown."""
+def get_start_time(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot; "" if unknown. With the pid it names one process."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     return ""
 
 
 def new_owner() -> str:
-    """A name for one holder: machine, process, and a part of its own."""
+    """Return a name for one holder: machine, process, and a random part."""
     pid = os.getpid()
-    return f"{machine()}/{pid}/{started(pid)}/{uuid.uuid4().hex[:12]}"
+    return f"{get_machine_id()}/{pid}/{get_start_time(pid)}/{uuid.uuid4().hex[:12]}"
 
 
-def gone(owner: str) -> bool:
-    """Whether the holder surely lives no more: it was a process of this machine that is not there now."""
-    place, pid, then, _own = owner.split("/")
-    if place != machine():
+def is_gone(owner: str) -> bool:
+    """Return whether the holder has surely ended: it was a process of this machine that does not exist now."""
+    machine_id, pid, start_time, _own = owner.split("/")
+    if machine_id != get_machine_id():
         return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+    if not process_exists(int(pid)):
         return True
-    except OSError:
-        return False
-    now = started(int(pid))
-    return _zombie(int(pid)) or bool(then and now and then != now)
+    now = get_start_time(int(pid))
+    return _is_zombie(int(pid)) or bool(start_time and now and start_time != now)
 
 
-def _zombie(pid: int) -> bool:
+def _is_zombie(pid: int) -> bool:
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     return False
@@ -121,7 +118,7 @@ _heart = _Heart()
 
 
 class Lease:
-    """The right to drive one run through one stretch.
+    """The exclusive right to work on one stage of a run.
 
     lease = Lease(store, "drive:RUN")
     if lease.acquire(wait=5):
@@ -164,7 +161,7 @@ class Lease:
             return True
         if now != self._watched:
             self._watched, self._since = now, time.monotonic()
-        if gone(now[0]) or time.monotonic() - self._since > self.ttl:
+        if is_gone(now[0]) or time.monotonic() - self._since > self.ttl:
             now = self.store.take_lease(self.name, self.owner, over=now)
         self.holder = now[0]
         return now[0] == self.owner
@@ -186,7 +183,7 @@ class Lease:
         if self._lost or not self.store.beat_leases(self.owner, [self.name]):
             raise LeaseLost(
                 "another process has taken over this run while this one slept; nothing more is done here",
-                hint="llmtune runs list shows how it stands",
+                hint="llmtune runs list shows its state",
             )
 
     def release(self) -> None:
@@ -200,7 +197,7 @@ class Lease:
         except StoreUnavailable as error:
             if not error.deleted:
                 return  # the heart tries again
-        except Exception as error:  # noqa: BLE001 - it ends by itself when nobody keeps it alive
+        except Exception as error:  # noqa: BLE001 - it ends by itself without a heartbeat
             log.warning("the lease %s could not be given back: %s", self.name, error)
         _heart.remove(self)
 
@@ -211,9 +208,9 @@ class Lease:
         self.release()
 
 
-def who(owner: str | None) -> str:
-    """A holder's name for people: "process 1234 on host"."""
+def describe_owner(owner: str | None) -> str:
+    """Return a holder's name for messages: "process 1234 on host"."""
     if not owner:
         return "another process"
-    place, pid, _then, _own = owner.split("/")
-    return f"process {pid} on {place.partition('|')[0]}"
+    machine_id, pid, _then, _own = owner.split("/")
+    return f"process {pid} on {machine_id.partition('|')[0]}"

@@ -1,4 +1,4 @@
-"""What exists at vendors because of us: references, uploads by content, created resources; and leases, and reports."""
+"""The ledger of what llmtune made at vendors: references, uploads by content, resources; and leases, and reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtune.errors import StoreError
 from llmtune.provider.types import AnyRef, DeploymentRef, JobRef, ModelRef, Ref, UploadRef
 from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs.store.database import Database
-from llmtune.runs.store.serialization import dump, read_each
+from llmtune.runs.store.serialization import dump, read_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -33,7 +33,7 @@ _REF_TYPES: dict[str, type[Ref]] = {
 
 @dataclass(frozen=True)
 class Resource:
-    """Something that we made at a vendor. `removed` is when we removed it, in Unix seconds."""
+    """Something that llmtune made at a vendor. `removed` is when llmtune removed it, in Unix seconds."""
 
     provider: str
     type: ResourceType
@@ -44,7 +44,7 @@ class Resource:
 
 
 class Ledger(Database):
-    """The part of the store that says what exists. `Store` adds the runs."""
+    """The part of the store that lists what exists at vendors. `Store` adds the runs."""
 
     # --- references ------------------------------------------------------------------------------------------------
     def set_ref(self, run_id: str, name: str, ref: Ref) -> None:
@@ -61,7 +61,7 @@ class Ledger(Database):
             connection.execute(table.delete().where(table.c.run_id == run_id, table.c.name == name))
 
     def ref(self, run_id: str, name: str, kind: type[R]) -> R | None:
-        """A reference of a run, None when there is none."""
+        """Return a reference of a run, None when there is none."""
         from llmtune.runs.store import schema
 
         with self.read() as connection:
@@ -72,19 +72,19 @@ class Ledger(Database):
             raise StoreError(f"the reference {name!r} of run {run_id} is damaged and cannot be read") from None
 
     def refs(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Every reference of a run by name, as JSON data."""
+        """Return every reference of a run by name, as JSON data."""
         from llmtune.runs.store import schema
 
         table = schema.references
         with self.read() as connection:
             rows = connection.execute(table.select().where(table.c.run_id == run_id).order_by(table.c.time)).all()
         return dict(
-            read_each(rows, lambda row: (row.name, orjson.loads(row.ref)), "reference {0.name} of run {0.run_id}")
+            read_rows(rows, lambda row: (row.name, orjson.loads(row.ref)), "reference {0.name} of run {0.run_id}")
         )
 
     # --- uploads ---------------------------------------------------------------------------------------------------
-    def intend_upload(self, provider: str, digest: str) -> bool:
-        """Write down that we are about to upload this content. True when we had already meant to, and may have."""
+    def begin_upload(self, provider: str, digest: str) -> bool:
+        """Record that an upload of this content begins. Returns True when one had begun before."""
         from llmtune.runs.store import schema
 
         table = schema.uploads
@@ -96,7 +96,7 @@ class Ledger(Database):
             return False
 
     def find_upload(self, provider: str, digest: str) -> UploadRef | None:
-        """Where this content is at that provider, as far as we know."""
+        """Return the upload of this content at a provider, as far as the store knows."""
         from llmtune.runs.store import schema
 
         table = schema.uploads
@@ -109,8 +109,8 @@ class Ledger(Database):
         except ValueError:  # damaged; the provider is asked for the content before it is sent again
             return None
 
-    def keep_upload(self, record: RunRecord, name: str, ref: UploadRef, *, ours: bool) -> None:
-        """Write down an upload: as the run's reference, by its content, and (when it is ours) as something we made."""
+    def keep_upload(self, record: RunRecord, name: str, ref: UploadRef, *, created: bool) -> None:
+        """Record an upload: as the run's reference, by its content, and, with `created`, as a resource we made."""
         from llmtune.runs.store import schema
 
         table = schema.uploads
@@ -122,26 +122,26 @@ class Ledger(Database):
                     provider=record.provider, digest=ref.digest, ref=ref.model_dump_json(), time=time.time()
                 )
             )
-            if ours:
-                self._own(connection, record, "upload", ref)
+            if created:
+                self._record_resource(connection, record, "upload", ref)
 
     def forget_upload(self, provider: str, digest: str) -> None:
-        """This content is no longer there."""
+        """Forget the upload of this content."""
         from llmtune.runs.store import schema
 
         table = schema.uploads
         with self.write() as connection:
             connection.execute(table.delete().where(table.c.provider == provider, table.c.digest == digest))
 
-    # --- what we made ----------------------------------------------------------------------------------------------
+    # --- resources -------------------------------------------------------------------------------------------------
     def keep_ref(self, record: RunRecord, name: str, type: ResourceType, ref: Ref) -> None:
-        """Write down a reference of a run and that we made what it names, in one transaction."""
+        """Record a reference of a run, and its resource as made by llmtune, in one transaction."""
         with self.write() as connection:
             self._set_ref(connection, record.id, name, ref)
-            self._own(connection, record, type, ref)
+            self._record_resource(connection, record, type, ref)
 
     def resources(self, run_id: str | None = None, *, standing: bool = True) -> list[Resource]:
-        """What we made, oldest first; only what we have not removed, when `standing`."""
+        """Return what llmtune made at vendors, oldest first; with `standing`, only what it has not removed."""
         from llmtune.runs.store import schema
 
         table = schema.resources
@@ -152,10 +152,10 @@ class Ledger(Database):
             query = query.where(table.c.removed.is_(None))
         with self.read() as connection:
             rows = connection.execute(query).all()
-        return read_each(rows, _resource, "{0.type} {0.ref_id} at {0.provider}, made by run {0.run_id}")
+        return read_rows(rows, _read_resource, "{0.type} {0.ref_id} at {0.provider}, made by run {0.run_id}")
 
     def mark_removed(self, resource: Resource) -> None:
-        """We removed it at the vendor."""
+        """Record that a resource was removed at the vendor."""
         from llmtune.runs.store import schema
 
         table = schema.resources
@@ -190,7 +190,7 @@ class Ledger(Database):
             )
 
     def report(self, run_id: str) -> str | None:
-        """A run's report (JSON), None when there is none."""
+        """Return a run's report (JSON), None when there is none."""
         from llmtune.runs.store import schema
 
         table = schema.reports
@@ -200,7 +200,7 @@ class Ledger(Database):
 
     # --- leases (llmtune.runs.store.leases holds them) ---------------------------------------------------------------
     def take_lease(self, name: str, owner: str, *, over: tuple[str, int] | None = None) -> tuple[str, int]:
-        """Take a lease that is free, or that still stands exactly at `over` (owner, beat). Returns who holds it now."""
+        """Take a lease that is free, or whose owner and beat are still `over`. Returns its owner and beat."""
         from llmtune.runs.store import schema
 
         table = schema.leases
@@ -218,10 +218,10 @@ class Ledger(Database):
         from llmtune.runs.store import schema
 
         table = schema.leases
-        mine = table.c.name.in_(list(names)), table.c.owner == owner
+        own_leases = table.c.name.in_(list(names)), table.c.owner == owner
         with self.write(durable=False) as connection:
-            connection.execute(table.update().where(*mine).values(beat=table.c.beat + 1, time=time.time()))
-            return [str(row.name) for row in connection.execute(table.select().where(*mine))]
+            connection.execute(table.update().where(*own_leases).values(beat=table.c.beat + 1, time=time.time()))
+            return [str(row.name) for row in connection.execute(table.select().where(*own_leases))]
 
     def drop_lease(self, name: str, owner: str) -> None:
         """Give a lease back, if it is still ours."""
@@ -239,13 +239,13 @@ class Ledger(Database):
         row = {"run_id": run_id, "name": name, "ref": ref.model_dump_json(), "time": time.time()}
         connection.execute(schema.add_reference, row)
 
-    def _own(self, connection: Connection, record: RunRecord, type: ResourceType, ref: Ref) -> None:
+    def _record_resource(self, connection: Connection, record: RunRecord, type: ResourceType, ref: Ref) -> None:
         from llmtune.runs.store import schema
 
         table = schema.resources
         same = table.c.provider == record.provider, table.c.type == type, table.c.ref_id == ref.id
-        known = connection.execute(table.select().where(*same)).first()
-        if known is not None and known.removed is None:
+        row = connection.execute(table.select().where(*same)).first()
+        if row is not None and row.removed is None:
             return
         connection.execute(table.delete().where(*same))
         connection.execute(
@@ -260,7 +260,7 @@ class Ledger(Database):
         )
 
 
-def _resource(row: Row[Any]) -> Resource:
+def _read_resource(row: Row[Any]) -> Resource:
     return Resource(
         provider=row.provider,
         type=row.type,

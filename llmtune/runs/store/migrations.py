@@ -54,14 +54,14 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
 CURRENT = max(MIGRATIONS)
 
 
-def migrate(connection: Connection, found: int, *, upto: int | None = None) -> None:
-    """Bring the tables from version `found` (0: nothing there) to the current one, inside the caller's transaction."""
+def migrate(connection: Connection, version: int, *, upto: int | None = None) -> None:
+    """Bring the tables from `version` (0: there are none) to the current one, inside the caller's transaction."""
     serial = _SERIAL[connection.dialect.name]
-    if found == 0:
+    if version == 0:
         connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS llmtune_schema (version INTEGER NOT NULL)")
         connection.exec_driver_sql("INSERT INTO llmtune_schema (version) VALUES (0)")
     for number in sorted(MIGRATIONS):
-        if found < number <= (upto or max(MIGRATIONS)):
+        if version < number <= (upto or max(MIGRATIONS)):
             for statement in MIGRATIONS[number]:
                 connection.exec_driver_sql(statement.replace("{serial}", serial))
             connection.exec_driver_sql(f"UPDATE llmtune_schema SET version = {number}")

@@ -1,4 +1,4 @@
-"""Looking at many runs, and at what is new of one: what lists and live pages ask, without reading whole records."""
+"""Queries of lists and live pages: many runs, or the new points of one, without reading complete records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtune.runs.store.store import Store
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One line of a list. `step` and `total` are optimizer steps, None where not told; times are Unix seconds."""
+    """One line of a list. `step` and `total` are optimizer steps, None where not reported; times are Unix seconds."""
 
     id: str
     name: str
@@ -27,25 +27,25 @@ class ListedRun:
     total: int | None
 
 
-def listed(store: Store, *, limit: int | None = None, only: tuple[RunState, ...] | None = None) -> list[ListedRun]:
-    """Runs, newest first, in one query that leaves plans, receipts and curves where they are."""
+def list_runs(store: Store, *, limit: int | None = None, only: tuple[RunState, ...] | None = None) -> list[ListedRun]:
+    """List runs, newest first, in one query that does not read plans, receipts and curves."""
     from sqlalchemy import select
 
     from llmtune.runs.store import schema
 
     table = schema.runs.c
-    wanted = (table.id, table.name, table.provider, table.model, table.state, table.created, table.updated, table.live)
-    query = select(*wanted).order_by(table.created.desc(), table.id)
+    columns = (table.id, table.name, table.provider, table.model, table.state, table.created, table.updated, table.live)
+    query = select(*columns).order_by(table.created.desc(), table.id)
     if only is not None:
         query = query.where(table.state.in_([state.value for state in only]))
     if limit is not None:
         query = query.limit(limit)
     with store.read() as connection:
         rows = connection.execute(query).all()
-    return [_listed(row) for row in rows]
+    return [_read_listed_run(row) for row in rows]
 
 
-def _listed(row: Any) -> ListedRun:
+def _read_listed_run(row: Any) -> ListedRun:
     try:
         progress = orjson.loads(row.live).get("progress") or {}
     except ValueError:  # damaged; what has a column of its own is listed
@@ -63,8 +63,8 @@ def _listed(row: Any) -> ListedRun:
     )
 
 
-def how_many(store: Store) -> int:
-    """The number of runs in the store."""
+def count_runs(store: Store) -> int:
+    """Return the number of runs in the store."""
     from sqlalchemy import func, select
 
     from llmtune.runs.store import schema
@@ -74,7 +74,7 @@ def how_many(store: Store) -> int:
 
 
 def points_after(store: Store, run_id: str, after: int = 0) -> list[tuple[int, MetricPoint]]:
-    """Metric points with their running number, in the order they were seen; those with a number above `after`."""
+    """Return metric points with their running number, in the order they came; only those above `after`."""
     from llmtune.runs.store import schema
 
     table = schema.metrics
@@ -84,8 +84,8 @@ def points_after(store: Store, run_id: str, after: int = 0) -> list[tuple[int, M
     return [(int(row.seq), MetricPoint.model_validate_json(row.point)) for row in rows]
 
 
-def kept_reports(store: Store, run_ids: list[str]) -> dict[str, str]:
-    """The reports of these runs as JSON text, by id; those that have one."""
+def stored_reports(store: Store, run_ids: list[str]) -> dict[str, str]:
+    """Return the reports of these runs as JSON text, by id; runs without one are left out."""
     from llmtune.runs.store import schema
 
     table = schema.reports

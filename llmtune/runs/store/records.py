@@ -1,4 +1,4 @@
-"""What the store knows of one run."""
+"""The stored record of one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from llmtune.provider.types import Billed, Cursor, EncodedFile, Progress, Reques
 
 
 class LiveRecord(BaseModel):
-    """What happens to a run: written by polls and by the steps of finishing. Kept apart, because it changes often."""
+    """What happens to a run: written by polls and by the steps of finishing. Kept apart, because it changes often.
+
+    `raw_state` is the vendor's own word, `progress` how far the job is, `cursor` how far it was read; `error` says why
+    it failed, `warnings` what else is to be known. `billed` is what the vendor billed, `resolved` are values that it
+    chose, `not_reported` why a series is missing; `cancel_requested` is whether it is to end.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a field of an older version may be left over
 
@@ -35,7 +40,14 @@ class LiveRecord(BaseModel):
 
 
 class RunRecord(LiveRecord):
-    """One run as it stands in the store. A value: asking the store again is the way to see it change."""
+    """The record of one run as read from the store. It never changes: read the store again to see changes.
+
+    `key` is its id at the vendor, `name` the job's. `provider` is the configured instance, `kind` the adapter behind
+    it, `model` the base model; `fingerprint` is equal for runs of the same content. `state` is where it is; `created`
+    and `updated` are in seconds since 1970 UTC. `job` and `receipt` are plain data (`tuning_job` and `plan` read them);
+    `hosted` is whether a vendor bills it, `budget` the limit in USD. `files` are what was uploaded, `lossy` what the
+    vendor's row format could not carry.
+    """
 
     id: str
     key: RunKey
@@ -48,7 +60,7 @@ class RunRecord(LiveRecord):
     created: float
     updated: float
 
-    # What was planned; written with the intent.
+    # What was planned; written when the run is created.
     job: dict[str, Any]
     receipt: dict[str, Any]
     settings: dict[str, Any] | None = None
@@ -70,7 +82,8 @@ class RunRecord(LiveRecord):
     @property
     def tuning_job(self) -> TuningJob:
         """The job, as it was given."""
-        return TuningJob.model_validate(self.job)
+        # Before an adapter could be left open, one that was not stored was lora.
+        return TuningJob.model_validate({"adapter": "lora"} | self.job)
 
     @property
     def plan(self) -> Receipt:
@@ -91,12 +104,12 @@ PLANNED = tuple(set(RunRecord.model_fields) - {*FIXED, *LIVE, "state", "updated"
 
 
 def dump_receipt(receipt: Receipt) -> dict[str, Any]:
-    """The whole receipt as JSON data, with the wire spelling of each field that its published shape leaves out."""
+    """Return the receipt as JSON data, with the request paths of its fields, which the published schema leaves out."""
     data = receipt.model_dump(mode="json")
     data["fields"] = [to_jsonable_python(dict(row)) for row in receipt.fields]
     return data
 
 
 def load_receipt(data: dict[str, Any]) -> Receipt:
-    """A receipt written by `dump_receipt`."""
+    """Read a receipt that `dump_receipt` wrote."""
     return Receipt.model_validate(data)

@@ -68,7 +68,7 @@ metrics = Table(
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("run_id", Text, ForeignKey("runs.id"), nullable=False),
-    # The same point told twice is one point: series, step and epoch say which.
+    # The same point reported twice is one point: series, step and epoch say which.
     Column("identity", Text, nullable=False),
     Column("point", Text, nullable=False),
     UniqueConstraint("run_id", "identity", name="metrics_once"),

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def record_of(row: Row[Any]) -> RunRecord:
-    """The record in a row of `runs`. Raises `StoreError` when the row cannot be read."""
+def read_record(row: Row[Any]) -> RunRecord:
+    """Read the record in a row of `runs`. Raises `StoreError` when the row cannot be read."""
     try:
-        return _record_of(row)
+        return _read_record(row)
     except (ValueError, TypeError, KeyError):  # broken JSON and a failed validation are ValueErrors
         raise StoreError(
             f"the record of run {row.id} ({row.name!r} at {row.provider}) is damaged and cannot be read",
@@ -33,43 +33,45 @@ def record_of(row: Row[Any]) -> RunRecord:
         ) from None
 
 
-def read_each(rows: Iterable[Row[Any]], read: Callable[[Row[Any]], T], name: str) -> list[T]:
-    """What `read` makes of each row. Damaged rows are left out, with one warning that names them by `name` (a format
-    that is given the row): one of them must not take the list of all others with it."""
-    made, damaged = [], []
+def read_rows(rows: Iterable[Row[Any]], read: Callable[[Row[Any]], T], name: str) -> list[T]:
+    """Apply `read` to each row, leaving damaged rows out with one warning, so that the other rows can be listed.
+
+    `name` is a format string for a damaged row, as in "run {0.id}".
+    """
+    values, damaged = [], []
     for row in rows:
         try:
-            made.append(read(row))
+            values.append(read(row))
         except (ValueError, StoreError):
             damaged.append(name.format(row))
     if damaged:
         warnings.warn(f"damaged in the store and left out: {', '.join(damaged)}", LlmtuneWarning, stacklevel=3)
-    return made
+    return values
 
 
 def dump(data: Any) -> str:
-    """Data as JSON text."""
+    """Return data as JSON text."""
     return to_json(data, inf_nan_mode="null").decode()
 
 
-def _record_of(row: Row[Any]) -> RunRecord:
+def _read_record(row: Row[Any]) -> RunRecord:
     columns = row._mapping
     live = LiveRecord.model_validate_json(columns["live"])
     changing: dict[str, Any] = {name: getattr(live, name) for name in LIVE}
     changing |= {"state": RunState(columns["state"]), "updated": columns["updated"]}
     fixed = tuple(columns["run_key" if name == "key" else name] for name in FIXED)
-    return _planned(columns["document"], fixed).model_copy(update=changing)
+    return _read_planned(columns["document"], fixed).model_copy(update=changing)
 
 
 @functools.lru_cache(maxsize=2048)
-def _planned(document: str, fixed: tuple[Any, ...]) -> RunRecord:
-    """The part of a record that hardly ever changes, read once for many polls. Nobody changes what is in it."""
+def _read_planned(document: str, fixed: tuple[Any, ...]) -> RunRecord:
+    """Read the part of a record that hardly ever changes, once for many polls. The result must not be modified."""
     data = orjson.loads(document) | dict(zip(FIXED, fixed, strict=True))
     return RunRecord.model_validate(data | {"state": RunState.PLANNED, "updated": 0.0})
 
 
-def columns_of(record: RunRecord, before: RunRecord | None = None) -> dict[str, Any]:
-    """The columns of a record; with `before`, only those that may have changed since."""
+def build_columns(record: RunRecord, before: RunRecord | None = None) -> dict[str, Any]:
+    """Build the columns of a record; with `before`, only those that may have changed since."""
     row: dict[str, Any] = {"state": record.state.value, "updated": record.updated}
     live = record.model_dump(mode="json", include=set(LIVE))
     row["live"] = dump(scrub_leaves(live) | {"cursor": live["cursor"]})  # the cursor goes back to the vendor as it came
@@ -81,21 +83,21 @@ def columns_of(record: RunRecord, before: RunRecord | None = None) -> dict[str, 
     return row
 
 
-def identity(point: MetricPoint) -> str:
+def identify_point(point: MetricPoint) -> str:
     return f"{point.series}@{point.step}@{point.epoch}@{point.source}"
 
 
-def nothing_new(record: RunRecord, snapshot: Snapshot) -> bool:
-    told = snapshot.points or snapshot.events or snapshot.checkpoints or snapshot.model is not None
-    return not told and snapshot.state is record.state and updated(record, snapshot) == record
+def is_unchanged(record: RunRecord, snapshot: Snapshot) -> bool:
+    has_news = snapshot.points or snapshot.events or snapshot.checkpoints or snapshot.model is not None
+    return not has_news and snapshot.state is record.state and apply_snapshot(record, snapshot) == record
 
 
-def updated(record: RunRecord, snapshot: Snapshot) -> RunRecord:
-    """The record with what the snapshot says of it."""
+def apply_snapshot(record: RunRecord, snapshot: Snapshot) -> RunRecord:
+    """Return the record with the changes of a snapshot."""
     fields: dict[str, Any] = {"raw_state": scrub(snapshot.raw_state)}
     if snapshot.progress != type(snapshot.progress)():
-        told = snapshot.progress.model_dump(exclude_none=True)
-        fields["progress"] = record.progress.model_copy(update=told)
+        progress = snapshot.progress.model_dump(exclude_none=True)
+        fields["progress"] = record.progress.model_copy(update=progress)
     if snapshot.cursor is not None:
         fields["cursor"] = snapshot.cursor
     if snapshot.error is not None:
@@ -106,8 +108,10 @@ def updated(record: RunRecord, snapshot: Snapshot) -> RunRecord:
         fields["resolved"] = record.resolved | snapshot.resolved
     if snapshot.not_reported:
         fields["not_reported"] = record.not_reported | snapshot.not_reported
-    if fresh := tuple(each for each in dict.fromkeys(map(scrub, snapshot.warnings)) if each not in record.warnings):
-        fields["warnings"] = record.warnings + fresh
+    if new_warnings := tuple(
+        warning for warning in dict.fromkeys(map(scrub, snapshot.warnings)) if warning not in record.warnings
+    ):
+        fields["warnings"] = record.warnings + new_warnings
     if snapshot.state.final and record.outcome is None:
         fields["outcome"] = snapshot.state
     return record.model_copy(update=fields)

@@ -1,10 +1,11 @@
-"""The run store: what was planned, what was sent, what exists, what was seen. Each method is one transaction.
+"""The run store: runs with their plans, requests, states, metrics and events. Each method is one transaction.
 
-Several processes may write at once: nothing is lost, and no method returns before what it wrote is kept.
+Several processes may write at once: nothing is lost, and no method returns before what it wrote is stored.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -14,16 +15,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.config import store_url
-from llmtune.errors import LlmtuneWarning, RunNotFound, StoreError, did_you_mean
+from llmtune.errors import LlmtuneWarning, RunNotFound, StoreError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.types import Event, ModelRef, RunState, Snapshot
 from llmtune.redaction.secrets import scrub
 from llmtune.runs.store.ledger import Ledger
 from llmtune.runs.store.records import RunRecord
-from llmtune.runs.store.serialization import columns_of, identity, nothing_new, read_each, record_of, updated
+from llmtune.runs.store.run_names import Preference, RunMatch, RunName, match_run, suggest_names
+from llmtune.runs.store.serialization import (
+    apply_snapshot,
+    build_columns,
+    identify_point,
+    is_unchanged,
+    read_record,
+    read_rows,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+log = logging.getLogger("llmtune")
 
 UNFINISHED = tuple(state for state in RunState if not state.final)
 
@@ -46,7 +57,7 @@ _ORDER = {
 
 @dataclass(frozen=True)
 class Transition:
-    """One change of state. `time` is in Unix seconds."""
+    """One change of state: the new `state`, the `time` in Unix seconds, and the reason."""
 
     time: float
     state: RunState
@@ -54,7 +65,7 @@ class Transition:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PollResult:
     """What a snapshot brought that was not known before."""
 
     record: RunRecord
@@ -67,41 +78,41 @@ class Store(Ledger):
     """The runs of one user, or of one team. Open it with `open_store()`."""
 
     # --- runs ------------------------------------------------------------------------------------------------------
-    def begin(
+    def create_or_join(
         self, planned: RunRecord, *, join: bool = True, reuse: bool = False
     ) -> tuple[RunRecord, Literal["new", "joined", "reused"]]:
-        """Write the intent, unless a run of the same fingerprint is unfinished (or finished, with `reuse`).
+        """Write a planned run, unless a run of the same fingerprint is unfinished (or has succeeded, with `reuse`).
 
         One transaction: of two processes that start the same job at once, one makes the run and one joins it.
         """
         from llmtune.runs.store import schema
 
         with self.write() as connection:
-            record = self._same(connection, planned.fingerprint, join=join, reuse=reuse)
+            record = self._find_same(connection, planned.fingerprint, join=join, reuse=reuse)
             if record is not None:
                 return record, "reused" if record.state.final else "joined"
-            connection.execute(schema.runs.insert().values(columns_of(planned)))
+            connection.execute(schema.runs.insert().values(build_columns(planned)))
             self._transition(connection, planned.id, planned.state, "planned", planned.created)
         return planned, "new"
 
-    def same(self, fingerprint: str, *, reuse: bool = False) -> RunRecord | None:
-        """The newest unfinished run of that fingerprint (or finished well, with `reuse`)."""
+    def find_by_fingerprint(self, fingerprint: str, *, reuse: bool = False) -> RunRecord | None:
+        """Return the newest unfinished run of that fingerprint (with `reuse`, also one that succeeded), or None."""
         with self.read() as connection:
-            return self._same(connection, fingerprint, join=True, reuse=reuse)
+            return self._find_same(connection, fingerprint, join=True, reuse=reuse)
 
-    def _same(self, connection: Connection, fingerprint: str, *, join: bool, reuse: bool) -> RunRecord | None:
+    def _find_same(self, connection: Connection, fingerprint: str, *, join: bool, reuse: bool) -> RunRecord | None:
         from llmtune.runs.store import schema
 
-        wanted = [*(UNFINISHED if join else ()), *((RunState.SUCCEEDED,) if reuse else ())]
-        found = connection.execute(
+        states = [*(UNFINISHED if join else ()), *((RunState.SUCCEEDED,) if reuse else ())]
+        rows = connection.execute(
             schema.runs.select()
             .where(schema.runs.c.fingerprint == fingerprint)
-            .where(schema.runs.c.state.in_([state.value for state in wanted]))
+            .where(schema.runs.c.state.in_([state.value for state in states]))
             .order_by(schema.runs.c.created.desc())
         ).all()
-        for row in found:
+        for row in rows:
             try:
-                return record_of(row)
+                return read_record(row)
             except StoreError:
                 # Of a damaged run that may have a job at the vendor, a second one would be paid for too.
                 if RunState(row.state) not in (RunState.PLANNED, RunState.UPLOADING, RunState.SUCCEEDED):
@@ -109,40 +120,41 @@ class Store(Ledger):
         return None
 
     def get(self, run_id: str) -> RunRecord:
-        """The run of exactly that id. Raises `RunNotFound`."""
+        """Return the run of exactly that id. Raises `RunNotFound`."""
         from llmtune.runs.store import schema
 
         with self.read() as connection:
             row = connection.execute(schema.run_by_id, {"wanted": run_id}).first()
         if row is None:
-            raise self._not_found(run_id)
-        return record_of(row)
+            raise self._not_found_error(run_id)
+        return read_record(row)
 
     def resolve(self, text: str) -> str:
-        """The id that starts with `text`, or the key, or the run's name when only one run has it."""
+        """Return the one id that starts with `text`, or whose key or name it is. Raises `RunNotFound`."""
+        return self.find_run(text).id
+
+    def find_run(self, text: str, prefer: Preference = None) -> RunMatch:
+        """Return the run that `text` names: an id, its beginning, a key, or a name (see `run_names`).
+
+        Of several runs of that name, `prefer` says which is taken. Raises `AmbiguousRun` where it does not decide, and
+        `RunNotFound` where there is none.
+        """
+        match = match_run(text, self.run_names(), prefer)
+        if match is None:
+            raise self._not_found_error(text)
+        return match
+
+    def run_names(self) -> list[RunName]:
+        """Return what each run can be found by, newest first."""
         from sqlalchemy import select
 
         from llmtune.runs.store import schema
 
         table = schema.runs
+        columns = (table.c.id, table.c.run_key, table.c.name, table.c.provider, table.c.state, table.c.created)
         with self.read() as connection:
-            rows = connection.execute(select(table.c.id, table.c.name, table.c.run_key)).all()
-        exact = [str(row.id) for row in rows if text in (row.id, row.run_key)]
-        named = sorted(str(row.id) for row in rows if row.name == text)
-        found = [str(row.id) for row in rows if text and (row.id.startswith(text) or row.run_key.startswith(text))]
-        for only in (exact, named, found):
-            if len(only) == 1:
-                return only[0]
-        if len(found) > 1:
-            raise RunNotFound(
-                f"{text!r} could be any of {len(found)} runs: {', '.join(sorted(found)[:5])}",
-                hint="give more of the id",
-            )
-        if named:
-            raise RunNotFound(
-                f"{len(named)} runs are named {text!r}: {', '.join(named[:5])}", hint="give one of these ids"
-            )
-        raise self._not_found(text)
+            rows = connection.execute(select(*columns).order_by(table.c.created.desc(), table.c.id)).all()
+        return [RunName(*row) for row in rows]
 
     def runs(
         self,
@@ -152,7 +164,7 @@ class Store(Ledger):
         group: str | None = None,
         limit: int | None = None,
     ) -> list[RunRecord]:
-        """Runs, newest first."""
+        """List the runs, newest first, filtered by state, provider or group."""
         from llmtune.runs.store import schema
 
         query = schema.runs.select().order_by(schema.runs.c.created.desc(), schema.runs.c.id)
@@ -164,28 +176,28 @@ class Store(Ledger):
             query = query.limit(limit)
         with self.read() as connection:
             rows = connection.execute(query).all()
-        records = read_each(rows, record_of, "run {0.id}")
+        records = read_rows(rows, read_record, "run {0.id}")
         return [record for record in records if group is None or record.group == group][:limit]
 
     def damaged(self, states: Collection[RunState]) -> list[tuple[str, str]]:
-        """Runs in these states whose record cannot be read: id and provider."""
+        """Return id and provider of the runs in these states whose record cannot be read."""
         from llmtune.runs.store import schema
 
         with self.read() as connection:
             rows = connection.execute(
                 schema.runs.select().where(schema.runs.c.state.in_([state.value for state in states]))
             ).all()
-        found = []
+        damaged = []
         for row in rows:
             try:
-                record_of(row)
+                read_record(row)
             except StoreError:
-                found.append((str(row.id), str(row.provider)))
-        return found
+                damaged.append((str(row.id), str(row.provider)))
+        return damaged
 
-    def tuned(self) -> list[tuple[RunRecord, ModelRef]]:
-        """The runs that succeeded, newest first, each with its tuned model; those that have none are left out."""
-        found = []
+    def tuned_models(self) -> list[tuple[RunRecord, ModelRef]]:
+        """List the runs that succeeded, newest first, each with its tuned model; those without a model are left out."""
+        models = []
         for record in self.runs(states=[RunState.SUCCEEDED]):
             try:
                 model = self.ref(record.id, "model", ModelRef)
@@ -193,13 +205,13 @@ class Store(Ledger):
                 warnings.warn(error.message, LlmtuneWarning, stacklevel=2)
                 continue
             if model is not None:
-                found.append((record, model))
-        return found
+                models.append((record, model))
+        return models
 
     def change(self, run_id: str, *, durable: bool = True, **fields: Any) -> RunRecord:
-        """Set fields of a run (not its state: `move` does that)."""
+        """Set fields of a run (not its state: `transition` does that)."""
         with self.write(durable=durable) as connection:
-            before = self._locked(connection, run_id)
+            before = self._get_locked(connection, run_id)
             record = before.model_copy(update={**fields, "updated": time.time()})
             self._save(connection, record, before)
         return record
@@ -207,12 +219,12 @@ class Store(Ledger):
     def warn(self, run_id: str, *sentences: str) -> None:
         """Add warnings to a run, each once."""
         with self.write(durable=False) as connection:
-            record = self._locked(connection, run_id)
-            fresh = tuple(each for each in dict.fromkeys(sentences) if each not in record.warnings)
-            if fresh:
-                self._save(connection, record.model_copy(update={"warnings": record.warnings + fresh}), record)
+            record = self._get_locked(connection, run_id)
+            new_warnings = tuple(sentence for sentence in dict.fromkeys(sentences) if sentence not in record.warnings)
+            if new_warnings:
+                self._save(connection, record.model_copy(update={"warnings": record.warnings + new_warnings}), record)
 
-    def move(
+    def transition(
         self,
         run_id: str,
         to: RunState,
@@ -222,13 +234,13 @@ class Store(Ledger):
         back: bool = False,
         **fields: Any,
     ) -> RunRecord:
-        """Change the state, and fields with it, in one transaction. Returns the run as it stands afterwards.
+        """Change the state, and fields with it, in one transaction. Returns the run's record afterwards.
 
-        A run only moves onward; `back` allows the other direction. With `only_from`, nothing happens from any other
-        state. Compare the returned state to know whether it moved.
+        A run only moves forward; `back` allows the other direction. With `only_from`, nothing happens from any other
+        state. Compare the returned state to see whether it changed.
         """
         with self.write() as connection:
-            record = self._locked(connection, run_id)
+            record = self._get_locked(connection, run_id)
             allowed = only_from is None or record.state in only_from
             onward = back or _ORDER[to] > _ORDER[record.state] or _ORDER[to] == _ORDER[record.state] == 3
             if allowed and onward:
@@ -239,7 +251,7 @@ class Store(Ledger):
         return record
 
     def transitions(self, run_id: str) -> Sequence[Transition]:
-        """Every change of state, oldest first."""
+        """Return every change of state, oldest first."""
         from llmtune.runs.store import schema
 
         table = schema.transitions
@@ -247,19 +259,19 @@ class Store(Ledger):
             rows = connection.execute(table.select().where(table.c.run_id == run_id).order_by(table.c.seq)).all()
         return [Transition(row.time, RunState(row.state), row.reason) for row in rows]
 
-    # --- what was seen ---------------------------------------------------------------------------------------------
-    def record(self, run_id: str, snapshot: Snapshot, *, known: RunRecord | None = None) -> Seen:
-        """Keep what a poll saw, in one transaction: the cursor never runs ahead of the points it stands behind.
+    # --- snapshots -------------------------------------------------------------------------------------------------
+    def record(self, run_id: str, snapshot: Snapshot, *, previous: RunRecord | None = None) -> PollResult:
+        """Store what a poll returned, in one transaction, so that the cursor is never ahead of the points before it.
 
-        `known` is the run as it was just read: a snapshot with nothing new in it then writes nothing.
+        `previous` is the run as it was just read: a snapshot with nothing new in it then writes nothing.
         """
-        if known is not None and nothing_new(known, snapshot):
-            return Seen(known, (), (), False)
+        if previous is not None and is_unchanged(previous, snapshot):
+            return PollResult(previous, (), (), False)
         with self.write(durable=snapshot.state.final) as connection:
-            before = self._locked(connection, run_id)
+            before = self._get_locked(connection, run_id)
             points = self._add_points(connection, run_id, snapshot.points)
             events = self._add_events(connection, run_id, snapshot.events)
-            after = updated(before, snapshot)
+            after = apply_snapshot(before, snapshot)
             reason = f"the vendor says {snapshot.raw_state!r}"
             # Our own finalizing begins when the job has ended; a vendor's is still part of its running.
             vendor = RunState.RUNNING if snapshot.state is RunState.FINALIZING else snapshot.state
@@ -273,28 +285,28 @@ class Store(Ledger):
                 self._set_ref(connection, run_id, f"checkpoint:{checkpoint.id}", checkpoint)
             if snapshot.model is not None:
                 self._set_ref(connection, run_id, "model", snapshot.model)
-                self._own(connection, before, "model", snapshot.model)
+                self._record_resource(connection, before, "model", snapshot.model)
             if after != before:
                 self._save(connection, after.model_copy(update={"updated": time.time()}), before)
-        return Seen(after, points, events, moved)
+        return PollResult(after, points, events, moved)
 
     def add_events(self, run_id: str, events: Iterable[Event]) -> tuple[Event, ...]:
-        """Keep events; returns those that were not known."""
+        """Store events; returns the new ones."""
         with self.write(durable=False) as connection:
             return self._add_events(connection, run_id, events)
 
     def add_points(self, run_id: str, points: Iterable[MetricPoint]) -> tuple[MetricPoint, ...]:
-        """Keep metric points; returns those that were not known."""
+        """Store metric points; returns the new ones."""
         with self.write(durable=False) as connection:
             return self._add_points(connection, run_id, points)
 
     def note(self, run_id: str, message: str, level: Literal["info", "warning", "error"] = "info") -> None:
-        """Keep an event of our own."""
+        """Store an event of llmtune's own."""
         event = Event(id=f"llmtune-{uuid.uuid4().hex}", time=time.time(), level=level, message=message)
         self.add_events(run_id, [event])
 
     def events(self, run_id: str, *, after: int = 0) -> list[tuple[int, Event]]:
-        """Events with their running number, oldest first; those with a number above `after`."""
+        """Return events with their running number, oldest first; only those with a number above `after`."""
         from llmtune.runs.store import schema
 
         table = schema.events
@@ -306,7 +318,7 @@ class Store(Ledger):
         ]
 
     def points(self, run_id: str) -> list[MetricPoint]:
-        """Every metric point, in the order they were seen."""
+        """Return every metric point, in the order they came."""
         from llmtune.runs.store import schema
 
         table = schema.metrics
@@ -315,22 +327,26 @@ class Store(Ledger):
         return [MetricPoint.model_validate_json(row.point) for row in rows]
 
     # --- inside a transaction --------------------------------------------------------------------------------------
-    def _locked(self, connection: Connection, run_id: str) -> RunRecord:
+    def _get_locked(self, connection: Connection, run_id: str) -> RunRecord:
         from llmtune.runs.store import schema
 
         row = connection.execute(schema.run_by_id, {"wanted": run_id}).first()
         if row is None:
-            raise self._not_found(run_id)
-        return record_of(row)
+            raise self._not_found_error(run_id)
+        return read_record(row)
 
     def _save(self, connection: Connection, record: RunRecord, before: RunRecord) -> None:
         from llmtune.runs.store import schema
 
-        connection.execute(schema.runs.update().where(schema.runs.c.id == record.id).values(columns_of(record, before)))
+        connection.execute(
+            schema.runs.update().where(schema.runs.c.id == record.id).values(build_columns(record, before))
+        )
 
     def _transition(self, connection: Connection, run_id: str, state: RunState, reason: str, when: float) -> None:
         from llmtune.runs.store import schema
 
+        detail = "" if reason in ("", state.value) else f" ({reason})"
+        log.info("run %s: %s%s", run_id, state.value, detail, extra={"run": run_id})
         row = {"run_id": run_id, "time": when, "state": state.value, "reason": scrub(reason)}
         connection.execute(schema.add_transition, row)
 
@@ -339,24 +355,24 @@ class Store(Ledger):
     ) -> tuple[MetricPoint, ...]:
         from llmtune.runs.store import schema
 
-        named = {identity(point): point for point in points}
-        fresh = self._unknown(connection, schema.known_points, run_id, list(named))
-        if fresh:
+        named = {identify_point(point): point for point in points}
+        new_ids = self._filter_new(connection, schema.known_points, run_id, list(named))
+        if new_ids:
             connection.execute(
                 schema.add_points,
                 [
                     {"run_id": run_id, "identity": name, "point": named[name].model_dump_json(exclude_none=True)}
-                    for name in fresh
+                    for name in new_ids
                 ],
             )
-        return tuple(named[name] for name in fresh)
+        return tuple(named[name] for name in new_ids)
 
     def _add_events(self, connection: Connection, run_id: str, events: Iterable[Event]) -> tuple[Event, ...]:
         from llmtune.runs.store import schema
 
         named = {event.id: event.model_copy(update={"message": scrub(event.message)}) for event in events}
-        fresh = self._unknown(connection, schema.known_events, run_id, list(named))
-        if fresh:
+        new_ids = self._filter_new(connection, schema.known_events, run_id, list(named))
+        if new_ids:
             connection.execute(
                 schema.add_events,
                 [
@@ -367,28 +383,22 @@ class Store(Ledger):
                         "level": named[name].level,
                         "message": named[name].message,
                     }
-                    for name in fresh
+                    for name in new_ids
                 ],
             )
-        return tuple(named[name] for name in fresh)
+        return tuple(named[name] for name in new_ids)
 
-    def _unknown(self, connection: Connection, query: Any, run_id: str, names: Sequence[str]) -> Sequence[str]:
-        """Those of `names` that the run does not have yet, in order. The write lock is held: nobody adds meanwhile."""
-        known: set[str] = set()
+    def _filter_new(self, connection: Connection, query: Any, run_id: str, names: Sequence[str]) -> Sequence[str]:
+        """Return those of `names` that the run does not have yet, in order. The caller holds the write lock."""
+        stored: set[str] = set()
         for at in range(0, len(names), 500):  # SQLite bounds the number of parameters
-            known.update(connection.execute(query, {"owner": run_id, "names": names[at : at + 500]}).scalars())
-        return [name for name in names if name not in known]
+            stored.update(connection.execute(query, {"owner": run_id, "names": names[at : at + 500]}).scalars())
+        return [name for name in names if name not in stored]
 
-    def _not_found(self, text: str) -> RunNotFound:
-        from sqlalchemy import select
-
-        from llmtune.runs.store import schema
-
-        with self.read() as connection:
-            ids = [str(each) for each in connection.execute(select(schema.runs.c.id)).scalars()]
-        near = did_you_mean(text, ids)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        return RunNotFound(f"there is no run {text!r} in {self.shown}{meant}", hint="llmtune runs list")
+    def _not_found_error(self, text: str) -> RunNotFound:
+        suggestions = suggest_names(text, self.run_names())
+        suggestion = f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        return RunNotFound(f"there is no run {text!r} in {self.shown}{suggestion}", hint="llmtune runs list")
 
 
 _stores: dict[str, Store] = {}
@@ -396,7 +406,7 @@ _opening = threading.Lock()
 
 
 def open_store(url: str | None = None) -> Store:
-    """The store of `LLMTUNE_STORE` or of the home folder; the same object for the same place, within one process."""
+    """Return the store of `LLMTUNE_STORE` or of the home folder; one object per URL within a process."""
     url = url or store_url()
     with _opening:
         if url not in _stores:

@@ -1,4 +1,4 @@
-"""A job's events, checkpoints and result file, made from what the run store holds each time they are asked for."""
+"""A job's events, checkpoints and result file, built from the run store at each request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {
     "validation/full_loss": "full_valid_loss",
     "validation/full_token_accuracy": "full_valid_mean_token_accuracy",
 }
-#: Columns of the result file, each with the name that events have for it.
+#: Columns of the result file, each with its name in events.
 _COLUMNS = {
     "step": "step",
     "train_loss": "train_loss",
@@ -32,14 +32,14 @@ _COLUMNS = {
     "valid_mean_token_accuracy": "valid_mean_token_accuracy",
 }
 _LEVELS = {"info": "info", "warning": "warn", "error": "error"}
-_WORDS = {
+_STATE_MESSAGES = {
     RunState.PLANNED: "Validating the training file",
     RunState.UPLOADING: "Sending the files to the backend",
     RunState.SUBMITTING: "Submitting the job",
     RunState.QUEUED: "Fine-tuning job is in the queue",
     RunState.RUNNING: "Fine-tuning job started",
     RunState.PAUSED: "Fine-tuning job is paused",
-    RunState.CANCELLING: "Cancellation was asked for",
+    RunState.CANCELLING: "Cancellation was requested",
     RunState.FINALIZING: "Training has ended",
     RunState.FAILED: "The job failed",
     RunState.CANCELLED: "The job was cancelled",
@@ -49,7 +49,7 @@ _WORDS = {
 
 @dataclass(order=True, frozen=True)
 class _Entry:
-    """An event with its place: by time, then by kind (receipt, state, vendor's word, metrics), then by number."""
+    """An event with its sort key: by time, then by kind (receipt, state, vendor's event, metrics), then by number."""
 
     time: float
     rank: int
@@ -58,7 +58,7 @@ class _Entry:
 
 
 def job_events(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
-    """Every event of a job, newest first."""
+    """List every event of a job, newest first."""
     name = job.run_id
     entries = [_entry(name, job.created, 0, 0, f"Created fine-tuning job: {job.id}")]
     if job.error is not None:
@@ -71,7 +71,7 @@ def job_events(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
         _entry(name, record.created, 1, 0, f"Model {job.model} is tuned as llmtune run {record.id} {provider}")
     )
     for number, (row, sentence) in enumerate(receipt_lines(job, record.plan), 1):
-        level = "warn" if row.asked and row.support == "unsupported" else "info"
+        level = "warn" if row.is_set and row.support == "unsupported" else "info"
         data = row.model_dump(mode="json", include={"field", "support", "requested", "effective", "rule", "reason"})
         entries.append(_entry(name, record.created, 1, number, sentence, level=level, data=data))
     started = record.created
@@ -82,14 +82,16 @@ def job_events(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
             continue
         level = "error" if transition.state in (RunState.FAILED, RunState.LOST) else "info"
         reason = f": {transition.reason}" if transition.reason and transition.state is not RunState.PLANNED else ""
-        entries.append(_entry(name, transition.time, 2, number, f"{_WORDS[transition.state]}{reason}", level=level))
+        entries.append(
+            _entry(name, transition.time, 2, number, f"{_STATE_MESSAGES[transition.state]}{reason}", level=level)
+        )
     for number, event in run.events():
-        message = _with_our_names(event.message, job, run)
+        message = _replace_model_ids(event.message, job, run)
         entries.append(_entry(name, event.time, 3, number, message, level=_LEVELS[event.level]))
     total = record.progress.total_steps
     steps = metrics_by_step(run.metrics())
     for step, (time, values) in steps.items():
-        data = {"step": step, "total_steps": total} | {key: _number(value) for key, value in values.items()}
+        data = {"step": step, "total_steps": total} | {key: _encode_number(value) for key, value in values.items()}
         entries.append(_entry(name, time or started, 4, step, _step_sentence(data), data=data, kind="metrics"))
     if record.state is RunState.SUCCEEDED and job.settled:
         ended = max(job.ended or record.updated, *(entry.time for entry in entries))
@@ -98,8 +100,8 @@ def job_events(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
     return [entry.body for entry in sorted(entries, reverse=True)]
 
 
-def _with_our_names(message: str, job: JobRecord, run: Run) -> str:
-    """The backend's message with its own ids of models replaced: clients read the name of the tuned model in events."""
+def _replace_model_ids(message: str, job: JobRecord, run: Run) -> str:
+    """Replace the backend's model ids in its message: clients read the name of the tuned model from events."""
     names = {ref.id: checkpoint_name(job, ref.data["step"]) for ref in run.checkpoints if "step" in ref.data}
     if run.model_ref is not None:
         names[run.model_ref.id] = job.tuned_name
@@ -109,7 +111,7 @@ def _with_our_names(message: str, job: JobRecord, run: Run) -> str:
 
 
 def job_checkpoints(job: JobRecord, run: Run | None) -> list[dict[str, Any]]:
-    """The models of a job that has succeeded, newest first: the final one, then each checkpoint that answers."""
+    """List the models of a job that has succeeded, newest first: the final one, then each usable checkpoint."""
     model = None if run is None or not job.settled else run.model_ref
     if run is None or model is None:
         return []
@@ -151,7 +153,7 @@ def _checkpoint(
 
 
 def result_csv(points: list[MetricPoint]) -> bytes:
-    """The result file: one line a step; a cell is empty where nothing was measured."""
+    """Build the result file: one line per step; a cell is empty where nothing was measured."""
     lines = [",".join(_COLUMNS)]
     for step, (_, values) in metrics_by_step(points).items():
         cells = {"step": step} | values
@@ -161,11 +163,11 @@ def result_csv(points: list[MetricPoint]) -> bytes:
 
 
 def metrics_by_step(points: list[MetricPoint]) -> dict[int, tuple[float | None, dict[str, float]]]:
-    """For each step, when it was measured (None where it is not told) and its values by the API's names."""
+    """Group points by step: the time in Unix seconds (None if not reported), and the values by the API's names."""
     best: dict[tuple[int, str], MetricPoint] = {}
     for point in points:
-        rival = best.get((point.step, point.series))
-        if rival is None or SOURCE_ORDER.index(point.source) <= SOURCE_ORDER.index(rival.source):
+        previous = best.get((point.step, point.series))
+        if previous is None or SOURCE_ORDER.index(point.source) <= SOURCE_ORDER.index(previous.source):
             best[point.step, point.series] = point
     steps: dict[int, tuple[float | None, dict[str, float]]] = {}
     for (step, series), point in sorted(best.items()):
@@ -182,8 +184,8 @@ def _step_sentence(data: dict[str, Any]) -> str:
     return f"Step {data['step']}{total}" + (f": {', '.join(losses)}" if losses else "")
 
 
-def _number(value: float) -> float | str:
-    """A value as JSON can hold it: a diverged loss is spelled out, never dropped."""
+def _encode_number(value: float) -> float | str:
+    """Return a value as JSON can hold it: a loss that diverged is a string, not left out."""
     return value if math.isfinite(value) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""/v1/files: uploads come in as a stream, and are on the disk, named by their content, before they are answered."""
+"""/v1/files: uploads are streamed to disk and named by their content before the request is answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmtune._safety.private_files import open_private
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.multipart import MultipartReader, PartStart
 from llmtune.server.tuning.state import FileRecord, TuningState, digest_of, new_file_id
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-#: Bytes that a file may have, and seconds in which it must be here.
-LARGEST_FILE, UPLOAD_SECONDS = 512 << 20, 600.0
+#: Bytes that a file may have, and seconds within which it must arrive.
+MAX_FILE_BYTES, UPLOAD_SECONDS = 512 << 20, 600.0
 _FIELD_BYTES = 4096
 _PURPOSE = "fine-tune"
 _FIELDS = ("purpose", "file", "expires_after[anchor]", "expires_after[seconds]")
 
 
 class _Upload:
-    """A file on its way in: written beside the content folder's files, and hashed while it comes."""
+    """An upload in progress: written to a temporary file in the content folder, and hashed on the way."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f".upload-{secrets.token_hex(8)}.tmp"
@@ -41,20 +41,20 @@ class _Upload:
 
     @property
     def sha256(self) -> str:
-        """Of what has come so far."""
+        """Hash of the bytes so far, as a hexadecimal string."""
         return self._hash.hexdigest()
 
     def write(self, field: str, data: bytes) -> None:
-        """Take bytes of a field."""
+        """Append bytes of a field. Raises `RequestError` when it grows too large."""
         if field != "file":
             self.fields[field] = self.fields[field] + data
             if len(self.fields[field]) > _FIELD_BYTES:
-                raise Refused(400, f"{field} is too long", param=field, code="invalid_value")
+                raise RequestError(400, f"{field} is too long", param=field, code="invalid_value")
             return
         self.size += len(data)
-        if self.size > LARGEST_FILE:
-            raise Refused(
-                413, f"a file may have at most {LARGEST_FILE >> 20} MB", param="file", code="request_too_large"
+        if self.size > MAX_FILE_BYTES:
+            raise RequestError(
+                413, f"a file may have at most {MAX_FILE_BYTES >> 20} MB", param="file", code="request_too_large"
             )
         if self._file is None:
             self._file = open_private(self.path, "wb")
@@ -62,7 +62,7 @@ class _Upload:
         self._file.write(data)
 
     def flush(self) -> None:
-        """Bring it to the disk."""
+        """Flush the file to disk and close it."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -70,22 +70,22 @@ class _Upload:
             self._file = None
 
     def close(self) -> None:
-        """Remove it, unless it was taken into the content folder."""
+        """Close and remove the temporary file, unless it was moved to its final name."""
         if self._file is not None:
             self._file.close()
         self.path.unlink(missing_ok=True)
 
 
-async def receive(request: Request, state: TuningState, *, retry: int, key: str | None) -> FileRecord:
-    """Read a file's upload to its end, and keep it. Raises `Refused`."""
+async def receive_file(request: Request, state: TuningState, *, retry: int, key: str | None) -> FileRecord:
+    """Read an upload to its end and store the file. Raises `RequestError`."""
     upload = _Upload(state.content)
     try:
         async with asyncio.timeout(UPLOAD_SECONDS):
             await _read(_stream(request), MultipartReader(request.headers.get("content-type", "")), upload)
         expires = _check(upload)
-        return await asyncio.to_thread(_keep, upload, state, expires, retry, key)
+        return await asyncio.to_thread(_store, upload, state, expires, retry, key)
     except TimeoutError:
-        raise Refused(408, f"the file did not come within {UPLOAD_SECONDS:.0f} seconds") from None
+        raise RequestError(408, f"the file did not arrive within {UPLOAD_SECONDS:.0f} seconds") from None
     finally:
         upload.close()
 
@@ -97,7 +97,7 @@ async def _stream(request: Request) -> AsyncIterator[bytes]:
         async for data in request.stream():
             yield data
     except ClientDisconnect:
-        raise Refused(400, "the client went away") from None
+        raise RequestError(400, "the client disconnected") from None
 
 
 async def _read(stream: AsyncIterator[bytes], reader: MultipartReader, upload: _Upload) -> None:
@@ -109,11 +109,11 @@ async def _read(stream: AsyncIterator[bytes], reader: MultipartReader, upload: _
                 continue
             field = part.name
             if field not in _FIELDS:
-                raise Refused(
+                raise RequestError(
                     400, f"{field} is not a parameter of this request here", param=field, code="unknown_parameter"
                 )
             if field in upload.fields or (field == "file" and upload.filename is not None):
-                raise Refused(400, f"{field} is there twice", param=field, code="invalid_value")
+                raise RequestError(400, f"{field} is sent twice", param=field, code="invalid_value")
             if field == "file":
                 upload.filename = Path(part.filename or "file.jsonl").name
             else:
@@ -122,10 +122,10 @@ async def _read(stream: AsyncIterator[bytes], reader: MultipartReader, upload: _
 
 
 def _check(upload: _Upload) -> float | None:
-    """Refuse what cannot be trained on; the seconds until the file expires."""
+    """Refuse a file that cannot be trained on; return the seconds until it expires, None for never."""
     purpose = upload.fields.get("purpose", b"").decode(errors="replace")
     if purpose != _PURPOSE:
-        raise Refused(
+        raise RequestError(
             400,
             f"purpose must be '{_PURPOSE}', the only one that is served here"
             + (f", not '{purpose}'" if purpose else ""),
@@ -133,7 +133,7 @@ def _check(upload: _Upload) -> float | None:
             code="invalid_value",
         )
     if upload.filename is None or upload.size == 0:
-        raise Refused(400, "file is missing or empty", param="file", code="invalid_value")
+        raise RequestError(400, "file is missing or empty", param="file", code="invalid_value")
     upload.flush()
     with upload.path.open("rb") as content:
         line = next((line for line in content if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
@@ -142,7 +142,7 @@ def _check(upload: _Upload) -> float | None:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise Refused(
+        raise RequestError(
             400,
             "the file is not JSON Lines: its first line is not a JSON object",
             param="file",
@@ -152,9 +152,11 @@ def _check(upload: _Upload) -> float | None:
     if anchor is None and seconds is None:
         return None
     if anchor != b"created_at":
-        raise Refused(400, "expires_after.anchor must be 'created_at'", param="expires_after", code="invalid_value")
+        raise RequestError(
+            400, "expires_after.anchor must be 'created_at'", param="expires_after", code="invalid_value"
+        )
     if seconds is None or not seconds.isdigit() or not 3600 <= int(seconds) <= 2592000:
-        raise Refused(
+        raise RequestError(
             400,
             "expires_after.seconds must be a whole number from 3600 to 2592000",
             param="expires_after",
@@ -163,9 +165,9 @@ def _check(upload: _Upload) -> float | None:
     return float(seconds)
 
 
-def _keep(upload: _Upload, state: TuningState, expires: float | None, retry: int, key: str | None) -> FileRecord:
+def _store(upload: _Upload, state: TuningState, expires: float | None, retry: int, key: str | None) -> FileRecord:
     digest = digest_of([upload.sha256, upload.filename, expires])
-    earlier = state.repeated(state.files(), digest=digest, retry=retry, key=key)
+    earlier = state.find_retried(state.files(), digest=digest, retry=retry, key=key)
     if earlier is not None:
         earlier = earlier.model_copy(update={"retries": max(earlier.retries, retry)})
         state.update_file(earlier)
@@ -186,7 +188,7 @@ def _keep(upload: _Upload, state: TuningState, expires: float | None, retry: int
 
 
 def file_object(record: FileRecord) -> dict[str, Any]:
-    """A file as the API shows it."""
+    """Build the file object of the API."""
     body: dict[str, Any] = {
         "id": record.id,
         "object": "file",
@@ -202,8 +204,8 @@ def file_object(record: FileRecord) -> dict[str, Any]:
 
 
 def find_file(state: TuningState, file_id: str, *, param: str = "id") -> FileRecord:
-    """The file of that id. Raises `Refused` (404)."""
+    """Return the file of that id. Raises `RequestError` (404)."""
     record = state.file(file_id)
     if record is None:
-        raise Refused(404, f"No such File object: {file_id}", param=param, code="not_found")
+        raise RequestError(404, f"No such File object: {file_id}", param=param, code="not_found")
     return record

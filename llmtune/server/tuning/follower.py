@@ -1,7 +1,7 @@
-"""What happens to a job after its request was answered: it is planned, becomes a run, and is followed to its end.
+"""The life of a job after its request was answered: it is planned, becomes a run, and is followed to its end.
 
-Every step can be done again: the run's id stands in the job's record before the run exists, so whoever comes after a
-kill finds the run, or finds that there is none yet. From there on `llmtune.runs` does what it does for every run.
+Every step can be repeated: the run's id is in the job's record before the run exists, so a server that starts after a
+kill finds the run, or finds that there is none yet. From there on it is a run like any other for `llmtune.runs`.
 """
 
 from __future__ import annotations
@@ -20,63 +20,63 @@ from llmtune._safety.private_files import open_private
 from llmtune.errors import LlmtuneError, RunNotFound, StoreError, TransientError
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import scrub, scrub_error
-from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.failpoints import failpoint
 from llmtune.runs.finalize import remove_leftover
-from llmtune.runs.planned import StartOptions, intend
+from llmtune.runs.planned import StartOptions, prepare_run
 from llmtune.runs.poller import Update, poller
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import Store
 from llmtune.server.tuning.events import result_csv
 from llmtune.server.tuning.models import Target
 from llmtune.server.tuning.state import FileRecord, JobRecord, TuningState
-from llmtune.server.tuning.translate import refusal, tuning_job
+from llmtune.server.tuning.translate import build_job, to_request_error
 
 log = logging.getLogger("llmtune")
 
-#: Seconds until a run is followed again whose backend refused to answer.
+#: Seconds until a job is tried again after an error.
 PAUSE = 30.0
 
 
 class Follower:
-    """Brings every unfinished job to its end, in threads of its own."""
+    """Brings every unfinished job to its end, in its own threads."""
 
     def __init__(self, state: TuningState, store: Store, options: StartOptions) -> None:
         self._state, self._store, self._options = state, store, options
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="llmtune-tuning")
         self._closed = threading.Event()
-        self._leave: dict[str, Callable[[], None]] = {}
+        self._unfollow: dict[str, Callable[[], None]] = {}
 
     def resume(self, served: Collection[str] = ()) -> None:
-        """Go on with every job that an earlier server left unfinished, and with what it left standing at backends.
+        """Continue every job that an earlier server left unfinished, and remove the deployments that it left behind.
 
-        `served` are the runs whose models are served beside the jobs' own.
+        `served` are runs whose models are served besides those of the jobs.
         """
         for job in reversed(self._state.jobs()):
             if not job.settled:
-                self.take(job.id)
+                self.follow(job.id)
             elif job.error is None and not job.model_deleted:
-                self._submit(lambda run_id=job.run_id: self._tidy(run_id), job.id)  # type: ignore[misc]
+                self._submit(lambda run_id=job.run_id: self._remove_deployment(run_id), job.id)  # type: ignore[misc]
         for run_id in served:
-            self._submit(lambda run_id=run_id: self._tidy(run_id), run_id)  # type: ignore[misc]
+            self._submit(lambda run_id=run_id: self._remove_deployment(run_id), run_id)  # type: ignore[misc]
 
-    def take(self, job_id: str) -> None:
-        """Bring this job to its end, from wherever it stands."""
+    def follow(self, job_id: str) -> None:
+        """Bring this job to its end, from whatever state it is in."""
         self._submit(lambda: self._advance(job_id), job_id)
 
     def cancel(self, job_id: str) -> None:
-        """End a job. Raises `LlmtuneError` when its backend refuses that."""
+        """Cancel a job. Raises `LlmtuneError` when its backend refuses that."""
         job = self._state.change_job(job_id, cancelled=True)
         try:
             run = Run(self._store.get(job.run_id).id, store=self._store)
-        except RunNotFound:  # it is being planned: whoever does that looks again before anything is sent
+        except RunNotFound:  # it is being planned: `_advance` checks again before anything is sent
             return
         run.cancel()
 
     def close(self) -> None:
-        """Follow nothing any more; the runs go on, and the next server finds them."""
+        """Stop following; the runs continue, and the next server finds them."""
         self._closed.set()
-        for leave in list(self._leave.values()):
-            leave()
+        for unfollow in list(self._unfollow.values()):
+            unfollow()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     # --- one job -------------------------------------------------------------------------------------------------
@@ -87,15 +87,15 @@ class Follower:
             except LlmtuneError as error:
                 scrub_error(error)
                 log.warning("%s: %s; trying again in %.0f s", job_id, error.message, PAUSE)
-                self._later(action, job_id)
+                self._retry_later(action, job_id)
             except Exception:
-                log.exception("%s broke; trying again in %.0f s", job_id, PAUSE)
-                self._later(action, job_id)
+                log.exception("%s failed; trying again in %.0f s", job_id, PAUSE)
+                self._retry_later(action, job_id)
 
         if not self._closed.is_set():
             self._workers.submit(guarded)
 
-    def _later(self, action: Callable[[], None], job_id: str) -> None:
+    def _retry_later(self, action: Callable[[], None], job_id: str) -> None:
         timer = threading.Timer(PAUSE, lambda: self._submit(action, job_id))
         timer.daemon = True
         timer.start()
@@ -107,22 +107,22 @@ class Follower:
         try:
             record = self._store.get(job.run_id)
         except RunNotFound:
-            if not self._begin(job):
+            if not self._plan(job):
                 return
             record = self._store.get(job.run_id)
         run = Run(record.id, store=self._store)
         if record.state.final:
-            self._settle(job_id)
+            self._finish(job_id)
             return
         latest = self._state.job(job_id)
         if latest is not None and latest.cancelled and not record.cancel_requested:
             run.cancel()
-        self._leave[job_id] = poller().follow(
-            self._store, run.id, run.provider, lambda update: self._heard(job_id, update)
+        self._unfollow[job_id] = poller().follow(
+            self._store, run.id, run.provider, lambda update: self._on_update(job_id, update)
         )
 
-    def _begin(self, job: JobRecord) -> bool:
-        """Plan the job and write its run down; whether there is one now."""
+    def _plan(self, job: JobRecord) -> bool:
+        """Plan the job and record its run; return whether there is a run now."""
         if job.cancelled:
             self._state.change_job(job.id, settled=True, ended=time.time())
             return False
@@ -130,56 +130,56 @@ class Follower:
         options = replace(self._options, new=True, run_id=job.run_id)
         try:
             backend = target.backend()
-            intend(self._store, tuning_job(job, target, backend.name, self._state), backend, options)
-        except (TransientError, StoreError):  # nobody said no: tried again
+            prepare_run(self._store, build_job(job, target, backend.name, self._state), backend, options)
+        except (TransientError, StoreError):  # not a refusal: `_submit` tries again
             raise
         except LlmtuneError as error:
             scrub_error(error)
-            refused = refusal(error).body["error"]
-            fault = {name: refused[name] for name in ("code", "message", "param")}
-            fault["code"] = fault["code"] or "invalid_request"
-            self._state.change_job(job.id, error=fault, settled=True, ended=time.time())
+            body = to_request_error(error).body["error"]
+            job_error = {name: body[name] for name in ("code", "message", "param")}
+            job_error["code"] = job_error["code"] or "invalid_request"
+            self._state.change_job(job.id, error=job_error, settled=True, ended=time.time())
             return False
-        checkpoint("planned")
+        failpoint("planned")
         return True
 
-    def _heard(self, job_id: str, update: Update) -> None:
-        """Called by the poller's threads, which must not wait for the disk."""
+    def _on_update(self, job_id: str, update: Update) -> None:
+        """React to the last update of a run. Runs in the poller's threads, which must not wait for the disk."""
         if not update.last:
             return
-        self._leave.pop(job_id, None)
+        self._unfollow.pop(job_id, None)
         if update.record.state.final:
-            self._submit(lambda: self._settle(job_id), job_id)
+            self._submit(lambda: self._finish(job_id), job_id)
         else:
             error = update.error
-            log.warning("%s: %s; looking again in %.0f s", job_id, scrub(str(error)), PAUSE)
-            self._later(lambda: self._advance(job_id), job_id)
+            log.warning("%s: %s; trying again in %.0f s", job_id, scrub(str(error)), PAUSE)
+            self._retry_later(lambda: self._advance(job_id), job_id)
 
-    def _tidy(self, run_id: str) -> None:
-        """Remove the deployment of a model that was being asked when its server died."""
+    def _remove_deployment(self, run_id: str) -> None:
+        """Remove the deployment of a model that was in use when its server was killed."""
         with contextlib.suppress(RunNotFound):
             run = Run(self._store.get(run_id).id, store=self._store)
             remove_leftover(self._store, run.id, run.provider)
 
-    def _settle(self, job_id: str) -> None:
-        """The run has ended: write its result file, and let its files go."""
+    def _finish(self, job_id: str) -> None:
+        """Write the result file of a run that has ended, and mark the job as settled, which frees its files."""
         job = self._state.job(job_id)
         if job is None or job.settled:
             return
         run = Run(job.run_id, store=self._store)
-        if run.state is RunState.LOST:  # until a person has said what became of it: `llmtune runs adopt`, `resubmit`
-            self._later(lambda: self._advance(job_id), job_id)
+        if run.state is RunState.LOST:  # until the user resolves it with `llmtune runs adopt` or `resubmit`
+            self._retry_later(lambda: self._advance(job_id), job_id)
             return
         result = None
-        checkpoint("settling")
+        failpoint("settling")
         if run.state is RunState.SUCCEEDED:
             result = self._write_results(job, run)
-            checkpoint("results-written")
+            failpoint("results-written")
         self._state.change_job(job_id, result_file=result, settled=True, ended=run.record.updated)
 
     def _write_results(self, job: JobRecord, run: Run) -> str:
         content = result_csv(run.metrics())
-        # Named by the run, so that writing it a second time after a kill makes no second file.
+        # Named by the run, so that writing it again after a kill makes no second file.
         file_id = f"file-{hashlib.sha256(f'results {job.run_id}'.encode()).hexdigest()[:22]}"
         temporary: Path = self._state.content / f".{file_id}.tmp"
         with open_private(temporary, "wb") as file:

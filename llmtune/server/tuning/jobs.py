@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: a job as it is asked for, and as it stands."""
+"""/v1/fine_tuning/jobs: create, show, list and cancel jobs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from dataclasses import asdict
 from typing import Any
 
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
-from llmtune.provider.receipt import DataVerdict
+from llmtune.provider.receipt import DatasetStatus
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import refuse_secrets
-from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.failpoints import failpoint
 from llmtune.runs.ids import new_run_id
-from llmtune.runs.planned import StartOptions, refuse_what_cannot_run
+from llmtune.runs.planned import StartOptions, check_can_run
 from llmtune.runs.plans import plan
 from llmtune.runs.run import Run
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.follower import Follower
 from llmtune.server.tuning.models import Models, tuned_name
 from llmtune.server.tuning.state import JOB_PREFIX, FileRecord, JobRecord, TuningState, digest_of
-from llmtune.server.tuning.translate import CreateJob, read_create, refusal, tuning_job, used_hyperparameters
+from llmtune.server.tuning.translate import (
+    CreateJob,
+    build_job,
+    parse_create_request,
+    reported_hyperparameters,
+    to_request_error,
+)
 
-#: The API's word for each state of a run. It has none for a pause, or for a cancellation under way.
+#: The API's status for each state of a run. It has none for a paused run, or for a cancellation in progress.
 _STATUS = {
     RunState.PLANNED: "validating_files",
     RunState.UPLOADING: "validating_files",
@@ -43,7 +49,7 @@ _STATUS = {
 
 
 class Jobs:
-    """The jobs of the endpoint: each one a run in the store."""
+    """The jobs of the endpoint: each is a run in the store."""
 
     def __init__(
         self, state: TuningState, store: Store, models: Models, follower: Follower, options: StartOptions
@@ -52,64 +58,66 @@ class Jobs:
         self._models, self._follower, self._options = models, follower, options
 
     def create(self, body: Mapping[str, Any], *, retry: int = 0, key: str | None = None) -> dict[str, Any]:
-        """Take a job on. What can be known without reading the rows is refused now; the rest fails the job.
+        """Create a job and return its job object. Errors in the rows fail the job later; all others raise now.
 
         Raises:
-            Refused: a field is wrong, a file or the model is not there, or the backend cannot run such a job.
+            RequestError: a field is invalid, a file or the model does not exist, or the backend cannot run the job.
         """
-        request = read_create(body)
+        request = parse_create_request(body)
         digest = digest_of(asdict(request))
-        earlier = self._state.repeated(self._state.jobs(), digest=digest, retry=retry, key=key)
+        earlier = self._state.find_retried(self._state.jobs(), digest=digest, retry=retry, key=key)
         if earlier is not None:
             if earlier.digest != digest:
-                raise Refused(409, "that Idempotency-Key was used for another job", code="idempotency_error")
-            return self.show(self._state.change_job(earlier.id, retries=max(earlier.retries, retry)))
+                raise RequestError(409, "that Idempotency-Key was used for another job", code="idempotency_error")
+            return self.describe(self._state.change_job(earlier.id, retries=max(earlier.retries, retry)))
         job = self._record(request, digest, key)
         self._check(job)
-        checkpoint("job-checked")
+        failpoint("job-checked")
         self._state.save_job(job)
-        checkpoint("job-recorded")
-        self._follower.take(job.id)
-        return self.show(job)
+        failpoint("job-recorded")
+        self._follower.follow(job.id)
+        return self.describe(job)
 
     def find(self, job_id: str) -> JobRecord:
-        """The job of that id. Raises `Refused` (404)."""
+        """Return the job of that id. Raises `RequestError` (404)."""
         job = self._state.job(job_id)
         if job is None:
-            raise Refused(
+            raise RequestError(
                 404, f"Could not find fine tune: {job_id}", param="fine_tuning_job_id", code="fine_tune_not_found"
             )
         return job
 
     def run(self, job: JobRecord) -> Run | None:
-        """The run that a job is; None before there is one."""
+        """Return the run of a job; None before it exists."""
         try:
             return Run(self._store.get(job.run_id).id, store=self._store)
         except RunNotFound:
             return None
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Ask for a job's end. Raises `Refused` when it has ended, or its backend refuses."""
+        """Cancel a job. Raises `RequestError` when it has ended, or its backend refuses."""
         job = self.find(job_id)
-        status = self.show(job)["status"]
+        status = self.describe(job)["status"]
         if status in ("succeeded", "failed", "cancelled"):
-            raise Refused(400, f"Job has already ended: it is {status}", param="fine_tuning_job_id", code="job_ended")
+            raise RequestError(
+                400, f"Job has already ended: it is {status}", param="fine_tuning_job_id", code="job_ended"
+            )
         try:
             self._follower.cancel(job_id)
         except LlmtuneError as error:
-            raise Refused.of(error) from error
-        return self.show(self.find(job_id))
+            raise RequestError.of(error) from error
+        return self.describe(self.find(job_id))
 
     def list(self, metadata: Mapping[str, str] | None, *, without: bool) -> list[JobRecord]:
-        """Jobs, newest first: those with all of `metadata`, or (`without`) those that have none."""
+        """List jobs, newest first: those with all of `metadata`, or (`without`) those that have none."""
         jobs = self._state.jobs()
         if without:
             return [job for job in jobs if not job.metadata]
         return [job for job in jobs if (metadata or {}).items() <= (job.metadata or {}).items()]
 
-    # --- as it stands --------------------------------------------------------------------------------------------
-    def show(self, job: JobRecord) -> dict[str, Any]:
-        """A job as the API shows it."""
+    # --- job objects ---------------------------------------------------------------------------------------------
+    def describe(self, job: JobRecord) -> dict[str, Any]:
+        """Build the job object of the API."""
         try:
             record: RunRecord | None = self._store.get(job.run_id)
         except RunNotFound:
@@ -117,12 +125,12 @@ class Jobs:
         status = _status(job, record)
         ended = status in ("succeeded", "failed", "cancelled")
         receipt = None if record is None else record.plan
-        hyperparameters = used_hyperparameters(job, receipt, {} if record is None else record.resolved)
+        hyperparameters = reported_hyperparameters(job, receipt, {} if record is None else record.resolved)
         seed = job.seed if job.seed is not None or receipt is None else receipt.effective("seed")
         error = job.error
         if error is None and record is not None and status == "failed":
             code = "outcome_unknown" if record.state is RunState.LOST else "training_failed"
-            error = {"code": code, "message": record.error or "the backend does not say why", "param": None}
+            error = {"code": code, "message": record.error or "the backend gave no reason", "param": None}
         return {
             "id": job.id,
             "object": "fine_tuning.job",
@@ -148,7 +156,7 @@ class Jobs:
             "validation_file": None if job.validation_file is None else job.validation_file.id,
         }
 
-    # --- taking one on -------------------------------------------------------------------------------------------
+    # --- creation ------------------------------------------------------------------------------------------------
     def _record(self, request: CreateJob, digest: str, key: str | None) -> JobRecord:
         training = self._file(request.training_file, "training_file")
         validation = None
@@ -156,8 +164,8 @@ class Jobs:
             validation = self._file(request.validation_file, "validation_file")
         try:
             model = self._models.find(request.model)
-        except Refused as error:
-            raise Refused(
+        except RequestError as error:
+            raise RequestError(
                 400,
                 f"Model {request.model} is not available for fine-tuning or does not exist."
                 f" Available here: {', '.join(self._models.map.names) or 'none'}",
@@ -185,21 +193,21 @@ class Jobs:
     def _file(self, file_id: str, field: str) -> FileRecord:
         record = self._state.file(file_id)
         if record is None or record.purpose != "fine-tune":
-            raise Refused(400, f"invalid {field}: {file_id}", param=field, code="invalid_file")
+            raise RequestError(400, f"invalid {field}: {file_id}", param=field, code="invalid_file")
         return record
 
     def _check(self, job: JobRecord) -> None:
-        """Refuse what this backend can refuse without having seen a row."""
+        """Check the job as far as is possible without reading a row. Raises `RequestError`."""
         try:
             target = self._models.find(job.model).target
             backend = target.backend()
-            spec = tuning_job(job, target, backend.name, self._state)
+            spec = build_job(job, target, backend.name, self._state)
             refuse_secrets(spec.to_dict())  # before anything of it is written down
             receipt = plan(spec, backend, dataset=InvalidData("not read yet"))
-            unread = receipt.model_copy(update={"data": DataVerdict()})
-            refuse_what_cannot_run(unread, self._options, listed=backend.name)
+            unread = receipt.model_copy(update={"data": DatasetStatus()})
+            check_can_run(unread, self._options, listed=backend.name)
         except LlmtuneError as error:
-            raise refusal(error) from error
+            raise to_request_error(error) from error
 
 
 def _status(job: JobRecord, record: RunRecord | None) -> str:
@@ -210,7 +218,7 @@ def _status(job: JobRecord, record: RunRecord | None) -> str:
     if job.cancelled and record.state is RunState.PLANNED:
         return "cancelled"  # nothing was sent, and nothing will be
     if record.state is RunState.SUCCEEDED and not job.settled:
-        return "running"  # for the moment in which its result file is written
+        return "running"  # while its result file is being written
     return _STATUS[record.state]
 
 

@@ -1,4 +1,4 @@
-"""Which model a name stands for: base models by the model map, tuned ones and their checkpoints by their own names."""
+"""Model names: base models are resolved by the model map, tuned models and their checkpoints by their own names."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from llmtune.runs.api import attach
 from llmtune.runs.ids import run_key
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import Store
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.state import JobRecord, TuningState
 
 log = logging.getLogger("llmtune")
 
-#: Seconds that a worker of this machine is given to end before its model counts as in use.
+#: Seconds that a local worker gets to exit before its model counts as in use.
 ENDING_SECONDS = 20.0
-#: The entry of a model map that every name stands for which has none of its own.
+#: The entry of a model map for all names without an entry of their own.
 DEFAULT = "default"
 _CHECKPOINT = ":ckpt-step-"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a name in the model map stands for: a base model at a backend, or (PROVIDER "run") a run's model.
+    """The target of a model name: a base model at a backend, or (provider "run") the model of a run.
 
-    `model` is the backend's own name of it, or the run's id with `@CHECKPOINT` where one is meant.
+    `model` is the backend's name of the model, or the run's id, followed by `@CHECKPOINT` for a checkpoint.
     """
 
     provider: str
@@ -54,23 +54,23 @@ class Target:
 
     @property
     def run_id(self) -> str | None:
-        """The run whose model it is; None for a base model."""
+        """Id of the run whose model this is; None for a base model."""
         return self.model.partition("@")[0] if self.provider == "run" else None
 
     @property
     def checkpoint(self) -> str | None:
-        """The checkpoint of that run, where one is named."""
+        """Checkpoint of that run; None for its final model."""
         return self.model.partition("@")[2] or None if self.provider == "run" else None
 
     def backend(self) -> Provider:
-        """The backend that trains it. Raises `UnknownName`, `InvalidSettings`, or `RunNotFound`."""
+        """Return the backend of the model. Raises `UnknownName`, `InvalidSettings`, or `RunNotFound`."""
         if self.run_id is not None:
             return attach(self.run_id).provider
         return get_provider(self.provider)
 
 
 class ModelMap:
-    """The base models that clients may name, and what each stands for at a backend."""
+    """The base models that clients may name, each with its target."""
 
     def __init__(self, entries: Mapping[str, str], source: str = "the model map") -> None:
         if not entries:
@@ -81,7 +81,7 @@ class ModelMap:
                 raise InvalidSettings(f"{source}: {name!r} must stand for a text such as local:tiny, not {text!r}")
             self._targets[name] = Target.parse(text, f"{source}, {name}")
         for target in self._targets.values():
-            target.backend()  # an unknown name is found before a client asks
+            target.backend()  # an unknown provider is an error at the start, not at the first request
 
     @classmethod
     def load(cls, path: Path) -> ModelMap:
@@ -90,16 +90,16 @@ class ModelMap:
 
     @property
     def names(self) -> list[str]:
-        """The names of their own, without the default."""
+        """Names of the entries, without the default."""
         return sorted(set(self._targets) - {DEFAULT})
 
     @property
     def targets(self) -> list[Target]:
-        """What the names stand for."""
+        """Targets of all entries."""
         return list(self._targets.values())
 
     def get(self, name: str) -> Target | None:
-        """What a base model's name stands for; None when the map has neither it nor a default."""
+        """Return the target of a base model's name; None when the map has neither it nor a default."""
         if name == DEFAULT:
             return None
         target = self._targets.get(name)
@@ -108,21 +108,21 @@ class ModelMap:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A model by its name: where it is, since when, and the job that made it."""
+    """A model with its target, its creation time in Unix seconds, and the job that trained it."""
 
     name: str
     target: Target
     created: float
     job: JobRecord | None = None
 
-    def listed(self, owner: str) -> dict[str, Any]:
-        """As the API lists it."""
+    def describe(self, owner: str) -> dict[str, Any]:
+        """Build the model object of the API."""
         owned_by = owner if self.job is not None else "llmtune"
         return {"id": self.name, "object": "model", "created": int(self.created), "owned_by": owned_by}
 
 
 class Models:
-    """Every model of the endpoint."""
+    """All models of the endpoint."""
 
     def __init__(self, models: ModelMap, state: TuningState, store: Store, *, organization: str, since: float) -> None:
         self.map = models
@@ -137,7 +137,7 @@ class Models:
                 yield self.find(job.tuned_name)
 
     def find(self, name: str) -> Resolved:
-        """The model of that name. Raises `Refused` (404)."""
+        """Return the model of that name. Raises `RequestError` (404)."""
         target = self.map.get(name)
         if target is not None:
             return Resolved(name, target, self._since)
@@ -155,10 +155,12 @@ class Models:
         return Resolved(name, Target("run", run_id), job.ended or job.created, job)
 
     def delete(self, name: str) -> None:
-        """Remove a tuned model at its backend, for good. Raises `Refused`."""
+        """Delete a tuned model at its backend. Raises `RequestError`."""
         resolved = self.find(name)
         if resolved.job is None or resolved.target.checkpoint is not None:
-            raise Refused(403, f"{name} is not a tuned model of this endpoint, so it cannot be deleted", param="model")
+            raise RequestError(
+                403, f"{name} is not a tuned model of this endpoint, so it cannot be deleted", param="model"
+            )
         run = Run(resolved.job.run_id, store=self._store)
         for resource in self._store.resources(run.id):
             if resource.type in ("deployment", "model"):
@@ -167,14 +169,14 @@ class Models:
         self._state.change_job(resolved.job.id, model_deleted=True)
 
     def _tuned(self, job: JobRecord) -> ModelRef | None:
-        """The tuned model of a job that has one."""
+        """Return the tuned model of a job; None if it has none."""
         if not job.settled or job.model_deleted or job.error is not None:
             return None
         return self._store.ref(job.run_id, "model", ModelRef)
 
-    def _missing(self, name: str) -> Refused:
+    def _missing(self, name: str) -> RequestError:
         names = [*self.map.names, *(job.tuned_name for job in self._state.jobs()[:20] if self._tuned(job) is not None)]
-        return Refused(
+        return RequestError(
             404,
             f"The model '{name}' does not exist; there are {', '.join(names) or 'none yet'}",
             param="model",
@@ -183,32 +185,32 @@ class Models:
 
 
 def _delete(provider: Provider, ref: AnyRef, name: str) -> None:
-    """Remove it at the backend. A worker on this machine may still be ending that has just reported its model."""
+    """Delete a model at its backend. Retried for a while: a local worker that just reported its model may still run."""
     deadline = time.monotonic() + ENDING_SECONDS
     while True:
         try:
             provider.delete(ref)
             return
         except LlmtuneError as error:
-            if type(error) is not LlmtuneError:  # the vendor's own words, a missing key, ...
-                raise Refused.of(error) from error
+            if type(error) is not LlmtuneError:  # a vendor's error, a missing key, ...
+                raise RequestError.of(error) from error
             if time.monotonic() > deadline:
                 log.warning("%s could not be deleted: %s", name, error.message)
-                raise Refused(409, f"The model '{name}' is in use: try again later", param="model") from error
+                raise RequestError(409, f"The model '{name}' is in use: try again later", param="model") from error
             time.sleep(0.2)
 
 
 def tuned_name(model: str, organization: str, suffix: str | None, run_id: str) -> str:
-    """The name of a tuned model: ft:BASE:ORGANIZATION:SUFFIX:RUN_KEY, in the five parts that clients take apart."""
+    """Build the name of a tuned model, ft:BASE:ORGANIZATION:SUFFIX:RUN_KEY: clients split it into these five parts."""
     base = model.split(":")[1] if model.startswith("ft:") and model.count(":") >= 4 else model.replace(":", "-")
-    return f"ft:{base}:{organization}:{suffix_in_name(suffix)}:{run_key(run_id)}"
+    return f"ft:{base}:{organization}:{normalize_suffix(suffix)}:{run_key(run_id)}"
 
 
-def suffix_in_name(suffix: str | None) -> str:
-    """A suffix as it stands in a model's name: lower case, everything but letters, digits, _ and - replaced by -."""
+def normalize_suffix(suffix: str | None) -> str:
+    """Normalise a suffix for a model's name: lower case; everything but letters, digits, _ and - becomes -."""
     return re.sub(r"[^a-z0-9_-]+", "-", (suffix or "").lower()).strip("-")
 
 
 def checkpoint_name(job: JobRecord, step: int) -> str:
-    """The name of a checkpoint of a job's model."""
+    """Build the name of a checkpoint of a job's model."""
     return f"{job.tuned_name}{_CHECKPOINT}{step}"

@@ -1,4 +1,4 @@
-"""multipart/form-data (RFC 7578), read as it comes: a file of any size passes through a few kilobytes of memory."""
+"""A streaming parser of multipart/form-data (RFC 7578): a file of any size takes a few kilobytes of memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 
 #: Bytes that the headers of one part may have.
 HEADER_BYTES = 8192
@@ -14,7 +14,7 @@ HEADER_BYTES = 8192
 
 @dataclass(frozen=True)
 class PartStart:
-    """A part begins: the field it is, and the name of the file where it is one."""
+    """The start of a part: its field name, and its file name if it is a file."""
 
     name: str
     filename: str | None
@@ -28,14 +28,14 @@ class PartData:
 
 
 class MultipartReader:
-    """Cuts a body into parts. Raises `Refused` (400) for anything that is not multipart/form-data."""
+    """Splits a body into parts. Raises `RequestError` (400) for anything that is not multipart/form-data."""
 
     def __init__(self, content_type: str) -> None:
         header = Message()
         header["content-type"] = content_type
         boundary = header.get_param("boundary")
         if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str) or not boundary:
-            raise Refused(400, "the body must be multipart/form-data, with the file in the field 'file'")
+            raise RequestError(400, "the body must be multipart/form-data, with the file in the field 'file'")
         try:
             self._delimiter = b"\r\n--" + boundary.encode("ascii")
         except UnicodeEncodeError:
@@ -46,7 +46,7 @@ class MultipartReader:
         self.ended = False
 
     def feed(self, data: bytes) -> Iterator[PartStart | PartData]:
-        """What comes of the next bytes."""
+        """Take the next bytes of the body, and yield the parts and data that they complete."""
         self._buffer += data
         while not self.ended:
             if self._headers:
@@ -81,7 +81,7 @@ class MultipartReader:
                 raise _broken()
 
     def close(self) -> None:
-        """Nothing more comes. Raises `Refused` when the last part was cut off."""
+        """End the body. Raises `RequestError` when the last part is incomplete."""
         if not self.ended:
             raise _broken()
 
@@ -104,5 +104,5 @@ def _start(header: bytes) -> PartStart:
     return PartStart(name, filename)
 
 
-def _broken() -> Refused:
-    return Refused(400, "the body is not complete multipart/form-data")
+def _broken() -> RequestError:
+    return RequestError(400, "the body is not complete multipart/form-data")

@@ -1,4 +1,4 @@
-"""The server of `llmtune serve --tuning`: opens what it must remember, goes on with unfinished jobs, and listens."""
+"""The server of `llmtune serve --tuning`: opens its state, continues unfinished jobs, and listens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from llmtune.config import home, read_secret
@@ -13,7 +14,7 @@ from llmtune.errors import InvalidSettings, OverBudget
 from llmtune.runs.api import attach
 from llmtune.runs.planned import StartOptions
 from llmtune.runs.store.store import open_store
-from llmtune.server.server import KEY, HttpServer
+from llmtune.server.server import KEY_VARIABLE, HttpServer
 from llmtune.server.tuning.app import Endpoint, make_tuning_app
 from llmtune.server.tuning.chat import ModelPool
 from llmtune.server.tuning.follower import Follower
@@ -28,19 +29,17 @@ class TuningServer(HttpServer):
     Args:
         models: the model map: a file, or names and targets ("gpt-4.1-mini": "local:tiny"; "default": ...).
         host: address to listen on.
-        port: 0 takes any that is free.
-        key_from: environment variable that holds the key which clients must send; there must be one.
-        budget: the most that one job may be estimated to cost, in USD; an unknown cost counts as over it.
-        yes: whether jobs may be started at backends that bill, without a budget.
-        allow_unknown_cost: let an unknown cost pass under a budget.
-        strict: refuse a job when any field that it sets would not be used.
-        deploy: allow a deployment that costs money while a model is asked; None never does.
+        port: port to listen on; 0 picks a free one.
+        key_from: environment variable that holds the key which clients must send; it must be set.
+        spending: what jobs may cost and whether one is refused when a field would not be used; by default no job is
+            started at a backend that bills. `budget` is per job; given one, `yes` is not needed.
+        deploy: allow a deployment that costs money while a model answers; None never does.
         organization: the third part of tuned models' names.
 
     Raises:
         InvalidSettings: no key, a wrong model map, or the address cannot be listened on.
         OverBudget: a backend of the map bills its jobs, and neither a budget nor `yes` was given.
-        StoreError: another server of this home runs.
+        StoreError: another server already uses this home folder.
         MissingExtra: the extra `serve` is not installed.
     """
 
@@ -50,11 +49,8 @@ class TuningServer(HttpServer):
         *,
         host: str = "127.0.0.1",
         port: int = 8421,
-        key_from: str = KEY,
-        budget: float | None = None,
-        yes: bool = False,
-        allow_unknown_cost: bool = False,
-        strict: bool = False,
+        key_from: str = KEY_VARIABLE,
+        spending: StartOptions | None = None,
         deploy: bool | None = None,
         organization: str = "llmtune",
     ) -> None:
@@ -69,10 +65,9 @@ class TuningServer(HttpServer):
                 f"the organization {organization!r} stands in models' names: lower-case letters, digits and - only"
             )
         model_map = ModelMap(models) if isinstance(models, Mapping) else ModelMap.load(Path(models))
-        options = StartOptions(
-            budget=budget, yes=yes or budget is not None, allow_unknown_cost=allow_unknown_cost, strict=strict, new=True
-        )
-        _agree_to_spend(model_map, options)
+        spending = spending or StartOptions(yes=False)
+        options = replace(spending, yes=spending.yes or spending.budget is not None, new=True)
+        _check_spending(model_map, options)
         super().__init__(host, port, purpose="serving a tuning API")
         try:
             store = open_store()
@@ -92,7 +87,8 @@ class TuningServer(HttpServer):
             raise
 
 
-def _agree_to_spend(models: ModelMap, options: StartOptions) -> None:
+def _check_spending(models: ModelMap, options: StartOptions) -> None:
+    """Raise `OverBudget` when a backend of the map bills and neither a budget nor `yes` allows that."""
     for target in models.targets:
         if target.backend().hosted and not options.yes:
             raise OverBudget(

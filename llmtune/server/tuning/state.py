@@ -1,13 +1,13 @@
-"""What the endpoint must remember: files by their content, and which run each job is. It survives SIGKILL.
+"""The stored state of the endpoint: files by their content, and the run of each job. It survives SIGKILL.
 
-    HOME/tuning/lock                 held by the one server of this home
-    HOME/tuning/content/SHA256.jsonl the bytes, once, however many files hold them
-    HOME/tuning/files/ID.json        one record a file
-    HOME/tuning/jobs/ID.json         one record a job: what was asked, and the run that it is
+    HOME/tuning/lock                 locked by the one server of this home
+    HOME/tuning/content/SHA256.jsonl content, stored once for all files that have it
+    HOME/tuning/files/ID.json        one record per file
+    HOME/tuning/jobs/ID.json         one record per job: the request, and the id of its run
 
-A record is written beside its place, flushed to the disk and renamed, and content is there before a record names it:
-whatever moment a process dies at, each record is as it was before or as it is after. How a job stands is never written
-here; the run store knows it.
+A record is written to a temporary file, flushed and renamed, and content is stored before a record refers to it, so a
+process that is killed leaves each record as it was before or as it is after. The state of a job is never written here:
+it is that of its run in the run store.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llmtune._safety.operating_system import lock_file
 from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune.errors import StoreError
-from llmtune.runs.failpoints import checkpoint
+from llmtune.runs.failpoints import failpoint
 
 _LETTERS = string.ascii_letters + string.digits
 
-#: Seconds after which a repeated request is not taken for a client's second try of the first one any more.
+#: Seconds within which a repeated request may be a client's retry of the first one.
 RETRY_SECONDS = 1800.0
 
 
@@ -44,57 +45,57 @@ class _Record(BaseModel):
     """In Unix seconds."""
 
     digest: str = ""
-    """Hash of the request that made it, by which a client's second try of that request is recognised."""
+    """Hash of the request that created it, by which a client's retry of that request is recognised."""
 
     retries: int = 0
-    """How many second tries were answered with it."""
+    """Number of retries that were answered with it."""
 
     idempotency_key: str | None = None
-    """The client's own name of that request, where it sent one."""
+    """The client's idempotency key of that request, if it sent one."""
 
 
 class FileRecord(_Record):
-    """A file as a client knows it. Several may hold the same content."""
+    """A file of a client. Several may have the same content."""
 
     sha256: str
     bytes: int
     filename: str
     purpose: str
     expires: float | None = None
-    """When it is removed, in Unix seconds; None: when somebody deletes it."""
+    """When it is removed, in Unix seconds; None for never."""
 
 
 class JobRecord(_Record):
-    """A job as a client asked for it. Its id is the run's with a prefix, so neither can lose the other."""
+    """A job as a client requested it. Its id is its run's id with a prefix, so each can be found from the other."""
 
     model: str
-    """The model as the client named it."""
+    """Model name in the request."""
 
     target: str
-    """What it stands for here: PROVIDER:MODEL, or run:ID."""
+    """Target of that name: PROVIDER:MODEL, or run:ID."""
 
     tuned_name: str
-    """What the tuned model will be called."""
+    """Name of the tuned model."""
 
     training_file: FileRecord
     validation_file: FileRecord | None = None
-    """The files as they were then: deleting one takes nothing from a job that has begun."""
+    """The files at the time of the request: deleting one does not affect a job that has started."""
 
     method: str = "supervised"
     hyperparameters: dict[str, Any] = {}
-    """As they were asked for, "auto" included."""
+    """As in the request, "auto" included."""
 
     suffix: str | None = None
     seed: int | None = None
     metadata: dict[str, str] | None = None
     cancelled: bool = False
-    """A client asked for its end, whether or not there was a run yet."""
+    """Whether a client has cancelled it, whether or not there was a run yet."""
 
     error: dict[str, str | None] | None = None
-    """Why it never became a run: code, message, param."""
+    """Why it did not become a run: code, message, param."""
 
     settled: bool = False
-    """Nothing more will happen to it: its results are written, or it has failed before it was a run."""
+    """Whether it is done: its results are written, or it failed before it became a run."""
 
     ended: float | None = None
     """When it was settled, in Unix seconds."""
@@ -104,7 +105,7 @@ class JobRecord(_Record):
 
     @property
     def run_id(self) -> str:
-        """The run that this job is."""
+        """Id of the run of this job."""
         return self.id.removeprefix(JOB_PREFIX)
 
 
@@ -114,10 +115,10 @@ R = TypeVar("R", bound=_Record)
 
 
 class TuningState:
-    """The records, read once and written through. One process of a home holds them.
+    """The records, read once and written through. Only one process per home may open them.
 
     Raises:
-        StoreError: another server of this home runs, or the folder cannot be written.
+        StoreError: another server uses this home, or the folder cannot be written.
     """
 
     def __init__(self, home: Path) -> None:
@@ -133,7 +134,7 @@ class TuningState:
                 f"the folder {self.folder} cannot be written: {error.strerror}",
                 hint="set LLMTUNE_HOME to a folder you may write to",
             ) from None
-        if not _lock(self._held):
+        if not lock_file(self._held):
             os.close(self._held)
             raise StoreError(
                 f"another llmtune serve --tuning uses {self.folder}", hint="stop it, or set another LLMTUNE_HOME"
@@ -147,45 +148,45 @@ class TuningState:
             raise
 
     def close(self) -> None:
-        """Let another server have the home."""
+        """Release the lock on the home."""
         os.close(self._held)
 
     # --- files ---------------------------------------------------------------------------------------------------
     def files(self) -> list[FileRecord]:
-        """Every file, newest first."""
+        """List all files, newest first."""
         with self._lock:
             self._expire()
             return _newest_first(self._files.values())
 
     def file(self, file_id: str) -> FileRecord | None:
-        """The file of that id."""
+        """Return the file of that id; None if there is none."""
         with self._lock:
             self._expire()
             return self._files.get(file_id)
 
     def path(self, record: FileRecord) -> Path:
-        """Where a file's content lies."""
-        return self.content / f"{record.sha256}{_ending(record)}"
+        """Return the path of a file's content."""
+        return self.content / f"{record.sha256}{_suffix(record)}"
 
     def add_file(self, temporary: Path, record: FileRecord) -> FileRecord:
-        """Take a written file into the content folder (`temporary` is moved), then write its record."""
+        """Move `temporary` to its name in the content folder, then write its record."""
         with self._lock:
             _flush(temporary)
             temporary.replace(self.path(record))
             _flush(self.content)
-            checkpoint("content-kept")
+            failpoint("content-kept")
             self._write("files", record)
             self._files[record.id] = record
         return record
 
     def update_file(self, record: FileRecord) -> None:
-        """Write a changed record of a file."""
+        """Write the changed record of a file."""
         with self._lock:
             self._write("files", record)
             self._files[record.id] = record
 
     def delete_file(self, record: FileRecord) -> None:
-        """Forget a file; its content stays for as long as another file or an unfinished job holds it."""
+        """Delete a file; its content stays for as long as another file or an unfinished job needs it."""
         with self._lock:
             self._files.pop(record.id, None)
             (self.folder / "files" / f"{record.id}.json").unlink(missing_ok=True)
@@ -194,16 +195,16 @@ class TuningState:
 
     # --- jobs ----------------------------------------------------------------------------------------------------
     def jobs(self) -> list[JobRecord]:
-        """Every job, newest first."""
+        """List all jobs, newest first."""
         with self._lock:
             return _newest_first(self._jobs.values())
 
     def job(self, job_id: str) -> JobRecord | None:
-        """The job of that id."""
+        """Return the job of that id; None if there is none."""
         return self._jobs.get(job_id)
 
     def save_job(self, record: JobRecord) -> JobRecord:
-        """Write a new job down. Nothing is begun for it before this returns."""
+        """Write the record of a new job. Nothing is started for it before this returns."""
         with self._lock:
             self._write("jobs", record)
             self._jobs[record.id] = record
@@ -217,12 +218,12 @@ class TuningState:
                 self._remove_content()
         return record
 
-    # --- a client's second try -----------------------------------------------------------------------------------
-    def repeated(self, records: Iterable[R], *, digest: str, retry: int, key: str | None) -> R | None:
-        """The record that an earlier try of this very request made; None for a request of its own.
+    # --- a client's retries --------------------------------------------------------------------------------------
+    def find_retried(self, records: Iterable[R], *, digest: str, retry: int, key: str | None) -> R | None:
+        """Find the record that an earlier attempt of the same request created; None for a new request.
 
-        The client numbers its tries: of two requests of the same content that are both first tries, each is a job of
-        its own, while a second try after a lost answer finds what the first one made.
+        Clients number their retries: two first attempts with the same content are two jobs, while a retry after a lost
+        response finds the record of the first attempt.
         """
         oldest = time.time() - RETRY_SECONDS
         recent = [record for record in records if record.created >= oldest]
@@ -255,7 +256,7 @@ class TuningState:
             self.delete_file(record)
 
     def _remove_leftovers(self) -> None:
-        """What a process left behind that died while it wrote."""
+        """Remove what a process that was killed while writing left behind."""
         for path in self.folder.glob("*/.*.tmp"):
             path.unlink(missing_ok=True)
         self._remove_content()
@@ -272,17 +273,17 @@ class TuningState:
 
 
 def new_file_id() -> str:
-    """An id as the API has it: `file-` and 22 letters or digits."""
+    """Make an id in the API's format: `file-` and 22 letters or digits."""
     return "file-" + "".join(secrets.choice(_LETTERS) for _ in range(22))
 
 
 def digest_of(body: Any) -> str:
-    """Hash of a request's content, the same whatever the order of its keys."""
+    """Hash a request's content, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: written beside it, flushed, renamed."""
+    """Replace a file atomically: write a temporary file, flush and rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open_private(temporary, "wb") as file:
         file.write(content)
@@ -292,21 +293,8 @@ def write_file(path: Path, content: bytes) -> None:
     _flush(path.parent)
 
 
-def _lock(file: int) -> bool:
-    """Hold the file until this process has ended, however it ends; False when another one does."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: there, one server a home is the user's own care
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def _flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to disk."""
     with suppress(OSError):  # not every file system can open or flush a folder
         opened = os.open(path, os.O_RDONLY)
         try:
@@ -315,7 +303,7 @@ def _flush(path: Path) -> None:
             os.close(opened)
 
 
-def _ending(record: FileRecord) -> str:
+def _suffix(record: FileRecord) -> str:
     return ".csv" if record.purpose == "fine-tune-results" else ".jsonl"
 
 

@@ -1,4 +1,4 @@
-"""From the API's request to a job and back: what was asked, field by field, and what the receipt says became of it."""
+"""Translation of the API's requests to jobs, and of receipts back to the API's fields and messages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, NotTranslatable, OverBudget, ProviderClosed
 from llmtune.job.spec import NOT_YET, DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.provider.receipt import FieldReceipt, Receipt
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.models import Target
 from llmtune.server.tuning.state import JobRecord, TuningState
 
-#: The API's hyperparameters by method: our name, kind, least and greatest value. A float's least is excluded.
+#: The API's hyperparameters by method: our name, type, minimum and maximum. The minimum of a float is excluded.
 _HYPERPARAMETERS: dict[str, dict[str, tuple[str, type, float, float]]] = {
     "supervised": {
         "n_epochs": ("epochs", int, 1, 50),
@@ -39,7 +39,7 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class CreateJob:
-    """A request for a job, read and checked by itself: files and model are not looked up yet."""
+    """A parsed request for a job; its files and model have not been looked up yet."""
 
     model: str
     training_file: str
@@ -51,29 +51,29 @@ class CreateJob:
     metadata: dict[str, str] | None
 
 
-def read_create(body: Mapping[str, Any]) -> CreateJob:
-    """Read the body of POST /fine_tuning/jobs. Raises `Refused` (400) with the field that is wrong or not served."""
+def parse_create_request(body: Mapping[str, Any]) -> CreateJob:
+    """Parse the body of POST /fine_tuning/jobs. Raises `RequestError` (400) with the invalid or unsupported field."""
     for name in body:
         if name not in _FIELDS:
             raise _unknown(name)
     if body.get("integrations"):
-        raise Refused(
+        raise RequestError(
             400,
-            "integrations are not served here; the run's curves can be sent on with `llmtune runs attach --sink`",
+            "integrations are not supported; `llmtune runs attach --sink` sends the run's curves to a tracker",
             param="integrations",
             code="unsupported_parameter",
         )
-    method, hyperparameters = _method(body)
+    method, hyperparameters = _read_method(body)
     seed = body.get("seed")
-    if seed is not None and not (_whole(seed) and 0 <= seed <= 2**31 - 1):
-        raise _wrong("seed", "a whole number from 0 to 2147483647")
+    if seed is not None and not (_is_integer(seed) and 0 <= seed <= 2**31 - 1):
+        raise _invalid("seed", "a whole number from 0 to 2147483647")
     suffix = body.get("suffix")
     if suffix is not None and not (isinstance(suffix, str) and 1 <= len(suffix) <= 64):
-        raise _wrong("suffix", "a text of 1 to 64 characters")
+        raise _invalid("suffix", "a text of 1 to 64 characters")
     return CreateJob(
-        model=_text(body, "model"),
-        training_file=_text(body, "training_file"),
-        validation_file=None if body.get("validation_file") is None else _text(body, "validation_file"),
+        model=_read_text(body, "model"),
+        training_file=_read_text(body, "training_file"),
+        validation_file=None if body.get("validation_file") is None else _read_text(body, "validation_file"),
         method=method,
         hyperparameters=hyperparameters,
         suffix=suffix,
@@ -83,7 +83,7 @@ def read_create(body: Mapping[str, Any]) -> CreateJob:
 
 
 def read_metadata(value: Any) -> dict[str, str] | None:
-    """Up to 16 texts by name. Raises `Refused`."""
+    """Read metadata: up to 16 texts by name. Raises `RequestError`."""
     if value is None:
         return None
     if (
@@ -92,53 +92,53 @@ def read_metadata(value: Any) -> dict[str, str] | None:
         or not all(isinstance(key, str) and 1 <= len(key) <= 64 for key in value)
         or not all(isinstance(text, str) and len(text) <= 512 for text in value.values())
     ):
-        raise _wrong("metadata", "up to 16 texts of at most 512 characters, with names of at most 64")
+        raise _invalid("metadata", "up to 16 texts of at most 512 characters, with names of at most 64")
     return dict(value)
 
 
-def _method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _read_method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     method = body.get("method")
-    older = _hyperparameters(body.get("hyperparameters"), "supervised", "hyperparameters")
+    deprecated = _read_hyperparameters(body.get("hyperparameters"), "supervised", "hyperparameters")
     if method is None:
-        return "supervised", older
+        return "supervised", deprecated
     if not isinstance(method, dict):
-        raise _wrong("method", "an object with the method's type")
+        raise _invalid("method", "an object with the method's type")
     type_name = method.get("type")
     if type_name == "reinforcement":
-        raise Refused(
+        raise RequestError(
             400,
-            f"the method 'reinforcement' is not served here: {NOT_YET['reinforcement']}",
+            f"the method 'reinforcement' is not supported: {NOT_YET['reinforcement']}",
             param="method.type",
             code="unsupported_value",
         )
     if type_name not in _METHODS:
-        raise _wrong("method.type", " or ".join(map(repr, _METHODS)))
+        raise _invalid("method.type", " or ".join(map(repr, _METHODS)))
     for name in method:
         if name not in ("type", type_name):
             raise _unknown(f"method.{name}")
     settings = method.get(type_name)
     if settings is not None and not isinstance(settings, dict):
-        raise _wrong(f"method.{type_name}", "an object")
+        raise _invalid(f"method.{type_name}", "an object")
     for name in settings or {}:
         if name != "hyperparameters":
             raise _unknown(f"method.{type_name}.{name}")
     path = f"method.{type_name}.hyperparameters"
-    values = _hyperparameters((settings or {}).get("hyperparameters"), type_name, path)
-    for name, value in older.items():
+    values = _read_hyperparameters((settings or {}).get("hyperparameters"), type_name, path)
+    for name, value in deprecated.items():
         if values.setdefault(name, value) != value:
-            raise Refused(
+            raise RequestError(
                 400,
-                f"hyperparameters.{name} is {value!r} and {path}.{name} is {values[name]!r}; set the second one alone",
+                f"hyperparameters.{name} is {value!r} and {path}.{name} is {values[name]!r}; set only the second one",
                 param=f"hyperparameters.{name}",
             )
     return type_name, values
 
 
-def _hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]:
+def _read_hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise _wrong(path, "an object")
+        raise _invalid(path, "an object")
     read: dict[str, Any] = {}
     for name, value in values.items():
         if name not in _HYPERPARAMETERS[method]:
@@ -147,17 +147,19 @@ def _hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]:
             continue
         _, kind, low, high = _HYPERPARAMETERS[method][name]
         if value != "auto":
-            numeric = _whole(value) if kind is int else isinstance(value, (int, float)) and not isinstance(value, bool)
+            numeric = (
+                _is_integer(value) if kind is int else isinstance(value, (int, float)) and not isinstance(value, bool)
+            )
             if not numeric or not (low <= value if kind is int else low < value) or value > high:
                 number = f"a whole number from {low:g} to {high:g}" if kind is int else f"a number above {low:g}"
                 limit = f" and up to {high:g}" if kind is float and high < math.inf else ""
-                raise _wrong(f"{path}.{name}", f"'auto' or {number}{limit}")
+                raise _invalid(f"{path}.{name}", f"'auto' or {number}{limit}")
         read[name] = value
     return read
 
 
-def tuning_job(job: JobRecord, target: Target, provider: str, state: TuningState) -> TuningJob:
-    """The job that a request stands for, at that provider. Every row of the training file is trained on."""
+def build_job(job: JobRecord, target: Target, provider: str, state: TuningState) -> TuningJob:
+    """Build the tuning job of a request, at that provider. It trains on every row of the training file."""
     fields = _HYPERPARAMETERS[job.method]
     values = {fields[name][0]: value for name, value in job.hyperparameters.items() if value != "auto"}
     validation = job.validation_file
@@ -177,9 +179,9 @@ def tuning_job(job: JobRecord, target: Target, provider: str, state: TuningState
     )
 
 
-# --- what became of it ---------------------------------------------------------------------------------------------
+# --- receipts and errors -------------------------------------------------------------------------------------------
 def receipt_lines(job: JobRecord, receipt: Receipt) -> list[tuple[FieldReceipt, str]]:
-    """One sentence per field of the job that is not sent as it was asked. Files are named as the client knows them."""
+    """Return one sentence per field of the job that is not sent as requested. Files are named by the client's ids."""
     files = {"dataset.train": job.training_file, "dataset.validation": job.validation_file}
     lines = []
     for row in receipt.fields:
@@ -193,15 +195,15 @@ def receipt_lines(job: JobRecord, receipt: Receipt) -> list[tuple[FieldReceipt, 
 def _sentence(row: FieldReceipt) -> str:
     api_name = _API_NAMES.get(row.field, row.field)
     name = row.field if api_name == row.field else f"{row.field} ({api_name})"
-    values = [f"set to {row.requested!r}"] if row.asked else []
+    values = [f"set to {row.requested!r}"] if row.is_set else []
     if row.effective is not None and row.effective != row.requested:
         values.append(f"used {row.effective!r}")
     parts = [", ".join(values), row.rule or "", row.reason or ""]
     return f"{name}: {row.support.replace('_', ' ')}" + "".join(f"; {part}" for part in parts if part)
 
 
-def used_hyperparameters(job: JobRecord, receipt: Receipt | None, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters as the API reports them: "auto" until the backend has said what that is."""
+def reported_hyperparameters(job: JobRecord, receipt: Receipt | None, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters as the API reports them: "auto" until the backend reports the value it uses."""
     fields = _HYPERPARAMETERS[job.method]
     values: dict[str, Any] = {}
     for name, (field, kind, low, high) in fields.items():
@@ -215,37 +217,37 @@ def used_hyperparameters(job: JobRecord, receipt: Receipt | None, resolved: Mapp
     return values
 
 
-def refusal(error: LlmtuneError) -> Refused:
-    """What a job that cannot run is to the client: status 400, and the field that it is about."""
+def to_request_error(error: LlmtuneError) -> RequestError:
+    """Convert the error of a job that cannot run: status 400, and the field that it is about."""
     if isinstance(error, NotTranslatable):
         field = error.fields[0] if error.fields else None
-        return Refused(400, error.message, param=_API_NAMES.get(field or "", field), code="not_translatable")
+        return RequestError(400, error.message, param=_API_NAMES.get(field or "", field), code="not_translatable")
     if isinstance(error, InvalidData):
-        return Refused(400, error.message, param="training_file", code="invalid_training_file")
+        return RequestError(400, error.message, param="training_file", code="invalid_training_file")
     if isinstance(error, ProviderClosed):
-        return Refused(400, error.message, param="model", code="model_not_available")
+        return RequestError(400, error.message, param="model", code="model_not_available")
     if isinstance(error, OverBudget):
-        return Refused(400, error.message, code="over_budget")
+        return RequestError(400, error.message, code="over_budget")
     if isinstance(error, InvalidJob):
-        return Refused(400, error.message, param=_API_NAMES.get(error.where or "", error.where))
-    return Refused(400, error.message, code="backend_not_ready")
+        return RequestError(400, error.message, param=_API_NAMES.get(error.where or "", error.where))
+    return RequestError(400, error.message, code="backend_not_ready")
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
-def _text(body: Mapping[str, Any], name: str) -> str:
+def _read_text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value:
-        raise _wrong(name, "a text, and it must be there") if value is None else _wrong(name, "a text")
+        raise _invalid(name, "a text, and is required") if value is None else _invalid(name, "a text")
     return value
 
 
-def _whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _wrong(field: str, expected: str) -> Refused:
-    return Refused(400, f"{field} must be {expected}", param=field, code="invalid_value")
+def _invalid(field: str, expected: str) -> RequestError:
+    return RequestError(400, f"{field} must be {expected}", param=field, code="invalid_value")
 
 
-def _unknown(field: str) -> Refused:
-    return Refused(400, f"{field} is not a parameter of this request here", param=field, code="unknown_parameter")
+def _unknown(field: str) -> RequestError:
+    return RequestError(400, f"{field} is not a parameter of this request here", param=field, code="unknown_parameter")

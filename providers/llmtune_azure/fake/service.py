@@ -15,10 +15,10 @@ from llmtune.testing.request_schema import Required
 from llmtune_openai.fake.service import FakeOpenAI
 
 _WHOLE = {"n_epochs": int, "batch_size": int, "learning_rate_multiplier": float}
-_ARM = (
-    "/subscriptions/{subscription}/resourceGroups/{group}"
-    "/providers/Microsoft.CognitiveServices/accounts/{account}/deployments"
+_ACCOUNT = (
+    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.CognitiveServices/accounts/{account}"
 )
+_ARM = _ACCOUNT + "/deployments"
 _SKUS = frozenset({"Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard", "ProvisionedManaged"})
 
 
@@ -61,16 +61,34 @@ class FakeAzure(FakeOpenAI):
         "gpt-oss-20b",
     )
     automatic = -1
-    file_fields = ("expires_after[anchor]", "expires_after[seconds]")
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
         super().__init__(lag=lag, api_key=api_key)
         self.looks_until_standing = 2
         self.looks_until_answering = 1
+        self.permissions: list[dict[str, list[str]]] = [
+            {"actions": ["Microsoft.CognitiveServices/*"], "notActions": []}
+        ]
+        """What the caller may do on the resource, as the control plane lists it."""
+
+    def client_settings(self) -> dict[str, str]:
+        """Return a resource, and a control plane that deploys on it."""
+        return {
+            "endpoint": self.url,
+            "management_url": self.url,
+            "management_token_env": "FAKE_TOKEN",
+            "subscription_id": "11111111-2222-3333-4444-555555555555",
+            "resource_group": "fake",
+            "account_name": "fake",
+        }
+
+    def client_environment(self) -> dict[str, str]:
+        """Return the resource's key and a token for the control plane."""
+        return dict.fromkeys(("AZURE_OPENAI_API_KEY", "FAKE_TOKEN"), self.api_key or "fake")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
     def check_job(self, call: Call, body: Mapping[str, Any]) -> None:
-        """Azure's own refusals, then those it shares with OpenAI."""
+        """Refuse what Azure refuses, then what OpenAI refuses too."""
         if body.get("trainingType", "Standard") not in ("Standard", "GlobalStandard", "developerTier"):
             call.refused.append(("trainingType", "is none of the three that the service understands"))
             raise Refusal(400, "The fineTuningJob field is required.")
@@ -80,43 +98,43 @@ class FakeAzure(FakeOpenAI):
         super().check_job(call, body)
 
     def check_file(self, field: str, id: str) -> None:
-        """A file must have been processed."""
+        """Refuse a file that has not been processed."""
         super().check_file(field, id)
         if self.status_of(self.files[id]) != "processed":
             message = "The specified file reference must point to a completed file import."
             raise Refusal(400, message, code="invalidPayload")
 
     def key_of(self, body: Mapping[str, Any]) -> str | None:
-        """The run key at the end of the suffix."""
+        """Return the run key at the end of the suffix."""
         return str(body["suffix"])[-12:] if "suffix" in body else None
 
     @route("GET", "/{prefix*}/fine_tuning/jobs", role="find")
     def list_jobs(self, call: Call) -> Any:
-        """The jobs, newest first. There is no metadata filter."""
+        """List the jobs, newest first. There is no metadata filter."""
         self.at_home(call)
         query = call.fields({"limit": str, "after": str})
         return self.page(query, [self.describe_job(job) for job in reversed(self.listed(self.jobs.values()))])
 
     def describe_job(self, job: FakeJob) -> dict[str, Any]:
-        """A job as Azure tells it."""
-        told = super().describe_job(job)
+        """Return a job as Azure reports it."""
+        description = super().describe_job(job)
         for name in ("user_provided_suffix", "usage_metrics", "shared_with_openai", "eval_id", "organization_id"):
-            del told[name]
-        told["suffix"] = job.body.get("suffix")
+            del description[name]
+        description["suffix"] = job.body.get("suffix")
         if "trainingType" in job.body:
-            told["trainingType"] = job.body["trainingType"]
-        return told
+            description["trainingType"] = job.body["trainingType"]
+        return description
 
     def tuned_name(self, job: FakeJob) -> str:
-        """The id of the tuned model."""
+        """Return the id of the tuned model."""
         return f"{job.body['model'].split('.ft-')[0]}.ft-{job.id[-6:]:0>32}-{job.body.get('suffix', '')}"
 
     def checkpoint_name(self, job: FakeJob, step: int) -> str:
-        """The id of a checkpoint."""
+        """Return the id of a checkpoint."""
         return f"{self.tuned_name(job)}:ckpt-step-{step}"
 
     def result_file(self, job: FakeJob) -> bytes:
-        """The result file: plain CSV, one column spelled otherwise."""
+        """Return the result file: plain CSV, one column spelled otherwise."""
         columns = {
             "step": "step",
             "train_loss": "train_loss",
@@ -130,7 +148,7 @@ class FakeAzure(FakeOpenAI):
 
     # --- deployments -------------------------------------------------------------------------------------------------
     def answers_as(self, model: str) -> bool:
-        """Only a deployment answers, and not at once."""
+        """Return whether the model is tuned. Only a deployment answers, and not at once."""
         deployment = self.deployment(model)
         if deployment is None:
             message = "The API deployment for this resource does not exist."
@@ -141,22 +159,28 @@ class FakeAzure(FakeOpenAI):
         return deployment.model in self.models
 
     def deployment(self, name: str) -> FakeDeployment | None:
-        """The standing deployment of that name."""
-        return next((each for each in self.standing if each.id == name), None)
+        """Return the existing deployment of that name, or None."""
+        return next((deployment for deployment in self.standing if deployment.id == name), None)
 
     def state_of(self, deployment: FakeDeployment) -> str:
-        """Its provisioning state."""
+        """Return a deployment's provisioning state."""
         return "Succeeded" if deployment.data["looks"] >= self.looks_until_standing else "Creating"
 
     def deploy_by_hand(self, name: str, model: str) -> FakeDeployment:
-        """A deployment that stands already, such as one of a base model."""
-        made = FakeDeployment(name, model, None, self.now(), data={"looks": 99, "silences": 0, "sku": {}})
-        self.deployments[name] = made
-        return made
+        """Add a deployment that exists already, such as one of a base model."""
+        deployment = FakeDeployment(name, model, None, self.now(), data={"looks": 99, "silences": 0, "sku": {}})
+        self.deployments[name] = deployment
+        return deployment
 
     def _control(self, call: Call) -> None:
         if not call.query.get("api-version"):
             raise Refusal(400, "The api-version query parameter is required.", code="MissingApiVersionParameter")
+
+    @route("GET", _ACCOUNT + "/providers/Microsoft.Authorization/permissions")
+    def list_permissions(self, call: Call) -> Any:
+        """List what the caller may do on the resource."""
+        self._control(call)
+        return {"value": self.permissions}
 
     @route("PUT", _ARM + "/{deployment}", role="deploy")
     def put_deployment(self, call: Call) -> Any:
@@ -172,33 +196,33 @@ class FakeAzure(FakeOpenAI):
         name, model = call.params["deployment"], body["properties"]["model"]["name"]
         if model not in self.models:
             raise Refusal(400, f"The specified model '{model}' does not exist.", code="DeploymentModelNotSupported")
-        known = self.deployment(name)
-        if known is None:
+        deployment = self.deployment(name)
+        if deployment is None:
             key = name.removeprefix("llmtune-")
             data = {"looks": 0, "silences": self.looks_until_answering, "sku": body["sku"]}
-            known = FakeDeployment(name, model, key, self.now(), data=data)
-            self.deployments[name] = known
-            return Reply(self._describe(known), 201)
-        return self._describe(known)
+            deployment = FakeDeployment(name, model, key, self.now(), data=data)
+            self.deployments[name] = deployment
+            return Reply(self._describe(deployment), 201)
+        return self._describe(deployment)
 
     @route("GET", _ARM + "/{deployment}")
     def get_deployment(self, call: Call) -> Any:
-        """One deployment; each look brings it on."""
+        """Return one deployment; each request advances its state."""
         self._control(call)
-        found = self.deployment(call.params["deployment"])
-        if found is None:
+        deployment = self.deployment(call.params["deployment"])
+        if deployment is None:
             raise Refusal(404, "The resource was not found.", code="ResourceNotFound")
-        found.data["looks"] += 1
-        return self._describe(found)
+        deployment.data["looks"] += 1
+        return self._describe(deployment)
 
     @route("DELETE", _ARM + "/{deployment}", role="undeploy")
     def delete_deployment(self, call: Call) -> Any:
         """Remove a deployment."""
         self._control(call)
-        found = self.deployment(call.params["deployment"])
-        if found is None:
+        deployment = self.deployment(call.params["deployment"])
+        if deployment is None:
             return Reply(status=204)
-        self.remove_deployment(found.id)
+        self.remove_deployment(deployment.id)
         return Reply(status=202)
 
     def _describe(self, deployment: FakeDeployment) -> dict[str, Any]:

@@ -35,13 +35,13 @@ class FakeS3(FakeVendor):
         return f"{self.url}/s3"
 
     def answer_call(self, call: Call, fault: Fault | None) -> Reply:
-        """S3 speaks XML."""
+        """Answer a call; S3's bodies are XML."""
         reply = super().answer_call(call, fault)
         if call.path.startswith("/s3/") and reply.status >= 400 and isinstance(reply.body, dict):
-            said = reply.body
-            code = {"ThrottlingException": "SlowDown"}.get(said.get("__type", ""), said.get("__type", "InternalError"))
+            body = reply.body
+            code = {"ThrottlingException": "SlowDown"}.get(body.get("__type", ""), body.get("__type", "InternalError"))
             return _xml(
-                f"<Error><Code>{code}</Code><Message>{escape(str(said.get('message', '')))}</Message></Error>",
+                f"<Error><Code>{code}</Code><Message>{escape(str(body.get('message', '')))}</Message></Error>",
                 reply.status,
                 reply.headers,
             )
@@ -85,20 +85,20 @@ class FakeS3(FakeVendor):
         return self._object(call)
 
     def _object(self, call: Call) -> Reply:
-        found = self.objects.get((self._bucket(call), call.params["key"]))
-        if found is None:
+        object_content = self.objects.get((self._bucket(call), call.params["key"]))
+        if object_content is None:
             raise Refusal(404, "The specified key does not exist.", code="NoSuchKey")
         headers = {
-            "ETag": f'"{found["etag"]}"',
-            "Last-Modified": email.utils.formatdate(found["time"], usegmt=True),
-            **{f"x-amz-meta-{name}": value for name, value in found["meta"].items()},
+            "ETag": f'"{object_content["etag"]}"',
+            "Last-Modified": email.utils.formatdate(object_content["time"], usegmt=True),
+            **{f"x-amz-meta-{name}": value for name, value in object_content["meta"].items()},
         }
-        content: bytes = found["content"]
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("range", ""))
-        if wanted:
-            last = int(wanted[2]) if wanted[2] else len(content) - 1
-            headers["Content-Range"] = f"bytes {wanted[1]}-{last}/{len(content)}"
-            return Reply(content[int(wanted[1]) : last + 1], 206, headers)
+        content: bytes = object_content["content"]
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("range", ""))
+        if byte_range:
+            last = int(byte_range[2]) if byte_range[2] else len(content) - 1
+            headers["Content-Range"] = f"bytes {byte_range[1]}-{last}/{len(content)}"
+            return Reply(content[int(byte_range[1]) : last + 1], 206, headers)
         return Reply(content, headers=headers)
 
     @route("PUT", "/s3/{bucket}/{key*}", role="upload")
@@ -147,14 +147,14 @@ def _xml(inner: str, status: int = 200, headers: Mapping[str, str] | None = None
 
 
 def _unchunked(call: Call) -> bytes:
-    """The body without AWS's own chunk framing (a size line before each chunk, checksums after the last)."""
+    """Return the body without AWS's own chunk framing (a size line before each chunk, checksums after the last)."""
     if "aws-chunked" not in call.headers.get("content-encoding", ""):
         return call.body
-    content, rest = b"", call.body
-    while rest:
-        size, _, rest = rest.partition(b"\r\n")
+    content, remainder = b"", call.body
+    while remainder:
+        size, _, remainder = remainder.partition(b"\r\n")
         length = int(size.split(b";")[0], 16)
         if length == 0:
             break
-        content, rest = content + rest[:length], rest[length + 2 :]
+        content, remainder = content + remainder[:length], remainder[length + 2 :]
     return content

@@ -53,10 +53,33 @@ class FakeBedrock(FakeS3):
         """Whether the validation file lies one folder deeper, as in AWS's own samples."""
 
         self.deploy_looks = 1
+        self.imports: list[dict[str, Any]] = []
+        """Import jobs of weights, oldest first; each is done at the second look at it."""
+
+        self.import_fault: str | None = None
+        """Why imports that are started from now on fail; None: they succeed."""
+
+    def client_settings(self) -> dict[str, str]:
+        """Return a region, a bucket and a role, and both addresses."""
+        return {
+            "region": "us-east-1",
+            "bucket": "my-bucket",
+            "role_arn": "arn:aws:iam::123456789012:role/fake",
+            "base_url": self.url,
+            "storage_url": self.storage_url,
+        }
+
+    def client_environment(self) -> dict[str, str]:
+        """Return keys for AWS's chain, and that this is no machine of AWS."""
+        return {
+            "AWS_ACCESS_KEY_ID": "AKIAFAKE",
+            "AWS_SECRET_ACCESS_KEY": "fake",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
 
     # --- the wire ----------------------------------------------------------------------------------------------------
     def error_body(self, refusal: Refusal) -> Any:
-        """An error as Bedrock's REST protocol has it."""
+        """Return an error in the shape of Bedrock's REST protocol."""
         code = refusal.code if refusal.code and refusal.code[0].isupper() else _CODES.get(refusal.status, "Unknown")
         return {"__type": code, "message": refusal.message}
 
@@ -66,6 +89,52 @@ class FakeBedrock(FakeS3):
         if wrong:
             call.refused += wrong
             raise Refusal(400, "; ".join(f"{path} {fault}" for path, fault in wrong), code="ValidationException")
+
+    # --- imports of weights -------------------------------------------------------------------------------------------
+    @route("POST", "/model-import-jobs", role="deploy")
+    def create_import(self, call: Call) -> Any:
+        body = dict(call.data or {})
+        self.check(call, "CreateModelImportJob", body)
+        for job in self.imports:
+            if job["token"] == body.get("clientRequestToken"):
+                return Reply({"jobArn": job["jobArn"]}, 201)
+            if job["jobName"] == body["jobName"]:
+                raise Refusal(400, f"Job name {body['jobName']} is in use", code="ConflictException")
+        uri = body["modelDataSource"]["s3DataSource"]["s3Uri"]
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        names = {key.removeprefix(prefix) for where, key in self.objects if where == bucket and key.startswith(prefix)}
+        if "config.json" not in names:
+            raise Refusal(400, f"There is no config.json at {uri}", code="ValidationException")
+        number = _new_id(self.new_id("import"))
+        job = {
+            "jobArn": f"arn:aws:bedrock:{REGION}:{ACCOUNT}:model-import-job/{number}",
+            "jobName": body["jobName"],
+            "importedModelName": body["importedModelName"],
+            "roleArn": body["roleArn"],
+            "modelDataSource": body["modelDataSource"],
+            "creationTime": _iso(self.now()),
+            "token": body.get("clientRequestToken"),
+            "fault": self.import_fault,
+            "looks": 0,
+            "number": number,
+        }
+        self.imports.append(job)
+        return Reply({"jobArn": job["jobArn"]}, 201)
+
+    @route("GET", "/model-import-jobs")
+    def list_imports(self, call: Call) -> Any:
+        part = call.query.get("nameContains", "")
+        jobs = [_import_of(job) for job in self.imports if part in job["jobName"]]
+        names = ("jobArn", "jobName", "status", "creationTime", "importedModelName")
+        return {"modelImportJobSummaries": [{name: job[name] for name in names} for job in jobs]}
+
+    @route("GET", "/model-import-jobs/{job}")
+    def get_import(self, call: Call) -> Any:
+        for job in self.imports:
+            if call.params["job"] in (job["jobArn"], job["jobName"]):
+                job["looks"] += 1
+                return _import_of(job)
+        raise Refusal(404, f"Could not find the import job {call.params['job']}", code="ResourceNotFoundException")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
     @route("POST", "/model-customization-jobs", role="submit")
@@ -83,13 +152,13 @@ class FakeBedrock(FakeS3):
             raise Refusal(400, f"{body['baseModelIdentifier']} cannot be customized", code="ValidationException")
         self._check_hyperparameters(call, family, body.get("hyperParameters", {}))
         validators = body.get("validationDataConfig", {}).get("validators", [])
-        for uri in (body["trainingDataConfig"]["s3Uri"], *(each["s3Uri"] for each in validators)):
+        for uri in (body["trainingDataConfig"]["s3Uri"], *(validator["s3Uri"] for validator in validators)):
             bucket, _, key = uri.removeprefix("s3://").partition("/")
             if (bucket, key) not in self.objects:
                 raise Refusal(400, f"Unable to access S3 object {uri}", code="ValidationException")
         key = next((tag["value"] for tag in body.get("jobTags", []) if tag["key"] == RUN_TAG), None)
         job = self.new_job(body, key=key, token=token, prefix="job000")
-        job.id = _twelve(job.id)
+        job.id = _new_id(job.id)
         base = inference_id(body["baseModelIdentifier"])
         suffix = body["baseModelIdentifier"].removeprefix(base)
         job.data["arn"] = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:model-customization-job/{base}{suffix}/{job.id}"
@@ -99,20 +168,20 @@ class FakeBedrock(FakeS3):
     def _check_hyperparameters(self, call: Call, family: Family, sent: Mapping[str, str]) -> None:
         ranges: dict[str, Any] = {"evalPercentage": None} if family.name.startswith("cohere") else {}
         for declared in family.parameters.values():
-            if isinstance(declared, (Sent, Converted)) and declared.wire.startswith("hyperParameters."):
-                ranges.setdefault(declared.wire.removeprefix("hyperParameters."), declared.type)
+            if isinstance(declared, (Sent, Converted)) and declared.request_path.startswith("hyperParameters."):
+                ranges.setdefault(declared.request_path.removeprefix("hyperParameters."), declared.type)
         for name, text in sent.items():
             if name not in ranges:
                 call.refused.append((f"hyperParameters.{name}", f"is not a hyperparameter of {family.name}"))
                 raise Refusal(400, f"Unknown hyperparameter {name}", code="ValidationException")
             number = float(text)
             value = int(number) if number.is_integer() and "." not in text else number
-            if ranges[name] is not None and (wrong := ranges[name].fault(value)):
+            if ranges[name] is not None and (wrong := ranges[name].error(value)):
                 call.refused.append((f"hyperParameters.{name}", wrong))
                 raise Refusal(400, f"{name} {wrong}", code="ValidationException")
 
     def find_job(self, identifier: str) -> FakeJob:
-        """A job by name or ARN, or 404."""
+        """Find a job by name or ARN; refuse with 404 if there is none."""
         for job in self.jobs.values():
             if identifier in (job.data["arn"], job.body["jobName"]):
                 return job
@@ -123,8 +192,8 @@ class FakeBedrock(FakeS3):
         job = self.find_job(call.params["job"])
         return self.describe(job, self.look(job))
 
-    def describe(self, job: FakeJob, word: str) -> dict[str, Any]:
-        """A job as GetModelCustomizationJob answers it."""
+    def describe(self, job: FakeJob, status: str) -> dict[str, Any]:
+        """Return a job as GetModelCustomizationJob answers it."""
         body = job.body
         answer = {
             "jobArn": job.data["arn"],
@@ -132,7 +201,7 @@ class FakeBedrock(FakeS3):
             "outputModelName": body["customModelName"],
             "clientRequestToken": body.get("clientRequestToken"),
             "roleArn": body["roleArn"],
-            "status": word,
+            "status": status,
             "creationTime": _iso(job.created),
             "lastModifiedTime": _iso(job.since),
             "baseModelArn": job.data["base_arn"],
@@ -142,31 +211,31 @@ class FakeBedrock(FakeS3):
             "outputDataConfig": body["outputDataConfig"],
             "customizationType": body.get("customizationType", "FINE_TUNING"),
         }
-        part = {"Completed": "Completed", "Failed": "Failed"}.get(word, "InProgress")
+        part = {"Completed": "Completed", "Failed": "Failed"}.get(status, "InProgress")
         answer["statusDetails"] = {
             "validationDetails": {"status": "Completed", "lastModifiedTime": _iso(job.created)},
             "dataProcessingDetails": {"status": "Completed", "lastModifiedTime": _iso(job.created)},
             "trainingDetails": {"status": part, "lastModifiedTime": _iso(job.since)},
         }
-        if word in ("Completed", "Failed", "Stopped"):
+        if status in ("Completed", "Failed", "Stopped"):
             answer["endTime"] = _iso(job.since)
-        if word == "Failed":
+        if status == "Failed":
             answer["failureMessage"] = self.failure_message
-        if word == "Completed":
-            answer |= self._finished(job)
+        if status == "Completed":
+            answer |= self._final_fields(job)
         return {name: value for name, value in answer.items() if value is not None}
 
-    def _finished(self, job: FakeJob) -> dict[str, Any]:
+    def _final_fields(self, job: FakeJob) -> dict[str, Any]:
         base = job.body["baseModelIdentifier"]
         arn = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:custom-model/{base}/{job.id}"
         if arn not in self.models:
             self.models[arn] = {"job": job.id, "created": self.now()}
             self._write_curves(job)
         losses = _losses(job.data["steps"])
-        found: dict[str, Any] = {"outputModelArn": arn, "trainingMetrics": {"trainingLoss": losses[-1]}}
+        fields: dict[str, Any] = {"outputModelArn": arn, "trainingMetrics": {"trainingLoss": losses[-1]}}
         validators = job.body.get("validationDataConfig", {}).get("validators", [])
-        found["validationMetrics"] = [{"validationLoss": losses[-1] + 0.1} for _ in validators]
-        return found
+        fields["validationMetrics"] = [{"validationLoss": losses[-1] + 0.1} for _ in validators]
+        return fields
 
     def _write_curves(self, job: FakeJob) -> None:
         bucket, _, prefix = job.body["outputDataConfig"]["s3Uri"].removeprefix("s3://").partition("/")
@@ -198,7 +267,7 @@ class FakeBedrock(FakeS3):
     @route("GET", "/model-customization-jobs", role="find")
     def list_jobs(self, call: Call) -> Any:
         part = call.query.get("nameContains", "")
-        found = [job for job in self.listed(self.jobs.values()) if part in job.body["jobName"]]
+        jobs = [job for job in self.listed(self.jobs.values()) if part in job.body["jobName"]]
         page = int(call.query.get("nextToken", "0"))
         size = int(call.query.get("maxResults", "100"))
         answer: dict[str, Any] = {
@@ -211,10 +280,10 @@ class FakeBedrock(FakeS3):
                     "creationTime": _iso(job.created),
                     "customModelName": job.body["customModelName"],
                 }
-                for job in found[page : page + size]
+                for job in jobs[page : page + size]
             ]
         }
-        if page + size < len(found):
+        if page + size < len(jobs):
             answer["nextToken"] = str(page + size)
         return answer
 
@@ -242,9 +311,9 @@ class FakeBedrock(FakeS3):
         if model is None:
             raise Refusal(404, "The model could not be found", code="ResourceNotFoundException")
         job = next(job for job in self.jobs.values() if job.id == model["job"])
-        told = self.describe(job, "Completed")
-        kept = ("jobArn", "jobName", "baseModelArn", "customizationType", "hyperParameters", "trainingDataConfig")
-        return {name: told[name] for name in (*kept, "validationDataConfig", "outputDataConfig")} | {
+        description = self.describe(job, "Completed")
+        job_fields = ("jobArn", "jobName", "baseModelArn", "customizationType", "hyperParameters", "trainingDataConfig")
+        return {name: description[name] for name in (*job_fields, "validationDataConfig", "outputDataConfig")} | {
             "modelArn": call.params["model"],
             "modelName": job.body["customModelName"],
             "creationTime": _iso(model["created"]),
@@ -274,56 +343,56 @@ class FakeBedrock(FakeS3):
         if model not in self.models:
             raise Refusal(404, f"The model {model} could not be found", code="ResourceNotFoundException")
         token = body.get("clientRequestToken")
-        for each in self.deployments.values():
-            if token is not None and each.data["token"] == token:
-                return each.id
+        for standing in self.deployments.values():
+            if token is not None and standing.data["token"] == token:
+                return standing.id
         key = next((tag["value"] for tag in body.get("tags", []) if tag["key"] == RUN_TAG), None)
-        made = self.new_deployment(model, key=key, token=token, looks=0, kind=kind)
-        arn = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:{kind}/{_twelve(made.id)}"
-        made.data["name"] = body.get("modelDeploymentName") or body["provisionedModelName"]
-        self.deployments[arn] = self.deployments.pop(made.id)
-        made.id = arn
+        deployment = self.new_deployment(model, key=key, token=token, looks=0, kind=kind)
+        arn = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:{kind}/{_new_id(deployment.id)}"
+        deployment.data["name"] = body.get("modelDeploymentName") or body["provisionedModelName"]
+        self.deployments[arn] = self.deployments.pop(deployment.id)
+        deployment.id = arn
         return arn
 
     def _deployment(self, arn: str) -> Any:
-        made = self.deployments.get(arn)
-        if made is None or made.removed is not None:
+        deployment = self.deployments.get(arn)
+        if deployment is None or deployment.removed is not None:
             raise Refusal(404, f"The deployment {arn} could not be found", code="ResourceNotFoundException")
-        return made
+        return deployment
 
     @route("GET", "/model-customization/custom-model-deployments/{deployment}")
     def get_deployment(self, call: Call) -> Any:
-        made = self._deployment(call.params["deployment"])
-        made.data["looks"] += 1
-        ready = made.data["looks"] > self.deploy_looks
+        deployment = self._deployment(call.params["deployment"])
+        deployment.data["looks"] += 1
+        ready = deployment.data["looks"] > self.deploy_looks
         return {
-            "customModelDeploymentArn": made.id,
-            "modelDeploymentName": made.data["name"],
-            "modelArn": made.model,
-            "createdAt": _iso(made.created),
+            "customModelDeploymentArn": deployment.id,
+            "modelDeploymentName": deployment.data["name"],
+            "modelArn": deployment.model,
+            "createdAt": _iso(deployment.created),
             "status": "Active" if ready else "Creating",
         }
 
     @route("GET", "/provisioned-model-throughput/{deployment}")
     def get_throughput(self, call: Call) -> Any:
-        made = self._deployment(call.params["deployment"])
-        made.data["looks"] += 1
-        return self._throughput(made) | {
-            "status": "InService" if made.data["looks"] > self.deploy_looks else "Creating"
+        deployment = self._deployment(call.params["deployment"])
+        deployment.data["looks"] += 1
+        return self._throughput(deployment) | {
+            "status": "InService" if deployment.data["looks"] > self.deploy_looks else "Creating"
         }
 
-    def _throughput(self, made: Any) -> dict[str, Any]:
+    def _throughput(self, deployment: Any) -> dict[str, Any]:
         return {
             "modelUnits": 1,
             "desiredModelUnits": 1,
-            "provisionedModelName": made.data["name"],
-            "provisionedModelArn": made.id,
-            "modelArn": made.model,
-            "desiredModelArn": made.model,
+            "provisionedModelName": deployment.data["name"],
+            "provisionedModelArn": deployment.id,
+            "modelArn": deployment.model,
+            "desiredModelArn": deployment.model,
             "foundationModelArn": f"arn:aws:bedrock:{REGION}::foundation-model/a.b",
             "status": "InService",
-            "creationTime": _iso(made.created),
-            "lastModifiedTime": _iso(made.created),
+            "creationTime": _iso(deployment.created),
+            "lastModifiedTime": _iso(deployment.created),
         }
 
     @route("GET", "/model-customization/custom-model-deployments")
@@ -331,25 +400,31 @@ class FakeBedrock(FakeS3):
         return {
             "modelDeploymentSummaries": [
                 {
-                    "customModelDeploymentArn": made.id,
-                    "customModelDeploymentName": made.data["name"],
-                    "modelArn": made.model,
-                    "createdAt": _iso(made.created),
+                    "customModelDeploymentArn": deployment.id,
+                    "customModelDeploymentName": deployment.data["name"],
+                    "modelArn": deployment.model,
+                    "createdAt": _iso(deployment.created),
                     "status": "Active",
                 }
-                for made in self._standing(call, "custom-model-deployment")
+                for deployment in self._list_standing(call, "custom-model-deployment")
             ]
         }
 
     @route("GET", "/provisioned-model-throughputs")
     def list_throughputs(self, call: Call) -> Any:
         return {
-            "provisionedModelSummaries": [self._throughput(each) for each in self._standing(call, "provisioned-model")]
+            "provisionedModelSummaries": [
+                self._throughput(deployment) for deployment in self._list_standing(call, "provisioned-model")
+            ]
         }
 
-    def _standing(self, call: Call, kind: str) -> list[Any]:
+    def _list_standing(self, call: Call, kind: str) -> list[Any]:
         part = call.query.get("nameContains", "")
-        return [each for each in self.listed(self.standing) if each.data["kind"] == kind and part in each.data["name"]]
+        return [
+            deployment
+            for deployment in self.listed(self.standing)
+            if deployment.data["kind"] == kind and part in deployment.data["name"]
+        ]
 
     @route("DELETE", "/model-customization/custom-model-deployments/{deployment}", role="undeploy")
     @route("DELETE", "/provisioned-model-throughput/{deployment}", role="undeploy")
@@ -366,11 +441,11 @@ class FakeBedrock(FakeS3):
         self.check(call, "Converse", body | {"modelId": model}, "bedrock-runtime")
         tuned = model.startswith("arn:")
         if tuned:
-            made = self._deployment(model)
-            if made.data["looks"] <= self.deploy_looks:
+            deployment = self._deployment(model)
+            if deployment.data["looks"] <= self.deploy_looks:
                 raise Refusal(400, "The deployment is not active", code="ValidationException")
-        asked = "".join(block.get("text", "") for block in body["messages"][-1]["content"])
-        text = self.say(asked, tuned=tuned)
+        question = "".join(block.get("text", "") for block in body["messages"][-1]["content"])
+        text = self.say(question, tuned=tuned)
         return {
             "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
             "stopReason": "end_turn",
@@ -383,8 +458,21 @@ def _losses(steps: int) -> list[float]:
     return [2.0 / (1 + step) + 0.1 for step in range(max(1, steps))]
 
 
-def _twelve(id: str) -> str:
-    """An id of AWS's shape: twelve of [a-z0-9]."""
+def _import_of(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an import job as GetModelImportJob answers it."""
+    done = job["looks"] > 1
+    status = "InProgress" if not done else "Failed" if job["fault"] else "Completed"
+    answer = {key: value for key, value in job.items() if key not in ("token", "fault", "looks", "number")}
+    answer["status"] = status
+    if status == "Failed":
+        answer["failureMessage"] = job["fault"]
+    if status == "Completed":
+        answer["importedModelArn"] = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:imported-model/{job['number']}"
+    return answer
+
+
+def _new_id(id: str) -> str:
+    """Return an id of AWS's shape: twelve of [a-z0-9]."""
     return re.sub(r"[^a-z0-9]", "", id.lower()).rjust(12, "0")[-12:]
 
 

@@ -82,23 +82,32 @@ class FakeCohere(FakeVendor):
         self.page = 2
         """Entries a page of every list."""
 
+    def client_environment(self) -> dict[str, str]:
+        """Return the key that the SDK needs."""
+        return {"CO_API_KEY": self.api_key or "fake"}
+
     # --- datasets ----------------------------------------------------------------------------------------------------
     @route("POST", "/v1/datasets", role="upload")
     def create_dataset(self, call: Call) -> Any:
-        asked = call.fields({"name": Required(str), "type": Required(_DATASET_TYPES)})
+        fields = call.fields({"name": Required(str), "type": Required(_DATASET_TYPES)})
         parts = call.form({"data": Required(str), "eval_data": str})
         evaluation = parts["eval_data"].content if "eval_data" in parts else b""
-        made = self.new_file(
-            parts["data"].content, name=asked["name"], prefix="ds-", kind=asked["type"], evaluation=evaluation, looks=0
+        file = self.new_file(
+            parts["data"].content,
+            name=fields["name"],
+            prefix="ds-",
+            kind=fields["type"],
+            evaluation=evaluation,
+            looks=0,
         )
-        return {"id": made.id}
+        return {"id": file.id}
 
     @route("GET", "/v1/datasets/{dataset}", role="upload")
     def get_dataset(self, call: Call) -> Any:
         file = self.file(call.params["dataset"])
         file.data["looks"] += 1
         status = "failed" if self.refuse_data else "validated" if file.data["looks"] >= self.checks else "processing"
-        told = {
+        description = {
             "id": file.id,
             "name": file.name,
             "created_at": _iso(file.created),
@@ -110,16 +119,16 @@ class FakeCohere(FakeVendor):
             ],
         }
         if self.refuse_data:
-            told["validation_error"] = self.refuse_data
+            description["validation_error"] = self.refuse_data
         if status == "validated":
-            told["metrics"] = {
+            description["metrics"] = {
                 "finetune_dataset_metrics": {
                     "trainable_token_count": len(file.content) // 4,
                     "train_examples": file.content.count(b"\n"),
                     "eval_examples": file.data["evaluation"].count(b"\n"),
                 }
             }
-        return {"dataset": told}
+        return {"dataset": description}
 
     @route("GET", "/parts/{dataset}")
     def get_part(self, call: Call) -> Any:
@@ -150,10 +159,10 @@ class FakeCohere(FakeVendor):
 
     @route("GET", "/v1/finetuning/finetuned-models", role="find")
     def list_models(self, call: Call) -> Any:
-        asked = call.fields({"page_size": str, "page_token": str, "order_by": {"created_at", "created_at desc"}})
+        query = call.fields({"page_size": str, "page_token": str, "order_by": {"created_at", "created_at desc"}})
         alive = [job for job in self.listed(self.jobs.values()) if job.word != "STATUS_DELETED"]
-        alive.sort(key=lambda job: job.created, reverse=asked.get("order_by", "").endswith("desc"))
-        return self._page("finetuned_models", [self._model(job, job.word) for job in alive], asked) | {
+        alive.sort(key=lambda job: job.created, reverse=query.get("order_by", "").endswith("desc"))
+        return self._page("finetuned_models", [self._model(job, job.word) for job in alive], query) | {
             "total_size": len(alive)
         }
 
@@ -167,15 +176,18 @@ class FakeCohere(FakeVendor):
     @route("GET", "/v1/finetuning/finetuned-models/{model}/events", role="poll")
     def get_events(self, call: Call) -> Any:
         job = self.job(call.params["model"])
-        asked = call.fields({"page_size": str, "page_token": str})
-        words = [phase.word for phase in job.walk[: job.at + 1]]
-        rows = [{"user_id": "", "status": word, "created_at": _iso(job.created + at)} for at, word in enumerate(words)]
-        return self._page("events", list(reversed(rows)), asked)
+        query = call.fields({"page_size": str, "page_token": str})
+        statuses = [phase.word for phase in job.walk[: job.at + 1]]
+        rows = [
+            {"user_id": "", "status": status, "created_at": _iso(job.created + at)}
+            for at, status in enumerate(statuses)
+        ]
+        return self._page("events", list(reversed(rows)), query)
 
     @route("GET", "/v1/finetuning/finetuned-models/{model}/training-step-metrics", role="poll")
     def get_metrics(self, call: Call) -> Any:
         job = self.job(call.params["model"])
-        asked = call.fields({"page_size": str, "page_token": str})
+        query = call.fields({"page_size": str, "page_token": str})
         rows = []
         for step in range(0, self.steps_done(job) + 1, 2) if self.training_share(job) else ():
             loss = round(2.0 * math.exp(-3 * step / job.data["steps"]) + 0.2, 6)
@@ -186,7 +198,7 @@ class FakeCohere(FakeVendor):
             if step:  # zeros are left out of the answer
                 row["step_number"] = step
             rows.append(row)
-        return self._page("step_metrics", list(reversed(rows)), asked)
+        return self._page("step_metrics", list(reversed(rows)), query)
 
     @route("DELETE", "/v1/finetuning/finetuned-models/{model}", role="cancel")
     def delete_model(self, call: Call) -> Any:
@@ -196,24 +208,24 @@ class FakeCohere(FakeVendor):
         job.outcome, job.walk, job.at, job.looks = "cancelled", self.walks["cancelled"], 0, 0
         return {}
 
-    def _page(self, field: str, rows: list[Any], asked: dict[str, str]) -> dict[str, Any]:
-        start = int(asked.get("page_token") or 0)
-        size = min(self.page, int(asked.get("page_size") or 50))
+    def _page(self, field: str, rows: list[Any], query: dict[str, str]) -> dict[str, Any]:
+        start = int(query.get("page_token") or 0)
+        size = min(self.page, int(query.get("page_size") or 50))
         more = start + size < len(rows)
         return {field: rows[start : start + size], "next_page_token": str(start + size) if more else ""}
 
-    def _model(self, job: FakeJob, word: str) -> dict[str, Any]:
-        told = {
+    def _model(self, job: FakeJob, status: str) -> dict[str, Any]:
+        description = {
             "id": job.id,
             "name": job.body["name"],
             "creator_id": "user-1",
             "organization_id": "org-1",
             "settings": job.body["settings"],
-            "status": word,
+            "status": status,
             "created_at": _iso(job.created),
             "updated_at": _iso(self.now()),
         }
-        return told | ({"completed_at": _iso(self.now())} if word == "STATUS_READY" else {})
+        return description | ({"completed_at": _iso(self.now())} if status == "STATUS_READY" else {})
 
     # --- answers -----------------------------------------------------------------------------------------------------
     @route("POST", "/v2/chat", role="generate")
@@ -230,8 +242,8 @@ class FakeCohere(FakeVendor):
                 "stream": {False},
             }
         )
-        asked = next(turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user")
-        text = self.say(asked, tuned=self._tuned(body["model"]))
+        question = next(turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user")
+        text = self.say(question, tuned=self._tuned(body["model"]))
         return {
             "id": "chat-1",
             "finish_reason": "COMPLETE",
@@ -332,12 +344,12 @@ class FakeCohereFinetune(FakeVendor):
     def status(self, call: Call) -> Any:
         if self.current is None:
             return {"status": "idle"}
-        word = self.look(self.current)
-        if word == "finished":
+        status = self.look(self.current)
+        if status == "finished":
             (self.root / self.current.body["finetune_name"] / "output" / "merged_weights").mkdir(
                 parents=True, exist_ok=True
             )
-        return {"status": word} | ({"message": self.failure_message} if word == "error" else {})
+        return {"status": status} | ({"message": self.failure_message} if status == "error" else {})
 
     @route("GET", "/terminate", role="cancel")
     def terminate(self, call: Call) -> Any:
@@ -380,8 +392,8 @@ def _lesson(content: bytes) -> list[tuple[str, str]]:
             pairs.append((str(row["text"]), str(row["label"])))
             continue
         turns = row["messages"]
-        asked = [turn["content"] for turn in turns if turn["role"] == "User"]
-        said = [turn["content"] for turn in turns if turn["role"] == "Chatbot"]
-        if asked and said:
-            pairs.append((asked[-1], said[-1]))
+        questions = [turn["content"] for turn in turns if turn["role"] == "User"]
+        answers = [turn["content"] for turn in turns if turn["role"] == "Chatbot"]
+        if questions and answers:
+            pairs.append((questions[-1], answers[-1]))
     return pairs

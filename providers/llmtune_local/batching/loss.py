@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LossSums(NamedTuple):
     """Sums over the trained positions of one micro-batch. Only `objective` carries a gradient.
 
-    `objective` is the weighted loss (label smoothing included); `nll` and `correct` count completion tokens alone,
-    each with weight 1, and have `tokens` of them.
+    `objective` is the weighted loss (label smoothing included); `nll` and `correct` count completion tokens alone, each
+    with weight 1; `tokens` is their number.
     """
 
     objective: Tensor
@@ -42,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         smoothing: float,
         learning: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wants_hidden, wants_weight, wants_bias = (learning and wanted for wanted in ctx.needs_input_grad[:3])
+        wants_hidden, wants_weight, wants_bias = (learning and needs_grad for needs_grad in ctx.needs_input_grad[:3])
         count, vocabulary = hidden.shape[0], weight.shape[0]
         nll = torch.empty(count, dtype=torch.float32, device=hidden.device)
         correct = torch.empty(count, dtype=torch.bool, device=hidden.device)
@@ -108,10 +108,10 @@ def linear_cross_entropy(
     *,
     smoothing: float = 0.0,
 ) -> LossSums:
-    """Loss of a linear head over `hidden`.
+    """Compute the loss of a linear head over `hidden`.
 
-    `hidden` [positions, width], `weight` [vocabulary, width], `targets` [positions] token ids, `weights` [positions]
-    of the loss, `completion` [positions] how many completion tokens stand there.
+    `hidden` [positions, width], `weight` [vocabulary, width], `targets` [positions] token ids, `weights` [positions] of
+    the loss, `completion` [positions] the number of completion tokens at each position.
     """
     total, nll, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, targets, weights, smoothing, torch.is_grad_enabled()
@@ -120,22 +120,24 @@ def linear_cross_entropy(
 
 
 def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, at: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood in nats of each target at its row of `hidden`, [targets]; without a gradient. Rows that
-    several targets name are projected once, and never all logits stand at the same time."""
-    found = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
+    """Return the negative log-likelihood in nats of each target at its row of `hidden`, [targets], without a gradient.
+
+    A row that several targets name is projected once, and the logits of all rows never exist at the same time.
+    """
+    nll = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
     step = chunk_rows(weight.shape[0], hidden.device.type)
     for first in range(0, hidden.shape[0], step):
         logits = torch.nn.functional.linear(hidden[first : first + step], weight, bias).float()
-        mine = ((at >= first) & (at < first + step)).nonzero().squeeze(1)
-        here = at[mine] - first
-        found[mine] = logits.logsumexp(1)[here] - logits[here, targets[mine]]
-    return found
+        in_chunk = ((at >= first) & (at < first + step)).nonzero().squeeze(1)
+        row = at[in_chunk] - first
+        nll[in_chunk] = logits.logsumexp(1)[row] - logits[row, targets[in_chunk]]
+    return nll
 
 
 def logits_cross_entropy(
     logits: Tensor, targets: Tensor, weights: Tensor, completion: Tensor, *, smoothing: float = 0.0
 ) -> LossSums:
-    """The same for models whose head is more than a linear layer: from logits [positions, vocabulary]."""
+    """Compute the same for models whose head is more than a linear layer, from logits [positions, vocabulary]."""
     logits = logits.float()
     norm = torch.logsumexp(logits, dim=1)
     nll = norm - logits.gather(1, targets.unsqueeze(1)).squeeze(1)

@@ -1,9 +1,9 @@
-"""Which rows make a step, and how a step is cut into micro-batches that never change its gradient.
+"""Rows of a step, cut into micro-batches that never change its gradient.
 
 A step is `batch_size` rows of a permutation that is a pure function of seed and epoch, so that any step can be taken
 up again by its number. Its rows are packed into micro-batches under a token budget (longest first, first fit), as one
 sequence without padding, or padded where the model cannot be packed. Rows that begin alike (a system prompt) may stand
-behind one copy of their beginning. Every micro-batch knows which positions are trained, their targets and weights; the
+behind one copy of their prefix. Every micro-batch knows which positions are trained, their targets and weights; the
 sum of weights over the whole step divides the loss.
 """
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from llmtune_local.batching.token_rows import TokenRow
 
 
-#: Families are looked for among so many neighbours at a time.
+#: Groups are looked for among so many neighbours at a time.
 _NEIGHBOURS = 256
-#: Rows share their beginning from this many tokens on: a chat template's first few are not worth a split.
+#: Rows share their prefix from this many tokens on: a chat template's first few are not worth a split.
 SHARED_TOKENS = 32
 
 
-class Family(NamedTuple):
-    """Rows of one packed sequence that stand behind one copy of their common beginning.
+class PrefixGroup(NamedTuple):
+    """Rows of one packed sequence that share one copy of a common prefix.
 
-    In the sequence: `shared` tokens, then `own` tokens of each row. A row that shares nothing is a family of one with
+    In the sequence: `shared` tokens, then `own` tokens of each row. A row that shares nothing is a group of one with
     `shared` 0.
     """
 
@@ -44,7 +44,7 @@ class Family(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How long it is in the sequence."""
+        """Return its length in the sequence."""
         return self.shared + sum(self.own)
 
 
@@ -52,7 +52,7 @@ class Family(NamedTuple):
 class MicroBatch:
     """Rows that go through the model at once.
 
-    Packed: `ids` and `positions` [1, tokens] and `families`. Padded on the right: `ids` and `attention_mask`
+    Packed: `ids` and `positions` [1, tokens] and `prefix_groups`. Padded on the right: `ids` and `attention_mask`
     [rows, longest]. `select` are flat positions whose next token is trained, ascending; `targets`, `weights` and
     `completion` [selected] belong to them. A position whose rows go on differently is there once for each target;
     `completion` counts the completion tokens that stand there.
@@ -60,26 +60,26 @@ class MicroBatch:
 
     ids: Tensor
     positions: Tensor | None
-    families: tuple[Family, ...] | None
+    prefix_groups: tuple[PrefixGroup, ...] | None
     attention_mask: Tensor | None
     select: Tensor
     targets: Tensor
     weights: Tensor
     completion: Tensor
     tokens: int
-    beginning: Tensor | None = None
-    """Tokens [1, shared] that all rows stand behind and that are not in `ids`; batches of one beginning have the very
+    prefix: Tensor | None = None
+    """Tokens [1, shared] that all rows stand behind and that are not in `ids`; batches of one prefix have the very
     same tensor and follow one another."""
 
     def to(self, device: str) -> MicroBatch:
-        """The same on a device."""
+        """Return the same batch on a device."""
         if device == "cpu":
             return self
         moved: dict[str, Any] = {}
-        for name in ("ids", "positions", "attention_mask", "select", "targets", "weights", "completion", "beginning"):
+        for name in ("ids", "positions", "attention_mask", "select", "targets", "weights", "completion", "prefix"):
             tensor = getattr(self, name)
             moved[name] = None if tensor is None else tensor.to(device, non_blocking=True)
-        return MicroBatch(**moved, families=self.families, tokens=self.tokens)
+        return MicroBatch(**moved, prefix_groups=self.prefix_groups, tokens=self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +93,22 @@ class Step:
 
 
 @functools.lru_cache(maxsize=2)
-def order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """The permutation of an epoch (counted from 0)."""
+def epoch_order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """Return the permutation of an epoch (counted from 0)."""
     indices = list(range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(indices)
     return tuple(indices)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """The last step of an epoch may have fewer rows."""
+    """Return the number of steps; the last one of an epoch may have fewer rows."""
     return -(-rows // batch_size)
 
 
 def rows_of_step(rows: int, batch_size: int, seed: int, step: int) -> tuple[int, ...]:
-    """The rows of a step (counted from 0) of a run."""
+    """Return the rows of a step (counted from 0) of a run."""
     epoch, within = divmod(step, steps_per_epoch(rows, batch_size))
-    return order(rows, seed, epoch)[within * batch_size : (within + 1) * batch_size]
+    return epoch_order(rows, seed, epoch)[within * batch_size : (within + 1) * batch_size]
 
 
 def make_step(
@@ -118,34 +118,41 @@ def make_step(
     packed: bool,
     token_budget: int,
     micro_batches: int | None = None,
-    share: bool = False,
-    ahead: bool = False,
+    share_prefixes: bool = False,
+    precompute_prefix: bool = False,
     pad: int = 0,
 ) -> Step:
-    """The micro-batches of one step's rows: `micro_batches` of them, or as many as the token budget asks for.
+    """Cut one step's rows into micro-batches: `micro_batches` of them, or as many as the token budget asks for.
 
-    With `share`, rows of a micro-batch that begin alike are packed behind one copy of their beginning, which comes on
-    top of the budget: it stands there once, and the fewer copies there are, the better. With `ahead` too, a beginning
-    of more rows than fit the budget is no longer copied but left to be computed `ahead` of the micro-batches.
+    With `share_prefixes`, rows of a micro-batch that start alike are packed behind one copy of their prefix. It is not
+    counted in the budget: it is there once, and the fewer copies there are, the better. With `precompute_prefix` too, a
+    prefix of more rows than fit the budget is no longer copied but computed before its micro-batches.
     """
     trimmed = [_trim(row, prompt_weight) for row in rows]
     if not packed:
         lengths = [len(row.ids) for row in trimmed]
-        groups = by_length(lengths, token_budget) if micro_batches is None else _balance(lengths, micro_batches)
+        groups = group_by_length(lengths, token_budget) if micro_batches is None else _balance(lengths, micro_batches)
         batches = [_pad([trimmed[index] for index in group], prompt_weight, pad) for group in groups]
     elif micro_batches is None:
-        kin = _kin(trimmed) if share else [(0, [row]) for row in trimmed]
-        batches, left = [], []
-        for shared, some in kin:
-            behind = _behind(shared, some, prompt_weight, token_budget) if ahead else []
-            batches += behind
-            left += [] if behind else _split(shared, some, token_budget)
-        sizes = [sum(_family(*each).own) for each in left]
-        batches += [_pack([left[index] for index in group], prompt_weight) for group in _first_fit(sizes, token_budget)]
+        rows_by_prefix = _group_by_prefix(trimmed) if share_prefixes else [(0, [row]) for row in trimmed]
+        batches, remaining = [], []
+        for shared, group_rows in rows_by_prefix:
+            precomputed = (
+                _batches_after_prefix(shared, group_rows, prompt_weight, token_budget) if precompute_prefix else []
+            )
+            batches += precomputed
+            remaining += [] if precomputed else _split(shared, group_rows, token_budget)
+        sizes = [sum(_make_group(*group).own) for group in remaining]
+        batches += [
+            _pack([remaining[index] for index in group], prompt_weight) for group in _first_fit(sizes, token_budget)
+        ]
     else:
         groups = _balance([len(row.ids) for row in trimmed], micro_batches)
         together = [[trimmed[index] for index in group] for group in groups]
-        batches = [_pack(_kin(some) if share else [(0, [row]) for row in some], prompt_weight) for some in together]
+        batches = [
+            _pack(_group_by_prefix(group_rows) if share_prefixes else [(0, [row]) for row in group_rows], prompt_weight)
+            for group_rows in together
+        ]
     return Step(
         batches,
         weight=sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
@@ -155,104 +162,107 @@ def make_step(
 
 
 def _trim(row: TokenRow, prompt_weight: float) -> TokenRow:
-    """Without the tokens after the last trained one, which nothing depends on."""
+    """Drop the tokens after the last trained one, which nothing depends on."""
     if prompt_weight > 0:
         return row
     stop = int(np.flatnonzero(row.completion)[-1]) + 1
     return row if stop == len(row.ids) else type(row)(row.ids[:stop], row.completion[:stop])
 
 
-def _kin(rows: Sequence[TokenRow]) -> list[tuple[int, list[TokenRow]]]:
-    """Families of rows: how many tokens they share, and the rows.
+def _group_by_prefix(rows: Sequence[TokenRow]) -> list[tuple[int, list[TokenRow]]]:
+    """Group rows that share a prefix; return how many tokens each group shares, and its rows.
 
-    Sorted by their tokens, rows that begin alike are neighbours. A stretch of them is one family where that saves more
-    than to cut it where neighbours have least in common.
+    Sorted by their tokens, rows that start alike are neighbours. A run of neighbours is one group where that saves more
+    than a cut between the two that have least in common.
     """
     ordered = sorted(rows, key=lambda row: row.ids.tolist())
-    common = [_common(one.ids, other.ids) for one, other in itertools.pairwise(ordered)]
+    common = [_common_length(row.ids, next_row.ids) for row, next_row in itertools.pairwise(ordered)]
 
     def best(first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
-        """What the rows first..last save at best, and the stretches (first, last, shared) that save it."""
+        """Return the most tokens that the rows first..last can save, and the groups (first, last, shared) that save
+        them."""
         if first == last:
             return 0, [(first, last, 0)]
         cut = min(range(first, last), key=common.__getitem__)
-        left, right = best(first, cut), best(cut + 1, last)
-        apart = left[0] + right[0]
-        whole = common[cut] * (last - first)
-        if common[cut] >= SHARED_TOKENS and whole >= apart:
-            return whole, [(first, last, common[cut])]
-        return apart, left[1] + right[1]
+        first_half, second_half = best(first, cut), best(cut + 1, last)
+        split_saving = first_half[0] + second_half[0]
+        joint_saving = common[cut] * (last - first)
+        if common[cut] >= SHARED_TOKENS and joint_saving >= split_saving:
+            return joint_saving, [(first, last, common[cut])]
+        return split_saving, first_half[1] + second_half[1]
 
-    found = []
+    groups = []
     for start in range(0, len(ordered), _NEIGHBOURS):
         for first, last, shared in best(start, min(start + _NEIGHBOURS, len(ordered)) - 1)[1]:
-            found.append((shared, ordered[first : last + 1]))
-    return found
+            groups.append((shared, ordered[first : last + 1]))
+    return groups
 
 
 def _split(shared: int, rows: list[TokenRow], budget: int) -> list[tuple[int, list[TokenRow]]]:
-    """A family as families that fit the budget, each with a copy of the beginning."""
+    """Split a group into groups that fit the budget, each with a copy of the prefix."""
     parts: list[list[TokenRow]] = [[]]
     for row in rows:
-        if parts[-1] and _family(shared, [*parts[-1], row]).tokens > budget:
+        if parts[-1] and _make_group(shared, [*parts[-1], row]).tokens > budget:
             parts.append([])
         parts[-1].append(row)
     return [(shared if len(part) > 1 else 0, part) for part in parts]
 
 
-def _behind(shared: int, rows: Sequence[TokenRow], prompt_weight: float, budget: int) -> list[MicroBatch]:
-    """The micro-batches of a family that does not fit the budget, behind a beginning that is computed before them; none
-    where it fits, or where the beginning itself is trained."""
-    if shared < SHARED_TOKENS or _family(shared, rows).tokens <= budget:
+def _batches_after_prefix(shared: int, rows: Sequence[TokenRow], prompt_weight: float, budget: int) -> list[MicroBatch]:
+    """Return the micro-batches of a group that does not fit the budget, behind a prefix that is computed before them.
+
+    None where the group fits, or where the prefix itself is trained.
+    """
+    if shared < SHARED_TOKENS or _make_group(shared, rows).tokens <= budget:
         return []
-    shared = min(shared, *(int(_trained(row, prompt_weight)[0][0]) for row in rows))
+    shared = min(shared, *(int(_trained_positions(row, prompt_weight)[0][0]) for row in rows))
     if shared < SHARED_TOKENS:
         return []
-    beginning = torch.from_numpy(rows[0].ids[:shared].astype(np.int64)).unsqueeze(0)
-    own = [type(row)(row.ids[shared:], row.completion[shared:]) for row in rows]
-    groups = _first_fit([len(row.ids) - 1 for row in own], budget)
+    prefix = torch.from_numpy(rows[0].ids[:shared].astype(np.int64)).unsqueeze(0)
+    suffixes = [type(row)(row.ids[shared:], row.completion[shared:]) for row in rows]
+    groups = _first_fit([len(row.ids) - 1 for row in suffixes], budget)
     if len(groups) == 1:
         return []
     batches = []
     for group in groups:
-        batch = _pack([(0, [own[index]]) for index in group], prompt_weight)
+        batch = _pack([(0, [suffixes[index]]) for index in group], prompt_weight)
         assert batch.positions is not None
         tokens = batch.tokens + shared * len(group)
-        batches.append(replace(batch, positions=batch.positions + shared, tokens=tokens, beginning=beginning))
+        batches.append(replace(batch, positions=batch.positions + shared, tokens=tokens, prefix=prefix))
     return batches
 
 
-def _common(one: Any, other: Any) -> int:
-    """How many first tokens two rows share; at least one token that the model sees stays each row's own."""
-    length = min(len(one), len(other)) - 2
+def _common_length(ids: Any, other_ids: Any) -> int:
+    """Count the first tokens that two rows share; at least one token that the model sees stays each row's own."""
+    length = min(len(ids), len(other_ids)) - 2
     if length <= 0:
         return 0
-    different = np.flatnonzero(one[:length] != other[:length])
+    different = np.flatnonzero(ids[:length] != other_ids[:length])
     return int(different[0]) if len(different) else length
 
 
-def _family(shared: int, rows: Sequence[TokenRow]) -> Family:
+def _make_group(shared: int, rows: Sequence[TokenRow]) -> PrefixGroup:
     # The last token of a row is only ever a target.
-    return Family(shared, tuple(len(row.ids) - 1 - shared for row in rows))
+    return PrefixGroup(shared, tuple(len(row.ids) - 1 - shared for row in rows))
 
 
 def _first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Groups of rows whose tokens fit the budget; a row longer than it goes alone."""
+    """Group rows so that the tokens of each group fit the budget; a longer row is a group of its own."""
     groups: list[list[int]] = []
-    room: list[int] = []
+    free: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = next((at for at, left in enumerate(room) if lengths[index] <= left), None)
-        if place is None:
+        target = next((at for at, space in enumerate(free) if lengths[index] <= space), None)
+        if target is None:
             groups.append([index])
-            room.append(budget - lengths[index])
+            free.append(budget - lengths[index])
         else:
-            groups[place].append(index)
-            room[place] -= lengths[index]
+            groups[target].append(index)
+            free[target] -= lengths[index]
     return groups
 
 
-def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Groups of rows of like length whose padded area fits the budget."""
+def group_by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows of similar length so that the padded area of each group fits the budget."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
@@ -263,24 +273,27 @@ def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _balance(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """`count` groups (fewer when there are fewer rows) of about as many tokens each."""
+    """Make `count` groups (fewer when there are fewer rows) of about as many tokens each."""
     groups: list[list[int]] = [[] for _ in range(min(count, len(lengths)))]
     load = [0] * len(groups)
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = load.index(min(load))
-        groups[place].append(index)
-        load[place] += lengths[index]
+        lightest = load.index(min(load))
+        groups[lightest].append(index)
+        load[lightest] += lengths[index]
     return [group for group in groups if group]
 
 
-def _trained(row: TokenRow, prompt_weight: float) -> tuple[Any, Any, Any, Any]:
-    """Position t is trained to produce token t + 1: positions in the row, targets, weights, and what is completion."""
+def _trained_positions(row: TokenRow, prompt_weight: float) -> tuple[Any, Any, Any, Any]:
+    """Return which positions are trained, in the row, with their targets, weights, and which are completion.
+
+    Position t is trained to produce token t + 1.
+    """
     produced = row.completion[1:]
     at = np.arange(len(produced)) if prompt_weight > 0 else np.flatnonzero(produced)
     return at, row.ids[1:][at].astype(np.int64), np.where(produced[at], 1.0, prompt_weight), produced[at]
 
 
-def _tensors(select: Any, targets: Any, weights: Any, completion: Any) -> dict[str, Tensor]:
+def _to_tensors(select: Any, targets: Any, weights: Any, completion: Any) -> dict[str, Tensor]:
     return {
         "select": torch.from_numpy(np.concatenate(select).astype(np.int64)),
         "targets": torch.from_numpy(np.concatenate(targets)),
@@ -289,56 +302,56 @@ def _tensors(select: Any, targets: Any, weights: Any, completion: Any) -> dict[s
     }
 
 
-def _pack(kin: Sequence[tuple[int, Sequence[TokenRow]]], prompt_weight: float) -> MicroBatch:
-    families = tuple(_family(shared, rows) for shared, rows in kin)
+def _pack(rows_by_prefix: Sequence[tuple[int, Sequence[TokenRow]]], prompt_weight: float) -> MicroBatch:
+    prefix_groups = tuple(_make_group(shared, rows) for shared, rows in rows_by_prefix)
     ids, positions, trained, start = [], [], [], 0
-    for family, (shared, rows) in zip(families, kin, strict=True):
+    for group, (shared, rows) in zip(prefix_groups, rows_by_prefix, strict=True):
         ids.append(rows[0].ids[:shared])
         positions.append(np.arange(shared))
-        begins = start
+        group_start = start
         start += shared
         parts = []
-        for row, own in zip(rows, family.own, strict=True):
+        for row, length in zip(rows, group.own, strict=True):
             ids.append(row.ids[shared:-1])
-            positions.append(np.arange(shared, shared + own))
-            at, *rest = _trained(row, prompt_weight)
-            parts.append((np.where(at < shared, at + begins, at - shared + start), *rest))
-            start += own
-        trained.append(_merged(parts) if shared else parts[0])
+            positions.append(np.arange(shared, shared + length))
+            at, *labels = _trained_positions(row, prompt_weight)
+            parts.append((np.where(at < shared, at + group_start, at - shared + start), *labels))
+            start += length
+        trained.append(_merge_shared(parts) if shared else parts[0])
     return MicroBatch(
         ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)).unsqueeze(0),
         positions=torch.from_numpy(np.concatenate(positions)).unsqueeze(0),
-        families=families,
+        prefix_groups=prefix_groups,
         attention_mask=None,
-        tokens=sum(len(row.ids) for _, rows in kin for row in rows),
-        **_tensors(*zip(*trained, strict=True)),
+        tokens=sum(len(row.ids) for _, rows in rows_by_prefix for row in rows),
+        **_to_tensors(*zip(*trained, strict=True)),
     )
 
 
-def _merged(parts: Sequence[tuple[Any, Any, Any, Any]]) -> tuple[Any, Any, Any, Any]:
-    """What rows train at positions they share: the same target once, its weights and completion tokens added up."""
-    select, targets, weights, completion = (np.concatenate(each) for each in zip(*parts, strict=True))
-    pairs, place = np.unique(np.stack([select, targets]), axis=1, return_inverse=True)
-    place = place.reshape(-1)
+def _merge_shared(parts: Sequence[tuple[Any, Any, Any, Any]]) -> tuple[Any, Any, Any, Any]:
+    """Merge what rows train at shared positions: each target once, with its weights and completion tokens summed."""
+    select, targets, weights, completion = (np.concatenate(column) for column in zip(*parts, strict=True))
+    pairs, inverse = np.unique(np.stack([select, targets]), axis=1, return_inverse=True)
+    inverse = inverse.reshape(-1)
     count = pairs.shape[1]
     return (
         pairs[0],
         pairs[1],
-        np.bincount(place, weights, minlength=count),
-        np.bincount(place, completion, minlength=count),
+        np.bincount(inverse, weights, minlength=count),
+        np.bincount(inverse, completion, minlength=count),
     )
 
 
 def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch:
-    laid = pad_rows(rows, pad)
-    longest = laid["ids"].shape[1]
+    fields = pad_rows(rows, pad)
+    longest = fields["ids"].shape[1]
     trained = []
     for index, row in enumerate(rows):
-        at, *rest = _trained(row, prompt_weight)
-        trained.append((at + index * longest, *rest))
+        at, *labels = _trained_positions(row, prompt_weight)
+        trained.append((at + index * longest, *labels))
     tokens = sum(len(row.ids) for row in rows)
-    trained_at = _tensors(*zip(*trained, strict=True))
-    return MicroBatch(**laid, positions=None, families=None, tokens=tokens, **trained_at)
+    trained_at = _to_tensors(*zip(*trained, strict=True))
+    return MicroBatch(**fields, positions=None, prefix_groups=None, tokens=tokens, **trained_at)
 
 
 def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
-from llmtune_local.run_state.cache import kept, stamp
+from llmtune_local.run_state.cache import cached, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from llmtune.data.example import Example
     from llmtune.data.rendering.prepared import Prepared, PreparedRow
@@ -45,8 +45,12 @@ class TokenRows:
 
     @property
     def tokens(self) -> int:
-        """All tokens of all rows."""
+        """Count the tokens of all rows."""
         return sum(len(piece.ids) for row in self.rows for piece in row)
+
+    def select(self, indices: Sequence[int]) -> TokenRows:
+        """Return some of the rows, with the counts of the whole file."""
+        return TokenRows([self.rows[index] for index in indices], self.dropped, self.truncated)
 
 
 def tokenise(
@@ -59,27 +63,27 @@ def tokenise(
     template_options: Mapping[str, Any] | None = None,
     mask_empty_thinking: bool = False,
 ) -> TokenRows:
-    """Render and fit every row. Raises `InvalidData` with file, line and remedy."""
+    """Render every row and fit it to the limit. Raises `InvalidData` with file, line and remedy."""
     renderer = Renderer(
         tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
     )
-    found = TokenRows()
+    token_rows = TokenRows()
     for pieces in renderer.render_all(examples):
-        kept = []
+        sequences = []
         for row in pieces:
             fitted = row if limit is None else renderer.fit(row, limit, on_too_long)
             if fitted is None:
-                found.dropped += 1
+                token_rows.dropped += 1
                 continue
-            found.truncated += fitted is not row
-            kept.append(TokenRow.of(fitted))
-        if kept:
-            found.rows.append(tuple(kept))
-    return found
+            token_rows.truncated += fitted is not row
+            sequences.append(TokenRow.of(fitted))
+        if sequences:
+            token_rows.rows.append(tuple(sequences))
+    return token_rows
 
 
 class RowSettings(TypedDict):
-    """How rows become tokens: the longest that a row may be, and what becomes of a longer one."""
+    """How rows become tokens: the longest row allowed, and inputs is done with a longer one."""
 
     limit: int | None
     on_too_long: OnTooLong
@@ -88,33 +92,33 @@ class RowSettings(TypedDict):
 
 
 def read_rows(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> TokenRows:
-    """A canonical dataset file as token rows, tokenised once and then found on disk. Raises `InvalidData`.
+    """Read a canonical dataset file as token rows, tokenised once and then cached on disk. Raises `InvalidData`.
 
-    They are the rows of `llmtune data prepare`, in the same form and place; the prompt's weight is no part of them,
-    since the loss weighs at each step. Where nothing can be kept on disk the rows are tokenised all the same.
+    The cache is that of `llmtune data prepare`, in the same form and place; the prompt's weight is no part of it, since
+    the loss applies it at each step. Where nothing can be written to disk the rows are tokenised all the same.
     """
-    what = (path, stamp(path), tokenizer.name_or_path, tokenizer.chat_template, settings)
-    return cast(TokenRows, kept("rows", what, lambda: _read(tokenizer, path, settings)))
+    inputs = (path, stamp(path), tokenizer.name_or_path, tokenizer.chat_template, settings)
+    return cast(TokenRows, cached("rows", inputs, lambda: _read(tokenizer, path, settings)))
 
 
 def _read(tokenizer: Any, path: str, settings: RowSettings) -> TokenRows:
     from llmtune.data.io.reading import load
-    from llmtune.data.rendering.prepared import load_prepared, prepare, prepared_home
+    from llmtune.data.rendering.prepared import PrepareOptions, load_prepared, prepare, prepared_home
 
     examples = load(path)
     try:
-        on_disk = prepare(examples, tokenizer, prepared_home(), file=path, **settings)
+        on_disk = prepare(examples, tokenizer, prepared_home(), PrepareOptions(**settings), file=path)
     except OSError:
         return tokenise(tokenizer, examples, file=path, **settings)
     try:
-        return _gathered(load_prepared(on_disk.path), on_disk)
+        return _gather_rows(load_prepared(on_disk.path), on_disk)
     except InvalidData:  # damaged since it was made
         shutil.rmtree(on_disk.path, ignore_errors=True)
         return tokenise(tokenizer, examples, file=path, **settings)
 
 
 def preferred(example: Example) -> Example:
-    """A preference row as a row that teaches its preferred answer; any other row as it is."""
+    """Turn a preference row into a row that teaches its preferred answer; return any other row as it is."""
     if example.preference is None:
         return example
     prompt = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in example.messages)
@@ -122,9 +126,9 @@ def preferred(example: Example) -> Example:
 
 
 def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> TokenRows:
-    """A canonical file of preference rows: each row is (prompt and preferred answer, prompt and rejected answer).
+    """Read a canonical file of preference rows: each row is (prompt and preferred answer, prompt and rejected answer).
 
-    A pair of which one side is too long is dropped as a whole. Raises `InvalidData`.
+    A pair of which one side is too long is dropped. Raises `InvalidData`.
     """
     from llmtune.data.io.reading import load
 
@@ -135,29 +139,29 @@ def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> To
         template_options=settings.get("template_options"),
         mask_empty_thinking=settings.get("mask_empty_thinking", False),
     )
-    found = TokenRows()
+    token_rows = TokenRows()
     for example in load(path):
         pair = renderer.render_pair(example)
         sides = (pair.preferred, pair.rejected)
         fitted = sides if limit is None else tuple(renderer.fit(side, limit, on_too_long) for side in sides)
         if any(side is None for side in fitted):
-            found.dropped += 1
+            token_rows.dropped += 1
             continue
-        found.truncated += any(one is not other for one, other in zip(sides, fitted, strict=True))
-        found.rows.append(tuple(TokenRow.of(side) for side in fitted if side is not None))
-    return found
+        token_rows.truncated += any(side is not fitted_side for side, fitted_side in zip(sides, fitted, strict=True))
+        token_rows.rows.append(tuple(TokenRow.of(side) for side in fitted if side is not None))
+    return token_rows
 
 
-def _gathered(rows: Iterable[PreparedRow], kept: Prepared) -> TokenRows:
+def _gather_rows(rows: Iterable[PreparedRow], prepared: Prepared) -> TokenRows:
     from llmtune.data.rendering.prepared import IGNORED
 
-    found = TokenRows(dropped=kept.dropped, truncated=kept.truncated)
+    token_rows = TokenRows(dropped=prepared.dropped, truncated=prepared.truncated)
     line: int | None = None
     for row in rows:
         piece = TokenRow(row.ids, row.labels != IGNORED)
         if row.piece and row.line == line:
-            found.rows[-1] += (piece,)
+            token_rows.rows[-1] += (piece,)
         else:  # a row's first piece, or the first that was not too long
-            found.rows.append((piece,))
+            token_rows.rows.append((piece,))
         line = row.line
-    return found
+    return token_rows

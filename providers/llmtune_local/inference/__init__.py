@@ -1,1 +1,1 @@
-"""A tuned model in hand: generation, label scores, tool calls."""
+"""Use of a tuned model: generation, label scores, tool calls."""

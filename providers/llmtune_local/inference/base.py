@@ -1,4 +1,4 @@
-"""A model of this machine in hand: where it lies, with which options, and that it is freed."""
+"""The base of local models in use: their folders and options, and that their memory is freed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmtune_local.run_state.schema import WorkerOptions
 
 
 class LocalModel(ABC):
-    """Base or tuned model on this machine, loaded when it is first asked. Use as a context manager.
+    """Base or tuned model on this machine, loaded at its first use. Use as a context manager.
 
     `model` is the base (an id, a folder or `tiny`), `artefact` the folder of an adapter or of a whole tuned model,
     `options` those of the worker (device, dtype, chat template, ...).

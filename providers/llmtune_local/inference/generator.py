@@ -1,8 +1,8 @@
-"""A model in hand: it answers, says how likely it finds given answers, and what its loss on given rows is.
+"""A causal language model in use: it generates answers, scores labels and measures its loss on given rows.
 
 Generation is a plain loop of our own, so that no setting a model ships with (its generation_config.json) silently
-changes an answer. Prompts of like length go side by side, finished answers leave, and a beginning that all prompts
-share is computed once.
+changes an answer. Prompts of similar length are generated side by side, finished answers leave the batch, and a prefix
+that all prompts share is computed once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from llmtune.provider import Generation, GenerationRequest, TokenStats
 from llmtune_local.inference.base import LocalModel
 from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.models import loading as models
-from llmtune_local.models.hardware import check_device, set_threads
-from llmtune_local.models.hub import adapter_of
+from llmtune_local.models.hardware import resolve_device, set_threads
+from llmtune_local.models.hub import LOADING, split_adapter
 
 if TYPE_CHECKING:
     from llmtune.data.rendering.tokenize import Renderer
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 #: Tokens in one forward pass, and answers generated side by side.
 _TOKENS = 8192
-_SIDE_BY_SIDE = 64
+_MAX_BATCH = 64
 MAX_TOKENS = 256
 
 
 class LocalGenerator(LocalModel):
-    """Base or tuned model that answers, loaded when it is first asked. Use as a context manager."""
+    """Base or tuned model that generates answers, loaded at its first use. Use as a context manager."""
 
     _network: Network | None = None
     _renderer: Renderer | None = None
@@ -54,14 +54,15 @@ class LocalGenerator(LocalModel):
     # answers
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """One answer per request, in order. Without `max_tokens` an answer has `MAX_TOKENS` at most.
+        """Generate one answer per request, in order. Without `max_tokens` an answer has `MAX_TOKENS` at most.
 
         Raises `InvalidData` for a prompt that fills the model's context.
         """
         return self._generate(requests, None)
 
     def stream(self, requests: Sequence[GenerationRequest], tell: Callable[[int, str], bool]) -> Sequence[Generation]:
-        """As `generate`, each piece of text told as it comes; an answer whose rest is not wanted ends there."""
+        """Generate as `generate` does, and pass each new piece of text to `tell`; where that returns False the answer
+        ends."""
         return self._generate(requests, tell)
 
     def _generate(
@@ -73,20 +74,20 @@ class LocalGenerator(LocalModel):
 
         network, renderer = self._load()
         prompts = [renderer.prompt_ids(request.messages, request.tools) for request in requests]
-        limits = [self._room(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        limits = [self._max_new_tokens(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         answers: dict[int, Generation] = {}
-        with torch.no_grad(), network.arithmetic(), network.unpacked():
-            begin = prefix_cache.shared(prompts) if self._way.prefix else 0
-            kept = prefix_cache.Prefix(network, prompts[0][:begin]) if begin else None
+        with torch.no_grad(), network.autocast(), network.unpacked():
+            begin = prefix_cache.shared_prefix(prompts) if self._method.prefix else 0
+            prefix = prefix_cache.Prefix(network, prompts[0][:begin]) if begin else None
             for group in _groups([len(prompt) for prompt in prompts], limits):
-                asked = [(index, requests[index], prompts[index], limits[index]) for index in group]
-                answers |= self._answer(asked, kept, tell)
+                batch = [(index, requests[index], prompts[index], limits[index]) for index in group]
+                answers |= self._answer(batch, prefix, tell)
         return [with_calls(answers[index], request) for index, request in enumerate(requests)]
 
     def _answer(
         self,
         group: list[tuple[int, GenerationRequest, tuple[int, ...], int]],
-        kept: Prefix | None,
+        prefix: Prefix | None,
         tell: Callable[[int, str], bool] | None,
     ) -> Iterator[tuple[int, Generation]]:
         import torch
@@ -96,7 +97,7 @@ class LocalGenerator(LocalModel):
         network, renderer = self._load()
         began = time.perf_counter()
         device, stop = network.device, renderer.stop_ids
-        begin = kept.length if kept is not None else 0
+        begin = prefix.length if prefix is not None else 0
         longest = max(len(prompt) for _, _, prompt, _ in group) - begin
         pad = next(iter(stop), 0)
         ids = torch.tensor(
@@ -106,10 +107,10 @@ class LocalGenerator(LocalModel):
         # What all share, padding, the rest of the prompt.
         at = torch.arange(begin + longest, device=device)
         mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
-        going = [_Answer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
-        cache: Any = kept.rows(len(group)) if kept is not None else None
+        growing = [_Answer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
+        cache: Any = prefix.rows(len(group)) if prefix is not None else None
         position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
-        while going:
+        while growing:
             output = network.causal(
                 input_ids=ids,
                 attention_mask=mask,
@@ -123,52 +124,54 @@ class LocalGenerator(LocalModel):
             likeliest = logits.argmax(dim=1).tolist()
             chosen = [
                 token if answer.sampler.greedy else answer.sampler.next(row)
-                for answer, row, token in zip(going, logits, likeliest, strict=True)
+                for answer, row, token in zip(growing, logits, likeliest, strict=True)
             ]
-            for answer, token in zip(going, chosen, strict=True):
+            for answer, token in zip(growing, chosen, strict=True):
                 answer.add(token, stop)
-                if tell is not None and not tell(answer.index, answer.news(renderer.tokenizer)):
+                if tell is not None and not tell(answer.index, answer.take_new_text(renderer.tokenizer)):
                     answer.reason = answer.reason or "stop"
-            rest = [place for place, answer in enumerate(going) if answer.reason is None]
-            for answer in going:
+            unfinished = [slot for slot, answer in enumerate(growing) if answer.reason is None]
+            for answer in growing:
                 if answer.reason is not None:
                     yield answer.index, answer.done(renderer.tokenizer, time.perf_counter() - began)
-            if not rest:
+            if not unfinished:
                 return
-            ids = torch.tensor([[chosen[place]] for place in rest], device=device)
-            keep = torch.tensor(rest, device=device)
-            if len(rest) < len(going):
+            ids = torch.tensor([[chosen[slot]] for slot in unfinished], device=device)
+            keep = torch.tensor(unfinished, device=device)
+            if len(unfinished) < len(growing):
                 cache.batch_select_indices(keep)
-                going = [going[place] for place in rest]
-            mask = torch.cat((mask[keep], torch.ones((len(rest), 1), dtype=mask.dtype, device=device)), dim=1)
+                growing = [growing[slot] for slot in unfinished]
+            mask = torch.cat((mask[keep], torch.ones((len(unfinished), 1), dtype=mask.dtype, device=device)), dim=1)
             position = position[keep][:, -1:] + 1
 
-    def _room(self, request: GenerationRequest, prompt: tuple[int, ...]) -> int:
-        """Tokens this answer may have."""
-        wanted = MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    def _max_new_tokens(self, request: GenerationRequest, prompt: tuple[int, ...]) -> int:
+        """Return how many tokens this answer may have."""
+        limit = MAX_TOKENS if request.max_tokens is None else request.max_tokens
         context = self._context
         if context is None:
-            return wanted
+            return limit
         if len(prompt) >= context:
             raise InvalidData(f"a prompt of {len(prompt)} tokens does not fit the model's context of {context}")
-        return min(wanted, context - len(prompt))
+        return min(limit, context - len(prompt))
 
     # likelihoods
 
     def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
-        """Log-likelihood in nats of each label as the whole answer, its end-of-turn token included."""
+        """Return the log-likelihood in nats of each label as the whole answer, its end-of-turn token included."""
         import torch
 
-        from llmtune_local.inference import label_scoring as trees
+        from llmtune_local.inference import label_scoring
 
         network, renderer = self._load()
-        answers = trees.Answers(renderer, labels)
+        answers = label_scoring.Answers(renderer, labels)
         with torch.no_grad(), network.unpacked():
-            return trees.score(network, answers, requests, context=self._context, way=self._way)
+            return label_scoring.score(network, answers, requests, context=self._context, method=self._method)
 
     def token_stats(self, examples: Sequence[Example]) -> TokenStats:
-        """Summed loss, count and hits over the trained tokens of these rows; of a preference row, over its preferred
-        answer's. Raises `InvalidData`."""
+        """Return summed loss, count and correct predictions over the trained tokens of these rows.
+
+        Of a preference row, those of its preferred answer. Raises `InvalidData`.
+        """
         import torch
 
         from llmtune_local.batching.packing import make_step
@@ -199,21 +202,27 @@ class LocalGenerator(LocalModel):
     # loading
 
     def _load(self) -> tuple[Network, Renderer]:
-        if self._network is not None and self._renderer is not None:
+        if self._network is None or self._renderer is None:
+            with LOADING:
+                return self._load_once()
+        return self._network, self._renderer
+
+    def _load_once(self) -> tuple[Network, Renderer]:
+        if self._network is not None and self._renderer is not None:  # another thread was faster
             return self._network, self._renderer
         import torch
 
         from llmtune.data.rendering.tokenize import Renderer
-        from llmtune_local.inference.label_scoring import find_way
+        from llmtune_local.inference.label_scoring import choose_method
         from llmtune_local.models.model_runner import Network
 
         options = self.options
         set_threads(options)
-        device = check_device(options.device)
+        device = resolve_device(options.device)
         dtype = models.choose_dtype(options.dtype, device, self.model, self.revision)
         adapter = self.artefact if self.artefact and (self.artefact / "adapter_config.json").exists() else None
-        if self.artefact is None:  # a model that a run went on with is one too, and is asked with its adapter
-            _, adapter = adapter_of(self.model)
+        if self.artefact is None:  # the base may itself be an earlier run's adapter
+            _, adapter = split_adapter(self.model)
         source = str(self.artefact) if self.artefact and adapter is None else self.model
         tokenizer = models.load_tokenizer(
             str(self.artefact) if self.artefact else self.model, self.revision, options.chat_template
@@ -229,12 +238,12 @@ class LocalGenerator(LocalModel):
         self._context = models.context_length(loaded.config, tokenizer, None)
         self._renderer = Renderer(tokenizer, template_options=options.template_options)
         self._network = Network(loaded, device=device, dtype=dtype)
-        self._way = find_way(self._network)
+        self._method = choose_method(self._network)
         return self._network, self._renderer
 
 
 class _Answer:
-    """One answer as it grows."""
+    """One answer while it is generated."""
 
     def __init__(self, index: int, sampler: Sampler, prompt: tuple[int, ...], limit: int) -> None:
         self.index = index
@@ -243,7 +252,7 @@ class _Answer:
         self.limit = limit
         self.tokens: list[int] = []
         self.reason: Literal["stop", "length"] | None = None
-        self._told = 0
+        self._streamed = 0
 
     def add(self, token: int, stop: frozenset[int]) -> None:
         self.tokens.append(token)
@@ -255,14 +264,14 @@ class _Answer:
     def text(self, tokenizer: Any) -> str:
         return str(tokenizer.decode(self.tokens, skip_special_tokens=True)).strip()
 
-    def news(self, tokenizer: Any) -> str:
-        """What of the text has not been told: without half a character, and without space that may be its end."""
+    def take_new_text(self, tokenizer: Any) -> str:
+        """Return the text since the last call: without half a character, and without space that may be its end."""
         text = self.text(tokenizer)
         if self.reason is None:
             text = text.rstrip("\ufffd")
-        found = text[self._told :]
-        self._told += len(found)
-        return found
+        addition = text[self._streamed :]
+        self._streamed += len(addition)
+        return addition
 
     def done(self, tokenizer: Any, seconds: float) -> Generation:
         return Generation(
@@ -275,11 +284,11 @@ class _Answer:
 
 
 def _groups(lengths: Sequence[int], limits: Sequence[int]) -> Iterator[list[int]]:
-    """Requests of like length, as many side by side as the token budget allows."""
+    """Group requests of similar length, as many side by side as the token budget allows."""
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        size = max(lengths[each] + limits[each] for each in (*group, index)) * (len(group) + 1)
-        if group and (size > _TOKENS * 4 or len(group) >= _SIDE_BY_SIDE):
+        size = max(lengths[member] + limits[member] for member in (*group, index)) * (len(group) + 1)
+        if group and (size > _TOKENS * 4 or len(group) >= _MAX_BATCH):
             yield group
             group = []
         group.append(index)

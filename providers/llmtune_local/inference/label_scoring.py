@@ -1,8 +1,8 @@
-"""How likely a model finds given answers: every label after every prompt, with nothing computed twice.
+"""Likelihoods of given answers: every label after every prompt, with nothing computed twice.
 
-The labels are a tree of their tokens: what several begin with stands once. The tree follows the prompt in the same
-sequence, each node seeing the prompt and the nodes above it, so that one pass over prompt and tree gives the
-likelihood of each label. Prompts of like length go side by side, and a beginning that all share is computed once.
+The labels are a tree of their tokens: a prefix of several labels is in it once. The tree follows the prompt in the same
+sequence, each node seeing the prompt and the nodes above it, so that one pass over prompt and tree gives the likelihood
+of each label. Prompts of similar length are scored side by side, and a prefix that all share is computed once.
 """
 
 from __future__ import annotations
@@ -51,83 +51,85 @@ class Tree:
     see: Tensor
     """Which nodes each node sees, bool [nodes, nodes]."""
 
-    asked: tuple[tuple[int, int, int], ...]
+    predictions: tuple[tuple[int, int, int], ...]
     """(node, token to predict there, label) for every token of every answer."""
 
 
-def tree_of(answers: Sequence[tuple[int, Answer]]) -> Tree:
-    """The tree of (label, answer) pairs."""
-    known: dict[tuple[int, int], int] = {}
+def build_tree(answers: Sequence[tuple[int, Answer]]) -> Tree:
+    """Build the tree of (label, answer) pairs."""
+    nodes: dict[tuple[int, int], int] = {}
     parents: list[int] = []
     tokens: list[int] = []
     depths: list[int] = []
-    asked: list[tuple[int, int, int]] = []
+    predictions: list[tuple[int, int, int]] = []
     for label, answer in answers:
         at = -1
-        for place, token in enumerate(answer):
-            asked.append((at, token, label))
-            if place == len(answer) - 1:
+        for depth, token in enumerate(answer):
+            predictions.append((at, token, label))
+            if depth == len(answer) - 1:
                 break
-            if (at, token) not in known:
-                known[at, token] = len(tokens)
+            if (at, token) not in nodes:
+                nodes[at, token] = len(tokens)
                 parents.append(at)
                 tokens.append(token)
-                depths.append(place)
-            at = known[at, token]
+                depths.append(depth)
+            at = nodes[at, token]
     see = torch.eye(len(tokens), dtype=torch.bool)
     for node, parent in enumerate(parents):
         if parent >= 0:
             see[node] |= see[parent]
-    return Tree(tuple(label for label, _ in answers), tuple(tokens), tuple(depths), see, tuple(asked))
+    return Tree(tuple(label for label, _ in answers), tuple(tokens), tuple(depths), see, tuple(predictions))
 
 
-def trees_of(answers: Sequence[Answer]) -> list[Tree]:
-    """All answers in as few trees as `NODES` allows; neighbours in the alphabet share most."""
-    found: list[Tree] = []
+def build_trees(answers: Sequence[Answer]) -> list[Tree]:
+    """Arrange all answers in as few trees as `NODES` allows; neighbours in sorted order share most."""
+    trees: list[Tree] = []
     portion: list[tuple[int, Answer]] = []
     size = 0
     for label in sorted(range(len(answers)), key=lambda label: answers[label]):
         answer = answers[label]
-        new = len(answer) - 1 - (_common(portion[-1][1][:-1], answer[:-1]) if portion else 0)
+        new = len(answer) - 1 - (_common_length(portion[-1][1][:-1], answer[:-1]) if portion else 0)
         if portion and size + new > NODES:
-            found.append(tree_of(portion))
+            trees.append(build_tree(portion))
             portion, size, new = [], 0, len(answer) - 1
         portion.append((label, answer))
         size += new
-    return [*found, tree_of(portion)] if portion else found
+    return [*trees, build_tree(portion)] if portion else trees
 
 
-def _common(one: Answer, other: Answer) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+def _common_length(first: Answer, second: Answer) -> int:
+    return next(
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 class Answers:
-    """The tokens of each label as an answer. Rendered for each prompt once, and for all labels where that differs."""
+    """Labels as tokens of answers, rendered once per prompt, and for all labels where a prompt changes them."""
 
     def __init__(self, renderer: Renderer, labels: Sequence[str]) -> None:
         self.renderer = renderer
         self.labels = labels
-        self._known: list[Answer] | None = None
+        self._label_tokens: list[Answer] | None = None
 
     def after(self, request: GenerationRequest) -> tuple[Answer, tuple[Answer, ...]]:
-        """The prompt's tokens and each label's."""
+        """Return the prompt's tokens and each label's."""
         prompt, first = self._render(request, self.labels[0])
-        # What a template writes around an answer is the same whatever the answer: one label tells for all.
-        if self._known is None or self._known[0] != first:
-            self._known = [first] + [self._render(request, label)[1] for label in self.labels[1:]]
-        return prompt, tuple(self._known)
+        # What a template writes around an answer does not depend on the answer: one label is compared for all.
+        if self._label_tokens is None or self._label_tokens[0] != first:
+            self._label_tokens = [first] + [self._render(request, label)[1] for label in self.labels[1:]]
+        return prompt, tuple(self._label_tokens)
 
     def _render(self, request: GenerationRequest, label: str) -> tuple[Answer, Answer]:
-        asked = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in request.messages)
-        example = Example(messages=(*asked, Message("assistant", label)), tools=request.tools)
+        turns = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in request.messages)
+        example = Example(messages=(*turns, Message("assistant", label)), tools=request.tools)
         (row,) = self.renderer.render(example)
         span = row.spans[-1]
         return row.ids[: span.first], row.ids[span.first : span.stop]
 
 
 @dataclass(frozen=True)
-class Way:
-    """What of the above a model can do; found by trying."""
+class ScoringMethod:
+    """Which of the faster ways a model supports; found by trying them."""
 
     longest: int
     """Longest prompt and answer behind which a tree may stand; longer ones take each answer alone."""
@@ -137,37 +139,44 @@ class Way:
 
 
 def score(
-    network: Network, answers: Answers, requests: Sequence[GenerationRequest], *, context: int | None, way: Way
+    network: Network,
+    answers: Answers,
+    requests: Sequence[GenerationRequest],
+    *,
+    context: int | None,
+    method: ScoringMethod,
 ) -> list[list[float]]:
-    """Log-likelihood in nats of each label after each prompt, [requests][labels]. Raises `InvalidData` for a prompt
-    that does not fit."""
+    """Return the log-likelihood in nats of each label after each prompt, [requests][labels].
+
+    Raises `InvalidData` for a prompt that does not fit the context.
+    """
     scores = [[0.0] * len(answers.labels) for _ in requests]
     together: dict[tuple[Answer, ...], list[tuple[int, Answer]]] = {}
     alone: list[tuple[int, Answer, tuple[Answer, ...]]] = []
     for index, request in enumerate(requests):
-        prompt, said = answers.after(request)
-        longest = len(prompt) + max(map(len, said))
+        prompt, label_tokens = answers.after(request)
+        longest = len(prompt) + max(map(len, label_tokens))
         if context is not None and longest > context:
             raise InvalidData(f"a prompt and answer of {longest} tokens do not fit the model's context of {context}")
-        if longest > way.longest:
-            alone.append((index, prompt, said))
+        if longest > method.longest:
+            alone.append((index, prompt, label_tokens))
         else:
-            together.setdefault(said, []).append((index, prompt))
-    for said, rows in together.items():
-        begin = prefix.shared([prompt for _, prompt in rows]) if way.prefix else 0
-        kept = Prefix(network, rows[0][1][:begin]) if begin else None
+            together.setdefault(label_tokens, []).append((index, prompt))
+    for label_tokens, rows in together.items():
+        begin = prefix.shared_prefix([prompt for _, prompt in rows]) if method.prefix else 0
+        cached_prefix = Prefix(network, rows[0][1][:begin]) if begin else None
         behind = [(index, prompt[begin:]) for index, prompt in rows]
-        for tree in trees_of(said):
+        for tree in build_trees(label_tokens):
             for batch in _batches(behind, len(tree.tokens), begin):
-                _add(scores, network, batch, tree, kept)
-    for index, prompt, said in alone:
-        for label, answer in enumerate(said):
-            _add(scores, network, [(index, prompt)], tree_of([(label, answer)]), None, plain=True)
+                _add_scores(scores, network, batch, tree, cached_prefix)
+    for index, prompt, label_tokens in alone:
+        for label, answer in enumerate(label_tokens):
+            _add_scores(scores, network, [(index, prompt)], build_tree([(label, answer)]), None, plain=True)
     return scores
 
 
 def _batches(rows: Sequence[tuple[int, Answer]], nodes: int, begin: int) -> Iterator[list[tuple[int, Answer]]]:
-    """Prompts of like length, as many as fit one pass."""
+    """Batch prompts of similar length, as many as fit one pass."""
     batch: list[tuple[int, Answer]] = []
     width = 0
     for row in sorted(rows, key=lambda row: -len(row[1])):
@@ -181,32 +190,34 @@ def _batches(rows: Sequence[tuple[int, Answer]], nodes: int, begin: int) -> Iter
         yield batch
 
 
-def _add(
+def _add_scores(
     scores: list[list[float]],
     network: Network,
     batch: Sequence[tuple[int, Answer]],
     tree: Tree,
-    kept: Prefix | None,
+    cached_prefix: Prefix | None,
     *,
     plain: bool = False,
 ) -> None:
-    inputs, select, targets = lay_out([prompt for _, prompt in batch], tree, kept, network.device, plain=plain)
+    inputs, select, targets = tree_layout(
+        [prompt for _, prompt in batch], tree, cached_prefix, network.device, plain=plain
+    )
     nll = network.nll(inputs, select, targets).double().cpu().view(len(batch), -1)
-    labels = [label for _, _, label in tree.asked]
+    labels = [label for _, _, label in tree.predictions]
     for (index, _), values in zip(batch, nll.tolist(), strict=True):
         for label, value in zip(labels, values, strict=True):
             scores[index][label] -= value
 
 
-def lay_out(
-    prompts: Sequence[Answer], tree: Tree, kept: Prefix | None, device: str, *, plain: bool = False
+def tree_layout(
+    prompts: Sequence[Answer], tree: Tree, cached_prefix: Prefix | None, device: str, *, plain: bool = False
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Rows of one width: padding, a prompt (what of it follows `kept`), the tree. With the flat positions at which
-    tokens are predicted, and these tokens, prompt by prompt in the order of `tree.asked`.
+    """Lay out rows of one width: padding, a prompt (what of it follows `cached_prefix`), the tree.
 
-    `plain` is for one prompt and one answer, which need no mask.
+    Returns the model's inputs, the flat positions at which tokens are predicted, and these tokens, prompt by prompt in
+    the order of `tree.predictions`. `plain` is for one prompt and one answer, which need no mask.
     """
-    begin = kept.length if kept is not None else 0
+    begin = cached_prefix.length if cached_prefix is not None else 0
     longest, nodes = max(map(len, prompts)), len(tree.tokens)
     width = longest + nodes
     ids = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -227,40 +238,39 @@ def lay_out(
     see[:, longest:, begin + longest :] = tree.see
     see[:, at, begin + at] = True  # padding sees itself, so that there is something to see
     inputs: dict[str, Any] = {"input_ids": ids.to(device), "position_ids": positions.to(device), "use_cache": False}
-    if kept is not None:
-        inputs |= {"past_key_values": kept.rows(len(prompts)), "use_cache": True}
+    if cached_prefix is not None:
+        inputs |= {"past_key_values": cached_prefix.rows(len(prompts)), "use_cache": True}
     if not plain:
         mask = torch.zeros(see.shape).masked_fill_(~see, torch.finfo(torch.float32).min)
         inputs["attention_mask"] = mask.unsqueeze(1).to(device)
-    where = torch.tensor([longest + node if node >= 0 else longest - 1 for node, _, _ in tree.asked])
+    where = torch.tensor([longest + node if node >= 0 else longest - 1 for node, _, _ in tree.predictions])
     select = (where + width * torch.arange(len(prompts)).unsqueeze(1)).flatten()
-    targets = torch.tensor([token for _, token, _ in tree.asked]).repeat(len(prompts))
+    targets = torch.tensor([token for _, token, _ in tree.predictions]).repeat(len(prompts))
     return inputs, select.to(device), targets.to(device)
 
 
-def find_way(network: Network) -> Way:
-    """Whether a tree behind a prompt gives the likelihoods that each answer has behind its own prompt, and whether a
-    shared beginning may be kept: tried on a few tokens."""
+def choose_method(network: Network) -> ScoringMethod:
+    """Try on a few tokens which faster ways give the same likelihoods: trees after a prompt, and a cached prefix."""
     config = network.causal.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     longest = min([window for window in windows if window] + [LONGEST])
     vocabulary = int(network.causal.get_input_embeddings().weight.shape[0])
 
-    def tokens(*given: int) -> Answer:
-        return tuple(token % vocabulary for token in given)
+    def tokens(*ids: int) -> Answer:
+        return tuple(token % vocabulary for token in ids)
 
     prompts = [tokens(5, 3, 8, 2), tokens(4, 6)]
     answers = [tokens(7, 1, 4), tokens(7, 1, 9, 6), tokens(2, 2, 3, 1)]
 
     def probe() -> tuple[Tensor, Tensor]:
-        together = network.nll(*lay_out(prompts, tree_of(list(enumerate(answers))), None, network.device))
+        together = network.nll(*tree_layout(prompts, build_tree(list(enumerate(answers))), None, network.device))
         alone = [
-            network.nll(*lay_out([prompt], tree_of([(0, answer)]), None, network.device, plain=True))
+            network.nll(*tree_layout([prompt], build_tree([(0, answer)]), None, network.device, plain=True))
             for prompt in prompts
             for answer in answers
         ]
         return together, torch.cat(alone)
 
     with torch.no_grad(), network.unpacked():
-        trees = network.holds(probe)
-    return Way(longest=longest if trees else 0, prefix=prefix.possible(network))
+        trees = network.ways_agree(probe)
+    return ScoringMethod(longest=longest if trees else 0, prefix=prefix.supports_prefix_cache(network))

@@ -1,4 +1,4 @@
-"""Calls of tools in what a model wrote, in the forms that open models are trained to write them.
+"""Tool calls in a model's answer, in the forms that open models are trained to write.
 
 <tool_call>{"name": ..., "arguments": {...}}</tool_call>    Hermes, Qwen, and `tiny`; any number of them
 [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]       Mistral
@@ -22,7 +22,7 @@ _MARK = "[TOOL_CALLS]"
 
 
 def with_calls(answer: Generation, request: GenerationRequest) -> Generation:
-    """The answer with its calls read, where the question offered tools; what is no call stays text."""
+    """Return the answer with its tool calls parsed, where the request offered tools; all else stays text."""
     if not request.tools:
         return answer
     text, calls = read_calls(answer.text)
@@ -33,7 +33,7 @@ def with_calls(answer: Generation, request: GenerationRequest) -> Generation:
 
 
 def read_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The words beside the calls, and the calls. All or none: where one cannot be read, the text stays as it is."""
+    """Return the text beside the calls, and the calls. Where one call cannot be parsed, the text stays as it is."""
     if tagged := _TAGGED.findall(text):
         return _read(_TAGGED.sub("", text).strip(), tagged) or (text, ())
     before, mark, after = text.partition(_MARK)
@@ -42,24 +42,24 @@ def read_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     return _read("", [text]) or (text, ())
 
 
-def _read(words: str, parts: list[str]) -> tuple[str, tuple[ToolCall, ...]] | None:
+def _read(text: str, parts: list[str]) -> tuple[str, tuple[ToolCall, ...]] | None:
     calls: list[ToolCall] = []
     for part in parts:
         try:
-            found = json.loads(part)
+            parsed = json.loads(part)
         except ValueError:
             return None
-        for each in found if isinstance(found, list) else [found]:
-            if (call := _call(each, len(calls))) is None:
+        for raw_call in parsed if isinstance(parsed, list) else [parsed]:
+            if (call := _call(raw_call, len(calls))) is None:
                 return None
             calls.append(call)
-    return (words, tuple(calls)) if calls else None
+    return (text, tuple(calls)) if calls else None
 
 
-def _call(given: Any, number: int) -> ToolCall | None:
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+def _call(raw_call: Any, number: int) -> ToolCall | None:
+    if not isinstance(raw_call, dict) or not isinstance(raw_call.get("name"), str):
         return None
-    arguments = given.get("arguments", given.get("parameters"))
+    arguments = raw_call.get("arguments", raw_call.get("parameters"))
     if isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(f"call_{number}", given["name"], arguments) if isinstance(arguments, str) else None
+    return ToolCall(f"call_{number}", raw_call["name"], arguments) if isinstance(arguments, str) else None

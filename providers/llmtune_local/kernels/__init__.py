@@ -1,1 +1,1 @@
-"""What makes a training step fast and changes no number: attention, rotary positions, fused layers."""
+"""What makes a training step fast and changes no number: attention, rotary embeddings, fused layers."""

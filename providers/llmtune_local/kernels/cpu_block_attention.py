@@ -1,10 +1,10 @@
-"""Attention on the CPU, piece by piece: some queries at some keys, as much as is needed and no more.
+"""Attention on the CPU by blocks: some queries at some keys, as much as is needed and no more.
 
-A packed sequence is cut into pieces: each row at itself, all rows of a family at the beginning they share, and all
-rows of a micro-batch at a beginning that was computed before it. Where only some answers are read (in the last block),
-only their queries are asked. What a query finds in several pieces is merged by the log-sum-exps of the softmaxes. Flash
-attention's backward needs no more of a softmax than its output and log-sum-exp; given the merged ones, each piece
-gives its exact share of the gradient.
+A packed sequence is cut into pieces: each row at itself, all rows of a group at the prefix they share, and all rows of
+a micro-batch at a prefix that was computed before it. Where only some outputs are read (in the last block), only their
+queries are computed. The outputs of a query at several pieces are merged by the log-sum-exps of the softmaxes. Flash
+attention's backward needs no more of a softmax than its output and log-sum-exp; given the merged ones, each piece gives
+its exact share of the gradient.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from llmtune_local.batching.packing import Family
+    from llmtune_local.batching.packing import PrefixGroup
 
 
 class Piece(NamedTuple):
-    """Queries [first, last) at keys [begin, end): each at all of them or, causal, at those up to its own place."""
+    """Queries [first, last) at keys [begin, end): each at all of them or, causal, at those up to its own position."""
 
     first: int
     last: int
@@ -32,69 +32,92 @@ class Piece(NamedTuple):
 
     @property
     def queries(self) -> slice:
-        """Where its queries stand."""
+        """Return the positions of its queries."""
         return slice(self.first, self.last)
 
     @property
     def keys(self) -> slice:
-        """Where its keys stand."""
+        """Return the positions of its keys."""
         return slice(self.begin, self.end)
 
 
-def first_read(families: Sequence[Family], select: Tensor) -> tuple[int | None, ...]:
-    """For each stretch of the sequence (a shared beginning, a row's own tokens) the first of its positions that is
-    among `select`, None where there is none."""
+def first_read(prefix_groups: Sequence[PrefixGroup], select: Tensor) -> tuple[int | None, ...]:
+    """Return the first position among `select` in each span of the sequence, None where there is none.
+
+    A span is a shared prefix, or a row's own tokens.
+    """
     ordered = torch.unique(select)
-    spans = list(_stretches(families))
+    spans = list(_stretches(prefix_groups))
     bounds = torch.searchsorted(ordered, torch.tensor(spans, device=ordered.device)).tolist()
     return tuple(int(ordered[low]) if low < high else None for low, high in bounds)
 
 
-def cut(families: Sequence[Family], *, reads: Sequence[int | None] | None = None, ahead: int = 0) -> tuple[Piece, ...]:
-    """The pieces of a packed sequence; those in which a query sees itself come first.
+def cut(
+    prefix_groups: Sequence[PrefixGroup], *, reads: Sequence[int | None] | None = None, prefix_tokens: int = 0
+) -> tuple[Piece, ...]:
+    """Cut a packed sequence into pieces; those in which a query sees itself come first.
 
-    With `reads` (see `first_read`), each stretch is asked from there on. `ahead` keys, which every query sees, stand
-    before those of the sequence.
+    With `reads` (see `first_read`), each span is computed from there on. `prefix_tokens` keys, which every query sees,
+    come before those of the sequence.
     """
-    itself, others = [], []
-    spans = list(_stretches(families))
-    asked = iter(spans if reads is None else zip(reads, (stop for _, stop in spans), strict=True))
+    itself, further = [], []
+    spans = list(_stretches(prefix_groups))
+    query_spans = iter(spans if reads is None else zip(reads, (stop for _, stop in spans), strict=True))
     start = 0
-    for family in families:
-        begins = start
-        for place, length in enumerate((family.shared, *family.own)):
+    for group in prefix_groups:
+        group_start = start
+        for part, length in enumerate((group.shared, *group.own)):
             if not length:
                 continue
-            first, stop = next(asked)
+            first, stop = next(query_spans)
             if first is not None:
-                itself.append(Piece(first, stop, ahead + first, ahead + stop, True))
+                itself.append(Piece(first, stop, prefix_tokens + first, prefix_tokens + stop, True))
                 if first > start:
-                    others.append(Piece(first, stop, ahead + start, ahead + first, False))
+                    further.append(Piece(first, stop, prefix_tokens + start, prefix_tokens + first, False))
                 if reads is not None:
-                    if place and family.shared:
-                        others.append(Piece(first, stop, ahead + begins, ahead + begins + family.shared, False))
-                    if ahead:
-                        others.append(Piece(first, stop, 0, ahead, False))
+                    if part and group.shared:
+                        further.append(
+                            Piece(
+                                first,
+                                stop,
+                                prefix_tokens + group_start,
+                                prefix_tokens + group_start + group.shared,
+                                False,
+                            )
+                        )
+                    if prefix_tokens:
+                        further.append(Piece(first, stop, 0, prefix_tokens, False))
             start += length
-        if reads is None and family.shared:
-            others.append(Piece(begins + family.shared, start, ahead + begins, ahead + begins + family.shared, False))
-    if reads is None and ahead:
-        others.append(Piece(0, start, 0, ahead, False))
-    return (*itself, *others)
+        if reads is None and group.shared:
+            further.append(
+                Piece(
+                    group_start + group.shared,
+                    start,
+                    prefix_tokens + group_start,
+                    prefix_tokens + group_start + group.shared,
+                    False,
+                )
+            )
+    if reads is None and prefix_tokens:
+        further.append(Piece(0, start, 0, prefix_tokens, False))
+    return (*itself, *further)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], scale: float | None) -> Tensor:
-    """Each query at the keys of its pieces; zeros where a query has none. `query` [1, heads, tokens, width], `key` and
-    `value` [1, heads, keys, width], of one width and dtype; returns what `query` is like."""
+    """Attend with each query to the keys of its pieces; zeros where a query has none.
+
+    `query` [1, heads, tokens, width], `key` and `value` [1, heads, keys, width], of one width and dtype; the result is
+    like `query`.
+    """
     output: Tensor = _Attend.apply(query, key, value, pieces, scale)  # type: ignore[no-untyped-call]
     return output
 
 
-def _stretches(families: Sequence[Family]) -> Iterator[tuple[int, int]]:
-    """Where each shared beginning and each row's own tokens stand."""
+def _stretches(prefix_groups: Sequence[PrefixGroup]) -> Iterator[tuple[int, int]]:
+    """Yield where each shared prefix and each row's own tokens start and stop."""
     start = 0
-    for family in families:
-        for length in (family.shared, *family.own):
+    for group in prefix_groups:
+        for length in (group.shared, *group.own):
             if length:
                 yield start, start + length
             start += length
@@ -129,21 +152,21 @@ class _Attend(torch.autograd.Function):
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         query, key, value, output, norm = ctx.saved_tensors
         covered = sum(piece.last - piece.first for piece in ctx.pieces if piece.causal)
-        to_query, to_key, to_value = (_room(each, covered) for each in (query, key, value))
+        to_query, to_key, to_value = (_room(tensor, covered) for tensor in (query, key, value))
         for piece in ctx.pieces:
-            asked = (each[:, :, piece.queries] for each in (grads[0], query))
-            seen = (each[:, :, piece.keys] for each in (key, value))
-            found = (each[:, :, piece.queries] for each in (output, norm))
-            parts = flash(*asked, *seen, *found, 0.0, piece.causal, scale=ctx.scale)
-            places = (to_query[:, :, piece.queries], to_key[:, :, piece.keys], to_value[:, :, piece.keys])
-            for place, part in zip(places, parts, strict=True):
+            at_queries = (tensor[:, :, piece.queries] for tensor in (grads[0], query))
+            at_keys = (tensor[:, :, piece.keys] for tensor in (key, value))
+            outputs = (tensor[:, :, piece.queries] for tensor in (output, norm))
+            parts = flash(*at_queries, *at_keys, *outputs, 0.0, piece.causal, scale=ctx.scale)
+            targets = (to_query[:, :, piece.queries], to_key[:, :, piece.keys], to_value[:, :, piece.keys])
+            for target, part in zip(targets, parts, strict=True):
                 if piece.causal:  # the first that comes here
-                    place.copy_(part)
+                    target.copy_(part)
                 else:
-                    place.add_(part)
+                    target.add_(part)
         return to_query, to_key, to_value, None, None
 
 
 def _room(like: Tensor, covered: int) -> Tensor:
-    """A tensor to write into: zeros, but where all of it will be written."""
+    """Return a tensor to write into: zeros, unless all of it will be written."""
     return torch.empty_like(like) if covered == like.shape[2] else torch.zeros_like(like)

@@ -1,8 +1,8 @@
 """The last block, computed only where the loss looks.
 
-Behind the last attention nothing mixes positions any more: what the MLP, the output projection and the queries of the
-other positions would give is never read. Those parts are handed the chosen positions alone, and what they answer is put
-back among zeros, so that the block's own code stays as it is. With answers much shorter than prompts, most of a block.
+After the last attention nothing mixes positions any more: the MLP, the output projection and the queries of the other
+positions are never read. Those parts are given the chosen positions alone, and their outputs are put back among zeros,
+so that the block's own code stays as it is. With answers much shorter than prompts, that saves most of a block.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 #: What works on each position by itself, by the names that transformers' models give it.
 _PARTS = ("mlp", "q_proj", "o_proj")
 #: From this share of positions on, picking and putting back costs more than it saves.
-_WORTH = 0.75
+_MAX_SHARE = 0.75
 
 
 def parts(decoder: nn.Module) -> tuple[nn.Module, ...]:
-    """Those of the last block; none where the model names them otherwise."""
+    """Return these parts of the last block; none where the model names them otherwise."""
     stacks = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module)]
     if len(stacks) != 1:
         return ()
@@ -34,14 +34,14 @@ def parts(decoder: nn.Module) -> tuple[nn.Module, ...]:
 
 
 @contextlib.contextmanager
-def only_at(some: Sequence[nn.Module], select: Tensor, shape: torch.Size) -> Iterator[None]:
-    """For as long as it lasts, these parts compute only the flat positions `select` (which may repeat) of input of
-    this `shape`, [rows, tokens].
+def compute_at_positions(modules: Sequence[nn.Module], select: Tensor, shape: torch.Size) -> Iterator[None]:
+    """Have these modules compute only the flat positions `select` (which may repeat) while the context lasts.
 
-    Everything must be computed inside: with gradient checkpointing, which computes again later, it must not be used.
+    `shape` is that of the input, [rows, tokens]. Everything must be computed inside: it must not be used with gradient
+    checkpointing, which computes again later.
     """
     at = torch.unique(select)
-    if not some or len(at) > _WORTH * shape.numel():
+    if not modules or len(at) > _MAX_SHARE * shape.numel():
         yield
         return
 
@@ -50,11 +50,11 @@ def only_at(some: Sequence[nn.Module], select: Tensor, shape: torch.Size) -> Ite
         return (x.flatten(0, 1).index_select(0, at).unsqueeze(0),)
 
     def put_back(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        whole = output.new_zeros(shape.numel(), output.shape[-1])
-        return whole.index_copy(0, at, output.squeeze(0)).view(*shape, -1)
+        padded = output.new_zeros(shape.numel(), output.shape[-1])
+        return padded.index_copy(0, at, output.squeeze(0)).view(*shape, -1)
 
     with contextlib.ExitStack() as hooks:
-        for module in some:
+        for module in modules:
             hooks.callback(module.register_forward_pre_hook(pick).remove)
             hooks.callback(module.register_forward_hook(put_back).remove)
         yield

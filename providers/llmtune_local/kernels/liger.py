@@ -1,6 +1,6 @@
 """Liger's fused kernels for norms, rotary positions and gated layers, where they are installed and the device is CUDA.
 
-Its loss is not used: ours looks at trained positions alone (see `loss`).
+Its loss is not used: ours looks at trained positions alone (see `batching.loss`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ROTARY = "apply_rotary_pos_emb"
 
 
 def use_liger(network: Any) -> Callable[[], None] | None:
-    """Put the kernels into this model; returns what takes them out again, or None where there are none for it."""
+    """Put the kernels into this model; return a function that removes them, or None where there are none for it."""
     if importlib.util.find_spec("liger_kernel") is None:
         return None
     home = vars(sys.modules[type(network).__module__])
@@ -25,8 +25,8 @@ def use_liger(network: Any) -> Callable[[], None] | None:
 
     def undo() -> None:
         home.update(names)
-        for module, known in before.items():
-            for name in set(module.__dict__) - known:
+        for module, attributes in before.items():
+            for name in set(module.__dict__) - attributes:
                 del module.__dict__[name]
 
     try:
@@ -40,16 +40,16 @@ def use_liger(network: Any) -> Callable[[], None] | None:
         return None
     rotary = home.get(_ROTARY)
     # Liger has replaced names of transformers' own module as well; other models of this process, on a CPU perhaps,
-    # keep theirs. Rotary positions are looked up there by every model, so what stands there has to choose.
+    # keep theirs. Rotary positions are looked up there by every model, so the function there has to choose by device.
     home.update(names)
     if rotary is not names.get(_ROTARY):
-        home[_ROTARY] = _either(names[_ROTARY], rotary)
-    elif all(set(module.__dict__) == known for module, known in before.items()):
+        home[_ROTARY] = _choose_by_device(names[_ROTARY], rotary)
+    elif all(set(module.__dict__) == attributes for module, attributes in before.items()):
         return None
     return undo
 
 
-def _either(plain: Any, fast: Any) -> Any:
+def _choose_by_device(plain: Any, fast: Any) -> Any:
     plain = getattr(plain, "plain", plain)
 
     def rotary(query: Any, key: Any, cos: Any, sin: Any, *args: Any, **kwargs: Any) -> Any:

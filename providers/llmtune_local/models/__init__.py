@@ -1,1 +1,1 @@
-"""Models and tokenizers: found, loaded, given an adapter, put on a device; and what memory they take."""
+"""Models and tokenizers: located, loaded, given an adapter, put on a device; and what memory they take."""

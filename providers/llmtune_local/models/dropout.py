@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.errors import InvalidJob
 
 if TYPE_CHECKING:
-    from llmtune_local.run_state.schema import Recipe
+    from llmtune_local.run_state.schema import TrainingConfig
 
 
 #: Names under which configurations keep the dropout of hidden states and of attention probabilities.
@@ -20,8 +20,8 @@ _HIDDEN_DROPOUT = (
 _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
-def set_dropouts(config: Any, recipe: Recipe) -> float | None:
-    """Set the configuration's dropouts; returns the hidden dropout where the model has no setting for it."""
+def set_dropouts(config: Any, recipe: TrainingConfig) -> float | None:
+    """Set the configuration's dropouts; return the hidden dropout where the model has no setting for it."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     if recipe.attention_dropout is not None:
         names = [name for name in _ATTENTION_DROPOUT if hasattr(text, name)]
@@ -40,7 +40,7 @@ def set_dropouts(config: Any, recipe: Recipe) -> float | None:
 
 
 def _add_dropout(network: Any, rate: float) -> None:
-    """Dropout on the embeddings and on what attention and MLP blocks add to the residual stream."""
+    """Add dropout to the embeddings and to what attention and MLP blocks add to the residual stream."""
     from torch.nn import functional
 
     def drop(module: Any, _inputs: Any, output: Any) -> Any:

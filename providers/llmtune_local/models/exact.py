@@ -1,4 +1,4 @@
-"""Conditions under which two ways to compute a model can be told apart: float32, and windows that a few tokens leave.
+"""Conditions under which two ways to compute a model can be compared: float32, and windows of a few tokens.
 
 A rounding in bfloat16 is as large as what a soft-cap of the logits changes, so nothing is compared in it alone.
 """
@@ -35,11 +35,11 @@ def _widen(value: Any) -> Any:
         return torch.float32 if value in _HALF else value
     if type(value) in (tuple, list):  # nothing that only looks like one, such as a shape
         return type(value)(map(_widen, value))
-    return {key: _widen(item) for key, item in value.items()} if type(value) is dict else value
+    return {key: _widen(entry) for key, entry in value.items()} if type(value) is dict else value
 
 
 class _Float32(TorchFunctionMode):
-    """Every function is given float32 for half precision, and asked for float32 instead of it."""
+    """A mode in which every torch function gets float32 for half precision, and is asked for float32 instead of it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _widen(func(*_widen(args), **_widen(kwargs or {})))
@@ -54,7 +54,7 @@ def float32(device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def short_windows(network: nn.Module, *, longest: int | None = None) -> Iterator[None]:
-    """Set every attention window to a few tokens; not those that no row reaches anyway."""
+    """Set every attention window to a few tokens, apart from those that no row reaches anyway."""
     holders: dict[int, Any] = {id(module): module for module in network.modules()}
     for module in list(holders.values()):
         config = getattr(module, "config", None)
@@ -82,13 +82,13 @@ def short_windows(network: nn.Module, *, longest: int | None = None) -> Iterator
                 setattr(holder, name, value)
 
 
-def largest_agree(one: Tensor, other: Tensor, layers: int) -> bool:
-    """Whether no element differs by more than float32 rounds; each row is measured by its own largest element."""
-    if one.shape != other.shape:
+def largest_agree(actual: Tensor, expected: Tensor, layers: int) -> bool:
+    """Return whether no element differs by more than float32 rounds, relative to the largest element of its row."""
+    if actual.shape != expected.shape:
         return False
-    one, other = one.float(), other.float()
-    if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
+    actual, expected = actual.float(), expected.float()
+    if not (torch.isfinite(actual).all() and torch.isfinite(expected).all()):
         return False
-    scale = other.abs().amax(-1, keepdim=True).clamp_min(1e-6)
+    scale = expected.abs().amax(-1, keepdim=True).clamp_min(1e-6)
     allowed = _TOLERANCE * max(1.0, layers / _LAYERS) ** 0.5
-    return bool(((one - other).abs() <= allowed * scale).all())
+    return bool(((actual - expected).abs() <= allowed * scale).all())

@@ -1,9 +1,9 @@
-"""LoRA layers as one step of the autograd graph: y = x W^T + s (x A^T) B^T.
+"""LoRA layers as one function of the autograd graph: y = x W^T + s (x A^T) B^T.
 
-PEFT's own forward makes four: the frozen product, two small ones and a sum, each with a result of full width. Fused,
-the small products are added into the large one's result, and backward keeps x and x A^T and nothing else. It is used
-for what it computes exactly (a linear layer with one plain adapter that drops nothing out) and steps aside, at each
-call, for everything else.
+PEFT's forward makes four nodes: the frozen product, two small ones and a sum, each with a result of full width. Fused,
+the small products are added in place to the large one's result, and only x and x A^T are saved for backward. A fused
+layer checks at each call whether it is a linear layer with one plain adapter and no dropout, which is what this
+computes exactly, and calls PEFT's own forward otherwise.
 """
 
 from __future__ import annotations
@@ -23,53 +23,59 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _Fused(torch.autograd.Function):
+class _FusedLora(torch.autograd.Function):
+    """The layer's function: `lora_a` [rank, in] and `lora_b` [out, rank] are trained, weight and bias are frozen."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        small = flat @ down.t()
+        projected = flat @ lora_a.t()
         output = functional.linear(flat, weight, bias)
-        output.addmm_(small, up.t(), alpha=scale)
-        ctx.save_for_backward(flat, weight, down, up, small)
+        output.addmm_(projected, lora_b.t(), alpha=scale)
+        ctx.save_for_backward(flat, weight, lora_a, lora_b, projected)
         ctx.scale, ctx.shape = scale, x.shape
-        return output  # flat: a view made in here could not be changed in place by the model
+        return output  # flat: the model could not change a view made in here in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        flat, weight, down, up, small = ctx.saved_tensors
+        flat, weight, lora_a, lora_b, projected = ctx.saved_tensors
         grad = grads[0]
-        to_small = (grad @ up).mul_(ctx.scale)
-        to_x = None
+        grad_projected = (grad @ lora_b).mul_(ctx.scale)
+        grad_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (grad @ weight).addmm_(to_small, down).view(ctx.shape)
-        to_up = (small.t() @ grad).t().mul_(ctx.scale)
-        return to_x, None, None, to_small.t() @ flat, to_up, None
+            grad_x = (grad @ weight).addmm_(grad_projected, lora_a).view(ctx.shape)
+        grad_lora_b = (projected.t() @ grad).t().mul_(ctx.scale)
+        grad_lora_a = grad_projected.t() @ flat
+        return grad_x, None, None, grad_lora_a, grad_lora_b, None
 
 
 def fuse(network: nn.Module) -> bool:
-    """Fuse every layer of the network that can be; whether there was one."""
-    found = False
-    for layer in _layers(network):
+    """Fuse every layer of the network that can be; return whether there was one."""
+    layers = _fusible_layers(network)
+    for layer in layers:
         if "_plain_forward" not in layer.__dict__:
             layer.__dict__["_plain_forward"] = layer.forward
-            layer.forward = types.MethodType(_forward, layer)
-        found = True
-    return found
+            layer.forward = types.MethodType(_fused_forward, layer)
+    return bool(layers)
 
 
 def unfuse(network: nn.Module) -> None:
-    """Give every layer its own forward back."""
+    """Restore PEFT's own forward in every layer."""
     for layer in network.modules():
         if "_plain_forward" in layer.__dict__:
             del layer.__dict__["_plain_forward"], layer.__dict__["forward"]
 
 
 @contextlib.contextmanager
-def woken(network: nn.Module) -> Iterator[None]:
-    """For as long as it lasts, no adapter is near zero: a fresh one's second matrix is, and would hide a difference."""
-    weights = [layer.lora_B[layer.active_adapters[0]].weight for layer in _layers(network)]
+def nonzero_adapters(network: nn.Module) -> Iterator[None]:
+    """Make every adapter differ from zero while the context lasts.
+
+    The second matrix of a new adapter is zero, which would hide a wrong product when fused and plain layers are
+    compared.
+    """
+    weights = [layer.lora_B[layer.active_adapters[0]].weight for layer in _fusible_layers(network)]
     before = [weight.data.clone() for weight in weights]
     for number, weight in enumerate(weights):
         pattern = torch.arange(weight.numel(), device=weight.device).remainder(13 + number % 5).sub(6)
@@ -83,18 +89,19 @@ def woken(network: nn.Module) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def _layers(network: nn.Module) -> list[Any]:
+def _fusible_layers(network: nn.Module) -> list[Any]:
+    """Return the linear LoRA layers that can be fused."""
     from peft.tuners.lora import Linear
 
     return [
         layer
         for layer in network.modules()
-        if isinstance(layer, Linear) and type(layer.base_layer) is nn.Linear and _plain(layer)
+        if isinstance(layer, Linear) and type(layer.base_layer) is nn.Linear and _is_fusible(layer)
     ]
 
 
-def _plain(layer: Any) -> bool:
-    """One adapter, switched on and not merged, without dropout, bias or another variant's parts."""
+def _is_fusible(layer: Any) -> bool:
+    """Return whether the layer has one active, unmerged adapter without dropout, bias or a variant such as DoRA."""
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return False
     if any(parameter.requires_grad for parameter in layer.base_layer.parameters()):
@@ -105,29 +112,31 @@ def _plain(layer: Any) -> bool:
     return isinstance(layer.lora_dropout[name], nn.Identity) or not layer.lora_dropout[name].p
 
 
-def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _fused_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute the layer with the fused function, in the precision of autocast, where it is fusible; as PEFT does
+    otherwise."""
     output: Tensor
-    if args or kwargs or not _plain(layer):
+    if args or kwargs or not _is_fusible(layer):
         output = layer._plain_forward(x, *args, **kwargs)
         return output
     name = layer.active_adapters[0]
-    base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.weight.dtype
+    base, lora_a, lora_b = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.weight.dtype
     # Outside the function, so that autograd (and autocast's cache of weights) sees the casts.
     parts = (_cast(x, dtype), base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
-    with torch.autocast(kind, enabled=False):
-        flat = _Fused.apply(*parts, down.to(dtype), up.to(dtype), layer.scaling[name])  # type: ignore[no-untyped-call]
+    with torch.autocast(device, enabled=False):
+        flat = _FusedLora.apply(*parts, lora_a.to(dtype), lora_b.to(dtype), layer.scaling[name])  # type: ignore[no-untyped-call]
     output = flat.view(*x.shape[:-1], base.weight.shape[0])
     return output
 
 
-#: The last input that was cast, what it was then, and the result: several layers are given the same one in turn.
+#: The last input that was cast, its state then, and the result: several layers get the same input in turn.
 _last: tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor] | None = None
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x` in another precision, once for all layers that are given it: one copy is kept for backward, not several."""
+    """Cast `x`, once for all layers that get the same `x`: one copy is kept for backward, not one per layer."""
     global _last
     if x.dtype == dtype:
         return x
@@ -138,7 +147,7 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return last[2]
 
 
-def forget() -> None:
-    """Let go of the last cast, and of the graph behind it."""
+def clear_cache() -> None:
+    """Drop the last cast, and with it the graph behind it."""
     global _last
     _last = None

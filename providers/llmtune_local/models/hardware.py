@@ -1,4 +1,4 @@
-"""The device of a run, its threads, how much memory it took, and what it was made with."""
+"""The hardware of a run: its device, threads and peak memory; and the versions of its libraries."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ import ctypes
 import importlib.metadata
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 
 import torch
 
+from llmtune._safety import operating_system
 from llmtune.errors import DeviceUnavailable
 from llmtune_local.libraries import prepare_libraries, usable_cores
 from llmtune_local.run_state.schema import WorkerOptions
 
 
 def peak_memory(device: str) -> int:
-    """Most memory this process has held, in bytes: on the GPU where it ran there, else in RAM."""
+    """Return the most memory this process has held, in bytes: on the GPU where it ran there, else in RAM."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    # Linux hands `ru_maxrss` on through fork and exec: a small worker started by a large notebook would tell the
+    # Linux hands `ru_maxrss` on through fork and exec: a small worker started by a large notebook would report the
     # notebook's peak. The high-water mark of /proc is of this program alone.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return operating_system.peak_memory()
 
 
-def give_memory_back(*, at_once: bool = False) -> None:
+def free_memory(*, at_once: bool = False) -> None:
     """Have the C library return freed memory to the system: now, or `at_once` whenever a large block is freed, for runs
     that are to be small, not fast.
 
@@ -49,7 +48,7 @@ def give_memory_back(*, at_once: bool = False) -> None:
 
 
 def out_of_memory(problem: BaseException) -> bool:
-    """Whether an error means that the device's (or the machine's) memory does not suffice."""
+    """Return whether an error means that the device's (or the machine's) memory does not suffice."""
     if isinstance(problem, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(problem).lower()
@@ -57,31 +56,30 @@ def out_of_memory(problem: BaseException) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """What the run was made with."""
+    """Return the versions of Python and of the libraries that a run uses."""
     names = ("llmtune-sdk", "torch", "transformers", "peft", "tokenizers", "safetensors")
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def equipment() -> dict[str, str]:
-    """What a run would find here: the device it would take, cores, memory, and each GPU with its memory."""
-    found = {"device": check_device(), "cores": str(usable_cores())}
-    if sys.platform != "win32":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        found["memory"] = f"{total / 2**30:.1f} GiB"
+def describe_hardware() -> dict[str, str]:
+    """Describe what a run would find here: its device, cores, memory, and each GPU with its memory."""
+    hardware = {"device": resolve_device(), "cores": str(usable_cores())}
+    if (total := operating_system.total_memory()) is not None:
+        hardware["memory"] = f"{total / 2**30:.1f} GiB"
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         gpu = torch.cuda.get_device_properties(number)
-        found[f"gpu {number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB"
-    return found
+        hardware[f"gpu {number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB"
+    return hardware
 
 
-def check_device(name: str = "auto") -> str:
-    """cpu, cuda or mps. Raises `DeviceUnavailable` when one is asked for that is not here."""
+def resolve_device(name: str = "auto") -> str:
+    """Return cpu, cuda or mps. Raises `DeviceUnavailable` when the named device is not available here."""
     prepare_libraries()
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return "cuda"
@@ -95,7 +93,7 @@ def check_device(name: str = "auto") -> str:
 
 
 def set_threads(options: WorkerOptions) -> int:
-    """Set torch's CPU threads by the option, OMP_NUM_THREADS, or the physical cores; returns their number."""
+    """Set torch's CPU threads by the option, OMP_NUM_THREADS, or the physical cores; return their number."""
     count = options.num_threads
     if count is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         count = int(os.environ["OMP_NUM_THREADS"])

@@ -1,4 +1,4 @@
-"""Models and tokenizers: found, loaded, put on a device, given an adapter, and saved in PEFT's own layout."""
+"""Models and tokenizers: loaded, put on a device, and saved in PEFT's own layout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from llmtune.errors import InvalidJob
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import precision
 from llmtune_local.models.dropout import _add_dropout, set_dropouts
-from llmtune_local.models.hub import adapter_of, auto_class, check_model, first_line, locate, no_progress_bars
+from llmtune_local.models.gguf_file import loading_options, no_conversion_bar, weight_options
+from llmtune_local.models.hub import (
+    auto_class,
+    first_line,
+    load_config,
+    locate,
+    locate_for_loading,
+    no_progress_bars,
+    split_adapter,
+)
 from llmtune_local.models.shape import published_dtypes
-from llmtune_local.run_state.cache import kept, stamp
+from llmtune_local.run_state.cache import cached, stamp
 
 if TYPE_CHECKING:
     import torch
 
-    from llmtune_local.run_state.schema import Recipe, WorkerOptions
+    from llmtune_local.run_state.schema import TrainingConfig, WorkerOptions
 
 logger = logging.getLogger("llmtune")
 
@@ -49,30 +58,32 @@ _COUNTS_FROM_PADDING = frozenset(
 
 
 def choose_dtype(name: str, device: str, model: str, revision: str | None = None) -> torch.dtype:
-    """The dtype of the frozen weights and of the arithmetic; see `precision` for what auto means."""
+    """Return the dtype of the frozen weights and of the matrix products; see `precision` for what auto means."""
     import torch
 
-    from llmtune_local.models.shape import shape_of
+    from llmtune_local.models.shape import read_shape
 
     if name == "auto" and device == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float32
-    shape = shape_of(model, revision) if name == "auto" and device == "cpu" else None
-    return torch.bfloat16 if precision.settled(name, device, shape) == "bfloat16" else torch.float32
+    shape = read_shape(model, revision) if name == "auto" and device == "cpu" else None
+    return torch.bfloat16 if precision.resolve_precision(name, device, shape) == "bfloat16" else torch.float32
 
 
 def load_tokenizer(model: str, revision: str | None = None, chat_template: str | None = None) -> Any:
-    """The model's fast tokenizer. Raises `InvalidJob` where there is none."""
+    """Load the model's fast tokenizer. Raises `InvalidJob` where there is none."""
     prepare_libraries()
     from transformers import AutoTokenizer
 
-    base, adapter = adapter_of(model)
-    path = str(adapter) if adapter and (adapter / "tokenizer_config.json").exists() else locate(base)
+    base, adapter = split_adapter(model)
+    has_tokenizer = adapter is not None and (adapter / "tokenizer_config.json").exists()
+    path, gguf = (str(adapter), None) if has_tokenizer else locate_for_loading(base)
+    options = loading_options(gguf)
 
     def read() -> Any:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
 
     try:
-        tokenizer = kept("tokenizer", (path, revision, chat_template, stamp(path)), read)
+        tokenizer = cached("tokenizer", (path, gguf, revision, chat_template, stamp(path)), read)
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the tokenizer of {model!r} cannot be loaded: {first_line(problem)}", where="model") from None
     if not tokenizer.is_fast:
@@ -84,24 +95,24 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     return tokenizer
 
 
-def context_length(config: Any, tokenizer: Any, asked: int | None) -> int | None:
-    """Longest row in tokens: as asked, else the model's context; None where the model has no limit.
+def context_length(config: Any, tokenizer: Any, requested: int | None) -> int | None:
+    """Return the longest row in tokens: as requested, else the model's context; None where the model has no limit.
 
-    Raises `InvalidJob` when more is asked than the model's positions hold.
+    Raises `InvalidJob` when more is requested than the model has positions for.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     context = next((limit for name in _CONTEXT if _is_length(limit := getattr(text, name, None))), None)
     if context is not None and text.model_type in _COUNTS_FROM_PADDING:
         context -= 1 + (1 if text.model_type == "mpnet" else text.pad_token_id or 0)
-    known: list[int] = [limit for limit in (context, tokenizer.model_max_length) if _is_length(limit)]
-    if asked is None:
-        return min(known) if known else None
-    if context is not None and asked > context:
+    limits: list[int] = [limit for limit in (context, tokenizer.model_max_length) if _is_length(limit)]
+    if requested is None:
+        return min(limits) if limits else None
+    if context is not None and requested > context:
         raise InvalidJob(
-            f"max_sequence_length {asked} is more than the model's context of {context} tokens",
+            f"max_sequence_length {requested} is more than the model's context of {context} tokens",
             where="hyperparameters.max_sequence_length",
         )
-    return asked
+    return requested
 
 
 def _is_length(limit: Any) -> TypeGuard[int]:
@@ -114,14 +125,17 @@ def load_base(
     *,
     dtype: torch.dtype,
     device: str,
-    recipe: Recipe | None = None,
+    recipe: TrainingConfig | None = None,
     four_bit: bool = False,
 ) -> Any:
-    """The base model, frozen, in evaluation mode, with the recipe's dropouts set; with `four_bit`, its linear layers
-    in 4 bits (NF4 with doubly quantised constants, arXiv:2305.14314), which compute in `dtype`."""
+    """Load the base model, frozen, in evaluation mode, with the recipe's dropouts set.
+
+    With `four_bit`, its linear layers are in 4 bits (NF4 with doubly quantised constants, arXiv:2305.14314) and compute
+    in `dtype`.
+    """
     import torch
 
-    config = check_model(model, revision)
+    config = load_config(model, revision)
     hidden = set_dropouts(config, recipe) if recipe is not None else None
     quantised: dict[str, Any] = {}
     if four_bit:
@@ -156,36 +170,42 @@ def load_base(
 
 
 def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any) -> Any:
-    """The base model as it is published, on the CPU, in `dtype`. Whoever changes it works on a copy or in a process
-    of its own."""
-    base, _ = adapter_of(model)
+    """Return the base model as published, on the CPU, in `dtype`.
+
+    It may be cached: whoever changes it works on a copy or in a process of its own.
+    """
+    base, _ = split_adapter(model)
     what = (base, revision, dtype, stamp(locate(base)))
-    return kept("model", what, lambda: _read_weights(model, revision, dtype, config))
+    return cached("model", what, lambda: _read_weights(model, revision, dtype, config))
 
 
 def _read_weights(model: str, revision: str | None, dtype: torch.dtype, config: Any, **quantised: Any) -> Any:
-    base, _ = adapter_of(model)
+    base, _ = split_adapter(model)
+    path, gguf = locate_for_loading(base)
+    options = weight_options(gguf) | quantised
     try:
-        with no_progress_bars():
+        with no_progress_bars(), no_conversion_bar(gguf):
             return auto_class(config).from_pretrained(
-                locate(base), config=config, revision=revision, dtype=dtype, trust_remote_code=False, **quantised
+                path, config=config, revision=revision, dtype=dtype, trust_remote_code=False, **options
             )
     except (OSError, ValueError) as problem:
         raise InvalidJob(f"the model {base!r} cannot be loaded: {first_line(problem)}", where="model") from None
 
 
-def load_as_others_do(folder: Path, model: Mapping[str, Any], options: WorkerOptions) -> tuple[Any, Any]:
-    """A tuned model and its tokenizer as plain transformers and PEFT load them from its folder. `model` is what the
-    run's reference says of it."""
-    from llmtune_local.models.hardware import check_device, set_threads
+def load_with_transformers(folder: Path, model: Mapping[str, Any], options: WorkerOptions) -> tuple[Any, Any]:
+    """Load a tuned model and its tokenizer as plain transformers and PEFT do from its folder.
+
+    `model` is the data of the run's model reference.
+    """
+    from llmtune_local.models.hardware import resolve_device, set_threads
 
     set_threads(options)
-    device = check_device(options.device)
+    device = resolve_device(options.device)
     dtype = choose_dtype(options.dtype, device, str(model["model"]), model.get("revision"))
-    whole = not (folder / "adapter_config.json").is_file()
-    source, revision = (str(folder), None) if whole else (str(model["model"]), model.get("revision"))
-    network = _read_weights(source, revision, dtype, check_model(source, revision))
-    if not whole:
+    is_full_model = not (folder / "adapter_config.json").is_file()
+    source, revision = (str(folder), None) if is_full_model else (str(model["model"]), model.get("revision"))
+    network = _read_weights(source, revision, dtype, load_config(source, revision))
+    if not is_full_model:
         import peft
 
         network = peft.PeftModel.from_pretrained(network, folder)
@@ -193,8 +213,10 @@ def load_as_others_do(folder: Path, model: Mapping[str, Any], options: WorkerOpt
 
 
 def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = False) -> None:
-    """Write what was trained, with the tokenizer and the tokens that end an answer: an adapter in PEFT's layout, or a
-    whole model."""
+    """Write the trained model, with the tokenizer and the tokens that end an answer.
+
+    An adapter is in PEFT's layout; a model whose weights were all tuned is written whole, with `half` in bfloat16.
+    """
     import torch
 
     network = tuned.get_base_model() if hasattr(tuned, "peft_config") else tuned
@@ -212,7 +234,7 @@ def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = Fals
 
 
 def end_tokens(tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: the tokenizer's end of text, and what its chat template ends a turn with."""
+    """Return the tokens that end an answer: the tokenizer's end of text, and the end of turn of its chat template."""
     from llmtune.data.rendering.tokenize import Renderer
 
     if not getattr(tokenizer, "chat_template", None):
@@ -221,8 +243,11 @@ def end_tokens(tokenizer: Any) -> list[int]:
 
 
 def _generation_config(network: Any, tokenizer: Any) -> Any:
-    """The base's settings for generation, with the tokens that its answers now end with, and without limits on their
-    length; None for a model that generates nothing."""
+    """Return the base's generation settings, with the tokens that its answers now end with and without limits on
+    length.
+
+    None for a model that generates nothing.
+    """
     settings = getattr(network, "generation_config", None)
     if settings is None:
         return None
@@ -239,8 +264,10 @@ def _generation_config(network: Any, tokenizer: Any) -> Any:
 
 
 def _in_half(network: Any) -> dict[str, torch.Tensor]:
-    """The weights of a model that was published in half precision, in it. Tied weights stay one tensor, and what was
-    published in float32 or is no floating-point number stays as it is."""
+    """Return the weights of a model that was published in half precision, in bfloat16.
+
+    Tied weights stay one tensor; what was published in float32, or is no floating-point number, stays as it is.
+    """
     published = published_dtypes(network.config.name_or_path)
     cast: dict[tuple[Any, ...], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
@@ -255,7 +282,7 @@ def _in_half(network: Any) -> dict[str, torch.Tensor]:
 
 
 def artefact_bytes(tuned: Any) -> int:
-    """About how large the saved artefact is."""
+    """Estimate the size of the saved artefact in bytes."""
     trained = (parameter for parameter in tuned.parameters() if parameter.requires_grad)
     return sum(int(parameter.numel() * parameter.element_size()) for parameter in trained) + (1 << 20)
 
@@ -275,7 +302,7 @@ def check_rows(
     from llmtune.data.rendering.tokenize import Renderer
 
     tokenizer = load_tokenizer(model, revision, chat_template)
-    limit = context_length(check_model(model, revision), tokenizer, max_sequence_length)
+    limit = context_length(load_config(model, revision), tokenizer, max_sequence_length)
     renderer = Renderer(tokenizer, file=source, template_options=template_options)
     for examples in rows.values():
         pairs = [example for example in examples if example.preference is not None]

@@ -1,4 +1,4 @@
-"""How much memory a run will take, told before anything is loaded. Imports nothing heavy.
+"""The memory that a run will take, estimated before anything is loaded. Imports nothing heavy.
 
 Weights and adapters are counted exactly, from the headers of the model's weight files. Activations are what the
 autograd graph keeps of each token in each layer, counted once on small models (benchmarks/memory.py measures how far
@@ -7,7 +7,7 @@ off whole runs are). What a process holds before it has a model is a constant.
 
 from __future__ import annotations
 
-import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,18 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmtune._safety.operating_system import total_memory
 from llmtune.errors import DeviceUnavailable
 from llmtune.provider import Footprint
-from llmtune.provider.memory import Part, size
+from llmtune.provider.memory import MemoryPart, size
 from llmtune_local.batching.sizes import chunk_rows, token_budget
 from llmtune_local.models import precision
-from llmtune_local.models.shape import Shape, shape_of
+from llmtune_local.models.shape import Shape, read_shape
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
 #: What the C library's allocator holds beyond what is alive, as a factor on activations on CPU. Blocks of several
 #: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing
-#: the worker has them given back at once (`machine.give_memory_back`).
+#: the worker has them returned at once (`hardware.free_memory`).
 _HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
@@ -36,7 +37,7 @@ _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0,
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a request decides its memory. `tokens` are those of the largest micro-batch."""
+    """The parts of a request that decide its memory. `tokens` are those of the largest micro-batch."""
 
     adapter: str
     tokens: int
@@ -53,27 +54,27 @@ class Plan:
     """Tokens of the longest row, below which no micro-batch can go."""
 
     processes: int = 1
-    """Processes that share this device's memory: those of a team on CPU."""
+    """Processes that share this device's memory: on CPU all processes of the run."""
 
 
 def estimate(shape: Shape, plan: Plan) -> Footprint:
-    """The parts of the peak and their sum, in bytes."""
+    """Estimate the parts of the peak and their sum, in bytes."""
     full = plan.adapter == "full"
-    wide = 4 if plan.dtype == "float32" else 2
+    width = 4 if plan.dtype == "float32" else 2
     # What is trained, and everything of an encoder, is float32.
     weight = 0.55 if plan.adapter == "qlora" else 4 if full or shape.encoder or plan.dtype == "float32" else 2
     weights = round(shape.parameters * weight)
     trained = shape.parameters if full else _adapter_parameters(shape, plan)
     adapters = 0 if full else 4 * trained
-    learning = round(4 * trained * (1 + _STATE.get(plan.optimizer, 2)))  # gradients and the optimizer's state
-    each = _kept(shape, plan, wide)
+    optimizer_bytes = round(4 * trained * (1 + _STATE.get(plan.optimizer, 2)))  # gradients and the optimizer's state
+    per_layer = _bytes_in_graph(shape, plan, width)
     if plan.checkpointing:
-        activations = plan.tokens * (shape.layers * 4 * shape.hidden + each)
+        activations = plan.tokens * (shape.layers * 4 * shape.hidden + per_layer)
     else:
-        activations = plan.tokens * shape.layers * each
-    activations += plan.tokens * _in_flight(shape, wide)
+        activations = plan.tokens * shape.layers * per_layer
+    activations += plan.tokens * _bytes_in_backward(shape, width)
     if plan.device == "cpu":
-        activations *= _held(plan)
+        activations *= _allocator_factor(plan)
     rows = min(plan.trained_tokens, chunk_rows(shape.vocabulary, plan.device))
     logits = 0 if shape.encoder else 2 * 4 * rows * shape.vocabulary
     if full and not shape.encoder:
@@ -81,54 +82,54 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     process = CUDA_CONTEXT if plan.device == "cuda" else PROCESS
     loading = process + weights + (shape.file_bytes if plan.device == "cpu" and weight * shape.parameters else 0)
     parts = (
-        Part(name="process", bytes=plan.processes * process),
-        Part(name="weights", bytes=plan.processes * weights),
-        Part(name="adapters", bytes=plan.processes * adapters),
-        Part(name="gradients and optimizer", bytes=plan.processes * learning),
-        Part(name="activations", bytes=plan.processes * round(activations)),
-        Part(name="logits", bytes=plan.processes * round(logits)),
+        MemoryPart(name="process", bytes=plan.processes * process),
+        MemoryPart(name="weights", bytes=plan.processes * weights),
+        MemoryPart(name="adapters", bytes=plan.processes * adapters),
+        MemoryPart(name="gradients and optimizer", bytes=plan.processes * optimizer_bytes),
+        MemoryPart(name="activations", bytes=plan.processes * round(activations)),
+        MemoryPart(name="logits", bytes=plan.processes * round(logits)),
     )
     peak = max(sum(part.bytes for part in parts), plan.processes * loading)
     return Footprint(parts=parts, peak=peak, tokens=plan.tokens, device=plan.device)
 
 
-def sharing(options: dict[str, Any], device: str) -> int:
-    """How many of a run's processes share the device's memory: on CPU all, unless a cluster spreads them."""
+def count_sharing_processes(options: dict[str, Any], device: str) -> int:
+    """Count the processes of a run that share the device's memory: on CPU all, unless a cluster spreads them."""
     return int(options.get("processes") or 1) if device == "cpu" and options.get("launcher") != "ray" else 1
 
 
 def _adapter_parameters(shape: Shape, plan: Plan) -> int:
-    chosen = [pair for pair in shape.linear if _targeted(shape, pair, plan.targets)]
+    chosen = [pair for pair in shape.linear if _is_targeted(shape, pair, plan.targets)]
     count = sum(plan.rank * (out + into) for out, into in chosen)
     return count + (sum(out for out, _ in chosen) if plan.adapter == "dora" else 0)
 
 
-def _targeted(shape: Shape, pair: tuple[int, int], targets: Any) -> bool:
-    """By its shape alone: a matrix to or from the inner width is the MLP's."""
+def _is_targeted(shape: Shape, pair: tuple[int, int], targets: Any) -> bool:
+    """Return whether the adapter covers a matrix, by its shape alone: one to or from the inner width is the MLP's."""
     mlp = shape.inner in pair
     return not isinstance(targets, str) or targets == "all-linear" or (targets == "mlp") == mlp
 
 
-def _kept(shape: Shape, plan: Plan, wide: int) -> float:
-    """Bytes that the graph keeps of one token in one layer."""
+def _bytes_in_graph(shape: Shape, plan: Plan, width: int) -> float:
+    """Return the bytes that the graph keeps of one token in one layer."""
     hidden, inner, query, key = shape.hidden, shape.inner, shape.query, shape.key
     inputs = 5 * hidden + query + inner  # what the adapted matrices are given
     outputs = query + 2 * key + 2 * hidden + 2 * inner
     if shape.encoder:
         return 4.0 * (10 * hidden + 3 * query + 2 * key + 3 * inner + 0.5 * inputs)
-    exact = 5.3 if wide == 2 else 5 if plan.adapter != "full" else 7  # norms and the residual stream stay in float32
-    found = 4.0 * exact * hidden + wide * (2 * query + 2 * key + 4 * inner)
+    exact = 5.3 if width == 2 else 5 if plan.adapter != "full" else 7  # norms and the residual stream stay in float32
+    byte_count = 4.0 * exact * hidden + width * (2 * query + 2 * key + 4 * inner)
     if plan.adapter == "full":
-        return found
-    found += wide * 7 * plan.rank
+        return byte_count
+    byte_count += width * 7 * plan.rank
     if plan.dropout:
-        found += 1.375 * wide * inputs
+        byte_count += 1.375 * width * inputs
     if plan.adapter == "dora":
-        found += 2 * wide * outputs
-    return found
+        byte_count += 2 * width * outputs
+    return byte_count
 
 
-def _held(plan: Plan) -> float:
+def _allocator_factor(plan: Plan) -> float:
     if plan.checkpointing:
         return _HELD_BACK
     if plan.micro_batches > 1:
@@ -136,40 +137,43 @@ def _held(plan: Plan) -> float:
     return _HELD_MASKS if plan.dropout else _HELD
 
 
-def _in_flight(shape: Shape, wide: int) -> float:
-    """Bytes of a token that exist while a layer's backward runs, beside what the graph keeps."""
-    return wide * (2 * shape.inner + shape.query) + 4 * 2 * shape.hidden
+def _bytes_in_backward(shape: Shape, width: int) -> float:
+    """Return the bytes of a token that exist while a layer's backward runs, beside those that the graph keeps."""
+    return width * (2 * shape.inner + shape.query) + 4 * 2 * shape.hidden
 
 
-def advise(shape: Shape, plan: Plan) -> tuple[str, ...]:
-    """What makes the peak smaller, each with the peak it leads to, as far as it would help here."""
-    ways: list[tuple[str, Plan]] = []
+def suggest_smaller(shape: Shape, plan: Plan) -> tuple[str, ...]:
+    """Return the settings that make the peak noticeably smaller, each with the peak it leads to."""
+    alternatives: list[tuple[str, Plan]] = []
     if plan.dtype == "float32" and plan.adapter != "full" and not shape.encoder:
         slow = " (slow on a CPU without AVX512-BF16)" if plan.device == "cpu" else ""
-        ways.append((f"provider_options.local.dtype: bfloat16{slow}", replace(plan, dtype="bfloat16")))
+        alternatives.append((f"provider_options.local.dtype: bfloat16{slow}", replace(plan, dtype="bfloat16")))
     if plan.adapter == "full":
-        ways.append(("adapter: lora", replace(plan, adapter="lora")))
+        alternatives.append(("adapter: lora", replace(plan, adapter="lora")))
     if plan.adapter in ("lora", "dora") and plan.device == "cuda" and not shape.encoder:
-        ways.append(("adapter: qlora (a 4-bit base)", replace(plan, adapter="qlora", dtype="bfloat16")))
+        alternatives.append(("adapter: qlora (a 4-bit base)", replace(plan, adapter="qlora", dtype="bfloat16")))
     if not plan.checkpointing:
-        ways.append(("provider_options.local.gradient_checkpointing: true", replace(plan, checkpointing=True)))
+        alternatives.append(("provider_options.local.gradient_checkpointing: true", replace(plan, checkpointing=True)))
     if plan.tokens > plan.longest:
         smaller = max(plan.longest, plan.tokens // 4)
         several = replace(plan, tokens=smaller, micro_batches=max(2, plan.micro_batches))
         several = replace(several, trained_tokens=max(1, plan.trained_tokens * smaller // plan.tokens))
-        ways.append((f"provider_options.local.token_budget: {smaller} (the batch stays the same)", several))
+        alternatives.append((f"provider_options.local.token_budget: {smaller} (the batch stays the same)", several))
     now = estimate(shape, plan).peak or 0
-    found = [(estimate(shape, other).peak or 0, says) for says, other in ways]
-    helps = sorted((peak, says) for peak, says in found if peak < 0.95 * now)
+    peaks = [(estimate(shape, smaller_plan).peak or 0, says) for says, smaller_plan in alternatives]
+    helps = sorted((peak, says) for peak, says in peaks if peak < 0.95 * now)
     return tuple(f"{says}: about {size(peak)}" for peak, says in helps)
 
 
 def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | None) -> Footprint:
-    """The footprint of a planned run. `tokens` of all training rows, `longest` of one row, both estimated."""
+    """Estimate the footprint of a planned run.
+
+    `tokens` is the number in all training rows, `longest` that of the longest row; both may be estimates.
+    """
     options = receipt.target.options
-    device = device_here(options.get("device", "auto"))
-    here = room(device)
-    shape = shape_of(receipt.target.model, options.get("revision"))
+    device = current_device(options.get("device", "auto"))
+    here = available_memory(device)
+    shape = read_shape(receipt.target.model, options.get("revision"))
     if shape is None:
         return Footprint(device=device, room=here, unknown="the model is not on this machine yet")
     batch = int(receipt.effective("batch_size", 16))
@@ -178,38 +182,38 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
     allowed = budget or token_budget(device)
     pieces = 2 if receipt.target.method == "dpo" else 1
     step = round(tokens / max(1, rows) * min(batch, rows)) * pieces
-    given = receipt.effective("gradient_accumulation_steps")
-    team = max(1, int(options.get("processes") or 1))
-    one = -(-step // int(given)) if given else min(-(-step // team), allowed)
-    most = max(one, min(longest * pieces, step))
+    accumulation = receipt.effective("gradient_accumulation_steps")
+    processes = max(1, int(options.get("processes") or 1))
+    per_batch = -(-step // int(accumulation)) if accumulation else min(-(-step // processes), allowed)
+    batch_tokens = max(per_batch, min(longest * pieces, step))
     dtype = options.get("dtype", "auto")
     plan = Plan(
         adapter=receipt.target.adapter,
-        tokens=most,
-        trained_tokens=most if receipt.effective("prompt_loss_weight", 0.0) else max(1, most // 4),
+        tokens=batch_tokens,
+        trained_tokens=batch_tokens if receipt.effective("prompt_loss_weight", 0.0) else max(1, batch_tokens // 4),
         rank=int(receipt.effective("lora_rank", 16)),
         dropout=float(receipt.effective("lora_dropout", 0.0)),
         optimizer=receipt.effective("optimizer", "adamw_torch"),
-        dtype=precision.settled(dtype, device, shape),
+        dtype=precision.resolve_precision(dtype, device, shape),
         checkpointing=bool(options.get("gradient_checkpointing", False)),
         device=device,
-        micro_batches=-(-step // max(1, most)),
+        micro_batches=-(-step // max(1, batch_tokens)),
         targets=receipt.effective("lora_target_modules", "all-linear"),
         longest=longest,
-        processes=sharing(options, device),
+        processes=count_sharing_processes(options, device),
     )
-    found = estimate(shape, plan)
-    return found.model_copy(update={"room": here, "advice": advise(shape, plan)})
+    peak_estimate = estimate(shape, plan)
+    return peak_estimate.model_copy(update={"room": here, "advice": suggest_smaller(shape, plan)})
 
 
-def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
-    """Refuse a run whose weights, gradients and optimizer alone are more than the device has.
+def check_memory(body: dict[str, Any], device: str) -> None:
+    """Refuse a run whose weights, gradients and optimizer alone need more memory than the device has.
 
     A lower bound, so that nothing is refused that might run: smaller micro-batches make activations as small as need
     be. Raises `DeviceUnavailable` with both figures.
     """
-    shape, there = shape_of(body["model"], body.get("revision")), room(device)
-    if shape is None or there is None:
+    shape, available = read_shape(body["model"], body.get("revision")), available_memory(device)
+    if shape is None or available is None:
         return
     dtype = body["options"].get("dtype", "auto")
     recipe = body["hyperparameters"]
@@ -219,16 +223,16 @@ def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
         trained_tokens=16,
         rank=int(recipe.get("lora_rank") or 16),
         optimizer=recipe.get("optimizer") or "adamw_torch",
-        dtype=precision.settled(dtype, device, shape),
+        dtype=precision.resolve_precision(dtype, device, shape),
         device=device,
-        processes=sharing(body["options"], device),
+        processes=count_sharing_processes(body["options"], device),
     )
-    least = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
-    if least > there:
-        ways = advise(shape, plan)
+    minimum = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
+    if minimum > available:
+        alternatives = suggest_smaller(shape, plan)
         raise DeviceUnavailable(
-            f"the model needs at least {size(least)} on {device} and there are {size(there)}",
-            hint="; ".join(ways) or "take a smaller model",
+            f"the model needs at least {size(minimum)} on {device} and there are {size(available)}",
+            hint="; ".join(alternatives) or "take a smaller model",
         )
 
 
@@ -236,26 +240,26 @@ def refuse_what_cannot_fit(body: dict[str, Any], device: str) -> None:
 _ALWAYS = ("weights", "adapters", "gradients and optimizer")
 
 
-def room(device: str) -> int | None:
-    """Bytes that the device has; None where that cannot be told without loading a library."""
+def available_memory(device: str) -> int | None:
+    """Return the memory of the device in bytes; None where that cannot be read without loading a library."""
     if device == "cuda":
         tool = shutil.which("nvidia-smi")
         if tool is None:
             return None
         try:
-            found = subprocess.run(
+            output = subprocess.run(
                 [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
                 capture_output=True,
                 text=True,
                 check=True,
                 timeout=10,
             ).stdout.split()
-            return int(found[0]) << 20
+            return int(output[0]) << 20
         except (OSError, subprocess.SubprocessError, ValueError, IndexError):
             return None
-    if sys.platform == "win32":
+    total = total_memory()
+    if total is None:
         return None
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:  # a container's own limit
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
         return total if limit == "max" else min(total, int(limit))
@@ -263,10 +267,10 @@ def room(device: str) -> int | None:
         return total
 
 
-def device_here(asked: str) -> str:
-    """The device a run would take, found without loading a library."""
-    if asked != "auto":
-        return asked
-    if shutil.which("nvidia-smi") and room("cuda"):
+def current_device(device: str) -> str:
+    """Return the device that a run would take, found without loading a library."""
+    if device != "auto":
+        return device
+    if shutil.which("nvidia-smi") and available_memory("cuda"):
         return "cuda"
-    return "mps" if sys.platform == "darwin" and os.uname().machine == "arm64" else "cpu"
+    return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"

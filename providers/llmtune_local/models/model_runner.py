@@ -1,8 +1,8 @@
-"""A model as the trainer runs it: packed or padded, with logits only where the loss looks.
+"""A model as the trainer runs it: packed or padded, with logits only at trained positions.
 
-Whether a model can be packed, and whether its head is just a linear layer, is not read off its name: both are tried
-on a few tokens when it is loaded, in float32 whatever the run's precision, and what does not give the same numbers is
-not used.
+Whether a model can be packed, and whether its head is just a linear layer, is not concluded from its name: both are
+tried on a few tokens when it is loaded, in float32 whatever the run's precision, and a way that does not give the same
+numbers is not used.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import contextlib
 import itertools
 import logging
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from llmtune_local.batching.loss import LossSums, linear_cross_entropy, logits_cross_entropy, token_nll
-from llmtune_local.batching.packing import Family
+from llmtune_local.batching.packing import PrefixGroup
 from llmtune_local.kernels import cpu_block_attention, last_block, packed_attention
 from llmtune_local.kernels.liger import use_liger
+from llmtune_local.kernels.packed_attention import PackedLayout
 from llmtune_local.kernels.rotary import use_fast_rotary
-from llmtune_local.kernels.shared_prefix import Beginning
+from llmtune_local.kernels.shared_prefix import SharedPrefix
 from llmtune_local.models import exact, fused_lora
 
 if TYPE_CHECKING:
@@ -43,23 +45,23 @@ _LAYERS = 8
 _HEAD_ROWS = 512
 
 #: What a model raises that cannot be run in a way that it was not made for.
-_CANNOT = (
+_RUN_ERRORS = (
     *(packed_attention.CannotPack, TypeError, ValueError, KeyError, IndexError),
     *(RuntimeError, AttributeError, NotImplementedError),
 )
 
-#: Layouts on which packing is tried: rows that share nothing, and rows that share their beginning.
-_APART = (Family(0, (5,)), Family(0, (9,)), Family(0, (1,)))
-_ALIKE = (Family(6, (4, 1, 7)), Family(0, (5,)))
+#: Layouts on which packing is tried: rows that share nothing, and rows that share their prefix.
+_SEPARATE_ROWS = (PrefixGroup(0, (5,)), PrefixGroup(0, (9,)), PrefixGroup(0, (1,)))
+_SHARED_ROWS = (PrefixGroup(6, (4, 1, 7)), PrefixGroup(0, (5,)))
 
 
 class Network:
     """A causal language model (with its adapter) on a device.
 
-    `model` is what is saved and trained, `causal` the transformers model inside it. Which of the fast ways are used:
-    `packed`; `shares`: rows stand behind one copy of their common beginning, which `begins`: may be computed before
-    them; `linear_head`; `last`: parts of the last block that compute trained positions alone; `fused` adapters;
-    `kernels`.
+    `model` is what is saved and trained, `causal` the transformers model inside it. The fast ways in use: `packed`;
+    `shares_prefixes` (rows are packed behind one copy of their common prefix); `precomputes_prefix` (which may be
+    computed before them); `linear_head`; `last` (parts of the last block that compute trained positions alone); `fused`
+    adapters; `kernels` (Liger's).
     """
 
     def __init__(
@@ -74,111 +76,113 @@ class Network:
         implementation = str(getattr(self.causal.config, "_attn_implementation", None) or "sdpa")
         self.native = "sdpa" if implementation == packed_attention.NAME else implementation
         self.layers = int(getattr(self.causal.config.get_text_config(), "num_hidden_layers", None) or _LAYERS)
-        self.packed = self.shares = self.begins = self._exact = False
+        self.packed = self.shares_prefixes = self.precomputes_prefix = self._exact = False
         self.last: tuple[nn.Module, ...] = ()
-        self._attend(self.native)
+        self._set_attention(self.native)
         was_training = self.causal.training
         self.causal.eval()
-        with torch.no_grad(), self.arithmetic():
+        with torch.no_grad(), self.autocast():
             self.kernels = device == "cuda" and self._try_kernels()
             if device == "cpu":
                 use_fast_rotary(self.causal)
             self.linear_head = self._try_linear_head()
             self.fused = self._try_fusing()
             self.last = self._try_last_block()
-            self.packed = pack and self._try_packing(_APART)
-            # Dropout would be drawn once for all rows of a family.
-            self.shares = self.packed and not self._drops() and self._try_packing(_ALIKE)
-            self.begins = self.shares and self.linear_head and not self._checkpoints() and self._try_beginning()
-        self._attend(packed_attention.NAME if self.packed else self.native)
+            self.packed = pack and self._try_packing(_SEPARATE_ROWS)
+            # Dropout would be drawn once for all rows of a group.
+            self.shares_prefixes = self.packed and not self._has_dropout() and self._try_packing(_SHARED_ROWS)
+            self.precomputes_prefix = (
+                self.shares_prefixes and self.linear_head and not self._uses_checkpointing() and self._try_prefix()
+            )
+        self._set_attention(packed_attention.NAME if self.packed else self.native)
         self.causal.train(was_training)
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is on, for people."""
-        found = ["packing without padding" if self.packed else "padded batches"]
-        if self.shares:
-            found.append("one copy of a beginning that rows share" + (", computed once a step" if self.begins else ""))
-        found.append("logits at trained positions only" if self.linear_head else "logits by the model's own head")
+        """Describe the ways in use, for people."""
+        names = ["packing without padding" if self.packed else "padded batches"]
+        if self.shares_prefixes:
+            names.append(
+                "one copy of a shared prefix" + (", computed once per step" if self.precomputes_prefix else "")
+            )
+        names.append("logits at trained positions only" if self.linear_head else "logits by the model's own head")
         if self.last:
-            found.append("last block at trained positions only")
+            names.append("last block at trained positions only")
         if self.fused:
-            found.append("fused adapters")
+            names.append("fused adapters")
         if self.kernels:
-            found.append("Liger kernels")
+            names.append("Liger kernels")
         if self.dtype == torch.bfloat16:
-            found.append("bfloat16")
-        if self._checkpoints():
-            found.append("gradient checkpointing")
-        return tuple(found)
+            names.append("bfloat16")
+        if self._uses_checkpointing():
+            names.append("gradient checkpointing")
+        return tuple(names)
 
-    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which the model runs: matrix products in its dtype."""
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which the model runs: matrix products in its dtype."""
         if self.dtype == torch.float32 or self._exact:
             return contextlib.nullcontext()
         return torch.autocast(self.device, dtype=self.dtype)
 
     @contextlib.contextmanager
     def unpacked(self) -> Iterator[None]:
-        """For as long as it lasts, the model runs as transformers made it (for generation)."""
-        self._attend(self.native)
+        """Run the model with transformers' own attention while the context lasts (for generation)."""
+        self._set_attention(self.native)
         try:
             yield
         finally:
-            self._attend(packed_attention.NAME if self.packed else self.native)
+            self._set_attention(packed_attention.NAME if self.packed else self.native)
 
-    def losses(self, batch: MicroBatch, *, smoothing: float = 0.0, beginning: Beginning | None = None) -> LossSums:
-        """The loss sums of one micro-batch, behind its beginning where it has one (see `begin`)."""
+    def losses(self, batch: MicroBatch, *, smoothing: float = 0.0, prefix: SharedPrefix | None = None) -> LossSums:
+        """Return the loss sums of one micro-batch, behind its prefix where it has one (see `compute_prefix`)."""
         parts = (batch.targets, batch.weights, batch.completion)
-        with self.arithmetic():
+        with self.autocast():
             if self.linear_head:
                 head = self.causal.get_output_embeddings()
-                hidden = self.hidden(batch, beginning)
+                hidden = self.hidden(batch, prefix)
                 return linear_cross_entropy(hidden, head.weight, head.bias, *parts, smoothing=smoothing)
             return logits_cross_entropy(self.logits(batch), *parts, smoothing=smoothing)
 
-    def begin(self, ids: Tensor) -> Beginning:
-        """Compute the beginning [1, tokens] of micro-batches to come."""
-        found = Beginning(ids.shape[1])
+    def compute_prefix(self, ids: Tensor) -> SharedPrefix:
+        """Compute the prefix [1, tokens] of micro-batches to come."""
+        prefix = SharedPrefix(ids.shape[1])
         at = torch.arange(ids.shape[1], device=ids.device)
-        families = (Family(0, (found.tokens,)),)
-        inputs = {"input_ids": ids, "position_ids": at.unsqueeze(0), "families": families, "beginning": found}
-        with self.arithmetic():
-            self._hidden({**inputs, "use_cache": False}, at[-1:])  # of the last block only keys and values are wanted
-        return found
+        layout = PackedLayout((PrefixGroup(0, (prefix.tokens,)),), prefix=prefix)
+        inputs = {"input_ids": ids, "position_ids": at.unsqueeze(0), "packed_layout": layout, "use_cache": False}
+        with self.autocast():
+            self._hidden(inputs, at[-1:])  # of the last block only keys and values are wanted
+        return prefix
 
-    def in_turn(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, Beginning | None]]:
-        """Each micro-batch, and the beginning that it stands behind, for `losses`.
+    def iterate_batches(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, SharedPrefix | None]]:
+        """Yield each micro-batch on the device, and the prefix that it stands behind, for `losses`.
 
-        The gradient of a batch must have been taken before the next is asked for: behind the last of a beginning, what
-        was collected goes back through that.
+        The gradient of a batch must be taken before the next one is requested: after the last batch of a prefix, the
+        collected gradients go back through the prefix.
         """
-        for _, some in itertools.groupby(batches, key=lambda batch: id(batch.beginning)):
-            beginning: Beginning | None = None
+        for _, some in itertools.groupby(batches, key=lambda batch: id(batch.prefix)):
+            prefix: SharedPrefix | None = None
             for batch in some:
-                if batch.beginning is not None and beginning is None:
-                    beginning = self.begin(batch.beginning)
-                yield batch.to(self.device), beginning
-            if beginning is not None:
-                beginning.backward()
+                if batch.prefix is not None and prefix is None:
+                    prefix = self.compute_prefix(batch.prefix)
+                yield batch.to(self.device), prefix
+            if prefix is not None:
+                prefix.backward()
 
-    def hidden(self, batch: MicroBatch, beginning: Beginning | None = None) -> Tensor:
-        """What the head is given at the trained positions, [selected, width]."""
-        inputs = self._inputs(batch)
-        if beginning is not None:
-            inputs["beginning"] = beginning
-        return self._hidden(inputs, batch.select)
+    def hidden(self, batch: MicroBatch, prefix: SharedPrefix | None = None) -> Tensor:
+        """Return the input of the head at the trained positions, [selected, width]."""
+        return self._hidden(self._inputs(batch, prefix), batch.select)
 
     def logits(self, batch: MicroBatch) -> Tensor:
-        """The logits at the trained positions, [selected, vocabulary], for models whose head is more than a layer."""
+        """Return the logits at the trained positions, [selected, vocabulary], for models whose head is more than a
+        layer."""
         once, back = torch.unique(batch.select, return_inverse=True)
         return self._logits(self._inputs(batch), once)[back]
 
     @torch.no_grad()
     def nll(self, inputs: dict[str, Any], select: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood in nats of each target at its flat position; positions may repeat."""
+        """Return the negative log-likelihood in nats of each target at its flat position; positions may repeat."""
         once, back = torch.unique(select, return_inverse=True)
-        with self.arithmetic():
+        with self.autocast():
             if self.linear_head:
                 head = self.causal.get_output_embeddings()
                 return token_nll(self._hidden(inputs, once), head.weight, head.bias, back, targets)
@@ -186,17 +190,19 @@ class Network:
             return logits.logsumexp(1)[back] - logits[back, targets]
 
     def _hidden(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
-        if self.last and self.device == "cpu" and "families" in inputs:
-            inputs["reads"] = (self.layers - 1, cpu_block_attention.first_read(inputs["families"], select))
+        layout: PackedLayout | None = inputs.get("packed_layout")
+        if self.last and self.device == "cpu" and layout is not None:
+            reads = cpu_block_attention.first_read(layout.groups, select)
+            inputs["packed_layout"] = replace(layout, partial_layer=(self.layers - 1, reads))
         try:
-            with last_block.only_at(self.last, select, inputs["input_ids"].shape):
+            with last_block.compute_at_positions(self.last, select, inputs["input_ids"].shape):
                 output: Tensor = self.decoder(**inputs).last_hidden_state
         finally:
-            fused_lora.forget()
+            fused_lora.clear_cache()
         return output.flatten(0, 1)[select]
 
     def _logits(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
-        """The model's own logits at these positions, which must ascend."""
+        """Return the model's own logits at these positions, which must ascend."""
         ids = inputs["input_ids"]
         keep = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
         keep.view(-1)[select] = True
@@ -209,15 +215,18 @@ class Network:
             return torch.index_select(logits.flatten(0, 1), 0, select)
         return logits
 
-    def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
+    def _inputs(self, batch: MicroBatch, prefix: SharedPrefix | None = None) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.ids, "use_cache": False}
-        if batch.families is not None:
-            inputs |= {"position_ids": batch.positions, "families": batch.families}
+        if batch.prefix_groups is not None:
+            inputs |= {
+                "position_ids": batch.positions,
+                "packed_layout": PackedLayout(batch.prefix_groups, prefix=prefix),
+            }
         else:
             inputs["attention_mask"] = batch.attention_mask
         return inputs
 
-    def _attend(self, implementation: str) -> None:
+    def _set_attention(self, implementation: str) -> None:
         if self.causal.config._attn_implementation != implementation:
             self.causal.set_attn_implementation(implementation)
 
@@ -227,25 +236,29 @@ class Network:
         vocabulary = int(self.causal.get_input_embeddings().weight.shape[0])
         return ((torch.arange(count, device=self.device) * 7 + shift) % vocabulary).unsqueeze(0)
 
-    def holds(self, probe: Callable[[], tuple[Tensor, Tensor]]) -> bool:
-        """Whether both ways of a probe give the same: in float32 by the largest element, and then in the run's own
-        precision, for which other kernels may be chosen. A way that cannot be gone does not hold."""
+    def ways_agree(self, probe: Callable[[], tuple[Tensor, Tensor]]) -> bool:
+        """Return whether both ways of a probe give the same numbers.
+
+        In float32 by the largest element, and then in the run's own precision, for which other kernels may be chosen. A
+        way that raises does not agree.
+        """
         try:
             self._exact = True
             with exact.float32(self.device):
-                one, other = probe()
+                actual, expected = probe()
             self._exact = False
-            if not exact.largest_agree(one, other, self.layers):
+            if not exact.largest_agree(actual, expected, self.layers):
                 return False
-            return self.dtype == torch.float32 or self.same(*probe())
-        except _CANNOT as problem:
+            return self.dtype == torch.float32 or self._agree(*probe())
+        except _RUN_ERRORS as problem:
             logger.debug("a faster way is left out: %r", problem)
             return False
         finally:
             self._exact = False
 
     def _try_linear_head(self) -> bool:
-        """Whether the logits are the head's product and nothing else: no cap, no scale, nothing before or behind."""
+        """Return whether the logits are the head's product and nothing else: no cap, no scale, nothing before or after
+        it."""
         head = self.causal.get_output_embeddings()
         if type(head) is not nn.Linear or _changes_logits(self.causal.config.get_text_config()):
             return False
@@ -268,7 +281,7 @@ class Network:
             with torch.autocast(self.device, enabled=False):
                 logits = self.causal(input_ids=ids, use_cache=False).logits
                 linear = exact.largest_agree(logits, head(hidden.last_hidden_state), 1)
-        except _CANNOT:
+        except _RUN_ERRORS:
             return False
         finally:
             head.weight, head.bias = weight, bias
@@ -280,10 +293,10 @@ class Network:
             hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
             return head(hidden.to(head.weight.dtype)), self.causal(input_ids=ids, use_cache=False).logits
 
-        return linear and self.holds(through_all)
+        return linear and self.ways_agree(through_all)
 
     def _try_kernels(self) -> bool:
-        """Put Liger's kernels in where they are installed and give the same numbers."""
+        """Put Liger's kernels in where they are installed and give the same numbers; return whether they are."""
         ids = self._tokens(9, 2)
         undo: Callable[[], None] | None = None
 
@@ -296,7 +309,7 @@ class Network:
             return (plain, plain) if undo is None else (self.causal(input_ids=ids, use_cache=False).logits, plain)
 
         try:
-            alike = self.holds(probe)
+            alike = self.ways_agree(probe)
         except Exception as problem:  # noqa: BLE001 - kernels are compiled here and now, and that can fail in many ways
             logger.warning("Liger's kernels are left out, and transformers' own used: %r", problem)
             alike = False
@@ -307,7 +320,8 @@ class Network:
         return alike
 
     def _try_fusing(self) -> bool:
-        """Fuse the adapters where that gives the same numbers, with every adapter of a size that shows."""
+        """Fuse the adapters where that gives the same numbers, tried with adapters that are not zero; return whether it
+        does."""
         ids = self._tokens(7, 5)
 
         def probe() -> tuple[Tensor, Tensor]:
@@ -315,18 +329,18 @@ class Network:
             plain = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
             fused_lora.fuse(self.causal)
             fused = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-            fused_lora.forget()
+            fused_lora.clear_cache()
             return fused, plain
 
-        with fused_lora.woken(self.causal):
-            if fused_lora.fuse(self.causal) and self.holds(probe):
+        with fused_lora.nonzero_adapters(self.causal):
+            if fused_lora.fuse(self.causal) and self.ways_agree(probe):
                 return True
         fused_lora.unfuse(self.causal)
         return False
 
     def _try_last_block(self) -> tuple[nn.Module, ...]:
-        """The parts of the last block that may compute the trained positions alone."""
-        if not self.linear_head or self._checkpoints():
+        """Return the parts of the last block that may compute the trained positions alone."""
+        if not self.linear_head or self._uses_checkpointing():
             return ()
         ids, at = self._tokens(9, 4), torch.tensor([3, 7, 8], device=self.device)
         parts = last_block.parts(self.decoder)
@@ -337,110 +351,116 @@ class Network:
             self.last = parts
             return self._hidden({"input_ids": ids, "use_cache": False}, at), plain
 
-        holds = self.holds(probe)
+        holds = self.ways_agree(probe)
         self.last = ()
         return parts if holds else ()
 
-    def _checkpoints(self) -> bool:
-        """Whether activations are computed again in the backward pass."""
+    def _uses_checkpointing(self) -> bool:
+        """Return whether activations are computed again in the backward pass."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules())
 
-    def _drops(self) -> bool:
-        """Whether anything is dropped out in training."""
+    def _has_dropout(self) -> bool:
+        """Return whether there is any dropout in training."""
         names = ("attention_dropout", "attn_pdrop")
         config = self.causal.config.get_text_config()
         return any(getattr(config, name, 0) for name in names) or any(
             isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()
         )
 
-    def _try_packing(self, families: tuple[Family, ...]) -> bool:
-        """Whether rows laid out like this give what each gives alone, within windows of attention and beyond them."""
+    def _try_packing(self, prefix_groups: tuple[PrefixGroup, ...]) -> bool:
+        """Return whether packed rows give what each gives alone, within windows of attention and beyond them."""
         if getattr(self.causal.config.get_text_config(), "attn_logit_softcapping", None):
             return False
 
         def probe() -> tuple[Tensor, Tensor]:
-            return self._packed_and_alone(families)
+            return self._packed_and_alone(prefix_groups)
 
-        if not self.holds(probe):
+        if not self.ways_agree(probe):
             return False
         with exact.short_windows(self.causal, longest=self.longest):
-            return self.holds(probe)
+            return self.ways_agree(probe)
 
-    def _packed_and_alone(self, families: tuple[Family, ...]) -> tuple[Tensor, Tensor]:
+    def _packed_and_alone(self, prefix_groups: tuple[PrefixGroup, ...]) -> tuple[Tensor, Tensor]:
         rows, ids, positions = [], [], []
-        for number, family in enumerate(families):
-            first = self._tokens(family.shared, 3 + number)
+        for number, group in enumerate(prefix_groups):
+            first = self._tokens(group.shared, 3 + number)
             ids.append(first)
-            positions.append(torch.arange(family.shared))
-            for index, own in enumerate(family.own):
-                behind = self._tokens(own, 11 + 5 * index + number)
-                rows.append((torch.cat([first, behind], dim=1), own))
+            positions.append(torch.arange(group.shared))
+            for index, length in enumerate(group.own):
+                behind = self._tokens(length, 11 + 5 * index + number)
+                rows.append((torch.cat([first, behind], dim=1), length))
                 ids.append(behind)
-                positions.append(torch.arange(family.shared, family.shared + own))
+                positions.append(torch.arange(group.shared, group.shared + length))
         decoder = self.decoder
-        alone = [decoder(input_ids=row, use_cache=False).last_hidden_state[:, -own:] for row, own in rows]
+        alone = [decoder(input_ids=row, use_cache=False).last_hidden_state[:, -length:] for row, length in rows]
         try:
-            self._attend(packed_attention.register())
+            self._set_attention(packed_attention.register())
             packed = decoder(
                 input_ids=torch.cat(ids, dim=1),
                 position_ids=torch.cat(positions).unsqueeze(0).to(self.device),
-                families=families,
+                packed_layout=PackedLayout(prefix_groups),
                 use_cache=False,
             ).last_hidden_state
         finally:
-            self._attend(self.native)
+            self._set_attention(self.native)
         start, parts = 0, []
-        for family in families:
-            start += family.shared
-            parts.append(packed[:, start : start + sum(family.own)])
-            start += sum(family.own)
+        for group in prefix_groups:
+            start += group.shared
+            parts.append(packed[:, start : start + sum(group.own)])
+            start += sum(group.own)
         return torch.cat(parts, dim=1), torch.cat(alone, dim=1)
 
-    def _try_beginning(self) -> bool:
-        """Whether rows behind a beginning that was computed before them give what each gives alone. Not where attention
-        has a window, which may end within the beginning."""
+    def _try_prefix(self) -> bool:
+        """Return whether rows behind a precomputed prefix give what each gives alone.
+
+        Not where attention has a window, which may end within the prefix.
+        """
         config = self.causal.config.get_text_config()
         windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         if self.device != "cpu" or windowed or getattr(config, "attention_chunk_size", None):
             return False
-        first, *behind = (self._tokens(count, 3 + count) for count in (6, 4, 1, 7))
-        at = torch.cat([torch.arange(6, 6 + own.shape[1], device=self.device) for own in behind]).unsqueeze(0)
+        first, *suffixes = (self._tokens(count, 3 + count) for count in (6, 4, 1, 7))
+        at = torch.cat([torch.arange(6, 6 + suffix.shape[1], device=self.device) for suffix in suffixes]).unsqueeze(0)
 
         def probe() -> tuple[Tensor, Tensor]:
-            whole = (self.decoder(input_ids=torch.cat([first, own], dim=1), use_cache=False) for own in behind)
-            alone = torch.cat([output.last_hidden_state[0, 6:] for output in whole])
+            outputs = (
+                self.decoder(input_ids=torch.cat([first, suffix], dim=1), use_cache=False) for suffix in suffixes
+            )
+            alone = torch.cat([output.last_hidden_state[0, 6:] for output in outputs])
             try:
-                self._attend(packed_attention.NAME)
+                self._set_attention(packed_attention.NAME)
                 packed = self.decoder(
-                    input_ids=torch.cat(behind, dim=1),
+                    input_ids=torch.cat(suffixes, dim=1),
                     position_ids=at,
-                    families=tuple(Family(0, (own.shape[1],)) for own in behind),
-                    beginning=self.begin(first),
+                    packed_layout=PackedLayout(
+                        tuple(PrefixGroup(0, (suffix.shape[1],)) for suffix in suffixes),
+                        prefix=self.compute_prefix(first),
+                    ),
                     use_cache=False,
                 ).last_hidden_state[0]
             finally:
-                self._attend(self.native)
+                self._set_attention(self.native)
             return packed, alone
 
-        return self.holds(probe)
+        return self.ways_agree(probe)
 
-    def same(self, one: Tensor, other: Tensor) -> bool:
-        """Whether two ways to compute the same gave the same, as far as this precision goes."""
+    def _agree(self, actual: Tensor, expected: Tensor) -> bool:
+        """Return whether two results of the same computation agree, as far as this precision goes."""
         if self.dtype == torch.float32:
-            return exact.largest_agree(one, other, self.layers)
-        one, other = one.float(), other.float()
-        difference = (one - other).norm() / other.norm().clamp_min(1e-12)
+            return exact.largest_agree(actual, expected, self.layers)
+        actual, expected = actual.float(), expected.float()
+        difference = (actual - expected).norm() / expected.norm().clamp_min(1e-12)
         return bool(difference < _HALF_TOLERANCE * math.sqrt(max(1.0, self.layers / _LAYERS)))
 
 
 def _decoder_of(causal: Any) -> Any:
-    """The model without its head; where transformers' look-up does not find it, under its usual name."""
+    """Return the model without its head; where transformers' look-up does not find it, by its usual name."""
     decoder = causal.get_decoder()
     return getattr(causal, "model", decoder) if decoder is causal else decoder
 
 
 def _changes_logits(config: Any) -> bool:
-    """Whether the configuration says that something is done to the logits behind the head, or before it."""
+    """Return whether the configuration says that the logits are changed after the head, or its input before it."""
     if getattr(config, "final_logit_softcapping", None):
         return True
     return any(

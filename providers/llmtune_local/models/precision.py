@@ -1,4 +1,4 @@
-"""Which precision a run's frozen weights and arithmetic have, where nobody says. Imports nothing heavy.
+"""The precision of a run's frozen weights and matrix products, where it is left open. Imports nothing heavy.
 
 bfloat16 where the hardware multiplies in it: CUDA devices, and CPUs with AVX512-BF16 or AMX once a model is large
 enough for that to pay (below, rounding buys nothing). Trained weights, norms and the residual stream are float32.
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 HALF_FROM = 20_000_000
 
 
-def settled(asked: str, device: str, shape: Shape | None) -> str:
-    """ "float32" or "bfloat16", for `asked` being one of them or "auto"."""
-    if asked != "auto":
-        return asked
+def resolve_precision(name: str, device: str, shape: Shape | None) -> str:
+    """Return "float32" or "bfloat16"; `name` is one of them, or "auto"."""
+    if name != "auto":
+        return name
     if device == "cuda":
         return "bfloat16"
     large = shape is not None and not shape.encoder and shape.parameters >= HALF_FROM
@@ -29,7 +29,7 @@ def settled(asked: str, device: str, shape: Shape | None) -> str:
 
 @functools.cache
 def cpu_has_half() -> bool:
-    """Whether this CPU multiplies bfloat16 (Linux on x86; elsewhere it is not known, and float32 is taken)."""
+    """Return whether this CPU multiplies bfloat16 (Linux on x86; elsewhere it is not known, and float32 is used)."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

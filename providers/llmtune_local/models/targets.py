@@ -1,7 +1,7 @@
-"""Which layers of a model get an adapter, and which do not, in words.
+"""The layers of a model that get an adapter, and a description of those that do not.
 
 A preset means the same in every family: linear layers of the text model, without the output head, without the routed
-experts of a mixture and their router, and without what PEFT refuses. Whatever else is wanted is named.
+experts of a mixture and their router, and without what PEFT refuses. Any other layer has to be named.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROUTERS = ("router", "gate")
 
 
 class Targets(NamedTuple):
-    """Full names of the modules and the parameters that get an adapter, and what is to be said of the choice."""
+    """Full names of the modules and the parameters that get an adapter, and notes on the choice for the user."""
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...]
@@ -49,90 +49,99 @@ class _Layers(NamedTuple):
     """Linear layers outside of the text model (an image encoder, its projector)."""
 
 
-def select_targets(  # noqa: C901
-    network: Any,
-    wanted: str | Sequence[str],
-    *,
-    apart: Sequence[str] = (),
-    plain: bool = True,
+def select_targets(
+    network: Any, target_modules: str | Sequence[str], *, exclude: Sequence[str] = (), plain: bool = True
 ) -> Targets:
     """Choose the layers for a preset, or for names each of which must match.
 
     Names match linear layers and routed experts (`experts`, or a matrix of theirs) by the end of their full name.
-    Nothing inside the modules `apart` is in a preset. `plain` adapters (no dropout, no DoRA) can also be put on
+    A preset has nothing inside the modules `exclude`. `plain` adapters (no dropout, no DoRA) can also be put on
     layers whose names PEFT takes for those of experts.
 
     Raises:
         InvalidJob: the preset is empty, a name matches nothing, or PEFT takes no adapter there.
     """
-    layers = _layers_of(network)
-    linear = {name: inside for name, inside in layers.linear.items() if not set(apart) & set(name.split("."))}
+    layers = _find_layers(network)
+    parameters: set[str] = set()
     notes: list[str] = []
-    if isinstance(wanted, str) and wanted in PRESETS:
-        chosen = {
-            name for name, inside in linear.items() if wanted == "all-linear" or (wanted == "attention") == inside
-        }
-        refused = {name for name in chosen if _refused(network, name)}
-        chosen -= refused
-        if refused:
-            kind = network.config.model_type
-            notes.append(f"{_leaves(refused)} (PEFT takes no adapter there in {kind} models)")
-        bypassed = {name for name in chosen if _bypassed(name)}
-        chosen -= bypassed
-        if bypassed:
-            notes.append(f"{_leaves(bypassed)} (the model reads its weight past an adapter)")
-        parameters: set[str] = set()
-        if wanted != "attention" and layers.experts:
-            count = _expert_count(network, layers.experts)
-            notes.append(
-                f"the routed experts ({count} a layer; lora_target_modules: [experts] names them)"
-                + (" and their router" if layers.routers else "")
-            )
-        if not chosen:
-            raise InvalidJob(
-                f"this model has no linear layer for the preset {wanted!r}"
-                + (f" beside {' and '.join(notes)}" if notes else ""),
-                where=_WHERE,
-                hint=f"name modules, or another preset: {', '.join(PRESETS)}",
-            )
+    if isinstance(target_modules, str) and target_modules in PRESETS:
+        chosen, notes = _select_preset(network, layers, target_modules, exclude)
     else:
-        chosen, parameters = _named(network, layers, (wanted,) if isinstance(wanted, str) else wanted)
-        refused = {name for name in chosen if _refused(network, name)}
-        if refused:
-            raise InvalidJob(
-                f"PEFT takes no adapter on {_leaves(refused)} in {network.config.model_type} models",
-                where=_WHERE,
-                hint="leave it out; the preset all-linear does",
-            )
-        if bypassed := {name for name in chosen if _bypassed(name)}:
-            raise InvalidJob(
-                f"the model reads the weight of {_leaves(bypassed)} past an adapter, which would learn nothing there",
-                where=_WHERE,
-                hint="leave it out; the preset all-linear does",
-            )
-        if parameters and not plain:
-            raise InvalidJob(
-                "routed experts take an adapter without lora_dropout and of kind lora only",
-                where=_WHERE,
-                hint="set lora_dropout to 0 and adapter to lora, or leave the experts out",
-            )
-    rewritten = {name for name in chosen if _rewritten(network, name)}
+        names = (target_modules,) if isinstance(target_modules, str) else target_modules
+        chosen, parameters = _select_named(network, layers, names, plain=plain)
+    rewritten = {name for name in chosen if _is_rewritten(network, name)}
     chosen -= rewritten
     if plain:
         parameters |= {f"{name}.weight" for name in rewritten}
     elif rewritten:
-        notes.append(f"{_leaves(rewritten)} (PEFT takes them for experts unless the adapter is plain LoRA)")
+        notes.append(f"{_leaf_names(rewritten)} (PEFT takes them for experts unless the adapter is plain LoRA)")
         if not chosen:
             raise InvalidJob(f"no layer is left for an adapter: {notes[-1]}", where=_WHERE)
     if layers.outside:
-        notes.append(f"what is outside of the text model ({_roots(network, layers.outside)})")
-    found = _covered(chosen | rewritten if plain else chosen, parameters - {f"{name}.weight" for name in rewritten})
-    said = f"the adapter is on {found}" + (f"; not on {'; not on '.join(notes)}" if notes else "")
-    return Targets(tuple(sorted(chosen)), tuple(sorted(parameters)), (said,))
+        notes.append(f"what is outside of the text model ({_root_names(network, layers.outside)})")
+    covered = _describe_layers(
+        chosen | rewritten if plain else chosen, parameters - {f"{name}.weight" for name in rewritten}
+    )
+    summary = f"the adapter is on {covered}" + (f"; not on {'; not on '.join(notes)}" if notes else "")
+    return Targets(tuple(sorted(chosen)), tuple(sorted(parameters)), (summary,))
+
+
+def _select_preset(network: Any, layers: _Layers, preset: str, exclude: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return the modules of a preset, and a note on each kind of layer that it leaves out."""
+    linear = {name: inside for name, inside in layers.linear.items() if not set(exclude) & set(name.split("."))}
+    notes: list[str] = []
+    chosen = {name for name, inside in linear.items() if preset == "all-linear" or (preset == "attention") == inside}
+    refused = {name for name in chosen if _peft_refuses(network, name)}
+    chosen -= refused
+    if refused:
+        notes.append(f"{_leaf_names(refused)} (PEFT takes no adapter there in {network.config.model_type} models)")
+    bypassed = {name for name in chosen if _is_bypassed(name)}
+    chosen -= bypassed
+    if bypassed:
+        notes.append(f"{_leaf_names(bypassed)} (the model reads its weight past an adapter)")
+    if preset != "attention" and layers.experts:
+        count = _expert_count(network, layers.experts)
+        notes.append(
+            f"the routed experts ({count} per layer; lora_target_modules: [experts] names them)"
+            + (" and their router" if layers.routers else "")
+        )
+    if not chosen:
+        raise InvalidJob(
+            f"this model has no linear layer for the preset {preset!r}"
+            + (f" beside {' and '.join(notes)}" if notes else ""),
+            where=_WHERE,
+            hint=f"name modules, or another preset: {', '.join(PRESETS)}",
+        )
+    return chosen, notes
+
+
+def _select_named(network: Any, layers: _Layers, names: Iterable[str], *, plain: bool) -> tuple[set[str], set[str]]:
+    """Return the modules and expert parameters of these names. Raises `InvalidJob` where one takes no adapter."""
+    chosen, parameters = _match_names(network, layers, names)
+    refused = {name for name in chosen if _peft_refuses(network, name)}
+    if refused:
+        raise InvalidJob(
+            f"PEFT takes no adapter on {_leaf_names(refused)} in {network.config.model_type} models",
+            where=_WHERE,
+            hint="leave it out; the preset all-linear does",
+        )
+    if bypassed := {name for name in chosen if _is_bypassed(name)}:
+        raise InvalidJob(
+            f"the model reads the weight of {_leaf_names(bypassed)} past an adapter, which would learn nothing there",
+            where=_WHERE,
+            hint="leave it out; the preset all-linear does",
+        )
+    if parameters and not plain:
+        raise InvalidJob(
+            "routed experts take an adapter without lora_dropout and of kind lora only",
+            where=_WHERE,
+            hint="set lora_dropout to 0 and adapter to lora, or leave the experts out",
+        )
+    return chosen, parameters
 
 
 def zero_tensors(network: Any) -> list[str]:
-    """Names of trained adapter matrices that are still all zero, which they are only before they have learned."""
+    """Return the names of trained adapter matrices that are still all zero: they have learned nothing."""
     return [
         name.replace(".default.", ".")
         for name, parameter in network.named_parameters()
@@ -140,7 +149,7 @@ def zero_tensors(network: Any) -> list[str]:
     ]
 
 
-def _layers_of(network: Any) -> _Layers:
+def _find_layers(network: Any) -> _Layers:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -181,16 +190,20 @@ def _layers_of(network: Any) -> _Layers:
 
 
 def _text_model(network: Any) -> Any:
-    """The part that reads text: the decoder of a causal language model, else the whole."""
+    """Return the part that reads text: the decoder of a causal language model, else the whole model."""
     decoder = network.get_decoder() if hasattr(network, "get_decoder") else None
     return network if decoder is None or network.get_output_embeddings() is None else decoder
 
 
-def _named(network: Any, layers: _Layers, names: Iterable[str]) -> tuple[set[str], set[str]]:
-    """The modules and expert parameters that these names mean."""
+def _match_names(network: Any, layers: _Layers, names: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Return the modules and expert parameters that these names match."""
     every = [name for name, _ in network.named_modules() if name]
     head = network.get_output_embeddings()
-    usable = {name for name in every if not any(name == far or far.startswith(f"{name}.") for far in layers.outside)}
+    usable = {
+        name
+        for name in every
+        if not any(name == outside or outside.startswith(f"{name}.") for outside in layers.outside)
+    }
     usable -= set(layers.routers)
     stacked = [name for name in layers.experts if name not in every]
     chosen: set[str] = set()
@@ -198,14 +211,14 @@ def _named(network: Any, layers: _Layers, names: Iterable[str]) -> tuple[set[str
     for name in names:
         alias = _EXPERT_ALIASES.get(name.rpartition(".")[2])
         modules = {full for full in usable if full == name or full.endswith(f".{name}")}
-        wide = {full for full in stacked if _ends(full, name) or _ends(full.rpartition(".")[0], name)}
+        wide = {full for full in stacked if _matches_end(full, name) or _matches_end(full.rpartition(".")[0], name)}
         if alias is not None and "." not in name:
-            wide |= {full for full in stacked if _ends(full, alias)}
+            wide |= {full for full in stacked if _matches_end(full, alias)}
         modules -= {full.rpartition(".")[0] for full in wide}
         if name.rpartition(".")[2] == "experts":  # a list of single experts
             modules = {full for full in layers.experts if full in every and f".{name}." in f".{full}"}
         if not modules and not wide:
-            _no_such_module(network, layers, name)
+            _raise_no_match(network, layers, name)
         chosen |= modules
         parameters |= wide
     if head is not None:
@@ -213,31 +226,31 @@ def _named(network: Any, layers: _Layers, names: Iterable[str]) -> tuple[set[str
     return chosen, parameters
 
 
-def _ends(full: str, name: str) -> bool:
+def _matches_end(full: str, name: str) -> bool:
     return full == name or full.endswith(f".{name}")
 
 
-def _no_such_module(network: Any, layers: _Layers, name: str) -> None:
-    far = [full for full in layers.outside if _ends(full, name) or f".{name}." in f".{full}."]
-    if far:
+def _raise_no_match(network: Any, layers: _Layers, name: str) -> None:
+    outside = [full for full in layers.outside if _matches_end(full, name) or f".{name}." in f".{full}."]
+    if outside:
         raise InvalidJob(
-            f"{name!r} is outside of the text model ({_roots(network, far)}), which rows of text do not train",
+            f"{name!r} is outside of the text model ({_root_names(network, outside)}), which rows of text do not train",
             where=_WHERE,
             hint=f"name modules of the text model, or a preset: {', '.join(PRESETS)}",
         )
-    if any(_ends(full, name) for full in layers.routers):
+    if any(_matches_end(full, name) for full in layers.routers):
         raise InvalidJob(f"{name!r} is the router of the experts, which takes no adapter", where=_WHERE)
     leaves = {full.rpartition(".")[2] for full in (*layers.linear, *layers.experts)}
-    near = difflib.get_close_matches(name, sorted(leaves), n=2) or sorted(leaves)
+    suggestions = difflib.get_close_matches(name, sorted(leaves), n=2) or sorted(leaves)
     raise InvalidJob(
-        f"this model has no module {name!r}; there are {', '.join(near)}",
+        f"this model has no module {name!r}; there are {', '.join(suggestions)}",
         where=_WHERE,
         hint=f"name modules, or a preset: {', '.join(PRESETS)}",
     )
 
 
-def _refused(network: Any, name: str) -> bool:
-    """Whether PEFT takes no adapter on this module of this model."""
+def _peft_refuses(network: Any, name: str) -> bool:
+    """Return whether PEFT takes no adapter on this module of this model."""
     with contextlib.suppress(ImportError):
         from peft import LoraConfig
         from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
@@ -249,13 +262,13 @@ def _refused(network: Any, name: str) -> bool:
     return False
 
 
-def _bypassed(name: str) -> bool:
-    """Whether the model's code reads this layer's weight instead of calling the layer (the step size of Mamba)."""
+def _is_bypassed(name: str) -> bool:
+    """Return whether the model reads this layer's weight instead of calling the layer (the step size of Mamba)."""
     return name.rpartition(".")[2] == "dt_proj"
 
 
-def _rewritten(network: Any, name: str) -> bool:
-    """Whether PEFT would take this module's name for one of a checkpoint's experts, and adapt those instead."""
+def _is_rewritten(network: Any, name: str) -> bool:
+    """Return whether PEFT would take this module's name for one of a checkpoint's experts, and adapt those instead."""
     with contextlib.suppress(ImportError):
         from peft import LoraConfig
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -279,8 +292,8 @@ def _expert_count(network: Any, experts: Sequence[str]) -> int:
     return max((int(stacked[name].shape[0]) for name in experts if name in stacked), default=len(experts))
 
 
-def _covered(modules: Iterable[str], parameters: Iterable[str]) -> str:
-    """ "q_proj, v_proj (2 each)" for the full names of layers."""
+def _describe_layers(modules: Iterable[str], parameters: Iterable[str]) -> str:
+    """Return "q_proj, v_proj (2 of each)" for the full names of layers."""
     counts = Counter(name.rpartition(".")[2] for name in modules)
     counts.update(f"experts.{name.rpartition('.')[2]}" for name in parameters)
     if len(set(counts.values())) == 1 and len(counts) > 1:
@@ -288,11 +301,11 @@ def _covered(modules: Iterable[str], parameters: Iterable[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
 
 
-def _leaves(names: Iterable[str]) -> str:
+def _leaf_names(names: Iterable[str]) -> str:
     return ", ".join(sorted({name.rpartition(".")[2] for name in names}))
 
 
-def _roots(network: Any, names: Iterable[str]) -> str:
-    """The parts of the model that these modules are in, such as `vision_tower, multi_modal_projector`."""
+def _root_names(network: Any, names: Iterable[str]) -> str:
+    """Return the parts of the model that these modules are in, such as `vision_tower, multi_modal_projector`."""
     prefix = f"{network.base_model_prefix}."
     return ", ".join(sorted({name.removeprefix(prefix).partition(".")[0] for name in names}))

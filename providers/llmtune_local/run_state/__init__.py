@@ -1,1 +1,1 @@
-"""The run folder: everything a worker process and its followers tell each other."""
+"""The run folder: the files through which a worker process and its followers communicate."""

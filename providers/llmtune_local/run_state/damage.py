@@ -1,4 +1,4 @@
-"""What a power cut or a full disk leaves of the files of a run folder: recognised, and named in one sentence.
+"""Damage that a power cut or a full disk does to the files of a run folder: detected, and described in one sentence.
 
 A file may be missing, empty, cut off, or full of zero bytes. Only names, sizes and headers are read; nothing heavy is
 imported.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmtune.errors import LlmtuneError
@@ -29,8 +30,8 @@ def is_full(problem: BaseException) -> bool:
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     text = str(problem)
-    words = ("No space left on device", "StorageFull", "File too large", "Disk quota exceeded", "file write failed")
-    return isinstance(problem, Exception) and any(word in text for word in words)
+    phrases = ("No space left on device", "StorageFull", "File too large", "Disk quota exceeded", "file write failed")
+    return isinstance(problem, Exception) and any(phrase in text for phrase in phrases)
 
 
 def describe(path: Path) -> str:
@@ -49,8 +50,11 @@ def describe(path: Path) -> str:
     return f"{path} is cut off or was overwritten"
 
 
-def artefact_fault(folder: Path) -> str | None:
-    """Return why a folder holds no whole adapter or model; None where it does."""
+def artefact_fault(folder: Path, files: Sequence[str] = ()) -> str | None:
+    """Return why a folder holds no complete adapter or model; None where it does.
+
+    `files` are the names of the files that were written to it, where they are known.
+    """
     if not folder.is_dir():
         return f"{folder} is missing"
     if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
@@ -64,11 +68,12 @@ def artefact_fault(folder: Path) -> str | None:
     if not weights:
         return f"{folder} holds no weights (*.safetensors)"
     faults = (safetensors_fault(folder / name) for name in sorted(weights))
-    return next((fault for fault in faults if fault), None)
+    missing = (describe(folder / name) for name in files if not (folder / name).exists())
+    return next((fault for fault in (*faults, *missing) if fault), None)
 
 
 def safetensors_fault(path: Path) -> str | None:
-    """Return why a file of weights is not whole, by its header; None where it is as long as the header says."""
+    """Return why a file of weights is incomplete, by its header; None where it is as long as the header says."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -84,14 +89,14 @@ def safetensors_fault(path: Path) -> str | None:
 
 
 def checkpoint_fault(folder: Path) -> str | None:
-    """Return why a run cannot go on from the checkpoint in a folder; None where it can."""
+    """Return why a run cannot continue from the checkpoint in a folder; None where it can."""
     if not zipfile.is_zipfile(folder / "trainer.pt"):
         return describe(folder / "trainer.pt")
     return artefact_fault(folder / "model") if (folder / "model").exists() else None
 
 
 def _json_fault(path: Path) -> str | None:
-    """Look at both ends of a JSON file: a tokenizer's is long, and is asked for at every look at a finished run."""
+    """Look at both ends of a JSON file only: a tokenizer's is long, and is checked at every poll of a finished run."""
     try:
         with path.open("rb") as file:
             start = file.read(64).lstrip()[:1]

@@ -1,14 +1,14 @@
-"""Which process a folder belongs to: known by id and start time, since ids are used again. Imports nothing heavy."""
+"""The process that a folder belongs to, identified by id and start time (ids are reused). Imports nothing heavy."""
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from llmtune._safety.operating_system import find_start_time, lock_file
 from llmtune.errors import LlmtuneError
 
 
@@ -25,17 +25,17 @@ LAUNCHED = "launched"
 
 
 class FolderBusy(LlmtuneError):
-    """Another worker is at work in this run folder."""
+    """Another worker is running in this run folder."""
 
 
 def current() -> ProcessId:
-    """This process."""
+    """Return the id of this process."""
     pid = os.getpid()
     return ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
 
 
 def start_time(pid: int) -> str | None:
-    """When a process of this machine started, as text to compare; None when there is no such process."""
+    """Return when a process of this machine started, as text to compare; None when there is no such process."""
     if sys.platform == "linux":
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -45,14 +45,11 @@ def start_time(pid: int) -> str | None:
         # The name in parentheses may hold spaces; state is the first field after it, start time the 20th.
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else f"{boot[:8]}-{fields[19]}"
-    found = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return found or None
+    return find_start_time(pid)
 
 
 def alive(process: ProcessId) -> bool | None:
-    """Whether it still runs; None when it is on another machine and cannot be asked."""
+    """Return whether a process still runs; None when it is on another machine and cannot be checked."""
     if process.host != socket.gethostname():
         return None
     started = start_time(process.pid)
@@ -60,7 +57,7 @@ def alive(process: ProcessId) -> bool | None:
 
 
 def stopped(pid: int) -> bool:
-    """Whether a process of this machine stands still until somebody sends it SIGCONT. False where that is not known."""
+    """Return whether a process of this machine is stopped until it gets SIGCONT. False where that is not known."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -69,7 +66,7 @@ def stopped(pid: int) -> bool:
 
 
 class FolderLock:
-    """Holds a folder for one process, through the operating system: a lock dies with its process.
+    """A lock on a folder for one process, through the operating system: it is released when its process dies.
 
     The file names the holder for people and for other machines. A lock left by a dead process is taken over.
     """
@@ -81,14 +78,14 @@ class FolderLock:
     def __enter__(self) -> FolderLock:
         self._file = open(self.path, "a+", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
         try:
-            held = not _take(self._file)
+            held = lock_file(self._file.fileno()) is False
             holder = self.holder()
             if not held and holder is not None and holder != current():
                 # Where the file system has no locks, the name in the file is all there is.
                 held = alive(holder) is True
             if held:
                 who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-                raise FolderBusy(f"{self.path.parent}: {who} is already at work on this run")
+                raise FolderBusy(f"{self.path.parent}: {who} is already working on this run")
             self._file.seek(0)
             self._file.truncate()
             self._file.write(" ".join(map(str, current())) + "\n")
@@ -107,29 +104,15 @@ class FolderLock:
             self._file = None
 
     def holder(self) -> ProcessId | None:
-        """Who the file names; None when nobody."""
+        """Return the process that the file names; None where it names none."""
         try:
             return _named(self.path.read_text(encoding="utf-8", errors="replace"))
         except OSError:
             return None
 
 
-def _take(file: IO[str]) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def launches(run_dir: Path) -> list[ProcessId]:
-    """The workers that were started for the folder, oldest first."""
+def count_launches(run_dir: Path) -> list[ProcessId]:
+    """Return the workers that were started for the folder, oldest first."""
     try:
         lines = (run_dir / LAUNCHED).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The run folder: the whole conversation between a worker process and everybody else. Imports nothing heavy.
+"""The run folder: all that a worker process and its followers exchange. Imports nothing heavy.
 
 request.json     what to do; written once, before the worker starts
 status.json      where the worker is; replaced atomically, so a reader always sees a whole one
@@ -42,7 +42,7 @@ _STATUS_BYTES = 4096
 class RunDir:
     """A run folder. Safe to read from any process at any time; only the worker writes, apart from the request.
 
-    What a crash has damaged is left out or read from what else is there; `damage` then says so, a sentence a file.
+    What a crash has damaged is left out or read from other files; `damage` then names it, one sentence per file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,14 +54,14 @@ class RunDir:
 
     @property
     def artefact(self) -> Path:
-        """The folder of the result: `model` where there is one (method full), else `adapter`."""
+        """Return the folder of the result: `model` where there is one (adapter full), else `adapter`."""
         return self.model if self.model.exists() else self.adapter
 
     # the asking side
 
     @property
     def exists(self) -> bool:
-        """Whether a run was submitted to this folder, whatever is left of it."""
+        """Return whether a run was submitted to this folder, whatever is left of it."""
         return any((self.path / name).exists() for name in ("request.json", "status.json"))
 
     def write_request(self, request: RunRequest) -> None:
@@ -70,7 +70,10 @@ class RunDir:
         write_atomically(self.path / "request.json", request.model_dump_json(indent=2, by_alias=True))
 
     def read_request(self) -> RunRequest:
-        """Raises `DamagedFile` where the file is not what was written, `InvalidJob` where a field of it is wrong."""
+        """Read the request.
+
+        Raises `DamagedFile` where the file is not what was written, `InvalidJob` where a field of it is invalid.
+        """
         path = self.path / "request.json"
         try:
             return RunRequest.model_validate_json(path.read_bytes())
@@ -84,7 +87,7 @@ class RunDir:
             raise InvalidJob(fault["msg"], where=f"request.json: {where}") from None
 
     def find_request(self) -> RunRequest | None:
-        """The request, where it can be read."""
+        """Return the request; None where it cannot be read."""
         try:
             return self.read_request()
         except (DamagedFile, InvalidJob) as problem:
@@ -92,9 +95,9 @@ class RunDir:
             return None
 
     def read_status(self) -> Status | None:
-        """The worker's last word; None before its first, and where it was lost.
+        """Return the last status of the worker; None before its first, and where it was lost.
 
-        A run whose status was lost behind its end is known by its figures and its whole result.
+        A run whose status was lost after its end is recognised by its figures and its complete result.
         """
         status = self._read("status.json", Status)
         if status is not None:
@@ -107,37 +110,38 @@ class RunDir:
         return Status(state="succeeded", step=result.steps, epoch=result.epochs, attempt=attempt, heartbeat=ended)
 
     def read_result(self) -> Result | None:
-        """The final figures; None before the end."""
+        """Return the final figures; None before the end."""
         return self._read("result.json", Result)
 
     def read_metrics(self, since: Cursor | None = None) -> tuple[list[MetricLine], Cursor]:
-        """Points behind the cursor, and the next cursor. After a resume all points come again, none is missed."""
+        """Return points after the cursor, and the next cursor. After a resume all points come again, none is missed."""
         lines, cursor = self._lines(self.metrics, since)
         return [point for _, point in self._records(self.metrics, lines, MetricLine)], cursor
 
     def read_events(self, since: Cursor | None = None) -> tuple[list[EventLine], Cursor]:
-        """Events behind the cursor, and the next cursor."""
+        """Return events after the cursor, and the next cursor."""
         lines, cursor = self._lines(self.events, since)
         return [event for _, event in self._records(self.events, lines, EventLine)], cursor
 
     def artefact_fault(self) -> str | None:
-        """Why the result is not whole; None where it is."""
-        return artefact_fault(self.artefact)
+        """Return why the result is incomplete; None where it is not."""
+        result = self.read_result()
+        return artefact_fault(self.artefact, result.files if result is not None else ())
 
     def last_attempt(self) -> int:
-        """The number of the last worker that has written anything here; 0 before the first."""
+        """Return the number of the last worker that has written anything here; 0 before the first."""
         status = self._read("status.json", Status)
         return max(status.attempt if status else 0, self._attempt_of_events())
 
     def _attempt_of_events(self) -> int:
         try:
-            found = re.findall(rb'"id":"(\d{1,9})-', self.events.read_bytes())
+            attempts = re.findall(rb'"id":"(\d{1,9})-', self.events.read_bytes())
         except OSError:
             return 0
-        return max(map(int, found), default=0)
+        return max(map(int, attempts), default=0)
 
     def _read(self, name: str, record: type[_Record]) -> _Record | None:
-        """A whole file; None where there is none, and where it was damaged."""
+        """Read a whole file; None where there is none, and where it was damaged."""
         path = self.path / name
         try:
             return record.model_validate_json(path.read_bytes().rstrip())
@@ -148,7 +152,7 @@ class RunDir:
             return None
 
     def _records(self, path: Path, lines: list[bytes], record: type[_Record]) -> list[tuple[bytes, _Record]]:
-        """The lines that can be read, each with what it holds. Zero bytes around a line are what a crash has left."""
+        """Return the lines that can be parsed, each with its record. Zero bytes around a line are left by a crash."""
         records = []
         for line in lines:
             text = line.strip(b"\0 \t\r")
@@ -175,19 +179,19 @@ class RunDir:
                 data = file.read()
         except FileNotFoundError:
             return [], Cursor(attempt=attempt, offset=0)
-        whole = data[: data.rfind(b"\n") + 1]
-        return whole.split(b"\n")[:-1], Cursor(attempt=attempt, offset=offset + len(whole))
+        complete = data[: data.rfind(b"\n") + 1]
+        return complete.split(b"\n")[:-1], Cursor(attempt=attempt, offset=offset + len(complete))
 
     def alive(self) -> bool | None:
-        """Whether the worker's process runs; None when it is on another machine. False before its first word."""
+        """Return whether the worker runs; None when it is on another machine, False before its first status."""
         status = self.read_status()
         worker = status.process if status else None
-        if worker is None:  # its last word was lost: the lock names it too
+        if worker is None:  # the status was lost: the lock names the worker too
             worker = FolderLock(self.lock).holder()
         return False if worker is None else alive(worker)
 
-    def last_words(self) -> str:
-        """The last line of the worker's log."""
+    def error_tail(self) -> str:
+        """Return the last line of the worker's log."""
         try:
             lines = (self.path / "worker.log").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -195,36 +199,38 @@ class RunDir:
         return next((line for line in reversed(lines) if line.strip()), "it left no word")
 
     def cancel(self) -> None:
-        """Ask the worker to stop after the step it is in."""
+        """Ask the worker to stop after its current step."""
         (self.path / "cancel").touch()
 
     def uncancel(self) -> None:
-        """Take the request to stop back, so that a cancelled run can be resumed."""
+        """Withdraw the request to stop, so that a cancelled run can be resumed."""
         (self.path / "cancel").unlink(missing_ok=True)
 
     @property
     def cancelling(self) -> bool:
-        """Whether the worker was asked to stop."""
+        """Return whether the worker was asked to stop."""
         return (self.path / "cancel").exists()
 
     def checkpoints(self) -> dict[int, Path]:
-        """Complete checkpoints by step, oldest first."""
-        found = {}
+        """Return complete checkpoints by step, oldest first."""
+        by_step = {}
         folder = self.path / "checkpoints"
         for path in folder.iterdir() if folder.is_dir() else ():
             if match := re.fullmatch(r"step-(\d+)", path.name):
-                found[int(match.group(1))] = path
-        return dict(sorted(found.items()))
+                by_step[int(match.group(1))] = path
+        return dict(sorted(by_step.items()))
 
     def usable_checkpoints(self, *, best: bool) -> dict[int, Path]:
-        """Those of them that a run can go on from, oldest first. With `best` (early stopping) the weights of the best
-        step must be there too."""
+        """Return the checkpoints that a run can continue from, oldest first.
+
+        With `best` (early stopping) the weights of the best step must be there too.
+        """
         if best and not zipfile.is_zipfile(self.path / "checkpoints" / "best" / "weights.pt"):
             return {}
         return {step: path for step, path in self.checkpoints().items() if checkpoint_fault(path) is None}
 
     def resume_step(self) -> int:
-        """The step that a new worker would go on from; 0 is the beginning."""
+        """Return the step that a new worker would continue from; 0 is the start."""
         request = self.find_request()
         best = request is not None and request.hyperparameters.early_stopping_patience is not None
         return max(self.usable_checkpoints(best=best), default=0)
@@ -232,7 +238,7 @@ class RunDir:
     # the worker's side
 
     def repair(self) -> None:
-        """Take out what a crash has left: lines that cannot be read, half a last line, half-written files."""
+        """Remove what a crash has left: lines that cannot be read, half a last line, half-written files."""
         for path, record in ((self.metrics, MetricLine), (self.events, EventLine)):
             if not path.is_file():
                 continue
@@ -259,6 +265,7 @@ class RunDir:
                 file.truncate()
 
     def write_result(self, result: Result) -> None:
+        """Write the final figures."""
         write_atomically(self.path / "result.json", result.model_dump_json(indent=2))
 
     def append_metrics(self, points: list[MetricLine]) -> None:
@@ -270,13 +277,13 @@ class RunDir:
         _append(self.events, event.model_dump_json() + "\n")
 
     def truncate_metrics(self, step: int) -> None:
-        """Forget the points after `step`, and what cannot be read, before a resume writes them again."""
+        """Remove the points after `step`, and unreadable lines, before a resume writes them again."""
         try:
             lines = self.metrics.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return
-        kept = [line for line, point in self._records(self.metrics, lines, MetricLine) if point.step <= step]
-        write_atomically(self.metrics, b"".join(line + b"\n" for line in kept))
+        retained = [line for line, point in self._records(self.metrics, lines, MetricLine) if point.step <= step]
+        write_atomically(self.metrics, b"".join(line + b"\n" for line in retained))
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -294,7 +301,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def now() -> float:
-    """Unix seconds."""
+    """Return the time in Unix seconds."""
     return time.time()
 
 

@@ -1,4 +1,4 @@
-"""What stands in the files of a run folder: the request, the status, metrics, events, the result."""
+"""Contents of the files of a run folder: the request, the status, metrics, events, the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
 
-class Recipe(_Record):
+class TrainingConfig(_Record):
     """The hyperparameters as the worker runs them: everything resolved. None has the meaning its docstring gives.
 
     Meanings, units and ranges are those of `llmtune.Hyperparameters`.
@@ -74,7 +74,7 @@ class Recipe(_Record):
 
     early_stopping_threshold: float = 0.0
     eval_every: int | None = None
-    """None: ten times over the run."""
+    """None: at most ten times over the run, and for at most a fifth of the training time."""
 
     checkpoint_every: int | None = None
     """None: at the end of each epoch."""
@@ -144,7 +144,7 @@ class WorkerOptions(_Record):
 
 
 class RunRequest(_Record):
-    """What the worker has to do."""
+    """The task of the worker."""
 
     version: Literal[1] = Field(default=1, alias="schema")
     model: str
@@ -159,14 +159,16 @@ class RunRequest(_Record):
 
     on_too_long: Literal["error", "truncate", "drop"] = "error"
     seed: int = 0
-    hyperparameters: Recipe
+    hyperparameters: TrainingConfig
     options: WorkerOptions = WorkerOptions()
     name: str | None = None
     tags: dict[str, str] = {}
+    evaluated_rows: int | None = None
+    """Rows that models are asked in the evaluation after the run, for the time left; nothing else depends on it."""
 
 
 class Status(_Record):
-    """Where a worker is. Times are Unix seconds."""
+    """The state of a worker. Times are Unix seconds."""
 
     state: WorkerState = "starting"
     step: int = 0
@@ -181,7 +183,7 @@ class Status(_Record):
     """Counts the workers that have run in this folder; a cursor into a file holds within one attempt."""
 
     attempts_before_resume: int = 0
-    """Of `attempt`, those before a person had the run go on: they do not count against it."""
+    """Of `attempt`, those before a person resumed the run: they do not count against it."""
 
     heartbeat: float = 0.0
     """Last sign of life; every few seconds while the process runs."""
@@ -191,6 +193,8 @@ class Status(_Record):
 
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
+    """Seconds to the end of the run: steps, validations, what is written, and the evaluation after it."""
+
     device: str | None = None
     dtype: str | None = None
     features: tuple[str, ...] = ()
@@ -203,7 +207,7 @@ class Status(_Record):
     """What is going on, in one sentence."""
 
     waiting_for: str | None = None
-    """What it needs to go on (room on the disk), in one sentence."""
+    """What it waits for (room on the disk), in one sentence."""
 
     error: str | None = None
     """Why it failed, in one sentence."""
@@ -213,7 +217,7 @@ class Status(_Record):
 
     @property
     def process(self) -> ProcessId | None:
-        """The worker's process, where known."""
+        """Return the worker's process, where known."""
         if self.pid is None or self.started is None or self.host is None:
             return None
         return ProcessId(self.pid, self.started, self.host)
@@ -230,7 +234,7 @@ class MetricLine(_Record):
 
 
 class EventLine(_Record):
-    """Something that happened. `id` is unique in the run."""
+    """An event of the run. `id` is unique in the run."""
 
     id: str
     time: float
@@ -239,7 +243,7 @@ class EventLine(_Record):
 
 
 class Verdict(_Record):
-    """How a run stands, as whoever looks at its folder finds it: state, why it failed, warnings, what it notices."""
+    """The state of a run as seen from outside: with the error, warnings, and one event to report."""
 
     state: WorkerState | Literal["cancelling"]
     error: str | None = None
@@ -248,7 +252,7 @@ class Verdict(_Record):
 
 
 class EarlyStopping(_Record):
-    """How early stopping went. `best_step` is the one whose weights were kept."""
+    """The outcome of early stopping. `best_step` is the one whose weights were kept."""
 
     stopped: bool
     best_step: int
@@ -288,6 +292,9 @@ class Result(_Record):
 
     early_stopping: EarlyStopping | None = None
     artefact: Literal["adapter", "model"] = "adapter"
+    files: tuple[str, ...] = ()
+    """Names of the files that make up the adapter or model, so that a missing one is noticed; () in older runs."""
+
     device: str
     dtype: str
     features: tuple[str, ...] = ()
@@ -296,7 +303,7 @@ class Result(_Record):
 
 
 class Cursor(_Record):
-    """How far a file was read."""
+    """The position up to which a file was read."""
 
     attempt: int = 0
     offset: int = 0

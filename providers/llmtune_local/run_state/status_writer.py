@@ -1,4 +1,4 @@
-"""What the worker tells the world: status with a heartbeat, metric points and events, each written at once."""
+"""Reports of the worker: status with a heartbeat, metric points and events, each written at once."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ HEARTBEAT = 5.0
 _THROTTLE = 0.5
 
 
-class Silent:
-    """The journal of a process that does not speak for its run."""
+class NullStatusWriter:
+    """A status writer for processes that do not report for their run: it does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
 
 
-class Journal:
-    """Writes a run folder for one worker. Use as a context manager: the heartbeat runs in between.
+class StatusWriter:
+    """The writer of a run folder's status, points and events. Use as a context manager, which runs the heartbeat.
 
     On a full disk points and events are kept in memory until there is room, and the status is written in place.
     """
@@ -55,7 +55,7 @@ class Journal:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> StatusWriter:
         self.folder.repair()
         self.folder.write_status(self.status)
         self._thread.start()
@@ -67,8 +67,10 @@ class Journal:
         self._write_lines()
 
     def update(self, **changes: Any) -> None:
-        """Change the status; written at once where the state changes, else at most twice a second. Without changes
-        it says that the training moves."""
+        """Change the status; written at once where the state changes, else at most twice a second.
+
+        Without changes it records that the training makes progress.
+        """
         with self._guard:
             urgent = changes.get("state", self.status.state) != self.status.state
             self.status = self.status.model_copy(update=changes | {"heartbeat": now(), "moved": now()})
@@ -76,7 +78,7 @@ class Journal:
                 self._write()
 
     def points(self, step: int, epoch: float, values: dict[str, float]) -> None:
-        """Append one point a series."""
+        """Append one point per series."""
         time = now()
         with self._guard:
             self._unwritten_points += [

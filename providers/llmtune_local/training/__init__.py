@@ -1,1 +1,1 @@
-"""The training loops and what they are made of: optimizers, schedules, checkpoints, several processes."""
+"""The training loops and their parts: optimizers, schedules, checkpoints, several processes."""

@@ -1,9 +1,9 @@
-"""Checkpoints: complete or not there. Written under another name and renamed; what a resume needs is all inside.
+"""Checkpoints: complete or absent. Written under another name and renamed; all that a resume needs is inside.
 
-    step-N/adapter/      the adapter as it stood, in PEFT's layout (method full: model/)
+    step-N/adapter/      the adapter at that step, in PEFT's layout (adapter full: model/)
     step-N/trainer.pt    the trained weights exactly (LoRA), the optimizer, and the counters
 
-The position in the data and the random state are functions of seed and step, so the step is all there is to keep.
+The position in the data and the random state are functions of seed and step, so only the step is stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Progress:
-    """The counters that go on after a resume."""
+    """The counters that continue after a resume."""
 
     step: int = 0
     tokens: int = 0
@@ -40,6 +40,9 @@ class Progress:
     best_step: int = 0
     best_loss: float | None = None
     best_accuracy: float | None = None
+    """The accuracy of the best step."""
+
+    highest_accuracy: float | None = None
     without_improvement: int = 0
     stopped_early: bool = False
 
@@ -51,16 +54,16 @@ def save(
     import torch
 
     final = folder.path / "checkpoints" / f"step-{progress.step}"
-    whole = not hasattr(model, "peft_config")
+    is_full_model = not hasattr(model, "peft_config")
 
     def write(temporary: Path) -> None:
-        save_artefact(model, tokenizer, temporary / ("model" if whole else "adapter"))
-        kept = {
-            "trained": None if whole else trained_weights(model),
+        save_artefact(model, tokenizer, temporary / ("model" if is_full_model else "adapter"))
+        state = {
+            "trained": None if is_full_model else trained_weights(model),
             "optimizer": optimizer.state_dict(),
             "progress": asdict(progress),
         }
-        torch.save(kept, temporary / "trainer.pt")
+        torch.save(state, temporary / "trainer.pt")
 
     write_folder(final, write, needs=artefact_bytes(model) * 4)
     for step, path in list(folder.checkpoints().items())[:-keep]:
@@ -77,9 +80,10 @@ def load(
     best: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Progress | None:
-    """Put the newest checkpoint that is whole into model and optimizer; None where there is none.
+    """Load the newest complete checkpoint into model and optimizer; None where there is none.
 
-    `best` says that the weights of the best step are needed too; `report` is called with what could not be read.
+    With `best` the weights of the best step must be there too; `report` is called with each checkpoint that cannot be
+    used.
     """
     usable = folder.usable_checkpoints(best=best)
     for step in sorted(folder.checkpoints(), reverse=True):
@@ -87,29 +91,29 @@ def load(
             if step in usable:
                 return _load_from(usable[step], model, optimizer)
             reason = "it is damaged" if not best else "it, or the best step's weights, are damaged"
-        except Exception as problem:  # noqa: BLE001 - whatever a library breaks on, an older one may be whole
+        except Exception as problem:  # noqa: BLE001 - whatever a library breaks on, an older one may be complete
             reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
         report(f"the checkpoint of step {step} cannot be used ({reason})")
     return None
 
 
 def _load_from(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
-    """Read all of a checkpoint before anything is changed by it."""
+    """Read a checkpoint completely before it changes anything."""
     import torch
 
-    kept = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
-    progress = Progress(**kept["progress"])
-    if kept["trained"] is not None:
-        restore_weights(model, kept["trained"])
+    state = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+    progress = Progress(**state["progress"])
+    if state["trained"] is not None:
+        restore_weights(model, state["trained"])
     else:
         saved: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
-    optimizer.load_state_dict(kept["optimizer"])
+    optimizer.load_state_dict(state["optimizer"])
     return progress
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """What is trained, by name, on the CPU."""
+    """Return the trained weights by name, on the CPU."""
     return {
         name: parameter.detach().cpu().clone()
         for name, parameter in model.named_parameters()
@@ -118,7 +122,7 @@ def trained_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def restore_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Put `trained_weights` back."""
+    """Restore weights that `trained_weights` returned."""
     import torch
 
     parameters = dict(model.named_parameters())
@@ -151,7 +155,7 @@ def write_folder(final: Path, write: Callable[[Path], None], *, needs: int) -> N
 
 
 def _flush(folder: Path) -> None:
-    """Have all files of a folder on the disk before it gets its name: a power cut must not leave a name alone."""
+    """Flush all files of a folder to disk before its renaming: a power cut must not leave a name without content."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -2,8 +2,8 @@
 
 Every process cuts a step into the same micro-batches and takes its share of them. Each micro-batch's loss is divided by
 the weight of the whole step, so the sum of all gradients is that of one process, however uneven the shares are; every
-process then makes the same update. The first one speaks for the run: it alone evaluates, writes the run folder and
-hears whether to stop.
+process then makes the same update. The first process is the main one: it alone evaluates, writes the run folder and
+learns whether to stop.
 """
 
 from __future__ import annotations
@@ -28,55 +28,57 @@ if TYPE_CHECKING:
 _Batch = TypeVar("_Batch")
 
 #: How long one process waits for the others: the first may be evaluating, or writing a large model.
-PATIENCE = timedelta(hours=6)
+TIMEOUT = timedelta(hours=6)
 #: Numbers in one message: gradients are added up piece by piece, so that no second copy of a whole model is made.
-_PIECE = 1 << 25
+_CHUNK = 1 << 25
 
 
-class TeamLost(Exception):
-    """Another process of the team has ended; the run goes on from its last checkpoint, in a new team."""
+class WorkerGroupLost(Exception):
+    """Another process of the group has ended; the run continues from its last checkpoint, in a new group."""
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of one run. `rank` counts from 0, which leads."""
+class WorkerGroup:
+    """The processes of one run. `rank` counts from 0, which is the main process."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process speaks for the run."""
+    def is_main(self) -> bool:
+        """Return whether this process reports for the run."""
         return self.rank == 0
 
     def share(self, batches: Sequence[_Batch]) -> list[_Batch]:
-        """This process's micro-batches of a step."""
+        """Return this process's micro-batches of a step."""
         return list(batches[self.rank :: self.size])
 
-    def agree(self, said: bool) -> bool:
-        """What the first process says, for all."""
-        return bool(self._told(said, first=True))
+    def broadcast_flag(self, flag: bool) -> bool:
+        """Return the main process's flag in every process."""
+        return bool(self._combine_flags(flag, first=True))
 
-    def anyone(self, said: bool) -> bool:
-        """Whether any process says so."""
-        return said if self.size == 1 else bool(self._told(said, first=False))
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        return flag if self.size == 1 else bool(self._combine_flags(flag, first=False))
 
-    def _told(self, said: bool, *, first: bool) -> float:
+    def _combine_flags(self, flag: bool, *, first: bool) -> float:
         if self.size == 1:
-            return said
+            return flag
         import torch
         from torch import distributed
 
-        word = torch.tensor(float(said), device=_place())
-        with _together():
+        tensor = torch.tensor(float(flag), device=_collective_device())
+        with _lost_process_reported():
             if first:
-                distributed.broadcast(word, src=0)
+                distributed.broadcast(tensor, src=0)
             else:
-                distributed.all_reduce(word, op=distributed.ReduceOp.MAX)
-            return float(word)
+                distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
+            return float(tensor)
 
-    def add_up(self, parameters: Sequence[torch.nn.Parameter], values: Mapping[str, float]) -> dict[str, float]:
-        """Add up gradients, in place, and values over all processes."""
+    def all_reduce_gradients(
+        self, parameters: Sequence[torch.nn.Parameter], values: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Sum gradients, in place, and values over all processes."""
         if self.size == 1:
             return dict(values)
         import torch
@@ -85,9 +87,9 @@ class Team:
         for parameter in parameters:  # a process without micro-batches has none
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        sums = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=_place())
-        with _together():
-            for piece in _pieces([parameter.grad for parameter in parameters]):
+        sums = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=_collective_device())
+        with _lost_process_reported():
+            for piece in _chunk_tensors([parameter.grad for parameter in parameters]):
                 flat = torch.cat([grad.reshape(-1) for grad in piece])
                 distributed.all_reduce(flat)
                 parts = torch.split(flat, [grad.numel() for grad in piece])
@@ -96,8 +98,8 @@ class Team:
             distributed.all_reduce(sums)
             return dict(zip(sorted(values), sums.tolist(), strict=True))
 
-    def leave(self) -> None:
-        """The run is over."""
+    def close(self) -> None:
+        """Leave the process group at the end of the run."""
         if self.size > 1:
             from torch import distributed
 
@@ -106,11 +108,11 @@ class Team:
 
 
 #: A run in one process.
-ALONE = Team()
+ALONE = WorkerGroup()
 
 
-def check_team(options: WorkerOptions, device: str) -> None:
-    """Refuse a team that this device cannot seat. Raises `InvalidJob`, `DeviceUnavailable`."""
+def check_worker_group(options: WorkerOptions, device: str) -> None:
+    """Refuse more processes than this device has room for. Raises `InvalidJob`, `DeviceUnavailable`."""
     if options.processes == 1 or options.launcher == "ray":  # a cluster's devices are not those here
         return
     if device == "mps":
@@ -125,8 +127,8 @@ def check_team(options: WorkerOptions, device: str) -> None:
             )
 
 
-def join(options: WorkerOptions, device: str) -> Team:
-    """Find the others, as the launcher has told it in the environment.
+def join(options: WorkerOptions, device: str) -> WorkerGroup:
+    """Join the other processes, as the launcher names them in the environment.
 
     Raises `InvalidJob` where another number of processes was started than was asked for.
     """
@@ -141,38 +143,39 @@ def join(options: WorkerOptions, device: str) -> Team:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not distributed.is_initialized():  # Ray has done it already
-        with _together():
-            distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
-    return Team(distributed.get_rank(), distributed.get_world_size())
+        with _lost_process_reported():
+            distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    return WorkerGroup(distributed.get_rank(), distributed.get_world_size())
 
 
 def end_with_parent() -> None:
-    """Have this process killed when the one that started it dies, so that nobody trains on alone (Linux)."""
+    """Have this process killed when its parent dies, so that no process trains on alone (Linux)."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _place() -> str:
+def _collective_device() -> str:
     from torch import distributed
 
     return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
+def _lost_process_reported() -> Iterator[None]:
+    """Raise `WorkerGroupLost` where a collective operation fails."""
     try:
         yield
     except RuntimeError as problem:  # a connection that closed, whatever the backend calls it
-        raise TeamLost(str(problem).splitlines()[0]) from problem
+        raise WorkerGroupLost(str(problem).splitlines()[0]) from problem
 
 
-def _pieces(tensors: Sequence[Any]) -> Iterator[list[Any]]:
-    """Neighbours of one kind, `_PIECE` numbers or one tensor at a time."""
+def _chunk_tensors(tensors: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield neighbours of one dtype, `_CHUNK` numbers or one tensor at a time."""
     piece: list[Any] = []
     count = 0
     for tensor in tensors:
-        if piece and (count + tensor.numel() > _PIECE or tensor.dtype != piece[0].dtype):
+        if piece and (count + tensor.numel() > _CHUNK or tensor.dtype != piece[0].dtype):
             yield piece
             piece, count = [], 0
         piece.append(tensor)

@@ -13,14 +13,14 @@ from llmtune_local.declarations import SCHEDULES
 
 
 def warmup_steps(total: int, ratio: float | None, steps: int | None) -> int:
-    """Steps of warm-up: as given, else the ratio of all steps rounded up."""
+    """Return the steps of warm-up: as given, else the ratio of all steps rounded up."""
     return steps if steps is not None else math.ceil(total * (ratio or 0.0))
 
 
 def lr_factor(
     schedule: str, step: int, total: int, warmup: int, *, floor: float = 0.0, cycles: float | None = None
 ) -> float:
-    """Factor on the peak rate at `step` of `total`. `constant` has no warm-up, as in transformers."""
+    """Return the factor on the peak rate at `step` of `total`. `constant` has no warm-up, as in transformers."""
     if schedule == "constant":
         return 1.0
     if step < warmup:

@@ -1,4 +1,4 @@
-"""Optimizers by their transformers names, and which parameter learns how fast."""
+"""Optimizers by their transformers names, and the rate of each parameter."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     import torch
 
-    from llmtune_local.run_state.schema import Recipe
+    from llmtune_local.run_state.schema import TrainingConfig
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad")
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks|layer)\.(\d+)\.")
 
 
-def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimizer over the trained parameters, one group per rate and decay.
+def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the optimizer over the trained parameters, one group per rate and decay.
 
     Each group carries `scale`, its factor on the schedule's rate. Weight decay is decoupled in AdamW and Adafactor and
     an L2 term in sgd, rmsprop and adagrad; biases and norms are never decayed. adafactor runs without relative steps,
@@ -35,7 +35,9 @@ def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Reci
         group["lr"] = rate * group["scale"]
         group["weight_decay"] = decay if group.pop("decay") else 0.0
     adam: dict[str, Any] = {"betas": (recipe.adam_beta1, recipe.adam_beta2), "eps": recipe.adam_epsilon}
-    if recipe.optimizer == "adamw_torch_fused" or all(each.is_cuda for group in groups for each in group["params"]):
+    if recipe.optimizer == "adamw_torch_fused" or all(
+        parameter.is_cuda for group in groups for parameter in group["params"]
+    ):
         adam["fused"] = True  # one kernel for all adapters; the same arithmetic, rounded in another order
     match recipe.optimizer:
         case "adamw_torch" | "adamw_torch_fused":
@@ -57,8 +59,8 @@ def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Reci
     )
 
 
-def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
-    """The trained parameters by (factor on the rate, decayed or not), in a stable order."""
+def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: TrainingConfig) -> list[dict[str, Any]]:
+    """Group the trained parameters by (factor on the rate, decayed or not), in a stable order."""
     trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     scales = layer_scales([name for name, _ in trained], recipe.layer_lr_multipliers or {})
     groups: dict[tuple[float, bool], list[Any]] = {}
@@ -69,7 +71,7 @@ def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Re
 
 
 def layer_scales(names: list[str], multipliers: Mapping[str, float]) -> dict[str, float]:
-    """Each parameter's factor. A key is a layer ("3"), a range ("0-3") or a pattern of names ("*.mlp.*").
+    """Return each parameter's factor. A key is a layer ("3"), a range ("0-3") or a pattern of names ("*.mlp.*").
 
     Of several keys that match, the last counts. Raises `InvalidJob` for a key that matches nothing.
     """
@@ -77,9 +79,9 @@ def layer_scales(names: list[str], multipliers: Mapping[str, float]) -> dict[str
     for key, factor in multipliers.items():
         matched = [name for name in names if _matches(key, name)]
         if not matched:
-            layers = sorted({int(found.group(1)) for name in names if (found := _LAYER.search(name))})
-            known = f"trained layers are {layers[0]} to {layers[-1]}" if layers else "no layer is trained"
-            raise InvalidJob(f"{key!r} matches no trained parameter ({known})", where="layer_lr_multipliers")
+            layers = sorted({int(match.group(1)) for name in names if (match := _LAYER.search(name))})
+            available = f"trained layers are {layers[0]} to {layers[-1]}" if layers else "no layer is trained"
+            raise InvalidJob(f"{key!r} matches no trained parameter ({available})", where="layer_lr_multipliers")
         scales.update(dict.fromkeys(matched, factor))
     return scales
 
@@ -93,6 +95,6 @@ def _matches(key: str, name: str) -> bool:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set this step's rate, each group by its factor."""
+    """Set this step's rate, each group's by its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]

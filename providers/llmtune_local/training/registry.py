@@ -1,4 +1,4 @@
-"""Which trainer runs which method."""
+"""The trainer of each method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def trainer_for(request: RunRequest) -> type[Trainer]:
-    """The trainer of the request's method."""
+    """Return the trainer of the request's method."""
     if request.method == "dpo":
         from llmtune_local.training.dpo_trainer import PreferenceTrainer
 

@@ -1,4 +1,4 @@
-"""How Python processes of ours are started: they import nothing of the current folder, and hold no vendor's key."""
+"""How our own Python processes are started: they import nothing of the current folder, and get no vendor's key."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.redaction.secrets import holds_secret
 
-#: Starts a module of ours. Without -P the current folder would come first on its path: a numpy.py that lies there, a
-#: stranger's or the user's own types.py, would be run in place of the library.
+#: The command that starts a module of ours. Without -P the current folder would be first on its path: a numpy.py in it,
+#: whether a stranger's or the user's own module, would be run in place of the library.
 PYTHON = (sys.executable, "-P", "-m")
 
 #: The umask of workers: what they write holds the user's data, and libraries choose no mode themselves.
@@ -21,13 +21,13 @@ _NEEDED = re.compile(r"HF_.*|HUGGING_?FACE_.*|RAY_.*|.*_PROXY", re.IGNORECASE)
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment, for a Python that we start: without the keys of vendors.
+    """Return the environment of a Python process that we start: this process's own, without the keys of vendors.
 
-    A worker runs libraries and models from elsewhere for hours, and asks no vendor. What it starts in its turn ignores
-    the current folder too.
+    A worker runs libraries and models from elsewhere for hours, and calls no vendor. Its own child processes ignore the
+    current folder too.
     """
-    kept = {
+    environment = {
         name: value for name, value in os.environ.items() if _NEEDED.fullmatch(name) or not holds_secret(name, value)
     }
-    turn_off_telemetry(kept)
-    return {**kept, "PYTHONSAFEPATH": "1"}
+    turn_off_telemetry(environment)
+    return {**environment, "PYTHONSAFEPATH": "1"}

@@ -1,8 +1,8 @@
 """Warm starts: one process that has everything loaded and forks a worker for each run.
 
 A worker spends seconds on imports, on the base model and on reading rows, and a sweep's trials have all of that in
-common. The forked worker is a process like any other: its own session, log, lock and signals. The forking process ends
-with the one that wanted it; workers go on.
+common. The forked worker is a process like any other: its own session, log, lock and signals. The fork server ends with
+the process that started it; workers continue.
 
 Only on Linux: elsewhere the system's own libraries do not survive a fork.
 """
@@ -25,22 +25,22 @@ from llmtune_local.run_state import cache
 from llmtune_local.worker.child_process import PRIVATE, PYTHON, child_environment
 
 #: Whether workers can be forked here.
-POSSIBLE = sys.platform == "linux"
+CAN_FORK = sys.platform == "linux"
 
 #: Seconds that reading a model may take before a worker is started the usual way.
-PATIENCE = 600
+FORK_TIMEOUT = 600
 
 
-class NotForked(Exception):
-    """No worker came of it; start one the usual way."""
+class ForkFailed(Exception):
+    """No worker was forked; start one the usual way."""
 
 
-class Forker:
-    """The forking process, as the one that wants workers sees it. Starts it, and ends it with `close`."""
+class ForkServer:
+    """A handle on the fork server. It starts the server, and ends it with `close`."""
 
     def __init__(self) -> None:
         here, there = socket.socketpair()
-        here.settimeout(PATIENCE)
+        here.settimeout(FORK_TIMEOUT)
         with there:
             self._process = subprocess.Popen(
                 [*PYTHON, "llmtune_local.worker.fork_server"],
@@ -56,16 +56,16 @@ class Forker:
         self._lock = threading.Lock()
 
     def fork(self, run_dir: Path, *, resume: bool) -> int:
-        """The process id of a new worker for this folder. Raises `NotForked`."""
+        """Fork a worker for this folder; return its process id. Raises `ForkFailed`."""
         with self._lock:
             try:
                 self._socket.sendall((json.dumps({"run": str(run_dir), "resume": resume}) + "\n").encode())
                 return int(self._lines.readline())
             except (OSError, ValueError) as error:
-                raise NotForked from error
+                raise ForkFailed from error
 
     def close(self) -> None:
-        """End it; workers go on."""
+        """End the fork server; workers continue."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._lines.close()
@@ -77,8 +77,8 @@ class Forker:
             self._process.wait()
 
 
-def serve(orders: socket.socket) -> None:
-    """Fork a worker for each folder that is named on the socket, until the other side is gone."""
+def serve(requests: socket.socket) -> None:
+    """Fork a worker for each folder that is named on the socket, until the other side closes it."""
     prepare_libraries()
     # One thread until the fork: a pool of threads would not live on in the worker, and its locks would.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -89,35 +89,35 @@ def serve(orders: socket.socket) -> None:
     import torch
 
     torch.set_num_threads(1)
-    cache.start_keeping()
-    with orders.makefile("rw", encoding="utf-8") as lines:
+    cache.enable_cache()
+    with requests.makefile("rw", encoding="utf-8") as lines:
         for line in lines:
-            asked = json.loads(line)
-            folder = Path(asked["run"])
+            request_ = json.loads(line)
+            folder = Path(request_["run"])
             with contextlib.suppress(Exception):  # the worker meets the same, and says so in its folder
-                _read(folder)
+                _warm_cache(folder)
             pid = os.fork()
             if pid == 0:
-                orders.close()
-                _work(folder, resume=asked["resume"])
+                requests.close()
+                _run_worker(folder, resume=request_["resume"])
             lines.write(f"{pid}\n")
             lines.flush()
 
 
-def _read(folder: Path) -> None:
-    """Read what the folder's run will read."""
+def _warm_cache(folder: Path) -> None:
+    """Read what the folder's run will read, so that the forked worker has it."""
     from llmtune_local.run_state.run_dir import RunDir
-    from llmtune_local.run_state.status_writer import Silent
+    from llmtune_local.run_state.status_writer import NullStatusWriter
     from llmtune_local.training.registry import trainer_for
 
     run = RunDir(folder)
     request = run.read_request()
-    silent: Any = Silent()
+    silent: Any = NullStatusWriter()
     trainer_for(request)(run, request, silent, lambda: False).read_ahead()
 
 
-def _work(folder: Path, *, resume: bool) -> None:
-    """The forked process: a worker, as if it had been started by itself."""
+def _run_worker(folder: Path, *, resume: bool) -> None:
+    """Run a worker in the forked process, as if it had been started by itself; never returns."""
     code = 1
     try:
         os.setsid()

@@ -20,8 +20,8 @@ from llmtune_local.run_state.damage import DamagedFile, DiskFull, is_full
 from llmtune_local.run_state.process import FolderBusy, FolderLock
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import FINAL
-from llmtune_local.run_state.status_writer import Journal, Silent
-from llmtune_local.training.distributed import TeamLost, end_with_parent
+from llmtune_local.run_state.status_writer import NullStatusWriter, StatusWriter
+from llmtune_local.training.distributed import WorkerGroupLost, end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ SUCCEEDED, FAILED, NOT_STARTED = 0, 1, 2
 
 
 class _Signals:
-    """SIGTERM and Ctrl-C end the run after the step it is in, with a checkpoint; a closed terminal does nothing."""
+    """Handlers of SIGTERM and Ctrl-C: the run ends after its current step, with a checkpoint. SIGHUP is ignored."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -47,14 +47,14 @@ class _Signals:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one folder to its end."""
+    """Run one folder to its end; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m llmtune_local.worker", description="Train one run folder.")
     parser.add_argument("run_dir")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--member", action="store_true", help="one of several processes, as RANK says")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    folder = RunDir(asked.run_dir)
+    folder = RunDir(options.run_dir)
     signals = _Signals()
     if not (folder.path / "request.json").is_file():
         logger.error("%s holds no request.json", folder.path)
@@ -63,33 +63,33 @@ def main(arguments: list[str] | None = None) -> int:
     def stop() -> bool:
         return signals.stopped or folder.cancelling
 
-    if not asked.member:
-        return work(folder, stop, resume=asked.resume)
+    if not options.member:
+        return work(folder, stop, resume=options.resume)
     end_with_parent()
-    return take_part(folder, stop, resume=asked.resume)
+    return join_training(folder, stop, resume=options.resume)
 
 
-def take_part(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
-    """Be one of several processes: the first works as a worker does, the others only train."""
+def join_training(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
+    """Train as one of several processes: the first is the folder's worker, the others only train."""
     if os.environ.get("RANK") == "0":
         return work(folder, stop, resume=resume)
-    _settle_libraries()
+    _prepare_training_libraries()
     from llmtune_local.training.registry import trainer_for
     from llmtune_local.training.trainer import Stopped
 
     request = folder.read_request()
-    silent: Any = Silent()
+    silent: Any = NullStatusWriter()
     trainer = trainer_for(request)(folder, request, silent, stop)
-    with contextlib.suppress(Stopped, TeamLost):  # the first process says what came of it
+    with contextlib.suppress(Stopped, WorkerGroupLost):  # the first process says what came of it
         trainer.run(resume=resume)
     return SUCCEEDED
 
 
 def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
-    """Be the folder's worker: train, and tell everything."""
+    """Train as the folder's worker, and write its status; return the exit status."""
     try:
         with FolderLock(folder.lock):
-            return _work(folder, stop, resume=resume)
+            return _train_locked(folder, stop, resume=resume)
     except FolderBusy as busy:
         logger.error("%s", busy)
         return NOT_STARTED
@@ -100,29 +100,29 @@ def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
         return FAILED
 
 
-def _settle_libraries() -> None:
+def _prepare_training_libraries() -> None:
     prepare_libraries(spin=idle())
     # Training libraries report progress bars that nobody reads here.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def _work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
+def _train_locked(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
     before = folder.read_status()
     if before is not None and before.state == "succeeded":
         logger.info("%s: this run has succeeded already", folder.path)
         return SUCCEEDED if resume else NOT_STARTED
     if before is not None and not resume:
         state = before.state if before.state in FINAL else "interrupted"
-        logger.error("%s: this run was started before (%s); use --resume to go on", folder.path, state)
+        logger.error("%s: this run was started before (%s); use --resume to continue", folder.path, state)
         return NOT_STARTED
     if before is None and folder.last_attempt() > 0:  # the status was lost, not the run
         resume = True
-    _settle_libraries()
-    with Journal(folder) as journal:
+    _prepare_training_libraries()
+    with StatusWriter(folder) as journal:
         try:
             if folder.cancelling:
-                return _cancelled(folder, journal)
+                return _report_cancelled(folder, journal)
             request = folder.read_request()
             from llmtune_local.training.registry import trainer_for
             from llmtune_local.training.trainer import Stopped
@@ -131,15 +131,18 @@ def _work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
             try:
                 result = trainer.run(resume=resume)
             except Stopped:
-                return _cancelled(folder, journal)
-            except TeamLost as lost:
-                # Not the end: whoever watches finds this process gone, and starts a new team.
-                journal.event(f"a process of the team has ended ({lost}); the last checkpoint stands", "warning")
+                return _report_cancelled(folder, journal)
+            except WorkerGroupLost as lost:
+                # Not the end of the run: the next poll finds this process dead, and starts a new group.
+                journal.event(
+                    f"a process of the worker group has ended ({lost}); the run continues from its last checkpoint",
+                    "warning",
+                )
                 return FAILED
             assert result is not None  # this process leads
             journal.event(f"finished after {result.steps:,} steps, training loss {result.train_loss:.4f}")
             journal.update(state="succeeded", message="finished", step=result.steps)
-            trainer.tidy()
+            trainer.cleanup()
             return SUCCEEDED
         except BaseException as problem:
             # The last chance to say why: nothing may die silently.
@@ -154,17 +157,17 @@ def _work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
             return FAILED
 
 
-def _cancelled(folder: RunDir, journal: Journal) -> int:
+def _report_cancelled(folder: RunDir, journal: StatusWriter) -> int:
     steps = folder.checkpoints()
     none = "there was no room for a checkpoint" if journal.status.step else "no step was done"
-    kept = f"the checkpoint of step {max(steps)} is kept" if steps else none
-    journal.event(f"cancelled: {kept}")
-    journal.update(state="cancelled", message=f"cancelled: {kept}", eta_seconds=None)
+    outcome = f"the checkpoint of step {max(steps)} is kept" if steps else none
+    journal.event(f"cancelled: {outcome}")
+    journal.update(state="cancelled", message=f"cancelled: {outcome}", eta_seconds=None)
     return SUCCEEDED
 
 
 def explain(problem: BaseException) -> tuple[str, str]:
-    """A code and one sentence for whatever ended the run."""
+    """Return a code and one sentence for the exception that ended the run."""
     sentence = str(problem).replace("\n", " ").strip()[:1500]
     if isinstance(problem, InvalidData):
         return "data", sentence

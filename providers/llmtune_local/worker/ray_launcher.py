@@ -1,7 +1,7 @@
-"""One run on a Ray cluster: `python -m llmtune_local.worker.ray_launcher RUN_DIR` asks Ray for the team.
+"""One run on a Ray cluster: `python -m llmtune_local.worker.ray_launcher RUN_DIR` asks Ray for the worker group.
 
-Ray places the processes, tells each its rank, and starts them all again when one is lost; they find the last checkpoint
-in the run folder, which every node must see. What a run says and how it ends is the first process's, as everywhere.
+Ray places the processes, gives each its rank, and starts them all again when one is lost; they find the last checkpoint
+in the run folder, which every node must see. The main process reports for the run, as everywhere.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from llmtune_local.worker.child_process import PRIVATE
 
 logger = logging.getLogger("llmtune")
 
-#: How often a team is started again before the run is given up.
+#: How often the worker group is started again before the run fails.
 RESTARTS = 2
 
 
-def train_part(told: dict[str, Any]) -> None:
-    """One process of the team, wherever Ray has put it. Raises where it is to be started again."""
+def train_rank(config: dict[str, Any]) -> None:
+    """Train as one process of the group, wherever Ray has put it. Raises where the group is to be started again."""
     from llmtune_local.worker import main as worker
 
     os.umask(PRIVATE)  # a node of a cluster has its own
-    folder = RunDir(told["folder"])
+    folder = RunDir(config["folder"])
     if not (folder.path / "request.json").is_file():
         raise LlmtuneError(f"{folder.path} is not to be seen from this node: put local runs on storage that all share")
-    code = worker.take_part(folder, lambda: folder.cancelling, resume=folder.read_status() is not None)
+    code = worker.join_training(folder, lambda: folder.cancelling, resume=folder.read_status() is not None)
     status = folder.read_status()
     if code != worker.SUCCEEDED and (status is None or status.state not in FINAL):
-        raise LlmtuneError("the team was lost")
+        raise LlmtuneError("the worker group was lost")
 
 
 def run_on_cluster(folder: RunDir) -> None:
@@ -52,17 +52,17 @@ def run_on_cluster(folder: RunDir) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        there = ray.cluster_resources()
-        gpu = _wants_gpu(options, int(there.get("GPU", 0)))
+        cluster_resources = ray.cluster_resources()
+        gpu = _wants_gpu(options, int(cluster_resources.get("GPU", 0)))
         cpus = max(1, cores // count) if options.ray_address == "local" else 1
-        each = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
-        if (room := int(there.get("CPU", 0))) < count * cpus:
-            raise LlmtuneError(f"{count} processes need as many CPUs, and the cluster has {room}")
+        resources = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
+        if (available_cpus := int(cluster_resources.get("CPU", 0))) < count * cpus:
+            raise LlmtuneError(f"{count} processes need as many CPUs, and the cluster has {available_cpus}")
         TorchTrainer(
-            train_part,
+            train_rank,
             train_loop_config={"folder": str(folder.path.absolute())},
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu, resources_per_worker=each),
+            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=folder.path.name,
                 storage_path=str((folder.path / "ray").absolute()),
@@ -71,14 +71,14 @@ def run_on_cluster(folder: RunDir) -> None:
         ).fit()
 
 
-def _wants_gpu(options: WorkerOptions, there: int) -> bool:
-    if options.device == "cuda" and there < options.processes:
-        raise LlmtuneError(f"{options.processes} processes need as many GPUs, and the cluster has {there}")
-    return options.device in ("auto", "cuda") and there >= options.processes
+def _wants_gpu(options: WorkerOptions, cluster_resources: int) -> bool:
+    if options.device == "cuda" and cluster_resources < options.processes:
+        raise LlmtuneError(f"{options.processes} processes need as many GPUs, and the cluster has {cluster_resources}")
+    return options.device in ("auto", "cuda") and cluster_resources >= options.processes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one folder; what keeps it from starting is written there."""
+    """Run one folder; an error before the training starts is written to its status."""
     parser = argparse.ArgumentParser(
         prog="python -m llmtune_local.worker.ray_launcher", description="Train one run folder on Ray."
     )
@@ -88,14 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_on_cluster(folder)
     except Exception as problem:
-        # This process ends in any case; it is the last chance to say why. What a user can fix stands in the status,
-        # the rest in worker.log, whose last line is told when no worker came of it.
+        # This process ends in any case; it is the last chance to report why. What a user can fix is written to the
+        # status, the rest to worker.log, whose last line is reported when no worker was started.
         logger.exception("the run could not be trained on the cluster")
         status = folder.read_status()
         if isinstance(problem, LlmtuneError) and status is None:
-            said = f"{problem}".replace("\n", " ")[:1500]
+            sentence = f"{problem}".replace("\n", " ")[:1500]
             folder.write_status(
-                Status(state="failed", error=said, error_code="internal", message=said, heartbeat=now())
+                Status(state="failed", error=sentence, error_code="internal", message=sentence, heartbeat=now())
             )
         return 1
     return 0

@@ -1,6 +1,7 @@
-"""Whether the worker of a run lives, moves, and has left a whole result; a dead one is started again.
+"""Supervision of a run's worker: whether it runs, makes progress, and has left a complete result; a dead one is
+restarted.
 
-Everything is read from the run folder, so that any process can ask, and none has to stay.
+Everything is read from the run folder, so that any process can check, and none has to stay.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from pathlib import Path
 from llmtune.errors import LlmtuneError, TransientError
 from llmtune.provider import growing_pauses
 from llmtune_local.run_state.damage import is_full
-from llmtune_local.run_state.process import FolderLock, alive, launches, stopped
+from llmtune_local.run_state.process import FolderLock, alive, count_launches, stopped
 from llmtune_local.run_state.run_dir import RunDir, now
 from llmtune_local.run_state.schema import FINAL, EventLine, RunRequest, Status, Verdict
-from llmtune_local.worker.fork_server import Forker
+from llmtune_local.worker.fork_server import ForkServer
 from llmtune_local.worker.launch import launch
 
 #: A worker that dies this often without finishing is not started again.
 ATTEMPTS = 3
 
-#: Seconds without a heartbeat (it comes every five) after which a worker is said to stand still.
+#: Seconds without a heartbeat (it comes every five) after which a worker is reported as stopped.
 SILENT_SECONDS = 30.0
 
 #: Seconds in which the training itself has done nothing, though the process lives, after which its device may hang.
 STILL_SECONDS = 900.0
 
 #: Bytes that must be free before a worker is started: it could not even say why it failed.
-ROOM = 1 << 17
+MIN_FREE_BYTES = 1 << 17
 
-#: Seconds that a worker may take to end after its last word, and the pause of that wait, for tests.
+#: Seconds that a worker may take to end after its last status, and the pause of that wait, for tests.
 END_SECONDS = 60.0
 pause: Callable[[float], None] = time.sleep
 
@@ -40,28 +41,28 @@ pause: Callable[[float], None] = time.sleep
 _PERMANENT = frozenset({"data", "model", "request", "diverged"})
 
 
-def judge(folder: RunDir, status: Status | None, *, forker: Forker | None, at: float) -> Verdict:
-    """Return how a run stands, and start its worker again where that has died. `at` is now, in Unix seconds."""
+def assess(folder: RunDir, status: Status | None, *, fork_server: ForkServer | None, at: float) -> Verdict:
+    """Return the state of a run, and restart its worker where that has died. `at` is now, in Unix seconds."""
     if status is not None and status.state in FINAL:
         fault = result_fault(folder) if status.state == "succeeded" else None
         if fault is not None:
             return _failed(f"the result of the run is damaged: {fault}")
         return Verdict(state=status.state, error=status.error)
-    word = status.state if status else "starting"
-    living = _lives(folder)
-    if living is None:
+    state = status.state if status else "starting"
+    running = _worker_runs(folder)
+    if running is None:
         host = (status.host if status else None) or "another machine"
         warning = f"the worker is on {host}, which cannot be asked from here"
-        return Verdict(state=word, warnings=(warning,), notice=_notice(folder, status, at, here=False))
-    if living:
-        return Verdict(state="cancelling" if folder.cancelling else word, notice=_notice(folder, status, at))
+        return Verdict(state=state, warnings=(warning,), notice=_stall_notice(folder, status, at, here=False))
+    if running:
+        return Verdict(state="cancelling" if folder.cancelling else state, notice=_stall_notice(folder, status, at))
     if folder.cancelling:
         return Verdict(state="cancelled")
-    return _start_again(folder, status, forker, at)
+    return _restart_dead_worker(folder, status, fork_server, at)
 
 
-def _start_again(folder: RunDir, status: Status | None, forker: Forker | None, at: float) -> Verdict:
-    """Judge a run whose worker is dead."""
+def _restart_dead_worker(folder: RunDir, status: Status | None, fork_server: ForkServer | None, at: float) -> Verdict:
+    """Return the state of a run whose worker is dead, after a restart where that is possible."""
     if not folder.path.is_dir():
         return _failed(f"the run folder {folder.path} is missing")
     if folder.find_request() is None:
@@ -70,40 +71,42 @@ def _start_again(folder: RunDir, status: Status | None, forker: Forker | None, a
         last = f"its last word was: {status.message}" if status.message else "see worker.log"
         times = status.attempt - status.attempts_before_resume
         return _failed(f"the worker died {times} times without a word ({last})")
-    if status is None and len(launches(folder.path)) >= ATTEMPTS:
-        return _failed(f"the worker could not be started ({folder.last_words()})")
-    word = status.state if status else "starting"
-    if shutil.disk_usage(folder.path).free < ROOM:
+    if status is None and len(count_launches(folder.path)) >= ATTEMPTS:
+        return _failed(f"the worker could not be started ({folder.error_tail()})")
+    state = status.state if status else "starting"
+    if shutil.disk_usage(folder.path).free < MIN_FREE_BYTES:
         sentence = f"the disk of {folder.path} is full: the worker is started when there is room"
-        return Verdict(state=word, notice=_event(status, "room", sentence, at))
-    if not keep_alive(folder, forker):
-        return Verdict(state=word)
+        return Verdict(state=state, notice=_event(status, "room", sentence, at))
+    if not keep_alive(folder, fork_server):
+        return Verdict(state=state)
     if status is None:
         return Verdict(state="starting")
     return Verdict(state="running", warnings=(f"the worker died and was started again from {resume_point(folder)}",))
 
 
 def _failed(error: str) -> Verdict:
-    """Return the verdict on a run that goes on no more."""
+    """Return the verdict on a run that does not continue."""
     return Verdict(state="failed", error=error)
 
 
-def keep_alive(folder: RunDir, forker: Forker | None = None) -> bool:
-    """Start a worker unless one runs or the run is over; whether one was started. Two starts do no harm: the
-    folder's lock lets one of them work."""
+def keep_alive(folder: RunDir, fork_server: ForkServer | None = None) -> bool:
+    """Start a worker unless one runs or the run is over; return whether one was started.
+
+    Two starts do no harm: the folder's lock lets only one of them work.
+    """
     status = folder.read_status()
-    if (status is not None and status.state in FINAL) or _lives(folder) is not False:
+    if (status is not None and status.state in FINAL) or _worker_runs(folder) is not False:
         return False
-    launch(folder.path, resume=folder.last_attempt() > 0, forker=forker)
+    launch(folder.path, resume=folder.last_attempt() > 0, fork_server=fork_server)
     return True
 
 
-def restart(folder: RunDir, request: RunRequest, forker: Forker | None = None) -> str:
-    """Have a run that has ended go on; from where, in words. A lost request is written again."""
+def restart(folder: RunDir, request: RunRequest, fork_server: ForkServer | None = None) -> str:
+    """Continue a run that has ended; return from where, in words. A lost request is written again."""
     status = folder.read_status()
-    if _lives(folder) is not False:
+    if _worker_runs(folder) is not False:
         ends = status is None or status.state in FINAL or folder.cancelling
-        if not ends:  # whoever resumed it first did not live to tell
+        if not ends:  # another process resumed it first
             return resume_point(folder)
         _wait_for_end(folder)
     where = resume_point(folder)
@@ -112,21 +115,21 @@ def restart(folder: RunDir, request: RunRequest, forker: Forker | None = None) -
     folder.uncancel()
     status = folder.read_status()  # as the worker has left it
     if status is not None and status.state == "succeeded" and result_fault(folder) is None:
-        return "its result, which is whole"
+        return "its complete result"
     with FolderLock(folder.lock):
         attempt = folder.last_attempt()
-        fresh = {"state": "starting", "attempt": attempt, "attempts_before_resume": attempt, "heartbeat": now()}
+        changes = {"state": "starting", "attempt": attempt, "attempts_before_resume": attempt, "heartbeat": now()}
         lost = dict.fromkeys(("pid", "started", "error", "error_code", "message", "waiting_for", "eta_seconds"))
         (folder.path / "result.json").unlink(missing_ok=True)
-        folder.write_status((status or Status()).model_copy(update=fresh | lost))
-    launch(folder.path, resume=True, forker=forker)
+        folder.write_status((status or Status()).model_copy(update=changes | lost))
+    launch(folder.path, resume=True, fork_server=fork_server)
     return where
 
 
 def _wait_for_end(folder: RunDir) -> None:
-    """Wait until a worker that has written its last status is gone."""
+    """Wait until a worker that has written its last status has ended."""
     for _ in growing_pauses(END_SECONDS, longest=1.0, sleep=pause):
-        if _lives(folder) is False:
+        if _worker_runs(folder) is False:
             return
     raise LlmtuneError(
         f"the worker of {folder.path} has not ended within {END_SECONDS:.0f} s",
@@ -135,15 +138,17 @@ def _wait_for_end(folder: RunDir) -> None:
 
 
 def resume_point(folder: RunDir) -> str:
-    """Return where a new worker would go on, in words."""
+    """Return where a new worker would continue, in words."""
     step = folder.resume_step()
     if step:
         return f"the checkpoint of step {step}"
-    return "the beginning, as no checkpoint is whole" if folder.checkpoints() else "the beginning: it has no checkpoint"
+    return (
+        "the beginning, as no checkpoint is complete" if folder.checkpoints() else "the beginning: it has no checkpoint"
+    )
 
 
 def may_resume(folder: RunDir) -> bool:
-    """Return whether going on could help: not where the same request would fail in the same way."""
+    """Return whether a resume could help: not where the same request would fail in the same way."""
     status = folder.read_status()
     return status is None or status.error_code not in _PERMANENT
 
@@ -157,7 +162,8 @@ def result_fault(folder: RunDir) -> str | None:
 
 @contextlib.contextmanager
 def full_disk_reported(path: Path) -> Iterator[None]:
-    """Raise `TransientError` where a file of a run finds no room: nothing was started, and later it may go well."""
+    """Raise `TransientError` where a file of a run does not fit on the disk: nothing was started, and a retry may
+    succeed."""
     try:
         yield
     except OSError as problem:
@@ -166,25 +172,27 @@ def full_disk_reported(path: Path) -> Iterator[None]:
         raise TransientError(f"no space left on the device for {path}: make room", sent=False) from problem
 
 
-def _lives(folder: RunDir) -> bool | None:
-    """Whether a worker runs, or was started and has not spoken yet; None where that cannot be asked from here."""
-    started = launches(folder.path)
+def _worker_runs(folder: RunDir) -> bool | None:
+    """Return whether a worker runs, or was started and has no status yet; None where that cannot be checked."""
+    started = count_launches(folder.path)
     return True if started and alive(started[-1]) else folder.alive()
 
 
-def _notice(folder: RunDir, status: Status | None, at: float, *, here: bool = True) -> EventLine | None:
-    """What a living worker does not do: go on. A heartbeat that stops is a process that stands still; a heartbeat
-    that goes on while nothing else does may be a device that hangs."""
+def _stall_notice(folder: RunDir, status: Status | None, at: float, *, here: bool = True) -> EventLine | None:
+    """Return an event where a running worker makes no progress, else None.
+
+    Without a heartbeat its process is stopped; a heartbeat without any other progress may be a device that hangs.
+    """
     if status is None or status.pid is None:
         return None
     if status.waiting_for is not None:
-        sentence = f"the worker goes on when there is room on the disk: {status.waiting_for}"
+        sentence = f"the worker continues when there is room on the disk: {status.waiting_for}"
         return _event(status, "room", sentence, at)
     worker = f"the worker (process {status.pid}{'' if here else f' on {status.host}'})"
     again = f"kill -9 {status.pid} has it started again from {resume_point(folder)}"
     silent = at - status.heartbeat
     if silent >= SILENT_SECONDS:
-        why = f"it is stopped, and kill -CONT {status.pid} lets it go on" if here and stopped(status.pid) else again
+        why = f"it is stopped, and kill -CONT {status.pid} lets it continue" if here and stopped(status.pid) else again
         sentence = f"{worker} has given no sign of life for {silent:.0f} s: {why}"
         return _event(status, f"silent-{status.heartbeat:.0f}", sentence, at)
     if status.state in ("running", "finalizing") and 0 < status.moved <= at - STILL_SECONDS:

@@ -18,7 +18,7 @@ class FakeFiles(FakeVendor):
     file_walk: ClassVar[tuple[str, ...]] = ("uploaded", "processed")
     """States of an uploaded file, one a look."""
 
-    file_fields: ClassVar[tuple[str, ...]] = ()
+    file_fields: ClassVar[tuple[str, ...]] = ("expires_after[anchor]", "expires_after[seconds]")
     """What an upload may say beside the file and its purpose."""
 
     def __init__(self, *, lag: float = 0.0, api_key: str | None = None) -> None:
@@ -26,13 +26,13 @@ class FakeFiles(FakeVendor):
         self.uploads: dict[str, dict[str, Any]] = {}
 
     def error_body(self, refusal: Refusal) -> Any:
-        """An error in OpenAI's shape."""
+        """Return an error in OpenAI's shape."""
         kind = "invalid_request_error" if refusal.status < 500 else "server_error"
         error = {"message": refusal.message, "type": kind, "param": refusal.field, "code": refusal.code}
         return {"error": error}
 
     def at_home(self, call: Call) -> None:
-        """404 unless the request went to the address of this service."""
+        """Refuse with 404 unless the request went to the address of this service."""
         if call.params.get("prefix") != self.prefix:
             self.complaints.append(f"{call.method} {call.path}: not under /{self.prefix}")
             raise Refusal(404, f"Unknown request URL: {call.method} {call.path}", code="unknown_url")
@@ -45,27 +45,27 @@ class FakeFiles(FakeVendor):
         parts = call.form({"file": Required(str), "purpose": Required(str), **dict.fromkeys(self.file_fields, str)})
         if parts["purpose"].text != "fine-tune":
             raise Refusal(400, f"'{parts['purpose'].text}' is not one of the purposes.", field="purpose")
-        file = self._take(parts["file"].content, parts["file"].filename or "")
+        file = self._add_file(parts["file"].content, parts["file"].filename or "")
         if seconds := parts.get("expires_after[seconds]"):
             file.data["expires_at"] = int(file.created) + int(seconds.text)
         return self.describe_file(file)
 
-    def _take(self, content: bytes, name: str) -> FakeFile:
+    def _add_file(self, content: bytes, name: str) -> FakeFile:
         file = self.new_file(content, name=name, looks=0, fault=fault_of(content))
         file.data["purpose"] = "fine-tune"
         return file
 
     @route("GET", "/{prefix*}/files")
     def list_files(self, call: Call) -> Any:
-        """The files, newest first."""
+        """List the files, newest first."""
         self.at_home(call)
         query = call.fields({"purpose": str, "limit": str, "after": str, "order": str})
-        shown = [file for file in self.listed(self.files.values()) if query.get("purpose") in (None, purpose_of(file))]
-        return self.page(query, [self.describe_file(file) for file in reversed(shown)])
+        files = [file for file in self.listed(self.files.values()) if query.get("purpose") in (None, purpose_of(file))]
+        return self.page(query, [self.describe_file(file) for file in reversed(files)])
 
     @route("GET", "/{prefix*}/files/{file}")
     def get_file(self, call: Call) -> Any:
-        """One file; each look moves its state on."""
+        """Return one file; each request advances its state."""
         self.at_home(call)
         file = self.file(call.params["file"])
         file.data["looks"] = file.data.get("looks", 0) + 1
@@ -73,7 +73,7 @@ class FakeFiles(FakeVendor):
 
     @route("GET", "/{prefix*}/files/{file}/content")
     def get_content(self, call: Call) -> Any:
-        """The bytes of a file."""
+        """Return the bytes of a file."""
         self.at_home(call)
         return Reply(self.file(call.params["file"]).content)
 
@@ -86,7 +86,7 @@ class FakeFiles(FakeVendor):
         return {"object": "file", "deleted": True, "id": file.id}
 
     def status_of(self, file: FakeFile) -> str:
-        """The state of a file."""
+        """Return the state of a file."""
         if "looks" not in file.data:
             return "processed"
         at = min(file.data["looks"], len(self.file_walk) - 1)
@@ -95,7 +95,7 @@ class FakeFiles(FakeVendor):
         return str(self.file_walk[at])
 
     def describe_file(self, file: FakeFile) -> dict[str, Any]:
-        """A file as the service tells it."""
+        """Return a file as the service reports it."""
         status = self.status_of(file)
         return {
             "object": "file",
@@ -119,6 +119,7 @@ class FakeFiles(FakeVendor):
             "filename": Required(str),
             "mime_type": Required({"text/jsonl"}),
             "purpose": Required({"fine-tune"}),
+            "expires_after": {"anchor": Required({"created_at"}), "seconds": Required(int)},
         }
         id = self.new_id("upload_")
         self.uploads[id] = {**call.json(shape), "parts": {}, "status": "pending"}
@@ -142,7 +143,9 @@ class FakeFiles(FakeVendor):
         content = b"".join(upload["parts"][id] for id in ids)
         if len(content) != upload["bytes"]:
             raise Refusal(400, f"Expected {upload['bytes']} bytes, got {len(content)}.", field="bytes")
-        file = self._take(content, upload["filename"])
+        file = self._add_file(content, upload["filename"])
+        if expiry := upload.get("expires_after"):
+            file.data["expires_at"] = int(file.created) + expiry["seconds"]
         upload["status"] = "completed"
         return {**self._upload(call.params["upload"]), "file": self.describe_file(file)}
 
@@ -155,31 +158,31 @@ class FakeFiles(FakeVendor):
 
     def _upload(self, id: str) -> dict[str, Any]:
         upload = self.uploads[id]
-        told = {name: upload[name] for name in ("bytes", "filename", "purpose", "status")}
-        return {"object": "upload", "id": id, "created_at": int(self.now()), **told}
+        fields = {name: upload[name] for name in ("bytes", "filename", "purpose", "status")}
+        return {"object": "upload", "id": id, "created_at": int(self.now()), **fields}
 
     def page(self, query: Mapping[str, str], items: list[dict[str, Any]]) -> dict[str, Any]:
-        """One page of a list: after an id, at most `limit`."""
-        ids = [item["id"] for item in items]
+        """Return one page of a list: after an id, at most `limit`."""
+        ids = [record["id"] for record in items]
         start = ids.index(query["after"]) + 1 if query.get("after") in ids else 0
         limit = int(query.get("limit", 20))
-        shown = items[start : start + limit]
+        records = items[start : start + limit]
         return {
             "object": "list",
-            "data": shown,
-            "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None,
+            "data": records,
+            "first_id": records[0]["id"] if records else None,
+            "last_id": records[-1]["id"] if records else None,
             "has_more": start + limit < len(items),
         }
 
 
 def purpose_of(file: FakeFile) -> str:
-    """What a file is for."""
+    """Return the purpose of a file."""
     return str(file.data.get("purpose", "fine-tune"))
 
 
 def fault_of(content: bytes) -> str | None:
-    """What is wrong with a training file, in words; None when it is JSON lines of chat or preference rows."""
+    """Return what is wrong with a training file; None if it is JSON lines of chat or preference rows."""
     for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line)
@@ -191,14 +194,14 @@ def fault_of(content: bytes) -> str | None:
 
 
 def lessons(content: bytes) -> Iterable[tuple[str, str]]:
-    """What a model learns from a file: (last question, answer)."""
+    """Yield what a model learns from a file: (last question, answer)."""
     for line in content.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
         turns = row.get("messages") or [*row.get("input", {}).get("messages", []), *row.get("preferred_output", [])]
-        asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+        questions = [turn.get("content") for turn in turns if turn.get("role") == "user"]
         answered = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
-        if asked and answered and isinstance(asked[-1], str) and isinstance(answered[-1], str):
-            yield asked[-1], answered[-1]
+        if questions and answered and isinstance(questions[-1], str) and isinstance(answered[-1], str):
+            yield questions[-1], answered[-1]

@@ -35,12 +35,12 @@ class JobStory(FakeFiles):
     """Hyperparameters that the service uses whatever was asked."""
 
     def number(self, job: FakeJob, name: str, automatic: float) -> Any:
-        """A hyperparameter as the service resolves it."""
+        """Return a hyperparameter as the service resolves it."""
         value = hyperparameters_in(job.body).get(name, "auto")
         return automatic if isinstance(value, str) else value
 
     def describe_job(self, job: FakeJob) -> dict[str, Any]:
-        """A job as the service tells it."""
+        """Return a job as the service reports it."""
         if job.word == "succeeded":
             self._finish(job)
         if self.lists_results_early and job.word == "running":
@@ -79,28 +79,28 @@ class JobStory(FakeFiles):
         }
 
     def word_of(self, job: FakeJob) -> str:
-        """The vendor's word for the method."""
+        """Return the vendor's word for the method."""
         return str(job.body.get("method", {}).get("type", "supervised"))
 
     automatic: ClassVar[Any] = "auto"
     """How a value that is left to the service is spelled until it is resolved."""
 
     def echoed(self, job: FakeJob) -> dict[str, Any]:
-        """The hyperparameters, resolved once training has begun."""
+        """Return the hyperparameters, resolved once training has begun."""
         begun = self.training_share(job) > 0 or job.word in ("running", "succeeded")
         resolved = {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 2.0}
         if self.word_of(job) == "dpo":
             resolved["beta"] = 0.1
-        given = hyperparameters_in(job.body)
+        chosen = hyperparameters_in(job.body)
         return {
-            name: given.get(name, value if begun else self.automatic)
-            if given.get(name) != "auto"
+            name: chosen.get(name, value if begun else self.automatic)
+            if chosen.get(name) != "auto"
             else (value if begun else self.automatic)
             for name, value in resolved.items()
         } | (dict(self.uses) if begun else {})
 
     def _list_early(self, job: FakeJob) -> None:
-        """The result file as it stands while the job runs; it keeps its id."""
+        """List the result file of a running job; it keeps its id."""
         file = self.files.get((job.data.get("results") or [""])[0])
         if file is None:
             file = self.new_file(b"", name="results.csv")
@@ -122,62 +122,62 @@ class JobStory(FakeFiles):
         if self.lists_results_early and job.data.get("results"):
             self._list_early(job)
         elif self.keeps_result_files:
-            made = self.new_file(self.result_file(job), name="step_metrics.csv")
-            made.data["purpose"] = "fine-tune-results"
-            job.data["results"] = [made.id]
+            result_file = self.new_file(self.result_file(job), name="step_metrics.csv")
+            result_file.data["purpose"] = "fine-tune-results"
+            job.data["results"] = [result_file.id]
 
     def tuned_name(self, job: FakeJob) -> str:
-        """The id of the tuned model."""
+        """Return the id of the tuned model."""
         return f"ft:{base_of(job.body['model'])}:fake:{job.body.get('suffix', '')}:{job.id[-6:]}"
 
     def checkpoint_name(self, job: FakeJob, step: int) -> str:
-        """The id of a checkpoint that is not the final model."""
+        """Return the id of a checkpoint that is not the final model."""
         return f"ft:{base_of(job.body['model'])}:fake:{job.body.get('suffix', '')}:{job.id[-6:]}x:ckpt-step-{step}"
 
     def measured(self, job: FakeJob, step: int) -> dict[str, Any]:
-        """What training told at a step."""
+        """Return the metrics of one step."""
         steps, epochs = job.data["steps"], job.data["epochs"]
-        told: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "step": step,
             "train_loss": round(2.5 / (1 + 0.4 * step), 5),
             "train_mean_token_accuracy": round(1 - 0.6 / (1 + 0.3 * step), 5),
         }
         if job.body.get("validation_file"):
-            told["valid_loss"] = round(2.6 / (1 + 0.35 * step), 5)
-            told["valid_mean_token_accuracy"] = round(1 - 0.65 / (1 + 0.3 * step), 5)
+            metrics["valid_loss"] = round(2.6 / (1 + 0.35 * step), 5)
+            metrics["valid_mean_token_accuracy"] = round(1 - 0.65 / (1 + 0.3 * step), 5)
             if step in epoch_ends(steps, epochs):
-                told["full_valid_loss"] = round(2.55 / (1 + 0.35 * step), 5)
-                told["full_valid_mean_token_accuracy"] = round(1 - 0.62 / (1 + 0.3 * step), 5)
-        return told
+                metrics["full_valid_loss"] = round(2.55 / (1 + 0.35 * step), 5)
+                metrics["full_valid_mean_token_accuracy"] = round(1 - 0.62 / (1 + 0.3 * step), 5)
+        return metrics
 
     def events(self, job: FakeJob) -> list[dict[str, Any]]:
-        """What happened so far, oldest first."""
-        said: list[tuple[str, str, Any]] = [
+        """Return the events so far, oldest first."""
+        messages: list[tuple[str, str, Any]] = [
             ("message", f"Created fine-tuning job: {job.id}", {}),
             ("message", f"Validating training file: {job.body['training_file']}", {}),
         ]
         done = self.steps_done(job)
         if done or job.at > 0:
-            said.append(("message", "Files validated, moving job to queued state", {}))
+            messages.append(("message", "Files validated, moving job to queued state", {}))
         if done:
-            said.append(("message", "Fine-tuning job started", None))
+            messages.append(("message", "Fine-tuning job started", None))
         for step in range(1, done + 1):
             data = {**self.measured(job, step), "total_steps": job.data["steps"]}
             # The event stream is rounded, the result file is not.
             data["train_loss"] = round(data["train_loss"], 2)
-            said.append(("metrics", f"Step {step}/{job.data['steps']}: training loss={data['train_loss']}", data))
+            messages.append(("metrics", f"Step {step}/{job.data['steps']}: training loss={data['train_loss']}", data))
         if job.word == "succeeded":
             self._finish(job)
-            said.append(("message", f"New fine-tuned model created: {job.data['model']}", None))
-            said.append(("message", "The job has successfully completed", {}))
+            messages.append(("message", f"New fine-tuned model created: {job.data['model']}", None))
+            messages.append(("message", "The job has successfully completed", {}))
         if job.word == "failed" and self.blocked_by:
             results = [{"category": name, "flagged": True, "enforcement": "block"} for name in self.blocked_by]
             results.append({"category": "violence", "flagged": False, "enforcement": "block"})
-            said.append(("moderation_checks", "Moderation checks failed.", {"blocked": True, "results": results}))
+            messages.append(("moderation_checks", "Moderation checks failed.", {"blocked": True, "results": results}))
         elif job.word == "failed":
-            said.append(("message", self.failure_message, {}))
+            messages.append(("message", self.failure_message, {}))
         if job.word == "cancelled":
-            said.append(("message", "Fine tuning job cancelled", {}))
+            messages.append(("message", "Fine tuning job cancelled", {}))
         return [
             {
                 "object": "fine_tuning.job.event",
@@ -188,11 +188,11 @@ class JobStory(FakeFiles):
                 "data": data,
                 "type": kind,
             }
-            for at, (kind, message, data) in enumerate(said)
+            for at, (kind, message, data) in enumerate(messages)
         ]
 
     def checkpoints(self, job: FakeJob) -> list[dict[str, Any]]:
-        """The checkpoints so far, oldest first; the last one of a finished job is its model."""
+        """Return the checkpoints so far, oldest first; the last one of a finished job is its model."""
         steps, done = job.data["steps"], self.steps_done(job)
         ends = [step for step in epoch_ends(steps, job.data["epochs"]) if step <= done][-3:]
         final = job.word == "succeeded" or "model" in job.data
@@ -212,15 +212,15 @@ class JobStory(FakeFiles):
         ]
 
     def csv(self, job: FakeJob, columns: Mapping[str, str]) -> bytes:
-        """The metrics of every step under these column names (ours by theirs)."""
+        """Return the metrics of every step under these column names (ours by theirs)."""
         lines = [",".join(columns)]
         for step in range(1, (self.steps_done(job) if job.word == "running" else job.data["steps"]) + 1):
-            told = self.measured(job, step)
-            lines.append(",".join(str(told.get(name, "")) for name in columns.values()))
+            metrics = self.measured(job, step)
+            lines.append(",".join(str(metrics.get(name, "")) for name in columns.values()))
         return "\n".join([*lines, ""]).encode()
 
     def result_file(self, job: FakeJob) -> bytes:
-        """The result file: CSV as base64 text."""
+        """Return the result file: CSV as base64 text."""
         columns = {
             "step": "step",
             "train_loss": "train_loss",
@@ -232,12 +232,12 @@ class JobStory(FakeFiles):
 
 
 def hyperparameters_in(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of a job's body, wherever this service takes them."""
+    """Return the hyperparameters of a job's body, wherever this service takes them."""
     method = body.get("method") or {}
     inner = method.get(method.get("type"), {}).get("hyperparameters")
     return dict(inner or body.get("hyperparameters") or {})
 
 
 def epoch_ends(steps: int, epochs: int) -> list[int]:
-    """The steps at which an epoch ends."""
+    """Return the steps at which an epoch ends."""
     return sorted({max(1, round(steps * epoch / epochs)) for epoch in range(1, epochs + 1)})

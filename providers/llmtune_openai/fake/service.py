@@ -86,6 +86,14 @@ class FakeOpenAI(JobStory):
         self.told: dict[str, Any] = {}
         """Fields of every job that is answered, in place of its own."""
 
+    def client_settings(self) -> dict[str, str]:
+        """Return the address below which the API is."""
+        return {"base_url": f"{self.url}/v1"}
+
+    def client_environment(self) -> dict[str, str]:
+        """Return the key that the SDK needs."""
+        return {"OPENAI_API_KEY": self.api_key or "fake"}
+
     def add_tuned_model(
         self,
         *,
@@ -115,7 +123,7 @@ class FakeOpenAI(JobStory):
         return file.id
 
     def describe_job(self, job: FakeJob) -> dict[str, Any]:
-        """A job as the service tells it."""
+        """Return a job as the service reports it."""
         return {**super().describe_job(job), **self.told}
 
     # --- jobs --------------------------------------------------------------------------------------------------------
@@ -159,34 +167,34 @@ class FakeOpenAI(JobStory):
             raise Refusal(400, f"invalid {field}: {id}", field=field)
 
     def key_of(self, body: Mapping[str, Any]) -> str | None:
-        """The run key that a body carries."""
+        """Return the run key that a body carries."""
         key: str | None = body.get("metadata", {}).get("llmtune_run")
         return key
 
     @route("GET", "/{prefix*}/fine_tuning/jobs", role="find")
     def list_jobs(self, call: Call) -> Any:
-        """The jobs, newest first, those with the metadata asked for."""
+        """List the jobs with the requested metadata, newest first."""
         self.at_home(call)
-        wanted = {name[9:-1]: value for name, value in call.query.items() if name.startswith("metadata[")}
-        shown = [
+        metadata = {name[9:-1]: value for name, value in call.query.items() if name.startswith("metadata[")}
+        jobs = [
             job
             for job in self.listed(self.jobs.values())
-            if all(job.body.get("metadata", {}).get(name) == value for name, value in wanted.items())
+            if all(job.body.get("metadata", {}).get(name) == value for name, value in metadata.items())
         ]
-        page = self.page(call.query, [self.describe_job(job) for job in reversed(shown)])
+        page = self.page(call.query, [self.describe_job(job) for job in reversed(jobs)])
         if "after" not in call.query:
             page["data"] = [*self.odd_jobs, *page["data"]]
         return page
 
     @route("GET", "/{prefix*}/fine_tuning/jobs/{job}", role="poll")
     def get_job(self, call: Call) -> Any:
-        """One job; each look moves its state on."""
+        """Return one job; each request advances its state."""
         self.at_home(call)
         job = self.job(call.params["job"])
-        told = self.describe_job(job)
+        description = self.describe_job(job)
         if job.override != "paused":
             self.look(job)
-        return told
+        return description
 
     @route("POST", "/{prefix*}/fine_tuning/jobs/{job}/cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
@@ -219,14 +227,14 @@ class FakeOpenAI(JobStory):
 
     @route("GET", "/{prefix*}/fine_tuning/jobs/{job}/events", role="poll")
     def list_events(self, call: Call) -> Any:
-        """What happened, newest first."""
+        """List the events, newest first."""
         self.at_home(call)
         query = call.fields({"limit": str, "after": str})
         return self.page(query, list(reversed(self.events(self.job(call.params["job"])))))
 
     @route("GET", "/{prefix*}/fine_tuning/jobs/{job}/checkpoints", role="poll")
     def list_checkpoints(self, call: Call) -> Any:
-        """The last three epochs' checkpoints, newest first."""
+        """List the last three epochs' checkpoints, newest first."""
         self.at_home(call)
         query = call.fields({"limit": str, "after": str})
         return self.page(query, list(reversed(self.checkpoints(self.job(call.params["job"])))))
@@ -234,13 +242,13 @@ class FakeOpenAI(JobStory):
     # --- models ------------------------------------------------------------------------------------------------------
     @route("GET", "/{prefix*}/models")
     def list_models(self, call: Call) -> Any:
-        """Base and tuned models."""
+        """List base and tuned models."""
         self.at_home(call)
         return {"object": "list", "data": [self._model(id) for id in (*self.base_models, *self.models)]}
 
     @route("GET", "/{prefix*}/models/{model*}")
     def get_model(self, call: Call) -> Any:
-        """One model."""
+        """Return one model."""
         self.at_home(call)
         id = call.params["model"]
         if id not in self.base_models and id not in self.models:
@@ -263,7 +271,7 @@ class FakeOpenAI(JobStory):
 
     @route("POST", "/{prefix*}/chat/completions", role="generate")
     def chat(self, call: Call) -> Any:
-        """An answer: a tuned model knows its training rows."""
+        """Answer a question; a tuned model knows its training rows."""
         self.at_home(call)
         body = call.json(
             {
@@ -277,11 +285,11 @@ class FakeOpenAI(JobStory):
             }
         )
         tuned = self.answers_as(body["model"])
-        asked = next((turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user"), "")
-        text = self.say(asked if isinstance(asked, str) else json.dumps(asked), tuned=tuned)
-        most = body.get(self.tokens_word)
-        words = text.split(" ")
-        cut = most is not None and len(words) > most
+        question = next((turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user"), "")
+        text = self.say(question if isinstance(question, str) else json.dumps(question), tuned=tuned)
+        max_tokens = body.get(self.tokens_word)
+        tokens = text.split(" ")
+        cut = max_tokens is not None and len(tokens) > max_tokens
         return {
             "id": self.new_id("chatcmpl-"),
             "object": "chat.completion",
@@ -290,15 +298,20 @@ class FakeOpenAI(JobStory):
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": " ".join(words[:most]) if cut else text},
+                    "message": {
+                        "role": "assistant",
+                        "content": " ".join(tokens[:max_tokens]) if cut else text,
+                        "refusal": None,
+                    },
                     "finish_reason": "length" if cut else "stop",
+                    "logprobs": None,
                 }
             ],
-            "usage": {"prompt_tokens": 10, "completion_tokens": len(words), "total_tokens": 10 + len(words)},
+            "usage": {"prompt_tokens": 10, "completion_tokens": len(tokens), "total_tokens": 10 + len(tokens)},
         }
 
     def answers_as(self, model: str) -> bool:
-        """Whether the model is a tuned one. 404 when there is none of that id."""
+        """Return whether the model is a tuned one. 404 when there is none of that id."""
         if model in self.models and not self.silent_answers:
             return True
         self.silent_answers -= model in self.models

@@ -21,14 +21,14 @@ class FakeEndpoints(FakeVendor):
     # --- endpoints and chat ------------------------------------------------------------------------------------------
     @route("GET", "/v2/projects/{project}/configs", role="deploy")
     def list_configs(self, call: Call) -> Any:
-        asked = call.fields({"referenceModel": Required(str), "after": str, "limit": str})
+        query = call.fields({"referenceModel": Required(str), "after": str, "limit": str})
         return {
             "data": [
                 {
                     "id": "cr_1",
                     "projectId": "public",
                     "certifications": [],
-                    "referenceModel": asked["referenceModel"],
+                    "referenceModel": query["referenceModel"],
                     "referenceModelId": "ml_1",
                     "selectors": [],
                 }
@@ -50,7 +50,7 @@ class FakeEndpoints(FakeVendor):
     def delete_endpoint(self, call: Call) -> Any:
         for name, entry in list(self.models.items()):
             if name.startswith("endpoint:") and entry["id"] == call.params["endpoint"]:
-                if any(each.data["endpoint"] == entry["id"] for each in self.standing):
+                if any(deployment.data["endpoint"] == entry["id"] for deployment in self.standing):
                     raise Refusal(409, "Delete the deployments of the endpoint first.")
                 del self.models[name]
                 return {}
@@ -67,18 +67,18 @@ class FakeEndpoints(FakeVendor):
                 "inactiveTimeout": int,
             }
         )
-        made = self.new_deployment(
+        deployment = self.new_deployment(
             body["model"], key=body["name"], prefix="dep_", endpoint=call.params["endpoint"], looks=0
         )
-        return self._deployment(made.id)
+        return self._deployment(deployment.id)
 
     @route("GET", "/v2/projects/{project}/endpoints/{endpoint}/deployments/{deployment}", role="deploy")
     def get_deployment(self, call: Call) -> Any:
-        found = self.deployments.get(call.params["deployment"])
-        if found is None or found.removed is not None:
+        deployment = self.deployments.get(call.params["deployment"])
+        if deployment is None or deployment.removed is not None:
             raise Refusal(404, "No such deployment.")
-        found.data["looks"] += 1
-        return self._deployment(found.id)
+        deployment.data["looks"] += 1
+        return self._deployment(deployment.id)
 
     @route("PATCH", "/v2/projects/{project}/endpoints/{endpoint}/deployments/{deployment}", role="undeploy")
     def scale_deployment(self, call: Call) -> Any:
@@ -105,26 +105,26 @@ class FakeEndpoints(FakeVendor):
             "etag": "1",
             "trafficSplit": [],
             "deployments": [
-                {"id": each.id, "name": each.key, "state": "DEPLOYMENT_STATE_READY"}
-                for each in self.standing
-                if each.data["endpoint"] == entry["id"]
+                {"id": deployment.id, "name": deployment.key, "state": "DEPLOYMENT_STATE_READY"}
+                for deployment in self.standing
+                if deployment.data["endpoint"] == entry["id"]
             ],
         }
 
     def _deployment(self, id: str) -> dict[str, Any]:
-        made = self.deployments[id]
+        deployment = self.deployments[id]
         endpoint = next(
             name.removeprefix("endpoint:")
             for name, entry in self.models.items()
-            if name.startswith("endpoint:") and entry["id"] == made.data["endpoint"]
+            if name.startswith("endpoint:") and entry["id"] == deployment.data["endpoint"]
         )
-        word = "READY" if made.data["looks"] >= self.deployment_looks else "PROVISIONING"
+        state = "READY" if deployment.data["looks"] >= self.deployment_looks else "PROVISIONING"
         return {
             "id": id,
-            "name": f"acme/{endpoint}/{made.key}",
-            "endpointId": made.data["endpoint"],
+            "name": f"acme/{endpoint}/{deployment.key}",
+            "endpointId": deployment.data["endpoint"],
             "projectId": "proj-1",
-            "model": made.model,
+            "model": deployment.model,
             "modelId": "ml",
             "modelRevisionId": "rv",
             "config": "projects/public/configs/cr_1",
@@ -132,10 +132,10 @@ class FakeEndpoints(FakeVendor):
             "hardware": "1x_nvidia_h100_80gb_sxm",
             "autoscaling": {"minReplicas": 1, "maxReplicas": 1},
             "trafficMode": "TRAFFIC_MODE_LIVE",
-            "createdAt": iso(made.created),
+            "createdAt": iso(deployment.created),
             "updatedAt": iso(self.now()),
             "etag": "1",
-            "status": {"state": f"DEPLOYMENT_STATE_{word}", "message": word.lower()},
+            "status": {"state": f"DEPLOYMENT_STATE_{state}", "message": state.lower()},
         }
 
     @route("POST", "/v1/chat/completions", role="generate")
@@ -152,12 +152,12 @@ class FakeEndpoints(FakeVendor):
                 "tools": [dict],
             }
         )
-        deployed = {f"/{each.key}" for each in self.standing}
+        deployed = {f"/{deployment.key}" for deployment in self.standing}
         tuned = any(body["model"].endswith(name) for name in deployed)
         if not tuned and body["model"] in self.models:
             raise Refusal(400, f"Unable to access non-serverless model {body['model']}.", code="model_not_available")
-        asked = next((turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user"), "")
-        text = self.say(asked, tuned=tuned)
+        question = next((turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user"), "")
+        text = self.say(question, tuned=tuned)
         return {
             "id": "chat-1",
             "object": "chat.completion",
@@ -169,5 +169,5 @@ class FakeEndpoints(FakeVendor):
 
 
 def iso(seconds: float) -> str:
-    """A moment as the API writes it."""
+    """Format a time as the API does."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -112,10 +112,10 @@ def _preview_row(row: dict[str, Any], prompts_too: bool) -> dict[str, Any]:
     tokens: list[str] = []
     trained: list[bool] = []
     for turn in row["messages"]:
-        said = [f"<{turn['role']}>", *str(turn["content"]).split(), "</s>"]
-        tokens += said
+        pieces = [f"<{turn['role']}>", *str(turn["content"]).split(), "</s>"]
+        tokens += pieces
         learns = prompts_too or turn["role"] == "assistant"
-        trained += [False if at == 0 else learns for at in range(len(said))]
+        trained += [False if at == 0 else learns for at in range(len(pieces))]
     ids = list(range(100, 100 + len(tokens)))
     return {
         "input_ids": ids,
@@ -129,13 +129,13 @@ def _preview_row(row: dict[str, Any], prompts_too: bool) -> dict[str, Any]:
 
 
 def lesson(content: bytes) -> list[tuple[str, str]]:
-    """What a model learns from a file: the last question of each row and its answer."""
+    """Return what a model learns from a file: the last question of each row and its answer."""
     pairs = []
     for line in content.splitlines():
         row = json.loads(line)
         turns = [*row.get("messages", ()), *row.get("input", {}).get("messages", ()), *row.get("preferred_output", ())]
-        asked = [turn["content"] for turn in turns if turn["role"] == "user"]
-        said = [turn["content"] for turn in turns if turn["role"] == "assistant"]
-        if asked and said:
-            pairs.append((asked[-1], said[-1]))
+        questions = [turn["content"] for turn in turns if turn["role"] == "user"]
+        answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        if questions and answers:
+            pairs.append((questions[-1], answers[-1]))
     return pairs

@@ -138,11 +138,19 @@ class FakeTogether(FakeFiles, FakeEndpoints):
         self.estimable = True
         self.price_per_token = 4e-7
 
+    def client_settings(self) -> dict[str, str]:
+        """Return the address and a project, which endpoints need."""
+        return {"base_url": self.url, "project_id": "fake"}
+
+    def client_environment(self) -> dict[str, str]:
+        """Return the key that the provider needs."""
+        return {"TOGETHER_API_KEY": self.api_key or "fake"}
+
     # --- limits, price --------------------------------------------------------------------------------------
     @route("GET", "/v1/fine-tunes/models/limits")
     def model_limits(self, call: Call) -> Any:
-        asked = call.fields({"model_name": Required(str)})
-        return self.limits | {"model_name": asked["model_name"]}
+        query = call.fields({"model_name": Required(str)})
+        return self.limits | {"model_name": query["model_name"]}
 
     @route("POST", "/v1/fine-tunes/estimate-price")
     def estimate_price(self, call: Call) -> Any:
@@ -205,8 +213,8 @@ class FakeTogether(FakeFiles, FakeEndpoints):
     @route("GET", "/v1/fine-tunes/{job}/metrics", role="poll")
     def get_metrics(self, call: Call) -> Any:
         job = self.job(call.params["job"])
-        asked = call.fields({"global_step_from": str, "global_step_to": str, "resolution": str})
-        low, high = int(asked.get("global_step_from", 0)), int(asked.get("global_step_to", 10**9))
+        query = call.fields({"global_step_from": str, "global_step_to": str, "resolution": str})
+        low, high = int(query.get("global_step_from", 0)), int(query.get("global_step_to", 10**9))
         return {"metrics": [row for row in self._measured(job) if low <= row["train/global_step"] <= high]}
 
     @route("GET", "/v1/fine-tunes/{job}/events", role="poll")
@@ -216,18 +224,18 @@ class FakeTogether(FakeFiles, FakeEndpoints):
     @route("GET", "/v1/fine-tunes/{job}/checkpoints", role="poll")
     def get_checkpoints(self, call: Call) -> Any:
         job = self.job(call.params["job"])
-        made = job.body.get("n_checkpoints", 1) if job.word == "completed" else 0
-        each = job.data["steps"] / max(1, made)
+        count = job.body.get("n_checkpoints", 1) if job.word == "completed" else 0
+        interval = job.data["steps"] / max(1, count)
         return {
             "data": [
                 {
-                    "step": round(each * (at + 1)),
+                    "step": round(interval * (at + 1)),
                     "created_at": iso(job.created),
                     "path": f"s3://models/{job.id}/{at}",
-                    "checkpoint_type": "Final" if at + 1 == made else "Intermediate",
+                    "checkpoint_type": "Final" if at + 1 == count else "Intermediate",
                     "checkpoint": "adapter",
                 }
-                for at in range(made)
+                for at in range(count)
             ]
         }
 
@@ -248,8 +256,8 @@ class FakeTogether(FakeFiles, FakeEndpoints):
 
     @route("GET", "/v1/finetune/download", role="other")
     def download(self, call: Call) -> Any:
-        asked = call.fields({"ft_id": Required(str), "checkpoint": {"adapter", "merged"}, "checkpoint_step": str})
-        job = self.job(asked["ft_id"])
+        query = call.fields({"ft_id": Required(str), "checkpoint": {"adapter", "merged"}, "checkpoint_step": str})
+        job = self.job(query["ft_id"])
         if job.body["training_type"]["type"] == "Full":
             return Reply(_archive({"model.safetensors": b"weights", "config.json": b"{}"}))
         kind = job.body["training_type"]
@@ -261,15 +269,15 @@ class FakeTogether(FakeFiles, FakeEndpoints):
     def _output(self, job: FakeJob) -> str:
         return f"acme/{job.body.get('model', 'continued')}:{job.body.get('suffix', '')}:{job.id}"
 
-    def _truncated(self, job: FakeJob, word: str | None = None) -> dict[str, Any]:
-        word = word or job.word
-        done = word == "completed"
+    def _truncated(self, job: FakeJob, status: str | None = None) -> dict[str, Any]:
+        status = status or job.word
+        done = status == "completed"
         if done:
             self.models[self._output(job)] = {"job": job.id}
         return {
             **job.body,
             "id": job.id,
-            "status": word,
+            "status": status,
             "user_id": "user-1",
             "created_at": iso(job.created),
             "updated_at": iso(self.now()),
@@ -278,17 +286,17 @@ class FakeTogether(FakeFiles, FakeEndpoints):
             **({"model_output_name": self._output(job)} if done else {}),
         }
 
-    def _full(self, job: FakeJob, word: str) -> dict[str, Any]:
+    def _full(self, job: FakeJob, status: str) -> dict[str, Any]:
         steps, done = job.data["steps"], self.steps_done(job)
         registry = {"model_object_id": f"ml_{job.id}", "model_object_revision_id": f"rv_{job.id}"}
         tokens = job.body.get("n_epochs", 1) * self._tokens(job.body.get("training_file"))
         return {
-            **self._truncated(job, word),
+            **self._truncated(job, status),
             "total_steps": steps,
             "steps_completed": done,
             "epochs_completed": int(job.body.get("n_epochs", 1) * done / max(1, steps)),
             "progress": {"estimate_available": done > 0, "seconds_remaining": (steps - done) * 2},
-            **({"token_count": tokens, "total_price": 1500} | registry if word == "completed" else {}),
+            **({"token_count": tokens, "total_price": 1500} | registry if status == "completed" else {}),
         }
 
     def _measured(self, job: FakeJob) -> list[dict[str, float]]:
@@ -338,7 +346,7 @@ class FakeTogether(FakeFiles, FakeEndpoints):
 
 
 def _archive(files: dict[str, bytes]) -> bytes:
-    """A .tar.zst (or .tar.gz where zstandard is not installed), as the service sends models."""
+    """Build a .tar.zst (or .tar.gz if zstandard is not installed), as the service sends models."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as tar:
         for name, content in files.items():

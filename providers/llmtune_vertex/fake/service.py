@@ -76,6 +76,31 @@ _GENERATE: dict[str, Any] = {
 CURVES = ("total_loss", "fraction_of_correct_next_step_preds", "num_predictions")
 
 
+_DEPLOY = {
+    "customModel": Required({"gcsUri": Required(str)}),
+    "endpointConfig": Required({"endpointDisplayName": Required(str), "endpointUserId": Required(str)}),
+    "modelConfig": {"modelDisplayName": str},
+    "deployConfig": {
+        "dedicatedResources": Required(
+            {
+                "machineSpec": Required(
+                    {"machineType": Required(str), "acceleratorType": str, "acceleratorCount": int}
+                ),
+                "minReplicaCount": Required(int),
+            }
+        )
+    },
+}
+_CHAT = {
+    "model": str,
+    "messages": Required([{...: Any}]),
+    "temperature": float,
+    "top_p": float,
+    "max_tokens": int,
+    "tools": [{...: Any}],
+}
+
+
 class FakeVertex(FakeCloudStorage):
     """Vertex AI and Cloud Storage, both at `url`."""
 
@@ -99,10 +124,28 @@ class FakeVertex(FakeCloudStorage):
         """Tuned endpoints that stand: name -> {model}."""
 
         self.base_models = {"gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro", "gemini-3.1-flash-lite"}
+        self.deploy_fault: str | None = None
+        """Why open models that are deployed cannot be; None: they can."""
+
         self.locations = {"us-central1", "europe-west4", "global"}
 
+    def client_settings(self) -> dict[str, str]:
+        """Return a project, a bucket in it, and both addresses."""
+        return {
+            "project": "my-project",
+            "location": "us-central1",
+            "bucket": "my-bucket",
+            "base_url": self.url,
+            "storage_url": self.url,
+            "token_env": "FAKE_TOKEN",
+        }
+
+    def client_environment(self) -> dict[str, str]:
+        """Return the access token that `token_env` names."""
+        return {"FAKE_TOKEN": self.api_key or "fake"}
+
     def error_body(self, refusal: Refusal) -> Any:
-        """An error as Google's REST APIs have it."""
+        """Return an error in the shape of Google's REST APIs."""
         code = refusal.code if refusal.code and refusal.code.isupper() else _STATUS.get(refusal.status, "UNKNOWN")
         listed = [{"message": refusal.message, "reason": code, "domain": "global"}]
         return {"error": {"code": refusal.status, "message": refusal.message, "status": code, "errors": listed}}
@@ -122,8 +165,8 @@ class FakeVertex(FakeCloudStorage):
         if base and not is_open and base not in self.base_models:
             raise Refusal(400, f"Base model {base} is not supported.")
         spec = body[specs[0]]
-        knobs = spec.get("hyperParameters", {})
-        self._check_family(call, is_open, spec, knobs, body)
+        hyperparameters = spec.get("hyperParameters", {})
+        self._check_family(call, is_open, spec, hyperparameters, body)
         for key in ("trainingDatasetUri", "validationDatasetUri"):
             if key in spec:
                 bucket, _, name = spec[key].removeprefix("gs://").partition("/")
@@ -136,51 +179,51 @@ class FakeVertex(FakeCloudStorage):
         job.data["name"] = f"projects/{call.params['project']}/locations/{location}/tuningJobs/{job.id}"
         return self.describe(job, job.word)
 
-    def _check_family(self, call: Call, is_open: bool, spec: Any, knobs: Any, body: Any) -> None:
-        wrong = [name for name in ("batchSize", "learningRate") if name in knobs and not is_open]
+    def _check_family(self, call: Call, is_open: bool, spec: Any, hyperparameters: Any, body: Any) -> None:
+        wrong = [name for name in ("batchSize", "learningRate") if name in hyperparameters and not is_open]
         wrong += ["tuningMode"] if "tuningMode" in spec and not is_open else []
-        wrong += ["learningRateMultiplier"] if "learningRateMultiplier" in knobs and is_open else []
+        wrong += ["learningRateMultiplier"] if "learningRateMultiplier" in hyperparameters and is_open else []
         wrong += ["outputUri"] if ("outputUri" in body) != is_open else []
         if wrong:
             call.refused += [(name, "does not belong to this kind of model") for name in wrong]
             raise Refusal(400, f"{', '.join(wrong)} cannot be used with this base model.")
 
-    def describe(self, job: FakeJob, word: str) -> dict[str, Any]:
-        """A job as the REST API answers it: whole numbers are text."""
+    def describe(self, job: FakeJob, state: str) -> dict[str, Any]:
+        """Return a job as the REST API answers it: whole numbers are text."""
         answer: dict[str, Any] = json.loads(json.dumps(job.body))
         for spec in ("supervisedTuningSpec", "preferenceOptimizationSpec"):
-            knobs = answer.get(spec, {}).get("hyperParameters", {})
-            if answer.get(spec) is not None and "epochCount" not in knobs:
+            hyperparameters = answer.get(spec, {}).get("hyperParameters", {})
+            if answer.get(spec) is not None and "epochCount" not in hyperparameters:
                 answer[spec].setdefault("hyperParameters", {})["epochCount"] = 3  # the service tells what it chose
-                knobs = answer[spec]["hyperParameters"]
+                hyperparameters = answer[spec]["hyperParameters"]
             for name in ("epochCount", "batchSize"):
-                if name in knobs:
-                    knobs[name] = str(knobs[name])
+                if name in hyperparameters:
+                    hyperparameters[name] = str(hyperparameters[name])
         if pre := answer.pop("preTunedModel", None):
             answer["preTunedModel"] = {"tunedModelName": pre["tuned_model_name"]}
         if key := answer.pop("encryptionSpec", None):
             answer["encryptionSpec"] = {"kmsKeyName": key["kms_key_name"]}
         answer |= {
             "name": job.data["name"],
-            "state": word,
+            "state": state,
             "createTime": iso(job.created),
             "updateTime": iso(job.since),
         }
-        if word not in ("JOB_STATE_PENDING", "JOB_STATE_QUEUED"):
+        if state not in ("JOB_STATE_PENDING", "JOB_STATE_QUEUED"):
             root = job.data["name"].rsplit("/tuningJobs/", 1)[0]
             answer["experiment"] = f"{root}/metadataStores/default/contexts/tuning-experiment-{job.id}"
             answer["tuningJobState"] = "TUNING_JOB_STATE_TUNING"
             done = self.steps_done(job)
             answer["tuningJobMetadata"] = {"completedStepCount": str(done), "completedEpochCount": "1"}
-        if word.endswith(("SUCCEEDED", "FAILED", "EXPIRED", "CANCELLED")):
+        if state.endswith(("SUCCEEDED", "FAILED", "EXPIRED", "CANCELLED")):
             answer["endTime"] = iso(job.since)
-        if word == "JOB_STATE_FAILED":
+        if state == "JOB_STATE_FAILED":
             answer["error"] = {"code": 3, "message": self.failure_message}
-        if word.endswith("SUCCEEDED"):
-            answer |= self._finished(job)
+        if state.endswith("SUCCEEDED"):
+            answer |= self._final_fields(job)
         return answer
 
-    def _finished(self, job: FakeJob) -> dict[str, Any]:
+    def _final_fields(self, job: FakeJob) -> dict[str, Any]:
         root = job.data["name"].rsplit("/tuningJobs/", 1)[0]
         preference = "preferenceOptimizationSpec" in job.body
         stats = {
@@ -190,39 +233,44 @@ class FakeVertex(FakeCloudStorage):
         }
         if not preference:
             stats |= job.data.get("stats", {})
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "tuningDataStats": {f"{'preferenceOptimization' if preference else 'supervisedTuning'}DataStats": stats}
         }
         if "@" in job.body.get("baseModel", ""):
-            return found
+            return fields
         endpoint = f"{root}/endpoints/5{job.id}"
         model = f"{root}/models/1{job.id}@1"
         if not job.data.get("served"):
             job.data["served"] = True
             self.endpoints[endpoint] = {"model": model}
             self.models[model] = {"job": job.id}
-        found["tunedModel"] = {"model": model, "endpoint": endpoint}
+        fields["tunedModel"] = {"model": model, "endpoint": endpoint}
         spec = job.body.get("supervisedTuningSpec") or job.body["preferenceOptimizationSpec"]
         if not spec.get("exportLastCheckpointOnly"):
-            found["tunedModel"]["checkpoints"] = [
-                {"checkpointId": str(each), "epoch": str(each), "step": str(each * 5), "endpoint": f"{endpoint}{each}"}
-                for each in (1, 2)
+            fields["tunedModel"]["checkpoints"] = [
+                {
+                    "checkpointId": str(epoch),
+                    "epoch": str(epoch),
+                    "step": str(epoch * 5),
+                    "endpoint": f"{endpoint}{epoch}",
+                }
+                for epoch in (1, 2)
             ]
-            for each in found["tunedModel"]["checkpoints"]:
-                self.endpoints.setdefault(each["endpoint"], {"model": model})
-        return found
+            for checkpoint in fields["tunedModel"]["checkpoints"]:
+                self.endpoints.setdefault(checkpoint["endpoint"], {"model": model})
+        return fields
 
-    def _named(self, call: Call) -> FakeJob:
+    def _job_of_call(self, call: Call) -> FakeJob:
         return self.job(call.params["job"])
 
     @route("GET", "/v1beta1/projects/{project}/locations/{location}/tuningJobs/{job}", role="poll")
     def get_job(self, call: Call) -> Any:
-        job = self._named(call)
+        job = self._job_of_call(call)
         return self.describe(job, self.look(job))
 
     @route("POST", "/v1beta1/projects/{project}/locations/{location}/tuningJobs/{job}:cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
-        job = self._named(call)
+        job = self._job_of_call(call)
         if job.ended:
             raise Refusal(400, f"The job is in state {job.word}.", code="FAILED_PRECONDITION")
         self.cancel_job(job)
@@ -230,17 +278,17 @@ class FakeVertex(FakeCloudStorage):
 
     @route("GET", "/v1beta1/projects/{project}/locations/{location}/tuningJobs", role="find")
     def list_jobs(self, call: Call) -> Any:
-        asked = call.query.get("filter", "")
-        wanted = re.fullmatch(r'labels\.([a-z0-9_-]+)="([^"]*)"', asked)
-        if asked and not wanted:
-            raise Refusal(400, f"Invalid filter {asked!r}.")
+        filter_text = call.query.get("filter", "")
+        label = re.fullmatch(r'labels\.([a-z0-9_-]+)="([^"]*)"', filter_text)
+        if filter_text and not label:
+            raise Refusal(400, f"Invalid filter {filter_text!r}.")
         root = f"projects/{call.params['project']}/locations/{call.params['location']}/"
-        found = [job for job in self.listed(self.jobs.values()) if job.data["name"].startswith(root)]
-        if wanted:
-            found = [job for job in found if job.body.get("labels", {}).get(wanted[1]) == wanted[2]]
+        jobs = [job for job in self.listed(self.jobs.values()) if job.data["name"].startswith(root)]
+        if label:
+            jobs = [job for job in jobs if job.body.get("labels", {}).get(label[1]) == label[2]]
         start, size = int(call.query.get("pageToken") or 0), int(call.query.get("pageSize") or 100)
-        page = [self.describe(job, job.word) for job in found[start : start + size]]
-        more = {"nextPageToken": str(start + size)} if start + size < len(found) else {}
+        page = [self.describe(job, job.word) for job in jobs[start : start + size]]
+        more = {"nextPageToken": str(start + size)} if start + size < len(jobs) else {}
         return {"tuningJobs": page} | more
 
     # --- curves ------------------------------------------------------------------------------------------------------
@@ -261,11 +309,11 @@ class FakeVertex(FakeCloudStorage):
     )
     def list_series(self, call: Call) -> Any:
         parent = call.path.removeprefix("/v1/")
-        job = self._behind(call.params["experiment"])
+        job = self._job_of_experiment(call.params["experiment"])
         return {
             "tensorboardTimeSeries": [
                 {"name": f"{parent}/{index}", "displayName": raw, "valueType": 1}
-                for index, raw in enumerate(_raw_names(job))
+                for index, raw in enumerate(_curve_names(job))
             ]
         }
 
@@ -273,8 +321,8 @@ class FakeVertex(FakeCloudStorage):
     def read_series(self, call: Call) -> Any:
         answers = []
         for name in [value for key, value in call.pairs if key == "timeSeries"]:
-            job = self._behind(name.split("/experiments/")[1].split("/")[0])
-            raw = _raw_names(job)[int(name.rsplit("/", 1)[-1])]
+            job = self._job_of_experiment(name.split("/experiments/")[1].split("/")[0])
+            raw = _curve_names(job)[int(name.rsplit("/", 1)[-1])]
             values = [
                 {"wallTime": iso(job.created + step), "step": str(step), "scalar": {"value": _value(raw, step)}}
                 for step in range(1, self.steps_done(job) + 1)
@@ -283,7 +331,7 @@ class FakeVertex(FakeCloudStorage):
             answers.append({"tensorboardTimeSeriesId": id, "valueType": 1, "values": values})
         return {"timeSeriesData": answers}
 
-    def _behind(self, experiment: str) -> FakeJob:
+    def _job_of_experiment(self, experiment: str) -> FakeJob:
         return self.job(experiment.removeprefix("tuning-experiment-"))
 
     # --- generation --------------------------------------------------------------------------------------------------
@@ -294,15 +342,64 @@ class FakeVertex(FakeCloudStorage):
         tuned = "/endpoints/" in model
         if tuned and model not in self.endpoints:
             raise Refusal(404, f"Endpoint {model} is not found.")
-        asked = "".join(part.get("text", "") for part in body["contents"][-1]["parts"])
+        question = "".join(part.get("text", "") for part in body["contents"][-1]["parts"])
         return {
             "candidates": [
                 {
-                    "content": {"role": "model", "parts": [{"text": self.say(asked, tuned=tuned)}]},
+                    "content": {"role": "model", "parts": [{"text": self.say(question, tuned=tuned)}]},
                     "finishReason": "STOP",
                 }
             ],
             "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10},
+        }
+
+    # --- open models deployed from their weights ---------------------------------------------------------------------
+    @route("POST", "/v1beta1/projects/{project}/locations/{location}:deploy", role="deploy")
+    def deploy(self, call: Call) -> Any:
+        body = call.json(_DEPLOY)
+        root = f"projects/{call.params['project']}/locations/{call.params['location']}"
+        name = f"{root}/endpoints/{body['endpointConfig']['endpointUserId']}"
+        if name in self.endpoints:
+            raise Refusal(409, f"Endpoint {name} already exists.", code="ALREADY_EXISTS")
+        key = body["endpointConfig"]["endpointUserId"].removeprefix("llmtune-")
+        deployment = self.new_deployment(body["customModel"]["gcsUri"], key=key, endpoint=name, looks=0)
+        operation = f"{root}/operations/{deployment.id}"
+        self.endpoints[name] = {"deployment": deployment.id}
+        return {"name": operation, "metadata": {}}
+
+    @route("GET", "/v1/projects/{project}/locations/{location}/operations/{operation}")
+    def get_operation(self, call: Call) -> Any:
+        deployment = self.deployments.get(call.params["operation"])
+        if deployment is None:
+            raise Refusal(404, "There is no such operation.")
+        deployment.data["looks"] += 1
+        name = call.path.removeprefix("/v1/")
+        if deployment.data["looks"] < 2:
+            return {"name": name, "metadata": {}}
+        if self.deploy_fault:
+            return {"name": name, "done": True, "error": {"code": 8, "message": self.deploy_fault}}
+        root = name.partition("/operations/")[0]
+        endpoint = self.endpoints.get(deployment.data["endpoint"])
+        if endpoint is not None and "model" not in endpoint:
+            endpoint["model"] = f"{root}/models/open-{deployment.id}@1"
+            self.models[endpoint["model"]] = {"deployment": deployment.id}
+        return {"name": name, "done": True, "response": {"endpoint": deployment.data["endpoint"]}}
+
+    @route(
+        "POST",
+        "/v1beta1/projects/{project}/locations/{location}/endpoints/{endpoint}/chat/completions",
+        role="generate",
+    )
+    def chat(self, call: Call) -> Any:
+        body = call.json(_CHAT)
+        name = call.path.removeprefix("/v1beta1/").removesuffix("/chat/completions")
+        if not self.endpoints.get(name, {}).get("model"):
+            raise Refusal(404, f"Endpoint {name} is not found.")
+        question = next((turn["content"] for turn in reversed(body["messages"]) if turn["role"] == "user"), "")
+        text = self.say(str(question), tuned=True)
+        return {
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
         }
 
     # --- endpoints and models ----------------------------------------------------------------------------------------
@@ -318,7 +415,7 @@ class FakeVertex(FakeCloudStorage):
     def undeploy_model(self, call: Call) -> Any:
         call.json({"deployedModelId": Required(str)})
         self.endpoints[call.path.removeprefix("/v1/").removesuffix(":undeployModel")]["model"] = None
-        return self._done(call, "google.cloud.aiplatform.v1.UndeployModelResponse")
+        return self._finished_operation(call, "google.cloud.aiplatform.v1.UndeployModelResponse")
 
     @route("DELETE", "/v1/projects/{project}/locations/{location}/endpoints/{endpoint}", role="delete")
     def delete_endpoint(self, call: Call) -> Any:
@@ -327,31 +424,33 @@ class FakeVertex(FakeCloudStorage):
             raise Refusal(404, f"Endpoint {name} is not found.")
         if self.endpoints[name].get("model"):
             raise Refusal(400, "The endpoint still has a deployed model.", code="FAILED_PRECONDITION")
+        if deployment := self.endpoints[name].get("deployment"):
+            self.remove_deployment(deployment)
         del self.endpoints[name]
-        return self._done(call)
+        return self._finished_operation(call)
 
     @route("DELETE", "/v1/projects/{project}/locations/{location}/models/{model}", role="delete")
     def delete_model(self, call: Call) -> Any:
         name = call.path.removeprefix("/v1/")
-        found = [model for model in self.models if model.partition("@")[0] == name]
-        if not found:
+        matches = [model for model in self.models if model.partition("@")[0] == name]
+        if not matches:
             raise Refusal(404, f"Model {name} is not found.")
-        for model in found:
+        for model in matches:
             del self.models[model]
-        return self._done(call)
+        return self._finished_operation(call)
 
-    def _done(self, call: Call, kind: str = "google.protobuf.Empty") -> dict[str, Any]:
+    def _finished_operation(self, call: Call, kind: str = "google.protobuf.Empty") -> dict[str, Any]:
         root = f"projects/{call.params['project']}/locations/{call.params['location']}"
         empty = {"@type": f"type.googleapis.com/{kind}"}
         return {"name": f"{root}/operations/{self.new_id('9')}", "done": True, "response": empty}
 
 
-def _raw_names(job: FakeJob) -> list[str]:
+def _curve_names(job: FakeJob) -> list[str]:
     spec = job.body.get("supervisedTuningSpec") or job.body["preferenceOptimizationSpec"]
-    train = [f"/train_{each}" for each in CURVES]
+    train = [f"/train_{curve}" for curve in CURVES]
     if "preferenceOptimizationSpec" in job.body:
         train = ["/preference_optimization_train_loss"]
-    return train + ([f"/eval_{each}" for each in CURVES] if "validationDatasetUri" in spec else [])
+    return train + ([f"/eval_{curve}" for curve in CURVES] if "validationDatasetUri" in spec else [])
 
 
 def _value(raw: str, step: int) -> float:

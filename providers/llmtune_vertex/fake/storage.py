@@ -29,16 +29,16 @@ class FakeCloudStorage(FakeVendor):
         return self._resource(bucket, name)
 
     def _resource(self, bucket: str, name: str) -> dict[str, Any]:
-        found = self.objects[bucket, name]
+        content = self.objects[bucket, name]
         return {
             "kind": "storage#object",
             "bucket": bucket,
             "name": name,
-            "size": str(len(found["content"])),
+            "size": str(len(content["content"])),
             "generation": "1",
-            "crc32c": b64encode(struct.pack(">I", _crc32c(found["content"]))).decode(),
-            "metadata": found["meta"],
-            "timeCreated": iso(found["created"]),
+            "crc32c": b64encode(struct.pack(">I", _crc32c(content["content"]))).decode(),
+            "metadata": content["meta"],
+            "timeCreated": iso(content["created"]),
         }
 
     def _bucket(self, call: Call) -> str:
@@ -60,11 +60,11 @@ class FakeCloudStorage(FakeVendor):
     @route("GET", "/download/storage/v1/b/{bucket}/o/{name}")
     def download(self, call: Call) -> Any:
         bucket = self._bucket(call)
-        found = self.objects.get((bucket, call.params["name"]))
-        if found is None:
+        content = self.objects.get((bucket, call.params["name"]))
+        if content is None:
             raise Refusal(404, f"No such object: {bucket}/{call.params['name']}")
-        digest = b64encode(struct.pack(">I", _crc32c(found["content"]))).decode()
-        return Reply(found["content"], headers={"X-Goog-Hash": f"crc32c={digest}"})
+        digest = b64encode(struct.pack(">I", _crc32c(content["content"]))).decode()
+        return Reply(content["content"], headers={"X-Goog-Hash": f"crc32c={digest}"})
 
     @route("DELETE", "/storage/v1/b/{bucket}/o/{name}", role="delete")
     def delete_object(self, call: Call) -> Any:
@@ -113,11 +113,11 @@ class FakeCloudStorage(FakeVendor):
 
 
 def _related(call: Call) -> tuple[dict[str, Any], bytes]:
-    """The two parts of a multipart/related upload: what the object is called, and its content."""
-    found = re.search(rb'boundary="?([^";]+)"?', call.headers.get("content-type", "").encode())
-    if not found:
+    """Split a multipart/related upload into the object's metadata and its content."""
+    boundary = re.search(rb'boundary="?([^";]+)"?', call.headers.get("content-type", "").encode())
+    if not boundary:
         raise Refusal(400, "Expected a multipart/related body.")
-    _, first, second, *_ = call.body.split(b"--" + found[1])
+    _, first, second, *_ = call.body.split(b"--" + boundary[1])
     meta = json.loads(first.partition(b"\r\n\r\n")[2])
     return meta, second.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
 
@@ -129,5 +129,5 @@ def _crc32c(content: bytes) -> int:
 
 
 def iso(time: float) -> str:
-    """A time as Google writes it."""
+    """Format a time as Google does."""
     return datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import jsonschema
 import pytest
+
+from llmtune.cli import main
 
 
 def llmtune(*args: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -45,21 +48,21 @@ def job(rows: Path) -> Path:
     return path
 
 
-def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def refused(result: subprocess.CompletedProcess[str], code: int, *fragments: str) -> None:
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     text = " ".join(result.stderr.split())
     assert text.startswith("error: ")
-    for word in words:
-        assert word in text
+    for fragment in fragments:
+        assert fragment in text
     assert result.stdout == ""
 
 
 def test_help_and_version() -> None:
-    shown = llmtune("--help")
-    assert shown.returncode == 0
+    result = llmtune("--help")
+    assert result.returncode == 0
     for command in ("tune", "plan", "init", "runs", "data", "providers", "config", "schema"):
-        assert command in shown.stdout
+        assert command in result.stdout
     assert llmtune("--version").stdout.startswith("llmtune 0.")
 
 
@@ -82,7 +85,7 @@ def test_plan_as_json_has_the_published_shape(job: Path) -> None:
 def test_plan_by_default_shows_every_living_and_dead_backend(job: Path) -> None:
     result = llmtune("plan", job)
     assert result.returncode == 0, result.stderr
-    for name in ("local", "openai", "azure", "vertex", "bedrock", "cohere"):
+    for name in ("local", "openai", "azure", "vertex", "bedrock", "sagemaker", "cohere"):
         assert name in result.stdout
     assert "retired 2025-09-15" in result.stdout
 
@@ -100,7 +103,7 @@ def test_init_writes_a_job_that_loads_and_plans(rows: Path) -> None:
     written = rows.parent / "job.yaml"
     assert written.read_text().count("#") > 5
     assert llmtune("plan", written, "-p", "local").returncode == 0
-    refused(llmtune("init", rows, "--yes", cwd=rows.parent), 2, "job.yaml is there already")
+    refused(llmtune("init", rows, "--yes", cwd=rows.parent), 2, "job.yaml already exists")
 
 
 def test_the_schema_describes_job_files(job: Path) -> None:
@@ -135,7 +138,7 @@ def test_providers_lists_and_explains(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "fragments"),
     [
         ("name: t\ndataset: tickets.jsonl\nmodel: tiny\nhyperparameters: {lora_rnk: 3}\n", ("lora_rnk", "'lora_rank'")),
         ("name: t\ndataset: tickets.jsonl\nmodel: tiny\nhyperparameters: {epochs: -1}\n", ("epochs", "not -1")),
@@ -149,7 +152,7 @@ def test_providers_lists_and_explains(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(
-    rows: Path, own_home: Path, text: str, words: tuple[str, ...]
+    rows: Path, own_home: Path, text: str, fragments: tuple[str, ...]
 ) -> None:
     folder = rows.parent
     good = rows.read_text().splitlines()[0]
@@ -162,7 +165,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(
     (folder / "long.jsonl").write_text(json.dumps(long) + "\n" + rows.read_text())
     path = folder / "job.yaml"
     path.write_text(text)
-    refused(llmtune("tune", path, "--provider", "local"), 2, *words)
+    refused(llmtune("tune", path, "--provider", "local"), 2, *fragments)
     assert not [
         file for file in own_home.rglob("*") if file.is_file() and file.suffix not in (".db", ".db-wal", ".db-shm")
     ]
@@ -191,3 +194,32 @@ def test_a_closed_pipe_is_no_error(job: Path) -> None:
     shell = f"{sys.executable} -m llmtune providers local --json | head -n 1"
     result = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["runs", "show", "a\udcffb"], "argument 3"),
+        (["plan", "job.json", "-p", "\udcff"], "-p"),
+        (["chat", "x", "--system=\udcff"], "--system"),
+        (["runs", "list", "--state", "\udce9"], "--state"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_by_the_option_s_name(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["llmtune", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert f"error: {says} holds bytes that are not UTF-8" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_may_have_a_name_that_is_no_text(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = rows.rename(os.fsdecode(os.fsencode(rows.parent) + b"/caf\xe9.jsonl"))
+    monkeypatch.setattr(sys, "argv", ["llmtune", "data", "check", str(odd)])
+    with suppress(SystemExit):
+        main()
+    assert "not UTF-8: 'caf" not in capsys.readouterr().err

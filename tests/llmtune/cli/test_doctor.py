@@ -32,23 +32,23 @@ def rows(tmp_path: Path) -> Path:
         [{"role": "user", "content": f"question {at}"}, {"role": "assistant", "content": f"answer {at}"}]
         for at in range(20)
     ]
-    path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in turns))
     return path
 
 
 def test_every_backend_is_told_and_none_stops_the_look() -> None:
     done = run("--json")
     assert done.exit_code == 0, done.output
-    found = {each["name"]: each for each in json.loads(done.stdout)["backends"]}
-    assert {"local", "openai", "bedrock", "vertex", "cohere", "mistral"} <= set(found)
-    assert found["openai"]["credentials"] == "not found"
-    assert not found["openai"]["ready"]
-    assert "OPENAI_API_KEY" in found["openai"]["hint"]
-    assert set(found["openai"]["versions"]) == {"llmtune-sdk", "openai"}
-    assert found["bedrock"]["missing_settings"] == ["region", "bucket", "role_arn"]
-    assert "retired" in found["cohere"]["service"]
-    assert not found["cohere"]["ready"]
-    assert all(each["online"] == "not asked" for each in found.values())
+    backends = {backend["name"]: backend for backend in json.loads(done.stdout)["backends"]}
+    assert {"local", "openai", "bedrock", "vertex", "cohere", "mistral"} <= set(backends)
+    assert backends["openai"]["credentials"] == "not found"
+    assert not backends["openai"]["ready"]
+    assert "OPENAI_API_KEY" in backends["openai"]["hint"]
+    assert set(backends["openai"]["versions"]) == {"llmtune-sdk", "openai"}
+    assert backends["bedrock"]["missing_settings"] == ["region", "bucket", "role_arn"]
+    assert "retired" in backends["cohere"]["service"]
+    assert not backends["cohere"]["ready"]
+    assert all(backend["online"] == "not asked" for backend in backends.values())
 
 
 def test_the_machine_is_told_where_it_is_the_backend() -> None:
@@ -107,22 +107,24 @@ def test_tuned_models_of_account_and_store_are_one_list_with_days(rows: Path, mo
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         job = TuningJob.model_validate({"name": "t", "dataset": str(rows), "model": MODEL})
-        made = start(job, "openai", yes=True)
-        made.wait(timeout=60)
+        run_made_here = start(job, "openai", yes=True)
+        run_made_here.wait(timeout=60)
         monkeypatch.setenv("LLMTUNE_TODAY", "2027-01-07")
         models, unseen, _ = doctor.owned_models(["openai", "bedrock"])
-        ours = [each for each in models if each.run == made.id]
-        assert [(each.provider, each.job is not None, each.days_left) for each in ours] == [("openai", True, 7)]
-        assert [each.provider for each in unseen] == ["bedrock"]
+        our_models = [model for model in models if model.run == run_made_here.id]
+        assert [(model.provider, model.job is not None, model.days_left) for model in our_models] == [
+            ("openai", True, 7)
+        ]
+        assert [backend.provider for backend in unseen] == ["bedrock"]
         assert unseen[0].reason.startswith("not asked: ")
         monkeypatch.setenv("LLMTUNE_TODAY", "2027-02-01")
         assert "stopped answering on 2027-01-14" in run("--lifecycle", "--provider", "openai").stdout
     # the vendor is gone: the store still knows the model
     monkeypatch.setenv("LLMTUNE_TODAY", "2027-01-07")
     models, unseen, _ = doctor.owned_models(["openai"])
-    assert [(each.run, each.days_left) for each in models] == [(made.id, 7)]
-    assert [each.provider for each in unseen] == ["openai"]
-    assert open_store().get(made.id).state.value == "succeeded"
+    assert [(model.run, model.days_left) for model in models] == [(run_made_here.id, 7)]
+    assert [backend.provider for backend in unseen] == ["openai"]
+    assert open_store().get(run_made_here.id).state.value == "succeeded"
 
 
 @pytest.fixture
@@ -149,13 +151,13 @@ def test_one_odd_record_hurts_no_other_model_and_is_counted(account: FakeOpenAI)
     ]
     done = run("--lifecycle", "--json", "--provider", "openai")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert {each["model"] for each in told["models"]} >= {
+    document = json.loads(done.stdout)
+    assert {model["model"] for model in document["models"]} >= {
         f"ft:{MODEL}:fake:router:000001",
         "ft:gpt-4o:acme:no-id:x",
         "ft:gpt-4o:acme:iso:x",
     }
-    assert "1 record of the list cannot be read" in told["not_seen"][0]["reason"]
+    assert "1 record of the list cannot be read" in document["not_seen"][0]["reason"]
 
 
 def test_a_vendor_whose_part_breaks_takes_no_other_with_it(
@@ -166,8 +168,8 @@ def test_a_vendor_whose_part_breaks_takes_no_other_with_it(
 
     monkeypatch.setattr("llmtune.testing.fake_provider.FakeProvider.inventory", broken)
     models, unseen, answered = doctor.owned_models(["fake", "openai"])
-    assert [each.provider for each in models] == ["openai"]
-    assert [(each.provider, each.reason) for each in unseen] == [
+    assert [model.provider for model in models] == ["openai"]
+    assert [(backend.provider, backend.reason) for backend in unseen] == [
         ("fake", "its list of models cannot be read (RuntimeError: the SDK of this vendor has a bug)")
     ]
     assert answered == ["openai"]
@@ -179,7 +181,7 @@ def test_checkpoints_stand_under_their_model(account: FakeOpenAI) -> None:
     account.add_tuned_model(train=b"", suffix="router", job_id="ftjob-000002", checkpoints=2)
     models, *_ = doctor.owned_models(["openai"])
     name = f"ft:{MODEL}:fake:router:000002"
-    assert [each.model for each in models if each.checkpoint_of == name] == [
+    assert [model.model for model in models if model.checkpoint_of == name] == [
         f"ft:{MODEL}:fake:router:000002x:ckpt-step-3",
         f"ft:{MODEL}:fake:router:000002x:ckpt-step-7",
     ]
@@ -193,28 +195,28 @@ def test_only_vendors_that_were_used_or_configured_are_shown(
     account: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     models, unseen, _ = doctor.owned_models()
-    assert [each.provider for each in models] == ["openai"]
+    assert [model.provider for model in models] == ["openai"]
     assert unseen == []
     assert "cohere" not in run("--lifecycle").stdout
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llmtune.toml").write_text('[providers.bedrock]\nregion = "us-east-1"\n')
-    assert [each.provider for each in doctor.owned_models()[1]] == ["bedrock"]
+    assert [backend.provider for backend in doctor.owned_models()[1]] == ["bedrock"]
 
 
 def test_nobody_could_be_asked_is_said_when_it_is_so() -> None:
-    shown = run("--lifecycle", "--provider", "bedrock,vertex").stdout
-    assert "nobody could be asked" in shown
-    assert "no tuned model was found" not in shown
+    output = run("--lifecycle", "--provider", "bedrock,vertex").stdout
+    assert "no backend could be asked" in output
+    assert "no tuned model was found" not in output
     everybody = run("--lifecycle").stdout
     assert "no vendor could be asked, only this machine" in everybody
 
 
 def test_an_unverified_day_says_so_with_its_source(account: FakeOpenAI) -> None:
-    shown = run("--lifecycle", "--provider", "openai").stdout
-    assert "(unverified: secondary sources of 2026-10 and 2026-11)" in shown
+    output = run("--lifecycle", "--provider", "openai").stdout
+    assert "(unverified: secondary sources of 2026-10 and 2026-11)" in output
     account.shutdowns = {MODEL: "2027-03-01"}
-    shown = run("--lifecycle", "--provider", "openai").stdout
-    assert "2027-03-01" in shown
-    assert "unverified" not in shown
+    output = run("--lifecycle", "--provider", "openai").stdout
+    assert "2027-03-01" in output
+    assert "unverified" not in output
     account.shutdowns = {MODEL: "soon"}
     assert "unverified" in run("--lifecycle", "--provider", "openai").stdout

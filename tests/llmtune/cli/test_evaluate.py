@@ -17,7 +17,7 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
@@ -25,7 +25,7 @@ from llmtune.testing.generic_vendor import Fake
 APP = typer.Typer()
 evaluate.mount(APP)
 
-QUICK = Pace(first=0.005, most=0.02)
+QUICK = PollInterval(first=0.005, most=0.02)
 
 
 @pytest.fixture
@@ -72,24 +72,24 @@ def run(vendor: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def llmtune(*arguments: str | Path, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(APP, [str(each) for each in arguments], input=stdin, catch_exceptions=False)
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
 # --- report ---------------------------------------------------------------------
 def test_a_report_is_shown_in_three_shapes(run: Run) -> None:
-    shown = llmtune("report", run.id[:6])
-    assert shown.exit_code == 0
-    assert "Tuning helped: accuracy rose" in " ".join(shown.stdout.replace("\u2502", " ").split())
+    result = llmtune("report", run.id[:6])
+    assert result.exit_code == 0
+    assert "Tuning helped: accuracy rose" in " ".join(result.stdout.replace("\u2502", " ").split())
     data = json.loads(llmtune("report", run.id, "--format", "json").stdout)
     assert Report.model_validate(data) == run.report()
     assert llmtune("report", "tickets", "-f", "markdown").stdout == run.report().to_markdown()
 
 
 def test_a_report_is_written_to_a_file_and_read_from_it(run: Run, tmp_path: Path) -> None:
-    place = tmp_path / "report.json"
-    assert llmtune("report", run.id, "--output", place).exit_code == 0
-    assert Report.load(place) == run.report()
-    assert llmtune("report", place, "-f", "markdown").stdout == run.report().to_markdown()
+    path = tmp_path / "report.json"
+    assert llmtune("report", run.id, "--output", path).exit_code == 0
+    assert Report.load(path) == run.report()
+    assert llmtune("report", path, "-f", "markdown").stdout == run.report().to_markdown()
 
 
 def test_a_report_that_is_not_there_is_a_sentence(tmp_path: Path, run: Run) -> None:
@@ -111,12 +111,12 @@ def weaker(run: Run, tmp_path: Path) -> Path:
     base = result.system("base")
     assert base is not None
     swapped = result.model_copy(update={"systems": {"tuned": base.model_copy(update={"name": "tuned"})}})
-    other = report.model_copy(
+    weaker_report = report.model_copy(
         update={"evaluation": swapped, "identity": report.identity.model_copy(update={"run_id": "ltweaker0001"})}
     )
-    place = tmp_path / "weaker.json"
-    other.save(place)
-    return place
+    path = tmp_path / "weaker.json"
+    weaker_report.save(path)
+    return path
 
 
 def test_the_gate_tells_by_its_exit_code_and_writes_the_comment(run: Run, weaker: Path, tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_the_gate_tells_by_its_exit_code_and_writes_the_comment(run: Run, weaker
     assert llmtune("gate", run.id, "--baseline", run.id, "--not-worse", "99").exit_code == 0
     for tests in ([], ["--better", "--not-worse", "1"]):
         assert llmtune("gate", run.id, "--baseline", weaker, *tests).exit_code == 2
-    shown = llmtune("gate", run.id, "--baseline", weaker, "--better", "--metric", "macro_f1", "-f", "json")
-    data = json.loads(shown.stdout)
+    result = llmtune("gate", run.id, "--baseline", weaker, "--better", "--metric", "macro_f1", "-f", "json")
+    data = json.loads(result.stdout)
     assert (data["metric"], data["passed"], data["paired"], data["unit"]) == ("macro_f1", True, True, "points")
     assert "llmtune gate: passed" in llmtune("gate", run.id, "--baseline", weaker, "--better", "-f", "markdown").stdout
 
@@ -147,15 +147,15 @@ def test_the_gate_does_not_guess_without_an_evaluation(run: Run, tmp_path: Path)
 
 
 def test_a_diff_in_three_shapes(run: Run, weaker: Path) -> None:
-    shown = llmtune("diff", weaker, run.id)
-    assert shown.exit_code == 0
-    assert "accuracy" in shown.stdout
-    assert "better" in shown.stdout
+    result = llmtune("diff", weaker, run.id)
+    assert result.exit_code == 0
+    assert "accuracy" in result.stdout
+    assert "better" in result.stdout
     assert json.loads(llmtune("diff", weaker, run.id, "-f", "json").stdout)["run_b"] == run.id
     assert "| accuracy |" in llmtune("diff", weaker, run.id, "-f", "markdown").stdout
     itself = json.loads(llmtune("diff", run.id, run.id, "-f", "json").stdout)
     assert itself["settings"] == itself["facts"] == []
-    assert {each["verdict"] for each in itself["comparisons"]} == {"not separable"}
+    assert {comparison["verdict"] for comparison in itself["comparisons"]} == {"not separable"}
 
 
 # --- chat ---------------------------------------------------------------------
@@ -164,16 +164,16 @@ def test_one_question(run: Run) -> None:
 
 
 def test_each_line_of_a_pipe_is_a_question(run: Run, vendor: Fake) -> None:
-    asked: list[str] = []
+    questions: list[str] = []
 
     def say(prompt: str, *, tuned: bool) -> str:
-        asked.append(prompt)
+        questions.append(prompt)
         return f"[bold]{prompt}[/]\x1b[31m"
 
     vendor.say = say  # type: ignore[method-assign, assignment]
-    told = llmtune("chat", run.id, stdin="one\n\ntwo\n")
-    assert asked == ["one", "two"]
-    assert told.stdout == "[bold]one[/]\\x1b[31m\n[bold]two[/]\\x1b[31m\n"
+    result = llmtune("chat", run.id, stdin="one\n\ntwo\n")
+    assert questions == ["one", "two"]
+    assert result.stdout == "[bold]one[/]\\x1b[31m\n[bold]two[/]\\x1b[31m\n"
 
 
 class Parrot:
@@ -223,40 +223,40 @@ def test_a_run_without_a_model_is_a_sentence(vendor: Fake, tmp_path: Path, run: 
 
 # --- evaluate --------------------------------------------------------------------------------------------------------
 def test_evaluating_again_costs_nothing_and_keeps_what_was_there(run: Run, vendor: Fake) -> None:
-    asked, first = vendor.counts["generate"], run.report()
+    calls, first = vendor.counts["generate"], run.report()
     result = llmtune("evaluate", run.id, "--json")
     assert result.exit_code == 0
     report = Report.model_validate(json.loads(result.stdout))
-    assert vendor.counts["generate"] == asked
+    assert vendor.counts["generate"] == calls
     assert isinstance(first.evaluation, EvaluationResult)
     assert isinstance(report.evaluation, EvaluationResult)
     again, before = report.evaluation.system("tuned"), first.evaluation.system("tuned")
     assert again is not None and before is not None  # noqa: PT018
     assert again.metrics == before.metrics
     (earlier,) = report.earlier_evaluations
-    assert (earlier.rows, earlier.asked) == (first.evaluation.rows, asked)
+    assert (earlier.rows, earlier.asked) == (first.evaluation.rows, calls)
     assert isinstance(earlier.prompt_tokens, int)
     assert run.report() == report
     assert (first.evaluated_on, report.evaluated_on) == ("", ""), "these are the job's own test rows"
 
 
 def test_other_rows_are_named_in_the_report(run: Run, tmp_path: Path) -> None:
-    other = tmp_path / "june.jsonl"
+    june = tmp_path / "june.jsonl"
     lines = (tmp_path / "rows.jsonl").read_text().replace("case", "matter").splitlines()[:20]
-    other.write_text("".join(f"{line}\n" for line in lines))
-    result = llmtune("evaluate", run.id, "--dataset", other, "--max-rows", 10)
+    june.write_text("".join(f"{line}\n" for line in lines))
+    result = llmtune("evaluate", run.id, "--dataset", june, "--max-rows", 10)
     assert result.exit_code == 0
     assert "june.jsonl" in "".join(result.stdout.split())
     report = run.report()
-    assert report.evaluated_on == str(other)
+    assert report.evaluated_on == str(june)
     assert isinstance(report.evaluation, EvaluationResult)
     assert (report.evaluation.rows, report.evaluation.available) == (10, 20)
 
 
 def test_a_file_that_is_no_dataset_leaves_the_report_as_it_was(run: Run, tmp_path: Path) -> None:
     before = run.report()
-    other = tmp_path / "empty.jsonl"
-    other.write_text("")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
     with pytest.raises(InvalidData):
-        llmtune("evaluate", run.id, "--dataset", other)
+        llmtune("evaluate", run.id, "--dataset", empty)
     assert run.report() == before

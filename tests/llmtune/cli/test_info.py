@@ -23,16 +23,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_setting_stands_with_its_origin(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", "https://gateway.example/v1")
-    shown = CliRunner().invoke(app, ["config", "show", "--json"])
-    assert shown.exit_code == 0, shown.output
-    found = json.loads(shown.stdout)
-    assert found["origins"] == {"home": "LLMTUNE_HOME", "store": "default"}
-    openai = found["providers"]["openai"]  # in no file, and set all the same
+    result = CliRunner().invoke(app, ["config", "show", "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["origins"] == {"home": "LLMTUNE_HOME", "store": "default"}
+    openai = document["providers"]["openai"]  # in no file, and set all the same
     assert openai["values"]["base_url"] == "https://gateway.example/v1"
     assert openai["origins"]["base_url"] == "LLMTUNE_OPENAI_BASE_URL"
-    mine = found["providers"]["mine"]
-    assert mine["origins"]["organization"] == str(settings)
-    assert mine["origins"]["base_url"] == "default"
+    instance = document["providers"]["mine"]
+    assert instance["origins"]["organization"] == str(settings)
+    assert instance["origins"]["base_url"] == "default"
     text = CliRunner().invoke(app, ["config", "show"]).stdout
     assert "LLMTUNE_HOME" in text
     assert "LLMTUNE_OPENAI_BASE_URL" in text

@@ -16,8 +16,8 @@ import typer
 
 from llmtune.cli.app import app
 
-#: Commands that print no result: they write a file, talk, serve, or print JSON in any case.
-WITHOUT_JSON = {"init", "chat", "ui", "schema", "serve"}
+#: Commands that print no result: they talk, serve, or print JSON in any case.
+WITHOUT_JSON = {"chat", "ui", "schema", "serve"}
 #: Options that mean the same wherever they stand, and so are explained in the same words.
 SAME = ("--allow-lossy-data", "--allow-unknown-cost", "--column", "--label-column", "--overwrite", "--sink", "--jobs")
 
@@ -25,22 +25,22 @@ SAME = ("--allow-lossy-data", "--allow-unknown-cost", "--column", "--label-colum
 def commands() -> Iterator[tuple[str, Any]]:
     """Every command by its words."""
 
-    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    def walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         inner = getattr(command, "commands", None)
         if inner is None:
-            yield " ".join(words), command
+            yield " ".join(path), command
         else:
-            for name, each in inner.items():
-                yield from walk(each, (*words, name))
+            for name, subcommand in inner.items():
+                yield from walk(subcommand, (*path, name))
 
     yield from walk(typer.main.get_command(app), ())
 
 
 def options() -> Iterator[tuple[str, Any]]:
     for name, command in commands():
-        for each in command.params:
-            if each.opts[0].startswith("-"):
-                yield name, each
+        for param in command.params:
+            if param.opts[0].startswith("-"):
+                yield name, param
 
 
 def llmtune(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -70,10 +70,12 @@ def test_every_command_that_prints_a_result_prints_it_as_json() -> None:
 def test_one_thing_has_one_short_letter() -> None:
     letters: dict[str, set[tuple[str, ...]]] = {}
     for _, option in options():
-        long = next(each for each in option.opts if each.startswith("--"))
-        letters.setdefault(long, set()).add(tuple(each for each in option.opts if not each.startswith("--")))
+        long = next(spelling for spelling in option.opts if spelling.startswith("--"))
+        letters.setdefault(long, set()).add(
+            tuple(spelling for spelling in option.opts if not spelling.startswith("--"))
+        )
     letters.pop("--limit")  # `data peek` counts rows with -n as head does
-    assert {name: found for name, found in letters.items() if len(found) > 1} == {}
+    assert {name: spellings for name, spellings in letters.items() if len(spellings) > 1} == {}
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -86,33 +88,33 @@ def test_the_help_of_every_command_is_plain_text_of_eighty_columns() -> None:
     from typer.testing import CliRunner
 
     for name, _ in commands():
-        shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80"}, prog_name="llmtune")
-        assert shown.exit_code == 0, (name, shown.output)
-        assert "\x1b" not in shown.output
-        assert [line for line in shown.output.splitlines() if len(line) > 80] == [], name
+        result = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80"}, prog_name="llmtune")
+        assert result.exit_code == 0, (name, result.output)
+        assert "\x1b" not in result.output
+        assert [line for line in result.output.splitlines() if len(line) > 80] == [], name
 
 
 @pytest.mark.parametrize(
-    "words", [["providers"], ["runs", "list"], ["config", "show"], ["doctor"], ["data", "formats"]]
+    "arguments", [["providers"], ["runs", "list"], ["config", "show"], ["doctor"], ["data", "formats"]]
 )
-def test_a_pipe_gets_text_without_escapes(words: list[str], tmp_path: Path) -> None:
-    shown = llmtune(*words, LLMTUNE_HOME=str(tmp_path), TERM="xterm-256color")
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout
-    assert "\x1b" not in shown.stdout + shown.stderr
+def test_a_pipe_gets_text_without_escapes(arguments: list[str], tmp_path: Path) -> None:
+    result = llmtune(*arguments, LLMTUNE_HOME=str(tmp_path), TERM="xterm-256color")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+    assert "\x1b" not in result.stdout + result.stderr
 
 
 def test_an_error_under_json_is_json_of_its_schema(job: Path) -> None:
     job.write_text("name: finish\ndataset: rows.jsonl\nmodel: tiny\nhyperparameters: {epoch: 2}\n")
     refused = llmtune("plan", job, "--json")
     assert (refused.returncode, refused.stdout) == (2, "")
-    told = json.loads(refused.stderr.splitlines()[-1])
-    jsonschema.validate(told, json.loads(llmtune("schema", "error").stdout))
-    assert told["error"]["exit_code"] == 2
-    assert "epoch" in told["error"]["message"]
+    document = json.loads(refused.stderr.splitlines()[-1])
+    jsonschema.validate(document, json.loads(llmtune("schema", "error").stdout))
+    assert document["error"]["exit_code"] == 2
+    assert "epoch" in document["error"]["message"]
 
 
-@pytest.mark.parametrize("what", ["job", "error", "plan", "tune", "compare", "sweep", "rescue", "gate", "diff"])
+@pytest.mark.parametrize("what", ["job", "error", "init", "plan", "tune", "compare", "sweep", "rescue", "gate", "diff"])
 def test_every_schema_is_one(what: str) -> None:
     document = json.loads(llmtune("schema", what).stdout)
     jsonschema.Draft202012Validator.check_schema(document)
@@ -126,9 +128,9 @@ def test_what_tune_and_diff_print_is_valid_against_their_schemas(job: Path, tmp_
     assert trained.returncode == 0, trained.stderr
     jsonschema.validate(json.loads(trained.stdout), json.loads(llmtune("schema", "tune").stdout))
     (tmp_path / "report.json").write_text(trained.stdout)
-    shown = llmtune("diff", tmp_path / "report.json", tmp_path / "report.json", "--json", **home)
-    assert shown.returncode == 0, shown.stderr
-    jsonschema.validate(json.loads(shown.stdout), json.loads(llmtune("schema", "diff").stdout))
+    result = llmtune("diff", tmp_path / "report.json", tmp_path / "report.json", "--json", **home)
+    assert result.returncode == 0, result.stderr
+    jsonschema.validate(json.loads(result.stdout), json.loads(llmtune("schema", "diff").stdout))
     assert "\x1b" not in trained.stderr
     stored = tmp_path / "home" / "store.db"
     assert stored.stat().st_mode & 0o777 == 0o600
@@ -145,6 +147,6 @@ def test_a_reader_that_goes_away_ends_it_silently(tmp_path: Path) -> None:
 
 
 def test_completion_can_be_shown() -> None:
-    shown = llmtune("--show-completion", "bash")
+    result = llmtune("--show-completion", "bash")
     by_variable = llmtune(_LLMTUNE_COMPLETE="complete_bash", COMP_WORDS="llmtune ru", COMP_CWORD="1")
-    assert "runs" in by_variable.stdout, (shown, by_variable.stderr)
+    assert "runs" in by_variable.stdout, (result, by_variable.stderr)

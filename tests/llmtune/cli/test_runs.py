@@ -52,7 +52,7 @@ def test_show(vendor: Fake, at: At, job: TuningJob) -> None:
     assert "10,000 tokens" in text
     data = json.loads(runs("show", run.id, "--json").output)
     assert data["state"] == "succeeded"
-    assert [each["state"] for each in data["transitions"]][-1] == "succeeded"
+    assert [transition["state"] for transition in data["transitions"]][-1] == "succeeded"
     assert len(data["metrics"]) == 12
     assert data["references"]["job"]["id"] in vendor.jobs
     with pytest.raises(RunNotFound, match="there is no run 'nope'"):
@@ -78,9 +78,16 @@ def test_watch_follows_many_and_tells_by_its_exit_code(vendor: Fake, at: At, job
     assert last == {first.id: "succeeded", second.id: "failed"}
 
 
+def test_watch_shows_how_far_the_evaluation_is(at: At, job: TuningJob) -> None:
+    run = start(job, at())
+    lines = [json.loads(line) for line in runs("watch", run.id, "--json").stdout.splitlines()]
+    assert [line["progress"]["answers"] for line in lines if line["progress"]["total_answers"]][-1] == 2
+    assert any(line["state"] == "finalizing" and line["progress"]["total_answers"] == 2 for line in lines)
+
+
 def test_cancel(at: At, job: TuningJob) -> None:
     run = start(job, at())
-    assert "cancellation asked for" in " ".join(runs("cancel", run.id).output.split())
+    assert "cancellation requested" in " ".join(runs("cancel", run.id).output.split())
     assert json.loads(runs("cancel", run.id, "--json").output)["state"] == "cancelling"
     with pytest.raises(LlmtuneError, match="was cancelled"):
         attach(run.id).wait(pace=QUICK)
@@ -98,8 +105,8 @@ def test_adopt_and_resubmit(vendor: Fake, at: At, job: TuningJob) -> None:
         runs("resubmit", lost)
     assert vendor.counts["submit"] == 2
     assert "follows job" in runs("adopt", lost, sorted(vendor.jobs)[-1]).output
-    (other,) = [each["id"] for each in json.loads(runs("list", "--json", "--state", "lost").output)["runs"]]
-    assert "queued" in runs("resubmit", other, "--yes").output
+    (second,) = [entry["id"] for entry in json.loads(runs("list", "--json", "--state", "lost").output)["runs"]]
+    assert "queued" in runs("resubmit", second, "--yes").output
     assert vendor.counts["submit"] == 3
 
 
@@ -134,7 +141,7 @@ def test_a_failed_run_goes_on(vendor: Fake, at: At, job: TuningJob, monkeypatch:
     with pytest.raises(RunFailed) as caught:
         attach(run.id).wait(pace=QUICK)
     assert caught.value.hint == f"to go on from the checkpoint of step 3: llmtune runs resume {run.id}"
-    assert f"run {run.id} goes on from the checkpoint of step 3" in runs("resume", run.id).output
+    assert f"run {run.id} continues from the checkpoint of step 3" in runs("resume", run.id).output
     assert run.record.error is None
     report = attach(run.id).wait(pace=QUICK)
     assert report.succeeded
@@ -153,18 +160,18 @@ def test_a_cancelled_run_goes_on(vendor: Fake, at: At, job: TuningJob, monkeypat
     provider = ResumableProvider("fake", at().settings)
     provider.vendor = vendor
     monkeypatch.setattr("llmtune.runs.run.provider_of", lambda record: provider)
-    told = json.loads(runs("resume", run.id, "--json").output)
-    assert told == {"run": run.id, "state": "queued", "from": "the checkpoint of step 3"}
+    document = json.loads(runs("resume", run.id, "--json").output)
+    assert document == {"run": run.id, "state": "queued", "from": "the checkpoint of step 3"}
     assert attach(run.id).wait(pace=QUICK).succeeded
 
 
 def test_cleanup(vendor: Fake, at: At, job: TuningJob) -> None:
-    assert "nothing of ours" in runs("cleanup").output
+    assert "no vendor holds anything that llmtune created" in runs("cleanup").output
     run = start(job, at())
     run.wait(pace=QUICK)
     assert "would remove upload" in runs("cleanup", "--dry-run").output
     assert len(vendor.files) == 2
-    told = json.loads(runs("cleanup", "--json", run.id).output)
-    assert [each["type"] for each in told["removed"]] == ["upload", "upload"]
+    document = json.loads(runs("cleanup", "--json", run.id).output)
+    assert [resource["type"] for resource in document["removed"]] == ["upload", "upload"]
     assert not vendor.files
-    assert {each["type"] for each in told["kept"]} == {"job", "model"}
+    assert {resource["type"] for resource in document["kept"]} == {"job", "model"}

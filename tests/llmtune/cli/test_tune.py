@@ -11,10 +11,10 @@ import pytest
 import llmtune
 from llmtune import Hyperparameters, TuningJob
 from llmtune.cli.output import PlainConsole
-from llmtune.cli.tune import confirm, finished_like
+from llmtune.cli.tune import confirm, find_finished
 from llmtune.errors import OverBudget
 from llmtune.runs.plans import plan
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing.generic_vendor import Fake
 
 
@@ -38,7 +38,7 @@ def test_a_stall_timeout_is_that_of_the_wait(
 
     def follow(run: llmtune.Run, **timeouts: float | None) -> llmtune.Report:
         waits.append(timeouts)
-        return run.wait(pace=Pace(first=0.01, most=0.05))
+        return run.wait(pace=PollInterval(first=0.01, most=0.05))
 
     monkeypatch.setattr("llmtune.cli.progress.follow", follow)
     job.save(tmp_path / "job.yaml")
@@ -53,22 +53,22 @@ def test_a_stall_timeout_is_that_of_the_wait(
 def test_a_finished_run_of_the_same_content_is_named(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
     with Fake() as vendor:
         monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
-        assert finished_like(job, plan(job, "fake")) is None
-        report = llmtune.tune(job, "fake", pace=Pace(first=0.01, most=0.05))
+        assert find_finished(job, plan(job, "fake")) is None
+        report = llmtune.tune(job, "fake", pace=PollInterval(first=0.01, most=0.05))
         receipt = plan(job, "fake")
-        found = finished_like(job, receipt)
-        assert found is not None
-        assert found.id == report.identity.run_id
-        other = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=7)})
-        assert finished_like(other, plan(other, "fake")) is None
+        record = find_finished(job, receipt)
+        assert record is not None
+        assert record.id == report.identity.run_id
+        changed = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=7)})
+        assert find_finished(changed, plan(changed, "fake")) is None
 
         monkeypatch.setattr("llmtune.cli.output.confirm", lambda question: False)
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
         written = io.StringIO()
         monkeypatch.setattr("llmtune.cli.output.err", PlainConsole(file=written, force_terminal=True, width=200))
         with pytest.raises(OverBudget, match="not confirmed"):
-            confirm(receipt, found)
-    said = " ".join(written.getvalue().split())
-    assert "has finished with the same job on the same rows: --reuse takes its model and costs nothing" in said
-    assert found.id in said
-    assert "nothing is sent by a plan" not in said
+            confirm(receipt, record)
+    output = " ".join(written.getvalue().split())
+    assert "has finished with the same job on the same rows: --reuse returns its model and costs nothing" in output
+    assert record.id in output
+    assert "a plan sends nothing" not in output

@@ -27,14 +27,15 @@ from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
 from llmtune.report.leaderboard.board import Entry, build_board
 from llmtune.report.schema import Cost
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase
 from llmtune.testing.generic_vendor import Fake
+from llmtune.testing.http import Refusal
 from llmtune_nebius.fake.service import FakeNebius
 from llmtune_openai.fake.service import FakeOpenAI
 
-QUICK = Pace(first=0.01, most=0.05)
+QUICK = PollInterval(first=0.01, most=0.05)
 WORDS = {"billing": "invoice", "network": "router", "hardware": "screen"}
 MODELS = {
     "fake": "m-1",
@@ -72,19 +73,24 @@ def vendors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[st
     """Four services on loopback: two of the neutral kind, and two that speak vendors' own APIs."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("NEBIUS_API_KEY", "nb-test")
-    with Fake() as fake, Fake() as other, FakeOpenAI(api_key="sk-test") as openai, FakeNebius(api_key="nb-test") as neb:
+    with (
+        Fake() as fake,
+        Fake() as second,
+        FakeOpenAI(api_key="sk-test") as openai,
+        FakeNebius(api_key="nb-test") as neb,
+    ):
         config = tmp_path / "config.toml"
         config.write_text(
             f'[providers.fake]\nbase_url = "{fake.url}"\n'
-            f'[providers.other]\nkind = "fake"\nbase_url = "{other.url}"\n'
+            f'[providers.other]\nkind = "fake"\nbase_url = "{second.url}"\n'
             f'[providers.openai]\nbase_url = "{openai.url}/v1"\n'
             f'[providers.nebius]\nbase_url = "{neb.url}/v1"\n'
         )
         monkeypatch.setenv("LLMTUNE_CONFIG", str(config))
-        found = {"fake": fake, "other": other, "openai": openai, "nebius": neb}
-        yield found
-        for each in found.values():
-            assert not each.complaints, "\n".join(each.complaints)
+        vendors_by_name = {"fake": fake, "other": second, "openai": openai, "nebius": neb}
+        yield vendors_by_name
+        for vendor in vendors_by_name.values():
+            assert not vendor.complaints, "\n".join(vendor.complaints)
 
 
 def jobs(vendors: dict[str, Any]) -> dict[str, int]:
@@ -102,13 +108,14 @@ def test_two_ranks_here_and_three_vendors_from_one_command(
     job.save(tmp_path / "job.yaml")
     members = "local[lora_rank=4],local[lora_rank=16],openai,nebius,fake"
     arguments = ["compare", str(tmp_path / "job.yaml"), "-p", members, "--yes", "--format", "json", "--few-shot", "2"]
-    shown = CliRunner().invoke(app, arguments)
-    assert shown.exit_code == 0, shown.output
-    board = Board.model_validate_json(shown.stdout)
+    arguments += ["--set", "evaluation.deploy=true"]  # one of them answers only once its adapter is registered
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    board = Board.model_validate_json(result.stdout)
     assert jobs(vendors) == {"fake": 1, "other": 0, "openai": 1, "nebius": 1}
-    tuned = {each.label: each for each in board.standings if each.kind == "tuned"}
+    tuned = {standing.label: standing for standing in board.standings if standing.kind == "tuned"}
     assert set(tuned) == {"local[lora_rank=4]", "local[lora_rank=16]", "openai", "nebius", "fake"}
-    assert all(each.state is RunState.SUCCEEDED for each in tuned.values())
+    assert all(standing.state is RunState.SUCCEEDED for standing in tuned.values())
     # One split, held away from all: the same rows in every report.
     store = open_store()
     rows = {
@@ -123,12 +130,12 @@ def test_two_ranks_here_and_three_vendors_from_one_command(
     # The two local runs shared one device: one after the other.
     spans = []
     for record in store.runs(group=board.group, provider="local"):
-        moves = {each.state: each.time for each in store.transitions(record.id)}
+        moves = {transition.state: transition.time for transition in store.transitions(record.id)}
         spans.append((moves[RunState.PLANNED], moves[RunState.SUCCEEDED]))
     spans.sort()
     assert spans[0][1] <= spans[1][0]
-    assert {each.kind for each in board.standings} >= {"tuned", "base", "few-shot"}
-    assert {each.kind for each in board.standings} >= {"linear", "majority"}
+    assert {standing.kind for standing in board.standings} >= {"tuned", "base", "few-shot"}
+    assert {standing.kind for standing in board.standings} >= {"linear", "majority"}
     assert board.verdict
     assert "# router" in board.to_markdown()
 
@@ -150,22 +157,26 @@ def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: di
         assert board[name].quality.value == pytest.approx(  # type: ignore[union-attr]
             accuracy_score(evaluation.truth, system.predicted)  # type: ignore[union-attr]
         )
-        right[name] = [one == other for one, other in zip(evaluation.truth, system.predicted, strict=True)]  # type: ignore[union-attr]
+        right[name] = [one == predicted for one, predicted in zip(evaluation.truth, system.predicted, strict=True)]  # type: ignore[union-attr]
     only = [
         sum(a and not b for a, b in zip(right["fake"], right["other"], strict=True)),
         sum(b and not a for a, b in zip(right["fake"], right["other"], strict=True)),
     ]
-    (pair,) = [each for each in board.pairs if {each.comparison.name_a, each.comparison.name_b} == {"fake", "other"}]
+    (pair,) = [
+        pairing
+        for pairing in board.pairs
+        if {pairing.comparison.name_a, pairing.comparison.name_b} == {"fake", "other"}
+    ]
     assert pair.p_value == pytest.approx(binomtest(min(only), sum(only), 0.5).pvalue)
     # Two members are one question; each baseline is a question of its own, asked of both members.
     assert pair.p_holm == pair.p_value
-    assert {each.family for each in board.pairs if each is not pair} == {2}
+    assert {pairing.family for pairing in board.pairs if pairing is not pair} == {2}
     assert pair.separable
     assert board.standings[0].label == "fake"
     assert board.verdict[0].startswith("fake leads other by ")
     assert "of accuracy (95% interval " in board.verdict[0]
-    tuned = {each.label for each in board.standings if each.kind == "tuned"}
-    assert all(tuned & {each.comparison.name_a, each.comparison.name_b} for each in board.pairs)
+    tuned = {standing.label for standing in board.standings if standing.kind == "tuned"}
+    assert all(tuned & {pairing.comparison.name_a, pairing.comparison.name_b} for pairing in board.pairs)
     untuned = len(board.standings) - len(tuned)
     every = len(board.standings) * (len(board.standings) - 1) // 2
     assert len(board.pairs) == every - untuned * (untuned - 1) // 2
@@ -174,8 +185,8 @@ def test_the_board_is_what_one_would_compute_by_hand(job: TuningJob, vendors: di
 def test_a_linear_model_is_on_the_board_once_and_its_lead_is_said(job: TuningJob, vendors: dict[str, Any]) -> None:
     vendors["other"].teach = lambda rows: None
     board = llmtune.compare(job, ["other"], few_shot=0, pace=QUICK)
-    (linear,) = [each for each in board.standings if each.kind == "linear"]
-    (always,) = [each for each in board.standings if each.kind == "majority"]
+    (linear,) = [standing for standing in board.standings if standing.kind == "linear"]
+    (always,) = [standing for standing in board.standings if standing.kind == "majority"]
     assert linear.quality.value == 1.0  # type: ignore[union-attr]
     assert always.quality.value < 0.5  # type: ignore[union-attr]
     assert board.verdict[0] == (
@@ -195,7 +206,7 @@ def test_one_that_fails_does_not_stop_the_others(job: TuningJob, vendors: dict[s
     assert board["other"].error
     assert isinstance(board["other"].quality, NotReported)
     assert "retired" in str(board["cohere:command-r"].error)
-    assert {each.label for each in board.failed} == {"other", "cohere:command-r"}
+    assert {entry.label for entry in board.failed} == {"other", "cohere:command-r"}
     assert any(line.startswith("other made no model") for line in board.verdict)
 
 
@@ -214,8 +225,8 @@ def test_a_second_call_pays_for_nothing_twice(job: TuningJob, vendors: dict[str,
 CHILD = """
 import os, signal, sys
 from llmtune import TuningJob, compare
-from llmtune.runs.poller import Pace
-from llmtune.runs import failpoints as checkpoints
+from llmtune.runs.poller import PollInterval
+from llmtune.runs import failpoints
 where, nth = sys.argv[2], int(sys.argv[3])
 passed = 0
 def die(arrow):
@@ -223,8 +234,8 @@ def die(arrow):
     passed += arrow == where
     if arrow == where and passed == nth:
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoints.hook = die
-compare(TuningJob.load(sys.argv[1]), ["fake", "other", "openai"], few_shot=2, pace=Pace(first=0.01, most=0.05))
+failpoints.failpoint_hook = die
+compare(TuningJob.load(sys.argv[1]), ["fake", "other", "openai"], few_shot=2, pace=PollInterval(first=0.01, most=0.05))
 """
 
 
@@ -303,31 +314,63 @@ def test_ctrl_c_leaves_at_once_and_the_runs_go_on(job: TuningJob, vendors: dict[
 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c) as child:
         assert child.stderr is not None
-        told = ""
-        while told.count(": running") < 2 and (line := child.stderr.readline()):
-            told += line
+        output = ""
+        while output.count(": running") < 2 and (line := child.stderr.readline()):
+            output += line
         child.send_signal(signal.SIGINT)
         try:
-            _, rest = child.communicate(timeout=60)  # the jobs themselves take an hour
+            _, errors = child.communicate(timeout=60)  # the jobs themselves take an hour
         except subprocess.TimeoutExpired:
             child.kill()
             raise
-    assert child.returncode == 130, told + rest
-    assert "goes on" in rest
+    assert child.returncode == 130, output + errors
+    assert "the runs continue" in errors
     for name, walk in walks.items():
         vendors[name].walks = walk
     assert jobs(vendors) == {"fake": 1, "other": 1, "openai": 0, "nebius": 0}
     assert {record.state for record in open_store().runs()} == {RunState.RUNNING}
 
 
+class Crowded(FakeOpenAI):
+    """OpenAI with room for one job at once, which counts what it refuses; other limits come from `limit_code`."""
+
+    limit_code = "max_active_jobs_exceeded"
+    refused = 0
+
+    def new_job(self, *args: Any, **kwargs: Any) -> Any:
+        if any(not job.ended for job in self.jobs.values()):
+            self.refused += 1
+            raise Refusal(429, "You have reached the maximum number of active jobs, 1.", code=self.limit_code)
+        return super().new_job(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("code", "finished"), [("max_active_jobs_exceeded", 2), ("exceeded_quota", 1)])
+def test_a_vendor_with_room_for_one_job_trains_one_member_after_the_other(
+    job: TuningJob, monkeypatch: pytest.MonkeyPatch, code: str, finished: int
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    with Crowded(api_key="key") as vendor:
+        vendor.limit_code = code
+        monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
+        board = llmtune.compare(job, ["openai[epochs=1]", "openai[epochs=2]"], few_shot=0, pace=QUICK)
+        assert len(vendor.jobs) == finished
+        assert vendor.refused, "the second member has met the limit"
+        if finished == 1:  # no other limit lifts while one waits
+            assert vendor.refused == 1
+            assert "maximum number" in str(board.failed[0].error)
+            again = llmtune.compare(job, ["openai[epochs=1]", "openai[epochs=2]"], few_shot=0, pace=QUICK)
+            assert not again.failed, "what was never accepted is asked for again, what has finished is not"
+            assert len(vendor.jobs) == 2
+
+
 def test_hosted_members_run_at_once(job: TuningJob, vendors: dict[str, Any]) -> None:
     """Each vendor's job waits for the other's to be there."""
     both = threading.Barrier(2, timeout=20)
-    seen: set[str] = set()
+    running: set[str] = set()
 
     def meet(label: str, update: Any) -> None:
-        if update.record.state in (RunState.QUEUED, RunState.RUNNING) and label not in seen:
-            seen.add(label)
+        if update.record.state in (RunState.QUEUED, RunState.RUNNING) and label not in running:
+            running.add(label)
             both.wait()
 
     board = llmtune.compare(job, ["fake", "other"], few_shot=0, on_update=meet, pace=QUICK)
@@ -336,14 +379,14 @@ def test_hosted_members_run_at_once(job: TuningJob, vendors: dict[str, Any]) -> 
 
 def test_examples_in_the_prompt_are_a_row_of_the_board(job: TuningJob, vendors: dict[str, Any]) -> None:
     board = llmtune.compare(job, ["fake"], few_shot=3, pace=QUICK)
-    shown = board["fake:m-1 with 3 examples"]
-    assert shown.kind == "few-shot"
-    asked = [
+    few_shot_row = board["fake:m-1 with 3 examples"]
+    assert few_shot_row.kind == "few-shot"
+    requests = [
         call.data["messages"]
         for call in vendors["fake"].requests
         if call.path.endswith("/generate") and call.data["model"] == "m-1"
     ]
-    with_examples = [messages for messages in asked if len(messages) == 7]
+    with_examples = [messages for messages in requests if len(messages) == 7]
     assert len(with_examples) == board.rows
     answers = {messages[at]["content"] for messages in with_examples for at in (1, 3, 5)}
     assert answers == set(WORDS)  # one of each label
@@ -380,7 +423,7 @@ def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("text", "label", "provider", "model", "own"),
+    ("text", "label", "provider", "model", "hyperparameters"),
     [
         ("fake", "fake", "fake", None, {}),
         ("bedrock:amazon.nova-lite-v1:0:300k", None, "bedrock", "amazon.nova-lite-v1:0:300k", {}),
@@ -389,11 +432,11 @@ def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, An
     ],
 )
 def test_members_are_said_in_words(
-    text: str, label: str | None, provider: str, model: str | None, own: dict[str, Any]
+    text: str, label: str | None, provider: str, model: str | None, hyperparameters: dict[str, Any]
 ) -> None:
     member = Member.parse(text)
     assert (member.provider, member.model) == (provider, model)
-    assert member.hyperparameters.model_dump(exclude_none=True) == own
+    assert member.hyperparameters.model_dump(exclude_none=True) == hyperparameters
     assert Member.parse(member.label) == member
     if label:
         assert member.label == label
@@ -418,49 +461,52 @@ def test_a_board_goes_through_json_markdown_and_a_data_frame(job: TuningJob, ven
     assert page.startswith("# router")
     assert "Told apart?" in page
     frame = board.to_pandas()
-    assert list(frame["label"]) == [each.label for each in board.standings]
+    assert list(frame["label"]) == [standing.label for standing in board.standings]
     assert set(board["fake"].curves) >= {"train/loss"}
     assert frame["prompt_tokens"][0] == board.standings[0].usage.prompt_tokens  # type: ignore[union-attr]
     (record,) = open_store().runs(group=board.group, provider="fake")
-    told = llmtune.attach(record.id).report()
-    assert board["fake"].trained_tokens == told.data.trained_tokens
-    assert board["fake"].usage == told.evaluation.system("tuned").usage  # type: ignore[union-attr]
+    report = llmtune.attach(record.id).report()
+    assert board["fake"].trained_tokens == report.data.trained_tokens
+    assert board["fake"].usage == report.evaluation.system("tuned").usage  # type: ignore[union-attr]
 
 
 @pytest.fixture
 def entries(job: TuningJob, vendors: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
-    """What a board is made of: two members of one base model, which was asked with examples too."""
-    kept: list[Entry] = []
+    """Return the entries of a board: two members of one base model, which was evaluated with examples too."""
+    recorded: list[Entry] = []
 
-    def keep(name: str, group: str, found: list[Entry], **rest: Any) -> Board:
-        kept.extend(found)
-        return build_board(name, group, found, **rest)
+    def keep(name: str, group: str, board_entries: list[Entry], **options: Any) -> Board:
+        recorded.extend(board_entries)
+        return build_board(name, group, board_entries, **options)
 
     monkeypatch.setattr("llmtune.comparisons.compare.build_board", keep)
     llmtune.compare(job, ["fake", "fake[lora_rank=4]"], few_shot=2, pace=QUICK)
-    return kept
+    return recorded
 
 
 def test_the_break_even_is_training_by_what_an_answer_saves(entries: list[Entry]) -> None:
     price = Price(input=2.0, output=4.0, base_input=1.0, base_output=3.0)
-    priced = [each.model_copy(update={"price": price, "training": 5.0}) for each in entries]
-    priced = [each.model_copy(update={"report": _unbilled(each)}) for each in priced]
+    priced = [entry.model_copy(update={"price": price, "training": 5.0}) for entry in entries]
+    priced = [entry.model_copy(update={"report": _unbilled(entry)}) for entry in priced]
     board = build_board("router", "g", priced)
-    (shown,) = [each for each in board.standings if each.kind == "few-shot"]
-    usage = shown.usage
+    (few_shot_row,) = [standing for standing in board.standings if standing.kind == "few-shot"]
+    usage = few_shot_row.usage
     assert not isinstance(usage, NotReported)
     by_hand = 1000 * (usage.prompt_tokens * 1.0 + usage.completion_tokens * 3.0) / 1e6 / board.rows  # type: ignore[operator]
-    assert shown.price_per_1000 == pytest.approx(by_hand)
-    assert [each.tuned for each in board.break_even] == ["fake", "fake[lora_rank=4]"]  # each of them, not one
+    assert few_shot_row.price_per_1000 == pytest.approx(by_hand)
+    assert [break_even.tuned for break_even in board.break_even] == [
+        "fake",
+        "fake[lora_rank=4]",
+    ]
     for even in board.break_even:
-        saved = shown.price_per_1000 - board[even.tuned].price_per_1000  # type: ignore[operator]
+        saved = few_shot_row.price_per_1000 - board[even.tuned].price_per_1000  # type: ignore[operator]
         assert saved > 0
         assert even.answers == math.ceil(5.0 / (saved / 1000))
         assert any(f"after {even.answers:,.0f} answers" in line for line in board.verdict)
 
     def answers(**changes: Any) -> Any:
-        other = [each.model_copy(update={"price": dataclasses.replace(price, **changes)}) for each in priced]
-        return build_board("router", "g", other)
+        repriced = [entry.model_copy(update={"price": dataclasses.replace(price, **changes)}) for entry in priced]
+        return build_board("router", "g", repriced)
 
     dear = answers(input=200.0)
     assert "not cheaper" in dear.break_even[0].answers.reason
@@ -480,40 +526,41 @@ def test_where_nothing_beats_no_tuning_the_board_says_so(entries: list[Entry]) -
     """The base model with examples gets every row right, the tuned ones all but some."""
     first, second = entries
     assert first.few_shot is not None
-    label, shown = first.few_shot
-    assert shown.truth is not None
-    known = shown.system("few-shot")
-    assert known is not None
-    right = tuple(shown.truth)
+    label, evaluation = first.few_shot
+    assert evaluation.truth is not None
+    system = evaluation.system("few-shot")
+    assert system is not None
+    right = tuple(evaluation.truth)
     values = tuple(
-        value.model_copy(update={"value": 1.0}) if value.name == shown.main else value for value in known.metrics
+        value.model_copy(update={"value": 1.0}) if value.name == evaluation.main else value for value in system.metrics
     )
-    scores = {shown.main: tuple(1.0 for _ in right)} if shown.main in known.scores else {}
-    best = known.model_copy(update={"predicted": right, "metrics": values, "scores": known.scores | scores})
-    perfect = shown.model_copy(update={"systems": {"few-shot": best}})
+    scores = {evaluation.main: tuple(1.0 for _ in right)} if evaluation.main in system.scores else {}
+    best = system.model_copy(update={"predicted": right, "metrics": values, "scores": system.scores | scores})
+    perfect = evaluation.model_copy(update={"systems": {"few-shot": best}})
 
     def wrong(entry: Entry, rows: int) -> Entry:
         assert entry.report is not None
-        found = entry.report.evaluation
-        assert not isinstance(found, NotReported)
-        assert found.truth is not None
-        tuned = found.system("tuned")
+        evaluation = entry.report.evaluation
+        assert not isinstance(evaluation, NotReported)
+        assert evaluation.truth is not None
+        tuned = evaluation.system("tuned")
         assert tuned is not None
-        guesses = tuple((each + 1) % 3 if at < rows else each for at, each in enumerate(found.truth))
+        guesses = tuple((label + 1) % 3 if at < rows else label for at, label in enumerate(evaluation.truth))
         share = 1 - rows / len(guesses)
-        told = tuple(
-            each.model_copy(update={"value": share}) if each.name == found.main else each for each in tuned.metrics
+        metrics = tuple(
+            metric.model_copy(update={"value": share}) if metric.name == evaluation.main else metric
+            for metric in tuned.metrics
         )
-        got = {found.main: tuple(float(a == b) for a, b in zip(guesses, found.truth, strict=True))}
-        made = tuned.model_copy(
+        got = {evaluation.main: tuple(float(a == b) for a, b in zip(guesses, evaluation.truth, strict=True))}
+        changed = tuned.model_copy(
             update={
                 "predicted": guesses,
-                "metrics": told,
-                "scores": tuned.scores | (got if found.main in tuned.scores else {}),
+                "metrics": metrics,
+                "scores": tuned.scores | (got if evaluation.main in tuned.scores else {}),
             }
         )
-        systems = found.systems | {"tuned": made}
-        report = entry.report.model_copy(update={"evaluation": found.model_copy(update={"systems": systems})})
+        systems = evaluation.systems | {"tuned": changed}
+        report = entry.report.model_copy(update={"evaluation": evaluation.model_copy(update={"systems": systems})})
         return entry.model_copy(update={"report": report})
 
     start = first.model_copy(update={"few_shot": (label, perfect)})
@@ -546,7 +593,7 @@ def test_the_page_of_a_board_holds_everything_and_escapes_it(
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "Told apart?" in page
-    (tokens,) = {each.trained_tokens for each in board.standings if each.kind == "tuned"}
+    (tokens,) = {standing.trained_tokens for standing in board.standings if standing.kind == "tuned"}
     table = page[page.index(">tokens<") :]
     assert f"{tokens:,}</td>" in table  # under the heading of its own
     assert table.index(">tokens<") < table.index(">p50 / p95<") < table.index(f"{tokens:,}</td>")

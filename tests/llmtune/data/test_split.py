@@ -57,9 +57,9 @@ def test_shares_and_counts_are_met() -> None:
 
 
 def test_another_seed_is_another_cut_and_the_same_seed_the_same() -> None:
-    first, again, other = (split(rows(300), seed=seed) for seed in (1, 1, 2))
+    first, again, reseeded = (split(rows(300), seed=seed) for seed in (1, 1, 2))
     assert lines(first.test) == lines(again.test)
-    assert lines(first.test) != lines(other.test)
+    assert lines(first.test) != lines(reseeded.test)
 
 
 def test_labels_keep_their_shares() -> None:
@@ -100,7 +100,7 @@ def test_case_and_white_space_make_no_other_prompt() -> None:
     examples = rows(30)
     examples.append(chat(("user", "Question   NUMBER 3\nabout 23757"), ("assistant", "x"), line=99))
     for seed in range(6):
-        cut = split(examples, (0.4, 0.3, 0.3), seed=seed, near=False)
+        cut = split(examples, (0.4, 0.3, 0.3), seed=seed, keep_similar=False)
         assert next(part for part in cut[:3] if 3 in lines(part)) is next(part for part in cut[:3] if 99 in lines(part))
 
 
@@ -116,7 +116,7 @@ def test_nearly_equal_prompts_stay_together() -> None:
             assert {(line or 0) % 1000 for line in lines(part) if (line or 0) < 1000} == {
                 (line or 0) % 1000 for line in lines(part) if (line or 0) >= 1000
             }
-    apart = split(examples, (0.5, 0.25, 0.25), near=False)
+    apart = split(examples, (0.5, 0.25, 0.25), keep_similar=False)
     assert {(line or 0) % 1000 for line in lines(apart.test) if (line or 0) < 1000} != {
         (line or 0) % 1000 for line in lines(apart.test) if (line or 0) >= 1000
     }

@@ -85,7 +85,7 @@ class Likely(Scripted):
 
 
 def ticket(number: int, label: str | None = None) -> Example:
-    """A row whose label is hidden in its number: 0 mod 3 is bug, 1 feature, 2 question."""
+    """Build a row whose label is hidden in its number: 0 mod 3 is bug, 1 feature, 2 question."""
     return chat(
         ("system", "Classify."),
         ("user", f"ticket {number}"),
@@ -98,7 +98,7 @@ LABELS = ("bug", "feature", "question")
 
 
 def truth(prompt: str) -> str:
-    """The right label of a ticket's prompt."""
+    """Return the true label of a ticket's prompt."""
     return LABELS[int(prompt.split()[-1]) % 3]
 
 

@@ -11,21 +11,22 @@ from llmtune.data.example import Example, chat
 from llmtune.evaluation.cheap_models import nearest_answers, predict_labels
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import SystemResult
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
-from llmtune.report.verdicts import judged
+from llmtune.report.verdicts import describe_evaluation
 from tests.llmtune.evaluation.conftest import Scripted
 
 TEAMS = {"billing": ("invoice", "refund"), "network": ("router", "cable"), "hardware": ("screen", "battery")}
 
 
-def calls(rows: int, seed: int = 0) -> list[Example]:
-    """Rows whose label is plain from one word of the question."""
-    made = []
-    for number in range(rows):
+def calls(count: int, seed: int = 0) -> list[Example]:
+    """Build rows whose label follows from one word of the question."""
+    rows = []
+    for number in range(count):
         team = list(TEAMS)[number % 3]
-        word = TEAMS[team][number // 3 % 2]
-        made.append(chat(("user", f"case {seed}-{number}: the {word} troubles me"), ("assistant", team)))
-    return made
+        symptom = TEAMS[team][number // 3 % 2]
+        rows.append(chat(("user", f"case {seed}-{number}: the {symptom} troubles me"), ("assistant", team)))
+    return rows
 
 
 def test_a_linear_model_learns_what_the_words_say() -> None:
@@ -36,7 +37,9 @@ def test_a_linear_model_learns_what_the_words_say() -> None:
 
 
 def test_texts_without_blanks_are_read_by_characters() -> None:
-    rows = [chat(("user", f"{'ab' * 20}{word}{n}{'cd' * 20}"), ("assistant", word)) for n in range(40) for word in "xy"]
+    rows = [
+        chat(("user", f"{'ab' * 20}{token}{n}{'cd' * 20}"), ("assistant", token)) for n in range(40) for token in "xy"
+    ]
     assert predict_labels(rows[:60], rows[60:], ("x", "y")) == [0, 1] * 10
 
 
@@ -51,16 +54,16 @@ def test_ten_thousand_rows_take_seconds() -> None:
         for n in range(10_000)
     ]
     began = time.process_time()
-    places = predict_labels(rows, rows[:200], tuple(f"label {n}" for n in range(20)))
+    label_indices = predict_labels(rows, rows[:200], tuple(f"label {n}" for n in range(20)))
     assert time.process_time() - began < 30  # one or two; the rest is for a busy machine
-    assert places == [n % 20 for n in range(200)]
+    assert label_indices == [n % 20 for n in range(200)]
 
 
 def test_the_nearest_training_row_answers() -> None:
     train = [chat(("user", f"what is the capital of {land}"), ("assistant", town)) for land, town in LANDS.items()]
-    asked = [chat(("user", f"please, the capital of {land}?"), ("assistant", "?")) for land in LANDS]
-    assert nearest_answers(train, asked) == list(LANDS.values())
-    assert "no training row" in str(nearest_answers([], asked))
+    questions = [chat(("user", f"please, the capital of {land}?"), ("assistant", "?")) for land in LANDS]
+    assert nearest_answers(train, questions) == list(LANDS.values())
+    assert "no training row" in str(nearest_answers([], questions))
 
 
 LANDS = {"France": "Paris", "Norway": "Oslo", "Peru": "Lima", "Japan": "Tokyo"}
@@ -73,27 +76,32 @@ def measured(tuned: Scripted, baselines: tuple[str, ...] | None = None) -> dict[
         {"base": Scripted(lambda _: "billing"), "tuned": tuned},
         spec,
         train=calls(150),
-        resamples=300,
+        scoring=ScoringOptions(resamples=300),
     )
-    return {"result": result, "said": judged(result), "systems": list(result.systems), "majority": result.majority}
+    return {
+        "result": result,
+        "said": describe_evaluation(result),
+        "systems": list(result.systems),
+        "majority": result.majority,
+    }
 
 
 def right(prompt: str) -> str:
-    return next(team for team, words in TEAMS.items() if any(word in prompt for word in words))
+    return next(team for team, symptoms in TEAMS.items() if any(symptom in prompt for symptom in symptoms))
 
 
 def test_a_report_says_when_a_linear_model_does_as_well() -> None:
-    found = measured(Scripted(right))
-    assert found["systems"] == ["base", "linear", "tuned"]
-    assert "A linear model (TF-IDF and logistic regression) does as well: it reaches 100.0%" in str(found["said"])
-    assert str(found["said"]).endswith("do not pay for tuning.")
+    system = measured(Scripted(right))
+    assert system["systems"] == ["base", "linear", "tuned"]
+    assert "A linear model (TF-IDF and logistic regression) does as well: it reaches 100.0%" in str(system["said"])
+    assert str(system["said"]).endswith("do not pay for tuning.")
 
 
 def test_a_report_says_when_a_linear_model_is_better() -> None:
-    found = measured(Scripted(lambda prompt: right(prompt) if "0" in prompt.split(":")[0][-1] else "network"))
-    assert "A linear model (TF-IDF and logistic regression) reaches 100.0%, " in str(found["said"])
-    assert "points more (95% interval " in str(found["said"])
-    assert "do not pay for tuning" in str(found["said"])
+    system = measured(Scripted(lambda prompt: right(prompt) if "0" in prompt.split(":")[0][-1] else "network"))
+    assert "A linear model (TF-IDF and logistic regression) reaches 100.0%, " in str(system["said"])
+    assert "points more (95% interval " in str(system["said"])
+    assert "do not pay for tuning" in str(system["said"])
 
 
 def test_baselines_are_what_the_job_names() -> None:
@@ -108,9 +116,11 @@ def test_baselines_are_what_the_job_names() -> None:
 def test_text_is_measured_against_the_nearest_row() -> None:
     train = [chat(("user", f"say hello to {name}"), ("assistant", f"hello {name}, how are you")) for name in LANDS]
     rows = [chat(("user", f"say hello to {name} again"), ("assistant", f"hello {name}, how are you")) for name in LANDS]
-    result = evaluate(rows, {"tuned": Scripted(lambda _: "hello")}, train=train, labels=(), resamples=200)
+    result = evaluate(
+        rows, {"tuned": Scripted(lambda _: "hello")}, train=train, scoring=ScoringOptions(labels=(), resamples=200)
+    )
     nearest = result.systems["nearest"]
     assert isinstance(nearest, SystemResult)
     assert nearest["exact_match"].value == 1.0
-    said = judged(result)
-    assert "Copying the answer of the nearest training row does at least as well: it reaches 100.0%" in said
+    verdicts = describe_evaluation(result)
+    assert "Copying the answer of the nearest training row does at least as well: it reaches 100.0%" in verdicts

@@ -13,16 +13,17 @@ from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, Preference, ToolCall, chat
 from llmtune.errors import InvalidData, MissingExtra, UnknownName, VendorError
 from llmtune.evaluation.cache import MemoryCache
-from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.evaluate import AnswerOptions, evaluate
 from llmtune.evaluation.few_shot import few_shot
 from llmtune.evaluation.results import EvaluationResult
-from llmtune.evaluation.sampling import contradictions, row_ids, subsample
+from llmtune.evaluation.sampling import find_contradictions, row_ids, subsample
 from llmtune.evaluation.scoring import check_metrics
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.chat import chat_message
 from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
-from llmtune.report.verdicts import judged
+from llmtune.report.verdicts import describe_evaluation
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, limited, often, ticket, truth
 
 QUICK = RetryPolicy(tries=3, first=0.0, most=0.0)
@@ -30,15 +31,15 @@ SPEC = EvaluationSpec(max_rows=500)
 
 
 def accuracy(result: EvaluationResult, system: str) -> float:
-    found = result.system(system)
-    assert found is not None
-    return found["accuracy"].value
+    system_result = result.system(system)
+    assert system_result is not None
+    return system_result["accuracy"].value
 
 
 # --- label datasets ---------------------------------------------------------------------
 def test_base_and_tuned_with_intervals_verdict_and_majority(tickets: list[Example]) -> None:
     base, tuned = Scripted(lambda prompt: "bug"), Scripted(often)
-    result = evaluate(tickets, {"base": base, "tuned": tuned}, SPEC, labels=LABELS)
+    result = evaluate(tickets, {"base": base, "tuned": tuned}, SPEC, scoring=ScoringOptions(labels=LABELS))
     assert accuracy(result, "base") == 1 / 3
     assert accuracy(result, "tuned") == pytest.approx(sum(often(p) == truth(p) for p in tuned.asked) / 120)
     assert result.main == "accuracy"
@@ -59,7 +60,7 @@ def test_base_and_tuned_with_intervals_verdict_and_majority(tickets: list[Exampl
         system = result.system(name)
         assert system is not None
         assert {metric.name for metric in system.metrics} == {"accuracy", "macro_f1", "weighted_f1"}
-        assert system.not_reported["loss"] == "the backend tells no likelihoods of tokens"
+        assert system.not_reported["loss"] == "the backend reports no likelihoods of tokens"
         for metric in system.metrics:
             assert metric.interval.low <= metric.value <= metric.interval.high
             assert metric.interval.low < metric.interval.high
@@ -71,7 +72,9 @@ def test_base_and_tuned_with_intervals_verdict_and_majority(tickets: list[Exampl
 
 
 def test_equal_systems_are_not_separable(tickets: list[Example]) -> None:
-    result = evaluate(tickets, {"base": Scripted(often), "tuned": Scripted(often)}, SPEC, labels=LABELS)
+    result = evaluate(
+        tickets, {"base": Scripted(often), "tuned": Scripted(often)}, SPEC, scoring=ScoringOptions(labels=LABELS)
+    )
     comparison = result.comparison()
     assert comparison is not None
     assert comparison.verdict == "not separable"
@@ -79,7 +82,7 @@ def test_equal_systems_are_not_separable(tickets: list[Example]) -> None:
 
 def test_answers_outside_the_set_are_wrong_counted_and_said(tickets: list[Example]) -> None:
     chatty = Scripted(lambda prompt: f"I think it is a {truth(prompt)}!")
-    result = evaluate(tickets, {"tuned": chatty}, SPEC, labels=LABELS)
+    result = evaluate(tickets, {"tuned": chatty}, SPEC, scoring=ScoringOptions(labels=LABELS))
     tuned = result.system("tuned")
     assert tuned is not None
     assert tuned.classification is not None
@@ -87,7 +90,7 @@ def test_answers_outside_the_set_are_wrong_counted_and_said(tickets: list[Exampl
     assert tuned["accuracy"].value == 0
     assert "120 of 120 answers are outside the label set" in " ".join(result.warnings)
     assert tuned.worst[0].note == "outside the label set"
-    lenient = evaluate(tickets, {"tuned": chatty}, SPEC, labels=LABELS, rule="mentioned")
+    lenient = evaluate(tickets, {"tuned": chatty}, SPEC, scoring=ScoringOptions(labels=LABELS, rule="mentioned"))
     assert accuracy(lenient, "tuned") == 1
     assert lenient.rule is not None
     assert lenient.rule.startswith("mentioned")
@@ -99,13 +102,18 @@ class Rambling(Likely):
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
         answers = super().generate(requests)
         return [
-            answer if place % 16 == 0 else replace(answer, text=f"{answer.text}, I think")
-            for place, answer in enumerate(answers)
+            answer if index % 16 == 0 else replace(answer, text=f"{answer.text}, I think")
+            for index, answer in enumerate(answers)
         ]
 
 
 def test_what_is_answered_is_measured_and_the_likeliest_label_stands_beside_it(tickets: list[Example]) -> None:
-    result = evaluate(tickets, {"base": Likely(lambda prompt: "bug"), "tuned": Rambling(truth)}, SPEC, labels=LABELS)
+    result = evaluate(
+        tickets,
+        {"base": Likely(lambda prompt: "bug"), "tuned": Rambling(truth)},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS),
+    )
     assert result.scored_by == "text"
     tuned = result.system("tuned")
     assert tuned is not None
@@ -114,42 +122,95 @@ def test_what_is_answered_is_measured_and_the_likeliest_label_stands_beside_it(t
     assert tuned["likelihood_accuracy"].value == 1.0
     assert tuned.classification is not None
     assert tuned.classification.outside > 90
-    said = judged(result)
-    assert "Tuning hurt: accuracy fell" in said
-    assert f"{tuned.classification.outside} of 120 answers" in said
-    assert "are none of the 3 labels; choosing the likeliest label instead would reach 100.0%." in said
+    verdicts = describe_evaluation(result)
+    assert "Tuning hurt: accuracy fell" in verdicts
+    assert f"{tuned.classification.outside} of 120 answers" in verdicts
+    assert "are none of the 3 labels; choosing the likeliest label instead would reach 100.0%." in verdicts
     likeliest = result.comparison("likelihood_accuracy")
     assert likeliest is not None
     assert likeliest.verdict == "better"
 
 
-@pytest.mark.parametrize(("told", "words"), [(True, "bug, feature or question? "), (False, "")])
-def test_a_base_model_that_was_not_told_the_labels_is_said(told: bool, words: str) -> None:
-    rows = [chat(("user", f"{words}ticket {n}"), ("assistant", LABELS[n % 3])) for n in range(60)]
-    result = evaluate(rows, {"base": Scripted(lambda prompt: "bug"), "tuned": Scripted(truth)}, SPEC, labels=LABELS)
-    assert result.labels_told is told
-    assert ("the base model was never told them" in judged(result)) is not told
-    assert evaluate(rows, {"tuned": Scripted(truth)}, SPEC, labels=()).labels_told is None
+def test_how_sure_a_model_is_stands_beside_how_often_it_is_right(tickets: list[Example]) -> None:
+    train = [ticket(number) for number in range(200, 260)]
+    result = evaluate(
+        tickets,
+        {"base": Likely(lambda prompt: "bug"), "tuned": Likely(often)},
+        SPEC,
+        train=train,
+        scoring=ScoringOptions(labels=LABELS),
+    )
+    sure = 1 / (1 + 2 * math.exp(-2.9))  # what the likelihoods of these models come to
+    right = sum(often(row.messages[-2].words) == truth(row.messages[-2].words) for row in tickets) / 120
+    tuned = result.system("tuned")
+    assert tuned is not None
+    assert tuned.calibration is not None
+    assert tuned.calibration.confidence == pytest.approx(sure)
+    assert tuned.calibration.accuracy == pytest.approx(right)
+    assert [group.rows for group in tuned.calibration.bins] == [120]  # one confidence, one group
+    assert tuned["ece"].value == pytest.approx(sure - right, abs=0.01)
+    assert tuned["ece"].interval.low < sure - right < tuned["ece"].interval.high
+    other = (1 - sure) / 2
+    wrong_score, right_score = sure**2 + (1 - other) ** 2 + other**2, (1 - sure) ** 2 + 2 * other**2
+    assert tuned["brier"].value == pytest.approx(right * right_score + (1 - right) * wrong_score)
+    for metric in ("ece", "brier", "log_loss"):
+        comparison = result.comparison(metric)
+        assert comparison is not None
+        assert comparison.verdict == "better"
+    linear = result.system("linear")
+    assert linear is not None
+    assert linear.calibration is not None
+    assert linear["brier"].value < 2
+
+
+def test_a_model_without_likelihoods_has_no_probabilities(tickets: list[Example]) -> None:
+    options = ScoringOptions(labels=LABELS, metrics=("accuracy", "brier"))
+    result = evaluate(tickets, {"tuned": Scripted(often)}, SPEC, scoring=options)
+    tuned = result.system("tuned")
+    assert tuned is not None
+    assert tuned.calibration is None
+    assert "reports the likelihood of each label" in tuned.not_reported["brier"]
+
+
+@pytest.mark.parametrize(("labels_named", "sentence"), [(True, "bug, feature or question? "), (False, "")])
+def test_a_base_model_that_was_not_told_the_labels_is_said(labels_named: bool, sentence: str) -> None:
+    rows = [chat(("user", f"{sentence}ticket {n}"), ("assistant", LABELS[n % 3])) for n in range(60)]
+    result = evaluate(
+        rows,
+        {"base": Scripted(lambda prompt: "bug"), "tuned": Scripted(truth)},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS),
+    )
+    assert result.labels_told is labels_named
+    assert ("the base model was never told them" in describe_evaluation(result)) is not labels_named
+    assert evaluate(rows, {"tuned": Scripted(truth)}, SPEC, scoring=ScoringOptions(labels=())).labels_told is None
 
 
 def test_a_classifier_is_scored_by_the_label_it_finds_likeliest(tickets: list[Example]) -> None:
     base, tuned = Likely(lambda prompt: "bug", loss=2.0), Likely(often, loss=0.5)
-    result = evaluate(tickets, {"base": base, "tuned": tuned}, SPEC, labels=LABELS, rule="likelihood")
+    result = evaluate(
+        tickets, {"base": base, "tuned": tuned}, SPEC, scoring=ScoringOptions(labels=LABELS, rule="likelihood")
+    )
     assert result.scored_by == "likelihood"
     assert base.asked == tuned.asked == []
     assert accuracy(result, "base") == 1 / 3
-    found = result.system("tuned")
-    assert found is not None
-    assert found["loss"].value == pytest.approx(0.5)
-    assert found["perplexity"].value == pytest.approx(math.exp(0.5))
-    assert found["token_accuracy"].value == pytest.approx(0.75)
-    assert not isinstance(found.tokens, NotReported)
-    assert found.tokens.tokens == 480
-    assert "% sure; gave the right label" in found.worst[0].note
+    system = result.system("tuned")
+    assert system is not None
+    assert system["loss"].value == pytest.approx(0.5)
+    assert system["perplexity"].value == pytest.approx(math.exp(0.5))
+    assert system["token_accuracy"].value == pytest.approx(0.75)
+    assert not isinstance(system.tokens, NotReported)
+    assert system.tokens.tokens == 480
+    assert "% sure; gave the right label" in system.worst[0].note
     by_loss = result.comparison("loss")
     assert by_loss is not None
     assert by_loss.verdict == "better"  # lower is better
-    mixed = evaluate(tickets, {"base": Scripted(often), "tuned": Likely(often)}, SPEC, labels=LABELS, rule="likelihood")
+    mixed = evaluate(
+        tickets,
+        {"base": Scripted(often), "tuned": Likely(often)},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS, rule="likelihood"),
+    )
     assert mixed.scored_by == "text"  # both in the same way, or the comparison would be unfair
 
 
@@ -180,7 +241,7 @@ def test_a_label_outside_the_set_is_refused_before_anything_is_asked(tickets: li
 
 def test_the_metrics_asked_for_and_their_mistakes(tickets: list[Example]) -> None:
     spec = EvaluationSpec(metrics=("macro_f2", "weighted_precision", "micro_recall", "normalised_match"))
-    result = evaluate(tickets, {"tuned": Scripted(often)}, spec, labels=LABELS)
+    result = evaluate(tickets, {"tuned": Scripted(often)}, spec, scoring=ScoringOptions(labels=LABELS))
     tuned = result.system("tuned")
     assert tuned is not None
     assert [metric.name for metric in tuned.metrics] == list(spec.metrics or ())
@@ -188,7 +249,12 @@ def test_the_metrics_asked_for_and_their_mistakes(tickets: list[Example]) -> Non
     with pytest.raises(UnknownName, match="macro_f1"):
         check_metrics(["macro_f_1"])
     with pytest.raises(UnknownName):
-        evaluate(tickets, {"tuned": Scripted(often)}, EvaluationSpec(metrics=("bleurgh",)), labels=LABELS)
+        evaluate(
+            tickets,
+            {"tuned": Scripted(often)},
+            EvaluationSpec(metrics=("bleurgh",)),
+            scoring=ScoringOptions(labels=LABELS),
+        )
     check_metrics(["accuracy", "loss", "chrf", "weighted_f0.5", lambda expected, got: 1.0])
 
 
@@ -196,7 +262,9 @@ def test_a_function_of_ones_own_that_breaks_does_not_lose_the_rest(tickets: list
     def broken(expected: str, got: str) -> float:
         raise KeyError(got)
 
-    result = evaluate(tickets, {"tuned": Scripted(often)}, SPEC, labels=LABELS, metrics=["accuracy", broken])
+    result = evaluate(
+        tickets, {"tuned": Scripted(often)}, SPEC, scoring=ScoringOptions(labels=LABELS, metrics=["accuracy", broken])
+    )
     tuned = result.system("tuned")
     assert tuned is not None
     assert tuned.get("accuracy") is not None
@@ -213,11 +281,11 @@ def test_gsm8k_style_rows_are_scored_by_their_final_number() -> None:
     base = Scripted(lambda prompt: "I do not know")
     result = evaluate(sums(), {"base": base, "tuned": tuned}, SPEC)
     assert result.main == "final_answer"
-    found = result.system("tuned")
-    assert found is not None
-    assert found["final_answer"].value == 1.0
-    assert found["exact_match"].value == 0.0
-    assert found["final_answer"].interval.low == pytest.approx(0.912, abs=1e-3)  # 40 of 40 is no certainty
+    system = result.system("tuned")
+    assert system is not None
+    assert system["final_answer"].value == 1.0
+    assert system["exact_match"].value == 0.0
+    assert system["final_answer"].interval.low == pytest.approx(0.912, abs=1e-3)  # 40 of 40 is no certainty
     comparison = result.comparison()
     assert comparison is not None
     assert comparison.verdict == "better"
@@ -241,7 +309,9 @@ def test_a_missing_metric_package_is_a_value_not_a_crash(monkeypatch: pytest.Mon
         raise MissingExtra("report", "sacrebleu")
 
     rows = [chat(("user", f"say {n}"), ("assistant", "long answer " * 9)) for n in range(5)]
-    result = evaluate(rows, {"tuned": Scripted(lambda _: "x")}, SPEC, metrics=["exact_match", absent])
+    result = evaluate(
+        rows, {"tuned": Scripted(lambda _: "x")}, SPEC, scoring=ScoringOptions(metrics=["exact_match", absent])
+    )
     tuned = result.system("tuned")
     assert tuned is not None
     assert "not installed" in tuned.not_reported["absent"]
@@ -306,14 +376,14 @@ def test_tool_calls_are_compared_by_name_and_arguments() -> None:
 def test_the_jobs_generation_settings_travel_with_every_question(tickets: list[Example]) -> None:
     model = Scripted(truth)
     spec = EvaluationSpec(temperature=0.7, top_p=0.9, top_k=40, max_tokens=33)
-    result = evaluate(tickets[:5], {"tuned": model}, spec, labels=LABELS, seed=11)
+    result = evaluate(tickets[:5], {"tuned": model}, spec, scoring=ScoringOptions(labels=LABELS, seed=11))
     for request in model.requests:
         assert (request.temperature, request.top_p, request.top_k, request.max_tokens) == (0.7, 0.9, 40, 33)
         assert request.seed == 11
         assert [turn.role for turn in request.messages] == ["system", "user"]
     assert result.generation == {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "max_tokens": 33}
     greedy = Scripted(truth)
-    evaluate(tickets[:5], {"tuned": greedy}, EvaluationSpec(), labels=LABELS)
+    evaluate(tickets[:5], {"tuned": greedy}, EvaluationSpec(), scoring=ScoringOptions(labels=LABELS))
     assert {request.seed for request in greedy.requests} == {None}
     assert all((request.max_tokens or 0) >= 16 for request in greedy.requests)
 
@@ -340,15 +410,15 @@ def test_the_reference_is_the_last_answer_that_is_learned_from() -> None:
     assert [[turn.role for turn in request.messages] for request in model.requests] == [["system", "user"]] * 12
     # the role goes out under the name that training used, not under the row's
     assert {chat_message(request.messages[0])["role"] for request in model.requests} == {"system"}
-    shown = few_shot(model, rows[:1])._shown(model.requests[:1])[0].messages
-    assert [turn.words for turn in shown[1:-1]] == ["What is 0 plus one?", "1"]
+    messages = few_shot(model, rows[:1])._add_examples(model.requests[:1])[0].messages
+    assert [turn.words for turn in messages[1:-1]] == ["What is 0 plus one?", "1"]
 
 
 def test_at_most_max_rows_are_asked_and_always_the_same(tickets: list[Example]) -> None:
     spec = EvaluationSpec(max_rows=20)
     one, two = Scripted(truth), Scripted(truth)
-    result = evaluate(tickets, {"tuned": one}, spec, labels=LABELS)
-    evaluate(list(reversed(tickets)), {"tuned": two}, spec, labels=LABELS)
+    result = evaluate(tickets, {"tuned": one}, spec, scoring=ScoringOptions(labels=LABELS))
+    evaluate(list(reversed(tickets)), {"tuned": two}, spec, scoring=ScoringOptions(labels=LABELS))
     assert len(one.asked) == 20
     assert sorted(one.asked) == sorted(two.asked)
     assert (result.rows, result.available) == (20, 120)
@@ -374,7 +444,7 @@ def test_equal_questions_are_asked_once() -> None:
     rows = [ticket(number % 10) for number in range(50)]
     for concurrency in (1, 4):
         model = Scripted(truth, max_concurrency=concurrency)
-        result = evaluate(rows, {"tuned": model}, SPEC, labels=LABELS)
+        result = evaluate(rows, {"tuned": model}, SPEC, scoring=ScoringOptions(labels=LABELS))
         assert len(model.asked) == 10
         assert accuracy(result, "tuned") == 1
 
@@ -387,7 +457,9 @@ def test_no_test_rows_is_a_sentence() -> None:
 # --- backends that cannot, or will not ---------------------------------------------------------------------
 def test_a_base_model_that_cannot_be_asked_says_why(tickets: list[Example]) -> None:
     reason = "the base model needs a paid deployment"
-    result = evaluate(tickets, {"base": Unavailable(reason), "tuned": Scripted(often)}, SPEC, labels=LABELS)
+    result = evaluate(
+        tickets, {"base": Unavailable(reason), "tuned": Scripted(often)}, SPEC, scoring=ScoringOptions(labels=LABELS)
+    )
     assert result.systems["base"] == NotReported(reason)
     assert result.system("base") is None
     assert result.comparison() is None
@@ -398,19 +470,33 @@ def test_a_base_model_that_cannot_be_asked_says_why(tickets: list[Example]) -> N
 def test_a_base_model_that_breaks_does_not_take_the_tuned_one_along(tickets: list[Example]) -> None:
     base = Scripted(often)
     base.faults = {f"ticket {n}": [VendorError("no such model", status=404)] for n in range(120)}
-    result = evaluate(tickets, {"base": base, "tuned": Scripted(often)}, SPEC, labels=LABELS, patience=QUICK)
+    result = evaluate(
+        tickets,
+        {"base": base, "tuned": Scripted(often)},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS),
+        answering=AnswerOptions(patience=QUICK),
+    )
     assert result.systems["base"] == NotReported("no such model")
     assert result.system("tuned") is not None
     with pytest.raises(VendorError, match="no such model"):
         base.faults = {f"ticket {n}": [VendorError("no such model", status=404)] for n in range(120)}
-        evaluate(tickets, {"base": base}, SPEC, labels=LABELS, patience=QUICK)
+        evaluate(
+            tickets,
+            {"base": base},
+            SPEC,
+            scoring=ScoringOptions(labels=LABELS),
+            answering=AnswerOptions(patience=QUICK),
+        )
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_row_the_backend_refuses_counts_as_wrong_and_is_told(tickets: list[Example], concurrency: int) -> None:
     model = Scripted(truth, max_concurrency=concurrency)
     model.faults = {"ticket 7": [VendorError("content filter", status=400) for _ in range(2)]}
-    result = evaluate(tickets, {"tuned": model}, SPEC, labels=LABELS, patience=QUICK)
+    result = evaluate(
+        tickets, {"tuned": model}, SPEC, scoring=ScoringOptions(labels=LABELS), answering=AnswerOptions(patience=QUICK)
+    )
     tuned = result.system("tuned")
     assert tuned is not None
     assert tuned.failed == 1
@@ -426,7 +512,13 @@ def test_when_most_rows_are_refused_it_is_not_the_rows(tickets: list[Example], c
     model = Scripted(truth, max_concurrency=concurrency)
     model.faults = {f"ticket {n}": [VendorError("bad request", status=400)] * 3 for n in range(120)}
     with pytest.raises(VendorError, match="bad request"):
-        evaluate(tickets, {"tuned": model}, SPEC, labels=LABELS, patience=QUICK)
+        evaluate(
+            tickets,
+            {"tuned": model},
+            SPEC,
+            scoring=ScoringOptions(labels=LABELS),
+            answering=AnswerOptions(patience=QUICK),
+        )
     assert len(model.asked) == 0
 
 
@@ -435,7 +527,7 @@ def test_cut_answers_are_told(tickets: list[Example]) -> None:
         def _one(self, request: GenerationRequest) -> Generation:
             return Generation(text="bug", finish_reason="length")
 
-    result = evaluate(tickets, {"tuned": Cut(truth)}, SPEC, labels=LABELS)
+    result = evaluate(tickets, {"tuned": Cut(truth)}, SPEC, scoring=ScoringOptions(labels=LABELS))
     tuned = result.system("tuned")
     assert tuned is not None
     assert tuned.cut == 120
@@ -443,7 +535,9 @@ def test_cut_answers_are_told(tickets: list[Example]) -> None:
 
 
 def test_latency_and_tokens(tickets: list[Example]) -> None:
-    result = evaluate(tickets, {"tuned": Scripted(truth), "likely": Likely(truth)}, SPEC, labels=LABELS)
+    result = evaluate(
+        tickets, {"tuned": Scripted(truth), "likely": Likely(truth)}, SPEC, scoring=ScoringOptions(labels=LABELS)
+    )
     tuned = result.system("tuned")
     assert tuned is not None
     assert not isinstance(tuned.latency, NotReported)
@@ -461,10 +555,10 @@ def test_the_fit_asks_training_and_validation_rows_of_the_tuned_model_only(ticke
         test,
         {"base": base, "tuned": tuned},
         SPEC,
-        labels=LABELS,
         train=train,
         validation=validation,
         fit_rows=40,
+        scoring=ScoringOptions(labels=LABELS),
     )
     assert result.fit is not None
     assert result.fit.train is not None
@@ -480,7 +574,7 @@ def test_the_fit_asks_training_and_validation_rows_of_the_tuned_model_only(ticke
 
 
 def test_the_worst_rows_show_prompt_expected_and_got(tickets: list[Example]) -> None:
-    result = evaluate(tickets, {"tuned": Scripted(often)}, SPEC, labels=LABELS)
+    result = evaluate(tickets, {"tuned": Scripted(often)}, SPEC, scoring=ScoringOptions(labels=LABELS))
     tuned = result.system("tuned")
     assert tuned is not None
     worst = tuned.worst
@@ -494,10 +588,12 @@ def test_the_worst_rows_show_prompt_expected_and_got(tickets: list[Example]) -> 
 
 def test_contradicting_labels_are_listed_with_their_places(tickets: list[Example]) -> None:
     twin = ticket(4, label="bug")
-    found = contradictions({"train": [*tickets[:3], twin], "test": tickets[3:]})
-    assert [each.prompt for each in found] == ["ticket 4"]
-    assert found[0].answers == (("bug", "train line 5"), ("feature", "test line 5"))
-    result = evaluate(tickets[3:], {"tuned": Scripted(often)}, SPEC, train=[*tickets[:3], twin], labels=LABELS)
+    contradictions = find_contradictions({"train": [*tickets[:3], twin], "test": tickets[3:]})
+    assert [contradiction.prompt for contradiction in contradictions] == ["ticket 4"]
+    assert contradictions[0].answers == (("bug", "train line 5"), ("feature", "test line 5"))
+    result = evaluate(
+        tickets[3:], {"tuned": Scripted(often)}, SPEC, train=[*tickets[:3], twin], scoring=ScoringOptions(labels=LABELS)
+    )
     assert len(result.contradictions) == 1
 
 
@@ -507,33 +603,38 @@ def test_a_result_survives_json(tickets: list[Example]) -> None:
         tickets,
         {"base": Unavailable("no"), "tuned": Likely(often, loss=math.inf)},
         SPEC,
-        labels=LABELS,
         train=tickets,
         fit_rows=10,
+        scoring=ScoringOptions(labels=LABELS),
     )
     assert EvaluationResult.model_validate_json(result.model_dump_json()) == result
 
 
 def test_the_same_evaluation_gives_the_same_numbers(tickets: list[Example]) -> None:
     one, two = (
-        evaluate(tickets, {"base": Scripted(lambda _: "bug"), "tuned": Scripted(often)}, SPEC, labels=LABELS)
+        evaluate(
+            tickets,
+            {"base": Scripted(lambda _: "bug"), "tuned": Scripted(often)},
+            SPEC,
+            scoring=ScoringOptions(labels=LABELS),
+        )
         for _ in range(2)
     )
     assert one == two
 
 
 def test_progress_is_told_by_system(tickets: list[Example]) -> None:
-    seen: list[tuple[str, int, int]] = []
+    reports: list[tuple[str, int, int]] = []
     evaluate(
         tickets,
         {"base": Scripted(often, max_concurrency=3), "tuned": Likely(often)},
         SPEC,
-        labels=LABELS,
-        on_progress=lambda *each: seen.append(each),
+        scoring=ScoringOptions(labels=LABELS),
+        answering=AnswerOptions(on_progress=lambda *report: reports.append(report)),
     )
-    assert seen[0] == ("base", 0, 120)
-    assert ("base", 120, 120) in seen
-    assert seen[-1] == ("tuned", 120, 120)
+    assert reports[0] == ("base", 0, 120)
+    assert ("base", 120, 120) in reports
+    assert reports[-1] == ("tuned", 120, 120)
 
 
 def test_banking77_with_its_77_labels(shared: Path) -> None:
@@ -551,10 +652,9 @@ def test_banking77_with_its_77_labels(shared: Path) -> None:
         data.test,
         {"tuned": often_right},
         EvaluationSpec(max_rows=3080),
-        labels=data.labels,
         train=data.train,
-        cache=cache,
-        models={"tuned": "scripted"},
+        scoring=ScoringOptions(labels=data.labels),
+        answering=AnswerOptions(cache=cache, models={"tuned": "scripted"}),
     )
     tuned = result.system("tuned")
     assert tuned is not None
@@ -569,6 +669,6 @@ def test_banking77_with_its_77_labels(shared: Path) -> None:
 def test_rate_limits_are_waited_out(tickets: list[Example]) -> None:
     model = Scripted(truth, max_concurrency=4)
     model.faults = {f"ticket {n}": [limited(0.01), limited(0.01)] for n in range(0, 120, 3)}
-    result = evaluate(tickets, {"tuned": model}, SPEC, labels=LABELS)
+    result = evaluate(tickets, {"tuned": model}, SPEC, scoring=ScoringOptions(labels=LABELS))
     assert accuracy(result, "tuned") == 1
     assert len(model.asked) == 120

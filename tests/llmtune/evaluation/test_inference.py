@@ -20,8 +20,9 @@ from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.errors import TransientError
 from llmtune.evaluation.cache import FileCache, MemoryCache, answer_key
-from llmtune.evaluation.evaluate import evaluate, model_identity
-from llmtune.evaluation.inference import ask
+from llmtune.evaluation.evaluate import AnswerOptions, evaluate, model_identity
+from llmtune.evaluation.inference import generate_answers
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.provider.generation import Generation, GenerationRequest
 from llmtune.provider.types import ModelRef
@@ -36,8 +37,8 @@ def request(text: str, **settings: Any) -> GenerationRequest:
 
 
 def asked(model: Scripted, requests: list[GenerationRequest], **more: Any) -> list[Any]:
-    options = {"model": "m", "cache": None, "patience": QUICK, "progress": lambda done, wanted: None} | more
-    return ask(model, requests, **options)
+    options = {"model": "m", "cache": None, "patience": QUICK, "progress": lambda done, total: None} | more
+    return generate_answers(model, requests, **options)
 
 
 # --- concurrency ---------------------------------------------------------------------
@@ -67,11 +68,11 @@ def test_when_one_call_is_limited_all_wait() -> None:
     asked(
         model,
         [request(f"q {n}") for n in range(40)],
-        progress=lambda done, wanted: times.append(time.monotonic() - started),
+        progress=lambda done, total: times.append(time.monotonic() - started),
     )
     assert len(model.asked) == 40
     assert max(times) >= 1.0
-    during = [seen for seen in times if 0.5 < seen < 0.98]
+    during = [at for at in times if 0.5 < at < 0.98]
     assert during == []  # nothing was asked while the account was told to wait
 
 
@@ -99,7 +100,13 @@ def test_a_backend_that_is_down_stops_the_evaluation_and_loses_nothing(
     model = Scripted(truth, max_concurrency=concurrency)
     model.faults = {f"ticket {n}": [TransientError("down", sent=False)] * 99 for n in range(100, 120)}
     with pytest.raises(TransientError, match="down"):
-        evaluate(tickets, {"tuned": model}, SPEC, labels=LABELS, cache=cache, models={"tuned": "m"}, patience=QUICK)
+        evaluate(
+            tickets,
+            {"tuned": model},
+            SPEC,
+            scoring=ScoringOptions(labels=LABELS),
+            answering=AnswerOptions(cache=cache, models={"tuned": "m"}, patience=QUICK),
+        )
     before = list(model.asked)
     assert len(before) >= 90
     assert len(cache) == len(set(before))
@@ -107,7 +114,11 @@ def test_a_backend_that_is_down_stops_the_evaluation_and_loses_nothing(
     assert twice <= (31 if concurrency == 1 else 0)  # one group is gone through again, row by row
     model.faults = {}
     result = evaluate(
-        tickets, {"tuned": model}, SPEC, labels=LABELS, cache=cache, models={"tuned": "m"}, patience=QUICK
+        tickets,
+        {"tuned": model},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS),
+        answering=AnswerOptions(cache=cache, models={"tuned": "m"}, patience=QUICK),
     )
     assert Counter(model.asked).keys() == Counter(before).keys() | {f"ticket {n}" for n in range(100, 120)}
     assert len(model.asked) == 120 + twice  # what there was is not asked again
@@ -120,18 +131,16 @@ def test_a_backend_that_is_down_stops_the_evaluation_and_loses_nothing(
 def test_a_second_evaluation_asks_nothing(tickets: list[Example], tmp_path: Path) -> None:
     models = {"base": "provider base", "tuned": "provider tuned"}
 
-    def run(**more: Any) -> tuple[Any, Scripted, Scripted]:
+    def run() -> tuple[Any, Scripted, Scripted]:
         base, tuned = Scripted(lambda _: "bug", max_concurrency=4), Scripted(often)
-        found = evaluate(
+        result = evaluate(
             tickets,
             {"base": base, "tuned": tuned},
             SPEC,
-            labels=LABELS,
-            cache=FileCache(tmp_path),
-            models=models,
-            **more,
+            scoring=ScoringOptions(labels=LABELS),
+            answering=AnswerOptions(cache=FileCache(tmp_path), models=models),
         )
-        return found, base, tuned
+        return result, base, tuned
 
     first, base, tuned = run()
     assert len(base.asked) == len(tuned.asked) == 120
@@ -147,22 +156,40 @@ def test_a_second_evaluation_asks_nothing(tickets: list[Example], tmp_path: Path
 def test_likelihoods_and_losses_are_cached_too(tickets: list[Example], tmp_path: Path) -> None:
     for asks in (120, 0):
         model = Likely(often)
-        evaluate(tickets, {"tuned": model}, SPEC, labels=LABELS, cache=FileCache(tmp_path), models={"tuned": "m"})
+        evaluate(
+            tickets,
+            {"tuned": model},
+            SPEC,
+            scoring=ScoringOptions(labels=LABELS),
+            answering=AnswerOptions(cache=FileCache(tmp_path), models={"tuned": "m"}),
+        )
         assert len(model.scored) == asks
         assert len(model.lossy) == asks
 
 
 def test_without_knowing_the_model_nothing_is_cached(tickets: list[Example]) -> None:
     cache = MemoryCache()
-    evaluate(tickets, {"tuned": Likely(often)}, SPEC, labels=LABELS, cache=cache)
-    evaluate(tickets, {"tuned": Scripted(often)}, SPEC, labels=LABELS, cache=cache)
+    evaluate(
+        tickets,
+        {"tuned": Likely(often)},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS),
+        answering=AnswerOptions(cache=cache),
+    )
+    evaluate(
+        tickets,
+        {"tuned": Scripted(often)},
+        SPEC,
+        scoring=ScoringOptions(labels=LABELS),
+        answering=AnswerOptions(cache=cache),
+    )
     assert len(cache) == 0
 
 
 def test_whatever_could_change_an_answer_is_in_its_key() -> None:
     plain = answer_key("m", "text", request("hello"))
     assert plain == answer_key("m", "text", request("hello"))
-    others = [
+    changed_keys = [
         answer_key("n", "text", request("hello")),
         answer_key("m", "labels", request("hello"), labels=["a"]),
         answer_key("m", "labels", request("hello"), labels=["b"]),
@@ -176,7 +203,7 @@ def test_whatever_could_change_an_answer_is_in_its_key() -> None:
         answer_key("m", "text", GenerationRequest(messages=(Message("system", "x"), Message("user", "hello")))),
         answer_key("m", "text", GenerationRequest(messages=(Message("assistant", "hello"),))),
     ]
-    assert len({plain, *others}) == len(others) + 1
+    assert len({plain, *changed_keys}) == len(changed_keys) + 1
 
 
 def test_the_identity_of_a_model_is_everything_its_reference_says() -> None:
@@ -235,7 +262,8 @@ KILLED = """
     from pathlib import Path
     from llmtune.data.example import chat
     from llmtune.evaluation.cache import FileCache
-    from llmtune.evaluation.evaluate import evaluate
+    from llmtune.evaluation.evaluate import AnswerOptions, evaluate
+    from llmtune.evaluation.task import ScoringOptions
     from llmtune.job.spec import EvaluationSpec
     from llmtune.provider import Generation
 
@@ -259,8 +287,8 @@ KILLED = """
             return out
 
     rows = [chat(("user", str(n)), ("assistant", "even" if n % 2 == 0 else "odd")) for n in range(150)]
-    result = evaluate(rows, {"tuned": Paid()}, EvaluationSpec(max_rows=150), cache=FileCache(folder),
-                      models={"tuned": "m"}, resamples=50)
+    result = evaluate(rows, {"tuned": Paid()}, EvaluationSpec(max_rows=150), scoring=ScoringOptions(resamples=50),
+                      answering=AnswerOptions(cache=FileCache(folder), models={"tuned": "m"}))
     print(json.dumps({"accuracy": result.system("tuned")["accuracy"].value}))
 """
 
@@ -284,5 +312,4 @@ def test_a_killed_evaluation_goes_on_without_asking_again(tmp_path: Path, concur
     twice = sum(count - 1 for count in paid.values())
     # Only what was under way when the process died: a group of 32 for one call at a time, else a call a thread.
     assert twice <= (32 if concurrency == 1 else concurrency)
-    kept = len(FileCache(tmp_path))
-    assert kept == 150
+    assert len(FileCache(tmp_path)) == 150

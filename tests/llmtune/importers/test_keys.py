@@ -16,7 +16,7 @@ PAIR = {"chosen": {"from": "gpt", "value": "Yes."}, "rejected": {"from": "gpt", 
 
 
 def factory(tmp_path: Path, rows: list[dict[str, Any]], **keys: Any) -> Imported:
-    """A LLaMA-Factory configuration beside its dataset_info.json."""
+    """Import a LLaMA-Factory configuration beside its dataset_info.json."""
     folder = tmp_path / "data"
     folder.mkdir()
     stage = keys.pop("stage", "sft")
@@ -39,14 +39,14 @@ def axolotl(tmp_path: Path, rows: list[dict[str, Any]], **keys: Any) -> Imported
     return import_job(path)
 
 
-def words(found: Imported, field: str = "dataset.format") -> set[str]:
-    return {line.word for line in found.lines if (line.field or "").startswith(field)}
+def words(imported: Imported, field: str = "dataset.format") -> set[str]:
+    return {line.word for line in imported.lines if (line.field or "").startswith(field)}
 
 
 def test_ranked_rows_of_both_kinds_are_read(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Open?"}]
-    found = factory(tmp_path, [{"conversations": turns, **PAIR}], stage="dpo", formatting="sharegpt", ranking=True)
-    assert words(found) == {"mapped"}
+    imported = factory(tmp_path, [{"conversations": turns, **PAIR}], stage="dpo", formatting="sharegpt", ranking=True)
+    assert words(imported) == {"mapped"}
 
 
 @pytest.mark.parametrize(
@@ -58,22 +58,22 @@ def test_ranked_rows_of_both_kinds_are_read(tmp_path: Path) -> None:
 )
 def test_ranked_alpaca_rows_are_read(tmp_path: Path, keys: dict[str, Any], rows: str) -> None:
     names = ("instruction", "chosen", "rejected") if rows == "alpaca" else ("frage", "gut", "schlecht")
-    found = factory(tmp_path, [dict(zip(names, ("q", "a", "b"), strict=True))], stage="dpo", **keys)
-    assert "left out" not in words(found)
+    imported = factory(tmp_path, [dict(zip(names, ("q", "a", "b"), strict=True))], stage="dpo", **keys)
+    assert "left out" not in words(imported)
 
 
 def test_a_format_that_cannot_be_read_is_not_mapped(tmp_path: Path) -> None:
     rows = [{"dialog": [{"who": "u", "says": "Open?"}, {"who": "m", "says": "Yes."}]}]
     tags = {"role_tag": "who", "content_tag": "says", "user_tag": "u", "assistant_tag": "m"}
-    found = factory(tmp_path, rows, formatting="sharegpt", columns={"messages": "dialog"}, tags=tags)
-    assert words(found) == {"left out"}
-    assert words(found, "dataset.columns") == {"left out"}
-    assert any("has neither from nor role" in line.says for line in found.left_out)
+    imported = factory(tmp_path, rows, formatting="sharegpt", columns={"messages": "dialog"}, tags=tags)
+    assert words(imported) == {"left out"}
+    assert words(imported, "dataset.columns") == {"left out"}
+    assert any("has neither from nor role" in line.says for line in imported.left_out)
 
 
 def test_rows_that_the_method_does_not_learn_from_are_not_mapped(tmp_path: Path) -> None:
-    found = factory(tmp_path, [{"instruction": "q", "input": "", "output": "a"}], stage="dpo", ranking=True)
-    assert words(found) == {"left out"}
+    imported = factory(tmp_path, [{"instruction": "q", "input": "", "output": "a"}], stage="dpo", ranking=True)
+    assert words(imported) == {"left out"}
 
 
 def test_a_file_that_is_not_here_is_not_tried(tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_a_file_that_is_not_here_is_not_tried(tmp_path: Path) -> None:
 
 def test_columns_named_one_by_one_become_the_jobs(tmp_path: Path) -> None:
     kind = {"field_instruction": "frage", "field_output": "antwort", "format": "F: {instruction}"}
-    found = axolotl(tmp_path, [{"frage": "q", "antwort": "a"}], type=kind)
-    assert found.job.dataset.columns == {"instruction": "frage", "output": "antwort"}
-    assert words(found) == {"converted"}
-    assert [line.key for line in found.left_out] == ["datasets[0].format"]
+    imported = axolotl(tmp_path, [{"frage": "q", "antwort": "a"}], type=kind)
+    assert imported.job.dataset.columns == {"instruction": "frage", "output": "antwort"}
+    assert words(imported) == {"converted"}
+    assert [line.key for line in imported.left_out] == ["datasets[0].format"]
 
 
 def test_a_type_whose_rows_are_something_else_says_so(tmp_path: Path) -> None:
-    found = axolotl(tmp_path, [{"segments": [{"label": True, "text": "a"}]}], type="alpaca")
-    (line,) = [line for line in found.left_out if line.field == "dataset.format"]
+    imported = axolotl(tmp_path, [{"segments": [{"label": True, "text": "a"}]}], type="alpaca")
+    (line,) = [line for line in imported.left_out if line.field == "dataset.format"]
     assert "no row of" in line.says

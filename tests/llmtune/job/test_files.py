@@ -12,7 +12,8 @@ import pytest
 
 from llmtune.errors import InvalidJob
 from llmtune.importers import import_job
-from llmtune.job.files import DEPTH, LARGEST, read_mapping
+from llmtune.job.files import LARGEST, read_mapping
+from llmtune.job.values import DEPTH
 
 
 def alias_bomb() -> str:

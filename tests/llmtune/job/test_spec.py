@@ -210,3 +210,33 @@ def test_a_job_of_before_is_the_same_job() -> None:
 def test_mistakes_are_a_sentence(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidJob, match=says):
         spec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"name": "a\0b"}, "name holds a NUL character"),
+        ({"name": "a\ud800b"}, "name holds half a surrogate pair, which is not a character"),
+        ({"dataset": "rows\0.jsonl"}, "dataset holds a NUL character"),
+        ({"model": {"fake": "m\udfff"}}, "model.fake holds half a surrogate pair, which is not a character"),
+        ({"tags": {"owner": "\0"}}, "tags.owner holds a NUL character"),
+        ({"tags": {"own\ud83der": "x"}}, "tags holds half a surrogate pair, which is not a character"),
+        (
+            {"provider_options": {"fake": {"list": [{"inner": "\ud800"}]}}},
+            "provider_options.fake.list.inner holds half a surrogate pair, which is not a character",
+        ),
+        ({"provider_options": {"fake": {"size": 2**64}}}, "provider_options.fake.size is a whole number of more"),
+        ({"evaluation": {"labels": ["a", "b\0"]}}, "evaluation.labels holds a NUL character"),
+    ],
+)
+def test_texts_that_nothing_can_hold_are_refused_in_python_as_in_files(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidJob) as refused:
+        TuningJob(**{"name": "n", "dataset": "rows.jsonl", "model": "m", **fields})
+    assert refused.value.message.startswith(says)
+
+
+def test_options_that_hold_themselves_are_refused() -> None:
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    with pytest.raises(InvalidJob, match="nested too deeply"):
+        TuningJob(name="n", dataset="rows.jsonl", model="m", provider_options={"fake": endless})

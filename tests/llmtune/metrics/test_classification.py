@@ -115,7 +115,7 @@ def test_the_majority_class() -> None:
 def test_outside_answers_are_listed_by_count_and_no_answer_is_one_of_them() -> None:
     result = classify(["a"] * 5, ["z", "z", None, "a", "y"], labels=["a"])
     assert result.outside == 4
-    assert [(each.answer, each.count) for each in result.outside_answers] == [("z", 2), (None, 1), ("y", 1)]
+    assert [(outside.answer, outside.count) for outside in result.outside_answers] == [("z", 2), (None, 1), ("y", 1)]
     assert result.confusion == ((1, 4),)
 
 
@@ -127,21 +127,21 @@ ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcdxy")), m
 def test_every_figure_is_scikit_learns(rows: list[tuple[str, str]], beta: float) -> None:
     from sklearn import metrics
 
-    true, said = [t for t, _ in rows], [s for _, s in rows]
+    true, answers = [t for t, _ in rows], [s for _, s in rows]
     labels = ["a", "b", "c", "d"]
-    result = classify(true, said, labels, rule="exact", beta=beta)
-    assert result.accuracy == metrics.accuracy_score(true, said)
+    result = classify(true, answers, labels, rule="exact", beta=beta)
+    assert result.accuracy == metrics.accuracy_score(true, answers)
     for average in ("macro", "micro", "weighted"):
-        mine = getattr(result, average)
+        figures = getattr(result, average)
         options = {"labels": labels, "average": average, "zero_division": 0.0}
-        assert mine.precision == pytest.approx(metrics.precision_score(true, said, **options))
-        assert mine.recall == pytest.approx(metrics.recall_score(true, said, **options))
-        assert mine.f1 == pytest.approx(metrics.f1_score(true, said, **options))
-        assert mine.f_beta == pytest.approx(metrics.fbeta_score(true, said, beta=beta, **options))
-    square = metrics.confusion_matrix(true, said, labels=labels)
+        assert figures.precision == pytest.approx(metrics.precision_score(true, answers, **options))
+        assert figures.recall == pytest.approx(metrics.recall_score(true, answers, **options))
+        assert figures.f1 == pytest.approx(metrics.f1_score(true, answers, **options))
+        assert figures.f_beta == pytest.approx(metrics.fbeta_score(true, answers, beta=beta, **options))
+    square = metrics.confusion_matrix(true, answers, labels=labels)
     assert np.array_equal(np.array(result.confusion)[:, :-1], square)
-    assert sum(row[-1] for row in result.confusion) == result.outside == sum(s not in labels for s in said)
-    expected = metrics.classification_report(true, said, labels=labels, zero_division=0.0)
+    assert sum(row[-1] for row in result.confusion) == result.outside == sum(s not in labels for s in answers)
+    expected = metrics.classification_report(true, answers, labels=labels, zero_division=0.0)
     # scikit-learn 1.9 prints some supports as "1.0"; that apart the tables are the same, cell by cell.
     cells = [re.sub(r"^(\d+)\.0$", r"\1", cell) for cell in expected.split()]
     assert result.to_text().split() == cells
@@ -162,19 +162,19 @@ PAIR = re.compile(r"Correct GitHub Issue type:(?P<true>.*)\nPredicted GitHub Iss
 
 
 def pairs(folder: Path, name: str) -> tuple[list[str], list[str]]:
-    """True labels and answers. Lines between the pairs (a retry's notice) are no answers."""
+    """Return true labels and answers. Lines between the pairs (a retry's notice) are no answers."""
     text = (folder / f"pairs_{name}.txt").read_text(encoding="utf-8")
     text = re.sub(r"^Attempt .*\n", "", text, flags=re.MULTILINE)
-    found = PAIR.findall(text)
-    return [true.strip() for true, _ in found], [said.removeprefix(" ") for _, said in found]
+    matches = PAIR.findall(text)
+    return [true.strip() for true, _ in matches], [answer.removeprefix(" ") for _, answer in matches]
 
 
 def published(folder: Path, name: str) -> dict[str, list[str]]:
     """Row name -> the four figures, as they were printed."""
     rows = {}
     for line in (folder / f"report_{name}.txt").read_text(encoding="utf-8").splitlines()[1:]:
-        *words, precision, recall, f1, support = line.split()
-        rows[" ".join(words)] = [precision, recall, f1, support]
+        *label, precision, recall, f1, support = line.split()
+        rows[" ".join(label)] = [precision, recall, f1, support]
     return rows
 
 
@@ -188,11 +188,11 @@ def ours(result: ClassificationResult) -> dict[str, list[float]]:
 
 
 def differences(result: ClassificationResult, report: dict[str, list[str]]) -> list[str]:
-    """The published figures that ours, printed with as many digits, do not equal."""
-    mine = ours(result)
-    faults = [f"row {name!r} on one side only" for name in mine.keys() ^ report.keys()]
-    for name in mine.keys() & report.keys():
-        for column, mine_value, printed in zip(("p", "r", "f1", "n"), mine[name], report[name], strict=True):
+    """Return the published figures that ours, printed with as many digits, do not equal."""
+    figures = ours(result)
+    faults = [f"row {name!r} on one side only" for name in figures.keys() ^ report.keys()]
+    for name in figures.keys() & report.keys():
+        for column, mine_value, printed in zip(("p", "r", "f1", "n"), figures[name], report[name], strict=True):
             digits = len(printed.partition(".")[2])
             if f"{mine_value:.{digits}f}" != printed:
                 faults.append(f"{name} {column}: {mine_value:.{digits}f}, published {printed}")
@@ -216,21 +216,21 @@ def frame_text() -> object:
 
 @pytest.mark.parametrize("name", GENUINE)
 def test_every_printed_digit_is_reproduced(folder: Path, name: str) -> None:
-    true, said = pairs(folder, name)
-    assert len(true) == len(said) == 300
-    assert differences(classify(true, said, LABELS), published(folder, name)) == []
+    true, answers = pairs(folder, name)
+    assert len(true) == len(answers) == 300
+    assert differences(classify(true, answers, LABELS), published(folder, name)) == []
 
 
 @pytest.mark.parametrize("name", GENUINE)
 def test_the_printed_data_frame_is_reproduced_to_the_character(folder: Path, name: str, frame_text) -> None:  # type: ignore[no-untyped-def]
-    true, said = pairs(folder, name)
+    true, answers = pairs(folder, name)
     printed = (folder / f"report_{name}.txt").read_text(encoding="utf-8")
-    assert frame_text(classify(true, said, LABELS)) == printed
+    assert frame_text(classify(true, answers, LABELS)) == printed
 
 
 def test_the_pair_that_does_not_belong_together_is_caught(folder: Path) -> None:
-    true, said = pairs(folder, "facebook")
-    faults = differences(classify(true, said, LABELS), published(folder, "facebook"))
+    true, answers = pairs(folder, "facebook")
+    faults = differences(classify(true, answers, LABELS), published(folder, "facebook"))
     assert any(fault.startswith("bug") for fault in faults)
     assert any(fault.startswith("accuracy") for fault in faults)
 
@@ -239,19 +239,19 @@ def test_the_pair_that_does_not_belong_together_is_caught(folder: Path) -> None:
 def test_the_text_table_is_scikit_learns(folder: Path, name: str) -> None:
     from sklearn.metrics import classification_report
 
-    true, said = pairs(folder, name)
-    result = classify(true, said, LABELS, rule="exact")
+    true, answers = pairs(folder, name)
+    result = classify(true, answers, LABELS, rule="exact")
     for digits in (2, 4, 6):
-        expected = classification_report(true, said, labels=list(LABELS), digits=digits, zero_division=0.0)
+        expected = classification_report(true, answers, labels=list(LABELS), digits=digits, zero_division=0.0)
         assert result.to_text(digits) == expected
 
 
 @pytest.mark.parametrize(("name", "answer"), [("bitcoin", ""), ("opencv", "class")])
 def test_the_answer_outside_the_set_is_counted_and_listed(folder: Path, name: str, answer: str) -> None:
-    true, said = pairs(folder, name)
-    result = classify(true, said, LABELS)
+    true, answers = pairs(folder, name)
+    result = classify(true, answers, LABELS)
     assert result.outside == 1
-    assert [(each.answer, each.count) for each in result.outside_answers] == [(answer, 1)]
+    assert [(outside.answer, outside.count) for outside in result.outside_answers] == [(answer, 1)]
     assert sum(row[-1] for row in result.confusion) == 1
     assert sum(map(sum, result.confusion)) == 300
     assert result.accuracy == result.correct / 300 == result.micro.recall
@@ -260,7 +260,7 @@ def test_the_answer_outside_the_set_is_counted_and_listed(folder: Path, name: st
 
 def test_a_dropped_outside_answer_would_have_been_noticed(folder: Path) -> None:
     """The other negative control: leaving the outside row out gives other figures than the published ones."""
-    true, said = pairs(folder, "opencv")
-    kept = [(t, s) for t, s in zip(true, said, strict=True) if s in LABELS]
-    result = classify([t for t, _ in kept], [s for _, s in kept], LABELS)
+    true, answers = pairs(folder, "opencv")
+    inside = [(t, s) for t, s in zip(true, answers, strict=True) if s in LABELS]
+    result = classify([t for t, _ in inside], [s for _, s in inside], LABELS)
     assert differences(result, published(folder, "opencv"))

@@ -30,8 +30,8 @@ def test_few_rows_show_what_they_promise_by_mcnemars_exact_test(rows: int) -> No
     size, generator = smallest_difference(rows), np.random.default_rng(11)
     # Every row that only one of the two gets right is for one side: the easiest case there is.
     only_b = generator.binomial(rows, size, size=20_000)
-    shown = np.mean(2.0 ** (1 - only_b) <= 0.05)
-    assert shown >= 0.78
+    power = np.mean(2.0 ** (1 - only_b) <= 0.05)
+    assert power >= 0.78
     assert fewest_rows() == 6
 
 
@@ -42,22 +42,22 @@ def test_what_one_row_showed_takes_as_many_as_the_exact_test_needs() -> None:
 def test_what_was_not_enough_needs_more_and_equal_models_are_never_told_apart() -> None:
     a = [1.0] * 30 + [0.0] * 10
     b = [1.0] * 34 + [0.0] * 6
-    found = compare_means(a, b, metric="accuracy", resamples=400)
-    assert found.verdict == "not separable"
-    needed = rows_to_settle(found)
+    comparison = compare_means(a, b, metric="accuracy", resamples=400)
+    assert comparison.verdict == "not separable"
+    needed = rows_to_settle(comparison)
     assert needed is not None
     assert needed > 40
-    assert rows_to_settle(found, level=0.99) > needed  # type: ignore[operator]
+    assert rows_to_settle(comparison, level=0.99) > needed  # type: ignore[operator]
     assert rows_to_settle(compare_means(a, a, metric="accuracy", resamples=400)) is None
 
 
 def test_the_number_of_rows_settles_it_in_about_eight_cases_of_ten() -> None:
     generator = np.random.default_rng(5)
     rows = rows_needed(0.1, discordant=0.3)
-    found = 0
+    separated = 0
     for _ in range(300):
         draw = generator.random(rows)  # 20 % only b is right, 10 % only a is
-        a = [float(0.2 <= each < 0.7) for each in draw]
-        b = [float(each < 0.2 or 0.3 <= each < 0.7) for each in draw]
-        found += compare_means(a, b, metric="accuracy", resamples=300).verdict == "better"
-    assert 0.7 <= found / 300 <= 0.9
+        a = [float(0.2 <= uniform < 0.7) for uniform in draw]
+        b = [float(uniform < 0.2 or 0.3 <= uniform < 0.7) for uniform in draw]
+        separated += compare_means(a, b, metric="accuracy", resamples=300).verdict == "better"
+    assert 0.7 <= separated / 300 <= 0.9

@@ -118,7 +118,7 @@ SHAPES = {
 
 
 def shaped(shape: str, points: int, noise: float, seed: int, name: str = "validation/loss") -> Series:
-    """A curve of known truth: `points` values of a shape, each off by `noise` of itself."""
+    """Make a curve of a known shape: `points` values, each with relative noise of `noise`."""
     generator = np.random.default_rng(seed)
     steps = np.linspace(1 / points, 1, points)
     values = SHAPES[shape][0](steps) * generator.lognormal(0, noise, points)
@@ -128,9 +128,9 @@ def shaped(shape: str, points: int, noise: float, seed: int, name: str = "valida
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("points", [6, 8, 12, 20, 50, 200])
 def test_a_clean_curve_is_judged_by_its_shape(shape: str, points: int) -> None:
-    found = diagnose(series={"validation/loss": shaped(shape, points, 0.0, 0)})
-    assert found.verdict == SHAPES[shape][1], found.sentence
-    assert f"({points} points)" in found.sentence
+    diagnosis = diagnose(series={"validation/loss": shaped(shape, points, 0.0, 0)})
+    assert diagnosis.verdict == SHAPES[shape][1], diagnosis.sentence
+    assert f"({points} points)" in diagnosis.sentence
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -149,17 +149,17 @@ def test_a_sparse_full_validation_loss_does_not_hide_what_the_dense_one_shows(sh
         "validation/loss": shaped(shape, 24, 0.01, 2),
         "validation/full_loss": curve("validation/full_loss", [1.0, 0.99, 0.99], every=80),
     }
-    found = diagnose(series=series)
-    assert found.verdict == SHAPES[shape][1]
-    assert "validation loss (24 points)" in found.sentence
-    assert "levelled off" not in found.sentence
+    diagnosis = diagnose(series=series)
+    assert diagnosis.verdict == SHAPES[shape][1]
+    assert "validation loss (24 points)" in diagnosis.sentence
+    assert "levelled off" not in diagnosis.sentence
 
 
 @pytest.mark.parametrize("values", [[0.9], [0.9, 0.7], [0.9, 0.8, 0.79], [0.9, 0.8, 0.79, 0.785]])
 def test_a_few_points_are_not_said_to_have_levelled_off(values: list[float]) -> None:
-    found = diagnose(series={"validation/loss": curve("validation/loss", values)})
-    assert found.verdict == "unclear"
-    assert found.advice
+    diagnosis = diagnose(series={"validation/loss": curve("validation/loss", values)})
+    assert diagnosis.verdict == "unclear"
+    assert diagnosis.advice
 
 
 def test_a_diverged_curve_is_diverged_whatever_its_noise() -> None:
@@ -177,16 +177,16 @@ VERDICT_WORDS = ("Underfit", "Overfit", "Good fit", "Diverged")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("train", "test"), [(0.6, 0.59), (0.9, 0.89), (0.98, 0.7)])
 def test_there_is_one_verdict_and_its_advice_goes_with_the_curve(shape: str, train: float, test: float) -> None:
-    found = diagnose(train=train, test=test, series={"validation/loss": shaped(shape, 20, 0.01, 3)})
-    lines = (found.sentence, *found.evidence)
-    assert sum(word in line for line in lines for word in VERDICT_WORDS) == 1
-    longer = [line for line in found.advice if line.startswith("train longer")]
-    earlier = [line for line in found.advice if line.startswith("stop earlier")]
+    diagnosis = diagnose(train=train, test=test, series={"validation/loss": shaped(shape, 20, 0.01, 3)})
+    lines = (diagnosis.sentence, *diagnosis.evidence)
+    assert sum(verdict in line for line in lines for verdict in VERDICT_WORDS) == 1
+    longer = [line for line in diagnosis.advice if line.startswith("train longer")]
+    earlier = [line for line in diagnosis.advice if line.startswith("stop earlier")]
     if SHAPES[shape][1] == "overfit":
         assert not longer
     if SHAPES[shape][1] == "underfit":
         assert not earlier
-        assert found.verdict == "overfit" or longer
+        assert diagnosis.verdict == "overfit" or longer
     assert not (longer and earlier)
 
 
@@ -235,9 +235,9 @@ def test_spikes_are_found_with_their_step() -> None:
     values = noisy(1)
     values[150] = 4.0
     values[300] = 6.0
-    found = find_spikes(curve("train/loss", values))
-    assert [spike.step for spike in found] == [151, 301]
-    assert found[1].sentence().startswith("train/loss jumped to 6 at step 301 (before: 0.")
+    spikes = find_spikes(curve("train/loss", values))
+    assert [spike.step for spike in spikes] == [151, 301]
+    assert spikes[1].sentence().startswith("train/loss jumped to 6 at step 301 (before: 0.")
 
 
 def test_ordinary_noise_is_no_spike() -> None:
@@ -246,8 +246,8 @@ def test_ordinary_noise_is_no_spike() -> None:
 
 def test_a_level_change_is_one_spike_at_its_first_step() -> None:
     values = [0.5 + 0.01 * (i % 3) for i in range(50)] + [2.0 + 0.01 * (i % 3) for i in range(50)]
-    found = find_spikes(curve("train/loss", values))
-    assert [(spike.step, spike.value) for spike in found] == [(51, 2.02)]
+    spikes = find_spikes(curve("train/loss", values))
+    assert [(spike.step, spike.value) for spike in spikes] == [(51, 2.02)]
 
 
 def test_a_curve_that_jumps_all_the_time_has_no_spikes() -> None:
@@ -262,11 +262,11 @@ def test_a_flat_curve_has_none_and_short_ones_neither() -> None:
 
 def test_the_largest_are_kept() -> None:
     values = [0.5 + 0.001 * (i % 5) for i in range(600)]
-    for place, height in zip(range(20, 600, 60), range(2, 12), strict=True):
-        values[place] = float(height)
-    found = find_spikes(curve("train/loss", values), most=3)
-    assert len(found) == 3
-    assert [spike.value for spike in found] == sorted(values)[-3:]
+    for step, height in zip(range(20, 600, 60), range(2, 12), strict=True):
+        values[step] = float(height)
+    spikes = find_spikes(curve("train/loss", values), limit=3)
+    assert len(spikes) == 3
+    assert [spike.value for spike in spikes] == sorted(values)[-3:]
 
 
 def test_a_real_curve_of_a_hosted_run(shared: Path) -> None:

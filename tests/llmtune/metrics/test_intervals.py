@@ -26,10 +26,10 @@ from llmtune.metrics.intervals import (
     bootstrap,
     interval_of_mean,
     label_average_of,
-    looped,
+    loop_statistic,
     mean_of,
     ratio_of,
-    widened,
+    widen_interval,
     wilson,
 )
 
@@ -79,14 +79,14 @@ SAMPLE = np.random.default_rng(7).gamma(1.5, 2.0, size=80)
 
 @pytest.mark.parametrize("method", ["BCa", "percentile"])
 def test_the_bootstrap_of_a_mean_equals_scipys(method: str) -> None:
-    mine = bootstrap(mean_of(SAMPLE), len(SAMPLE), resamples=40_000, seed=1, method=method)  # type: ignore[arg-type]
-    theirs = stats.bootstrap(
+    interval = bootstrap(mean_of(SAMPLE), len(SAMPLE), resamples=40_000, seed=1, method=method)  # type: ignore[arg-type]
+    reference = stats.bootstrap(
         (SAMPLE,), np.mean, n_resamples=40_000, method=method, rng=np.random.default_rng(2), vectorized=True
     ).confidence_interval
-    width = theirs.high - theirs.low
-    assert mine.low == pytest.approx(theirs.low, abs=0.02 * width)
-    assert mine.high == pytest.approx(theirs.high, abs=0.02 * width)
-    assert mine.method == f"bootstrap {method}"
+    width = reference.high - reference.low
+    assert interval.low == pytest.approx(reference.low, abs=0.02 * width)
+    assert interval.high == pytest.approx(reference.high, abs=0.02 * width)
+    assert interval.method == f"bootstrap {method}"
 
 
 def test_the_bootstrap_of_a_skewed_statistic_equals_scipys() -> None:
@@ -95,13 +95,13 @@ def test_the_bootstrap_of_a_skewed_statistic_equals_scipys() -> None:
     def variance(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         return SAMPLE[rows].var(axis=1)
 
-    mine = bootstrap(variance, len(SAMPLE), resamples=40_000, seed=1)
-    theirs = stats.bootstrap((SAMPLE,), np.var, n_resamples=40_000, rng=np.random.default_rng(2)).confidence_interval
+    interval = bootstrap(variance, len(SAMPLE), resamples=40_000, seed=1)
+    reference = stats.bootstrap((SAMPLE,), np.var, n_resamples=40_000, rng=np.random.default_rng(2)).confidence_interval
     plain = bootstrap(variance, len(SAMPLE), resamples=40_000, seed=1, method="percentile")
-    width = theirs.high - theirs.low
-    assert mine.low == pytest.approx(theirs.low, abs=0.03 * width)
-    assert mine.high == pytest.approx(theirs.high, abs=0.03 * width)
-    assert mine.high > plain.high + 0.05 * width  # the correction really moved it
+    width = reference.high - reference.low
+    assert interval.low == pytest.approx(reference.low, abs=0.03 * width)
+    assert interval.high == pytest.approx(reference.high, abs=0.03 * width)
+    assert interval.high > plain.high + 0.05 * width  # the correction really moved it
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
@@ -111,11 +111,11 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
 
 
 def test_cutting_the_work_into_pieces_does_not_change_the_statistic(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = bootstrap(mean_of(SAMPLE), 80, resamples=3000)
+    uncut = bootstrap(mean_of(SAMPLE), 80, resamples=3000)
     monkeypatch.setattr("llmtune.metrics.intervals._CHUNK", 100)
     pieces = bootstrap(mean_of(SAMPLE), 80, resamples=3000)
-    assert pieces.low == pytest.approx(whole.low, rel=0.02)
-    assert pieces.high == pytest.approx(whole.high, rel=0.02)
+    assert pieces.low == pytest.approx(uncut.low, rel=0.02)
+    assert pieces.high == pytest.approx(uncut.high, rel=0.02)
 
 
 def test_the_bootstrap_covers_at_the_nominal_rate() -> None:
@@ -155,11 +155,11 @@ def test_the_vectorised_label_averages_are_scikit_learns(
 ) -> None:
     from sklearn.metrics import precision_recall_fscore_support
 
-    truth, said = [t for t, _ in rows], [s for _, s in rows]
+    truth, answers = [t for t, _ in rows], [s for _, s in rows]
     indices = np.random.default_rng(0).integers(0, len(rows), size=(5, len(rows)))
-    statistic = label_average_of(truth, said, 4, average=average, figure=figure, beta=beta)  # type: ignore[arg-type]
+    statistic = label_average_of(truth, answers, 4, average=average, figure=figure, beta=beta)  # type: ignore[arg-type]
     for value, picked in zip(statistic(indices), indices, strict=True):
-        true, answered = [truth[i] for i in picked], [said[i] for i in picked]
+        true, answered = [truth[i] for i in picked], [answers[i] for i in picked]
         labels = sorted(set(true)) if average != "micro" else [0, 1, 2, 3]
         figures = precision_recall_fscore_support(
             true, answered, beta=beta, labels=labels, average=average, zero_division=0.0
@@ -168,14 +168,16 @@ def test_the_vectorised_label_averages_are_scikit_learns(
 
 
 def test_macro_f1_of_a_result_equals_the_statistic() -> None:
-    true, said = list("aabbbccc"), list("abbbzccc")
-    place = {"a": 0, "b": 1, "c": 2, "z": 3}
-    value = label_average_of([place[t] for t in true], [place[s] for s in said], 3)(np.arange(8)[None, :])[0]
-    assert value == pytest.approx(classify(true, said).macro.f1)
+    true, answers = list("aabbbccc"), list("abbbzccc")
+    label_index = {"a": 0, "b": 1, "c": 2, "z": 3}
+    value = label_average_of([label_index[t] for t in true], [label_index[s] for s in answers], 3)(
+        np.arange(8)[None, :]
+    )[0]
+    assert value == pytest.approx(classify(true, answers).macro.f1)
 
 
 def test_a_looped_metric_gives_what_the_vectorised_one_gives() -> None:
-    slow = looped(lambda rows: float(SAMPLE[list(rows)].mean()))
+    slow = loop_statistic(lambda rows: float(SAMPLE[list(rows)].mean()))
     assert bootstrap(slow, 80, resamples=200, seed=5).low == pytest.approx(
         bootstrap(mean_of(SAMPLE), 80, resamples=200, seed=5).low
     )
@@ -190,8 +192,8 @@ def test_twenty_of_twenty_is_no_certainty() -> None:
     stuck = bootstrap(mean_of([1.0] * 20), 20)
     assert stuck.low == stuck.high == 1.0
     assert "every resample" in stuck.method
-    assert widened(stuck, 20).low == wilson(20, 20).low
-    assert widened(bootstrap(mean_of([0.0] * 20), 20), 20).high == wilson(0, 20).high
+    assert widen_interval(stuck, 20).low == wilson(20, 20).low
+    assert widen_interval(bootstrap(mean_of([0.0] * 20), 20), 20).high == wilson(0, 20).high
 
 
 def test_a_value_in_every_row_elsewhere_stays_without_width_and_says_so() -> None:
@@ -337,12 +339,12 @@ def test_the_paired_interval_covers_at_the_nominal_rate() -> None:
 
 def test_a_clear_difference_is_found_nearly_always() -> None:
     generator = np.random.default_rng(23)
-    found = 0
+    separated = 0
     for trial in range(100):
         a = (generator.random(200) < 0.60).astype(float).tolist()
         b = (generator.random(200) < 0.80).astype(float).tolist()
-        found += compare_means(a, b, metric="accuracy", resamples=400, seed=trial).verdict == "better"
-    assert found >= 95
+        separated += compare_means(a, b, metric="accuracy", resamples=400, seed=trial).verdict == "better"
+    assert separated >= 95
 
 
 def test_macro_f1_of_two_systems_is_compared_in_pairs() -> None:

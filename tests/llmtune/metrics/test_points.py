@@ -27,10 +27,10 @@ def test_points_come_out_sorted_by_step() -> None:
 def test_a_vendor_file_replaces_the_api_and_neither_is_replaced_by_what_we_compute() -> None:
     api = point(1, 0.5, source="vendor_api")
     file = point(1, 0.52347, source="vendor_file")
-    ours = point(1, 0.6, source="computed")
-    for order in ([api, file, ours], [ours, file, api], [file, ours, api], [ours, api, file]):
+    computed = point(1, 0.6, source="computed")
+    for order in ([api, file, computed], [computed, file, api], [file, computed, api], [computed, api, file]):
         assert Series(name="train/loss", points=tuple(order)).points == (file,)
-    assert Series(name="train/loss", points=(ours, api)).points == (api,)
+    assert Series(name="train/loss", points=(computed, api)).points == (api,)
 
 
 def test_of_one_source_the_later_value_is_kept() -> None:
@@ -92,9 +92,9 @@ def test_merging_twice_changes_nothing_and_no_step_is_lost(raw: list[tuple[int, 
     points = [point(step, value, source=source) for step, value, source in raw]
     once = merge(points)
     assert merge(p for series in once.values() for p in series.points) == once
-    kept = once["train/loss"].steps if once else ()
-    assert set(kept) == {step for step, _, _ in raw}
-    assert list(kept) == sorted(set(kept))
+    steps = once["train/loss"].steps if once else ()
+    assert set(steps) == {step for step, _, _ in raw}
+    assert list(steps) == sorted(set(steps))
 
 
 class Holder(BaseModel):
@@ -144,5 +144,5 @@ def test_every_canonical_series_says_what_it_measures() -> None:
 def test_importing_points_brings_no_heavy_package() -> None:
     heavy = "('numpy', 'sklearn', 'scipy', 'pandas', 'rich')"
     code = f"import sys, llmtune.metrics.points; print([name for name in {heavy} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from llmtune.errors import InvalidData, InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics import text
 from llmtune.metrics.points import TokenStats
-from llmtune.metrics.text import METRICS, TokenFigures, final_number, perplexity_of, text_metric, token_figures
+from llmtune.metrics.registry import METRICS, Metric, get_metric
+from llmtune.metrics.text import TokenFigures, final_number, perplexity_of, token_figures
+
+
+def apply(metric: Metric, expected: str, got: str) -> float:
+    """Score one answer by a text metric."""
+    assert metric.score is not None
+    return metric.score(expected, got)
 
 
 def test_exact_and_normalised_match() -> None:
@@ -64,9 +71,9 @@ def test_final_answers_are_compared_by_value() -> None:
 
 
 @given(st.integers(-(10**9), 10**9), st.text(alphabet="abc .\n", max_size=20))
-def test_any_integer_is_found_again(number: int, words: str) -> None:
-    assert final_number(f"{words} {number:,}") == number
-    assert final_number(f"7 {words}#### {number}") == number
+def test_any_integer_is_found_again(number: int, prefix: str) -> None:
+    assert final_number(f"{prefix} {number:,}") == number
+    assert final_number(f"7 {prefix}#### {number}") == number
 
 
 def test_every_published_gsm8k_answer_has_a_final_number(shared: Path) -> None:
@@ -115,15 +122,15 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
     text._chrf.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra) as caught:
-        METRICS[metric].score("a", "b")
+        apply(METRICS[metric], "a", "b")
     assert caught.value.hint == "pip install 'llmtune-sdk[report]'"
 
 
 def test_an_unknown_metric_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="exact_match"):
-        text_metric("exact_mach")
+        get_metric("exact_mach")
     with pytest.raises(UnknownName, match="macro_f1"):
-        text_metric("macro_f", known=["macro_f1"])
+        get_metric("macro_f")
 
 
 def test_a_function_of_ones_own() -> None:
@@ -132,31 +139,31 @@ def test_a_function_of_ones_own() -> None:
         return abs(len(expected) - len(got))
 
     length_error.better = "lower"  # type: ignore[attr-defined]
-    metric = text_metric(length_error)
+    metric = get_metric(length_error)
     assert (metric.name, metric.better, metric.says) == ("length_error", "lower", "Characters too many or too few.")
-    assert metric.score("abc", "a") == 2.0
-    assert text_metric(lambda expected, got: expected == got).score("a", "a") == 1.0
+    assert apply(metric, "abc", "a") == 2.0
+    assert apply(get_metric(lambda expected, got: expected == got), "a", "a") == 1.0
 
 
 def test_a_function_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "metrics_of_mine.py").write_text("def half(expected, got):\n    return 0.5\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    metric = text_metric("metrics_of_mine:half")
+    metric = get_metric("metrics_of_mine:half")
     assert metric.name == "metrics_of_mine:half"
-    assert metric.score("a", "b") == 0.5
+    assert apply(metric, "a", "b") == 0.5
     assert sys.path == before
 
 
 def test_faults_of_ones_own_function_are_sentences() -> None:
     with pytest.raises(InvalidJob, match="cannot be loaded"):
-        text_metric("no_such_module_here:f")
+        get_metric("no_such_module_here:f")
     with pytest.raises(InvalidJob, match="has no function 'nope'"):
-        text_metric("json:nope")
+        get_metric("json:nope")
     with pytest.raises(InvalidJob, match="failed on the answer 'b': ZeroDivisionError"):
-        text_metric(lambda expected, got: 1 / 0).score("a", "b")
+        apply(get_metric(lambda expected, got: 1 / 0), "a", "b")
     with pytest.raises(InvalidJob, match="must return a number, not 'good'"):
-        text_metric(lambda expected, got: "good").score("a", "b")  # type: ignore[arg-type, return-value]
+        apply(get_metric(lambda expected, got: "good"), "a", "b")  # type: ignore[arg-type, return-value]
 
 
 def test_token_figures_weigh_every_token_the_same() -> None:

@@ -18,7 +18,7 @@ from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import get_provider, known_kinds
 from llmtune.provider.types import Readiness
 
-NAMED = ("openai", "azure", "vertex", "bedrock", "cohere", "local")
+NAMED = ("openai", "azure", "vertex", "bedrock", "sagemaker", "cohere", "local")
 
 
 @pytest.fixture
@@ -68,7 +68,10 @@ def test_rows_that_the_split_takes_away_are_named_as_the_reason(rows: Path) -> N
 @pytest.mark.parametrize(("value", "warned"), [(2e-5, True), (200.0, True), (0.1, False), (2.0, False)])
 def test_a_multiplier_that_is_most_likely_a_rate_is_warned_of(rows: Path, value: float, warned: bool) -> None:
     receipt = plan(job(rows, hyperparameters={"learning_rate_multiplier": value}), "openai")
-    assert any("is a factor on the rate that the backend chooses itself" in each for each in receipt.warnings) == warned
+    assert (
+        any("is a factor on the rate that the backend chooses itself" in warning for warning in receipt.warnings)
+        == warned
+    )
 
 
 def test_local_costs_nothing(rows: Path) -> None:
@@ -126,13 +129,13 @@ def test_slips_of_the_users_are_named() -> None:
 
 
 def test_every_backend_says_why_a_method_is_not_there_yet() -> None:
-    from llmtune.planning.support_matrix import ask
+    from llmtune.planning.support_matrix import get_capabilities
 
     for kind in known_kinds():
         provider = get_provider(kind)
-        if not provider.listed or ask(provider).lifecycle.status == "retired":
+        if not provider.listed or get_capabilities(provider).lifecycle.status == "retired":
             continue
-        methods = ask(provider).methods
+        methods = get_capabilities(provider).methods
         for name in ("reinforcement", "distillation", "continued_pretraining"):
             able = methods.get(name)
             assert able is not None, (kind, name)
@@ -165,8 +168,8 @@ def test_a_receipt_survives_json(rows: Path) -> None:
 
 def obstacles(rows: Path | str, model: str = "tiny", **ready: Any) -> list[str]:
     receipt = plan(TuningJob(name="t", dataset=str(rows), model=model), "local")
-    known = {"extra": "installed", "credentials": "not needed"} | ready
-    return receipt.model_copy(update={"ready": Readiness(**known)}).obstacles()
+    readiness = {"extra": "installed", "credentials": "not needed"} | ready
+    return receipt.model_copy(update={"ready": Readiness(**readiness)}).obstacles()
 
 
 def test_a_run_that_would_start_has_none(rows: Path) -> None:

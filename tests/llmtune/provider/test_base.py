@@ -36,11 +36,13 @@ class Bare(BaseProvider):
 
     kind = "bare"
     key_env = "BARE_API_KEY"
-    parameters = Declarations.only("there is no such setting", learning_rate=Sent("rate", Float(gt=0), source="page"))
+    parameters = Declarations.with_others_unsupported(
+        "there is no such setting", learning_rate=Sent("rate", Float(gt=0), source="page")
+    )
     states = {"up": RunState.RUNNING, "over": RunState.SUCCEEDED}
 
     def build(self, receipt: Any, files: Any) -> Request:
-        return Request(operation="POST /jobs", body={"model": receipt.target.model} | receipt.knobs())
+        return Request(operation="POST /jobs", body={"model": receipt.target.model} | receipt.request_parameters())
 
     def upload(self, file: Any) -> UploadRef:
         return UploadRef(id="f-1", digest=file.sha256, role=file.role)
@@ -66,9 +68,9 @@ def test_four_methods_are_asked_for() -> None:
 def test_fields_that_are_not_declared_are_unsupported_for_the_one_reason() -> None:
     assert set(Bare.parameters) == set(DECLARED_FIELDS)
     assert Bare.parameters["lora_rank"] == Unsupported("there is no such setting")
-    assert Bare.parameters.wires == {"learning_rate": "rate"}
+    assert Bare.parameters.request_paths == {"learning_rate": "rate"}
     with pytest.raises(TypeError, match="learning_rat"):
-        Declarations.only("no", learning_rat=Unsupported("misspelt"))
+        Declarations.with_others_unsupported("no", learning_rat=Unsupported("misspelt"))
 
 
 def test_a_job_is_planned_with_nothing_but_data(tmp_path: Path) -> None:
@@ -148,6 +150,6 @@ def test_models_answer_as_far_as_the_abilities_say() -> None:
 def test_a_function_is_a_generator() -> None:
     generator = FunctionGenerator(lambda request: Generation(text=f"{request.max_tokens}"), max_concurrency=3)
     with generator as opened:
-        answers = opened.generate([GenerationRequest(messages=(), max_tokens=each) for each in (1, 2)])
-    assert [each.text for each in answers] == ["1", "2"]
+        answers = opened.generate([GenerationRequest(messages=(), max_tokens=limit) for limit in (1, 2)])
+    assert [answer.text for answer in answers] == ["1", "2"]
     assert generator.max_concurrency == 3

@@ -31,7 +31,7 @@ price = { training = 25.0, input = 3.0, source = "price page", checked = 2026-11
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Path:
+def catalog_file(tmp_path: Path) -> Path:
     path = tmp_path / "ours.toml"
     path.write_text(OURS)
     return path
@@ -43,50 +43,50 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LLMTUNE_CATALOG", str(path))
 
 
-def test_facts_keep_their_source_and_date(ours: Path) -> None:
-    entry, warnings = catalog.load("v", ours).model("big-1")
+def test_facts_keep_their_source_and_date(catalog_file: Path) -> None:
+    entry, warnings = catalog.load("v", catalog_file).model("big-1")
     assert warnings == ()
     assert entry.methods == ("sft", "dpo")
     assert (entry.price.training, entry.price.checked) == (25.0, date(2026, 11, 21))
     assert entry.facts["context_note"] == "a column of the vendor's own"
 
 
-def test_an_unknown_model_is_a_warning_with_the_nearest(ours: Path) -> None:
-    entry, warnings = catalog.load("v", ours).model("big-2")
+def test_an_unknown_model_is_a_warning_with_the_nearest(catalog_file: Path) -> None:
+    entry, warnings = catalog.load("v", catalog_file).model("big-2")
     assert entry.id == "big-2"
     assert entry.family == "big"
     assert warnings == ("model 'big-2' is not in the catalogue of v; nearest known: big-1",)
 
 
-def test_the_user_mends_a_price_and_a_date(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_mends_a_price_and_a_date(catalog_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay(
         tmp_path,
         monkeypatch,
         '[v.lifecycle]\ncloses = 2027-03-01\n[v.models."big-1".price]\ntraining = 20.0\n'
         '[v.models."big-9"]\nsource = "our contract"\n[w.models."x"]\nfamily = "x"\n',
     )
-    found = catalog.load("v", ours)
-    assert found.lifecycle.closes == date(2027, 3, 1)
-    entry, _ = found.model("big-1")
+    models = catalog.load("v", catalog_file)
+    assert models.lifecycle.closes == date(2027, 3, 1)
+    entry, _ = models.model("big-1")
     assert (entry.price.training, entry.price.input, entry.overlaid) == (20.0, 3.0, True)
-    added, warnings = found.model("big-9")
+    added, warnings = models.model("big-9")
     assert added.source == "your catalogue (our contract)"
     assert added.family == "big"
     assert warnings == ()
-    assert "x" not in found.models
+    assert "x" not in models.models
 
 
-def test_a_broken_overlay_is_a_sentence(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_overlay_is_a_sentence(catalog_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay(tmp_path, monkeypatch, '[v.models."big-1".price]\ntrainig = 1\n')
     with pytest.raises(InvalidSettings, match=r"mine\.toml: unknown price key 'trainig'; did you mean 'training'"):
-        catalog.load("v", ours)
+        catalog.load("v", catalog_file)
     overlay(tmp_path, monkeypatch, "[v\n")
     with pytest.raises(InvalidSettings, match="broken TOML"):
-        catalog.load("v", ours)
+        catalog.load("v", catalog_file)
 
 
 @pytest.mark.parametrize(
-    ("life", "today", "closed", "words"),
+    ("life", "today", "closed", "sentence"),
     [
         (Lifecycle(), date(2026, 11, 21), False, "active"),
         (
@@ -111,6 +111,6 @@ def test_a_broken_overlay_is_a_sentence(ours: Path, tmp_path: Path, monkeypatch:
         ),
     ],
 )
-def test_lifecycles_are_told_by_the_day(life: Lifecycle, today: date, closed: bool, words: str) -> None:
+def test_lifecycles_are_told_by_the_day(life: Lifecycle, today: date, closed: bool, sentence: str) -> None:
     assert life.closed_on(today) is closed
-    assert words in life.sentence(today)
+    assert sentence in life.sentence(today)

@@ -55,7 +55,7 @@ def test_the_key_is_read_when_it_is_needed_and_goes_out_as_a_bearer(
 
 
 @pytest.mark.parametrize(
-    ("body", "words", "code"),
+    ("body", "message", "code"),
     [
         (b'{"error": {"message": "No.", "code": "c"}}', "No.", "c"),
         (b'{"error": "No."}', "No.", None),
@@ -65,11 +65,11 @@ def test_the_key_is_read_when_it_is_needed_and_goes_out_as_a_bearer(
         (b'["odd"]', '["odd"]', None),
     ],
 )
-def test_a_refusal_is_told_in_the_services_words(service: Service, body: bytes, words: str, code: str | None) -> None:
+def test_a_refusal_is_told_in_the_services_words(service: Service, body: bytes, message: str, code: str | None) -> None:
     with pytest.raises(VendorError) as caught:
         Client(service.url).send("POST", "/v1/refuse/400", body)
     assert not isinstance(caught.value, TransientError)
-    assert (caught.value.raw, caught.value.code, caught.value.status) == (words, code, 400)
+    assert (caught.value.raw, caught.value.code, caught.value.status) == (message, code, 400)
 
 
 def test_each_status_has_its_class(service: Service) -> None:
@@ -107,7 +107,7 @@ class _Hello(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An HTTPS service, and the certificate that it shows."""
+    """Start an HTTPS service; yield its address and the certificate that it shows."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -138,7 +138,7 @@ def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
     class Quiet(HTTPServer):
         def handle_error(self, *_: Any) -> None:
-            """A client that does not trust us hangs up."""
+            """Ignore a client that does not trust us and hangs up."""
 
     server = Quiet(("127.0.0.1", 0), _Hello)
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -160,11 +160,11 @@ def test_https_is_verified(secure: tuple[str, Path], monkeypatch: pytest.MonkeyP
 
 
 def test_https_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bytes] = []
+    requests: list[bytes] = []
 
     class Proxy(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            asked.append(self.rfile.readline().strip())
+            requests.append(self.rfile.readline().strip())
             self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as proxy:
@@ -177,7 +177,7 @@ def test_https_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             Client("https://api.acme.example").send("POST", "/v1/tunes", {})
         proxy.shutdown()
     assert caught.value.sent is False
-    assert [line.split()[:2] for line in asked] == [[b"CONNECT", b"api.acme.example:443"]]
+    assert [line.split()[:2] for line in requests] == [[b"CONNECT", b"api.acme.example:443"]]
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_only_reading_is_sent_on_to_another_host(method: str, url: str, target: 
 class Pouring:
     """A stream of pieces without end; it says how much was taken, and stops a reader that takes too much of it."""
 
-    def __init__(self, most: int, *, each: Callable[[], None] = lambda: None) -> None:
-        self.taken, self._most, self._each = 0, most, each
+    def __init__(self, max_chunks: int, *, on_chunk: Callable[[], None] = lambda: None) -> None:
+        self.taken, self._most, self._each = 0, max_chunks, on_chunk
         self.closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -304,7 +304,7 @@ class Pouring:
 
 
 def poured(stream: Pouring, **options: Any) -> Any:
-    """An httpx client whose every answer is that stream, with the hook in place."""
+    """Return an httpx client whose every answer is that stream, with the hook in place."""
     httpx = pytest.importorskip("httpx")
 
     class Stream(httpx.SyncByteStream):  # type: ignore[misc, name-defined]
@@ -340,7 +340,7 @@ def test_an_answer_that_never_becomes_whole_is_broken_off(monkeypatch: pytest.Mo
     def wait() -> None:
         clock[0] += 45.0
 
-    stream = Pouring(40 << 20, each=wait)
+    stream = Pouring(40 << 20, on_chunk=wait)
     with poured(stream) as client, pytest.raises(httpx.ReadTimeout, match="not whole within 600 s"):
         client.get("http://vendor.example/file")
     assert clock[0] == 630.0

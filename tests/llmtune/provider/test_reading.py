@@ -52,8 +52,8 @@ def test_a_number_may_be_text(value: Any, number: float | None) -> None:
 
 def test_values_are_read_by_our_names_and_what_cannot_be_read_is_kept() -> None:
     names = {"passes": ("epochs", int), "speed": ("learning_rate", float)}
-    known, unmapped = read_values({"passes": "3", "speed": "auto", "colour": "red"}, names)
-    assert known == {"epochs": 3}
+    values, unmapped = read_values({"passes": "3", "speed": "auto", "colour": "red"}, names)
+    assert values == {"epochs": 3}
     assert unmapped == {"speed": "auto", "colour": "red"}
 
 

@@ -15,11 +15,11 @@ from llmtune.provider.types import RunState, Snapshot
 
 def test_an_odd_record_is_skipped_and_counted_at_the_end() -> None:
     records: list[Any] = [{"id": "a"}, None, {"name": "no id"}, {"id": ""}, {"id": "b"}]
-    found = []
+    read_records = []
     with pytest.raises(VendorError, match=r"^Acme: 2 records of the list cannot be read \(TypeError") as caught:
         for value in read_each(records, lambda record: record["id"] or None, "Acme"):
-            found.append(value)  # noqa: PERF402 - the error comes after the values
-    assert found == ["a", "b"]
+            read_records.append(value)  # noqa: PERF402 - the error comes after the values
+    assert read_records == ["a", "b"]
     assert caught.value.code == "odd_record"
 
 
@@ -37,11 +37,11 @@ def test_what_the_vendor_refuses_is_not_taken_for_an_odd_record() -> None:
 def test_a_list_that_leads_in_circles_ends_in_a_sentence() -> None:
     pages = []
     with pytest.raises(VendorError, match=r"Acme: a list does not end after 7 pages") as caught:
-        for page in count_pages("Acme", most=7):
+        for page in count_pages("Acme", max_pages=7):
             pages.append(page)  # noqa: PERF402 - the error comes after the values
     assert pages == list(range(7))
     assert not isinstance(caught.value, TransientError)
-    for page in count_pages("Acme", most=7):
+    for page in count_pages("Acme", max_pages=7):
         if page == 3:
             break  # a list that ends
 

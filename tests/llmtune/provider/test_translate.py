@@ -23,38 +23,41 @@ from llmtune.provider.declarations import (
     Sent,
     Unsupported,
 )
-from llmtune.provider.limits import Limits, No
-from llmtune.provider.receipt import Receipt, place
+from llmtune.provider.limits import Limits, NotOffered
+from llmtune.provider.receipt import Receipt, set_path
 from llmtune.provider.translate import enforce, spec_fields, translate
 from llmtune.provider.types import Target
-from llmtune.provider.values import Anything, Choice, Float, Int, Mapped, Text
+from llmtune.provider.values import AnyValue, Choice, Float, Int, MappingValue, Text
+from tests.job_texts import JOB_CHARACTERS
 
 #: A made-up vendor that uses every kind of declaration.
-_KNOBS: dict[str, Declaration] = {
+_DECLARED: dict[str, Declaration] = {
     "epochs": Sent("hyper.n_epochs", Int(1, 50), default="auto", source="its page"),
     "batch_size": Sent("hyper.batch", Int(1, 256), encode=str),
-    "max_steps": Converted("hyper.n_epochs", Int(1, 50), conversions.epochs_from_steps(), says="whole epochs"),
+    "max_steps": Converted("hyper.n_epochs", Int(1, 50), conversions.epochs_from_steps(), description="whole epochs"),
     "learning_rate": Unsupported("absolute rate not published"),
     "learning_rate_multiplier": Converted(
-        "hyper.rate", Float(ge=1e-6, le=1e-4), conversions.rate_from_multiplier(1e-5, "its model"), says="x 1e-5"
+        "hyper.rate", Float(ge=1e-6, le=1e-4), conversions.rate_from_multiplier(1e-5, "its model"), description="x 1e-5"
     ),
     "prompt_loss_weight": Inherent(0.0, "prompts are always masked"),
-    "lora_rank": Converted("hyper.size", Int(1), conversions.nearest_size([4, 8, 16]), says="next size"),
+    "lora_rank": Converted("hyper.size", Int(1), conversions.nearest_size([4, 8, 16]), description="next size"),
     "early_stopping_patience": Sent("hyper.patience", Int(1, 10), also={"hyper.early_stopping": True}),
     "lr_schedule": Sent("hyper.schedule", Choice("linear", "cosine")),
-    "warmup_ratio": Converted("hyper.warmup", Int(0, 100), conversions.steps_from_ratio(), says="steps"),
-    "name": Converted("suffix", Text(18), conversions.shortened(18), says="shortened"),
+    "warmup_ratio": Converted("hyper.warmup", Int(0, 100), conversions.steps_from_ratio(), description="steps"),
+    "name": Converted("suffix", Text(18), conversions.shortened(18), description="shortened"),
     "seed": Sent("seed", Int(0)),
-    "tags": Sent("metadata", Mapped(16)),
-    "temperature": Sent("temperature", Anything(), where="generation"),
+    "tags": Sent("metadata", MappingValue(16)),
+    "temperature": Sent("temperature", AnyValue(), where="generation"),
 }
-PARAMETERS = Declarations(**{name: _KNOBS.get(name, Unsupported("there is no such knob")) for name in DECLARED_FIELDS})
+PARAMETERS = Declarations(
+    **{name: _DECLARED.get(name, Unsupported("there is no such parameter")) for name in DECLARED_FIELDS}
+)
 VENDOR = Capabilities(
     parameters=PARAMETERS,
     family="made up",
     limits=Limits(),
     methods={"sft": True, "dpo": True},
-    adapters={"lora": True, "full": No("only adapters are trained")},
+    adapters={"lora": True, "full": NotOffered("only adapters are trained")},
 )
 
 
@@ -92,13 +95,13 @@ def jobs(draw: st.DrawFn) -> TuningJob:
             names.discard(second)
     return TuningJob.model_validate(
         {
-            "name": draw(st.text(min_size=1, max_size=60)),
+            "name": draw(st.text(JOB_CHARACTERS, min_size=1, max_size=60)),
             "dataset": "rows.jsonl",
             "model": "m",
             "method": draw(st.sampled_from(["sft", "dpo"])),
             "adapter": draw(st.sampled_from(["lora", "full"])),
             "seed": draw(st.one_of(st.none(), st.integers(0, 1000))),
-            "tags": draw(st.dictionaries(st.text(min_size=1), st.text(), max_size=3)),
+            "tags": draw(st.dictionaries(st.text(JOB_CHARACTERS, min_size=1), st.text(JOB_CHARACTERS), max_size=3)),
             "hyperparameters": {name: draw(_ANY[name]) for name in sorted(names)},
             "evaluation": {"top_p": draw(st.one_of(st.none(), st.just(0.9)))},
         }
@@ -119,13 +122,13 @@ def test_every_field_of_any_job_appears_exactly_once(job: TuningJob, rows: int |
 def test_a_set_field_goes_out_or_says_why_not(job: TuningJob, rows: int | None) -> None:
     target = Target(provider="v", kind="v", model="m", method=job.method, adapter=job.adapter)
     result = translate(job, target, VENDOR, rows=rows)
-    body = result.knobs()
+    body = result.request_parameters()
     for row in result.fields:
-        if row.asked and not row.moves:
+        if row.is_set and not row.is_sent:
             assert row.reason, row
-        if row.moves and row.where == "training" and row.wire:
+        if row.is_sent and row.where == "training" and row.wire:
             expected: dict[str, Any] = {}
-            place(expected, row.wire, None)
+            set_path(expected, row.wire, None)
             assert _has(body, row.wire), row
         if row.support == "converted":
             assert row.rule
@@ -148,7 +151,7 @@ def test_sent_goes_out_as_it_is() -> None:
 def test_an_encoding_changes_the_spelling_only() -> None:
     result = receipt(batch_size=8)
     assert result["batch_size"].support == "sent"
-    assert result.knobs()["hyper"]["batch"] == "8"
+    assert result.request_parameters()["hyper"]["batch"] == "8"
 
 
 def test_converted_says_its_rule() -> None:
@@ -176,14 +179,14 @@ def test_inherent_when_it_is_what_happens_anyway_and_unsupported_when_not() -> N
     assert (row.support, row.effective) == ("unsupported", 0.0)
 
 
-def test_unset_with_a_knob_is_the_vendors_default() -> None:
+def test_unset_with_a_parameter_is_the_vendors_default() -> None:
     assert (receipt()["epochs"].support, receipt()["epochs"].effective) == ("default", "auto")
     assert receipt()["batch_size"].effective == NOT_PUBLISHED
 
 
 def test_constants_travel_with_their_field() -> None:
-    assert receipt(early_stopping_patience=3).knobs()["hyper"] == {"patience": 3, "early_stopping": True}
-    assert "hyper" not in receipt().knobs()
+    assert receipt(early_stopping_patience=3).request_parameters()["hyper"] == {"patience": 3, "early_stopping": True}
+    assert "hyper" not in receipt().request_parameters()
 
 
 def test_fields_without_meaning_say_so() -> None:

@@ -69,7 +69,7 @@ class Output(NamedTuple):
 
 @pytest.fixture
 def llmtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Output]:
-    """Runs a command from its entry point, so that errors are printed too."""
+    """Run a command from its entry point, so that errors are printed too."""
 
     def run(*arguments: object) -> Output:
         monkeypatch.setattr(sys, "argv", ["llmtune", *map(str, arguments)])

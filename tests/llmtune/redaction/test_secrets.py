@@ -16,7 +16,7 @@ from llmtune.config import note_secret, read_secret
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.provider.registry import get_provider
-from llmtune.redaction.secrets import scrub, short_secrets
+from llmtune.redaction.secrets import list_short_secrets, scrub
 from llmtune.runs.api import start
 from llmtune.runs.store.store import Store, open_store
 from llmtune.testing import refusal, server_error
@@ -186,7 +186,7 @@ def test_a_secret_may_have_any_characters(monkeypatch: pytest.MonkeyPatch, value
 
 def test_a_short_secret_is_taken_out_of_headers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_API_KEY", "x")
-    assert short_secrets() == ["ACME_API_KEY"]
+    assert list_short_secrets() == ["ACME_API_KEY"]
     assert scrub("Bearer x, api-key: x, x-api-key: 'x'") == "Bearer ***, api-key: ***, x-api-key: '***'"
     assert scrub("x is an axis, Bearer xy") == "x is an axis, Bearer xy"
 

@@ -9,13 +9,14 @@ import pytest
 
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import EvaluationResult
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import MetricPoint, NotReported
 from llmtune.provider.cost import CostEstimate
 from llmtune.provider.generation import Unavailable
-from llmtune.provider.receipt import DataVerdict, FieldReceipt, Receipt
+from llmtune.provider.receipt import DatasetStatus, FieldReceipt, Receipt
 from llmtune.provider.types import Billed, RunState, Target
-from llmtune.report.builder import build_report
+from llmtune.report.builder import RunFacts, build_report
 from llmtune.report.schema import Check, Environment, Identity, Report
 from tests.llmtune.evaluation.conftest import LABELS, Likely, Scripted, often, ticket, truth
 
@@ -44,12 +45,12 @@ def receipt(**changes: Any) -> Receipt:
             field="lora_target_modules", support="sent", requested=("q_proj", "v_proj"), effective=("q_proj", "v_proj")
         ),
     )
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "target": Target(provider="local", kind="local", model="tiny"),
         "family": "any causal model",
         "job_name": "ticket-router",
         "fields": fields,
-        "data": DataVerdict(
+        "data": DatasetStatus(
             source="tickets.jsonl",
             sha256="0f" * 32,
             rows={"train": 960, "validation": 120, "test": 120},
@@ -59,11 +60,11 @@ def receipt(**changes: Any) -> Receipt:
         ),
         "cost": CostEstimate(total=0.0, formula="your own machine: no vendor bills it"),
     }
-    return Receipt(**(known | changes))
+    return Receipt(**(defaults | changes))
 
 
 def identity(**changes: Any) -> Identity:
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "run_id": "lt7f3k9q2abc",
         "job_name": "ticket-router",
         "provider": "local",
@@ -74,35 +75,34 @@ def identity(**changes: Any) -> Identity:
         "key": "lt7f3k9q2abc",
         "created": 1_795_000_000.0,
     }
-    return Identity(**(known | changes))
+    return Identity(**(fields | changes))
 
 
 def points(steps: int = 240) -> list[MetricPoint]:
-    """A falling, slightly noisy curve, with validation every 20 steps."""
-    made = []
+    """Return a falling, slightly noisy curve, with validation every 20 steps."""
+    measured = []
     for step in range(1, steps + 1):
         loss = 0.35 + 2.6 * math.exp(-step / 45) + 0.08 * math.sin(step * 1.7)
-        made.append(MetricPoint(step=step, series="train/loss", value=loss))
-        made.append(MetricPoint(step=step, series="train/tokens_per_second", value=5_400 + 40 * math.sin(step)))
+        measured.append(MetricPoint(step=step, series="train/loss", value=loss))
+        measured.append(MetricPoint(step=step, series="train/tokens_per_second", value=5_400 + 40 * math.sin(step)))
         if step % 20 == 0:
             held_out = 0.45 + 2.5 * math.exp(-step / 45)
-            made.append(MetricPoint(step=step, series="validation/loss", value=held_out))
-    return made
+            measured.append(MetricPoint(step=step, series="validation/loss", value=held_out))
+    return measured
 
 
 def evaluation(**changes: Any) -> EvaluationResult:
     rows = [ticket(number) for number in range(120)]
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "generators": {"base": Likely(lambda prompt: "bug", loss=2.4), "tuned": Likely(often, loss=0.4)},
         "spec": EvaluationSpec(max_rows=500),
-        "labels": LABELS,
+        "scoring": ScoringOptions(labels=LABELS, resamples=300),
         "train": [ticket(number) for number in range(200, 400)],
         "validation": [ticket(number) for number in range(400, 460)],
         "fit_rows": 60,
-        "resamples": 300,
     }
-    known |= changes
-    return evaluate(rows, known.pop("generators"), known.pop("spec"), **known)
+    fields |= changes
+    return evaluate(rows, fields.pop("generators"), fields.pop("spec"), **fields)
 
 
 STATES = [
@@ -117,7 +117,7 @@ STATES = [
 
 
 def make(**changes: Any) -> Report:
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "identity": identity(),
         "receipt": receipt(),
         "job": JOB.to_dict(),
@@ -140,18 +140,18 @@ def make(**changes: Any) -> Report:
         "snippet": "from peft import PeftModel\nmodel = PeftModel.from_pretrained(base, 'adapter')\n",
         "artifacts": {"adapter": "/home/ada/.llmtune/runs/lt7f3k9q2abc/adapter"},
     }
-    return build_report(**(known | changes))
+    return build_report(RunFacts(**(fields | changes)))
 
 
 @pytest.fixture(scope="session")
 def report() -> Report:
-    """A local run that went well."""
+    """Return the report of a local run that went well."""
     return make()
 
 
 @pytest.fixture(scope="session")
 def hosted() -> Report:
-    """A hosted run: money, text answers, a base model that cannot be asked, no validation curve."""
+    """Return the report of a hosted run: billed, scored by text, without a base model and a validation curve."""
     return make(
         identity=identity(provider="cloud-eu", kind="cloud", model="big-model-1", tuned_model="ft:big-model-1:x"),
         receipt=receipt(
@@ -173,7 +173,7 @@ def hosted() -> Report:
 
 @pytest.fixture(scope="session")
 def failed() -> Report:
-    """A run that ended without a model."""
+    """Return the report of a run that ended without a model."""
     return make(
         identity=identity(state=RunState.FAILED, tuned_model=NotReported("the run failed")),
         evaluation=None,
@@ -187,5 +187,5 @@ def failed() -> Report:
 
 
 def perfect(prompt: str) -> str:
-    """Always right."""
+    """Return a system that is always right."""
     return truth(prompt)

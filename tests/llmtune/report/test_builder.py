@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from llmtune.errors import InvalidData, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.types import RunState
-from llmtune.report.builder import build_report, here
-from llmtune.report.format import difference, number, one_line, seconds, seen
+from llmtune.report.builder import RunFacts, build_report, current_environment
+from llmtune.report.format import difference, escape_control_chars, number, one_line, seconds
 from llmtune.report.schema import ReceiptRow, Report, schema
+from llmtune.report.summary import summary_rows
 from tests.llmtune.report.conftest import STATES, evaluation, identity, make, points, receipt
 
 
@@ -46,6 +47,14 @@ def test_every_report_keeps_the_published_schema(name: str, request: pytest.Fixt
     validator = jsonschema.Draft202012Validator(document)
     assert list(validator.iter_errors(json.loads(request.getfixturevalue(name).to_json()))) == []
     assert list(validator.iter_errors({"schema_version": 1})) != []
+
+
+def test_where_training_stopped_is_said() -> None:
+    sentence = "stopped after 4 of at most 10 epochs: validation no longer improved; step 40 was kept"
+    report = make(resolved={"stopping": sentence})
+    assert report.stopping == sentence
+    assert ("training", sentence) in list(summary_rows(report))
+    assert "training" not in dict(summary_rows(make()))
 
 
 def test_the_schema_names_its_version() -> None:
@@ -87,10 +96,10 @@ def test_what_is_not_known_is_a_value_with_a_reason(hosted: Report, failed: Repo
 
 
 def test_a_backends_reason_for_a_missing_curve_is_kept() -> None:
-    made = make(points=[], not_reported={"train/loss": "the service shows no curves"})
-    assert made.series["train/loss"] == NotReported("the service shows no curves")
-    assert "the service shows no curves" in made.to_text()
-    assert "the service shows no curves" in made.to_markdown()
+    report = make(points=[], not_reported={"train/loss": "the service shows no curves"})
+    assert report.series["train/loss"] == NotReported("the service shows no curves")
+    assert "the service shows no curves" in report.to_text()
+    assert "the service shows no curves" in report.to_markdown()
 
 
 def test_zero_is_not_the_same_as_unknown() -> None:
@@ -108,14 +117,14 @@ def test_times_come_from_the_states() -> None:
 
 
 def test_the_receipt_has_every_field_and_what_the_backend_chose() -> None:
-    made = make(resolved={"batch_size": 8, "epochs": 99})
-    rows = {row.field: row for row in made.receipt}
+    report = make(resolved={"batch_size": 8, "epochs": 99})
+    rows = {row.field: row for row in report.receipt}
     assert set(rows) == {row.field for row in receipt().fields}
     assert rows["batch_size"].effective == 8
     assert rows["batch_size"].reason == "chosen by the backend"
     assert (rows["epochs"].requested, rows["epochs"].effective) == (3, 99), "what the backend says it used"
-    assert "epochs: asked 3, the vendor used 99" in made.warnings
-    assert not any(warning.startswith("batch_size") for warning in made.warnings)
+    assert "epochs: asked 3, the vendor used 99" in report.warnings
+    assert not any(warning.startswith("batch_size") for warning in report.warnings)
     assert rows["lora_target_modules"].requested == ["q_proj", "v_proj"]
 
 
@@ -131,13 +140,13 @@ def test_the_diagnosis_uses_scores_and_curves(report: Report) -> None:
 
 
 def test_the_environment_names_versions() -> None:
-    environment = here(packages=("pydantic", "no-such-package"))
+    environment = current_environment(packages=("pydantic", "no-such-package"))
     assert list(environment.versions) == ["pydantic"]
     assert environment.python.count(".") == 2
 
 
 def test_the_smallest_report(tmp_path: Path) -> None:
-    smallest = build_report(identity=identity(state=RunState.RUNNING), receipt=receipt(), job={})
+    smallest = build_report(RunFacts(identity=identity(state=RunState.RUNNING), receipt=receipt(), job={}))
     assert Report.from_json(smallest.to_json()) == smallest
     assert smallest.headline == "The run is not over yet: it is running."
     assert smallest.to_text()
@@ -195,10 +204,10 @@ def test_numbers_in_words() -> None:
 
 @given(st.text())
 def test_no_control_character_gets_through(text: str) -> None:
-    for shown in (seen(text), one_line(text)):
-        assert not any(ord(char) < 32 and char != "\n" for char in shown)
-        assert not any(0x7F <= ord(char) < 0xA0 for char in shown)
-        assert "\u202e" not in shown
+    for escaped in (escape_control_chars(text), one_line(text)):
+        assert not any(ord(char) < 32 and char != "\n" for char in escaped)
+        assert not any(0x7F <= ord(char) < 0xA0 for char in escaped)
+        assert "\u202e" not in escaped
 
 
 # --- pandas ---------------------------------------------------------------------
@@ -206,7 +215,7 @@ def test_tables_as_data_frames(report: Report) -> None:
     pandas = pytest.importorskip("pandas")
     series = report.to_pandas()
     assert isinstance(series, pandas.DataFrame)
-    assert len(series) == sum(len(each) for each in report.series.values() if isinstance(each, Series))
+    assert len(series) == sum(len(curve) for curve in report.series.values() if isinstance(curve, Series))
     assert set(series["source"]) == {"computed"}
     metrics = report.to_pandas("metrics")
     row = metrics[(metrics.system == "tuned") & (metrics.metric == "accuracy")].iloc[0]
@@ -236,8 +245,8 @@ def test_an_unknown_table_and_a_missing_pandas(report: Report, monkeypatch: pyte
 def test_importing_the_report_brings_nothing_heavy() -> None:
     heavy = "('numpy', 'sklearn', 'scipy', 'pandas', 'rich', 'torch', 'sqlalchemy')"
     code = f"import sys, llmtune.report; print([name for name in {heavy} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_a_notebook_shows_markdown(report: Report) -> None:
@@ -245,7 +254,7 @@ def test_a_notebook_shows_markdown(report: Report) -> None:
 
 
 def test_points_are_as_many_as_were_given(report: Report) -> None:
-    assert sum(len(each) for each in report.series.values() if isinstance(each, Series)) == len(points())
+    assert sum(len(curve) for curve in report.series.values() if isinstance(curve, Series)) == len(points())
 
 
 def test_a_field_that_was_never_set_is_not_lost() -> None:

@@ -9,6 +9,7 @@ import pytest
 from llmtune.data.example import Example
 from llmtune.errors import InvalidJob, NotJudged, UnknownName
 from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.report.gate import diff, gate
 from llmtune.report.schema import Report
@@ -17,10 +18,12 @@ from tests.llmtune.report.conftest import identity, make, receipt
 
 
 def run(wrong_every: int, *, name: str = "ltrun0000001", rows: list[Example] | None = None, **more: Any) -> Report:
-    """A run whose tuned model errs in one row of `wrong_every`."""
+    """Return the report of a run whose tuned model errs in one row of `wrong_every`."""
     model = Scripted(lambda prompt: truth(prompt) if int(prompt.split()[-1]) % wrong_every else "nonsense")
     tested = rows if rows is not None else [ticket(number) for number in range(300)]
-    result = evaluate(tested, {"tuned": model}, EvaluationSpec(max_rows=500), labels=LABELS, resamples=400)
+    result = evaluate(
+        tested, {"tuned": model}, EvaluationSpec(max_rows=500), scoring=ScoringOptions(labels=LABELS, resamples=400)
+    )
     return make(identity=identity(run_id=name), evaluation=result, **more)
 
 
@@ -98,7 +101,9 @@ def test_other_metrics_and_directions() -> None:
     rows = [ticket(number) for number in range(90)]
 
     def losing(loss: float, name: str) -> Report:
-        result = evaluate(rows, {"tuned": Likely(truth, loss=loss)}, labels=LABELS, resamples=200)
+        result = evaluate(
+            rows, {"tuned": Likely(truth, loss=loss)}, scoring=ScoringOptions(labels=LABELS, resamples=200)
+        )
         return make(identity=identity(run_id=name), evaluation=result)
 
     low, high = losing(0.5, "ltlow0000001"), losing(1.5, "lthigh000001")
@@ -116,7 +121,7 @@ def test_what_cannot_be_compared_is_a_sentence(strong: Report, weak: Report, fai
         gate(strong, failed)
     with pytest.raises(UnknownName, match="accuracy"):
         gate(strong, weak, metric="acuracy")
-    with pytest.raises(NotJudged, match="has no loss: the backend tells no likelihoods of tokens"):
+    with pytest.raises(NotJudged, match="has no loss: the backend reports no likelihoods of tokens"):
         gate(strong, weak, metric="loss")
     assert NotJudged.exit_code == 6
 
@@ -142,22 +147,22 @@ def test_a_diff_names_settings_facts_and_results(strong: Report, weak: Report) -
         for row in receipt().fields
     )
     changed = strong.model_copy(update={"receipt": make(receipt=receipt(fields=fields)).receipt})
-    found = diff(weak, changed, resamples=200)
-    assert [(change.field, change.a, change.b) for change in found.settings] == [("epochs", 3, 5)]
-    assert found.paired
-    by_metric = {comparison.metric: comparison for comparison in found.comparisons}
+    result = diff(weak, changed, resamples=200)
+    assert [(change.field, change.a, change.b) for change in result.settings] == [("epochs", 3, 5)]
+    assert result.paired
+    by_metric = {comparison.metric: comparison for comparison in result.comparisons}
     assert by_metric["accuracy"].verdict == "better"
     assert set(by_metric) == {"accuracy", "macro_f1", "weighted_f1"}
 
 
 def test_a_run_does_not_differ_from_itself(strong: Report) -> None:
-    found = diff(strong, strong, resamples=200)
-    assert found.settings == found.facts == ()
-    assert {comparison.verdict for comparison in found.comparisons} == {"not separable"}
+    result = diff(strong, strong, resamples=200)
+    assert result.settings == result.facts == ()
+    assert {comparison.verdict for comparison in result.comparisons} == {"not separable"}
 
 
 def test_a_diff_with_a_failed_run_tells_what_it_can(strong: Report, failed: Report) -> None:
-    found = diff(strong, failed)
-    assert found.comparisons == ()
-    assert any("cannot be compared" in note for note in found.notes)
-    assert any(change.field == "final train/loss" for change in found.facts)
+    result = diff(strong, failed)
+    assert result.comparisons == ()
+    assert any("cannot be compared" in note for note in result.notes)
+    assert any(change.field == "final train/loss" for change in result.facts)

@@ -10,6 +10,7 @@ import pytest
 
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import EvaluationResult
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
 from llmtune.provider.generation import Unavailable
@@ -29,7 +30,9 @@ def evaluated(*missing: str) -> EvaluationResult:
         name: Unavailable(f"{name} {REFUSED}") if name in missing else Scripted(answer)
         for name, answer in (("base", perfect), ("tuned", often))
     }
-    return evaluate([ticket(number) for number in range(120)], generators, EvaluationSpec(), labels=LABELS)
+    return evaluate(
+        [ticket(number) for number in range(120)], generators, EvaluationSpec(), scoring=ScoringOptions(labels=LABELS)
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_an_answer_of_the_base_model_is_never_shown_as_the_tuned_ones() -> None:
         [ticket(number) for number in range(120)],
         {"base": Scripted(often), "tuned": Unavailable(REFUSED)},
         EvaluationSpec(),
-        labels=LABELS,
+        scoring=ScoringOptions(labels=LABELS),
     )
     report = make(evaluation=result)
     assert "Worst answers of the base model" in report.to_text()
@@ -113,21 +116,23 @@ def test_a_board_says_which_member_has_no_result() -> None:
 def test_a_rescue_says_which_model_was_not_asked() -> None:
     from llmtune.rescues.html import render as to_html
 
-    made = rescue()
-    for missing, words in (
+    report = rescue()
+    for missing, sentence in (
         ("new", f"The old model reaches 100.0% accuracy; the new model could not be asked: new {REFUSED}."),
-        ("old", "The new model reaches 86.7% accuracy; there is nothing of the old one to compare it with."),
+        ("old", "The new model reaches 86.7% accuracy; there is no result of the old one to compare it with."),
     ):
         generators: dict[str, Any] = {"old": Scripted(perfect), "new": Scripted(often)}
         generators[missing] = Unavailable(f"{missing} {REFUSED}")
-        labels = evaluate([ticket(n) for n in range(120)], generators, EvaluationSpec(), labels=LABELS)
-        assert words in to_html(made.model_copy(update={"labels": labels}))
+        labels = evaluate(
+            [ticket(n) for n in range(120)], generators, EvaluationSpec(), scoring=ScoringOptions(labels=LABELS)
+        )
+        assert sentence in to_html(report.model_copy(update={"labels": labels}))
 
 
 def test_an_id_is_not_turned_into_emoji_in_a_report() -> None:
-    made = make(evaluation=evaluated("tuned"))
-    assert "ft:m-1:acme:robot:abc123" in made.to_text(width=400)
+    report = make(evaluation=evaluated("tuned"))
+    assert "ft:m-1:acme:robot:abc123" in report.to_text(width=400)
     buffer = io.StringIO()
     with contextlib.redirect_stdout(buffer):
-        print_report(made)
+        print_report(report)
     assert "\U0001f916" not in buffer.getvalue()

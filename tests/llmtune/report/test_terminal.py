@@ -14,6 +14,7 @@ from rich.console import Console
 
 from llmtune.data.example import Example, chat
 from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.metrics.points import MetricPoint
 from llmtune.report.markdown import block, code, plain
 from llmtune.report.schema import Report
@@ -29,7 +30,7 @@ HOSTILE = (
 
 
 def prose(markdown: str) -> str:
-    """The Markdown without its code, in which nothing is interpreted."""
+    """Return the Markdown without its code, in which nothing is interpreted."""
     without_blocks = re.sub(r"(?ms)^(`{3,})\w*\n.*?^\1$", "", markdown)
     return re.sub(r"(?<![`\\])(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", without_blocks)
 
@@ -38,8 +39,19 @@ def prose(markdown: str) -> str:
 @pytest.mark.parametrize("width", [80, 60, 120])
 def test_no_line_is_wider_than_the_terminal(name: str, width: int, request: pytest.FixtureRequest) -> None:
     text = request.getfixturevalue(name).to_text(width=width)
-    too_wide = [line for line in text.splitlines() if cell_len(line) > width]
-    assert too_wide == []
+    prose, _, code = text.partition("\nNext\n")
+    assert [line for line in prose.splitlines() if cell_len(line) > width] == []
+    assert all(line.startswith("  ") for line in code.splitlines() if line)
+
+
+def test_what_is_copied_is_never_wrapped(report: Report) -> None:
+    long = "/a/long/path/of/a/folder" * 8
+    snippet = f"from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained({long!r})\n"
+    changed = report.model_copy(update={"snippet": snippet, "reproduce": f"llmtune tune {long}/job.json --new"})
+    for width in (40, 80):
+        lines = [line.strip() for line in changed.to_text(width=width).splitlines()]
+        assert set(snippet.splitlines()) <= set(lines)
+        assert f"run it again llmtune tune {long}/job.json --new" in lines
 
 
 def test_the_terminal_report_says_what_matters(report: Report) -> None:
@@ -47,7 +59,7 @@ def test_the_terminal_report_says_what_matters(report: Report) -> None:
     flat = " ".join(text.replace("\u2502", " ").split())
     assert report.headline in flat
     assert text.index("Tuning helped") < text.index("held-out rows, by") < text.index("Training")
-    for wanted in (
+    for expected in (
         "120 held-out rows, by generated text, intervals at 95%",
         "macro F1",
         "better",
@@ -64,7 +76,7 @@ def test_the_terminal_report_says_what_matters(report: Report) -> None:
         "PeftModel.from_pretrained",
         "ok end of turn",
     ):
-        assert wanted in flat, wanted
+        assert expected in flat, expected
 
 
 def test_a_hosted_report_shows_money_and_its_source(hosted: Report) -> None:
@@ -107,7 +119,7 @@ def test_a_terminal_without_unicode_gets_ascii(report: Report) -> None:
 # --- text from outside ---------------------------------------------------------------------
 def hostile() -> Report:
     rows: list[Example] = [chat(("user", f"{HOSTILE} {n}"), ("assistant", f"answer {HOSTILE}")) for n in range(12)]
-    result = evaluate(rows, {"tuned": Scripted(lambda _: HOSTILE)}, resamples=50)
+    result = evaluate(rows, {"tuned": Scripted(lambda _: HOSTILE)}, scoring=ScoringOptions(resamples=50))
     return make(
         identity=identity(job_name=HOSTILE, model=HOSTILE, provider="local"),
         evaluation=result,
@@ -121,13 +133,13 @@ def hostile() -> Report:
 def test_markup_and_escape_sequences_are_shown_not_obeyed_on_a_terminal() -> None:
     buffer = io.StringIO()
     print_report(hostile(), Console(file=buffer, width=200, force_terminal=True, color_system="truecolor"))
-    shown = buffer.getvalue()
-    assert "[bold red]x[/]" in shown
-    assert "\x1b]0;title" not in shown
-    assert "\x1b]8;" not in shown  # no hyperlink was made of it
-    assert "\x1b[31mred" not in shown
-    assert "\\x1b[31mred" in shown
-    assert "\u202e" not in shown
+    output = buffer.getvalue()
+    assert "[bold red]x[/]" in output
+    assert "\x1b]0;title" not in output
+    assert "\x1b]8;" not in output  # no hyperlink was made of it
+    assert "\x1b[31mred" not in output
+    assert "\\x1b[31mred" in output
+    assert "\u202e" not in output
 
 
 def test_hostile_text_breaks_no_markdown_table_and_makes_no_html() -> None:
@@ -174,7 +186,7 @@ def test_code_cannot_be_closed_from_inside(text: str) -> None:
 
 def test_the_markdown_says_what_matters(report: Report) -> None:
     text = report.to_markdown()
-    for wanted in (
+    for expected in (
         "# ticket-router",
         "Tuning helped: accuracy rose from 33.3% to 86.7%",
         "| accuracy | **33.3%**<br>",
@@ -184,16 +196,16 @@ def test_the_markdown_says_what_matters(report: Report) -> None:
         "```python\nfrom peft import PeftModel",
         "training loss",
     ):
-        assert wanted in text, wanted
+        assert expected in text, expected
 
 
 # --- charts ---------------------------------------------------------------------
 def test_a_falling_curve_falls() -> None:
     drawn = draw([(float(x), 10.0 - x) for x in range(11)], [], width=11, height=11, ascii_only=True)
     assert drawn is not None
-    places = [next(place for place, row in enumerate(drawn.rows) if row[column].char == ".") for column in range(11)]
-    assert places == sorted(places)
-    assert (places[0], places[-1]) == (0, 10)
+    heights = [next(height for height, row in enumerate(drawn.rows) if row[column].char == ".") for column in range(11)]
+    assert heights == sorted(heights)
+    assert (heights[0], heights[-1]) == (0, 10)
     assert (drawn.top, drawn.bottom, drawn.left, drawn.right) == (10.0, 0.0, 0.0, 10.0)
 
 

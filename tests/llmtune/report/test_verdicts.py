@@ -8,19 +8,20 @@ import pytest
 
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import EvaluationResult
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.sentences import SENTENCES
 from llmtune.provider.generation import Unavailable
-from llmtune.report.verdicts import cheap, held_out_power, judged, lead
+from llmtune.report.verdicts import describe_cheap_baseline, describe_evaluation, describe_lead, held_out_power
 from tests.llmtune.evaluation.conftest import LABELS, Scripted, ticket, truth
 
 GONE = Unavailable("no such model")
 
 
 def right_up_to(share: float, wrong: str = "") -> Any:
-    """A model that is right on the first `share` of every hundred tickets, and else answers `wrong` (or a label)."""
+    """Return a model that is right on the first `share` of every hundred tickets, and else answers `wrong`."""
 
     def answer(prompt: str) -> str:
         number = int(prompt.split()[-1])
@@ -34,7 +35,10 @@ def right_up_to(share: float, wrong: str = "") -> Any:
 def result(base: Any, tuned: Any, *, rows: int = 100, labels: Any = LABELS) -> EvaluationResult:
     spec = EvaluationSpec(max_rows=rows, metrics=None if labels else ("exact_match",))
     return evaluate(
-        [ticket(n) for n in range(rows)], {"base": base, "tuned": tuned}, spec, labels=labels, resamples=300
+        [ticket(n) for n in range(rows)],
+        {"base": base, "tuned": tuned},
+        spec,
+        scoring=ScoringOptions(labels=labels, resamples=300),
     )
 
 
@@ -101,17 +105,17 @@ UNTOLD = "The prompts do not name the labels, so the base model was never told t
 @pytest.mark.parametrize("case", CASES)
 def test_the_headline_of_every_case(case: str) -> None:
     base, tuned, more, parts = CASES[case]
-    said = judged(result(base, tuned, **more))
+    sentence = describe_evaluation(result(base, tuned, **more))
     at = 0
     for part in parts:
-        assert part in said[at:], said
-        at = said.index(part, at)
-    assert ("none of the 3 labels" in said) == (case == "outside the labels")
-    assert said.endswith(".")
+        assert part in sentence[at:], sentence
+        at = sentence.index(part, at)
+    assert ("none of the 3 labels" in sentence) == (case == "outside the labels")
+    assert sentence.endswith(".")
 
 
 def comparison(difference: float, low: float, high: float, verdict: str, **more: Any) -> Comparison:
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "metric": "accuracy",
         "name_a": "one",
         "name_b": "two",
@@ -122,11 +126,11 @@ def comparison(difference: float, low: float, high: float, verdict: str, **more:
         "rows": 40,
         "verdict": verdict,
     }
-    return Comparison(**(known | more))
+    return Comparison(**(fields | more))
 
 
 @pytest.mark.parametrize(
-    ("found", "certain", "says"),
+    ("pair", "certain", "says"),
     [
         (
             comparison(0.25, 0.10, 0.40, "better"),
@@ -162,13 +166,13 @@ def comparison(difference: float, low: float, high: float, verdict: str, **more:
         ),
     ],
 )
-def test_who_leads_whom(found: Comparison, certain: bool, says: str) -> None:
-    unit = "share" if found.better == "higher" else "nats/token"
-    assert lead(found, unit, certain=certain) == says
+def test_who_leads_whom(pair: Comparison, certain: bool, says: str) -> None:
+    unit = "share" if pair.better == "higher" else "nats/token"
+    assert describe_lead(pair, unit, certain=certain) == says
 
 
 @pytest.mark.parametrize(
-    ("found", "says"),
+    ("pair", "says"),
     [
         (comparison(0.3, 0.2, 0.4, "better"), "X reaches 50.0%, 30.0 points less (95% interval 20.0 to 40.0)."),
         (
@@ -187,11 +191,11 @@ def test_who_leads_whom(found: Comparison, certain: bool, says: str) -> None:
         ),
     ],
 )
-def test_a_cheap_baseline_is_recommended_only_where_it_does_as_well(found: Comparison, says: str) -> None:
-    said = cheap("X", found, "share")
-    assert said.startswith(says)
-    worse = found.difference > 0.02
-    assert ("do not pay" in said) != worse
+def test_a_cheap_baseline_is_recommended_only_where_it_does_as_well(pair: Comparison, says: str) -> None:
+    sentence = describe_cheap_baseline("X", pair, "share")
+    assert sentence.startswith(says)
+    worse = pair.difference > 0.02
+    assert ("do not pay" in sentence) != worse
 
 
 def test_a_plan_says_how_many_rows_a_difference_needs() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.provider import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings
@@ -29,7 +29,7 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
 
 @pytest.fixture
 def old_model(vendor: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a model that was tuned from another machine."""
+    """Return the id of a model that was tuned from another machine."""
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("LLMTUNE_HOME", str(tmp_path / "elsewhere"))
         job = TuningJob(
@@ -45,7 +45,7 @@ def old_model(vendor: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         )
         provider = OpenAIProvider("openai", OpenAISettings(base_url=f"{vendor.url}/v1"))
         run = start(job, provider, yes=True)
-        run.wait(timeout=60, pace=Pace(first=0.01, most=0.05))
+        run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.05))
         model = run.model_ref
     assert model is not None
     vendor.requests.clear()

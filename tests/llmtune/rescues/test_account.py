@@ -23,7 +23,7 @@ from llmtune.rescues import account
 from llmtune.rescues.account import Filters
 from llmtune.rescues.folder import hold_folder
 from llmtune.runs import failpoints
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing.faults import refusal
 from llmtune.testing.generic_vendor import Fake
 from llmtune_openai.fake.service import FakeOpenAI
@@ -42,7 +42,7 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 
 def fill(vendor: FakeOpenAI, models: int, **fields: Any) -> list[str]:
-    """An account of so many tuned models, each with rows of its own. Their ids, oldest first."""
+    """Make an account of so many tuned models, each with rows of its own. Returns their ids, oldest first."""
     return [
         vendor.add_tuned_model(
             train=jsonl(tickets(6, first=100 * at)),
@@ -68,10 +68,10 @@ def passing() -> Iterator[Callable[[Callable[[str], None] | None], None]]:
     """Put a hook at the arrows of a rescue; it is taken away at the end."""
 
     def put(hook: Callable[[str], None] | None) -> None:
-        failpoints.hook = hook
+        failpoints.failpoint_hook = hook
 
     yield put
-    failpoints.hook = None
+    failpoints.failpoint_hook = None
 
 
 def test_killed_at_20_random_moments_every_answer_is_asked_once(
@@ -138,7 +138,7 @@ def test_the_command_needs_an_account_and_no_new_model_for_a_snapshot(
     for arguments, words in (
         (["--all"], "say whose account"),
         (["ft:x", "--all", "--from", "openai"], "takes every model"),
-        (["ft:x", "--limit", "3"], "goes with --all"),
+        (["ft:x", "--limit", "3"], "needs --all"),
         (["--all", "--from", "openai", "--prompts", "p.jsonl"], "is for one model"),
         ([], "name a model or a run"),
     ):
@@ -327,7 +327,7 @@ def test_the_whole_account_is_trained_again(
             "fake",
             model="m-1",
             out=tmp_path / "home",
-            follow=lambda run: run.wait(timeout=120, pace=Pace(first=0.01, most=0.05)),
+            follow=lambda run: run.wait(timeout=120, pace=PollInterval(first=0.01, most=0.05)),
         )
         assert len(fake.jobs) == 2
     assert all(model.run for model in done.models)

@@ -99,7 +99,7 @@ def test_a_deployment_that_a_kill_left_standing_is_found_and_removed(
 
     model = old_model(azure)
     with monkeypatch.context() as dying:  # a process that is killed cleans nothing up
-        dying.setattr(failpoints, "hook", die)
+        dying.setattr(failpoints, "failpoint_hook", die)
         dying.setattr(recording, "remove_leftover", lambda *_: None)
         with pytest.raises(Killed):
             snapshot(model, tmp_path / "out", deploy=True)
@@ -128,10 +128,10 @@ def test_an_interruption_between_two_answers_loses_none(
         if passed.count("rescue-answered") in (3, 9):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(failpoints, "hook", interrupt)
+    monkeypatch.setattr(failpoints, "failpoint_hook", interrupt)
     with pytest.raises(KeyboardInterrupt):
         llmtune.rescue(model, out=tmp_path / "out", snapshot_only=True)
-    monkeypatch.setattr(failpoints, "hook", None)
+    monkeypatch.setattr(failpoints, "failpoint_hook", None)
     llmtune.rescue(model, out=tmp_path / "out", snapshot_only=True)
     assert len(questions(vendor)) == 12
     assert set(questions(vendor).values()) == {1}

@@ -22,7 +22,7 @@ from llmtune.metrics.points import NotReported
 from llmtune.provider.types import RunState
 from llmtune.rescues.results import GoldenSet
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
 from llmtune.testing.faults import refusal
 from llmtune.testing.generic_vendor import Fake
@@ -33,7 +33,7 @@ QUICK = RetryPolicy(first=0.01, most=0.02, tries=2)
 
 
 def follow(run: Any) -> Any:
-    return run.wait(timeout=120, pace=Pace(first=0.01, most=0.05))
+    return run.wait(timeout=120, pace=PollInterval(first=0.01, most=0.05))
 
 
 @pytest.fixture
@@ -348,12 +348,12 @@ def test_the_cost_and_the_sampling_are_shown_before(vendor: FakeOpenAI, old_mode
 # --- killed in the middle --------------------------------------------------------------------------------------------
 CHILD = """
 import os, signal, sys
-from llmtune.evaluation import inference as asking
-from llmtune.rescues import golden_set as golden
-from llmtune.runs import failpoints as checkpoints
+from llmtune.evaluation import inference
+from llmtune.rescues import golden_set
+from llmtune.runs import failpoints
 import llmtune
 
-asking.MOST_THREADS = 1
+inference.MAX_THREADS = 1
 model, out, where, base_model = sys.argv[1:5]
 if where == "fetched":
     from llmtune_openai.provider import OpenAIProvider
@@ -362,19 +362,19 @@ if where == "fetched":
     OpenAIProvider.download = fetched
 elif where.startswith("answer"):
     left = int(where.partition(":")[2])
-    put = golden.GoldenFile.put
+    put = golden_set.GoldenFile.put
     def counted(self, key, value):
         global left
         put(self, key, value)
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-    golden.GoldenFile.put = counted
+    golden_set.GoldenFile.put = counted
 else:
-    def die(arrow):
-        if arrow == where:
+    def die(failpoint):
+        if failpoint == where:
             os.kill(os.getpid(), signal.SIGKILL)
-    checkpoints.hook = die
+    failpoints.failpoint_hook = die
 llmtune.rescue(model, "fake", model=base_model, out=out)
 """
 

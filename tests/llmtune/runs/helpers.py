@@ -7,15 +7,15 @@ from typing import Any
 
 from llmtune.provider.types import RunState
 from llmtune.runs.ids import new_run_id, run_key
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.records import RunRecord
 
 #: Polls as fast as a test wants them.
-QUICK = Pace(first=0.005, most=0.02)
+QUICK = PollInterval(first=0.005, most=0.02)
 
 
 def a_record(**changed: Any) -> RunRecord:
-    """A planned run; anything can be changed."""
+    """Return a planned run, with fields changed."""
     run_id = changed.pop("id", None) or new_run_id()
     now = time.time()
     fields: dict[str, Any] = {

@@ -93,7 +93,7 @@ def test_a_backup_that_fails_leaves_nothing(own_home: Path, tmp_path: Path, monk
 
 def test_the_store_is_copied_whole_while_others_write(own_home: Path, tmp_path: Path) -> None:
     store = Store(f"sqlite:///{own_home / 'store.db'}")
-    record, _ = store.begin(a_record())
+    record, _ = store.create_or_join(a_record())
     stop = threading.Event()
 
     def write() -> None:

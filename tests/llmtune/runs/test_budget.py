@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmtune.errors import OverBudget
-from llmtune.runs.budget import Bill, check_bill
+from llmtune.runs.budget import CostTotal, check_budget
 
 UNCONFIRMED, UNKNOWN, OVER = OverBudget("not confirmed"), OverBudget("not known"), OverBudget("too much")
 
@@ -34,8 +34,8 @@ def test_consent_comes_first_then_unknown_prices_then_the_total(
     refusal: OverBudget | None,
 ) -> None:
     def check() -> None:
-        check_bill(
-            lambda budget: Bill(total, OVER, None if known else UNKNOWN),
+        check_budget(
+            lambda budget: CostTotal(total, OVER, None if known else UNKNOWN),
             budget=budget,
             confirmed=confirmed,
             allow_unknown_cost=allow_unknown_cost,
@@ -51,12 +51,12 @@ def test_consent_comes_first_then_unknown_prices_then_the_total(
 
 
 def test_nothing_is_priced_where_there_is_no_budget() -> None:
-    def never(budget: float) -> Bill:
+    def never(budget: float) -> CostTotal:
         raise AssertionError("priced without a budget")
 
-    check_bill(never, budget=None, confirmed=True, allow_unknown_cost=False, unconfirmed=UNCONFIRMED)
+    check_budget(never, budget=None, confirmed=True, allow_unknown_cost=False, unconfirmed=UNCONFIRMED)
 
 
 def test_a_bill_that_others_keep_to_the_budget_is_never_over() -> None:
-    bill = Bill(50.0, over=None)
-    check_bill(lambda budget: bill, budget=1.0, confirmed=True, allow_unknown_cost=False, unconfirmed=UNCONFIRMED)
+    bill = CostTotal(50.0, over=None)
+    check_budget(lambda budget: bill, budget=1.0, confirmed=True, allow_unknown_cost=False, unconfirmed=UNCONFIRMED)

@@ -32,7 +32,7 @@ def earlier(store: Store, kind: str = "openai", state: RunState = RunState.SUCCE
         job={},
         receipt={},
     )
-    begun, _ = store.begin(record, join=False, reuse=False)
+    begun, _ = store.create_or_join(record, join=False, reuse=False)
     return begun
 
 

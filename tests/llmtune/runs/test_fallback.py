@@ -27,15 +27,15 @@ from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
 from llmtune.provider.types import Request, RunState
 from llmtune.report.schema import Report
 from llmtune.runs import fallback
-from llmtune.runs.api import runs, start, tune
+from llmtune.runs.api import list_runs, start, tune
 from llmtune.runs.fallback import Conditions
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.testing import Phase, accept_then_drop, refusal
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
 
-QUICK = Pace(first=0.01, most=0.05)
+QUICK = PollInterval(first=0.01, most=0.05)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_long_queue_moves_on_once_the_run_is_cancelled(job: TuningJob) -> None
         assert report.identity.provider == "other"
         (left,) = first.jobs.values()
         assert left.word == "cancelled"
-        (run,) = [each for each in runs() if each.record.provider == "fake"]
+        (run,) = [each for each in list_runs() if each.record.provider == "fake"]
         assert run.state is RunState.CANCELLED
         # Nothing was submitted there before it had ended here.
         cancelled = next(each.time for each in run.transitions() if each.state is RunState.CANCELLED)
@@ -218,7 +218,7 @@ def test_a_long_queue_moves_on_once_the_run_is_cancelled(job: TuningJob) -> None
 def test_when_a_cancellation_cannot_be_confirmed_nothing_else_is_started(
     job: TuningJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback, "CANCEL_PATIENCE", 0.5)
+    monkeypatch.setattr(fallback, "CANCEL_TIMEOUT", 0.5)
     with Fake() as first, Fake() as second:
         stuck = (Phase("queued", seconds=3600), *first.walks["success"][1:])
         still = (Phase("cancelling", seconds=3600), Phase("cancelled"))

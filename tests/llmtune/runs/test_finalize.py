@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmtune.data.dataset import Dataset
+from llmtune.data.example import Example
 from llmtune.errors import LlmtuneError, RunFailed, StillRunning
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import NotReported
-from llmtune.provider.types import RunState, UploadRef
+from llmtune.provider.receipt import FieldReceipt, Receipt
+from llmtune.provider.types import RunState, Target, UploadRef
 from llmtune.report.schema import Report
-from llmtune.runs import evaluation
+from llmtune.runs import evaluation, poller
 from llmtune.runs.actions import cleanup
 from llmtune.runs.api import start
+from llmtune.runs.poller import Update
+from llmtune.runs.store.leases import Lease
+from llmtune.runs.store.records import dump_receipt
 from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase, refusal, server_error
 from llmtune.testing.fake_provider import FakeProvider
 from llmtune.testing.generic_vendor import Fake
-from tests.llmtune.runs.helpers import QUICK
+from tests.llmtune.runs.helpers import QUICK, a_record
 
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
@@ -84,6 +91,67 @@ def test_answers_that_are_there_are_not_asked_again(vendor: Fake, at: At, job: T
     assert asked == 4
     start(evaluated(job, baselines=None), at(), new=True).wait(pace=QUICK)
     assert vendor.counts["generate"] == asked + 2, "the base model's answers were kept"
+
+
+def test_the_progress_counts_the_answers_of_all_models(vendor: Fake, at: At, job: TuningJob) -> None:
+    run = start(evaluated(job, baselines=None), at())
+    updates: list[Update] = []
+    run.wait(pace=QUICK, on_update=updates.append)
+    seen = [update.record.progress for update in updates if update.record.progress.total_answers]
+    assert {progress.total_answers for progress in seen} == {4}  # two rows, of the base and of the tuned model
+    answers = [progress.answers or 0 for progress in seen]
+    assert answers == sorted(answers)
+    assert answers[-1] == 4
+    assert run.record.progress.seconds_left is None
+
+
+def test_the_progress_is_seen_while_another_process_evaluates(at: At, job: TuningJob) -> None:
+    run, store = start(job, at()), open_store()
+    lease = Lease(store, f"finalize:{run.id}")
+    assert lease.acquire(wait=0)
+    updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+    leave = poller.poller().follow(store, run.id, run.provider, updates.put, pace=QUICK)
+    try:
+        while "is finishing this run" not in (updates.get(timeout=60).message or ""):
+            pass
+        store.change(run.id, progress=run.record.progress.model_copy(update={"answers": 1, "total_answers": 2}))
+        while updates.get(timeout=60).record.progress.answers != 1:
+            pass
+    finally:
+        leave()
+        lease.release()
+    run.wait(pace=QUICK)
+    assert run.state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("test", "train", "fields", "rows"),
+    [
+        (200, 1000, {"epochs": 3}, 50),
+        (200, 400, {"epochs": 1}, 20),  # a twentieth of the rows trained on
+        (60, 1000, {"epochs": 3}, 30),  # half of the test rows
+        (5, 40, {"epochs": 1}, 10),
+        (200, 1000, {"epochs": 3, "max_steps": 50, "batch_size": 8}, 20),
+    ],
+)
+def test_the_fit_of_a_small_job_is_measured_on_few_rows(
+    test: int, train: int, fields: dict[str, int], rows: int
+) -> None:
+    settings = [
+        FieldReceipt(field=name, support="sent", effective=fields.get(name))
+        for name in ("epochs", "max_steps", "batch_size")
+    ]
+    target = Target(provider="here", kind="here", model="m")
+    receipt = Receipt(target=target, family="f", job_name="j", fields=tuple(settings))
+    record = a_record(receipt=dump_receipt(receipt))
+    dataset = Dataset(train=[Example()] * train, test=[Example()] * test)
+
+    def count(hosted: bool, **spec: Any) -> int:
+        return evaluation.count_fit_rows(record, dataset, EvaluationSpec(**spec), hosted=hosted)
+
+    assert count(hosted=False) == rows
+    assert count(hosted=True) == 0
+    assert count(hosted=False, fit_rows=300) == count(hosted=True, fit_rows=300) == 300
 
 
 @pytest.mark.parametrize(("outcome", "state"), [("failure", RunState.FAILED), ("cancelled", RunState.CANCELLED)])
@@ -173,7 +241,7 @@ def test_the_tuned_model_in_hand(vendor: Fake, at: At, job: TuningJob) -> None:
         pass
     run.wait(pace=QUICK)
     with run.model() as model:
-        prompt, answer = next(iter(vendor._brain.items()))
+        prompt, answer = next(iter(vendor._answers.items()))
         assert model.generate(prompt).text == answer
     with pytest.raises(LlmtuneError, match="no checkpoint 'x'"), run.model(checkpoint="x"):
         pass
@@ -186,7 +254,7 @@ def test_the_model_in_hand_is_deployed_only_with_leave_and_only_inside(vendor: F
         pass
     with run.model(deploy=True) as model:
         assert len(vendor.standing) == 1
-        prompt, answer = next(iter(vendor._brain.items()))
+        prompt, answer = next(iter(vendor._answers.items()))
         assert model.generate(prompt).text == answer
     assert vendor.standing == []
 
@@ -231,7 +299,7 @@ def test_cleanup_counts_a_run_that_is_still_uploading(vendor: Fake, at: At, job:
     planned = first.record.model_copy(
         update={"id": "zzzzzzzzzz", "key": "ltzzzzzzzzzz", "state": RunState.PLANNED, "fingerprint": "other"}
     )
-    store.begin(planned)  # it has not come to its uploads, but they are the same content
+    store.create_or_join(planned)  # it has not come to its uploads, but they are the same content
     done = cleanup(store, lambda _: at(), run_ids=[first.id])
     assert [each for each in done.removed if each.type == "upload"] == []
 

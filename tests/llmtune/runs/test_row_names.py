@@ -10,7 +10,7 @@ import pytest
 from llmtune.data.dataset import Dataset
 from llmtune.errors import InvalidData
 from llmtune.provider.types import EncodedFile, Event, RunState, Snapshot
-from llmtune.runs.row_names import in_own_rows, name_rows, name_rows_in
+from llmtune.runs.row_names import add_own_lines, name_rows, name_rows_in
 from llmtune.runs.store.records import RunRecord
 from tests.llmtune.runs.helpers import a_record
 
@@ -55,30 +55,30 @@ def test_a_row_is_named_by_the_users_line(
     record: RunRecord, rows: Path, dataset: Dataset, text: str, row: int, words: str
 ) -> None:
     line = dataset.train[row - 1].line
-    told = in_own_rows(record, text)
+    told = add_own_lines(record, text)
     assert f"{rows}:{line} ({words} of {SENT.with_name('train.jsonl')})" in told
     assert told.endswith(text.split(words)[1])
 
 
 def test_rows_of_the_validation_file_are_looked_up_there(record: RunRecord, rows: Path, dataset: Dataset) -> None:
-    told = in_own_rows(record, "The validation file is refused: Example 2 is empty, Example 1 too")
+    told = add_own_lines(record, "The validation file is refused: Example 2 is empty, Example 1 too")
     assert f"{rows}:{dataset.validation[1].line} (Example 2 of {SENT.with_name('validation.jsonl')})" in told
     assert f"{rows}:{dataset.validation[0].line} (Example 1) too" in told
 
 
 def test_indices_are_counted_from_zero(record: RunRecord, rows: Path, dataset: Dataset) -> None:
-    told = in_own_rows(record, "2 rows were truncated (indices 0, 4)")
+    told = add_own_lines(record, "2 rows were truncated (indices 0, 4)")
     assert f"({rows}:{dataset.train[0].line}, {dataset.train[4].line}; indices 0, 4 of" in told
 
 
 @pytest.mark.parametrize("text", ["Example 9999 is bad", "line 1 column 5 is no JSON", "nothing of the kind", "Step 3"])
 def test_what_names_no_row_of_the_file_stays_as_it_is(record: RunRecord, text: str) -> None:
-    assert in_own_rows(record, text) == text
+    assert add_own_lines(record, text) == text
 
 
 def test_a_dataset_that_has_changed_is_not_guessed_at(record: RunRecord, rows: Path) -> None:
     rows.write_text(rows.read_text().replace("order 1", "order one"))
-    assert in_own_rows(record, "Example 2 is bad") == "Example 2 is bad"
+    assert add_own_lines(record, "Example 2 is bad") == "Example 2 is bad"
 
 
 def test_every_text_of_a_snapshot_and_of_an_error_is_named(record: RunRecord, rows: Path, dataset: Dataset) -> None:

@@ -25,13 +25,13 @@ from llmtune.errors import (
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs import submission
-from llmtune.runs.api import attach, runs, start, tune
+from llmtune.runs.api import attach, list_runs, start, tune
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.run import Run
 from llmtune.runs.store import database
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.store import Store, open_store
-from llmtune.testing import accept_then_drop, calling, garbled, rate_limit, refusal, reset, server_error, store_away
+from llmtune.testing import accept_then_drop, call_action, garbled, rate_limit, refusal, reset, server_error, store_away
 from llmtune.testing.fake_provider import FakeProvider
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.runs.helpers import QUICK
@@ -77,7 +77,7 @@ def test_the_stored_receipt_builds_the_same_request(at: Callable[..., FakeProvid
 
     provider = at()
     run = start(job, provider)
-    assert run.record.plan.knobs() == plan(job, provider).knobs()
+    assert run.record.plan.request_parameters() == plan(job, provider).request_parameters()
     assert run.record.tuning_job.hyperparameters == job.hyperparameters
 
 
@@ -240,7 +240,7 @@ def test_a_permanent_refusal_fails_the_run_in_the_vendors_words(
     vendor.faults.add(refusal(400, "Your organisation is on hold.", "on_hold"), role="submit")
     with pytest.raises(Exception, match="on hold"):
         start(job, at())
-    (run,) = runs()
+    (run,) = list_runs()
     assert run.state is RunState.FAILED
     assert "on hold" in (run.record.error or "")
     vendor.faults.add(refusal(401, "Incorrect API key provided."), role="upload")
@@ -255,7 +255,7 @@ def test_a_vendor_that_stays_down_leaves_a_run_that_goes_on_later(
     vendor.faults.add(rate_limit(0.001), role="submit", times=100)
     with pytest.raises(TransientError):
         start(job, at("none"))
-    (run,) = runs()
+    (run,) = list_runs()
     assert run.state is RunState.UPLOADING
     vendor.faults.clear()
     again = start(job, at("none"))
@@ -320,7 +320,7 @@ def test_cancelling_an_unclear_submit_finds_out_first_and_starts_nothing(
     run = start(job, provider)
     store = open_store()
     store.drop_ref(run.id, "job")  # as if the process had died between the call and the note of it
-    store.move(run.id, RunState.SUBMITTING, back=True)
+    store.transition(run.id, RunState.SUBMITTING, back=True)
     if not there:
         vendor.jobs.clear()
     submits = vendor.counts["submit"]
@@ -354,7 +354,7 @@ def test_a_store_that_is_away_for_long_fails_no_job(
     vendor: Fake, at: Callable[..., FakeProvider], job: TuningJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submission, "keep_trying", partial(database.keep_trying, sleep=lambda _: None, seconds=1.0))
-    monkeypatch.setattr(submission, "drive_lease", lambda store, id: Lease(store, f"drive:{id}", ttl=0.5))
+    monkeypatch.setattr(submission, "submission_lease", lambda store, id: Lease(store, f"drive:{id}", ttl=0.5))
     with (
         store_away(open_store(), times=1000, when=lambda: bool(vendor.jobs)),
         pytest.raises(StoreUnavailable),
@@ -379,7 +379,7 @@ def test_an_upload_that_takes_long_says_so(
         noted.set()
 
     monkeypatch.setattr(Store, "note", noting)
-    vendor.faults.add(calling(lambda: noted.wait(60)), role="upload")
+    vendor.faults.add(call_action(lambda: noted.wait(60)), role="upload")
     with pytest.warns(LlmtuneWarning, match="has been uploading at fake for"):
         run = start(job, at(timeout=100))
     assert any("has been uploading" in event.message for _, event in run.events())

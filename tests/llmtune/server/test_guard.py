@@ -10,7 +10,7 @@ import pytest
 
 from llmtune.provider.generation import Generation
 from llmtune.server.guard import DEPTH, parse_json_object
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -41,13 +41,13 @@ class Echo:
 def http() -> Iterator[Any]:
     """A client of an endpoint without a key, on loopback."""
     from llmtune.server.app import Served, make_app
-    from llmtune.server.queue import Line
+    from llmtune.server.queue import BatchQueue
     from llmtune.server.server import HttpServer
 
     class Endpoint(HttpServer):
         def __init__(self) -> None:
             super().__init__("127.0.0.1", 0, purpose="a test")
-            line = Line(Echo())
+            line = BatchQueue(Echo())
             self._stack.callback(line.close)
             self._run(make_app({"m": Served("m", 0, line)}, None))
 
@@ -82,8 +82,8 @@ def test_every_route_refuses_a_page_of_another_site(http: Any, method: str, path
 
 
 def test_a_page_of_this_server_and_a_program_are_answered(http: Any) -> None:
-    own = {"origin": f"http://{http.base_url.netloc.decode()}", "sec-fetch-site": "same-origin"}
-    for headers in ({}, own, {"sec-fetch-site": "none"}):
+    same_origin = {"origin": f"http://{http.base_url.netloc.decode()}", "sec-fetch-site": "same-origin"}
+    for headers in ({}, same_origin, {"sec-fetch-site": "none"}):
         answer = http.post(CHAT, json=BODY, headers=headers).json()
         assert answer["choices"][0]["message"]["content"] == "Is it open?"
 
@@ -135,14 +135,14 @@ def test_an_odd_body_is_refused_in_the_shape_of_the_api(http: Any, name: str) ->
 
 def test_a_body_may_be_nested_as_far_as_is_said() -> None:
     assert parse_json_object(json.dumps(nested(DEPTH - 1)).encode())
-    with pytest.raises(Refused, match=f"more than {DEPTH} levels"):
+    with pytest.raises(RequestError, match=f"more than {DEPTH} levels"):
         parse_json_object(json.dumps(nested(DEPTH)).encode())
 
 
 def test_a_route_that_breaks_answers_in_the_shape_of_the_api(http: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.server.app import Served
 
-    monkeypatch.setattr(Served, "listed", lambda served: 1 / 0)
+    monkeypatch.setattr(Served, "describe", lambda served: 1 / 0)
     for path in ("/v1/models", "/v1/models/m"):
         response = http.get(path)
         assert (response.status_code, error_of(response)["type"]) == (500, "server_error")

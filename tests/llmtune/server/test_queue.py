@@ -11,7 +11,7 @@ import pytest
 from llmtune.data.example import Message
 from llmtune.errors import InvalidData, TransientError, VendorError
 from llmtune.provider.generation import Generation, GenerationRequest
-from llmtune.server.queue import Line, Question
+from llmtune.server.queue import BatchQueue, QueuedRequest
 
 Told = Generation | Exception
 
@@ -34,7 +34,7 @@ class Model:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         self.open.wait(5)
         self.calls.append(len(requests))
-        texts = [each.messages[0].content for each in requests]
+        texts = [request.messages[0].content for request in requests]
         if "too long" in texts:
             raise InvalidData("it does not fit")
         if "busy" in texts:
@@ -44,38 +44,38 @@ class Model:
 
 def ask(model: Model, *texts: str) -> list[Told]:
     """What each is told: the first is asked alone, the others together, since they came while it was."""
-    line = Line(model)
-    found: dict[str, Told] = {}
+    line = BatchQueue(model)
+    results: dict[str, Told] = {}
     started = threading.Event()
     for text in texts:
         request = GenerationRequest(messages=(Message(role="user", content=text),))
 
-        def done(told: Told, text: str = text) -> None:
-            found[text] = told
+        def done(result: Told, text: str = text) -> None:
+            results[text] = result
 
-        line.ask(Question(request=request, piece=lambda _: None, done=done))
+        line.submit(QueuedRequest(request=request, on_piece=lambda _: None, on_done=done))
         if not started.is_set():
             started.set()
-            while line._waiting.qsize():  # until the first is in the model's hands
+            while line._queue.qsize():  # until the first is in the model's hands
                 threading.Event().wait(0.001)
     model.open.set()
     line.close()
-    return [found[text] for text in texts]
+    return [results[text] for text in texts]
 
 
 def test_one_bad_question_does_not_spoil_its_neighbours() -> None:
     model = Model()
     first, good, bad, fine = ask(model, "first", "good", "too long", "fine")
-    assert all(isinstance(each, Generation) for each in (first, good, fine))
+    assert all(isinstance(result, Generation) for result in (first, good, fine))
     assert isinstance(bad, InvalidData)
     assert model.calls == [1, 3, 1, 1, 1]
 
 
 def test_a_busy_model_is_not_asked_again() -> None:
     model = Model()
-    first, *others = ask(model, "first", "good", "busy", "fine")
+    first, *results = ask(model, "first", "good", "busy", "fine")
     assert isinstance(first, Generation)
-    assert all(isinstance(each, TransientError) for each in others)
+    assert all(isinstance(result, TransientError) for result in results)
     assert model.calls == [1, 3]
 
 

@@ -24,9 +24,9 @@ from llmtune.errors import InvalidSettings, RunNotFound, TransientError
 from llmtune.job.spec import EvaluationSpec
 from llmtune.provider.generation import Generation, GenerationRequest
 from llmtune.runs.api import attach
-from llmtune.runs.poller import Pace
-from llmtune.server.protocol import Cutter, Refused, read
-from llmtune.server.queue import WAITING, Line, Question
+from llmtune.runs.poller import PollInterval
+from llmtune.server.protocol import RequestError, StopFilter, parse_chat_request
+from llmtune.server.queue import MAX_QUEUED, BatchQueue, QueuedRequest
 from llmtune.server.server import Server
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
@@ -35,7 +35,7 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-QUICK = Pace(first=0.01, most=0.05)
+QUICK = PollInterval(first=0.01, most=0.05)
 JSON = {"content-type": "application/json"}
 JSON_HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 HI = [{"role": "user", "content": "case 1"}]
@@ -89,10 +89,10 @@ def test_a_vendors_model_answers_the_real_client(run: Any) -> None:
     with Server([run], port=0) as server, client(server) as api:
         assert [model.id for model in api.models.list()] == ["answering"]
         assert api.models.retrieve("answering").owned_by == "llmtune"
-        said = api.chat.completions.create(model="answering", messages=HI, temperature=0)
-        assert said.choices[0].message.content == expected.text
-        assert said.choices[0].finish_reason == "stop"
-        assert said.model == "answering"
+        completion = api.chat.completions.create(model="answering", messages=HI, temperature=0)
+        assert completion.choices[0].message.content == expected.text
+        assert completion.choices[0].finish_reason == "stop"
+        assert completion.model == "answering"
         by_id = api.chat.completions.create(model=run.id, messages=HI, temperature=0)
         assert by_id.choices[0].message.content == expected.text
         stream = list(
@@ -109,27 +109,28 @@ def test_a_vendors_model_answers_the_real_client(run: Any) -> None:
 @pytest.mark.xdist_group("heavy")
 def test_a_local_adapter_answers_and_streams_piece_by_piece(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from llmtune.server.server import hand_over
+    from llmtune.server.server import find_serving_command
 
-    mine = job(tmp_path).model_copy(update={"hyperparameters": Hyperparameters(epochs=1, max_steps=2)})
-    llmtune.tune(mine, "local")
+    short = {"adapter": "lora", "hyperparameters": Hyperparameters(epochs=1, max_steps=2)}
+    short_job = job(tmp_path).model_copy(update=short)
+    llmtune.tune(short_job, "local")
     tuned = attach("answering")
-    command = hand_over(tuned)
+    command = find_serving_command(tuned)
     assert command is not None
     assert "--enable-lora --lora-modules answering=" in command
     assert "--max-lora-rank 16" in command
     with Server([tuned], port=0) as server, client(server) as api:
         options: dict[str, Any] = {"model": "answering", "messages": HI, "temperature": 0, "max_tokens": 12}
-        whole = api.chat.completions.create(**options)
-        assert whole.usage.completion_tokens <= 12
-        assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+        answer = api.chat.completions.create(**options)
+        assert answer.usage.completion_tokens <= 12
+        assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
         chunks = list(api.chat.completions.create(stream=True, stream_options={"include_usage": True}, **options))
         pieces = [
             chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content
         ]
-        assert "".join(pieces) == whole.choices[0].message.content
-        assert chunks[-1].usage == whole.usage
-        if whole.usage.completion_tokens > 3:
+        assert "".join(pieces) == answer.choices[0].message.content
+        assert chunks[-1].usage == answer.usage
+        if answer.usage.completion_tokens > 3:
             assert len(pieces) > 1
         # Sixty-four at once, some of which go away in the middle of their stream.
         with ThreadPoolExecutor(64) as pool:
@@ -141,11 +142,11 @@ def test_a_local_adapter_answers_and_streams_piece_by_piece(tmp_path: Path) -> N
                         return "left"
                 return str(api.chat.completions.create(**options).choices[0].message.content)
 
-            said = list(pool.map(ask, range(64)))
-        assert set(said) == {"left", whole.choices[0].message.content}
+            answers = list(pool.map(ask, range(64)))
+        assert set(answers) == {"left", answer.choices[0].message.content}
         with pytest.raises(openai.BadRequestError, match="does not fit the model's context"):
             api.chat.completions.create(model="answering", messages=[{"role": "user", "content": "a b c " * 3000}])
-        assert api.chat.completions.create(**options).choices == whole.choices
+        assert api.chat.completions.create(**options).choices == answer.choices
 
 
 def test_what_a_tuned_model_cannot_do_is_refused_by_name(run: Any) -> None:
@@ -189,9 +190,9 @@ def test_without_a_key_only_this_machine_is_answered(run: Any) -> None:
 
     with Server([run], port=0) as server:
         root = server.url.removesuffix("/v1")
-        told = httpx.get(f"{server.url}/models", headers={"host": "evil.example:80"})
-        assert told.status_code == 403
-        assert "evil.example" in told.json()["error"]["message"]
+        response = httpx.get(f"{server.url}/models", headers={"host": "evil.example:80"})
+        assert response.status_code == 403
+        assert "evil.example" in response.json()["error"]["message"]
         assert httpx.get(f"{root}/health").json() == {"status": "ok"}
 
 
@@ -210,7 +211,7 @@ def test_sixty_four_clients_a_slow_one_one_that_goes_away_and_a_large_body(run: 
         gone.sendall(head.encode() + body)
         gone.close()
         with ThreadPoolExecutor(64) as pool:
-            said = list(
+            answers = list(
                 pool.map(
                     lambda n: (
                         api.chat.completions.create(
@@ -222,8 +223,8 @@ def test_sixty_four_clients_a_slow_one_one_that_goes_away_and_a_large_body(run: 
                     range(64),
                 )
             )
-        assert len(said) == 64
-        assert all(said)
+        assert len(answers) == 64
+        assert all(answers)
         large = httpx.post(f"{server.url}/chat/completions", content=b"x" * (50 << 20), headers=JSON, timeout=120)
         assert large.status_code == 413
         assert large.json()["error"]["message"] == "the body is larger than 10 MB"
@@ -258,25 +259,25 @@ class Backend:
 
 def test_questions_wait_in_a_bounded_line_and_are_asked_together() -> None:
     backend = Backend()
-    line = Line(backend)
-    said: list[Any] = []
+    line = BatchQueue(backend)
+    answers: list[Any] = []
     request = GenerationRequest(messages=(llmtune.Message("user", "x"),))
 
-    def question() -> Question:
-        return Question(request=request, piece=said.append, done=said.append)
+    def question() -> QueuedRequest:
+        return QueuedRequest(request=request, on_piece=answers.append, on_done=answers.append)
 
-    line.ask(question())
+    line.submit(question())
     until(lambda: backend.asked == [1])
-    waiting = [question() for _ in range(WAITING)]
-    for each in waiting:
-        line.ask(each)
-    with pytest.raises(Refused, match="are waiting for this model already") as caught:
-        line.ask(question())
+    waiting = [question() for _ in range(MAX_QUEUED)]
+    for queued in waiting:
+        line.submit(queued)
+    with pytest.raises(RequestError, match="are waiting for this model already") as caught:
+        line.submit(question())
     assert caught.value.status == 429
-    for each in waiting[:-5]:
-        each.leave()
+    for request_left in waiting[:-5]:
+        request_left.abandon()
     backend.go.set()
-    until(lambda: len(said) == 6)
+    until(lambda: len(answers) == 6)
     assert sum(backend.asked) == 6  # whoever left was not asked for
     line.close()
 
@@ -285,13 +286,13 @@ def test_a_failure_is_everybodys_own() -> None:
     backend = Backend()
     backend.go.set()
     backend.fails = True
-    line = Line(backend)
-    said: list[Any] = []
-    line.ask(Question(request=GenerationRequest(messages=()), piece=said.append, done=said.append))
-    until(lambda: len(said) == 1)
-    refused = Refused.of(said[0])
+    line = BatchQueue(backend)
+    answers: list[Any] = []
+    line.submit(QueuedRequest(request=GenerationRequest(messages=()), on_piece=answers.append, on_done=answers.append))
+    until(lambda: len(answers) == 1)
+    refused = RequestError.of(answers[0])
     assert (refused.status, refused.wait, str(refused)) == (503, 3, "the model is waking up")
-    assert Refused.of(ZeroDivisionError("secret")).body["error"]["message"].startswith("the model failed")
+    assert RequestError.of(ZeroDivisionError("secret")).body["error"]["message"].startswith("the model failed")
     line.close()
 
 
@@ -299,10 +300,10 @@ def test_a_failure_is_everybodys_own() -> None:
 def test_an_answer_ends_at_a_stop_text_however_it_comes(size: int) -> None:
     text = "one, two END three"
     for stop, expected in ((("END",), "one, two "), ((", ", "END"), "one"), (("four",), text), ((), text)):
-        cutter = Cutter(stop)
-        pieces = [cutter.more(text[at : at + size]) for at in range(0, len(text), size)]
-        assert "".join(pieces) + cutter.rest() == expected
-        assert cutter.ended == (expected != text)
+        stop_filter = StopFilter(stop)
+        pieces = [stop_filter.feed(text[at : at + size]) for at in range(0, len(text), size)]
+        assert "".join(pieces) + stop_filter.flush() == expected
+        assert stop_filter.ended == (expected != text)
 
 
 def test_requests_are_read_as_the_api_has_them() -> None:
@@ -317,17 +318,17 @@ def test_requests_are_read_as_the_api_has_them() -> None:
         "top_p": 0.5,
         "seed": 3,
     }
-    asked = read(body)
-    assert asked.request.messages[1].words == "a\nb"
-    assert (asked.request.temperature, asked.request.max_tokens, asked.stop) == (1.0, 7, ("x",))
-    for wrong, words in (
+    chat = parse_chat_request(body)
+    assert chat.request.messages[1].words == "a\nb"
+    assert (chat.request.temperature, chat.request.max_tokens, chat.stop) == (1.0, 7, ("x",))
+    for wrong, message in (
         (body | {"stop": [""]}, "stop must be"),
         (body | {"max_tokens": 1.5}, "a whole number"),
         (body | {"best_of": 2}, "best_of is not supported"),
         ({"messages": body["messages"]}, "model is missing"),
     ):
-        with pytest.raises(Refused, match=words):
-            read(wrong)
+        with pytest.raises(RequestError, match=message):
+            parse_chat_request(wrong)
 
 
 def test_a_run_that_does_not_exist_and_a_taken_port_are_said(run: Any) -> None:
@@ -336,7 +337,7 @@ def test_a_run_that_does_not_exist_and_a_taken_port_are_said(run: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(InvalidSettings, match="cannot be listened on"):
+        with pytest.raises(InvalidSettings, match="cannot listen on"):
             Server([run], port=taken.getsockname()[1])
     with run.model() as model:  # it was let go of
         assert model.generate("case 1").text
@@ -352,9 +353,9 @@ def test_the_command_serves_until_it_is_told_to_end(run: Any) -> None:
         with openai.OpenAI(base_url=url, api_key="none", timeout=120) as api:
             assert api.chat.completions.create(model="answering", messages=HI).choices
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 0, told
-        assert 'client.chat.completions.create(model="answering"' in told
+        _, output = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        assert 'client.chat.completions.create(model="answering"' in output
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -16,7 +16,7 @@ from llmtune.testing.generic_vendor import Fake
 
 @pytest.fixture
 def vendor_kind() -> type[Fake]:
-    """What the vendor is; a file with a vendor of its own says so by a fixture of this name."""
+    """Return the class of the fake vendor; a test file that needs another one overrides this fixture."""
     return Fake
 
 
@@ -36,14 +36,14 @@ def make_job(tmp_path: Path) -> Callable[..., TuningJob]:
             for at in range(rows)
         )
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        told: dict[str, Any] = {
+        options: dict[str, Any] = {
             "name": "searched",
             "dataset": str(tmp_path / "rows.jsonl"),
             "model": {"fake": "m-1", "local": "tiny"},
             "hyperparameters": Hyperparameters(epochs=1),
             "evaluation": EvaluationSpec(max_rows=10),
         }
-        return TuningJob(**told | fields)
+        return TuningJob(**options | fields)
 
     return made
 

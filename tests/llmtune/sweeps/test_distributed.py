@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 import llmtune
 from llmtune import TuningJob
 from llmtune.errors import InvalidData, RunNotFound
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
-from llmtune.sweeps.distributed import join
+from llmtune.sweeps.distributed import join_sweep
 from llmtune.testing.generic_vendor import Fake
 
 pytest.importorskip("optuna")
 
-QUICK = Pace(first=0.01, most=0.05)
+QUICK = PollInterval(first=0.01, most=0.05)
 SPACE = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
 OPTIONS: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0, "pace": QUICK}
 
@@ -39,10 +39,10 @@ WORKER = """
 import os, pathlib, signal, sys, time
 import llmtune
 from llmtune import TuningJob
-from llmtune.runs.poller import Pace
-from llmtune.runs import failpoints as checkpoints
-from llmtune.sweeps.distributed import join
-pace = Pace(first=0.01, most=0.05)
+from llmtune.runs.poller import PollInterval
+from llmtune.runs import failpoints
+from llmtune.sweeps.distributed import join_sweep
+pace = PollInterval(first=0.01, most=0.05)
 what, path, trials = sys.argv[1:4]
 joined = pathlib.Path(path).with_name("joined")
 def tell(row):
@@ -56,14 +56,14 @@ if what == "die":
     def die(arrow):
         if arrow == "after-submit":
             os.kill(os.getpid(), signal.SIGKILL)
-    checkpoints.hook = die
+    failpoints.failpoint_hook = die
 if what == "sweep":
     space = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
     found = llmtune.sweep(TuningJob.load(path), "fake", space, method="random", trials=int(trials), parallel=2,
                           pruning=False, finalists=0, pace=pace, on_trial=tell)
     print("done", len(found.trials), sum(each.state == "complete" for each in found.trials), flush=True)
 else:
-    join(parallel=2, pace=pace, on_trial=tell)
+    join_sweep(parallel=2, pace=pace, on_trial=tell)
 """
 
 
@@ -83,11 +83,11 @@ def test_two_processes_share_one_study(
     assert first.stdout is not None
     begun = first.stdout.readline()  # it is under way
     second = worker("join", tmp_path / "job.yaml", 16)
-    told, wrong = second.communicate(timeout=240)
+    joined_output, wrong = second.communicate(timeout=240)
     assert second.returncode == 0, wrong
-    rest, wrong = first.communicate(timeout=240)
+    first_output, wrong = first.communicate(timeout=240)
     assert first.returncode == 0, wrong
-    here, there = (begun + rest).split("\n"), told.split("\n")
+    here, there = (begun + first_output).split("\n"), joined_output.split("\n")
     assert "done 16 16" in here
     ran = Counter(line for line in (*here, *there) if line.startswith("trial "))
     assert sorted(ran) == sorted(f"trial {number}" for number in range(16))
@@ -102,23 +102,23 @@ def test_a_worker_that_dies_leaves_its_trial_to_another(job: TuningJob, vendor: 
     dead = worker("die", tmp_path / "unused", 0)
     dead.communicate(timeout=240)
     assert dead.returncode == -signal.SIGKILL
-    rows = join(invited, pace=QUICK)
+    rows = join_sweep(invited, pace=QUICK)
     assert sorted(row.number for row in rows) == [1, 2, 3]
     assert all(row.state == "complete" for row in rows)
     assert len(vendor.jobs) == 4
-    assert join(invited, pace=QUICK) == ()
+    assert join_sweep(invited, pace=QUICK) == ()
 
 
 def more_trials(job: TuningJob, trials: int) -> str:
     """Leave an invitation to more trials than have been run; the sweep's name."""
     from llmtune.sweeps import study as studies
-    from llmtune.sweeps.distributed import PREFIX, _find
+    from llmtune.sweeps.distributed import PREFIX, _find_sweep
 
-    (name,) = studies.names(PREFIX)
-    _, invitation = _find(name)
+    (name,) = studies.list_studies(PREFIX)
+    _, invitation = _find_sweep(name)
     import optuna
 
-    study = optuna.load_study(study_name=name, storage=studies._storage())
+    study = optuna.load_study(study_name=name, storage=studies._open_storage())
     study.set_user_attr("llmtune", invitation.model_copy(update={"trials": trials}).model_dump(mode="json"))
     return name.removeprefix(PREFIX)
 
@@ -128,9 +128,9 @@ def test_the_budget_is_everybodys(job: TuningJob, vendor: Fake, monkeypatch: pyt
     (only,) = llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS).trials
     assert isinstance(only.cost, float)
     assert only.cost > 0
-    found = llmtune.sweep(job, "fake", SPACE, trials=9, budget=2.5 * only.cost, **OPTIONS)
-    assert found.stopped
-    assert join(found.group, pace=QUICK) == ()
+    sweep = llmtune.sweep(job, "fake", SPACE, trials=9, budget=2.5 * only.cost, **OPTIONS)
+    assert sweep.stopped
+    assert join_sweep(sweep.group, pace=QUICK) == ()
     assert len(vendor.jobs) == 2
 
 
@@ -139,16 +139,16 @@ def test_other_rows_are_refused(job: TuningJob, vendor: Fake, tmp_path: Path) ->
     name = more_trials(job, 2)
     (tmp_path / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text().replace("case", "other"))
     with pytest.raises(InvalidData, match="not the rows that the sweep was started with"):
-        join(name, pace=QUICK)
+        join_sweep(name, pace=QUICK)
     assert len(vendor.jobs) == 1
 
 
 def test_no_sweep_is_said_in_a_sentence(job: TuningJob, vendor: Fake) -> None:
     with pytest.raises(RunNotFound, match="no sweep in this store is unfinished"):
-        join()
+        join_sweep()
     llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
     with pytest.raises(RunNotFound, match="no sweep in this store is 'abc'"):
-        join("abc")
+        join_sweep("abc")
 
 
 def test_join_from_the_command_line(job: TuningJob, vendor: Fake) -> None:
@@ -156,10 +156,10 @@ def test_join_from_the_command_line(job: TuningJob, vendor: Fake) -> None:
 
     llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
     name = more_trials(job, 2)
-    shown = CliRunner().invoke(app, ["sweep", "join", name, "--json"])
-    assert shown.exit_code == 0, shown.output
-    assert "1 trials were run here" in shown.output
-    (row,) = json.loads(shown.stdout.splitlines()[-1])
+    result = CliRunner().invoke(app, ["sweep", "join", name, "--json"])
+    assert result.exit_code == 0, result.output
+    assert "1 trials were run here" in result.output
+    (row,) = json.loads(result.stdout.splitlines()[-1])
     assert row["number"] == 1
     assert len(open_store().runs()) == 2
 
@@ -189,16 +189,16 @@ def test_workers_that_begin_at_once_make_the_tables_once() -> None:
         )
         for _ in range(4)
     ]
-    for told in (0, 1):
-        for each in workers:
-            assert each.stdin is not None
-            assert each.stdout is not None
-            if told:
-                assert each.stdout.readline() == "ready\n"
-        for each in workers:
-            each.stdin.write("\n")  # type: ignore[union-attr]
-            each.stdin.flush()  # type: ignore[union-attr]
-    for each in workers:
-        out, wrong = each.communicate(timeout=240)
-        assert each.returncode == 0, wrong
+    for attempt in (0, 1):
+        for process in workers:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            if attempt:
+                assert process.stdout.readline() == "ready\n"
+        for process in workers:
+            process.stdin.write("\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+    for process in workers:
+        out, wrong = process.communicate(timeout=240)
+        assert process.returncode == 0, wrong
         assert out == "0\n"

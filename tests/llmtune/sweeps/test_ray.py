@@ -10,13 +10,18 @@ import pytest
 import llmtune
 from llmtune import TuningJob
 from llmtune.errors import InvalidSettings, MissingExtra
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.sweeps.ray import run_on_ray
 from llmtune.testing.generic_vendor import Fake
 
 pytest.importorskip("optuna")
 
-OPTIONS: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0, "pace": Pace(first=0.01, most=0.05)}
+OPTIONS: dict[str, Any] = {
+    "method": "random",
+    "pruning": False,
+    "finalists": 0,
+    "pace": PollInterval(first=0.01, most=0.05),
+}
 
 
 @pytest.fixture
@@ -29,11 +34,11 @@ def job(make_job: Callable[..., TuningJob]) -> TuningJob:
 def test_trials_run_on_a_cluster(job: TuningJob, vendor: Fake) -> None:
     pytest.importorskip("ray")
     here: list[Any] = []
-    found = llmtune.sweep(
+    sweep = llmtune.sweep(
         job, "fake", {"lora_rank": (1, 4096)}, trials=6, parallel=2, ray="local", on_trial=here.append, **OPTIONS
     )
-    assert len(found.trials) == len(vendor.jobs) == 6
-    assert all(row.state == "complete" for row in found.trials)
+    assert len(sweep.trials) == len(vendor.jobs) == 6
+    assert all(row.state == "complete" for row in sweep.trials)
     assert not here, "they were to run on the cluster"
 
 

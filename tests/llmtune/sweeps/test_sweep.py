@@ -18,9 +18,9 @@ from llmtune import Hyperparameters, Sweep, TuningJob
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
 from llmtune.metrics.points import NotReported
 from llmtune.provider.types import RunState
-from llmtune.runs.poller import Pace
+from llmtune.runs import job_room
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
-from llmtune.sweeps import worker
 from llmtune.sweeps.space import Choice, Range, parse_space, read_space
 from llmtune.testing import Phase
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
@@ -30,7 +30,7 @@ from llmtune_openai.fake.service import FakeOpenAI as OpenAI
 
 pytest.importorskip("optuna")
 
-QUICK = Pace(first=0.01, most=0.05)
+QUICK = PollInterval(first=0.01, most=0.05)
 SPACE = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
 
 
@@ -58,27 +58,27 @@ def priced(vendor: Fake, price: float) -> FakeProvider:
 
 @pytest.mark.parametrize("method", ["random", "bayesian", "grid"])
 def test_the_best_trial_is_the_one_with_the_lowest_validation_loss(method: Any, job: TuningJob, vendor: Bowl) -> None:
-    found = llmtune.sweep(job, "fake", SPACE, method=method, trials=8, pruning=False, finalists=0, pace=QUICK)
-    assert len(found.trials) == len(vendor.jobs) == 8
-    values = [float(each.value) for each in found.trials]  # type: ignore[arg-type]
-    assert found.best is not None
-    assert found.best.value == min(values)
+    sweep = llmtune.sweep(job, "fake", SPACE, method=method, trials=8, pruning=False, finalists=0, pace=QUICK)
+    assert len(sweep.trials) == len(vendor.jobs) == 8
+    values = [float(trial.value) for trial in sweep.trials]  # type: ignore[arg-type]
+    assert sweep.best is not None
+    assert sweep.best.value == min(values)
     assert len(set(values)) > 1
-    for row, made in zip(found.trials, vendor.jobs.values(), strict=True):
+    for row, sent_job in zip(sweep.trials, vendor.jobs.values(), strict=True):
         assert row.run is not None
         assert set(row.params) == set(SPACE)
-        assert made.body["hyperparameters"]["lora_rank"] in SPACE["lora_rank"]
-    assert found.job.hyperparameters_for("fake").learning_rate == found.best.params["learning_rate"]
-    assert found.job.hyperparameters_for("fake").epochs == 1
-    assert Sweep.model_validate_json(found.to_json()) == found
+        assert sent_job.body["hyperparameters"]["lora_rank"] in SPACE["lora_rank"]
+    assert sweep.job.hyperparameters_for("fake").learning_rate == sweep.best.params["learning_rate"]
+    assert sweep.job.hyperparameters_for("fake").epochs == 1
+    assert Sweep.model_validate_json(sweep.to_json()) == sweep
 
 
 def test_trials_never_see_the_test_rows_and_the_finalist_does_once(job: TuningJob, vendor: Bowl) -> None:
-    found = llmtune.sweep(job, "fake", SPACE, method="random", trials=3, finalists=1, seeds=2, pace=QUICK)
+    sweep = llmtune.sweep(job, "fake", SPACE, method="random", trials=3, finalists=1, seeds=2, pace=QUICK)
     store = open_store()
-    (final,) = found.finalists
+    (final,) = sweep.finalists
     assert len(final.runs) == len(final.values) == 2
-    assert final.params == found.best.params  # type: ignore[union-attr]
+    assert final.params == sweep.best.params  # type: ignore[union-attr]
     assert not isinstance(final.interval, NotReported)
     tested = {record.id for record in store.runs() if "evaluation" in store.refs(record.id)}
     assert tested == set(final.runs)
@@ -103,11 +103,11 @@ def test_a_budget_holds_with_what_is_under_way(job: TuningJob, vendor: Bowl) -> 
     one = first.cost
     assert not isinstance(one, NotReported)
     assert one > 0
-    found = llmtune.sweep(job, provider, SPACE, trials=9, budget=3.5 * one, **options)
+    sweep = llmtune.sweep(job, provider, SPACE, trials=9, budget=3.5 * one, **options)
     assert len(vendor.jobs) == 3
-    assert found.stopped is not None
-    assert "the next trial costs" in found.stopped
-    assert found.spent == pytest.approx(3 * one)
+    assert sweep.stopped is not None
+    assert "the next trial costs" in sweep.stopped
+    assert sweep.spent == pytest.approx(3 * one)
     with pytest.raises(LlmtuneError, match="no trial"):
         llmtune.sweep(job, provider, {"lora_rank": [2, 3]}, trials=2, budget=0.1 * one, pace=QUICK)
     with pytest.raises(OverBudget, match="not confirmed"):
@@ -120,67 +120,67 @@ def test_finalists_are_under_the_budget_too(job: TuningJob, vendor: Bowl) -> Non
     (first,) = llmtune.sweep(job, provider, SPACE, trials=1, finalists=0, **options).trials
     one = first.cost
     assert not isinstance(one, NotReported)
-    found = llmtune.sweep(job, provider, SPACE, trials=3, finalists=2, budget=4.5 * one, **options)
+    sweep = llmtune.sweep(job, provider, SPACE, trials=3, finalists=2, budget=4.5 * one, **options)
     assert len(vendor.jobs) == 4
-    assert len(found.finalists) == 1
-    assert not isinstance(found.spent, NotReported)
-    assert 3.9 * one < found.spent < 4.5 * one
-    assert any("was not trained as a finalist" in note and "of the budget are left" in note for note in found.notes)
+    assert len(sweep.finalists) == 1
+    assert not isinstance(sweep.spent, NotReported)
+    assert 3.9 * one < sweep.spent < 4.5 * one
+    assert any("was not trained as a finalist" in note and "of the budget are left" in note for note in sweep.notes)
     again = llmtune.sweep(job, provider, SPACE, trials=3, finalists=2, budget=4.5 * one, **options)
     assert len(vendor.jobs) == 4
-    assert again.spent == pytest.approx(found.spent)
+    assert again.spent == pytest.approx(sweep.spent)
 
 
 def test_a_finalist_that_fails_is_a_note_and_what_was_found_is_kept(job: TuningJob, vendor: Bowl) -> None:
     options: dict[str, Any] = {"method": "random", "trials": 2, "pruning": False, "pace": QUICK}
     llmtune.sweep(job, "fake", SPACE, finalists=0, **options)
     vendor.outcome = "failure"
-    found = llmtune.sweep(job, "fake", SPACE, finalists=1, **options)
-    assert found.best is not None
-    assert not found.finalists
-    assert any("as a finalist" in note for note in found.notes)
+    sweep = llmtune.sweep(job, "fake", SPACE, finalists=1, **options)
+    assert sweep.best is not None
+    assert not sweep.finalists
+    assert any("as a finalist" in note for note in sweep.notes)
 
 
 def test_what_is_billed_beyond_the_budget_is_said(job: TuningJob, vendor: Bowl) -> None:
-    found = llmtune.sweep(job, "fake", SPACE, method="random", trials=1, finalists=0, pace=QUICK)
-    dear = found.model_copy(update={"budget": 5.0, "spent": 7.5})
-    assert "spent 7.50 USD: 2.50 over the budget of 5.00, by what was billed" in dear.to_markdown()
+    sweep = llmtune.sweep(job, "fake", SPACE, method="random", trials=1, finalists=0, pace=QUICK)
+    dear = sweep.model_copy(update={"budget": 5.0, "spent": 7.5})
+    assert "spent 7.50 USD: 2.50 over the budget of 5.00, as billed" in dear.to_markdown()
     assert "2.50 over the budget of 5.00" in dear.to_html()
-    assert "spent 4.00 USD of at most 5.00" in found.model_copy(update={"budget": 5.0, "spent": 4.0}).to_markdown()
+    assert "spent 4.00 USD of at most 5.00" in sweep.model_copy(update={"budget": 5.0, "spent": 4.0}).to_markdown()
 
 
 def test_a_trial_that_is_clearly_worse_is_cancelled_at_the_vendor(job: TuningJob, vendor: Bowl) -> None:
     slow = (Phase("queued"), Phase("training", looks=40, training=True), Phase("succeeded"))
     vendor.walks = {**vendor.walks, "success": slow}  # type: ignore[misc]
     rates = {"learning_rate": Choice(values=(1e-3, 1.1e-3, 0.9e-3, 1.05e-3, 1e-7, 1e-8))}
-    found = llmtune.sweep(job, "fake", rates, method="grid", trials=6, seed=3, parallel=1, finalists=0, pace=QUICK)
-    states = {each.params["learning_rate"]: each.state for each in found.trials}
-    pruned = [each for each in found.trials if each.state == "pruned"]
+    sweep = llmtune.sweep(job, "fake", rates, method="grid", trials=6, seed=3, parallel=1, finalists=0, pace=QUICK)
+    states = {trial.params["learning_rate"]: trial.state for trial in sweep.trials}
+    pruned = [trial for trial in sweep.trials if trial.state == "pruned"]
     assert states[1e-3] == "complete"
     assert pruned
-    assert all(each.params["learning_rate"] < 1e-6 for each in pruned)
-    cancelled = [each for each in vendor.jobs.values() if each.word == "cancelled"]
+    assert all(trial.params["learning_rate"] < 1e-6 for trial in pruned)
+    cancelled = [vendor_job for vendor_job in vendor.jobs.values() if vendor_job.word == "cancelled"]
     assert len(cancelled) == len(pruned)
-    assert all("pruned at step" in each.note for each in pruned)
-    saved = sum((each.total_steps or 0) - (each.steps or 0) for each in pruned)
+    assert all("pruned at step" in trial.note for trial in pruned)
+    saved = sum((trial.total_steps or 0) - (trial.steps or 0) for trial in pruned)
     assert saved > 0
-    assert f"{len(pruned)} trial" in found.to_markdown()
-    assert f"cancelled early: {saved:,} of their" in found.to_markdown()
+    assert f"{len(pruned)} trial" in sweep.to_markdown()
+    assert f"cancelled early: {saved:,} of their" in sweep.to_markdown()
 
 
 def test_one_that_fails_is_a_row_and_not_the_end(job: TuningJob, vendor: Bowl) -> None:
-    made = vendor.new_job
+    new_job = vendor.new_job
 
     def sometimes(*args: Any, **kwargs: Any) -> Any:
         vendor.outcome = "failure" if len(vendor.jobs) == 1 else "success"
-        return made(*args, **kwargs)
+        return new_job(*args, **kwargs)
 
     vendor.new_job = sometimes  # type: ignore[method-assign]
-    found = llmtune.sweep(
+    sweep = llmtune.sweep(
         job, "fake", SPACE, method="random", trials=3, parallel=1, pruning=False, finalists=0, pace=QUICK
     )
-    assert sorted(each.state for each in found.trials) == ["complete", "complete", "failed"]
-    assert next(each.note for each in found.trials if each.state == "failed")
+    assert sorted(trial.state for trial in sweep.trials) == ["complete", "complete", "failed"]
+    assert next(trial.note for trial in sweep.trials if trial.state == "failed")
 
 
 class Crowded(OpenAI):
@@ -211,33 +211,33 @@ EPOCHS = {"epochs": [1, 2, 3]}
 def test_a_vendor_with_room_for_one_job_gets_one_trial_after_the_other(
     make_job: Callable[..., TuningJob], crowded: Crowded
 ) -> None:
-    found = llmtune.sweep(
+    sweep = llmtune.sweep(
         make_job(**OPENAI), "openai", EPOCHS, method="grid", trials=3, pruning=False, finalists=1, pace=QUICK
     )
-    assert [each.state for each in found.trials] == ["complete"] * 3
-    assert found.stopped is None
-    assert len(found.finalists) == 1
+    assert [trial.state for trial in sweep.trials] == ["complete"] * 3
+    assert sweep.stopped is None
+    assert len(sweep.finalists) == 1
     assert len(crowded.jobs) == 4
 
 
 def test_a_vendor_that_is_full_with_other_jobs_ends_the_sweep_with_what_it_has(
     make_job: Callable[..., TuningJob], crowded: Crowded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "FULL_SECONDS", 0.01)
-    monkeypatch.setattr(worker, "FULL_TRIES", 2)
+    monkeypatch.setattr(job_room, "FULL_SECONDS", 0.01)
+    monkeypatch.setattr(job_room, "FULL_TRIES", 2)
     options: dict[str, Any] = {"method": "grid", "trials": 3, "parallel": 1, "pruning": False, "finalists": 0}
     closed = crowded.room
 
     def close(row: Any) -> None:
         crowded.room = 0
 
-    found = llmtune.sweep(make_job(**OPENAI), "openai", EPOCHS, pace=QUICK, on_trial=close, **options)
-    assert [each.state for each in found.trials] == ["complete", "failed"]
-    assert found.best is not None
-    assert "maximum number of active jobs" in str(found.stopped)
+    sweep = llmtune.sweep(make_job(**OPENAI), "openai", EPOCHS, pace=QUICK, on_trial=close, **options)
+    assert [trial.state for trial in sweep.trials] == ["complete", "failed"]
+    assert sweep.best is not None
+    assert "maximum number of active jobs" in str(sweep.stopped)
     crowded.room = closed
     again = llmtune.sweep(make_job(**OPENAI), "openai", EPOCHS, pace=QUICK, **options)
-    assert sum(each.state == "complete" for each in again.trials) == 3
+    assert sum(trial.state == "complete" for trial in again.trials) == 3
     assert len(crowded.jobs) == 3
 
 
@@ -245,8 +245,8 @@ CHILD = """
 import os, signal, sys
 import llmtune
 from llmtune import TuningJob
-from llmtune.runs.poller import Pace
-from llmtune.runs import failpoints as checkpoints
+from llmtune.runs.poller import PollInterval
+from llmtune.runs import failpoints
 where, nth = sys.argv[2], int(sys.argv[3])
 passed = 0
 def die(arrow):
@@ -254,10 +254,10 @@ def die(arrow):
     passed += arrow == where
     if arrow == where and passed == nth:
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoints.hook = die
+failpoints.failpoint_hook = die
 space = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
 llmtune.sweep(TuningJob.load(sys.argv[1]), "fake", space, method="random", trials=6, parallel=2, pruning=False,
-              finalists=1, pace=Pace(first=0.01, most=0.05))
+              finalists=1, pace=PollInterval(first=0.01, most=0.05))
 """
 
 
@@ -277,9 +277,9 @@ def test_killed_in_the_middle_it_goes_on_without_a_duplicate(
     assert done.returncode == -signal.SIGKILL, done.stderr
     loaded = TuningJob.load(tmp_path / "job.yaml")
     options: dict[str, Any] = {"method": "random", "trials": 6, "parallel": 2, "pruning": False, "finalists": 1}
-    found = llmtune.sweep(loaded, "fake", SPACE, pace=QUICK, **options)
-    assert len(found.trials) == 6
-    assert all(each.state == "complete" for each in found.trials)
+    sweep = llmtune.sweep(loaded, "fake", SPACE, pace=QUICK, **options)
+    assert len(sweep.trials) == 6
+    assert all(trial.state == "complete" for trial in sweep.trials)
     assert len(vendor.jobs) == 7  # six trials and the finalist
     assert all(record.state is RunState.SUCCEEDED for record in open_store().runs())
 
@@ -293,17 +293,17 @@ def test_it_searches_on_this_machine(job: TuningJob, tmp_path: Path) -> None:
     job.model_copy(update={"hyperparameters": Hyperparameters(epochs=1, max_steps=3)}).save(tmp_path / "job.yaml")
     arguments = ["sweep", str(tmp_path / "job.yaml"), "-s", "learning_rate=1e-4..1e-2", "-s", "lora_rank=4,8"]
     arguments += ["--trials", "2", "--method", "random", "--best", str(tmp_path / "best.yaml")]
-    shown = CliRunner().invoke(app, arguments)
-    assert shown.exit_code == 0, shown.output
-    assert "best: learning_rate" in shown.output
-    assert "on the test rows" in shown.output
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "best: learning_rate" in result.output
+    assert "on the test rows" in result.output
     assert TuningJob.load(tmp_path / "best.yaml").hyperparameters_for("local").lora_rank in (4, 8)
 
 
 # --- the space -------------------------------------------------------------------------------------------------------
 def test_a_space_is_said_in_words_or_in_python() -> None:
-    said = parse_space(["learning_rate=1e-5..1e-3", "lora_rank=4,8,16", "packing=true,false"])
-    space = read_space(said)
+    definitions = parse_space(["learning_rate=1e-5..1e-3", "lora_rank=4,8,16", "packing=true,false"])
+    space = read_space(definitions)
     assert space["learning_rate"] == Range(low=1e-5, high=1e-3, log=True)
     assert space["lora_rank"] == Choice(values=(4, 8, 16))
     assert space["packing"] == Choice(values=(True, False))
@@ -311,7 +311,7 @@ def test_a_space_is_said_in_words_or_in_python() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "words"),
+    ("space", "message"),
     [
         ({}, "nothing to search"),
         ({"provider": "fake"}, "give a list of backends"),
@@ -321,8 +321,8 @@ def test_a_space_is_said_in_words_or_in_python() -> None:
         ({"epochs": 3}, "neither a range"),
     ],
 )
-def test_what_is_no_space_is_refused(space: dict[str, Any], words: str, job: TuningJob) -> None:
-    with pytest.raises(InvalidJob, match=words):
+def test_what_is_no_space_is_refused(space: dict[str, Any], message: str, job: TuningJob) -> None:
+    with pytest.raises(InvalidJob, match=message):
         llmtune.sweep(job, "fake", space)
 
 

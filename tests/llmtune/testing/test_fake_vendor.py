@@ -27,7 +27,7 @@ from llmtune.testing import (
     truncated,
     unknown_state,
 )
-from llmtune.testing.request_schema import complaints
+from llmtune.testing.request_schema import violations
 
 
 class Acme(FakeVendor):
@@ -89,9 +89,9 @@ def ask(vendor: FakeVendor, method: str, path: str, body: Any = None, timeout: f
 def test_a_job_walks_through_its_states_and_makes_steps(acme: Acme) -> None:
     status, job, _ = ask(acme, "POST", "/v1/jobs", {"model": "m"})
     assert status == 200
-    seen = [ask(acme, "GET", f"/v1/jobs/{job['id']}")[1] for _ in range(7)]
-    assert [each["status"] for each in seen] == ["waiting", *["working"] * 4, "done", "done"]
-    steps = [each["steps"] for each in seen]
+    polls = [ask(acme, "GET", f"/v1/jobs/{job['id']}")[1] for _ in range(7)]
+    assert [poll["status"] for poll in polls] == ["waiting", *["working"] * 4, "done", "done"]
+    steps = [poll["steps"] for poll in polls]
     assert steps == sorted(steps)
     assert steps[-1] == 10
     assert acme.counts["poll"] == 7
@@ -246,13 +246,13 @@ def test_a_bug_in_a_fake_is_a_complaint_not_a_500() -> None:
 
 
 def test_shapes() -> None:
-    assert complaints({"a": [1, 2]}, {"a": [int]}) == []
-    assert complaints({"a": [1, "2"]}, {"a": [int]})[0][0] == "a[1]"
-    assert complaints(True, {1, 2}) != []
-    assert complaints(1, float) == []
-    assert complaints(None, (str, None)) == []
+    assert violations({"a": [1, 2]}, {"a": [int]}) == []
+    assert violations({"a": [1, "2"]}, {"a": [int]})[0][0] == "a[1]"
+    assert violations(True, {1, 2}) != []
+    assert violations(1, float) == []
+    assert violations(None, (str, None)) == []
     with pytest.raises(TypeError):
-        complaints(1, "int")
+        violations(1, "int")
 
 
 def test_a_client_that_is_killed_while_it_sends_has_asked_nothing() -> None:

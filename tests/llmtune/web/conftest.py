@@ -11,16 +11,16 @@ import pytest
 
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
-from llmtune.runs.store.serialization import columns_of
+from llmtune.runs.store.serialization import build_columns
 from llmtune.runs.store.store import open_store
 from llmtune.testing import Phase
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
 from llmtune.web.server import Server
 
-QUICK = Pace(first=0.005, most=0.02)
+QUICK = PollInterval(first=0.005, most=0.02)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def slowly(vendor: Fake, looks: int = 10, steps: int = 40) -> None:
 
 @pytest.fixture
 def begin(vendor: Fake, tmp_path: Path) -> Callable[..., Run]:
-    """Starts a run: `begin(name="a")`; with `done=True` it is followed to its end."""
+    """Return a function that starts a run: `begin(name="a")`; with `done=True` it is followed to its end."""
 
     def make(*, done: bool = True, **options: Any) -> Run:
         settings = FakeSettings(base_url=vendor.url)
@@ -77,7 +77,7 @@ def server() -> Iterator[Server]:
 
 
 def fill(run: Run, amount: int) -> None:
-    """Copies of a run, until the store holds `amount`; without curves and reports of their own."""
+    """Copy a run until the store holds `amount` runs; the copies have no curves and reports."""
     from llmtune.runs.store import schema
 
     store, record = open_store(), run.record
@@ -93,6 +93,6 @@ def fill(run: Run, amount: int) -> None:
                 "created": record.created - number - 1,
             }
         )
-        rows.append(columns_of(copy))
+        rows.append(build_columns(copy))
     with store.write() as connection:
         connection.execute(schema.runs.insert(), rows)

@@ -72,7 +72,7 @@ def test_an_unfinished_run_shows_what_is_known_and_then_what_is_new(server: Serv
     run.wait(pace=QUICK)
     news = ask(server, f"/runs/{run.id}/live?after=0")
     assert (news["state"], news["final"], news["step"], news["total"]) == ("succeeded", True, 40, 40)
-    curve = next(each for each in news["curves"] if each["name"] == "train/loss")
+    curve = next(candidate for candidate in news["curves"] if candidate["name"] == "train/loss")
     points = [point for point in run.metrics() if point.series == "train/loss"]
     assert curve["steps"] == [point.step for point in points]
     assert curve["values"] == pytest.approx([point.value for point in points], rel=1e-6)
@@ -89,7 +89,7 @@ def test_a_run_that_failed_shows_why(server: Server, begin: Begin, vendor: Fake)
 
 def test_a_run_whose_process_died_early_is_shown_too(server: Server, begin: Begin) -> None:
     run = begin(done=False)
-    open_store().move(run.id, RunState.LOST, "nobody knows", error="nobody knows")
+    open_store().transition(run.id, RunState.LOST, "nobody knows", error="nobody knows")
     assert "The run is lost" in get(server, f"/runs/{run.id}")
 
 
@@ -115,7 +115,7 @@ def everything(home: Path) -> list[Any]:
 def test_no_page_changes_the_store_or_asks_a_vendor(server: Server, begin: Begin, vendor: Fake, own_home: Path) -> None:
     done, running = begin(name="done"), begin(name="running", done=False)
     before, files = everything(own_home), sorted(own_home.rglob("*"))
-    asked = len(vendor.requests)
+    request_count = len(vendor.requests)
     for path in (
         "/",
         "/moving",
@@ -129,7 +129,7 @@ def test_no_page_changes_the_store_or_asks_a_vendor(server: Server, begin: Begin
         get(server, path)
     assert everything(own_home) == before
     assert sorted(own_home.rglob("*")) == files
-    assert len(vendor.requests) == asked
+    assert len(vendor.requests) == request_count
     running.wait(pace=QUICK)
 
 
@@ -227,11 +227,11 @@ def test_a_thousand_runs_cost_one_query_that_leaves_the_plans_alone(server: Serv
 
     run = begin()
     fill(run, 1000)
-    asked: list[str] = []
-    engine = open_store()._opened()
+    queries: list[str] = []
+    engine = open_store()._get_engine()
 
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement)
+        queries.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
     try:
@@ -239,7 +239,7 @@ def test_a_thousand_runs_cost_one_query_that_leaves_the_plans_alone(server: Serv
     finally:
         event.remove(engine, "before_cursor_execute", note)
     assert text.count('type="checkbox"') == 1000
-    selects = [statement for statement in asked if statement.startswith("SELECT")]
+    selects = [statement for statement in queries if statement.startswith("SELECT")]
     assert len(selects) == 1
     assert "document" not in selects[0]
     assert len(text.encode()) < 1_000_000

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.testing.generic_vendor import Fake
 from llmtune.web.server import Server
@@ -18,7 +18,7 @@ Watch = Callable[..., Any]
 Begin = Callable[..., Run]
 
 
-def followed(run: Run, pace: Pace) -> threading.Thread:
+def followed(run: Run, pace: PollInterval) -> threading.Thread:
     """Somebody else, who follows the run while we look."""
     thread = threading.Thread(target=lambda: run.wait(pace=pace), daemon=True)
     thread.start()
@@ -38,7 +38,7 @@ def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: 
     watched.page.goto(f"{server.url}runs/{run.id}")
     assert "not over yet" in watched.page.locator("#headline").inner_text()
     assert watched.page.locator("#progress").evaluate("bar => bar.value") == 0
-    thread = followed(run, Pace(first=0.25, most=0.25))
+    thread = followed(run, PollInterval(first=0.25, most=0.25))
     # Curves appear, and grow under a page that stays.
     watched.until("document.querySelector('.plot canvas') && document.querySelector('#progress').value > 4")
     watched.page.evaluate("window.stayed = true")
@@ -65,7 +65,7 @@ def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: 
 def test_what_is_zoomed_stays_zoomed_while_it_moves(watch: Watch, server: Server, begin: Begin, vendor: Fake) -> None:
     slowly(vendor, looks=30, steps=60)
     run = begin(done=False)
-    thread = followed(run, Pace(first=0.2, most=0.2))
+    thread = followed(run, PollInterval(first=0.2, most=0.2))
     watched = watch()
     watched.page.goto(f"{server.url}runs/{run.id}")
     watched.until("document.querySelector('#progress') && document.querySelector('#progress').value > 11")
@@ -116,7 +116,7 @@ def test_a_run_in_the_list_moves(watch: Watch, server: Server, begin: Begin, ven
     run = begin(name="moving", done=False)
     watched = watch()
     watched.page.goto(server.url)
-    thread = followed(run, Pace(first=0.3, most=0.3))
+    thread = followed(run, PollInterval(first=0.3, most=0.3))
     watched.until("document.querySelector('#list tbody td:nth-child(5)').textContent.endsWith('/40')")
     watched.until("document.querySelector('#list .state').textContent === 'succeeded'")
     thread.join(timeout=20)

@@ -4,11 +4,11 @@ from llmtune.provider import Converted, Declarations, Float, Inherent, Int, Limi
 
 PAGE = "Acme API reference, Create a tune, https://acme.example/docs/tunes (2026-11-01)"
 
-PARAMETERS = Declarations.only(
+PARAMETERS = Declarations.with_others_unsupported(
     "Acme publishes no such setting",
     epochs=Sent("settings.epochs", Int(1, 20), default=3, source=PAGE),
     learning_rate=Sent("settings.rate", Float(gt=0, le=1e-3), default=1e-4, source=PAGE),
-    lora_rank=Converted("settings.rank", Int(8, 32), nearest_size([8, 16, 32]), says="the next size", source=PAGE),
+    lora_rank=Converted("settings.rank", Int(8, 32), nearest_size([8, 16, 32]), description="next size", source=PAGE),
     prompt_loss_weight=Inherent(0.0, "prompts are always masked", source=PAGE),
     name=Sent("name", Text(64), default=None, source=PAGE),
     temperature=Sent("temperature", Float(ge=0, le=2), default=1.0, source=PAGE, where="generation"),

@@ -34,8 +34,8 @@ class FakeAcme(FakeVendor):
 
     @route("GET", "/v1/files", role="find")
     def find_files(self, call):
-        wanted = call.fields({"sha256": Required(str)})["sha256"]
-        return {"files": [{"id": file.id} for file in self.listed(self.files.values()) if file.sha256 == wanted]}
+        digest = call.fields({"sha256": Required(str)})["sha256"]
+        return {"files": [{"id": file.id} for file in self.listed(self.files.values()) if file.sha256 == digest]}
 
     @route("DELETE", "/v1/files/{file}", role="delete")
     def delete_file(self, call):
@@ -50,8 +50,8 @@ class FakeAcme(FakeVendor):
 
     @route("GET", "/v1/tunes", role="find")
     def find_tunes(self, call):
-        wanted = call.fields({"label": Required(str)})["label"]
-        return {"tunes": [{"id": job.id} for job in self.listed(self.jobs.values()) if job.key == wanted]}
+        label = call.fields({"label": Required(str)})["label"]
+        return {"tunes": [{"id": job.id} for job in self.listed(self.jobs.values()) if job.key == label]}
 
     @route("GET", "/v1/tunes/{tune}", role="poll")
     def get_tune(self, call):
@@ -83,6 +83,6 @@ class FakeAcme(FakeVendor):
     @route("POST", "/v1/chat", role="generate")
     def chat(self, call):
         body = call.json(CHAT)
-        asked = body["messages"][-1]["content"]
-        text = self.say(asked, tuned=body["model"] in self.models)
-        return {"text": text, "read": len(asked.split()), "written": len(text.split())}
+        question = body["messages"][-1]["content"]
+        text = self.say(question, tuned=body["model"] in self.models)
+        return {"text": text, "read": len(question.split()), "written": len(text.split())}

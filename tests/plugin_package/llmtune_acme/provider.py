@@ -1,4 +1,4 @@
-"""How Acme is talked to."""
+"""Requests to Acme, and how its answers are read."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from llmtune.provider import (
     JobRef,
     MetricPoint,
     ModelRef,
-    No,
+    NotOffered,
     Request,
     RunState,
     SubmitSafety,
@@ -32,8 +32,8 @@ class AcmeProvider(BaseProvider):
     catalog = Path(__file__).with_name("catalog.toml")
     submit_safety = SubmitSafety(kind="searchable", window=30)
     abilities = Abilities(
-        validation_metrics=No("Acme evaluates nothing while it trains"),
-        checkpoints=No("Acme keeps the last weights only"),
+        validation_metrics=NotOffered("Acme evaluates nothing while it trains"),
+        checkpoints=NotOffered("Acme keeps the last weights only"),
     )
     states = {
         "waiting": RunState.QUEUED,
@@ -45,12 +45,12 @@ class AcmeProvider(BaseProvider):
     }
 
     def build(self, receipt, files):
-        body = {"model": receipt.target.model, "file": files["train"].id} | receipt.knobs()
+        body = {"model": receipt.target.model, "file": files["train"].id} | receipt.request_parameters()
         return Request(operation="POST /v1/tunes", body=body)
 
     def upload(self, file):
-        made = self.client.send("POST", "/v1/files", file.path.read_bytes())
-        return UploadRef(id=made["id"], digest=file.sha256, role=file.role)
+        reply = self.client.send("POST", "/v1/files", file.path.read_bytes())
+        return UploadRef(id=reply["id"], digest=file.sha256, role=file.role)
 
     def submit(self, request, key):
         return JobRef(id=self.client.send("POST", "/v1/tunes", request.body | {"label": key})["id"])
@@ -62,12 +62,12 @@ class AcmeProvider(BaseProvider):
         return self.snapshot(reply["state"], points=points, model=model, error=reply["error"])
 
     def find(self, key):
-        found = self.client.get("/v1/tunes", label=key)["tunes"]
-        return JobRef(id=found[0]["id"]) if found else None
+        tunes = self.client.get("/v1/tunes", label=key)["tunes"]
+        return JobRef(id=tunes[0]["id"]) if tunes else None
 
     def find_upload(self, digest):
-        found = self.client.get("/v1/files", sha256=digest)["files"]
-        return UploadRef(id=found[0]["id"], digest=digest) if found else None
+        files = self.client.get("/v1/files", sha256=digest)["files"]
+        return UploadRef(id=files[0]["id"], digest=digest) if files else None
 
     def cancel(self, job):
         self.client.send("POST", f"/v1/tunes/{job.id}/stop")
@@ -80,10 +80,10 @@ class AcmeProvider(BaseProvider):
     def generator(self, ref):
         return FunctionGenerator(partial(self.answer, ref.id))
 
-    def answer(self, model, asked):
-        messages = [{"role": each.role, "content": each.words} for each in asked.messages]
-        body = {"model": model, "messages": messages, "temperature": asked.temperature}
-        if asked.max_tokens is not None:
-            body["max_tokens"] = asked.max_tokens
+    def answer(self, model, request):
+        messages = [{"role": message.role, "content": message.words} for message in request.messages]
+        body = {"model": model, "messages": messages, "temperature": request.temperature}
+        if request.max_tokens is not None:
+            body["max_tokens"] = request.max_tokens
         reply = self.client.send("POST", "/v1/chat", body, safe=True)
         return Generation(text=reply["text"], prompt_tokens=reply["read"], completion_tokens=reply["written"])

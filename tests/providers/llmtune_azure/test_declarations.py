@@ -9,12 +9,12 @@ import pytest
 
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
-from llmtune.planning.plan import judge_lifecycle
+from llmtune.planning.plan import build_target, get_lifecycle_status
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.registry import check_options
 from llmtune.provider.translate import translate
 from llmtune.provider.types import Target, UploadRef
-from llmtune.testing.wire_check import check_wire_truth
+from llmtune.testing.wire_check import check_request_fields
 from llmtune_azure import AzureProvider
 from llmtune_azure.settings import AzureSettings
 
@@ -23,25 +23,24 @@ MODEL = "gpt-4.1-mini-2025-04-14"
 
 
 def receipt(provider: Any, model: str = MODEL, **job: Any) -> Receipt:
-    whole = TuningJob.model_validate({"name": "router", "dataset": "rows.jsonl", "model": model, **job})
-    options = check_options(provider, whole.provider_options.get(provider.name, {}))
-    target = Target(
-        provider=provider.name, kind="azure", model=model, method=whole.method, adapter=whole.adapter, options=options
-    )
-    return translate(whole, target, provider.capabilities(target))
+    tuning_job = TuningJob.model_validate({"name": "router", "dataset": "rows.jsonl", "model": model, **job})
+    target = build_target(tuning_job, provider)
+    return translate(tuning_job, target, provider.capabilities(target))
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_wire_truth(method: str) -> None:
-    found = check_wire_truth(AzureProvider(), MODEL, method=method, options={"training_type": "GlobalStandard"})
-    assert not found, "\n".join(map(str, found))
+    mismatches = check_request_fields(
+        AzureProvider(), MODEL, method=method, options={"training_type": "GlobalStandard"}
+    )
+    assert not mismatches, "\n".join(map(str, mismatches))
 
 
-@pytest.mark.parametrize("word", ["Standard", "GlobalStandard", "developerTier"])
-def test_the_training_type_goes_out_under_azures_name(word: str) -> None:
+@pytest.mark.parametrize("training_type", ["Standard", "GlobalStandard", "developerTier"])
+def test_the_training_type_goes_out_under_azures_name(training_type: str) -> None:
     azure = AzureProvider()
-    made = receipt(azure, provider_options={"azure": {"training_type": word}})
-    assert azure.build(made, FILES).body["trainingType"] == word
+    azure_receipt = receipt(azure, provider_options={"azure": {"training_type": training_type}})
+    assert azure.build(azure_receipt, FILES).body["trainingType"] == training_type
     assert "trainingType" not in azure.build(receipt(azure), FILES).body
 
 
@@ -51,8 +50,8 @@ def test_a_training_type_that_azure_would_stumble_over_is_refused() -> None:
 
 
 def test_the_suffix_leaves_room_for_the_run_key_and_has_no_dots() -> None:
-    made = receipt(AzureProvider(), name="a.very.long.name.that.goes.on.and.on.for.ever")
-    suffix = made["name"].effective
+    azure_receipt = receipt(AzureProvider(), name="a.very.long.name.that.goes.on.and.on.for.ever")
+    suffix = azure_receipt["name"].effective
     assert len(suffix) <= 27
     assert "." not in suffix
 
@@ -66,15 +65,15 @@ def test_hosting_has_its_price_unless_the_deployment_is_a_developers() -> None:
 
 
 def test_the_training_price_is_not_invented() -> None:
-    price = AzureProvider().capabilities(Target(provider="azure", kind="azure", model=MODEL)).price
-    assert price.training is None
+    price = AzureProvider().capabilities(Target(provider="azure", kind="azure", model="gpt-oss-20b")).price
+    assert price.unknown() == ("training", "input", "output")
     assert "region" in price.note
 
 
 def test_lifecycle_is_azures_own() -> None:
     lifecycle = AzureProvider().capabilities(Target(provider="azure", kind="azure", model=MODEL)).lifecycle
-    assert judge_lifecycle(lifecycle, date(2027, 1, 7)).open
-    verdict = judge_lifecycle(lifecycle, date(2027, 4, 14))
+    assert get_lifecycle_status(lifecycle, date(2027, 1, 7)).open
+    verdict = get_lifecycle_status(lifecycle, date(2027, 4, 14))
     assert not verdict.open
     assert "2027-04-14" in verdict.sentence
     assert "2027-10-14" in verdict.sentence
@@ -119,3 +118,25 @@ def test_ready_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_v1_endpoint(endpoint: str, url: str) -> None:
     assert AzureProvider("azure", AzureSettings(endpoint=endpoint)).address == url
+
+
+@pytest.mark.parametrize(("model", "unverified"), [("gpt-4.1-mini", True), ("gpt-4.1-nano", True), ("gpt-4.1", False)])
+def test_preference_tuning_of_the_small_models_is_marked_unverified(model: str, unverified: bool) -> None:
+    target = Target(provider="azure", kind="azure", model=model, method="dpo")
+    capabilities = AzureProvider().capabilities(target)
+    assert capabilities.methods["dpo"] is True
+    assert any("is unverified" in warning for warning in capabilities.warnings) is unverified
+    supervised = AzureProvider().capabilities(target.model_copy(update={"method": "sft"}))
+    assert not any("is unverified" in warning for warning in supervised.warnings)
+
+
+def test_both_of_microsofts_opinions_on_the_multiplier_are_told() -> None:
+    capabilities = AzureProvider().capabilities(Target(provider="azure", kind="azure", model="gpt-4.1"))
+    note = str(capabilities.parameters["learning_rate_multiplier"])
+    assert "0.02 to 0.2 (Microsoft Learn" in note
+    assert "0.1 to 2.0 as usual (Microsoft azure-skills" in note
+
+
+def test_a_model_that_is_not_named_has_no_empty_id() -> None:
+    methods = AzureProvider().capabilities(Target(provider="azure", kind="azure", model="")).methods
+    assert "a model that is not listed is not offered for dpo" in str(methods["dpo"])

@@ -88,11 +88,11 @@ def started(azure: AzureProvider, folder: Path, **more: Any) -> JobRef:
 
 
 def finished(azure: AzureProvider, job: JobRef) -> list[Snapshot]:
-    seen: list[Snapshot] = []
+    snapshots: list[Snapshot] = []
     for _ in range(20):
-        seen.append(azure.poll(job, seen[-1].cursor if seen else None))
-        if seen[-1].state.final:
-            return seen
+        snapshots.append(azure.poll(job, snapshots[-1].cursor if snapshots else None))
+        if snapshots[-1].state.final:
+            return snapshots
     raise AssertionError("no end")
 
 
@@ -102,10 +102,10 @@ def test_a_whole_run_with_its_deployment(azure: AzureProvider, vendor: FakeAzure
     assert sent["trainingType"] == "developerTier"
     assert sent["suffix"] == f"wire-truth-{KEY}"
     assert "metadata" not in sent
-    seen = finished(azure, job)
-    assert [each.raw_state for each in seen][-1] == "succeeded"
-    assert seen[0].resolved == {"epochs": 2, "seed": 42}, "-1 is not a value"
-    last = seen[-1]
+    snapshots = finished(azure, job)
+    assert [snapshot.raw_state for snapshot in snapshots][-1] == "succeeded"
+    assert snapshots[0].resolved == {"epochs": 2, "seed": 42}, "-1 is not a value"
+    last = snapshots[-1]
     assert last.resolved["batch_size"] == 1
     spellings = {point.raw_name for point in last.points if point.series == "validation/token_accuracy"}
     assert "validation_mean_token_accuracy" in spellings
@@ -123,9 +123,13 @@ def test_a_whole_run_with_its_deployment(azure: AzureProvider, vendor: FakeAzure
         (answer,) = generator.generate([GenerationRequest(messages=(Message("user", "Hi"),), max_tokens=9)])
     assert answer.text == "Hello"
     assert last.model.id in azure.snippet(deployment)
-    found = azure.find_deployment(KEY)
-    assert found is not None
-    assert (found.id, found.data["model"], found.data["sku"]) == (deployment.id, last.model.id, "Standard")
+    same_deployment = azure.find_deployment(KEY)
+    assert same_deployment is not None
+    assert (same_deployment.id, same_deployment.data["model"], same_deployment.data["sku"]) == (
+        deployment.id,
+        last.model.id,
+        "Standard",
+    )
     azure.undeploy(deployment)
     assert vendor.standing == []
     assert azure.find_deployment(KEY) is None
@@ -305,21 +309,59 @@ def test_inventory_knows_azures_names(azure: AzureProvider, vendor: FakeAzure, t
 def test_a_base_model_that_is_refused_without_a_training_type_names_that_option(
     azure: AzureProvider, vendor: FakeAzure, tmp_path: Path
 ) -> None:
-    words = "The specified base model does not support fine-tuning."
-    vendor.faults.add(refusal(400, words), role="submit", times=2)
+    message = "The specified base model does not support fine-tuning."
+    vendor.faults.add(refusal(400, message), role="submit", times=2)
     with pytest.raises(VendorError, match="does not support") as caught:
         started(azure, tmp_path)
     assert "provider_options.azure.training_type" in str(caught.value.hint)
-    with pytest.raises(VendorError) as told:
+    with pytest.raises(VendorError) as refused:
         started(azure, tmp_path, options={"training_type": "Standard"})
-    assert told.value.hint is None
+    assert refused.value.hint is None
 
 
-def test_an_upload_expires_where_the_settings_say_so(vendor: FakeAzure, tmp_path: Path) -> None:
-    provider_at(vendor, upload_expires_days=20).upload(encoded(tmp_path))
+@pytest.mark.parametrize(("settings", "days"), [({}, 30), ({"upload_expires_days": 20}, 20)])
+def test_an_upload_expires(vendor: FakeAzure, tmp_path: Path, settings: dict[str, Any], days: int) -> None:
+    provider_at(vendor, **settings).upload(encoded(tmp_path))
     (file,) = vendor.files.values()
-    assert file.data["expires_at"] == int(file.created) + 20 * 86400
-    vendor.files.clear()
-    provider_at(vendor).upload(encoded(tmp_path))
+    assert file.data["expires_at"] == int(file.created) + days * 86400
+
+
+def test_an_upload_never_expires_where_the_settings_say_so(vendor: FakeAzure, tmp_path: Path) -> None:
+    provider_at(vendor, upload_expires_days="never").upload(encoded(tmp_path))
     (file,) = vendor.files.values()
     assert "expires_at" not in file.data
+
+
+# --- whether deploying is allowed, before training is paid ------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("permissions", "allowed"),
+    [
+        ([{"actions": ["*"], "notActions": []}], True),
+        ([{"actions": ["Microsoft.CognitiveServices/accounts/deployments/*"], "notActions": []}], True),
+        ([{"actions": ["Microsoft.CognitiveServices/*/read"], "notActions": []}], False),
+        ([{"actions": ["*"], "notActions": ["microsoft.cognitiveservices/accounts/deployments/write"]}], False),
+        ([], False),
+    ],
+)
+def test_a_sign_in_that_may_not_deploy_is_found_before_training(
+    azure: AzureProvider, vendor: FakeAzure, permissions: list[dict[str, list[str]]], allowed: bool
+) -> None:
+    vendor.permissions = permissions
+    findings = azure.check_deployment()
+    assert bool(findings) is not allowed
+    if findings:
+        assert findings[0].is_error
+        assert "Microsoft.CognitiveServices/accounts/deployments/write" in findings[0].message
+        assert "evaluation.deploy: false" in findings[0].remedy
+
+
+def test_permissions_that_may_not_be_read_are_a_warning(azure: AzureProvider, vendor: FakeAzure) -> None:
+    vendor.faults.add(refusal(403, "You may not read permissions.", "AuthorizationFailed"), route="list_permissions")
+    (finding,) = azure.check_deployment()
+    assert not finding.is_error
+    assert "You may not read permissions" in finding.message
+
+
+def test_settings_that_deploying_needs_are_missed_before_training(vendor: FakeAzure) -> None:
+    with pytest.raises(InvalidSettings, match="resource_group"):
+        provider_at(vendor, resource_group=None).check_deployment()

@@ -36,10 +36,10 @@ def test_each_family_has_its_rows_and_limits() -> None:
 
 
 def test_what_it_cannot_do_says_why() -> None:
-    found = ask("amazon.nova-micro-v1:0:128k")
-    assert "preference" in found.method("dpo").reason  # type: ignore[union-attr]
-    assert "cannot be asked for" in found.adapter("full").reason  # type: ignore[union-attr]
-    assert "not yet" in found.method("reinforcement").reason  # type: ignore[union-attr]
+    capabilities = ask("amazon.nova-micro-v1:0:128k")
+    assert "preference" in capabilities.method("dpo").reason  # type: ignore[union-attr]
+    assert "cannot be asked for" in capabilities.adapter("full").reason  # type: ignore[union-attr]
+    assert "not yet" in capabilities.method("reinforcement").reason  # type: ignore[union-attr]
 
 
 def test_an_unknown_id_is_a_warning_and_an_inference_id_is_told_apart() -> None:
@@ -106,27 +106,27 @@ def test_asking_about_no_model_in_particular_warns_of_nothing() -> None:
 
 
 def test_a_custom_model_of_ones_own_is_judged_by_its_base() -> None:
-    own = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-micro-v1:0:128k/abcdefghijkl"
-    found = ask(own)
-    assert found.family == "Amazon Nova"
-    assert found.warnings == ()
-    assert base_id(own) == "amazon.nova-micro-v1:0:128k"
+    custom_model = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-micro-v1:0:128k/abcdefghijkl"
+    capabilities = ask(custom_model)
+    assert capabilities.family == "Amazon Nova"
+    assert capabilities.warnings == ()
+    assert base_id(custom_model) == "amazon.nova-micro-v1:0:128k"
     assert base_id("arn:aws:bedrock:us-east-1::foundation-model/a.b:0") == "a.b:0"
 
 
 def test_prices_that_are_not_known_stay_unknown() -> None:
-    price = ask("amazon.nova-micro-v1:0:128k").price
-    assert price.training is None
+    price = ask("meta.llama3-1-8b-instruct-v1:0:128k").price
+    assert price.unknown() == ("training", "hosting")
     assert "not found in a dated primary source" in price.note
     assert price.storage == 1.95
-    assert "storage alone" in price.source
+    assert "storage alone" in price.source_of("storage")
 
 
 def test_a_price_of_ones_own_is_used_as_the_page_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The overlay that docs/providers/bedrock.md shows."""
     page = (Path(__file__).parents[3] / "docs" / "providers" / "bedrock.md").read_text(encoding="utf-8")
-    shown = page.split("```toml\n# catalog.toml", 1)[1].split("```", 1)[0]
-    (tmp_path / "catalog.toml").write_text("#" + shown)
+    example = page.split("```toml\n# catalog.toml", 1)[1].split("```", 1)[0]
+    (tmp_path / "catalog.toml").write_text("#" + example)
     monkeypatch.setenv("LLMTUNE_CATALOG", str(tmp_path / "catalog.toml"))
     price = ask("amazon.nova-micro-v1:0:128k").price
     assert (price.training, price.source) == (1.0, "our agreement, 2026-11")

@@ -10,7 +10,7 @@ from llmtune.provider.declarations import Converted, Sent
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.translate import translate
 from llmtune.provider.types import Target, UploadRef
-from llmtune.testing.wire_check import check_wire_truth, job_with
+from llmtune.testing.wire_check import check_request_fields, job_with
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.capabilities import FAMILIES
 from llmtune_bedrock.settings import BedrockSettings
@@ -104,7 +104,7 @@ def body_for(model: str, **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", MODELS)
 def test_what_is_declared_is_what_moves(family: str) -> None:
-    assert check_wire_truth(BedrockProvider(settings=SETTINGS), MODELS[family]) == []
+    assert check_request_fields(BedrockProvider(settings=SETTINGS), MODELS[family]) == []
 
 
 def test_every_family_is_tested() -> None:
@@ -119,22 +119,22 @@ def test_the_published_table_holds_at_its_edges(family: str) -> None:
         declared = FAMILIES[family].parameters[field]
         assert isinstance(declared, (Sent, Converted))
         assert declared.default == default
-        whole = wire in ("epochCount", "batchSize", "learningRateWarmupSteps", "earlyStoppingPatience")
+        is_integer = wire in ("epochCount", "batchSize", "learningRateWarmupSteps", "earlyStoppingPatience")
         for good in {low, high, default}:
-            value = int(good) if whole else good
+            value = int(good) if is_integer else good
             if field == "learning_rate" and value == 0:  # the job itself has no rate of 0
                 continue
             sent = body_for(model, **{field: value})["hyperParameters"][wire]
             assert isinstance(sent, str)
             assert float(sent) == value
-        for bad in (high + 1 if whole else high * 1.01, low - 1 if whole else low * 0.99):
-            if bad > 0 and (not whole or bad >= 1):
-                row = receipt_for(model, **{field: int(bad) if whole else bad})[field]
+        for bad in (high + 1 if is_integer else high * 1.01, low - 1 if is_integer else low * 0.99):
+            if bad > 0 and (not is_integer or bad >= 1):
+                row = receipt_for(model, **{field: int(bad) if is_integer else bad})[field]
                 assert row.support == "invalid", (wire, bad)
                 assert str(low).rstrip("0") in (row.reason or "") or f"{high:g}" in (row.reason or "")
     for field, declared in FAMILIES[family].parameters.items():
-        if isinstance(declared, (Sent, Converted)) and declared.wire.startswith("hyperParameters."):
-            assert declared.wire.removeprefix("hyperParameters.") in TABLES[family], field
+        if isinstance(declared, (Sent, Converted)) and declared.request_path.startswith("hyperParameters."):
+            assert declared.request_path.removeprefix("hyperParameters.") in TABLES[family], field
 
 
 def test_small_rates_are_spelled_without_an_exponent() -> None:
@@ -146,7 +146,7 @@ def test_a_multiplier_goes_through_the_published_default() -> None:
     receipt = receipt_for(MODELS["nova"], learning_rate_multiplier=2.0)
     assert receipt["learning_rate_multiplier"].support == "converted"
     assert "2 x Nova's published default 1e-05 = 2e-05" in (receipt["learning_rate_multiplier"].rule or "")
-    assert receipt.knobs()["hyperParameters"] == {"learningRate": "0.00002"}
+    assert receipt.request_parameters()["hyperParameters"] == {"learningRate": "0.00002"}
     refused = receipt_for(MODELS["nova"], learning_rate_multiplier=20.0)
     assert refused["learning_rate_multiplier"].support == "invalid"
 
@@ -154,7 +154,7 @@ def test_a_multiplier_goes_through_the_published_default() -> None:
 def test_a_warm_up_ratio_needs_a_published_batch_size() -> None:
     assert receipt_for(MODELS["nova"], warmup_ratio=0.1, batch_size=8)["warmup_ratio"].support == "unsupported"
     titan = receipt_for(MODELS["titan"], warmup_ratio=0.1, batch_size=8, epochs=2)
-    assert titan.knobs()["hyperParameters"]["learningRateWarmupSteps"] == "25"
+    assert titan.request_parameters()["hyperParameters"]["learningRateWarmupSteps"] == "25"
 
 
 def test_the_whole_body_of_a_nova_job() -> None:
@@ -180,7 +180,7 @@ def test_the_whole_body_of_a_nova_job() -> None:
 def test_nova_2_sends_no_validation_set_and_says_that_its_table_is_unknown() -> None:
     assert "validationDataConfig" not in body_for(MODELS["nova-2"])
     receipt = receipt_for(MODELS["nova-2"], epochs=2)
-    assert any("publishes no hyperparameter table" in each for each in receipt.warnings)
+    assert any("publishes no hyperparameter table" in warning for warning in receipt.warnings)
     assert "unverified" in (receipt["epochs"].reason or "")
 
 

@@ -28,7 +28,7 @@ from llmtune.testing import (
     server_error,
     truncated,
 )
-from llmtune_bedrock import BedrockProvider
+from llmtune_bedrock import BedrockProvider, errors
 from llmtune_bedrock.fake.service import FakeBedrock
 from tests.providers.llmtune_bedrock.conftest import encoded, provider_at, receipt_for
 
@@ -47,7 +47,7 @@ def one_sentence(error: LlmtuneError) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "said", "kind", "words"),
+    ("code", "status", "message", "kind", "expected"),
     [
         ("ThrottlingException", 429, "Too many requests", TransientError, "throttling starting the job"),
         ("ServiceQuotaExceededException", 400, "You have 2 jobs", QuotaExceeded, "quota is reached"),
@@ -56,8 +56,8 @@ def one_sentence(error: LlmtuneError) -> None:
         ("UnrecognizedClientException", 403, "The token is invalid", MissingCredentials, "does not accept"),
         ("ValidationException", 400, "Unable to access S3 object s3://b/k", VendorError, "S3 object s3://b/k"),
         ("TooManyTagsException", 400, "Too many tags", VendorError, "refused starting the job"),
-        ("InternalServerException", 500, "oops", TransientError, "unwell"),
-        ("ServiceUnavailableException", 503, "later", TransientError, "unwell"),
+        ("InternalServerException", 500, "oops", TransientError, "unavailable"),
+        ("ServiceUnavailableException", 503, "later", TransientError, "unavailable"),
     ],
 )
 def test_refusals_are_one_sentence_and_no_job(
@@ -66,14 +66,14 @@ def test_refusals_are_one_sentence_and_no_job(
     tmp_path: Path,
     code: str,
     status: int,
-    said: str,
+    message: str,
     kind: type[LlmtuneError],
-    words: str,
+    expected: str,
 ) -> None:
-    asked = request(provider, tmp_path)
-    vendor.faults.add(refusal(status, said, code), role="submit")
-    with pytest.raises(kind, match=words) as caught:
-        provider.submit(asked, KEY)
+    job_request = request(provider, tmp_path)
+    vendor.faults.add(refusal(status, message, code), role="submit")
+    with pytest.raises(kind, match=expected) as caught:
+        provider.submit(job_request, KEY)
     one_sentence(caught.value)
     assert vendor.counts["submit"] == 1
     assert len(vendor.jobs) == 0
@@ -82,25 +82,25 @@ def test_refusals_are_one_sentence_and_no_job(
 
 
 def test_throttling_tells_when_to_come_back(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.faults.add(rate_limit(retry_after=3), role="submit")
     with pytest.raises(TransientError) as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     assert (caught.value.retry_after, caught.value.sent) == (3.0, False)
 
 
 def test_a_name_in_use_is_a_conflict_unless_the_job_is_ours(
     vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path
 ) -> None:
-    asked = request(provider, tmp_path)
-    first = provider.submit(asked, KEY)
+    job_request = request(provider, tmp_path)
+    first = provider.submit(job_request, KEY)
     (job,) = vendor.jobs.values()
     job.token = "someone-elses"  # AWS has forgotten the token: the name still tells that the job is ours
-    assert provider.submit(asked, KEY) == first
+    assert provider.submit(job_request, KEY) == first
     assert len(vendor.jobs) == 1
     vendor.faults.add(refusal(400, "Job name is in use", "ConflictException"), role="submit")
     with pytest.raises(VendorError, match="something of that name") as caught:
-        provider.submit(asked, OTHER)
+        provider.submit(job_request, OTHER)
     one_sentence(caught.value)
     assert len(vendor.jobs) == 1
 
@@ -109,14 +109,14 @@ def test_a_name_in_use_is_a_conflict_unless_the_job_is_ours(
 def test_an_unclear_submit_says_so_and_the_same_token_finds_the_job(
     vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path, fault: object
 ) -> None:
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.faults.add(fault, role="submit")  # type: ignore[arg-type]
     with pytest.raises(TransientError) as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     assert caught.value.sent
     one_sentence(caught.value)
     assert len(vendor.jobs) == 1
-    assert provider.submit(asked, KEY) == provider.find(KEY)
+    assert provider.submit(job_request, KEY) == provider.find(KEY)
     assert len(vendor.jobs) == 1
 
 
@@ -144,16 +144,16 @@ def test_nobody_is_listening(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_found_before_the_job(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.objects.clear()
-    (finding,) = provider.preflight(asked)
+    (finding,) = provider.preflight(job_request)
     assert "is not there" in finding.message
     with pytest.raises(VendorError, match="Unable to access S3 object") as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     one_sentence(caught.value)
     assert "role_arn" in (caught.value.hint or "")
     with pytest.raises(VendorError) as gone:
-        provider.download(asked.body["trainingDataConfig"]["s3Uri"], tmp_path)
+        provider.download(job_request.body["trainingDataConfig"]["s3Uri"], tmp_path)
     one_sentence(gone.value)
 
 
@@ -164,8 +164,8 @@ def test_a_missing_bucket_is_one_sentence(vendor: FakeBedrock, tmp_path: Path) -
     with pytest.raises(InvalidSettings, match="the bucket does not exist") as caught:
         nowhere.upload(encoded(tmp_path))
     one_sentence(caught.value)
-    asked = nowhere.build(receipt_for(nowhere), {"train": provider_at(vendor).upload(encoded(tmp_path))})
-    (finding,) = nowhere.preflight(asked)
+    job_request = nowhere.build(receipt_for(nowhere), {"train": provider_at(vendor).upload(encoded(tmp_path))})
+    (finding,) = nowhere.preflight(job_request)
     assert finding.is_error
     assert "does not exist" in finding.message
 
@@ -176,9 +176,9 @@ def test_a_bucket_that_may_not_be_listed_still_takes_the_file(
     """Without s3:ListBucket S3 answers 403 for a bucket, and for every object that is not there."""
     vendor.faults.add(refusal(403, "Forbidden"), route="head_object", times=2)
     ref = provider.upload(encoded(tmp_path))
-    asked = provider.build(receipt_for(provider), {"train": ref})
+    job_request = provider.build(receipt_for(provider), {"train": ref})
     vendor.faults.add(refusal(403, "Forbidden"), route="head_bucket")
-    (finding,) = provider.preflight(asked)
+    (finding,) = provider.preflight(job_request)
     assert not finding.is_error
     assert "does not allow looking at the bucket" in finding.message
 
@@ -221,10 +221,10 @@ def test_a_profile_that_is_not_there(vendor: FakeBedrock) -> None:
 
 def test_a_missing_role_stops_before_anything_is_sent(vendor: FakeBedrock, tmp_path: Path) -> None:
     provider = provider_at(vendor, role_arn=None)
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     with pytest.raises(InvalidSettings, match="role_arn"):
-        provider.submit(asked, KEY)
-    assert "role_arn" in provider.preflight(asked)[0].message
+        provider.submit(job_request, KEY)
+    assert "role_arn" in provider.preflight(job_request)[0].message
     assert vendor.counts["submit"] == 0
 
 
@@ -232,12 +232,12 @@ def test_without_boto3_every_call_says_what_to_install(
     vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     provider = provider_at(vendor)
-    asked = provider.build(receipt_for(provider), {"train": UploadRef(id="s3://my-bucket/a.jsonl")})
+    job_request = provider.build(receipt_for(provider), {"train": UploadRef(id="s3://my-bucket/a.jsonl")})
     for name in [name for name in sys.modules if name.split(".")[0] in ("boto3", "botocore")] + ["boto3", "botocore"]:
         monkeypatch.setitem(sys.modules, name, None)
     model = ModelRef(id="arn:m")
     calls: list[Callable[[], object]] = [
-        lambda: provider.submit(asked, KEY),
+        lambda: provider.submit(job_request, KEY),
         lambda: provider.find(KEY),
         lambda: provider.poll(JobRef(id="x"), None),
         lambda: provider.cancel(JobRef(id="x")),
@@ -255,11 +255,49 @@ def test_without_boto3_every_call_says_what_to_install(
 
 def test_an_answer_that_takes_too_long_is_not_asked_for_twice(vendor: FakeBedrock, tmp_path: Path) -> None:
     provider = provider_at(vendor, timeout=0.4)
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.faults.add(accept_then_hold(1.5), role="submit", times=5)
     with pytest.raises(TransientError) as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     assert caught.value.sent
     one_sentence(caught.value)
     assert vendor.counts["submit"] == 1
     assert len(vendor.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "hint"),
+    [
+        ("ValidationException", "Could not assume provided IAM role.", "let bedrock.amazonaws.com assume it"),
+        (
+            "AccessDeniedException",
+            "User: arn:aws:iam::1:user/a is not authorized to perform: bedrock:CreateModelCustomizationJob on resource:"
+            " arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-micro-v1:0:128k with an explicit deny"
+            " in a service control policy",
+            "no permission of yours helps",
+        ),
+        ("ValidationException", "Access denied to the KMS key of the training data.", "kms:Decrypt"),
+        ("ValidationException", "Could not validate GetObject permissions to access S3 bucket.", "s3:GetObject"),
+        ("ValidationException", "Unable to list the objects of the bucket.", "s3:ListBucket"),
+    ],
+)
+def test_a_permission_that_is_missing_is_named(code: str, message: str, hint: str) -> None:
+    error = errors.from_answer(code, message, 400, doing="starting the job")
+    assert isinstance(error, VendorError)
+    assert hint in str(error.hint)
+    assert message.rstrip(".") in error.message
+
+
+@pytest.mark.parametrize(
+    ("message", "limit"),
+    [
+        ("You have reached the maximum of 2 concurrent model customization jobs.", "active_jobs"),
+        ("The number of custom model deployments exceeds the limit.", "deployments"),
+        ("The sum of training and validation records for the job exceeds the limit.", "other"),
+    ],
+)
+def test_a_quota_has_its_kind(message: str, limit: str) -> None:
+    error = errors.from_answer("ServiceQuotaExceededException", message, 400, doing="starting the job")
+    assert isinstance(error, QuotaExceeded)
+    assert error.limit == limit
+    assert error.hint == errors.HINTS[error.limit]

@@ -27,39 +27,39 @@ def run_to_end(
     request = provider.build(receipt_for(provider, model, **fields), files)
     assert provider.preflight(request) == []
     job = provider.submit(request, key)
-    seen = provider.poll(job, None)
+    snapshot = provider.poll(job, None)
     for _ in range(20):
-        if seen.state.final:
+        if snapshot.state.final:
             break
-        seen = provider.poll(job, seen.cursor)
-    return seen
+        snapshot = provider.poll(job, snapshot.cursor)
+    return snapshot
 
 
 def test_a_job_ends_with_its_model_and_its_curves(
     vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path
 ) -> None:
-    seen = run_to_end(provider, tmp_path, epochs=3, learning_rate=2e-5)
-    assert seen.state is RunState.SUCCEEDED
-    assert seen.model is not None
-    assert seen.model.base == NOVA
-    check_curves(seen, perplexity=True)
-    assert seen.resolved == {"epochs": 3, "learning_rate": 2e-5}
-    assert seen.warnings == ()
-    assert "train/token_accuracy" in seen.not_reported
-    assert "validation/loss" not in seen.not_reported
-    assert [event.message for event in seen.events] == ["training: Completed"]  # the others were told before
+    snapshot = run_to_end(provider, tmp_path, epochs=3, learning_rate=2e-5)
+    assert snapshot.state is RunState.SUCCEEDED
+    assert snapshot.model is not None
+    assert snapshot.model.base == NOVA
+    check_curves(snapshot, perplexity=True)
+    assert snapshot.resolved == {"epochs": 3, "learning_rate": 2e-5}
+    assert snapshot.warnings == ()
+    assert "train/token_accuracy" in snapshot.not_reported
+    assert "validation/loss" not in snapshot.not_reported
+    assert [event.message for event in snapshot.events] == ["training: Completed"]  # the others were told before
     assert vendor.complaints == []
 
 
-def check_curves(seen: Snapshot, *, perplexity: bool) -> None:
-    train = [point for point in seen.points if point.series == "train/loss" and point.source == "vendor_file"]
+def check_curves(snapshot: Snapshot, *, perplexity: bool) -> None:
+    train = [point for point in snapshot.points if point.series == "train/loss" and point.source == "vendor_file"]
     assert [point.step for point in train] == list(range(10))
     assert (train[0].epoch, train[-1].epoch) == (0.0, 2.0)
-    (final,) = [p for p in seen.points if p.series == "validation/loss" and p.source == "vendor_api"]
-    curve = [p for p in seen.points if p.series == "validation/loss" and p.source == "vendor_file"]
+    (final,) = [p for p in snapshot.points if p.series == "validation/loss" and p.source == "vendor_api"]
+    curve = [p for p in snapshot.points if p.series == "validation/loss" and p.source == "vendor_file"]
     assert final.step == curve[-1].step == 9
     assert final.value == pytest.approx(curve[-1].value, abs=1e-3)
-    assert any(p.series == "train/perplexity" for p in seen.points) is perplexity
+    assert any(p.series == "train/perplexity" for p in snapshot.points) is perplexity
 
 
 def test_curves_are_read_in_every_shape_they_come_in(
@@ -68,8 +68,8 @@ def test_curves_are_read_in_every_shape_they_come_in(
     shapes = itertools.product(("\n", "\r\n"), (True, False), (True, False))
     for number, (newline, perplexity, nested) in enumerate(shapes):
         vendor.csv_newline, vendor.csv_perplexity, vendor.csv_nested = newline, perplexity, nested
-        seen = run_to_end(provider, tmp_path, key=RunKey(f"lt00000000{number:02}"), epochs=3)
-        check_curves(seen, perplexity=perplexity)
+        snapshot = run_to_end(provider, tmp_path, key=RunKey(f"lt00000000{number:02}"), epochs=3)
+        check_curves(snapshot, perplexity=perplexity)
         assert any(path.endswith("/validation/validation_metrics.csv") for _, path in vendor.objects) is nested
         vendor.objects = {name: value for name, value in vendor.objects.items() if not name[1].endswith(".csv")}
 
@@ -80,9 +80,9 @@ def test_the_run_key_is_token_name_and_tag(vendor: FakeBedrock, provider: Bedroc
     assert job.body["jobName"] == job.body["customModelName"] == f"ticket-router-{KEY}"
     assert job.body["clientRequestToken"] == KEY
     assert job.body["jobTags"] == [{"key": "team", "value": "search"}, {"key": "llmtune-run", "value": KEY}]
-    found = provider.find(KEY)
-    assert found is not None
-    assert found.id == job.data["arn"]
+    same_job = provider.find(KEY)
+    assert same_job is not None
+    assert same_job.id == job.data["arn"]
     assert provider.find(RunKey("lt9999999999")) is None
 
 
@@ -95,10 +95,10 @@ def test_a_repeated_submit_is_the_same_job(vendor: FakeBedrock, provider: Bedroc
 
 def test_a_failed_job_says_why(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:
     vendor.outcome = "failure"
-    seen = run_to_end(provider, tmp_path)
-    assert seen.state is RunState.FAILED
-    assert seen.error == vendor.failure_message
-    assert any(event.level == "error" and event.message == vendor.failure_message for event in seen.events)
+    snapshot = run_to_end(provider, tmp_path)
+    assert snapshot.state is RunState.FAILED
+    assert snapshot.error == vendor.failure_message
+    assert any(event.level == "error" and event.message == vendor.failure_message for event in snapshot.events)
 
 
 def test_stopping_takes_a_while(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:
@@ -114,17 +114,17 @@ def test_without_validation_rows_nothing_is_made_up(
 ) -> None:
     request = provider.build(receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
     job = provider.submit(request, KEY)
-    while not (seen := provider.poll(job, None)).state.final:
+    while not (snapshot := provider.poll(job, None)).state.final:
         pass
-    assert seen.not_reported["validation/loss"] == "no validation rows were sent"
-    assert not any(point.series.startswith("validation/") for point in seen.points)
+    assert snapshot.not_reported["validation/loss"] == "no validation rows were sent"
+    assert not any(point.series.startswith("validation/") for point in snapshot.points)
 
 
 def test_nova_2_is_sent_no_validation_set(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:
-    seen = run_to_end(provider, tmp_path, "amazon.nova-2-lite-v1:0:256k", epochs=2)
+    snapshot = run_to_end(provider, tmp_path, "amazon.nova-2-lite-v1:0:256k", epochs=2)
     (job,) = vendor.jobs.values()
     assert "validationDataConfig" not in job.body
-    assert seen.not_reported["validation/loss"] == "this family does not use validation rows"
+    assert snapshot.not_reported["validation/loss"] == "this family does not use validation rows"
 
 
 def test_an_unknown_state_is_running_with_a_warning(
@@ -135,9 +135,9 @@ def test_an_unknown_state_is_running_with_a_warning(
     request = provider.build(receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
     job = provider.submit(request, KEY)
     vendor.faults.add(unknown_state("Recalibrating"), role="poll")
-    seen = provider.poll(job, None)
-    assert (seen.state, seen.raw_state) == (RunState.RUNNING, "Recalibrating")
-    assert "Recalibrating" in seen.warnings[0]
+    snapshot = provider.poll(job, None)
+    assert (snapshot.state, snapshot.raw_state) == (RunState.RUNNING, "Recalibrating")
+    assert "Recalibrating" in snapshot.warnings[0]
 
 
 def test_serving_on_demand_is_deployed_found_asked_and_removed(
@@ -153,8 +153,8 @@ def test_serving_on_demand_is_deployed_found_asked_and_removed(
     vendor.teach([("hi", "hello there")])
     generator = provider.generator(ref)
     assert not isinstance(generator, Unavailable)
-    with generator as asked:
-        (answer,) = asked.generate(
+    with generator as open_generator:
+        (answer,) = open_generator.generate(
             [
                 GenerationRequest(
                     messages=(Message("system", "Be brief."), Message("user", "hi")), max_tokens=9, top_p=0.9
@@ -178,14 +178,14 @@ def test_serving_on_demand_is_deployed_found_asked_and_removed(
 def test_provisioned_throughput_is_bought_only_when_allowed(vendor: FakeBedrock, tmp_path: Path) -> None:
     haiku = "anthropic.claude-3-haiku-20240307-v1:0:200k"
     provider = provider_at(vendor)
-    seen = run_to_end_in(provider, tmp_path, haiku)
-    assert provider.deploy(seen, KEY) is None
-    refused = provider.generator(seen)
+    snapshot = run_to_end_in(provider, tmp_path, haiku)
+    assert provider.deploy(snapshot, KEY) is None
+    refused = provider.generator(snapshot)
     assert isinstance(refused, Unavailable)
     assert "provisioned_units under [providers.bedrock]" in refused.reason
     assert vendor.standing == []
     buyer = provider_at(vendor, provisioned_units=1)
-    ref = buyer.deploy(seen, KEY)
+    ref = buyer.deploy(snapshot, KEY)
     assert ref is not None
     assert ":provisioned-model/" in ref.id
     assert buyer.find_deployment(KEY) == ref
@@ -196,10 +196,10 @@ def test_provisioned_throughput_is_bought_only_when_allowed(vendor: FakeBedrock,
 def run_to_end_in(provider: BedrockProvider, tmp_path: Path, model: str) -> ModelRef:
     files = {"train": provider.upload(encoded(tmp_path))}
     job = provider.submit(provider.build(receipt_for(provider, model), files), KEY)
-    while not (seen := provider.poll(job, None)).state.final:
+    while not (snapshot := provider.poll(job, None)).state.final:
         pass
-    assert seen.model is not None
-    return seen.model
+    assert snapshot.model is not None
+    return snapshot.model
 
 
 def test_the_base_answers_under_its_inference_id(provider: BedrockProvider, vendor: FakeBedrock) -> None:
@@ -208,8 +208,8 @@ def test_the_base_answers_under_its_inference_id(provider: BedrockProvider, vend
     assert base.id == "amazon.nova-micro-v1:0"
     generator = provider.generator(base)
     assert not isinstance(generator, Unavailable)
-    with generator as asked:
-        (answer,) = asked.generate([GenerationRequest(messages=(Message("user", "hi"),))])
+    with generator as open_generator:
+        (answer,) = open_generator.generate([GenerationRequest(messages=(Message("user", "hi"),))])
     assert answer.text == "I am not sure."
     profile = receipt_for(provider, options={"base_inference_id": "us.amazon.nova-micro-v1:0"})
     assert provider.base_model(profile) == ModelRef(id="us.amazon.nova-micro-v1:0", base=NOVA, tuned=False)
@@ -242,9 +242,9 @@ def test_files_are_named_by_content_and_only_ours_are_removed(
     assert provider.upload(file).id == ref.id
     assert vendor.counts["put_object"] == 1
     assert provider.find_upload("0" * 64) is None
-    found = provider.find_upload(file.sha256)
-    assert found is not None
-    assert found.id == ref.id
+    upload = provider.find_upload(file.sha256)
+    assert upload is not None
+    assert upload.id == ref.id
     with pytest.raises(Exception, match="left alone"):
         provider.delete(ref.model_copy(update={"id": "s3://my-bucket/other/file.jsonl"}))
     provider.delete(ref)

@@ -27,14 +27,14 @@ def test_the_recorded_answer_to_a_new_job() -> None:
 @material
 def test_the_recorded_state_change_event() -> None:
     event = json.loads((PAYLOADS / "eventbridge_state_change_event.json").read_text())
-    seen = responses.snapshot(responses.from_event(event))
-    assert seen.state is RunState.FAILED
-    assert seen.error == "Failure Message here."
-    assert seen.resolved == {"batch_size": 1, "epochs": 5, "learning_rate": 0.05, "warmup_steps": 10}
-    assert seen.model is None
-    (failure,) = seen.events
+    snapshot = responses.snapshot(responses.from_event(event))
+    assert snapshot.state is RunState.FAILED
+    assert snapshot.error == "Failure Message here."
+    assert snapshot.resolved == {"batch_size": 1, "epochs": 5, "learning_rate": 0.05, "warmup_steps": 10}
+    assert snapshot.model is None
+    (failure,) = snapshot.events
     assert failure.time == 1691757296.0
-    assert "validation/loss" not in seen.not_reported
+    assert "validation/loss" not in snapshot.not_reported
     with pytest.raises(ValueError, match="not a state change"):
         responses.from_event({"detail-type": "Something else"})
 
@@ -64,9 +64,9 @@ def test_a_diverged_loss_is_kept() -> None:
     assert point.epoch == 1.0
 
 
-@pytest.mark.parametrize(("word", "state"), responses.STATES.items())
-def test_every_state_is_mapped(word: str, state: RunState) -> None:
-    assert responses.snapshot({"status": word, "jobArn": "a"}).state is state
+@pytest.mark.parametrize(("status", "state"), responses.STATES.items())
+def test_every_state_is_mapped(status: str, state: RunState) -> None:
+    assert responses.snapshot({"status": status, "jobArn": "a"}).state is state
 
 
 def test_a_finished_job_without_curves_keeps_its_losses_and_says_so() -> None:
@@ -79,37 +79,38 @@ def test_a_finished_job_without_curves_keeps_its_losses_and_says_so() -> None:
         "validationMetrics": [{"validationLoss": 0.7}, {"validationLoss": 0.8}],
         "validationDataConfig": {"validators": [{"s3Uri": "a"}, {"s3Uri": "b"}]},
     }
-    seen = responses.snapshot(job)
-    assert [(point.series, point.value) for point in seen.points] == [
+    snapshot = responses.snapshot(job)
+    assert [(point.series, point.value) for point in snapshot.points] == [
         ("train/loss", 0.5),
         ("validation/loss", 0.7),
         ("validation/loss_2", 0.8),
     ]
-    assert all(point.source == "vendor_api" for point in seen.points)
-    assert "could not be found" in seen.warnings[0]
-    assert seen.model is not None
-    assert seen.model.base == "amazon.nova-lite-v1:0:300k"
+    assert all(point.source == "vendor_api" for point in snapshot.points)
+    assert "could not be found" in snapshot.warnings[0]
+    assert snapshot.model is not None
+    assert snapshot.model.base == "amazon.nova-lite-v1:0:300k"
 
 
 def test_hyperparameters_without_a_name_of_ours_are_kept() -> None:
-    known, others = responses.hyperparameters({"epochCount": "3", "learningRate": "1e-05", "evalPercentage": "20"})
-    assert known == {"epochs": 3, "learning_rate": 1e-5}
-    assert others == {"evalPercentage": "20"}
+    values, unmapped = responses.hyperparameters({"epochCount": "3", "learningRate": "1e-05", "evalPercentage": "20"})
+    assert values == {"epochs": 3, "learning_rate": 1e-5}
+    assert unmapped == {"evalPercentage": "20"}
 
 
 # --- why a job failed ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("words", "advice"),
+    ("reason", "advice"),
     [
         ("Could not assume provided IAM role.", "trust policy of role_arn must let bedrock.amazonaws.com"),
         ("User is not authorized, with an explicit deny in a service control policy", "no permission of yours helps"),
+        ("User is not authorized, with an explicit deny in an identity-based policy", "that statement has to go"),
         ("Access to the KMS key was denied", "kms:Decrypt"),
         ("Unable to read the S3 object", "s3:ListBucket"),
     ],
 )
-def test_a_failure_names_what_can_be_done(words: str, advice: str) -> None:
-    error = responses.snapshot({"jobArn": "a", "status": "Failed", "failureMessage": words}).error or ""
-    assert error.startswith(words.rstrip("."))
+def test_a_failure_names_what_can_be_done(reason: str, advice: str) -> None:
+    error = responses.snapshot({"jobArn": "a", "status": "Failed", "failureMessage": reason}).error or ""
+    assert error.startswith(reason.rstrip("."))
     assert advice in error
 
 

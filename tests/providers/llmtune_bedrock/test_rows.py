@@ -95,7 +95,9 @@ def test_prompt_and_completion_rows_hold_nothing_else(tmp_path: Path) -> None:
     rows = [{"prompt": f"q {n}", "completion": f"a {n}", "mail": "ann@pier.example"} for n in range(300)]
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     model = MODELS["llama-3.1"]
-    (finding,) = [each for each in check(path, provider="bedrock", model=model).findings if "mail" in each.message]
+    (finding,) = [
+        finding for finding in check(path, provider="bedrock", model=model).findings if "mail" in finding.message
+    ]
     assert finding.code == "changed-extra"
     assert "leave out 1 key: 'mail' (300 rows)" in finding.message
     provider = BedrockProvider()

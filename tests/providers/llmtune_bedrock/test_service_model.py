@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmtune_bedrock import service_model
 from llmtune_bedrock.fake.service import FakeBedrock
 from llmtune_bedrock.requests import with_key, with_sample_files
+from tests.job_texts import JOB_CHARACTERS
 from tests.providers.llmtune_bedrock import conftest
 from tests.providers.llmtune_bedrock.conftest import encoded, provider_at
 from tests.providers.llmtune_bedrock.test_declarations import body_for, receipt_for
@@ -73,30 +74,30 @@ def test_the_job_name_that_would_take_seconds_takes_none() -> None:
 def test_the_linear_pattern_takes_the_same_names(name: str) -> None:
     import re
 
-    theirs = bool(re.fullmatch(service_model._JOB_NAME, name))
-    ours = bool(re.fullmatch(service_model._LINEAR[service_model._JOB_NAME], name))
-    assert ours == theirs
+    aws_match = bool(re.fullmatch(service_model._JOB_NAME, name))
+    linear_match = bool(re.fullmatch(service_model._LINEAR[service_model._JOB_NAME], name))
+    assert linear_match == aws_match
 
 
 def test_bucket_and_region_are_looked_at(vendor: FakeBedrock, tmp_path: Path) -> None:
     provider = provider_at(vendor)
-    asked = provider.build(conftest.receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
-    assert provider.preflight(asked) == []
+    job_request = provider.build(conftest.receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
+    assert provider.preflight(job_request) == []
     vendor.buckets["my-bucket"] = "eu-west-1"
-    (finding,) = provider.preflight(asked)
+    (finding,) = provider.preflight(job_request)
     assert finding.is_error
     assert "is in eu-west-1, but jobs run in us-east-1" in finding.message
     vendor.buckets["my-bucket"] = "us-west-2"
     west = provider_at(vendor, region="us-west-2")
-    (finding,) = west.preflight(asked)
+    (finding,) = west.preflight(job_request)
     assert not finding.is_error
     assert "is tuned in us-east-1; the region is us-west-2" in finding.message
 
 
 def test_a_role_of_the_wrong_shape_is_an_error(vendor: FakeBedrock, tmp_path: Path) -> None:
     provider = provider_at(vendor, role_arn="llmtune-role")
-    asked = provider.build(conftest.receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
-    (finding,) = provider.preflight(asked)
+    job_request = provider.build(conftest.receipt_for(provider), {"train": provider.upload(encoded(tmp_path))})
+    (finding,) = provider.preflight(job_request)
     assert finding.message.startswith("roleArn must match arn:aws")
 
 
@@ -106,7 +107,7 @@ def test_names_of_any_job_pass_once_the_key_is_in_them() -> None:
         assert service_model.faults("bedrock", "CreateModelCustomizationJob", keyed) == []
 
 
-@given(name=st.text(min_size=1, max_size=128))
+@given(name=st.text(JOB_CHARACTERS, min_size=1, max_size=128))
 def test_any_name_of_a_job_becomes_names_that_aws_takes(name: str) -> None:
     sent = body_for("amazon.nova-micro-v1:0:128k", name=name)
     keyed = with_key(with_sample_files(sent), "lt0123456789")
@@ -114,7 +115,11 @@ def test_any_name_of_a_job_becomes_names_that_aws_takes(name: str) -> None:
     assert keyed["jobName"].endswith("-lt0123456789")
 
 
-@given(tags=st.dictionaries(st.text(min_size=1, max_size=130), st.text(max_size=260), max_size=3))
+@given(
+    tags=st.dictionaries(
+        st.text(JOB_CHARACTERS, min_size=1, max_size=130), st.text(JOB_CHARACTERS, max_size=260), max_size=3
+    )
+)
 def test_tags_are_refused_or_ones_that_aws_takes(tags: dict[str, str]) -> None:
     row = receipt_for("amazon.nova-micro-v1:0:128k", tags=tags)["tags"]
     assert row.support in ("sent", "invalid", "default")

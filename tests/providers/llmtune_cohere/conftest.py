@@ -45,7 +45,7 @@ def trainer(tmp_path: Path) -> Iterator[FakeCohereFinetune]:
 
 
 @pytest.fixture
-def own(trainer: FakeCohereFinetune) -> CohereProvider:
+def trainer_provider(trainer: FakeCohereFinetune) -> CohereProvider:
     settings = CohereSettings(service_url=trainer.url, inference_url=trainer.url, data_root=trainer.root, timeout=5)
     return CohereProvider(settings=settings)
 
@@ -72,21 +72,21 @@ def receipt_for() -> Callable[..., Receipt]:
 def rows(tmp_path: Path) -> Callable[..., EncodedFile]:
     def write(role: str = "train", count: int = 6, *, paired: bool = False, labels: bool = False) -> EncodedFile:
         def content(role: str) -> bytes:
-            made = [
+            examples = [
                 {"text": f"{role} {at}", "label": "yes"}
                 if labels
                 else {"messages": [{"role": "User", "content": f"{role} {at}"}, {"role": "Chatbot", "content": "yes"}]}
                 for at in range(count)
             ]
-            return "".join(json.dumps(row) + "\n" for row in made).encode()
+            return "".join(json.dumps(row) + "\n" for row in examples).encode()
 
         text = content(role)
         digest = hashlib.sha256(text).hexdigest()
         path = tmp_path / f"{role}-{digest[:16]}.jsonl"
         if paired:
-            other = content("validation")
-            named = hashlib.sha256(other).hexdigest()
-            (tmp_path / f"validation-{named[:16]}.jsonl").write_bytes(other)
+            validation = content("validation")
+            named = hashlib.sha256(validation).hexdigest()
+            (tmp_path / f"validation-{named[:16]}.jsonl").write_bytes(validation)
             path = tmp_path / pair_name(digest, named)
         path.write_bytes(text)
         return EncodedFile(

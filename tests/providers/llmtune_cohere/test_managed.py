@@ -95,8 +95,8 @@ def test_it_is_named_as_an_alternative_only_where_somebody_runs_one() -> None:
 
 
 def test_an_endpoint_of_ones_own_is_open_and_says_whose_it_is() -> None:
-    own = CohereProvider(settings=CohereSettings(base_url="https://cohere.internal.example"))
-    receipt = plan(job(), own, dataset=InvalidData("not read"), today=TODAY)
+    provider = CohereProvider(settings=CohereSettings(base_url="https://cohere.internal.example"))
+    receipt = plan(job(), provider, dataset=InvalidData("not read"), today=TODAY)
     assert receipt.lifecycle.open
     assert "cohere.internal.example" in receipt.lifecycle.note
     assert receipt.ready.credentials == "not found"
@@ -104,13 +104,13 @@ def test_an_endpoint_of_ones_own_is_open_and_says_whose_it_is() -> None:
 
 
 def test_a_trainer_of_ones_own_costs_nothing_and_wants_a_shared_folder() -> None:
-    own = CohereProvider(settings=CohereSettings(service_url="http://localhost:5000"))
-    receipt = plan(job("aya-expanse-8b"), own, dataset=InvalidData("not read"), today=TODAY)
+    provider = CohereProvider(settings=CohereSettings(service_url="http://localhost:5000"))
+    receipt = plan(job("aya-expanse-8b"), provider, dataset=InvalidData("not read"), today=TODAY)
     assert receipt.lifecycle.open
     assert receipt.cost.total == 0
     assert receipt.ready.missing_settings == ("data_root",)
     with pytest.raises(InvalidSettings, match="LLMTUNE_COHERE_DATA_ROOT"):
-        own.find_upload("0" * 64)
+        provider.find_upload("0" * 64)
     with pytest.raises(InvalidSettings, match="exclude each other"):
         CohereProvider(settings=CohereSettings(service_url="http://a", base_url="http://b"))
 
@@ -124,10 +124,10 @@ def test_starting_a_job_there_is_refused_with_the_command_that_continues(tmp_pat
     job = TuningJob(name="moving-on", dataset=str(tmp_path / "rows.jsonl"), model=model)  # type: ignore[arg-type]
     with pytest.raises(ProviderClosed) as caught:
         start(job, "cohere")
-    told = str(caught.value)
-    assert "retired 2025-09-15" in told
-    assert "Cohere changelog" in told
-    assert "llmtune tune JOB --provider local" in told
+    message = str(caught.value)
+    assert "retired 2025-09-15" in message
+    assert "Cohere changelog" in message
+    assert "llmtune tune JOB --provider local" in message
     assert caught.value.since == date(2025, 9, 15)
     assert "local" in caught.value.alternatives
 

@@ -28,18 +28,18 @@ Rows = Callable[..., EncodedFile]
 
 
 def walk(provider: CohereProvider, job: JobRef) -> list[Snapshot]:
-    seen: list[Snapshot] = []
+    snapshots: list[Snapshot] = []
     cursor = None
     for _ in range(30):
-        seen.append(provider.poll(job, cursor))
-        cursor = seen[-1].cursor
-        if seen[-1].state.final:
-            return seen
-    raise AssertionError(seen[-1].raw_state)
+        snapshots.append(provider.poll(job, cursor))
+        cursor = snapshots[-1].cursor
+        if snapshots[-1].state.final:
+            return snapshots
+    raise AssertionError(snapshots[-1].raw_state)
 
 
 def sent(vendor: FakeVendor, provider: CohereProvider, receipt: Receipt, files: Any, route: str) -> dict[str, Any]:
-    """The body that reached the service."""
+    """Return the body that reached the service."""
     provider.submit(provider.build(receipt, files), KEY)
     body: dict[str, Any] = json.loads(next(call for call in reversed(vendor.requests) if call.route == route).body)
     return body
@@ -53,44 +53,44 @@ def test_every_declared_field_moves_through_the_sdk_and_nothing_else_does(
     files = {"train": provider.upload(rows(labels=method == "classification"))}
     check(provider, receipt_for, method, lambda receipt: sent(vendor, provider, receipt, files, "create_model"))
     body = sent(vendor, provider, receipt_for(provider, {"epochs": 3}, method=method), files, "create_model")
-    shown = provider.build(receipt_for(provider, {"epochs": 3}, method=method), files).body
-    assert moved_paths(shown, body) == {"name"}
-    assert body["name"] == f"{shown['name']}-{KEY}"
+    built_body = provider.build(receipt_for(provider, {"epochs": 3}, method=method), files).body
+    assert moved_paths(built_body, body) == {"name"}
+    assert body["name"] == f"{built_body['name']}-{KEY}"
 
 
 def test_every_declared_field_moves_to_the_open_trainer_and_nothing_else_does(
-    trainer: FakeCohereFinetune, own: CohereProvider, receipt_for: ReceiptFor, rows: Rows
+    trainer: FakeCohereFinetune, trainer_provider: CohereProvider, receipt_for: ReceiptFor, rows: Rows
 ) -> None:
-    files = {"train": own.upload(rows())}
+    files = {"train": trainer_provider.upload(rows())}
 
     def post(receipt: Receipt) -> dict[str, Any]:
         trainer.jobs.clear()
-        return sent(trainer, own, receipt, files, "finetune")
+        return sent(trainer, trainer_provider, receipt, files, "finetune")
 
-    check(own, receipt_for, "sft", post)
-    shown = own.build(receipt_for(own), files).body
-    assert moved_paths(shown, post(receipt_for(own))) == {"finetune_name", "files.train"}
+    check(trainer_provider, receipt_for, "sft", post)
+    body = trainer_provider.build(receipt_for(trainer_provider), files).body
+    assert moved_paths(body, post(receipt_for(trainer_provider))) == {"finetune_name", "files.train"}
 
 
 def check(
     provider: CohereProvider, receipt_for: ReceiptFor, method: str, post: Callable[[Receipt], dict[str, Any]]
 ) -> None:
     for name in DECLARED_FIELDS:
-        beside = COMPANIONS.get(name, {})
-        without = post(receipt_for(provider, beside, method=method))
+        companions = COMPANIONS.get(name, {})
+        without = post(receipt_for(provider, companions, method=method))
         went_out = False
         for value in CANDIDATES[name]:
-            receipt = receipt_for(provider, {**beside, name: value}, method=method)
+            receipt = receipt_for(provider, {**companions, name: value}, method=method)
             row = receipt[name]
             if row.support == "invalid":
                 continue
             moved = moved_paths(without, post(receipt))
-            expected = {row.wire, *row.also} if row.moves and row.where == "training" else set()
+            expected = {row.wire, *row.also} if row.is_sent and row.where == "training" else set()
             assert moved <= expected, f"{name}={value!r} moved {moved - expected}"
             went_out = went_out or row.wire in moved
         declared = provider.capabilities(receipt.target).parameters[name]
-        knob = isinstance(declared, (Sent, Converted)) and declared.where == "training"
-        assert went_out == (knob and receipt[name].support != "not_applicable"), name
+        is_parameter = isinstance(declared, (Sent, Converted)) and declared.where == "training"
+        assert went_out == (is_parameter and receipt[name].support != "not_applicable"), name
 
 
 # --- the API ---------------------------------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ def test_training_and_validation_rows_go_into_one_dataset(
 ) -> None:
     vendor.checks = 3
     train = provider.upload(rows(paired=True))
-    made = vendor.files[train.id]
-    assert b"train 0" in made.content
-    assert b"validation 0" in made.data["evaluation"]
-    assert train.data["trainable_tokens"] == len(made.content) // 4
+    file = vendor.files[train.id]
+    assert b"train 0" in file.content
+    assert b"validation 0" in file.data["evaluation"]
+    assert train.data["trainable_tokens"] == len(file.content) // 4
     assert vendor.counts["get_dataset"] == 3
     inside = provider.upload(rows("validation"))
     assert inside.id == INSIDE
@@ -153,23 +153,23 @@ def test_evaluations_come_sorted_and_step_zero_is_not_lost(
 ) -> None:
     job = provider.submit(provider.build(receipt_for(provider), {"train": provider.upload(rows())}), KEY)
     assert provider.find(KEY) == job
-    seen = walk(provider, job)
-    points = list(seen[-1].points) or [point for snapshot in seen for point in snapshot.points]
-    whole = provider.poll(job, None)
-    steps = [point.step for point in whole.points if point.series == "validation/loss"]
+    snapshots = walk(provider, job)
+    points = list(snapshots[-1].points) or [point for snapshot in snapshots for point in snapshot.points]
+    snapshot = provider.poll(job, None)
+    steps = [point.step for point in snapshot.points if point.series == "validation/loss"]
     assert steps == [0, 2, 4, 6, 8, 10]
-    assert {point.series for point in whole.points} == {"validation/loss", "validation/token_accuracy"}
-    assert {point.raw_name for point in whole.points} == {"cross_entropy", "accuracy"}
+    assert {point.series for point in snapshot.points} == {"validation/loss", "validation/token_accuracy"}
+    assert {point.raw_name for point in snapshot.points} == {"cross_entropy", "accuracy"}
     assert points
-    assert "no training loss" in whole.not_reported["train/loss"]
-    assert [event.message for event in whole.events] == [
+    assert "no training loss" in snapshot.not_reported["train/loss"]
+    assert [event.message for event in snapshot.events] == [
         "STATUS_QUEUED",
         "STATUS_FINETUNING",
         "STATUS_DEPLOYING_API",
         "STATUS_READY",
     ]
-    assert whole.model is not None
-    assert whole.model.id == f"{job.id}-ft"
+    assert snapshot.model is not None
+    assert snapshot.model.id == f"{job.id}-ft"
 
 
 def test_find_looks_through_every_page_and_takes_the_oldest(
@@ -195,19 +195,19 @@ def test_deleting_is_the_only_stop_and_a_forgotten_model_counts_as_stopped(
         provider.poll(job, None)
 
 
-@pytest.mark.parametrize("word", sorted(responses.RESTING))
-def test_a_resting_model_is_trained_all_the_same(word: str) -> None:
-    done = responses.snapshot({"id": "m", "status": word, "completed_at": "2025-01-01T00:00:00Z"})
+@pytest.mark.parametrize("status", sorted(responses.RESTING))
+def test_a_resting_model_is_trained_all_the_same(status: str) -> None:
+    done = responses.snapshot({"id": "m", "status": status, "completed_at": "2025-01-01T00:00:00Z"})
     assert done.state is RunState.SUCCEEDED
     assert done.warnings
     assert done.model is not None
-    assert responses.snapshot({"id": "m", "status": word}).state is RunState.PAUSED
+    assert responses.snapshot({"id": "m", "status": status}).state is RunState.PAUSED
 
 
 def test_an_unset_status_is_not_taken_for_a_known_one() -> None:
-    told = responses.snapshot({"id": "m"})
-    assert told.state is RunState.RUNNING
-    assert "STATUS_UNSPECIFIED" in told.warnings[0]
+    snapshot = responses.snapshot({"id": "m"})
+    assert snapshot.state is RunState.RUNNING
+    assert "STATUS_UNSPECIFIED" in snapshot.warnings[0]
 
 
 def test_wandbs_key_is_named_by_variable_and_never_stands_in_the_request(
@@ -228,9 +228,9 @@ def test_wandbs_key_is_named_by_variable_and_never_stands_in_the_request(
 
 
 def test_a_missing_key_is_one_sentence() -> None:
-    own = CohereProvider(settings=CohereSettings(base_url="http://127.0.0.1:9"))
+    provider = CohereProvider(settings=CohereSettings(base_url="http://127.0.0.1:9"))
     with pytest.raises(MissingCredentials, match="CO_API_KEY is not set"):
-        own.find(KEY)
+        provider.find(KEY)
 
 
 def test_a_job_comes_back_with_its_rows(
@@ -295,32 +295,32 @@ def test_refusals_keep_coheres_words(
 
 # --- the open trainer ------------------------------------------------------------------------------------------------
 def test_the_open_trainer_from_start_to_answer(
-    trainer: FakeCohereFinetune, own: CohereProvider, receipt_for: ReceiptFor, rows: Rows
+    trainer: FakeCohereFinetune, trainer_provider: CohereProvider, receipt_for: ReceiptFor, rows: Rows
 ) -> None:
-    files = {"train": own.upload(rows()), "validation": own.upload(rows("validation"))}
-    assert own.find_upload(files["train"].digest) == files["train"]
-    receipt = receipt_for(own, {"epochs": 2, "lora_rank": 16, "lora_alpha": 8.0}, adapter="qlora")
-    request = own.build(receipt, files)
-    assert own.preflight(request) == []
-    job = own.submit(request, KEY)
+    files = {"train": trainer_provider.upload(rows()), "validation": trainer_provider.upload(rows("validation"))}
+    assert trainer_provider.find_upload(files["train"].digest) == files["train"]
+    receipt = receipt_for(trainer_provider, {"epochs": 2, "lora_rank": 16, "lora_alpha": 8.0}, adapter="qlora")
+    request = trainer_provider.build(receipt, files)
+    assert trainer_provider.preflight(request) == []
+    job = trainer_provider.submit(request, KEY)
     body = next(iter(trainer.jobs.values())).body
     assert body["use_4bit_quantization"] == "true"
     assert body["lora_config"] == {"rank": 16, "alpha": 8, "rslora": "false"}
     folder = trainer.root / job.id / "input" / "data"
     assert (folder / "training" / "train.jsonl").is_file()
     assert (folder / "evaluation" / "validation.jsonl").is_file()
-    assert own.poll(job, None).state is RunState.QUEUED
-    assert [finding.code for finding in own.preflight(request)] == ["busy"]
+    assert trainer_provider.poll(job, None).state is RunState.QUEUED
+    assert [finding.code for finding in trainer_provider.preflight(request)] == ["busy"]
     with pytest.raises(QuotaExceeded, match="one at a time"):
-        own.submit(request, RunKey("lt0000000001"))
-    last = walk(own, job)[-1]
+        trainer_provider.submit(request, RunKey("lt0000000001"))
+    last = walk(trainer_provider, job)[-1]
     assert last.state is RunState.SUCCEEDED
     assert last.model is not None
     assert last.model.id == f"/opt/finetuning/{job.id}/output/merged_weights"
     assert "wandb_project" in last.not_reported["train/loss"]
-    generator = own.generator(last.model)
+    generator = trainer_provider.generator(last.model)
     assert not isinstance(generator, Unavailable)
-    asked = GenerationRequest(
+    generation_request = GenerationRequest(
         messages=(
             Message("system", "Be brief."),
             Message("user", "a"),
@@ -329,58 +329,62 @@ def test_the_open_trainer_from_start_to_answer(
         ),
         max_tokens=5,
     )
-    assert generator.generate([asked])[0].text == "yes"
-    told = json.loads(trainer.requests[-1].body)
-    assert told["preamble"] == "Be brief."
-    assert told["chat_history"] == [{"role": "User", "content": "a"}, {"role": "Chatbot", "content": "b"}]
-    assert told["max_new_tokens"] >= 1024
-    compile(own.snippet(last.model), "snippet", "exec")
-    (remote,) = own.inventory()
-    assert own.fetch(remote).hyperparameters == {"epochs": 2, "lora_rank": 16, "lora_alpha": 8}
-    own.delete(last.model)
+    assert generator.generate([generation_request])[0].text == "yes"
+    sent_body = json.loads(trainer.requests[-1].body)
+    assert sent_body["preamble"] == "Be brief."
+    assert sent_body["chat_history"] == [{"role": "User", "content": "a"}, {"role": "Chatbot", "content": "b"}]
+    assert sent_body["max_new_tokens"] >= 1024
+    compile(trainer_provider.snippet(last.model), "snippet", "exec")
+    (remote,) = trainer_provider.inventory()
+    assert trainer_provider.fetch(remote).hyperparameters == {"epochs": 2, "lora_rank": 16, "lora_alpha": 8}
+    trainer_provider.delete(last.model)
     assert not (trainer.root / job.id).exists()
 
 
 def test_stopping_the_open_trainer_ends_its_service(
-    trainer: FakeCohereFinetune, own: CohereProvider, receipt_for: ReceiptFor, rows: Rows
+    trainer: FakeCohereFinetune, trainer_provider: CohereProvider, receipt_for: ReceiptFor, rows: Rows
 ) -> None:
-    job = own.submit(own.build(receipt_for(own), {"train": own.upload(rows())}), KEY)
-    own.cancel(job)
+    job = trainer_provider.submit(
+        trainer_provider.build(receipt_for(trainer_provider), {"train": trainer_provider.upload(rows())}), KEY
+    )
+    trainer_provider.cancel(job)
     assert trainer.terminated
     trainer.close()
-    assert own.poll(job, None).state is RunState.CANCELLED
-    own.cancel(job)
+    assert trainer_provider.poll(job, None).state is RunState.CANCELLED
+    trainer_provider.cancel(job)
 
 
 def test_an_idle_trainer_has_forgotten_the_job(
-    trainer: FakeCohereFinetune, own: CohereProvider, receipt_for: ReceiptFor, rows: Rows
+    trainer: FakeCohereFinetune, trainer_provider: CohereProvider, receipt_for: ReceiptFor, rows: Rows
 ) -> None:
-    job = own.submit(own.build(receipt_for(own), {"train": own.upload(rows())}), KEY)
+    job = trainer_provider.submit(
+        trainer_provider.build(receipt_for(trainer_provider), {"train": trainer_provider.upload(rows())}), KEY
+    )
     trainer.jobs.clear()
-    assert own.poll(job, None).state is RunState.QUEUED
+    assert trainer_provider.poll(job, None).state is RunState.QUEUED
     later = job.model_copy(update={"data": job.data | {"submitted": 0}})
-    told = own.poll(later, None)
-    assert told.state is RunState.FAILED
-    assert "started again" in (told.error or "")
+    snapshot = trainer_provider.poll(later, None)
+    assert snapshot.state is RunState.FAILED
+    assert "started again" in (snapshot.error or "")
 
 
 def test_another_job_since_means_this_one_ended(
-    trainer: FakeCohereFinetune, own: CohereProvider, receipt_for: ReceiptFor, rows: Rows
+    trainer: FakeCohereFinetune, trainer_provider: CohereProvider, receipt_for: ReceiptFor, rows: Rows
 ) -> None:
-    request = own.build(receipt_for(own), {"train": own.upload(rows())})
-    first = own.submit(request, KEY)
-    walk(own, first)
-    second = own.submit(request, RunKey("lt0000000001"))
-    assert own.poll(first, None).state is RunState.SUCCEEDED
-    own.delete(ModelRef(id="x", data={"finetune_name": first.id}))
-    told = own.poll(first, None)
-    assert told.state is RunState.FAILED
-    assert "another job" in (told.error or "")
-    assert own.poll(second, None).state is not RunState.FAILED
+    request = trainer_provider.build(receipt_for(trainer_provider), {"train": trainer_provider.upload(rows())})
+    first = trainer_provider.submit(request, KEY)
+    walk(trainer_provider, first)
+    second = trainer_provider.submit(request, RunKey("lt0000000001"))
+    assert trainer_provider.poll(first, None).state is RunState.SUCCEEDED
+    trainer_provider.delete(ModelRef(id="x", data={"finetune_name": first.id}))
+    snapshot = trainer_provider.poll(first, None)
+    assert snapshot.state is RunState.FAILED
+    assert "another job" in (snapshot.error or "")
+    assert trainer_provider.poll(second, None).state is not RunState.FAILED
 
 
 def test_without_an_inference_container_the_model_is_not_asked(trainer: FakeCohereFinetune) -> None:
-    own = CohereProvider(settings=CohereSettings(service_url=trainer.url, data_root=trainer.root))
-    answer = own.generator(ModelRef(id="/opt/finetuning/x/output/merged_weights"))
+    provider = CohereProvider(settings=CohereSettings(service_url=trainer.url, data_root=trainer.root))
+    answer = provider.generator(ModelRef(id="/opt/finetuning/x/output/merged_weights"))
     assert isinstance(answer, Unavailable)
     assert "inference_url" in answer.reason

@@ -119,11 +119,7 @@ def build_tokenizer(
     add_bos: bool = False,
     newline_runs: bool = True,
 ) -> Any:
-    """A tokenizer with real merges, byte-complete, trained on a few lines.
-
-    With `newline_runs` a run of newlines is a piece of its own, as in today's tokenizers; without, it is cut before
-    the next word, as in GPT-2's.
-    """
+    """Train a byte-complete tokenizer with real merges on a few lines."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -174,7 +170,7 @@ _built: dict[str, Any] = {}
 
 
 def family(name: str) -> Any:
-    """The tokenizer of a family, built once."""
+    """Return the tokenizer of a family, built once."""
     if name not in _built:
         template, specials, bos, eos, _ = FAMILIES[name]
         _built[name] = build_tokenizer(template, specials, bos, eos)
@@ -198,18 +194,15 @@ def new_tokenizer() -> Callable[..., Any]:
 
 @pytest.fixture
 def strange_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current folder with Python files named as libraries that a worker imports; none of them may be run.
-
-    What runs is written into the file `ran` there.
-    """
-    place = tmp_path / "strange"
-    place.mkdir()
+    """Change to a folder with Python files named as libraries that a worker imports; none of them may be run."""
+    folder = tmp_path / "strange"
+    folder.mkdir()
     for name in ("numpy", "types", "datasets", "secrets", "torch", "evaluate"):
-        code = f"with open({str(place / 'ran')!r}, 'a') as file:\n    file.write({name + chr(10)!r})\n"
-        (place / f"{name}.py").write_text(code)
-    monkeypatch.chdir(place)
-    yield place
-    assert not (place / "ran").exists(), (place / "ran").read_text()
+        code = f"with open({str(folder / 'ran')!r}, 'a') as file:\n    file.write({name + chr(10)!r})\n"
+        (folder / f"{name}.py").write_text(code)
+    monkeypatch.chdir(folder)
+    yield folder
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
 
 
 @pytest.fixture
@@ -218,7 +211,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def build_model(family_name: str, seed: int = 0, **settings: Any) -> Any:
-    """A random-weight model of a family's shape: two layers, 32 wide."""
+    """Build a random-weight model of a family's shape: two layers, 32 wide."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -256,7 +249,7 @@ def random_model() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def lora_model() -> Callable[..., Any]:
-    """A random model with a LoRA adapter whose both halves are random, so that every gradient is alive."""
+    """Build a random model with a LoRA adapter whose matrices are both random, so that no gradient is zero."""
 
     def build(family_name: str, **settings: Any) -> Any:
         import peft
@@ -278,7 +271,7 @@ def lora_model() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random-weight Llama with a ChatML tokenizer, as a folder."""
+    """Write a random-weight Llama with a ChatML tokenizer to a folder."""
     folder = tmp_path_factory.mktemp("base") / "random-llama"
     tokenizer = family("chatml")
     vocabulary = len(tokenizer)
@@ -297,10 +290,10 @@ def write_rows(path: Path, count: int, seed: int = 0) -> Path:
     draw = random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(count):
-            words = [draw.choice(["one", "two", "three", "four"]) for _ in range(draw.randint(1, 6))]
-            odd = words[-1] in ("one", "three")
+            numbers = [draw.choice(["one", "two", "three", "four"]) for _ in range(draw.randint(1, 6))]
+            odd = numbers[-1] in ("one", "three")
             messages = [
-                {"role": "user", "content": " ".join(words)},
+                {"role": "user", "content": " ".join(numbers)},
                 {"role": "assistant", "content": "odd" if odd else "even"},
             ]
             file.write(json.dumps({"messages": messages}) + "\n")
@@ -318,7 +311,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
-    """A request over the random base; keywords are hyperparameters, `request` holds the other fields."""
+    """Make a request for the random base; keywords are hyperparameters, `request` holds the other fields."""
     from llmtune_local.run_state.schema import RunRequest
 
     def make(request: dict[str, Any] | None = None, **hyperparameters: Any) -> RunRequest:
@@ -338,7 +331,7 @@ def make_request(base_folder: Path, data: dict[str, str]) -> Callable[..., Any]:
 def train(tmp_path: Path, make_request: Callable[..., Any]) -> Callable[..., Any]:
     """Train in this process; returns the trainer, whose folder and result can be looked at."""
     from llmtune_local.run_state.run_dir import RunDir
-    from llmtune_local.run_state.status_writer import Journal
+    from llmtune_local.run_state.status_writer import StatusWriter
     from llmtune_local.training.registry import trainer_for
     from llmtune_local.training.trainer import Trainer
 
@@ -346,10 +339,10 @@ def train(tmp_path: Path, make_request: Callable[..., Any]) -> Callable[..., Any
 
     def run(request: dict[str, Any] | None = None, **hyperparameters: Any) -> Trainer:
         folder = RunDir(tmp_path / f"run{next(numbers)}")
-        asked = make_request(request, **hyperparameters)
-        folder.write_request(asked)
-        with Journal(folder) as journal:
-            trainer = trainer_for(asked)(folder, asked, journal, lambda: False)
+        run_request = make_request(request, **hyperparameters)
+        folder.write_request(run_request)
+        with StatusWriter(folder) as journal:
+            trainer = trainer_for(run_request)(folder, run_request, journal, lambda: False)
             trainer.run()
         return trainer
 

@@ -19,8 +19,8 @@ IDS = torch.arange(12).unsqueeze(0)
 def logits(trainer: Any) -> torch.Tensor:
     trainer.model.eval()
     with torch.no_grad(), trainer.network.unpacked():
-        found: torch.Tensor = trainer.model(input_ids=IDS).logits
-    return found
+        output: torch.Tensor = trainer.model(input_ids=IDS).logits
+    return output
 
 
 def data_of(trainer: Any) -> dict[str, Any]:
@@ -32,14 +32,14 @@ def test_adapter_and_merged_give_the_same_logits(train: Callable[..., Any], tmp_
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     trainer = train()
-    ours = logits(trainer)
+    expected = logits(trainer)
     notes = export(trainer.folder.adapter, data_of(trainer), "adapter", tmp_path / "out" / "adapter")
     merged_notes = export(trainer.folder.adapter, data_of(trainer), "merged", tmp_path / "out" / "merged")
     adapter = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "adapter").eval()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "merged").eval()
     with torch.no_grad():
-        torch.testing.assert_close(adapter(input_ids=IDS).logits, ours)
-        torch.testing.assert_close(merged(input_ids=IDS).logits, ours, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(adapter(input_ids=IDS).logits, expected)
+        torch.testing.assert_close(merged(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
     for kind in ("adapter", "merged"):
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / kind)
         assert tokenizer.chat_template == trainer.tokenizer.chat_template
@@ -115,8 +115,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["export", report.identity.run_id, "--format", "merged", "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["folder"] == str(tmp_path / "small-merged")
+    output = json.loads(done.stdout)
+    assert output["folder"] == str(tmp_path / "small-merged")
     assert (tmp_path / "small-merged" / "model.safetensors").exists()
 
 
@@ -142,7 +142,7 @@ def base_with_another_end(
     random_model: Callable[..., Any],
     tokenizers: Callable[[str], Any],
 ) -> Path:
-    """A base whose text ends in <|endoftext|> and says so, with a template whose turns end in <|im_end|>."""
+    """Build a base whose text ends in <|endoftext|> and says so, with a template whose turns end in <|im_end|>."""
     tokenizer = new_tokenizer(tokenizers("chatml").chat_template, ("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>")
     model = random_model(
         "llama",
@@ -220,9 +220,9 @@ def test_the_check_asks_the_folder_and_not_a_loop_of_ours(
 
     trainer = train({"model": str(base_with_another_end)}, epochs=6)
     model, rows = data_of(trainer) | {"options": {"device": "cpu", "num_threads": 1}}, load(data["validation"])[:6]
-    found = answers_end(model, trainer.folder.artefact, rows)
-    assert found.passed
-    assert found.says.startswith("6 of 6 answers ended by themselves")
+    result = answers_end(model, trainer.folder.artefact, rows)
+    assert result.passed
+    assert result.says.startswith("6 of 6 answers ended by themselves")
     path = trainer.folder.artefact / "generation_config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"eos_token_id": trainer.tokenizer.eos_token_id}))
@@ -230,13 +230,13 @@ def test_the_check_asks_the_folder_and_not_a_loop_of_ours(
 
 
 def test_the_rank_of_a_pattern_and_parameters_count_for_serving() -> None:
-    from llmtune_local.export import _beside, _not_beside
+    from llmtune_local.export import _reason_not_servable, _serve_adapter_command
 
     settings = {"r": 8, "rank_pattern": {".*gate_up_proj": 40}, "base_model_name_or_path": "b"}
-    assert "--max-lora-rank 64" in _beside(Path("/x"), settings, {}, "tuned")
-    assert _not_beside(settings) is None
-    assert "parameters" in (_not_beside(settings | {"target_parameters": ["experts.down_proj"]}) or "")
-    assert "of rank 600" in (_not_beside({"r": 8, "rank_pattern": {"x": 600}}) or "")
+    assert "--max-lora-rank 64" in _serve_adapter_command(Path("/x"), settings, {}, "tuned")
+    assert _reason_not_servable(settings) is None
+    assert "parameters" in (_reason_not_servable(settings | {"target_parameters": ["experts.down_proj"]}) or "")
+    assert "of rank 600" in (_reason_not_servable({"r": 8, "rank_pattern": {"x": 600}}) or "")
 
 
 def test_a_model_of_text_and_images_is_handed_out_whole(
@@ -259,13 +259,13 @@ def test_a_model_of_text_and_images_is_handed_out_whole(
     tokenizer.save_pretrained(base)
     (base / "preprocessor_config.json").write_text("{}")
     trainer = train({"model": str(base)}, max_steps=1)
-    (adapted, loads), (_, whole) = (
+    (adapted, loads), (_, merged) = (
         export(trainer.folder.artefact, data_of(trainer), kind, tmp_path / kind)  # type: ignore[arg-type]
         for kind in ("adapter", "merged")
     )
     assert "--enable-lora" in adapted
     assert "PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(" in loads
-    assert "AutoModelForImageTextToText" in whole
+    assert "AutoModelForImageTextToText" in merged
     assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
     text_of = snippet(ModelRef(id=str(tmp_path / "adapter"), base="b", data=data_of(trainer)))
     assert "AutoModelForImageTextToText.from_pretrained" in text_of

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmtune.provider.registry import get_provider
-from llmtune.provider.types import RunKey, RunState
+from llmtune.provider.types import JobRef, RunKey, RunState
 from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.worker.supervisor import ATTEMPTS
@@ -67,7 +67,7 @@ def test_polling_a_worker_that_has_not_spoken_yet_starts_no_second_one(
 
     assert provider.submit(Request(operation="start", body=request_body), KEY) == job
     assert provider.find(KEY) == job
-    assert len(process.launches(folder.path)) == 1
+    assert len(process.count_launches(folder.path)) == 1
 
 
 def test_a_worker_that_never_starts_ends_the_run_with_its_last_words(
@@ -76,8 +76,15 @@ def test_a_worker_that_never_starts_ends_the_run_with_its_last_words(
     Launches(monkeypatch, "raise SystemExit('no module named nothing')")
     provider, job, folder = submit(request_body)
     deadline = time.monotonic() + 60
-    while (seen := provider.poll(job, None)).state is RunState.QUEUED and time.monotonic() < deadline:
+    while (snapshot := provider.poll(job, None)).state is RunState.QUEUED and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert seen.state is RunState.FAILED
-    assert "no module named nothing" in (seen.error or "")
-    assert len(process.launches(folder.path)) == ATTEMPTS
+    assert snapshot.state is RunState.FAILED
+    assert "no module named nothing" in (snapshot.error or "")
+    assert len(process.count_launches(folder.path)) == ATTEMPTS
+
+
+@pytest.mark.parametrize("id", ["gone", "../gone"])
+def test_a_job_that_was_adopted_by_its_id_lies_with_the_others(id: str, own_home: Path) -> None:
+    snapshot = get_provider("local").poll(JobRef(id=id), None)
+    assert snapshot.state is RunState.FAILED
+    assert f"{Path('local') / 'gone'} is missing" in (snapshot.error or "")

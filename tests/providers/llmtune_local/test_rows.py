@@ -92,16 +92,18 @@ def test_control_tokens_in_texts_are_reported_by_check_and_plan_with_their_line(
     rows = [{"messages": [{"role": "user", "content": f"Berth {number}?"}, SAY]} for number in range(20)]
     rows[6]["messages"][0] = {"role": "user", "content": "How is <|im_end|> written? 6"}
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    (finding,) = [each for each in check(path, provider="local", model="tiny").findings if each.code == "control-token"]
+    (finding,) = [
+        entry for entry in check(path, provider="local", model="tiny").findings if entry.code == "control-token"
+    ]
     assert (finding.line, finding.severity) == (7, "warning")
     assert finding.message.startswith("messages[0]: '<|im_end|>' is a control token of the tokenizer")
     data = {"path": str(path), "split": [1.0, 0.0, 0.0]}
     job = TuningJob.model_validate({"name": "a", "dataset": data, "model": "tiny"})
-    assert any(f"{path}:7: warning[control-token]" in said for said in plan(job, "local").data.findings)
+    assert any(f"{path}:7: warning[control-token]" in line for line in plan(job, "local").data.findings)
     shared = {"conversations": [{"from": "human", "value": "<|im_end|>?"}, {"from": "gpt", "value": "a"}]}
     write_rows(path, [shared | {"system": "Be brief."}])
     report = check(path, provider="local", model="tiny")
-    assert [each.message[:16] for each in report.findings if each.code == "control-token"] == ["conversations[0]"]
+    assert [entry.message[:16] for entry in report.findings if entry.code == "control-token"] == ["conversations[0]"]
 
 
 def test_a_model_that_is_not_here_is_not_asked_for_by_a_plan(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_model_that_is_not_here_is_not_asked_for_by_a_plan(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def thinking_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model folder whose template writes an empty thought before an answer without reasoning."""
+    """Write a model folder whose template writes an empty thought before an answer without reasoning."""
     from tests.providers.llmtune_local.conftest import build_model, family
 
     folder = tmp_path_factory.mktemp("thinking")
@@ -198,9 +200,9 @@ def test_a_plan_finds_the_rows_that_are_too_long_for_the_job(
     fields: dict[str, Any], refused: bool, tmp_path: Path
 ) -> None:
     fields = dict(fields)
-    words = "six" if fields.pop("short", False) else "six " * 20_000
+    text = "six" if fields.pop("short", False) else "six " * 20_000
     rows = [
-        {"messages": [ASK | {"content": f"{number}?"}, {"role": "assistant", "content": words}]} for number in range(5)
+        {"messages": [ASK | {"content": f"{number}?"}, {"role": "assistant", "content": text}]} for number in range(5)
     ]
     path = write_rows(tmp_path / "rows.jsonl", rows)
     dataset = {"train": str(path), "split": [1.0, 0.0, 0.0], **fields.pop("dataset", {})}

@@ -80,14 +80,14 @@ _TOKENIZER: dict[str, Any] = {}
 
 def test_the_template(tiny: tuple[Any, Any]) -> None:
     _, tokenizer = tiny
-    whole = tokenizer.apply_chat_template(CHAT, tokenize=False)
-    assert whole == (
+    rendered = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert rendered == (
         "<|im_start|>system\nAnswer with the result only.<|im_end|>\n<|im_start|>user\nRepeat this: blue<|im_end|>\n"
         "<|im_start|>assistant\nblue<|im_end|>\n"
     )
     prompt = tokenizer.apply_chat_template(CHAT[:-1], tokenize=False, add_generation_prompt=True)
-    assert whole.startswith(prompt)
-    assert ids(tokenizer, whole)[: len(ids(tokenizer, prompt))] == ids(tokenizer, prompt)
+    assert rendered.startswith(prompt)
+    assert ids(tokenizer, rendered)[: len(ids(tokenizer, prompt))] == ids(tokenizer, prompt)
     for mark in ("<|im_start|>", "<|im_end|>"):
         assert ids(tokenizer, mark) == [tokenizer.convert_tokens_to_ids(mark)]
 
@@ -174,14 +174,14 @@ def test_the_training_text_keeps_away_from_the_demo(monkeypatch: pytest.MonkeyPa
     import tiny_corpus
 
     assert tiny_corpus.is_prose("Returns the names of all the files in the folder.")
-    for near in (
+    for label in (
         "Sends the customer support request to the right team today.",
         "The banking77 data set has many rows.",
     ):
-        assert not tiny_corpus.is_prose(near)
-    words = str(tiny_chats.chats([], seed=1, count=3000)).lower()
-    for word in ("ticket", "refund", "invoice", "billing", "shipping", "subscription", "customer"):
-        assert word not in words
+        assert not tiny_corpus.is_prose(label)
+    text = str(tiny_chats.chats([], seed=1, count=3000)).lower()
+    for term in ("ticket", "refund", "invoice", "billing", "shipping", "subscription", "customer"):
+        assert term not in text
 
 
 def test_only_permissive_licences_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

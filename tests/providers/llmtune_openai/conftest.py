@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llmtune.job.spec import TuningJob
+from llmtune.planning.plan import build_target
 from llmtune.provider.receipt import Receipt
-from llmtune.provider.registry import check_options
 from llmtune.provider.translate import translate
-from llmtune.provider.types import EncodedFile, Target
+from llmtune.provider.types import EncodedFile
 from llmtune_openai import OpenAIProvider
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.settings import OpenAISettings
@@ -37,7 +37,7 @@ def openai(vendor: FakeOpenAI) -> OpenAIProvider:
 
 
 def encoded(folder: Path, role: Any = "train", rows: int = 12) -> EncodedFile:
-    """A file of chat rows on disk."""
+    """Write a file of chat rows."""
     lines = [
         json.dumps({"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]})
         for ask, answer in (ROWS * (rows // len(ROWS) + 1))[:rows]
@@ -50,15 +50,7 @@ def encoded(folder: Path, role: Any = "train", rows: int = 12) -> EncodedFile:
 
 
 def receipt(provider: Any, model: str, **job: Any) -> Receipt:
-    """The receipt of a job at a provider."""
-    whole = TuningJob.model_validate({"name": "router", "dataset": "rows.jsonl", "model": model, **job})
-    options = check_options(provider, whole.provider_options.get(provider.name, {}))
-    target = Target(
-        provider=provider.name,
-        kind=provider.kind,
-        model=model,
-        method=whole.method,
-        adapter=whole.adapter,
-        options=options,
-    )
-    return translate(whole, target, provider.capabilities(target), rows=1000)
+    """Return the receipt of a job at a provider."""
+    tuning_job = TuningJob.model_validate({"name": "router", "dataset": "rows.jsonl", "model": model, **job})
+    target = build_target(tuning_job, provider)
+    return translate(tuning_job, target, provider.capabilities(target), rows=1000)

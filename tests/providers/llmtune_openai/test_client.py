@@ -63,38 +63,40 @@ def test_declared_is_received(case: tuple[FakeVendor, Any, Target]) -> None:
     def receipt(fields: dict[str, Any]) -> Receipt:
         return translate(job_with(target, fields), target, capabilities, rows=1000)
 
-    def received(made: Receipt) -> dict[str, Any]:
-        provider.submit(provider.build(made, files), KEY)
+    def received(job_receipt: Receipt) -> dict[str, Any]:
+        provider.submit(provider.build(job_receipt, files), KEY)
         body: dict[str, Any] = vendor.requests[-1].data
         return body
 
     went_out = set()
     for field in DECLARED_FIELDS:
-        beside = COMPANIONS.get(field, {})
-        without = received(receipt(beside))
+        companions = COMPANIONS.get(field, {})
+        without = received(receipt(companions))
         for value in CANDIDATES[field][:2]:
-            made = receipt({**beside, field: value})
-            row = made[field]
-            if made.refusals:
+            job_receipt = receipt({**companions, field: value})
+            row = job_receipt[field]
+            if job_receipt.refusals:
                 continue
-            moved = moved_paths(without, received(made))
-            declared = {row.wire, *row.also} if row.moves and row.where == "training" and row.wire else set()
+            moved = moved_paths(without, received(job_receipt))
+            declared = {row.wire, *row.also} if row.is_sent and row.where == "training" and row.wire else set()
             strays = {
-                path for path in moved if not any(path == each or path.startswith(f"{each}.") for each in declared)
+                path
+                for path in moved
+                if not any(path == prefix or path.startswith(f"{prefix}.") for prefix in declared)
             }
             assert not strays, f"{field}={value!r} moved {strays}, declared {declared}"
             if moved:
                 went_out.add(field)
     silent = {
         field
-        for field in capabilities.parameters.wires
+        for field in capabilities.parameters.request_paths
         if receipt({})[field].support != "not_applicable" and field not in went_out
     }
     assert not silent, f"declared, and never received: {silent}"
 
 
 def _within(path: str, declared: set[str]) -> bool:
-    return any(path == each or path.startswith(f"{each}.") for each in declared)
+    return any(path == prefix or path.startswith(f"{prefix}.") for prefix in declared)
 
 
 def _uploaded(vendor: FakeVendor, role: str) -> Any:

@@ -21,7 +21,7 @@ def job(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("word", "state"),
+    ("status", "state"),
     [
         ("validating_files", RunState.QUEUED),
         ("queued", RunState.QUEUED),
@@ -38,9 +38,9 @@ def job(**changed: Any) -> dict[str, Any]:
         ("canceled", RunState.CANCELLED),
     ],
 )
-def test_every_state_word_seen(word: str, state: RunState) -> None:
-    seen = responses.snapshot(job(status=word, fine_tuned_model="ft:m"))
-    assert (seen.state, seen.raw_state, seen.warnings) == (state, word, ())
+def test_every_state_word_seen(status: str, state: RunState) -> None:
+    snapshot = responses.snapshot(job(status=status, fine_tuned_model="ft:m"))
+    assert (snapshot.state, snapshot.raw_state, snapshot.warnings) == (state, status, ())
 
 
 def test_the_table_holds_nothing_untested() -> None:
@@ -48,10 +48,10 @@ def test_the_table_holds_nothing_untested() -> None:
 
 
 def test_a_new_word_is_kept_and_taken_for_running() -> None:
-    seen = responses.snapshot(job(status="recalibrating"))
-    assert seen.state is RunState.RUNNING
-    assert seen.raw_state == "recalibrating"
-    assert "recalibrating" in seen.warnings[0]
+    snapshot = responses.snapshot(job(status="recalibrating"))
+    assert snapshot.state is RunState.RUNNING
+    assert snapshot.raw_state == "recalibrating"
+    assert "recalibrating" in snapshot.warnings[0]
 
 
 @pytest.mark.parametrize("error", [None, {}, {"code": None, "message": None, "param": None}])
@@ -100,10 +100,10 @@ def test_metrics_of_events_checkpoints_and_file_are_one_series() -> None:
         "metrics": {"type": "supervised", "step": 2, "train_mean_token_accuracy": 0.9, "full_valid_loss": 0.41},
     }
     csv = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,0.15213,0.5,,\n2,0.10498,1.0,0.2,\n"
-    seen = responses.snapshot(
+    snapshot = responses.snapshot(
         job(validation_file="file-v"), events=events, checkpoints=[checkpoint], results={"file-r": csv}
     )
-    values = {(point.series, point.step): (point.value, point.source) for point in seen.points}
+    values = {(point.series, point.step): (point.value, point.source) for point in snapshot.points}
     assert values == {
         ("train/loss", 1): (0.15213, "vendor_file"),
         ("train/loss", 2): (0.10498, "vendor_file"),
@@ -113,10 +113,10 @@ def test_metrics_of_events_checkpoints_and_file_are_one_series() -> None:
         ("validation/loss", 2): (0.2, "vendor_file"),
         ("validation/full_loss", 2): (0.41, "vendor_api"),
     }
-    assert (seen.progress.step, seen.progress.total_steps) == (2, 2)
-    assert seen.events == ()
-    assert [ref.id for ref in seen.checkpoints] == ["ft:m::ckpt-step-2"]
-    assert seen.not_reported == {}
+    assert (snapshot.progress.step, snapshot.progress.total_steps) == (2, 2)
+    assert snapshot.events == ()
+    assert [ref.id for ref in snapshot.checkpoints] == ["ft:m::ckpt-step-2"]
+    assert snapshot.not_reported == {}
 
 
 def test_without_a_validation_file_its_series_say_why_they_are_missing() -> None:
@@ -137,21 +137,21 @@ def test_a_diverged_loss_is_kept() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"bm90IGNzdg==", b"\xff\xfe"])
 def test_a_result_file_that_is_none_warns(content: bytes) -> None:
-    seen = responses.snapshot(job(status="succeeded", fine_tuned_model="ft:m"), results={"file-1": content})
-    assert not seen.points
-    assert "file-1" in seen.warnings[0]
+    snapshot = responses.snapshot(job(status="succeeded", fine_tuned_model="ft:m"), results={"file-1": content})
+    assert not snapshot.points
+    assert "file-1" in snapshot.warnings[0]
 
 
 def test_nebius_tells_steps_in_the_job_and_shape_in_its_hyperparameters() -> None:
-    seen = responses.snapshot(
+    snapshot = responses.snapshot(
         job(
             trained_steps=5,
             total_steps=9,
             hyperparameters={"lora": True, "lora_r": 16, "learning_rate": 2e-5, "packing": True, "n_epochs": 3},
         )
     )
-    assert (seen.progress.step, seen.progress.total_steps) == (5, 9)
-    assert seen.resolved == {"lora_rank": 16, "learning_rate": 2e-5, "packing": True, "epochs": 3}
+    assert (snapshot.progress.step, snapshot.progress.total_steps) == (5, 9)
+    assert snapshot.resolved == {"lora_rank": 16, "learning_rate": 2e-5, "packing": True, "epochs": 3}
 
 
 def refused(status: int, body: Any, headers: dict[str, str] | None = None) -> Any:
@@ -269,19 +269,60 @@ def test_text_that_only_speaks_of_steps_is_no_result_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words", "hint"),
+    ("status", "code", "message", "limit", "hint"),
     [
-        ("exceeded_quota", "This job would exceed your hard limit.", "spending limit"),
-        ("insufficient_quota", "You exceeded your current quota.", "spending limit"),
-        ("daily_rate_limit_exceeded", "You have reached the daily limit of jobs.", "tomorrow"),
-        ("quotaExceeded", "The quota for files without expiry is reached. The maximum is 500.", "llmtune runs cleanup"),
-        ("max_active_jobs_exceeded", "You have 3 active jobs.", "running jobs have ended"),
+        (429, "exceeded_quota", "This job would exceed your hard limit.", "spending", "spending limit"),
+        (429, "insufficient_quota", "You exceeded your current quota.", "spending", "spending limit"),
+        (429, "billing_hard_limit_reached", "Billing hard limit has been reached", "spending", "add credit"),
+        (429, None, "This request would exceed your hard limit of $120.00.", "spending", "spending limit"),
+        (402, None, "Payment Required", "spending", "spending limit"),
+        (429, "daily_rate_limit_exceeded", "You have reached the daily limit of jobs.", "daily", "tomorrow"),
+        (
+            400,
+            "quotaExceeded",
+            "The quota for files without expiry is reached. The maximum is 500.",
+            "files",
+            "runs cleanup",
+        ),
+        (429, "max_active_jobs_exceeded", "You have 3 active jobs.", "active_jobs", "a running job has ended"),
+        (429, None, "Your organization has reached the maximum of 3 active requests", "active_jobs", "has ended"),
+        (400, "quotaExceeded", "The limit of concurrent jobs is reached.", "active_jobs", "has ended"),
+        (400, "InsufficientQuota", "This operation requires 50 new capacity.", "deployments", "less capacity"),
+        (400, "quotaExceeded", "Quota exceeded.", "other", "account's page"),
     ],
 )
-def test_each_limit_says_what_lifts_it(code: str, words: str, hint: str) -> None:
-    error = errors.refusal(429, {"error": {"message": words, "code": code}}, {}, title="T", name="n", key_env="K")
+def test_each_limit_says_what_lifts_it(status: int, code: str | None, message: str, limit: str, hint: str) -> None:
+    error = refused(status, {"error": {"message": message, "code": code}})
     assert isinstance(error, QuotaExceeded)
+    assert error.limit == limit
     assert hint in str(error.hint)
+
+
+def test_a_limit_named_by_its_type_alone_is_one() -> None:
+    error = refused(429, {"error": {"message": "No.", "type": "insufficient_quota", "code": None}})
+    assert isinstance(error, QuotaExceeded)
+    assert error.limit == "spending"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("rate_limit_exceeded", "Rate limit reached on requests per day (RPD): Limit 200. Please try again in 7.2s."),
+        ("rate_limit_exceeded", "Rate limit reached for file uploads: maximum 1000 files per minute."),
+        (None, "slow down"),
+        (None, "Too many requests"),
+    ],
+)
+def test_a_rate_limit_is_waited_for_and_says_so_when_that_did_not_help(code: str | None, message: str) -> None:
+    error = refused(429, {"error": {"message": message, "code": code}}, {"Retry-After": "1"})
+    assert isinstance(error, TransientError)
+    assert (error.limit, error.sent) == ("rate", False)
+    assert "wait some minutes" in str(error.hint)
+
+
+@pytest.mark.parametrize("message", ["The file is too large: the limit is 512 MB.", "This model has no active version"])
+def test_a_refusal_that_speaks_of_limits_is_none_of_the_account(message: str) -> None:
+    assert type(refused(400, {"error": {"message": message, "code": "invalid_request"}})) is VendorError
 
 
 def test_a_refusal_without_a_word_names_what_to_look_at() -> None:

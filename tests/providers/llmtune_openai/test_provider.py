@@ -51,37 +51,39 @@ def started(provider: Any, folder: Path, model: str = MODEL, *, validation: bool
 
 
 def followed(provider: Any, job: JobRef, limit: int = 30) -> list[Snapshot]:
-    """Every snapshot until the job has ended."""
-    seen: list[Snapshot] = []
+    """Poll until the job has ended and return every snapshot."""
+    snapshots: list[Snapshot] = []
     cursor = None
     for _ in range(limit):
-        seen.append(provider.poll(job, cursor))
-        cursor = json.loads(json.dumps(seen[-1].cursor))  # a cursor is plain JSON
-        if seen[-1].state.final:
-            return seen
+        snapshots.append(provider.poll(job, cursor))
+        cursor = json.loads(json.dumps(snapshots[-1].cursor))  # a cursor is plain JSON
+        if snapshots[-1].state.final:
+            return snapshots
     raise AssertionError("the job did not end")
 
 
 def test_a_whole_run(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
     job = started(openai, tmp_path, hyperparameters={"epochs": 2, "batch_size": 8}, tags={"team": "search"}, seed=3)
-    seen = followed(openai, job)
-    states = list(dict.fromkeys(each.state for each in seen))
+    snapshots = followed(openai, job)
+    states = list(dict.fromkeys(snapshot.state for snapshot in snapshots))
     assert states == [RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED]
-    last = seen[-1]
+    last = snapshots[-1]
     assert last.model is not None
     assert last.model.id.startswith(f"ft:{MODEL}:")
     assert last.billed is not None
     assert last.resolved["epochs"] == 2
     assert last.resolved["seed"] == 3
-    events = [event.id for each in seen for event in each.events]
+    events = [event.id for snapshot in snapshots for event in snapshot.events]
     assert len(events) == len(set(events)), "nothing is told twice"
-    assert any("successfully completed" in event.message for each in seen for event in each.events)
-    steps = {point.step for each in seen for point in each.points if point.series == "train/loss"}
+    assert any("successfully completed" in event.message for snapshot in snapshots for event in snapshot.events)
+    steps = {point.step for snapshot in snapshots for point in snapshot.points if point.series == "train/loss"}
     assert steps == set(range(1, 11))
     exact = {point.step: point.value for point in last.points if point.source == "vendor_file"}
     assert len(exact) == 10
     assert {point.series for point in last.points} >= {"train/loss", "train/token_accuracy", "validation/loss"}
-    assert {point.step for each in seen for point in each.points if point.series == "validation/full_loss"} == {5, 10}
+    assert {
+        point.step for snapshot in snapshots for point in snapshot.points if point.series == "validation/full_loss"
+    } == {5, 10}
     assert [ref.data["step"] for ref in last.checkpoints] == [5, 10]
     assert last.checkpoints[-1].id == last.model.id
     assert len(vendor.jobs_with(KEY)) == 1
@@ -141,10 +143,10 @@ def test_cancel_pause_resume(openai: OpenAIProvider, tmp_path: Path) -> None:
 def test_an_unknown_state_is_running_with_a_warning(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
     job = started(openai, tmp_path)
     vendor.faults.add(unknown_state("recalibrating"), route="get_job")
-    seen = openai.poll(job, None)
-    assert seen.state is RunState.RUNNING
-    assert seen.raw_state == "recalibrating"
-    assert seen.warnings
+    snapshot = openai.poll(job, None)
+    assert snapshot.state is RunState.RUNNING
+    assert snapshot.raw_state == "recalibrating"
+    assert snapshot.warnings
 
 
 def test_a_result_file_that_is_gone_is_a_warning(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
@@ -160,13 +162,43 @@ def test_an_upload_is_found_again_by_its_content(openai: OpenAIProvider, tmp_pat
     file = encoded(tmp_path)
     assert openai.find_upload(file.sha256) is None
     sent = openai.upload(file)
-    found = openai.find_upload(file.sha256)
-    assert found is not None
-    assert found.id == sent.id
-    assert found.digest == file.sha256
+    upload = openai.find_upload(file.sha256)
+    assert upload is not None
+    assert upload.id == sent.id
+    assert upload.digest == file.sha256
     openai.delete(sent)
     openai.delete(sent)  # gone already
     assert openai.find_upload(file.sha256) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "days"), [({}, 30), ({"upload_expires_days": "7"}, 7), ({"upload_expires_days": "never"}, None)]
+)
+def test_an_upload_expires_as_the_settings_say(
+    vendor: FakeOpenAI, tmp_path: Path, settings: dict[str, Any], days: int | None
+) -> None:
+    OpenAIProvider("openai", OpenAISettings(base_url=f"{vendor.url}/v1", **settings)).upload(encoded(tmp_path))
+    (file,) = vendor.files.values()
+    assert file.data.get("expires_at") == (int(file.created) + days * 86400 if days else None)
+
+
+def test_a_service_without_the_field_gets_no_expiry(vendor: FakeOpenAI, tmp_path: Path) -> None:
+    settings = OpenAISettings(base_url=f"{vendor.url}/v1", profile="compatible")
+    OpenAIProvider("openai", settings).upload(encoded(tmp_path))
+    (file,) = vendor.files.values()
+    assert "expires_at" not in file.data
+
+
+@pytest.mark.parametrize(("days_left", "reused"), [(-1, False), (3, False), (20, True), ("soon", False)])
+def test_an_upload_is_reused_only_while_it_outlives_a_queue(
+    openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path, days_left: Any, reused: bool
+) -> None:
+    encoded_file = encoded(tmp_path)
+    openai.upload(encoded_file)
+    (file,) = vendor.files.values()
+    expires = days_left if isinstance(days_left, str) else int(vendor.now()) + days_left * 86400
+    file.data["expires_at"] = expires
+    assert (openai.find_upload(encoded_file.sha256) is not None) is reused
 
 
 def test_a_file_that_the_service_cannot_use_is_invalid_data(openai: OpenAIProvider, tmp_path: Path) -> None:
@@ -228,9 +260,9 @@ def test_an_unclear_submit_is_one_job_and_is_found_again(
         openai.submit(request, KEY)
     assert caught.value.sent, "the vendor may have taken it"
     assert len(vendor.jobs_with(KEY)) == 1, "one POST, never repeated"
-    found = openai.find(KEY)
-    assert found is not None
-    assert found.id == vendor.jobs_with(KEY)[0].id
+    job = openai.find(KEY)
+    assert job is not None
+    assert job.id == vendor.jobs_with(KEY)[0].id
     assert openai.find(RunKey("lt9999999999")) is None
 
 
@@ -365,14 +397,14 @@ def test_base_and_tuned_model_answer(openai: OpenAIProvider, vendor: FakeOpenAI,
     assert last.model is not None
     question, answer = ROWS[0]
     with openai.generator(last.model) as tuned:  # type: ignore[union-attr]
-        (said,) = tuned.generate([ask(question, max_tokens=50, top_p=0.9, seed=1)])
-    assert (said.text, said.finish_reason) == (answer, "stop")
-    assert said.completion_tokens == len(answer.split())
+        (generation,) = tuned.generate([ask(question, max_tokens=50, top_p=0.9, seed=1)])
+    assert (generation.text, generation.finish_reason) == (answer, "stop")
+    assert generation.completion_tokens == len(answer.split())
     (sent,) = [call.data for call in vendor.requests if call.route == "chat"]
     assert (sent["temperature"], sent["top_p"], sent["max_completion_tokens"], sent["seed"]) == (0.0, 0.9, 50, 1)
     base = openai.base_model(receipt(openai, MODEL))
-    (said,) = openai.generator(base).generate([ask(question)])  # type: ignore[union-attr, arg-type]
-    assert said.text != answer
+    (generation,) = openai.generator(base).generate([ask(question)])  # type: ignore[union-attr, arg-type]
+    assert generation.text != answer
 
 
 def test_a_continued_job_starts_from_the_tuned_model(
@@ -408,9 +440,9 @@ def test_inventory_and_fetch(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_pat
 
 def test_long_lists_are_read_page_by_page(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
     vendor.steps = 900
-    seen = followed(openai, started(openai, tmp_path))
-    assert {point.step for each in seen for point in each.points} == set(range(1, 901))
-    assert vendor.counts["list_events"] > len(seen), "more than a page of events"
+    snapshots = followed(openai, started(openai, tmp_path))
+    assert {point.step for snapshot in snapshots for point in snapshot.points} == set(range(1, 901))
+    assert vendor.counts["list_events"] > len(snapshots), "more than a page of events"
 
 
 def test_the_snippet_runs(openai: OpenAIProvider, vendor: FakeOpenAI, capsys: pytest.CaptureFixture[str]) -> None:
@@ -423,17 +455,17 @@ def test_a_compatible_service_without_lists_of_events_and_checkpoints(
     vendor: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINE", "sk-test")
-    mine = OpenAIProvider(
+    provider = OpenAIProvider(
         "mine", OpenAISettings(base_url=f"{vendor.url}/v1", profile="compatible", api_key_env="MINE", timeout=2)
     )
-    job = started(mine, tmp_path)
+    job = started(provider, tmp_path)
     for route in ("list_events", "list_checkpoints"):
         vendor.faults.add(refusal(404, "no such page"), route=route, times=99)
-    last = followed(mine, job)[-1]
+    last = followed(provider, job)[-1]
     assert last.state is RunState.SUCCEEDED
     assert "no list of events" in last.not_reported["events"]
     assert "no list of checkpoints" in last.not_reported["checkpoints"]
-    assert mine.find(KEY) is not None
+    assert provider.find(KEY) is not None
 
 
 def test_at_openai_a_missing_list_is_a_warning(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path) -> None:
@@ -467,3 +499,28 @@ def test_an_empty_answer_to_the_submit_is_unclear_and_not_a_refusal(
         started(openai, tmp_path)
     assert caught.value.sent
     assert len(vendor.jobs) == 1
+
+
+# --- refusals of the model --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("status", "code", "kind"), [(400, "model_not_available", ProviderClosed), (404, "model_not_found", VendorError)]
+)
+def test_a_misspelt_model_is_suggested_from_the_catalogue(
+    openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path, status: int, code: str, kind: type[Exception]
+) -> None:
+    files = {"train": openai.upload(encoded(tmp_path))}
+    message = "Model gpt-4.1-mini-2025-04-41 is not available or does not exist."
+    vendor.faults.add(refusal(status, message, code), role="submit")
+    with pytest.raises(kind) as caught:
+        openai.submit(openai.build(receipt(openai, "gpt-4.1-mini-2025-04-41"), files), KEY)
+    assert "did you mean gpt-4.1-mini-2025-04-14" in str(caught.value.hint)  # type: ignore[attr-defined]
+
+
+def test_a_model_of_the_catalogue_is_not_called_misspelt(
+    openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path
+) -> None:
+    files = {"train": openai.upload(encoded(tmp_path))}
+    vendor.faults.add(refusal(400, "This model is not available.", "model_not_available"), role="submit")
+    with pytest.raises(ProviderClosed) as caught:
+        openai.submit(openai.build(receipt(openai, MODEL), files), KEY)
+    assert "misspelt" not in str(caught.value.hint)

@@ -18,6 +18,7 @@ from llmtune.provider.types import RunKey, Target, UploadRef
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with
 from llmtune_openai import OpenAIProvider
 from llmtune_openai import requests as bodies
+from tests.job_texts import JOB_CHARACTERS
 from tests.providers.llmtune_openai.conftest import MODEL, receipt
 
 SPEC = Path(__file__).resolve().parents[3].parent / "shared" / "specs" / "openai-finetune-subset.examples.yaml"
@@ -28,17 +29,17 @@ pytestmark = pytest.mark.skipif(not SPEC.is_file(), reason="the third-party mate
 
 
 def modern(schema: Any) -> Any:
-    """OpenAPI 3.0's `nullable` and boolean `exclusiveMinimum`, which the file still uses, as JSON schema 2020-12."""
+    """Convert OpenAPI 3.0's `nullable` and boolean `exclusiveMinimum` to JSON schema 2020-12."""
     if isinstance(schema, list):
-        return [modern(each) for each in schema]
+        return [modern(subschema) for subschema in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {name: modern(value) for name, value in schema.items() if name not in ("nullable", "example")}
-    if isinstance(made.get("exclusiveMinimum"), bool) and made.pop("exclusiveMinimum"):
-        made["exclusiveMinimum"] = made.pop("minimum")
+    converted = {name: modern(value) for name, value in schema.items() if name not in ("nullable", "example")}
+    if isinstance(converted.get("exclusiveMinimum"), bool) and converted.pop("exclusiveMinimum"):
+        converted["exclusiveMinimum"] = converted.pop("minimum")
     if schema.get("nullable") is True:
-        return {"anyOf": [made, {"type": "null"}]}
-    return made
+        return {"anyOf": [converted, {"type": "null"}]}
+    return converted
 
 
 @pytest.fixture(scope="module")
@@ -77,50 +78,53 @@ def test_each_field_alone(contract: Draft202012Validator, method: str, field: st
     target = Target(provider="openai", kind="openai", model=MODEL, method=method)
     for value in CANDIDATES[field]:
         job = job_with(target, {**COMPANIONS.get(field, {}), field: value})
-        made = translate(job, target, provider.capabilities(target), rows=1000)
-        if not made.refusals:
-            body = bodies.keyed(provider.service, provider.build(made, FILES).body, KEY)
+        job_receipt = translate(job, target, provider.capabilities(target), rows=1000)
+        if not job_receipt.refusals:
+            body = bodies.keyed(provider.service, provider.build(job_receipt, FILES).body, KEY)
             assert not faults(contract, body)
 
 
 @settings(max_examples=60)
 @given(
-    name=st.text(min_size=1, max_size=128),
-    epochs=st.none() | st.integers(1, 50),
-    batch=st.none() | st.integers(1, 256),
-    rate=st.none() | st.floats(1e-6, 100),
-    beta=st.none() | st.floats(1e-3, 2),
+    name=st.text(JOB_CHARACTERS, min_size=1, max_size=128),
+    hyperparameters=st.fixed_dictionaries(
+        {},
+        optional={
+            "epochs": st.integers(1, 50),
+            "batch_size": st.integers(1, 256),
+            "learning_rate_multiplier": st.floats(1e-6, 100),
+            "dpo_beta": st.floats(1e-3, 2),
+        },
+    ),
     seed=st.none() | st.integers(0, 2**31 - 1),
-    tags=st.dictionaries(st.text(min_size=1, max_size=64), st.text(max_size=512), max_size=15),
+    tags=st.dictionaries(
+        st.text(JOB_CHARACTERS, min_size=1, max_size=64), st.text(JOB_CHARACTERS, max_size=512), max_size=15
+    ),
     method=st.sampled_from(["sft", "dpo"]),
     wandb=st.booleans(),
 )
 def test_any_job_that_is_not_refused(
     contract: Draft202012Validator,
     name: str,
-    epochs: int | None,
-    batch: int | None,
-    rate: float | None,
-    beta: float | None,
+    hyperparameters: dict[str, float],
     seed: int | None,
     tags: dict[str, str],
     method: str,
     wandb: bool,
 ) -> None:
     provider = OpenAIProvider()
-    hyperparameters = {"epochs": epochs, "batch_size": batch, "learning_rate_multiplier": rate, "dpo_beta": beta}
-    made = receipt(
+    job_receipt = receipt(
         provider,
         MODEL,
         name=name,
         method=method,
         seed=seed,
         tags=tags,
-        hyperparameters={field: value for field, value in hyperparameters.items() if value is not None},
+        hyperparameters=hyperparameters,
         provider_options={"openai": {"wandb": {"project": "p"}}} if wandb else {},
     )
-    if not made.refusals:
-        body = bodies.keyed(provider.service, provider.build(made, FILES).body, KEY)
+    if not job_receipt.refusals:
+        body = bodies.keyed(provider.service, provider.build(job_receipt, FILES).body, KEY)
         assert not faults(contract, body)
         assert set(body) <= bodies.SDK_FIELDS
 

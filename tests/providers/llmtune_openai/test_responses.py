@@ -26,7 +26,7 @@ def files(*patterns: str) -> list[Path]:
 
 
 def jobs_in(payload: Any) -> Iterator[dict[str, Any]]:
-    """Every fine-tuning job in a payload, however deep."""
+    """Yield every fine-tuning job in a payload, however deep."""
     if isinstance(payload, dict):
         if payload.get("object") == "fine_tuning.job":
             yield payload
@@ -65,13 +65,13 @@ def test_the_material_is_there() -> None:
 def test_every_job_parses(path: Path) -> None:
     payload = loaded(path)
     for job in jobs_in(payload):
-        seen = responses.snapshot(job)
-        assert seen.raw_state == job["status"]
-        assert not [warning for warning in seen.warnings if "unknown state" in warning]
-        assert (seen.error is None) == (job["status"] != "failed")
-        assert (seen.model is not None) == bool(job.get("fine_tuned_model"))
+        snapshot = responses.snapshot(job)
+        assert snapshot.raw_state == job["status"]
+        assert not [warning for warning in snapshot.warnings if "unknown state" in warning]
+        assert (snapshot.error is None) == (job["status"] != "failed")
+        assert (snapshot.model is not None) == bool(job.get("fine_tuned_model"))
         for name in ("epochs", "batch_size", "learning_rate_multiplier"):
-            value = seen.resolved.get(name)
+            value = snapshot.resolved.get(name)
             assert value is None or value > 0, f"{name}={value!r} is no value: auto and -1 are not told"
         again = responses.remote_job(job)
         assert again.files["train"] == job["training_file"]
@@ -120,10 +120,10 @@ def test_the_failed_job_says_why_in_the_vendors_words() -> None:
 def test_event_pages_parse() -> None:
     entries = loaded(PAYLOADS / "openai/recorded_GetJobEvents.json")["Entries"]
     page = next(entry["ResponseBody"] for entry in entries if "/events" in entry["RequestUri"])
-    assert [event.message for event in responses.told(page["data"])] == [
+    assert [event.message for event in responses.message_events(page["data"])] == [
         "Validating training file: file-MNu4SQN4hf2nJmWVXyv8qW"
     ]
-    warned = responses.told(loaded(PAYLOADS / "openai/nb_events_warn_context_2023.derived.json")["data"])
+    warned = responses.message_events(loaded(PAYLOADS / "openai/nb_events_warn_context_2023.derived.json")["data"])
     assert [event.level for event in warned].count("warning") == 1
 
 
@@ -144,7 +144,7 @@ def test_samples_of_the_api_reference_parse(path: Path) -> None:
         assert not responses.state_of(job)[1]
         responses.snapshot(job)
     if "events" in path.name:
-        assert len(responses.told(payload["data"])) == 2
+        assert len(responses.message_events(payload["data"])) == 2
 
 
 @pytest.mark.parametrize("path", files("openai/recorded_*.json"), ids=lambda path: path.name)

@@ -118,7 +118,7 @@ def test_schemas_that_are_sound(schema: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "place"),
+    ("schema", "location"),
     [
         ({"type": "object", "properties": {"at": {"type": "text"}}}, "parameters.properties.at.type is 'text'"),
         ({"type": "object", "properties": {"at": "string"}}, "parameters.properties.at is 'string'"),
@@ -130,17 +130,17 @@ def test_schemas_that_are_sound(schema: dict[str, Any]) -> None:
         ({"type": "object", "additionalProperties": {"type": 1}}, "parameters.additionalProperties.type is 1"),
     ],
 )
-def test_schemas_that_are_not(schema: dict[str, Any], place: str) -> None:
+def test_schemas_that_are_not(schema: dict[str, Any], location: str) -> None:
     (finding,) = errors(offering(parameters=schema))
     assert finding.code == "vendor-tools"
-    assert place in finding.message
+    assert location in finding.message
 
 
 def test_a_strict_function_is_held_to_more() -> None:
     assert errors(offering(parameters=STRICT, strict=True)) == []
     assert errors(offering(parameters={**STRICT, "required": []})) == []
     (finding,) = errors(offering(parameters={**STRICT, "required": []}, strict=True))
-    assert "must name every property, and 'at' is not there" in finding.message
+    assert "must name every property, and 'at' is missing" in finding.message
     (finding,) = errors(offering(parameters={**STRICT, "additionalProperties": True}, strict=True))
     assert "additionalProperties false" in finding.message
 
@@ -175,7 +175,7 @@ def test_images_that_are_taken(url: str, rules: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "expected"),
     [
         (data_url(GIF, "image/gif"), "of type image/gif; JPEG, PNG and WEBP are taken"),
         (data_url(GIF, "image/png"), "of type image/gif"),
@@ -192,11 +192,11 @@ def test_images_that_are_taken(url: str, rules: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("rules", [row_rules, azure_row_rules])
-def test_images_that_are_not(url: str, words: str, rules: Any) -> None:
+def test_images_that_are_not(url: str, expected: str, rules: Any) -> None:
     (finding,) = errors(shown(url), rules=rules)
     assert finding.code == "vendor-image"
     assert finding.message.startswith("messages[0]: ")
-    assert words in finding.message
+    assert expected in finding.message
 
 
 def test_an_image_that_is_of_another_type_than_it_says_is_a_warning() -> None:

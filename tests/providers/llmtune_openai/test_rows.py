@@ -57,7 +57,7 @@ SOUND: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def schemas(shared: Path) -> Callable[[str], Draft202012Validator]:
-    """The published schemas of rows. The key names of the guides are put in where the schema has older ones."""
+    """Return a reader of the published row schemas. The key names of the guides replace older ones in them."""
     folder = shared / "specs"
     names = ("openai-finetune-row-schemas-2025-05-20.yaml", "openai-finetune-subset.examples.yaml")
     paths = [folder / name for name in names]
@@ -82,7 +82,7 @@ SCHEMAS = {"sft": "FineTuneChatRequestInput", "dpo": "FineTunePreferenceRequestI
 
 
 def write_for_openai(examples: list[Example]) -> list[tuple[str, dict[str, Any]]]:
-    """The rows that go out, each with its method; those that cannot be carried are none of them."""
+    """Write the rows, each with its method, without those that cannot be written."""
     out = []
     for example in examples:
         method = "dpo" if example.preference is not None else "sft"
@@ -103,7 +103,7 @@ def test_what_is_written_is_a_row_of_the_published_schema(name: str, schemas: An
 def test_so_are_the_files_that_are_about(schemas: Any, shared: Path) -> None:
     count = 0
     for path in sorted((shared / "data" / "vendor_training").glob("*/*.jsonl")):
-        examples = [item for item in read(path) if isinstance(item, Example)][:50]
+        examples = [row for row in read(path) if isinstance(row, Example)][:50]
         for method, row in write_for_openai(examples):
             assert [error.message for error in schemas(SCHEMAS[method]).iter_errors(row)] == [], path
             count += 1
@@ -167,6 +167,8 @@ def test_a_result_of_a_tool_is_written_as_a_text() -> None:
 
 def test_parallel_tool_calls_is_written_and_so_is_not_called_unused(rows_file: Any) -> None:
     path = rows_file([SOUND["no calls at once"]] * 12)
-    assert [each for each in check(path, provider="openai").findings if "parallel_tool_calls" in each.message] == []
+    assert [
+        finding for finding in check(path, provider="openai").findings if "parallel_tool_calls" in finding.message
+    ] == []
     ((_, row),) = write_for_openai(load(path)[:1])
     assert row["parallel_tool_calls"] is False

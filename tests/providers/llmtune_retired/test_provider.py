@@ -99,9 +99,20 @@ def test_asked_for_by_name_they_answer_instead_of_being_unknown(kind: str, job: 
     from llmtune.runs.api import start
 
     elsewhere = job.model_copy(update={"model": {"local": "tiny"}})
-    for each in (job, elsewhere):
+    for tuning_job in (job, elsewhere):
         with pytest.raises(ProviderClosed) as caught:
-            start(each, kind)
+            start(tuning_job, kind)
         assert table()[kind].way_on in str(caught.value)
         assert table()[kind].source in str(caught.value)
-        assert not plan(each, kind, today=date(2026, 11, 21)).lifecycle.open
+        assert not plan(tuning_job, kind, today=date(2026, 11, 21)).lifecycle.open
+
+
+def test_the_ways_on_name_models_and_backends_that_tune_today() -> None:
+    from llmtune.provider.registry import get_provider
+
+    assert "gemini-2.5" not in table()["google-ai-studio"].way_on
+    for gone in table().values():
+        for name in gone.alternatives:
+            model = "gemini-3.5-flash" if name == "vertex" else ""
+            lifecycle = get_provider(name).capabilities(Target(provider=name, kind=name, model=model)).lifecycle
+            assert not lifecycle.closed_on(date(2026, 12, 1)), name

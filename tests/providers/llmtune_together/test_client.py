@@ -22,7 +22,7 @@ FILLED = {"training_type.lora_r", "training_type.lora_alpha"}
 
 
 def sent(vendor: FakeTogether, provider: TogetherProvider, request: Request) -> dict[str, Any]:
-    """The body that reached the service."""
+    """Return the body that reached the service."""
     provider.submit(request, KEY)
     body: dict[str, Any] = json.loads(
         next(call for call in reversed(vendor.requests) if call.route == "create_job").body
@@ -56,23 +56,25 @@ def test_every_declared_field_moves_on_the_wire_and_nothing_else_does(
     method: str,
 ) -> None:
     for name in DECLARED_FIELDS:
-        beside = COMPANIONS.get(name, {})
-        without = sent(vendor, provider, request_for(beside, method=method))
+        companions = COMPANIONS.get(name, {})
+        without = sent(vendor, provider, request_for(companions, method=method))
         went_out = False
         for value in CANDIDATES[name]:
-            receipt = receipt_for(provider, {**beside, name: value}, method=method)
+            receipt = receipt_for(provider, {**companions, name: value}, method=method)
             row = receipt[name]
             if row.support == "invalid":
                 continue
-            moved = moved_paths(without, sent(vendor, provider, request_for({**beside, name: value}, method=method)))
-            expected = {row.wire, *row.also} if row.moves and row.where == "training" else set()
+            moved = moved_paths(
+                without, sent(vendor, provider, request_for({**companions, name: value}, method=method))
+            )
+            expected = {row.wire, *row.also} if row.is_sent and row.where == "training" else set()
             if name == "lora_rank":
                 expected |= FILLED
             assert moved <= expected, f"{name}={value!r} moved {moved - expected}"
             went_out = went_out or row.wire in moved
         declared = provider.capabilities(receipt.target).parameters[name]
-        knob = isinstance(declared, (Sent, Converted)) and declared.where == "training"
-        assert went_out == (knob and receipt[name].support != "not_applicable"), name
+        is_parameter = isinstance(declared, (Sent, Converted)) and declared.where == "training"
+        assert went_out == (is_parameter and receipt[name].support != "not_applicable"), name
 
 
 def test_submit_makes_three_calls_and_one_of_them_is_paid(
@@ -87,7 +89,7 @@ def test_submit_makes_three_calls_and_one_of_them_is_paid(
 # --- the vendor's own contract ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def schema(shared: Path) -> dict[str, Any]:
-    """The schema of POST /v1/fine-tunes with its references resolved from the vendor's OpenAPI file."""
+    """Return the schema of POST /v1/fine-tunes with its references resolved from the vendor's OpenAPI file."""
     from ruamel.yaml import YAML
 
     path = shared / "specs" / "together-finetuning-v1prefix.yaml"
@@ -131,8 +133,8 @@ def test_bodies_fit_the_vendors_schema(
 ) -> None:
     import jsonschema
 
-    given = {key: value for key, value in case.items() if key != "fields"}
-    body = sent(vendor, provider, request_for(case.get("fields"), **given))
+    job_fields = {key: value for key, value in case.items() if key != "fields"}
+    body = sent(vendor, provider, request_for(case.get("fields"), **job_fields))
     jsonschema.Draft202012Validator(schema).validate(body)
     # The schema forbids no other field; names that it does not know must be known to the newer SDK.
     newer = {

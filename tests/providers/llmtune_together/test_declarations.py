@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.testing.wire_check import check_wire_truth
+from llmtune.testing.wire_check import check_request_fields
 from llmtune_together import TogetherProvider
 
 
 @pytest.mark.parametrize(("method", "adapter"), [("sft", "lora"), ("sft", "full"), ("dpo", "lora"), ("dpo", "full")])
 def test_declared_is_moved(method: str, adapter: str) -> None:
-    found = check_wire_truth(TogetherProvider(), "Qwen/Qwen3-8B", method=method, adapter=adapter)
-    assert not found, "\n".join(map(str, found))
+    mismatches = check_request_fields(TogetherProvider(), "Qwen/Qwen3-8B", method=method, adapter=adapter)
+    assert not mismatches, "\n".join(map(str, mismatches))
 
 
 def test_counts_given_as_options_silence_the_intervals() -> None:
-    found = check_wire_truth(
+    mismatches = check_request_fields(
         TogetherProvider(),
         "Qwen/Qwen3-8B",
         options={"n_evals": 9, "n_checkpoints": 3, "early_stopping_warmup_evals": 0},
     )
-    assert not found, "\n".join(map(str, found))
+    assert not mismatches, "\n".join(map(str, mismatches))

@@ -30,17 +30,17 @@ from llmtune_together.settings import TogetherSettings
 KEY = RunKey("ltabcde12345")
 
 
-def walk(provider: TogetherProvider, job: JobRef, most: int = 40) -> list[Snapshot]:
+def walk(provider: TogetherProvider, job: JobRef, max_polls: int = 40) -> list[Snapshot]:
     """Poll until the end."""
-    seen: list[Snapshot] = []
+    snapshots: list[Snapshot] = []
     cursor = None
-    for _ in range(most):
+    for _ in range(max_polls):
         snapshot = provider.poll(job, cursor)
-        seen.append(snapshot)
+        snapshots.append(snapshot)
         cursor = snapshot.cursor
         if snapshot.state.final:
-            return seen
-    raise AssertionError(f"not final after {most} looks: {seen[-1].raw_state}")
+            return snapshots
+    raise AssertionError(f"not final after {max_polls} looks: {snapshots[-1].raw_state}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -87,18 +87,18 @@ def test_a_job_from_start_to_end(
     assert job.url == f"https://api.together.ai/fine-tuning/{job.id}"
     assert provider.find(KEY) == job
     assert vendor.counts["submit"] == 1
-    seen = walk(provider, job)
-    words = [snapshot.raw_state for snapshot in seen]
-    assert list(dict.fromkeys(words)) == ["pending", "queued", "running", "compressing", "uploading", "completed"]
-    points = [point for snapshot in seen for point in snapshot.points]
+    snapshots = walk(provider, job)
+    states = [snapshot.raw_state for snapshot in snapshots]
+    assert list(dict.fromkeys(states)) == ["pending", "queued", "running", "compressing", "uploading", "completed"]
+    points = [point for snapshot in snapshots for point in snapshot.points]
     assert {point.series for point in points} == {"train/loss", "train/learning_rate", "validation/loss"}
     assert {point.step for point in points if point.series == "train/loss"} == set(range(1, 11))
     assert all(point.source == "vendor_api" for point in points)
     assert {point.raw_name for point in points if point.series == "validation/loss"} == {"eval/loss"}
-    events = [event for snapshot in seen for event in snapshot.events]
+    events = [event for snapshot in snapshots for event in snapshot.events]
     assert [event.message for event in events] == ["Fine tune request created", "Training started", "Job finished"]
     assert len({event.id for event in events}) == 3
-    last = seen[-1]
+    last = snapshots[-1]
     assert last.model is not None
     assert KEY in last.model.id
     assert last.model.data["job"] == job.id
@@ -119,16 +119,16 @@ def test_metrics_are_asked_for_from_where_the_last_look_ended(
 ) -> None:
     job = provider.submit(request_for(), KEY)
     walk(provider, job)
-    asked = [call.query for call in vendor.requests if call.route == "get_metrics"]
-    assert asked[0] == {}
-    assert asked[-1] == {"global_step_from": "10"}
+    queries = [call.query for call in vendor.requests if call.route == "get_metrics"]
+    assert queries[0] == {}
+    assert queries[-1] == {"global_step_from": "10"}
 
 
 def test_what_is_not_reported_says_why(provider: TogetherProvider, request_for: Callable[..., Request]) -> None:
     job = provider.submit(request_for(), KEY)
     assert "set eval_every" in provider.poll(job, None).not_reported["validation/loss"]
-    other = provider.submit(request_for(validation=False), RunKey("lt0000000000"))
-    assert provider.poll(other, None).not_reported == {"validation/loss": "no validation rows were sent"}
+    second_job = provider.submit(request_for(validation=False), RunKey("lt0000000000"))
+    assert provider.poll(second_job, None).not_reported == {"validation/loss": "no validation rows were sent"}
 
 
 def test_a_failed_job_gives_the_services_reason(
@@ -280,12 +280,12 @@ def test_live_limits_override_the_catalogue(
         "max_sequence_length": 4096,
         "lora_target_modules": "attention",
     }
-    found = {
+    findings = {
         finding.message.split(":")[0]: finding
         for finding in provider.preflight(request_for(fields))
         if finding.is_error
     }
-    assert set(found) == {
+    assert set(findings) == {
         "epochs",
         "learning_rate",
         "lora_rank",
@@ -293,8 +293,8 @@ def test_live_limits_override_the_catalogue(
         "max_sequence_length",
         "lora_target_modules",
     }
-    assert "takes from 1 to 2 today" in found["epochs"].message
-    assert "k_proj, o_proj" in found["lora_target_modules"].message
+    assert "takes from 1 to 2 today" in findings["epochs"].message
+    assert "k_proj, o_proj" in findings["lora_target_modules"].message
 
 
 def test_a_model_without_full_training(
@@ -320,8 +320,8 @@ def test_an_account_that_cannot_pay_is_told_before_the_job(
     vendor: FakeTogether, provider: TogetherProvider, request_for: Callable[..., Request]
 ) -> None:
     vendor.allowed = False
-    found = [finding for finding in provider.preflight(request_for(validation=False)) if finding.is_error]
-    assert [finding.code for finding in found] == ["over-account-limit"]
+    errors = [finding for finding in provider.preflight(request_for(validation=False)) if finding.is_error]
+    assert [finding.code for finding in errors] == ["over-account-limit"]
     before = len(vendor.requests)
     with pytest.raises(QuotaExceeded, match="lack of funds"):
         provider.submit(request_for(validation=False), KEY)
@@ -343,23 +343,23 @@ def test_the_services_estimate(
 
 
 def test_the_preview_marks_the_trained_tokens(provider: TogetherProvider, uploaded: dict[str, UploadRef]) -> None:
-    shown = provider.preview("Qwen/Qwen3-8B", uploaded["train"].id, rows=2)
-    assert len(shown) == 2
-    assert [piece.text for piece in shown[0].tokens if piece.trained] == ["yes", "it", "is", "</s>"]
-    assert shown[0].trained == 4
-    assert shown[0].total == len(shown[0].tokens)
+    previews = provider.preview("Qwen/Qwen3-8B", uploaded["train"].id, rows=2)
+    assert len(previews) == 2
+    assert [piece.text for piece in previews[0].tokens if piece.trained] == ["yes", "it", "is", "</s>"]
+    assert previews[0].trained == 4
+    assert previews[0].total == len(previews[0].tokens)
     with_prompts = provider.preview("Qwen/Qwen3-8B", uploaded["train"].id, rows=1, prompts_too=True)[0]
-    assert with_prompts.trained > shown[0].trained
+    assert with_prompts.trained > previews[0].trained
 
 
 def test_the_services_view_stands_beside_ours(
     vendor: FakeTogether, provider: TogetherProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = chat(("user", "which team?"), ("assistant", "network"))._replace(line=7)
-    (theirs,) = provider.peek("Qwen/Qwen3-8B", [example])
-    assert theirs.name == "together"
-    assert theirs.line == 7
-    assert [piece.text for piece in theirs.tokens if piece.trained] == ["network", "</s>"]
+    (preview,) = provider.preview_tokens("Qwen/Qwen3-8B", [example])
+    assert preview.name == "together"
+    assert preview.line == 7
+    assert [piece.text for piece in preview.tokens if piece.trained] == ["network", "</s>"]
     assert not vendor.files  # what was uploaded for the look is gone again
 
 
@@ -389,7 +389,7 @@ def test_a_tuned_model_answers_from_its_endpoint_and_the_endpoint_goes_away(
     assert not isinstance(generator, Unavailable)
     with generator:
         answer = generator.generate([ask("ping"), ask("ping")])
-    assert [each.text for each in answer] == ["pong", "pong"]
+    assert [generation.text for generation in answer] == ["pong", "pong"]
     assert answer[0].finish_reason == "stop"
     assert answer[0].prompt_tokens == 9
     provider.undeploy(ref)

@@ -15,8 +15,8 @@ from llmtune.data.formats.registry import get_format
 
 
 def expected(shared: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = json.loads((shared / "data" / "expected.json").read_text())
-    return {name: rule for name, rule in found.items() if rule.get("provider") == "together"}
+    rows_by_file: dict[str, dict[str, Any]] = json.loads((shared / "data" / "expected.json").read_text())
+    return {name: rule for name, rule in rows_by_file.items() if rule.get("provider") == "together"}
 
 
 def test_every_rule_that_names_together_holds(shared: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from llmtune.errors import VendorError
 from llmtune_together import weights
-from llmtune_together.weights import place, unpack
+from llmtune_together.weights import move_files, unpack
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -35,9 +35,9 @@ def write(path: Path, *members: Member, pack: Callable[[bytes], bytes] = bytes) 
 
 
 def bring_home(archive: Path, folder: Path) -> dict[str, bytes]:
-    """The files of the adapter, unpacked and in their place."""
+    """Unpack the files of the adapter and return them by name."""
     unpack(archive, folder / "unpacked")
-    home = place(folder / "unpacked", folder / "home", "together")
+    home = move_files(folder / "unpacked", folder / "home", "together")
     assert all(not file.is_symlink() for file in folder.rglob("*"))
     return {file.name: file.read_bytes() for file in home.iterdir()}
 

@@ -27,61 +27,63 @@ def run_to_end(
         files["validation"] = provider.upload(encoded(tmp_path, "validation", b'{"contents": [1]}\n'))
     request = provider.build(receipt_for(provider, model, **fields), files)
     job = provider.submit(request, key)
-    seen = provider.poll(job, None)
+    snapshot = provider.poll(job, None)
     for _ in range(20):
-        if seen.state.final:
+        if snapshot.state.final:
             break
-        seen = provider.poll(job, seen.cursor)
-    return seen
+        snapshot = provider.poll(job, snapshot.cursor)
+    return snapshot
 
 
 def test_a_gemini_job_ends_with_its_endpoint_and_its_curves(
     vendor: FakeVertex, provider: VertexProvider, tmp_path: Path
 ) -> None:
-    seen = run_to_end(provider, tmp_path, epochs=2, lora_rank=8)
-    assert (seen.state, seen.raw_state) == (RunState.SUCCEEDED, "JOB_STATE_SUCCEEDED")
-    assert seen.model is not None
-    assert seen.model.id.startswith("projects/my-project/locations/us-central1/endpoints/")
-    assert seen.model.base == FLASH
-    assert [each.data["epoch"] for each in seen.checkpoints] == [1, 2]
-    train = [point for point in seen.points if point.series == "train/loss"]
+    snapshot = run_to_end(provider, tmp_path, epochs=2, lora_rank=8)
+    assert (snapshot.state, snapshot.raw_state) == (RunState.SUCCEEDED, "JOB_STATE_SUCCEEDED")
+    assert snapshot.model is not None
+    assert snapshot.model.id.startswith("projects/my-project/locations/us-central1/endpoints/")
+    assert snapshot.model.base == FLASH
+    assert [checkpoint.data["epoch"] for checkpoint in snapshot.checkpoints] == [1, 2]
+    train = [point for point in snapshot.points if point.series == "train/loss"]
     assert [point.step for point in train] == list(range(1, 11))
     assert train[-1].value == pytest.approx(2 / 11 + 0.1)
-    assert {point.source for point in seen.points} == {"vendor_api"}
+    assert {point.source for point in snapshot.points} == {"vendor_api"}
     assert {point.raw_name for point in train} == {"/train_total_loss"}
-    assert {"validation/loss", "validation/token_accuracy", "train/tokens"} <= {point.series for point in seen.points}
-    assert seen.billed is not None
-    assert seen.billed.tokens == 2 * 96894
-    assert seen.billed.amount == pytest.approx(2 * 96894 / 1e6 * 5)
-    assert "not from Google's own page" in seen.billed.source
-    assert seen.resolved == {"epochs": 2, "lora_rank": 8}
-    assert seen.not_reported == {}
-    assert seen.events == ()  # told at an earlier look, once
-    assert seen.cursor is not None
-    assert [id.rsplit(":", 1)[-1] for id in seen.cursor["events"]] == ["TUNING_JOB_STATE_TUNING"]
-    assert seen.progress.total_steps == 10
+    assert {"validation/loss", "validation/token_accuracy", "train/tokens"} <= {
+        point.series for point in snapshot.points
+    }
+    assert snapshot.billed is not None
+    assert snapshot.billed.tokens == 2 * 96894
+    assert snapshot.billed.amount == pytest.approx(2 * 96894 / 1e6 * 5)
+    assert "not from Google's own page" in snapshot.billed.source
+    assert snapshot.resolved == {"epochs": 2, "lora_rank": 8}
+    assert snapshot.not_reported == {}
+    assert snapshot.events == ()  # told at an earlier look, once
+    assert snapshot.cursor is not None
+    assert [id.rsplit(":", 1)[-1] for id in snapshot.cursor["events"]] == ["TUNING_JOB_STATE_TUNING"]
+    assert snapshot.progress.total_steps == 10
     assert vendor.complaints == []
 
 
 def test_a_preference_job(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
-    seen = run_to_end(provider, tmp_path, method="dpo", dpo_beta=0.2, validation=False)
-    assert seen.state is RunState.SUCCEEDED
-    assert {point.series for point in seen.points} == {"train/loss"}
-    assert seen.points[0].raw_name == "/preference_optimization_train_loss"
-    assert seen.not_reported["validation/loss"] == "no validation rows were sent"
-    assert seen.resolved == {"dpo_beta": 0.2, "epochs": 3}  # what was left to the service, and it told
+    snapshot = run_to_end(provider, tmp_path, method="dpo", dpo_beta=0.2, validation=False)
+    assert snapshot.state is RunState.SUCCEEDED
+    assert {point.series for point in snapshot.points} == {"train/loss"}
+    assert snapshot.points[0].raw_name == "/preference_optimization_train_loss"
+    assert snapshot.not_reported["validation/loss"] == "no validation rows were sent"
+    assert snapshot.resolved == {"dpo_beta": 0.2, "epochs": 3}  # what was left to the service, and it told
     assert vendor.complaints == []
 
 
 def test_an_open_model_leaves_weights_in_the_bucket(
     vendor: FakeVertex, provider: VertexProvider, tmp_path: Path
 ) -> None:
-    seen = run_to_end(provider, tmp_path, LLAMA, batch_size=8, learning_rate=1e-4, epochs=1)
-    assert seen.model is not None
-    assert seen.model.id == f"gs://my-bucket/llmtune/output/{KEY}/postprocess/node-0/checkpoints/final"
-    unavailable = provider.generator(seen.model)
+    snapshot = run_to_end(provider, tmp_path, LLAMA, batch_size=8, learning_rate=1e-4, epochs=1)
+    assert snapshot.model is not None
+    assert snapshot.model.id == f"gs://my-bucket/llmtune/output/{KEY}/postprocess/node-0/checkpoints/final"
+    unavailable = provider.generator(snapshot.model)
     assert isinstance(unavailable, Unavailable)
-    assert "Model Garden" in unavailable.reason
+    assert "only from a deployment" in unavailable.reason
     assert isinstance(provider.base_model(receipt_for(provider, LLAMA)), Unavailable)
     assert vendor.complaints == []
 
@@ -93,10 +95,10 @@ def test_the_run_key_is_a_label_that_finds_the_job(
     run_to_end(provider, tmp_path, key=RunKey("lt1111111111"))
     (job,) = vendor.jobs_with(KEY)
     assert job.body["labels"] == {"team": "search", "llmtune_run": KEY}
-    found = provider.find(KEY)
-    assert found is not None
-    assert found.id == job.data["name"]
-    assert "console.cloud.google.com" in (found.url or "")
+    same_job = provider.find(KEY)
+    assert same_job is not None
+    assert same_job.id == job.data["name"]
+    assert "console.cloud.google.com" in (same_job.url or "")
     assert provider.find(RunKey("lt9999999999")) is None
 
 
@@ -129,7 +131,7 @@ def test_going_on_from_a_tuned_model(vendor: FakeVertex, provider: VertexProvide
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "said"),
+    ("outcome", "state", "reason"),
     [
         ("failure", RunState.FAILED, "invalid example at line 3"),
         ("expired", RunState.FAILED, "it expired"),
@@ -137,15 +139,15 @@ def test_going_on_from_a_tuned_model(vendor: FakeVertex, provider: VertexProvide
     ],
 )
 def test_every_end_is_an_end(
-    vendor: FakeVertex, provider: VertexProvider, tmp_path: Path, outcome: str, state: RunState, said: str | None
+    vendor: FakeVertex, provider: VertexProvider, tmp_path: Path, outcome: str, state: RunState, reason: str | None
 ) -> None:
     vendor.outcome = outcome
-    seen = run_to_end(provider, tmp_path)
-    assert seen.state is state
-    assert (said or "") in (seen.error or "")
-    assert (seen.error is None) is (said is None)
+    snapshot = run_to_end(provider, tmp_path)
+    assert snapshot.state is state
+    assert (reason or "") in (snapshot.error or "")
+    assert (snapshot.error is None) is (reason is None)
     if outcome == "partial":
-        assert "in part only" in seen.warnings[0]
+        assert "in part only" in snapshot.warnings[0]
 
 
 def test_cancelling_takes_a_while(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
@@ -161,9 +163,9 @@ def test_an_unknown_state_is_running_with_a_warning(
 ) -> None:
     job = provider.submit(provider.build(receipt_for(provider), {"train": provider.upload(encoded(tmp_path))}), KEY)
     vendor.faults.add(unknown_state("JOB_STATE_RECALIBRATING"), role="poll")
-    seen = provider.poll(job, None)
-    assert (seen.state, seen.raw_state) == (RunState.RUNNING, "JOB_STATE_RECALIBRATING")
-    assert "JOB_STATE_RECALIBRATING" in seen.warnings[0]
+    snapshot = provider.poll(job, None)
+    assert (snapshot.state, snapshot.raw_state) == (RunState.RUNNING, "JOB_STATE_RECALIBRATING")
+    assert "JOB_STATE_RECALIBRATING" in snapshot.warnings[0]
 
 
 def test_curves_are_not_read_at_every_look(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_the_tuned_model_and_the_base_answer(vendor: FakeVertex, provider: Verte
     base = provider.base_model(receipt_for(provider))
     assert tuned is not None
     assert isinstance(base, ModelRef)
-    asked = GenerationRequest(
+    request = GenerationRequest(
         messages=(Message("system", "Be brief."), Message("user", "hi")), max_tokens=9, top_p=0.9, top_k=40, seed=3
     )
     answers = []
@@ -185,7 +187,7 @@ def test_the_tuned_model_and_the_base_answer(vendor: FakeVertex, provider: Verte
         generator = provider.generator(ref)
         assert not isinstance(generator, Unavailable)
         with generator as model:
-            answers += model.generate([asked])
+            answers += model.generate([request])
     assert [answer.text for answer in answers] == ["hello there", "I am not sure."]
     assert (answers[0].finish_reason, answers[0].prompt_tokens, answers[0].completion_tokens) == ("stop", 7, 3)
     sent = next(call.data for call in vendor.requests if call.role == "generate")
@@ -202,8 +204,8 @@ def test_the_tuned_model_and_the_base_answer(vendor: FakeVertex, provider: Verte
 
 
 def test_checkpoints_answer_too(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
-    seen = run_to_end(provider, tmp_path)
-    generator = provider.generator(seen.checkpoints[0])
+    snapshot = run_to_end(provider, tmp_path)
+    generator = provider.generator(snapshot.checkpoints[0])
     assert not isinstance(generator, Unavailable)
     with generator as model:
         assert model.generate([GenerationRequest(messages=(Message("user", "hi"),))])[0].text == "I am not sure."
@@ -212,12 +214,12 @@ def test_checkpoints_answer_too(vendor: FakeVertex, provider: VertexProvider, tm
 def test_nothing_is_deployed_and_everything_is_removed(
     vendor: FakeVertex, provider: VertexProvider, tmp_path: Path
 ) -> None:
-    seen = run_to_end(provider, tmp_path, keep_checkpoints=1)
-    assert seen.model is not None
-    assert provider.deploy(seen.model, KEY) is None
+    snapshot = run_to_end(provider, tmp_path, keep_checkpoints=1)
+    assert snapshot.model is not None
+    assert provider.deploy(snapshot.model, KEY) is None
     assert provider.find_deployment(KEY) is None
-    provider.delete(seen.model)
-    provider.delete(seen.model)
+    provider.delete(snapshot.model)
+    provider.delete(snapshot.model)
     assert vendor.endpoints == {}
     assert vendor.models == {}
     assert vendor.complaints == []
@@ -226,10 +228,10 @@ def test_nothing_is_deployed_and_everything_is_removed(
 def test_what_the_account_owns_is_listed_and_fetched(
     vendor: FakeVertex, provider: VertexProvider, tmp_path: Path
 ) -> None:
-    seen = run_to_end(provider, tmp_path, epochs=2, learning_rate_multiplier=0.5, lora_rank=8)
+    snapshot = run_to_end(provider, tmp_path, epochs=2, learning_rate_multiplier=0.5, lora_rank=8)
     (model,) = provider.inventory()
-    assert seen.model is not None
-    assert (model.id, model.base) == (seen.model.id, FLASH)
+    assert snapshot.model is not None
+    assert (model.id, model.base) == (snapshot.model.id, FLASH)
     job = provider.fetch(model)
     assert job.hyperparameters == {"epochs": 2, "learning_rate_multiplier": 0.5, "lora_rank": 8}
     assert (job.base, job.method) == (FLASH, "sft")
@@ -248,9 +250,9 @@ def test_files_are_named_by_content_and_never_overwritten(
     assert vendor.counts["upload"] == 1
     assert [call.query["ifGenerationMatch"] for call in vendor.requests if call.role == "upload"] == ["0"]
     assert vendor.objects["my-bucket", f"llmtune/data/{file.sha256}.jsonl"]["meta"]["rows"] == "1"
-    found = provider.find_upload(file.sha256)
-    assert found is not None
-    assert found.id == ref.id
+    upload = provider.find_upload(file.sha256)
+    assert upload is not None
+    assert upload.id == ref.id
     assert provider.find_upload("0" * 64) is None
     with pytest.raises(Exception, match="left alone"):
         provider.delete(ref.model_copy(update={"id": "gs://my-bucket/other.jsonl"}))

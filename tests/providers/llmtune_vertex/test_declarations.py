@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.translate import translate
 from llmtune.provider.types import Target, UploadRef
-from llmtune.testing.wire_check import check_wire_truth, job_with
+from llmtune.testing.wire_check import check_request_fields, job_with
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.settings import VertexSettings
+from tests.job_texts import JOB_CHARACTERS
 
 SETTINGS = VertexSettings(project="my-project", location="us-central1", bucket="my-bucket")
 FILES = {
@@ -31,8 +33,8 @@ def receipt_for(model: str, method: str = "sft", adapter: str = "lora", **fields
     options = fields.pop("options", {})
     rows = fields.pop("rows", 1000)
     target = Target(provider="vertex", kind="vertex", model=model, method=method, adapter=adapter, options=options)
-    found = VertexProvider(settings=SETTINGS).capabilities(target)
-    return translate(job_with(target, fields), target, found, rows=rows)
+    capabilities = VertexProvider(settings=SETTINGS).capabilities(target)
+    return translate(job_with(target, fields), target, capabilities, rows=rows)
 
 
 def body_for(model: str, method: str = "sft", adapter: str = "lora", **fields: Any) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def body_for(model: str, method: str = "sft", adapter: str = "lora", **fields: A
 )
 def test_what_is_declared_is_what_moves(model: str, method: str, adapter: str) -> None:
     provider = VertexProvider(settings=SETTINGS)
-    assert check_wire_truth(provider, model, method=method, adapter=adapter) == []
+    assert check_request_fields(provider, model, method=method, adapter=adapter) == []
 
 
 def test_the_whole_body_of_a_gemini_job() -> None:
@@ -156,12 +158,43 @@ def test_two_checkpoints_cannot_be_asked_for() -> None:
     assert "only the last" in (row.reason or "")
 
 
-@given(tags=st.dictionaries(st.text(min_size=1, max_size=70), st.text(max_size=70), max_size=3))
+@given(
+    tags=st.dictionaries(
+        st.text(JOB_CHARACTERS, min_size=1, max_size=70), st.text(JOB_CHARACTERS, max_size=70), max_size=3
+    )
+)
 def test_tags_are_refused_or_become_labels_that_google_takes(tags: dict[str, str]) -> None:
     row = receipt_for(FLASH, tags=tags)["tags"]
     assert row.support in ("sent", "converted", "invalid", "default")
-    if row.moves:
+    if row.is_sent:
         assert len(row.encoded) == len(tags)
         for key, value in row.encoded.items():
             assert re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", key)
             assert re.fullmatch(r"[a-z0-9_-]{0,64}", value)
+
+
+@pytest.mark.parametrize(
+    ("model", "shutdown"), [(PRO, "2027-03-31"), (FLASH, "2027-03-31"), ("gemini-2.5-flash-lite", "2027-01-28")]
+)
+def test_both_dates_of_the_retirement_of_gemini_2_5_are_shown_with_their_sources(model: str, shutdown: str) -> None:
+    target = Target(provider="vertex", kind="vertex", model=model)
+    lifecycle = VertexProvider(settings=SETTINGS).capabilities(target).lifecycle
+    sentence = lifecycle.sentence(date(2026, 12, 1))
+    assert sentence.startswith("closing; ")
+    assert f"on {shutdown} (unverified: a third party's copy of a notice, 2026-09-16" in sentence
+    assert "Google's table has 2026-10-16" in sentence
+    assert "new and for inactive projects" in sentence
+    assert "copy read 2026-12-01" in lifecycle.note
+    assert "open-chat-studio issue 4509, 2026-09-16; unverified" in lifecycle.note
+    assert not lifecycle.closed_on(date(2026, 12, 1)), "existing projects may still tune"
+
+
+def test_gemini_3_is_tuned_and_preference_tuning_is_marked_doubtful() -> None:
+    provider = VertexProvider(settings=SETTINGS)
+    for model in ("gemini-3.5-flash", "gemini-3.5-flash-lite", "gemini-3.1-flash-lite"):
+        capabilities = provider.capabilities(Target(provider="vertex", kind="vertex", model=model))
+        assert capabilities.methods["sft"] is True
+        assert "or later" in capabilities.lifecycle.note
+        assert not any("doubtful" in warning for warning in capabilities.warnings)
+    preference = provider.capabilities(Target(provider="vertex", kind="vertex", model=FLASH, method="dpo"))
+    assert any("doubtful (unverified)" in warning for warning in preference.warnings)

@@ -28,7 +28,7 @@ from llmtune.testing import (
     server_error,
     truncated,
 )
-from llmtune_vertex import VertexProvider
+from llmtune_vertex import VertexProvider, errors
 from llmtune_vertex.fake.service import FakeVertex
 from tests.providers.llmtune_vertex.conftest import encoded, provider_at, receipt_for
 
@@ -42,11 +42,11 @@ def request(provider: VertexProvider, tmp_path: Path, **fields: object) -> Reque
 def one_sentence(error: LlmtuneError) -> None:
     assert "\n" not in error.message
     assert "Traceback" not in error.message
-    assert len(error.message) < 420
+    assert len(error.message) < 660
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind", "words", "hint"),
+    ("status", "message", "kind", "expected", "hint"),
     [
         (
             403,
@@ -72,19 +72,25 @@ def one_sentence(error: LlmtuneError) -> None:
             "the base model cannot be tuned here",
             "known to be tunable: gemini-3.5-flash",
         ),
-        (400, "Tuning is not supported in location x.", VendorError, "does not work in this location", "fix location"),
+        (
+            400,
+            "Tuning is not supported in location x.",
+            VendorError,
+            "is not available in this location",
+            "fix location",
+        ),
         (
             400,
             "The adapter size is not supported for this base model.",
             VendorError,
-            "not tuned with such an adapter",
-            "lora_rank to another of 1, 2, 4, 8, 16",
+            "cannot be tuned with an adapter of this size",
+            "lora_rank to another of 1, 2, 4, 8, 16, or leave it out",
         ),
         (
             400,
             "Dataset example 1 of 14: function calls are not supported by this model.",
             VendorError,
-            "rows of the dataset are not taken",
+            "rows of the dataset are not accepted",
             "llmtune data check",
         ),
         (
@@ -94,9 +100,19 @@ def one_sentence(error: LlmtuneError) -> None:
             "does not allow",
             "service agent that lacks it",
         ),
+        (
+            400,
+            "List of found errors: 1.Field: supervised_tuning_spec.training_dataset_uri; Message: Invalid value, it"
+            " should be a GCS object of type JSONL. 2.Field: supervised_tuning_spec.validation_dataset_uri; Message:"
+            " Invalid value, it should be a GCS object of type JSONL.",
+            VendorError,
+            "a dataset in Cloud Storage is not accepted",
+            "roles/storage.objectViewer",
+        ),
+        (429, "Quota exceeded for tuning requests per day", QuotaExceeded, "quota is reached", "tomorrow"),
         (400, "Invalid dataset row", VendorError, "Google refused starting the job", ""),
-        (500, "oops", TransientError, "unwell", ""),
-        (503, "later", TransientError, "unwell", ""),
+        (500, "oops", TransientError, "unavailable", ""),
+        (503, "later", TransientError, "unavailable", ""),
     ],
 )
 def test_refusals_are_one_sentence_and_no_job(
@@ -104,18 +120,18 @@ def test_refusals_are_one_sentence_and_no_job(
     provider: VertexProvider,
     tmp_path: Path,
     status: int,
-    said: str,
+    message: str,
     kind: type[LlmtuneError],
-    words: str,
+    expected: str,
     hint: str,
 ) -> None:
-    asked = request(provider, tmp_path)
-    vendor.faults.add(refusal(status, said), role="submit")
-    with pytest.raises(kind, match=words) as caught:
-        provider.submit(asked, KEY)
+    job_request = request(provider, tmp_path)
+    vendor.faults.add(refusal(status, message), role="submit")
+    with pytest.raises(kind, match=expected) as caught:
+        provider.submit(job_request, KEY)
     one_sentence(caught.value)
     assert hint in (caught.value.hint or "")
-    assert said.rstrip(".") in caught.value.message
+    assert message.rstrip(".") in caught.value.message
     assert vendor.counts["submit"] == 1
     assert len(vendor.jobs) == 0
     if isinstance(caught.value, TransientError):
@@ -123,10 +139,10 @@ def test_refusals_are_one_sentence_and_no_job(
 
 
 def test_a_limit_tells_when_to_come_back(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.faults.add(rate_limit(retry_after=3), role="submit")
     with pytest.raises(TransientError) as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     assert (caught.value.retry_after, caught.value.sent) == (3.0, False)
 
 
@@ -134,16 +150,16 @@ def test_a_limit_tells_when_to_come_back(vendor: FakeVertex, provider: VertexPro
 def test_an_unclear_submit_says_so_and_the_job_is_found(
     vendor: FakeVertex, provider: VertexProvider, tmp_path: Path, fault: object
 ) -> None:
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.faults.add(fault, role="submit")  # type: ignore[arg-type]
     with pytest.raises(TransientError) as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     assert caught.value.sent
     one_sentence(caught.value)
     assert vendor.counts["submit"] == 1
-    found = provider.find(KEY)
-    assert found is not None
-    assert [found.id] == [job.data["name"] for job in vendor.jobs.values()]
+    job = provider.find(KEY)
+    assert job is not None
+    assert [job.id] == [job.data["name"] for job in vendor.jobs.values()]
 
 
 def test_lists_lag_and_then_show_the_job(tmp_path: Path) -> None:
@@ -193,45 +209,45 @@ def test_a_missing_bucket(vendor: FakeVertex, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="fix bucket under") as caught:
         nowhere.upload(encoded(tmp_path))
     one_sentence(caught.value)
-    asked = nowhere.build(receipt_for(nowhere), {"train": provider_at(vendor).upload(encoded(tmp_path))})
-    (finding,) = nowhere.preflight(asked)
+    job_request = nowhere.build(receipt_for(nowhere), {"train": provider_at(vendor).upload(encoded(tmp_path))})
+    (finding,) = nowhere.preflight(job_request)
     assert finding.is_error
     assert "bucket does not exist" in finding.message
 
 
 def test_a_wrong_region(vendor: FakeVertex, tmp_path: Path) -> None:
     provider = provider_at(vendor, location="asia-east1")
-    asked = request(provider, tmp_path, model="gemini-3.1-flash-lite")
-    (finding,) = provider.preflight(asked)
+    job_request = request(provider, tmp_path, model="gemini-3.1-flash-lite")
+    (finding,) = provider.preflight(job_request)
     assert "tuned in us-central1 or europe-west4; location is 'asia-east1'" in finding.message
-    with pytest.raises(VendorError, match="does not work in this location") as caught:
-        provider.submit(asked, KEY)
+    with pytest.raises(VendorError, match="is not available in this location") as caught:
+        provider.submit(job_request, KEY)
     one_sentence(caught.value)
     assert "fix location under [providers.vertex]" in (caught.value.hint or "")
 
 
 def test_an_unsupported_base_model(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
-    asked = request(provider, tmp_path, model="gemini-1.0-pro")
+    job_request = request(provider, tmp_path, model="gemini-1.0-pro")
     with pytest.raises(VendorError, match="base model cannot be tuned here") as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     one_sentence(caught.value)
 
 
 def test_what_preflight_sees(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
-    asked = request(provider, tmp_path)
-    assert provider.preflight(asked) == []
-    provider.submit(asked, KEY)
-    (running,) = provider.preflight(asked)
+    job_request = request(provider, tmp_path)
+    assert provider.preflight(job_request) == []
+    provider.submit(job_request, KEY)
+    (running,) = provider.preflight(job_request)
     assert "1 tuning job(s) are not finished" in running.message
     vendor.objects.clear()
-    assert any("is not there" in finding.message for finding in provider.preflight(asked))
+    assert any("is not there" in finding.message for finding in provider.preflight(job_request))
     vendor.faults.add(refusal(403, "no storage.buckets.get"), route="get_bucket")
-    assert any(not f.is_error and "does not allow" in f.message for f in provider.preflight(asked))
+    assert any(not f.is_error and "does not allow" in f.message for f in provider.preflight(job_request))
     with_key = provider_at(vendor, kms_key_name="k")
     lite = with_key.build(receipt_for(with_key, "gemini-3.1-flash-lite"), {"train": with_key.upload(encoded(tmp_path))})
     assert any("does not support customer-managed keys" in finding.message for finding in with_key.preflight(lite))
     bare = provider_at(vendor, bucket=None, project=None)
-    assert "project" in bare.preflight(asked)[0].message
+    assert "project" in bare.preflight(job_request)[0].message
 
 
 def test_no_credentials_at_all(vendor: FakeVertex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -252,11 +268,11 @@ def test_curves_that_cannot_be_read_do_not_fail_the_job(
 ) -> None:
     job = provider.submit(request(provider, tmp_path), KEY)
     vendor.faults.add(refusal(403, "no TensorBoard for you"), route="get_context", times=9)
-    while not (seen := provider.poll(job, None)).state.final:
-        assert seen.warnings == ()
-    assert seen.model is not None
-    assert "the curves could not be read" in seen.warnings[0]
-    assert seen.points == ()
+    while not (snapshot := provider.poll(job, None)).state.final:
+        assert snapshot.warnings == ()
+    assert snapshot.model is not None
+    assert "the curves could not be read" in snapshot.warnings[0]
+    assert snapshot.points == ()
 
 
 def test_two_uploads_at_once_do_no_harm(vendor: FakeVertex, provider: VertexProvider, tmp_path: Path) -> None:
@@ -273,12 +289,12 @@ def test_without_googles_libraries_every_call_says_what_to_install(
     vendor: FakeVertex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     provider = provider_at(vendor)
-    asked = provider.build(receipt_for(provider), {"train": UploadRef(id="gs://my-bucket/a.jsonl")})
+    job_request = provider.build(receipt_for(provider), {"train": UploadRef(id="gs://my-bucket/a.jsonl")})
     for name in [name for name in sys.modules if name.startswith("google.")] + ["google.genai", "google.cloud"]:
         monkeypatch.setitem(sys.modules, name, None)
     job = JobRef(id="projects/p/locations/us-central1/tuningJobs/1")
     calls: list[Callable[[], object]] = [
-        lambda: provider.submit(asked, KEY),
+        lambda: provider.submit(job_request, KEY),
         lambda: provider.find(KEY),
         lambda: provider.poll(job, None),
         lambda: provider.cancel(job),
@@ -295,11 +311,31 @@ def test_without_googles_libraries_every_call_says_what_to_install(
 
 def test_an_answer_that_takes_too_long_is_not_asked_for_twice(vendor: FakeVertex, tmp_path: Path) -> None:
     provider = provider_at(vendor, timeout=0.4)
-    asked = request(provider, tmp_path)
+    job_request = request(provider, tmp_path)
     vendor.faults.add(accept_then_hold(1.5), role="submit", times=5)
     with pytest.raises(TransientError) as caught:
-        provider.submit(asked, KEY)
+        provider.submit(job_request, KEY)
     assert caught.value.sent
     one_sentence(caught.value)
     assert vendor.counts["submit"] == 1
     assert len(vendor.jobs) == 1
+
+
+def test_a_long_answer_ends_with_a_whole_sentence_and_is_whole_in_raw() -> None:
+    violations = [f"{at}.Field: spec.field_{at}; Message: this value is not one that can be taken." for at in range(20)]
+    error = errors.from_answer(400, "INVALID_ARGUMENT", " ".join(violations), doing="starting the job", name="vertex")
+    assert isinstance(error, VendorError)
+    assert "that can be taken. ..." in error.message
+    assert error.raw == " ".join(violations)
+    first = "one clause without an end, " * 60
+    assert first.strip() in errors.from_answer(400, "", first + ". Second.", doing="x", name="vertex").message
+
+
+@pytest.mark.parametrize(
+    ("message", "limit"),
+    [("Quota exceeded for tuning jobs per day", "daily"), ("Quota exceeded for concurrent jobs", "active_jobs")],
+)
+def test_a_quota_has_its_kind(message: str, limit: str) -> None:
+    error = errors.from_answer(429, "RESOURCE_EXHAUSTED", message, doing="starting the job", name="vertex")
+    assert isinstance(error, QuotaExceeded)
+    assert error.limit == limit

@@ -46,7 +46,7 @@ def test_open_models_have_modes_of_their_own() -> None:
     gemma3 = ask("google/gemma3@gemma-3-4b-it")
     assert "in full only" in gemma3.adapter("lora").reason  # type: ignore[union-attr]
     assert gemma3.price.training == 1.14
-    assert not gemma3.abilities.serving
+    assert gemma3.abilities.deployment == "required"
     assert ask("meta/llama4@llama-4-scout-17b-16e-instruct").limits.max_tokens_per_row == 2048
     assert ask("acme/new@new-1b").family == "open models"
 

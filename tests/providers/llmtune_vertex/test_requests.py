@@ -30,7 +30,7 @@ def built(model: str, **fields: Any) -> dict[str, Any]:
 
 
 def as_proto(sent: dict[str, Any]) -> Any:
-    """The body read by the proto's own JSON parser, which refuses unknown fields and enum words."""
+    """Return the body read by the proto's own JSON parser, which refuses unknown fields and enum words."""
     from google.cloud.aiplatform_v1beta1 import types
     from google.protobuf import json_format
 
@@ -129,22 +129,24 @@ def test_what_is_declared_is_what_google_genai_sends(
         return arrived if arrived["labels"] else {k: v for k, v in arrived.items() if k != "labels"}
 
     for field, entry in declared.items():
-        knob = isinstance(entry, (Sent, Converted)) and entry.where == "training"
-        beside = {name: value for name, value in COMPANIONS.get(field, {}).items() if name != field}
-        beside = {name: value for name, value in beside.items() if not (field == "max_steps" and name == "epochs")}
-        before = sent(beside)
+        is_parameter = isinstance(entry, (Sent, Converted)) and entry.where == "training"
+        companions = {name: value for name, value in COMPANIONS.get(field, {}).items() if name != field}
+        companions = {
+            name: value for name, value in companions.items() if not (field == "max_steps" and name == "epochs")
+        }
+        before = sent(companions)
         went_out = False
         for value in CANDIDATES[field]:
-            receipt = receipt_for(provider, model, method=method, adapter=adapter, **{**beside, field: value})
+            receipt = receipt_for(provider, model, method=method, adapter=adapter, **{**companions, field: value})
             if receipt.refusals:
                 continue
             row = receipt[field]
             moved = {
                 row.wire if row.wire and path.startswith(f"{row.wire}.") else path
-                for path in moved_paths(before, sent({**beside, field: value}))
+                for path in moved_paths(before, sent({**companions, field: value}))
             }
-            assert moved <= ({row.wire} if row.moves and row.where == "training" else set()), (field, value)
+            assert moved <= ({row.wire} if row.is_sent and row.where == "training" else set()), (field, value)
             went_out = went_out or bool(moved)
-        applies = receipt_for(provider, model, method=method, adapter=adapter, **beside)[field].support
-        assert went_out is (knob and applies != "not_applicable"), field
+        applies = receipt_for(provider, model, method=method, adapter=adapter, **companions)[field].support
+        assert went_out is (is_parameter and applies != "not_applicable"), field
     assert vendor.complaints == []

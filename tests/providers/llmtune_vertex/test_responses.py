@@ -19,7 +19,7 @@ NAME = "projects/713601331534/locations/us-central1/tuningJobs/83567266295604838
 
 
 def failed(**more: Any) -> dict[str, Any]:
-    """A failed job as the REST API has it: int64 as text, error as google.rpc.Status."""
+    """Return a failed job as the REST API has it: int64 as text, error as google.rpc.Status."""
     return {
         "name": NAME,
         "baseModel": "gemini-2.5-flash",
@@ -37,7 +37,7 @@ def failed(**more: Any) -> dict[str, Any]:
                 "totalBillableTokenCount": "1000",
                 "tuningStepCount": "40",
                 "totalTruncatedExampleCount": "12",
-                "truncatedExampleIndices": [str(each) for each in range(12)],
+                "truncatedExampleIndices": [str(index) for index in range(12)],
                 "droppedExampleReasons": ["empty contents", "empty contents", "no model turn"],
             }
         },
@@ -46,18 +46,18 @@ def failed(**more: Any) -> dict[str, Any]:
 
 @material
 def test_the_recorded_job() -> None:
-    seen = responses.snapshot(json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text()))
-    assert seen.state is RunState.SUCCEEDED
-    assert seen.model is not None
-    assert seen.model.id == "projects/713601331534/locations/us-central1/endpoints/5693131570647400448"
-    assert seen.model.base == "gemini-1.5-flash-002"
-    assert seen.resolved == {"epochs": 10, "learning_rate_multiplier": 1.0, "lora_rank": 8}
-    assert seen.billed is not None
-    assert seen.billed.tokens == 968_940  # 96,894 billable tokens a pass (94,474 in and 2,420 out), ten passes
-    assert "96,894" in seen.billed.source
-    assert seen.not_reported == {}
-    assert seen.warnings == ()
-    assert seen.error is None
+    snapshot = responses.snapshot(json.loads((PAYLOADS / "nb_tuning_job_succeeded_to_dict.derived.json").read_text()))
+    assert snapshot.state is RunState.SUCCEEDED
+    assert snapshot.model is not None
+    assert snapshot.model.id == "projects/713601331534/locations/us-central1/endpoints/5693131570647400448"
+    assert snapshot.model.base == "gemini-1.5-flash-002"
+    assert snapshot.resolved == {"epochs": 10, "learning_rate_multiplier": 1.0, "lora_rank": 8}
+    assert snapshot.billed is not None
+    assert snapshot.billed.tokens == 968_940  # 96,894 billable tokens a pass (94,474 in and 2,420 out), ten passes
+    assert "96,894" in snapshot.billed.source
+    assert snapshot.not_reported == {}
+    assert snapshot.warnings == ()
+    assert snapshot.error is None
 
 
 @material
@@ -75,62 +75,62 @@ def test_googles_own_sample_does_not_fool_the_parser() -> None:
     text = (PAYLOADS / "doc_sample_get_response_template.txt").read_text()
     sample = json.loads(re.sub(r": ([A-Z_]+)(,?)\n", r': "1"\2\n', text))
     sample["status"] = "JOB_STATE_SUCCEEDED"
-    seen = responses.snapshot(sample)
-    assert seen.state is RunState.RUNNING
-    assert "names no state" in seen.warnings[0]
-    assert seen.model is None
-    assert seen.billed is None
-    assert seen.progress.total_steps is None
-    assert "validation/loss" in seen.not_reported  # validationDataset_uri is no key of the API
+    snapshot = responses.snapshot(sample)
+    assert snapshot.state is RunState.RUNNING
+    assert "names no state" in snapshot.warnings[0]
+    assert snapshot.model is None
+    assert snapshot.billed is None
+    assert snapshot.progress.total_steps is None
+    assert "validation/loss" in snapshot.not_reported  # validationDataset_uri is no key of the API
 
 
 def test_a_failed_job_says_why() -> None:
-    seen = responses.snapshot(failed())
-    assert seen.state is RunState.FAILED
-    assert seen.error == "Row 17 does not end with a model turn."
-    assert seen.model is None
-    assert seen.progress.total_steps == 40
-    assert seen.billed is not None
-    assert seen.billed.tokens == 4000
-    assert seen.warnings == (
+    snapshot = responses.snapshot(failed())
+    assert snapshot.state is RunState.FAILED
+    assert snapshot.error == "Row 17 does not end with a model turn."
+    assert snapshot.model is None
+    assert snapshot.progress.total_steps == 40
+    assert snapshot.billed is not None
+    assert snapshot.billed.tokens == 4000
+    assert snapshot.warnings == (
         "12 rows were longer than the limit and were truncated (indices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)",
         "3 rows were dropped: empty contents; no model turn",
     )
-    (event,) = seen.events
+    (event,) = snapshot.events
     assert (event.level, event.time) == ("error", pytest.approx(1795156358.87, abs=0.1))
 
 
 def test_a_failed_job_may_leave_a_usable_model() -> None:
     endpoint = "projects/1/locations/us-central1/endpoints/2"
-    seen = responses.snapshot(
+    snapshot = responses.snapshot(
         failed(tunedModel={"model": "projects/1/locations/us-central1/models/3@1", "endpoint": endpoint})
     )
-    assert seen.state is RunState.FAILED
-    assert seen.model is not None
-    assert seen.model.id == endpoint
-    assert "left a usable model" in seen.warnings[0]
+    assert snapshot.state is RunState.FAILED
+    assert snapshot.model is not None
+    assert snapshot.model.id == endpoint
+    assert "left a usable model" in snapshot.warnings[0]
 
 
-@pytest.mark.parametrize(("word", "expected"), responses.STATES.items())
-def test_all_twelve_states(word: str, expected: RunState) -> None:
+@pytest.mark.parametrize(("raw_state", "expected"), responses.STATES.items())
+def test_all_twelve_states(raw_state: str, expected: RunState) -> None:
     from google.genai.types import JobState
 
-    assert responses.snapshot(failed(state=word)).state is expected
-    assert {each.value for each in JobState} == set(responses.STATES)
+    assert responses.snapshot(failed(state=raw_state)).state is expected
+    assert {state.value for state in JobState} == set(responses.STATES)
 
 
 def test_sub_states_are_events_once_each() -> None:
     from google.genai.types import TuningJobState
 
-    known = {each.value for each in TuningJobState if not each.value.endswith("UNSPECIFIED")}
-    assert known == set(responses.SUB_STATES)
+    sub_states = {state.value for state in TuningJobState if not state.value.endswith("UNSPECIFIED")}
+    assert sub_states == set(responses.SUB_STATES)
     running = failed(state="JOB_STATE_RUNNING", tuningJobState="TUNING_JOB_STATE_WAITING_FOR_QUOTA", error=None)
     assert [event.message for event in responses.snapshot(running).events] == ["waiting for quota"]
     assert responses.snapshot(running).events == responses.snapshot(running).events
 
 
 @pytest.mark.parametrize(
-    ("raw", "ours"),
+    ("raw", "series"),
     [
         ("/train_total_loss", "train/loss"),
         ("/eval_fraction_of_correct_next_step_preds", "validation/token_accuracy"),
@@ -139,8 +139,8 @@ def test_sub_states_are_events_once_each() -> None:
         ("/train_reward", "train/train_reward"),
     ],
 )
-def test_names_of_curves(raw: str, ours: str) -> None:
-    assert responses.series(raw) == ours
+def test_names_of_curves(raw: str, series: str) -> None:
+    assert responses.series(raw) == series
 
 
 def test_billed_tokens_need_the_epochs() -> None:
@@ -156,10 +156,10 @@ def test_preference_statistics_are_read_too() -> None:
         preferenceOptimizationSpec={"hyperParameters": {"epochCount": "2", "beta": 0.1}},
         tuningDataStats={"preferenceOptimizationDataStats": stats},
     )
-    seen = responses.snapshot(job)
-    assert seen.billed is not None
-    assert seen.billed.tokens == 20
-    assert seen.warnings == ("2 rows were dropped (indices 4, 9): same",)
+    snapshot = responses.snapshot(job)
+    assert snapshot.billed is not None
+    assert snapshot.billed.tokens == 20
+    assert snapshot.warnings == ("2 rows were dropped (indices 4, 9): same",)
     assert responses.remote_job(job).method == "dpo"
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtune.data.example import Example, Message, ToolCall
+from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts
 from llmtune.data.formats.registry import get_format
 from llmtune.data.io.reading import read_rows
@@ -45,9 +46,42 @@ def test_a_validation_set_may_have_5000_rows_and_30_percent(rows: int, train: in
         train_rows=train,
         total_rows=train + rows,
     )
-    found = list(VERTEX_ROWS.file_rules(facts))
-    assert bool(found) is refused
-    assert all(each.is_error for each in found)
+    findings = list(VERTEX_ROWS.file_rules(facts))
+    assert bool(findings) is refused
+    assert all(finding.is_error for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "warned"),
+    [
+        ("gemini-2.5-flash", f.TOOLS, True),
+        ("gemini-3.5-flash", f.TOOLS, True),
+        ("gemini-2.0-flash-001", f.TOOLS, False),
+        ("gemini-2.5-flash", 0, False),
+        (None, f.TOOLS, False),
+    ],
+)
+def test_tool_rows_are_warned_of_where_they_were_reported_as_refused(
+    model: str | None, features: int, warned: bool
+) -> None:
+    facts = FileFacts(
+        role="train",
+        path="t.jsonl",
+        rows=14,
+        size=1000,
+        tokens=1000,
+        exact_tokens=False,
+        format="gemini",
+        method="sft",
+        model=model,
+        features=features,
+        labels={},
+        train_rows=14,
+        total_rows=14,
+    )
+    findings = list(VERTEX_ROWS.file_rules(facts))
+    assert [finding.code for finding in findings] == (["vendor-tools"] if warned else [])
+    assert not any(finding.is_error for finding in findings)
 
 
 LONG = st.integers(min_value=2**64, max_value=10**40) | st.integers(min_value=-(10**40), max_value=-(2**64))
@@ -69,7 +103,7 @@ def test_a_call_with_a_longer_integer_is_refused(name: str, number: int) -> None
 
 
 def response_to(text: str) -> Any:
-    """The object that a tool's result becomes; it is read back as the same value."""
+    """Return the object that a tool's result becomes; it is read back as the same value."""
     fmt = get_format("gemini")
     row = fmt.write(calling("{}", text))
     (answer,) = [

@@ -17,8 +17,8 @@ class Exchange(RowFormat):
 
     name = "exchange"
     title = '{"customer": "...", "agent": "..."}'
-    carries = f.CHAT
-    folds = f.SYSTEM
+    supports = f.CHAT
+    relocates = f.SYSTEM
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         return "customer" in row and "agent" in row

@@ -23,7 +23,7 @@ ROOT = HERE.parents[2]
 TOUCHED = {
     "host that speaks OpenAI's API": ["providers/llmtune_NAME/", "pyproject.toml"],
     "field of a job": ["llmtune/job/spec.py", "providers/*/declarations.py"],
-    "metric of the evaluation": ["llmtune/metrics/text.py"],
+    "metric of the evaluation": ["llmtune/metrics/registry.py"],
     "general row format": ["llmtune/data/formats/", "llmtune/data/formats/registry.py"],
 }
 
@@ -36,7 +36,7 @@ from llmtune.data.io.reading import Reading, load
 from llmtune.data.convert import write
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.job.spec import TuningJob
-from llmtune.planning.support_matrix import ask, word
+from llmtune.planning.support_matrix import get_capabilities, support_word
 from llmtune.provider import FunctionGenerator, Generation, UploadRef, get_provider
 from llmtune.provider.registry import known_kinds
 from llmtune.runs.plans import plan
@@ -58,7 +58,10 @@ print(json.dumps({
     "field": [field.support, field.effective],
     "body": body,
     "by_host": get_provider("openai").service.title,
-    "vendors": {name: word(ask(get_provider(name)).parameters["gradient_noise"]) for name in known_kinds()},
+    "vendors": {
+        name: support_word(get_capabilities(get_provider(name)).parameters["gradient_noise"])
+        for name in known_kinds()
+    },
     "format": reading.format.name,
     "roundtrip": [example.messages for example in again] == [example.messages for example in rows],
     "first_word": [
@@ -117,17 +120,17 @@ def declare_field(tree: Path) -> None:
 
 def add_metric(tree: Path) -> None:
     """A text metric."""
-    path = tree / "llmtune/metrics/text.py"
+    path = tree / "llmtune/metrics/registry.py"
     edit(
         path,
-        "METRICS: dict[str, TextMetric] = {\n",
+        "METRICS: dict[str, Metric] = {\n",
         "def first_word(expected: str, got: str) -> float:\n"
-        '    """1 when the answer begins with the word that the reference begins with, else 0."""\n'
+        '    """Return 1 when the answer begins with the word that the reference begins with, else 0."""\n'
         "    return float(got.split()[:1] == expected.split()[:1])\n\n\n"
-        "METRICS: dict[str, TextMetric] = {\n",
+        "METRICS: dict[str, Metric] = {\n",
     )
-    line = '        TextMetric("exact_match", '
-    edit(path, line, f'        TextMetric("first_word", "the first word is the reference\'s", first_word),\n{line}')
+    line = '        Metric("exact_match", '
+    edit(path, line, f'        Metric("first_word", "the first word is the reference\'s", score=first_word),\n{line}')
 
 
 def add_format(tree: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing import Fault, accept_then_drop, garbled, rate_limit, refusal, server_error
 from llmtune_bedrock import BedrockProvider, inference
 from llmtune_bedrock.fake.service import FakeBedrock
@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "LOOK_SECONDS", 0.01)
 
 
-PACE = Pace(first=0.01, most=0.05)
+PACE = PollInterval(first=0.01, most=0.05)
 
 
 def test_the_tuned_model_is_asked_and_its_deployment_is_gone(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmtune.data.checks.per_row import check_example
 from llmtune.data.checks.privacy import check_privacy
-from llmtune.data.convert import refuses
+from llmtune.data.convert import is_fatal
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
 from llmtune.data.formats.registry import all_formats, get_format, vendors
@@ -184,5 +184,5 @@ def test_no_row_breaks_a_reader(name: str, row: dict[str, Any], data: st.DataObj
         if any(finding.is_error for finding in found):
             continue
         for target in all_formats().values():
-            if not any(refuses(problem, allow_lossy=True) for problem in target.problems(example)):
+            if not any(is_fatal(problem, allow_lossy=True) for problem in target.problems(example)):
                 orjson.dumps(target.write(example))

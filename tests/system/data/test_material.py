@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmtune.data.checks.check import check
-from llmtune.data.convert import convert, refuses
+from llmtune.data.convert import convert, is_fatal
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
 from llmtune.data.formats.registry import all_formats, get_format, vendors
@@ -134,7 +134,7 @@ def test_every_file_converts_to_every_format_and_back_where_that_can_carry_it(na
     carried = 0
     for example in _sound(name):
         problems = target.problems(example)
-        if any(refuses(problem, allow_lossy=False) for problem in problems):
+        if any(is_fatal(problem, allow_lossy=False) for problem in problems):
             continue
         row = json.loads(json.dumps(target.write(example)))
         faults: list[Finding] = []
@@ -238,7 +238,9 @@ def test_leakage_between_two_files_of_one_repository() -> None:
     assert len(prompts) == len({str(example.prompt()) for example in load(path)})
 
 
-@pytest.mark.parametrize("provider", ["openai", "azure", "vertex", "bedrock", "cohere", "together", "nebius"])
+@pytest.mark.parametrize(
+    "provider", ["openai", "azure", "vertex", "bedrock", "sagemaker", "cohere", "together", "nebius"]
+)
 def test_every_provider_has_rows_and_rules(provider: str) -> None:
     rows = vendors()[provider]
     report = check(SHARED / "chat/gsm8k/validation.jsonl", provider=provider, method="sft")

@@ -281,7 +281,7 @@ def test_a_whole_row_that_is_not_to_be_learned_is_refused(
 ) -> None:
     examples, (finding,) = both(rows_file([{**WHOLE[name], **flag}]))
     assert (examples, finding.code, finding.line, finding.is_error) == ([], "weight", 1, True)
-    assert f"the row says {next(iter(flag))!r}" in finding.message
+    assert f"the row has {next(iter(flag))!r}" in finding.message
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "prompt and completion as messages"])

@@ -113,6 +113,11 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "bedrock_converse": CONVERSE,
     "bedrock_nova_2": CONVERSE,
+    "bedrock_text": {"input": "The ferry leaves at eight."},
+    "nebius": CHAT,
+    "nebius_prompt_completion": {"prompt": "When?", "completion": "At eight."},
+    "sagemaker_chat": {"messages": [ASK, SAY]},
+    "sagemaker_preference": {"prompt": [ASK], "chosen": [SAY], "rejected": [NOT_SO]},
 }
 #: What is kept as it stands, whatever is in it: definitions of tools, and what a source of an image is.
 WHOLE = ("tools", "toolConfig", "source", "args", "input", "response")

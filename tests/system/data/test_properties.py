@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data.convert import refuses, write
+from llmtune.data.convert import is_fatal, write
 from llmtune.data.example import Example, Message, Preference, ToolCall
 from llmtune.data.findings import Finding
 from llmtune.data.formats.registry import all_formats, get_format
@@ -108,7 +108,7 @@ def test_questions_and_answers_come_back_from_tables(rows: list[Example], suffix
 def test_what_a_format_can_carry_comes_back(example: Example, name: str) -> None:
     fmt = get_format(name)
     problems = fmt.problems(example)
-    if any(refuses(problem, allow_lossy=False) for problem in problems):
+    if any(is_fatal(problem, allow_lossy=False) for problem in problems):
         # refused for a reason: the format says which, and with what to do
         assert all(problem.message for problem in problems)
         return
@@ -218,7 +218,7 @@ def test_no_prompt_or_group_lies_on_two_sides_whatever_the_order(
         )
         for number, text in enumerate(questions)
     ]
-    parts = split(rows, (0.6, 0.2, 0.2), seed=seed, near=near)
+    parts = split(rows, (0.6, 0.2, 0.2), seed=seed, keep_similar=near)
     side_of: dict[str, int] = {}
     for side, part in enumerate(parts[:3]):
         for row in part:
@@ -228,7 +228,7 @@ def test_no_prompt_or_group_lies_on_two_sides_whatever_the_order(
     assert sum(len(part) for part in parts[:3]) == len(rows)
     shuffled = list(rows)
     order.shuffle(shuffled)
-    again = split(shuffled, (0.6, 0.2, 0.2), seed=seed, near=near)
+    again = split(shuffled, (0.6, 0.2, 0.2), seed=seed, keep_similar=near)
     for one, other in zip(parts[:3], again[:3], strict=True):
         assert {row.line for row in one} == {row.line for row in other}
 
@@ -273,12 +273,12 @@ def test_a_million_rows_stream_through_in_bounded_memory(tmp_path: Path) -> None
     name=st.sampled_from(sorted(all_formats())),
 )
 def test_the_short_ways_for_plain_conversations_say_what_the_long_ones_do(example: Example, name: str) -> None:
-    from llmtune.data.checks.per_row import _closely, is_simple
+    from llmtune.data.checks.per_row import _check_closely, is_simple
     from llmtune.data.formats.row_features import features, plain_features
 
     if is_simple(example):
-        assert list(_closely(example, None)) == []
+        assert list(_check_closely(example, None)) == []
         assert plain_features(example) == features(example)
         fmt = get_format(name)
-        if fmt.takes_plain()(example):
+        if fmt.supports_rows_without_extras()(example):
             assert fmt.problems(example) == []

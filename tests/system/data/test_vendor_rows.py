@@ -13,7 +13,7 @@ from llmtune.data.formats.base import FileFacts, VendorRows
 from llmtune.data.formats.registry import get_format, get_writer, vendor, vendors
 from llmtune.errors import LlmtuneError, UnknownName
 
-PROVIDERS = ("azure", "bedrock", "cohere", "nebius", "openai", "together", "vertex")
+PROVIDERS = ("azure", "bedrock", "cohere", "nebius", "openai", "sagemaker", "together", "vertex")
 
 
 def test_every_vendor_registers() -> None:
@@ -146,6 +146,8 @@ def test_rules_on_files(provider: str, changes: dict[str, Any], code: str | None
         ("bedrock", "anthropic.claude-3-haiku-20240307-v1:0:200k", 32_000),
         ("bedrock", "meta.llama3-2-90b-instruct-v1:0:128k", 10_000),
         ("bedrock", "amazon.nova-pro-v1:0:300k", None),
+        ("sagemaker", "huggingface-reasoning-qwen3-8b", 4096),
+        ("sagemaker", "nova-textgeneration-lite-v2", None),
         ("cohere", None, 16_384),
         ("together", "any", None),
     ],
@@ -165,6 +167,9 @@ def test_token_limits(provider: str, model: str | None, tokens: int | None) -> N
         ("bedrock", "sft", "anthropic.claude-3-haiku-20240307-v1:0:200k", "claude"),
         ("bedrock", "sft", "meta.llama3-1-8b-instruct-v1:0:128k", "bedrock_prompt_completion"),
         ("bedrock", "sft", "meta.llama3-3-70b-instruct-v1:0:128k", "bedrock_converse"),
+        ("sagemaker", "sft", None, "sagemaker_chat"),
+        ("sagemaker", "dpo", None, "sagemaker_preference"),
+        ("sagemaker", "sft", "nova-textgeneration-lite-v2", "bedrock_nova_2"),
         ("cohere", "classification", None, "cohere_classification"),
         ("together", "sft", None, "together"),
     ],

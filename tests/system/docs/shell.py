@@ -2,7 +2,7 @@
 
 `sh` blocks are typed and must succeed. In `console` blocks each `$ ` line is typed and the lines below it must come
 out, in that order: `...` stands for any lines, or for the rest of one; figures, times and run ids may differ. A block
-behind `<!-- no-run: reason -->` is left out.
+behind `<!-- no-run: reason -->` is left out. One of Python or YAML behind `<!-- save: FILE -->` becomes that file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 BLOCK = re.compile(
-    r"(?:^<!-- no-run: (?P<reason>[^>]+?) -->\n)?^```(?P<language>sh|console)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- no-run: (?P<reason>[^>]+?) -->\n)?(?:^<!-- save: (?P<file>[\w.]+) -->\n)?"
+    r"^```(?P<language>sh|console|python|yaml)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 #: What may differ from machine to machine: figures, the ids of runs, and how wide a table's columns are.
@@ -30,11 +31,15 @@ ID = re.compile(r"\b(?=[a-z]*\d)[a-z0-9]{10,12}\b")
 
 @dataclass(frozen=True)
 class Typed:
-    """A command, the lines that are shown below it (None: nothing is said), and where it stands."""
+    """A command, the lines that are shown below it (None: nothing is said), and where it stands.
+
+    With a `file`, `command` is its content, which the reader saves.
+    """
 
     command: str
     shown: tuple[str, ...] | None
     line: int
+    file: str | None = None
 
 
 def typed_on(page: Path) -> tuple[list[Typed], list[str]]:
@@ -43,7 +48,11 @@ def typed_on(page: Path) -> tuple[list[Typed], list[str]]:
     found, reasons = [], []
     for block in BLOCK.finditer(text):
         line = text[: block.start("text")].count("\n") + 1
-        if block["reason"]:
+        if block["file"]:
+            found.append(Typed(block["text"], None, line, block["file"]))
+        elif block["language"] in ("python", "yaml"):
+            continue
+        elif block["reason"]:
             reasons.append(block["reason"])
         elif block["language"] == "sh":
             found.append(Typed(block["text"], None, line))
@@ -97,6 +106,7 @@ def type_page(page: Path, folder: Path, **environment: str) -> list[str]:
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(home / "hub"),  # what the developer has downloaded changes what init suggests
         **environment,
     }
     told.pop("LLMTUNE_STORE")
@@ -105,6 +115,9 @@ def type_page(page: Path, folder: Path, **environment: str) -> list[str]:
     try:
         for each in typed_on(page)[0]:
             where = f"{page.relative_to(ROOT)}:{each.line}: {each.command.strip()}"
+            if each.file is not None:
+                (folder / each.file).write_text(each.command, encoding="utf-8")
+                continue
             code, output = _type(each.command, folder, told, started)
             if code:
                 return [*faults, f"{where}: exit {code}\n{output[-3000:]}"]

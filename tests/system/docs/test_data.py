@@ -13,7 +13,7 @@ from llmtune.data.checks.check import check
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding
 from llmtune.data.formats.base import RowFormat, VendorRows
-from llmtune.data.formats.registry import _known, general_formats, get_format, register, vendors
+from llmtune.data.formats.registry import _formats, general_formats, get_format, register, vendors
 from llmtune.data.io.reading import Reading, load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,7 +32,7 @@ def codes_in_the_code() -> set[str]:
         if path.name in ("chat_template.py", "tokenize.py"):
             continue
         text = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r'\b(?:error|warning|info|say|_Loss)\(\s*"([a-z]+(?:-[a-z]+)*)",', text))
+        found |= set(re.findall(r'\b(?:error|warning|info|say|make_finding|_Loss)\(\s*"([a-z]+(?:-[a-z]+)*)",', text))
     found |= {code.replace("lost-system", "changed-system") for code in found if code == "lost-system"}
     return found | {"secret", "personal-data", "duplicate-row", "contradiction", "leakage"}
 
@@ -137,4 +137,4 @@ def test_the_format_of_the_page_works(rows_file: Any, monkeypatch: pytest.Monkey
         assert {finding.code for finding in fmt.problems(Example(text="x"))} == {"cannot-text"}
     finally:
         vendors.cache_clear()
-        _known.cache_clear()
+        _formats.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -41,9 +42,18 @@ def test_what_is_not_typed_is_listed_with_its_reason(page: str) -> None:
     assert commands
 
 
+def test_the_start_page_needs_no_shell_of_one_system() -> None:
+    """Each command is one line of words and quoted words, which PowerShell reads as sh does."""
+    typed = [each for each in shell.typed_on(ROOT / "docs/start.md")[0] if each.file is None]
+    assert typed
+    words = r"(?: [\w./,=-]+| \"[^\"$`\\]*\"| \|)*"
+    for each in typed:
+        assert re.fullmatch(rf"(?:python|llmtune|echo){words}", each.command), each.command
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("heavy")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_start_page_is_typed_to_its_end(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     folder = tmp_path / "start"
@@ -55,7 +65,7 @@ def test_the_start_page_is_typed_to_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("heavy")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_commands_of_the_readme_are_typed(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     folder = tmp_path / "readme"
@@ -70,7 +80,7 @@ def test_the_commands_of_the_readme_are_typed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("heavy")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", [page for page in NO_RUN if page.startswith("docs/coming-from/")])
 def test_a_page_for_those_who_come_from_elsewhere_is_typed_to_its_end(page: str, tmp_path: Path) -> None:
     pytest.importorskip("peft")

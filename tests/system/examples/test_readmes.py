@@ -37,7 +37,7 @@ def test_every_example_is_listed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("heavy")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
 def test_its_readme_is_typed_to_its_end(name: str, tmp_path: Path) -> None:
     pytest.importorskip("peft")

@@ -84,13 +84,14 @@ def test_a_bag_of_words_does_not_solve_it(rows: list[dict[str, Any]]) -> None:
     assert 0.6 < accuracy < 0.98
 
 
-def test_the_job_is_valid_and_names_every_route(rows: list[dict[str, Any]]) -> None:
-    from llmtune import TuningJob
+def test_the_job_is_valid_and_leaves_the_settings_to_the_defaults(rows: list[dict[str, Any]]) -> None:
+    from llmtune import Hyperparameters, TuningJob
 
     job = TuningJob.load(JOB)
     assert job.name == "ticket-router"
     assert job.model == "tiny" or job.model_for("local") == "tiny"
-    assert set(job.evaluation.labels or ()) == {label_of(row) for row in rows}
+    assert job.adapter is None
+    assert job.hyperparameters == Hyperparameters()
     assert job.evaluation.max_rows >= 200
     assert round(len(rows) * job.dataset.split[2]) >= 200
     assert job.dataset.path is not None

@@ -3,76 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
-from llmtune.cli import main, output
+from llmtune.cli import fail, main, output
 from llmtune.errors import LlmtuneError
 from llmtune.provider import intake
 from llmtune.redaction.documents import dump_json
-from llmtune.redaction.secrets import scrub
+from llmtune.redaction.secrets import guard_logs
 from llmtune.report.schema import Report
 from llmtune.runs import poller
-from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.faults import refusal
-from llmtune.testing.generic_vendor import Fake
-from llmtune.testing.http import Call, route
 from llmtune.web.server import Server
+from tests.system.gates.canary import HOSTILE, KEY, Output, Vendor, check
 from tests.system.gates.worlds import WORLDS, leaves, opened, replaced
 
 #: SDKs warn of what their models do not expect.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-KEY = "canary/9f8e+7d6c-5b4a3210=x"
-HOSTILE = f"\x1b]0;t\x07\x1b[2J\x9b31m\u202e {KEY} https://me:pw-{KEY}@host/?api_key={KEY}"
-CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-class Vendor(Fake):
-    """Everything it says is hostile."""
-
-    walks = {"success": (Phase("succeeded"),), "failure": (Phase("failed"),)}
-    failure_message = HOSTILE
-
-    @route("GET", "/v1/jobs/{job}", role="poll")
-    def get_job(self, call: Call) -> Any:
-        """As the fake's own, with an event and a state."""
-        answer = super().get_job(call)
-        event = {"id": 1, "time": 1.0, "message": HOSTILE}
-        return answer | {"events": [event] if call.query.get("after_event", "0") == "0" else []}
-
-    def _job(self, job: Any) -> dict[str, Any]:
-        answer = super()._job(job)
-        return answer | {"model": answer["model"] and f"ft:{HOSTILE}"}
-
-    def say(self, prompt: str, *, tuned: bool) -> str:
-        """An answer with the key in it."""
-        return f"{prompt} {HOSTILE}"
-
-
-class Output(NamedTuple):
-    """What a command printed."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-def check(text: str, where: object) -> None:
-    """No canary, whole or as it stands in an address, and nothing that a terminal obeys."""
-    for spelling in (KEY, json.dumps(KEY)[1:-1], KEY.replace("/", "%2F").replace("+", "%2B").replace("=", "%3D")):
-        at = text.find(spelling)
-        assert at < 0, f"{where}: {text[max(0, at - 200) : at + 60]!a}"
-    found = CONTROLS.search(text)
-    assert found is None, f"{where}: {text[max(0, found.start() - 80) : found.start() + 80]!a}"
 
 
 @pytest.fixture
@@ -206,20 +161,34 @@ def _hostile(data: Any, *, share: int | None) -> bytes:
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_every_provider_gives_the_core_clean_words(name: str, tmp_path: Path) -> None:
+def test_every_provider_gives_the_core_clean_words(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """The key and the escapes stand in each leaf of each answer; what is shown of it is clean."""
+    guard_logs()
     with opened(name, tmp_path, KEY) as world:
+        capfd.readouterr()
         for share in (*range(5), None):
             world.change[""] = partial(_hostile, share=share)
             texts: list[str] = []
             try:
                 snapshot = intake.poll_job(world.provider, world.ref, None)
                 texts.append(dump_json(snapshot.model_dump(mode="json", exclude={"cursor", "model", "checkpoints"})))
-                texts += [scrub(event.message) for event in snapshot.events]
                 assert all(KEY not in event.message for event in snapshot.events)
                 assert KEY not in snapshot.raw_state + str(snapshot.error) + str(snapshot.warnings)
+                # As it is printed: what the vendor calls things stands in lines of its own there.
+                for text in (snapshot.raw_state, snapshot.error, *snapshot.warnings, *snapshot.not_reported.values()):
+                    output.out.print(text or "", markup=False)
+                for event in snapshot.events:
+                    output.err.print(event.message, markup=False)
+                    logging.getLogger("llmtune").warning("%s", event.message)
                 texts += [dump_json(each.model_dump(mode="json")) for each in intake.list_models(world.provider)]
             except LlmtuneError as error:
-                texts.append(dump_json({"message": error.message, "hint": error.hint}))
+                with pytest.raises(SystemExit):
+                    fail(error)
+            # A vendor's SDK may log the addresses it asks, at a level that an application chooses for it.
+            own = [record.getMessage() for record in caplog.records if record.name.split(".")[0].startswith("llmtune")]
+            texts += [*capfd.readouterr(), *own]
+            caplog.clear()
             for text in texts:
-                assert KEY not in text
+                check(text, (name, share))

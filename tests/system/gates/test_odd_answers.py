@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from llmtune.data.example import Message
-from llmtune.errors import LlmtuneError, VendorError
+from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider import intake
 from llmtune.provider.chat import ChatGenerator
 from llmtune.provider.generation import GenerationRequest, Unavailable
 from llmtune.provider.types import Snapshot
+from llmtune.runs.ids import new_run_id, run_key
 from tests.system.gates.worlds import WORLDS, World, leaves, opened, replaced
 
 #: SDKs warn of what their models do not expect.
@@ -146,6 +149,105 @@ def list_all(world: World, change: Callable[[Any], bytes]) -> None:
     with suppress(LlmtuneError):
         for model in intake.list_models(world.provider):
             orjson.dumps(model.model_dump(mode="json"))
+
+
+def upload(world: World, change: Callable[[Any], bytes]) -> None:
+    """What the vendor says of an uploaded file is a file that can be named in a request, or an error."""
+    world.change = {"": change}
+    for call in (lambda: world.provider.upload(world.files[0]), lambda: world.provider.find_upload("0" * 64)):
+        with suppress(LlmtuneError):
+            ref = intake.read_ref(world.provider, "train file", call)
+            assert ref is None or ref.id
+            orjson.dumps(ref and ref.model_dump(mode="json"))
+
+
+def submit(world: World, change: Callable[[Any], bytes]) -> None:
+    """The vendor has taken the job: whatever it answers, it is the job, or unclear, so that it is looked for first."""
+    remove_other_jobs(world)
+    world.change = {"submit": change}
+    before = len(world.vendor.jobs)
+    error = None
+    try:
+        ref = intake.submit_job(world.provider, world.request, run_key(new_run_id()))
+        orjson.dumps(ref.model_dump(mode="json"))
+    except TransientError as raised:
+        error = raised
+    assert error is None or error.sent, error
+    assert len(world.vendor.jobs) == before + 1
+
+
+def remove_other_jobs(world: World) -> None:
+    """Take the jobs of earlier tests away: lists stay short, and a service that trains one at a time is free."""
+    for job in list(world.vendor.jobs.values()):
+        job.at = len(job.walk) - 1
+        if job.id not in (world.ref.id, world.job_id):
+            del world.vendor.jobs[job.id]
+
+
+def find(world: World, change: Callable[[Any], bytes]) -> None:
+    """A job that is there is found, or the search fails: only an answer without the key says that there is none."""
+    sent: list[bytes] = []
+
+    def remembered(data: Any) -> bytes:
+        sent.append(change(data))
+        return sent[-1]
+
+    if world.provider.submit_safety.kind == "none":
+        return
+    remove_other_jobs(world)
+    world.change = {}
+    key = run_key(new_run_id())
+    ref = intake.submit_job(world.provider, world.request, key)
+    world.change = {"find": remembered, "": remembered}
+    with suppress(LlmtuneError):
+        found = intake.read_ref(world.provider, "job", lambda: world.provider.find(key))
+        orjson.dumps(found and found.model_dump(mode="json"))
+        if found is None and sent:
+            assert ref.id
+            assert all(answer.startswith(b"{") and key.encode() not in answer for answer in sent), sent
+
+
+def fetch(world: World, change: Callable[[Any], bytes]) -> None:
+    """The job behind a model, and its files: values that a store and a job file can hold."""
+    if world.remote is None:
+        return
+    world.change = {"": change}
+    with suppress(LlmtuneError):
+        job = intake.fetch_job(world.provider, world.remote)
+        orjson.dumps(job.model_dump(mode="json"))
+
+
+def download(world: World, change: Callable[[Any], bytes], folder: Path) -> None:
+    """A file lands in the folder and nowhere else, whatever name the vendor gives it."""
+    assert world.remote is not None
+    world.change = {}
+    try:
+        files = intake.fetch_job(world.provider, world.remote).files
+    except LlmtuneError:
+        return
+    for id in files.values():
+        world.change = {"": change}
+        into = folder / "into"
+        into.mkdir(exist_ok=True)
+        with suppress(LlmtuneError):
+            path = intake.download_file(world.provider, id, into)
+            assert path.is_file()
+            assert path.resolve().parent == into.resolve()
+        shutil.rmtree(into)
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ODD)
+def test_upload_submit_find_fetch_download_and_inventory_survive(world: World, name: str, tmp_path: Path) -> None:
+    for change in (lambda data: ODD[name].encode(), _other_share(name)):
+        upload(world, change)
+        submit(world, change)
+        find(world, change)
+        fetch(world, change)
+        list_all(world, change)
+        if world.remote is not None:
+            download(world, change, tmp_path)
 
 
 @pytest.mark.parametrize("name", ODD)

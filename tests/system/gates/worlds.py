@@ -16,7 +16,7 @@ from llmtune.errors import LlmtuneError
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.planning.plan import read_dataset
 from llmtune.provider.protocol import Provider
-from llmtune.provider.types import JobRef, ModelRef, Request
+from llmtune.provider.types import EncodedFile, JobRef, ModelRef, RemoteModel, Request
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.plans import plan
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
@@ -37,13 +37,18 @@ class World:
     vendor: FakeVendor
     job: TuningJob
     dataset: Dataset
+    files: tuple[EncodedFile, ...]
     request: Request
     ref: JobRef
     model: ModelRef
     change: dict[str, Change] = field(default_factory=dict)
     """What becomes of JSON answers, by role; "" for all roles."""
 
-    files_change: Callable[[bytes], bytes] | None = None
+    job_id: str = ""
+    """The job as its vendor's fake keeps it."""
+
+    remote: RemoteModel | None = None
+    """The tuned model as the vendor lists it."""
 
 
 def _openai(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
@@ -105,13 +110,26 @@ def _bedrock(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     return FakeBedrock(), provider_at, NOVA, "sft"
 
 
+def _sagemaker(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
+    from llmtune_sagemaker.fake.service import FakeSageMaker
+    from tests.providers.llmtune_sagemaker.conftest import QWEN, provider_at
+
+    return FakeSageMaker(), provider_at, QWEN, "sft"
+
+
 def _together(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_together import TogetherProvider
     from llmtune_together.fake.service import FakeTogether
     from llmtune_together.settings import TogetherSettings
 
     def make(vendor: Any) -> Any:
-        values = {"base_url": vendor.url, "project_id": "proj-1", "poll_interval": 0.01, "timeout": 5}
+        values = {
+            "base_url": vendor.url,
+            "project_id": "proj-1",
+            "poll_interval": 0.01,
+            "file_wait": 0.02,
+            "timeout": 5,
+        }
         return TogetherProvider(settings=TogetherSettings.model_validate(values | {"api_key_env": KEY_VARIABLE}))
 
     return FakeTogether(), make, "Qwen/Qwen3-8B", "sft"
@@ -123,8 +141,8 @@ def _cohere(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_cohere.settings import CohereSettings
 
     def make(vendor: Any) -> Any:
-        values = {"base_url": vendor.url, "poll_interval": 0.01, "timeout": 5, "api_key_env": KEY_VARIABLE}
-        return CohereProvider(settings=CohereSettings.model_validate(values))
+        values = {"base_url": vendor.url, "poll_interval": 0.01, "dataset_wait": 0.02, "timeout": 5}
+        return CohereProvider(settings=CohereSettings.model_validate(values | {"api_key_env": KEY_VARIABLE}))
 
     return FakeCohere(), make, "command-r-08-2024", "sft"
 
@@ -157,6 +175,7 @@ WORLDS = {
     "nebius": _nebius,
     "vertex": _vertex,
     "bedrock": _bedrock,
+    "sagemaker": _sagemaker,
     "together": _together,
     "cohere": _cohere,
     "cohere, self-hosted": _self_hosted,
@@ -182,7 +201,9 @@ def opened(name: str, folder: Path, key: str = "gates-key-0123456789abcdef") -> 
             patch.setenv(variable, value)
         vendor, make, model, method = WORLDS[name](folder)
         with vendor:
-            yield _with_a_job(make(vendor), vendor, model, method, folder)
+            world = _with_a_job(make(vendor), vendor, model, method, folder)
+            patch.setattr("llmtune_openai.files.LONGEST_WAIT", 0.04)  # a state that nobody knows is waited for
+            yield world
 
 
 def _with_a_job(provider: Provider, vendor: FakeVendor, model: str, method: str, folder: Path) -> World:
@@ -212,7 +233,9 @@ def _with_a_job(provider: Provider, vendor: FakeVendor, model: str, method: str,
             break
         snapshot = provider.poll(ref, snapshot.cursor)
     assert snapshot.model is not None
-    world = World(provider, vendor, job, dataset, request, ref, snapshot.model)
+    world = World(provider, vendor, job, dataset, encoded.files, request, ref, snapshot.model)
+    world.job_id = next(iter(vendor.jobs), "")
+    world.remote = next((model for model in provider.inventory() if model.checkpoint_of is None), None)
     answer = vendor.answer_call
 
     def changed(call: Call, fault: Fault | None) -> Reply:

@@ -14,19 +14,20 @@ from typer.testing import CliRunner
 
 from llmtune.cli.app import app
 from llmtune.data.dataset import Dataset
-from llmtune.errors import InvalidData, LlmtuneError, RunFailed
+from llmtune.errors import InvalidData, LlmtuneError, RunFailed, VendorError
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.metrics.points import NotReported, Series
 from llmtune.provider.types import RunState
 from llmtune.runs import settling
 from llmtune.runs.api import attach, start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.runs.store.store import open_store
 from llmtune.testing import refusal
+from llmtune.testing.http import Refusal
 from llmtune_openai.fake.service import FakeOpenAI
 
-PACE = Pace(first=0.01, most=0.03)
+PACE = PollInterval(first=0.01, most=0.03)
 GPT = "gpt-4.1-mini-2025-04-14"
 
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
@@ -97,8 +98,8 @@ def test_a_model_that_is_named_later_is_waited_for(openai: FakeOpenAI, tmp_path:
     report = run.wait(timeout=60, pace=PACE, on_update=lambda update: messages.append(update.message or ""))
     assert isinstance(report.evaluation, EvaluationResult)
     assert str(report.identity.tuned_model).startswith("ft:")
-    assert sum("has not told the tuned model's id yet" in message for message in messages) == 1
-    assert not any("has not told" in warning for warning in report.warnings)
+    assert sum("has not reported the tuned model's id yet" in message for message in messages) == 1
+    assert not any("has not reported" in warning for warning in report.warnings)
     assert len(openai.jobs) == 1
 
 
@@ -237,7 +238,7 @@ def test_rows_that_were_trained_on_are_named_as_such(openai: FakeOpenAI, tmp_pat
     run = start(job(tmp_path), "openai")
     run.wait(timeout=60, pace=PACE)
     report = run.evaluate(tmp_path / "parcels.jsonl", max_rows=2)
-    assert any("stand in the training rows too" in warning for warning in report.warnings)
+    assert any("are training rows too" in warning for warning in report.warnings)
 
 
 def test_a_run_is_evaluated_although_its_own_rows_have_changed(openai: FakeOpenAI, tmp_path: Path) -> None:
@@ -407,3 +408,32 @@ def test_an_upload_that_is_refused_is_sent_again_once(openai: FakeOpenAI, tmp_pa
     assert openai.counts["upload"] == uploads + 2
     assert len(openai.jobs) == 2
     assert openai.counts["submit"] == submits + 2
+
+
+@pytest.mark.parametrize("message", ["The training file has expired.", "invalid training_file: {id}"])
+def test_a_file_of_this_very_run_that_is_gone_is_sent_again_once(
+    openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    check_file = FakeOpenAI.check_file
+
+    def expire_first(self: FakeOpenAI, field: str, id: str) -> None:
+        if openai.counts["upload"] == 2:
+            for file in self.files.values():
+                file.data["expires_at"] = self.now() - 1
+            raise Refusal(400, message.format(id=id), field=field)
+        check_file(self, field, id)
+
+    monkeypatch.setattr(FakeOpenAI, "check_file", expire_first)
+    run = start(job(tmp_path), "openai")
+    run.wait(timeout=60, pace=PACE)
+    assert run.state is RunState.SUCCEEDED
+    assert openai.counts["upload"] == 4
+    assert len(openai.jobs) == 1
+
+
+def test_a_refusal_of_the_rows_is_no_reason_to_send_the_file_again(openai: FakeOpenAI, tmp_path: Path) -> None:
+    openai.faults.add(refusal(400, "invalid training_file: line 3 is no chat row", "invalid_file"), role="submit")
+    with pytest.raises(VendorError, match="line 3"):
+        start(job(tmp_path), "openai")
+    assert openai.counts["upload"] == 2
+    assert openai.counts["submit"] == 1

@@ -66,7 +66,7 @@ def test_the_installed_wheel_answers(dist: Path, tmp_path: Path) -> None:
         return done.stdout
 
     assert run("--version").strip() == f"llmtune {__version__}"
-    assert "Commands:" in run("--help")
+    assert "Train:" in run("--help")
     planned = json.loads(run("plan", "job.yaml", "--provider", "local", "--json"))
     assert planned["plans"]["local"]["fields"]
     where = [str(place / "bin" / "python"), "-c", "import llmtune; print(llmtune.__file__)"]

@@ -9,7 +9,7 @@ import pytest
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.runs.api import tune
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing.conformance import ConformanceSuite
 from llmtune_together import TogetherProvider
 from llmtune_together.fake.service import FakeTogether
@@ -34,7 +34,7 @@ class TestTogether(ConformanceSuite):
         self, vendor: FakeTogether, provider: TogetherProvider, job: TuningJob
     ) -> None:
         asked = job.model_copy(update={"evaluation": EvaluationSpec(deploy=True, max_rows=4)})
-        report = tune(asked, provider, pace=Pace(first=0.01, most=0.05))
+        report = tune(asked, provider, pace=PollInterval(first=0.01, most=0.05))
         assert report.succeeded
         assert isinstance(report.evaluation, EvaluationResult)
         assert vendor.counts["create_deployment"] == 1

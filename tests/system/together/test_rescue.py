@@ -12,7 +12,7 @@ from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.planning.plan import plan
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune_openai.fake.service import FakeOpenAI
 from llmtune_openai.provider import OpenAIProvider
 from llmtune_openai.settings import OpenAISettings
@@ -39,8 +39,8 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def quick(**given: Any) -> Pace:
-    return Pace(first=0.01, most=0.05, **given)
+def quick(**given: Any) -> PollInterval:
+    return PollInterval(first=0.01, most=0.05, **given)
 
 
 def test_from_openai_to_together(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from llmtune.runs.api import attach
+from llmtune.runs.planned import StartOptions
 from llmtune.server.tuning.server import TuningServer
 from tests.llmtune.server.tuning import scenario
 from tests.llmtune.server.tuning.conftest import KEY, client, upload, wait
@@ -38,7 +39,9 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def server(together: Any) -> Iterator[TuningServer]:
     """The endpoint in front of that vendor."""
-    with TuningServer({MODEL: "together:Qwen/Qwen3-8B"}, port=0, yes=True, deploy=True) as running:
+    with TuningServer(
+        {MODEL: "together:Qwen/Qwen3-8B"}, port=0, spending=StartOptions(yes=True), deploy=True
+    ) as running:
         yield running
     assert together.standing == []  # what was deployed for an answer is gone
 

@@ -212,12 +212,12 @@ def test_a_local_worker_that_is_killed_goes_on_and_so_does_its_job(environment: 
         job_id = create(endpoint, upload(endpoint))
         folder = Path(environment["LLMTUNE_HOME"]) / "local" / f"lt{job_id.removeprefix('ftjob-')}"
         until(lambda: (status := RunDir(folder).read_status()) and status.state == "running", 200)
-        launched = process.launches(folder)[-1]
+        launched = process.count_launches(folder)[-1]
         os.kill(launched.pid, signal.SIGKILL)
         endpoint.kill()
         time.sleep(0.1)
         job = ended(endpoint, job_id, 200)
         assert job.status == "succeeded"
-        assert len(process.launches(folder)) == 2
+        assert len(process.count_launches(folder)) == 2
     finally:
         endpoint.close()

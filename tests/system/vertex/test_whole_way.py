@@ -10,13 +10,13 @@ import pytest
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing import Fault, accept_then_drop, garbled, rate_limit, reset, server_error
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake.service import FakeVertex
 from tests.providers.llmtune_vertex.conftest import FLASH
 
-PACE = Pace(first=0.01, most=0.05)
+PACE = PollInterval(first=0.01, most=0.05)
 
 
 def job(tmp_path: Path, *, method: str = "sft") -> TuningJob:

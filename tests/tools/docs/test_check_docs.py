@@ -62,7 +62,7 @@ from elsewhere import anything
 
 
 def test_a_page_is_read_as_people_read_it(docs: ModuleType, tmp_path: Path) -> None:
-    assert [" ".join(each.split()) for each in docs.typed(PAGE)] == [
+    assert [" ".join(command.split()) for command in docs.typed(PAGE)] == [
         "llmtune plan job.yaml",
         "llmtune data check -",
         "llmtune ui",
@@ -83,7 +83,7 @@ def test_a_page_is_read_as_people_read_it(docs: ModuleType, tmp_path: Path) -> N
 
 
 def test_a_block_of_python_must_be_python(docs: ModuleType) -> None:
-    assert ["cannot be read" in each for each in docs.import_faults("```python\nx = = 1\n```\n")] == [True]
+    assert ["cannot be read" in message for message in docs.import_faults("```python\nx = = 1\n```\n")] == [True]
 
 
 def test_our_pages_are_sound(docs: ModuleType) -> None:

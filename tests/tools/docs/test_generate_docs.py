@@ -28,30 +28,30 @@ def generate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return generate_docs
 
 
-def leaves(command: Any, words: tuple[str, ...] = ("llmtune",)) -> Iterator[tuple[str, Any]]:
+def leaves(command: Any, path: tuple[str, ...] = ("llmtune",)) -> Iterator[tuple[str, Any]]:
     inner = getattr(command, "commands", {})
-    for name, each in inner.items():
+    for name, subcommand in inner.items():
         # What is typed without its own name stands under the name of its group.
-        yield from leaves(each, words if name == getattr(command, "default", None) else (*words, name))
+        yield from leaves(subcommand, path if name == getattr(command, "default", None) else (*path, name))
     if not inner:
-        yield " ".join(words), command
+        yield " ".join(path), command
 
 
 def sections(page: str) -> dict[str, str]:
-    found = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
-    return {part.partition("\n")[0]: part.partition("\n")[2] for part in found}
+    parts = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
 
 
 def test_every_command_and_option_is_in_the_reference() -> None:
-    told = sections((ROOT / "docs/cli.md").read_text(encoding="utf-8"))
+    reference = sections((ROOT / "docs/cli.md").read_text(encoding="utf-8"))
     commands = dict(leaves(typer.main.get_command(app)))
     assert len(commands) > 30
     for name, command in commands.items():
-        section = " ".join(told[name].split())
+        section = " ".join(reference[name].split())
         assert " ".join(command.help.split())[:40].split("|")[0] in section, name
-        for each in command.params:
-            for option in (*each.opts, *each.secondary_opts) if each.opts[0].startswith("-") else ():
-                assert each.name == "help" or f"`{option}`" in section, (name, option)
+        for param in command.params:
+            for option in (*param.opts, *param.secondary_opts) if param.opts[0].startswith("-") else ():
+                assert param.name == "help" or f"`{option}`" in section, (name, option)
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,22 @@ def test_the_width_and_colours_of_a_terminal_change_nothing(columns: str) -> Non
 
 # --- Python names ----------------------------------------------------------------------------------------------------
 def test_every_public_name_is_described_on_one_page() -> None:
-    told = "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs/reference").glob("*.md")))
-    titles = re.findall(r"^### (?:class )?`?(\w+)`?$", told, re.MULTILINE)
+    pages = "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs/reference").glob("*.md")))
+    titles = re.findall(r"^### (?:class )?`?(\w+)`?$", pages, re.MULTILINE)
     modules = json.loads((ROOT / "docs/api.json").read_text(encoding="utf-8"))["modules"]
     names = sorted(
-        name for each in modules.values() for name, entry in each.items() if not str(entry).startswith("as in ")
+        name for members in modules.values() for name, entry in members.items() if not str(entry).startswith("as in ")
     )
     assert sorted(titles) == names
-    for each in modules.values():
-        for name, entry in each.items():
+    for members in modules.values():
+        for name, entry in members.items():
             for member in entry.get("members", {}) if isinstance(entry, dict) else ():
                 if member == "__init__" or member.startswith("test_"):
                     continue
-                inherited = re.search(rf"^### class {name}\n+(?:```.*?```\n+)?Based on", told, re.MULTILINE | re.DOTALL)
-                assert f"**`{name}.{member}`**" in told or inherited, f"{name}.{member}"
+                inherited = re.search(
+                    rf"^### class {name}\n+(?:```.*?```\n+)?Based on", pages, re.MULTILINE | re.DOTALL
+                )
+                assert f"**`{name}.{member}`**" in pages or inherited, f"{name}.{member}"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_a_page_has_every_part(page: Path, pages: ModuleType) -> None:
     text = page.read_text(encoding="utf-8")
     for name, block in pages.BLOCKS.items():
         assert block(page.stem) in text, name
-    for field in support_matrix.ask(get_provider(page.stem)).parameters:
+    for field in support_matrix.get_capabilities(get_provider(page.stem)).parameters:
         assert f"| `{field}` |" in text
 
 
@@ -40,6 +40,6 @@ def test_a_page_without_a_part_or_with_an_old_one_is_refused(pages: ModuleType, 
     assert pages.missing(lacking) == ["## Troubleshooting"]
     import generate_docs
 
-    old = text.replace("5 USD a million training tokens", "4 USD a million training tokens")
+    old = text.replace("5 USD per million training tokens", "4 USD per million training tokens")
     assert old != text
     assert generate_docs.fill(old) == generate_docs.fill(text) == text

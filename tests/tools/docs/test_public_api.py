@@ -73,8 +73,8 @@ def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 )
 def test_what_is_added_breaks_nothing_and_is_asked_for(api: ModuleType, path: tuple[str, ...], value: Any) -> None:
     now = changed(path, value)
-    assert api.compared(BEFORE, now)[1] == []
-    assert api.compared(BEFORE, now)[0] != []
+    assert api.compare(BEFORE, now)[1] == []
+    assert api.compare(BEFORE, now)[0] != []
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_what_is_added_breaks_nothing_and_is_asked_for(api: ModuleType, path: tu
     ],
 )
 def test_what_breaks_is_told_by_name(api: ModuleType, path: tuple[str, ...], value: Any, name: str, what: str) -> None:
-    breaks = dict(api.compared(BEFORE, changed(path, value))[1])
+    breaks = dict(api.compare(BEFORE, changed(path, value))[1])
     assert what in breaks[name]
 
 
 def test_a_module_that_is_gone_is_one_break(api: ModuleType) -> None:
     now = copy.deepcopy(BEFORE)
     now["modules"]["llmtune.moved"] = now["modules"].pop("llmtune")
-    added, breaks = api.compared(BEFORE, now)
+    added, breaks = api.compare(BEFORE, now)
     assert breaks == [("llmtune", "was removed")]
     assert "llmtune.moved.Job.name" in added
 
@@ -110,16 +110,16 @@ def test_where_a_name_is_described_is_no_part_of_it(api: ModuleType) -> None:
     now = copy.deepcopy(before)
     now["modules"]["llmtune.job"] = {"Job": now["modules"]["llmtune"]["Job"]}
     now["modules"]["llmtune"]["Job"] = now["modules"]["llmtune.facade"]["Job"] = "as in llmtune.job"
-    assert api.compared(before, now)[1] == []
+    assert api.compare(before, now)[1] == []
     del now["modules"]["llmtune.job"]["Job"]["fields"]["seed"]
-    assert ("llmtune.facade.Job.seed", "was removed") in api.compared(before, now)[1]
+    assert ("llmtune.facade.Job.seed", "was removed") in api.compare(before, now)[1]
 
 
 def test_a_new_base_breaks_nothing_and_a_lost_one_does(api: ModuleType) -> None:
     path = ("modules", "llmtune", "Job", "bases")
     more = changed(path, ["Shown"])
-    assert api.compared(BEFORE, more) == (["llmtune.Job"], [])
-    assert [name for name, _ in api.compared(more, BEFORE)[1]] == ["llmtune.Job"]
+    assert api.compare(BEFORE, more) == (["llmtune.Job"], [])
+    assert [name for name, _ in api.compare(more, BEFORE)[1]] == ["llmtune.Job"]
 
 
 def test_parameters_keep_their_order(api: ModuleType) -> None:
@@ -135,10 +135,10 @@ def test_parameters_keep_their_order(api: ModuleType) -> None:
         **BEFORE["modules"]["llmtune"]["plan"]["parameters"],
     }
     for now in (swapped, first):
-        assert ("llmtune.plan", "takes its parameters in another order") in api.compared(BEFORE, now)[1]
+        assert ("llmtune.plan", "takes its parameters in another order") in api.compare(BEFORE, now)[1]
     last = copy.deepcopy(BEFORE)
     last["modules"]["llmtune"]["plan"]["parameters"] |= {"new": "int = 0"}
-    assert api.compared(BEFORE, last)[1] == []
+    assert api.compare(BEFORE, last)[1] == []
 
 
 CHANGELOG = """# Changelog
@@ -154,15 +154,15 @@ CHANGELOG = """# Changelog
 
 
 def test_a_break_passes_when_the_newest_section_names_it(api: ModuleType) -> None:
-    assert api.told_of("llmtune.plan.strict", CHANGELOG)
-    assert api.told_of("llmtune plan --provider", CHANGELOG)
-    assert not api.told_of("llmtune.Job.name", CHANGELOG)  # an older section
-    assert not api.told_of("llmtune.Sweep.gone", CHANGELOG)  # no backticks, another sense of the word
+    assert api.is_in_changelog("llmtune.plan.strict", CHANGELOG)
+    assert api.is_in_changelog("llmtune plan --provider", CHANGELOG)
+    assert not api.is_in_changelog("llmtune.Job.name", CHANGELOG)  # an older section
+    assert not api.is_in_changelog("llmtune.Sweep.gone", CHANGELOG)  # no backticks, another sense of the word
 
 
 def test_the_sentences_say_what_to_do(api: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "silent", list)
-    monkeypatch.setattr(api, "overdue", list)
+    monkeypatch.setattr(api, "find_undocumented", list)
+    monkeypatch.setattr(api, "find_overdue", list)
     added = changed((*FIELDS, "tags"), "dict = dict")
     assert api.faults(BEFORE, BEFORE, CHANGELOG, check=True) == []
     assert api.faults(BEFORE, added, CHANGELOG, check=True) == [
@@ -171,17 +171,17 @@ def test_the_sentences_say_what_to_do(api: ModuleType, monkeypatch: pytest.Monke
     assert api.faults(BEFORE, added, CHANGELOG, check=False) == []
     gone = changed((*FIELDS, "seed"), None)
     for check in (True, False):
-        told = api.faults(BEFORE, gone, CHANGELOG, check=check)
-        assert told[0] == "llmtune.Job.seed: was removed"
-        assert "deprecate it" in told[1]
-        assert "CHANGELOG.md" in told[1]
+        messages = api.faults(BEFORE, gone, CHANGELOG, check=check)
+        assert messages[0] == "llmtune.Job.seed: was removed"
+        assert "deprecate it" in messages[1]
+        assert "CHANGELOG.md" in messages[1]
     allowed = changed((*PLAN, "strict"), None)
     assert api.faults(BEFORE, allowed, CHANGELOG, check=False) == []
 
 
 def test_the_committed_file_is_what_the_code_offers(api: ModuleType) -> None:
-    kept = json.loads(api.FILE.read_text(encoding="utf-8"))
-    assert kept == json.loads(json.dumps(api.surface()))
+    committed = json.loads(api.FILE.read_text(encoding="utf-8"))
+    assert committed == json.loads(json.dumps(api.describe_api()))
 
 
 def test_the_file_is_the_same_wherever_it_is_written(api: ModuleType) -> None:
@@ -255,10 +255,10 @@ def sample(api: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_name_that_says_nothing_of_itself_is_found(api: ModuleType, sample: str) -> None:
-    found = {line.split(":")[0].removeprefix(f"{sample}."): line for line in api.silent()}
-    assert set(found) == {"LIMIT", "mute", "sly", "Thing.height", "Thing.lift"}
-    assert "does not say so" in found["sly"]
+    messages = {line.split(":")[0].removeprefix(f"{sample}."): line for line in api.find_undocumented()}
+    assert set(messages) == {"LIMIT", "mute", "sly", "Thing.height", "Thing.lift"}
+    assert "does not say so" in messages["sly"]
 
 
 def test_what_should_be_gone_is_found(api: ModuleType, sample: str) -> None:
-    assert [line.split(" was")[0] for line in api.overdue()] == [f"{sample}.old"]
+    assert [line.split(" was")[0] for line in api.find_overdue()] == [f"{sample}.old"]

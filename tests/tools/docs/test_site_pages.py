@@ -55,8 +55,8 @@ def test_the_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
     files = [file for file in site.rglob("*") if file.suffix in {".html", ".css"}]
     assert len(files) > 30
     for file in files:
-        found = FETCHED.search(file.read_text(encoding="utf-8"))
-        assert found is None, f"{file.relative_to(site)}: {found[0]}"
+        match = FETCHED.search(file.read_text(encoding="utf-8"))
+        assert match is None, f"{file.relative_to(site)}: {match[0]}"
 
 
 @pytest.mark.slow
@@ -64,9 +64,9 @@ def test_no_markdown_is_left_in_what_is_read(site: Path) -> None:
     """A fence, a link or stars that the reader sees are Markdown that the site did not understand."""
     for file in site.rglob("*.html"):
         text = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
-        words = unescape(re.sub(r"<[^>]+>", "", text))
-        found = re.search(r".{0,40}(?:\*\*|\]\(|\\[\[\]*]|```).{0,40}", words)
-        assert found is None, f"{file.relative_to(site)}: {found[0]}"
+        plain_text = unescape(re.sub(r"<[^>]+>", "", text))
+        match = re.search(r".{0,40}(?:\*\*|\]\(|\\[\[\]*]|```).{0,40}", plain_text)
+        assert match is None, f"{file.relative_to(site)}: {match[0]}"
 
 
 @pytest.mark.parametrize(

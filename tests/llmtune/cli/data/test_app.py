@@ -127,7 +127,7 @@ def test_split_writes_the_parts_once(good: Path, tmp_path: Path) -> None:
     result = run("split", good, "--into", into, "--split", "20,10,10", "--seed", 3)
     assert "train" in result.stdout
     assert [len(load(into / f"{name}.jsonl")) for name in ("train", "validation", "test")] == [20, 10, 10]
-    with pytest.raises(LlmtuneError, match="already there"):
+    with pytest.raises(LlmtuneError, match="already exists"):
         run("split", good, "--into", into)
     done = json.loads(run("split", good, "--into", into, "--overwrite", "--json", "--to", "gemini").stdout)
     assert done["parts"]["train"]["rows"] == 32
@@ -146,7 +146,7 @@ def test_split_refuses_faulty_rows(rows_file: Any, tmp_path: Path) -> None:
 def test_convert(good: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     assert "40 rows as gemini" in run("convert", good, target, "--to", "vertex").stdout
-    with pytest.raises(LlmtuneError, match="already there"):
+    with pytest.raises(LlmtuneError, match="is already there"):
         run("convert", good, target, "--to", "vertex")
     done = json.loads(run("convert", target, target, "--to", "alpaca", "--overwrite", "--json").stdout)
     assert (done["ok"], done["rows"], done["format"]) == (True, 40, "alpaca")
@@ -183,7 +183,7 @@ def test_columns_are_named(rows_file: Any, tmp_path: Path) -> None:
         "completion=antwort",
     )
     assert load(tmp_path / "o.jsonl")[0].completion() == "a"
-    with pytest.raises(InvalidJob, match="OURS=THEIRS"):
+    with pytest.raises(InvalidJob, match="FIELD=COLUMN"):
         run("check", source, "--column", "frage")
 
 
@@ -205,13 +205,13 @@ def tiny_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|im_end|>")
-    made.chat_template = (
+    fast_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|im_end|>")
+    fast_tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    monkeypatch.setattr("llmtune.data.rendering.token_count.load_tokenizer", lambda name: made)
-    return made
+    monkeypatch.setattr("llmtune.data.rendering.token_count.load_tokenizer", lambda name: fast_tokenizer)
+    return fast_tokenizer
 
 
 def test_peek(good: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
@@ -219,16 +219,16 @@ def test_peek(good: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
     assert "line 2" in result.stdout
     assert "line 5" in result.stdout
     assert "line 3" not in result.stdout
-    shown = json.loads(run("peek", good, "-t", "some-model", "--limit", 2, "--json").stdout)["rows"]
-    assert [each["line"] for each in shown] == [1, 2]
-    learned = "".join(token["text"] for token in shown[1]["tokens"] if token["trained"])
+    previews = json.loads(run("peek", good, "-t", "some-model", "--limit", 2, "--json").stdout)["rows"]
+    assert [row["line"] for row in previews] == [1, 2]
+    learned = "".join(token["text"] for token in previews[1]["tokens"] if token["trained"])
     assert learned == "it is 1 " * 20 + "<|im_end|>"
     page = tmp_path / "peek.html"
     run("peek", good, "-t", "some-model", "--html", page)
     assert page.read_text().startswith("<!doctype html>")
-    with pytest.raises(InvalidData, match="no sound row in line 99"):
+    with pytest.raises(InvalidData, match="no valid row in line 99"):
         run("peek", good, "-t", "some-model", "--rows", "99")
-    with pytest.raises(InvalidJob, match="no list of lines"):
+    with pytest.raises(InvalidJob, match="is not a list of line numbers"):
         run("peek", good, "-t", "some-model", "--rows", "x")
 
 

@@ -93,8 +93,8 @@ def test_sound_rows_have_no_findings(example: Example) -> None:
 
 @pytest.mark.parametrize(("severity", "code", "example"), FAULTY)
 def test_faults_of_a_row(severity: str, code: str, example: Example) -> None:
-    found = check_example(example)
-    assert (code, severity) in [(finding.code, finding.severity) for finding in found]
+    findings = check_example(example)
+    assert (code, severity) in [(finding.code, finding.severity) for finding in findings]
 
 
 def test_a_method_asks_for_its_own_rows() -> None:
@@ -126,22 +126,22 @@ def test_leaks_between_files_exact_and_near(rows_file: Any) -> None:
 
     train = [words() for _ in range(300)]
     held = [words() for _ in range(30)]
-    near = train[200].replace("a", "", 1) + "!"
+    similar = train[200].replace("a", "", 1) + "!"
     paths = [
         rows_file([row(text, "x" * 80) for text in texts], name)
         for name, texts in (
             ("train.jsonl", train),
-            ("validation.jsonl", [*held[:10], train[5], near]),
+            ("validation.jsonl", [*held[:10], train[5], similar]),
             ("test.jsonl", [*held[10:], held[3], f"{held[4]}."]),
         )
     ]
     report = check(*paths)
-    found = {(Path(finding.file or "").stem, finding.line, finding.code) for finding in report.findings}
-    assert ("validation", 11, "leakage") in found
-    assert ("validation", 12, "near-leakage") in found
-    assert ("test", 21, "leakage") in found
-    assert any(code == "near-leakage" and {"4"} for stem, _, code in found if stem in ("validation", "test"))
-    assert len(found) == 4
+    findings = {(Path(finding.file or "").stem, finding.line, finding.code) for finding in report.findings}
+    assert ("validation", 11, "leakage") in findings
+    assert ("validation", 12, "near-leakage") in findings
+    assert ("test", 21, "leakage") in findings
+    assert any(code == "near-leakage" and {"4"} for stem, _, code in findings if stem in ("validation", "test"))
+    assert len(findings) == 4
     near_finding = next(finding for finding in report.findings if finding.line == 12)
     assert "train.jsonl:201" in near_finding.message
     assert [file.role for file in report.files] == ["train", "validation", "test"]
@@ -233,16 +233,16 @@ def test_logs_merge_with_what_was_let_go() -> None:
 
 def test_the_row_index_on_disk_finds_what_memory_finds() -> None:
     numbers = random.Random(2)
-    found = []
+    findings = []
     for spill in (10, 10_000):
         numbers.seed(2)
         index = RowIndex(["train", "test"], ["train", "test"], spill=spill)
         for line in range(1, 500):
             key = numbers.randrange(256) << 56
             index.add(key, numbers.randrange(3), line, int(line > 400), labelled=bool(key >> 57 & 1))
-        found.append(sorted(index.findings()))
-    assert found[0] == found[1]
-    assert {finding.code for finding in found[0]} == {"duplicate-row", "contradiction", "leakage"}
+        findings.append(sorted(index.findings()))
+    assert findings[0] == findings[1]
+    assert {finding.code for finding in findings[0]} == {"duplicate-row", "contradiction", "leakage"}
 
 
 def test_estimates_say_that_they_are(rows_file: Any) -> None:
@@ -294,11 +294,11 @@ def test_tokens_of_every_kind_of_row() -> None:
     ],
 )
 def test_secrets_and_personal_data_are_told_and_masked(text: str, kind: str) -> None:
-    ((code, name, shown),) = scan(text)
+    ((code, name, text_masked),) = scan(text)
     assert code == kind
     assert name
-    assert "." * 4 in shown
-    assert len(shown.rstrip(".")) <= 4
+    assert "." * 4 in text_masked
+    assert len(text_masked.rstrip(".")) <= 4
 
 
 @pytest.mark.parametrize(
@@ -322,9 +322,9 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 
 def test_a_backend_is_asked_about_the_method_the_rows_are_for(rows_file: Any) -> None:
-    said = {"role": "assistant", "content": "a"}
+    answer = {"role": "assistant", "content": "a"}
     pairs = rows_file(
-        [{"prompt": f"q{number}", "chosen": "a", "rejected": [said | {"content": "b"}]} for number in range(12)]
+        [{"prompt": f"q{number}", "chosen": "a", "rejected": [answer | {"content": "b"}]} for number in range(12)]
     )
     assert check(pairs, provider="openai").counts == {}
     assert check(pairs, provider="cohere").counts == {"vendor-method": 1}
@@ -352,7 +352,7 @@ def test_keys_a_backend_does_not_get_are_one_finding_a_file(
 def test_what_a_backends_rows_cannot_hold_is_found_in_every_format_of_the_same_shape(rows_file: Any) -> None:
     """Rows are always written anew, so a file that looks like a backend's own is asked about as any other."""
     heard = rows_file([{"messages": [row("q", "a")["messages"][1], {"role": "user", "content": [{"type": "sound"}]}]}])
-    for provider in ("openai", "azure", "nebius", "together", "vertex", "bedrock", "cohere"):
+    for provider in ("openai", "azure", "nebius", "together", "vertex", "bedrock", "sagemaker", "cohere"):
         assert "lost-part" in check(heard, provider=provider, checks=("structure",)).counts, provider
     several = rows_file([{"text": f"q{at}", "label": ["a", "b"]} for at in range(5)])
     assert "lost-labels" not in check(several, provider="cohere", checks=("structure",)).counts

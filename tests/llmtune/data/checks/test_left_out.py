@@ -86,13 +86,13 @@ def test_the_command_begins_with_the_columns(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"utterance": f"late {number}", "intent": "complaint", "id": number} for number in range(3)]
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    shown = CliRunner().invoke(app, ["check", str(path)])
-    assert shown.stdout.splitlines()[0] == "columns: text = utterance, label = intent; not used: id"
-    assert shown.stdout.splitlines()[-1] == "0 errors, 0 warnings"
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert result.stdout.splitlines()[0] == "columns: text = utterance, label = intent; not used: id"
+    assert result.stdout.splitlines()[-1] == "0 errors, 0 warnings"
     assert CliRunner().invoke(app, ["check", str(path), "--strict"]).exit_code == 0
-    told = json.loads(CliRunner().invoke(app, ["check", str(path), "--json"]).stdout)
-    assert told["files"][0]["columns"] == {"text": "utterance", "label": "intent"}
-    assert told["files"][0]["unused"] == ["id"]
+    report = json.loads(CliRunner().invoke(app, ["check", str(path), "--json"]).stdout)
+    assert report["files"][0]["columns"] == {"text": "utterance", "label": "intent"}
+    assert report["files"][0]["unused"] == ["id"]
     path.write_bytes(b"".join(orjson.dumps(row | {"note": LONG}) + b"\n" for row in rows))
     assert CliRunner().invoke(app, ["check", str(path)]).exit_code == 0
     assert CliRunner().invoke(app, ["check", str(path), "--strict"]).exit_code == 2
@@ -112,9 +112,11 @@ KEYS = st.text("qjwz", min_size=3, max_size=6)
 
 
 @settings(max_examples=60)
-@given(name=st.sampled_from(sorted(ROWS)), beside=st.dictionaries(KEYS, st.text(min_size=1), min_size=1, max_size=4))
-def test_every_extra_key_is_named(name: str, beside: dict[str, str], tmp_path_factory: Any) -> None:
+@given(
+    name=st.sampled_from(sorted(ROWS)), extra_keys=st.dictionaries(KEYS, st.text(min_size=1), min_size=1, max_size=4)
+)
+def test_every_extra_key_is_named(name: str, extra_keys: dict[str, str], tmp_path_factory: Any) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    report = report_of(path, [ROWS[name] | beside])
+    report = report_of(path, [ROWS[name] | extra_keys])
     named = {finding.message.split("'")[1] for finding in report.findings if finding.code == "unused-key"}
-    assert named == set(beside)
+    assert named == set(extra_keys)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from llmtune.data.checks.check import check
-from llmtune.data.checks.per_row import check_example, in_own_terms
+from llmtune.data.checks.per_row import check_example, rename_turns
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.findings import Finding
 from llmtune.data.io.reading import load
@@ -45,20 +45,20 @@ class Tokens:
 
 
 @pytest.mark.parametrize(
-    ("row", "place"),
+    ("row", "index"),
     [
         ({"messages": [{"role": "user", "content": "What is <|stop|>?"}, {"role": "assistant", "content": "a"}]}, 0),
         ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<|stop|>"}]}, 1),
         ({"prompt": "q", "chosen": "a", "rejected": "b <|stop|>"}, 2),
     ],
 )
-def test_control_tokens_in_turns_are_told_with_a_tokenizer(tmp_path: Path, row: Any, place: int) -> None:
+def test_control_tokens_in_turns_are_told_with_a_tokenizer(tmp_path: Path, row: Any, index: int) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(orjson.dumps(row) + b"\n")
     assert check(path).counts == {}
     (finding,) = check(path, tokenizer=Tokens()).findings
     assert (finding.code, finding.severity, finding.line) == ("control-token", "warning", 1)
-    assert finding.message.startswith(f"messages[{place}]: '<|stop|>' is a control token")
+    assert finding.message.startswith(f"messages[{index}]: '<|stop|>' is a control token")
 
 
 CALLED = {"from": "function_call", "value": '[{"name": "tide", "arguments": {}}, {"name": "tide", "arguments": {}}]'}
@@ -108,8 +108,8 @@ def test_a_turn_is_named_by_its_place_in_the_row(rows_file: Any, row: dict[str, 
 def test_findings_on_turns_name_them_as_the_format_does() -> None:
     call = ToolCall("call_1", "tide", "{}")
     example = Example((Message("user", "q"), Message("assistant", None, (call,))))
-    assert [finding.message for finding in in_own_terms(check_example(example), example, "conversations")] == [
+    assert [finding.message for finding in rename_turns(check_example(example), example, "conversations")] == [
         "conversations[1]: 'tide' is not among the row's tools"
     ]
-    other = Finding("x", "error", "the row", "")
-    assert list(in_own_terms([other], example, "conversations")) == [other]
+    row_finding = Finding("x", "error", "the row", "")
+    assert list(rename_turns([row_finding], example, "conversations")) == [row_finding]

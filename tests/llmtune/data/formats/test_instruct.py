@@ -97,9 +97,9 @@ def test_a_heading_is_put_before_the_text_it_belongs_to() -> None:
     row = {"title": "Ferry cancelled", "description": "Wind above 20 m/s", "label": "travel"}
     assert read_row(row).messages[0].content == "Ferry cancelled\n\nWind above 20 m/s"
     assert read_row({"title": "Ferry cancelled", "label": "travel"}).messages[0].content == "Ferry cancelled"
-    beside = read_row({"title": "Ferry", "text": "It was late", "label": "travel"})
-    assert beside.messages[0].content == "It was late"
-    assert beside.extra == {"title": "Ferry"}
+    with_text = read_row({"title": "Ferry", "text": "It was late", "label": "travel"})
+    assert with_text.messages[0].content == "It was late"
+    assert with_text.extra == {"title": "Ferry"}
 
 
 @pytest.mark.parametrize(
@@ -186,15 +186,15 @@ ARGUMENTS = st.dictionaries(st.text("xy", min_size=1, max_size=2), st.integers()
     thought=st.none() | st.text("abc ", min_size=1, max_size=9).map(str.strip).filter(bool),
 )
 def test_calls_come_back_from_sharegpt_rows(question: str, calls: Any, answers: list[str], thought: str | None) -> None:
-    made = tuple(
-        ToolCall(f"call_{number}", name, json.dumps(given, separators=(",", ":")))
-        for number, (name, given) in enumerate(calls, 1)
+    tool_calls = tuple(
+        ToolCall(f"call_{number}", name, json.dumps(arguments, separators=(",", ":")))
+        for number, (name, arguments) in enumerate(calls, 1)
     )
     example = Example(
         (
             Message("user", question),
-            Message("assistant", None, made, reasoning=thought),
-            *(Message("tool", text, (), call.id) for call, text in zip(made, answers, strict=False)),
+            Message("assistant", None, tool_calls, reasoning=thought),
+            *(Message("tool", text, (), call.id) for call, text in zip(tool_calls, answers, strict=False)),
             Message("assistant", "done"),
         )
     )
@@ -212,14 +212,14 @@ def test_calls_come_back_from_sharegpt_rows(question: str, calls: Any, answers: 
         [("question", "context", "answer"), ("instruction", "context", "response"), ("title", "description", "label")]
     ),
     key=st.text("qwz", min_size=3, max_size=5),
-    beside=st.text("qwzj", min_size=8, max_size=12),
+    extra_text=st.text("qwzj", min_size=8, max_size=12),
 )
 def test_every_text_is_in_what_is_learned_or_among_the_keys_that_are_not(
-    first: str, second: str, third: str, names: tuple[str, str, str], key: str, beside: str
+    first: str, second: str, third: str, names: tuple[str, str, str], key: str, extra_text: str
 ) -> None:
-    example = read_row({**dict(zip(names, (first, second, third), strict=True)), key: beside})
+    example = read_row({**dict(zip(names, (first, second, third), strict=True)), key: extra_text})
     if example.label.__class__ is tuple:  # a label that spells a list
         return
     learned = "\n".join(turn.words for turn in example.messages)
     assert all(text in learned for text in (first, second, third))
-    assert example.extra == {key: beside}
+    assert example.extra == {key: extra_text}

@@ -127,8 +127,8 @@ def test_transcripts_lose_nothing(turns: list[str]) -> None:
     turns = turns[: len(turns) // 2 * 2]
     names = ("Human", "Assistant")
     text = "".join(f"\n\n{names[index % 2]}: {turn}" for index, turn in enumerate(turns))
-    other = text[: len(text) - len(turns[-1])] + "another answer"
-    example, faults = read_row(orjson.loads(orjson.dumps({"chosen": text, "rejected": other})))
+    rejected = text[: len(text) - len(turns[-1])] + "another answer"
+    example, faults = read_row(orjson.loads(orjson.dumps({"chosen": text, "rejected": rejected})))
     if turns[-1].strip() == "another answer":
         return
     assert faults == []

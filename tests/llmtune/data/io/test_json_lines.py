@@ -14,7 +14,7 @@ from llmtune.data.checks.check import check
 from llmtune.data.findings import Finding
 from llmtune.data.io import json_lines
 from llmtune.data.io.base import sniff
-from llmtune.data.io.json_lines import MAX_DEPTH, json_rows, jsonl_rows
+from llmtune.data.io.json_lines import MAX_DEPTH, read_json, read_json_lines
 
 GOOD = '{"prompt": "Is it open?", "completion": "yes"}'
 ODD = {
@@ -36,7 +36,7 @@ def test_an_odd_row_is_a_finding(tmp_path: Path, name: str) -> None:
     (finding,) = [finding for finding in report.findings if finding.is_error]
     assert finding.line == 2
     path.write_text(text)
-    for read in (jsonl_rows, json_rows):
+    for read in (read_json_lines, read_json):
         rows = list(read(io.BytesIO(text.encode())))
         assert any(isinstance(row, Finding) for row in rows), read
     assert re.search(sentence, str(finding)), finding
@@ -44,10 +44,10 @@ def test_an_odd_row_is_a_finding(tmp_path: Path, name: str) -> None:
 
 def test_a_row_as_deep_as_is_said_is_read() -> None:
     deep = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
-    assert list(jsonl_rows(io.BytesIO(f'{{"x": {deep}}}'.encode()))) == [(1, {"x": json.loads(deep)})]
+    assert list(read_json_lines(io.BytesIO(f'{{"x": {deep}}}'.encode()))) == [(1, {"x": json.loads(deep)})]
     # Many brackets are not many levels.
     wide = {"x": [[number] for number in range(MAX_DEPTH * 2)]}
-    assert list(jsonl_rows(io.BytesIO(json.dumps(wide).encode()))) == [(1, wide)]
+    assert list(read_json_lines(io.BytesIO(json.dumps(wide).encode()))) == [(1, wide)]
 
 
 def test_a_value_that_does_not_end_is_not_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_value_that_does_not_end_is_not_held_whole(monkeypatch: pytest.MonkeyP
             read += len(data)
             return data.ljust(size, b"y")
 
-    (finding,) = list(json_rows(Endless()))  # type: ignore[arg-type]
+    (finding,) = list(read_json(Endless()))  # type: ignore[arg-type]
     assert isinstance(finding, Finding)
     assert finding.code == "row-too-long"
     assert read < 64 << 20
@@ -71,7 +71,7 @@ def test_a_value_that_does_not_end_is_not_held_whole(monkeypatch: pytest.MonkeyP
 def test_a_pipe_and_a_name_that_is_none_are_findings(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.jsonl")
     for path, sentence in (
-        (tmp_path / "rows.jsonl", "no regular file but a pipe"),
+        (tmp_path / "rows.jsonl", "not a regular file but a pipe"),
         (Path("a\0b.jsonl"), "not the name of a file"),
         (Path("\ud800.jsonl"), "not the name of a file|does not exist"),
     ):
@@ -81,4 +81,4 @@ def test_a_pipe_and_a_name_that_is_none_are_findings(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "folder" / "train.jsonl")
     report = check(tmp_path / "folder")
-    assert any("no regular file" in finding.message for finding in report.findings)
+    assert any("not a regular file" in finding.message for finding in report.findings)

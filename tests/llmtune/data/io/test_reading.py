@@ -134,7 +134,7 @@ def test_everything_a_chat_row_may_hold_is_kept(rows_file: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "words"),
+    ("content", "code", "phrases"),
     [
         (b'{"messages": [}', "json", "column 15"),
         (b"{'messages': 1}", "json", "double quotes"),
@@ -171,14 +171,14 @@ def test_everything_a_chat_row_may_hold_is_kept(rows_file: Any) -> None:
     ],
 )
 def test_faults_are_named_with_line_and_remedy(
-    content: bytes, code: str, words: str, rows_file: Any, both: Any
+    content: bytes, code: str, phrases: str, rows_file: Any, both: Any
 ) -> None:
     path = rows_file([CHAT, CHAT, content, CHAT])
     examples, findings = both(path)
     assert len(examples) == 3
     assert {(finding.code, finding.line) for finding in findings} == {(code, 3)}
     text = f"{findings[0].message} {findings[0].remedy}"
-    assert words in text
+    assert phrases in text
     assert findings[0].file == str(path)
     assert str(findings[0]).startswith(f"{path}:3: error[{code}]")
 
@@ -374,7 +374,7 @@ def test_findings_speak_in_one_line() -> None:
 def findings_of(tmp_path: Path, rows: Any, name: str = "rows.jsonl", **options: Any) -> list[Finding]:
     path = tmp_path / name
     path.write_bytes(rows if isinstance(rows, bytes) else b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    return [item for item in read(path, **options) if isinstance(item, Finding)]
+    return [row for row in read(path, **options) if isinstance(row, Finding)]
 
 
 @pytest.mark.parametrize("key", ["audio", "audios", "videos", "images", "image", "video"])
@@ -458,8 +458,8 @@ def test_a_number_of_which_digits_are_lost_refuses_its_row(rows_file: Any, row: 
     (finding,) = read(rows_file([json.dumps(row).encode()]))
     assert isinstance(finding, Finding)
     assert (finding.is_error, finding.line) == (True, 1)
-    kept = read(rows_file([json.dumps(CHAT | {"id": LONG}).encode()], "b.jsonl"))
-    assert all(isinstance(item, Example) for item in kept), "a key that is not read loses nothing that is learned"
+    rows = read(rows_file([json.dumps(CHAT | {"id": LONG}).encode()], "b.jsonl"))
+    assert all(isinstance(row, Example) for row in rows), "a key that is not read loses nothing that is learned"
 
 
 @pytest.mark.parametrize("name", ["Question", "question", "QUESTION"])

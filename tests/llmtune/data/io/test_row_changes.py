@@ -68,14 +68,14 @@ def test_a_job_drops_them_too(mixed: Path) -> None:
 def test_what_counts_as_empty_is_what_would_be_learned(tmp_path: Path, row: dict[str, Any], empty: bool) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(orjson.dumps(row) + b"\n")
-    (example,) = [item for item in read(path) if isinstance(item, Example)]
+    (example,) = [row for row in read(path) if isinstance(row, Example)]
     assert has_empty_answer(example) == empty
 
 
 def test_a_file_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\nlate,\nearly,\n", encoding="utf-8")
-    codes = [item.code for item in read(path, on_empty="drop") if isinstance(item, Finding)]
+    codes = [finding.code for finding in read(path, on_empty="drop") if isinstance(finding, Finding)]
     assert codes == ["empty-file", "dropped-empty"]
 
 
@@ -96,10 +96,10 @@ def test_system_turns_are_folded_into_the_first_user_turn(tmp_path: Path) -> Non
 WORDS = st.text(min_size=1, max_size=12)
 
 
-@given(system=WORDS, question=WORDS | st.lists(WORDS.map(TextPart), min_size=1).map(tuple), late=st.booleans())
-def test_folding_loses_no_word_and_only_moves_leading_turns(system: str, question: Any, late: bool) -> None:
+@given(system=WORDS, question=WORDS | st.lists(WORDS.map(TextPart), min_size=1).map(tuple), late_system=st.booleans())
+def test_folding_loses_no_word_and_only_moves_leading_turns(system: str, question: Any, late_system: bool) -> None:
     turns = [Message("system", system), Message("user", question), Message("assistant", "a")]
-    if late:
+    if late_system:
         turns = [*turns, Message("system", system), Message("user", "more"), Message("assistant", "b")]
     folded, _ = fold_system([Example(tuple(turns))])
     assert isinstance(folded, Example)
@@ -128,7 +128,7 @@ def test_findings_name_turns_by_their_place_in_the_row_folded_or_not(turns: int,
     turns_of_row = [*rules, *chat("q", "a")["messages"], *chat("again", "")["messages"]]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(orjson.dumps({"messages": turns_of_row}) + b"\n")
-    (finding,) = (found for found in check(path, system=system).findings if found.is_error)
+    (finding,) = (entry for entry in check(path, system=system).findings if entry.is_error)
     assert finding.message.startswith(f"messages[{turns_of_row.index(turns_of_row[-1])}]: the answer is empty")
 
 
@@ -136,13 +136,13 @@ def test_a_system_prompt_beside_the_turns_is_not_counted_when_it_is_folded(tmp_p
     row = {"system": "Be brief.", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": ""}]}
     path = tmp_path / "rows.jsonl"
     path.write_bytes(orjson.dumps(row) + b"\n")
-    (finding,) = (found for found in check(path, system="fold").findings if found.is_error)
+    (finding,) = (entry for entry in check(path, system="fold").findings if entry.is_error)
     assert finding.message.startswith("conversations[1]: the answer is empty")
 
 
 def test_nothing_of_a_system_turn_is_lost_when_it_is_folded() -> None:
-    seen = Message("system", (TextPart("Look:"), ImagePart("https://example.org/a.png")))
-    row = Example((seen, Message("user", "q"), Message("assistant", "a")), line=1)
+    image_turn = Message("system", (TextPart("Look:"), ImagePart("https://example.org/a.png")))
+    row = Example((image_turn, Message("user", "q"), Message("assistant", "a")), line=1)
     assert next(iter(fold_system([row]))) == row, "an image has no place in a text"
     noted = Message("system", "Be brief.", extra={"source": "the handbook of the harbour office"})
     (folded, _) = fold_system([row.replace(messages=(noted, *row.messages[1:]))])

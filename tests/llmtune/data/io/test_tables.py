@@ -18,9 +18,9 @@ from llmtune.data.convert import convert
 from llmtune.data.dataset import Dataset
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding
-from llmtune.data.io.folders import folder_splits
+from llmtune.data.io.folders import find_splits
 from llmtune.data.io.reading import load, read
-from llmtune.data.io.tables import as_json
+from llmtune.data.io.tables import to_json_value
 from llmtune.errors import InvalidData, MissingExtra
 from llmtune.job.spec import DatasetSpec
 
@@ -153,7 +153,7 @@ def test_damaged_parquet(tmp_path: Path, both: Any) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A dataset folder as `save_to_disk` lays it out, with three splits."""
+    """Write a dataset folder as `save_to_disk` does, with three splits."""
     folder = tmp_path / "saved"
     for name in ("train", "validation", "test"):
         (folder / name).mkdir(parents=True)
@@ -167,7 +167,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_a_saved_dataset(saved: Path, both: Any) -> None:
-    assert {name: len(files) for name, files in folder_splits(saved).items()} == {
+    assert {name: len(files) for name, files in find_splits(saved).items()} == {
         "train": 2,
         "validation": 2,
         "test": 2,
@@ -185,7 +185,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
         _write_arrow(tmp_path / "data" / f"{name}.parquet", _class_label_table(), "parquet")
-    assert {name: len(files) for name, files in folder_splits(tmp_path).items()} == {"test": 1, "train": 2}
+    assert {name: len(files) for name, files in find_splits(tmp_path).items()} == {"test": 1, "train": 2}
 
 
 def test_an_empty_folder(tmp_path: Path, both: Any) -> None:
@@ -240,8 +240,8 @@ def read_table(
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     items = list(read(path, **options))
-    rows = [(item.messages[0].words, item.completion()) for item in items if isinstance(item, Example)]
-    return rows, [item for item in items if isinstance(item, Finding)]
+    rows = [(row.messages[0].words, row.completion()) for row in items if isinstance(row, Example)]
+    return rows, [row for row in items if isinstance(row, Finding)]
 
 
 ROWS = [("the lock is stuck", "repair"), ("boats at noon?", "times")]
@@ -318,7 +318,7 @@ def test_nulls_that_arrow_pads_objects_with_are_not_arguments(tmp_path: Path) ->
 
     path = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([row({"city": "Vik"}), row({"sku": "A1"})]), path)
-    examples = [item for item in read(path) if isinstance(item, Example)]
+    examples = [row for row in read(path) if isinstance(row, Example)]
     assert [example.messages[1].tool_calls[0].arguments for example in examples] == ['{"city":"Vik"}', '{"sku":"A1"}']
 
 
@@ -329,7 +329,7 @@ def test_padding_is_all_that_is_taken_away(value: Any) -> None:
             return {key: padded(inner) for key, inner in part.items()} | {"\0padded": None}
         return [padded(inner) for inner in part] if isinstance(part, list) else part
 
-    assert as_json(padded(value)) == value
+    assert to_json_value(padded(value)) == value
 
 
 @pytest.mark.parametrize("kind", ["parquet", "file"])

@@ -29,10 +29,11 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_endless_template_is_one_sentence_after_little_computing(name: str) -> None:
-    begun = time.process_time()
+    ChatTemplate(load_tokenizer("tiny")).render(ROW)  # what loading takes is not counted
     template = ChatTemplate(load_tokenizer("tiny", None, ENDLESS[name]))
+    begun = time.process_time()
     for ask in (lambda: template.render(ROW), lambda: template.prompt(ROW.messages[:1])):
-        with pytest.raises(InvalidData, match=r"the chat template computes for more than 1 second, .* endless loop"):
+        with pytest.raises(InvalidData, match=r"the chat template takes more than 1 second, .* endless loop"):
             ask()
     # The first row is waited for, and none after it.
     for _ in range(1000):

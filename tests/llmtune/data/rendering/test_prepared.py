@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmtune.data.example import Example, Message, Preference, chat
-from llmtune.data.rendering.prepared import IGNORED, SIDES, load_prepared, prepare
-from llmtune.data.rendering.preview import as_html, as_text, peek
+from llmtune.data.rendering.prepared import IGNORED, SIDES, PrepareOptions, load_prepared, prepare
+from llmtune.data.rendering.preview import as_html, as_text, preview
 from llmtune.data.rendering.token_count import Counter, Tokenizer, load_tokenizer
 from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData, MissingExtra
@@ -40,11 +40,11 @@ def tokenizer() -> Any:
         show_progress=False,
     )
     fast.train_from_iterator(["the quick brown fox asks and answers the question again"] * 5, trainer)
-    made = transformers.PreTrainedTokenizerFast(
+    wrapped = transformers.PreTrainedTokenizerFast(
         tokenizer_object=fast, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
-    made.chat_template = TEMPLATE
-    return made
+    wrapped.chat_template = TEMPLATE
+    return wrapped
 
 
 ROWS = [
@@ -70,26 +70,26 @@ PAIRS = [
 
 
 def test_peek_shows_every_token_and_which_are_learned(tokenizer: Any) -> None:
-    shown = list(peek(ROWS, tokenizer))
-    assert [each.line for each in shown] == [1, 2, 5]
-    for each, row in zip(shown, ROWS, strict=True):
+    previews = list(preview(ROWS, tokenizer))
+    assert [token_preview.line for token_preview in previews] == [1, 2, 5]
+    for token_preview, row in zip(previews, ROWS, strict=True):
         (rendered,) = Renderer(tokenizer).render(row)
-        assert [token for piece in each.tokens for token in piece.ids] == list(rendered.ids)
-        assert [piece.trained for piece in each.tokens for _ in piece.ids] == list(rendered.completion_mask)
-        assert "".join(piece.text for piece in each.tokens) == rendered.text
+        assert [token for piece in token_preview.tokens for token in piece.ids] == list(rendered.ids)
+        assert [piece.trained for piece in token_preview.tokens for _ in piece.ids] == list(rendered.completion_mask)
+        assert "".join(piece.text for piece in token_preview.tokens) == rendered.text
         assert "\ufffd" not in rendered.text
-    learned = "".join(piece.text for piece in shown[0].tokens if piece.trained)
+    learned = "".join(piece.text for piece in previews[0].tokens if piece.trained)
     assert learned == "naïve 🎉 answer<|im_end|>"
-    learned = "".join(piece.text for piece in shown[1].tokens if piece.trained)
+    learned = "".join(piece.text for piece in previews[1].tokens if piece.trained)
     assert learned == "yes<|im_end|>"
 
 
 def test_peek_in_the_terminal_and_on_a_page(tokenizer: Any) -> None:
-    shown = list(peek(ROWS, tokenizer))
-    text = as_text(shown[2])
+    previews = list(preview(ROWS, tokenizer))
+    text = as_text(previews[2])
     assert "↵" in text.plain
     assert any("underline" in str(span.style) for span in text.spans)
-    page = as_html(shown, "rows & <more>")
+    page = as_html(previews, "rows & <more>")
     assert "<title>rows &amp; &lt;more&gt;</title>" in page
     shown_text = html.unescape(re.sub(r"<[^>]*>", "", page.split("</p>")[1]))
     assert "<b>&→\tdone" in shown_text
@@ -102,7 +102,7 @@ def test_peek_in_the_terminal_and_on_a_page(tokenizer: Any) -> None:
 
 
 def test_peek_of_a_pair(tokenizer: Any) -> None:
-    preferred, rejected = peek(PAIRS, tokenizer)
+    preferred, rejected = preview(PAIRS, tokenizer)
     assert (preferred.name, rejected.name) == ("preferred", "rejected")
     assert "".join(piece.text for piece in rejected.tokens if piece.trained) == "that one<|im_end|>"
 
@@ -111,7 +111,7 @@ def test_peek_of_a_pair(tokenizer: Any) -> None:
 def test_prepared_rows_come_back(container: Any, tokenizer: Any, tmp_path: Path) -> None:
     if container == "arrow":
         pytest.importorskip("pyarrow")
-    done = prepare(ROWS, tokenizer, tmp_path, prompt_loss_weight=0.25, container=container)
+    done = prepare(ROWS, tokenizer, tmp_path, PrepareOptions(prompt_loss_weight=0.25), container=container)
     assert done.made
     rows = list(load_prepared(done.path))
     assert (done.rows, done.tokens) == (3, sum(len(row.ids) for row in rows))
@@ -134,25 +134,25 @@ def test_prepared_once_then_found_again(tokenizer: Any, tmp_path: Path) -> None:
     again = prepare(list(ROWS), tokenizer, tmp_path)
     assert not again.made
     assert again._replace(made=True) == first
-    others = [
+    variants = [
         prepare(ROWS[:2], tokenizer, tmp_path),
-        prepare(ROWS, tokenizer, tmp_path, prompt_loss_weight=0.5),
-        prepare(ROWS, tokenizer, tmp_path, limit=500),
+        prepare(ROWS, tokenizer, tmp_path, PrepareOptions(prompt_loss_weight=0.5)),
+        prepare(ROWS, tokenizer, tmp_path, PrepareOptions(limit=500)),
     ]
-    assert len({first.path, *(other.path for other in others)}) == 4
+    assert len({first.path, *(variant.path for variant in variants)}) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        {first.path.name, *(other.path.name for other in others)}
+        {first.path.name, *(variant.path.name for variant in variants)}
     )
 
 
 def test_long_rows_are_refused_cut_or_dropped(tokenizer: Any, tmp_path: Path) -> None:
     rows = [*ROWS, chat(("user", "long " * 50), ("assistant", "short"), line=8)]
     with pytest.raises(InvalidData, match="8"):
-        prepare(rows, tokenizer, tmp_path, limit=60, file="rows.jsonl")
+        prepare(rows, tokenizer, tmp_path, PrepareOptions(limit=60), file="rows.jsonl")
     assert list(tmp_path.iterdir()) == []
-    dropped = prepare(rows, tokenizer, tmp_path, limit=60, on_too_long="drop")
+    dropped = prepare(rows, tokenizer, tmp_path, PrepareOptions(limit=60, on_too_long="drop"))
     assert (dropped.rows, dropped.dropped) == (3, 1)
-    cut = prepare(rows, tokenizer, tmp_path, limit=60, on_too_long="truncate")
+    cut = prepare(rows, tokenizer, tmp_path, PrepareOptions(limit=60, on_too_long="truncate"))
     assert (cut.rows, cut.truncated) == (4, 1)
     assert max(len(row.ids) for row in load_prepared(cut.path)) == 60
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from llmtune.data.example import Example, Message, Preference, chat
-from llmtune.data.rendering.preview import Peek, as_html, as_text, peek
+from llmtune.data.rendering.preview import TokenPreview, as_html, as_text, preview
 
 ASK = Message("user", "When does it sail?")
 THOUGHT = Message("assistant", "At eight.", reasoning="The board says eight.")
@@ -29,11 +29,11 @@ def own_marks(new_tokenizer: Callable[..., Any]) -> Any:
     return new_tokenizer(OWN_MARKS, ("<|im_start|>", "<|im_end|>"), None, "<|im_end|>")
 
 
-def shown(tokenizer: Any, example: Example, **options: Any) -> list[Peek]:
-    return list(peek([example], tokenizer, **options))
+def shown(tokenizer: Any, example: Example, **options: Any) -> list[TokenPreview]:
+    return list(preview([example], tokenizer, **options))
 
 
-def reasoning_of(view: Peek, *, trained: bool) -> str:
+def reasoning_of(view: TokenPreview, *, trained: bool) -> str:
     return "".join(piece.text for piece in view.tokens if piece.reasoning and piece.trained is trained)
 
 

@@ -15,7 +15,7 @@ tokenizers = pytest.importorskip("tokenizers")
 
 
 def tokenizer_of(ready: ReadyTemplate | None) -> Any:
-    """A tokenizer of single bytes, which has the template's end of a turn."""
+    """Build a tokenizer of single bytes, which has the template's end of a turn."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -59,8 +59,8 @@ def test_rows_are_rendered_as_inference_asks(ready: ReadyTemplate, example: Exam
     renderer.check_against_inference(example)
     (row,) = renderer.render(example)
     answers = [tokenizer.decode(row.ids[span.first : span.stop]) for span in row.spans]
-    wanted = [turn.words for turn in example.messages if turn.role == "assistant"]
-    assert [answer.removesuffix(ready.end or "</s>") for answer in answers] == wanted
+    expected = [turn.words for turn in example.messages if turn.role == "assistant"]
+    assert [answer.removesuffix(ready.end or "</s>") for answer in answers] == expected
     assert row.ids.count(tokenizer.bos_token_id) <= 1
     assert all(text.words in row.text for text in example.messages)
 

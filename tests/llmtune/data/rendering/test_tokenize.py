@@ -19,7 +19,7 @@ ONE_PIECE = ["chatml", "chatml_tools", "headers", "model_role", "inst", "marked"
 
 
 def completions(tokenizer: Any, row: RenderedRow) -> list[str]:
-    """The decoded runs of completion tokens, by the mask alone."""
+    """Return the decoded runs of completion tokens, by the mask alone."""
     texts, run = [], []
     for token, trained in zip((*row.ids, -1), (*row.completion_mask, False), strict=True):
         if trained:
@@ -31,7 +31,7 @@ def completions(tokenizer: Any, row: RenderedRow) -> list[str]:
 
 
 def answer(name: str, text: str, end: str) -> str:
-    """What a family's assistant has to produce for this text."""
+    """Return the text that a model family's assistant has to produce for this answer."""
     lead = {"inst": " ", "thinking": "<think>\n\n</think>\n\n", "channels": "<|channel|>final<|message|>"}
     end = "<|return|>" if name == "channels" else end
     return lead.get(name, "") + text + end
@@ -148,9 +148,9 @@ def test_tool_calls_are_completion_and_tool_results_prompt(tokenizers: Callable[
         tools=(tool,),
     )
     (row,) = Renderer(tokenizer).render(example)
-    call, said = completions(tokenizer, row)
+    call, answer = completions(tokenizer, row)
     assert call == ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>')
-    assert said == "Sunny.<|im_end|>"
+    assert answer == "Sunny.<|im_end|>"
     assert "sunny" in row.text
     Renderer(tokenizer).check_against_inference(example)
 
@@ -160,15 +160,15 @@ def test_generation_markers_agree_with_ours(tokenizers: Callable[[str], Any]) ->
     tokenizer = tokenizers("marked")
     turns = [("user", "one"), ("assistant", "A b c"), ("user", "two"), ("assistant", "D")]
     (row,) = Renderer(tokenizer).render(chat(*turns))
-    theirs = tokenizer.apply_chat_template(
+    generated = tokenizer.apply_chat_template(
         [{"role": role, "content": text} for role, text in turns],
         return_assistant_tokens_mask=True,
         return_dict=True,
     )
-    assert list(row.ids) == theirs["input_ids"]
-    ours = [token for token, trained in zip(row.ids, row.completion_mask, strict=True) if trained]
-    marked = [token for token, trained in zip(row.ids, theirs["assistant_masks"], strict=True) if trained]
-    assert tokenizer.decode(marked).replace("<|im_end|>\n", "<|im_end|>") == tokenizer.decode(ours)
+    assert list(row.ids) == generated["input_ids"]
+    trained_ids = [token for token, trained in zip(row.ids, row.completion_mask, strict=True) if trained]
+    marked = [token for token, trained in zip(row.ids, generated["assistant_masks"], strict=True) if trained]
+    assert tokenizer.decode(marked).replace("<|im_end|>\n", "<|im_end|>") == tokenizer.decode(trained_ids)
 
 
 def test_a_token_across_the_border_is_parted_as_inference_parts_it(new_tokenizer: Callable[..., Any]) -> None:
@@ -181,8 +181,8 @@ def test_a_token_across_the_border_is_parted_as_inference_parts_it(new_tokenizer
     (row,) = Renderer(tokenizer).render(example)
     text = "user: the question\nassistant: the answer</s>"
     assert row.text == text
-    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert list(row.ids) != whole, "this template is here because ' the' crosses the border"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert list(row.ids) != ids, "this template is here because ' the' crosses the border"
     assert tokenizer.decode(row.ids) == text
     assert completions(tokenizer, row) == ["the answer</s>"]
     Renderer(tokenizer).check_against_inference(example)
@@ -208,8 +208,8 @@ def test_sentencepiece_tokenizer(new_tokenizer: Callable[..., Any], tokenizers: 
     example = chat(("user", "the question 你好"), ("assistant", "the answer 🎉"), ("user", "q"), ("assistant", "a"))
     rows = Renderer(tokenizer).render(example)
     Renderer(tokenizer).check_against_inference(example)
-    said = [text.strip() for row in rows for text in completions(tokenizer, row)]
-    assert said == ["the answer 🎉</s>", "a</s>"]
+    answers = [text.strip() for row in rows for text in completions(tokenizer, row)]
+    assert answers == ["the answer 🎉</s>", "a</s>"]
 
 
 def test_plain_text_is_all_completion(new_tokenizer: Callable[..., Any]) -> None:
@@ -373,36 +373,34 @@ def test_refuses_images_and_joins_text_parts(tokenizers: Callable[[str], Any]) -
 def test_too_long_is_refused_dropped_or_truncated(tokenizers: Callable[[str], Any]) -> None:
     tokenizer = tokenizers("headers")
     renderer = Renderer(tokenizer, file="train.jsonl")
-    (whole,) = renderer.render(
-        row(("user", "the " * 50), ("assistant", "one"), ("user", "again"), ("assistant", "two"))
-    )
-    length = len(whole.ids)
-    assert renderer.fit(whole, length, "error") is whole
+    (full,) = renderer.render(row(("user", "the " * 50), ("assistant", "one"), ("user", "again"), ("assistant", "two")))
+    length = len(full.ids)
+    assert renderer.fit(full, length, "error") is full
     with pytest.raises(InvalidData, match=rf"train.jsonl:12: this row has {length} tokens and the limit is 40"):
-        renderer.fit(whole, 40, "error")
-    assert renderer.fit(whole, 40, "drop") is None
-    cut = renderer.fit(whole, 40, "truncate")
+        renderer.fit(full, 40, "error")
+    assert renderer.fit(full, 40, "drop") is None
+    cut = renderer.fit(full, 40, "truncate")
     assert cut is not None
     assert len(cut.ids) == 40
     assert cut.ids[0] == tokenizer.bos_token_id
     assert completions(tokenizer, cut) == ["one<|eot_id|>", "two<|eot_id|>"]
     for span in cut.spans:
-        assert tokenizer.decode(cut.ids[span.first : span.stop]) == whole.text[span.start : span.end]
+        assert tokenizer.decode(cut.ids[span.first : span.stop]) == full.text[span.start : span.end]
 
 
 def test_truncation_never_trains_half_a_turn(tokenizers: Callable[[str], Any]) -> None:
     tokenizer = tokenizers("chatml")
     renderer = Renderer(tokenizer)
-    (whole,) = renderer.render(
+    (full,) = renderer.render(
         row(("user", "q"), ("assistant", "one two three four five"), ("user", "again"), ("assistant", "two"))
     )
-    first, last = whole.spans
-    for limit in range(1, len(whole.ids)):
+    first, last = full.spans
+    for limit in range(1, len(full.ids)):
         if limit <= last.stop - last.first:
             with pytest.raises(InvalidData, match="leaves no room"):
-                renderer.fit(whole, limit, "truncate")
+                renderer.fit(full, limit, "truncate")
             continue
-        cut = renderer.fit(whole, limit, "truncate")
+        cut = renderer.fit(full, limit, "truncate")
         assert cut is not None
         assert len(cut.ids) <= limit
         expected = ["one two three four five<|im_end|>", "two<|im_end|>"]
@@ -426,16 +424,16 @@ def test_a_text_that_was_rendered_before_gets_no_second_beginning_or_end(new_tok
 def test_plain_text_is_cut_at_its_end(new_tokenizer: Callable[..., Any]) -> None:
     tokenizer = new_tokenizer(None, (), "<s>", "</s>", add_bos=True)
     renderer = Renderer(tokenizer)
-    (whole,) = renderer.render(Example(text="the quick brown fox jumps over the lazy dog"))
-    cut = renderer.fit(whole, 5, "truncate")
+    (full,) = renderer.render(Example(text="the quick brown fox jumps over the lazy dog"))
+    cut = renderer.fit(full, 5, "truncate")
     assert cut is not None
-    assert cut.ids == whole.ids[:5]
-    assert cut.completion_mask == whole.completion_mask[:5]
+    assert cut.ids == full.ids[:5]
+    assert cut.completion_mask == full.completion_mask[:5]
 
 
 # properties
 
-words = st.text(
+TEXTS = st.text(
     alphabet=st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="<>|[]{}%#"), max_size=40
 ).map(lambda text: f"w{text}w")
 
@@ -449,20 +447,20 @@ def test_the_masked_tokens_are_the_answers_and_their_ends(
     tokenizer = tokenizers(name)
     turns: list[Message] = []
     if name in WITH_SYSTEM and data.draw(st.booleans()):
-        turns.append(Message("system", data.draw(words)))
+        turns.append(Message("system", data.draw(TEXTS)))
     for _ in range(data.draw(st.integers(1, 3))):
-        turns.append(Message("user", data.draw(words)))
-        turns.append(Message("assistant", data.draw(words), weight=data.draw(st.sampled_from([None, 0, 1]))))
+        turns.append(Message("user", data.draw(TEXTS)))
+        turns.append(Message("assistant", data.draw(TEXTS), weight=data.draw(st.sampled_from([None, 0, 1]))))
     example = Example(messages=tuple(turns))
-    said = [turn.words for turn in turns if turn.trained]
+    answers = [turn.words for turn in turns if turn.trained]
     renderer = Renderer(tokenizer)
-    if not said:
+    if not answers:
         with pytest.raises(InvalidData, match="nothing to learn"):
             renderer.render(example)
         return
     rows = renderer.render(example)
-    found = [text for row in rows for text in completions(tokenizer, row)]
-    assert found == [answer(name, text, turn_ends[name]) for text in said]
-    assert [row.text[s.start : s.end] for row in rows for s in row.spans] == found
+    masked = [text for row in rows for text in completions(tokenizer, row)]
+    assert masked == [answer(name, text, turn_ends[name]) for text in answers]
+    assert [row.text[s.start : s.end] for row in rows for s in row.spans] == masked
     assert all(tokenizer.decode(row.ids) == row.text for row in rows)
     renderer.check_against_inference(example)

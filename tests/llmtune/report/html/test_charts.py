@@ -14,7 +14,7 @@ from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.points import MetricPoint
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
-from llmtune.runs.poller import Pace
+from llmtune.runs.poller import PollInterval
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.report.conftest import make, points
@@ -40,9 +40,9 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     rates = [
         MetricPoint(step=step, series="train/learning_rate", value=2e-3 * (1 - step / 240)) for step in range(1, 240)
     ]
-    place = tmp_path_factory.mktemp("page") / "run.html"
-    place.write_text(make(points=[*points(), *rates]).to_html(), encoding="utf-8")
-    return place.as_uri()
+    file = tmp_path_factory.mktemp("page") / "run.html"
+    file.write_text(make(points=[*points(), *rates]).to_html(), encoding="utf-8")
+    return file.as_uri()
 
 
 def shown(watch: Watch, url: str, **context: Any) -> Any:
@@ -61,16 +61,16 @@ def test_charts_are_drawn_and_show_values_under_the_cursor(watch: Watch, run_pag
     watched = shown(watch, run_page)
     plots = watched.page.locator(".plot")
     assert plots.count() == 3
-    for place in range(3):
-        assert plots.nth(place).locator("canvas").evaluate(DRAWN) > 300
+    for chart_index in range(3):
+        assert plots.nth(chart_index).locator("canvas").evaluate(DRAWN) > 300
     plots.nth(0).scroll_into_view_if_needed()
     box = plots.nth(0).locator(".u-over").bounding_box()
     watched.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
     legend = plots.nth(0).locator(".u-legend .u-value").all_inner_texts()
     step = int(legend[0])
     assert abs(step - 120) < 5
-    wanted = {point.step: point.value for point in points() if point.series == "train/loss"}[step]
-    assert float(legend[1]) == pytest.approx(wanted, abs=1e-4)
+    expected = {point.step: point.value for point in points() if point.series == "train/loss"}[step]
+    assert float(legend[1]) == pytest.approx(expected, abs=1e-4)
     # The other charts follow to the same step.
     assert plots.nth(1).locator(".u-legend .u-value").first.inner_text() == str(step)
     quiet(watched, run_page)
@@ -118,7 +118,7 @@ def test_tables_are_sorted_by_their_headings(watch: Watch, run_page: str) -> Non
     def column(number: int) -> list[str]:
         return list(table.locator(f"tbody td:nth-child({number})").all_inner_texts())
 
-    given = column(1)
+    original = column(1)
     head = table.get_by_role("button", name="F1", exact=True)
     head.focus()
     watched.page.keyboard.press("Enter")
@@ -128,7 +128,7 @@ def test_tables_are_sorted_by_their_headings(watch: Watch, run_page: str) -> Non
     head.click()
     assert [float(text.rstrip("%")) for text in column(6)] == sorted(values)
     table.get_by_role("button", name="label").click()
-    assert column(1) == sorted(given)
+    assert column(1) == sorted(original)
     quiet(watched, run_page)
 
 
@@ -225,9 +225,9 @@ def untouched(watched: Any) -> None:
 
 def test_markup_in_every_field_of_a_report_stays_text(watch: Watch, report: Report, tmp_path: Path) -> None:
     turned, evil = hostile(report)
-    place = tmp_path / "odd.html"
-    place.write_text(turned.to_html(), encoding="utf-8")
-    watched = shown(watch, place.as_uri())
+    file = tmp_path / "odd.html"
+    file.write_text(turned.to_html(), encoding="utf-8")
+    watched = shown(watch, file.as_uri())
     untouched(watched)
     assert evil in watched.page.locator("h1").inner_text()
     assert evil in " ".join(watched.page.locator(".plot .u-legend").all_inner_texts())
@@ -235,7 +235,7 @@ def test_markup_in_every_field_of_a_report_stays_text(watch: Watch, report: Repo
     watched.page.locator(".plot").first.focus()
     watched.page.keyboard.press("Home")  # what is said of a chart names its curves
     untouched(watched)
-    quiet(watched, place.as_uri())
+    quiet(watched, file.as_uri())
 
 
 def test_a_dataset_with_markup_in_every_field_stays_text(watch: Watch, tmp_path: Path) -> None:
@@ -259,16 +259,16 @@ def test_a_dataset_with_markup_in_every_field_stays_text(watch: Watch, tmp_path:
     with Fake() as vendor:
         vendor.say = lambda prompt, *, tuned: f"{evil} label 0" if tuned else evil  # type: ignore[method-assign, assignment]
         run = start(job, FakeProvider("fake", FakeSettings(base_url=vendor.url)))
-        run.wait(pace=Pace(first=0.005, most=0.02))
+        run.wait(pace=PollInterval(first=0.005, most=0.02))
     from llmtune.cli.app import app
 
-    place = tmp_path / "run.html"
-    made = CliRunner().invoke(app, ["report", run.id, "--format", "html"], catch_exceptions=False)
-    assert made.exit_code == 0
-    place.write_bytes(made.stdout_bytes)
-    watched = shown(watch, place.as_uri())
+    page_file = tmp_path / "run.html"
+    result = CliRunner().invoke(app, ["report", run.id, "--format", "html"], catch_exceptions=False)
+    assert result.exit_code == 0
+    page_file.write_bytes(result.stdout_bytes)
+    watched = shown(watch, page_file.as_uri())
     untouched(watched)
     text = watched.page.locator("main").inner_text()
     assert text.count(evil) > 20
     assert f"{evil} case" in text
-    quiet(watched, place.as_uri())
+    quiet(watched, page_file.as_uri())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmtune.metrics.points import MetricPoint, Series, merge
-from llmtune.report.html.charts import MOST_POINTS, chart_data, thinned
+from llmtune.report.html.charts import MOST_POINTS, chart_data, thin_points
 from llmtune.report.html.elements import el, json_script, link
 from llmtune.report.html.page import Section, page, policy
 from llmtune.report.schema import Report
@@ -44,8 +44,8 @@ def data_of(text: str) -> Any:
 
 # --- elements ------------------------------------------------------------------------------------------------------
 def test_text_is_text_wherever_it_stands() -> None:
-    made = el("p", "<b>&\u202e", ["a<", ("b>", None, False, 3)], title='"><script>')
-    assert made == '<p title="&#34;&gt;&lt;script&gt;">&lt;b&gt;&amp;\\x202ea&lt;b&gt;3</p>'
+    element = el("p", "<b>&\u202e", ["a<", ("b>", None, False, 3)], title='"><script>')
+    assert element == '<p title="&#34;&gt;&lt;script&gt;">&lt;b&gt;&amp;\\x202ea&lt;b&gt;3</p>'
     assert el("p", el("b", "x")) == "<p><b>x</b></p>"
 
 
@@ -61,15 +61,15 @@ def test_a_link_to_nowhere_good_is_only_text() -> None:
 
 
 def test_data_cannot_close_its_element() -> None:
-    made = json_script("data", {"a": "</script><!--\u2028"})
-    assert made.count("<") == 2
-    assert json.loads(made[made.index(">") + 1 : made.rindex("<")]) == {"a": "</script><!--\u2028"}
+    element = json_script("data", {"a": "</script><!--\u2028"})
+    assert element.count("<") == 2
+    assert json.loads(element[element.index(">") + 1 : element.rindex("<")]) == {"a": "</script><!--\u2028"}
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
 def test_everything_of_the_report_is_in_the_page(report: Report) -> None:
     text = " ".join(Reader(report.to_html()).text)
-    for wanted in (
+    for expected in (
         report.identity.run_id,
         report.headline,
         "macro F1",
@@ -85,10 +85,10 @@ def test_everything_of_the_report_is_in_the_page(report: Report) -> None:
         f"line {report.evaluation.systems['tuned'].worst[0].line}",  # type: ignore[union-attr]
         *report.warnings,
     ):
-        assert wanted in text
+        assert expected in text
     heads = [attributes.get("id") for tag, attributes in Reader(report.to_html()).tags if tag == "section"]
     assert heads == [
-        "evaluation", "training", "diagnosis", "labels", "confusion", "worst",
+        "evaluation", "training", "diagnosis", "confidence", "labels", "confusion", "worst",
         "receipt", "cost", "timing", "facts", "warnings", "again",
     ]  # fmt: skip
 
@@ -121,11 +121,13 @@ def test_a_loss_that_is_no_number_is_a_gap() -> None:
 
 
 def test_long_curves_are_thinned_without_losing_a_spike() -> None:
-    made = [MetricPoint(step=n, series="train/loss", value=9.0 if n == 31_337 else 1 / (n + 1)) for n in range(50_000)]
-    kept = thinned(made)
-    assert len(kept) <= MOST_POINTS
-    assert 9.0 in [point.value for point in kept]
-    assert (kept[0], kept[-1]) == (made[0], made[-1])
+    measured = [
+        MetricPoint(step=n, series="train/loss", value=9.0 if n == 31_337 else 1 / (n + 1)) for n in range(50_000)
+    ]
+    drawn = thin_points(measured)
+    assert len(drawn) <= MOST_POINTS
+    assert 9.0 in [point.value for point in drawn]
+    assert (drawn[0], drawn[-1]) == (measured[0], measured[-1])
 
 
 def test_a_long_run_stays_under_a_megabyte_and_a_half() -> None:
@@ -143,7 +145,7 @@ def test_a_long_run_stays_under_a_megabyte_and_a_half() -> None:
 def test_only_our_scripts_run_and_nobody_is_asked(report: Report) -> None:
     text = report.to_html()
     tags = Reader(text).tags
-    allowed = next(each["content"] for tag, each in tags if tag == "meta" and each.get("http-equiv"))
+    allowed = next(attributes["content"] for tag, attributes in tags if tag == "meta" and attributes.get("http-equiv"))
     assert allowed is not None
     assert "default-src 'none'" in allowed
     assert "connect-src 'none'" in allowed
@@ -151,13 +153,15 @@ def test_only_our_scripts_run_and_nobody_is_asked(report: Report) -> None:
     for script in re.findall(r"<script>(.*?)</script>", text, re.S):
         assert policy([script], "").split("; ")[1].split()[1] in allowed
     assert not [
-        each for _, each in tags if "src" in each or "style" in each or any(name.startswith("on") for name in each)
+        attributes
+        for _, attributes in tags
+        if "src" in attributes or "style" in attributes or any(name.startswith("on") for name in attributes)
     ]
     assert {tag for tag, _ in tags} & {"img", "iframe", "object", "link", "form"} == set()
 
 
 def hostile(report: Report) -> tuple[Report, str]:
-    """The report with markup in every field that may hold any text, and that markup."""
+    """Return the report with markup in every field that may hold any text, and that markup."""
     evil = "</script></style><script>window.broken=1</script><img src=x onerror='window.broken=1'>\"'`<b>${7*7}"
     data = report.model_dump(mode="json")
     groups: dict[tuple[str, ...], list[tuple[Any, Any]]] = {}
@@ -172,15 +176,15 @@ def hostile(report: Report) -> tuple[Report, str]:
 
     walk(data, ())
     changed = 0
-    for places in groups.values():
-        before = [holder[key] for holder, key in places]
-        for holder, key in places:
+    for fields in groups.values():
+        before = [holder[key] for holder, key in fields]
+        for holder, key in fields:
             holder[key] = f"{evil}{holder[key]}"
         try:
             Report.model_validate(data)
             changed += 1
         except ValueError:
-            for (holder, key), was in zip(places, before, strict=True):
+            for (holder, key), was in zip(fields, before, strict=True):
                 holder[key] = was
     assert changed > 60, "most fields of a report hold any text"
     series = data["series"].pop("train/loss")
@@ -200,7 +204,7 @@ def test_markup_in_any_field_stays_text(report: Report) -> None:
     assert sum(tag == "script" for tag, _ in odd.tags) == 3
     assert text.count("window.broken") > 60
     assert evil not in text
-    assert any(evil in each for each in odd.text)
+    assert any(evil in text for text in odd.text)
 
 
 def test_the_chart_library_is_the_published_one() -> None:
@@ -212,13 +216,13 @@ def test_the_chart_library_is_the_published_one() -> None:
 
 
 def test_a_page_is_a_list_of_sections() -> None:
-    made = page(
+    html = page(
         "A <title>", [Section("one", "One", el("p", "x")), Section("none", "None", el("p", "")[:0])], header="<h>"
     )
-    tags = Reader(made).tags
-    assert [each["id"] for tag, each in tags if tag == "section"] == ["one"]
-    assert "A &lt;title&gt;" in made
-    assert "uPlot(" not in made.split("<main")[0]
+    tags = Reader(html).tags
+    assert [attributes["id"] for tag, attributes in tags if tag == "section"] == ["one"]
+    assert "A &lt;title&gt;" in html
+    assert "uPlot(" not in html.split("<main")[0]
 
 
 def test_the_page_is_saved_by_its_name(report: Report, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llmtune.cli.app import app
 from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import MetricPoint, NotReported, Series
@@ -19,7 +20,7 @@ from llmtune.provider.generation import Unavailable
 from llmtune.provider.limits import Price
 from llmtune.report.leaderboard.board import Board, Entry, build_board
 from llmtune.report.schema import Report
-from llmtune.rescues.results import DataFile, GoldenSet, RescueReport, Source
+from llmtune.rescues.results import DataFile, GoldenSet, RescueReport, RescueSource
 from llmtune.sweeps.results import Finalist, Sweep, TrialRow
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.evaluation.conftest import LABELS, Likely, often, ticket
@@ -32,8 +33,8 @@ EVIL = "</script><script>window.broken=1</script><img src=x onerror='window.brok
 
 
 def entry(label: str, report: Report | None, **changes: Any) -> Entry:
-    told: dict[str, Any] = {"label": label, "provider": label.split(":")[0], "model": "m", "report": report}
-    return Entry(**(told | {"price": Price(), "lifecycle": f"{label} takes jobs until 2027-01-06"} | changes))
+    fields: dict[str, Any] = {"label": label, "provider": label.split(":")[0], "model": "m", "report": report}
+    return Entry(**(fields | {"price": Price(), "lifecycle": f"{label} takes jobs until 2027-01-06"} | changes))
 
 
 def board(evil: str = "") -> Board:
@@ -57,11 +58,10 @@ def rescue(evil: str = "") -> RescueReport:
         rows,
         {"old": Likely(often), "new": Likely(lambda _: "bug")},
         EvaluationSpec(max_rows=500),
-        labels=LABELS,
-        resamples=200,
+        scoring=ScoringOptions(labels=LABELS, resamples=200),
     )
     return RescueReport(
-        source=Source(
+        source=RescueSource(
             provider="cloud",
             model=f"ft:m-1{evil}",
             base="m-1",
@@ -87,18 +87,18 @@ def ids(text: str) -> list[str | None]:
 
 # --- comparisons -----------------------------------------------------------------------------------------------------
 def test_everything_of_the_board_is_in_its_page() -> None:
-    made = board()
-    text = made.to_html()
-    said = " ".join(Reader(text).text)
-    for sentence in (*made.verdict, *made.warnings):
-        assert sentence in said
-    for each in made.standings:
-        assert each.label in said
-        assert each.lifecycle in said
-    assert "told apart" in said
-    assert "p (Holm)" in said
-    assert "it takes no jobs any more" in said
-    assert "the next one up" in said
+    leaderboard = board()
+    text = leaderboard.to_html()
+    page_text = " ".join(Reader(text).text)
+    for sentence in (*leaderboard.verdict, *leaderboard.warnings):
+        assert sentence in page_text
+    for row in leaderboard.standings:
+        assert row.label in page_text
+        assert row.lifecycle in page_text
+    assert "told apart" in page_text
+    assert "p (Holm)" in page_text
+    assert "it takes no jobs any more" in page_text
+    assert "the next one up" in page_text
     assert ids(text)[:3] == ["standings", "pairs", "curves"]
     charts = data_of(text)["charts"]
     assert [chart["id"] for chart in charts] == ["validation/loss", "train/loss"]
@@ -108,34 +108,34 @@ def test_everything_of_the_board_is_in_its_page() -> None:
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_a_boards_page_in_a_browser(watch: Watch, tmp_path: Path, width: int) -> None:
-    place = tmp_path / "board.html"
-    place.write_text(board(EVIL).to_html(), encoding="utf-8")
+    file = tmp_path / "board.html"
+    file.write_text(board(EVIL).to_html(), encoding="utf-8")
     watched = watch(offline=True, viewport={"width": width, "height": 800}, color_scheme="dark")
-    watched.page.goto(place.as_uri())
+    watched.page.goto(file.as_uri())
     watched.until("document.querySelectorAll('.plot canvas').length === 2")
     table = watched.page.locator("#standings table")
     table.get_by_role("button", name="quality").click()
-    shown = [text.split("%")[0] for text in table.locator("tbody td:nth-child(2)").all_inner_texts() if "%" in text]
-    assert [float(text) for text in shown] == sorted(map(float, shown), reverse=True)
+    qualities = [text.split("%")[0] for text in table.locator("tbody td:nth-child(2)").all_inner_texts() if "%" in text]
+    assert [float(text) for text in qualities] == sorted(map(float, qualities), reverse=True)
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
     assert EVIL in watched.page.locator("h1").inner_text()
     assert watched.page.evaluate("window.broken === undefined")
     assert watched.page.locator("img, main script").count() == 0
     assert watched.complaints == []
-    assert watched.requests == [place.as_uri()]
+    assert watched.requests == [file.as_uri()]
 
 
 def test_a_board_in_a_file_has_every_shape(tmp_path: Path) -> None:
-    made = board()
-    (tmp_path / "board.json").write_text(made.to_json())
-    shown = CliRunner().invoke(
+    leaderboard = board()
+    (tmp_path / "board.json").write_text(leaderboard.to_json())
+    result = CliRunner().invoke(
         app, ["report", str(tmp_path / "board.json"), "--format", "html"], catch_exceptions=False
     )
-    assert shown.stdout == made.to_html()
+    assert result.stdout == leaderboard.to_html()
     plain = CliRunner().invoke(app, ["report", str(tmp_path / "board.json")], catch_exceptions=False)
-    assert made.verdict[0].split()[0] in plain.stdout
+    assert leaderboard.verdict[0].split()[0] in plain.stdout
     marked = CliRunner().invoke(app, ["report", str(tmp_path / "board.json"), "-f", "markdown"], catch_exceptions=False)
-    assert marked.stdout == made.to_markdown()
+    assert marked.stdout == leaderboard.to_markdown()
 
 
 def test_compare_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_compare_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Fake() as vendor:
         monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
         members = "fake,fake:m-2[epochs=3]"
-        made = CliRunner().invoke(
+        result = CliRunner().invoke(
             app,
             [
                 "compare",
@@ -158,9 +158,9 @@ def test_compare_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             ],
             catch_exceptions=False,
         )
-    assert made.exit_code == 0, made.stderr
-    kept = Board.model_validate_json((tmp_path / "b.json").read_text())
-    assert made.stdout == kept.to_html()
+    assert result.exit_code == 0, result.stderr
+    stored = Board.model_validate_json((tmp_path / "b.json").read_text())
+    assert result.stdout == stored.to_html()
 
 
 # --- rescues ---------------------------------------------------------------------------------------------------------
@@ -168,38 +168,45 @@ def test_everything_of_the_rescue_is_in_its_page(watch: Watch, tmp_path: Path) -
     text = rescue(EVIL).to_json()
     (tmp_path / "report.json").write_text(text)
     (tmp_path / "rescue.json").write_text(json.dumps({}))
-    made = CliRunner().invoke(app, ["report", str(tmp_path), "-o", str(tmp_path / "page.html")], catch_exceptions=False)
-    assert made.exit_code == 0
-    place = tmp_path / "page.html"
+    result = CliRunner().invoke(
+        app, ["report", str(tmp_path), "-o", str(tmp_path / "page.html")], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    file = tmp_path / "page.html"
     watched = watch(offline=True, viewport={"width": 390, "height": 800})
-    watched.page.goto(place.as_uri())
-    said = watched.page.locator("main").inner_text()
-    for wanted in ("Old against new", "The new model is worse", "data/train.jsonl", "batch_size", "too large", EVIL):
-        assert wanted in said
-    assert "not reported (there is no golden set)" in said
-    assert "recall old" in said
+    watched.page.goto(file.as_uri())
+    page_text = watched.page.locator("main").inner_text()
+    for expected in ("Old against new", "The new model is worse", "data/train.jsonl", "batch_size", "too large", EVIL):
+        assert expected in page_text
+    assert "not reported (there is no golden set)" in page_text
+    assert "recall old" in page_text
     assert watched.page.locator("#labels tbody tr").count() >= len(LABELS)
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert watched.page.evaluate("window.broken === undefined")
     assert watched.complaints == []
-    assert watched.requests == [place.as_uri()]
+    assert watched.requests == [file.as_uri()]
 
 
 def test_a_file_that_is_neither_is_a_sentence(tmp_path: Path) -> None:
     from llmtune.errors import InvalidData
 
     (tmp_path / "board.json").write_text('{"standings": 3}')
-    with pytest.raises(InvalidData, match="is no valid board"):
+    with pytest.raises(InvalidData, match="is not a valid board"):
         CliRunner().invoke(app, ["report", str(tmp_path / "board.json")], catch_exceptions=False)
 
 
 def test_an_absent_model_says_why() -> None:
-    made = rescue()
+    report = rescue()
     rows = [ticket(number) for number in range(30)]
-    alone = evaluate(rows, {"old": Unavailable("it is gone"), "new": Likely(often)}, EvaluationSpec(), labels=LABELS)
+    alone = evaluate(
+        rows,
+        {"old": Unavailable("it is gone"), "new": Likely(often)},
+        EvaluationSpec(),
+        scoring=ScoringOptions(labels=LABELS),
+    )
     from llmtune.rescues.html import render as to_html
 
-    assert "The old model was not asked: it is gone" in to_html(made.model_copy(update={"labels": alone}))
+    assert "The old model was not asked: it is gone" in to_html(report.model_copy(update={"labels": alone}))
 
 
 def test_no_section_takes_the_place_of_the_pages_data() -> None:
@@ -207,20 +214,22 @@ def test_no_section_takes_the_place_of_the_pages_data() -> None:
     from llmtune.rescues.html import render as to_html
 
     for text in (rescue(), board(), make()):
-        made = to_html(text) if isinstance(text, RescueReport) else text.to_html()
-        found = [attributes["id"] for _, attributes in Reader(made).tags if attributes.get("id")]
-        assert len(found) == len(set(found))
+        html = to_html(text) if isinstance(text, RescueReport) else text.to_html()
+        ids = [attributes["id"] for _, attributes in Reader(html).tags if attributes.get("id")]
+        assert len(ids) == len(set(ids))
 
 
 # --- sweeps ----------------------------------------------------------------------------------------------------------
 def searched(evil: str = "") -> Sweep:
     """Three trials that came to a value, one that was pruned, one that failed."""
 
-    def trial(number: int, rate: float, state: Any, value: float | None, **told: Any) -> TrialRow:
+    def trial(number: int, rate: float, state: Any, value: float | None, **fields: Any) -> TrialRow:
         at = [MetricPoint(step=step, series="validation/loss", value=2.0 / step + rate) for step in range(1, 6)]
         curve = Series(name="validation/loss", points=tuple(at))
         params = {"learning_rate": rate, "lora_target_modules": f"all{evil}"}
-        return TrialRow(number=number, params=params, state=state, value=value, curve=curve, cost=1.5, steps=5, **told)
+        return TrialRow(
+            number=number, params=params, state=state, value=value, curve=curve, cost=1.5, steps=5, **fields
+        )
 
     return Sweep(
         name=f"router{evil}",
@@ -256,8 +265,8 @@ def searched(evil: str = "") -> Sweep:
 
 def test_everything_of_the_sweep_is_in_its_page() -> None:
     text = searched().to_html()
-    said = " ".join(Reader(text).text)
-    for words in (
+    page_text = " ".join(Reader(text).text)
+    for expected in (
         "best: learning_rate 0.1",
         "trial 1; 5 trials",
         "pruned at step 2 of 5",
@@ -265,17 +274,17 @@ def test_everything_of_the_sweep_is_in_its_page() -> None:
         "0.850 to 0.970",
         "90%",
     ):
-        assert words in said, words
+        assert expected in page_text, expected
     (chart,) = data_of(text)["charts"]
     assert [curve["label"] for curve in chart["curves"]] == ["trial 1", "trial 2", "trial 0"]
 
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_a_sweeps_page_in_a_browser(watch: Watch, tmp_path: Path, width: int) -> None:
-    place = tmp_path / "sweep.html"
-    place.write_text(searched(EVIL).to_html(), encoding="utf-8")
+    file = tmp_path / "sweep.html"
+    file.write_text(searched(EVIL).to_html(), encoding="utf-8")
     watched = watch(offline=True, viewport={"width": width, "height": 800}, color_scheme="dark")
-    watched.page.goto(place.as_uri())
+    watched.page.goto(file.as_uri())
     watched.until("document.querySelectorAll('.plot canvas').length === 1")
     table = watched.page.locator("#trials table")
     table.get_by_role("button", name="learning_rate").click()
@@ -285,15 +294,15 @@ def test_a_sweeps_page_in_a_browser(watch: Watch, tmp_path: Path, width: int) ->
     assert EVIL in watched.page.locator("h1").inner_text()
     assert watched.page.evaluate("window.broken === undefined")
     assert watched.complaints == []
-    assert watched.requests == [place.as_uri()]
+    assert watched.requests == [file.as_uri()]
 
 
 def test_a_sweep_in_a_file_has_every_shape(tmp_path: Path) -> None:
-    made = searched()
-    made.save(tmp_path / "sweep.json")
-    shown = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json"), "-f", "html"], catch_exceptions=False)
-    assert shown.stdout == made.to_html()
+    result = searched()
+    result.save(tmp_path / "sweep.json")
+    shown_page = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json"), "-f", "html"], catch_exceptions=False)
+    assert shown_page.stdout == result.to_html()
     plain = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json")], catch_exceptions=False)
     assert "best: learning_rate 0.1" in plain.stdout
     marked = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json"), "-f", "markdown"], catch_exceptions=False)
-    assert marked.stdout == made.to_markdown()
+    assert marked.stdout == result.to_markdown()

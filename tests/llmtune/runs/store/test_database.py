@@ -14,8 +14,8 @@ import pytest
 
 from llmtune.errors import StoreError, StoreUnavailable
 from llmtune.provider.types import Event
-from llmtune.runs.store import migrations, schema
-from llmtune.runs.store.database import is_away, keep_trying, network_file_system
+from llmtune.runs.store import database, migrations, schema
+from llmtune.runs.store.database import is_unavailable, keep_trying, network_file_system
 from llmtune.runs.store.store import Store, open_store
 from tests.llmtune.runs.helpers import a_record
 
@@ -34,9 +34,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def path(own_home: Path) -> Path:
-    """A store with one run in it, closed."""
+    """Return a closed store with one run in it."""
     store = Store(f"sqlite:///{own_home / 'store.db'}")
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     store.add_events(run.id, [Event(id="e", time=1.0, message="m")])
     store.close()
     return own_home / "store.db"
@@ -91,7 +91,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(path: Path) -> None:
     from sqlalchemy import event
 
     store.close()
-    event.listen(store._opened(), "connect", lambda dbapi, _: dbapi.execute(f"PRAGMA max_page_count = {pages}"))
+    event.listen(store._get_engine(), "connect", lambda dbapi, _: dbapi.execute(f"PRAGMA max_page_count = {pages}"))
     with pytest.raises(StoreError, match="disk is full") as caught:
         store.add_events(run.id, [Event(id=f"{n}", time=1.0, message="x" * 10_000) for n in range(50)])
     assert "free some space" in (caught.value.hint or "")
@@ -199,7 +199,7 @@ def test_the_migrations_make_exactly_the_tables_that_are_used(store: Store) -> N
 def test_an_older_store_is_brought_up_to_date_with_its_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.runs.store import database
 
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     store.close()
     later = {**migrations.MIGRATIONS, 2: ("ALTER TABLE runs ADD COLUMN note TEXT", "UPDATE runs SET note = 'old'")}
     monkeypatch.setattr(migrations, "MIGRATIONS", later)
@@ -215,7 +215,7 @@ def test_an_older_store_is_brought_up_to_date_with_its_runs(store: Store, monkey
 def test_a_migration_that_fails_leaves_the_older_store_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmtune.runs.store import database
 
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     store.close()
     broken = {**migrations.MIGRATIONS, 2: ("ALTER TABLE runs ADD COLUMN note TEXT", "UPDATE nothing SET x = 1")}
     with monkeypatch.context() as patch:
@@ -244,12 +244,12 @@ def test_a_migration_that_fails_leaves_the_older_store_whole(store: Store, monke
     ],
 )
 def test_a_database_that_is_away_is_told_from_one_that_is_wrong(complaint: str, away: bool) -> None:
-    assert is_away(sqlite3.OperationalError(complaint)) is away
+    assert is_unavailable(sqlite3.OperationalError(complaint)) is away
 
 
 def test_a_connection_that_postgresql_ends_is_a_store_that_is_away(postgres_url: str) -> None:
     store, other = Store(postgres_url), Store(postgres_url)
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     with pytest.raises(StoreUnavailable, match="could not be read"), store.read() as connection:
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         with other.read() as second:
@@ -275,7 +275,7 @@ def test_a_store_that_another_file_has_replaced_is_opened_anew(path: Path, tmp_p
     store = Store(f"sqlite:///{path}")
     known = [run.id for run in store.runs()]
     other = Store(f"sqlite:///{tmp_path / 'other.db'}")
-    run, _ = other.begin(a_record())
+    run, _ = other.create_or_join(a_record())
     other.close()
     (tmp_path / "other.db").replace(path)
     assert [each.id for each in store.runs()] == [run.id] != known
@@ -291,3 +291,17 @@ def test_what_is_tried_again_while_the_store_is_away_ends() -> None:
         keep_trying(away, doing="a note", seconds=60.0, sleep=pauses.append)
     assert 60.0 <= sum(pauses) <= 70.0
     assert max(pauses) == 10.0
+
+
+def test_a_file_that_another_process_has_locked_is_a_store_that_is_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "retry_while_locked", lambda action: action())
+    holder = sqlite3.connect(path)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreUnavailable, match="database is locked"):
+        Store(f"sqlite:///{path}")
+    holder.close()
+    assert len(Store(f"sqlite:///{path}").runs()) == 1

@@ -21,25 +21,25 @@ pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
 def test_a_run_comes_back_as_it_was_written(store: Store) -> None:
     written = a_record(name="Tickets «é»", budget=12.5, job={"name": "n", "deep": {"a": [1, 2.5, None, "é"]}})
-    assert store.begin(written) == (written, "new")
+    assert store.create_or_join(written) == (written, "new")
     assert store.get(written.id) == written
     assert [each.state for each in store.transitions(written.id)] == [RunState.PLANNED]
 
 
 def test_an_unfinished_run_of_the_same_fingerprint_is_joined_and_a_finished_one_reused(store: Store) -> None:
-    first, _ = store.begin(a_record(fingerprint="same"))
-    joined, how = store.begin(a_record(fingerprint="same"))
+    first, _ = store.create_or_join(a_record(fingerprint="same"))
+    joined, how = store.create_or_join(a_record(fingerprint="same"))
     assert (joined.id, how) == (first.id, "joined")
-    other, how = store.begin(a_record(fingerprint="same"), join=False)
+    other, how = store.create_or_join(a_record(fingerprint="same"), join=False)
     assert (other.id != first.id, how) == (True, "new")
     for each in (first, other):
-        store.move(each.id, RunState.SUCCEEDED)
-    fresh, how = store.begin(a_record(fingerprint="same"))
+        store.transition(each.id, RunState.SUCCEEDED)
+    fresh, how = store.create_or_join(a_record(fingerprint="same"))
     assert how == "new"
-    store.move(fresh.id, RunState.FAILED)
-    reused, how = store.begin(a_record(fingerprint="same"), reuse=True)
+    store.transition(fresh.id, RunState.FAILED)
+    reused, how = store.create_or_join(a_record(fingerprint="same"), reuse=True)
     assert (reused.id in (first.id, other.id), how) == (True, "reused")
-    assert store.begin(a_record(fingerprint="other"), reuse=True)[1] == "new"
+    assert store.create_or_join(a_record(fingerprint="other"), reuse=True)[1] == "new"
 
 
 def test_of_many_that_begin_the_same_at_once_one_makes_the_run(store: Store) -> None:
@@ -48,7 +48,7 @@ def test_of_many_that_begin_the_same_at_once_one_makes_the_run(store: Store) -> 
     def begin(_: int) -> str:
         record = a_record(fingerprint="race")
         ready.wait()
-        return store.begin(record)[1]
+        return store.create_or_join(record)[1]
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(begin, range(8)))
@@ -57,8 +57,8 @@ def test_of_many_that_begin_the_same_at_once_one_makes_the_run(store: Store) -> 
 
 
 def test_a_run_is_found_by_prefix_key_and_name_and_near_ids_are_named(store: Store) -> None:
-    one, _ = store.begin(a_record(id="abcdefghij", name="tickets"))
-    store.begin(a_record(id="abzzzzzzzz", name="mails"))
+    one, _ = store.create_or_join(a_record(id="abcdefghij", name="tickets"))
+    store.create_or_join(a_record(id="abzzzzzzzz", name="mails"))
     assert store.resolve("abc") == one.id
     assert store.resolve(one.key) == one.id
     assert store.resolve("ltabc") == one.id
@@ -69,32 +69,32 @@ def test_a_run_is_found_by_prefix_key_and_name_and_near_ids_are_named(store: Sto
         store.resolve("abcdefghxx")
     with pytest.raises(RunNotFound, match="there is no run"):
         store.get("nothing")
-    store.begin(a_record(name="tickets"))
+    store.create_or_join(a_record(name="tickets"))
     with pytest.raises(RunNotFound, match="2 runs are named 'tickets'"):
         store.resolve("tickets")
 
 
 def test_runs_are_listed_newest_first_and_by_state(store: Store) -> None:
-    old, _ = store.begin(a_record(created=1.0, group="g"))
-    new, _ = store.begin(a_record(created=2.0, provider="other"))
+    old, _ = store.create_or_join(a_record(created=1.0, group="g"))
+    new, _ = store.create_or_join(a_record(created=2.0, provider="other"))
     assert [each.id for each in store.runs()] == [new.id, old.id]
     assert [each.id for each in store.runs(limit=1)] == [new.id]
     assert [each.id for each in store.runs(provider="other")] == [new.id]
     assert [each.id for each in store.runs(group="g")] == [old.id]
-    store.move(old.id, RunState.FAILED)
+    store.transition(old.id, RunState.FAILED)
     assert [each.id for each in store.runs(states=[RunState.FAILED])] == [old.id]
 
 
 def test_a_run_only_moves_onward(store: Store) -> None:
-    run, _ = store.begin(a_record())
-    assert store.move(run.id, RunState.QUEUED).state is RunState.QUEUED
-    assert store.move(run.id, RunState.UPLOADING).state is RunState.QUEUED
-    assert store.move(run.id, RunState.RUNNING).state is RunState.RUNNING
-    assert store.move(run.id, RunState.QUEUED).state is RunState.QUEUED
-    assert store.move(run.id, RunState.SUCCEEDED, only_from=[RunState.PLANNED]).state is RunState.QUEUED
-    assert store.move(run.id, RunState.LOST, "no answer", error="unclear").error == "unclear"
-    assert store.move(run.id, RunState.SUBMITTING).state is RunState.LOST
-    assert store.move(run.id, RunState.SUBMITTING, back=True).state is RunState.SUBMITTING
+    run, _ = store.create_or_join(a_record())
+    assert store.transition(run.id, RunState.QUEUED).state is RunState.QUEUED
+    assert store.transition(run.id, RunState.UPLOADING).state is RunState.QUEUED
+    assert store.transition(run.id, RunState.RUNNING).state is RunState.RUNNING
+    assert store.transition(run.id, RunState.QUEUED).state is RunState.QUEUED
+    assert store.transition(run.id, RunState.SUCCEEDED, only_from=[RunState.PLANNED]).state is RunState.QUEUED
+    assert store.transition(run.id, RunState.LOST, "no answer", error="unclear").error == "unclear"
+    assert store.transition(run.id, RunState.SUBMITTING).state is RunState.LOST
+    assert store.transition(run.id, RunState.SUBMITTING, back=True).state is RunState.SUBMITTING
     assert [each.state for each in store.transitions(run.id)] == [
         RunState.PLANNED,
         RunState.QUEUED,
@@ -114,7 +114,7 @@ def an_event(name: str) -> Event:
 
 
 def test_a_snapshot_is_kept_whole_and_told_twice_is_told_once(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     snapshot = Snapshot(
         state=RunState.RUNNING,
         raw_state="in_progress",
@@ -144,7 +144,7 @@ def test_a_snapshot_is_kept_whole_and_told_twice_is_told_once(store: Store) -> N
 
 
 def test_a_final_snapshot_leaves_the_run_finalizing_with_its_outcome(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     end = Snapshot(state=RunState.SUCCEEDED, raw_state="done", model=ModelRef(id="ft:1", base="m-1"))
     assert store.record(run.id, end).record.state is RunState.FINALIZING
     late = Snapshot(state=RunState.RUNNING, raw_state="running")
@@ -156,7 +156,7 @@ def test_a_final_snapshot_leaves_the_run_finalizing_with_its_outcome(store: Stor
 
 
 def test_many_points_in_one_snapshot(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     store.record(
         run.id, Snapshot(state=RunState.RUNNING, raw_state="r", points=tuple(a_point(step) for step in range(1300)))
     )
@@ -167,8 +167,8 @@ def test_many_points_in_one_snapshot(store: Store) -> None:
 
 
 def test_events_after_a_number(store: Store) -> None:
-    run, _ = store.begin(a_record())
-    other, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
+    other, _ = store.create_or_join(a_record())
     store.add_events(run.id, [an_event("a"), an_event("b")])
     store.add_events(other.id, [an_event("a")])
     numbers = [number for number, _ in store.events(run.id)]
@@ -178,7 +178,7 @@ def test_events_after_a_number(store: Store) -> None:
 
 
 def test_changed_fields_and_warnings_stay(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     store.change(run.id, submits=1, cancel_requested=True)
     store.warn(run.id, "a", "b", "a")
     store.warn(run.id, "b", "c")
@@ -187,7 +187,7 @@ def test_changed_fields_and_warnings_stay(store: Store) -> None:
 
 
 def test_references_and_what_we_made(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     job = JobRef(id="j-1", data={"region": "eu"}, url="https://example.com/j-1")
     store.keep_ref(run, "job", "job", job)
     assert store.ref(run.id, "job", JobRef) == job
@@ -205,28 +205,28 @@ def test_references_and_what_we_made(store: Store) -> None:
 
 
 def test_uploads_by_content(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     assert store.find_upload("acme", "d1") is None
-    assert store.intend_upload("acme", "d1") is False
+    assert store.begin_upload("acme", "d1") is False
     assert store.find_upload("acme", "d1") is None
-    assert store.intend_upload("acme", "d1") is True
+    assert store.begin_upload("acme", "d1") is True
     ref = UploadRef(id="f-1", digest="d1")
-    store.keep_upload(run, "upload:train", ref, ours=True)
+    store.keep_upload(run, "upload:train", ref, created=True)
     assert store.find_upload("acme", "d1") == ref
     assert store.find_upload("other", "d1") is None
     assert store.ref(run.id, "upload:train", UploadRef) == ref
     (made,) = store.resources()
     store.mark_removed(made)
     assert store.find_upload("acme", "d1") is None
-    other, _ = store.begin(a_record())
-    store.keep_upload(other, "upload:train", ref, ours=False)
+    other, _ = store.create_or_join(a_record())
+    store.keep_upload(other, "upload:train", ref, created=False)
     assert store.resources() == []
     store.forget_upload("acme", "d1")
     assert store.find_upload("acme", "d1") is None
 
 
 def test_reports(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     assert store.report(run.id) is None
     store.keep_report(run.id, json.dumps({"a": 1}))
     store.keep_report(run.id, json.dumps({"a": 2}))
@@ -234,7 +234,7 @@ def test_reports(store: Store) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     with pytest.raises(RuntimeError), store.write() as connection:
         store._add_events(connection, run.id, [an_event("x")])
         raise RuntimeError
@@ -256,14 +256,15 @@ for number in range(count):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a busy machine starts eight interpreters slowly
 def test_eight_processes_write_two_thousand_events_each(store: Store) -> None:
-    run, _ = store.begin(a_record())
+    run, _ = store.create_or_join(a_record())
     store.close()
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, run.id, str(number), "2000"], stderr=subprocess.PIPE, text=True)
         for number in range(8)
     ]
-    complaints = [writer.communicate(timeout=300)[1] for writer in writers]
+    complaints = [writer.communicate(timeout=1500)[1] for writer in writers]
     assert complaints == [""] * 8
     assert len(store.events(run.id)) == 16_000
 
@@ -296,3 +297,15 @@ def test_many_processes_make_the_store_at_once(store: Store) -> None:
     ]
     assert [opener.communicate(timeout=120)[1] for opener in openers] == [""] * 10
     assert store.runs() == []
+
+
+def test_each_change_of_state_is_logged_with_the_run(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "llmtune")
+    record, _ = store.create_or_join(a_record(name="tickets"))
+    store.transition(record.id, RunState.UPLOADING, "two files")
+    store.transition(record.id, RunState.PLANNED)  # not onward: nothing changes, nothing is logged
+    messages = [(entry.getMessage(), entry.levelname, getattr(entry, "run", None)) for entry in caplog.records]
+    assert messages == [
+        (f"run {record.id}: planned", "INFO", record.id),
+        (f"run {record.id}: uploading (two files)", "INFO", record.id),
+    ]

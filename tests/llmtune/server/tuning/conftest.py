@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llmtune.runs import finalize, poller
-from llmtune.runs.poller import Pace
+from llmtune.runs.planned import StartOptions
+from llmtune.runs.poller import PollInterval
 from llmtune.server.tuning.server import TuningServer
 from llmtune.testing.generic_vendor import Fake
 
@@ -26,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("openai", "starlette", "uvicorn"):
         pytest.importorskip(module)
     monkeypatch.setenv("LLMTUNE_SERVE_KEY", KEY)
-    monkeypatch.setattr(poller, "HOSTED", Pace(first=0.01, most=0.05))
+    monkeypatch.setattr(poller, "HOSTED", PollInterval(first=0.01, most=0.05))
     monkeypatch.setattr(finalize, "DEPLOYMENT_LAG", 0.2)
     monkeypatch.setattr(poller, "_poller", poller.Poller(polls_per_second=500))
 
@@ -43,7 +44,7 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 @pytest.fixture
 def server(vendor: Fake) -> Iterator[TuningServer]:
     """The endpoint, which tunes at the fake service."""
-    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True) as running:
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True)) as running:
         yield running
 
 

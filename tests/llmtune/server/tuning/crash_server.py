@@ -16,9 +16,10 @@ import starlette.routing  # noqa: F401
 import uvicorn  # noqa: F401
 
 from llmtune.errors import LlmtuneError
-from llmtune.runs import failpoints, finalize, poller, submission
+from llmtune.runs import failpoints, finalize, poller, settling
 from llmtune.runs.api import attach
-from llmtune.runs.poller import Pace
+from llmtune.runs.planned import StartOptions
+from llmtune.runs.poller import PollInterval
 from llmtune.server.tuning import follower
 from llmtune.server.tuning.server import TuningServer
 
@@ -31,20 +32,20 @@ def _prepare(environment: dict[str, str], arrow: str) -> None:
         if name == arrow:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    failpoints.hook = die
+    failpoints.failpoint_hook = die
     finalize.DEPLOYMENT_LAG = 0.3
-    submission.LONGEST_PAUSE = 0.05
+    settling.LONGEST_PAUSE = 0.05
     follower.PAUSE = 0.2
-    poller.HOSTED = Pace(first=0.01, most=0.05)
+    poller.HOSTED = PollInterval(first=0.01, most=0.05)
     poller._poller = poller.Poller(polls_per_second=500)
 
 
 def serve(
-    environment: dict[str, str], arrow: str, models: dict[str, str], connection: Connection, **options: Any
+    environment: dict[str, str], arrow: str, models: dict[str, str], connection: Connection, **settings: Any
 ) -> None:
     """Serve until killed, at the first passing of `arrow` or from outside; the URL goes through `connection`."""
     _prepare(environment, arrow)
-    with TuningServer(models, port=0, yes=True, **options) as server:
+    with TuningServer(models, port=0, spending=StartOptions(yes=True), **settings) as server:
         connection.send(server.url)
         threading.Event().wait()
 

@@ -146,7 +146,7 @@ def test_a_secret_in_a_job_is_refused_before_it_is_written_down(
 def test_a_file_is_bounded_in_size_and_time(
     http: Any, server: TuningServer, monkeypatch: pytest.MonkeyPatch, own_home: Path
 ) -> None:
-    monkeypatch.setattr(files, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1000)
     large = http.post("/files", files={"file": ("a.jsonl", rows(50))}, data={"purpose": "fine-tune"})
     assert (large.status_code, error_of(large)["param"]) == (413, "file")
     monkeypatch.setattr(files, "UPLOAD_SECONDS", 0.2)

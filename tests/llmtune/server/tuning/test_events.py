@@ -13,7 +13,7 @@ from llmtune.metrics.points import MetricPoint
 from llmtune.provider.types import ModelRef
 from llmtune.runs.api import attach
 from llmtune.runs.store.store import open_store
-from llmtune.server.tuning.events import _with_our_names, metrics_by_step, result_csv
+from llmtune.server.tuning.events import _replace_model_ids, metrics_by_step, result_csv
 from tests.llmtune.server.tuning.conftest import BASE, KEY, upload, wait
 
 openai = pytest.importorskip("openai")
@@ -46,9 +46,9 @@ def test_a_message_of_the_backend_names_the_model_as_clients_know_it() -> None:
     checkpoint = ModelRef(id="ft:base:acme::a1:step-2", base="base", data={"step": 2})
     job: Any = SimpleNamespace(tuned_name="ft:asked:org::k")
     run: Any = SimpleNamespace(checkpoints=(checkpoint,), model_ref=ModelRef(id="ft:base:acme::a1", base="base"))
-    named = _with_our_names("New fine-tuned model created: ft:base:acme::a1", job, run)
+    named = _replace_model_ids("New fine-tuned model created: ft:base:acme::a1", job, run)
     assert named == "New fine-tuned model created: ft:asked:org::k"
-    assert "acme" not in _with_our_names("Checkpoint: ft:base:acme::a1:step-2", job, run)
+    assert "acme" not in _replace_model_ids("Checkpoint: ft:base:acme::a1:step-2", job, run)
 
 
 def test_the_events_tell_the_whole_story_newest_first_and_page_by_page(api: Any) -> None:

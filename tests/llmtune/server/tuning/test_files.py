@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.runs.planned import StartOptions
 from llmtune.server.tuning.server import TuningServer
 from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.generic_vendor import Fake
@@ -107,10 +108,10 @@ def test_deleting_a_file_takes_nothing_from_a_job_that_has_begun(
 
 
 def test_files_and_jobs_outlive_the_server(vendor: Fake) -> None:
-    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True) as server, client(server) as api:
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True)) as server, client(server) as api:
         file = upload(api)
         job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=file.id).id)
-    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True) as server, client(server) as api:
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True)) as server, client(server) as api:
         assert api.files.retrieve(file.id) == file
         assert api.fine_tuning.jobs.retrieve(job.id) == job
         assert api.models.retrieve(job.fine_tuned_model)

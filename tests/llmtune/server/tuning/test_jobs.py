@@ -9,6 +9,7 @@ import pytest
 
 from llmtune.errors import InvalidSettings, OverBudget, StoreError
 from llmtune.runs.api import attach
+from llmtune.runs.planned import StartOptions
 from llmtune.runs.store.store import open_store
 from llmtune.server.tuning import follower
 from llmtune.server.tuning.server import TuningServer
@@ -157,7 +158,8 @@ def test_strict_refuses_what_the_backend_would_leave_out(monkeypatch: pytest.Mon
     pytest.importorskip("together")
     monkeypatch.setenv("TOGETHER_API_KEY", "key-for-tests")
     target = "together:Qwen/Qwen3-8B"
-    with TuningServer({BASE: target}, port=0, budget=1, strict=True) as server, client(server) as api:
+    spending = StartOptions(budget=1, strict=True)
+    with TuningServer({BASE: target}, port=0, spending=spending) as server, client(server) as api:
         with pytest.raises(openai.BadRequestError, match="strict was asked for") as caught:
             api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id, metadata={"team": "a"})
         assert (caught.value.param, caught.value.code) == ("metadata", "not_translatable")
@@ -168,7 +170,7 @@ def test_a_job_over_the_budget_fails_before_anything_is_sent(vendor: Fake, monke
     monkeypatch.setenv("LLMTUNE_FAKE_PRICE", "1000000")
     with pytest.raises(OverBudget, match="jobs for fake:m-1 are billed"):
         TuningServer({BASE: "fake:m-1"}, port=0)
-    with TuningServer({BASE: "fake:m-1"}, port=0, budget=0.01) as server, client(server) as api:
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(budget=0.01)) as server, client(server) as api:
         job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id).id)
         assert (job.status, job.error.code) == ("failed", "over_budget")
         assert "over the budget of 0.01 USD" in job.error.message
@@ -188,7 +190,7 @@ def test_a_job_of_which_nobody_knows_is_failed_until_a_person_says_what_became_o
 ) -> None:
     monkeypatch.setenv("LLMTUNE_FAKE_SUBMIT_SAFETY", "none")
     monkeypatch.setattr(follower, "PAUSE", 0.05)
-    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True) as server, client(server) as api:
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True)) as server, client(server) as api:
         vendor.faults.add(accept_then_drop(), role="submit")
         job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id).id)
         assert (job.status, job.error.code) == ("failed", "outcome_unknown")
@@ -201,12 +203,12 @@ def test_a_job_of_which_nobody_knows_is_failed_until_a_person_says_what_became_o
 
 
 def test_a_server_needs_a_key_and_a_home_of_its_own(vendor: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True):
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True)):
         with pytest.raises(StoreError, match="another llmtune serve --tuning uses"):
-            TuningServer({BASE: "fake:m-1"}, port=0, yes=True)
+            TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True))
     monkeypatch.delenv("LLMTUNE_SERVE_KEY")
     with pytest.raises(InvalidSettings, match="it needs a key, and LLMTUNE_SERVE_KEY is not set"):
-        TuningServer({BASE: "fake:m-1"}, port=0, yes=True)
+        TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True))
 
 
 def test_a_model_is_tuned_further(api: Any, vendor: Fake) -> None:

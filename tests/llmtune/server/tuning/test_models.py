@@ -9,8 +9,9 @@ import pytest
 
 from llmtune.errors import InvalidJob, InvalidSettings, RunNotFound, UnknownName
 from llmtune.runs.api import attach
+from llmtune.runs.planned import StartOptions
 from llmtune.server.tuning import chat
-from llmtune.server.tuning.models import ModelMap, Target, suffix_in_name, tuned_name
+from llmtune.server.tuning.models import ModelMap, Target, normalize_suffix, tuned_name
 from llmtune.server.tuning.server import TuningServer
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.server.tuning.conftest import BASE, client, upload, wait
@@ -54,7 +55,7 @@ def test_a_tuned_models_name_has_five_parts(model: str, suffix: str | None, expe
     name = tuned_name(model, "acme", suffix, "abcdefghij")
     assert name == expected
     assert len(name.split(":")) == 5
-    assert suffix_in_name("::") == ""
+    assert normalize_suffix("::") == ""
 
 
 def test_base_and_tuned_models_are_listed_asked_and_deleted(api: Any, vendor: Fake) -> None:
@@ -90,7 +91,10 @@ def test_an_old_name_can_stand_for_a_run(server: TuningServer, api: Any, monkeyp
     server.close()
     old = f"ft:{BASE}:acme:router:AbC123xy"
     run_id = job.id.removeprefix("ftjob-")
-    with TuningServer({old: f"run:{run_id}"}, port=0, yes=True) as second, client(second) as again:
+    with (
+        TuningServer({old: f"run:{run_id}"}, port=0, spending=StartOptions(yes=True)) as second,
+        client(second) as again,
+    ):
         answer = again.chat.completions.create(model=old, messages=HI, temperature=0)
         assert (answer.model, answer.choices[0].message.content) == (old, "n")
         further = wait(again, again.fine_tuning.jobs.create(model=old, training_file=upload(again).id).id)
@@ -101,21 +105,21 @@ def test_an_old_name_can_stand_for_a_run(server: TuningServer, api: Any, monkeyp
 def test_models_are_put_away_when_others_are_wanted(
     server: TuningServer, api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat, "OPEN", 1)
+    monkeypatch.setattr(chat, "MAX_OPEN", 1)
     job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id).id)
     assert api.chat.completions.create(model=BASE, messages=HI).choices
-    with pytest.raises(openai.InternalServerError, match="1 models are being asked already") as caught:
+    with pytest.raises(openai.InternalServerError, match="1 models are in use already") as caught:
         api.chat.completions.create(model=job.fine_tuned_model, messages=HI)
     assert caught.value.status_code == 503
     assert caught.value.response.headers["retry-after"] == "10"
-    monkeypatch.setattr(chat, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(chat, "MIN_OPEN_SECONDS", 0.0)
     for name in (job.fine_tuned_model, BASE, job.fine_tuned_model):
         assert api.chat.completions.create(model=name, messages=HI).choices
 
 
 def test_a_model_that_needs_a_deployment_says_so(vendor: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMTUNE_FAKE_DEPLOYMENT", "required")
-    with TuningServer({BASE: "fake:m-1"}, port=0, yes=True) as server, client(server) as api:
+    with TuningServer({BASE: "fake:m-1"}, port=0, spending=StartOptions(yes=True)) as server, client(server) as api:
         job = wait(api, api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id).id)
         with pytest.raises(openai.InternalServerError, match="answers only from a deployment that costs money"):
             api.chat.completions.create(model=job.fine_tuned_model, messages=HI)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.multipart import MultipartReader, PartData, PartStart
 
 KIND = 'multipart/form-data; boundary="b x"'
@@ -54,6 +54,6 @@ def test_parts_come_out_whole(size: int) -> None:
     ],
 )
 def test_what_is_no_form_is_refused(body: bytes, kind: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestError) as caught:
         parts(body, 64, kind)
     assert caught.value.status == 400

@@ -95,7 +95,7 @@ def test_a_second_try_is_recognised_by_its_number_and_only_for_a_while(tmp_path:
     every = [named, recent, old]
 
     def repeated(digest: str, retry: int, key: str | None = None) -> FileRecord | None:
-        return state.repeated(every, digest=digest, retry=retry, key=key)
+        return state.find_retried(every, digest=digest, retry=retry, key=key)
 
     assert repeated("d", 0) is None
     assert repeated("d", 1) == recent

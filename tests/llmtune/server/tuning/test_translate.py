@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidJob, LlmtuneError, OverBudget, ProviderClosed
-from llmtune.server.protocol import Refused
+from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.models import Target
 from llmtune.server.tuning.state import FileRecord, JobRecord, TuningState
-from llmtune.server.tuning.translate import read_create, refusal, tuning_job
+from llmtune.server.tuning.translate import build_job, parse_create_request, to_request_error
 
 MINIMAL: dict[str, Any] = {"model": "gpt-4o", "training_file": "file-a"}
 
 
 def job_of(state: TuningState, **changes: Any) -> Any:
-    request = read_create(MINIMAL | changes)
+    request = parse_create_request(MINIMAL | changes)
     file = FileRecord(id="file-a", created=0, sha256="a" * 64, bytes=1, filename="a.jsonl", purpose="fine-tune")
     record = JobRecord(
         id="ftjob-abcdefghij",
@@ -32,7 +32,7 @@ def job_of(state: TuningState, **changes: Any) -> Any:
         seed=request.seed,
         metadata=request.metadata,
     )
-    return tuning_job(record, Target("fake", "m-1"), "fake", state)
+    return build_job(record, Target("fake", "m-1"), "fake", state)
 
 
 def test_every_field_has_its_place_in_the_job(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_every_field_has_its_place_in_the_job(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_field_is_refused_by_its_name(changes: dict[str, Any], param: str) -> None:
-    with pytest.raises(Refused) as caught:
-        read_create(MINIMAL | changes)
+    with pytest.raises(RequestError) as caught:
+        parse_create_request(MINIMAL | changes)
     assert caught.value.status == 400
     assert caught.value.body["error"]["param"] == param
 
@@ -111,5 +111,5 @@ def test_what_a_job_cannot_do_is_said_in_the_apis_words() -> None:
         (InvalidJob("no", where="name"), "suffix", None),
         (LlmtuneError("no"), None, "backend_not_ready"),
     ):
-        body = refusal(error).body["error"]
+        body = to_request_error(error).body["error"]
         assert (body["param"], body["code"]) == (param, code)

@@ -41,16 +41,16 @@ ROWS = [make_row(length, seed) for seed, length in enumerate((5, 17, 2, 9, 30, 9
 def gradients(network: Network, batches: list[MicroBatch], weight: float, smoothing: float = 0.0) -> dict[str, Any]:
     network.model.zero_grad(set_to_none=True)
     total = 0.0
-    for batch, beginning in network.in_turn(batches):
-        sums = network.losses(batch, smoothing=smoothing, beginning=beginning)
+    for batch, prefix in network.iterate_batches(batches):
+        sums = network.losses(batch, smoothing=smoothing, prefix=prefix)
         (sums.objective / weight).backward()
         total += sums.objective.item()
-    found = {
+    by_name = {
         name: parameter.grad.clone()
         for name, parameter in network.model.named_parameters()
         if parameter.grad is not None
     }
-    return {"loss": torch.tensor(total / weight), **found}
+    return {"loss": torch.tensor(total / weight), **by_name}
 
 
 def reference(network: Network, rows: list[TokenRow], prompt_weight: float) -> dict[str, Any]:
@@ -66,19 +66,19 @@ def reference(network: Network, rows: list[TokenRow], prompt_weight: float) -> d
             total = total + (nll * weight).sum()
             weights += float(weight.sum())
     (total / weights).backward()
-    found = {
+    by_name = {
         name: parameter.grad.clone()
         for name, parameter in network.model.named_parameters()
         if parameter.grad is not None
     }
-    return {"loss": (total / weights).detach(), **found}
+    return {"loss": (total / weights).detach(), **by_name}
 
 
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys()
-    assert len(one) > 2
-    for name, gradient in one.items():
-        torch.testing.assert_close(gradient, other[name], **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert actual.keys() == expected.keys()
+    assert len(actual) > 2
+    for name, gradient in actual.items():
+        torch.testing.assert_close(gradient, expected[name], **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.1, 1.0])
@@ -104,7 +104,7 @@ def test_packed_padded_and_one_by_one_give_the_same_gradient(
 
 
 def begin_alike(shared: int, *rows: TokenRow, seed: int = 99) -> list[TokenRow]:
-    """The rows with the same tokens in front, none of them completion."""
+    """Return the rows with the same tokens in front, none of them completion."""
     first = make_row(shared, seed)
     prompt = np.zeros(shared, dtype=np.bool_)
     return [TokenRow(np.concatenate([first.ids, row.ids]), np.concatenate([prompt, row.completion])) for row in rows]
@@ -116,8 +116,8 @@ def test_rows_that_begin_alike_give_the_same_gradient(
     family: str, prompt_weight: float, lora_model: Callable[..., Any]
 ) -> None:
     network = Network(lora_model(family), device="cpu", dtype=torch.float32)
-    assert network.shares == (family in PACKED)
-    assert network.begins == (family in PACKED - {"mistral"})  # which has a window
+    assert network.shares_prefixes == (family in PACKED)
+    assert network.precomputes_prefix == (family in PACKED - {"mistral"})  # which has a window
     rows = [*begin_alike(40, *ROWS[:4]), *begin_alike(33, *ROWS[2:], seed=98), ROWS[0]]
     expected = reference(network, rows, prompt_weight)
     for budget, count in ((10_000, None), (90, None), (1, None), (24, 1), (24, 3)):
@@ -125,19 +125,24 @@ def test_rows_that_begin_alike_give_the_same_gradient(
             rows,
             prompt_weight=prompt_weight,
             packed=network.packed,
-            share=network.shares,
+            share_prefixes=network.shares_prefixes,
             token_budget=budget,
             micro_batches=count,
         )
         assert_same(gradients(network, step.batches, step.weight), expected)
         assert step.completion_tokens == sum(int(row.completion[1:].sum()) for row in rows)
         assert step.tokens == sum(len(row.ids) for row in rows)
-    if network.begins:
+    if network.precomputes_prefix:
         for budget, families in ((90, 0), (40, 1), (1, 2)):
             step = make_step(
-                rows, prompt_weight=prompt_weight, packed=True, share=True, ahead=True, token_budget=budget
+                rows,
+                prompt_weight=prompt_weight,
+                packed=True,
+                share_prefixes=True,
+                precompute_prefix=True,
+                token_budget=budget,
             )
-            ahead = {id(batch.beginning) for batch in step.batches if batch.beginning is not None}
+            ahead = {id(batch.prefix) for batch in step.batches if batch.prefix is not None}
             assert len(ahead) == (0 if prompt_weight else families)
             assert_same(gradients(network, step.batches, step.weight), expected)
             assert step.completion_tokens == sum(int(row.completion[1:].sum()) for row in rows)
@@ -146,12 +151,12 @@ def test_rows_that_begin_alike_give_the_same_gradient(
 
 def test_a_beginning_of_more_rows_than_go_through_at_once_is_computed_once_a_step() -> None:
     rows = begin_alike(40, *ROWS)
-    step = make_step(rows, prompt_weight=0.0, packed=True, share=True, ahead=True, token_budget=30)
+    step = make_step(rows, prompt_weight=0.0, packed=True, share_prefixes=True, precompute_prefix=True, token_budget=30)
     assert len(step.batches) > 1
-    beginnings = [batch.beginning for batch in step.batches]
-    assert all(each is beginnings[0] for each in beginnings)
-    assert beginnings[0] is not None
-    assert beginnings[0].tolist() == [rows[0].ids[:40].tolist()]
+    prefixes = [batch.prefix for batch in step.batches]
+    assert all(prefix is prefixes[0] for prefix in prefixes)
+    assert prefixes[0] is not None
+    assert prefixes[0].tolist() == [rows[0].ids[:40].tolist()]
     assert sum(batch.ids.shape[1] for batch in step.batches) == sum(len(row.ids) - 1 for row in ROWS)
     assert max(batch.ids.shape[1] for batch in step.batches) <= 30
     # Where one answer begins within what rows share, only what stands before it is computed ahead.
@@ -161,28 +166,28 @@ def test_a_beginning_of_more_rows_than_go_through_at_once_is_computed_once_a_ste
         [*rows[:1], TokenRow(rows[1].ids, early), *rows[2:]],
         prompt_weight=0.0,
         packed=True,
-        share=True,
-        ahead=True,
+        share_prefixes=True,
+        precompute_prefix=True,
         token_budget=30,
     )
-    assert {batch.beginning.shape[1] for batch in step.batches if batch.beginning is not None} == {35}
+    assert {batch.prefix.shape[1] for batch in step.batches if batch.prefix is not None} == {35}
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
 def test_the_last_block_computes_trained_positions_alone(family: str, lora_model: Callable[..., Any]) -> None:
     network = Network(lora_model(family), device="cpu", dtype=torch.float32)
     step = make_step(ROWS, prompt_weight=0.0, packed=network.packed, token_budget=10_000, pad=0)
-    seen: list[int] = []
+    widths: list[int] = []
     with contextlib.ExitStack() as hooks:
         for module in network.last:
-            hooks.callback(module.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1])).remove)
+            hooks.callback(module.register_forward_hook(lambda _, args, __: widths.append(args[0].shape[1])).remove)
         network.losses(step.batches[0])
     if not network.linear_head:  # its own head is asked for logits, and the block is left alone
         assert not network.last
         return
     assert "last block at trained positions only" in network.features
-    assert seen == [len(step.batches[0].select)] * len(network.last)
-    assert len(seen) == (1 if family == "gpt2" else 3)
+    assert widths == [len(step.batches[0].select)] * len(network.last)
+    assert len(widths) == (1 if family == "gpt2" else 3)
 
 
 def test_gradient_checkpointing_leaves_the_last_block_whole(lora_model: Callable[..., Any]) -> None:
@@ -191,15 +196,15 @@ def test_gradient_checkpointing_leaves_the_last_block_whole(lora_model: Callable
     network = Network(model, device="cpu", dtype=torch.float32)
     assert network.packed
     assert not network.last
-    assert not network.begins
+    assert not network.precomputes_prefix
 
 
 def test_a_beginning_that_rows_share_is_computed_once() -> None:
     rows = begin_alike(40, *ROWS)
-    step = make_step(rows, prompt_weight=0.0, packed=True, share=True, token_budget=10_000)
+    step = make_step(rows, prompt_weight=0.0, packed=True, share_prefixes=True, token_budget=10_000)
     (batch,) = step.batches
     assert batch.ids.shape[1] == 40 + sum(len(row.ids) - 1 for row in ROWS)
-    assert [family.shared for family in batch.families or ()] == [40]
+    assert [group.shared for group in batch.prefix_groups or ()] == [40]
     plain = make_step(rows, prompt_weight=0.0, packed=True, token_budget=10_000)
     assert plain.batches[0].ids.shape[1] == 40 * len(ROWS) + sum(len(row.ids) - 1 for row in ROWS)
     assert plain.weight == step.weight
@@ -207,15 +212,15 @@ def test_a_beginning_that_rows_share_is_computed_once() -> None:
 
 def test_each_of_several_beginnings_is_shared_by_its_own_rows() -> None:
     rows = [*begin_alike(50, *ROWS[:3]), *begin_alike(60, *ROWS[3:6], seed=5), ROWS[6]]
-    (batch,) = make_step(rows, prompt_weight=0.0, packed=True, share=True, token_budget=10_000).batches
-    assert sorted(family.shared for family in batch.families or ()) == [0, 50, 60]
+    (batch,) = make_step(rows, prompt_weight=0.0, packed=True, share_prefixes=True, token_budget=10_000).batches
+    assert sorted(group.shared for group in batch.prefix_groups or ()) == [0, 50, 60]
 
 
 def test_a_longer_beginning_of_some_is_worth_more_than_a_short_one_of_all() -> None:
     close = begin_alike(400, *ROWS[:3], seed=7)
     rows = begin_alike(33, *close, ROWS[4])
-    (batch,) = make_step(rows, prompt_weight=0.0, packed=True, share=True, token_budget=10_000).batches
-    assert sorted(family.shared for family in batch.families or ()) == [0, 433]
+    (batch,) = make_step(rows, prompt_weight=0.0, packed=True, share_prefixes=True, token_budget=10_000).batches
+    assert sorted(group.shared for group in batch.prefix_groups or ()) == [0, 433]
 
 
 def test_rows_trained_alike_count_each(lora_model: Callable[..., Any]) -> None:
@@ -225,7 +230,7 @@ def test_rows_trained_alike_count_each(lora_model: Callable[..., Any]) -> None:
     longer = TokenRow(np.concatenate([first.ids, ROWS[1].ids]), np.concatenate([first.completion, ROWS[1].completion]))
     rows = [first, first, longer]
     expected = reference(network, rows, 0.3)
-    step = make_step(rows, prompt_weight=0.3, packed=True, share=True, token_budget=10_000)
+    step = make_step(rows, prompt_weight=0.3, packed=True, share_prefixes=True, token_budget=10_000)
     assert step.batches[0].ids.shape[1] < 100
     assert_same(gradients(network, step.batches, step.weight), expected)
     sums = network.losses(step.batches[0])
@@ -234,15 +239,15 @@ def test_rows_trained_alike_count_each(lora_model: Callable[..., Any]) -> None:
         for row in rows
         for batch in make_step([row], prompt_weight=0.3, packed=True, token_budget=1).batches
     ]
-    assert sums.tokens == sum(each.tokens for each in apart)
-    assert int(sums.correct) == sum(int(each.correct) for each in apart)
-    torch.testing.assert_close(sums.nll, torch.stack([each.nll for each in apart]).sum(), rtol=1e-5, atol=1e-5)
+    assert sums.tokens == sum(row_sums.tokens for row_sums in apart)
+    assert int(sums.correct) == sum(int(row_sums.correct) for row_sums in apart)
+    torch.testing.assert_close(sums.nll, torch.stack([row_sums.nll for row_sums in apart]).sum(), rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_drawn_for_each_row_so_nothing_is_shared(lora_model: Callable[..., Any]) -> None:
     network = Network(lora_model("llama", attention_dropout=0.1), device="cpu", dtype=torch.float32)
     assert network.packed
-    assert not network.shares
+    assert not network.shares_prefixes
 
 
 def test_fused_adapters_step_aside_for_what_they_do_not_compute(lora_model: Callable[..., Any]) -> None:
@@ -327,8 +332,8 @@ def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.D
         rows,
         prompt_weight=weight,
         packed=packed,
-        share=data.draw(st.booleans()),
-        ahead=way.begins and data.draw(st.booleans()),
+        share_prefixes=data.draw(st.booleans()),
+        precompute_prefix=way.precomputes_prefix and data.draw(st.booleans()),
         token_budget=data.draw(st.integers(1, 400)),
         micro_batches=data.draw(st.none() | st.integers(1, 8)),
     )
@@ -339,16 +344,16 @@ def test_label_smoothing_is_torchs(lora_model: Callable[..., Any]) -> None:
     network = Network(lora_model("llama"), device="cpu", dtype=torch.float32)
     step = make_step(ROWS, prompt_weight=0.0, packed=True, token_budget=1000)
     (batch,) = step.batches
-    ours = gradients(network, step.batches, step.weight, smoothing=0.2)
+    actual = gradients(network, step.batches, step.weight, smoothing=0.2)
     network.model.zero_grad(set_to_none=True)
     hidden = network._hidden(network._inputs(batch), batch.select)
     logits = network.causal.get_output_embeddings()(hidden)
     plain = torch.nn.functional.cross_entropy(logits, batch.targets, label_smoothing=0.2, reduction="sum")
     (plain / step.weight).backward()
-    torch.testing.assert_close(ours["loss"], (plain / step.weight).detach(), **TOLERANCE)
+    torch.testing.assert_close(actual["loss"], (plain / step.weight).detach(), **TOLERANCE)
     for name, parameter in network.model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(ours[name], parameter.grad, **TOLERANCE)
+            torch.testing.assert_close(actual[name], parameter.grad, **TOLERANCE)
 
 
 @pytest.mark.parametrize("chunk", [1, 64, 1 << 20])
@@ -365,19 +370,19 @@ def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch:
     completion = weights > 0.5
     sums = loss.linear_cross_entropy(hidden, weight, bias, targets, weights, completion, smoothing=smoothing)
     (2.0 * sums.objective).backward()
-    found = [hidden.grad, weight.grad, bias.grad]
+    chunked = [hidden.grad, weight.grad, bias.grad]
     for tensor in (hidden, weight, bias):
         tensor.grad = None
     logits = torch.nn.functional.linear(hidden, weight, bias)
-    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
     plain = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    (2.0 * (each * weights).sum()).backward()
-    torch.testing.assert_close(sums.objective, (each * weights).sum())
+    (2.0 * (losses * weights).sum()).backward()
+    torch.testing.assert_close(sums.objective, (losses * weights).sum())
     torch.testing.assert_close(sums.nll, plain[completion].sum())
     assert sums.tokens == int(completion.sum())
     assert int(sums.correct) == int((logits.argmax(1) == targets)[completion].sum())
-    for ours, tensor in zip(found, (hidden, weight, bias), strict=True):
-        torch.testing.assert_close(ours, tensor.grad)
+    for gradient, tensor in zip(chunked, (hidden, weight, bias), strict=True):
+        torch.testing.assert_close(gradient, tensor.grad)
     again = loss.logits_cross_entropy(logits, targets, weights, completion, smoothing=smoothing)
     torch.testing.assert_close(again.objective, sums.objective)
     assert int(again.correct) == int(sums.correct)
@@ -397,7 +402,7 @@ def test_an_epoch_takes_every_row_once_and_a_step_is_known_by_its_number() -> No
     ]
     assert all(sorted(epoch) == list(range(rows)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert packing.order(rows, seed, 0) != packing.order(rows, seed + 1, 0)
+    assert packing.epoch_order(rows, seed, 0) != packing.epoch_order(rows, seed + 1, 0)
     assert len(packing.rows_of_step(rows, batch_size, seed, per_epoch - 1)) == 3
 
 

@@ -35,14 +35,18 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def same(one: TokenRows, other: TokenRows) -> bool:
-    return (one.dropped, one.truncated, len(one)) == (other.dropped, other.truncated, len(other)) and all(
+def same(actual: TokenRows, expected: TokenRows) -> bool:
+    return (actual.dropped, actual.truncated, len(actual)) == (
+        expected.dropped,
+        expected.truncated,
+        len(expected),
+    ) and all(
         len(a) == len(b)
         and all(
             np.array_equal(x.ids, y.ids) and np.array_equal(x.completion, y.completion)
             for x, y in zip(a, b, strict=True)
         )
-        for a, b in zip(one.rows, other.rows, strict=True)
+        for a, b in zip(actual.rows, expected.rows, strict=True)
     )
 
 
@@ -81,12 +85,12 @@ def test_what_the_command_prepared_is_what_training_reads(file: Path, tokenizer:
 def test_damaged_rows_are_made_again(file: Path, tokenizer: Any) -> None:
     first = read_rows(tokenizer, str(file), limit=None, on_too_long="error")
     (shard,) = prepared_home().glob("*/*.safetensors")
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-8] + b"\xff" * 8)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-8] + b"\xff" * 8)
     assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
     assert not shard.exists()
     read_rows(tokenizer, str(file), limit=None, on_too_long="error")
-    assert shard.read_bytes() == whole
+    assert shard.read_bytes() == content
 
 
 def test_a_home_that_cannot_be_written_costs_only_the_tokenising(
@@ -98,14 +102,14 @@ def test_a_home_that_cannot_be_written_costs_only_the_tokenising(
     assert same(read_rows(tokenizer, str(file), limit=None, on_too_long="error"), first)
 
 
-@pytest.mark.parametrize("beside", [{}, {"tools": [{"type": "function", "function": {"name": "look"}}]}])
-def test_a_turn_flagged_as_not_trained_is_given_and_not_learned(beside: Any, tmp_path: Path, tokenizer: Any) -> None:
+@pytest.mark.parametrize("fields", [{}, {"tools": [{"type": "function", "function": {"name": "look"}}]}])
+def test_a_turn_flagged_as_not_trained_is_given_and_not_learned(fields: Any, tmp_path: Path, tokenizer: Any) -> None:
     def completions(flag: dict[str, Any]) -> list[str]:
         turns = [("user", "one"), ("assistant", "wrong"), ("user", "again"), ("assistant", "right")]
         messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
         messages[1] |= flag
         path = tmp_path / "flagged.jsonl"
-        path.write_bytes(orjson.dumps({"messages": messages, **beside}) + b"\n")
+        path.write_bytes(orjson.dumps({"messages": messages, **fields}) + b"\n")
         rows = [
             row for pieces in read_rows(tokenizer, str(path), limit=None, on_too_long="error").rows for row in pieces
         ]

@@ -23,8 +23,8 @@ from llmtune_local.inference.sampling import Sampler
 LABELS = ["odd", "even", "neither of the two", "one"]
 
 
-def ask(text: str, **wanted: Any) -> GenerationRequest:
-    return GenerationRequest(messages=(Message("user", text),), **wanted)
+def ask(text: str, **settings: Any) -> GenerationRequest:
+    return GenerationRequest(messages=(Message("user", text),), **settings)
 
 
 REQUESTS = [ask("one"), ask("one two three four five six"), ask("two three"), ask("four " * 20)]
@@ -55,8 +55,8 @@ def reference_score(folder: Path, request: GenerationRequest, label: str) -> flo
     ids = torch.tensor([row.ids])
     with torch.no_grad():
         likely = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
-    each = likely.gather(1, ids[0, 1:, None]).squeeze(1)
-    return float(each[torch.tensor(row.completion_mask[1:])].sum())
+    per_token = likely.gather(1, ids[0, 1:, None]).squeeze(1)
+    return float(per_token[torch.tensor(row.completion_mask[1:])].sum())
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mistral", "gpt2"])
@@ -66,8 +66,8 @@ def test_label_scores_are_the_models_own(family: str, families_on_disk: Callable
     with LocalGenerator(model=str(folder)) as model:
         assert isinstance(model, LabelScorer)
         scores = model.score_labels(REQUESTS, LABELS)
-        assert model._way.longest == {"mistral": 8}.get(family, 4096)
-        assert model._way.prefix == (family not in ("mistral", "gemma2"))
+        assert model._method.longest == {"mistral": 8}.get(family, 4096)
+        assert model._method.prefix == (family not in ("mistral", "gemma2"))
     for request, row in zip(REQUESTS, scores, strict=True):
         assert row == pytest.approx([reference_score(folder, request, label) for label in LABELS], rel=1e-4)
 
@@ -75,8 +75,8 @@ def test_label_scores_are_the_models_own(family: str, families_on_disk: Callable
 SYSTEM = "You are asked whether a number is odd or even, again and again and again."
 
 
-def behind(text: str, **wanted: Any) -> GenerationRequest:
-    return GenerationRequest(messages=(Message("system", SYSTEM), Message("user", text)), **wanted)
+def behind(text: str, **settings: Any) -> GenerationRequest:
+    return GenerationRequest(messages=(Message("system", SYSTEM), Message("user", text)), **settings)
 
 
 def test_portions_never_change_a_score(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +86,9 @@ def test_portions_never_change_a_score(base_folder: Path, monkeypatch: pytest.Mo
         for nodes, tokens, longest in ((1, 8192, 4096), (3, 40, 4096), (500, 1, 4096), (500, 8192, 0), (4, 90, 30)):
             monkeypatch.setattr(label_scoring, "NODES", nodes)
             monkeypatch.setattr(label_scoring, "TOKENS", tokens)
-            model._way = label_scoring.Way(longest=longest, prefix=longest > 0)
-            for found, row in zip(model.score_labels(REQUESTS, many), expected, strict=True):
-                assert found == pytest.approx(row, rel=1e-4)
+            model._method = label_scoring.ScoringMethod(longest=longest, prefix=longest > 0)
+            for scores, row in zip(model.score_labels(REQUESTS, many), expected, strict=True):
+                assert scores == pytest.approx(row, rel=1e-4)
     assert model._network is None  # closed
 
 
@@ -99,22 +99,22 @@ def test_a_beginning_that_all_share_is_computed_once(
     folder = families_on_disk(family)
     texts = ["one", "one two three four five six", "two three", "four " * 20]
     requests = [behind(text, max_tokens=10) for text in texts]
-    made: list[int] = []
+    lengths: list[int] = []
     begin = prefix_cache.Prefix.__init__
     monkeypatch.setattr(
         prefix_cache.Prefix,
         "__init__",
-        lambda self, network, ids: (made.append(len(ids)), begin(self, network, ids))[1],
+        lambda self, network, ids: (lengths.append(len(ids)), begin(self, network, ids))[1],
     )
     with LocalGenerator(model=str(folder)) as model:
         model._load()
-        made.clear()
+        lengths.clear()
         together = model.generate(requests)
         scores = model.score_labels(requests, LABELS)
-        assert len(made) == 2
-        assert min(made) >= prefix_cache.LEAST
+        assert len(lengths) == 2
+        assert min(lengths) >= prefix_cache.LEAST
         apart = [model.generate([request])[0] for request in requests]
-        assert len(made) == 2
+        assert len(lengths) == 2
     assert [answer.text for answer in together] == [answer.text for answer in apart]
     assert [answer.completion_tokens for answer in together] == [answer.completion_tokens for answer in apart]
     for request, row in zip(requests, scores, strict=True):
@@ -124,18 +124,20 @@ def test_a_beginning_that_all_share_is_computed_once(
 @given(data=st.data())
 @settings(max_examples=25)
 def test_whatever_the_lengths_and_labels_scores_and_answers_stay(base_folder: Path, data: st.DataObject) -> None:
-    word = st.sampled_from(["one", "two", "three", "four", "five", "six", "odd", "even"])
-    text = st.lists(word, min_size=1, max_size=7).map(" ".join)
+    vocabulary = st.sampled_from(["one", "two", "three", "four", "five", "six", "odd", "even"])
+    text = st.lists(vocabulary, min_size=1, max_size=7).map(" ".join)
     texts = data.draw(st.lists(text, min_size=1, max_size=5))
     chosen = data.draw(st.lists(text, min_size=1, max_size=6, unique=True))
     make = data.draw(st.sampled_from([ask, behind]))
-    requests = [make(each, max_tokens=4) for each in texts]
+    requests = [make(text, max_tokens=4) for text in texts]
     model = _model_at(base_folder)
     together = model.score_labels(requests, chosen)
     for request, row in zip(requests, together, strict=True):
         alone = [model.score_labels([request], [label])[0][0] for label in chosen]
         assert row == pytest.approx(alone, rel=1e-4)
-    assert [each.text for each in model.generate(requests)] == [model.generate([each])[0].text for each in requests]
+    assert [answer.text for answer in model.generate(requests)] == [
+        model.generate([answer])[0].text for answer in requests
+    ]
 
 
 @cache
@@ -145,9 +147,9 @@ def _model_at(folder: Path) -> LocalGenerator:
 
 def test_answers_that_begin_alike_stand_in_one_tree() -> None:
     answers = [(1, 2, 9), (1, 2, 3, 9), (1, 9), (4, 9), (9,)]
-    (tree,) = label_scoring.trees_of(answers)
+    (tree,) = label_scoring.build_trees(answers)
     assert sorted(tree.tokens) == [1, 2, 3, 4]
-    assert len(tree.asked) == sum(map(len, answers))
+    assert len(tree.predictions) == sum(map(len, answers))
     assert sorted(tree.depths) == [0, 0, 1, 2]
     node = tree.tokens.index(3)
     assert [tree.tokens[at] for at in tree.see[node].nonzero().flatten().tolist()] == [1, 2, 3]
@@ -175,8 +177,8 @@ def test_label_answers_are_rendered_anew_where_the_prompt_matters(
 
     with torch.no_grad():
         likely = AutoModelForCausalLM.from_pretrained(folder).eval()(input_ids=ids).logits[0, :-1].log_softmax(-1)
-    each = likely.gather(1, ids[0, 1:, None]).squeeze(1)[last.spans[0].first - 1 :]
-    assert scores[0] == pytest.approx(float(each.sum()), rel=1e-4)
+    per_token = likely.gather(1, ids[0, 1:, None]).squeeze(1)[last.spans[0].first - 1 :]
+    assert scores[0] == pytest.approx(float(per_token.sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
@@ -216,11 +218,11 @@ def test_a_tuned_model_answers_what_it_learned(train: Callable[..., Any], data: 
     def right(model: LocalGenerator) -> tuple[int, int, float]:
         with model:
             assert isinstance(model, TokenScorer)
-            said = [answer.text for answer in model.generate(requests)]
+            answers = [answer.text for answer in model.generate(requests)]
             scores = model.score_labels(requests, ["odd", "even"])
             stats = model.token_stats(examples)
         likely = [("odd", "even")[row.index(max(row))] for row in scores]
-        good = sum(a == b for a, b in zip(said, truth, strict=True))
+        good = sum(a == b for a, b in zip(answers, truth, strict=True))
         return good, sum(a == b for a, b in zip(likely, truth, strict=True)), stats.loss_sum / stats.tokens
 
     base = str(trainer.request.model)
@@ -241,8 +243,8 @@ def test_a_tuned_model_answers_what_it_learned(train: Callable[..., Any], data: 
     adapted = right(LocalGenerator(model=str(trainer.folder.model), artefact=second.folder.adapter))
     assert adapted[:2] == (0, 0)
     assert adapted[2] == pytest.approx(second.folder.read_result().validation_loss, rel=1e-4)
-    kept = max(second.folder.checkpoints().items())[1] / "adapter"
-    assert right(LocalGenerator(model=str(trainer.folder.model), artefact=kept)) == adapted
+    saved = max(second.folder.checkpoints().items())[1] / "adapter"
+    assert right(LocalGenerator(model=str(trainer.folder.model), artefact=saved)) == adapted
 
 
 def test_stops_at_the_end_of_a_turn(families_on_disk: Callable[..., Path]) -> None:
@@ -266,8 +268,8 @@ def test_a_seed_gives_the_same_answer_in_any_company(base_folder: Path) -> None:
     with LocalGenerator(model=str(base_folder)) as model:
         one = ask("one two", temperature=1.0, seed=3, max_tokens=10)
         (alone,) = model.generate([one])
-        others = [ask("three " * 9, temperature=1.0, seed=seed, max_tokens=10) for seed in range(5)]
-        among = model.generate([*others[:2], one, *others[2:]])
+        companions = [ask("three " * 9, temperature=1.0, seed=seed, max_tokens=10) for seed in range(5)]
+        among = model.generate([*companions[:2], one, *companions[2:]])
         assert among[2].text == alone.text
         assert model.generate([one])[0].text == alone.text
         assert len({answer.text for answer in among}) > 1
@@ -313,6 +315,6 @@ def test_a_templates_options_hold(families_on_disk: Callable[..., Path]) -> None
     with quiet as model, LocalGenerator(model=str(folder)) as loud:
         (short,), (long,) = model.score_labels([ask("one")], ["odd"]), loud.score_labels([ask("one")], ["odd"])
         assert short[0] > long[0]  # the empty thought is prompt there and answer here
-    own = LocalGenerator(model=str(folder), options={"chat_template": "{{ 'x' }}"})
-    with own as model, pytest.raises(InvalidData, match=r"no trained|leaves out|not end"):
+    overridden = LocalGenerator(model=str(folder), options={"chat_template": "{{ 'x' }}"})
+    with overridden as model, pytest.raises(InvalidData, match=r"no trained|leaves out|not end"):
         model.token_stats([chat(("user", "a"), ("assistant", "b"))])

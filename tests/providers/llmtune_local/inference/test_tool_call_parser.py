@@ -14,7 +14,7 @@ CITY = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "names"),
+    ("text", "expected", "names"),
     [
         (f"<tool_call>{CITY}</tool_call>", "", ["get_weather"]),
         (
@@ -26,9 +26,9 @@ CITY = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
         ('{"name": "get_weather", "parameters": {"city": "Köln"}}', "", ["get_weather"]),
     ],
 )
-def test_the_forms_of_open_models_are_read(text: str, words: str, names: list[str]) -> None:
-    said, calls = read_calls(text)
-    assert said == words
+def test_the_forms_of_open_models_are_read(text: str, expected: str, names: list[str]) -> None:
+    remaining, calls = read_calls(text)
+    assert remaining == expected
     assert [call.name for call in calls] == names
     assert all(json.loads(call.arguments) == {"city": "Köln"} for call in calls)
     assert len({call.id for call in calls}) == len(calls)
@@ -51,10 +51,10 @@ def test_what_is_no_call_stays_text(text: str) -> None:
 
 
 def test_only_where_tools_were_offered() -> None:
-    asked = GenerationRequest(messages=(Message("user", "weather?"),))
+    request = GenerationRequest(messages=(Message("user", "weather?"),))
     answer = Generation(text=f"<tool_call>{CITY}</tool_call>", finish_reason="stop")
-    assert with_calls(answer, asked) is answer
-    offered = GenerationRequest(messages=asked.messages, tools=({"type": "function"},))
+    assert with_calls(answer, request) is answer
+    offered = GenerationRequest(messages=request.messages, tools=({"type": "function"},))
     read = with_calls(answer, offered)
     assert (read.text, read.finish_reason) == ("", "tool_calls")
     cut = with_calls(Generation(text=answer.text, finish_reason="length"), offered)

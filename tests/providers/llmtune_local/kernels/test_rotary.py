@@ -18,8 +18,8 @@ def published(query: Any, key: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) 
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
 
     def turned(x: Any) -> Any:
-        one, other = x.chunk(2, dim=-1)
-        return x * cos + torch.cat([-other, one], dim=-1) * sin
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat([-second, first], dim=-1) * sin
 
     return turned(query), turned(key)
 
@@ -35,13 +35,13 @@ def test_turning_and_its_gradient_are_the_models_own(
     assert home.apply_rotary_pos_emb is rotary.rotate  # type: ignore[attr-defined]
     query, key = (torch.randn(2, heads, 5, 16, dtype=torch.float64, requires_grad=True) for heads in (4, 2))
     cos, sin = torch.randn(2, 2, 5, 16, dtype=torch.float64)
-    upstream = [torch.randn_like(each) for each in (query, key)]
+    upstream = [torch.randn_like(tensor) for tensor in (query, key)]
     results = []
     for turn in (published, rotary.rotate):
         turned = turn(query, key, cos, sin)
         results.append([*turned, *torch.autograd.grad(turned, (query, key), upstream)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_a_model_that_turns_a_part_of_each_head_keeps_its_own(random_model: Callable[..., Any]) -> None:
@@ -63,5 +63,5 @@ def test_one_cast_serves_all_layers_that_are_given_the_same_input() -> None:
         before = fused_lora._cast(x, torch.bfloat16)
         x.add_(1)
         assert not torch.equal(fused_lora._cast(x, torch.bfloat16), before)
-    fused_lora.forget()
+    fused_lora.clear_cache()
     assert fused_lora._last is None

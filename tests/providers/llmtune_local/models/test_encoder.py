@@ -66,9 +66,9 @@ def test_the_length_that_a_model_holds_is_the_one_that_runs(family: str, setting
     with pytest.raises(InvalidJob, match=f"{usable + 1} is more than the model's context of {usable} tokens"):
         loading.context_length(config, tokenizer_without_limit(), usable + 1)
     with torch.no_grad():
-        assert encoder.logits_of(network, [row(usable), row(3)], config.pad_token_id, "cpu").isfinite().all()
+        assert encoder.compute_logits(network, [row(usable), row(3)], config.pad_token_id, "cpu").isfinite().all()
         with pytest.raises((IndexError, RuntimeError)):
-            encoder.logits_of(network, [row(usable + 1)], config.pad_token_id, "cpu")
+            encoder.compute_logits(network, [row(usable + 1)], config.pad_token_id, "cpu")
 
 
 def test_every_family_that_counts_positions_from_its_padding_is_known() -> None:
@@ -106,8 +106,8 @@ def test_a_decoder_without_a_padding_token_reads_the_last_token_of_each_row(
     assert network.config.pad_token_id == tokenizer.pad_token_id == tokenizer.eos_token_id
     rows = [row(9), row(4), row(1)]
     with torch.no_grad():
-        together = encoder.logits_of(network, rows, tokenizer.pad_token_id, "cpu")
-        alone = torch.cat([encoder.logits_of(network, [one], tokenizer.pad_token_id, "cpu") for one in rows])
+        together = encoder.compute_logits(network, rows, tokenizer.pad_token_id, "cpu")
+        alone = torch.cat([encoder.compute_logits(network, [one], tokenizer.pad_token_id, "cpu") for one in rows])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_said_before_training(tmp_path: 
     tokenizer.pad_token = tokenizer.eos_token = None
     config = AutoConfig.for_model("llama", pad_token_id=None)
     with pytest.raises(InvalidJob, match="neither a padding token nor an end of text"):
-        encoder.set_padding(config, tokenizer)
+        encoder.set_padding_token(config, tokenizer)
 
 
 def test_the_embedded_encoder_keeps_its_own_length() -> None:

@@ -14,17 +14,17 @@ from llmtune.errors import DeviceUnavailable
 from llmtune.provider.memory import Footprint
 from llmtune_local.models import memory_estimate
 from llmtune_local.models.memory_estimate import Plan, estimate
-from llmtune_local.models.shape import shape_of
+from llmtune_local.models.shape import read_shape
 
 PLAN = Plan(adapter="lora", tokens=2048, trained_tokens=512, longest=256)
 
 
 def peak(**changes: Any) -> int:
-    shape = shape_of("tiny")
+    shape = read_shape("tiny")
     assert shape is not None
-    found = estimate(shape, replace(PLAN, **changes)).peak
-    assert found is not None
-    return found
+    estimated = estimate(shape, replace(PLAN, **changes)).peak
+    assert estimated is not None
+    return estimated
 
 
 def test_the_shape_is_read_from_the_files() -> None:
@@ -32,17 +32,17 @@ def test_the_shape_is_read_from_the_files() -> None:
 
     from llmtune_local.models.hub import locate
 
-    shape = shape_of("tiny")
+    shape = read_shape("tiny")
     assert shape is not None
     model = AutoModelForCausalLM.from_pretrained(locate("tiny"))
     assert shape.parameters == model.num_parameters()
     assert (shape.hidden, shape.layers, shape.inner) == (256, 4, 512)
     assert (shape.query, shape.key, shape.vocabulary) == (256, 128, 4096)
     assert len(shape.linear) == 7 * 4
-    encoder = shape_of("tiny-encoder")
+    encoder = read_shape("tiny-encoder")
     assert encoder is not None
     assert encoder.encoder
-    assert shape_of("nobody/nothing") is None
+    assert read_shape("nobody/nothing") is None
 
 
 @pytest.mark.parametrize("adapter", ["lora", "dora"])
@@ -60,10 +60,10 @@ def test_adapters_are_counted_exactly(adapter: str, targets: str) -> None:
     )
     tuned = add_adapter(models.load_base("tiny", None, dtype=torch.float32, device="cpu"), request)
     counted = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
-    shape = shape_of("tiny")
+    shape = read_shape("tiny")
     assert shape is not None
-    told = estimate(shape, replace(PLAN, adapter=adapter, rank=8, targets=targets))
-    assert next(part.bytes for part in told.parts if part.name == "adapters") == 4 * counted
+    footprint = estimate(shape, replace(PLAN, adapter=adapter, rank=8, targets=targets))
+    assert next(part.bytes for part in footprint.parts if part.name == "adapters") == 4 * counted
 
 
 def test_what_makes_it_larger_and_smaller() -> None:
@@ -95,13 +95,13 @@ def test_the_plan_tells_it_and_what_would_make_it_fit(tmp_path: Path, monkeypatc
 
     from llmtune.cli.app import app
 
-    found: Footprint = plan_of(tmp_path).memory
-    assert found.peak is not None
-    assert found.fits
-    assert found.room is not None
-    assert found.device == "cpu"
-    assert sum(part.bytes for part in found.parts) == found.peak
-    monkeypatch.setattr(memory_estimate, "room", lambda device: 400 << 20)
+    footprint: Footprint = plan_of(tmp_path).memory
+    assert footprint.peak is not None
+    assert footprint.fits
+    assert footprint.room is not None
+    assert footprint.device == "cpu"
+    assert sum(part.bytes for part in footprint.parts) == footprint.peak
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 400 << 20)
     tight: Footprint = plan_of(tmp_path, adapter="full").memory
     assert tight.fits is False
     assert "which is too much" in tight.sentence()
@@ -111,18 +111,18 @@ def test_the_plan_tells_it_and_what_would_make_it_fit(tmp_path: Path, monkeypatc
     job.write_text(
         json.dumps({"name": "t", "dataset": str(tmp_path / "rows.jsonl"), "model": "tiny", "adapter": "full"})
     )
-    shown = CliRunner().invoke(app, ["plan", str(job), "--provider", "local"]).output
-    assert "which is too much" in shown
-    assert "smaller by" in shown
-    told = json.loads(CliRunner().invoke(app, ["plan", str(job), "--provider", "local", "--json"]).stdout)
-    assert told["plans"]["local"]["memory"]["peak"] == tight.peak
+    output = CliRunner().invoke(app, ["plan", str(job), "--provider", "local"]).output
+    assert "which is too much" in output
+    assert "smaller by" in output
+    document = json.loads(CliRunner().invoke(app, ["plan", str(job), "--provider", "local", "--json"]).stdout)
+    assert document["plans"]["local"]["memory"]["peak"] == tight.peak
 
 
 def test_a_model_that_is_not_here_is_not_estimated(tmp_path: Path) -> None:
-    found: Footprint = plan_of(tmp_path, model="nobody/nothing").memory
-    assert found.peak is None
-    assert found.fits is None
-    assert "the model is not on this machine yet" in found.sentence()
+    footprint: Footprint = plan_of(tmp_path, model="nobody/nothing").memory
+    assert footprint.peak is None
+    assert footprint.fits is None
+    assert "the model is not on this machine yet" in footprint.sentence()
 
 
 def test_hosted_backends_say_nothing_of_memory(tmp_path: Path) -> None:
@@ -138,16 +138,16 @@ def test_a_real_run_takes_about_what_was_told(tmp_path: Path) -> None:
     import importlib.util
     import sys
 
-    place = Path(__file__).resolve().parents[4] / "benchmarks" / "memory.py"
-    spec = importlib.util.spec_from_file_location("memory_benchmark", place)
+    path = Path(__file__).resolve().parents[4] / "benchmarks" / "memory.py"
+    spec = importlib.util.spec_from_file_location("memory_benchmark", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["memory_benchmark"] = module
     spec.loader.exec_module(module)
     module.make_model(tmp_path / "model", (256, 6, 768, 4, 4, 8000))
-    found = module.measure(tmp_path / "model", ("lora", 512, 8, {}), "cpu", tmp_path)
-    assert found["told"] == pytest.approx(found["measured"], rel=0.25)
+    measured = module.measure(tmp_path / "model", ("lora", 512, 8, {}), "cpu", tmp_path)
+    assert measured["told"] == pytest.approx(measured["measured"], rel=0.25)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux hands the peak on through exec")
@@ -170,12 +170,12 @@ def body(adapter: str) -> dict[str, Any]:
 
 
 def test_a_model_that_cannot_fit_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = memory_estimate.shape_of("tiny")
+    shape = memory_estimate.read_shape("tiny")
     assert shape is not None
-    monkeypatch.setattr(memory_estimate, "room", lambda device: shape.parameters * 8)
-    memory_estimate.refuse_what_cannot_fit(body("lora"), "cpu")
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda device: shape.parameters * 8)
+    memory_estimate.check_memory(body("lora"), "cpu")
     with pytest.raises(DeviceUnavailable, match=r"needs at least .* on cpu and there are") as caught:
-        memory_estimate.refuse_what_cannot_fit(body("full"), "cpu")
+        memory_estimate.check_memory(body("full"), "cpu")
     assert "adapter: lora" in (caught.value.hint or "")
-    monkeypatch.setattr(memory_estimate, "room", lambda device: None)
-    memory_estimate.refuse_what_cannot_fit(body("full"), "cpu")
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda device: None)
+    memory_estimate.check_memory(body("full"), "cpu")

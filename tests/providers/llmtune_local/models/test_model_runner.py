@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmtune_local.inference import label_scoring, prefix_cache
 from llmtune_local.kernels import packed_attention
-from llmtune_local.kernels.shared_prefix import Beginning
+from llmtune_local.kernels.shared_prefix import SharedPrefix
 from llmtune_local.models import exact, fused_lora, model_runner
 from llmtune_local.models.model_runner import Network
 
@@ -57,17 +58,23 @@ def network_of(model: Any, dtype: torch.dtype, **settings: Any) -> Network:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_model_that_differs_in_nothing_uses_every_way(dtype: torch.dtype) -> None:
     network = network_of(adapted(dtype), dtype)
-    assert (network.linear_head, network.fused, network.packed, network.shares, network.begins) == (True,) * 5
+    assert (
+        network.linear_head,
+        network.fused,
+        network.packed,
+        network.shares_prefixes,
+        network.precomputes_prefix,
+    ) == (True,) * 5
     assert network.last
-    assert prefix_cache.possible(network)
-    assert label_scoring.find_way(network).longest
+    assert prefix_cache.supports_prefix_cache(network)
+    assert label_scoring.choose_method(network).longest
 
 
 # The head
 
 
 def changed_logits(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A model that does something to its logits of which its configuration says nothing."""
+    """Build a model that changes its logits, of which its configuration says nothing."""
     forward = model.forward
 
     def changed(*args: Any, **kwargs: Any) -> Any:
@@ -118,7 +125,7 @@ def test_capped_logits_in_bfloat16_give_the_loss_of_the_capped_model() -> None:
     row = TokenRow(ids.numpy().astype("int32"), (ids > 0).numpy() & (ids > 3).numpy())
     network = network_of(model, torch.bfloat16)
     (batch,) = make_step([row], prompt_weight=0.0, packed=network.packed, token_budget=100, pad=0).batches
-    ours = network.losses(batch)
+    actual = network.losses(batch)
 
     def plain(cap: float | None) -> float:
         model.config.final_logit_softcapping = cap
@@ -129,14 +136,14 @@ def test_capped_logits_in_bfloat16_give_the_loss_of_the_capped_model() -> None:
 
     capped, uncapped = plain(30.0), plain(None)
     assert abs(capped - uncapped) > 0.1 * capped
-    assert float(ours.nll) / int(ours.tokens) == pytest.approx(capped, rel=0.01)
+    assert float(actual.nll) / int(actual.tokens) == pytest.approx(capped, rel=0.01)
 
 
 # The other ways
 
 
 def scaled(function: Callable[..., Any], factor: float) -> Callable[..., Any]:
-    """A function whose first result is a little larger."""
+    """Return a function whose first result is a little larger."""
 
     def changed(*args: Any, **kwargs: Any) -> Any:
         output = function(*args, **kwargs)
@@ -147,8 +154,8 @@ def scaled(function: Callable[..., Any], factor: float) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fused_adapters_of_another_scale_are_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply = fused_lora._Fused.apply
-    monkeypatch.setattr(fused_lora._Fused, "apply", lambda *args: apply(*args[:-1], args[-1] * 1.05))
+    apply = fused_lora._FusedLora.apply
+    monkeypatch.setattr(fused_lora._FusedLora, "apply", lambda *args: apply(*args[:-1], args[-1] * 1.05))
     network = network_of(adapted(dtype), dtype, pack=False)
     assert not network.fused
     assert not any("_plain_forward" in module.__dict__ for module in network.causal.modules())
@@ -178,7 +185,7 @@ def test_kernels_that_round_to_another_function_are_not_used(
     network = network_of(model, dtype)
     for factor, usable in ((1.0, True), (1.002, False)):
         monkeypatch.setattr(model_runner, "use_liger", lambda causal, factor=factor: install(causal, factor))
-        with torch.no_grad(), network.arithmetic(), network.unpacked():
+        with torch.no_grad(), network.autocast(), network.unpacked():
             assert network._try_kernels() is usable
 
 
@@ -233,30 +240,30 @@ def test_rows_that_see_their_beginning_differently_do_not_share_it(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(plain: Any, module: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(family.shared for family in kwargs["families"]):
+        if any(group.shared for group in kwargs["packed_layout"].groups):
             value = torch.cat([value[:, :, :1] * 1.02, value[:, :, 1:]], dim=2)
         return plain(module, query, key, value, *args, **kwargs)
 
     attention_that(monkeypatch, change)
     network = network_of(build(dtype=dtype), dtype)
     assert network.packed
-    assert not network.shares
+    assert not network.shares_prefixes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_beginning_with_other_values_is_not_computed_before(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Beginning.before
+    before = SharedPrefix.before
 
     def changed(self: Any, layer: int, key: Any, value: Any) -> Any:
         key, value, ahead = before(self, layer, key, value)
         return key, (torch.cat([value[:, :, :1] * 1.02, value[:, :, 1:]], dim=2) if ahead else value), ahead
 
-    monkeypatch.setattr(Beginning, "before", changed)
+    monkeypatch.setattr(SharedPrefix, "before", changed)
     network = network_of(build(dtype=dtype), dtype)
-    assert network.shares
-    assert not network.begins
+    assert network.shares_prefixes
+    assert not network.precomputes_prefix
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -264,7 +271,7 @@ def test_a_cache_and_a_tree_of_answers_with_other_numbers_are_not_used(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = network_of(build(dtype=dtype), dtype)
-    rows, lay_out = prefix_cache.Prefix.rows, label_scoring.lay_out
+    rows, lay_out = prefix_cache.Prefix.rows, label_scoring.tree_layout
 
     def larger(self: Any, count: int) -> Any:
         cache = rows(self, count)
@@ -279,9 +286,9 @@ def test_a_cache_and_a_tree_of_answers_with_other_numbers_are_not_used(
         return inputs, select, targets
 
     monkeypatch.setattr(prefix_cache.Prefix, "rows", larger)
-    assert not prefix_cache.possible(network)
-    monkeypatch.setattr(label_scoring, "lay_out", leaking)
-    assert not label_scoring.find_way(network).longest
+    assert not prefix_cache.supports_prefix_cache(network)
+    monkeypatch.setattr(label_scoring, "tree_layout", leaking)
+    assert not label_scoring.choose_method(network).longest
 
 
 def test_float32_is_used_for_every_weight_and_nothing_is_left_changed() -> None:
@@ -289,6 +296,41 @@ def test_float32_is_used_for_every_weight_and_nothing_is_left_changed() -> None:
     ids = torch.arange(9).unsqueeze(0)
     with torch.no_grad():
         with exact.float32("cpu"):
-            found = model(input_ids=ids).logits
+            logits = model(input_ids=ids).logits
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-        torch.testing.assert_close(found, model.float()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits, model.float()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_two_threads_load_their_models_one_after_the_other(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers changes settings of the whole process while it loads: two at once break every later load."""
+    import threading
+    import time
+
+    from llmtune_local.inference.generator import LocalGenerator
+    from llmtune_local.models import loading
+
+    at_work, most, guard = 0, 0, threading.Lock()
+    read_weights = loading._read_weights
+
+    def read(*arguments: Any, **options: Any) -> Any:
+        nonlocal at_work, most
+        with guard:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.02)
+        try:
+            return read_weights(*arguments, **options)
+        finally:
+            with guard:
+                at_work -= 1
+
+    monkeypatch.setattr(loading, "_read_weights", read)
+    generators = [LocalGenerator(model=str(base_folder)) for _ in range(3)]
+    threads = [threading.Thread(target=generator._load) for generator in generators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    for generator in generators:
+        generator.close()

@@ -15,8 +15,8 @@ import torch
 
 from llmtune.errors import InvalidJob
 from llmtune_local.models import quantization
-from llmtune_local.models.hardware import check_device
-from llmtune_local.run_state.schema import Recipe
+from llmtune_local.models.hardware import resolve_device
+from llmtune_local.run_state.schema import TrainingConfig
 
 OPTIONS = {"device": "cpu", "num_threads": 1}
 TESTS = Path(__file__).parents[1]
@@ -29,8 +29,8 @@ def losses(trainer: Any) -> dict[int, float]:
 def test_rank_stabilised_lora(train: Callable[..., Any]) -> None:
     plain = train(lora_rank=16)
     scaled = train({"options": OPTIONS | {"rslora": True}}, lora_rank=16)
-    kept = json.loads((scaled.folder.adapter / "adapter_config.json").read_text())
-    assert kept["use_rslora"]
+    config = json.loads((scaled.folder.adapter / "adapter_config.json").read_text())
+    assert config["use_rslora"]
     layer = next(module for module in scaled.model.modules() if hasattr(module, "lora_A"))
     assert layer.scaling["default"] == pytest.approx(32 / 16**0.5)  # alpha is twice the rank
     assert losses(scaled)[1] == losses(plain)[1]  # an adapter that is zero scales to zero
@@ -41,7 +41,7 @@ def test_every_hyperparameter_of_the_trainer_is_named_in_a_test() -> None:
     text = "".join(
         path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py") if path.name != "test_peft_adapter.py"
     )
-    assert [name for name in Recipe.model_fields if name not in text] == []
+    assert [name for name in TrainingConfig.model_fields if name not in text] == []
 
 
 # 4-bit bases
@@ -50,7 +50,7 @@ def test_every_hyperparameter_of_the_trainer_is_named_in_a_test() -> None:
 def without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest)
+        importlib.util, "find_spec", lambda name, *args: None if name == "bitsandbytes" else find(name, *args)
     )
 
 
@@ -59,7 +59,7 @@ def test_qlora_is_refused_with_the_reason(train: Callable[..., Any], monkeypatch
     with pytest.raises(InvalidJob, match="needs bitsandbytes, which is not installed here") as refused:
         train({"adapter": "qlora"})
     assert "llmtune-sdk[qlora]" in (refused.value.hint or "")
-    assert quantization.why_no_four_bit("cpu") is not None
+    assert quantization.four_bit_obstacle("cpu") is not None
 
 
 def test_qlora_is_refused_where_bitsandbytes_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_qlora_is_refused_where_bitsandbytes_does_not_run(monkeypatch: pytest.Mo
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: object() if name == "bitsandbytes" else find(name, *rest)
+        importlib.util, "find_spec", lambda name, *args: object() if name == "bitsandbytes" else find(name, *args)
     )
     library = types.ModuleType("bitsandbytes")
     library.nn = types.SimpleNamespace(Linear4bit=broken)  # type: ignore[attr-defined]
@@ -98,8 +98,8 @@ def test_the_plan_warns_and_the_run_is_refused_before_it_begins(
 
 
 def test_qlora_trains_where_it_runs(train: Callable[..., Any]) -> None:
-    device = check_device()
-    if (reason := quantization.why_no_four_bit(device)) is not None:
+    device = resolve_device()
+    if (reason := quantization.four_bit_obstacle(device)) is not None:
         pytest.skip(reason)
     trainer = train({"model": "tiny", "adapter": "qlora", "options": {"device": device}}, epochs=3)
     linear = [module for module in trainer.model.modules() if type(module).__name__ == "Linear4bit"]

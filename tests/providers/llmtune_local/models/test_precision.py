@@ -12,20 +12,20 @@ from llmtune_local.models import memory_estimate, precision
 
 
 def test_auto_takes_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = memory_estimate.shape_of("tiny")
+    small = memory_estimate.read_shape("tiny")
     assert small is not None
     large = replace(small, parameters=precision.HALF_FROM)
     monkeypatch.setattr(precision, "cpu_has_half", lambda: True)
-    assert precision.settled("auto", "cpu", large) == "bfloat16"
-    assert precision.settled("auto", "cpu", small) == "float32"
-    assert precision.settled("auto", "cpu", replace(large, encoder=True)) == "float32"
-    assert precision.settled("auto", "cpu", None) == "float32"
-    assert precision.settled("auto", "mps", large) == "float32"
-    assert precision.settled("auto", "cuda", None) == "bfloat16"
-    assert precision.settled("float32", "cuda", large) == "float32"
-    assert precision.settled("bfloat16", "cpu", small) == "bfloat16"
+    assert precision.resolve_precision("auto", "cpu", large) == "bfloat16"
+    assert precision.resolve_precision("auto", "cpu", small) == "float32"
+    assert precision.resolve_precision("auto", "cpu", replace(large, encoder=True)) == "float32"
+    assert precision.resolve_precision("auto", "cpu", None) == "float32"
+    assert precision.resolve_precision("auto", "mps", large) == "float32"
+    assert precision.resolve_precision("auto", "cuda", None) == "bfloat16"
+    assert precision.resolve_precision("float32", "cuda", large) == "float32"
+    assert precision.resolve_precision("bfloat16", "cpu", small) == "bfloat16"
     monkeypatch.setattr(precision, "cpu_has_half", lambda: False)
-    assert precision.settled("auto", "cpu", large) == "float32"
+    assert precision.resolve_precision("auto", "cpu", large) == "float32"
 
 
 def test_the_processor_says_what_it_can() -> None:
@@ -39,6 +39,6 @@ def test_the_fast_ways_are_taken_in_either_precision(
     trainer = train({"files": data, "options": {"device": "cpu", "dtype": dtype}}, max_steps=1, dropout=0.0)
     network = trainer.network
     assert network.packed
-    assert network.shares
+    assert network.shares_prefixes
     assert network.linear_head
     assert network.fused

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from llmtune.errors import InvalidJob
-from llmtune_local.models.peft_adapter import fresh_adapter
+from llmtune_local.models.peft_adapter import make_adapter
 from llmtune_local.models.targets import Targets, select_targets, zero_tensors
 from llmtune_local.run_state.schema import RunRequest
 
@@ -76,7 +76,7 @@ def build_vlm() -> Any:
 def adapt(model: Any, targets: Targets, **request: Any) -> Any:
     body: dict[str, Any] = {"model": "tiny", "files": {"train": "x"}, "hyperparameters": {}}
     body["hyperparameters"] = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-2, "lora_rank": 4}
-    return fresh_adapter(model, RunRequest.model_validate(body | request), targets)
+    return make_adapter(model, RunRequest.model_validate(body | request), targets)
 
 
 def leaves(targets: Targets) -> set[str]:
@@ -97,7 +97,7 @@ def test_routed_experts_are_left_out_and_named_when_wanted(family: str, settings
     model = build(family, **settings)
     targets = select_targets(model, "all-linear")
     (note,) = targets.notes
-    assert "not on the routed experts (4 a layer; lora_target_modules: [experts] names them) and their router" in note
+    assert "not on the routed experts (4 per layer; lora_target_modules: [experts] names them) and their router" in note
     assert not any("experts." in name and "shared" not in name for name in (*targets.modules, *targets.parameters))
     named = select_targets(model, ["q_proj" if family != "deepseek_v3" else "o_proj", "experts"])
     assert {name.rpartition(".")[2] for name in named.parameters} == {"gate_up_proj", "down_proj"}
@@ -111,7 +111,9 @@ def test_names_of_a_checkpoint_mean_the_experts() -> None:
     targets = select_targets(model, ["gate_proj", "up_proj", "down_proj"])
     assert not targets.modules
     assert {name.rpartition(".")[2] for name in targets.parameters} == {"gate_up_proj", "down_proj"}
-    with pytest.raises(InvalidJob, match=r"no linear layer for the preset 'mlp' beside the routed experts \(4 a layer"):
+    with pytest.raises(
+        InvalidJob, match=r"no linear layer for the preset 'mlp' beside the routed experts \(4 per layer"
+    ):
         select_targets(model, "mlp")
     with pytest.raises(InvalidJob, match="the router of the experts"):
         select_targets(model, ["mlp.gate"])
@@ -195,7 +197,7 @@ def test_plan_says_what_the_adapter_will_cover_and_start_refuses_before_anything
     row = '{"messages": [{"role": "user", "content": "%d"}, {"role": "assistant", "content": "b"}]}\n'
     rows.write_text("".join(row % number for number in range(20)))
     job = TuningJob.model_validate(
-        {"name": "t", "dataset": str(rows), "model": str(folder)}
+        {"name": "t", "dataset": str(rows), "model": str(folder), "adapter": "lora"}
         | {"provider_options": {"local": {"device": "cpu", "num_threads": 1}}}
     )
     (note,) = [line for line in plan(job, "local").warnings if "the adapter is on" in line]
@@ -209,18 +211,18 @@ def test_plan_says_what_the_adapter_will_cover_and_start_refuses_before_anything
 
 
 def test_a_model_of_text_and_images_is_loaded_under_the_names_it_is_published_with(tmp_path: Path) -> None:
-    from llmtune_local.models.hub import check_model
+    from llmtune_local.models.hub import load_config
     from llmtune_local.models.loading import load_base
 
     build_vlm().save_pretrained(tmp_path)
-    assert check_model(str(tmp_path)).model_type == "gemma3"
+    assert load_config(str(tmp_path)).model_type == "gemma3"
     loaded = load_base(str(tmp_path), None, dtype=torch.float32, device="cpu")
     assert type(loaded).__name__ == "Gemma3ForConditionalGeneration"
 
 
 def test_an_encoder_decoder_is_refused_for_what_it_is(tmp_path: Path) -> None:
-    from llmtune_local.models.hub import check_model
+    from llmtune_local.models.hub import load_config
 
     AutoConfig.for_model("t5").save_pretrained(tmp_path)
     with pytest.raises(InvalidJob, match="an encoder and a decoder: decoder-only models"):
-        check_model(str(tmp_path))
+        load_config(str(tmp_path))

@@ -80,6 +80,14 @@ def test_a_damaged_adapter_is_named(damage: Callable[[Path], object], sentence: 
     assert sentence in (artefact_fault(adapter) or "")
 
 
+def test_a_file_that_was_written_must_be_there(adapter: Path) -> None:
+    files = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json")
+    assert artefact_fault(adapter, files) is None
+    (adapter / "tokenizer.json").unlink()
+    assert artefact_fault(adapter) is None
+    assert "tokenizer.json is missing" in (artefact_fault(adapter, files) or "")
+
+
 def test_every_part_of_a_model_must_be_there(adapter: Path) -> None:
     index = {"weight_map": {"a": "adapter_model.safetensors", "b": "part-2.safetensors"}}
     (adapter / "model.safetensors.index.json").write_text(json.dumps(index))

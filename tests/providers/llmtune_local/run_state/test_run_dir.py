@@ -21,7 +21,7 @@ from llmtune_local.run_state.damage import DamagedFile
 from llmtune_local.run_state.process import FolderBusy, FolderLock, ProcessId
 from llmtune_local.run_state.run_dir import RunDir, write_atomically
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, RunRequest, Status
-from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.run_state.status_writer import StatusWriter
 
 
 def point(step: int, series: str = "train/loss", value: float = 1.0) -> MetricLine:
@@ -34,8 +34,8 @@ def test_importing_the_contract_loads_nothing_heavy() -> None:
         "import llmtune_local.training.lr_schedule;"
         "print([n for n in ('torch', 'transformers', 'peft', 'numpy', 'sqlalchemy') if n in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[]"
 
 
 def test_requests_round_trip_and_refuse_what_they_do_not_know(tmp_path: Path, make_request: Callable[..., Any]) -> None:
@@ -59,7 +59,7 @@ def test_recipe_has_every_hyperparameter_there_is() -> None:
     from llmtune.job.spec import Hyperparameters
 
     # The multiplier arrives as a rate.
-    assert set(schema.Recipe.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
+    assert set(schema.TrainingConfig.model_fields) == set(Hyperparameters.model_fields) - {"learning_rate_multiplier"}
 
 
 def test_metrics_are_read_in_order_behind_a_cursor(tmp_path: Path) -> None:
@@ -67,16 +67,16 @@ def test_metrics_are_read_in_order_behind_a_cursor(tmp_path: Path) -> None:
     assert folder.read_metrics() == ([], Cursor())
     folder.write_status(Status(attempt=1))
     folder.append_metrics([point(1), point(1, "validation/loss")])
-    found, cursor = folder.read_metrics()
-    assert [(line.step, line.series) for line in found] == [(1, "train/loss"), (1, "validation/loss")]
+    points, cursor = folder.read_metrics()
+    assert [(line.step, line.series) for line in points] == [(1, "train/loss"), (1, "validation/loss")]
     assert folder.read_metrics(cursor) == ([], cursor)
     with folder.metrics.open("a") as file:
         file.write(point(2).model_dump_json()[:20])  # a line that is still being written
     assert folder.read_metrics(cursor) == ([], cursor)
     with folder.metrics.open("a") as file:
         file.write(point(2).model_dump_json()[20:] + "\n")
-    found, later = folder.read_metrics(Cursor.model_validate(cursor.model_dump()))
-    assert [line.step for line in found] == [2]
+    points, later = folder.read_metrics(Cursor.model_validate(cursor.model_dump()))
+    assert [line.step for line in points] == [2]
     assert later.offset > cursor.offset
 
 
@@ -90,9 +90,9 @@ def test_a_resume_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None
     folder.write_status(Status(attempt=2))
     folder.truncate_metrics(5)
     folder.append_metrics([point(6, value=2.0)])
-    found, _ = folder.read_metrics(cursor)  # the cursor is of the attempt before: everything comes again
-    assert [line.step for line in found] == [1, 2, 3, 4, 5, 6]
-    assert found[-1].value == 2.0
+    points, _ = folder.read_metrics(cursor)  # the cursor is of the attempt before: everything comes again
+    assert [line.step for line in points] == [1, 2, 3, 4, 5, 6]
+    assert points[-1].value == 2.0
     folder.truncate_metrics(-1)
     assert folder.read_metrics() == ([], Cursor(attempt=2))
     RunDir(tmp_path / "new").truncate_metrics(3)
@@ -107,14 +107,14 @@ def test_a_reader_never_sees_half_a_status(tmp_path: Path) -> None:
         "for step in range(400): folder.write_status(Status(step=step, message='x' * (step % 50) * 20))"
     )
     child = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)])
-    seen = set()
+    states = set()
     while child.poll() is None:
         status = folder.read_status()
         if status is not None:
             assert status.message == "x" * (status.step % 50) * 20
-            seen.add(status.step)
+            states.add(status.step)
     assert child.returncode == 0
-    assert len(seen) > 5
+    assert len(states) > 5
     assert folder.read_status().step == 399  # type: ignore[union-attr]
 
 
@@ -198,14 +198,14 @@ def test_lines_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> Non
 
 def test_a_worker_begins_by_taking_out_what_the_last_one_left_half_done(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         journal.event("before")
     with folder.events.open("ab") as file:
         file.write(b'{"id": "1-2", "ti')
     for name in (".status.json.77.tmp", "checkpoints/.step-4.tmp/adapter/weights"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         journal.event("after")
     assert [event.message for event in folder.read_events()[0]] == ["before", "after"]
     assert folder.damage == {}
@@ -215,13 +215,13 @@ def test_a_worker_begins_by_taking_out_what_the_last_one_left_half_done(tmp_path
 def test_attempts_are_counted_on_where_the_status_was_lost(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     for _ in range(2):
-        with Journal(folder) as journal:
+        with StatusWriter(folder) as journal:
             journal.event("here")
     (tmp_path / "status.json").write_bytes(bytes(4096))
     assert folder.read_status() is None
     assert "zero bytes" in folder.damage["status.json"]
     assert folder.last_attempt() == 2
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         journal.event("again")
     assert [event.id for event in folder.read_events()[0]] == ["1-1", "2-1", "3-1"]
 
@@ -233,7 +233,7 @@ def test_without_a_status_the_lock_says_who_works(tmp_path: Path) -> None:
     folder.lock.write_bytes(b"\xff\0 \xfe")
     (tmp_path / process.LAUNCHED).write_bytes(b"\xff\xfe\n\0\0\n1 then here\n")
     assert folder.alive() is False
-    assert process.launches(tmp_path) == [ProcessId(1, "then", "here")]
+    assert process.count_launches(tmp_path) == [ProcessId(1, "then", "here")]
 
 
 def test_only_checkpoints_that_are_whole_are_gone_on_from(tmp_path: Path, make_request: Callable[..., Any]) -> None:
@@ -276,7 +276,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, folder: RunDir) -> None:
 
 def test_on_a_full_disk_points_and_events_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunDir(tmp_path)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         with monkeypatch.context() as patched:
             full_disk(patched, folder)
             journal.points(1, 0.1, {"train/loss": 2.0})
@@ -297,13 +297,13 @@ def test_a_process_is_known_by_its_start_too() -> None:
     assert process.alive(me._replace(started="another")) is False
     assert process.alive(me._replace(host="elsewhere")) is None
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    other = ProcessId(child.pid, process.start_time(child.pid) or "", me.host)
-    assert process.alive(other) is True
+    child_id = ProcessId(child.pid, process.start_time(child.pid) or "", me.host)
+    assert process.alive(child_id) is True
     child.kill()
     time.sleep(0.2)
-    assert process.alive(other) is False  # dead, though nobody has asked for its exit status yet
+    assert process.alive(child_id) is False  # dead, though nobody has asked for its exit status yet
     child.wait()
-    assert process.alive(other) is False
+    assert process.alive(child_id) is False
 
 
 def test_one_worker_a_folder(tmp_path: Path) -> None:
@@ -327,13 +327,13 @@ def test_one_worker_a_folder(tmp_path: Path) -> None:
         pass
     holder.kill()
     holder.wait()
-    with FolderLock(lock) as mine:  # left by a dead process
-        assert mine.holder() == process.current()
-    assert mine.holder() is None
+    with FolderLock(lock) as held:  # left by a dead process
+        assert held.holder() == process.current()
+    assert held.holder() is None
 
 
 @pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def unset_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nobody has told torch's libraries anything; what is told in the test is taken back."""
     for name in ("GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "")
@@ -341,20 +341,22 @@ def untold(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-@pytest.mark.parametrize(("spin", "told"), [(True, SPIN), (False, "0")])
-def test_waiting_threads_spin_where_that_was_asked_for(spin: bool, told: str, untold: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("spin", "expected"), [(True, SPIN), (False, "0")])
+def test_waiting_threads_spin_where_that_was_asked_for(
+    spin: bool, expected: str, unset_environment: pytest.MonkeyPatch
+) -> None:
     prepare_libraries(spin=spin)
-    assert os.environ["GOMP_SPINCOUNT"] == told
+    assert os.environ["GOMP_SPINCOUNT"] == expected
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
 
 
-def test_a_users_own_settings_of_the_libraries_stand(untold: pytest.MonkeyPatch) -> None:
-    untold.setenv("GOMP_SPINCOUNT", "7")
-    untold.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
+def test_a_users_own_settings_of_the_libraries_stand(unset_environment: pytest.MonkeyPatch) -> None:
+    unset_environment.setenv("GOMP_SPINCOUNT", "7")
+    unset_environment.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
     prepare_libraries(spin=True)
     assert (os.environ["GOMP_SPINCOUNT"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) == ("7", "9")
-    untold.delenv("GOMP_SPINCOUNT")
-    untold.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    unset_environment.delenv("GOMP_SPINCOUNT")
+    unset_environment.setenv("OMP_WAIT_POLICY", "ACTIVE")
     prepare_libraries(spin=True)
     assert "GOMP_SPINCOUNT" not in os.environ
 
@@ -377,7 +379,7 @@ def test_usable_cores_are_at_least_one_and_at_most_all() -> None:
 def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmtune_local.run_state.status_writer.HEARTBEAT", 0.05)
     folder = RunDir(tmp_path)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         first = folder.read_status()
         assert first is not None
         assert first.process == process.current()
@@ -391,7 +393,7 @@ def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypat
         assert later.step == 3
         journal.update(state="running")  # a change of state is written at once
         assert folder.read_status().state == "running"  # type: ignore[union-attr]
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         journal.event("again")
     assert folder.read_status().attempt == 2  # type: ignore[union-attr]
     assert [(event.id, event.message) for event in folder.read_events()[0]] == [("1-1", "hello"), ("2-1", "again")]
@@ -400,13 +402,15 @@ def test_the_journal_counts_attempts_and_keeps_beating(tmp_path: Path, monkeypat
 
 def test_what_is_declared_is_what_the_trainer_knows() -> None:
     from llmtune.provider.declarations import Sent
+    from llmtune.provider.types import Target
     from llmtune_local import declarations
     from llmtune_local.training import optimizer
 
     assert set(declarations.OPTIMIZERS) == set(optimizer.OPTIMIZERS)
-    declared = declarations.capabilities("lora").parameters
-    for name, field in schema.Recipe.model_fields.items():
+    declared = declarations.capabilities(Target(provider="local", kind="local", model="tiny")).parameters
+    for name, field in schema.TrainingConfig.model_fields.items():
         entry = declared[name]
         assert isinstance(entry, Sent)
-        if not field.is_required() and entry.default is not None and name != "dpo_beta":
+        # What is chosen by rule is sent with each request.
+        if not (field.is_required() or entry.default is None or entry.default_rule) and name != "dpo_beta":
             assert field.default == entry.default, name

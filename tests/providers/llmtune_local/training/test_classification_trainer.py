@@ -17,7 +17,7 @@ from torch.nn import functional
 from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.batching import packing
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training.classification_trainer import ClassificationTrainer
 from llmtune_local.training.trainer import Stopped
 
@@ -77,14 +77,14 @@ def test_learns_and_its_figures_are_scikit_learns(label: Callable[..., Classific
     names = json.loads((trainer.folder.path / "logits" / "labels.json").read_text())["labels"]
     assert names == sorted(WORDS)
     truth = [row["labels"][0] for row in rows]
-    said = [names[int(np.argmax(row["logits"]))] for row in rows]
-    assert accuracy_score(truth, said) > 0.9
+    predicted = [names[int(np.argmax(row["logits"]))] for row in rows]
+    assert accuracy_score(truth, predicted) > 0.9
     last = max(series(trainer, "validation/accuracy"))
-    assert series(trainer, "validation/accuracy")[last] == accuracy_score(truth, said)
-    assert series(trainer, "validation/macro_f1")[last] == pytest.approx(f1_score(truth, said, average="macro"))
-    found = json.loads((trainer.folder.path / "validation.json").read_text())
-    precision, recall, f1, support = precision_recall_fscore_support(truth, said, labels=names, zero_division=0.0)
-    for index, row in enumerate(found["classes"]):
+    assert series(trainer, "validation/accuracy")[last] == accuracy_score(truth, predicted)
+    assert series(trainer, "validation/macro_f1")[last] == pytest.approx(f1_score(truth, predicted, average="macro"))
+    figures = json.loads((trainer.folder.path / "validation.json").read_text())
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=names, zero_division=0.0)
+    for index, row in enumerate(figures["classes"]):
         assert (row["precision"], row["recall"], row["f1"]) == pytest.approx(
             (precision[index], recall[index], f1[index])
         )
@@ -96,8 +96,8 @@ def test_the_loss_and_its_gradient_are_plain_cross_entropy(label: Callable[..., 
     for how in ({}, {"gradient_accumulation_steps": 3}, {"label_smoothing": 0.2}):
         how = how | {"dropout": 0.0, "attention_dropout": 0.0}  # so that both see the same network
         trainer = label({"options": {"device": "cpu", "num_threads": 1, "token_budget": 64}}, max_steps=1, **how)
-        _, values = trainer._gradient(0)
-        ours = [parameter.grad.clone() for parameter in trainer.trained]
+        _, values = trainer._compute_gradient(0)
+        gradients = [parameter.grad.clone() for parameter in trainer.trained]
         rows = [trainer.train.rows[index][0] for index in packing.rows_of_step(64, 16, 0, 0)]
         loss: Any = torch.stack(
             [
@@ -110,8 +110,8 @@ def test_the_loss_and_its_gradient_are_plain_cross_entropy(label: Callable[..., 
         trainer.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         assert values["train/loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-        for mine, parameter in zip(ours, trainer.trained, strict=True):
-            torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-5)
+        for gradient, parameter in zip(gradients, trainer.trained, strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_class_weights(label: Callable[..., ClassificationTrainer], tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_class_weights(label: Callable[..., ClassificationTrainer], tmp_path: Pa
     for line in Path(files["train"]).read_text().splitlines():
         counts[json.loads(line)["label"]] += 1
 
-    def weights(asked: Any) -> dict[str, float]:
-        options = {"device": "cpu", "num_threads": 1, "class_weights": asked}
+    def weights(class_weights: Any) -> dict[str, float]:
+        options = {"device": "cpu", "num_threads": 1, "class_weights": class_weights}
         trainer = label({"files": files, "options": options}, max_steps=1)
         return dict(zip(trainer.labels.labels, trainer.weights.tolist(), strict=True))
 
@@ -154,11 +154,11 @@ def test_several_labels_a_row(label: Callable[..., ClassificationTrainer], tmp_p
     rows = kept(trainer.folder.path)
     names = trainer.labels.labels
     truth = np.array([[name in row["labels"] for name in names] for row in rows], dtype=int)
-    said = (1 / (1 + np.exp(-np.array([row["logits"] for row in rows]))) >= 0.4).astype(int)
+    predicted = (1 / (1 + np.exp(-np.array([row["logits"] for row in rows]))) >= 0.4).astype(int)
     last = max(series(trainer, "validation/accuracy"))
-    assert series(trainer, "validation/accuracy")[last] == accuracy_score(truth, said)  # every label right
-    assert series(trainer, "validation/macro_f1")[last] == pytest.approx(f1_score(truth, said, average="macro"))
-    assert f1_score(truth, said, average="micro") > 0.8
+    assert series(trainer, "validation/accuracy")[last] == accuracy_score(truth, predicted)  # every label right
+    assert series(trainer, "validation/macro_f1")[last] == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert f1_score(truth, predicted, average="micro") > 0.8
     loss = functional.binary_cross_entropy_with_logits(
         torch.tensor([row["logits"] for row in rows]), torch.tensor(truth, dtype=torch.float32)
     )
@@ -173,22 +173,27 @@ def test_stopped_and_resumed_ends_like_one_that_was_not(
     tmp_path: Path,
     adapter: str,
 ) -> None:
-    asked: dict[str, Any] = {"method": "classification", "model": "tiny-encoder", "adapter": adapter, "files": texts}
+    run_request: dict[str, Any] = {
+        "method": "classification",
+        "model": "tiny-encoder",
+        "adapter": adapter,
+        "files": texts,
+    }
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
-    straight = label(asked, **settings)
+    straight = label(run_request, **settings)
     folder = RunDir(tmp_path / adapter)
-    request = make_request(asked, **settings)
+    request = make_request(run_request, **settings)
     folder.write_request(request)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         trainer = ClassificationTrainer(folder, request, journal, lambda: trainer.progress.step >= 5)
         with pytest.raises(Stopped):
             trainer.run()
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         again = ClassificationTrainer(folder, request, journal, lambda: False)
         again.run(resume=True)
     assert series(again, "train/loss") == pytest.approx(series(straight, "train/loss"), rel=1e-4)
-    for one, other in zip(kept(folder.path), kept(straight.folder.path), strict=True):
-        assert one["logits"] == pytest.approx(other["logits"], abs=1e-3)
+    for actual, expected in zip(kept(folder.path), kept(straight.folder.path), strict=True):
+        assert actual["logits"] == pytest.approx(expected["logits"], abs=1e-3)
 
 
 def test_hyperparameters_of_an_encoder(label: Callable[..., ClassificationTrainer]) -> None:
@@ -281,7 +286,7 @@ def job_of(path: str, **changes: Any) -> Any:
 def asked_of(report: Any) -> dict[str, list[float]]:
     folder = Path(report.identity.tuned_model).parent
     lines = (folder / "logits" / "asked.jsonl").read_text().splitlines()
-    return {each["text"]: each["logits"] for each in map(json.loads, lines)}
+    return {line["text"]: line["logits"] for line in map(json.loads, lines)}
 
 
 def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
@@ -295,20 +300,22 @@ def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
     names = sorted(WORDS)
     test = Dataset.from_spec(job.dataset, method="classification").test
     truth = [str(row.label) for row in test]
-    said = [names[int(np.argmax(logits[row.messages[0].words]))] for row in test]
+    predicted = [names[int(np.argmax(logits[row.messages[0].words]))] for row in test]
     tuned = report.evaluation.system("tuned")
-    precision, recall, f1, _ = precision_recall_fscore_support(truth, said, average="macro", zero_division=0.0)
+    precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average="macro", zero_division=0.0)
     for name, expected in {
-        "accuracy": accuracy_score(truth, said),
+        "accuracy": accuracy_score(truth, predicted),
         "macro_precision": precision,
         "macro_recall": recall,
         "macro_f1": f1,
-        "macro_f2": fbeta_score(truth, said, beta=2, average="macro"),
+        "macro_f2": fbeta_score(truth, predicted, beta=2, average="macro"),
     }.items():
         assert tuned[name].value == pytest.approx(expected)
-    each = precision_recall_fscore_support(truth, said, labels=names, beta=2, zero_division=0.0)
+    per_label = precision_recall_fscore_support(truth, predicted, labels=names, beta=2, zero_division=0.0)
     for index, row in enumerate(tuned.classification.classes):
-        assert (row.precision, row.recall, row.f_beta, row.support) == pytest.approx([part[index] for part in each])
+        assert (row.precision, row.recall, row.f_beta, row.support) == pytest.approx(
+            [part[index] for part in per_label]
+        )
     assert report.series["validation/macro_f1"].values
     assert report.checks[0].passed
     assert report.checks[0].name == "logits kept"
@@ -329,13 +336,13 @@ def test_several_labels_through_a_job(tmp_path: Path) -> None:
     names = sorted(WORDS)
     test = Dataset.from_spec(job.dataset, method="classification").test
     truth = np.array([[name in (row.label or ()) for name in names] for row in test], dtype=int)
-    said = np.array([[value >= 0 for value in logits[row.messages[0].words]] for row in test], dtype=int)
+    predicted = np.array([[value >= 0 for value in logits[row.messages[0].words]] for row in test], dtype=int)
     tuned = report.evaluation.system("tuned")
-    assert tuned["subset_accuracy"].value == pytest.approx(accuracy_score(truth, said))
-    assert tuned["samples_f1"].value == pytest.approx(f1_score(truth, said, average="samples", zero_division=1.0))
+    assert tuned["subset_accuracy"].value == pytest.approx(accuracy_score(truth, predicted))
+    assert tuned["samples_f1"].value == pytest.approx(f1_score(truth, predicted, average="samples", zero_division=1.0))
     assert tuned.classification.several
-    assert tuned.classification.micro.f1 == pytest.approx(f1_score(truth, said, average="micro"))
-    support = precision_recall_fscore_support(truth, said, zero_division=0.0)[3]
+    assert tuned.classification.micro.f1 == pytest.approx(f1_score(truth, predicted, average="micro"))
+    support = precision_recall_fscore_support(truth, predicted, zero_division=0.0)[3]
     assert [row.support for row in tuned.classification.classes] == list(support)
 
 
@@ -343,7 +350,7 @@ def test_the_plan(tmp_path: Path) -> None:
     from llmtune import plan
 
     receipt = plan(job_of(write_texts(tmp_path / "rows.jsonl", 40), hyperparameters={}), "local")
-    assert receipt["learning_rate"].effective == 3e-4
+    assert receipt["learning_rate"].effective == 7e-4
     assert receipt["packing"].support == "not_applicable"
     assert receipt.data.format == "labelled"
     unlabelled = tmp_path / "chat.jsonl"

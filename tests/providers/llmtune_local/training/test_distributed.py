@@ -24,7 +24,7 @@ from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import WorkerOptions
 from llmtune_local.settings import LocalOptions, LocalSettings
-from llmtune_local.training.distributed import ALONE, Team, check_team, join
+from llmtune_local.training.distributed import ALONE, WorkerGroup, check_worker_group, join
 from llmtune_local.worker.launch import launch
 from llmtune_local.worker.supervisor import keep_alive
 
@@ -36,30 +36,30 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.ti
 TWO = {"device": "cpu", "processes": 2}
 
 
-def processes_with(*words: str) -> list[int]:
-    """Processes of this machine whose command line has all of these words (Linux)."""
-    found = []
+def processes_with(*arguments: str) -> list[int]:
+    """Return the processes of this machine whose command line has all of these arguments (Linux)."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if all(word in command for word in words):
-                found.append(int(path.parent.name))
-    return found
+            if all(argument in command for argument in arguments):
+                pids.append(int(path.parent.name))
+    return pids
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[RunDir]:
-    """A run folder whose processes end with the test."""
-    found = RunDir(tmp_path / "team")
-    yield found
-    for each in process.launches(found.path):
-        if process.alive(each):
-            os.killpg(each.pid, signal.SIGKILL)
-    assert not wait(lambda: members(found), until=lambda left: not left)
+    """Make a run folder whose processes end with the test."""
+    run = RunDir(tmp_path / "team")
+    yield run
+    for worker in process.count_launches(run.path):
+        if process.alive(worker):
+            os.killpg(worker.pid, signal.SIGKILL)
+    assert not wait(lambda: members(run), until=lambda pids: not pids)
 
 
 def members(folder: RunDir) -> list[int]:
-    """Processes at work for the folder, the launcher left out."""
+    """Return the processes that train in the folder, without the launcher."""
     ranks = []
     for pid in processes_with("llmtune_local.worker", str(folder.path), "--member"):
         with contextlib.suppress(OSError):
@@ -69,23 +69,23 @@ def members(folder: RunDir) -> list[int]:
 
 
 def rank_of(pid: int) -> int:
-    told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return int(next(each for each in told if each.startswith(b"RANK=")).removeprefix(b"RANK="))
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return int(next(variable for variable in variables if variable.startswith(b"RANK=")).removeprefix(b"RANK="))
 
 
 def wait(look: Callable[[], Any], until: Callable[[Any], bool] = bool, seconds: float = 90) -> Any:
     end = time.monotonic() + seconds
-    while not until(found := look()) and time.monotonic() < end:
+    while not until(value := look()) and time.monotonic() < end:
         time.sleep(0.05)
-    return found
+    return value
 
 
 def ended(folder: RunDir) -> str:
-    """The state it ends in."""
-    (last,) = process.launches(folder.path)[-1:]
+    """Return the state that the run ends in."""
+    (last,) = process.count_launches(folder.path)[-1:]
     assert wait(lambda: process.alive(last), until=lambda alive: not alive) is False
     status = folder.read_status()
-    assert status is not None, folder.last_words()
+    assert status is not None, folder.error_tail()
     assert status.error is None, status.error
     return status.state
 
@@ -118,13 +118,13 @@ def test_two_processes_give_the_losses_of_one(
     folder: RunDir,
     method: str,
 ) -> None:
-    asked: dict[str, Any] = {"method": method, "files": rows_of(method, data, tmp_path)}
+    run_request: dict[str, Any] = {"method": method, "files": rows_of(method, data, tmp_path)}
     if method == "classification":
-        asked["model"] = "tiny-encoder"
+        run_request["model"] = "tiny-encoder"
     # 25 rows by 8: the last step has one row, and one process none.
-    settings = {"dropout": 0.0, "attention_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
-    alone = train(asked | {"options": {"device": "cpu", "dtype": "float32"}}, **settings)
-    folder.write_request(make_request(asked | {"options": TWO | {"dtype": "float32"}}, **settings))
+    settings = {"dropout": 0.0, "attention_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3, "eval_every": 2}
+    alone = train(run_request | {"options": {"device": "cpu", "dtype": "float32"}}, **settings)
+    folder.write_request(make_request(run_request | {"options": TWO | {"dtype": "float32"}}, **settings))
     launch(folder.path)
     assert ended(folder) == "succeeded"
     names = {line.series for line in folder.read_metrics()[0]} - {"train/tokens_per_second"}
@@ -155,14 +155,14 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(
     assert wait(lambda: folder.checkpoints())
     os.kill(next(pid for pid in members(folder) if rank_of(pid) == victim), signal.SIGKILL)
     job = JobRef(id=folder.path.name, url=None, data={"folder": str(folder.path)})
-    seen = wait(lambda: provider.poll(job, None), until=lambda found: found.state.final, seconds=180)
-    assert seen.state is RunState.SUCCEEDED, seen.error
+    snapshot = wait(lambda: provider.poll(job, None), until=lambda polled: polled.state.final, seconds=180)
+    assert snapshot.state is RunState.SUCCEEDED, snapshot.error
     status = folder.read_status()
     assert status is not None
     assert status.attempt == 2
-    assert any("resumed from step" in event.message for event in seen.events)
+    assert any("resumed from step" in event.message for event in snapshot.events)
     assert series(folder, "train/loss") == pytest.approx(series(alone.folder, "train/loss"), rel=1e-3, abs=1e-5)
-    assert wait(lambda: members(folder), until=lambda left: not left) == []
+    assert wait(lambda: members(folder), until=lambda pids: not pids) == []
 
 
 def test_a_team_that_is_cancelled_keeps_a_checkpoint_and_goes_on(
@@ -183,7 +183,7 @@ def test_nobody_trains_on_when_the_launcher_is_killed(make_request: Callable[...
     assert wait(lambda: series(folder, "train/loss"))
     assert len(members(folder)) == 2
     os.kill(launcher.pid, signal.SIGKILL)
-    assert wait(lambda: members(folder), until=lambda left: not left, seconds=20) == []
+    assert wait(lambda: members(folder), until=lambda pids: not pids, seconds=20) == []
     status = folder.read_status()
     assert status is not None
     assert status.state == "running"  # so that whoever polls starts it again
@@ -230,27 +230,27 @@ def test_what_cannot_be_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ValueError, match="launcher worker starts one process, not 2"):
         LocalOptions(launcher="worker", processes=2)
     with pytest.raises(InvalidJob, match="mps"):
-        check_team(WorkerOptions(processes=2), "mps")
+        check_worker_group(WorkerOptions(processes=2), "mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DeviceUnavailable, match="2 processes need as many CUDA devices and there are 1"):
-        check_team(WorkerOptions(processes=2), "cuda")
-    check_team(WorkerOptions(processes=2), "cpu")
-    check_team(WorkerOptions(processes=2, launcher="ray"), "cuda")
+        check_worker_group(WorkerOptions(processes=2), "cuda")
+    check_worker_group(WorkerOptions(processes=2), "cpu")
+    check_worker_group(WorkerOptions(processes=2, launcher="ray"), "cuda")
 
 
 def test_shares_are_disjoint_and_whole() -> None:
     batches = list("abcdefg")
-    parts = [Team(rank, 3).share(batches) for rank in range(3)]
-    assert sorted(each for part in parts for each in part) == batches
-    assert Team(2, 3).share(["a"]) == []
+    parts = [WorkerGroup(rank, 3).share(batches) for rank in range(3)]
+    assert sorted(batch for part in parts for batch in part) == batches
+    assert WorkerGroup(2, 3).share(["a"]) == []
 
 
 def test_memory_is_told_for_all_processes_together() -> None:
-    shape = memory_estimate.shape_of("tiny")
+    shape = memory_estimate.read_shape("tiny")
     assert shape is not None
     plan = memory_estimate.Plan(adapter="lora", tokens=512, trained_tokens=128)
     one, two = (memory_estimate.estimate(shape, replace(plan, processes=count)).peak or 0 for count in (1, 2))
     assert two == 2 * one
-    assert memory_estimate.sharing({"processes": 2}, "cpu") == 2
-    assert memory_estimate.sharing({"processes": 2}, "cuda") == 1
-    assert memory_estimate.sharing({"processes": 2, "launcher": "ray"}, "cpu") == 1
+    assert memory_estimate.count_sharing_processes({"processes": 2}, "cpu") == 2
+    assert memory_estimate.count_sharing_processes({"processes": 2}, "cuda") == 1
+    assert memory_estimate.count_sharing_processes({"processes": 2, "launcher": "ray"}, "cpu") == 1

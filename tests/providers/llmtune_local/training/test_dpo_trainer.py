@@ -15,9 +15,9 @@ from torch.nn import functional
 from llmtune.errors import InvalidData, NotTranslatable
 from llmtune_local.batching import packing
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import lr_schedule
-from llmtune_local.training.dpo_trainer import PreferenceTrainer, likelihoods, make_pairs, pair_losses
+from llmtune_local.training.dpo_trainer import PreferenceTrainer, make_pair_step, pair_log_likelihoods, pair_losses
 from llmtune_local.training.trainer import Stopped
 
 
@@ -27,8 +27,10 @@ def write_pairs(path: Path, count: int, seed: int = 0, long: bool = False) -> st
     before = " ".join(["again"] * 40) + " " if long else ""
     with path.open("w", encoding="utf-8") as file:
         for _ in range(count):
-            words = before + " ".join(draw.choice(["one", "two", "three", "four"]) for _ in range(draw.randint(1, 6)))
-            row = {"prompt": words, "chosen": f"the answer is {words[-3:]}", "rejected": "no"}
+            question = before + " ".join(
+                draw.choice(["one", "two", "three", "four"]) for _ in range(draw.randint(1, 6))
+            )
+            row = {"prompt": question, "chosen": f"the answer is {question[-3:]}", "rejected": "no"}
             file.write(json.dumps(row) + "\n")
     return str(path)
 
@@ -63,8 +65,8 @@ def plain_likelihood(model: Any, row: Any) -> torch.Tensor:
     """log p(answer | prompt) of one side, through the model's own full logits."""
     ids = torch.tensor(row.ids.astype("int64"))
     logits = model(input_ids=ids[None, :-1]).logits[0].float()
-    each = functional.log_softmax(logits, dim=-1)[torch.arange(len(ids) - 1), ids[1:]]
-    return each[torch.tensor(row.completion[1:])].sum()
+    per_token = functional.log_softmax(logits, dim=-1)[torch.arange(len(ids) - 1), ids[1:]]
+    return per_token[torch.tensor(row.completion[1:])].sum()
 
 
 def plain_loss(model: Any, rows: list[Any], beta: float, smoothing: float) -> torch.Tensor:
@@ -94,8 +96,8 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(
 ) -> None:
     trainer = prefer(max_steps=1, dpo_beta=0.3, **how)
     awake(trainer)
-    step, values = trainer._gradient(0)
-    ours = [parameter.grad.clone() for parameter in trainer.trained]
+    step, values = trainer._compute_gradient(0)
+    gradients = [parameter.grad.clone() for parameter in trainer.trained]
     indices = packing.rows_of_step(24, 8, 0, 0)
     trainer.optimizer.zero_grad(set_to_none=True)
     with trainer.network.unpacked():
@@ -104,8 +106,8 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(
         )
         loss.backward()
     assert values["train/loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-    for mine, parameter in zip(ours, trainer.trained, strict=True):
-        torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-5)
+    for gradient, parameter in zip(gradients, trainer.trained, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
     assert step.tokens == sum(len(side.ids) for index in indices for side in trainer.train.rows[index])
     margin = values["train/reward_preferred"] - values["train/reward_rejected"]
     assert values["train/reward_margin"] == pytest.approx(margin, abs=1e-5)
@@ -136,12 +138,12 @@ def test_a_whole_run_has_the_losses_of_a_plain_loop(prefer: Callable[..., Prefer
 
 def test_the_formula() -> None:
     policy = torch.tensor([[-1.0, -2.0], [-3.0, -1.0]])
-    found = pair_losses(policy, torch.zeros(2, 2), beta=0.5)
-    torch.testing.assert_close(found.margins, torch.tensor([0.5, -1.0]))
-    torch.testing.assert_close(found.loss, torch.log1p(torch.exp(-found.margins)))
+    losses = pair_losses(policy, torch.zeros(2, 2), beta=0.5)
+    torch.testing.assert_close(losses.margins, torch.tensor([0.5, -1.0]))
+    torch.testing.assert_close(losses.loss, torch.log1p(torch.exp(-losses.margins)))
     smoothed = pair_losses(policy, torch.zeros(2, 2), beta=0.5, smoothing=0.25)
     torch.testing.assert_close(
-        smoothed.loss, 0.75 * torch.log1p(torch.exp(-found.margins)) + 0.25 * torch.log1p(torch.exp(found.margins))
+        smoothed.loss, 0.75 * torch.log1p(torch.exp(-losses.margins)) + 0.25 * torch.log1p(torch.exp(losses.margins))
     )
 
 
@@ -153,34 +155,34 @@ def test_packed_padded_and_behind_one_prompt_are_the_same(
 ) -> None:
     files = {"train": write_pairs(tmp_path / "long.jsonl", 10, long=True)}
     trainer = prefer({"files": files}, max_steps=1)
-    assert trainer.network.shares
+    assert trainer.network.shares_prefixes
     awake(trainer)
     rows: Any = trainer.train.rows
     numbers = list(range(len(rows)))
     trainer.model.eval()
 
     def all_of(**how: Any) -> dict[int, list[float]]:
-        step = make_pairs(rows, numbers, **how)
+        step = make_pair_step(rows, numbers, **how)
         assert sorted(number for batch in step.batches for number in batch.pairs) == numbers
-        found = {}
+        by_pair = {}
         for batch in step.batches:
-            found |= dict(zip(batch.pairs, likelihoods(trainer.network, batch).tolist(), strict=True))
-        return found
+            by_pair |= dict(zip(batch.pairs, pair_log_likelihoods(trainer.network, batch).tolist(), strict=True))
+        return by_pair
 
     with torch.no_grad():
-        shared = all_of(packed=True, share=True, token_budget=4096)
-        alone = all_of(packed=True, share=False, token_budget=4096)
-        small = all_of(packed=True, share=True, token_budget=16)
+        shared = all_of(packed=True, share_prefixes=True, token_budget=4096)
+        alone = all_of(packed=True, share_prefixes=False, token_budget=4096)
+        small = all_of(packed=True, share_prefixes=True, token_budget=16)
         with trainer.network.unpacked():
             padded = all_of(packed=False, token_budget=4096)
             plain = {
                 number: [float(plain_likelihood(trainer.model, side)) for side in rows[number]] for number in numbers
             }
-    for other in (shared, alone, small, padded):
+    for variant in (shared, alone, small, padded):
         for number in numbers:
-            assert other[number] == pytest.approx(plain[number], rel=1e-4)
-    one = make_pairs(rows, numbers, packed=True, share=True, token_budget=4096)
-    two = make_pairs(rows, numbers, packed=True, share=False, token_budget=4096)
+            assert variant[number] == pytest.approx(plain[number], rel=1e-4)
+    one = make_pair_step(rows, numbers, packed=True, share_prefixes=True, token_budget=4096)
+    two = make_pair_step(rows, numbers, packed=True, share_prefixes=False, token_budget=4096)
     assert one.batches[0].batch.ids.numel() < 0.8 * two.batches[0].batch.ids.numel()
 
 
@@ -191,14 +193,14 @@ def test_micro_batches_and_memory_change_nothing(
     plain = prefer(**settings)
     from llmtune_local.training import dpo_trainer
 
-    real = dpo_trainer.likelihoods
+    real = dpo_trainer.pair_log_likelihoods
 
     def scarce(network: Any, pairs: Any) -> torch.Tensor:
         if network.model.training and len(pairs.pairs) > 2:
             raise torch.OutOfMemoryError("out of memory")
         return real(network, pairs)
 
-    monkeypatch.setattr(dpo_trainer, "likelihoods", scarce)
+    monkeypatch.setattr(dpo_trainer, "pair_log_likelihoods", scarce)
     trainer = prefer(**settings)
     assert trainer.budget < 4096
     assert series(trainer, "train/loss") == pytest.approx(series(plain, "train/loss"), rel=1e-4)
@@ -217,16 +219,18 @@ def test_a_head_that_is_more_than_a_layer(
     rows: Any = read_pairs(tokenizer, pairs["train"], limit=None, on_too_long="error").rows
     network = Network(model, device="cpu", dtype=torch.float32)
     assert not network.linear_head
-    step = make_pairs(rows, range(4), packed=network.packed, share=network.shares, token_budget=4096)
+    step = make_pair_step(
+        rows, range(4), packed=network.packed, share_prefixes=network.shares_prefixes, token_budget=4096
+    )
     with torch.no_grad():
-        found = {
+        by_head = {
             number: values
             for batch in step.batches
-            for number, values in zip(batch.pairs, likelihoods(network, batch).tolist(), strict=True)
+            for number, values in zip(batch.pairs, pair_log_likelihoods(network, batch).tolist(), strict=True)
         }
         with network.unpacked():
             for number in range(4):
-                assert found[number] == pytest.approx(
+                assert by_head[number] == pytest.approx(
                     [float(plain_likelihood(model, side)) for side in rows[number]], rel=1e-4
                 )
 
@@ -260,17 +264,17 @@ def test_beta_and_smoothing_have_an_effect(prefer: Callable[..., PreferenceTrain
 def test_a_stopped_full_run_finds_its_reference_again(
     make_request: Callable[..., Any], prefer: Callable[..., PreferenceTrainer], pairs: dict[str, str], tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {"method": "dpo", "adapter": "full", "files": pairs}
+    run_request: dict[str, Any] = {"method": "dpo", "adapter": "full", "files": pairs}
     settings: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "lr_schedule": "constant"}
-    straight = prefer(asked, **settings)
+    straight = prefer(run_request, **settings)
     folder = RunDir(tmp_path / "stopped")
-    request = make_request(asked, **settings)
+    request = make_request(run_request, **settings)
     folder.write_request(request)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         trainer = PreferenceTrainer(folder, request, journal, lambda: trainer.progress.step >= 3)
         with pytest.raises(Stopped):
             trainer.run()
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         again = PreferenceTrainer(folder, request, journal, lambda: False)
         again.run(resume=True)
     for name in ("train/loss", "validation/reward_margin"):
@@ -334,7 +338,7 @@ def test_the_plan_says_what_dpo_takes(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "rows.jsonl", 10)
     receipt = plan(job_of(path, hyperparameters={}), "local")
     assert (receipt["dpo_beta"].support, receipt["dpo_beta"].effective) == ("default", 0.1)
-    assert receipt["learning_rate"].effective == 1e-5
+    assert receipt["learning_rate"].effective == 1e-4
     assert receipt["prompt_loss_weight"].support == "not_applicable"
     assert receipt.data.format == "preference"
     assert receipt.request is not None

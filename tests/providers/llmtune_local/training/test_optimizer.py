@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmtune.errors import InvalidJob
-from llmtune_local.run_state.schema import Recipe
+from llmtune_local.run_state.schema import TrainingConfig
 from llmtune_local.training.optimizer import OPTIMIZERS, layer_scales, make_optimizer, set_rates
 
 NAMES = [
@@ -19,8 +19,8 @@ NAMES = [
 ]
 
 
-def recipe(**changes: Any) -> Recipe:
-    return Recipe.model_validate({"epochs": 1, "batch_size": 1, "learning_rate": 0.1} | changes)
+def recipe(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"epochs": 1, "batch_size": 1, "learning_rate": 0.1} | changes)
 
 
 def test_layers_ranges_and_patterns() -> None:
@@ -46,7 +46,7 @@ def parameters() -> list[tuple[str, torch.nn.Parameter]]:
     ]
 
 
-def updated(chosen: Recipe, steps: int = 3) -> dict[str, torch.Tensor]:
+def updated(chosen: TrainingConfig, steps: int = 3) -> dict[str, torch.Tensor]:
     named = parameters()
     optimizer = make_optimizer(named, chosen)
     for step in range(steps):
@@ -64,8 +64,8 @@ def test_each_optimizer_is_another_rule() -> None:
         torch.testing.assert_close(fused[name], tensor)
     first = [result[NAMES[0]] for result in results.values()]
     for index, one in enumerate(first):
-        for other in first[index + 1 :]:
-            assert (one - other).abs().max() > 1e-4
+        for later in first[index + 1 :]:
+            assert (one - later).abs().max() > 1e-4
 
 
 def test_unknown_optimizer() -> None:
@@ -84,10 +84,10 @@ def test_unknown_optimizer() -> None:
     ],
 )
 def test_settings_change_the_update(optimizer: str, change: dict[str, float]) -> None:
-    one, other = updated(recipe(optimizer=optimizer)), updated(recipe(optimizer=optimizer, **change))
-    assert (one[NAMES[0]] - other[NAMES[0]]).abs().max() > 1e-4
+    default, changed = updated(recipe(optimizer=optimizer)), updated(recipe(optimizer=optimizer, **change))
+    assert (default[NAMES[0]] - changed[NAMES[0]]).abs().max() > 1e-4
     if "weight_decay" in change:  # norms and biases are not decayed
-        torch.testing.assert_close(one[NAMES[3]], other[NAMES[3]])
+        torch.testing.assert_close(default[NAMES[3]], changed[NAMES[3]])
 
 
 def test_factors_scale_the_rate_and_zero_freezes() -> None:

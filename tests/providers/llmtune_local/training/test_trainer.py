@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,44 @@ from llmtune_local.models import loading as models
 from llmtune_local.models.targets import select_targets
 from llmtune_local.run_state.damage import DiskFull
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.schema import Recipe
-from llmtune_local.run_state.status_writer import Journal
+from llmtune_local.run_state.schema import TrainingConfig
+from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import checkpoints, lr_schedule
 from llmtune_local.training import trainer as loop
 from llmtune_local.training.checkpoints import trained_weights
 from llmtune_local.training.registry import trainer_for
+from llmtune_local.training.time_left import EVALUATION_START
 from llmtune_local.training.trainer import Diverged, Stopped, Trainer
 
 Train = Callable[..., Trainer]
+
+
+def write_rows(path: Path, count: int, seed: int = 0) -> Path:
+    """Write numbers in words, and whether the last one is odd."""
+    draw, words = random.Random(seed), ("one", "two", "three", "four", "five")
+    lines = []
+    for _ in range(count):
+        numbers = [draw.randrange(5) for _ in range(draw.randint(2, 6))]
+        answer = "even" if numbers[-1] % 2 else "odd"
+        turns = [("user", " ".join(words[number] for number in numbers)), ("assistant", answer)]
+        lines.append(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, make_request: Callable[..., Any]) -> Train:
+    """Set a trainer up without training it."""
+
+    def make(**hyperparameters: Any) -> Trainer:
+        request = make_request(**hyperparameters)
+        folder = RunDir(tmp_path / "set-up")
+        folder.write_request(request)
+        trainer = trainer_for(request)(folder, request, StatusWriter(folder), lambda: False)
+        trainer.setup()
+        return trainer
+
+    return make
 
 
 def series(trainer: Trainer, name: str) -> dict[int, float]:
@@ -37,15 +67,15 @@ def adapter(trainer: Trainer) -> dict[str, torch.Tensor]:
     return load_file(trainer.folder.adapter / "adapter_model.safetensors")
 
 
-def far(one: Trainer, other: Trainer) -> bool:
-    first, second = adapter(one), adapter(other)
+def far(actual: Trainer, expected: Trainer) -> bool:
+    first, second = adapter(actual), adapter(expected)
     return first.keys() != second.keys() or any(
         first[name].shape != second[name].shape or (first[name] - second[name]).abs().max() > 1e-5 for name in first
     )
 
 
-def same(one: Trainer, other: Trainer) -> None:
-    first, second = adapter(one), adapter(other)
+def same(actual: Trainer, expected: Trainer) -> None:
+    first, second = adapter(actual), adapter(expected)
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5)
 
@@ -86,19 +116,19 @@ def test_the_saved_adapter_gives_the_same_logits_in_plain_peft(train: Train, bas
     )["input_ids"]
     trainer.model.eval()
     with torch.no_grad(), trainer.network.unpacked():
-        ours = trainer.model(input_ids=ids).logits
-        torch.testing.assert_close(plain.eval()(input_ids=ids).logits, ours)
-        torch.testing.assert_close(auto.eval()(input_ids=ids).logits, ours)
+        expected = trainer.model(input_ids=ids).logits
+        torch.testing.assert_close(plain.eval()(input_ids=ids).logits, expected)
+        torch.testing.assert_close(auto.eval()(input_ids=ids).logits, expected)
         base = AutoModelForCausalLM.from_pretrained(base_folder).eval()(input_ids=ids).logits
-    assert (ours - base).abs().max() > 0.1
+    assert (expected - base).abs().max() > 0.1
 
 
 def test_the_same_request_gives_the_same_run_and_another_seed_another(train: Train) -> None:
-    one, two, other = train(), train(), train({"seed": 1})
-    assert series(one, "train/loss") == series(two, "train/loss")
-    same(one, two)
-    assert series(one, "train/loss")[1] != series(other, "train/loss")[1]  # other rows first
-    assert far(one, other)
+    first, second, reseeded = train(), train(), train({"seed": 1})
+    assert series(first, "train/loss") == series(second, "train/loss")
+    same(first, second)
+    assert series(first, "train/loss")[1] != series(reseeded, "train/loss")[1]  # other rows first
+    assert far(first, reseeded)
 
 
 # Each field
@@ -153,11 +183,11 @@ def test_a_beginning_computed_once_a_step_trains_like_rows_alone(
     request = {"files": {"train": str(path)}, "options": options}
     settings = {"learning_rate": 1e-2, "epochs": 6}
     together, apart = train(request, **settings), train(request, packing=False, **settings)
-    (step, _), (other, _) = together._gradient(0), apart._gradient(0)
-    assert len({id(batch.beginning) for batch in step.batches}) == 1
-    assert step.batches[0].beginning is not None
+    (step, _), (apart_step, _) = together._compute_gradient(0), apart._compute_gradient(0)
+    assert len({id(batch.prefix) for batch in step.batches}) == 1
+    assert step.batches[0].prefix is not None
     assert len(step.batches) > 1
-    assert all(batch.beginning is None for batch in other.batches)
+    assert all(batch.prefix is None for batch in apart_step.batches)
     losses = series(together, "train/loss")
     assert losses == pytest.approx(series(apart, "train/loss"), rel=tolerance)
     assert losses[max(losses)] < 0.9 * losses[1]
@@ -280,7 +310,7 @@ def test_dropout_is_off_when_judging(change: dict[str, float], train: Train) -> 
 
 def test_dropout_through_the_configuration_where_it_has_one(random_model: Callable[..., Any], tmp_path: Path) -> None:
     random_model("gpt2").save_pretrained(tmp_path)
-    recipe = Recipe(epochs=1, batch_size=1, learning_rate=1, dropout=0.25, attention_dropout=0.125)
+    recipe = TrainingConfig(epochs=1, batch_size=1, learning_rate=1, dropout=0.25, attention_dropout=0.125)
     model = models.load_base(str(tmp_path), None, dtype=torch.float32, device="cpu", recipe=recipe)
     rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
     assert rates == {0.25, 0.125}
@@ -376,7 +406,7 @@ def test_evaluation_and_checkpoints_come_when_asked(train: Train) -> None:
         assert (path / "adapter" / "adapter_model.safetensors").exists()
     default = train(epochs=3)
     assert list(default.folder.checkpoints()) == [10, 15]  # each epoch, two kept
-    assert list(series(default, "validation/loss")) == [0, 2, 4, 6, 8, 10, 12, 14, 15]
+    assert list(series(default, "validation/loss")) == [0, 4, 8, 12, 15]  # a fifth of the training time allows no more
     assert list(train(epochs=3, keep_checkpoints=3).folder.checkpoints()) == [5, 10, 15]
     without = train({"files": {"train": trainer.request.files.train}})
     assert series(without, "validation/loss") == {}
@@ -395,7 +425,7 @@ def test_early_stopping_keeps_the_best_weights(train: Train) -> None:
     assert result.early_stopping.best_step == best == result.steps - 2
     assert result.validation_loss == losses[best] == result.early_stopping.best_loss
     trainer.progress.step = 1
-    trainer._evaluate()  # the weights in hand are those of the best step
+    trainer.validate()  # the weights in hand are those of the best step
     assert trainer.progress.validation_loss == pytest.approx(losses[best], rel=1e-5)
     strict = train(epochs=30, learning_rate=1e-4, eval_every=1, early_stopping_patience=2, early_stopping_threshold=5)
     assert strict.progress.step == 2
@@ -403,6 +433,75 @@ def test_early_stopping_keeps_the_best_weights(train: Train) -> None:
     assert patient.progress.step > trainer.folder.read_result().steps  # type: ignore[union-attr]
     with pytest.raises(InvalidJob, match="needs validation rows"):
         train({"files": {"train": trainer.request.files.train}}, early_stopping_patience=1)
+
+
+def test_validation_that_costs_too_much_is_on_a_fixed_sample(train: Train, tmp_path: Path) -> None:
+    validation = write_rows(tmp_path / "many.jsonl", 200, seed=3)
+
+    def run(**hyper: Any) -> Trainer:
+        return train({"files": {"train": train_file, "validation": str(validation)}}, max_steps=2, **hyper)
+
+    train_file = str(write_rows(tmp_path / "train.jsonl", 40))
+    first, again = run(), run()
+    assert first.resolved["validation_rows"] == len(first.validation) == 20
+    assert [row.ids.tolist() for (row,) in first.validation.rows] == [
+        row.ids.tolist() for (row,) in again.validation.rows
+    ]
+    assert list(series(first, "validation/loss")) == [0, 2]
+    assert any("20 of 200 validation rows" in event.message for event in first.folder.read_events()[0])
+    asked = run(eval_every=1)
+    assert asked.resolved["validation_rows"] == 200
+    assert list(series(asked, "validation/loss")) == [0, 1, 2]
+
+
+def test_a_stop_says_where_and_what_was_kept(train: Train) -> None:
+    trainer = train(epochs=30, learning_rate=0.2, eval_every=1, early_stopping_patience=2, lr_schedule="constant")
+    (sentence,) = [event.message for event in trainer.folder.read_events()[0] if "at most" in event.message]
+    steps, best = trainer.progress.step, trainer.progress.best_step
+    assert sentence == (
+        f"stopped after {steps / 5:.3g} of at most 30 epochs: validation no longer improved; the step with the best"
+        f" validation loss was kept (step {best} of {steps})"
+    )
+    assert trainer.status_writer.status.resolved["stopping"] == sentence
+
+
+def test_a_rising_accuracy_keeps_a_run_going_where_the_rule_chose_its_evaluations(make_trainer: Train) -> None:
+    def stops(accuracies: list[float], **hyper: Any) -> int | None:
+        trainer = make_trainer(epochs=30, early_stopping_patience=2, **hyper)
+        for step, accuracy in enumerate(accuracies, start=1):
+            trainer.progress.step = step
+            trainer._check_early_stopping(1.0 + step, accuracy, 2)
+            if trainer.progress.stopped_early:
+                assert trainer.progress.best_step == 1
+                return step
+        return None
+
+    assert stops([0.1, 0.1, 0.1, 0.1]) == 3
+    assert stops([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3]) == 7
+    assert stops([0.1, 0.1, 0.2, 0.3], eval_every=1) == 3  # the job's own evaluations: by the loss alone
+
+
+def test_the_time_left_counts_what_is_still_to_come(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[tuple[int, float | None]] = []
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(loop, "clock", lambda: float(next(seconds)))  # each measured part takes one second
+    update = StatusWriter.update
+
+    def note(writer: StatusWriter, **changes: Any) -> None:
+        if "eta_seconds" in changes:
+            left.append((changes.get("step", writer.status.step), changes["eta_seconds"]))
+        update(writer, **changes)
+
+    monkeypatch.setattr(StatusWriter, "update", note)
+    trainer = train({"evaluated_rows": 60}, epochs=2, eval_every=5, checkpoint_every=5)
+    # An answer takes as long as eight rows of a validation pass, which goes over 12 rows in one second.
+    evaluation = 60 * 8 / 12 + EVALUATION_START
+    by_step = dict(left)
+    assert by_step[0] == pytest.approx(10 * 3 * 8 / 12 + 2 + evaluation)  # before a step, one is three forward passes
+    assert by_step[4] == pytest.approx(6 + 2 + evaluation)  # steps and validations; no checkpoint was measured yet
+    assert by_step[5] == pytest.approx(5 + 1 + evaluation)
+    assert by_step[7] == pytest.approx(3 + 1 + 2 + evaluation)  # a checkpoint and the result, a second each
+    assert trainer.status_writer.status.eta_seconds == pytest.approx(evaluation)
 
 
 def test_dora_and_full(train: Train, base_folder: Path) -> None:
@@ -433,8 +532,8 @@ def test_goes_on_from_an_adapter(train: Train) -> None:
     assert after[0] == pytest.approx(before[10], rel=1e-4)
     with pytest.raises(InvalidJob, match="has rank 4"):
         train({"model": folder}, lora_rank=8)
-    whole = train({"model": folder, "adapter": "full"}, learning_rate=1e-4)
-    assert series(whole, "validation/loss")[0] == pytest.approx(before[10], rel=1e-4)
+    full = train({"model": folder, "adapter": "full"}, learning_rate=1e-4)
+    assert series(full, "validation/loss")[0] == pytest.approx(before[10], rel=1e-4)
 
 
 def test_options(train: Train) -> None:
@@ -475,7 +574,7 @@ def test_out_of_memory_halves_the_micro_batches(train: Train, monkeypatch: pytes
     counted = train(gradient_accumulation_steps=1)  # a fixed number of micro-batches is doubled instead
     assert counted.resolved["gradient_accumulation_steps"] > 1
     same(plain, counted)
-    assert any("a step is 8 rows as before" in event.message for event in counted.folder.read_events()[0])
+    assert any("a step still has 8 rows" in event.message for event in counted.folder.read_events()[0])
 
     def none_at_all(self: Network, batch: Any, **kwargs: Any) -> Any:
         if self.model.training:
@@ -532,7 +631,7 @@ def test_a_run_stopped_and_resumed_ends_like_one_that_was_not(
     folder.write_request(request)
 
     def until(limit: int) -> Trainer:
-        with Journal(folder) as journal:
+        with StatusWriter(folder) as journal:
             trainer = Trainer(folder, request, journal, lambda: trainer.progress.step >= limit)
             trainer.run(resume=folder.read_status().attempt > 1)  # type: ignore[union-attr]
             return trainer
@@ -550,11 +649,15 @@ def test_a_run_stopped_and_resumed_ends_like_one_that_was_not(
     lines = [(line.step, line.series) for line in folder.read_metrics()[0]]
     assert len(lines) == len(set(lines))
     same(straight, resumed)
-    one, other = straight.folder.read_result(), folder.read_result()
-    assert one is not None
-    assert other is not None
-    assert (one.tokens, one.trained_tokens, one.steps) == (other.tokens, other.trained_tokens, other.steps)
-    assert one.early_stopping == other.early_stopping
+    uninterrupted, result = straight.folder.read_result(), folder.read_result()
+    assert uninterrupted is not None
+    assert result is not None
+    assert (uninterrupted.tokens, uninterrupted.trained_tokens, uninterrupted.steps) == (
+        result.tokens,
+        result.trained_tokens,
+        result.steps,
+    )
+    assert uninterrupted.early_stopping == result.early_stopping
 
 
 def test_full_tuning_resumes_too(make_request: Callable[..., Any], train: Train, tmp_path: Path) -> None:
@@ -562,11 +665,11 @@ def test_full_tuning_resumes_too(make_request: Callable[..., Any], train: Train,
     folder = RunDir(tmp_path / "stopped")
     request = make_request({"adapter": "full"}, epochs=2, learning_rate=1e-3)
     folder.write_request(request)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         trainer = Trainer(folder, request, journal, lambda: trainer.progress.step >= 3)
         with pytest.raises(Stopped):
             trainer.run()
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         again = Trainer(folder, request, journal, lambda: False)
         again.run(resume=True)
     first, second = trained_weights(straight.model), trained_weights(again.model)
@@ -575,7 +678,8 @@ def test_full_tuning_resumes_too(make_request: Callable[..., Any], train: Train,
 
 
 def plain_loop(trainer: Trainer, base: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
-    """The same run in transformers, PEFT and torch: each row by itself, one optimizer step for all rows of a step."""
+    """Train the same run in transformers, PEFT and torch: each row by itself, one optimizer step for all rows of a
+    step."""
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -627,11 +731,11 @@ def test_stopped_resumed_and_accumulated_with_a_last_step_of_fewer_rows_a_run_is
     )
     folder = RunDir(tmp_path / adapter)
     folder.write_request(request)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         stopped = Trainer(folder, request, journal, lambda: stopped.progress.step >= 2)
         with pytest.raises(Stopped):
             stopped.run()
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         trainer = Trainer(folder, request, journal, lambda: False)
         trainer.run(resume=True)
     losses, weights = plain_loop(trainer, base_folder)
@@ -658,7 +762,7 @@ def test_the_base_of_a_run_that_goes_on_is_the_earlier_model(
     assert loss(str(earlier.folder.artefact)) == pytest.approx(earlier.progress.validation_loss, rel=1e-4)
     assert loss(str(earlier.folder.artefact)) == pytest.approx(after.progress.base_loss, rel=1e-4)
     assert loss(str(base_folder)) == pytest.approx(earlier.progress.base_loss, rel=1e-4)
-    with pytest.raises(InvalidJob, match="the adapter to go on with is LoRA, the job asks for dora"):
+    with pytest.raises(InvalidJob, match="the adapter to continue with is LoRA, the job asks for dora"):
         train({"model": str(earlier.folder.artefact), "adapter": "dora"}, max_steps=1)
 
 
@@ -716,13 +820,13 @@ def test_a_checkpoint_without_room_is_left_out_and_training_goes_on(
 def test_the_best_steps_weights_are_kept_in_memory_where_there_is_no_room(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"epochs": 2, "early_stopping_patience": 3, "eval_every": 2}
-    expected = train(**asked)
+    hyperparameters = {"epochs": 2, "early_stopping_patience": 3, "eval_every": 2}
+    expected = train(**hyperparameters)
     Disk(monkeypatch, "best")
-    trainer = train(**asked)
+    trainer = train(**hyperparameters)
     assert trainer.folder.checkpoints() == {}  # a run could not go on from one without the best weights
-    one, other = (run.folder.read_result() for run in (trainer, expected))
-    assert one.early_stopping == other.early_stopping  # type: ignore[union-attr]
+    actual, uninterrupted = (run.folder.read_result() for run in (trainer, expected))
+    assert actual.early_stopping == uninterrupted.early_stopping  # type: ignore[union-attr]
     files = [run.folder.adapter / "adapter_model.safetensors" for run in (trainer, expected)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -738,10 +842,10 @@ def test_a_result_waits_for_room_and_older_checkpoints_make_some(train: Train, m
 
     monkeypatch.setattr(loop, "pause", pause)
     trainer = train(epochs=2)
-    assert pauses == [loop.ROOM_LOOK] * 3
+    assert pauses == [loop.DISK_RETRY_SECONDS] * 3
     assert list(trainer.folder.checkpoints()) == [10]  # of 5 and 10
     assert trainer.folder.artefact_fault() is None
-    assert trainer.journal.status.waiting_for is None
+    assert trainer.status_writer.status.waiting_for is None
     assert trainer.folder.read_events()[0][-1].message == "there is room on the disk again"
 
 
@@ -752,7 +856,7 @@ def test_the_wait_for_room_has_an_end(train: Train, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loop, "pause", lambda seconds: passed.__setitem__(0, passed[0] + 3600))
     with pytest.raises(DiskFull, match="bytes are needed to write adapter"):
         train(max_steps=1)
-    assert passed[0] == loop.ROOM_PATIENCE
+    assert passed[0] == loop.DISK_TIMEOUT
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -763,20 +867,20 @@ def test_a_damaged_checkpoint_is_passed_over(
     request = make_request({"adapter": adapter}, epochs=3, checkpoint_every=4)
     folder = RunDir(tmp_path / "crashed")
     folder.write_request(request)
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         trainer_for(request)(folder, request, journal, lambda: False).run()
     newer = folder.checkpoints()[12]
     newest = newer / "trainer.pt" if adapter == "lora" else newer / "model" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-50])
-    with Journal(folder) as journal:
+    with StatusWriter(folder) as journal:
         resumed = trainer_for(request)(folder, request, journal, lambda: False)
         resumed.run(resume=True)
     assert any("the checkpoint of step 12 cannot be used" in message for message in warnings_of(resumed))
     assert "resumed from step 8" in [event.message for event in folder.read_events()[0]]
     lines = [(line.step, line.series) for line in folder.read_metrics()[0]]
     assert len(lines) == len(set(lines))
-    one, other = straight.folder.read_result(), folder.read_result()
-    assert one is not None
-    assert other is not None
-    assert (other.tokens, other.steps) == (one.tokens, one.steps)  # nothing counts twice
-    assert other.train_loss == pytest.approx(one.train_loss, rel=1e-5)
+    uninterrupted, result = straight.folder.read_result(), folder.read_result()
+    assert uninterrupted is not None
+    assert result is not None
+    assert (result.tokens, result.steps) == (uninterrupted.tokens, uninterrupted.steps)  # nothing counts twice
+    assert result.train_loss == pytest.approx(uninterrupted.train_loss, rel=1e-5)

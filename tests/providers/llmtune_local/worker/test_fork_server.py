@@ -19,28 +19,28 @@ pytest.importorskip("peft")
 from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import Result, RunRequest
-from llmtune_local.worker.fork_server import POSSIBLE, Forker
+from llmtune_local.worker.fork_server import CAN_FORK, ForkServer
 from llmtune_local.worker.launch import launch
 
-pytestmark = [pytest.mark.skipif(not POSSIBLE, reason="workers are forked on Linux alone"), pytest.mark.slow]
+pytestmark = [pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux alone"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("warm") / "rows.jsonl"
-    turns = ([("user", f"case {n}"), ("assistant", "yn"[n % 2])] for n in range(40))
+    chats = ([("user", f"case {n}"), ("assistant", "yn"[n % 2])] for n in range(40))
     path.write_text(
-        "".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in each]}) + "\n" for each in turns)
+        "".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in chat]}) + "\n" for chat in chats)
     )
     return path
 
 
 @pytest.fixture
-def forker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forker]:
+def fork_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkServer]:
     monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "home"))
-    made = Forker()
-    yield made
-    made.close()
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 def write_run(folder: Path, rows: Path, **hyperparameters: Any) -> RunDir:
@@ -54,8 +54,8 @@ def write_run(folder: Path, rows: Path, **hyperparameters: Any) -> RunDir:
 def until(what: Callable[[], Any], seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := what():
-            return found
+        if value := what():
+            return value
         time.sleep(0.02)
     raise AssertionError("it took too long")
 
@@ -66,8 +66,8 @@ def ended(run: RunDir) -> Result:
         assert status is None or status.state != "failed", status.error
         return run.read_result() if status is not None and status.state == "succeeded" else None
 
-    found: Result = until(look)
-    return found
+    result: Result = until(look)
+    return result
 
 
 def losses(run: RunDir) -> list[float]:
@@ -75,43 +75,43 @@ def losses(run: RunDir) -> list[float]:
 
 
 @pytest.mark.usefixtures("strange_folder")
-def test_a_forked_worker_trains_what_any_other_does(forker: Forker, rows: Path, tmp_path: Path) -> None:
+def test_a_forked_worker_trains_what_any_other_does(fork_server: ForkServer, rows: Path, tmp_path: Path) -> None:
     cold = write_run(tmp_path / "cold", rows)
     launch(cold.path)
     warm = [write_run(tmp_path / f"warm{number}", rows) for number in range(2)]
     for run in warm:
-        mine = launch(run.path, forker=forker)
-        assert process.launches(run.path) == [mine]
+        forked = launch(run.path, fork_server=fork_server)
+        assert process.count_launches(run.path) == [forked]
         ended(run)
     ended(cold)
     assert losses(warm[0]) == losses(warm[1]) == losses(cold)
-    other = write_run(tmp_path / "other", rows, dropout=0.5, lora_rank=4)
-    launch(other.path, forker=forker)
-    ended(other)
-    assert losses(other) != losses(cold)
+    separate = write_run(tmp_path / "other", rows, dropout=0.5, lora_rank=4)
+    launch(separate.path, fork_server=fork_server)
+    ended(separate)
+    assert losses(separate) != losses(cold)
 
 
 def test_its_failure_is_said_in_its_own_folder_and_the_next_run_is_well(
-    forker: Forker, rows: Path, tmp_path: Path
+    fork_server: ForkServer, rows: Path, tmp_path: Path
 ) -> None:
     bad = write_run(tmp_path / "bad", tmp_path / "no.jsonl")
-    launch(bad.path, forker=forker)
+    launch(bad.path, fork_server=fork_server)
     status = until(lambda: (s := bad.read_status()) is not None and s.state == "failed" and s)
     assert "no.jsonl" in status.error
     good = write_run(tmp_path / "good", rows)
-    launch(good.path, forker=forker)
+    launch(good.path, fork_server=fork_server)
     ended(good)
 
 
-def test_rows_that_changed_are_read_again(forker: Forker, rows: Path, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.jsonl"
-    mine.write_text(rows.read_text())
-    before = write_run(tmp_path / "before", mine)
-    launch(before.path, forker=forker)
+def test_rows_that_changed_are_read_again(fork_server: ForkServer, rows: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(rows.read_text())
+    before = write_run(tmp_path / "before", path)
+    launch(before.path, fork_server=fork_server)
     ended(before)
-    mine.write_text(rows.read_text().replace("case", "another case"))
-    after = write_run(tmp_path / "after", mine)
-    launch(after.path, forker=forker)
+    path.write_text(rows.read_text().replace("case", "another case"))
+    after = write_run(tmp_path / "after", path)
+    launch(after.path, fork_server=fork_server)
     assert ended(after).tokens > ended(before).tokens
 
 
@@ -120,9 +120,9 @@ import sys, time
 from pathlib import Path
 from llmtune_local.run_state import process
 from llmtune_local.worker.launch import launch
-from llmtune_local.worker.fork_server import Forker
-forker = Forker()
-print(forker._process.pid, launch(Path(sys.argv[1]), forker=forker).pid, flush=True)
+from llmtune_local.worker.fork_server import ForkServer
+fork_server = ForkServer()
+print(fork_server._process.pid, launch(Path(sys.argv[1]), fork_server=fork_server).pid, flush=True)
 time.sleep(600)
 """
 
@@ -142,9 +142,9 @@ def test_the_run_outlives_whoever_started_it(rows: Path, tmp_path: Path, monkeyp
 
 
 def test_without_the_forking_process_a_worker_is_started_the_usual_way(rows: Path, tmp_path: Path) -> None:
-    forker = Forker()
-    os.kill(forker._process.pid, signal.SIGKILL)
+    fork_server = ForkServer()
+    os.kill(fork_server._process.pid, signal.SIGKILL)
     run = write_run(tmp_path / "run", rows)
-    launch(run.path, forker=forker)
+    launch(run.path, fork_server=fork_server)
     ended(run)
-    forker.close()
+    fork_server.close()

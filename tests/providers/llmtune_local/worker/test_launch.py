@@ -36,7 +36,7 @@ class Started(Exception):
 
 @pytest.fixture
 def would_start(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Started]:
-    """What a call would start, which is not started."""
+    """Return the process that a call would start, without starting it."""
 
     def refuse(command: list[str], *, env: dict[str, str] | None = None, **_: Any) -> Any:
         raise Started(command, env)
@@ -69,7 +69,7 @@ def output(command: list[str], environment: dict[str, str] | None) -> str:
 
 
 def python_of(started: Started) -> list[str]:
-    """The interpreter and its options."""
+    """Return the interpreter and its options."""
     return started.command[: started.command.index("-m")]
 
 
@@ -100,7 +100,7 @@ def test_a_worker_is_started_on_its_own_libraries(
 
 
 def test_the_forking_process_is_started_on_its_own_libraries(would_start: Callable[..., Started]) -> None:
-    started = would_start(fork_server.Forker)
+    started = would_start(fork_server.ForkServer)
     assert "llmtune_local.worker.fork_server" in started.command
     assert output([*python_of(started), "-c", LOOK], started.environment) == "7"
     assert output(MEMBER, started.environment) == "7"

@@ -54,9 +54,9 @@ def step(folder: RunDir) -> int:
 
 def losses(folder: RunDir) -> dict[tuple[int, str], float]:
     points = [line for line in folder.read_metrics()[0] if line.series != "train/tokens_per_second"]
-    found = {(line.step, line.series): line.value for line in points}
-    assert len(found) == len(points), "a point came twice"
-    return found
+    by_step = {(line.step, line.series): line.value for line in points}
+    assert len(by_step) == len(points), "a point came twice"
+    return by_step
 
 
 def test_a_killed_worker_resumes_to_the_same_end(
@@ -110,8 +110,8 @@ def test_a_cancelled_worker_keeps_a_checkpoint(
     status = folder.read_status()
     assert status is not None
     assert status.state == "cancelled"
-    (kept,) = folder.checkpoints()
-    assert status.message == f"cancelled: the checkpoint of step {kept} is kept"
+    (saved_step,) = folder.checkpoints()
+    assert status.message == f"cancelled: the checkpoint of step {saved_step} is kept"
     assert not folder.adapter.exists()
     if how == "marker":
         assert start(folder, "--resume").wait() == main.SUCCEEDED
@@ -183,7 +183,7 @@ def keep_signals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "words"),
+    ("change", "code", "sentence"),
     [
         ({"model": "nobody/nothing"}, "model", "there is no model 'nobody/nothing'"),
         ({"files": {"train": "/nowhere.jsonl"}}, "data", "/nowhere.jsonl"),
@@ -191,7 +191,7 @@ def keep_signals() -> Iterator[None]:
     ],
 )
 def test_failures_are_one_sentence_with_a_code(
-    change: dict[str, Any], code: str, words: str, make_request: Callable[..., Any], tmp_path: Path
+    change: dict[str, Any], code: str, sentence: str, make_request: Callable[..., Any], tmp_path: Path
 ) -> None:
     folder = RunDir(tmp_path / "run")
     folder.write_request(make_request(change))
@@ -200,7 +200,7 @@ def test_failures_are_one_sentence_with_a_code(
     assert status is not None
     assert (status.state, status.error_code) == ("failed", code)
     assert status.error is not None
-    assert words in status.error
+    assert sentence in status.error
     assert "\n" not in status.error
     assert "Traceback" not in status.error
     assert folder.read_events()[0][-1].message == status.error

@@ -31,26 +31,26 @@ def losses(folder: RunDir) -> list[float]:
 
 def parts() -> list[int]:
     """Ray's processes of a team."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             command = path.read_text(errors="replace")
             if command.startswith("ray::") and "TrainWorker" in command:
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 @pytest.fixture
 def ray_here() -> None:
     """Ray, where its cluster starts at all."""
     pytest.importorskip("ray.train")
-    asked = """
+    code = """
 from llmtune._ray import on_ray
 with on_ray("local", cpus=1, purpose="a look") as ray:
     assert ray.get(ray.remote(lambda: 7).remote()) == 7
 """
     try:
-        tried = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=90, check=False)
+        tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=False)
     except subprocess.TimeoutExpired:
         pytest.skip("Ray's cluster does not start here within 90 s")
     if tried.returncode:
@@ -69,18 +69,18 @@ def test_a_team_on_a_cluster_survives_a_killed_process(
     job = JobRef(id=folder.path.name, url=None, data={"folder": str(folder.path)})
     end = time.monotonic() + 240
     killed = False
-    while not (seen := provider.poll(job, None)).state.final and time.monotonic() < end:
+    while not (snapshot := provider.poll(job, None)).state.final and time.monotonic() < end:
         if not killed and folder.checkpoints() and len(team := parts()) == 2:
             os.kill(max(team), signal.SIGKILL)
             killed = True
         time.sleep(0.05)
     assert killed
-    assert seen.state is RunState.SUCCEEDED, (seen.error, folder.last_words())
+    assert snapshot.state is RunState.SUCCEEDED, (snapshot.error, folder.error_tail())
     status = folder.read_status()
     assert status is not None
     assert status.attempt >= 2
     assert "2 processes" in status.features
-    assert any("resumed from step" in event.message for event in seen.events)
+    assert any("resumed from step" in event.message for event in snapshot.events)
     assert losses(folder) == pytest.approx(losses(alone.folder), rel=1e-3, abs=1e-5)
     assert len((folder.path / "launched").read_text().splitlines()) == 1, "Ray itself started them again"
 
@@ -89,6 +89,7 @@ def test_without_ray_the_extra_is_named_in_the_run(
     make_request: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # it is the process's own, and this one is a test's
     folder = RunDir(tmp_path / "nowhere")
     folder.write_request(make_request({"options": RAY}))
     assert ray_launcher.main([str(folder.path)]) == 1

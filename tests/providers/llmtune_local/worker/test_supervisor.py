@@ -21,7 +21,7 @@ from llmtune_local.run_state.process import ProcessId
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import EventLine, MetricLine, Result, RunRequest, Status, Verdict
 from llmtune_local.worker import supervisor
-from llmtune_local.worker.supervisor import ATTEMPTS, SILENT_SECONDS, STILL_SECONDS, judge, restart
+from llmtune_local.worker.supervisor import ATTEMPTS, SILENT_SECONDS, STILL_SECONDS, assess, restart
 
 REQUEST = RunRequest.model_validate(
     {
@@ -38,10 +38,10 @@ class Started(NamedTuple):
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
-    """The workers that were started; none really is."""
+    """Record the workers that would be started; none is."""
     workers: list[Started] = []
 
-    def launch(run_dir: Path, *, resume: bool = False, forker: object = None) -> ProcessId:
+    def launch(run_dir: Path, *, resume: bool = False, fork_server: object = None) -> ProcessId:
         workers.append(Started(resume))
         return ProcessId(1, "never", "nowhere")
 
@@ -51,15 +51,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunDir:
-    """A run that was submitted."""
-    made = RunDir(tmp_path / "run")
-    made.write_request(REQUEST)
-    return made
+    """Submit a run."""
+    run = RunDir(tmp_path / "run")
+    run.write_request(REQUEST)
+    return run
 
 
 @pytest.fixture
 def sleeper() -> Iterator[ProcessId]:
-    """A process that does nothing, in place of a worker."""
+    """Start a process that does nothing, in place of a worker."""
     child = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"], stdout=-1)
     assert child.stdout is not None
     child.stdout.readline()
@@ -74,37 +74,37 @@ def dead() -> dict[str, Any]:
 
 
 def look(folder: RunDir, at: float | None = None) -> Verdict:
-    return judge(folder, folder.read_status(), forker=None, at=time.time() if at is None else at)
+    return assess(folder, folder.read_status(), fork_server=None, at=time.time() if at is None else at)
 
 
-def add_checkpoint(folder: RunDir, step: int, *, whole: bool = True) -> None:
+def add_checkpoint(folder: RunDir, step: int, *, complete: bool = True) -> None:
     path = folder.path / "checkpoints" / f"step-{step}" / "trainer.pt"
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights", "w" * 2000)
-    if not whole:
+    if not complete:
         path.write_bytes(path.read_bytes()[:900])
 
 
 # --- dead workers ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("checkpoints", "words"),
+    ("checkpoints", "expected"),
     [
         ({}, "from the beginning: it has no checkpoint"),
         ({4: True, 8: True}, "from the checkpoint of step 8"),
         ({4: True, 8: False}, "from the checkpoint of step 4"),
-        ({4: False}, "from the beginning, as no checkpoint is whole"),
+        ({4: False}, "from the beginning, as no checkpoint is complete"),
     ],
 )
 def test_where_a_dead_worker_is_started_again_from_is_said_as_it_is(
-    checkpoints: dict[int, bool], words: str, folder: RunDir, started: list[Started]
+    checkpoints: dict[int, bool], expected: str, folder: RunDir, started: list[Started]
 ) -> None:
-    for step, whole in checkpoints.items():
-        add_checkpoint(folder, step, whole=whole)
+    for step, complete in checkpoints.items():
+        add_checkpoint(folder, step, complete=complete)
     folder.write_status(Status(state="running", **dead()))
     verdict = look(folder)
     assert verdict.state == "running"
-    assert verdict.warnings == (f"the worker died and was started again {words}",)
+    assert verdict.warnings == (f"the worker died and was started again {expected}",)
     assert started == [Started(resume=True)]
 
 
@@ -140,14 +140,14 @@ def test_a_stopped_worker_is_noticed_by_its_heartbeat(folder: RunDir, sleeper: P
     status = Status(state="running", **sleeper._asdict(), heartbeat=at, moved=at)
     folder.write_status(status)
     assert look(folder, at + SILENT_SECONDS - 1).notice is None
-    late = look(folder, at + 75)
-    assert late.state == "running"
-    assert late.notice is not None
-    assert "has given no sign of life for 75 s" in late.notice.message
-    assert f"kill -9 {sleeper.pid} has it started again from the beginning" in late.notice.message
+    silent_notice = look(folder, at + 75)
+    assert silent_notice.state == "running"
+    assert silent_notice.notice is not None
+    assert "has given no sign of life for 75 s" in silent_notice.notice.message
+    assert f"kill -9 {sleeper.pid} has it started again from the beginning" in silent_notice.notice.message
     later = look(folder, at + 90)
     assert later.notice is not None
-    assert later.notice.id == late.notice.id  # one event a stall, however often it is looked at
+    assert later.notice.id == silent_notice.notice.id  # one event a stall, however often it is looked at
     add_checkpoint(folder, 6)
     assert "from the checkpoint of step 6" in look(folder, at + 99).notice.message  # type: ignore[union-attr]
 
@@ -164,7 +164,7 @@ def test_a_worker_that_somebody_has_stopped_says_how_it_goes_on(folder: RunDir, 
         time.sleep(0.01)
     notice = look(folder, at + 31).notice
     assert notice is not None
-    assert f"it is stopped, and kill -CONT {sleeper.pid} lets it go on" in notice.message
+    assert f"it is stopped, and kill -CONT {sleeper.pid} lets it continue" in notice.message
 
 
 def test_a_hung_device_is_noticed_although_the_heart_beats(folder: RunDir, sleeper: ProcessId) -> None:
@@ -184,7 +184,7 @@ def test_a_worker_that_waits_for_room_says_so(folder: RunDir, sleeper: ProcessId
     folder.write_status(waits)
     notice = look(folder, at).notice
     assert notice is not None
-    assert notice.message == "the worker goes on when there is room on the disk: 9 MB are needed"
+    assert notice.message == "the worker continues when there is room on the disk: 9 MB are needed"
 
 
 def test_a_silent_worker_of_another_machine_is_noticed_too(folder: RunDir, started: list[Started]) -> None:
@@ -199,7 +199,7 @@ def test_a_silent_worker_of_another_machine_is_noticed_too(folder: RunDir, start
 # --- damaged folders -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def finished(folder: RunDir) -> RunDir:
-    """A run that has succeeded, with everything it leaves."""
+    """Make a run that has succeeded, with all its files."""
     folder.append_metrics([MetricLine(step=n, series="train/loss", value=1.0, epoch=0, time=0) for n in range(1, 9)])
     folder.append_event(EventLine(id="1-1", time=0, message="finished"))
     figures = {"train_loss": 1.0, "steps": 8, "epochs": 1.0, "rows": 8, "tokens": 80, "trained_tokens": 8}
@@ -261,7 +261,7 @@ def test_a_damaged_result_is_made_again_from_the_last_checkpoint(
     DAMAGES[damage](finished.path / name)
     where = restart(finished, REQUEST)
     if name == "request.json":  # written again; all that was trained is there
-        assert where == "its result, which is whole"
+        assert where == "its complete result"
         assert (look(finished).state, started) == ("succeeded", [])
         return
     assert where == "the checkpoint of step 8"

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from llmtune.data.formats.base import VendorRows
-from llmtune.provider import Abilities, Account, Float, Int, Limits, No, Options, Sent, Unsupported
+from llmtune.provider import Abilities, Float, Int, Limits, NotOffered, Options, ProviderSettings, Sent, Unsupported
 from llmtune_openai import declarations as openai
 from llmtune_openai.provider import OpenAIProvider
 from llmtune_openai.services import Service
@@ -16,7 +16,7 @@ from llmtune_openai.services import Service
 PAGE = "Rivulet API reference, Create a job, https://docs.rivulet.example/jobs (2026-11-01)"
 PATH = "method.supervised.hyperparameters."
 
-PARAMETERS = openai.SFT.but(
+PARAMETERS = openai.SFT.replace(
     epochs=Sent(PATH + "n_epochs", Int(1, 10), default=2, source=PAGE),
     learning_rate=Sent(PATH + "learning_rate", Float(gt=0, le=1e-2), default=1e-4, source=PAGE),
     learning_rate_multiplier=Unsupported("an absolute rate is taken", source=PAGE),
@@ -33,10 +33,10 @@ RIVULET = Service(
     catalog=Path(__file__).with_name("catalog.toml"),
     sft=PARAMETERS,
     dpo=None,
-    methods=openai.METHODS | {"dpo": No("only supervised tuning is offered")},
+    methods=openai.METHODS | {"dpo": NotOffered("only supervised tuning is offered")},
     adapters=openai.ADAPTERS,
     limits={"sft": LIMITS},
-    abilities=Abilities(billed_cost=No("the service does not tell what it billed")),
+    abilities=Abilities(billed_cost=NotOffered("the service does not report what it billed")),
     key_env="RIVULET_API_KEY",
     base_url="https://api.rivulet.example/v1/",
     hosts=("rivulet.example",),
@@ -48,7 +48,7 @@ RIVULET = Service(
 RIVULET_ROWS = VendorRows(provider="rivulet", defaults={"sft": "openai"})
 
 
-class RivuletSettings(Account):
+class RivuletSettings(ProviderSettings):
     """Where and as whom Rivulet is called."""
 
     base_url: str | None = None

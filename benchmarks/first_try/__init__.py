@@ -1,0 +1,1 @@
+"""Rows, scores and settings of the first-try benchmark (`benchmarks/first_try.py`)."""

@@ -1,0 +1,141 @@
+"""All prices of the catalogues as a list: what is known, since when, from which page, and what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from llmtune import _clock
+from llmtune._models import FrozenModel
+from llmtune.config import price_file
+from llmtune.errors import InvalidSettings, UnknownName
+from llmtune.provider.abilities import HasCatalog
+from llmtune.provider.limits import PRICE_UNITS
+from llmtune.provider.price_file import read_price_file
+from llmtune.provider.registry import get_provider, known_kinds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class ModelPrices(FrozenModel):
+    """The prices of one base model at one provider.
+
+    `prices` holds the known ones by name (units: `PRICE_UNITS`), `unknown` the names of those that are billed and not
+    known; `source` is then the page that was looked at, on the day `checked`. `tunable` says whether the service takes
+    jobs for the model.
+    """
+
+    provider: str
+    model: str
+    methods: tuple[str, ...] = ()
+    tunable: bool = True
+    currency: str = "USD"
+    region: str = ""
+    prices: dict[str, float] = {}
+    by_method: dict[str, float] = {}
+    unknown: tuple[str, ...] = ()
+    source: str = ""
+    sources: dict[str, str] = {}
+    checked: date | None = None
+    note: str = ""
+
+
+def list_prices(providers: Iterable[str] | None = None, *, today: date | None = None) -> list[ModelPrices]:
+    """Return the prices of every catalogued base model, or of those of some providers. Sends nothing.
+
+    Raises:
+        InvalidSettings: the user's price file or catalogue is broken, or the file names a provider that is not there.
+        UnknownName: there is no such provider.
+    """
+    check_price_file()
+    names = list(providers) if providers is not None else list(known_kinds())
+    return [row for name in names for row in _list_models(name, today or _clock.today())]
+
+
+def check_price_file() -> None:
+    """Raise `InvalidSettings` where the user's price file names a provider that does not exist."""
+    path = price_file()
+    kinds = [*known_kinds()]
+    for provider in read_price_file(path):
+        if provider not in kinds:
+            raise InvalidSettings(f"{path}: {UnknownName('provider', provider, kinds).message}")
+
+
+def count_unknown(rows: Iterable[ModelPrices]) -> tuple[int, int]:
+    """Return how many tunable models have an unknown price, and how many tunable models there are."""
+    tunable = [row for row in rows if row.tunable]
+    return sum(bool(row.unknown) for row in tunable), len(tunable)
+
+
+def to_json(rows: list[ModelPrices]) -> dict[str, Any]:
+    """Return the list in its published shape, with the units and the count of unknown prices."""
+    unknown, tunable = count_unknown(rows)
+    return {
+        "schema": 1,
+        "units": dict(PRICE_UNITS),
+        "tunable": tunable,
+        "with_unknown_price": unknown,
+        "models": [row.model_dump(mode="json") for row in rows],
+    }
+
+
+def print_prices(console: Console, rows: list[ModelPrices]) -> None:
+    """Print the prices on a terminal: a block per model, then the count of unknown prices."""
+    from rich.markup import escape
+
+    for row in rows:
+        gone = "" if row.tunable else "  [dim]takes no jobs[/]"
+        console.print(f"[bold]{escape(row.provider)}[/]  {escape(row.model)}{gone}", soft_wrap=True)
+        amounts = [f"{name} {value:g}" for name, value in row.prices.items()]
+        amounts += [f"training {value:g} for {key}" for key, value in row.by_method.items()]
+        location = f" [dim]{escape(row.region)}[/]" if row.region else ""
+        if amounts:
+            console.print(f"  {row.currency}: {escape(', '.join(amounts))}{location}", soft_wrap=True)
+        if row.unknown:
+            console.print(f"  [yellow]not known: {escape(', '.join(row.unknown))}[/]", soft_wrap=True)
+        pages = {row.source: "", **{page: f"{name}: " for name, page in row.sources.items() if page != row.source}}
+        for page, name in pages.items():
+            if page:
+                console.print(f"  [dim]{name}{escape(page)}, {row.checked}[/]", soft_wrap=True)
+        if row.note:
+            console.print(f"  [dim]{escape(row.note)}[/]", soft_wrap=True)
+    unknown, tunable = count_unknown(rows)
+    if tunable:
+        share = 100 * unknown / tunable
+        console.print(f"\n{unknown} of {tunable} models that can be tuned have an unknown price ({share:.0f} %)")
+    units = "; ".join(f"{name}: per {unit}" for name, unit in PRICE_UNITS.items())
+    console.print(f"[dim]{escape(units)}[/]", soft_wrap=True)
+
+
+def _list_models(name: str, today: date) -> list[ModelPrices]:
+    provider = get_provider(name)
+    catalog = provider.read_catalog() if isinstance(provider, HasCatalog) else None
+    if catalog is None:
+        return []
+    rows = []
+    for model in catalog.models.values():
+        price = model.price
+        rows.append(
+            ModelPrices(
+                provider=name,
+                model=model.id,
+                methods=model.methods,
+                tunable=not (model.lifecycle or catalog.lifecycle).closed_on(today),
+                currency=price.currency,
+                region=price.region,
+                prices=_known(vars(price)),
+                by_method=dict(price.by_method),
+                unknown=price.unknown(),
+                source=price.source,
+                sources=dict(price.sources),
+                checked=price.checked,
+                note=price.note,
+            )
+        )
+    return rows
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: values[name] for name in PRICE_UNITS if values[name] is not None}

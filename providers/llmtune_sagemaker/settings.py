@@ -1,0 +1,107 @@
+"""The account at AWS: region, bucket, role, group of model packages; and the options that travel with a job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from llmtune.provider import Options, ProviderSettings
+from llmtune_bedrock.settings import Ids
+
+#: What stands in a request where a setting has no value yet.
+PLACEHOLDERS = {
+    "role_arn": "<role_arn>",
+    "bucket": "<bucket>",
+    "region": "<region>",
+    "model_package_group": "<model_package_group>",
+}
+
+
+class SageMakerSettings(ProviderSettings):
+    """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
+
+    variables = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "profile": ("AWS_PROFILE",)}
+    required = {
+        "region": 'region ("us-east-1")',
+        "bucket": 'bucket (an S3 bucket, without "s3://")',
+        "role_arn": "role_arn (the role that SageMaker assumes)",
+        "model_package_group": "model_package_group (the group in which tuned models are registered)",
+    }
+
+    region: str | None = None
+    """AWS region ("us-east-1"); unset: AWS_REGION or the profile's."""
+
+    profile: str | None = None
+    """Profile of the AWS configuration files; unset: AWS_PROFILE or the default one."""
+
+    bucket: str | None = None
+    """S3 bucket for datasets and results, in the same region, without "s3://"."""
+
+    prefix: str = "llmtune"
+    """Folder in the bucket."""
+
+    role_arn: str | None = None
+    """Role that SageMaker assumes: it may read the datasets and write the results, and trusts
+    sagemaker.amazonaws.com."""
+
+    model_package_group: str | None = None
+    """Name of the model package group in which tuned models are registered. It must exist, unless
+    `create_model_package_group` is set."""
+
+    create_model_package_group: bool = False
+    """Allow llmtune to create that group when it does not exist. A group costs nothing by itself."""
+
+    kms_key_id: str | None = None
+    """Key that encrypts the results (id, ARN or alias); unset: one owned by AWS."""
+
+    subnet_ids: Ids = ()
+    """Subnets of the VPC that the job reads its data through, 1 to 16; needs `security_group_ids`."""
+
+    security_group_ids: Ids = ()
+    """Security groups of that VPC, 1 to 5."""
+
+    mlflow_arn: str | None = None
+    """ARN of a SageMaker MLflow app or tracking server that jobs report their curves to, step by step; unset: only
+    final metrics are reported."""
+
+    evaluate_locally: bool = False
+    """Allow tuned models and their bases to be downloaded and asked on this machine, by the local backend. An open
+    model takes about two gigabytes for each billion parameters."""
+
+    base_url: str | None = None
+    """Address of SageMaker, for a proxy or a test; unset: AWS's."""
+
+    storage_url: str | None = None
+    """Address of S3, for a proxy or a test; unset: AWS's."""
+
+    mlflow_url: str | None = None
+    """Address of MLflow's API, for a proxy or a test; unset: AWS's, by `mlflow_arn`."""
+
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds until a call is given up. > 0."""
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the required settings that have no value. A profile may name the region, so one stands for it."""
+        profile = self.value_of("profile")
+        return tuple(setting for setting in super().missing() if setting != "region" or not profile)
+
+
+class SageMakerOptions(Options):
+    """Options of SageMaker alone, under `provider_options.sagemaker` in a job."""
+
+    accept_eula: bool = False
+    """Accept the model's end-user licence agreement. Gated models (Llama) need it; it is never accepted for you."""
+
+    sequence_length: Annotated[str, Field(pattern=r"^\d+K$")] | None = None
+    """Longest sequence that the training configuration is chosen for ("4K"), out of those the model's recipes offer;
+    unset: SageMaker chooses."""
+
+    max_runtime_seconds: Annotated[int, Field(ge=1)] | None = None
+    """Time limit of the job in seconds, >= 1; what it has trained by then is billed. Unset: SageMaker's own, a day."""
+
+    source_model_package: str | None = None
+    """ARN of a model package of yours to train on from."""
+
+    extra_hyperparameters: dict[str, str] = Field(default_factory=dict)
+    """Hyperparameters sent as they are, for keys of a recipe that no field of a job stands for."""
