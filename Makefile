@@ -4,14 +4,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Compiled installs halve every start, so the installer must be allowed to write bytecode.
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+FAST_TESTS := $(addprefix tests/llmtune/,_safety data job metrics planning provider redaction report importers)
 
-.PHONY: demo test check format docs site bench lock release release-check services clean
+.PHONY: demo test test-slow test-fast check format docs site bench lock release release-check services clean
 
 demo: $(VENV)/demo.stamp ## train, evaluate and report two models, offline; the reports are in demo/
 	$(BIN)/python tools/demo.py
 
-test: $(VENV)/dev.stamp $(VENV)/pythons.stamp services ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+test: $(VENV)/dev.stamp services ## all tests but the slow ones
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/dev.stamp $(VENV)/pythons.stamp services ## the slow tests: whole pages, examples, killed processes, Pythons
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-fast: $(VENV)/dev.stamp ## a minute: what is computed without a service, a model or a process
+	$(PYTEST) -m "not slow" $(FAST_TESTS) $(PYTEST_ARGS)
 
 check: $(VENV)/dev.stamp ## everything a machine can see without running the product
 	$(BIN)/ruff check .

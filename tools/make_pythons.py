@@ -2,8 +2,8 @@
 
 For every supported Python that is found here, a clean environment with what the package needs, of the versions in
 constraints.txt; and one, with the oldest Python, of the lowest versions that pyproject.toml admits. A Python that is
-not here is named, and its test is skipped. Needs a package index, so `make test` runs it before the tests, which need
-none.
+not here is named, and its test is skipped. Needs a package index, so `make test-slow` runs it before the tests, which
+need none.
 
     python tools/make_pythons.py [FOLDER] [--local]       (default: .venv/pythons)
 

@@ -1,6 +1,6 @@
 """The wheel on every supported Python, and with the lowest versions that pyproject.toml admits.
 
-`tools/make_pythons.py` makes the environments; `make test` runs it before the tests, of which none reaches an index.
+`tools/make_pythons.py` makes the environments; `make test-slow` runs it before the tests, of which none reaches an index.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def test_the_readme_trains(name: str, dist: Path, tmp_path: Path) -> None:
     installed.llmtune("runs", "attach", "tickets")
     installed.llmtune("report", "tickets", "--format", "html", "-o", "run.html")
     installed.llmtune("doctor", "--lifecycle")
-    swept = installed.document("sweep", "job.yaml", "-s", "learning_rate=1e-4..1e-2", "--trials", "2")
+    swept = installed.document(
+        "sweep", "job.yaml", "-s", "learning_rate=1e-4..1e-2", "--set", "epochs=2", "--trials", "2"
+    )
     assert len(swept["trials"]) == 2
 
 
