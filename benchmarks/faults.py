@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import sys
@@ -370,7 +369,6 @@ def main() -> int:
     submission.RETRIES = replace(submission.RETRIES, most=0.05)
     poller._poller = poller.Poller(polls_per_second=500)
     out = sys.stdout
-    gc.freeze()  # closing a model collects garbage: not among the objects of all vendors' SDKs, some 500 times
     chosen = [
         trial
         for trial in list_trials()

@@ -6,6 +6,7 @@ Used by `benchmarks/faults.py`. Every trial trains `tiny` for a few steps in a w
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -544,8 +545,13 @@ def run_local_trials(
 
     Those with a store of their own run one after another, at the end.
     """
+    import peft  # noqa: F401
+    import transformers  # noqa: F401
+
     from llmtune_local import LocalProvider
     from llmtune_local.worker import supervisor
+
+    gc.freeze()  # closing a model collects garbage, which need not look through the objects of all libraries each time
 
     evaluation.FIT_ROWS = 0
     supervisor.SILENT_SECONDS = SILENT_SECONDS
