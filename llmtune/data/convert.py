@@ -9,12 +9,13 @@ from pathlib import Path
 import orjson
 
 from llmtune.data.checks.left_out import LeftOut
-from llmtune.data.checks.per_row import check_example, is_simple, rename_turns
+from llmtune.data.checks.per_row import check_example, rename_turns
 from llmtune.data.checks.vendor_rules import method_of
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, invalid_data
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.registry import get_format, vendors
+from llmtune.data.formats.row_features import PLAIN, features
 from llmtune.data.io.reading import Reading
 from llmtune.data.io.writing import Written, write_file
 
@@ -34,19 +35,19 @@ def encode(
     format cannot express at all. Without a log, the first such row raises `InvalidData`.
     """
     fmt = get_format(format) if isinstance(format, str) else format
-    pairs = ((example, is_simple(example)) for example in examples)
+    pairs = ((example, features(example)) for example in examples)
     return _encode(pairs, fmt, allow_lossy=allow_lossy, log=log)
 
 
 def _encode(
-    examples: Iterable[tuple[Example, bool]], fmt: RowFormat, *, allow_lossy: bool, log: FindingLog | None
+    examples: Iterable[tuple[Example, int]], fmt: RowFormat, *, allow_lossy: bool, log: FindingLog | None
 ) -> Iterator[bytes]:
-    """Encode pairs of an example and whether it is a plain conversation (`is_simple`)."""
-    is_lossless, write, dumps = fmt.supports_rows_without_extras(), fmt.write, orjson.dumps
+    """Encode pairs of an example and its `features`."""
+    lossless, write, dumps = fmt.lossless_features, fmt.write, orjson.dumps
     left_out = LeftOut()
     option = orjson.OPT_APPEND_NEWLINE
-    for example, simple in examples:
-        if not (simple and is_lossless(example)):
+    for example, bits in examples:
+        if bits & ~lossless:
             stops = False
             for finding in left_out.problems(fmt, example):
                 stopped = is_fatal(finding, allow_lossy=allow_lossy)
@@ -116,20 +117,20 @@ def convert(  # noqa: PLR0913
     method = checked_method or method or "sft"
     fmt = get_format(to, method=method, model=model)
 
-    def valid_rows() -> Iterator[tuple[Example, bool]]:
+    def valid_rows() -> Iterator[tuple[Example, int]]:
         for row in reading:
             if row.__class__ is not Example:
                 log.add(row)  # type: ignore[arg-type]
                 continue
-            simple = is_simple(row)
-            if not simple or checked_method in ("dpo", "classification"):
+            bits = features(row)
+            if bits & ~PLAIN or checked_method in ("dpo", "classification"):
                 turns_key = reading.format.turns_key if reading.format is not None else "messages"
-                for fault in rename_turns(check_example(row, checked_method), row, turns_key):
+                for fault in rename_turns(check_example(row, checked_method, bits), row, turns_key):
                     log.add(fault.at(reading.path, row.line))
             if rules is not None:
                 for fault in rules.row_rules(row, method, model):
                     log.add(fault.at(reading.path, row.line))
-            yield row, simple
+            yield row, bits
 
     lossy = _FileFindings(log, reading.path)
     lines = _encode(valid_rows(), fmt, allow_lossy=allow_lossy, log=lossy)

@@ -11,7 +11,6 @@ from llmtune.data.checks.per_row import (
     check_control_tokens,
     check_example,
     compile_tokens,
-    is_simple,
     rename_turns,
 )
 from llmtune.data.checks.privacy import check_privacy
@@ -20,7 +19,7 @@ from llmtune.data.checks.stats import Stats
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, FindingLog, error, warning
 from llmtune.data.formats.base import RowFormat, TokenLimit
-from llmtune.data.formats.row_features import features, plain_features
+from llmtune.data.formats.row_features import PLAIN, features
 from llmtune.data.hashing import answer_text, digest, label_of, prompt_text
 from llmtune.data.io.base import Notes
 from llmtune.data.io.json_lines import read_block
@@ -151,16 +150,16 @@ def _make_structure_check(
     """
     writer, rules, method, counts_reasoning = task.writer, task.rules, task.method, task.reasons
     turns_key = "messages" if task.fmt is None else task.fmt.turns_key
-    is_lossless = writer.supports_rows_without_extras() if writer is not None else is_simple
+    lossless = writer.lossless_features if writer is not None else 0
     control = compile_tokens(task.counter.control_tokens)
 
     def check(row: Example, findings: list[Finding]) -> int:
-        simple = is_simple(row)
-        if row.extra or not simple:
+        bits = features(row)
+        if row.extra or bits & ~PLAIN:
             unused.add(row if writer is None else writer.without_own_keys(row), turns_key)
-        if not simple or method in ("dpo", "classification"):
-            findings += check_example(row, method)
-        if writer is not None and not (simple and is_lossless(row)):
+        if bits & ~PLAIN or method in ("dpo", "classification"):
+            findings += check_example(row, method, bits)
+        if writer is not None and bits & ~lossless:
             findings += left_out.problems(writer, row)
         if rules is not None:
             findings += rules(row)
@@ -170,7 +169,7 @@ def _make_structure_check(
             findings += check_control_tokens(row, control)
         if findings:
             findings[:] = rename_turns(findings, row, turns_key)
-        return plain_features(row) if simple else features(row)
+        return bits
 
     return check
 

@@ -10,7 +10,7 @@ import orjson
 
 from llmtune.data.example import ROLES, Example, Message
 from llmtune.data.findings import Finding, error, warning
-from llmtune.data.formats.row_features import texts_of
+from llmtune.data.formats.row_features import PLAIN, features, texts_of
 from llmtune.data.hashing import label_of
 
 #: Markers that the chat templates of common model families write around turns.
@@ -23,15 +23,20 @@ _MARKERS = re.compile(
 _NOTHING: tuple[Finding, ...] = ()
 
 
-def check_example(example: Example, method: str | None = None) -> Sequence[Finding]:
-    """Return the findings of one row, without their place. `method` (sft, dpo, classification) adds its own checks."""
+def check_example(example: Example, method: str | None = None, bits: int | None = None) -> Sequence[Finding]:
+    """Return the findings of one row, without their place. `method` (sft, dpo, classification) adds its own checks.
+
+    `bits` are the row's `features`, where they are known already.
+    """
     if method == "classification":
         if label_of(example) is None:
             what = "method classification needs a label, and the row has none"
             return [error("not-labelled", what, "give every row a label")]
         if example.label == ():  # an empty set of several labels: its answer is an empty text
             return _NOTHING
-    return _NOTHING if method != "dpo" and is_simple(example) else _check_closely(example, method)
+    if method != "dpo" and not (features(example) if bits is None else bits) & ~PLAIN:
+        return _NOTHING
+    return _check_closely(example, method)
 
 
 #: A turn in the message of a finding, as checks and row formats name it: by its index in the canonical form.
@@ -76,34 +81,6 @@ def check_control_tokens(example: Example, tokens: re.Pattern[str]) -> Sequence[
                 )
             ]
     return _NOTHING
-
-
-def is_simple(example: Example) -> bool:
-    """Return whether a row is a plain, valid conversation: user and assistant alternate, text only, answer last.
-
-    Nearly all rows are, which one short loop decides; only the others need the full check.
-    """
-    messages, _, _, preference, text, _, _, _ = example
-    if preference is not None or text is not None:
-        return False
-    before = ""
-    for role, content, calls, call_id, name, weight, raw_role, extra, reasoning in messages:
-        if content.__class__ is not str or calls or call_id is not None or weight is not None:
-            return False
-        if name is not None or raw_role is not None or extra or reasoning is not None:
-            return False
-        if not content or content.isspace():
-            return False
-        if role == "user":
-            if before == "user":
-                return False
-        elif role == "assistant":
-            if before != "user":
-                return False
-        elif before or role != "system":
-            return False
-        before = role
-    return before == "assistant"
 
 
 def _check_closely(example: Example, method: str | None) -> Sequence[Finding]:

@@ -44,22 +44,12 @@ class RowFormat:
         extra = self.read(dict(row), None, []).extra or {}
         return {key: key for key in row if key not in extra}
 
-    def supports_rows_without_extras(self) -> Callable[[Example], bool]:
-        """Return a quick test whether a plain conversation (`is_simple`) is written without loss; False if unsure."""
+    @property
+    def lossless_features(self) -> int:
+        """The features of plain conversations that are written without loss: a row with no others has no `problems`."""
         if type(self).problems is not RowFormat.problems and not self.plain_by_bits:
-            return _never
-        system, several = bool(self.supports & SYSTEM), bool(self.supports & TURNS)
-        if not self.supports & CHAT:
-            return _never
-
-        def is_lossless(example: Example) -> bool:
-            messages, tools, label, _, _, _, _, extra = example
-            if tools or extra or label.__class__ is tuple:
-                return False
-            leading = messages[0][0] == "system"
-            return (system or not leading) and (several or len(messages) <= 2 + leading)
-
-        return is_lossless
+            return 0
+        return self.supports & (CHAT | SYSTEM | TURNS)
 
     def detect(self, row: Mapping[str, Any]) -> bool:
         """Return whether the row is meant to be of this format, valid or not. No other format may have the row."""
@@ -124,10 +114,6 @@ def count_findings(
         yield error("vendor-rows", f"{rows} {what}; at least {at_least} are needed ({source})", "add rows")
     if at_most is not None and rows > at_most:
         yield error("vendor-rows", f"{rows:,} {what}; at most {at_most:,} ({source})", "give fewer")
-
-
-def _never(_: Example) -> bool:
-    return False
 
 
 def _no_file_rules(facts: FileFacts) -> Iterable[Finding]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
-from llmtune.data.example import Example, ImagePart, Message, OtherPart
+from llmtune.data.example import ROLES, Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding
 
 SYSTEM = 1
@@ -53,8 +53,15 @@ TOOL_IDS = 1 << 18
 REASONING = 1 << 19
 """The assistant's reasoning before an answer."""
 
+IRREGULAR = 1 << 20
+"""Turns that are missing, out of order or without text: `check_example` looks at them. No format has it or lacks it."""
+
 BASIC = CHAT | SYSTEM | TURNS | UNANSWERED
 """The features that every chat format supports."""
+
+PLAIN = CHAT | SYSTEM | TURNS | EXTRA | LABELS
+"""The features of a plain conversation: user and assistant alternate, text only, answer last. A row without any other
+needs no further check."""
 
 
 class _Loss(NamedTuple):
@@ -98,6 +105,18 @@ _BY_MESSAGE = frozenset(
 )
 
 
+#: The bits of a turn's role, by the role before it ("" at the beginning).
+_ROLE_BITS = {
+    before: {
+        "system": SYSTEM if before == "" else SYSTEM | LATE_SYSTEM,
+        "user": IRREGULAR if before == "user" else 0,
+        "assistant": 0 if before == "user" else IRREGULAR,
+        "tool": TOOLS,
+    }
+    for before in ("", *ROLES)
+}
+
+
 def features(example: Example) -> int:
     """Return the bits of the features that the example uses."""
     messages = example.messages
@@ -113,11 +132,12 @@ def features(example: Example) -> int:
         messages = messages + example.preference.preferred + example.preference.rejected
         answers = -1  # the two answers are alternatives: they count as one
     if not messages:
-        return bits
+        return bits if bits & TEXT else bits | IRREGULAR
     role = ""
     for message in messages:
         before = role
         role, content, tool_calls, call_id, name, weight, raw_role, extra, reasoning = message
+        bits |= _ROLE_BITS[before][role]
         if content.__class__ is not str or tool_calls or call_id is not None or weight is not None:
             bits |= _message_features(message)
             for call in tool_calls:
@@ -126,27 +146,11 @@ def features(example: Example) -> int:
                     bits |= TOOL_IDS
         elif name is not None or raw_role is not None or extra or reasoning is not None:
             bits |= _message_features(message)
+        elif not content or content.isspace():
+            bits |= IRREGULAR
         if role == "assistant":
             answers += 1
-        elif role == "system":
-            bits |= SYSTEM if before == "" else SYSTEM | LATE_SYSTEM
-        elif role == "tool":
-            bits |= TOOLS
     return bits | CHAT | (TURNS if answers > 1 else 0) | (UNANSWERED if role != "assistant" else 0)
-
-
-def plain_features(example: Example) -> int:
-    """Return the `features` of a plain conversation (`is_simple`), by its first turn and its length."""
-    messages = example.messages
-    leading = messages[0][0] == "system"
-    bits = CHAT | SYSTEM if leading else CHAT
-    if len(messages) > 2 + leading:
-        bits |= TURNS
-    if example.tools:
-        bits |= TOOLS
-    if example.extra:
-        bits |= EXTRA
-    return bits | LABELS if example.label.__class__ is tuple else bits
 
 
 def _message_features(message: Message) -> int:
@@ -159,6 +163,7 @@ def _message_features(message: Message) -> int:
         | (RAW_ROLE if raw_role is not None else 0)
         | (MESSAGE_EXTRA if extra else 0)
         | (REASONING if reasoning is not None else 0)
+        | (IRREGULAR if message.is_empty else 0)
     )
     if isinstance(content, tuple):
         bits |= PARTS if len(content) > 1 else 0
@@ -193,7 +198,7 @@ def losses(
 
     `takes` returns whether a part that is neither text nor image is one of the format's own.
     """
-    missing = features(example) & ~supports
+    missing = features(example) & ~(supports | IRREGULAR)
     if not missing:
         return []
     if missing & TOOLS:
