@@ -27,10 +27,10 @@ FULL_BELOW = 50_000_000
 FULL_ENCODERS_BELOW = 500_000_000
 #: What a model is taken for whose size is not known before it is downloaded.
 ASSUMED_PARAMETERS = 1_000_000_000
-#: Optimizer steps at least, for models that are trained whole and for larger ones: small sets get them by more epochs.
-STEPS = {"small": 400, "large": 100}
+#: Optimizer steps at least: small sets get them by more epochs. A small encoder begins to learn later than a chat model.
+STEPS = {"small": 400, "small encoder": 800, "large": 100}
 #: Epochs at least and at most.
-EPOCHS = {"small": (3, 30), "large": (3, 10)}
+EPOCHS = {"small": (3, 30), "small encoder": (3, 30), "large": (3, 10)}
 #: Fewer rows than this are trained in smaller batches, for more steps from the same rows.
 FEW_ROWS = 500
 #: Share of the steps over which the rate rises to its peak: without it small encoders learn no more than the majority.
@@ -44,7 +44,7 @@ PATIENCE = 3
 #: Rates for all weights: (parameters, rate) of a small and of a large model, and the lowest rate.
 _FULL_RATES = {
     "text": ((3.4e6, 2e-3), (7e9, 2e-5), 1e-5),
-    "labels": ((2.7e6, 7e-4), (110e6, 3e-5), 2e-5),
+    "labels": ((2.7e6, 5e-4), (110e6, 3e-5), 2e-5),
 }
 #: Lowest and highest rate for an adapter.
 ADAPTER_RATES = (1e-4, 1e-2)
@@ -81,7 +81,7 @@ def choose_settings(
     parameters = counted or ASSUMED_PARAMETERS
     train = rows.get("train", 0)
     batch_size = 8 if 0 < train < FEW_ROWS else 16
-    kind = "small" if parameters < FULL_BELOW else "large"
+    kind = "large" if parameters >= FULL_BELOW else "small encoder" if method == "classification" else "small"
     min_epochs, max_epochs = EPOCHS[kind]
     epochs = min(max_epochs, max(min_epochs, math.ceil(STEPS[kind] * batch_size / train))) if train else min_epochs
     size = f"{_format_count(parameters)} parameters" if counted else "a size that is not known yet, taken for 1 B"

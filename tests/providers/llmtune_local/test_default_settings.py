@@ -79,6 +79,14 @@ def test_few_rows_are_trained_for_more_epochs_in_smaller_batches() -> None:
     assert (many.batch_size, many.epochs) == (16, 3)
 
 
+@pytest.mark.parametrize(
+    ("model", "method", "epochs"),
+    [("tiny", "sft", 7), ("tiny-encoder", "classification", 13), ("acme/chat-8B", "sft", 3)],
+)
+def test_small_encoders_get_twice_the_steps(model: str, method: str, epochs: int) -> None:
+    assert choose_settings(model, method, "full", {"train": 1000}).epochs == epochs
+
+
 def test_a_run_stops_by_itself_only_where_validation_rows_suffice_and_no_length_is_given(tmp_path: Path) -> None:
     def patience(rows: int, **hyperparameters: int) -> object:
         return plan(job(tmp_path, rows, hyperparameters=hyperparameters), "local").effective("early_stopping_patience")
