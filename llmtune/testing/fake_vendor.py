@@ -309,8 +309,10 @@ class FakeVendor:
         """Return the training steps made so far."""
         return int(self.training_share(job) * job.data["steps"])
 
-    def cancel_job(self, job: FakeJob) -> None:
-        """Move the job to the walk `cancelled`, unless it has ended."""
+    def cancel_job(self, job: FakeJob, ended: Refusal | None = None) -> None:
+        """Move the job to the walk `cancelled`, unless it has ended: then refuse with `ended`, where it is given."""
+        if job.ended and ended:
+            raise ended
         if not job.ended and job.outcome != "cancelled":
             job.outcome, job.walk, job.at, job.looks, job.since = "cancelled", self.walks["cancelled"], 0, 0, self.now()
 

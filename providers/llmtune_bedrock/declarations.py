@@ -41,13 +41,16 @@ def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-TAGS = core.Tags(
-    most=MOST_TAGS,
-    names=r"(?!(?i:aws:))[a-zA-Z0-9\s._:/=+@-]{1,128}",
-    values=r"[a-zA-Z0-9\s._:/=+@-]{0,256}",
-    rule="keys of at most 128 and values of at most 256 characters (a-z, A-Z, 0-9, spaces and _.:/=+-@), none in aws:",
-    own=RUN_TAG,
-)
+def tag_rules(most: int) -> core.Tags:
+    """Return AWS's rules for tags, of which a resource may have `most` beside llmtune's own."""
+    rule = "keys of at most 128 and values of at most 256 characters (a-z, A-Z, 0-9, spaces and _.:/=+-@), none in aws:"
+    letters = r"[a-zA-Z0-9\s._:/=+@-]"
+    return core.Tags(
+        most=most, names=rf"(?!(?i:aws:)){letters}{{1,128}}", values=rf"{letters}{{0,256}}", rule=rule, own=RUN_TAG
+    )
+
+
+TAGS = tag_rules(MOST_TAGS)
 
 
 def _length(

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.errors import (
-    LIMIT_HINTS,
-    InvalidSettings,
-    LimitKind,
-    LlmtuneError,
-    MissingCredentials,
-    QuotaExceeded,
-    TransientError,
-    VendorError,
-)
+from llmtune import errors
 from llmtune.provider import retry_after as seconds_to_wait
 
 #: AWS's code for a name in use, and for a resource that is not in the state for such a call.
@@ -35,15 +26,15 @@ _GONE = {"ResourceNotFoundException", "NoSuchKey", "NoSuchBucket", "NotFound", "
 
 
 #: What lifts a quota of each kind at AWS.
-HINTS: dict[LimitKind, str] = {
-    **LIMIT_HINTS,
+HINTS: dict[errors.LimitKind, str] = {
+    **errors.LIMIT_HINTS,
     "active_jobs": "wait for running jobs to end, or ask for more in the Service Quotas console",
     "deployments": "remove a deployment or provisioned throughput, or ask for more in the Service Quotas console",
     "other": "the Service Quotas console (Amazon Bedrock) shows the quota, and raises it where it is adjustable",
 }
 
 
-def limit_of(message: str) -> LimitKind:
+def limit_of(message: str) -> errors.LimitKind:
     """Return what a quota in AWS's words is on. AWS has one code for all of them."""
     low = message.lower()
     if "deployment" in low or "throughput" in low or "model unit" in low:
@@ -53,41 +44,47 @@ def limit_of(message: str) -> LimitKind:
 
 def from_answer(
     code: str, message: str, status: int | None, *, doing: str, retry_after: float | None = None, profile: str = ""
-) -> LlmtuneError:
+) -> errors.LlmtuneError:
     """Convert an error answer of AWS. `doing` is what was being done ("starting the job"), for the sentence."""
     raw = f"{code}: {message}"
     quotation = f"AWS said {message.rstrip('.')!r}" if message else f"AWS said {code}"
     facts: dict[str, Any] = {"code": code, "status": status, "raw": raw}
     if code in _THROTTLED or status == 429:
         # Refused before anything was done: even the paid call may be repeated.
-        return TransientError(
+        return errors.TransientError(
             f"AWS is throttling {doing}: {quotation}", sent=False, retry_after=retry_after, limit="rate", **facts
         )
     if code in _EXPIRED:
-        return MissingCredentials(f"the AWS credentials have expired ({doing}: {quotation})", hint=_login_hint(profile))
+        return errors.MissingCredentials(
+            f"the AWS credentials have expired ({doing}: {quotation})", hint=_login_hint(profile)
+        )
     if code in _UNKNOWN_KEY or status == 401:
-        return MissingCredentials(
+        return errors.MissingCredentials(
             f"AWS does not accept the credentials ({doing}: {quotation})", hint=_login_hint(profile)
         )
     if code in _DENIED:
         hint = (
             advice(message) or "give your user or role the permission named there (llmtune doctor checks what it can)"
         )
-        return VendorError(f"AWS does not allow {doing}: {quotation}", hint=hint, **facts)
+        return errors.VendorError(f"AWS does not allow {doing}: {quotation}", hint=hint, **facts)
     if code in ("ServiceQuotaExceededException", "LimitExceededException"):
         limit = limit_of(message)
-        return QuotaExceeded(f"the account's quota is reached ({doing}: {quotation})", hint=HINTS[limit], limit=limit)
+        return errors.QuotaExceeded(
+            f"the account's quota is reached ({doing}: {quotation})", hint=HINTS[limit], limit=limit
+        )
     if code == CONFLICT:
-        return VendorError(f"there is something of that name or in that state already ({doing}: {quotation})", **facts)
+        return errors.VendorError(
+            f"there is something of that name or in that state already ({doing}: {quotation})", **facts
+        )
     if code == "NoSuchBucket" or (code in _GONE and doing.startswith("looking at the bucket")):
-        return InvalidSettings(f"the bucket does not exist ({doing}): fix bucket in llmtune.toml, or create it")
+        return errors.InvalidSettings(f"the bucket does not exist ({doing}): fix bucket in llmtune.toml, or create it")
     if code in _GONE:
-        return VendorError(f"not found ({doing}: {quotation})", **facts)
+        return errors.VendorError(f"not found ({doing}: {quotation})", **facts)
     if status is not None and status >= 500:
-        return TransientError(
+        return errors.TransientError(
             f"AWS is unavailable for now ({doing}: {quotation})", sent=True, retry_after=retry_after, **facts
         )
-    return VendorError(f"AWS refused {doing}: {quotation}", hint=advice(message), **facts)
+    return errors.VendorError(f"AWS refused {doing}: {quotation}", hint=advice(message), **facts)
 
 
 def advice(message: str) -> str | None:
@@ -115,7 +112,7 @@ def advice(message: str) -> str | None:
     return None
 
 
-def from_exception(error: Exception, *, doing: str, name: str, profile: str = "") -> LlmtuneError | None:
+def from_exception(error: Exception, *, doing: str, name: str, profile: str = "") -> errors.LlmtuneError | None:
     """Convert a boto3 or botocore exception to ours; None for anything else."""
     from botocore import exceptions as aws
 
@@ -131,45 +128,51 @@ def from_exception(error: Exception, *, doing: str, name: str, profile: str = ""
             profile=profile,
         )
     if isinstance(error, (aws.SSOError, aws.TokenRetrievalError, aws.LoginError)):
-        return MissingCredentials(f"the AWS single sign-on has expired ({doing}: {error})", hint=_login_hint(profile))
+        return errors.MissingCredentials(
+            f"the AWS single sign-on has expired ({doing}: {error})", hint=_login_hint(profile)
+        )
     if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):
-        return MissingCredentials(
+        return errors.MissingCredentials(
             f"AWS's credential chain found nothing usable for {name} ({doing}: {error})", hint=_login_hint(profile)
         )
     if isinstance(error, aws.NoAuthTokenError):
-        return MissingCredentials(f"no bearer token was found for {name} ({doing}: {error})", hint=_login_hint(profile))
+        return errors.MissingCredentials(
+            f"no bearer token was found for {name} ({doing}: {error})", hint=_login_hint(profile)
+        )
     return _not_sent_error(error, doing=doing, name=name) or _connection_error(error, doing=doing)
 
 
-def _not_sent_error(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
+def _not_sent_error(error: Exception, *, doing: str, name: str) -> errors.LlmtuneError | None:
     """Convert an exception that was raised before anything was sent; None for any other."""
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ProfileNotFound):
-        return InvalidSettings(f"{error}: fix profile under [providers.{name}], or run aws configure")
+        return errors.InvalidSettings(f"{error}: fix profile under [providers.{name}], or run aws configure")
     if isinstance(error, aws.NoRegionError):
-        return InvalidSettings(f"{name} needs region: set it under [providers.{name}] in llmtune.toml, or AWS_REGION")
+        return errors.InvalidSettings(
+            f"{name} needs region: set it under [providers.{name}] in llmtune.toml, or AWS_REGION"
+        )
     if isinstance(error, aws.InvalidEndpointConfigurationError):
-        return InvalidSettings(
+        return errors.InvalidSettings(
             f"AWS_BEARER_TOKEN_BEDROCK is set and base_url is plain http, where a bearer token is never sent ({error}):"
             " unset it, or use https"
         )
     if isinstance(error, aws.ParamValidationError):
-        return VendorError(f"botocore would not send the request ({doing}): {error}", raw=str(error))
+        return errors.VendorError(f"botocore would not send the request ({doing}): {error}", raw=str(error))
     if isinstance(error, (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.ProxyConnectionError)):
-        return TransientError(f"AWS cannot be reached ({doing}): {error}", sent=False, raw=str(error))
+        return errors.TransientError(f"AWS cannot be reached ({doing}): {error}", sent=False, raw=str(error))
     return None
 
 
-def _connection_error(error: Exception, *, doing: str) -> LlmtuneError | None:
+def _connection_error(error: Exception, *, doing: str) -> errors.LlmtuneError | None:
     """Convert an exception raised on the way, when the request may have arrived."""
     from botocore import exceptions as aws
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, (aws.HTTPClientError, aws.ConnectionError, ResponseParserError, aws.ChecksumError)):
-        return TransientError(f"the connection to AWS broke ({doing}): {error}", sent=True, raw=str(error))
+        return errors.TransientError(f"the connection to AWS broke ({doing}): {error}", sent=True, raw=str(error))
     if isinstance(error, aws.BotoCoreError):
-        return VendorError(f"boto3 could not go on ({doing}): {error}", raw=str(error))
+        return errors.VendorError(f"boto3 could not go on ({doing}): {error}", raw=str(error))
     return None
 
 

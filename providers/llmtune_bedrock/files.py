@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
+import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, VendorError
 from llmtune.provider import EncodedFile, MetricPoint, ObjectStore, join_within_bounds
@@ -107,3 +109,19 @@ class S3(ObjectStore):
                 if kind is not None:
                     body = join_within_bounds(self.sdk.s3.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(65536))
                     yield from responses.curve(body.decode("utf-8", errors="replace"), kind)
+
+
+class S3Provider(core.StoredUploads, core.BaseProvider):
+    """Base of the providers in an account at AWS: one boto3 session, datasets in one bucket of S3."""
+
+    #: A job is created with a token (or a name) that the service takes once.
+    submit_safety = core.SubmitSafety(kind="token")
+    sdk_class: ClassVar[type[Sdk]] = Sdk
+    storage_class: ClassVar[type[S3]] = S3
+    _sdk: Sdk
+    _storage: S3
+
+    def __init__(self, name: str = "", settings: Any = None) -> None:
+        super().__init__(name, settings)
+        self._sdk = self.sdk_class(self.name, self.settings)
+        self._storage = self.storage_class(self.name, self.settings, self._sdk)

@@ -13,16 +13,16 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune_bedrock import capabilities as targets
 from llmtune_bedrock import imports, inference, requests, responses, service_model, settings
-from llmtune_bedrock.client import BOTO3, Sdk
+from llmtune_bedrock.client import BOTO3
 from llmtune_bedrock.declarations import NOTHING
 from llmtune_bedrock.errors import CONFLICT
-from llmtune_bedrock.files import S3
+from llmtune_bedrock.files import S3Provider
 
 #: A key of the right shape, to judge a request before it has one of its own.
 _SAMPLE_KEY = "lt0000000000"
 
 
-class BedrockProvider(core.StoredUploads, core.BaseProvider):
+class BedrockProvider(S3Provider):
     """Model customization jobs on AWS Bedrock, through boto3 (bedrock, bedrock-runtime, s3)."""
 
     kind = "bedrock"
@@ -31,16 +31,9 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
     methods = targets.METHODS
     adapters = targets.ADAPTERS
     abilities = targets.ABILITIES
-    submit_safety = core.SubmitSafety(kind="token")
     Options: type[BaseModel] = settings.BedrockOptions
     Settings: type[BaseModel] = settings.BedrockSettings
     requirements = (BOTO3,)
-    _storage: S3
-
-    def __init__(self, name: str = "", settings: Any = None) -> None:
-        super().__init__(name, settings)
-        self._sdk = Sdk(self.name, self.settings)
-        self._storage = S3(self.name, self.settings, self._sdk)
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:

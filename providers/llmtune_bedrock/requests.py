@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmtune.errors import InvalidJob
 from llmtune.provider import Files, Receipt
 from llmtune_bedrock.declarations import RUN_TAG, as_text
 from llmtune_bedrock.settings import PLACEHOLDERS, BedrockSettings
+
+Inputs = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
 def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validation: bool) -> dict[str, Any]:
@@ -39,14 +42,23 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
     free = dict(options.get("extra_hyperparameters", {}))
     if (share := options.get("eval_percentage")) is not None:
         free["evalPercentage"] = as_text(share)
-    if twice := sorted(set(free) & set(sent)):
+    if joined := join_hyperparameters(target.provider, free, sent):
+        body["hyperParameters"] = joined
+    return body | parameters
+
+
+def join_hyperparameters(provider: str, extra: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job's own hyperparameters, as they are sent, with those of `extra_hyperparameters`.
+
+    Raises:
+        InvalidJob: one is set in both places.
+    """
+    if twice := sorted(set(extra) & set(sent)):
         raise InvalidJob(
-            f"provider_options.{target.provider}.extra_hyperparameters sets {', '.join(twice)},"
+            f"provider_options.{provider}.extra_hyperparameters sets {', '.join(twice)},"
             " which the job's own hyperparameters set too: leave it out there"
         )
-    if free or sent:
-        body["hyperParameters"] = {**free, **sent}
-    return body | parameters
+    return {**extra, **sent}
 
 
 def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
@@ -63,17 +75,26 @@ def with_key(body: dict[str, Any], key: str) -> dict[str, Any]:
 
 def with_sample_files(body: dict[str, Any]) -> dict[str, Any]:
     """Return the body with a well-formed address for every file that is only a placeholder ("<train file>")."""
-    filled = copy.deepcopy(body)
-    for config in _inputs(filled):
-        if str(config.get("s3Uri", "")).startswith("<"):
-            config["s3Uri"] = "s3://bucket/file.jsonl"
-    return filled
+    return fill_placeholders(body, _inputs, "s3Uri")
 
 
 def input_files(body: dict[str, Any]) -> list[str]:
     """Return the S3 addresses that a body reads from, without placeholders of files that are not uploaded yet."""
-    uris = (str(config.get("s3Uri", "<")) for config in _inputs(body))
-    return [uri for uri in uris if not uri.startswith("<")]
+    return list_addresses(_inputs(body), "s3Uri")
+
+
+def fill_placeholders(body: dict[str, Any], list_inputs: Inputs, key: str) -> dict[str, Any]:
+    """Return the body with a well-formed address where the value at `key` of an input is only a placeholder."""
+    filled = copy.deepcopy(body)
+    for config in list_inputs(filled):
+        if str(config.get(key, "")).startswith("<"):
+            config[key] = "s3://bucket/file.jsonl"
+    return filled
+
+
+def list_addresses(inputs: Iterable[Mapping[str, Any]], key: str) -> list[str]:
+    """Return the S3 addresses at `key` of the inputs, without placeholders."""
+    return [uri for config in inputs if not (uri := str(config.get(key, "<"))).startswith("<")]
 
 
 def _inputs(body: dict[str, Any]) -> list[dict[str, Any]]:

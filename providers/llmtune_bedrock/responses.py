@@ -7,28 +7,16 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmtune.provider import (
-    Event,
-    JobRef,
-    MetricPoint,
-    ModelRef,
-    RemoteModel,
-    RunState,
-    Snapshot,
-    read_number,
-    read_state,
-    read_values,
-    unix_seconds,
-)
+import llmtune.provider as core
 from llmtune_bedrock.errors import advice
 
 #: Bedrock's words for the state of a job. The set is open: an unknown one means running, with a warning.
-STATES: Mapping[str, RunState] = {
-    "InProgress": RunState.RUNNING,
-    "Completed": RunState.SUCCEEDED,
-    "Failed": RunState.FAILED,
-    "Stopping": RunState.CANCELLING,
-    "Stopped": RunState.CANCELLED,
+STATES: Mapping[str, core.RunState] = {
+    "InProgress": core.RunState.RUNNING,
+    "Completed": core.RunState.SUCCEEDED,
+    "Failed": core.RunState.FAILED,
+    "Stopping": core.RunState.CANCELLING,
+    "Stopped": core.RunState.CANCELLED,
 }
 
 #: The three parts of a job that have a state of their own, in order.
@@ -59,12 +47,14 @@ _BACK: Mapping[str, tuple[str, type[int] | type[float]]] = {
 }
 
 
-def state(status: str) -> tuple[RunState, tuple[str, ...]]:
+def state(status: str) -> tuple[core.RunState, tuple[str, ...]]:
     """Return our state for Bedrock's word, and a warning when the word is new."""
-    return read_state(status, STATES, "Bedrock")
+    return core.read_state(status, STATES, "Bedrock")
 
 
-def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, validation_unused: str = "") -> Snapshot:
+def snapshot(
+    job: Mapping[str, Any], points: Iterable[core.MetricPoint] = (), *, validation_unused: str = ""
+) -> core.Snapshot:
     """Convert a GetModelCustomizationJob answer, with the curves read from S3 when there are any.
 
     `validation_unused` says why validation rows are not used, for the families that do not.
@@ -81,16 +71,16 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = (), *, vali
     model = None
     if arn := job.get("outputModelArn"):
         base = base_id(str(job.get("baseModelArn", "")))
-        model = ModelRef(id=arn, base=base, data={"name": job.get("outputModelName")})
-    if now is RunState.SUCCEEDED and not curves:
+        model = core.ModelRef(id=arn, base=base, data={"name": job.get("outputModelName")})
+    if now is core.RunState.SUCCEEDED and not curves:
         warnings = (*warnings, "the curves in S3 could not be found: only the final losses are known")
-    return Snapshot(
+    return core.Snapshot(
         state=now,
         raw_state=status,
         points=(*curves, *final),
         events=tuple(events(job)),
-        model=model if now is RunState.SUCCEEDED else None,
-        error=why_failed(job) if now is RunState.FAILED else None,
+        model=model if now is core.RunState.SUCCEEDED else None,
+        error=why_failed(job) if now is core.RunState.FAILED else None,
         warnings=warnings,
         resolved=hyperparameters(job.get("hyperParameters") or {})[0],
         not_reported=missing,
@@ -107,7 +97,7 @@ def why_failed(job: Mapping[str, Any]) -> str | None:
     return f"AWS does not say why; what failed is the {failed[0]}" if failed else None
 
 
-def final_points(job: Mapping[str, Any], curves: Iterable[MetricPoint]) -> Iterable[MetricPoint]:
+def final_points(job: Mapping[str, Any], curves: Iterable[core.MetricPoint]) -> Iterable[core.MetricPoint]:
     """Yield the final losses. The API reports no step: they get the last step of the curve, or 0 without a curve."""
     last = dict.fromkeys(("train/loss", "validation/loss"), 0)
     for point in curves:
@@ -119,12 +109,12 @@ def final_points(job: Mapping[str, Any], curves: Iterable[MetricPoint]) -> Itera
         losses.append((series, validator.get("validationLoss"), f"validationMetrics[{index}].validationLoss"))
     for series, value, raw in losses:
         if value is not None:
-            yield MetricPoint(
+            yield core.MetricPoint(
                 step=last.get(series, 0), series=series, value=float(value), source="vendor_api", raw_name=raw
             )
 
 
-def curve(text: str, kind: str) -> list[MetricPoint]:
+def curve(text: str, kind: str) -> list[core.MetricPoint]:
     """Read the points of a metrics CSV; `kind` is train or validation.
 
     Columns are found by name: step_number and epoch_number (from 0), training_loss or validation_loss, perplexity
@@ -139,14 +129,14 @@ def curve(text: str, kind: str) -> list[MetricPoint]:
         cells = {
             (key or "").strip().lower(): (value or "") for key, value in row.items() if not isinstance(value, list)
         }
-        step, epoch = read_number(cells.get("step_number")), read_number(cells.get("epoch_number"))
+        step, epoch = core.read_number(cells.get("step_number")), core.read_number(cells.get("epoch_number"))
         if step is None or step < 0:
             continue
         for column, series in names.items():
-            value = read_number(cells.get(column))
+            value = core.read_number(cells.get(column))
             if value is not None:
                 points.append(
-                    MetricPoint(
+                    core.MetricPoint(
                         step=int(step),
                         series=series,
                         value=value,
@@ -158,7 +148,7 @@ def curve(text: str, kind: str) -> list[MetricPoint]:
     return points
 
 
-def events(job: Mapping[str, Any]) -> Iterable[Event]:
+def events(job: Mapping[str, Any]) -> Iterable[core.Event]:
     """Yield the status details, one event per part and state, and the reason of a failed job."""
     arn = str(job.get("jobArn", ""))
     details = job.get("statusDetails") or {}
@@ -166,16 +156,16 @@ def events(job: Mapping[str, Any]) -> Iterable[Event]:
         detail = details.get(part) or {}
         status = detail.get("status")
         if status and status != "NotStarted":
-            yield Event(
+            yield core.Event(
                 id=f"{arn}:{part}:{status}",
-                time=unix_seconds(detail.get("lastModifiedTime") or detail.get("creationTime")) or 0.0,
+                time=core.unix_seconds(detail.get("lastModifiedTime") or detail.get("creationTime")) or 0.0,
                 level="error" if status == "Failed" else "info",
                 message=f"{_PART_WORDS[part]}: {status}",
             )
     if message := job.get("failureMessage"):
-        yield Event(
+        yield core.Event(
             id=f"{arn}:failure",
-            time=unix_seconds(job.get("endTime") or job.get("lastModifiedTime")) or 0.0,
+            time=core.unix_seconds(job.get("endTime") or job.get("lastModifiedTime")) or 0.0,
             level="error",
             message=str(message),
         )
@@ -198,7 +188,7 @@ def from_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return Bedrock's hyperparameters by our names, and those that have none."""
-    return read_values(sent, _BACK)
+    return core.read_values(sent, _BACK)
 
 
 #: What a remote job holds in fields of its own; an import answers these keys by them.
@@ -207,13 +197,13 @@ HELD = frozenset(
 )
 
 
-def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
+def remote_model(entry: Mapping[str, Any]) -> core.RemoteModel:
     """Convert a custom model from the account's list."""
     base = entry.get("baseModelArn")
-    return RemoteModel(
+    return core.RemoteModel(
         id=entry["modelArn"],
         base=base_id(base) if base else None,
-        created=unix_seconds(entry.get("creationTime")),
+        created=core.unix_seconds(entry.get("creationTime")),
         data={"name": entry.get("modelName"), "status": entry.get("modelStatus")},
     )
 
@@ -225,11 +215,11 @@ def base_id(arn: str) -> str:
     return arn.rsplit(":foundation-model/", 1)[-1]
 
 
-def job_ref(arn: str, name: str) -> JobRef:
+def job_ref(arn: str, name: str) -> core.JobRef:
     """Return a reference to a job, with the address of its page in the console."""
     region = arn.split(":")[3] if arn.count(":") > 3 else ""
     console = f"https://{region}.console.aws.amazon.com/bedrock/home?region={region}#/custom-models"
-    return JobRef(id=arn, data={"name": name}, url=console if region else None)
+    return core.JobRef(id=arn, data={"name": name}, url=console if region else None)
 
 
 def job_id(arn: str) -> str:

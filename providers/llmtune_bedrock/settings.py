@@ -21,18 +21,14 @@ def _split_list(value: Any) -> Any:
 Ids = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 
 
-class BedrockSettings(ProviderSettings):
-    """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
+class AwsSettings(ProviderSettings):
+    """Account facts that every service of AWS needs. Credentials come from AWS's own chain, never from here."""
 
     variables = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "profile": ("AWS_PROFILE",)}
-    required = {
-        "region": 'region ("us-east-1")',
-        "bucket": 'bucket (an S3 bucket, without "s3://")',
-        "role_arn": "role_arn (the role that Bedrock assumes)",
-    }
+    required = {"region": 'region ("us-east-1")', "bucket": 'bucket (an S3 bucket, without "s3://")'}
 
     region: str | None = None
-    """AWS region ("us-east-1" for Nova, "us-west-2" for Claude and Llama); unset: AWS_REGION or the profile's."""
+    """AWS region ("us-east-1"); unset: AWS_REGION or the profile's."""
 
     profile: str | None = None
     """Profile of the AWS configuration files; unset: AWS_PROFILE or the default one."""
@@ -43,24 +39,14 @@ class BedrockSettings(ProviderSettings):
     prefix: str = "llmtune"
     """Folder in the bucket."""
 
-    role_arn: str | None = None
-    """Role that Bedrock assumes: it may read the datasets and write the results, and trusts bedrock.amazonaws.com."""
-
     kms_key_id: str | None = None
-    """Key that encrypts the custom model (id, ARN or alias); unset: one owned by AWS."""
+    """Key that encrypts the tuned model and the results (id, ARN or alias); unset: one owned by AWS."""
 
     subnet_ids: Ids = ()
     """Subnets of the VPC that the job reads its data through, 1 to 16; needs `security_group_ids`."""
 
     security_group_ids: Ids = ()
     """Security groups of that VPC, 1 to 5."""
-
-    provisioned_units: Annotated[int, Field(ge=1)] | None = None
-    """Model units of provisioned throughput that may be bought, by the hour and without commitment, to serve a model
-    whose base cannot be served on demand; unset: never bought."""
-
-    base_url: str | None = None
-    """Address of Bedrock (control plane and runtime), for a proxy or a test; unset: AWS's."""
 
     storage_url: str | None = None
     """Address of S3, for a proxy or a test; unset: AWS's."""
@@ -72,6 +58,25 @@ class BedrockSettings(ProviderSettings):
         """Return the required settings that have no value. A profile may name the region, so one stands for it."""
         profile = self.value_of("profile")
         return tuple(setting for setting in super().missing() if setting != "region" or not profile)
+
+
+class BedrockSettings(AwsSettings):
+    """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
+
+    required = AwsSettings.required | {"role_arn": "role_arn (the role that Bedrock assumes)"}
+
+    region: str | None = None
+    """AWS region ("us-east-1" for Nova, "us-west-2" for Claude and Llama); unset: AWS_REGION or the profile's."""
+
+    role_arn: str | None = None
+    """Role that Bedrock assumes: it may read the datasets and write the results, and trusts bedrock.amazonaws.com."""
+
+    provisioned_units: Annotated[int, Field(ge=1)] | None = None
+    """Model units of provisioned throughput that may be bought, by the hour and without commitment, to serve a model
+    whose base cannot be served on demand; unset: never bought."""
+
+    base_url: str | None = None
+    """Address of Bedrock (control plane and runtime), for a proxy or a test; unset: AWS's."""
 
 
 class BedrockOptions(Options):

@@ -9,19 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import llmtune.provider as core
-from llmtune.provider import (
-    ConversionContext,
-    Converted,
-    ConvertedValue,
-    Declarations,
-    Float,
-    Int,
-    NotConvertible,
-    NotOffered,
-    Sent,
-    Text,
-    Unsupported,
-)
 from llmtune.provider.conversions import shortened, words
 
 SDK = "cohere SDK 7.3.1 (finetuning types), read 2026-11-21"
@@ -72,18 +59,18 @@ _OPEN_PRESETS = {
 }
 
 
-def _open_modules(value: Any, facts: ConversionContext) -> ConvertedValue | NotConvertible:
+def _open_modules(value: Any, facts: core.ConversionContext) -> core.ConvertedValue | core.NotConvertible:
     if isinstance(value, str) and value in _OPEN_PRESETS:
-        return ConvertedValue(_OPEN_PRESETS[value], f"{value} = {', '.join(_OPEN_PRESETS[value])}")
+        return core.ConvertedValue(_OPEN_PRESETS[value], f"{value} = {', '.join(_OPEN_PRESETS[value])}")
     names = (value,) if isinstance(value, str) else tuple(value)
     if not names:
-        return NotConvertible("must name at least one kind of module", invalid=True)
+        return core.NotConvertible("must name at least one kind of module", invalid=True)
     unknown = [name for name in names if name not in _OPEN_MODULES]
     if unknown:
         choices = ", ".join([*_OPEN_PRESETS, *_OPEN_MODULES])
-        return NotConvertible(f"{unknown[0]!r} cannot be tuned here; it can be {choices}", invalid=True)
+        return core.NotConvertible(f"{unknown[0]!r} cannot be tuned here; it can be {choices}", invalid=True)
     chosen = list(dict.fromkeys(_OPEN_MODULES[name] for name in names))
-    return ConvertedValue(chosen, f"{', '.join(names)} = {', '.join(chosen)}")
+    return core.ConvertedValue(chosen, f"{', '.join(names)} = {', '.join(chosen)}")
 
 
 #: What neither service has a parameter for.
@@ -104,24 +91,26 @@ def _declare(
     rates: core.ValueType,
     source: str,
     **fields: Any,
-) -> Declarations:
+) -> core.Declarations:
     """Declare what both transports share; `fields` are those in which they differ."""
-    return Declarations(
-        epochs=Sent(prefix + "train_epochs", epochs, default=1, source=source),
+    return core.Declarations(
+        epochs=core.Sent(prefix + "train_epochs", epochs, default=1, source=source),
         max_steps=core.max_steps_as_epochs(prefix + "train_epochs", epochs, source, batch_size=batch),
-        batch_size=Sent(prefix + "train_batch_size", batches, default=batch, source=source),
-        learning_rate=Sent(prefix + "learning_rate", rates, default=rate, source=source),
+        batch_size=core.Sent(prefix + "train_batch_size", batches, default=batch, source=source),
+        learning_rate=core.Sent(prefix + "learning_rate", rates, default=rate, source=source),
         learning_rate_multiplier=core.multiplier_as_rate(prefix + "learning_rate", rates, rate, "Cohere", source),
-        **dict.fromkeys(_NEITHER, Unsupported(_NO_PARAMETER, source)),
-        prompt_loss_weight=Unsupported(
+        **dict.fromkeys(_NEITHER, core.Unsupported(_NO_PARAMETER, source)),
+        prompt_loss_weight=core.Unsupported(
             "there is no parameter, and Cohere does not say whether prompts are in the loss", source
         ),
-        layer_lr_multipliers=Unsupported("one rate holds for all layers", source),
-        eval_every=Unsupported("Cohere evaluates when it chooses to", source),
-        **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), Unsupported("no checkpoints are offered", source)),
+        layer_lr_multipliers=core.Unsupported("one rate holds for all layers", source),
+        eval_every=core.Unsupported("Cohere evaluates when it chooses to", source),
+        **dict.fromkeys(
+            ("checkpoint_every", "keep_checkpoints"), core.Unsupported("no checkpoints are offered", source)
+        ),
         dpo_beta=core.NotApplicable("no preference tuning is offered", source),
-        seed=Unsupported("no seed can be set: two runs of one job differ", source),
-        tags=Unsupported("no labels are kept with a job", source),
+        seed=core.Unsupported("no seed can be set: two runs of one job differ", source),
+        tags=core.Unsupported("no labels are kept with a job", source),
         **fields,
     )
 
@@ -131,37 +120,39 @@ MANAGED = _declare(
     prefix=_H,
     rate=MANAGED_RATE,
     batch=MANAGED_BATCH,
-    epochs=Int(1, 10),
-    batches=Int(2, 16),
-    rates=Float(ge=5e-5, le=0.1),
+    epochs=core.Int(1, 10),
+    batches=core.Int(2, 16),
+    rates=core.Float(ge=5e-5, le=0.1),
     source=ARCHIVE,
-    gradient_accumulation_steps=Unsupported(_NO_PARAMETER, SDK),
-    lora_rank=Sent(_H + "lora_rank", Int(1), source=SDK, note="range and default were never published"),
-    lora_alpha=Converted(
+    gradient_accumulation_steps=core.Unsupported(_NO_PARAMETER, SDK),
+    lora_rank=core.Sent(_H + "lora_rank", core.Int(1), source=SDK, note="range and default were never published"),
+    lora_alpha=core.Converted(
         _H + "lora_alpha",
-        Int(1),
+        core.Int(1),
         core.whole_number,
         description="whole numbers only",
         source=SDK,
         note="range and default were never published",
     ),
-    lora_target_modules=Converted(
+    lora_target_modules=core.Converted(
         _H + "lora_target_modules",
-        Text(),
+        core.Text(),
         words(_MANAGED_MODULES, "lora_target_modules"),
         description="one of three sets: query and value, attention, attention and feed-forward",
         source=SDK,
     ),
     max_sequence_length=core.Inherent(16_384, "a turn may have at most 16,384 tokens, and that is fixed", ARCHIVE),
-    early_stopping_patience=Sent(_H + "early_stopping_patience", Int(0, 10), default=10, source=ARCHIVE),
-    early_stopping_threshold=Sent(
-        _H + "early_stopping_threshold", Float(ge=0.001, le=0.1), default=0.001, source=ARCHIVE
+    early_stopping_patience=core.Sent(_H + "early_stopping_patience", core.Int(0, 10), default=10, source=ARCHIVE),
+    early_stopping_threshold=core.Sent(
+        _H + "early_stopping_threshold", core.Float(ge=0.001, le=0.1), default=0.001, source=ARCHIVE
     ),
-    name=Converted("name", Text(NAME_LENGTH), shortened(NAME_LENGTH), description=f"at most {NAME_LENGTH} characters"),
-    temperature=Sent("temperature", Float(ge=0, le=1), source=_CHAT, where="generation"),
-    top_p=Sent("p", Float(ge=0.01, le=0.99), source=_CHAT, where="generation"),
-    top_k=Sent("k", Int(0, 500), source=_CHAT, where="generation"),
-    max_tokens=Sent("max_tokens", Int(1), source=_CHAT, where="generation"),
+    name=core.Converted(
+        "name", core.Text(NAME_LENGTH), shortened(NAME_LENGTH), description=f"at most {NAME_LENGTH} characters"
+    ),
+    temperature=core.Sent("temperature", core.Float(ge=0, le=1), source=_CHAT, where="generation"),
+    top_p=core.Sent("p", core.Float(ge=0.01, le=0.99), source=_CHAT, where="generation"),
+    top_k=core.Sent("k", core.Int(0, 500), source=_CHAT, where="generation"),
+    max_tokens=core.Sent("max_tokens", core.Int(1), source=_CHAT, where="generation"),
 )
 
 #: `cohere-finetune`: POST /finetune of a container of your own.
@@ -169,15 +160,15 @@ SELF_HOSTED = _declare(
     prefix="",
     rate=OPEN_RATE,
     batch=OPEN_BATCH,
-    epochs=Int(1),
-    batches=Int(1),
-    rates=Float(ge=1e-5, le=1),
+    epochs=core.Int(1),
+    batches=core.Int(1),
+    rates=core.Float(ge=1e-5, le=1),
     source=OPEN,
-    gradient_accumulation_steps=Sent("gradient_accumulation_steps", Int(1), default=1, source=OPEN),
-    lora_rank=Sent("lora_config.rank", Int(1), default=8, source=OPEN),
-    lora_alpha=Converted(
+    gradient_accumulation_steps=core.Sent("gradient_accumulation_steps", core.Int(1), default=1, source=OPEN),
+    lora_rank=core.Sent("lora_config.rank", core.Int(1), default=8, source=OPEN),
+    lora_alpha=core.Converted(
         "lora_config.alpha",
-        Int(1),
+        core.Int(1),
         core.whole_number,
         description="whole numbers only; with rsLoRA off, so that the update is scaled by alpha / rank",
         default="2 x lora_rank",
@@ -185,7 +176,7 @@ SELF_HOSTED = _declare(
         # The trainer's own default is rank-stabilised LoRA, which scales by alpha / sqrt(rank): another meaning.
         also={"lora_config.rslora": "false"},
     ),
-    lora_target_modules=Converted(
+    lora_target_modules=core.Converted(
         "lora_config.target_modules",
         core.AnyValue(),
         _open_modules,
@@ -193,57 +184,57 @@ SELF_HOSTED = _declare(
         default=["q", "k", "v", "o"],
         source=OPEN,
     ),
-    max_sequence_length=Unsupported("the trainer takes the longest row of the dataset", OPEN),
+    max_sequence_length=core.Unsupported("the trainer takes the longest row of the dataset", OPEN),
     **dict.fromkeys(
         ("early_stopping_patience", "early_stopping_threshold"),
-        Unsupported("the trainer has no early stopping", OPEN),
+        core.Unsupported("the trainer has no early stopping", OPEN),
     ),
-    name=Converted(
+    name=core.Converted(
         "finetune_name",
-        Text(NAME_LENGTH),
+        core.Text(NAME_LENGTH),
         shortened(NAME_LENGTH),
         description=f"as the folder's name, at most {NAME_LENGTH} characters",
         source=OPEN,
     ),
-    temperature=Sent("temperature", Float(ge=0), source=OPEN, where="generation"),
-    top_p=Sent("top_p", Float(gt=0, le=1), source=OPEN, where="generation"),
-    top_k=Sent("top_k", Int(1), source=OPEN, where="generation"),
-    max_tokens=Sent("max_new_tokens", Int(1), source=OPEN, where="generation"),
+    temperature=core.Sent("temperature", core.Float(ge=0), source=OPEN, where="generation"),
+    top_p=core.Sent("top_p", core.Float(gt=0, le=1), source=OPEN, where="generation"),
+    top_k=core.Sent("top_k", core.Int(1), source=OPEN, where="generation"),
+    max_tokens=core.Sent("max_new_tokens", core.Int(1), source=OPEN, where="generation"),
 )
 
 MANAGED_METHODS: dict[str, core.Ability] = {
     "sft": True,
     "classification": True,
-    "dpo": NotOffered("Cohere never offered preference tuning"),
+    "dpo": core.NotOffered("Cohere never offered preference tuning"),
     **core.NOT_YET_METHODS,
 }
 SELF_HOSTED_METHODS = MANAGED_METHODS | {
-    "classification": NotOffered("cohere-finetune trains chat models only; method sft with labels comes closest"),
-    "dpo": NotOffered("cohere-finetune does supervised tuning only"),
+    "classification": core.NotOffered("cohere-finetune trains chat models only; method sft with labels comes closest"),
+    "dpo": core.NotOffered("cohere-finetune does supervised tuning only"),
 }
 MANAGED_ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
-    "qlora": NotOffered("the service chose its own precision; use adapter lora"),
-    "dora": NotOffered("the service had plain LoRA only; use adapter lora"),
-    "full": NotOffered("the service trained adapters only; use adapter lora"),
+    "qlora": core.NotOffered("the service chose its own precision; use adapter lora"),
+    "dora": core.NotOffered("the service had plain LoRA only; use adapter lora"),
+    "full": core.NotOffered("the service trained adapters only; use adapter lora"),
 }
 SELF_HOSTED_ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     "qlora": True,
-    **dict.fromkeys(("dora", "full"), NotOffered("cohere-finetune has LoRA and QLoRA only")),
+    **dict.fromkeys(("dora", "full"), core.NotOffered("cohere-finetune has LoRA and QLoRA only")),
 }
 
 MANAGED_ABILITIES = core.Abilities(
-    pause=NotOffered("the service pauses jobs by itself only"),
-    checkpoints=NotOffered("the API shows no checkpoints"),
+    pause=core.NotOffered("the service pauses jobs by itself only"),
+    checkpoints=core.NotOffered("the API shows no checkpoints"),
 )
-_NO_METRICS = NotOffered("the trainer has no metrics endpoint; it can write to Weights & Biases")
+_NO_METRICS = core.NotOffered("the trainer has no metrics endpoint; it can write to Weights & Biases")
 SELF_HOSTED_ABILITIES = core.Abilities(
-    pause=NotOffered("the trainer has no pause"),
+    pause=core.NotOffered("the trainer has no pause"),
     metrics=_NO_METRICS,
     validation_metrics=_NO_METRICS,
-    checkpoints=NotOffered("the trainer does not serve its checkpoints; they lie in its folder"),
-    billed_cost=NotOffered("your own machine: no vendor bills it"),
+    checkpoints=core.NotOffered("the trainer does not serve its checkpoints; they lie in its folder"),
+    billed_cost=core.NotOffered("your own machine: no vendor bills it"),
 )
 
 

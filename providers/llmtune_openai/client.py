@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmtune import _clock
 from llmtune.config import redact_url
@@ -27,6 +27,8 @@ from llmtune_openai import errors
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+_Json = TypeVar("_Json", dict[str, Any], list[Any])
 
 PAGE = 100
 
@@ -84,30 +86,23 @@ class Connection:
 
     def request(self, call: Callable[[OpenAI], Any]) -> dict[str, Any]:
         """Return the JSON object that a `with_raw_response` call answers."""
-        with self.translate_errors():
-            content = bytes(call(self.sdk).content)
-        try:
-            answer = load_json(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            start = content[:200].decode("utf-8", "replace")
-            raise TransientError(f"{self.title} answered with something that is not its JSON: {start!r}", raw=start)
-        return answer
+        return self._read_json(self.content(call), dict, "its JSON")
 
     def items(self, call: Callable[[OpenAI], Any]) -> list[dict[str, Any]]:
         """Return the records of a bare JSON array that a raw call answers; what is no record in it is left out."""
-        content = self.content(call)
+        answer = self._read_json(self.content(call), list, "its JSON list")
+        return [dict(record) for record in answer if isinstance(record, Mapping)]
+
+    def _read_json(self, content: bytes, kind: type[_Json], title: str) -> _Json:
+        """Return the JSON of an answer, which must be of this type."""
         try:
             answer = load_json(content)
         except ValueError:
             answer = None
-        if not isinstance(answer, list):
+        if not isinstance(answer, kind):
             start = content[:200].decode("utf-8", "replace")
-            raise TransientError(
-                f"{self.title} answered with something that is not its JSON list: {start!r}", raw=start
-            )
-        return [dict(record) for record in answer if isinstance(record, Mapping)]
+            raise TransientError(f"{self.title} answered with something that is not {title}: {start!r}", raw=start)
+        return answer
 
     def content(self, call: Callable[[OpenAI], Any]) -> bytes:
         """Return the bytes that a `with_raw_response` call answers."""

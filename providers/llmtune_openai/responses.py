@@ -9,38 +9,26 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import llmtune.provider as core
 from llmtune.errors import VendorError
-from llmtune.provider import (
-    Billed,
-    Event,
-    ModelRef,
-    Progress,
-    RemoteJob,
-    RemoteModel,
-    RunState,
-    Snapshot,
-    read_state,
-    read_values,
-    unix_seconds,
-)
 from llmtune_openai import metrics
 from llmtune_openai.declarations import KEY_TAG
 
 #: Every status word seen: the API reference (first six), its sample for pause, Azure's, and old recordings.
-STATES: dict[str, RunState] = {
-    "validating_files": RunState.QUEUED,
-    "queued": RunState.QUEUED,
-    "running": RunState.RUNNING,
-    "succeeded": RunState.SUCCEEDED,
-    "failed": RunState.FAILED,
-    "cancelled": RunState.CANCELLED,
-    "paused": RunState.PAUSED,
-    "created": RunState.QUEUED,
-    "pending": RunState.QUEUED,
-    "pausing": RunState.RUNNING,
-    "resuming": RunState.RUNNING,
-    "cancelling": RunState.CANCELLING,
-    "canceled": RunState.CANCELLED,
+STATES: dict[str, core.RunState] = {
+    "validating_files": core.RunState.QUEUED,
+    "queued": core.RunState.QUEUED,
+    "running": core.RunState.RUNNING,
+    "succeeded": core.RunState.SUCCEEDED,
+    "failed": core.RunState.FAILED,
+    "cancelled": core.RunState.CANCELLED,
+    "paused": core.RunState.PAUSED,
+    "created": core.RunState.QUEUED,
+    "pending": core.RunState.QUEUED,
+    "pausing": core.RunState.RUNNING,
+    "resuming": core.RunState.RUNNING,
+    "cancelling": core.RunState.CANCELLING,
+    "canceled": core.RunState.CANCELLED,
 }
 
 LEVELS: dict[str, Any] = {"info": "info", "warn": "warning", "warning": "warning", "error": "error"}
@@ -84,9 +72,9 @@ def check_is_job(payload: Any) -> dict[str, Any]:
     raise VendorError("the service's answer is not a fine-tuning job", code="not_a_job", raw=str(payload)[:500])
 
 
-def state_of(job: Mapping[str, Any]) -> tuple[RunState, tuple[str, ...]]:
+def state_of(job: Mapping[str, Any]) -> tuple[core.RunState, tuple[str, ...]]:
     """Return the state, and a warning if the vendor's word for it is new."""
-    return read_state(str(job.get("status")), STATES, "the service")
+    return core.read_state(str(job.get("status")), STATES, "the service")
 
 
 def snapshot(
@@ -98,7 +86,7 @@ def snapshot(
     not_reported: Mapping[str, str] | None = None,
     blocked: str | None = None,
     now: float | None = None,
-) -> Snapshot:
+) -> core.Snapshot:
     """Convert a job with its events (oldest first), checkpoints, and result files by id.
 
     `blocked` is what `blocked_by` found in events that were read before.
@@ -119,13 +107,13 @@ def snapshot(
         missing |= dict.fromkeys(metrics.VALIDATION_SERIES, NO_VALIDATION)
     base = str(job.get("model") or "")
     tuned = job.get("fine_tuned_model")
-    return Snapshot(
+    return core.Snapshot(
         state=state,
         raw_state=str(job.get("status")),
         progress=progress(job, events, now=now),
         points=metrics.merged(points),
         events=tuple(message_events(events)),
-        model=ModelRef(id=tuned, base=base, data={"job": job["id"]}) if tuned else None,
+        model=core.ModelRef(id=tuned, base=base, data={"job": job["id"]}) if tuned else None,
         checkpoints=tuple(checkpoint_refs(checkpoints, base)),
         billed=billed_tokens(job),
         error=error_of(job, blocked_by(events) or blocked),
@@ -140,7 +128,7 @@ def error_of(job: Mapping[str, Any], blocked: str | None = None) -> str | None:
 
     `blocked` is what the vendor's own safety checks held against the model, if they did.
     """
-    if state_of(job)[0] is not RunState.FAILED:
+    if state_of(job)[0] is not core.RunState.FAILED:
         blocked = None
     error = job.get("error")
     message = code = None
@@ -177,15 +165,15 @@ def blocked_by(events: Iterable[Mapping[str, Any]]) -> str | None:
     return reason
 
 
-def billed_tokens(job: Mapping[str, Any]) -> Billed | None:
+def billed_tokens(job: Mapping[str, Any]) -> core.Billed | None:
     """Return the billable tokens, once reported. OpenAI's field counts every pass over the rows."""
     tokens = job.get("trained_tokens")
     if not isinstance(tokens, int) or tokens <= 0:
         return None
-    return Billed(tokens=tokens, source="trained_tokens of the job")
+    return core.Billed(tokens=tokens, source="trained_tokens of the job")
 
 
-def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now: float | None = None) -> Progress:
+def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now: float | None = None) -> core.Progress:
     """Return the latest step in an event or the job, and the vendor's own estimate of the time left."""
     step, total = _count(job.get("trained_steps")), _count(job.get("total_steps"))
     for event in events:
@@ -197,17 +185,17 @@ def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now
     seconds_left = None
     if isinstance(finish, (int, float)) and finish > 0 and not state_of(job)[0].final:
         seconds_left = max(0.0, float(finish) - (time.time() if now is None else now))
-    return Progress(step=step, total_steps=total, seconds_left=seconds_left)
+    return core.Progress(step=step, total_steps=total, seconds_left=seconds_left)
 
 
 def _count(value: Any) -> int | None:
     return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
 
 
-def message_events(events: Iterable[Mapping[str, Any]]) -> list[Event]:
+def message_events(events: Iterable[Mapping[str, Any]]) -> list[core.Event]:
     """Return the events that are messages; those that carry metrics became points."""
     return [
-        Event(
+        core.Event(
             id=str(event["id"]),
             time=float(event.get("created_at") or 0),
             level=LEVELS.get(str(event.get("level")), "info"),
@@ -218,10 +206,10 @@ def message_events(events: Iterable[Mapping[str, Any]]) -> list[Event]:
     ]
 
 
-def checkpoint_refs(checkpoints: Iterable[Mapping[str, Any]], base: str) -> list[ModelRef]:
+def checkpoint_refs(checkpoints: Iterable[Mapping[str, Any]], base: str) -> list[core.ModelRef]:
     """Return the checkpoints that answer, oldest first."""
     refs = [
-        ModelRef(
+        core.ModelRef(
             id=str(entry["fine_tuned_model_checkpoint"]),
             base=base,
             data={"checkpoint": entry.get("id"), "step": entry.get("step_number")},
@@ -255,7 +243,7 @@ def _value(value: Any) -> Any:
 
 def named_values(echoed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the hyperparameters that are values, by our names, and the others."""
-    return read_values(echoed, {name: (our_name, _value) for name, our_name in OUR_NAMES.items()})
+    return core.read_values(echoed, {name: (our_name, _value) for name, our_name in OUR_NAMES.items()})
 
 
 def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,19 +254,19 @@ def resolved(job: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> RemoteModel | None:
+def remote_model(job: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> core.RemoteModel | None:
     """Return the tuned model of a job, with what the list of `models` (by id) holds on it; None if it names none."""
     id, base = job.get("fine_tuned_model"), str(job.get("model") or "")
     if not id:
         return None
     if not isinstance(id, str):
         raise TypeError(f"a model's id is {id!r:.80}")
-    created = unix_seconds(job.get("finished_at"))
-    return RemoteModel(
+    created = core.unix_seconds(job.get("finished_at"))
+    return core.RemoteModel(
         id=id,
         base=base or None,
         job=str(job["id"]) if job.get("id") else None,
-        created=created if created is not None else unix_seconds(models.get(id, {}).get("created")),
+        created=created if created is not None else core.unix_seconds(models.get(id, {}).get("created")),
         shutdown=shutdown_of(id, base, models),
         data={"status": job.get("status"), "listed": id in models},
     )
@@ -296,7 +284,7 @@ _HELD = frozenset(
 )
 
 
-def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
+def remote_job(job: Mapping[str, Any], model: str | None = None) -> core.RemoteJob:
     """Convert a job so that it can be run again elsewhere; a value without a name of ours keeps the vendor's."""
     job = check_is_job(job)
     method_type, echoed = hyperparameters_of(job)
@@ -317,7 +305,7 @@ def remote_job(job: Mapping[str, Any], model: str | None = None) -> RemoteJob:
         record |= {f"method.{method_type}.{key}": value for key, value in inner.items() if key != "hyperparameters"}
     if isinstance(metadata, Mapping):
         record["metadata"] = {key: value for key, value in metadata.items() if key == KEY_TAG}
-    return RemoteJob(
+    return core.RemoteJob(
         id=str(job["id"]),
         model=str(model or job.get("fine_tuned_model") or ""),
         base=str(job.get("model") or ""),

@@ -12,7 +12,7 @@ from typing import Any
 import llmtune.provider as core
 from llmtune.provider import Converted, Declaration, Sent, Unsupported
 from llmtune.provider.conversions import shortened
-from llmtune_bedrock.declarations import as_text
+from llmtune_bedrock.declarations import as_text, tag_rules
 from llmtune_sagemaker.recipes import Parameter, Seen
 
 API = "botocore 1.44.5, CreateTrainingJob, 2026-11-30"
@@ -23,17 +23,9 @@ _H = "HyperParameters."
 #: Job names end in "-" and the run key (12 characters), and may have 63.
 NAME_LENGTH = 63 - 13
 
-#: Tag that carries the run key; one of the 50 a job may have.
-RUN_TAG = "llmtune-run"
+#: Tags of a job: 50, of which one carries the run key.
 MOST_TAGS = 49
-
-TAGS = core.Tags(
-    most=MOST_TAGS,
-    names=r"(?!(?i:aws:))[a-zA-Z0-9\s._:/=+@-]{1,128}",
-    values=r"[a-zA-Z0-9\s._:/=+@-]{0,256}",
-    rule="keys of at most 128 and values of at most 256 characters (a-z, A-Z, 0-9, spaces and _.:/=+-@), none in aws:",
-    own=RUN_TAG,
-)
+TAGS = tag_rules(MOST_TAGS)
 
 #: Our fields and the parameters of a recipe that mean the same.
 SAME: Mapping[str, str] = {

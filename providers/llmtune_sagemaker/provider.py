@@ -13,6 +13,7 @@ from pydantic import BaseModel
 import llmtune.provider as core
 from llmtune.data.findings import Finding, error
 from llmtune.errors import LlmtuneError, TransientError, VendorError
+from llmtune_bedrock.files import S3Provider
 from llmtune_bedrock.settings import find_credentials
 from llmtune_sagemaker import capabilities as targets
 from llmtune_sagemaker import inference, preflight, recipes, requests, responses, settings
@@ -25,7 +26,7 @@ from llmtune_sagemaker.metrics import Mlflow
 MOST_JOBS = 50
 
 
-class SageMakerProvider(core.StoredUploads, core.BaseProvider):
+class SageMakerProvider(S3Provider):
     """Serverless customization jobs on Amazon SageMaker, through boto3 (sagemaker, s3).
 
     A job is named after its run: SageMaker takes no second job of one name, so that the same submit twice is one job.
@@ -37,16 +38,13 @@ class SageMakerProvider(core.StoredUploads, core.BaseProvider):
     methods = targets.METHODS
     adapters = targets.ADAPTERS
     abilities = targets.ABILITIES
-    submit_safety = core.SubmitSafety(kind="token")
     Options: type[BaseModel] = settings.SageMakerOptions
     Settings: type[BaseModel] = settings.SageMakerSettings
     requirements = (BOTO3,)
+    sdk_class = Sdk
+    storage_class = S3
+    _sdk: Sdk
     _storage: S3
-
-    def __init__(self, name: str = "", settings: Any = None) -> None:
-        super().__init__(name, settings)
-        self._sdk = Sdk(self.name, self.settings)
-        self._storage = S3(self.name, self.settings, self._sdk)
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:

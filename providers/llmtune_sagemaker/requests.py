@@ -6,9 +6,9 @@ import copy
 import re
 from typing import Any
 
-from llmtune.errors import InvalidJob
 from llmtune.provider import Files, Receipt
-from llmtune_sagemaker.declarations import RUN_TAG
+from llmtune_bedrock.declarations import RUN_TAG
+from llmtune_bedrock.requests import fill_placeholders, join_hyperparameters, list_addresses
 from llmtune_sagemaker.recipes import HUB, TECHNIQUES
 from llmtune_sagemaker.settings import PLACEHOLDERS, SageMakerSettings
 
@@ -62,14 +62,8 @@ def build(receipt: Receipt, files: Files, settings: SageMakerSettings, *, conver
         body["StoppingCondition"] = {"MaxRuntimeInSeconds": seconds}
     parameters = receipt.request_parameters()
     sent = parameters.pop("HyperParameters", {})
-    free = dict(options.get("extra_hyperparameters", {}))
-    if twice := sorted(set(free) & set(sent)):
-        raise InvalidJob(
-            f"provider_options.{target.provider}.extra_hyperparameters sets {', '.join(twice)},"
-            " which the job's own hyperparameters set too: leave it out there"
-        )
-    if free or sent:
-        body["HyperParameters"] = {**free, **sent}
+    if joined := join_hyperparameters(target.provider, options.get("extra_hyperparameters", {}), sent):
+        body["HyperParameters"] = joined
     return body | parameters
 
 
@@ -103,17 +97,12 @@ def with_key(body: dict[str, Any], key: str, region: str) -> dict[str, Any]:
 
 def with_sample_files(body: dict[str, Any]) -> dict[str, Any]:
     """Return the body with a well-formed address for every file that is only a placeholder ("<train file>")."""
-    filled = copy.deepcopy(body)
-    for source in _sources(filled):
-        if str(source.get("S3Uri", "")).startswith("<"):
-            source["S3Uri"] = "s3://bucket/file.jsonl"
-    return filled
+    return fill_placeholders(body, _sources, "S3Uri")
 
 
 def input_files(body: dict[str, Any]) -> list[str]:
     """Return the S3 addresses that a body reads from, without placeholders of files that are not uploaded yet."""
-    uris = (str(source.get("S3Uri", "<")) for source in _sources(body))
-    return [uri for uri in uris if not uri.startswith("<")]
+    return list_addresses(_sources(body), "S3Uri")
 
 
 def _sources(body: dict[str, Any]) -> list[dict[str, Any]]:

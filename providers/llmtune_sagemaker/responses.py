@@ -5,40 +5,23 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from llmtune.provider import (
-    Billed,
-    Event,
-    JobRef,
-    MetricPoint,
-    ModelRef,
-    Progress,
-    RemoteJob,
-    RemoteModel,
-    RunState,
-    Snapshot,
-    read_number,
-    read_state,
-    read_values,
-    unix_seconds,
-)
-from llmtune_sagemaker.declarations import ALPHA, BETA, CLIPPING, RUN_TAG, SAME
+import llmtune.provider as core
+from llmtune_bedrock import responses as bedrock
+from llmtune_bedrock.declarations import RUN_TAG
+from llmtune_sagemaker.declarations import ALPHA, BETA, CLIPPING, SAME
 from llmtune_sagemaker.errors import advice
 from llmtune_sagemaker.recipes import TECHNIQUES
 
 #: SageMaker's words for the state of a job. The set is open: an unknown one means running, with a warning.
-STATES: Mapping[str, RunState] = {
-    "InProgress": RunState.RUNNING,
-    "Completed": RunState.SUCCEEDED,
-    "Failed": RunState.FAILED,
-    "Stopping": RunState.CANCELLING,
-    "Stopped": RunState.CANCELLED,
-    "Deleting": RunState.CANCELLING,
+STATES: Mapping[str, core.RunState] = {
+    **bedrock.STATES,
+    "Deleting": core.RunState.CANCELLING,
 }
 #: Where its second word says more about a job in progress.
-_IN_PROGRESS: Mapping[str, RunState] = {
-    "Starting": RunState.QUEUED,
-    "Pending": RunState.QUEUED,
-    "Uploading": RunState.FINALIZING,
+_IN_PROGRESS: Mapping[str, core.RunState] = {
+    "Starting": core.RunState.QUEUED,
+    "Pending": core.RunState.QUEUED,
+    "Uploading": core.RunState.FINALIZING,
 }
 #: Second words of a job that was stopped by a limit of its own and by nobody's wish.
 _LIMITS = ("MaxRuntimeExceeded", "MaxWaitTimeExceeded")
@@ -85,13 +68,13 @@ HELD = frozenset(
 )
 
 
-def state(status: str, detail: str = "") -> tuple[RunState, tuple[str, ...]]:
+def state(status: str, detail: str = "") -> tuple[core.RunState, tuple[str, ...]]:
     """Return our state for SageMaker's word and its second word (`detail`), and a warning when the first is new."""
-    found, warnings = read_state(status, STATES, "SageMaker")
+    found, warnings = core.read_state(status, STATES, "SageMaker")
     if status == "InProgress":
         found = _IN_PROGRESS.get(detail, found)
     elif status == "Stopped" and detail in _LIMITS:
-        found = RunState.FAILED
+        found = core.RunState.FAILED
     return found, warnings
 
 
@@ -103,7 +86,7 @@ def series(name: str) -> str:
     return name if name.startswith(("train/", "validation/")) else f"train/{name}"
 
 
-def snapshot(job: Mapping[str, Any], curves: Iterable[MetricPoint] = ()) -> Snapshot:
+def snapshot(job: Mapping[str, Any], curves: Iterable[core.MetricPoint] = ()) -> core.Snapshot:
     """Convert a DescribeTrainingJob answer, with the curves of MLflow when there are any."""
     status, detail = str(job.get("TrainingJobStatus", "Unknown")), str(job.get("SecondaryStatus") or "")
     now, warnings = state(status, detail)
@@ -114,41 +97,41 @@ def snapshot(job: Mapping[str, Any], curves: Iterable[MetricPoint] = ()) -> Snap
     points = [*curves]
     done = progress(job)
     values, _ = hyperparameters(job.get("HyperParameters") or {})
-    return Snapshot(
+    return core.Snapshot(
         state=now,
         raw_state=f"{status} ({detail})" if detail and detail != status else status,
         progress=done,
         points=(*points, *final_points(job, {point.series for point in points}, done)),
         events=tuple(events(job)),
-        model=tuned_model(job) if now is RunState.SUCCEEDED else None,
+        model=tuned_model(job) if now is core.RunState.SUCCEEDED else None,
         billed=billed(job),
-        error=why_failed(job) if now is RunState.FAILED else None,
+        error=why_failed(job) if now is core.RunState.FAILED else None,
         warnings=warnings,
         resolved=values,
         not_reported=missing,
     )
 
 
-def progress(job: Mapping[str, Any]) -> Progress:
+def progress(job: Mapping[str, Any]) -> core.Progress:
     """Return how far the job is. SageMaker does not say whether it counts steps anew in each epoch: both are read."""
     info = job.get("ProgressInfo") or {}
     step, each = _count(info.get("CurrentStep")), _count(info.get("TotalStepCountPerEpoch"))
     epoch, epochs = _count(info.get("CurrentEpoch")), _count(info.get("MaxEpoch"))
     if step is None:
-        return Progress()
+        return core.Progress()
     total = each * epochs if each and epochs else None
     if each and epoch and step <= each:
         step += (epoch - 1) * each
     if total is not None:
         step = min(step, total)
-    return Progress(step=step, total_steps=total, epoch=step / each if each else None)
+    return core.Progress(step=step, total_steps=total, epoch=step / each if each else None)
 
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
-def final_points(job: Mapping[str, Any], drawn: Container[str], done: Progress) -> Iterable[MetricPoint]:
+def final_points(job: Mapping[str, Any], drawn: Container[str], done: core.Progress) -> Iterable[core.MetricPoint]:
     """Yield the final metrics of a job that has ended, but for the series whose curves are `drawn` already.
 
     They come without a step and get the run's last one.
@@ -156,35 +139,35 @@ def final_points(job: Mapping[str, Any], drawn: Container[str], done: Progress) 
     if not state(str(job.get("TrainingJobStatus")))[0].final:
         return
     for metric in job.get("FinalMetricDataList") or ():
-        name, value = metric.get("MetricName"), read_number(metric.get("Value"))
+        name, value = metric.get("MetricName"), core.read_number(metric.get("Value"))
         title = series(str(name))
         if name and value is not None and title not in drawn:
-            yield MetricPoint(
+            yield core.MetricPoint(
                 step=done.total_steps or done.step or 0,
                 series=title,
                 value=value,
-                time=unix_seconds(metric.get("Timestamp")),
+                time=core.unix_seconds(metric.get("Timestamp")),
                 source="vendor_api",
                 raw_name=str(name),
             )
 
 
-def events(job: Mapping[str, Any]) -> Iterable[Event]:
+def events(job: Mapping[str, Any]) -> Iterable[core.Event]:
     """Yield the transitions of the second word, one event each, and the reason of a failed job."""
     name = str(job.get("TrainingJobName", ""))
     for index, step in enumerate(job.get("SecondaryStatusTransitions") or ()):
         status, message = str(step.get("Status") or ""), str(step.get("StatusMessage") or "")
         if status:
-            yield Event(
+            yield core.Event(
                 id=f"{name}:{index}:{status}",
-                time=unix_seconds(step.get("StartTime")) or 0.0,
+                time=core.unix_seconds(step.get("StartTime")) or 0.0,
                 level="error" if status == "Failed" else "warning" if status in _LIMITS else "info",
                 message=f"{status}: {message}" if message else status,
             )
     if reason := job.get("FailureReason"):
-        yield Event(
+        yield core.Event(
             id=f"{name}:failure",
-            time=unix_seconds(job.get("TrainingEndTime") or job.get("LastModifiedTime")) or 0.0,
+            time=core.unix_seconds(job.get("TrainingEndTime") or job.get("LastModifiedTime")) or 0.0,
             level="error",
             message=str(reason),
         )
@@ -201,13 +184,13 @@ def why_failed(job: Mapping[str, Any]) -> str | None:
     return None
 
 
-def billed(job: Mapping[str, Any]) -> Billed | None:
+def billed(job: Mapping[str, Any]) -> core.Billed | None:
     """Return the training tokens that AWS bills for the job, once it tells."""
     tokens = _count(job.get("BillableTokenCount"))
-    return None if tokens is None else Billed(tokens=tokens, source="DescribeTrainingJob, BillableTokenCount")
+    return None if tokens is None else core.Billed(tokens=tokens, source="DescribeTrainingJob, BillableTokenCount")
 
 
-def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
+def tuned_model(job: Mapping[str, Any]) -> core.ModelRef | None:
     """Return the model of a job: its model package, else its artefact in S3; None while there is neither."""
     artefacts = (job.get("ModelArtifacts") or {}).get("S3ModelArtifacts")
     id = job.get("OutputModelPackageArn") or artefacts
@@ -219,12 +202,12 @@ def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
         "artefacts": artefacts,
         "adapter": "lora" if serverless.get("Peft") else "full",
     }
-    return ModelRef(id=str(id), base=base_id(str(serverless.get("BaseModelArn") or "")), data=data)
+    return core.ModelRef(id=str(id), base=base_id(str(serverless.get("BaseModelArn") or "")), data=data)
 
 
 def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a recipe's hyperparameters by our names, and those that have none."""
-    return read_values({name: value for name, value in sent.items() if name != "seed"}, _BACK)
+    return core.read_values({name: value for name, value in sent.items() if name != "seed"}, _BACK)
 
 
 def base_id(arn: str) -> str:
@@ -237,22 +220,22 @@ def job_name(id: str) -> str:
     return id.rsplit("/", 1)[-1]
 
 
-def job_ref(name: str, region: str) -> JobRef:
+def job_ref(name: str, region: str) -> core.JobRef:
     """Return a reference to a job, with the address of its page in the console."""
     console = f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/jobs/{name}"
-    return JobRef(id=name, data={"name": name}, url=console)
+    return core.JobRef(id=name, data={"name": name}, url=console)
 
 
-def remote_model(entry: Mapping[str, Any]) -> RemoteModel:
+def remote_model(entry: Mapping[str, Any]) -> core.RemoteModel:
     """Convert a model package from the account's list."""
-    return RemoteModel(
+    return core.RemoteModel(
         id=entry["ModelPackageArn"],
-        created=unix_seconds(entry.get("CreationTime")),
+        created=core.unix_seconds(entry.get("CreationTime")),
         data={"group": entry.get("ModelPackageGroupName"), "status": entry.get("ModelPackageStatus")},
     )
 
 
-def remote_job(job: Mapping[str, Any], model: str) -> RemoteJob:
+def remote_job(job: Mapping[str, Any], model: str) -> core.RemoteJob:
     """Convert the job behind a model package."""
     values, unmapped = hyperparameters(job.get("HyperParameters") or {})
     serverless = job.get("ServerlessJobConfig") or {}
@@ -263,9 +246,9 @@ def remote_job(job: Mapping[str, Any], model: str) -> RemoteJob:
         uri = ((channel.get("DataSource") or {}).get("S3DataSource") or {}).get("S3Uri")
         if uri and channel.get("ChannelName") in ("train", "validation"):
             files[channel["ChannelName"]] = uri
-    seed = read_number((job.get("HyperParameters") or {}).get("seed"))
+    seed = core.read_number((job.get("HyperParameters") or {}).get("seed"))
     tags = {str(tag["Key"]): str(tag["Value"]) for tag in job.get("Tags") or () if tag.get("Key") != RUN_TAG}
-    return RemoteJob(
+    return core.RemoteJob(
         id=str(job["TrainingJobName"]),
         model=model,
         base=base_id(str(serverless.get("BaseModelArn") or "")),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llmtune.provider import Options, ProviderSettings
-from llmtune_bedrock.settings import Ids
+from llmtune.provider import Options
+from llmtune_bedrock.settings import AwsSettings
 
 #: What stands in a request where a setting has no value yet.
 PLACEHOLDERS = {
@@ -18,28 +18,13 @@ PLACEHOLDERS = {
 }
 
 
-class SageMakerSettings(ProviderSettings):
+class SageMakerSettings(AwsSettings):
     """Account facts of one configured instance. Credentials come from AWS's own chain, never from here."""
 
-    variables = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "profile": ("AWS_PROFILE",)}
-    required = {
-        "region": 'region ("us-east-1")',
-        "bucket": 'bucket (an S3 bucket, without "s3://")',
+    required = AwsSettings.required | {
         "role_arn": "role_arn (the role that SageMaker assumes)",
         "model_package_group": "model_package_group (the group in which tuned models are registered)",
     }
-
-    region: str | None = None
-    """AWS region ("us-east-1"); unset: AWS_REGION or the profile's."""
-
-    profile: str | None = None
-    """Profile of the AWS configuration files; unset: AWS_PROFILE or the default one."""
-
-    bucket: str | None = None
-    """S3 bucket for datasets and results, in the same region, without "s3://"."""
-
-    prefix: str = "llmtune"
-    """Folder in the bucket."""
 
     role_arn: str | None = None
     """Role that SageMaker assumes: it may read the datasets and write the results, and trusts
@@ -52,15 +37,6 @@ class SageMakerSettings(ProviderSettings):
     create_model_package_group: bool = False
     """Allow llmtune to create that group when it does not exist. A group costs nothing by itself."""
 
-    kms_key_id: str | None = None
-    """Key that encrypts the results (id, ARN or alias); unset: one owned by AWS."""
-
-    subnet_ids: Ids = ()
-    """Subnets of the VPC that the job reads its data through, 1 to 16; needs `security_group_ids`."""
-
-    security_group_ids: Ids = ()
-    """Security groups of that VPC, 1 to 5."""
-
     mlflow_arn: str | None = None
     """ARN of a SageMaker MLflow app or tracking server that jobs report their curves to, step by step; unset: only
     final metrics are reported."""
@@ -72,19 +48,8 @@ class SageMakerSettings(ProviderSettings):
     base_url: str | None = None
     """Address of SageMaker, for a proxy or a test; unset: AWS's."""
 
-    storage_url: str | None = None
-    """Address of S3, for a proxy or a test; unset: AWS's."""
-
     mlflow_url: str | None = None
     """Address of MLflow's API, for a proxy or a test; unset: AWS's, by `mlflow_arn`."""
-
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds until a call is given up. > 0."""
-
-    def missing(self) -> tuple[str, ...]:
-        """Return the required settings that have no value. A profile may name the region, so one stands for it."""
-        profile = self.value_of("profile")
-        return tuple(setting for setting in super().missing() if setting != "region" or not profile)
 
 
 class SageMakerOptions(Options):

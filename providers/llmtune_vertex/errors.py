@@ -12,16 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtune.errors import (
-    LIMIT_HINTS,
-    InvalidSettings,
-    LimitKind,
-    LlmtuneError,
-    MissingCredentials,
-    QuotaExceeded,
-    TransientError,
-    VendorError,
-)
+from llmtune import errors
 from llmtune.provider import catalog
 from llmtune.provider import retry_after as seconds_to_wait
 from llmtune_vertex.declarations import ADAPTER_SIZES
@@ -50,8 +41,8 @@ _CONNECTION_ERRORS = {
 
 
 #: What lifts a quota of each kind at Google. A quota that names nothing else is the one on tuning jobs.
-HINTS: dict[LimitKind, str] = {
-    **LIMIT_HINTS,
+HINTS: dict[errors.LimitKind, str] = {
+    **errors.LIMIT_HINTS,
     "active_jobs": "one tuning job per project runs at once by default: wait for it, or ask for more quota",
 }
 
@@ -82,21 +73,21 @@ class ErrorAnswer:
 
 def from_answer(
     status: int | None, code: str, message: str, *, doing: str, name: str, retry_after: float | None = None
-) -> LlmtuneError:
+) -> errors.LlmtuneError:
     """Convert an error answer of Google. `doing` is what was being done ("starting the job"), for the sentence."""
     answer = ErrorAnswer(status, code, message, doing, name, retry_after)
     error = _access_error(answer) or _load_error(answer) or _request_error(answer)
     if error is not None:
         return error
     if status == 404:
-        return VendorError(f"not found ({doing}: {answer.quotation})", **answer.fields)
-    return VendorError(f"Google refused {doing}: {answer.quotation}", **answer.fields)
+        return errors.VendorError(f"not found ({doing}: {answer.quotation})", **answer.fields)
+    return errors.VendorError(f"Google refused {doing}: {answer.quotation}", **answer.fields)
 
 
-def _access_error(answer: ErrorAnswer) -> LlmtuneError | None:
+def _access_error(answer: ErrorAnswer) -> errors.LlmtuneError | None:
     """Return the error for credentials and permissions, recognised by status; None for any other answer."""
     if answer.status == 401:
-        return MissingCredentials(
+        return errors.MissingCredentials(
             f"Google does not accept the credentials ({answer.doing}: {answer.quotation})", hint=LOG_IN
         )
     if answer.status == 403:
@@ -109,21 +100,23 @@ def _access_error(answer: ErrorAnswer) -> LlmtuneError | None:
             )
         elif "has not been used" in low or "disabled" in low:
             hint = "gcloud services enable aiplatform.googleapis.com storage.googleapis.com"
-        return VendorError(f"Google does not allow {answer.doing}: {answer.quotation}", hint=hint, **answer.fields)
+        return errors.VendorError(
+            f"Google does not allow {answer.doing}: {answer.quotation}", hint=hint, **answer.fields
+        )
     return None
 
 
-def _load_error(answer: ErrorAnswer) -> LlmtuneError | None:
+def _load_error(answer: ErrorAnswer) -> errors.LlmtuneError | None:
     """Return the error for quotas, rate limits and outages, recognised by status; None for any other answer."""
     status, doing, quotation = answer.status, answer.doing, answer.quotation
     if status == 429:
         low = answer.message.lower()
         if "quota" in low and not re.search(r"per[ _](minute|second|user)", low):
-            limit: LimitKind = "daily" if re.search(r"per[ _]day", low) else "active_jobs"
-            return QuotaExceeded(
+            limit: errors.LimitKind = "daily" if re.search(r"per[ _]day", low) else "active_jobs"
+            return errors.QuotaExceeded(
                 f"the project's quota is reached ({doing}: {quotation})", hint=HINTS[limit], limit=limit
             )
-        return TransientError(
+        return errors.TransientError(
             f"Google is limiting {doing}: {quotation}",
             sent=False,
             retry_after=answer.retry_after,
@@ -131,27 +124,27 @@ def _load_error(answer: ErrorAnswer) -> LlmtuneError | None:
             **answer.fields,
         )
     if status in (408, 409, 499) or (status is not None and status >= 500):
-        return TransientError(
+        return errors.TransientError(
             f"Google is unavailable for now ({doing}: {quotation})", retry_after=answer.retry_after, **answer.fields
         )
     return None
 
 
-def _request_error(answer: ErrorAnswer) -> LlmtuneError | None:
+def _request_error(answer: ErrorAnswer) -> errors.LlmtuneError | None:
     """Return the error for what the request holds, recognised by the words of the message; None if none is known."""
     low, doing, quotation = answer.message.lower(), answer.doing, answer.quotation
     if "bucket" in low and (answer.status == 404 or "not exist" in low):
-        return InvalidSettings(
+        return errors.InvalidSettings(
             f"{quotation} ({doing}): fix bucket under [providers.{answer.name}] in llmtune.toml, or create it"
         )
     if names_adapter_size(low):
-        return VendorError(
+        return errors.VendorError(
             f"this base model cannot be tuned with an adapter of this size ({doing}: {quotation})",
             hint=rank_hint(tuple(ADAPTER_SIZES)),
             **answer.fields,
         )
     if "of type jsonl" in low or "gcs object" in low:
-        return VendorError(
+        return errors.VendorError(
             f"a dataset in Cloud Storage is not accepted ({doing}: {quotation})",
             hint=(
                 "Vertex AI reads gs://...jsonl objects only: look whether they are still in the bucket, and whether the"
@@ -161,19 +154,19 @@ def _request_error(answer: ErrorAnswer) -> LlmtuneError | None:
             **answer.fields,
         )
     if _ROWS.search(low):
-        return VendorError(
+        return errors.VendorError(
             f"rows of the dataset are not accepted for this model ({doing}: {quotation})",
             hint="llmtune data check FILE --provider vertex --model MODEL reports them; other models accept other rows",
             **answer.fields,
         )
     if "base model" in low or "basemodel" in low or ("model" in low and "not supported" in low):
-        return VendorError(
+        return errors.VendorError(
             f"the base model cannot be tuned here ({doing}: {quotation})",
             hint=f"known to be tunable: {', '.join(_gemini_models())}; and open models (publisher/model@version)",
             **answer.fields,
         )
     if re.search(r"\b(region|location)\b", low):
-        return VendorError(
+        return errors.VendorError(
             f"this is not available in this location ({doing}: {quotation})",
             hint=f"fix location under [providers.{answer.name}]; llmtune plan warns of models that are tuned elsewhere",
             **answer.fields,
@@ -196,7 +189,7 @@ def _gemini_models() -> list[str]:
     return [id for id, entry in models.models.items() if entry.family != "open"]
 
 
-def from_exception(error: Exception, *, doing: str, name: str) -> LlmtuneError | None:
+def from_exception(error: Exception, *, doing: str, name: str) -> errors.LlmtuneError | None:
     """Convert an exception of one of Google's libraries to ours; None for anything else."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     module = type(error).__module__
@@ -226,21 +219,29 @@ def from_exception(error: Exception, *, doing: str, name: str) -> LlmtuneError |
     return _transport_error(error, kinds, doing)
 
 
-def _credentials_error(error: Exception, kinds: set[str], doing: str) -> LlmtuneError:
+def _credentials_error(error: Exception, kinds: set[str], doing: str) -> errors.LlmtuneError:
     if "TransportError" in kinds:
-        return TransientError(f"Google's credentials cannot be fetched ({doing}): {_first_line(error)}", sent=False)
+        return errors.TransientError(
+            f"Google's credentials cannot be fetched ({doing}): {_first_line(error)}", sent=False
+        )
     if "DefaultCredentialsError" in kinds:
-        return MissingCredentials(f"Google's credential chain found nothing usable ({doing})", hint=LOG_IN)
-    return MissingCredentials(f"the Google credentials have expired ({doing}: {_first_line(error)})", hint=LOG_IN)
+        return errors.MissingCredentials(f"Google's credential chain found nothing usable ({doing})", hint=LOG_IN)
+    return errors.MissingCredentials(
+        f"the Google credentials have expired ({doing}: {_first_line(error)})", hint=LOG_IN
+    )
 
 
-def _transport_error(error: Exception, kinds: set[str], doing: str) -> LlmtuneError | None:
+def _transport_error(error: Exception, kinds: set[str], doing: str) -> errors.LlmtuneError | None:
     if kinds & _NOT_SENT_ERRORS or any(phrase in str(error) for phrase in ("NewConnectionError", "Connection refused")):
-        return TransientError(f"Google cannot be reached ({doing}): {_first_line(error)}", sent=False, raw=str(error))
+        return errors.TransientError(
+            f"Google cannot be reached ({doing}): {_first_line(error)}", sent=False, raw=str(error)
+        )
     if kinds & _CONNECTION_ERRORS:
-        return TransientError(f"the connection to Google broke ({doing}): {_first_line(error)}", raw=str(error))
+        return errors.TransientError(f"the connection to Google broke ({doing}): {_first_line(error)}", raw=str(error))
     if isinstance(error, json.JSONDecodeError) or "ValidationError" in kinds or "UnknownApiResponseError" in kinds:
-        return TransientError(f"Google's answer could not be read ({doing}): {_first_line(error)}", raw=str(error))
+        return errors.TransientError(
+            f"Google's answer could not be read ({doing}): {_first_line(error)}", raw=str(error)
+        )
     return None
 
 

@@ -10,37 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from llmtune.provider import (
-    Billed,
-    Event,
-    JobRef,
-    MetricPoint,
-    ModelRef,
-    Progress,
-    RemoteJob,
-    RemoteModel,
-    RunState,
-    Snapshot,
-    read_state,
-    read_values,
-    unix_seconds,
-)
+import llmtune.provider as core
 from llmtune_vertex.declarations import ADAPTER_SIZES
 
 #: All twelve states. The SDK's own `has_ended` misses PARTIALLY_SUCCEEDED.
-STATES: Mapping[str, RunState] = {
-    "JOB_STATE_UNSPECIFIED": RunState.RUNNING,
-    "JOB_STATE_QUEUED": RunState.QUEUED,
-    "JOB_STATE_PENDING": RunState.QUEUED,
-    "JOB_STATE_RUNNING": RunState.RUNNING,
-    "JOB_STATE_SUCCEEDED": RunState.SUCCEEDED,
-    "JOB_STATE_FAILED": RunState.FAILED,
-    "JOB_STATE_CANCELLING": RunState.CANCELLING,
-    "JOB_STATE_CANCELLED": RunState.CANCELLED,
-    "JOB_STATE_PAUSED": RunState.PAUSED,
-    "JOB_STATE_EXPIRED": RunState.FAILED,
-    "JOB_STATE_UPDATING": RunState.RUNNING,
-    "JOB_STATE_PARTIALLY_SUCCEEDED": RunState.SUCCEEDED,
+STATES: Mapping[str, core.RunState] = {
+    "JOB_STATE_UNSPECIFIED": core.RunState.RUNNING,
+    "JOB_STATE_QUEUED": core.RunState.QUEUED,
+    "JOB_STATE_PENDING": core.RunState.QUEUED,
+    "JOB_STATE_RUNNING": core.RunState.RUNNING,
+    "JOB_STATE_SUCCEEDED": core.RunState.SUCCEEDED,
+    "JOB_STATE_FAILED": core.RunState.FAILED,
+    "JOB_STATE_CANCELLING": core.RunState.CANCELLING,
+    "JOB_STATE_CANCELLED": core.RunState.CANCELLED,
+    "JOB_STATE_PAUSED": core.RunState.PAUSED,
+    "JOB_STATE_EXPIRED": core.RunState.FAILED,
+    "JOB_STATE_UPDATING": core.RunState.RUNNING,
+    "JOB_STATE_PARTIALLY_SUCCEEDED": core.RunState.SUCCEEDED,
 }
 
 #: What a job does while it is queued or running, told as events.
@@ -86,23 +72,23 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 NAMED_ROWS = 10
 
 
-def state(raw_state: str) -> tuple[RunState, tuple[str, ...]]:
+def state(raw_state: str) -> tuple[core.RunState, tuple[str, ...]]:
     """Return the state that Google's word stands for, and a warning if the word is new or means nothing."""
     if not raw_state or raw_state == "JOB_STATE_UNSPECIFIED":
-        return RunState.RUNNING, ("Vertex AI's answer names no state: taken as running",)
+        return core.RunState.RUNNING, ("Vertex AI's answer names no state: taken as running",)
     if raw_state == "JOB_STATE_PARTIALLY_SUCCEEDED":
-        return RunState.SUCCEEDED, ("the job succeeded in part only: look at its error and its model",)
-    return read_state(raw_state, STATES, "Vertex AI")
+        return core.RunState.SUCCEEDED, ("the job succeeded in part only: look at its error and its model",)
+    return core.read_state(raw_state, STATES, "Vertex AI")
 
 
-def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snapshot:
+def snapshot(job: Mapping[str, Any], points: Iterable[core.MetricPoint] = ()) -> core.Snapshot:
     """Convert a TuningJob, with the curves that were read for it."""
     raw_state = str(job.get("state") or "")
     now, warnings = state(raw_state)
     spec = spec_of(job)
     model = tuned_model(job)
     messages = list(warnings)
-    if now is RunState.FAILED and model is not None:
+    if now is core.RunState.FAILED and model is not None:
         messages.append("the job failed but left a usable model")
     messages += data_warnings(job)
     missing: dict[str, str] = {}
@@ -111,11 +97,11 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
         missing = dict.fromkeys(names, "no validation rows were sent")
     error = job.get("error") or {}
     reason = f"{error.get('message') or ''}".strip() or None
-    if now is RunState.FAILED and reason is None:
+    if now is core.RunState.FAILED and reason is None:
         sub = SUB_STATES.get(str(job.get("tuningJobState") or ""))
         while_doing = f" (it was {sub})" if sub else ""
         reason = "it expired" if raw_state == "JOB_STATE_EXPIRED" else f"Vertex AI does not say why{while_doing}"
-    return Snapshot(
+    return core.Snapshot(
         state=now,
         raw_state=raw_state,
         progress=progress(job),
@@ -124,11 +110,11 @@ def snapshot(job: Mapping[str, Any], points: Iterable[MetricPoint] = ()) -> Snap
         model=model if now.final else None,
         checkpoints=tuple(checkpoints(job)) if now.final else (),
         billed=billed(job),
-        error=reason if now is RunState.FAILED else None,
+        error=reason if now is core.RunState.FAILED else None,
         warnings=tuple(messages),
         resolved=hyperparameters(spec)[0],
         not_reported=missing,
-        pending=("the model's endpoint",) if now is RunState.SUCCEEDED and _lacks_endpoint(job) else (),
+        pending=("the model's endpoint",) if now is core.RunState.SUCCEEDED and _lacks_endpoint(job) else (),
     )
 
 
@@ -143,17 +129,17 @@ def stats_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((stats[name] for name in _STATS if stats.get(name)), {})
 
 
-def tuned_model(job: Mapping[str, Any]) -> ModelRef | None:
+def tuned_model(job: Mapping[str, Any]) -> core.ModelRef | None:
     """Return the tuned model: its endpoint for Gemini, its folder of weights for open models."""
     base = str(job.get("baseModel") or "") or None
     tuned = job.get("tunedModel") or {}
     if endpoint := tuned.get("endpoint"):
-        return ModelRef(id=endpoint, base=base, data={"model": tuned.get("model"), "job": job.get("name")})
+        return core.ModelRef(id=endpoint, base=base, data={"model": tuned.get("model"), "job": job.get("name")})
     if (output := job.get("outputUri")) and job.get("state") == "JOB_STATE_SUCCEEDED":
         folder = f"{output.rstrip('/')}/postprocess/node-0/checkpoints/final"
-        return ModelRef(id=folder, base=base, data={"weights": True, "job": job.get("name")})
+        return core.ModelRef(id=folder, base=base, data={"weights": True, "job": job.get("name")})
     if model := tuned.get("model"):
-        return ModelRef(id=model, base=base, data={"model": model, "job": job.get("name")})
+        return core.ModelRef(id=model, base=base, data={"model": model, "job": job.get("name")})
     return None
 
 
@@ -163,33 +149,35 @@ def _lacks_endpoint(job: Mapping[str, Any]) -> bool:
     return bool(tuned.get("model")) and not tuned.get("endpoint") and not job.get("outputUri")
 
 
-def checkpoints(job: Mapping[str, Any]) -> Iterator[ModelRef]:
+def checkpoints(job: Mapping[str, Any]) -> Iterator[core.ModelRef]:
     """Yield the exported checkpoints that have an endpoint."""
     base = str(job.get("baseModel") or "") or None
     for checkpoint in (job.get("tunedModel") or {}).get("checkpoints") or []:
         if checkpoint.get("endpoint"):
             facts = {"checkpoint_id": checkpoint.get("checkpointId"), "epoch": whole(checkpoint.get("epoch"))}
-            yield ModelRef(id=checkpoint["endpoint"], base=base, data=facts | {"step": whole(checkpoint.get("step"))})
+            yield core.ModelRef(
+                id=checkpoint["endpoint"], base=base, data=facts | {"step": whole(checkpoint.get("step"))}
+            )
 
 
-def progress(job: Mapping[str, Any]) -> Progress:
+def progress(job: Mapping[str, Any]) -> core.Progress:
     """Return the steps and epochs done, if the service reports them."""
     done = job.get("tuningJobMetadata") or {}
     epoch = whole(done.get("completedEpochCount"))
-    return Progress(
+    return core.Progress(
         step=whole(done.get("completedStepCount")),
         total_steps=whole(stats_of(job).get("tuningStepCount")),
         epoch=float(epoch) if epoch is not None else None,
     )
 
 
-def billed(job: Mapping[str, Any]) -> Billed | None:
+def billed(job: Mapping[str, Any]) -> core.Billed | None:
     """Return the billed training tokens: those of one epoch times the epochs; None until both are known."""
     tokens = whole(stats_of(job).get("totalBillableTokenCount"))
     epochs = hyperparameters(spec_of(job))[0].get("epochs")
     if tokens is None or epochs is None:
         return None
-    return Billed(
+    return core.Billed(
         tokens=tokens * epochs, source=f"tuningDataStats.totalBillableTokenCount ({tokens:,}) x {epochs} epochs"
     )
 
@@ -215,35 +203,35 @@ def _numbers(rows: list[int]) -> str:
     return f" (indices {', '.join(map(str, rows[:NAMED_ROWS]))}{more})"
 
 
-def events(job: Mapping[str, Any]) -> Iterator[Event]:
+def events(job: Mapping[str, Any]) -> Iterator[core.Event]:
     """Yield the sub-state and the error, each once."""
-    name, when = str(job.get("name") or ""), unix_seconds(job.get("updateTime") or job.get("createTime")) or 0.0
+    name, when = str(job.get("name") or ""), core.unix_seconds(job.get("updateTime") or job.get("createTime")) or 0.0
     sub = str(job.get("tuningJobState") or "")
     if sub and not sub.endswith("UNSPECIFIED"):
-        yield Event(id=f"{name}:{sub}", time=when, message=SUB_STATES.get(sub, sub))
+        yield core.Event(id=f"{name}:{sub}", time=when, message=SUB_STATES.get(sub, sub))
     error = job.get("error") or {}
     if error.get("message"):
-        yield Event(id=f"{name}:error", time=when, level="error", message=str(error["message"]))
+        yield core.Event(id=f"{name}:error", time=when, level="error", message=str(error["message"]))
 
 
 def hyperparameters(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the service's hyperparameters by our names, and those that have none."""
-    values, unmapped = read_values(spec.get("hyperParameters") or {}, _FIELDS)
+    values, unmapped = core.read_values(spec.get("hyperParameters") or {}, _FIELDS)
     if spec.get("exportLastCheckpointOnly"):
         values["keep_checkpoints"] = 1
     return values, unmapped
 
 
-def remote_model(job: Mapping[str, Any]) -> RemoteModel | None:
+def remote_model(job: Mapping[str, Any]) -> core.RemoteModel | None:
     """Convert a job to its tuned model; None for a job without one."""
     model = tuned_model(job)
     if model is None:
         return None
-    return RemoteModel(
+    return core.RemoteModel(
         id=model.id,
         base=model.base,
         job=job.get("name"),
-        created=unix_seconds(job.get("endTime") or job.get("createTime")),
+        created=core.unix_seconds(job.get("endTime") or job.get("createTime")),
         data={**model.data, "name": job.get("tunedModelDisplayName")},
     )
 
@@ -253,14 +241,14 @@ _HELD = frozenset(("baseModel", "preTunedModel", "tunedModelDisplayName", *_SPEC
 _SPEC_HELD = frozenset(("hyperParameters", "trainingDatasetUri", "validationDatasetUri", "exportLastCheckpointOnly"))
 
 
-def remote_job(job: Mapping[str, Any]) -> RemoteJob:
+def remote_job(job: Mapping[str, Any]) -> core.RemoteJob:
     """Convert a job: base, hyperparameters and files."""
     spec = spec_of(job)
     values, unmapped = hyperparameters(spec)
     uris = {"train": spec.get("trainingDatasetUri"), "validation": spec.get("validationDatasetUri")}
     model = tuned_model(job)
     method = next((method_name for name, method_name in _SPECS.items() if job.get(name)), "sft")
-    return RemoteJob(
+    return core.RemoteJob(
         id=str(job.get("name") or ""),
         model=model.id if model else "",
         base=str(job.get("baseModel") or (job.get("preTunedModel") or {}).get("tunedModelName") or ""),
@@ -283,12 +271,12 @@ def series(raw: str) -> str:
     return f"validation/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
 
 
-def job_ref(job: Mapping[str, Any]) -> JobRef:
+def job_ref(job: Mapping[str, Any]) -> core.JobRef:
     """Return a reference to a job, with the address of its page in the console."""
     name = str(job["name"])
     _, project, _, location, _, id = name.split("/")
     url = f"https://console.cloud.google.com/vertex-ai/tuning/locations/{location}/tuningJob/{id}/monitor"
-    return JobRef(id=name, url=f"{url}?project={project}")
+    return core.JobRef(id=name, url=f"{url}?project={project}")
 
 
 def location_of(name: str) -> str | None:

@@ -20,6 +20,12 @@ from llmtune_bedrock.declarations import RUN_TAG
 from llmtune_bedrock.fake.s3 import REGION, FakeS3
 
 ACCOUNT = "123456789012"
+#: Keys for AWS's chain, and that this is no machine of AWS.
+AWS_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "AKIAFAKE",
+    "AWS_SECRET_ACCESS_KEY": "fake",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 _CODES = {
     400: "ValidationException",
     401: "UnrecognizedClientException",
@@ -71,11 +77,7 @@ class FakeBedrock(FakeS3):
 
     def client_environment(self) -> dict[str, str]:
         """Return keys for AWS's chain, and that this is no machine of AWS."""
-        return {
-            "AWS_ACCESS_KEY_ID": "AKIAFAKE",
-            "AWS_SECRET_ACCESS_KEY": "fake",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return dict(AWS_ENVIRONMENT)
 
     # --- the wire ----------------------------------------------------------------------------------------------------
     def error_body(self, refusal: Refusal) -> Any:
@@ -259,9 +261,7 @@ class FakeBedrock(FakeS3):
     @route("POST", "/model-customization-jobs/{job}/stop", role="cancel")
     def stop_job(self, call: Call) -> Any:
         job = self.find_job(call.params["job"])
-        if job.ended:
-            raise Refusal(400, f"The job has ended: {job.word}", code="ConflictException")
-        self.cancel_job(job)
+        self.cancel_job(job, Refusal(400, f"The job has ended: {job.word}", code="ConflictException"))
         return {}
 
     @route("GET", "/model-customization-jobs", role="find")

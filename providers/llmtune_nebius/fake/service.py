@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from llmtune.testing.fake_vendor import FakeDeployment, FakeFile, FakeJob, Phase
+from llmtune.testing.fake_vendor import FakeDeployment, FakeFile, FakeJob, FakeVendor
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune.testing.request_schema import Required
 from llmtune_openai.fake.files import lessons
@@ -32,11 +32,7 @@ class FakeNebius(FakeOpenAI):
     """Nebius: an absolute rate, a LoRA adapter that is registered before it answers, and no result file."""
 
     name = "nebius"
-    walks = {
-        "success": (Phase("queued"), Phase("running", looks=3, training=True), Phase("succeeded")),
-        "failure": (Phase("queued"), Phase("running", training=True), Phase("failed")),
-        "cancelled": (Phase("cancelled"),),
-    }
+    walks = dict(FakeVendor.walks)
     job_shape = {
         "model": Required(str),
         "training_file": Required(str),

@@ -221,14 +221,10 @@ class JobStory(FakeFiles):
 
     def result_file(self, job: FakeJob) -> bytes:
         """Return the result file: CSV as base64 text."""
-        columns = {
-            "step": "step",
-            "train_loss": "train_loss",
-            "train_accuracy": "train_mean_token_accuracy",
-            "valid_loss": "valid_loss",
-            "valid_mean_token_accuracy": "valid_mean_token_accuracy",
-        }
-        return base64.b64encode(self.csv(job, columns))
+        names = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+        return base64.b64encode(
+            self.csv(job, {name: name.replace("train_accuracy", "train_mean_token_accuracy") for name in names})
+        )
 
 
 def hyperparameters_in(body: Mapping[str, Any]) -> dict[str, Any]:

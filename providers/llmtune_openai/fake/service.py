@@ -201,10 +201,8 @@ class FakeOpenAI(JobStory):
         """Stop a job at once."""
         self.at_home(call)
         job = self.job(call.params["job"])
-        if job.ended:
-            raise Refusal(400, f"Job has already completed: {job.id}", code="invalid_state")
+        self.cancel_job(job, Refusal(400, f"Job has already completed: {job.id}", code="invalid_state"))
         job.override = None
-        self.cancel_job(job)
         return self.describe_job(job)
 
     @route("POST", "/{prefix*}/fine_tuning/jobs/{job}/pause")

@@ -16,10 +16,11 @@ from llmtune.testing.fake_vendor import FakeJob, Phase
 from llmtune.testing.faults import Fault
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model
+from llmtune_bedrock.declarations import RUN_TAG
 from llmtune_bedrock.fake.s3 import REGION, FakeS3
+from llmtune_bedrock.fake.service import AWS_ENVIRONMENT
 from llmtune_sagemaker import recipes
 from llmtune_sagemaker.capabilities import load_catalog
-from llmtune_sagemaker.declarations import RUN_TAG
 
 ACCOUNT = "123456789012"
 HUB_BUCKET = "jumpstart-cache-prod-us-east-1"
@@ -80,11 +81,7 @@ class FakeSageMaker(FakeS3):
 
     def client_environment(self) -> dict[str, str]:
         """Return keys for AWS's chain, and that this is no machine of AWS."""
-        return {
-            "AWS_ACCESS_KEY_ID": "AKIAFAKE",
-            "AWS_SECRET_ACCESS_KEY": "fake",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return dict(AWS_ENVIRONMENT)
 
     # --- the wire ----------------------------------------------------------------------------------------------------
     def receive(self, call: Call) -> Fault | None:
@@ -304,9 +301,9 @@ class FakeSageMaker(FakeS3):
     @route("POST", "/sagemaker/StopTrainingJob", role="cancel")
     def stop_training_job(self, call: Call) -> Any:
         job = self.find_job(self.read(call)["TrainingJobName"])
-        if job.ended:
-            raise Refusal(400, f"The request was rejected because the job is {job.word}", code="ValidationException")
-        self.cancel_job(job)
+        self.cancel_job(
+            job, Refusal(400, f"The request was rejected because the job is {job.word}", code="ValidationException")
+        )
         return {}
 
     @route("POST", "/sagemaker/ListTrainingJobs", role="find")

@@ -242,9 +242,7 @@ class FakeTogether(FakeFiles, FakeEndpoints):
     @route("POST", "/v1/fine-tunes/{job}/cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
         job = self.job(call.params["job"])
-        if job.ended:
-            raise Refusal(400, f"Job {job.id} has ended and cannot be cancelled.")
-        self.cancel_job(job)
+        self.cancel_job(job, Refusal(400, f"Job {job.id} has ended and cannot be cancelled."))
         return self._truncated(job)
 
     @route("DELETE", "/v1/fine-tunes/{job}", role="delete")

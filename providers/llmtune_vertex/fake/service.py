@@ -271,9 +271,7 @@ class FakeVertex(FakeCloudStorage):
     @route("POST", "/v1beta1/projects/{project}/locations/{location}/tuningJobs/{job}:cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
         job = self._job_of_call(call)
-        if job.ended:
-            raise Refusal(400, f"The job is in state {job.word}.", code="FAILED_PRECONDITION")
-        self.cancel_job(job)
+        self.cancel_job(job, Refusal(400, f"The job is in state {job.word}.", code="FAILED_PRECONDITION"))
         return {}
 
     @route("GET", "/v1beta1/projects/{project}/locations/{location}/tuningJobs", role="find")
