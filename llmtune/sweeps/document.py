@@ -84,13 +84,13 @@ def trials(sweep: Sweep) -> Section:
             ]
         )
     columns = (
-        Column("trial", "number"),
+        Column("trial", "word"),
         *(Column(name, "number") for name in (sweep.metric, *names)),
         Column("steps", "number", medium="page"),
         Column("cost", "number", medium="page"),
         Column("state", "word"),
         Column("run"),
-        Column("note", medium="page"),
+        Column("note", "reason", medium="page"),
     )
     return Section("trials", "Trials", [Table("Trials", columns, rows, titled=False)])
 

@@ -186,7 +186,7 @@ def until(board: Board) -> Section:
     estimates: list[Inline] = [
         [Span(row.label, "strong"), f": {row.cost.formula}{_dated(row)}"] for row in _tuned(board) if row.cost.formula
     ]
-    blocks = [*bullets(dates)]
+    blocks: list[Block] = [*bullets(dates)]
     blocks += [Text("How the costs were estimated:"), *bullets(estimates)] if estimates else []
     return Section("until", "Until when", blocks, brief=())
 

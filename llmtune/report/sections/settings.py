@@ -13,7 +13,7 @@ from llmtune.report.schema import ReceiptRow, Report
 SUPPORT_STYLES: dict[str, Style] = {"converted": "accent", "unsupported": "doubt", "invalid": "bad"}
 
 _COLUMNS = (
-    Column("field"),
+    Column("field", "word"),
     Column("asked"),
     Column("became", "word"),
     Column("used"),
