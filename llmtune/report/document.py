@@ -154,20 +154,24 @@ class Matrix(Block):
     amounts: Sequence[Sequence[int]]
 
 
+#: A line of a drawing: its name, its kind, and its points.
+Line: TypeAlias = tuple[str, Literal["after", "before", "ideal"], Sequence[tuple[float, float]]]
+
+
 @dataclass(frozen=True)
 class Plot:
     """A square drawing of lines and dots; both axes go from 0 to 1.
 
-    Lines are (name, whether it is the main one, points), dots (x, y, radius, title); `axis` is the name of the
-    horizontal axis, `label` describes all to those who cannot see it.
+    Lines are (name, kind, points): what it is about is the kind "after", what it is compared with "before", and what
+    would be ideal or was promised "ideal". Dots are (x, y, radius, title); `axis` is the name of the horizontal axis,
+    `label` describes all to those who cannot see it.
     """
 
     title: str
     label: str
     axis: str
-    lines: Sequence[tuple[str, bool, Sequence[tuple[float, float]]]]
+    lines: Sequence[Line]
     dots: Sequence[tuple[float, float, float, str]] = ()
-    diagonal: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llmtune.evaluation.results import EvaluationResult, SystemResult
 from llmtune.metrics.calibration import Calibration
-from llmtune.report.document import Column, Details, Plot, Plots, Section, Table, Text
+from llmtune.report.document import Column, Details, Line, Plot, Plots, Section, Table, Text
 from llmtune.report.format import count, number, pick_system
 from llmtune.report.verdicts import describe_calibration
 
@@ -46,9 +46,11 @@ def _reliability(calibration: Calibration) -> Plot:
         "How often it is right, by how sure it is",
         f"Reliability: {len(calibration.bins)} groups of rows by confidence; the numbers stand below",
         "sure",
-        lines=[("", True, [(group.confidence, group.accuracy) for group in calibration.bins])],
+        lines=[
+            ("", "ideal", [(0.0, 0.0), (1.0, 1.0)]),
+            ("", "after", [(group.confidence, group.accuracy) for group in calibration.bins]),
+        ],
         dots=dots,
-        diagonal=True,
     )
 
 
@@ -57,10 +59,10 @@ def _coverage(systems: Sequence[tuple[SystemResult, Calibration]], after: str) -
     curves = [(system, calibration) for system, calibration in systems if len(calibration.coverage) > 1]
     highest = max((1 - calibration.accuracy for _, calibration in curves), default=1.0)
     scale = min(1.0, max(0.05, 1.25 * highest))
-    lines = [
+    lines: list[Line] = [
         (
             system.name,
-            system.name == after,
+            "after" if system.name == after else "before",
             [(point.coverage, min(1.0, point.error / scale)) for point in calibration.coverage],
         )
         for system, calibration in sorted(curves, key=lambda pair: pair[0].name == after)

@@ -19,7 +19,7 @@ from llmtune.report.schema import Report
 from llmtune.report.terminal import print_report
 from tests.llmtune.evaluation.conftest import LABELS, Scripted, often, ticket
 from tests.llmtune.report.conftest import make, perfect
-from tests.llmtune.report.leaderboard.test_html import rescue
+from tests.llmtune.report.leaderboard.test_document import rescue
 
 REFUSED = "refused (404): no such model ft:m-1:acme:robot:abc123"
 

@@ -17,7 +17,7 @@ from llmtune.provider.types import Progress, RunState
 from llmtune.report.terminal import print_report
 from llmtune.runs.poller import Update
 from llmtune.runs.store.store import open_store
-from tests.llmtune.report.leaderboard.test_html import board
+from tests.llmtune.report.leaderboard.test_document import board
 from tests.llmtune.runs.helpers import a_record
 
 
