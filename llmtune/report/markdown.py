@@ -166,4 +166,4 @@ def _cards(part: Cards) -> str:
         ]
         for card in part.cards[:CARDS_SHOWN]
     ]
-    return table(["", *names], rows)
+    return table(["", *map(plain, names)], rows)

@@ -243,17 +243,17 @@ class _View:
             for name, content in card.pairs:
                 text = " ".join(one_line(span.text, 500) for span in spans(content))
                 short = textwrap.shorten(text, self.width - 16, placeholder="..." if self.ascii else "\u2026")
-                yield Line.assemble((f"  {name:<9} ", "dim"), short, no_wrap=True, overflow="ellipsis")
+                yield Line.assemble((f"  {one_line(name, 20):<9} ", "dim"), short, no_wrap=True, overflow="ellipsis")
         if (hidden := len(block.cards) - CARDS_SHOWN) > 0:
             yield Line(f"{hidden} more in the JSON report", style="dim")
 
     def code(self, block: Code) -> Iterator[RenderableType]:
         first, *others = block.text.splitlines() or [""]
         if others:
-            yield Line(block.name, style="dim")
+            yield Line(one_line(block.name), style="dim")
             yield from (_Unwrapped(Line(f"    {escape_control_chars(line)}")) for line in (first, *others))
         else:
-            yield _Unwrapped(Line.assemble("  ", (f"{block.name:<13}", "dim"), escape_control_chars(first)))
+            yield _Unwrapped(Line.assemble("  ", (f"{one_line(block.name):<13}", "dim"), escape_control_chars(first)))
 
 
 def _beside(mark: Line, text: Line, width: int) -> Grid:

@@ -57,6 +57,8 @@ def standings(board: Board) -> Section:
         if not isinstance(row.quality, NotReported) and row.quality.unit == "share"
     ]
     colours = {row.label: colour for colour, row in enumerate(_tuned(board))}
+    if not board.standings:
+        return Section("standings", "Side by side")
     table = _drop_empty(Table("Side by side", _COLUMNS, [_row(row, colours) for row in board.standings], titled=False))
     blocks: list[Block] = [Bars(metric_name(board.metric), bars)] if bars else []
     failures: list[Inline] = [[Span(row.label, "strong"), f": {row.error}"] for row in board.standings if row.error]
