@@ -53,7 +53,7 @@ def compare(
     from llmtune.comparisons.compare import compare as go
     from llmtune.comparisons.compare import plan_members
     from llmtune.comparisons.members import split_members
-    from llmtune.report.leaderboard.text import print_board
+    from llmtune.report.terminal import print_report
 
     check_ending(output, ".html", ".json", ".md")
     loaded, _ = JobOptions(fields, name, seed, limit_rows).load(job, "compare", provider)
@@ -91,7 +91,7 @@ def compare(
         text = board.to_markdown() if shape is ReportFormat.MARKDOWN else board.to_html()
         write_text(text)
     else:
-        print_board(board, out)
+        print_report(board, out)
     if board.failed:
         raise typer.Exit(1)
 

@@ -15,7 +15,6 @@ from llmtune.cli.completion import complete_run
 from llmtune.cli.run_names import RUN, RunId, open_run
 
 if TYPE_CHECKING:
-    from llmtune.cli.saved_results import SavedResult
     from llmtune.data.example import Message
     from llmtune.provider.generation import Generation
     from llmtune.report.schema import Report
@@ -72,6 +71,7 @@ def report(
     """Show the report of a finished run; also a leaderboard or a rescue that was written to a file."""
     from llmtune.cli import saved_results
     from llmtune.cli.output import check_ending, err, out, write_text
+    from llmtune.report.terminal import print_report
 
     if not as_json and shape is None:  # a named format is written whatever the file is called
         check_ending(output, ".html", ".json", ".md", ".txt")
@@ -82,10 +82,10 @@ def report(
         requested = by_name.get(output.suffix.lower())
     shown_as = requested or ReportFormat.TERMINAL
     if shown_as is ReportFormat.TERMINAL and output is None:
-        result.show(out)
+        print_report(result, out)
         return
     if shown_as is ReportFormat.TERMINAL:
-        text = _render_plain(result)
+        text = str(result.render("text"))
     elif shown_as is ReportFormat.JSON:
         text = result.to_json().rstrip("\n") + "\n"
     else:
@@ -95,17 +95,6 @@ def report(
         return
     output.write_text(text, encoding="utf-8")
     err.print(f"wrote {output}", markup=False, soft_wrap=True)
-
-
-def _render_plain(result: SavedResult) -> str:
-    """Render a result as on a terminal, without colours."""
-    import io
-
-    from llmtune.cli.output import PlainConsole
-
-    buffer = io.StringIO()
-    result.show(PlainConsole(file=buffer, width=80, no_color=True, force_terminal=False))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def evaluate(
@@ -187,17 +176,18 @@ def gate(
 def diff(run_a: RunOrFile, run_b: RunOrFile, shape: AsFormat = Format.TERMINAL, as_json: AsJson = False) -> None:
     """Show how the second run differs from the first: settings, data, time, results."""
     from llmtune.cli.output import out, print_json, write_text
-    from llmtune.report.diff_text import render, to_markdown
+    from llmtune.report import markdown
+    from llmtune.report.diff_document import document
     from llmtune.report.gate import diff as compare
+    from llmtune.report.terminal import DocumentView
 
     result = compare(_load_report(run_a), _load_report(run_b))
     if as_json or shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
-        write_text(to_markdown(result))
+        write_text(markdown.render(document(result)))
     else:
-        for part in render(result):
-            out.print(part)
+        out.print(DocumentView(document(result)), crop=False)
 
 
 def chat(

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llmtune.errors import InvalidData
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pydantic import BaseModel
 
+    from llmtune.report.leaderboard.board import Board
     from llmtune.report.schema import Report
+    from llmtune.rescues.results import RescueReport
+    from llmtune.sweeps.results import Sweep
+
+Result = TypeVar("Result", bound="BaseModel")
 
 
-@dataclass(frozen=True)
-class SavedResult:
-    """One result in each of its output formats."""
-
-    to_json: Callable[[], str]
-    to_markdown: Callable[[], str]
-    to_html: Callable[[], str]
-    show: Callable[[Console], None]
-
-
-def find(name: str) -> SavedResult:
+def find(name: str) -> Report | Board | RescueReport | Sweep:
     """Find a result: a run (of several with one name the newest that succeeded); or a file that holds a saved result.
 
     Raises:
@@ -39,12 +32,18 @@ def find(name: str) -> SavedResult:
         content = path.read_bytes()
         fields = _fields(content)
         if "standings" in fields:
-            return _board(path, content)
+            from llmtune.report.leaderboard.board import Board
+
+            return _read(Board, "board", path, content)
         if {"golden", "agreement"} <= fields:
-            return _rescue(path, content)
+            from llmtune.rescues.results import RescueReport
+
+            return _read(RescueReport, "rescue", path, content)
         if {"trials", "finalists"} <= fields:
-            return _sweep(path, content)
-    return _run(load_report(name if path == Path(name) else str(path)))
+            from llmtune.sweeps.results import Sweep
+
+            return _read(Sweep, "sweep", path, content)
+    return load_report(name if path == Path(name) else str(path))
 
 
 def load_report(name: str) -> Report:
@@ -59,62 +58,14 @@ def load_report(name: str) -> Report:
     return open_run(name, "succeeded").report()
 
 
-def _run(report: Report) -> SavedResult:
-    def show(console: Console) -> None:
-        from llmtune.report.terminal import print_report
-
-        print_report(report, console)
-
-    return SavedResult(report.to_json, report.to_markdown, report.to_html, show)
-
-
-def _board(path: Path, content: bytes) -> SavedResult:
+def _read(model: type[Result], kind: str, path: Path, content: bytes) -> Result:
     from pydantic import ValidationError
 
-    from llmtune.report.leaderboard.board import Board
-
     try:
-        board = Board.model_validate_json(content)
+        return model.model_validate_json(content)
     except ValidationError as error:
-        raise _unreadable(path, "board", error.errors(include_url=False)[0]["msg"]) from None
-
-    def show(console: Console) -> None:
-        from llmtune.report.leaderboard.text import print_board
-
-        print_board(board, console)
-
-    return SavedResult(board.to_json, board.to_markdown, board.to_html, show)
-
-
-def _rescue(path: Path, content: bytes) -> SavedResult:
-    from pydantic import ValidationError
-
-    from llmtune.rescues.html import render
-    from llmtune.rescues.results import RescueReport
-    from llmtune.rescues.text import to_markdown, verdict
-
-    try:
-        report = RescueReport.model_validate_json(content)
-    except ValidationError as error:
-        raise _unreadable(path, "rescue", error.errors(include_url=False)[0]["msg"]) from None
-
-    def show(console: Console) -> None:
-        console.print(verdict(report), markup=False, soft_wrap=True)
-
-    return SavedResult(report.to_json, lambda: to_markdown(report), lambda: render(report), show)
-
-
-def _sweep(path: Path, content: bytes) -> SavedResult:
-    from pydantic import ValidationError
-
-    from llmtune.sweeps.results import Sweep
-    from llmtune.sweeps.text import print_sweep
-
-    try:
-        sweep = Sweep.model_validate_json(content)
-    except ValidationError as error:
-        raise _unreadable(path, "sweep", error.errors(include_url=False)[0]["msg"]) from None
-    return SavedResult(sweep.to_json, sweep.to_markdown, sweep.to_html, lambda console: print_sweep(sweep, console))
+        message = f"{path} is not a valid {kind}: {error.errors(include_url=False)[0]['msg']}"
+        raise InvalidData(message, hint="it may be from another version of llmtune") from None
 
 
 def _fields(content: bytes) -> set[str]:
@@ -125,7 +76,3 @@ def _fields(content: bytes) -> set[str]:
     except orjson.JSONDecodeError:
         return set()
     return set(data) if isinstance(data, dict) else set()
-
-
-def _unreadable(path: Path, what: str, why: str) -> InvalidData:
-    return InvalidData(f"{path} is not a valid {what}: {why}", hint="it may be from another version of llmtune")

@@ -72,10 +72,11 @@ def sweep(
 ) -> None:
     """Search hyperparameters by training, and score the best on the test rows."""
     from llmtune.cli.output import check_ending, err, out, print_json, write_text
+    from llmtune.report.terminal import print_report
     from llmtune.sweeps.space import parse_space
     from llmtune.sweeps.sweep import sweep as go
     from llmtune.sweeps.sweep_plan import plan_sweep
-    from llmtune.sweeps.text import print_plan, print_sweep
+    from llmtune.sweeps.text import print_plan
 
     check_ending(output, ".html", ".json", ".md")
     check_ending(best, ".yaml", ".yml", ".json")
@@ -120,7 +121,7 @@ def sweep(
     if as_json:
         write_text(result.to_json() + "\n")
     else:
-        print_sweep(result, out)
+        print_report(result, out)
 
 
 def join(

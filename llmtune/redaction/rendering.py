@@ -19,9 +19,7 @@ class Rendered:
     """`module:function` for each form ("markdown", "notebook", ...); the function takes the value first."""
 
     def _render(self, form: str, *arguments: Any, **options: Any) -> Any:
-        module, _, name = self._renderers[form].partition(":")
-        renderer: Callable[..., Any] = getattr(import_module(module), name)
-        return renderer(self, *arguments, **options)
+        return _load(self._renderers[form])(self, *arguments, **options)
 
     def __repr__(self) -> str:
         text = scrub(super().__repr__())
@@ -35,8 +33,23 @@ class Rendered:
         return str(self._render("notebook"))
 
 
+def _load(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    renderer: Callable[..., Any] = getattr(import_module(module), function)
+    return renderer
+
+
+#: The renderers of a document, by form.
+_DOCUMENT_RENDERERS = {
+    "markdown": "llmtune.report.markdown:render",
+    "html": "llmtune.report.html.page:render",
+    "text": "llmtune.report.terminal:to_text",
+    "notebook": "llmtune.report.html.notebook:show_document",
+}
+
+
 class Renderable(Rendered):
-    """A result that can be rendered as Markdown and as a web page."""
+    """A result that is rendered as Markdown, web page and text. Its renderer "document" gives what they show."""
 
     def to_markdown(self) -> str:
         """Return GitHub-flavoured Markdown, for a pull request or a wiki."""
@@ -48,7 +61,13 @@ class Renderable(Rendered):
 
     def render(self, form: str, *arguments: Any, **options: Any) -> Any:
         """Render this result in one `form`; `arguments` and `options` are passed to the renderer."""
+        if form in _DOCUMENT_RENDERERS:
+            return _load(_DOCUMENT_RENDERERS[form])(self._render("document"), *arguments, **options)
         return self._render(form, *arguments, **options)
+
+    def _repr_html_(self) -> str:
+        """Return the small table that a notebook shows."""
+        return str(self.render("notebook"))
 
     def _repr_markdown_(self) -> str:
         """Return the Markdown of a notebook that shows no HTML."""

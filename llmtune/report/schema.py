@@ -245,11 +245,8 @@ class Report(Renderable, DocumentedModel):
 
     _renderers: ClassVar[Mapping[str, str]] = {
         "headline": "llmtune.report.verdicts:headline",
-        "markdown": "llmtune.report.markdown:render",
-        "html": "llmtune.report.html.run:render",
-        "text": "llmtune.report.terminal:to_text",
+        "document": "llmtune.report.sections.run:document",
         "rows": "llmtune.report.tables:rows_of",
-        "notebook": "llmtune.report.html.notebook:show_report",
     }
 
     schema_version: Literal[1] = SCHEMA_VERSION

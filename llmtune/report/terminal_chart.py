@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmtune.evaluation.results import MetricValue
+from llmtune.report.format import number, one_line, spread
+
 Points = Sequence[tuple[float, float]]
 
 #: Dots of a braille cell, [column][row], as bits above U+2800.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-_BLOCKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
-_ASCII_BLOCKS = " .:-=+*#@"
+BLOCKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+ASCII_BLOCKS = " .:-=+*#@"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def sparkline(values: Sequence[float], width: int = 16, *, ascii_only: bool = Fa
     columns = min(width, len(points))
     means = [value for _, value in _means(points, points[0][0], points[-1][0], columns)]
     low, high = min(means), max(means)
-    blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+    blocks = ASCII_BLOCKS if ascii_only else BLOCKS
     return "".join(blocks[1 + round((value - low) / (high - low or 1) * 7)] for value in means)
 
 
@@ -145,3 +148,43 @@ def bar(value: float, low: float, high: float, width: int, *, ascii_only: bool =
     if start > place(value):
         cells[start] = left_end
     return "".join(cells)
+
+
+#: A line of a drawing in pieces, each with the curve that it belongs to (None: neither).
+Line = list[tuple[str, int | None]]
+
+
+def draw_losses(train: Points, validation: Points, *, width: int, ascii_only: bool = False) -> list[Line]:
+    """Draw training loss as a line and validation loss as marks, with axes and legend; empty with too few points."""
+    drawn = draw(train, validation, width=width, height=8, ascii_only=ascii_only)
+    if drawn is None or len(train) + len(validation) < 3:
+        return []
+    edge, corner, floor, mark, stroke = "|+-o." if ascii_only else "\u2502\u2514\u2500\u25cf\u28c0"
+    labels = {0: number(drawn.top), len(drawn.rows) - 1: number(drawn.bottom)}
+    lines: list[Line] = [
+        [(f"{labels.get(index, ''):>7} {edge}", None), *((cell.char, cell.curve) for cell in row)]
+        for index, row in enumerate(drawn.rows)
+    ]
+    lines.append([(f"{'':>8}{corner}{floor * width}", None)])
+    legend: Line = [(stroke, 0), (" training loss  ", None)] if train else []
+    legend += [(mark, 1), (" validation loss", None)] if validation else []
+    start, end = f"step {drawn.left:g}", f"{drawn.right:g}"
+    gap = width - len(start) - len(end) - sum(len(text) for text, _ in legend)
+    if gap < 2:
+        return [*lines, [(f"{'':>9}{start}", None)], [(f"{'':>9}", None), *legend]]
+    before, after = " " * (gap // 2), " " * (gap - gap // 2)
+    return [*lines, [(f"{'':>9}{start}{before}", None), *legend, (f"{after}{end}", None)]]
+
+
+def draw_bars(
+    bars: Sequence[tuple[str, MetricValue]], *, width: int, ascii_only: bool = False
+) -> list[tuple[str, str, str, str]]:
+    """Draw shares as bars under each other: name, bar, figure and interval of each."""
+    names = min(20, max((len(name) for name, _ in bars), default=0))
+    room = max(10, min(48, width - names - 27))
+    lines = []
+    for name, metric in bars:
+        drawn = bar(metric.value, metric.interval.low, metric.interval.high, room, ascii_only=ascii_only)
+        figure, interval = number(metric.value, metric.unit), spread(metric.interval, metric.unit)
+        lines.append((f"{one_line(name, names):<{names}} ", drawn, f" {figure:>6}", f"  {interval}"))
+    return lines

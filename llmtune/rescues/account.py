@@ -23,13 +23,14 @@ from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RemoteModel
 from llmtune.redaction.secrets import scrub
+from llmtune.report import markdown
 from llmtune.report.format import count
 from llmtune.rescues import evaluate, golden_set, recording, source
+from llmtune.rescues.document import account_document
 from llmtune.rescues.folder import Folder, check_not_held, hold_folder, write_file
 from llmtune.rescues.options import RescueOptions, log_progress
 from llmtune.rescues.rescue import fetch_rows, rescue_in, write_job
 from llmtune.rescues.results import AccountRescue, GoldenSet, ModelRescue
-from llmtune.rescues.text import account_page
 from llmtune.runs.failpoints import failpoint
 from llmtune.runs.options import check_keywords
 from llmtune.runs.run import Run
@@ -184,7 +185,7 @@ def rescue_all(  # noqa: PLR0913 - users pass keywords
                 saved = summary()
                 saved = saved.model_copy(update={"models": (*saved.models, *_read_earlier_models(root, saved))})
                 write_file(root, "summary.json", saved.model_dump_json(indent=2) + "\n")
-                write_file(root, "summary.md", account_page(saved))
+                write_file(root, "summary.md", markdown.render(account_document(saved)))
         return summary()
 
 

@@ -16,11 +16,10 @@ from llmtune.metrics.points import NotReported
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunState
-from llmtune.rescues import evaluate, golden_set, html, recording, source
+from llmtune.rescues import evaluate, golden_set, recording, source
 from llmtune.rescues.folder import Folder, check_not_held, hold_folder
 from llmtune.rescues.options import RescueOptions, log_progress
 from llmtune.rescues.results import Rescue, RescueReport, RescueSource
-from llmtune.rescues.text import to_markdown
 from llmtune.runs.api import start
 from llmtune.runs.failpoints import failpoint
 from llmtune.runs.options import check_keywords
@@ -157,8 +156,8 @@ def rescue_in(
     folder.keep(done="train")
     report = _build_report(folder, questions, run, planned)
     folder.write("report.json", report.to_json())
-    folder.write("report.md", to_markdown(report))
-    folder.write("report.html", html.render(report))
+    folder.write("report.md", report.to_markdown())
+    folder.write("report.html", report.to_html())
     folder.keep(report=report, done="report")
     return folder.state
 

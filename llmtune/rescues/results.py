@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from llmtune._models import DocumentedModel
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.redaction.documents import dump_json
+from llmtune.redaction.rendering import Renderable
 
 #: The steps of a rescue, in order.
 STEPS = ("fetch", "golden", "plan", "train", "report")
@@ -77,11 +79,13 @@ class GoldenSet(DocumentedModel):
     completion_tokens: int | NotReported = NotReported("the vendor does not report it")
 
 
-class RescueReport(DocumentedModel):
+class RescueReport(Renderable, DocumentedModel):
     """Old against new. `labels` judges both by the reference answers, `agreement` judges new by old's answers.
 
     `provider` and `run` are where the new model was trained; `golden` are the old model's answers.
     """
+
+    _renderers: ClassVar[Mapping[str, str]] = {"document": "llmtune.rescues.document:document"}
 
     source: RescueSource
     provider: str

@@ -1,13 +1,10 @@
-"""The text of a rescue: its verdict, and the Markdown page in its folder."""
+"""The sentences about a rescue: its verdict, its golden set, and what could not be carried over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
-from llmtune.report.format import difference, metric_name, number, p_words, spread
-from llmtune.report.markdown import code, plain, table
+from llmtune.report.format import count, difference, metric_name, number, p_words, spread
 from llmtune.report.verdicts import explain_missing_figure
 from llmtune.rescues.results import AccountRescue, ModelRescue, RescueReport
 
@@ -63,38 +60,6 @@ def _describe_agreement(agreement: EvaluationResult | NotReported) -> str:
     return f"Measured by the old model's own answers it reaches {value} ({spread(figure.interval, figure.unit)})."
 
 
-def to_markdown(report: RescueReport) -> str:
-    """Return report.md, the page in the folder."""
-    return "\n\n".join(part for part in _parts(report) if part) + "\n"
-
-
-def _parts(report: RescueReport) -> Iterator[str]:
-    source = report.source
-    yield f"# {plain(source.model)}, rescued"
-    yield f"**{plain(verdict(report), 1000)}**"
-    if source.seen_in_training:
-        yield (
-            "The old model was trained on the rows it is judged by (no others were available), the new one was not: the"
-            " old one's figures flatter it."
-        )
-    facts = [
-        ["old model", f"{code(source.model)} at {plain(source.provider)}, from {code(source.base)}"],
-        ["new model", f"run {code(report.run)} at {plain(report.provider)}, from {code(report.model)}"],
-        ["job", code(source.job) if source.job else "-"],
-        ["cost of the new run", plain(report.cost)],
-        ["golden set", plain(golden_set_sentence(report), 1000)],
-    ]
-    yield table(["", ""], facts)
-    yield _scores(report.labels, "Old against new, by the reference answers")
-    yield _scores(report.agreement, "The new model, by the old model's answers")
-    yield _files(report)
-    lines = [f"- {plain(line)}" for line in leftover_lines(report)]
-    if lines:
-        yield "## What could not be carried over"
-        yield "\n".join(lines)
-    yield "`receipt.json` says what the new backend does with every field; `job.yaml` runs the job again."
-
-
 def golden_set_sentence(report: RescueReport) -> str:
     """Return how many answers of the old model there are, and how it was asked."""
     golden = report.golden
@@ -117,56 +82,17 @@ def leftover_lines(report: RescueReport) -> list[str]:
     return lines
 
 
-def _scores(result: EvaluationResult | NotReported, title: str) -> str:
-    if isinstance(result, NotReported):
-        return f"## {title}\n\nNot reported: {plain(result.reason, 1000)}."
-    rows = []
-    for name, system in result.systems.items():
-        if isinstance(system, NotReported):
-            rows.append([plain(name), "-", plain(system.reason), "-"])
-            continue
-        rows += [
-            [
-                plain(name),
-                plain(metric_name(metric.name)),
-                number(metric.value, metric.unit),
-                spread(metric.interval, metric.unit),
-            ]
-            for metric in system.metrics
-        ]
-    sentences = [
-        f"{metric_name(comparison.metric)}: {comparison.name_b} is {comparison.verdict} than {comparison.name_a}"
-        if comparison.separable
-        else f"{metric_name(comparison.metric)}: {comparison.name_a} and {comparison.name_b} are not separable"
-        for comparison in result.comparisons
-        if {comparison.name_a, comparison.name_b} == {"old", "new"}
-    ]
-    level = f"{100 * result.level:.0f}%"
-    parts = [f"## {title}", table(["", "metric", "value", f"{level} interval"], rows, right=(2,))]
-    if sentences:
-        parts.append("\n".join(f"- {plain(sentence)}" for sentence in sentences))
-    return "\n\n".join(parts)
-
-
-def _files(report: RescueReport) -> str:
-    rows = [
-        [code(file.path), str(file.rows), plain(file.came_from), code(file.sha256[:12])]
-        for file in report.source.files.values()
-    ]
-    return "## Data\n\n" + table(["file", "rows", "came from", "sha256"], rows, right=(1,)) if rows else ""
-
-
 def account_sentence(rescue: AccountRescue) -> str:
     """Return the account in one sentence: how many jobs, training rows and answers there are."""
     models = rescue.models
     files = [model.train_rows for model in models if model.train_rows is not None]
     answered, questions = sum(model.answered for model in models), sum(model.questions for model in models)
     text = (
-        f"{_count(len(models), 'tuned model')} at {rescue.provider}: {_count(sum(m.job for m in models), 'job')},"
-        f" {_count(len(files), 'training file')} ({sum(files):,} rows), {answered:,} of {questions:,} golden answers"
+        f"{count(len(models), 'tuned model')} at {rescue.provider}: {count(sum(m.job for m in models), 'job')},"
+        f" {count(len(files), 'training file')} ({sum(files):,} rows), {answered:,} of {questions:,} golden answers"
     )
     if trained := sum(model.run is not None for model in models):
-        text += f", {_count(trained, 'new run')}"
+        text += f", {count(trained, 'new run')}"
     return text
 
 
@@ -182,30 +108,7 @@ def account_lines(rescue: AccountRescue) -> list[str]:
         named = ", ".join(model.folder for model in models[:3]) + (" ..." if len(models) > 3 else "")
         lines.append(f"{named}: {note}" if len(models) == 1 else f"{len(models)} models ({named}): {note}")
     if rescue.checkpoints:
-        lines.append(f"{_count(rescue.checkpoints, 'checkpoint')} left alone; llmtune rescue CHECKPOINT takes one")
+        lines.append(f"{count(rescue.checkpoints, 'checkpoint')} left alone; llmtune rescue CHECKPOINT takes one")
     if rescue.left_out:
-        lines.append(f"{_count(rescue.left_out, 'model')} left out by the filters")
+        lines.append(f"{count(rescue.left_out, 'model')} left out by the filters")
     return lines
-
-
-def account_page(rescue: AccountRescue) -> str:
-    """Return summary.md, the page in the folder of an account's rescue."""
-    rows = [
-        [
-            code(model.folder),
-            code(model.model),
-            code(model.base),
-            "yes" if model.job else "no",
-            "gone" if model.train_rows is None else str(model.train_rows),
-            f"{model.answered} of {model.questions}",
-        ]
-        for model in rescue.models
-    ]
-    head = ["folder", "model", "from", "job", "training rows", "golden answers"]
-    parts = [f"# {plain(rescue.provider)}, rescued", plain(account_sentence(rescue), 1000), table(head, rows)]
-    parts += ["\n".join(f"- {plain(line, 1000)}" for line in account_lines(rescue))]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

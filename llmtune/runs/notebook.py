@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from markupsafe import Markup
-
 from llmtune.errors import LlmtuneError
-from llmtune.report.html.notebook import card, facts
+from llmtune.report.html.notebook import card
 from llmtune.runs.figures import Figures
 from llmtune.runs.run import Run
 
 
-def show_run(run: Run) -> Markup:
+def show_run(run: Run) -> str:
     """Return a small table on a run; where its record cannot be read, why."""
     try:
         record = run.record
@@ -27,4 +25,4 @@ def show_run(run: Run) -> Markup:
         ("started", f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%d %H:%M} UTC"),
         ("error", record.error),
     ]
-    return card(record.name, (), facts(pairs), warnings=record.warnings)
+    return card(record.name, pairs=pairs, warnings=record.warnings)

@@ -103,11 +103,7 @@ class Sweep(Renderable, DocumentedModel):
     rows. `budget` is the limit in USD.
     """
 
-    _renderers: ClassVar[Mapping[str, str]] = {
-        "markdown": "llmtune.sweeps.text:to_markdown",
-        "html": "llmtune.sweeps.html:render",
-        "notebook": "llmtune.sweeps.html:show_sweep",
-    }
+    _renderers: ClassVar[Mapping[str, str]] = {"document": "llmtune.sweeps.document:document"}
 
     schema_version: Literal[1] = 1
     name: str

@@ -1,4 +1,4 @@
-"""A sweep as text: the best configuration, its result on the test rows, and the table of trials."""
+"""The sentences about a sweep: the best configuration, its result on the test rows, what was spent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import metric_name
-from llmtune.report.markdown import code, plain, table
 from llmtune.sweeps.results import Finalist, Sweep
 
 if TYPE_CHECKING:
@@ -95,62 +94,3 @@ def print_plan(sweep_plan: SweepPlan, trials: int, console: Console) -> None:
         elif cost:
             text = f"a trial at {provider}: about {cost:,.2f} USD, {trials} of them {trials * cost:,.2f} USD"
             console.print(text, markup=False, soft_wrap=True)
-
-
-def to_markdown(sweep: Sweep) -> str:
-    """Return the sweep as Markdown, for a pull request or a wiki."""
-    parts = [f"# {plain(sweep.name)}: {trial_count(sweep)}", f"**{plain(headline(sweep), 1000)}**"]
-    if sweep.finalists:
-        parts += [
-            "On the test rows:",
-            "\n".join(f"- {plain(finalist_line(finalist), 1000)}" for finalist in sweep.finalists),
-        ]
-    if sweep.stopped:
-        parts.append(f"Stopped by {plain(sweep.stopped, 1000)}.")
-    names = list(dict.fromkeys(name for trial in sweep.trials for name in trial.params))
-    rows = [
-        [
-            str(trial.number),
-            "-" if trial.value is None else f"{trial.value:.4f}",
-            *(plain(format_value(trial.params.get(name, "-"))) for name in names),
-            trial.state,
-            code(trial.run) if trial.run else "-",
-            plain(trial.note),
-        ]
-        for trial in sweep.ranked(every=True)
-    ]
-    parts.append(table(["trial", plain(sweep.metric), *map(plain, names), "state", "run", ""], rows, right=(0, 1)))
-    if sweep.importance:
-        shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in sweep.importance.items())
-        parts.append(f"What mattered: {plain(shares)}.")
-    if lines := [*cost_lines(sweep), *note_lines(sweep)]:
-        parts.append("\n".join(f"- {plain(line, 1000)}" for line in lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def print_sweep(sweep: Sweep, console: Console) -> None:
-    """Print the sweep to a terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    console.print(f"[bold]{escape(headline(sweep))}[/]", soft_wrap=True)
-    for finalist in sweep.finalists:
-        console.print(escape(f"on the test rows: {finalist_line(finalist)}"), soft_wrap=True)
-    if sweep.importance:
-        shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in sweep.importance.items())
-        console.print(f"what mattered: {shares}", markup=False, soft_wrap=True)
-    for line in note_lines(sweep):
-        console.print(line, markup=False, soft_wrap=True)
-    names = list(dict.fromkeys(name for trial in sweep.trials for name in trial.params))
-    rows = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for heading in ("trial", sweep.metric, *names, "state", "run"):
-        rows.add_column(heading)
-    for trial in sweep.ranked(every=True):
-        value = "" if trial.value is None else f"{trial.value:.4f}"
-        cells = [format_value(trial.params.get(name, "")) for name in names]
-        rows.add_row(str(trial.number), value, *map(escape, cells), trial.state, trial.run or "")
-    console.print(rows)
-    for line in cost_lines(sweep):
-        console.print(line, markup=False, soft_wrap=True)
-    if sweep.stopped:
-        console.print(f"[yellow]{escape(f'stopped by {sweep.stopped}')}[/]", soft_wrap=True)

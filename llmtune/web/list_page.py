@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.resources import files
 from typing import Any
 
 import orjson
 
 from llmtune.provider.types import RunState
+from llmtune.report.document import Document, Section, Span, Text
 from llmtune.report.format import count, metric_name, number
-from llmtune.report.html.elements import Child, el
-from llmtune.report.html.page import Section, page, sorted_by, table
-from llmtune.report.html.run import state_mark
+from llmtune.report.html import page
 from llmtune.runs.store.queries import ListedRun, count_runs, list_runs, stored_reports
 from llmtune.runs.store.store import UNFINISHED, Store
 
@@ -28,47 +28,21 @@ def render(store: Store) -> str:
     runs = list_runs(store, limit=MAX_RUNS)
     amount = count_runs(store) if len(runs) == MAX_RUNS else len(runs)
     if not runs:
-        empty = el("p", "There are no runs in this store yet: ", el("code", "llmtune tune job.yaml --provider local"))
-        return page("llmtune", [Section("runs", "Runs", empty)], connect=True, home="/")
-    states = [state.value for state in RunState if any(run.state is state for run in runs)]
-    tools = el(
-        "div",
-        el("input", type="search", id="find", placeholder="Name, model, backend, id\u2026", aria_label="Find runs"),
-        el(
-            "select",
-            el("option", "any state", value=""),
-            [el("option", state, value=state) for state in states],
-            id="state",
-            aria_label="State",
-        ),
-        el("button", "Compare", type="submit", id="compare"),
-        el("span", id="found", class_="dim", role="status"),
-        class_="tools",
-    )
-    rows = table(
-        ["", "name", "state", "result", "step", "backend", "model", "started", "run"],
-        [_render_row(run) for run in runs],
-        numbers=(4,),
-        caption=f"The newest {count(len(runs), 'run')} of {amount:,}" if amount > len(runs) else count(amount, "run"),
-    )
-    form = el("form", tools, rows, action="/compare", method="get", id="list")
+        empty = Text(["There are no runs in this store yet: ", Span("llmtune tune job.yaml --provider local", "code")])
+        return page.render(
+            Document(title="llmtune", sections=[Section("runs", "Runs", [empty])]), connect=True, home="/"
+        )
     data = {"list": {"moving": "/moving", "results": "/results", "at_once": MAX_RESULTS_PER_REQUEST, "known": amount}}
-    return page("llmtune: runs", [Section("runs", "Runs", form)], data=data, connect=True, home="/")
-
-
-def _render_row(run: ListedRun) -> list[Child]:
-    tick = el("input", type="checkbox", name="run", value=run.id, aria_label=f"Compare {run.name}, {run.id}")
-    return [
-        el("td", tick, class_="tick"),
-        el("td", el("a", run.name, href=f"/runs/{run.id}"), class_="label"),
-        sorted_by(run.state.value, state_mark(run.state.value)),
-        el("td", data_result=run.id if run.state is RunState.SUCCEEDED else None, data_v=""),
-        sorted_by(run.step if run.step is not None else "", format_steps(run), class_="n"),
-        run.provider,
-        el("td", run.model, class_="label"),
-        sorted_by(run.created, format_time(run.created)),
-        el("td", el("code", run.id)),
-    ]
+    return page.render(
+        Document(title="llmtune: runs"),
+        data=data,
+        connect=True,
+        home="/",
+        template=files("llmtune.web").joinpath("list.html").read_text(encoding="utf-8"),
+        caption=f"The newest {count(len(runs), 'run')} of {amount:,}" if amount > len(runs) else count(amount, "run"),
+        states=[state.value for state in RunState if any(run.state is state for run in runs)],
+        runs=[(run, format_steps(run), format_time(run.created)) for run in runs],
+    )
 
 
 def format_steps(run: ListedRun) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from llmtune.errors import RunNotFound
 from llmtune.redaction.documents import dump_json
-from llmtune.report.html.elements import el
-from llmtune.report.html.page import Section, page
+from llmtune.report.document import Document, Section, Text
+from llmtune.report.html import page
 from llmtune.report.schema import Report
 from llmtune.runs.store.store import Store
 from llmtune.web import compare_page, list_page, run_page
@@ -71,8 +71,9 @@ class Pages:
 
     def error_page(self, status: int, sentence: str) -> Reply:
         """Return a page that says what is wrong."""
-        section = Section("trouble", "That did not work", el("p", sentence))
-        return Reply(page("llmtune", [section], home="/", connect=True).encode(), status=status)
+        section = Section("trouble", "That did not work", [Text(sentence)])
+        document = Document(title="llmtune", sections=[section])
+        return Reply(page.render(document, home="/", connect=True).encode(), status=status)
 
 
 def _html_reply(text: str) -> Reply:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from importlib.resources import files
 from typing import Any
 
-from markupsafe import Markup
-
 from llmtune.metrics.points import merge
+from llmtune.report.document import Document, List, Section, Span, Style, Text
 from llmtune.report.format import count, number, seconds
-from llmtune.report.html.charts import chart_data, kind_of, plain_number
-from llmtune.report.html.elements import el
-from llmtune.report.html.page import Section, page
-from llmtune.report.html.run import header, sections
+from llmtune.report.html import page
+from llmtune.report.html.charts import kind_of, plain_number
 from llmtune.report.schema import Report
 from llmtune.runs.evaluation import draft_report
 from llmtune.runs.spending import measure_spending
@@ -26,7 +25,7 @@ MAX_EVENTS = 50
 QUIET_SECONDS = 60.0
 
 
-_LEVEL_CLASSES = {"error": "bad", "warning": "doubt"}
+_LEVEL_CLASSES: dict[str, Style] = {"error": "bad", "warning": "doubt"}
 
 
 def load_report(store: Store, run_id: str) -> Report:
@@ -40,18 +39,23 @@ def render(store: Store, run_id: str) -> str:
     """Return the page of a run; for one that has not ended, with the script's data for live updates."""
     record = store.get(run_id)
     points = points_after(store, run_id)  # before the report: points in between are sent twice, which does no harm
-    report = load_report(store, run_id)
-    charts = chart_data(report.series)
-    title = f"{report.identity.job_name} \u00b7 {run_id}"
-    data: dict[str, Any] = {"charts": charts}
-    page_header = header(report)
+    document: Document = load_report(store, run_id).render("document")
+    document = replace(document, sections=[*document.sections, _list_events(store, run_id)])
+    data: dict[str, Any] = {}
     if not record.state.final:
         last_point = max((seq for seq, _ in points), default=0)
         last_event = max((seq for seq, _ in store.events(run_id)), default=0)
         data["live"] = {"url": f"/runs/{run_id}/live", "after": last_point, "events": last_event}
-        page_header += _render_progress(record)
-    page_sections = [*sections(report, charts), _render_events(store, run_id)]
-    return page(title, page_sections, header=page_header, data=data, connect=True, home="/")
+    return page.render(
+        document,
+        data=data,
+        connect=True,
+        home="/",
+        template=files("llmtune.web").joinpath("run.html").read_text(encoding="utf-8"),
+        progress=None if record.state.final else record.progress,
+        says=_describe_progress(record),
+        quiet=_describe_silence(record),
+    )
 
 
 def collect_updates(store: Store, run_id: str, after: int, events_after: int = 0) -> dict[str, Any]:
@@ -86,21 +90,6 @@ def collect_updates(store: Store, run_id: str, after: int, events_after: int = 0
     }
 
 
-def _render_progress(record: RunRecord) -> Markup:
-    step, total = record.progress.step, record.progress.total_steps
-    return el(
-        "div",
-        el("progress", value=step or 0, max=total or 1, id="progress", aria_label="Steps done"),
-        el(
-            "p",
-            el("span", _describe_progress(record), id="says"),
-            " ",
-            el("span", _describe_silence(record), id="quiet", class_="stale"),
-        ),
-        class_="moving",
-    )
-
-
 def _describe_progress(record: RunRecord) -> str:
     progress = record.progress
     parts = [record.state.value]
@@ -126,14 +115,10 @@ def _describe_silence(record: RunRecord) -> str:
     return f"No update for {seconds(silence)}. Follow the run with: llmtune runs attach {record.id}"
 
 
-def _render_events(store: Store, run_id: str) -> Section:
+def _list_events(store: Store, run_id: str) -> Section:
     events = store.events(run_id)
-    lines = [el("li", event.message, class_=_LEVEL_CLASSES.get(event.level)) for _, event in events[-MAX_EVENTS:]]
-    if not lines:
-        return Section("events", "Events", Markup(""))
+    lines = [Span(event.message, _LEVEL_CLASSES.get(event.level, "")) for _, event in events[-MAX_EVENTS:]]
     more = (
-        el("p", f"The last {count(MAX_EVENTS, 'event')} of {len(events):,}.", class_="hint")
-        if len(events) > MAX_EVENTS
-        else ""
+        [Text(f"The last {count(MAX_EVENTS, 'event')} of {len(events):,}.", "hint")] if len(events) > MAX_EVENTS else []
     )
-    return Section("events", "Events", el("ul", lines[::-1]) + more)
+    return Section("events", "Events", [List(lines[::-1]), *more] if lines else ())

@@ -6,12 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from llmtune.metrics.points import MetricPoint, NotReported, Series, series_info
-from llmtune.report.format import count, number
-from llmtune.report.html.elements import el
-from llmtune.report.html.page import sorted_by, table
+from llmtune.metrics.points import MetricPoint, NotReported, Series
 
 #: Most points of one curve in a page; a longer one is reduced to the lowest and highest of each stretch.
 MOST_POINTS = 4000
@@ -113,64 +108,6 @@ def thin_points(points: Sequence[MetricPoint], limit: int = MOST_POINTS) -> Sequ
         else:
             indices.add(start)
     return [points[index] for index in sorted(indices)]
-
-
-def chart_figures(charts: Sequence[Mapping[str, Any]]) -> Markup:
-    """Return the figures that the script draws in: the first one wide, the others beside each other."""
-    figures = [
-        el(
-            "figure",
-            el(
-                "figcaption",
-                str(chart["title"]),
-                el("small", f" {chart['unit']}") if chart["unit"] not in ("", "share") else None,
-            ),
-            el("div", class_="plot", data_chart=chart["id"]),
-            class_="first" if index == 0 else None,
-        )
-        for index, chart in enumerate(charts)
-    ]
-    if not figures:
-        return Markup("")
-    how = "Drag to zoom, double-click to see all; with the keyboard: arrows move the cursor, + and - zoom, 0 shows all."
-    return el("div", figures, class_="charts") + el("p", how, class_="hint screen")
-
-
-def series_table(series_by_name: Mapping[str, Series | NotReported]) -> Markup:
-    """Return a table of first, last and best value of each series, and why a series is missing."""
-    rows = []
-    thin = []
-    for name, series in series_by_name.items():
-        if isinstance(series, NotReported) or not series.points:
-            why = series if isinstance(series, NotReported) else NotReported("no point was reported")
-            rows.append([series_info(name).title, "", "", "", "", el("span", str(why), class_="dim")])
-            continue
-        if len(series.points) > MOST_POINTS:
-            thin.append(f"{series.info.title} ({count(len(series.points), 'point')})")
-        unit = series.unit if series.unit == "share" else ""
-        first, last, best = series.first, series.last, series.best
-        rows.append(
-            [
-                el("td", series.info.title, title=f"{name}: {series.info.meaning}"),
-                sorted_by(first.value, number(first.value, unit), class_="n") if first else "",
-                sorted_by(last.value, number(last.value, unit), class_="n") if last else "",
-                sorted_by(best.value, number(best.value, unit), el("small", f" at {best.step}"), class_="n")
-                if best
-                else "",
-                sorted_by(len(series.points), f"{len(series.points):,}", class_="n"),
-                ", ".join(source.replace("_", " ") for source in series.sources),
-            ]
-        )
-    rows_table = table(
-        ["series", "first", "last", "best", "points", "source"],
-        rows,
-        numbers=(1, 2, 3, 4),
-        caption="Series",
-    )
-    if not thin:
-        return rows_table
-    says = f"Drawn with the lowest and highest value of each stretch: {', '.join(thin)}. The JSON report holds all."
-    return rows_table + el("p", says, class_="hint")
 
 
 def _title(kind: str) -> str:

@@ -124,10 +124,8 @@ class Board(Renderable, DocumentedModel):
     """
 
     _renderers: ClassVar[Mapping[str, str]] = {
-        "markdown": "llmtune.report.leaderboard.text:to_markdown",
-        "html": "llmtune.report.leaderboard.html:render",
-        "sentences": "llmtune.report.leaderboard.text:write_verdict",
-        "notebook": "llmtune.report.leaderboard.html:show_board",
+        "document": "llmtune.report.leaderboard.document:document",
+        "sentences": "llmtune.report.leaderboard.verdict:write_verdict",
     }
 
     schema_version: Literal[1] = 1

@@ -19,7 +19,7 @@ from llmtune.report.schema import Report
 from llmtune.report.terminal import print_report
 from tests.llmtune.evaluation.conftest import LABELS, Scripted, often, ticket
 from tests.llmtune.report.conftest import make, perfect
-from tests.llmtune.report.leaderboard.test_html import rescue
+from tests.llmtune.report.leaderboard.test_document import rescue
 
 REFUSED = "refused (404): no such model ft:m-1:acme:robot:abc123"
 
@@ -76,7 +76,7 @@ def test_an_answer_of_the_base_model_is_never_shown_as_the_tuned_ones() -> None:
     assert "Worst answers of the base model" in report.to_text()
     assert "Worst answers of the base model" in report.to_html()
     assert "Confusion of the base model" in report.to_html()
-    assert "tuned model goes wrong" not in report.to_markdown()
+    assert "Worst answers of the base model" in report.to_markdown()
     both = make(evaluation=evaluated())
     assert "Worst answers\n" in both.to_text()
     assert "of the base model" not in both.to_html()
@@ -114,8 +114,6 @@ def test_a_board_says_which_member_has_no_result() -> None:
 
 
 def test_a_rescue_says_which_model_was_not_asked() -> None:
-    from llmtune.rescues.html import render as to_html
-
     report = rescue()
     for missing, sentence in (
         ("new", f"The old model reaches 100.0% accuracy; the new model could not be asked: new {REFUSED}."),
@@ -126,7 +124,7 @@ def test_a_rescue_says_which_model_was_not_asked() -> None:
         labels = evaluate(
             [ticket(n) for n in range(120)], generators, EvaluationSpec(), scoring=ScoringOptions(labels=LABELS)
         )
-        assert sentence in to_html(report.model_copy(update={"labels": labels}))
+        assert sentence in report.model_copy(update={"labels": labels}).to_html()
 
 
 def test_an_id_is_not_turned_into_emoji_in_a_report() -> None:

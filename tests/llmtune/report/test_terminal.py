@@ -18,7 +18,7 @@ from llmtune.evaluation.task import ScoringOptions
 from llmtune.metrics.points import MetricPoint
 from llmtune.report.markdown import block, code, plain
 from llmtune.report.schema import Report
-from llmtune.report.terminal import print_report, to_text
+from llmtune.report.terminal import print_report
 from llmtune.report.terminal_chart import bar, draw, sparkline
 from tests.llmtune.evaluation.conftest import Scripted
 from tests.llmtune.report.conftest import identity, make
@@ -107,7 +107,7 @@ def test_colours_where_they_are(report: Report) -> None:
 
 
 def test_a_terminal_without_unicode_gets_ascii(report: Report) -> None:
-    text = to_text(report, ascii_only=True)
+    text = report.render("text", ascii_only=True)
     drawn = text[: text.index("Diagnosis")]
     assert drawn.isascii()
     encoded = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
@@ -192,7 +192,7 @@ def test_the_markdown_says_what_matters(report: Report) -> None:
         "| accuracy | **33.3%**<br>",
         "majority class",
         "| `lora_rank` | `12` | converted | `16` |",
-        "Where the tuned model goes wrong",
+        "<summary>Worst answers</summary>",
         "```python\nfrom peft import PeftModel",
         "training loss",
     ):

@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.sweeps.results import Sweep, TrialRow
-from llmtune.sweeps.text import headline, to_markdown
+from llmtune.sweeps.text import headline
 
 optuna = pytest.importorskip("optuna")
 
@@ -39,7 +39,7 @@ def test_trials_that_share_a_run_are_one() -> None:
     assert [trial.number for trial in sweep.ranked()] == [1, 0]
     assert [trial.number for trial in sweep.ranked(every=True)] == [1, 0, 4]
     assert headline(sweep).endswith("trial 1; 3 trials, 2 more with the values of an earlier one)")
-    assert to_markdown(sweep).startswith("# s: 3 trials, 2 more with the values of an earlier one")
+    assert sweep.to_markdown().startswith("# s: 3 trials, 2 more with the values of an earlier one")
 
 
 @pytest.mark.parametrize(

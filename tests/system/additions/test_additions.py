@@ -1,5 +1,5 @@
-"""One vendor, one field of a job, one metric and one row format are added to a copy of the tree, in the files that
-CONTRIBUTING.md names for each, and work there together."""
+"""One vendor, one field of a job, one metric, one row format and one section of the report are added to a copy of the
+tree, in the files that CONTRIBUTING.md names for each, and work there together."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ TOUCHED = {
     "field of a job": ["llmtune/job/spec.py", "providers/*/declarations.py"],
     "metric of the evaluation": ["llmtune/metrics/registry.py"],
     "general row format": ["llmtune/data/formats/", "llmtune/data/formats/registry.py"],
+    "section of a run's report": ["llmtune/report/sections/", "llmtune/report/sections/run.py"],
 }
 
-#: Run inside the copy: prints what became of the four additions.
+#: Run inside the copy: prints what became of the additions.
 USE = """
 import json, sys
 from pathlib import Path
@@ -39,6 +40,8 @@ from llmtune.job.spec import TuningJob
 from llmtune.planning.support_matrix import get_capabilities, support_word
 from llmtune.provider import FunctionGenerator, Generation, UploadRef, get_provider
 from llmtune.provider.registry import known_kinds
+from llmtune.provider.types import RunState
+from llmtune.report.schema import Identity, Report
 from llmtune.runs.plans import plan
 
 job = TuningJob.load("job.yaml")
@@ -51,6 +54,17 @@ reading = Reading("again.jsonl")
 again = list(reading)
 answers = FunctionGenerator(lambda request: Generation(text=request.messages[-1].words))
 scores = evaluate(rows, {"tuned": answers}, job.evaluation)
+report = Report(
+    identity=Identity(
+        run_id="lt0123456789",
+        job_name=job.name,
+        provider="rivulet",
+        kind="rivulet",
+        model="brook-8b",
+        tuned_model="brook-8b:late",
+        state=RunState.SUCCEEDED,
+    )
+)
 print(json.dumps({
     "imported": llmtune.__file__,
     "cost": [receipt.cost.training, receipt.cost.source],
@@ -62,6 +76,7 @@ print(json.dumps({
         name: support_word(get_capabilities(get_provider(name)).parameters["gradient_noise"])
         for name in known_kinds()
     },
+    "sections": [form for form in ("text", "markdown", "html") if "Ran as late-orders" in report.render(form)],
     "format": reading.format.name,
     "roundtrip": [example.messages for example in again] == [example.messages for example in rows],
     "first_word": [
@@ -145,6 +160,18 @@ def add_format(tree: Path) -> None:
     edit(registry, "    return (*preference.FORMATS,", "    return (*exchange.FORMATS, *preference.FORMATS,")
 
 
+def add_section(tree: Path) -> None:
+    """A section of the report: its function, and its place among the others."""
+    (tree / "llmtune/report/sections/naming.py").write_text(
+        "from llmtune.report.document import Section, Text\n\n\n"
+        "def naming(report):\n"
+        "    return Section('naming', 'Name', [Text(f'Ran as {report.identity.job_name}')])\n"
+    )
+    registry = tree / "llmtune/report/sections/run.py"
+    edit(registry, "sections import calibration, evaluation,", "sections import calibration, naming, evaluation,")
+    edit(registry, "    facts.cost,\n", "    naming.naming,\n    facts.cost,\n")
+
+
 def write_metadata(tree: Path) -> None:
     """What an installation of the copy would write: its entry points."""
     folder = tree / "llmtune_sdk-0.1.0.dist-info"
@@ -212,6 +239,7 @@ def result(tree: Path) -> dict[str, Any]:
     add_field(tree)
     add_metric(tree)
     add_format(tree)
+    add_section(tree)
     write_metadata(tree)
     undeclared = run_python(tree, "import llmtune_openai")
     declare_field(tree)
@@ -272,3 +300,7 @@ def test_the_metric_is_computed(result: dict[str, Any]) -> None:
 
 def test_the_row_format_is_recognised_read_and_written(result: dict[str, Any]) -> None:
     assert (result["format"], result["roundtrip"]) == ("exchange", True)
+
+
+def test_the_section_is_shown_wherever_the_report_is(result: dict[str, Any]) -> None:
+    assert result["sections"] == ["text", "markdown", "html"]

@@ -14,10 +14,10 @@ from llmtune.cli.app import app
 from llmtune.cli.output import PlainConsole
 from llmtune.errors import InvalidSettings
 from llmtune.provider.types import Progress, RunState
-from llmtune.report.leaderboard.text import print_board
+from llmtune.report.terminal import print_report
 from llmtune.runs.poller import Update
 from llmtune.runs.store.store import open_store
-from tests.llmtune.report.leaderboard.test_html import board
+from tests.llmtune.report.leaderboard.test_document import board
 from tests.llmtune.runs.helpers import a_record
 
 
@@ -73,7 +73,7 @@ def test_a_board_is_cut_into_tables_that_fit() -> None:
         row.model_copy(update={"label": f"{row.label}:a-model-with-a-name", "lost": {"lora_rank": "it chooses"}})
         for row in leaderboard.standings
     )
-    print_board(
+    print_report(
         leaderboard.model_copy(update={"standings": standings}),
         PlainConsole(file=written, width=80, force_terminal=False),
     )

@@ -13,7 +13,7 @@ from llmtune import Board, Hyperparameters, Report, Run, Sweep, TuningJob, list_
 from llmtune.runs.store.store import open_store
 from llmtune.sweeps.results import TrialRow
 from tests.llmtune.report.conftest import evaluation, identity, make
-from tests.llmtune.report.leaderboard.test_html import board
+from tests.llmtune.report.leaderboard.test_document import board
 from tests.llmtune.runs.helpers import QUICK, a_record
 
 SECRET = "sk-1234567890abcdefghij"

@@ -204,17 +204,13 @@ def test_an_absent_model_says_why() -> None:
         EvaluationSpec(),
         scoring=ScoringOptions(labels=LABELS),
     )
-    from llmtune.rescues.html import render as to_html
-
-    assert "The old model was not asked: it is gone" in to_html(report.model_copy(update={"labels": alone}))
+    assert "The old model was not asked: it is gone" in report.model_copy(update={"labels": alone}).to_html()
 
 
 def test_no_section_takes_the_place_of_the_pages_data() -> None:
     """The script finds its data by an id: a section of the same id would hide it."""
-    from llmtune.rescues.html import render as to_html
-
-    for text in (rescue(), board(), make()):
-        html = to_html(text) if isinstance(text, RescueReport) else text.to_html()
+    for result in (rescue(), board(), make()):
+        html = result.to_html()
         ids = [attributes["id"] for _, attributes in Reader(html).tags if attributes.get("id")]
         assert len(ids) == len(set(ids))
 
