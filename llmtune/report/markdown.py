@@ -17,7 +17,7 @@ from llmtune.provider.types import RunState
 from llmtune.report import terminal_chart
 from llmtune.report.format import count, difference, escape_control_chars, metric_name, number, one_line, spread
 from llmtune.report.summary import summary_rows
-from llmtune.report.verdicts import describe_calibration, describe_outside_answers
+from llmtune.report.verdicts import describe_calibration, describe_decisions, describe_outside_answers
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -127,6 +127,7 @@ def evaluation_parts(result: EvaluationResult) -> Iterator[str]:
     tuned = result.system("tuned")
     if tuned is not None:
         yield from _calibration(tuned)
+        yield from (plain(sentence, 500) for sentence in describe_decisions(tuned))
         yield from _classes(tuned)
         yield from _rows(f"Where the {plain(tuned.name)} model goes wrong", tuned.worst)
     if result.fit is not None:

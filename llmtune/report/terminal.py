@@ -34,7 +34,7 @@ from llmtune.report.format import (
     spread,
 )
 from llmtune.report.summary import summary_rows
-from llmtune.report.verdicts import CHEAP, describe_calibration, describe_outside_answers
+from llmtune.report.verdicts import CHEAP, describe_calibration, describe_decisions, describe_outside_answers
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -222,6 +222,8 @@ class _View:
         tuned = result.system(judged_name(result))
         if tuned is not None and (sure := describe_calibration(tuned)):
             yield Text(escape_control_chars(sure), style="dim")
+        for sentence in describe_decisions(tuned) if tuned is not None else ():
+            yield Text(escape_control_chars(sentence), style="dim")
         if result.rule is not None:
             yield Text(f"labels read by the rule {one_line(result.rule)}", style="dim")
 

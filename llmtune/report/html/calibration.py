@@ -57,7 +57,9 @@ def _reliability(calibration: Calibration) -> Markup:
     points = [(SIDE * group.confidence, SIDE * (1 - group.accuracy)) for group in calibration.bins]
     diagonal = el("line", class_="ideal", x1="0", y1=SIDE, x2=SIDE, y2="0")
     label = f"Reliability: {len(calibration.bins)} groups of rows by confidence; the numbers stand below"
-    return _figure("How often it is right, by how sure it is", label, [diagonal, _line(points, "after"), *dots], "sure")
+    return draw_figure(
+        "How often it is right, by how sure it is", label, [diagonal, draw_line(points, "after"), *dots], "sure"
+    )
 
 
 def _coverage(systems: Sequence[tuple[SystemResult, Calibration]], after: str) -> Markup:
@@ -66,7 +68,7 @@ def _coverage(systems: Sequence[tuple[SystemResult, Calibration]], after: str) -
     highest = max((1 - calibration.accuracy for _, calibration in curves), default=1.0)
     scale = min(1.0, max(0.05, 1.25 * highest))
     lines = [
-        _line(
+        draw_line(
             [(SIDE * point.coverage, SIDE * max(0.0, 1 - point.error / scale)) for point in calibration.coverage],
             "after" if system.name == after else "before",
             system.name,
@@ -80,17 +82,19 @@ def _coverage(systems: Sequence[tuple[SystemResult, Calibration]], after: str) -
         f"{system.name}: {number(calibration.coverage[-1].error, 'share')} of all rows wrong"
         for system, calibration in systems
     )
-    return _figure(title, label, lines, "answered")
+    return draw_figure(title, label, lines, "answered")
 
 
-def _figure(title: str, label: str, shapes: Sequence[Markup], axis: str) -> Markup:
+def draw_figure(title: str, label: str, shapes: Sequence[Markup], axis: str) -> Markup:
+    """Draw shapes in a square frame; `label` tells what they show to whom cannot see them, `axis` names the x axis."""
     frame = el("rect", class_="frame", x="0", y="0", width=SIDE, height=SIDE)
     drawing = el("svg", frame, shapes, viewBox="-3 -3 106 106", role="img", aria_label=label)
     ends = el("div", el("span", "0%"), el("span", axis), el("span", "100%"), class_="axis")
     return el("figure", el("figcaption", title), drawing, ends)
 
 
-def _line(points: Sequence[tuple[float, float]], kind: str, name: str = "") -> Markup:
+def draw_line(points: Sequence[tuple[float, float]], kind: str, name: str = "") -> Markup:
+    """Draw a line of the `kind` "before" (grey) or "after" (blue), through points with y downwards."""
     where = " ".join(f"{across:.2f},{down:.2f}" for across, down in points)
     return el("polyline", el("title", name) if name else None, class_=kind, points=where)
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
-from llmtune.report.html import calibration, evaluation
+from llmtune.report.html import calibration, decisions, evaluation
 from llmtune.report.html.charts import chart_data, chart_figures, series_table
 from llmtune.report.html.elements import Child, el, join, link
 from llmtune.report.html.page import Section, code_block, details, facts_list, page, table
@@ -45,6 +45,7 @@ def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
     yield _diagnosis(report)
     if isinstance(result, EvaluationResult):
         yield calibration.confidence(result)
+        yield decisions.decisions(result)
         yield evaluation.by_label(result)
         yield evaluation.confusion(result)
         yield evaluation.worst(result)
