@@ -17,8 +17,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from decisions.sets import SETS, DecisionSet, job_settings, split_rows
 from first_try.tasks import MissingData
+
+from decisions.sets import SETS, DecisionSet, job_settings, split_rows
 
 #: Probability that stands for 0 of the linear model.
 SMALLEST = 1e-12
@@ -32,15 +33,20 @@ def main() -> int:
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated (%(default)s)")
     options = parser.parse_args()
     options.keep.mkdir(parents=True, exist_ok=True)
-    os.environ["LLMTUNE_HOME"] = str((options.keep / "home").resolve())
     for name in options.sets.split(","):
-        if scores_file(options.keep, name).exists():
-            continue
-        try:
-            collect(SETS[name], options.data, options.keep)
-        except MissingData as problem:
-            print(f"{name} is left out: {problem}", flush=True)
+        collect_once(name, options.data, options.keep)
     return 0
+
+
+def collect_once(name: str, data: Path | None, keep: Path) -> None:
+    """Collect a set where that is not done yet; a set whose files are missing is named."""
+    if scores_file(keep, name).exists():
+        return
+    os.environ["LLMTUNE_HOME"] = str((keep / "home").resolve())
+    try:
+        collect(SETS[name], data, keep)
+    except MissingData as problem:
+        print(f"{name} is left out: {problem}", flush=True)
 
 
 def scores_file(keep: Path, name: str) -> Path:

@@ -1,7 +1,7 @@
 """Decisions of an evaluated system: calibrated on rows of its own, measured before and after, and under a promise.
 
-The rows of their own are validation rows, neither trained on nor tested. Where there are 1,000 or more, every second
-one fits the calibrator and the others choose the threshold. Where there are fewer, the threshold is chosen on all of
+The rows of their own are validation rows, neither trained on nor tested. Where there are 1,000 or more, half of
+them fit the calibrator and the others choose the threshold. Where there are fewer, the threshold is chosen on all of
 them, each with the confidence that a calibrator gives it which was fitted on the other rows.
 """
 
@@ -17,7 +17,7 @@ from llmtune.evaluation.scoring import RowData
 from llmtune.job.spec import AbstainSpec
 from llmtune.metrics.abstention import Threshold, choose_threshold
 from llmtune.metrics.calibration import brier_scores, log_losses, measure_calibration
-from llmtune.metrics.calibrators import FEWEST_ROWS, Calibrator, fit_calibrator
+from llmtune.metrics.calibrators import FEWEST_ROWS, Calibrator, assign_parts, fit_calibrator
 from llmtune.metrics.decisions import DecisionRule, Question, assign_options, find_questions, sum_options
 from llmtune.metrics.intervals import wilson
 from llmtune.metrics.points import NotReported
@@ -146,8 +146,13 @@ def calibrate(held: LabelledScores) -> tuple[Calibrator, list[tuple[float, float
     if len(held.truth) < SPLIT_ROWS:
         fitted = fit_calibrator(held.scores, held.truth)
         return fitted.calibrator, _rate_rows(fitted.cross_fitted, held.truth)
-    calibrator = fit_calibrator(held.scores[::2], held.truth[::2]).calibrator
-    return calibrator, _rate_rows(calibrator.apply(held.scores[1::2]), held.truth[1::2])
+    halves: list[LabelledScores] = []
+    parts = assign_parts(len(held.truth), 2)
+    for number in range(2):
+        rows = [row for row, part in enumerate(parts) if part == number]
+        halves.append(LabelledScores([held.scores[row] for row in rows], [held.truth[row] for row in rows]))
+    calibrator = fit_calibrator(halves[0].scores, halves[0].truth).calibrator
+    return calibrator, _rate_rows(calibrator.apply(halves[1].scores), halves[1].truth)
 
 
 def _rate_rows(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from llmtune.evaluation.results import DecisionResult, EvaluationResult, Promise, SystemResult
+from llmtune.evaluation.results import DecisionResult, EvaluationResult, MetricValue, Promise, SystemResult
 from llmtune.metrics.calibration import Calibration
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import count, number, pick_system, spread
@@ -138,15 +138,12 @@ def _figures(
         if name in calibrated:
             question = calibrated[name]
             before, after = ({value.name: value for value in values} for values in (question.before, question.after))
-            cells = [
-                f"{number(before[figure].value, before[figure].unit)} \u2192 {number(after[figure].value, after[figure].unit)}"
-                for figure in names
-            ]
+            cells = [" \u2192 ".join(_show(values[figure]) for values in (before, after)) for figure in names]
             cells += [number(question.calibration_after.coverage_area, "share"), question.rule.calibrator.says]
             cells += [] if wanted is None else [_describe_coverage(question.promise)]
         elif with_uncalibrated:
             values = {value.name: value for value in system.metrics}
-            cells = [number(values[figure].value, values[figure].unit) if figure in values else "" for figure in names]
+            cells = [_show(values[figure]) if figure in values else "" for figure in names]
             cells += [number(system.calibration.coverage_area, "share"), "not calibrated"]
             cells += [] if wanted is None else [""]
         else:
@@ -158,6 +155,10 @@ def _figures(
     return table(
         headings, rows, numbers=range(1, len(names) + 2), caption="Before and after calibration", sortable=False
     )
+
+
+def _show(value: MetricValue) -> str:
+    return number(value.value, value.unit)
 
 
 def _describe_coverage(promise: Promise | None) -> str:
