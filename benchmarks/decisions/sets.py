@@ -154,11 +154,11 @@ SETS: dict[str, DecisionSet] = {
     decision_set.name: decision_set
     for decision_set in (
         DecisionSet("banking77", "tiny-encoder", banking77, train=4000, pool=6000, steps=1750, large=True),
-        DecisionSet("sst2", "tiny-encoder", sst2, train=5500, pool=4100, steps=1400, large=True),
-        DecisionSet("tickets", "tiny", tickets, train=1000, pool=1400, steps=440, learning_rate=2e-3),
-        DecisionSet("six kinds", "tiny-encoder", six_kinds, train=1000, pool=3000, steps=400),
-        DecisionSet("scores", "tiny-encoder", scores, train=1000, pool=3000, steps=400),
-        DecisionSet("two questions", "tiny", two_questions, train=800, pool=2000, steps=300, learning_rate=2e-3),
+        DecisionSet("sst2", "tiny-encoder", sst2, train=5500, pool=4100, steps=1000, large=True),
+        DecisionSet("tickets", "tiny", tickets, train=1000, pool=1400, steps=300, learning_rate=2e-3),
+        DecisionSet("six kinds", "tiny-encoder", six_kinds, train=1000, pool=3000, steps=300),
+        DecisionSet("scores", "tiny-encoder", scores, train=1000, pool=3000, steps=300),
+        DecisionSet("two questions", "tiny", two_questions, train=800, pool=2000, steps=250, learning_rate=2e-3),
     )
 }
 
