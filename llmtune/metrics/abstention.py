@@ -181,7 +181,11 @@ def _estimate_needed(
         # The normal distribution is near enough for an estimate: error - share = z * sqrt(share' / n).
         needed = max(fewest, _normal_rows(share, error, confidence))
         estimates.append(math.ceil(needed * rows / count))
-    return max(min(estimates), rows + 1) if estimates else None
+    if not estimates:
+        return None
+    estimate = max(min(estimates), rows + 1)
+    step = int(10 ** max(0, math.floor(math.log10(estimate)) - 1))  # two digits: more would pretend to be exact
+    return math.ceil(estimate / step) * step
 
 
 def _normal_rows(share: float, error: float, confidence: float) -> float:

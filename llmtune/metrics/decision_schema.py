@@ -141,7 +141,9 @@ def _resolve(reference: Any, root: Mapping[str, Any], where: str) -> Any:
 
 
 def _check_enum(values: Any, where: str) -> tuple[Value, ...]:
-    plain = isinstance(values, list) and all(isinstance(value, str | bool | int | float) for value in values)
+    plain = isinstance(values, list) and all(
+        isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)) for value in values
+    )
     if not plain or not 2 <= len(values) <= MOST_ANSWERS:
         raise InvalidData(f"{where}: enum is a list of 2 to {MOST_ANSWERS:,} texts or numbers")
     texts = {value if isinstance(value, str) else json.dumps(value) for value in values}

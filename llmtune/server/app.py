@@ -139,6 +139,10 @@ async def answer_decisions(request: Request, decision: DecisionRequest, queue: B
                 return Response(status_code=499)
             assert isinstance(answer, list)
             scores.append(answer)
+    except RequestError as error:
+        if error.body["error"]["param"] == "messages":  # that is what chat calls an input
+            error.body["error"]["param"] = "input"
+        raise
     finally:
         for events in waiting:
             events.abandon()

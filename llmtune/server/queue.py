@@ -137,7 +137,7 @@ class BatchQueue:
 
         try:
             answers = self._ask_model(batch, on_piece)
-            pairs = list(zip(batch, answers, strict=True))
+            pairs: list[tuple[QueuedRequest, Generation | list[float]]] = list(zip(batch, answers, strict=True))
         except InvalidData as error:
             if len(batch) == 1:
                 batch[0].on_done(error)

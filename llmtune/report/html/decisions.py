@@ -126,42 +126,39 @@ def _figures(
 ) -> Markup:
     """Set all systems beside each other; those that were not calibrated with what they state themselves."""
     calibrated = {system.name: question for system, question in systems}
-    wanted = next((question.promise for _, question in systems if question.promise is not None), None)
+    promised = next((question.promise for _, question in systems if question.promise is not None), None)
     names = [
         name for name in _FIGURES if any(name == value.name for _, question in systems for value in question.after)
     ]
-    rows: list[list[str]] = []
+    headings = [*(_FIGURES[name] for name in names), "area under errors", "calibrated by"]
+    if promised is not None:
+        headings += [f"answered at {number(promised.threshold.error, 'share')} errors", "interval"]
+    columns = {}
     for name in result.systems:
         system = result.system(name)
-        if system is None or system.calibration is None:
-            continue
         if name in calibrated:
-            question = calibrated[name]
-            before, after = ({value.name: value for value in values} for values in (question.before, question.after))
-            cells = [" \u2192 ".join(_show(values[figure]) for values in (before, after)) for figure in names]
-            cells += [number(question.calibration_after.coverage_area, "share"), question.rule.calibrator.says]
-            cells += [] if wanted is None else [_describe_coverage(question.promise)]
-        elif with_uncalibrated:
+            columns[name] = _calibrated_cells(calibrated[name], names)
+        elif with_uncalibrated and system is not None and system.calibration is not None:
             values = {value.name: value for value in system.metrics}
-            cells = [_show(values[figure]) if figure in values else "" for figure in names]
-            cells += [number(system.calibration.coverage_area, "share"), "not calibrated"]
-            cells += [] if wanted is None else [""]
-        else:
-            continue
-        rows.append([name, *cells])
-    headings = ["model", *(_FIGURES[name] for name in names), "area under errors", "calibrated by"]
-    if wanted is not None:
-        headings.append(f"answered at {number(wanted.threshold.error, 'share')} errors")
-    return table(
-        headings, rows, numbers=range(1, len(names) + 2), caption="Before and after calibration", sortable=False
-    )
+            columns[name] = [_show(values[figure]) if figure in values else "" for figure in names]
+            columns[name] += [number(system.calibration.coverage_area, "share"), "not calibrated", "", ""]
+    rows = [[heading, *(cells[row] for cells in columns.values())] for row, heading in enumerate(headings)]
+    numbers = range(1, len(columns) + 1)
+    return table(["", *columns], rows, numbers=numbers, caption="Before and after calibration", sortable=False)
+
+
+def _calibrated_cells(question: DecisionResult, names: Sequence[str]) -> list[str]:
+    before, after = ({value.name: value for value in values} for values in (question.before, question.after))
+    cells = [" \u2192 ".join(_show(values[name]) for values in (before, after)) for name in names]
+    area = number(question.calibration_after.coverage_area, "share")
+    return [*cells, area, question.rule.calibrator.says, *_promise_cells(question.promise)]
 
 
 def _show(value: MetricValue) -> str:
     return number(value.value, value.unit)
 
 
-def _describe_coverage(promise: Promise | None) -> str:
+def _promise_cells(promise: Promise | None) -> tuple[str, str]:
     if promise is None or promise.coverage is None or promise.interval is None:
-        return "none"
-    return f"{number(promise.coverage, 'share')} ({spread(promise.interval, 'share')})"
+        return "none", ""
+    return number(promise.coverage, "share"), spread(promise.interval, "share")

@@ -56,6 +56,7 @@ def test_a_pydantic_class_is_several_questions() -> None:
         ({"enum": []}, "2 to 1,000"),
         ({"enum": ["a", "a"]}, "must differ"),
         ({"enum": ["a", ""]}, "none may be empty"),
+        ({"enum": ["a", float("inf")]}, "texts or numbers"),
         ({"enum": [["a"], "b"]}, "texts or numbers"),
         ({"enum": ["a", "b"], "pattern": "x"}, "'pattern' is not understood"),
         ({"type": "integer"}, "needs a minimum and a maximum"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.errors import InvalidData
 from llmtune.metrics.abstention import Threshold
 from llmtune.metrics.calibrators import Calibrator
 from llmtune.metrics.decisions import DecisionRule, DecisionRules, find_questions
@@ -39,6 +40,8 @@ class Teller:
 
 class Scorer(Teller):
     def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
+        if any(request.messages[-1].words == "too long" for request in requests):
+            raise InvalidData("a prompt does not fit the model's context")
         self.scored.append((len(requests), tuple(labels)))
         return [
             [0.0 if label[0] == request.messages[-1].words[0] else -2.0 for label in labels] for request in requests
@@ -102,6 +105,14 @@ def test_a_schema_of_other_answers_is_decided_without_calibration(served: Any) -
     assert served.scorer.scored[-1][1][0] == '{"stars": 1, "good": false}'
     same = ask(served, model="router", input="bill", schema={"enum": ["shipping", "billing"]}).json()
     assert same["data"][0]["decisions"]["answer"]["calibrated"]
+
+
+def test_an_input_that_the_model_cannot_take_is_refused_and_others_are_answered(served: Any) -> None:
+    answer = ask(served, model="router", input=["bill", "too long"])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "input"
+    assert "does not fit" in answer.json()["error"]["message"]
+    assert ask(served, model="router", input="bill").status_code == 200
 
 
 def test_chat_is_as_before(served: Any) -> None:
