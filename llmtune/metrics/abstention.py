@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 HIGHEST, LOWEST, STEP = 20.0, -5.0, 0.02
 #: Share of the rows at which the second sequence begins.
 SECOND_START = 0.25
+#: Above this the number of rows that a promise takes is not named.
+MOST_NEEDED = 100_000
 #: Sequences that share the probability of a wrong promise.
 SEQUENCES = 2
 
@@ -67,6 +69,8 @@ class Threshold(DocumentedModel):
             return ""
         if self.needed is None:
             return "even of the answers that the model is surest of, more are wrong"
+        if self.needed > MOST_NEEDED:
+            return f"{self.rows:,} rows are too few: it takes more than {MOST_NEEDED:,}"
         return f"{self.rows:,} rows are too few: it takes about {self.needed:,}"
 
 
@@ -169,14 +173,17 @@ def _count_above(
 def _estimate_needed(
     answered: NDArray[np.intp], wrong: NDArray[np.intp], rows: int, error: float, confidence: float
 ) -> int | None:
-    """Estimate how many rows would carry the promise, if the shares of errors stay as they are; None where none do."""
+    """Estimate how many rows would carry the promise, if the shares of errors stay as they are; None where none do.
+
+    What counts is where the sequences begin: further down none of them arrives without having passed there.
+    """
     fewest = fewest_rows(error, confidence)
     if rows < fewest:
         return fewest
     estimates = []
     for count, errors in sorted(set(zip(answered.tolist(), wrong.tolist(), strict=True))):
         share = (errors + 0.5) / (count + 1)
-        if count < fewest / 4 or share >= error:
+        if not fewest / 4 <= count <= max(fewest, math.ceil(SECOND_START * rows)) or share >= error:
             continue
         # The normal distribution is near enough for an estimate: error - share = z * sqrt(share' / n).
         needed = max(fewest, _normal_rows(share, error, confidence))

@@ -58,7 +58,7 @@ def test_the_number_needed_would_do() -> None:
     assert refused.value is None
     assert refused.needed is not None
     assert refused.needed > 260
-    rows = 3 * refused.needed
+    rows = 2 * refused.needed
     more = choose_threshold(
         generator.uniform(0.5, 1, rows).tolist(),
         (generator.uniform(size=rows) < 0.985).astype(float).tolist(),
