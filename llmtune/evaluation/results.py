@@ -117,7 +117,11 @@ class DecisionResult(DocumentedModel):
     before: tuple[MetricValue, ...]
     after: tuple[MetricValue, ...]
     calibration_before: Calibration
+    """Reliability diagram and risk-coverage curve of the probabilities as the model states them."""
+
     calibration_after: Calibration
+    """The same of the calibrated ones."""
+
     promise: Promise | None = None
     held_rows: tuple[tuple[Number, Number], ...] = ()
     """(confidence, 1 where right else 0) of the rows on which a threshold may be chosen."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     #: A matrix of one row per question and one column per label.
     Matrix = NDArray[np.float64]
 
+#: Kinds of calibrators.
 CalibratorMethod = Literal["temperature", "vector", "isotonic"]
 
 #: Fewer rows than this calibrate nothing.
@@ -59,6 +60,8 @@ class Calibrator(DocumentedModel):
     """Turns log-likelihoods of labels into probabilities. `fit_calibrator` makes one."""
 
     method: CalibratorMethod = "temperature"
+    """One temperature, vector scaling, or isotonic regression."""
+
     temperature: Number = 1.0
     """Log-likelihoods are divided by it. Above 1 the model was too sure."""
 

@@ -82,6 +82,8 @@ class DecisionRules(DocumentedModel):
     """The rules of a tuned model, as they are stored beside it (`decisions.json`)."""
 
     schema_version: Literal[1] = RULES_VERSION
+    """Changes when a field changes its meaning."""
+
     labels: tuple[str, ...]
     """The whole answers that the model is asked about."""
 
