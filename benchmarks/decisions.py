@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from decisions.sets import SETS
 
 from llmtune.evaluation.decisions import LabelledScores, calibrate
 from llmtune.metrics.abstention import choose_threshold
-from llmtune.metrics.calibration import calibration_error_of, log_losses
-from llmtune.metrics.calibrators import Calibrator
+from llmtune.metrics.calibration import SMALLEST, calibration_error_of
+from llmtune.metrics.calibrators import Calibrator, normalise_scores
 from llmtune.metrics.decisions import assign_options, find_questions, sum_options
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
@@ -62,7 +61,7 @@ def main() -> int:
         if not options.table:
             collect.collect_once(name, options.data, options.keep)
         lines += figures_of(name, options)
-    text, failed = table(lines, options.resplits)
+    text, failed = table(lines)
     print(text)
     if options.write:
         write(text)
@@ -70,80 +69,92 @@ def main() -> int:
 
 
 def figures_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the figures of a set, one entry for each question and system; measured now where they are not there."""
-    path = options.keep / f"{name.replace(' ', '-')}-{options.resplits}.figures.json"
-    if path.exists():
-        stored: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return stored
+    """Return the figures of a set, one entry for each question and system; what is not measured yet is measured now."""
     source = collect.scores_file(options.keep, name)
-    if options.table or not source.exists():
+    if not source.exists():
         return []
     document = json.loads(source.read_text(encoding="utf-8"))
     labels = document["labels"]
     questions = find_questions(labels)
+    done = source.with_suffix(".resplits.jsonl")
+    lines = read_lines(done)
     entries = []
     for question, assigned in zip(questions, assign_options(labels, questions), strict=True):
-        truth = [assigned[label] for label in document["truth"]]
+        truth = np.asarray([assigned[label] for label in document["truth"]])
         for system in ("tuned", "linear"):
-            scores = sum_options(document[system], assigned, len(question.options))
-            measured = measure(np.asarray(scores), truth, options.resplits)
+            scores = normalise_scores(sum_options(document[system], assigned, len(question.options)))
+            for seed in range(options.resplits):
+                key = f"{question.name}/{system}/{seed}"
+                if key in lines or options.table:
+                    continue
+                lines[key] = measure(scores, truth, seed)
+                with done.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"key": key} | lines[key]) + "\n")
+            prefix = f"{question.name}/{system}/"
+            measured = [lines[f"{prefix}{seed}"] for seed in range(options.resplits) if f"{prefix}{seed}" in lines]
             entry = {"set": name, "question": question.name, "labels": len(question.options), "system": system}
-            entries.append(entry | measured)
-            print(json.dumps(entries[-1]), flush=True)
-    path.write_text(json.dumps(entries), encoding="utf-8")
+            if measured:
+                entries.append(entry | {"pool": len(truth), "held": held_rows(len(truth))} | summarise(measured))
     return entries
 
 
-def measure(scores: np.ndarray, truth: list[int], resplits: int) -> dict[str, Any]:
-    """Calibrate and promise on each resplit of the pool."""
-    pool = len(truth)
-    held_rows = min(MOST_HELD, 2 * pool // 3)
-    columns: dict[str, list[float]] = {}
-    promised = dict.fromkeys(ERRORS, 0)
-    broken = dict.fromkeys(ERRORS, 0)
-    answered: dict[float, list[float]] = {error: [] for error in ERRORS}
-    methods: dict[str, int] = {}
+def read_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what an earlier call measured; a line that was cut when it was killed is left out."""
+    lines = {}
+    for text in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        lines[line.pop("key")] = line
+    return lines
 
-    def add(name: str, value: float) -> None:
-        columns.setdefault(name, []).append(value)
 
-    for seed in range(resplits):
-        order = list(range(pool))
-        random.Random(seed).shuffle(order)
-        held, test = order[:held_rows], order[held_rows:]
-        calibrator, rated = calibrate(LabelledScores(scores[held].tolist(), [truth[row] for row in held]))
-        methods[calibrator.method] = methods.get(calibrator.method, 0) + 1
-        test_truth = [truth[row] for row in test]
-        after = calibrator.apply(scores.tolist())
-        before = Calibrator(rows=0).apply(scores[test].tolist())
-        for when, rows in (("before", before), ("after", [after[row] for row in test])):
-            confidences = [max(row) for row in rows]
-            right = [float(row.index(max(row)) == true) for row, true in zip(rows, test_truth, strict=True)]
-            add(f"accuracy_{when}", sum(right) / len(right))
-            add(f"ece_{when}", float(calibration_error_of(confidences, right)(np.arange(len(test))[None, :])[0]))
-            add(f"loss_{when}", sum(log_losses(rows, test_truth)) / len(test))
-        sure = np.asarray([max(row) for row in after])
-        wrong = np.asarray([row.index(max(row)) != true for row, true in zip(after, truth, strict=True)])
-        confidences, right = zip(*rated, strict=True)
-        for error in ERRORS:
-            threshold = choose_threshold(confidences, right, error=error, confidence=0.95).value
-            given = sure >= threshold if threshold is not None else np.zeros(pool, dtype=bool)
-            promised[error] += threshold is not None
-            broken[error] += bool(given.any() and wrong[given].mean() > error)
-            answered[error].append(float(given.mean()))
+def held_rows(pool: int) -> int:
+    """Return how many rows of a pool a resplit calibrates on."""
+    return min(MOST_HELD, 2 * pool // 3)
+
+
+def measure(scores: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
+    """Calibrate and promise on one resplit of the pool."""
+    order = np.random.default_rng(seed).permutation(len(truth))
+    held, test = order[: held_rows(len(truth))], order[held_rows(len(truth)) :]
+    calibrator, rated = calibrate(LabelledScores(scores[held].tolist(), truth[held].tolist()))
+    before, after = (np.asarray(kind.apply(scores)) for kind in (Calibrator(rows=0), calibrator))
+    figures: dict[str, Any] = {"method": calibrator.method}
+    for when, probabilities in (("before", before[test]), ("after", after[test])):
+        sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth[test]
+        error = calibration_error_of(sure.tolist(), right.astype(float).tolist())(np.arange(len(test))[None, :])[0]
+        true_shares = np.maximum(probabilities[np.arange(len(test)), truth[test]], SMALLEST)
+        figures |= {f"accuracy_{when}": float(right.mean()), f"ece_{when}": float(error)}
+        figures[f"loss_{when}"] = float(-np.log(true_shares).mean())
+    sure, wrong = after.max(axis=1), after.argmax(axis=1) != truth
+    confidences, hits = zip(*rated, strict=True)
+    for promised in ERRORS:
+        threshold = choose_threshold(confidences, hits, error=promised, confidence=0.95).value
+        given = sure >= threshold if threshold is not None else np.zeros(len(truth), dtype=bool)
+        figures[f"promised_{promised}"] = threshold is not None
+        figures[f"broken_{promised}"] = bool(given.any() and wrong[given].mean() > promised)
+        figures[f"answered_{promised}"] = float(given.mean())
+    return figures
+
+
+def summarise(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over the resplits, and how many promises were given and broken."""
+    methods = [line["method"] for line in measured]
+    names = [f"{name}_{when}" for name in ("accuracy", "ece", "loss") for when in ("before", "after")]
     return {
-        "pool": pool,
-        "held": held_rows,
-        "methods": methods,
-        **{name: float(np.mean(values)) for name, values in columns.items()},
-        "ece_worst": float(np.quantile(columns["ece_after"], 0.95)),
-        "promised": {str(error): promised[error] for error in ERRORS},
-        "broken": {str(error): broken[error] for error in ERRORS},
-        "coverage": {str(error): float(np.mean(answered[error])) for error in ERRORS},
+        "resplits": len(measured),
+        "methods": {method: methods.count(method) for method in methods},
+        **{name: float(np.mean([line[name] for line in measured])) for name in names},
+        "ece_worst": float(np.quantile([line["ece_after"] for line in measured], 0.95)),
+        "promised": {error: sum(line[f"promised_{error}"] for line in measured) for error in ERRORS},
+        "broken": {error: sum(line[f"broken_{error}"] for line in measured) for error in ERRORS},
+        "coverage": {error: float(np.mean([line[f"answered_{error}"] for line in measured])) for error in ERRORS},
     }
 
 
-def table(entries: list[dict[str, Any]], resplits: int) -> tuple[str, bool]:
+def table(entries: list[dict[str, Any]]) -> tuple[str, bool]:
     """Return the table with its verdict, and whether a goal was missed."""
     lines = [
         "| set | question | pool / held | model | accuracy before, after | calibration error before, after (95 % of"
@@ -155,8 +166,8 @@ def table(entries: list[dict[str, Any]], resplits: int) -> tuple[str, bool]:
     for entry in entries:
         where = f"{entry['set']}, {entry['question']}, {entry['system']}"
         promises = [
-            f"{100 * entry['coverage'][str(error)]:.1f}%, {entry['promised'][str(error)]} of {resplits},"
-            f" {entry['broken'][str(error)]}"
+            f"{100 * entry['coverage'][error]:.1f}%, {entry['promised'][error]} of {entry['resplits']},"
+            f" {entry['broken'][error]}"
             for error in ERRORS
         ]
         methods = ", ".join(sorted(entry["methods"], key=lambda method: -entry["methods"][method]))
@@ -173,9 +184,9 @@ def table(entries: list[dict[str, Any]], resplits: int) -> tuple[str, bool]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         missed += [
-            f"{where}: a promise of {error:g} is broken in {entry['broken'][str(error)]} of {resplits}"
+            f"{where}: a promise of {error:g} is broken in {entry['broken'][error]} of {entry['resplits']}"
             for error in ERRORS
-            if entry["broken"][str(error)] > GOAL_BROKEN * resplits
+            if entry["broken"][error] > GOAL_BROKEN * entry["resplits"]
         ]
         if SETS[entry["set"]].large:
             if entry["ece_after"] > GOAL_ECE:

@@ -96,7 +96,7 @@ class Calibrator(DocumentedModel):
         labels = len(self.scales) or len(self.curves)
         if labels and any(len(row) != labels for row in scores):
             raise InvalidData(f"this calibrator is for {labels} labels")
-        if not scores:
+        if not len(scores):
             return []
         probabilities: list[list[float]] = self._apply(normalise_scores(scores)).tolist()
         return probabilities
@@ -144,7 +144,7 @@ def fit_calibrator(scores: Sequence[Sequence[float]], truth: Sequence[int]) -> F
     if labels.min() < 0 or labels.max() >= matrix.shape[1]:
         raise InvalidData(f"a true label is none of the {matrix.shape[1]} labels")
     candidates = _list_candidates(*matrix.shape)
-    crossed = {candidate: _cross_fit(candidate, matrix, labels) for candidate in candidates}
+    crossed = _cross_fit(candidates, matrix, labels)
     losses = {candidate: _row_losses(probabilities, labels) for candidate, probabilities in crossed.items()}
     plain = candidates[0]
     best = plain
@@ -153,7 +153,8 @@ def fit_calibrator(scores: Sequence[Sequence[float]], truth: Sequence[int]) -> F
         certain = gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
         if certain and losses[candidate].mean() < losses[best].mean():
             best = candidate
-    return FittedCalibrator(_fit(best, matrix, labels), crossed[best].tolist())
+    calibrator = _fit(best, matrix, labels, fit_temperature(matrix, labels))
+    return FittedCalibrator(calibrator, crossed[best].tolist())
 
 
 def fit_temperature(scores: Matrix, truth: NDArray[np.intp], *, prior: float = 1.0) -> float:
@@ -221,7 +222,7 @@ def fit_vector_scaling(scores: Matrix, truth: NDArray[np.intp], ridge: float, te
             size /= 2
         following = values - size * step
         reached = loss(following)
-        if not reached < lowest - 1e-9 * max(1.0, lowest):
+        if not reached < lowest - 1e-7 * max(1.0, lowest):
             break
         values, lowest = following, reached
     return Calibrator(
@@ -288,9 +289,8 @@ def _list_candidates(rows: int, labels: int) -> list[_Candidate]:
     return candidates
 
 
-def _fit(candidate: _Candidate, scores: Matrix, truth: NDArray[np.intp]) -> Calibrator:
+def _fit(candidate: _Candidate, scores: Matrix, truth: NDArray[np.intp], temperature: float) -> Calibrator:
     method, ridge = candidate
-    temperature = fit_temperature(scores, truth)
     if method == "vector":
         return fit_vector_scaling(scores, truth, ridge, temperature)
     if method == "isotonic":
@@ -298,16 +298,19 @@ def _fit(candidate: _Candidate, scores: Matrix, truth: NDArray[np.intp]) -> Cali
     return Calibrator(temperature=temperature, rows=len(truth))
 
 
-def _cross_fit(candidate: _Candidate, scores: Matrix, truth: NDArray[np.intp]) -> Matrix:
-    """Return the probabilities of each row by a calibrator that was fitted on the other four fifths."""
+def _cross_fit(candidates: Sequence[_Candidate], scores: Matrix, truth: NDArray[np.intp]) -> dict[_Candidate, Matrix]:
+    """Return the probabilities of each row by calibrators that were fitted on the other four fifths."""
     import numpy as np
 
     fold = assign_parts(len(truth), FOLDS)
-    probabilities = np.empty_like(scores)
+    crossed = {candidate: np.empty_like(scores) for candidate in candidates}
     for number in range(FOLDS):
         inside = fold == number
-        probabilities[inside] = _fit(candidate, scores[~inside], truth[~inside])._apply(scores[inside])
-    return probabilities
+        temperature = fit_temperature(scores[~inside], truth[~inside])
+        for candidate, probabilities in crossed.items():
+            fitted = _fit(candidate, scores[~inside], truth[~inside], temperature)
+            probabilities[inside] = fitted._apply(scores[inside])
+    return crossed
 
 
 def _row_losses(probabilities: Matrix, truth: NDArray[np.intp]) -> NDArray[np.float64]:
