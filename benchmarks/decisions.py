@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 from decisions import collect
 from decisions.sets import SETS
 
@@ -202,6 +205,8 @@ def table(entries: list[dict[str, Any]]) -> tuple[str, bool]:
 
 def write(text: str) -> None:
     """Put the table under its heading in RESULTS.md, in place of an earlier one."""
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}, scikit-learn {sklearn.__version__}"
+    text = f"`python benchmarks/decisions.py --data FOLDER --keep FOLDER`, {date.today()}, {versions}.\n\n{text}"
     before, _, after = RESULTS.read_text(encoding="utf-8").partition(f"{HEADING}\n")
     rest = after[after.index("\n## ") + 1 :] if "\n## " in after else ""
     RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n\n{text}\n" + (f"\n{rest}" if rest else ""), encoding="utf-8")

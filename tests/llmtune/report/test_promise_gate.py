@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llmtune.errors import InvalidJob, NotJudged
+from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import AbstainSpec, EvaluationSpec
 from llmtune.report.promise_gate import gate_promise
 from llmtune.report.schema import Report
 from llmtune.report.verdicts import describe_decisions
+from tests.llmtune.evaluation.conftest import Likely, ticket
 from tests.llmtune.evaluation.test_decisions import PROMISE, run
 from tests.llmtune.report.conftest import make
 
@@ -54,6 +59,38 @@ def test_the_report_says_what_was_calibrated_and_promised(decided: Report) -> No
     assert promised.startswith("The tuned model answers 50.0% of rows (45.1 to 54.9) with at most 5.0% errors")
     for text in (decided.to_text(width=200), decided.to_markdown(), decided.to_html()):
         assert "with at most 5.0% errors" in " ".join(text.split())
+
+
+def test_several_questions_are_told_apart_and_all_must_pass() -> None:
+    def answer(prompt: str) -> str:
+        number = int(prompt.split()[-1])
+        return json.dumps({"team<b>": "ab"[number % 2], "stars": number % 3 + 1})
+
+    def mistaken(prompt: str) -> str:  # right about the team, wrong about the stars in every fourth row
+        number = int(prompt.split()[-1])
+        return answer(f"ticket {number + 2}") if number % 4 == 0 else answer(prompt)
+
+    rows = [ticket(number, answer(f"ticket {number}")) for number in range(400)]
+    result = evaluate(
+        rows[:150],
+        {"tuned": Likely(mistaken)},
+        EvaluationSpec(max_rows=500, calibration_rows=200, abstain=PROMISE, baselines=()),
+        validation=rows[150:350],
+        scoring=ScoringOptions(resamples=100),
+    )
+    report = make(evaluation=result)
+    gated = gate_promise(report, error=0.05, min_coverage=0.5)
+    assert not gated.passed
+    assert set(gated.promises) == {"team<b>", "stars"}
+    assert gated.promises["team<b>"].coverage == 1
+    assert gated.promises["stars"].coverage is None
+    assert "asked for 'team<b>'" in gated.reasons[0]
+    assert "even of the answers that the model is surest of, more are wrong" in gated.reasons[1]
+    section = report.to_html().partition('id="decisions"')[2].partition("</section>")[0]
+    assert section.count("<svg") == 4
+    assert "<h3>team&lt;b&gt;</h3>" in section
+    assert "score off by" in section
+    assert "team<b>" not in section
 
 
 def test_the_page_shows_both_pictures_and_all_models(decided: Report) -> None:
