@@ -180,7 +180,7 @@ def _estimate_needed(
     fewest = fewest_rows(error, confidence)
     if rows < fewest:
         return fewest
-    estimates = []
+    estimates: list[int] = []
     for count, errors in sorted(set(zip(answered.tolist(), wrong.tolist(), strict=True))):
         share = (errors + 0.5) / (count + 1)
         if not fewest / 4 <= count <= max(fewest, math.ceil(SECOND_START * rows)) or share >= error:
@@ -191,7 +191,7 @@ def _estimate_needed(
     if not estimates:
         return None
     estimate = max(min(estimates), rows + 1)
-    step = int(10 ** max(0, math.floor(math.log10(estimate)) - 1))  # two digits: more would pretend to be exact
+    step: int = 10 ** max(0, math.floor(math.log10(estimate)) - 1)  # two digits: more would pretend to be exact
     return math.ceil(estimate / step) * step
 
 
